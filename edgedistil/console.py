@@ -5,6 +5,7 @@ Stages take no console; they call these functions. Without a terminal the bars b
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,12 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Table
 from rich.text import Text
 
-out = Console(highlight=False, soft_wrap=True)
+_PLAIN_WIDTH = 140  # a file or a pipe has no width: do not fold tables at 80
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _PLAIN_EVERY_S = 15.0
+_FIGURE = re.compile(r"[-+−±<>≥≤~]?\s*\d")
 
 
 def say(message: str) -> None:
@@ -95,10 +98,12 @@ def progress(label: str, total: float | None, *, unit: str = "", start: float = 
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A summary table on stdout; the first column is text, the others are figures (right-aligned)."""
+    """A summary table on stdout. A column of figures is right-aligned."""
     shown = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        shown.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        cells = [row[index] for row in rows if row[index] not in {"", "–"}]
+        figures = bool(cells) and all(_FIGURE.match(cell) for cell in cells)
+        shown.add_column(column, justify="right" if figures and index else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(escape(cell) for cell in row))
     out.print()

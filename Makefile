@@ -1,0 +1,43 @@
+# Two commands do everything on a machine that has Python 3.11+, make and git:
+#   make demo    distil, evaluate, export, prove, profile, report (recipes/tiny.toml)
+#   make test    the tests
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PYTEST ?= $(BIN)/python -m pytest
+
+.PHONY: demo test test-interop lint bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "EdgeDistil needs Python 3.11 or newer; this is %d.%d. Name another one: make PYTHON=python3.12 …" % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/edgedistil run recipes/tiny.toml
+
+#   make test-interop    other people's tools load what we export (each in an environment of its own)
+test: $(VENV)/.ready
+	bash scripts/install-test-tools.sh
+	$(PYTEST) --ignore=tests/interop
+
+test-interop: $(VENV)/.ready
+	$(PYTEST) tests/interop
+
+#   make lint    ruff and mypy
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+#   make bench   the benchmarks that a small machine can run; results go to benchmarks/results
+bench: $(VENV)/.ready
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -1,0 +1,297 @@
+"""Records → tables. The terminal, the page, and the text form all show these, so they cannot differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from edgedistil import console
+from edgedistil.records import (
+    Band,
+    Claim,
+    DistillRecord,
+    EvaluationRecord,
+    ExportRecord,
+    HeldoutMlm,
+    ModelFacts,
+    NotMeasured,
+    ParityRecord,
+    PlanRecord,
+    ProfileRecord,
+    ProfileRow,
+    Retention,
+)
+from edgedistil.rundir import RunDir
+
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class TableData:
+    """A table to be shown anywhere; `notes` stand below it."""
+
+    title: str
+    columns: Sequence[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+
+    def show(self) -> None:
+        console.table(self.title, self.columns, self.rows)
+        for note in self.notes:
+            console.result(f"  {note}")
+
+
+# --- figures as words ---------------------------------------------------------------------------------
+
+
+def percent(value: float | NotMeasured, digits: int = 1) -> str:
+    return ABSENT if isinstance(value, NotMeasured) else f"{100 * value:.{digits}f}%"
+
+
+def number(value: float | NotMeasured, digits: int = 3) -> str:
+    return ABSENT if isinstance(value, NotMeasured) else f"{value:.{digits}f}"
+
+
+def mebibytes(value: float | NotMeasured | Band) -> str:
+    if isinstance(value, NotMeasured):
+        return ABSENT
+    if isinstance(value, Band):
+        return f"{value.low / 2**20:.0f}–{value.high / 2**20:.0f}"
+    return f"{value / 2**20:.0f}" if value >= 10 * 2**20 else f"{value / 2**20:.1f}"
+
+
+def millions(value: float) -> str:
+    return f"{value / 1e6:.1f}M"
+
+
+def milliseconds(value: float | NotMeasured | Band) -> str:
+    if isinstance(value, NotMeasured):
+        return ABSENT
+    if isinstance(value, Band):
+        return f"{_three_digits(value.low)}–{_three_digits(value.high)}"
+    return _three_digits(value)
+
+
+def _three_digits(value: float) -> str:
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def span(seconds: float) -> str:
+    """A length of time for a person: 45 s, 12 min, 3.4 h, 5.1 days."""
+    for limit, unit, name in ((2 * 86400, 86400, "days"), (2 * 3600, 3600, "h"), (120, 60, "min")):
+        if seconds >= limit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.0f} s"
+
+
+# --- distil -------------------------------------------------------------------------------------------
+
+
+def model_table(models: Iterable[tuple[str, ModelFacts]]) -> TableData:
+    rows = [
+        [role, m.name, m.architecture, str(m.layers), str(m.hidden), millions(m.parameters), millions(m.encoder_parameters)]
+        for role, m in models
+    ]
+    return TableData(
+        "Models", ["role", "name", "class", "layers", "hidden", "parameters", "of them encoder"], rows
+    )
+
+
+def heldout_table(heldout: Sequence[HeldoutMlm]) -> TableData:
+    rows = [
+        [h.model, str(h.step), number(h.mlm_loss_nats), percent(h.top1), percent(h.agreement), number(h.kl_nats)]
+        for h in heldout
+    ]
+    tokens = heldout[0].masked_tokens if heldout else 0
+    return TableData(
+        "Held-out masked words",
+        ["model", "step", "MLM loss (nats)", "top-1", "agreement with teacher", "KL from teacher (nats)"],
+        rows,
+        [f"the same {tokens} masked tokens of text that nothing was trained on"],
+    )
+
+
+def show_distill(run: RunDir, record: DistillRecord) -> None:
+    console.result(f"\nrun {run.name} ({run.path})")
+    model_table([("teacher", record.teacher), ("student", record.student)]).show()
+    heldout_table(record.heldout).show()
+    console.result(
+        f"  {record.steps} steps, {record.tokens_seen / 1e6:.2f}M tokens in {span(record.seconds)}"
+        f" ({record.tokens_per_s:.0f} tokens/s); student layers from teacher layers {record.layer_map}"
+    )
+
+
+def show_plan(plan: PlanRecord) -> None:
+    for table in plan_tables(plan):
+        table.show()
+
+
+def plan_tables(plan: PlanRecord) -> list[TableData]:
+    raise NotImplementedError(plan)
+
+
+# --- evaluate -------------------------------------------------------------------------------------------
+
+
+def evaluation_table(record: EvaluationRecord) -> TableData:
+    kept = {(r.task, r.model, r.artefact): r for r in record.retentions}
+    rows = []
+    for s in record.summaries:
+        retention = kept.get((s.task, s.model, s.artefact))
+        rows.append(
+            [
+                s.task,
+                s.model if s.artefact == "pytorch" else f"{s.model} {s.artefact}",
+                f"{100 * s.median:.1f}",
+                f"{100 * s.lowest:.1f}–{100 * s.highest:.1f}" if len(s.seeds) > 1 else ABSENT,
+                str(len(s.seeds)),
+                *_retention_cells(retention),
+            ]
+        )
+    metrics = ", ".join(sorted({f"{s.task}: {s.metric}" for s in record.summaries}))
+    return TableData(
+        "Fine-tuned on labelled tasks",
+        ["task", "model", "median", "range", "seeds", "retention", "of what lies above a constant"],
+        rows,
+        [f"scores x 100 ({metrics})"],
+    )
+
+
+def _retention_cells(retention: Retention | None) -> list[str]:
+    if retention is None:
+        return [ABSENT, ABSENT]
+    return [
+        _with_interval(retention.retention, retention.retention_low, retention.retention_high),
+        _with_interval(retention.above_floor, retention.above_floor_low, retention.above_floor_high),
+    ]
+
+
+def _with_interval(value: float | NotMeasured, low: float | NotMeasured, high: float | NotMeasured) -> str:
+    if isinstance(value, NotMeasured):
+        return ABSENT
+    if isinstance(low, NotMeasured) or isinstance(high, NotMeasured):
+        return percent(value)
+    return f"{percent(value)} ({percent(low)}–{percent(high)})"
+
+
+def show_evaluation(run: RunDir, record: EvaluationRecord) -> None:
+    console.result(f"\nrun {run.name} ({run.path})")
+    evaluation_table(record).show()
+
+
+# --- export ---------------------------------------------------------------------------------------------
+
+
+Artefacts = Sequence[tuple[ExportRecord, ParityRecord]]
+
+
+def export_table(artefacts: Artefacts) -> TableData:
+    rows = [
+        [
+            f"{e.model} {e.task}",
+            e.precision,
+            mebibytes(sum(f.bytes for f in e.files)),
+            f"{p.overall.max_abs:.2g}",
+            f"{p.overall.mean_abs:.2g}",
+            number(p.overall.cosine_min, 5),
+            percent(p.overall.agreement),
+            "passed" if p.passed else "FAILED",
+        ]
+        for e, p in artefacts
+    ]
+    return TableData(
+        "Artefacts and their parity with PyTorch",
+        ["artefact", "precision", "MiB", "max error", "mean error", "least cosine", "agreement", "gate"],
+        rows,
+    )
+
+
+def parity_length_table(record: ParityRecord) -> TableData:
+    rows = [
+        [
+            str(f.length) if isinstance(f.length, int) else "mixed",
+            str(f.sequences),
+            f"{f.max_abs:.2g}",
+            f"{f.mean_abs:.2g}",
+            number(f.cosine_min, 5),
+            number(f.kl_nats, 5),
+            percent(f.agreement),
+        ]
+        for f in record.by_length
+    ]
+    return TableData(
+        f"{record.model} {record.task}, {record.precision}",
+        ["length", "sequences", "max error", "mean error", "least cosine", "KL (nats)", "agreement"],
+        rows,
+    )
+
+
+def tolerance_table(record: ParityRecord) -> TableData:
+    rows = [
+        [r.tolerance.figure, f"{r.tolerance.bound} {r.tolerance.value:g}", f"{r.got:.3g}", "holds" if r.holds else "FAILS", r.tolerance.reason]
+        for r in record.results
+    ]
+    return TableData(
+        f"Tolerances of {record.precision}", ["figure", "bound", "got", "result", "why this bound"], rows
+    )
+
+
+def show_export(run: RunDir, artefacts: Artefacts) -> None:
+    console.result(f"\nrun {run.name} ({run.exports})")
+    export_table(artefacts).show()
+
+
+# --- profile --------------------------------------------------------------------------------------------
+
+
+def profile_table(record: ProfileRecord) -> TableData:
+    rows = [_profile_cells(row) for row in record.rows]
+    return TableData(
+        f"{record.device}: {record.method}",
+        ["artefact", "precision", "method", "threads", "length", "p50 ms", "p95 ms", "p99 ms", "load ms", "first ms", "peak MiB"],
+        rows,
+        record.notes,
+    )
+
+
+def _profile_cells(row: ProfileRow) -> list[str]:
+    latency = None if isinstance(row.latency, NotMeasured) else row.latency
+    return [
+        f"{row.model} {row.task}",
+        row.precision,
+        row.method if row.valid else f"{row.method}, INVALID: {row.invalid_reason}",
+        str(row.threads),
+        str(row.length),
+        milliseconds(row.latency_ms),
+        milliseconds(latency.p95_ms) if latency else ABSENT,
+        milliseconds(latency.p99_ms) if latency else ABSENT,
+        milliseconds(row.load_ms),
+        milliseconds(row.first_call_ms),
+        mebibytes(row.peak_memory_bytes),
+    ]
+
+
+def claims_table(claims: Sequence[Claim]) -> TableData:
+    rows = [
+        [c.claim, c.verdict, _claim_value(c), c.method, c.device, c.conditions, c.paper] for c in claims
+    ]
+    return TableData("Claims", ["claim", "verdict", "figure", "method", "device", "conditions", "paper"], rows)
+
+
+def _claim_value(claim: Claim) -> str:
+    if isinstance(claim.value, NotMeasured):
+        return ABSENT
+    if isinstance(claim.low, NotMeasured) or isinstance(claim.high, NotMeasured):
+        return f"{claim.value:.2f}"
+    return f"{claim.value:.2f} ({claim.low:.2f}–{claim.high:.2f})"
+
+
+def show_profiles(run: RunDir | None, records: Sequence[ProfileRecord]) -> None:
+    if run is not None:
+        console.result(f"\nrun {run.name} ({run.profiles})")
+    for record in records:
+        profile_table(record).show()
+        for claim in record.claims:
+            console.result(f"  {claim.verdict.upper()}: {claim.sentence}")

@@ -127,6 +127,49 @@ class DistillRecord(Record):
     provenance: Provenance
 
 
+class PlannedModel(Record):
+    """A model that a plan is about: counted on the model, or reckoned from known shapes."""
+
+    name: str
+    layers: int
+    hidden: int
+    vocabulary: int
+    parameters: int
+    how: str
+
+
+class PlannedDevice(Record):
+    """What the run would take on one kind of device. `method` says whether steps were timed or only reckoned."""
+
+    device: str
+    method: Method
+    processes: int
+    micro_batch: int
+    tokens_per_s: Figure = Field(description="over all processes")
+    seconds: Figure = Field(description="of the whole run: training, held-out evaluations, checkpoints")
+    memory_bytes: Count = Field(description="peak of one process")
+    device_memory_bytes: Count = Field(description="what there is")
+    how: str
+
+
+class PlanRecord(Record):
+    """What `distill` would do, and what it would take."""
+
+    recipe: str
+    teacher: PlannedModel
+    student: PlannedModel
+    layer_map: list[int]
+    corpus_tokens: int = Field(description="tokens of one pass over the training part")
+    corpus_how: str
+    tokens: int = Field(description="tokens that the run will see")
+    steps: int
+    tokens_per_step: int
+    precision: str
+    devices: list[PlannedDevice]
+    notes: list[str] = []
+    provenance: Provenance
+
+
 # --- evaluate -------------------------------------------------------------------------------------
 
 

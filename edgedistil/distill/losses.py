@@ -1,0 +1,234 @@
+"""The three losses of distillation: as plain formulas, and as the engine that never holds all the logits.
+
+The formulas (`soft_target_loss`, `mlm_loss`, `cosine_loss`) are the definitions. `distillation_loss` is what a loop
+calls: it selects hidden states first, and `projection.py` projects and reduces them in chunks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgedistil.distill.projection import project_and_reduce
+from edgedistil.errors import ShapeError
+from edgedistil.models.encoder import MlmHead
+
+IGNORED = -100  # the label of a position that is not masked
+
+Positions = Literal["all", "masked"]
+
+
+def soft_target_loss(student_NV: Tensor, teacher_NV: Tensor, *, temperature: float) -> Tensor:
+    """Temperature-scaled KL divergence from the teacher's to the student's token distribution.
+
+        L = T² · mean_n Σ_v p (log p − log q),   p = softmax(teacher/T), q = softmax(student/T)
+
+    T² keeps the gradient's size independent of T, so the weights need no retuning.
+
+    Args:
+        student_NV: Student logits of N selected tokens, any float dtype; reduced in float32 at least.
+        teacher_NV: Teacher logits of the same tokens; receives no gradient.
+        temperature: T > 0, dimensionless.
+    Returns:
+        Scalar, nats per token, >= 0; 0 when the distributions are equal.
+    Raises:
+        ShapeError: The shapes differ, or N = 0 (a mean over nothing is NaN).
+    Source: Hinton et al. 2015, eq. 1 and §2; Sanh et al. 2019, §3.
+    """
+    _require_same(student_NV, teacher_NV, "logits")
+    log_q = F.log_softmax(_at_least_float32(student_NV) / temperature, dim=-1)
+    log_p = F.log_softmax(_at_least_float32(teacher_NV.detach()) / temperature, dim=-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean() * temperature**2
+
+
+def mlm_loss(student_NV: Tensor, labels_N: Tensor) -> Tensor:
+    """Cross-entropy of the right tokens at N masked positions, nats per token.
+
+    Raises:
+        ShapeError: Logits and labels differ in N, or N = 0.
+    """
+    if student_NV.ndim != 2 or labels_N.shape != student_NV.shape[:1] or not len(labels_N):
+        raise ShapeError(f"expected logits (N, V) and labels (N,), N > 0; got {_told(student_NV, labels_N)}")
+    return F.cross_entropy(_at_least_float32(student_NV), labels_N)
+
+
+def cosine_loss(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+    """Mean of 1 − cos between last hidden states of N tokens, 0..2; the teacher's receive no gradient.
+
+    Raises:
+        ShapeError: The shapes differ (the widths must be equal), or N = 0.
+    Source: Sanh et al. 2019, §3.
+    """
+    _require_same(student_ND, teacher_ND, "hidden states")
+    return _cosine_sum(student_ND, teacher_ND) / len(student_ND)
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """How many tokens the losses of an optimizer step are a mean over; add up micro-batches and ranks.
+
+    A loop sums `count_tokens` over the micro-batches of a step (and over ranks, with one all-reduce) before it starts
+    the forward passes, and gives the sum to each `distillation_loss`: then the step's gradient is that of one mean over
+    all its tokens. With DDP, which averages over ranks, give `counts.divided(world_size)`. The original's mean per
+    micro-batch is `count_tokens(…).times(micro_batches)`.
+    """
+
+    attended: float
+    masked: float
+
+    def __add__(self, other: TokenCounts) -> TokenCounts:
+        return TokenCounts(self.attended + other.attended, self.masked + other.masked)
+
+    def times(self, factor: float) -> TokenCounts:
+        return TokenCounts(self.attended * factor, self.masked * factor)
+
+    def divided(self, divisor: float) -> TokenCounts:
+        return self.times(1 / divisor)
+
+
+def count_tokens(labels_BL: Tensor, attention_mask_BL: Tensor | None) -> TokenCounts:
+    attended = labels_BL.numel() if attention_mask_BL is None else int(attention_mask_BL.sum())
+    return TokenCounts(attended, int((labels_BL != IGNORED).sum()))
+
+
+@dataclass(frozen=True)
+class DistillationLoss:
+    """The loss of one micro-batch and its parts.
+
+    Attributes:
+        total: w_soft · soft/n + w_mlm · mlm/n + w_cos · cos/n with the n of the given counts: call `backward` on it.
+        soft_target_sum, mlm_sum, cosine_sum: Unweighted sums over this micro-batch's tokens, float32, detached (T² is
+            in the first one); 0 where the weight is 0. Divided by the counts of a step they are its mean losses.
+    """
+
+    total: Tensor
+    soft_target_sum: Tensor
+    mlm_sum: Tensor
+    cosine_sum: Tensor
+
+
+def distillation_loss(
+    student_BLD: Tensor,
+    teacher_BLD: Tensor | None,
+    *,
+    student_head: MlmHead,
+    teacher_head: MlmHead | None,
+    labels_BL: Tensor,
+    attention_mask_BL: Tensor | None,
+    counts: TokenCounts,
+    soft_target: float,
+    mlm: float,
+    cosine: float,
+    temperature: float,
+    positions: Positions,
+) -> DistillationLoss:
+    """The weighted sum of the three losses over one micro-batch, without the logits of all positions at once.
+
+    A part whose weight is 0 costs nothing; with `soft_target` and `cosine` both 0 no teacher is needed.
+
+    Args:
+        student_BLD: Student's last hidden states, with gradient.
+        teacher_BLD: Teacher's last hidden states; its width may differ from the student's when `cosine` is 0.
+        labels_BL: The right token at masked positions, -100 elsewhere.
+        attention_mask_BL: 0 at padding; None when there is none.
+        counts: Tokens that the means are over; see TokenCounts.
+        soft_target, mlm, cosine: Weights, >= 0.
+        positions: Where the soft-target loss looks; MLM looks at masked ones, cosine at all attended ones.
+    Raises:
+        ShapeError: Shapes do not fit, or a count is not positive.
+    """
+    _check(student_BLD, teacher_BLD, labels_BL, attention_mask_BL, counts)
+    masked_first, masked = _select(labels_BL, attention_mask_BL, all_of_them=positions == "all" and soft_target > 0)
+    student_MD = student_BLD.flatten(0, 1)
+    zero = torch.zeros((), dtype=torch.float32, device=student_BLD.device)
+    total, soft_sum, mlm_sum, cosine_sum = zero, zero, zero, zero
+
+    if cosine > 0:
+        if teacher_BLD is None or teacher_BLD.shape != student_BLD.shape:
+            raise ShapeError(
+                f"the cosine loss compares hidden states of one width; got {_told(student_BLD, teacher_BLD)}",
+                hint="give student and teacher the same width, or set [loss] cosine = 0",
+            )
+        teacher_MD = teacher_BLD.flatten(0, 1)
+        with_gradient = _attended_cosine_sum(student_MD, teacher_MD, attention_mask_BL)
+        total, cosine_sum = total + cosine / counts.attended * with_gradient, with_gradient.detach()
+
+    if (soft_target > 0 or mlm > 0) and len(masked_first):
+        if soft_target > 0 and (teacher_BLD is None or teacher_head is None):
+            raise ShapeError("the soft-target loss needs the teacher's hidden states and head; got none")
+        soft_tokens = counts.attended if positions == "all" else counts.masked
+        teaching = None
+        if soft_target > 0:
+            assert teacher_BLD is not None and teacher_head is not None
+            with torch.no_grad():
+                transformed = teacher_head.transform(teacher_BLD.flatten(0, 1)[masked_first])
+            teaching = (transformed, teacher_head.weight_VD, teacher_head.bias_V)
+        projected = project_and_reduce(
+            student_head.transform(student_MD[masked_first]),
+            student_head.weight_VD,
+            student_head.bias_V,
+            teaching,
+            labels_BL.flatten()[masked_first[:masked]] if mlm > 0 else None,
+            soft_scale=soft_target / soft_tokens,
+            mlm_scale=mlm / counts.masked if mlm > 0 else 0.0,
+            temperature=temperature,
+        )
+        total = total + projected.total
+        soft_sum, mlm_sum = projected.soft_target_sum, projected.mlm_sum
+    return DistillationLoss(total, soft_sum, mlm_sum, cosine_sum)
+
+
+def _select(labels_BL: Tensor, attention_mask_BL: Tensor | None, *, all_of_them: bool) -> tuple[Tensor, int]:
+    """Flat indices of the positions that are projected, masked ones first, and how many of them are masked."""
+    is_masked = labels_BL.flatten() != IGNORED
+    masked = is_masked.nonzero().squeeze(1)
+    if not all_of_them:
+        return masked, len(masked)
+    others = ~is_masked if attention_mask_BL is None else ~is_masked & attention_mask_BL.flatten().bool()
+    return torch.cat([masked, others.nonzero().squeeze(1)]), len(masked)
+
+
+def _attended_cosine_sum(student_MD: Tensor, teacher_MD: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
+    if attention_mask_BL is not None:
+        attended = attention_mask_BL.flatten().nonzero().squeeze(1)
+        student_MD, teacher_MD = student_MD[attended], teacher_MD[attended]
+    return _cosine_sum(student_MD, teacher_MD)
+
+
+def _cosine_sum(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+    student, teacher = _at_least_float32(student_ND), _at_least_float32(teacher_ND.detach())
+    return (1 - F.cosine_similarity(student, teacher, dim=-1)).sum()
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _check(
+    student_BLD: Tensor, teacher_BLD: Tensor | None, labels_BL: Tensor, mask_BL: Tensor | None, counts: TokenCounts
+) -> None:
+    fits = student_BLD.ndim == 3 and labels_BL.shape == student_BLD.shape[:2]
+    fits = fits and (mask_BL is None or mask_BL.shape == labels_BL.shape)
+    fits = fits and (teacher_BLD is None or teacher_BLD.shape[:2] == labels_BL.shape)
+    if not fits:
+        raise ShapeError(
+            "expected student (B, L, D), teacher (B, L, D'), labels (B, L), mask (B, L); "
+            f"got {_told(student_BLD, teacher_BLD, labels_BL, mask_BL)}"
+        )
+    if not (counts.attended > 0 and counts.masked > 0):
+        raise ShapeError(f"a mean over no tokens: {counts.attended:g} attended, {counts.masked:g} masked")
+
+
+def _require_same(student: Tensor, teacher: Tensor, what: str) -> None:
+    if student.ndim != 2 or student.shape != teacher.shape or not len(student):
+        raise ShapeError(
+            f"expected {what} of student and teacher of one shape (N, …), N > 0; got {_told(student, teacher)}"
+        )
+
+
+def _told(*tensors: Tensor | None) -> str:
+    return " and ".join("none" if t is None else str(tuple(t.shape)) for t in tensors)

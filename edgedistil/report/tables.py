@@ -60,6 +60,10 @@ def mebibytes(value: float | NotMeasured | Band) -> str:
     return f"{value / 2**20:.0f}" if value >= 10 * 2**20 else f"{value / 2**20:.1f}"
 
 
+def gibibytes(value: float | NotMeasured) -> str:
+    return ABSENT if isinstance(value, NotMeasured) else f"{value / 2**30:.1f}"
+
+
 def millions(value: float) -> str:
     return f"{value / 1e6:.1f}M"
 
@@ -129,7 +133,34 @@ def show_plan(plan: PlanRecord) -> None:
 
 
 def plan_tables(plan: PlanRecord) -> list[TableData]:
-    raise NotImplementedError(plan)
+    """What would be trained, and what it would take on each device."""
+    models = [
+        [role, m.name, str(m.layers), str(m.hidden), str(m.vocabulary), millions(m.parameters), m.how]
+        for role, m in (("teacher", plan.teacher), ("student", plan.student))
+    ]
+    devices = [
+        [
+            d.device,
+            d.method,
+            str(d.processes),
+            str(d.micro_batch),
+            ABSENT if isinstance(d.tokens_per_s, NotMeasured) else f"{d.tokens_per_s:,.0f}",
+            d.seconds.not_measured if isinstance(d.seconds, NotMeasured) else span(d.seconds),
+            gibibytes(d.memory_bytes),
+            gibibytes(d.device_memory_bytes),
+            d.how,
+        ]
+        for d in plan.devices
+    ]
+    work = (
+        f"{plan.tokens / 1e6:,.1f}M tokens in {plan.steps:,} steps of {plan.tokens_per_step:,} tokens;"
+        f" the corpus has {plan.corpus_tokens / 1e6:,.1f}M ({plan.corpus_how}); {plan.precision}"
+    )
+    columns = ["device", "method", "processes", "micro-batch", "tokens/s", "time", "GiB needed", "GiB there", "how"]
+    return [
+        TableData("Plan", ["role", "name", "layers", "hidden", "vocabulary", "parameters", "how"], models, [work]),
+        TableData("What it would take", columns, devices, list(plan.notes)),
+    ]
 
 
 # --- evaluate -------------------------------------------------------------------------------------------

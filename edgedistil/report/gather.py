@@ -1,0 +1,93 @@
+"""Everything that a run directory knows, read once and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgedistil.errors import RunError
+from edgedistil.records import (
+    CorpusRecord,
+    DistillRecord,
+    EvaluationRecord,
+    ExportRecord,
+    ParityRecord,
+    ProfileRecord,
+    Record,
+    read_record,
+)
+from edgedistil.rundir import RunDir
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """The records of a run; what a stage has not made yet is None or empty."""
+
+    name: str
+    distill: DistillRecord | None
+    corpus: CorpusRecord | None
+    trace: list[dict[str, Any]]
+    heldout_trace: list[dict[str, Any]]
+    evaluation: EvaluationRecord | None
+    exports: list[ExportRecord]
+    parities: list[ParityRecord]
+    profiles: list[ProfileRecord]
+    recipe: str
+
+    def records(self) -> dict[str, Record | list[Record] | None]:
+        """By name, for the JSON form of the report."""
+        return {
+            "distill": self.distill,
+            "corpus": self.corpus,
+            "evaluation": self.evaluation,
+            "exports": list(self.exports),
+            "parity": list(self.parities),
+            "profiles": list(self.profiles),
+        }
+
+
+def gather(run: RunDir) -> RunFacts:
+    """Reads all records of a run.
+
+    Raises:
+        RunError: There is nothing to report yet.
+        StorageError: A record is torn or of another version (names it).
+    """
+    entries = list(_lines(run.metrics))
+    facts = RunFacts(
+        name=run.name,
+        distill=_maybe(run.distill, DistillRecord),
+        corpus=_maybe(run.corpus, CorpusRecord),
+        trace=[entry for entry in entries if entry.get("kind") == "train"],
+        heldout_trace=[entry for entry in entries if entry.get("kind") == "heldout"],
+        evaluation=_maybe(run.evaluation, EvaluationRecord),
+        exports=[read_record(p, ExportRecord) for p in sorted(run.exports.glob("*/export.*.json"))],
+        parities=[read_record(p, ParityRecord) for p in sorted((run.path / "parity").glob("*.json"))],
+        profiles=[read_record(p, ProfileRecord) for p in sorted(run.profiles.glob("*.json"))],
+        recipe=run.recipe.read_text(encoding="utf-8") if run.recipe.exists() else "",
+    )
+    if not (facts.distill or facts.exports or facts.profiles):
+        raise RunError(f"run '{run.name}' has nothing to report yet", hint="edgedistil distill RECIPE comes first")
+    return facts
+
+
+def _maybe(path: Path, kind: type[R]) -> R | None:
+    return read_record(path, kind) if path.exists() else None
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a trace. The last line of a killed run may be torn: it is left out, any other is an error."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for index, line in enumerate(lines):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            if index < len(lines) - 1:
+                raise RunError(f"{path}, line {index + 1} is no JSON: {error}") from error

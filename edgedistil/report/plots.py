@@ -1,0 +1,218 @@
+"""Plots as inline SVG whose colours are CSS variables, so that one picture serves light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgedistil.records import DistillRecord, EvaluationRecord, NotMeasured, ProfileRecord, ProfileRow
+from edgedistil.report.tables import milliseconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Stand-ins that matplotlib draws with; each becomes a CSS variable of the page.
+INK, FAINT, GRID = "#010101", "#020202", "#030303"
+SERIES = ["#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006"]
+_VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--line"} | {c: f"--series-{i + 1}" for i, c in enumerate(SERIES)}
+
+_SMOOTH_OVER = 100
+
+
+def _draw(label: str, draw: Callable[[Axes], None], *, height: float = 3.2) -> str:
+    """One figure as an SVG element: `label` is what a screen reader says."""
+    import matplotlib
+
+    style = {
+        **{"font.family": "sans-serif", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": label},
+        **{"axes.edgecolor": FAINT, "axes.labelcolor": FAINT, "text.color": INK, "axes.grid": True},
+        **{"xtick.color": FAINT, "ytick.color": FAINT, "grid.color": GRID, "grid.linewidth": 0.8},
+        **{"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "legend.frameon": False},
+        "axes.prop_cycle": matplotlib.cycler(color=SERIES),
+    }
+    with matplotlib.rc_context(style):
+        from matplotlib.figure import Figure  # no pyplot: no display, no global state
+
+        figure = Figure(figsize=(6.4, height), layout="constrained")
+        draw(figure.add_subplot())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(buffer.getvalue(), label)
+
+
+def _inline(svg: str, label: str) -> str:
+    svg = svg[svg.index("<svg") :]
+    for colour, variable in _VARIABLES.items():
+        svg = re.sub(rf"{colour}\b", f"var({variable})", svg, flags=re.IGNORECASE)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    # Ids are per document: several inline pictures must not share them.
+    prefix = re.sub(r"\W+", "-", label.lower())
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
+    svg = re.sub(r'(xlink:)?href="#([^"]+)"', rf'href="#{prefix}-\2"', svg)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+# --- training -------------------------------------------------------------------------------------------
+
+
+def loss_curves(trace: Sequence[dict[str, Any]]) -> str | None:
+    """Each loss over the tokens seen, smoothed, with the raw values faint behind."""
+    if len(trace) < 2:
+        return None
+    names = [(key, label) for key, label in LOSSES if any(entry.get(key) is not None for entry in trace)]
+
+    def draw(axes: Axes) -> None:
+        for index, (key, label) in enumerate(names):
+            points = [(entry["tokens"] / 1e6, entry[key]) for entry in trace if entry.get(key) is not None]
+            tokens, values = zip(*points, strict=True)
+            axes.plot(tokens, values, color=SERIES[index], alpha=0.22, linewidth=0.7)
+            axes.plot(tokens, _smooth(values), color=SERIES[index], linewidth=1.8, label=label)
+        axes.set_yscale("log")
+        axes.set_xlabel("million tokens seen")
+        axes.set_ylabel("nats per token (cosine: 1 − cos)")
+        axes.legend(loc="upper right")
+
+    return _draw("Loss curves", draw)
+
+
+LOSSES = (("soft_target", "soft targets"), ("mlm", "masked words"), ("cosine", "cosine"))
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    window = max(1, len(values) // _SMOOTH_OVER)
+    return [
+        sum(part) / len(part) for part in (values[max(0, i - window) : i + window + 1] for i in range(len(values)))
+    ]
+
+
+def heldout_curves(trace: Sequence[dict[str, Any]], record: DistillRecord | None) -> str | None:
+    """Top-1 and agreement on held-out text over the tokens seen, with the teacher's top-1 as a line."""
+    if len(trace) < 2:
+        return None
+
+    def draw(axes: Axes) -> None:
+        tokens = [entry["tokens"] / 1e6 for entry in trace]
+        for index, (key, label) in enumerate((("top1", "right word"), ("agreement", "agrees with teacher"))):
+            values = [100 * entry[key] for entry in trace]
+            axes.plot(tokens, values, color=SERIES[index], linewidth=1.8, marker="o", markersize=3, label=label)
+        for model in record.heldout if record else []:
+            if model.model == "teacher":
+                axes.axhline(100 * model.top1, color=FAINT, linestyle="--", linewidth=1)
+                axes.annotate("teacher, right word", (tokens[0], 100 * model.top1), color=FAINT, va="bottom")
+        axes.set_xlabel("million tokens seen")
+        axes.set_ylabel("% of held-out masked tokens")
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="lower right")
+
+    return _draw("Held-out masked words", draw)
+
+
+# --- profile --------------------------------------------------------------------------------------------
+
+
+def label_of(row: ProfileRow) -> str:
+    short = {"feature-extraction": "encoder", "fill-mask": "fill-mask"}.get(row.task, row.task)
+    return f"{row.model} {short} {row.precision}"
+
+
+def measured_rows(profiles: Sequence[ProfileRecord]) -> list[ProfileRow]:
+    """Valid measured rows at the smallest thread count and the length nearest to 128 that all of them have."""
+    rows = [r for p in profiles for r in p.rows if r.method == "measured" and r.valid and isinstance(r.length, int)]
+    rows = [r for r in rows if not isinstance(r.latency, NotMeasured)]
+    if not rows:
+        return []
+    device = rows[0].device
+    threads = min(r.threads for r in rows)
+    length = min((r.length for r in rows if isinstance(r.length, int)), key=lambda at: abs(at - 128))
+    return [r for r in rows if (r.device, r.threads, r.length) == (device, threads, length)]
+
+
+def latency_distributions(profiles: Sequence[ProfileRecord]) -> str | None:
+    """Every call's latency, one row of dots an artefact, with p50 and p95 marked."""
+    rows = measured_rows(profiles)
+    if not rows:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for index, row in enumerate(reversed(rows)):
+            if isinstance(row.latency, NotMeasured):
+                continue
+            samples = row.latency.samples_ms
+            heights = [index + 0.28 * _jitter(i) for i in range(len(samples))]
+            axes.plot(samples, heights, ".", color=_colour(row), alpha=0.35, markersize=3)
+            for value, mark in ((row.latency.p50_ms, "|"), (row.latency.p95_ms, "|")):
+                if not isinstance(value, NotMeasured):
+                    axes.plot([value], [index], mark, color=INK, markersize=16, markeredgewidth=1.6)
+        axes.set_yticks(range(len(rows)), [label_of(row) for row in reversed(rows)])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set_xlabel("milliseconds a call; bars: p50 and p95")
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", visible=False)
+
+    return _draw("Latency distributions", draw, height=1.1 + 0.42 * len(rows))
+
+
+def _jitter(index: int) -> float:
+    """A spread in -1..1 that looks random and is not, so that the same records give the same page."""
+    return ((index * 0.618034) % 1.0) * 2 - 1
+
+
+def _colour(row: ProfileRow) -> str:
+    order = [("teacher", "fp32"), ("student", "fp32"), ("student", "int8")]
+    key = (row.role, row.precision)
+    return SERIES[order.index(key)] if key in order else SERIES[3]
+
+
+def size_against_latency(profiles: Sequence[ProfileRecord]) -> str | None:
+    """One dot an artefact: the file's size and the median latency."""
+    rows = measured_rows(profiles)
+    if len(rows) < 2:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for row in rows:
+            if not isinstance(row.latency_ms, float):
+                continue
+            marker = "o" if row.task == "feature-extraction" else "s"
+            axes.plot([row.latency_ms], [row.file_bytes / 2**20], marker, color=_colour(row), markersize=8)
+            text = f"{label_of(row)}, {milliseconds(row.latency_ms)} ms"
+            axes.annotate(text, (row.latency_ms, row.file_bytes / 2**20), (8, 4), textcoords="offset points", fontsize=9)
+        axes.set_xlim(0, 1.55 * max(r.latency_ms for r in rows if isinstance(r.latency_ms, float)))
+        axes.set_ylim(0, 1.15 * max(r.file_bytes for r in rows) / 2**20)
+        axes.set_xlabel("median milliseconds a call")
+        axes.set_ylabel("MiB on disk")
+
+    return _draw("Size against latency", draw)
+
+
+# --- quality --------------------------------------------------------------------------------------------
+
+
+def scores(evaluation: EvaluationRecord | None) -> str | None:
+    """One dot a model and task: the median score with all seeds as a bar; None where only one model was scored."""
+    if evaluation is None or len({s.model for s in evaluation.summaries}) < 2:
+        return None
+    summaries = [s for s in evaluation.summaries if s.artefact == "pytorch"]
+    models = list(dict.fromkeys(s.model for s in summaries))
+    tasks = list(dict.fromkeys(s.task for s in summaries))
+
+    def draw(axes: Axes) -> None:
+        for index, task in enumerate(tasks):
+            of_task = {s.model: s for s in summaries if s.task == task}
+            there = [m for m in models if m in of_task]
+            medians = [100 * of_task[m].median for m in there]
+            below = [100 * (of_task[m].median - of_task[m].lowest) for m in there]
+            above = [100 * (of_task[m].highest - of_task[m].median) for m in there]
+            places = [models.index(m) + 0.12 * (index - (len(tasks) - 1) / 2) for m in there]
+            axes.errorbar(places, medians, [below, above], fmt="o", color=SERIES[index], capsize=3, label=task)
+        axes.set_xticks(range(len(models)), models)
+        axes.set_xlim(-0.5, len(models) - 0.5)
+        axes.set_ylabel("median score x 100, bars: all seeds")
+        axes.legend()
+
+    return _draw("Scores", draw)

@@ -1,0 +1,35 @@
+"""`edgedistil report`: one page from all records of a run, and the same as markdown and JSON."""
+
+from __future__ import annotations
+
+from edgedistil import console
+from edgedistil.report import diff, page, text
+from edgedistil.report.gather import gather
+from edgedistil.report.tables import TableData
+from edgedistil.report.verdicts import verdicts
+from edgedistil.rundir import RunDir, write_json, write_text
+
+
+def report(run: RunDir, *, against: RunDir | None) -> list[TableData]:
+    """Writes `report.html`, `report.md` and `report.json` into the run, and shows the verdicts.
+
+    Args:
+        run: The run to report on; stages that are missing are named in the page.
+        against: Another run; its figures are put beside this run's.
+    Returns:
+        The verdict table, and the comparison where one was asked for.
+    Raises:
+        RunError: The run has no results yet.
+    """
+    facts = gather(run)
+    judged = verdicts(facts)
+    compared = diff.comparison(facts, gather(against)) if against else None
+    write_text(run.report, page.render(facts, judged, compared))
+    write_text(run.report.with_suffix(".md"), text.markdown(facts, judged, compared))
+    write_json(run.report.with_suffix(".json"), text.as_json(facts, judged))
+    shown = [text.verdict_table(judged), *([compared] if compared else [])]
+    console.result(f"\nrun {run.name} ({run.path})")
+    for each in shown:
+        each.show()
+    console.result(f"\nreport: {run.report}")
+    return shown

@@ -1,0 +1,127 @@
+"""The report end to end: three files from records alone, safe, self-contained, and saying how each figure was found."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from edgedistil.errors import RunError
+from edgedistil.report.stage import report
+from edgedistil.rundir import RunDir
+
+
+def test_page_is_self_contained(full_run: RunDir) -> None:
+    report(full_run, against=None)
+    page = full_run.report.read_text()
+    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']+)""", page)
+    assert addresses, "the page has links to its own parts"
+    assert all(address.startswith("#") for address in addresses)
+    assert "<script" not in page
+    assert "url(http" not in page
+    assert "@import" not in page
+
+
+def test_page_is_well_formed(full_run: RunDir) -> None:
+    report(full_run, against=None)
+    checker = _Nesting()
+    checker.feed(full_run.report.read_text())
+    assert checker.open == []
+    assert len(checker.ids) == len(set(checker.ids)) > 10
+
+
+def test_what_records_say_is_escaped(full_run: RunDir) -> None:
+    report(full_run, against=None)
+    page = full_run.report.read_text()
+    assert "&lt;b&gt;hostile&lt;/b&gt;" in page
+    assert "<b>hostile" not in page
+
+
+def test_board_rows_are_predicted_and_never_a_bare_number(full_run: RunDir) -> None:
+    report(full_run, against=None)
+    rows = [line for line in full_run.report.with_suffix(".md").read_text().splitlines() if "predicted" in line]
+    board = [line for line in rows if "101–211" in line]
+    assert len(board) == 4
+    host = [line for line in full_run.report.with_suffix(".md").read_text().splitlines() if "| measured | 1 |" in line]
+    assert len(host) == 4
+    assert not any("101–211" in line for line in host)
+
+
+def test_json_has_verdicts_and_records(full_run: RunDir) -> None:
+    report(full_run, against=None)
+    data = json.loads(full_run.report.with_suffix(".json").read_text())
+    assert [v["name"] for v in data["verdicts"]] == ["size", "speed", "quality"]
+    assert len(data["records"]["profiles"]) == 2
+    assert data["records"]["distill"]["steps"] == 200
+
+
+def test_same_records_same_pictures(full_run: RunDir) -> None:
+    def pictures() -> list[str]:
+        report(full_run, against=None)
+        return re.findall(r"<svg.*?</svg>", full_run.report.read_text(), flags=re.DOTALL)
+
+    first = pictures()
+    assert len(first) == 5
+    assert pictures() == first
+
+
+def test_missing_stages_say_what_would_fill_them(full_run: RunDir) -> None:
+    full_run.evaluation.unlink()
+    for path in full_run.profiles.iterdir():
+        path.unlink()
+    report(full_run, against=None)
+    text = full_run.report.with_suffix(".md").read_text()
+    assert "Not measured in this run: edgedistil evaluate" in text
+    assert "Not measured in this run: edgedistil profile" in text
+
+
+def test_empty_run_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(RunError, match="nothing to report yet"):
+        report(RunDir(tmp_path), against=None)
+
+
+def test_comparison_puts_two_runs_side_by_side(full_run: RunDir, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    tables = report(full_run, against=full_run)
+    comparison = tables[-1]
+    assert comparison.title == "made-up against made-up"
+    changes = {row[0]: row[3] for row in comparison.rows}
+    assert changes["held-out top-1"] == "+0.0%"
+    assert any("p50" in name and "host measured" in name for name in changes)
+    assert not any("rpi4" in name for name in changes), "a band is no figure that can be compared"
+
+
+def test_report_needs_neither_torch_nor_onnxruntime(full_run: RunDir) -> None:
+    script = (
+        "import sys; from pathlib import Path; from edgedistil.rundir import RunDir; from edgedistil.report.stage import report;"
+        f"report(RunDir(Path({str(full_run.path)!r})), against=None);"
+        "print([m for m in ('torch', 'onnxruntime', 'transformers', 'onnx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+class _Nesting(HTMLParser):
+    """Remembers elements that were opened and not closed, and all ids."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "hr", "input"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value for name, value in attrs if name == "id" and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag

@@ -47,7 +47,7 @@ def project_and_reduce(
     """
     dtype = _compute_dtype(student_ND)
     with torch.autocast(student_ND.device.type, enabled=False):
-        total, soft_sum, mlm_sum = _ProjectAndReduce.apply(
+        total, soft_sum, mlm_sum = _ProjectAndReduce.apply(  # type: ignore[no-untyped-call]
             student_ND.to(dtype),
             weight_VD,
             bias_V,

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
-EncoderWithHead = BertForMaskedLM | DistilBertForMaskedLM
+EncoderWithHead: TypeAlias = BertForMaskedLM | DistilBertForMaskedLM
 
 
 @dataclass(frozen=True)

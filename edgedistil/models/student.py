@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -119,7 +119,7 @@ def _copy_embeddings(teacher: BertForMaskedLM, student: DistilBertForMaskedLM, f
     _copy(source.LayerNorm, target.LayerNorm)
 
 
-def _copy_layer(source: nn.Module, target: nn.Module) -> None:
+def _copy_layer(source: Any, target: Any) -> None:
     own = source.attention.self
     for theirs, ours in (
         (own.query, target.attention.q_lin),

@@ -112,7 +112,7 @@ def _find(source: str, revision: str | None, cache: Path) -> Path:
     if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
         raise ModelError(
             f"no model '{source}': no such folder, and no hub id",
-            hint=f"expected a folder, a hub id such as google-bert/bert-base-uncased, or asset:{next(iter(MODEL_ASSETS))}",
+            hint="expected a folder, a hub id such as google-bert/bert-base-uncased, or asset:minilm",
         )
     return _download(source, revision)
 

@@ -202,7 +202,9 @@ def _read_latest(base: Path) -> str:
         there = run_names(base)
         raise RunError(
             f"there is no finished run in {base} yet",
-            hint=f"unfinished: {', '.join(there)}; name one with --run" if there else "edgedistil distill RECIPE makes one",
+            hint=f"unfinished: {', '.join(there)}; name one with --run"
+            if there
+            else "edgedistil distill RECIPE makes one",
         ) from None
 
 
@@ -272,6 +274,20 @@ def sha256_file(path: Path) -> str:
     """Hex digest of a file's content, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def artefact_files(graph: Path) -> list[Path]:
+    """An ONNX graph and its external data: the files beside it whose names begin with the graph's (`model.onnx_data`)."""
+    return [graph, *sorted(p for p in graph.parent.glob(f"{graph.name}*") if p != graph and p.is_file())]
+
+
+def artefact_sha256(graph: Path) -> str:
+    """Digest of an artefact: the file's own sha256, or with external data that of all its files' names and digests."""
+    files = artefact_files(graph)
+    if len(files) == 1:
+        return sha256_file(graph)
+    lines = [f"{sha256_file(file)}  {file.name}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
 
 
 def tree_manifest(folder: Path) -> dict[str, str]:

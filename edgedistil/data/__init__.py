@@ -1,0 +1,1 @@
+"""Text sources, the memory-mapped token corpus, masking and batches."""

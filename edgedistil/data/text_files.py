@@ -1,0 +1,143 @@
+"""Documents out of text files: .txt (a line each), .jsonl and .parquet (a row each), plain, .gz or .zst."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from edgedistil.errors import CorpusError
+
+OnBadUtf8 = Literal["refuse", "replace"]
+SUPPORTED = ".txt, .jsonl, .parquet, each also as .gz or .zst (parquet: plain only)"
+_READ_BYTES = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+
+
+def read_text_file(path: Path, *, field: str, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
+    """The documents of one file, in its order; blank ones too.
+
+    Args:
+        path: Suffix says the format.
+        field: Column of .jsonl and .parquet that holds the text.
+        on_bad_utf8: `refuse` raises; `replace` puts U+FFFD in the place of each bad byte.
+    Raises:
+        CorpusError: Missing, of no known format, damaged, not UTF-8 (says which byte), or without `field`.
+    """
+    return reader_for(path)(path, field, on_bad_utf8)
+
+
+def reader_for(path: Path) -> Callable[[Path, str, OnBadUtf8], Iterator[str]]:
+    """The function that reads files with this suffix.
+
+    Raises:
+        CorpusError: No known suffix.
+    """
+    inner = path.with_suffix("") if path.suffix in {".gz", ".zst"} else path
+    reader = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}.get(inner.suffix)
+    if reader is None or (reader is _read_parquet and inner != path):
+        raise CorpusError(f"{path} is no text file that we read", hint=f"supported: {SUPPORTED}")
+    return reader
+
+
+def _read_txt(path: Path, _field: str, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
+    for _number, line in _lines(path, on_bad_utf8):
+        yield line
+
+
+def _read_jsonl(path: Path, field: str, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
+    for number, line in _lines(path, on_bad_utf8):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise CorpusError(f"{path} line {number} is no JSON: {error}") from error
+        if not isinstance(row, dict) or not isinstance(row.get(field), str):
+            there = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+            raise CorpusError(
+                f"{path} line {number} has no text in '{field}' (there: {there or 'nothing'})",
+                hint="name the text column with `field` in the recipe's corpus source",
+            )
+        yield row[field]
+
+
+def _read_parquet(path: Path, field: str, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
+    row = 0
+    try:
+        with _opened(path) as file, pq.ParquetFile(file) as table:
+            _check_column(path, table.schema_arrow, field)
+            for batch in table.iter_batches(batch_size=1024, columns=[field]):
+                for value in batch.column(0).cast(pa.large_binary()).to_pylist():
+                    yield _decoded(value or b"", on_bad_utf8, f"{path} row {row}", 0)
+                    row += 1
+    except pa.ArrowInvalid as error:
+        raise CorpusError(f"{path} is no readable parquet file: {error}") from error
+
+
+def _check_column(path: Path, schema: Any, field: str) -> None:
+    if field not in schema.names:
+        raise CorpusError(
+            f"{path} has no column '{field}' (there: {', '.join(schema.names)})",
+            hint="name the text column with `field` in the recipe's corpus source",
+        )
+    kind = schema.field(field).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise CorpusError(f"{path} column '{field}' is {kind}, expected text (string)")
+
+
+def _lines(path: Path, on_bad_utf8: OnBadUtf8) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line) with where a bad byte stands counted in the decompressed text."""
+    offset = 0
+    with _opened(path) as file, _damage_told(path):
+        for number, raw in enumerate(file, start=1):
+            line = raw.removeprefix(_BOM) if number == 1 else raw
+            yield number, _decoded(line, on_bad_utf8, str(path), offset + len(raw) - len(line))
+            offset += len(raw)
+
+
+def _decoded(raw: bytes, on_bad_utf8: OnBadUtf8, where: str, offset: int) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if on_bad_utf8 == "replace":
+            return raw.decode("utf-8", errors="replace")
+        raise CorpusError(
+            f"{where} is not UTF-8: byte {offset + error.start} is 0x{raw[error.start]:02x} ({error.reason})",
+            hint='convert the file, or set corpus.on_bad_utf8 = "replace" in the recipe',
+        ) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise CorpusError(f"cannot read {path}: {error.strerror}") from error
+    with file:
+        if path.suffix == ".gz":
+            yield cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=file), _READ_BYTES))
+        elif path.suffix == ".zst":
+            stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+            yield cast(BinaryIO, io.BufferedReader(stream, _READ_BYTES))
+        else:
+            yield file
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise CorpusError(
+            f"{path} is damaged or no {path.suffix} file: {error}", hint="fetch or compress it anew"
+        ) from error

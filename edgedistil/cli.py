@@ -48,10 +48,12 @@ def run(
     run: NewRun = None,
 ) -> None:
     """Go the whole way: distil, evaluate, export, prove, profile, report; resume where it stopped."""
-    from edgedistil.pipeline import run_all
     from edgedistil.recipe import load_recipe
 
-    run_all(load_recipe(recipe, set_), run_name=run)
+    loaded = load_recipe(recipe, set_)  # a wrong recipe is told before anything heavy is imported
+    from edgedistil.pipeline import run_all
+
+    run_all(loaded, run_name=run)
 
 
 @app.command()
@@ -63,11 +65,12 @@ def distill(
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
 ) -> None:
     """Distil a teacher into a student before fine-tuning."""
-    from edgedistil.distill import stage
     from edgedistil.recipe import load_recipe
-    from edgedistil.report import tables
 
     loaded = load_recipe(recipe, set_)
+    from edgedistil.distill import stage
+    from edgedistil.report import tables
+
     if plan:
         tables.show_plan(stage.plan(loaded))
         return
@@ -87,11 +90,12 @@ def evaluate(
     run: Run = "latest",
 ) -> None:
     """Fine-tune teacher and student on labelled tasks and compare them."""
-    from edgedistil.evaluate import stage
-    from edgedistil.report import tables
     from edgedistil.rundir import open_run
 
     chosen = open_run(run)
+    from edgedistil.evaluate import stage
+    from edgedistil.report import tables
+
     record = stage.evaluate(
         chosen, tasks=task, seeds=seeds, models=model, cell=cell, artefact=artefact, data=data, jobs=jobs
     )

@@ -35,7 +35,7 @@ def _draw(label: str, draw: Callable[[Axes], None], *, height: float = 3.2) -> s
     with matplotlib.rc_context(style):
         from matplotlib.figure import Figure  # no pyplot: no display, no global state
 
-        figure = Figure(figsize=(6.4, height), layout="constrained")
+        figure = Figure(figsize=(5.2, height), layout="constrained")
         draw(figure.add_subplot())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -75,9 +75,14 @@ def loss_curves(trace: Sequence[dict[str, Any]]) -> str | None:
         axes.set_yscale("log")
         axes.set_xlabel("million tokens seen")
         axes.set_ylabel("nats per token (cosine: 1 − cos)")
-        axes.legend(loc="upper right")
+        _legend_above(axes)
 
     return _draw("Loss curves", draw)
+
+
+def _legend_above(axes: Axes) -> None:
+    """Where no curve can run through it."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0, handlelength=1.4)
 
 
 LOSSES = (("soft_target", "soft targets"), ("mlm", "masked words"), ("cosine", "cosine"))
@@ -103,11 +108,11 @@ def heldout_curves(trace: Sequence[dict[str, Any]], record: DistillRecord | None
         for model in record.heldout if record else []:
             if model.model == "teacher":
                 axes.axhline(100 * model.top1, color=FAINT, linestyle="--", linewidth=1)
-                axes.annotate("teacher, right word", (tokens[0], 100 * model.top1), color=FAINT, va="bottom")
+                axes.annotate("teacher, right word", (tokens[-1], 100 * model.top1), color=FAINT, va="bottom", ha="right")
         axes.set_xlabel("million tokens seen")
         axes.set_ylabel("% of held-out masked tokens")
         axes.set_ylim(bottom=0)
-        axes.legend(loc="lower right")
+        _legend_above(axes)
 
     return _draw("Held-out masked words", draw)
 
@@ -154,7 +159,7 @@ def latency_distributions(profiles: Sequence[ProfileRecord]) -> str | None:
         axes.set_xlim(left=0)
         axes.grid(axis="y", visible=False)
 
-    return _draw("Latency distributions", draw, height=1.1 + 0.42 * len(rows))
+    return _draw("Latency distributions", draw, height=1.0 + 0.4 * len(rows))
 
 
 def _jitter(index: int) -> float:
@@ -213,6 +218,6 @@ def scores(evaluation: EvaluationRecord | None) -> str | None:
         axes.set_xticks(range(len(models)), models)
         axes.set_xlim(-0.5, len(models) - 0.5)
         axes.set_ylabel("median score x 100, bars: all seeds")
-        axes.legend()
+        _legend_above(axes)
 
     return _draw("Scores", draw)

@@ -1,0 +1,119 @@
+"""The direction of imports: down, never across. Checked for every import, wherever in a file it stands."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "edgedistil"
+
+FOUNDATION = {"errors", "shipped", "recipe", "device", "records", "rundir", "assets", "console"}
+ENTRY = {"cli", "pipeline", "__main__"}
+# package → packages of ours that it may import, besides itself and the foundation
+MAY_IMPORT: dict[str, set[str]] = {
+    "data": set(),
+    "models": set(),
+    "distill": {"data", "models"},
+    "evaluate": {"data", "models", "export", "parity"},
+    "export": {"data", "models", "parity"},
+    "parity": set(),
+    "profiling": {"parity"},
+    "report": set(),
+    "doctor": set(),
+    "ablate": {"distill", "evaluate", "report"},
+}
+TORCH_SIDE = {"torch", "transformers", "accelerate", "datasets", "optimum"}
+GRAPH_SIDE = {"onnx", "onnxruntime", "onnxscript", "onnx_ir"}
+# package → heavy libraries that it may use at all
+MAY_USE: dict[str, set[str]] = {
+    "data": {"torch", "datasets", "transformers"},
+    "models": {"torch", "transformers"},
+    "distill": {"torch", "transformers", "accelerate"},
+    "evaluate": TORCH_SIDE | {"onnxruntime"},
+    "export": TORCH_SIDE | GRAPH_SIDE,
+    "parity": {"onnx", "onnxruntime"},
+    "profiling": {"onnx", "onnxruntime"},
+}
+# device-side and command-line modules that must not even pull these in by way of others
+LIGHT = ("edgedistil.cli", "edgedistil.profiling.stage", "edgedistil.parity.gate", "edgedistil.report.stage")
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of everything imported in a syntax tree, at any depth, type-checking blocks included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def violations(path: Path, source: str) -> list[str]:
+    here = room(path)
+    found = []
+    for name in imports(ast.parse(source)):
+        top, *rest = name.split(".")
+        if top in TORCH_SIDE | GRAPH_SIDE and top not in MAY_USE.get(here, set()):
+            found.append(f"{here} uses {top}")
+        if top == "edgedistil" and rest and here not in ENTRY:
+            there = rest[0]
+            allowed = {here} | (FOUNDATION if here != "__init__" else set()) | MAY_IMPORT.get(here, set())
+            if there not in allowed and there != "__version__":
+                found.append(f"{here} imports {there}")
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    assert violations(path, path.read_text(encoding="utf-8")) == []
+
+
+def test_every_room_is_known() -> None:
+    known = FOUNDATION | ENTRY | set(MAY_IMPORT) | {"__init__"}
+    assert {room(path) for path in modules()} - known == set()
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "message"),
+    [
+        ("parity/x.py", "import torch", "parity uses torch"),
+        ("profiling/targets/x.py", "def f():\n    from transformers import AutoModel", "profiling uses transformers"),
+        ("report/x.py", "from edgedistil.distill import stage", "report imports distill"),
+        ("recipe.py", "from edgedistil.data import corpus", "recipe imports data"),
+        ("models/x.py", "import edgedistil.export.trace", "models imports export"),
+        ("console.py", "import onnxruntime as ort", "console uses onnxruntime"),
+    ],
+)
+def test_the_check_can_fail(file: str, source: str, message: str) -> None:
+    assert violations(PACKAGE / file, source) == [message]
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Heavy libraries in `sys.modules` of a fresh interpreter after a statement."""
+    heavy = sorted(TORCH_SIDE)
+    script = f"{statement}\nimport sys\nprint([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(ast.literal_eval(done.stdout.strip().splitlines()[-1]))
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_pull_in_nothing_heavy(module: str) -> None:
+    assert loaded_by(f"import {module}") == set()
+
+
+def test_the_subprocess_check_can_fail() -> None:
+    assert "torch" in loaded_by("import edgedistil.models.student")

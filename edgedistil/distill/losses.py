@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgedistil.data.masking import IGNORED
 from edgedistil.distill.projection import project_and_reduce
 from edgedistil.errors import ShapeError
 from edgedistil.models.encoder import MlmHead
-
-IGNORED = -100  # the label of a position that is not masked
 
 Positions = Literal["all", "masked"]
 

@@ -3,6 +3,10 @@
 Logits of N tokens are N × V numbers: at V = 30,522 more than everything else in a step. Here a chunk of rows is
 projected, reduced to its loss and to its gradient, and dropped; nothing but the gradients with respect to the hidden
 states and to the head survives. So there is no backward pass to speak of: it scales what is ready.
+
+Three sizes decide the speed on a CPU. The matrix products run over CHUNK_ROWS, because each chunk passes once over the
+head's weight gradient (V × D in float32). The reductions run over BLOCK_ROWS in float32, so that a block stays in the
+processor's cache. And all scratch memory is kept between calls (`_Scratch`): fresh pages cost more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROWS = 512  # of a chunk: many rows share one pass over the head's weight gradient
+CHUNK_ROWS = 512
+BLOCK_ROWS = 32
 
 Teaching = tuple[Tensor, Tensor, Tensor]  # transformed hidden states (N, D'), weight (V, D'), bias (V)
 
@@ -40,29 +45,26 @@ def project_and_reduce(
 ) -> Projected:
     """soft_scale · Σ_n T² KL_n + mlm_scale · Σ_k CE_k of N tokens.
 
+    Computes in autocast's dtype where autocast is on, else in the student's; reduces in float32 at least.
+
     Args:
         student_ND: Transformed hidden states of the student.
         teaching: The teacher's side, or None without a soft-target loss.
-        labels_K: Right tokens of the first K rows; None without an MLM loss.
+        labels_K: Right tokens of the first K rows; None without an MLM loss. Without `teaching` K is N.
     """
-    dtype = _compute_dtype(student_ND)
-    with torch.autocast(student_ND.device.type, enabled=False):
+    kind = student_ND.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else student_ND.dtype
+    with torch.autocast(kind, enabled=False):
         total, soft_sum, mlm_sum = _ProjectAndReduce.apply(  # type: ignore[no-untyped-call]
-            student_ND.to(dtype),
+            student_ND,
             weight_VD,
             bias_V,
-            None if teaching is None else tuple(part.detach().to(dtype) for part in teaching),
+            teaching,
             labels_K,
-            soft_scale,
-            mlm_scale,
-            temperature,
+            (soft_scale, mlm_scale, temperature),
+            dtype,
         )
     return Projected(total, soft_sum, mlm_sum)
-
-
-def _compute_dtype(hidden: Tensor) -> torch.dtype:
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 class _ProjectAndReduce(torch.autograd.Function):
@@ -74,57 +76,177 @@ class _ProjectAndReduce(torch.autograd.Function):
         bias_V: Tensor,
         teaching: Teaching | None,
         labels_K: Tensor | None,
-        soft_scale: float,
-        mlm_scale: float,
-        temperature: float,
+        scales: tuple[float, float, float],
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        weight, bias = weight_VD.detach().to(student_ND.dtype), bias_V.detach().to(student_ND.dtype)
-        wide = torch.float64 if student_ND.dtype == torch.float64 else torch.float32
-        soft_sum = torch.zeros((), dtype=wide, device=student_ND.device)
-        mlm_sum = soft_sum.clone()
-        needs = ctx.needs_input_grad
-        grad_ND = torch.empty_like(student_ND)
-        grad_VD = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs[1] else None
-        grad_V = torch.zeros(bias.shape, dtype=wide, device=bias.device) if needs[2] else None
-        labelled = 0 if labels_K is None else len(labels_K)
-        for start in range(0, len(student_ND), ROWS):
-            rows = slice(start, start + ROWS)
-            hidden_CD = student_ND[rows]
-            logits_CV = torch.addmm(bias, hidden_CD, weight.T).to(wide)
-            gradient_CV = torch.zeros_like(logits_CV)
-            if teaching is not None:
-                hidden, head, head_bias = teaching
-                log_p = torch.log_softmax(torch.addmm(head_bias, hidden[rows], head.T).to(wide) / temperature, -1)
-                log_q = torch.log_softmax(logits_CV / temperature, -1)
-                p = log_p.exp()
-                soft_sum += (p * (log_p - log_q)).sum() * temperature**2
-                gradient_CV.add_(log_q.exp() - p, alpha=soft_scale * temperature)
-            if labels_K is not None and start < labelled:
-                labels_C = labels_K[rows]
-                log_q = torch.log_softmax(logits_CV[: len(labels_C)], -1)
-                right = labels_C.unsqueeze(1)
-                mlm_sum -= log_q.gather(1, right).sum()
-                probability = log_q.exp()
-                probability.scatter_add_(1, right, torch.full_like(right, -1, dtype=wide))
-                gradient_CV[: len(labels_C)].add_(probability, alpha=mlm_scale)
-            narrow_CV = gradient_CV.to(student_ND.dtype)
-            torch.mm(narrow_CV, weight, out=grad_ND[rows])
-            if grad_VD is not None:
-                grad_VD += narrow_CV.T @ hidden_CD
-            if grad_V is not None:
-                grad_V += gradient_CV.sum(0)
-        ctx.save_for_backward(grad_ND, grad_VD, grad_V)
-        ctx.dtypes = weight_VD.dtype, bias_V.dtype
-        ctx.set_materialize_grads(False)
+        needs_head = ctx.needs_input_grad[1]
+        reduction = _Reduction(student_ND, weight_VD, bias_V, teaching, labels_K, scales, dtype, needs_head)
+        total, soft_sum, mlm_sum = reduction.run()
+        ctx.save_for_backward(reduction.grad_ND, reduction.grad_VD, reduction.grad_V)
         ctx.mark_non_differentiable(soft_sum, mlm_sum)
-        return soft_sum * soft_scale + mlm_sum * mlm_scale, soft_sum, mlm_sum
+        return total, soft_sum, mlm_sum
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        scale = grads[0]
-        grad_ND, grad_VD, grad_V = ctx.saved_tensors
-        scaled = [
-            None if ready is None else (ready * scale).to(dtype)
-            for ready, dtype in zip((grad_ND, grad_VD, grad_V), (grad_ND.dtype, *ctx.dtypes), strict=True)
-        ]
-        return *scaled, None, None, None, None, None
+    def backward(ctx: Any, grad_total: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
+        is_one = grad_total.device.type == "cpu" and float(grad_total) == 1.0  # elsewhere asking would wait
+        scaled = [ready if ready is None or is_one else ready * grad_total for ready in ctx.saved_tensors]
+        return *scaled, None, None, None, None
+
+
+class _Reduction:
+    """One pass over the chunks.
+
+    The temperature is folded into what is projected, x = (h/T)·Wᵀ + b/T, and both losses share one gradient
+    G = (q − p) + r · (softmax(T·x) − onehot) with r = mlm_scale / (soft_scale · T): the scale is applied to the small
+    results, hidden · W and hidden · hidden, and never to N × V numbers.
+    """
+
+    def __init__(
+        self,
+        student_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor,
+        teaching: Teaching | None,
+        labels_K: Tensor | None,
+        scales: tuple[float, float, float],
+        dtype: torch.dtype,
+        needs_head: bool,
+    ) -> None:
+        soft_scale, mlm_scale, temperature = scales
+        self.soft_scale, self.mlm_scale = soft_scale, mlm_scale
+        self.temperature = temperature if teaching is not None else 1.0
+        self.mlm_ratio = mlm_scale / (soft_scale * self.temperature) if teaching is not None else 1.0
+        self.gradient_scale = soft_scale * self.temperature if teaching is not None else mlm_scale
+        self.labels_K = labels_K
+        self.device, self.dtype = student_ND.device, dtype
+        self.wide = torch.promote_types(dtype, torch.float32)
+        self.scratch = _Scratch.of(self.device)
+
+        inverse = 1 / self.temperature
+        self.hidden_ND = (student_ND.detach() * inverse).to(dtype)
+        self.weight_VD = self.scratch.narrowed("student", weight_VD.detach(), dtype)
+        self.bias_V = bias_V.detach().to(self.wide) * inverse
+        if teaching is not None:
+            hidden, weight, bias = (part.detach() for part in teaching)
+            self.teacher_ND = (hidden * inverse).to(dtype)
+            self.teacher_VD = self.scratch.narrowed("teacher", weight, dtype)
+            self.teacher_bias_V = bias.to(self.wide) * inverse
+        self.teaches = teaching is not None
+
+        self.grad_ND = torch.empty(student_ND.shape, dtype=student_ND.dtype, device=self.device)
+        self.grad_VD = torch.empty(weight_VD.shape, dtype=self.wide, device=self.device) if needs_head else None
+        self.grad_V = torch.zeros(bias_V.shape, dtype=self.wide, device=self.device) if needs_head else None
+
+    def run(self) -> tuple[Tensor, Tensor, Tensor]:
+        zero = torch.zeros((), dtype=self.wide, device=self.device)
+        soft_sum, mlm_sum = zero, zero.clone()
+        for start in range(0, len(self.hidden_ND), CHUNK_ROWS):
+            soft, mlm = self._chunk(start, min(start + CHUNK_ROWS, len(self.hidden_ND)))
+            soft_sum, mlm_sum = soft_sum + soft, mlm_sum + mlm
+        return soft_sum * self.soft_scale + mlm_sum * self.mlm_scale, soft_sum, mlm_sum
+
+    def _chunk(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        rows, vocabulary = stop - start, len(self.weight_VD)
+        logits_CV = self.scratch.take("student logits", (rows, vocabulary), self.dtype)
+        torch.mm(self.hidden_ND[start:stop], self.weight_VD.T, out=logits_CV)
+        taught_CV = None
+        if self.teaches:
+            taught_CV = self.scratch.take("teacher logits", (rows, vocabulary), self.dtype)
+            torch.mm(self.teacher_ND[start:stop], self.teacher_VD.T, out=taught_CV)
+        soft_sum = torch.zeros((), dtype=self.wide, device=self.device)
+        mlm_sum = soft_sum.clone()
+        block = BLOCK_ROWS if self.device.type == "cpu" else rows
+        for first in range(0, rows, block):
+            here = slice(first, min(first + block, rows))
+            labels = None if self.labels_K is None else self.labels_K[start + here.start : start + here.stop]
+            soft, mlm = self._block(logits_CV[here], None if taught_CV is None else taught_CV[here], labels)
+            soft_sum += soft
+            mlm_sum += mlm
+        self._collect(logits_CV, start, stop)  # they hold the gradient now
+        return soft_sum, mlm_sum
+
+    def _block(self, logits_RV: Tensor, taught_RV: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Both losses of a block of rows; leaves their gradient where the student's logits were."""
+        shape, wide, scratch = logits_RV.shape, self.wide, self.scratch
+        x_RV = scratch.take("x", shape, wide).copy_(logits_RV).add_(self.bias_V)
+        g_RV = scratch.take("y", shape, wide)
+        labelled = 0 if labels is None else len(labels)
+        soft_sum = mlm_sum = torch.zeros((), dtype=wide, device=self.device)
+        if labelled:
+            assert labels is not None
+            s_KV = scratch.take("s", (labelled, shape[1]), wide)
+            z_KV = torch.mul(x_RV[:labelled], self.temperature, out=g_RV[:labelled])
+            right = labels.unsqueeze(1)
+            right_logits = z_KV.gather(1, right).sum()
+            mlm_sum = _softmax(z_KV, s_KV).sum() - right_logits
+            s_KV.scatter_add_(1, right, torch.full(right.shape, -1, dtype=wide, device=self.device))
+        if taught_RV is not None:
+            p_RV = scratch.take("p", shape, wide)
+            y_RV = g_RV.copy_(taught_RV).add_(self.teacher_bias_V)
+            normalizers = _softmax(y_RV, p_RV).neg()
+            y_RV.sub_(x_RV)
+            expected = torch.dot(y_RV.view(-1), p_RV.view(-1))
+            normalizers += _softmax(x_RV, g_RV)
+            soft_sum = (expected + normalizers.sum()) * self.temperature**2
+            g_RV.sub_(p_RV)
+            if labelled:
+                g_RV[:labelled].add_(s_KV, alpha=self.mlm_ratio)
+        elif labelled:
+            g_RV = s_KV
+        logits_RV.copy_(g_RV)
+        return soft_sum, mlm_sum
+
+    def _collect(self, gradient_CV: Tensor, start: int, stop: int) -> None:
+        """Gradients of hidden states and head from a chunk's gradient of the logits."""
+        hidden_CD = self.scratch.take("hidden", (stop - start, self.weight_VD.shape[1]), self.dtype)
+        torch.mm(gradient_CV, self.weight_VD, out=hidden_CD)
+        torch.mul(hidden_CD, self.gradient_scale, out=self.grad_ND[start:stop])
+        if self.grad_VD is None or self.grad_V is None:
+            return
+        self.grad_V.add_(gradient_CV.sum(0, dtype=self.wide), alpha=self.gradient_scale)
+        product_VD = self.scratch.take("product", self.grad_VD.shape, self.dtype)
+        torch.mm(gradient_CV.T, self.hidden_ND[start:stop], out=product_VD)
+        # h/T was multiplied, so T comes back in. A block's rows are widened in cache, then added.
+        scale = self.gradient_scale * self.temperature
+        for into, product in zip(self.grad_VD.split(2048), product_VD.split(2048), strict=True):
+            if start == 0:
+                into.copy_(product).mul_(scale)
+            else:
+                widened = self.scratch.take("widened", product.shape, self.wide).copy_(product)
+                into.add_(widened, alpha=scale)
+
+
+def _softmax(z_RV: Tensor, into_RV: Tensor) -> Tensor:
+    """Writes softmax of the rows into `into_RV`; returns their log-normalizers (R).
+
+    log Σ exp z = max z − log max softmax(z): one exponential per element, where log_softmax and exp take two.
+    """
+    torch.ops.aten._softmax.out(z_RV, -1, False, out=into_RV)
+    return z_RV.amax(-1) - into_RV.amax(-1).log_()
+
+
+class _Scratch:
+    """Memory that is kept between calls, by name; what lies in it means nothing after a call."""
+
+    _by_device: dict[torch.device, _Scratch] = {}
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._held: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    @classmethod
+    def of(cls, device: torch.device) -> _Scratch:
+        return cls._by_device.setdefault(device, cls(device))
+
+    def take(self, name: str, shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        size = 1
+        for length in shape:
+            size *= length
+        held = self._held.get((name, dtype))
+        if held is None or len(held) < size:
+            held = self._held[name, dtype] = torch.empty(size, dtype=dtype, device=self._device)
+        return held[:size].view(shape)
+
+    def narrowed(self, name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """`values` in `dtype`: themselves where they are that already."""
+        return values if values.dtype == dtype else self.take(name, values.shape, dtype).copy_(values)

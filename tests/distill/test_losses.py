@@ -6,16 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgedistil.data.masking import IGNORED
 from edgedistil.distill.losses import (
-    IGNORED,
-    TokenCounts,
     cosine_loss,
     count_tokens,
     distillation_loss,
     mlm_loss,
     soft_target_loss,
 )
-from edgedistil.errors import ShapeError
 from edgedistil.models.encoder import MlmHead
 
 NAMES = ("hidden", "weight", "bias", "dense.weight", "dense.bias", "norm.weight", "norm.bias")
@@ -73,7 +71,8 @@ def _plain(
 def test_engine_equals_the_plain_formulas(
     positions: str, weights: tuple[float, float, float], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgedistil.distill.projection.ROWS", rows)
+    monkeypatch.setattr("edgedistil.distill.projection.CHUNK_ROWS", rows)
+    monkeypatch.setattr("edgedistil.distill.projection.BLOCK_ROWS", 2)
     labels_BL, mask_BL = _batch()
     width = D if weights[2] else W  # without the cosine loss the widths may differ
     student, teacher = _head(D, 1), _head(width, 2)

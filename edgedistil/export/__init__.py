@@ -1,0 +1,1 @@
+"""Model → ONNX artefacts: traced, fused, quantized for a device, proven, packaged."""

@@ -62,6 +62,7 @@ class SourceSpec(Section):
     hub: str | None = None
     config: str | None = Field(None, description="configuration of a hub data set")
     split: str = "train"
+    revision: str | None = Field(None, description="commit or tag of a hub data set: pins what the cache is keyed by")
     field: str = Field("text", description="text column of jsonl, parquet and hub data sets")
     streaming: bool = False
     licence: str = Field("not stated", description="shown in the record; assets bring their own")
@@ -123,6 +124,7 @@ class Train(Section):
     checkpoint_minutes: float = Field(10.0, gt=0)
     keep_checkpoints: Positive = 2
     evaluate_every: Positive | None = Field(None, description="steps between held-out evaluations; none: ten times")
+    heldout_tokens: Positive = Field(65_536, description="most held-out tokens that an evaluation reads")
     trackers: list[str] = Field([], description="accelerate trackers: tensorboard, wandb, …")
 
     @model_validator(mode="before")

@@ -43,6 +43,11 @@ def reader_for_asset(name: str) -> Callable[[Path], Iterator[str]]:
         raise InputError(f"asset '{name}' holds no corpus text; those that do: {', '.join(_READERS)}") from None
 
 
+def asset_text_bytes(name: str) -> int:
+    """How much text `read_asset` gives: the files are pinned, so it is known."""
+    return _TEXT_BYTES[name]
+
+
 def _wikipedia(package: Path) -> Iterator[str]:
     return dump_paragraphs(read_member(package, _WIKIPEDIA))
 
@@ -85,6 +90,13 @@ def _newsgroups(package: Path) -> Iterator[str]:
         _group, _tab, text = row.partition("\t")
         yield _ATTRIBUTION.sub("", text.strip().strip('"'))
 
+
+_TEXT_BYTES = {
+    "wikipedia-sample": 2_535_771,
+    "world-english-bible": 4_025_213,
+    "reviews": 1_704_869,
+    "newsgroups": 15_990_252,
+}
 
 _READERS: dict[str, Callable[[Path], Iterator[str]]] = {
     "wikipedia-sample": _wikipedia,

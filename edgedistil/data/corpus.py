@@ -21,7 +21,7 @@ from edgedistil import console
 from edgedistil.data.heldout import HeldOut
 from edgedistil.data.layouts import Layout, LayoutName, make_layout
 from edgedistil.data.source_identity import source_identity
-from edgedistil.data.sources import describe_source, read_documents
+from edgedistil.data.sources import describe_source, read_documents, source_bytes
 from edgedistil.data.text_files import OnBadUtf8
 from edgedistil.data.token_store import StoreWriter, TokenStore
 from edgedistil.data.tokenization import SpecialIds, chunks, load_tokenizer, map_in_order, special_ids
@@ -125,11 +125,13 @@ def _build(
     facts: list[Source] = []
     with storage_errors(aside):
         aside.mkdir()
-    with console.progress("tokenizing the corpus", None, unit="tokens") as bar:
-        training = _training_documents(sources, identities, settings, split, facts)
-        train = _write_store(aside / "train", training, tokenizer, special, settings, workers, bar)
-        held = split.documents()
-        heldout = _write_store(aside / "heldout", iter(held), tokenizer, special, settings, workers, bar)
+    sizes = [source_bytes(spec) for spec in sources]
+    total = None if None in sizes else sum(size for size in sizes if size is not None)
+    with console.progress("tokenizing the corpus", total, unit="bytes") as bar:
+        training = _training_documents(sources, identities, settings, split, facts, bar)
+        train = _write_store(aside / "train", training, tokenizer, special, settings, workers)
+    held = split.documents()
+    heldout = _write_store(aside / "heldout", iter(held), tokenizer, special, settings, workers)
     _refuse_empty(aside, facts, len(held), settings)
     record = CorpusRecord(
         sources=facts,
@@ -155,12 +157,13 @@ def _training_documents(
     settings: _Settings,
     split: HeldOut,
     facts: list[Source],
+    bar: console.Bar,
 ) -> Iterator[str]:
     """Every document that is not held out; `facts` gets an entry as each source ends."""
     for spec, identity in zip(sources, identities, strict=True):
         documents, text_bytes = 0, 0
         content = hashlib.sha256()
-        for document in read_documents(spec, on_bad_utf8=settings.on_bad_utf8):
+        for document in read_documents(spec, on_bad_utf8=settings.on_bad_utf8, advance=bar.advance):
             documents += 1
             raw = document.encode("utf-8", "replace")
             text_bytes += len(raw)
@@ -188,13 +191,11 @@ def _write_store(
     special: SpecialIds,
     settings: _Settings,
     workers: int,
-    bar: console.Bar,
 ) -> StoreWriter:
     layout: Layout = make_layout(settings.layout, tokenizer=tokenizer, special=special, length=settings.block_length)
     writer = StoreWriter(folder, vocabulary=tokenizer.get_vocab_size(), row_length=layout.row_length)
     for encoded in map_in_order(layout.encode, chunks(documents), workers=workers):
         layout.write(encoded, writer)
-        bar.advance(len(encoded.ids))
     writer.close()
     return writer
 

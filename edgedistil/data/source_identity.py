@@ -20,7 +20,8 @@ _SETTLED_S = 2.0  # a file changed less than this ago may change again within on
 def source_identity(spec: SourceSpec, *, cache: Path) -> str:
     """Digest of a source's content: an asset's pinned one, files' sha256; of a hub data set its name and revision.
 
-    Files are hashed once; afterwards size, time stamp and inode tell that they are the same.
+    Files are hashed once; afterwards size, time stamp and inode tell that they are the same. A hub data set without a
+    `revision` that changes on the hub keeps its cached corpus: what is on the hub cannot be known without asking it.
 
     Raises:
         CorpusError: A file is missing or cannot be read.
@@ -32,7 +33,7 @@ def source_identity(spec: SourceSpec, *, cache: Path) -> str:
     if spec.files is not None:
         parts = [(spec.field, *(file_sha256(path, cache=cache) for path in source_files(spec.files)))]
     else:
-        parts = [(spec.field, str(spec.hub), str(spec.config), spec.split)]
+        parts = [(spec.field, str(spec.hub), str(spec.config), spec.split, str(spec.revision))]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

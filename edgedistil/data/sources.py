@@ -7,14 +7,14 @@ import hashlib
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from edgedistil import console
 from edgedistil.assets import cache_root, fetch_asset, find_asset
-from edgedistil.data.asset_text import reader_for_asset
+from edgedistil.data.asset_text import asset_text_bytes, read_asset, reader_for_asset
 from edgedistil.data.hub_text import read_hub
 from edgedistil.data.text_files import OnBadUtf8, read_text_file, reader_for
 from edgedistil.errors import CorpusError, OfflineError
@@ -50,30 +50,49 @@ def describe_source(spec: SourceSpec) -> Origin:
     return Origin(name, spec.licence, f"hub {name} {spec.split}")
 
 
-def read_documents(spec: SourceSpec, *, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
+def source_bytes(spec: SourceSpec) -> int | None:
+    """What `read_documents` will advance by in all; None of a hub data set, whose size nobody knows before.
+
+    Raises:
+        CorpusError: No such file.
+        OfflineError: The URL cannot be reached.
+    """
+    if spec.asset is not None:
+        return asset_text_bytes(spec.asset)
+    if spec.files is not None:
+        return sum(path.stat().st_size for path in source_files(spec.files))
+    return None
+
+
+def read_documents(
+    spec: SourceSpec, *, on_bad_utf8: OnBadUtf8, advance: Callable[[float], None] | None = None
+) -> Iterator[str]:
     """The documents of a source in its order, stripped; blank ones are skipped.
 
     Args:
         spec: Which source.
         on_bad_utf8: `refuse` raises at the first bad byte of a file, `replace` puts U+FFFD there.
+        advance: Told how many more bytes of the source were read: of its files as they lie on disk, else of text.
     Raises:
         CorpusError: A file is missing, damaged, of an unknown format or not UTF-8.
         OfflineError: A hub data set, an asset or a URL cannot be reached.
     """
-    for document in _read(spec, on_bad_utf8):
+    for document in _read(spec, on_bad_utf8, advance):
         stripped = document.strip()
         if stripped:
             yield stripped
 
 
-def _read(spec: SourceSpec, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
-    if spec.asset is not None:
-        yield from reader_for_asset(spec.asset)(fetch_asset(spec.asset))
-    elif spec.files is not None:
+def _read(spec: SourceSpec, on_bad_utf8: OnBadUtf8, advance: Callable[[float], None] | None) -> Iterator[str]:
+    if spec.files is not None:
         for path in source_files(spec.files):
-            yield from read_text_file(path, field=spec.field, on_bad_utf8=on_bad_utf8)
-    else:
-        yield from read_hub(spec)
+            yield from read_text_file(path, field=spec.field, on_bad_utf8=on_bad_utf8, advance=advance)
+        return
+    documents = read_asset(spec.asset, fetch_asset(spec.asset)) if spec.asset is not None else read_hub(spec)
+    for document in documents:
+        yield document
+        if advance is not None:
+            advance(len(document))
 
 
 def source_files(pattern: str) -> list[Path]:

@@ -20,23 +20,40 @@ from edgedistil.errors import CorpusError
 OnBadUtf8 = Literal["refuse", "replace"]
 SUPPORTED = ".txt, .jsonl, .parquet, each also as .gz or .zst (parquet: plain only)"
 _READ_BYTES = 1 << 20
+_TELL_EVERY = 64
 _BOM = b"\xef\xbb\xbf"
 
 
-def read_text_file(path: Path, *, field: str, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
+def read_text_file(
+    path: Path, *, field: str, on_bad_utf8: OnBadUtf8, advance: Callable[[float], None] | None = None
+) -> Iterator[str]:
     """The documents of one file, in its order; blank ones too.
 
     Args:
         path: Suffix says the format.
         field: Column of .jsonl and .parquet that holds the text.
         on_bad_utf8: `refuse` raises; `replace` puts U+FFFD in the place of each bad byte.
+        advance: Told now and then how many more of the file's bytes were read, in all the file's size.
     Raises:
         CorpusError: Missing, of no known format, damaged, not UTF-8 (says which byte), or without `field`.
     """
-    return reader_for(path)(path, field, on_bad_utf8)
+    reader = reader_for(path)
+    told = 0
+    with _raw(path) as raw:
+        for number, document in enumerate(reader(path, raw, field, on_bad_utf8)):
+            yield document
+            if advance is not None and number % _TELL_EVERY == 0:
+                position = raw.tell()
+                advance(position - told)
+                told = position
+        if advance is not None:
+            advance(path.stat().st_size - told)
 
 
-def reader_for(path: Path) -> Callable[[Path, str, OnBadUtf8], Iterator[str]]:
+Reader = Callable[[Path, BinaryIO, str, OnBadUtf8], Iterator[str]]
+
+
+def reader_for(path: Path) -> Reader:
     """The function that reads files with this suffix.
 
     Raises:
@@ -49,13 +66,13 @@ def reader_for(path: Path) -> Callable[[Path, str, OnBadUtf8], Iterator[str]]:
     return reader
 
 
-def _read_txt(path: Path, _field: str, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
-    for _number, line in _lines(path, on_bad_utf8):
+def _read_txt(path: Path, raw: BinaryIO, _field: str, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
+    for _number, line in _lines(path, raw, on_bad_utf8):
         yield line
 
 
-def _read_jsonl(path: Path, field: str, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
-    for number, line in _lines(path, on_bad_utf8):
+def _read_jsonl(path: Path, raw: BinaryIO, field: str, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
+    for number, line in _lines(path, raw, on_bad_utf8):
         if not line.strip():
             continue
         try:
@@ -71,10 +88,10 @@ def _read_jsonl(path: Path, field: str, on_bad_utf8: OnBadUtf8) -> Iterator[str]
         yield row[field]
 
 
-def _read_parquet(path: Path, field: str, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
+def _read_parquet(path: Path, raw: BinaryIO, field: str, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
     row = 0
     try:
-        with _opened(path) as file, pq.ParquetFile(file) as table:
+        with pq.ParquetFile(raw) as table:
             _check_column(path, table.schema_arrow, field)
             for batch in table.iter_batches(batch_size=1024, columns=[field]):
                 for value in batch.column(0).cast(pa.large_binary()).to_pylist():
@@ -95,14 +112,14 @@ def _check_column(path: Path, schema: Any, field: str) -> None:
         raise CorpusError(f"{path} column '{field}' is {kind}, expected text (string)")
 
 
-def _lines(path: Path, on_bad_utf8: OnBadUtf8) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, raw: BinaryIO, on_bad_utf8: OnBadUtf8) -> Iterator[tuple[int, str]]:
     """(line number from 1, line) with where a bad byte stands counted in the decompressed text."""
     offset = 0
-    with _opened(path) as file, _damage_told(path):
-        for number, raw in enumerate(file, start=1):
-            line = raw.removeprefix(_BOM) if number == 1 else raw
-            yield number, _decoded(line, on_bad_utf8, str(path), offset + len(raw) - len(line))
-            offset += len(raw)
+    with _damage_told(path):
+        for number, line in enumerate(_decompressed(path, raw), start=1):
+            text = line.removeprefix(_BOM) if number == 1 else line
+            yield number, _decoded(text, on_bad_utf8, str(path), offset + len(line) - len(text))
+            offset += len(line)
 
 
 def _decoded(raw: bytes, on_bad_utf8: OnBadUtf8, where: str, offset: int) -> str:
@@ -118,19 +135,22 @@ def _decoded(raw: bytes, on_bad_utf8: OnBadUtf8, where: str, offset: int) -> str
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _raw(path: Path) -> Iterator[BinaryIO]:
     try:
         file = path.open("rb")
     except OSError as error:
         raise CorpusError(f"cannot read {path}: {error.strerror}") from error
     with file:
-        if path.suffix == ".gz":
-            yield cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=file), _READ_BYTES))
-        elif path.suffix == ".zst":
-            stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-            yield cast(BinaryIO, io.BufferedReader(stream, _READ_BYTES))
-        else:
-            yield file
+        yield file
+
+
+def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
+    if path.suffix == ".gz":
+        return cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw), _READ_BYTES))
+    if path.suffix == ".zst":
+        stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        return cast(BinaryIO, io.BufferedReader(stream, _READ_BYTES))
+    return raw
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 
 from edgedistil.errors import ModelError
 
-CHUNK_CHARACTERS = 1 << 18
-_PIECE_CHARACTERS = 1 << 16  # longer documents are encoded in pieces: an Encoding takes some 100 bytes a token
+CHUNK_CHARACTERS = 1 << 16  # small enough that an allocator reuses what it has: larger ones are slower
+_PIECE_CHARACTERS = 1 << 15  # longer documents are encoded in pieces: an Encoding takes some 100 bytes a token
 
 T = TypeVar("T")
 R = TypeVar("R")

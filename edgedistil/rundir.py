@@ -277,7 +277,7 @@ def sha256_file(path: Path) -> str:
 
 
 def artefact_files(graph: Path) -> list[Path]:
-    """An ONNX graph and its external data: the files beside it whose names begin with the graph's (`model.onnx_data`)."""
+    """An ONNX graph and its external data: the files beside it that are named after it (`model.onnx_data`)."""
     return [graph, *sorted(p for p in graph.parent.glob(f"{graph.name}*") if p != graph and p.is_file())]
 
 

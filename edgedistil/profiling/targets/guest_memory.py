@@ -11,7 +11,7 @@ from edgedistil.profiling.messages import Memory, Reply
 
 # qemu maps a 64-bit guest below 2^39 and itself far above; the emulator's own 100 MiB and more are not the guest's.
 GUEST_RANGE = (0, 1 << 39)
-_EVERY_S = 0.02
+_EVERY_S = 0.05
 # What is gathered for the parity gate is not what a deployment holds.
 _NOT_DEPLOYED = ("outputs", "ops", "energy")
 

@@ -1,0 +1,231 @@
+"""Artefacts × workload × target → a measured ProfileRecord: which jobs are sent, and what is made of the replies."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedistil import console
+from edgedistil.profiling import claims
+from edgedistil.profiling.artefacts import ENCODER_TASK, FILL_MASK_TASK, Artefact
+from edgedistil.profiling.messages import Alternation, Block, Case, Job, Phase, Reply, SessionOptions
+from edgedistil.profiling.rows import layer_times, op_times, rows_of
+from edgedistil.profiling.targets.interface import Target, raise_failure
+from edgedistil.profiling.workload import PAIRS, Workload
+from edgedistil.records import Claim, OpTime, ProfileRecord, ProfileRow, provenance
+
+_OPS_LENGTH = 128
+_CALLS_PER_BLOCK = 5
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long is measured. A percentile that the samples do not carry is refused, never guessed."""
+
+    min_calls: int = 20
+    min_seconds: float = 0.15
+    max_seconds: float = 10.0
+    processes: int = 3
+    energy_seconds: float = 1.0
+
+
+DEFAULT_EFFORT = Effort()
+DEFAULT_SESSION = SessionOptions()
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Two artefacts that a claim compares; `first` is the one that should be slower."""
+
+    kind: claims.Kind
+    name: str
+    first: Artefact
+    second: Artefact
+
+
+def pairings(artefacts: Sequence[Artefact]) -> list[Pairing]:
+    """Which claims these artefacts can answer: speed on encoders and on the fill-mask pair, deploy, int8-pays."""
+    by = {(a.role, a.task, a.precision): a for a in artefacts}
+
+    def pair(kind: claims.Kind, name: str, one: tuple[str, str, str], two: tuple[str, str, str]) -> list[Pairing]:
+        return [Pairing(kind, name, by[one], by[two])] if one in by and two in by else []
+
+    found = []
+    for task, name in ((ENCODER_TASK, "encoders"), (FILL_MASK_TASK, "fill-mask models")):
+        found += pair("speed", name, ("teacher", task, "fp32"), ("student", task, "fp32"))
+    integer = next((p for p in ("int8", "uint8", "int8-static", "int4") if ("student", ENCODER_TASK, p) in by), "int8")
+    student = ("student", ENCODER_TASK, integer)
+    found += pair("deploy", "encoders", ("teacher", ENCODER_TASK, "fp32"), student)
+    found += pair("int8-pays", "encoders", ("student", ENCODER_TASK, "fp32"), student)
+    return found
+
+
+def measure(
+    target: Target,
+    artefacts: Sequence[Artefact],
+    workload: Workload,
+    *,
+    device: str,
+    threads: Sequence[int],
+    effort: Effort = DEFAULT_EFFORT,
+    session: SessionOptions = DEFAULT_SESSION,
+    conditions: dict[str, str] | None = None,
+) -> ProfileRecord:
+    """Rows, claims and operator times of `artefacts` on `target`.
+
+    Conditions: every artefact at every thread count runs in a fresh process of its own (load, first call, 3 warm-up
+    calls, then steady calls at each length and one pass over the sentence pairs). The claims come from processes that
+    hold both models and let them take turns.
+    Raises:
+        TargetError: The target gave no reply, or a job failed there.
+    """
+    pairs = pairings(artefacts)
+    rows: list[ProfileRow] = []
+    operators: dict[str, list[OpTime]] = {}
+    layers: dict[str, list[OpTime]] = {}
+    ratios: list[Claim] = []
+    with _files(workload) as inputs, console.progress(f"measuring on {device}", None, unit="jobs") as bar:
+        for count in threads:
+            for artefact in artefacts:
+                bar.note(f"{artefact.label}, {count} threads")
+                phases: list[Phase] = ["steady", "energy", "ops"] if count == threads[0] else ["steady"]
+                reply = _visit(target, [artefact], _job([artefact], workload, count, effort, session, phases), inputs)
+                rows += rows_of(
+                    artefact, reply, device=device, method=target.method, threads=count, conditions=conditions
+                )
+                if nodes := reply.models[artefact.label].ops:
+                    operators[artefact.label] = op_times(nodes)
+                    layers[artefact.label] = layer_times(artefact, nodes)
+                bar.advance()
+            asked = pairs if count == threads[0] else [each for each in pairs if each.kind == "speed"]
+            if asked and workload.pairs:
+                bar.note(f"teacher and student taking turns, {count} threads")
+                ratios += _claims(target, asked, workload, inputs, device, count, effort, session)
+                bar.advance()
+    return ProfileRecord(
+        device=device,
+        method=target.method,
+        rows=rows,
+        claims=[*ratios, *claims.size_claims(artefacts, device=device, method=target.method)],
+        op_times=operators,
+        layer_times=layers,
+        notes=[f"workload: {workload.source}"],
+        provenance=provenance(),
+    )
+
+
+@contextmanager
+def _files(workload: Workload) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="edgedistil-inputs-") as folder:
+        path = Path(folder) / "inputs.npz"
+        workload.save(path)
+        yield path
+
+
+def _visit(target: Target, artefacts: Sequence[Artefact], job: Job, inputs: Path) -> Reply:
+    files = {"inputs.npz": inputs}
+    for artefact in artefacts:
+        files.update(artefact.job_files())
+    reply = target.run(job, files)
+    raise_failure(reply, source=target.source)
+    return reply
+
+
+def _job(
+    artefacts: Sequence[Artefact],
+    workload: Workload,
+    threads: int,
+    effort: Effort,
+    session: SessionOptions,
+    phases: list[Phase],
+) -> Job:
+    cases = [Case(name=str(length), keys=keys) for length, keys in workload.lengths.items()]
+    if workload.pairs:
+        cases.append(Case(name=PAIRS, keys=workload.pairs, how="pass"))
+    shown = min(workload.lengths, key=lambda each: abs(each - _OPS_LENGTH), default=None)
+    return Job(
+        models={artefact.label: artefact.job_model() for artefact in artefacts},
+        cases=cases,
+        phases=phases,
+        threads=threads,
+        session=session,
+        min_calls=effort.min_calls,
+        min_seconds=effort.min_seconds,
+        max_seconds=effort.max_seconds,
+        energy_seconds=effort.energy_seconds,
+        ops_keys=workload.lengths[shown] if shown is not None else None,
+        timeout_seconds=3600,
+    )
+
+
+def _claims(
+    target: Target,
+    asked: Sequence[Pairing],
+    workload: Workload,
+    inputs: Path,
+    device: str,
+    threads: int,
+    effort: Effort,
+    session: SessionOptions,
+) -> list[Claim]:
+    """The speed claims: several processes, each with its share of the sentence pairs, so that no pair counts twice."""
+    blocks: dict[str, list[list[Block]]] = {}
+    runtime = ""
+    for number in range(effort.processes):
+        share = workload.pairs[number :: effort.processes]
+        if not share:
+            continue
+        reply = _visit(target, _distinct(asked), _alternating_job(asked, share, threads, session), inputs)
+        runtime = f"onnxruntime {reply.identity.onnxruntime}"
+        for answer in reply.alternation:
+            blocks.setdefault(answer.name, []).append(answer.blocks)
+    pairs = len(workload.pairs)
+    return [
+        claims.speed_claim(
+            each.kind,
+            each.name,
+            each.first,
+            each.second,
+            blocks[_name(each)],
+            device=device,
+            method=target.method,
+            threads=threads,
+            runtime=runtime,
+            text=f"{pairs} sentence pairs, batch 1",
+        )
+        for each in asked
+    ]
+
+
+def _alternating_job(asked: Sequence[Pairing], keys: list[str], threads: int, session: SessionOptions) -> Job:
+    alternations = [
+        Alternation(
+            name=_name(each),
+            first=each.first.label,
+            second=each.second.label,
+            keys=keys,
+            blocks=max(3, len(keys) // _CALLS_PER_BLOCK),
+            calls_per_block=_CALLS_PER_BLOCK,
+        )
+        for each in asked
+    ]
+    return Job(
+        models={artefact.label: artefact.job_model() for artefact in _distinct(asked)},
+        cases=[Case(name=PAIRS, keys=keys, how="pass")],
+        alternate=alternations,
+        phases=[],
+        threads=threads,
+        session=session,
+        timeout_seconds=3600,
+    )
+
+
+def _distinct(asked: Sequence[Pairing]) -> list[Artefact]:
+    return list({a.label: a for each in asked for a in (each.first, each.second)}.values())
+
+
+def _name(pairing: Pairing) -> str:
+    return f"{pairing.kind} {pairing.name}"

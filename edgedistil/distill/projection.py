@@ -12,7 +12,7 @@ processor's cache. And all scratch memory is kept between calls (`_Scratch`): fr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -208,7 +208,7 @@ class _Reduction:
         torch.mm(gradient_CV.T, self.hidden_ND[start:stop], out=product_VD)
         # h/T was multiplied, so T comes back in. A block's rows are widened in cache, then added.
         scale = self.gradient_scale * self.temperature
-        for into, product in zip(self.grad_VD.split(2048), product_VD.split(2048), strict=True):
+        for into, product in zip(torch.split(self.grad_VD, 2048), torch.split(product_VD, 2048), strict=True):
             if start == 0:
                 into.copy_(product).mul_(scale)
             else:
@@ -228,7 +228,7 @@ def _softmax(z_RV: Tensor, into_RV: Tensor) -> Tensor:
 class _Scratch:
     """Memory that is kept between calls, by name; what lies in it means nothing after a call."""
 
-    _by_device: dict[torch.device, _Scratch] = {}
+    _by_device: ClassVar[dict[torch.device, _Scratch]] = {}
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

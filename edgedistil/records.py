@@ -124,6 +124,11 @@ class DistillRecord(Record):
     seconds: float
     tokens_per_s: float
     heldout: list[HeldoutMlm] = Field(description="teacher, student at step 0, student now")
+    precision: str = Field(default="float32", description="that the loop computed in")
+    processes: int = 1
+    peak_memory_bytes: Count = Field(
+        default=NotMeasured(not_measured="not looked at"), description="of the main process while it trained"
+    )
     provenance: Provenance
 
 
@@ -186,7 +191,37 @@ class Cell(Record):
     seconds: float
     artefact: str = Field(default="pytorch", description="pytorch, or the precision of the ONNX artefact scored")
     warnings: list[str] = []
+    hyper_parameters: dict[str, float | int | str] = Field(default={}, description="of fine-tuning, limits included")
     provenance: Provenance
+
+
+class PaperRow(Record):
+    """What Sanh et al. 2019 report for a task; shares, not percent."""
+
+    metric: str
+    teacher: float
+    student: float
+    student_d: Figure = NotMeasured(not_measured="the paper has no (D) row for this task")
+    source: str
+
+
+class TaskFacts(Record):
+    """A task as it was used: its data, its floor, and the paper's row where there is one."""
+
+    name: str
+    title: str
+    kind: Literal["classification", "pair", "regression", "span"]
+    metric: str
+    suite: str | None = Field(default=None, description="GLUE, or none: another data set is never called GLUE")
+    train_examples: int
+    dev_examples: int
+    floor: float = Field(description="what the constant prediction scores on the dev set")
+    floor_is: str
+    origin: str
+    licence: str
+    settings_source: str = Field(description="where the hyper-parameters come from")
+    paper: PaperRow | None = None
+    warnings: list[str] = []
 
 
 class Summary(Record):
@@ -216,12 +251,75 @@ class Retention(Record):
     above_floor: Figure = Field(description="(student - floor) / (teacher - floor)")
     above_floor_low: Figure
     above_floor_high: Figure
+    interval: str = Field(default="", description="what the low and high figures are: level, what was resampled")
+    paper: Figure = Field(
+        default=NotMeasured(not_measured="the paper has no row for this task"), description="retention in the paper"
+    )
+
+
+class MacroScore(Record):
+    """Plain mean of a suite's task scores (medians over the seeds)."""
+
+    suite: str
+    model: str
+    artefact: str = "pytorch"
+    score: Figure = Field(description="absent unless every task of the suite was scored")
+    tasks: list[str]
+    how: str
+    paper: Figure
+
+
+class ArtefactScore(Record):
+    """A fine-tuned model as PyTorch or as one ONNX artefact: score, size and latency side by side."""
+
+    task: str
+    model: str
+    artefact: str = Field(description="pytorch, or the precision of the ONNX artefact")
+    metric: str
+    seeds: list[int]
+    median: float
+    drop: float = Field(description="median over the seeds of (pytorch score - this score), same weights")
+    bytes: int = Field(description="weights file, or the graph with its external data")
+    latency_ms: Figure = Field(description="p50 of single dev examples, one thread")
+    latency_conditions: str
 
 
 class EvaluationRecord(Record):
     cells: list[Cell]
     summaries: list[Summary]
     retentions: list[Retention]
+    tasks: list[TaskFacts] = []
+    macros: list[MacroScore] = []
+    artefacts: list[ArtefactScore] = []
+    provenance: Provenance
+
+
+class Variation(Record):
+    """One run of an ablation against the full recipe: same tokens, same seeds, same tasks."""
+
+    name: str
+    description: str
+    run: str
+    changed: dict[str, str] = Field(description="recipe key → value here (the full recipe's value)")
+    tokens_seen: int
+    score: float = Field(description="mean over the tasks of the medians over the seeds")
+    per_task: dict[str, float]
+    change: Figure = Field(description="score - the full recipe's score")
+    change_low: Figure
+    change_high: Figure
+    spread: Figure = Field(description="standard deviation over the seeds of the change")
+    within_noise: bool = Field(description="the interval of the change holds 0")
+    paper_change: Figure = Field(description="what the paper's table 4 says, on GLUE's macro-score")
+
+
+class AblationRecord(Record):
+    """What removing a part of the recipe costs (the paper's table 4); `variations[0]` is the full recipe."""
+
+    tasks: list[str]
+    seeds: list[int]
+    interval: str
+    variations: list[Variation]
+    agrees_with_paper: str = Field(description="whether the order of the changes is the paper's, in words")
     provenance: Provenance
 
 

@@ -1,0 +1,30 @@
+"""How long a run is: tokens, epochs or steps, as steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from edgedistil.data.token_store import TokenStore
+
+
+@dataclass(frozen=True)
+class RunLength:
+    steps: int
+    tokens_per_step: float
+
+    @property
+    def tokens(self) -> int:
+        """About: rows of the layout `lines` differ in length."""
+        return round(self.steps * self.tokens_per_step)
+
+
+def run_length(
+    store: TokenStore, *, tokens: int | None, epochs: int | None, steps: int | None, global_batch: int
+) -> RunLength:
+    """Steps of a run, of whose three measures exactly one is given. Tokens and epochs are rounded up to whole steps."""
+    tokens_per_step = global_batch * store.tokens / len(store)
+    if steps is None:
+        wanted = tokens if tokens is not None else (epochs or 0) * store.tokens
+        steps = max(1, math.ceil(wanted / tokens_per_step))
+    return RunLength(steps, tokens_per_step)

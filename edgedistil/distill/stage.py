@@ -1,0 +1,407 @@
+"""`edgedistil distill`: recipe in, student out. The door of the package; below it everything takes plain values."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import PartialState
+from torch import device as Device
+from transformers import DistilBertForMaskedLM
+
+from edgedistil import console
+from edgedistil.assets import cache_root
+from edgedistil.data.batches import BatchOrder
+from edgedistil.data.corpus import Corpus, prepare_corpus
+from edgedistil.distill import memory, processes
+from edgedistil.distill.changes import refuse_changes
+from edgedistil.distill.checkpoint import Checkpoints, step_of
+from edgedistil.distill.feed import Masker, MicroBatch, micro_batches_at
+from edgedistil.distill.folders import link_folder, save_student
+from edgedistil.distill.heldout import HeldoutJudge
+from edgedistil.distill.length import RunLength, run_length
+from edgedistil.distill.metrics import Metrics
+from edgedistil.distill.train import Objective, train
+from edgedistil.errors import Interrupted, ModelError, RunError
+from edgedistil.models.encoder import frozen
+from edgedistil.models.facts import model_facts
+from edgedistil.models.student import alternate_layers, make_student
+from edgedistil.models.teacher import Teacher, load_teacher, read_teacher
+from edgedistil.recipe import Recipe, load_recipe, write_recipe
+from edgedistil.records import CorpusRecord, DistillRecord, PlanRecord, provenance, read_record, write_record
+from edgedistil.rundir import RunDir, create_run, mark_latest, replacing, storage_errors
+
+_HELDOUT_BATCH = 32
+
+
+def distill(recipe: Recipe, *, run_name: str | None, resume: bool) -> tuple[RunDir, DistillRecord]:
+    """The student of a recipe, in a run directory.
+
+    Started by torchrun or `accelerate launch`, all processes call this; the main one writes, and all return the same.
+
+    Args:
+        run_name: Name of the run; none: the recipe's.
+        resume: Go on with a run of that name; a finished one is returned as it is.
+    Raises:
+        RunError: The run exists (and `resume` is off), is being worked on, or began with another recipe.
+        InputError: Something in the recipe does not fit this teacher, corpus or machine.
+        Interrupted: SIGINT or SIGTERM; what was done is saved.
+        TrainingDiverged: A loss is NaN or infinite.
+        StorageError: Something cannot be written.
+    """
+    name = run_name or recipe.name
+    with processes.joined() as state:
+        run = processes.from_main(state, lambda: _claim(recipe, name, resume))
+        with _lock(run, state), _told_how_to_go_on(run):
+            if run.distill.exists():
+                console.say(f"run {run.name} has finished already; this is its record")
+                return run, read_record(run.distill, DistillRecord)
+            prepared = _prepare(recipe, run, state)
+            record = _train(recipe, run, prepared, state)
+    return run, record
+
+
+def plan(recipe: Recipe) -> PlanRecord:
+    """What `distill` would do with a recipe, and what it would take on each kind of device; changes nothing."""
+    raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run needs before its first step."""
+
+    teacher: Teacher
+    corpus: Corpus
+    student: DistilBertForMaskedLM
+    layer_map: list[int]
+    length: RunLength
+
+
+# --- the run directory ---------------------------------------------------------------------------------
+
+
+def _claim(recipe: Recipe, name: str, resume: bool) -> RunDir:
+    run = create_run(name, resume=resume)
+    if resume and not run.recipe.exists():
+        console.say(f"there is no run '{name}' to resume: starting it")
+    if run.recipe.exists():
+        refuse_changes(load_recipe(run.recipe), recipe, run=name)
+        write_recipe(run.recipe, recipe)
+    console.say(f"run {run.name} ({run.path})")
+    return run
+
+
+@contextmanager
+def _lock(run: RunDir, state: PartialState) -> Iterator[None]:
+    """One `distill` at a time works on a run; a killed one's lock is free at once."""
+    if not state.is_main_process:
+        yield
+        return
+    path = run.path.with_name(f".{run.name}.lock")
+    with storage_errors(path):
+        file = path.open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another process is distilling into run '{run.name}'",
+                hint="wait for it, or start another run with --run NEW-NAME",
+            ) from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                run.path.rmdir()  # only if nothing came of it
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told_how_to_go_on(run: RunDir) -> Iterator[None]:
+    """Whoever is interrupted learns how to go on."""
+    command = f"edgedistil distill {run.recipe} --run {run.name} --resume"
+    try:
+        yield
+    except Interrupted as error:
+        raise Interrupted(error.message, hint=f"go on with: {command}") from error
+    except KeyboardInterrupt:
+        if run.recipe.exists():
+            raise Interrupted("interrupted", hint=f"go on from the last checkpoint with: {command}") from None
+        raise Interrupted(
+            "interrupted before the first step", hint="the same command goes on from what is in the cache"
+        ) from None
+
+
+# --- before the first step -------------------------------------------------------------------------------
+
+
+def _prepare(recipe: Recipe, run: RunDir, state: PartialState) -> Prepared:
+    """Loads, checks and makes everything; the main process first, so that the others find it in the cache."""
+    processes.check_trackers(recipe.train.trackers)
+    processes.chosen_precision(recipe.train.precision, state.device)
+    processes.check_batch(
+        global_batch=recipe.train.global_batch, micro_batch=recipe.train.micro_batch, processes=state.num_processes
+    )
+    # The main process fetches, tokenizes and fits; the others then find all of it in the cache.
+    made: list[tuple[Teacher, Corpus]] = []
+    processes.from_main(state, lambda: made.append(_begin(recipe, run)))
+    teacher, corpus = made[0] if made else _teacher_and_corpus(recipe, run)
+    student, layer_map = _student(recipe, teacher)
+    length = run_length(
+        corpus.train,
+        tokens=recipe.train.tokens,
+        epochs=recipe.train.epochs,
+        steps=recipe.train.steps,
+        global_batch=recipe.train.global_batch,
+    )
+    return Prepared(teacher, corpus, student, layer_map, length)
+
+
+def _teacher_and_corpus(recipe: Recipe, run: RunDir) -> tuple[Teacher, Corpus]:
+    cache = cache_root()
+    if run.recipe.exists():
+        teacher = read_teacher(run.teacher, name=_teacher_name(recipe))
+    else:
+        teacher = load_teacher(recipe.teacher.source, revision=recipe.teacher.revision, cache=cache)
+    _check_teacher(recipe, teacher)
+    corpus = prepare_corpus(
+        recipe.corpus.sources,
+        teacher.folder,
+        layout=recipe.corpus.layout,
+        block_length=recipe.corpus.block_length,
+        heldout_share=recipe.corpus.heldout_share,
+        heldout_max_documents=recipe.corpus.heldout_max_documents,
+        on_bad_utf8=recipe.corpus.on_bad_utf8,
+        cache=cache,
+    )
+    if run.corpus.exists():
+        _check_same_corpus(run, corpus)
+    if not teacher.has_mlm_head:
+        from edgedistil.distill.fit_head import fit_head
+
+        fit = recipe.teacher.fit
+        teacher = fit_head(
+            teacher,
+            corpus.train,
+            steps=fit.steps,
+            batch_tokens=fit.batch_tokens,
+            learning_rate=fit.learning_rate,
+            warmup=fit.warmup,
+            seed=recipe.seed,
+            cache=cache,
+        )
+    return teacher, corpus
+
+
+def _teacher_name(recipe: Recipe) -> str:
+    return recipe.teacher.source.removeprefix("asset:").rstrip("/").rsplit("/", 1)[-1]
+
+
+def _check_teacher(recipe: Recipe, teacher: Teacher) -> None:
+    """
+    Raises:
+        ModelError: The teacher has no MLM head and none is to be fitted; or its position table is too short.
+    """
+    if not teacher.has_mlm_head and recipe.teacher.mlm_head == "own":
+        raise ModelError(
+            f"teacher '{teacher.name}' has no MLM head, and teacher.mlm_head is \"own\"",
+            hint='set teacher.mlm_head = "fit" to train one on the corpus first',
+        )
+    positions = teacher.model.config.max_position_embeddings
+    if recipe.corpus.block_length > positions:
+        raise ModelError(
+            f"corpus.block_length {recipe.corpus.block_length} is longer than the teacher's positions, {positions}",
+            hint=f"set corpus.block_length to at most {positions}",
+        )
+    _layer_map(recipe, teacher)
+
+
+def _check_same_corpus(run: RunDir, corpus: Corpus) -> None:
+    began_with = read_record(run.corpus, CorpusRecord)
+    if began_with.cache_key != corpus.record.cache_key:
+        raise RunError(
+            f"the corpus of run '{run.name}' has changed: a source's content is not what the run began with",
+            hint="bring the text back, or start another run with --run NEW-NAME",
+        )
+
+
+def _layer_map(recipe: Recipe, teacher: Teacher) -> list[int]:
+    """
+    Raises:
+        ModelError: A layer that the teacher does not have.
+    """
+    depth = teacher.model.config.num_hidden_layers
+    if recipe.student.layers == "alternate":
+        return alternate_layers(depth)
+    outside = [layer for layer in recipe.student.layers if layer >= depth]
+    if outside or not recipe.student.layers:
+        raise ModelError(
+            f"student.layers {recipe.student.layers}: teacher '{teacher.name}' has "
+            + (f"no layer {outside[0]}" if outside else "layers, and none is taken"),
+            hint=f"its layers are 0 to {depth - 1}",
+        )
+    return recipe.student.layers
+
+
+def _student(recipe: Recipe, teacher: Teacher) -> tuple[DistilBertForMaskedLM, list[int]]:
+    layer_map = _layer_map(recipe, teacher)
+    student = make_student(
+        teacher.model,
+        layer_map=layer_map,
+        init=recipe.student.init,
+        fold_segment=recipe.student.fold_segment,
+        copy_head_transform=recipe.student.copy_head_transform,
+        freeze_positions=recipe.student.freeze_positions,
+        dropout=recipe.student.dropout,
+        seed=recipe.seed,
+    )
+    return student, layer_map
+
+
+def _begin(recipe: Recipe, run: RunDir) -> tuple[Teacher, Corpus]:
+    """Writes what the run begins with; the recipe last, so that its presence means that all of it is there."""
+    teacher, corpus = _teacher_and_corpus(recipe, run)
+    if run.recipe.exists():
+        return teacher, corpus
+    link_folder(teacher.folder, run.teacher)
+    if not run.student_step0.exists():
+        save_student(_student(recipe, teacher)[0], teacher.tokenizer, run.student_step0)
+    if not run.heldout_text.exists():
+        with replacing(run.heldout_text) as aside, storage_errors(run.heldout_text):
+            aside.write_bytes(corpus.heldout_text.read_bytes())
+    write_record(run.corpus, corpus.record)
+    write_recipe(run.recipe, recipe)
+    return teacher, corpus
+
+
+# --- training ----------------------------------------------------------------------------------------------
+
+
+def _train(recipe: Recipe, run: RunDir, prepared: Prepared, state: PartialState) -> DistillRecord:
+    settings, loss = recipe.train, recipe.loss
+    precision = processes.chosen_precision(settings.precision, state.device)
+    accelerator = processes.accelerator(
+        precision,
+        trackers=settings.trackers,
+        folder=run.path,
+        # With the cosine loss alone, the student's head has no gradient.
+        unused_parameters=loss.soft_target == loss.mlm == 0,
+    )
+    teacher = frozen(prepared.teacher.model, dtype=processes.TORCH_DTYPES[precision]).to(state.device)
+    masker = _masker(recipe, prepared)
+    judge = HeldoutJudge(_heldout_batches(recipe, prepared, masker, state.device), teacher, accelerator=accelerator)
+    metrics = Metrics(run.metrics, writes=accelerator.is_main_process)
+    checkpoints = Checkpoints(run.checkpoints, keep=settings.keep_checkpoints)
+    resume_from = _place_to_resume(checkpoints, metrics, state)
+    student = prepared.student.to(state.device)
+    if resume_from is None:
+        for figures in (judge.judge(teacher, name="teacher", step=0), judge.judge(student, name="student", step=0)):
+            metrics.write_heldout(figures)
+    order = BatchOrder(
+        prepared.corpus.train,
+        seed=recipe.seed,
+        global_batch=settings.global_batch,
+        micro_batch=settings.micro_batch,
+        world_size=state.num_processes,
+        rank=state.process_index,
+    )
+    pad_id = prepared.teacher.tokenizer.pad_token_id
+    memory.reset_peak(state.device)
+    place = train(
+        Objective(
+            student,
+            teacher,
+            soft_target=loss.soft_target,
+            mlm=loss.mlm,
+            cosine=loss.cosine,
+            temperature=loss.temperature,
+            positions=loss.positions,
+        ),
+        lambda step: micro_batches_at(step, order, masker, pad_id=pad_id, device=state.device),
+        accelerator=accelerator,
+        steps=prepared.length.steps,
+        tokens=prepared.length.tokens,
+        seed=recipe.seed,
+        learning_rate=settings.learning_rate,
+        betas=settings.betas,
+        epsilon=settings.epsilon,
+        weight_decay=settings.weight_decay,
+        warmup=settings.warmup,
+        clip=settings.clip,
+        mean=loss.mean,
+        precision=precision,
+        positions=loss.positions,
+        compiled=settings.compile,
+        checkpoints=checkpoints,
+        checkpoint_every_s=settings.checkpoint_minutes * 60,
+        resume_from=resume_from,
+        metrics=metrics,
+        judge=lambda step: judge.judge(student, name="student", step=step),
+        judge_every=settings.evaluate_every or max(1, prepared.length.steps // 10),
+        diverged=run.path / "diverged",
+    )
+    peak = memory.peak_bytes(state.device)
+    accelerator.end_training()
+    student = student.cpu().eval()
+    heldout = metrics.heldout()
+    record = DistillRecord(
+        recipe_sha256=recipe.sha256,
+        teacher=model_facts(prepared.teacher.model, name=prepared.teacher.name),
+        student=model_facts(student, name=f"{run.name} student"),
+        layer_map=prepared.layer_map,
+        steps=place.step,
+        tokens_seen=place.tokens_seen,
+        seconds=place.seconds,
+        tokens_per_s=place.tokens_seen / place.seconds,
+        heldout=[*heldout[:2], heldout[-1]],
+        precision=precision,
+        processes=state.num_processes,
+        peak_memory_bytes=peak,
+        provenance=provenance(),
+    )
+    processes.from_main(state, lambda: _finish(run, student, prepared.teacher, record))
+    return record
+
+
+def _masker(recipe: Recipe, prepared: Prepared) -> Masker:
+    return Masker(
+        prepared.teacher.tokenizer,
+        prepared.corpus.token_counts_V,
+        kind=recipe.masking.kind,
+        share=recipe.masking.share,
+        rarity_exponent=recipe.masking.rarity_exponent,
+        seed=recipe.seed,
+    )
+
+
+def _heldout_batches(recipe: Recipe, prepared: Prepared, masker: Masker, device: Device) -> list[MicroBatch]:
+    """Fixed rows of the held-out part, fixed masks."""
+    store = prepared.corpus.heldout
+    rows = max(1, min(len(store), recipe.train.heldout_tokens * len(store) // store.tokens))
+    rows -= rows % _HELDOUT_BATCH if rows > _HELDOUT_BATCH else 0
+    order = BatchOrder(store, seed=recipe.seed, global_batch=rows, micro_batch=_HELDOUT_BATCH)
+    pad_id = prepared.teacher.tokenizer.pad_token_id
+    return micro_batches_at(0, order, masker, pad_id=pad_id, device=device, purpose="heldout")
+
+
+def _place_to_resume(checkpoints: Checkpoints, metrics: Metrics, state: PartialState) -> Path | None:
+    """The checkpoint to go on from, with the trace cut to it; the main process looks, all get its answer."""
+
+    def look() -> Path | None:
+        checkpoints.clear_scratch()
+        found = checkpoints.newest_whole()
+        metrics.cut_after(step_of(found) if found else -1)
+        if found:
+            console.say(f"going on from {found}")
+        return found
+
+    return processes.from_main(state, look)
+
+
+def _finish(run: RunDir, student: DistilBertForMaskedLM, teacher: Teacher, record: DistillRecord) -> None:
+    save_student(student, teacher.tokenizer, run.student)
+    write_record(run.distill, record)
+    mark_latest(run)

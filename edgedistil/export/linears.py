@@ -35,7 +35,8 @@ class Linear:
     def tied(self) -> bool:
         return (self.weight.name or "").endswith(WORDS)
 
-    def weight_KN(self) -> NDArray[np.float32]:
+    def matrix(self) -> NDArray[np.float32]:
+        """The weight as (K, N), a view."""
         array = constant(self.weight)
         assert array is not None
         return array.T if self.rows_are_outputs else array

@@ -1,8 +1,8 @@
 """float32 graph → a smaller one: dynamic int8 and uint8 products, float16 and 4-bit weights.
 
 What was measured (docs/log.md) and stands behind the choices here: weights per output channel without a zero-point
-tensor (a tensor of zeros makes onnxruntime take its slow path); one quantization of x for all products that read the same x;
-no packed QKV product; the tied table stored once, as rows, and transposed when a session starts.
+tensor (a tensor of zeros makes onnxruntime take its slow path); one quantization of x for all products that read the
+same x; no packed QKV product; the tied table stored once, as rows, and transposed when a session starts.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def quantize_dynamic(model: ir.Model, plan: Int8Plan) -> list[str]:
 
 
 def _wanted(linear: Linear, plan: Int8Plan) -> bool:
-    K, N = linear.weight_KN().shape
+    K, N = linear.matrix().shape
     if linear.tied and not plan.embeddings:
         return False
     return linear.name not in plan.keep and N >= SMALL_HEAD and K > 1
@@ -113,7 +113,7 @@ def _stored(model: ir.Model, linear: Linear, plan: Int8Plan) -> tuple[ir.Value, 
         )
         flat = add_initializer(model.graph, f"{scale.name}.flat", np.asarray(constant(scale)).reshape(-1))
         return weight, flat, _zero(model, plan)
-    array, scale_N = quantized(linear.weight_KN(), plan, axis=0)
+    array, scale_N = quantized(linear.matrix(), plan, axis=0)
     name = f"{linear.name}.weight"
     return (
         add_initializer(model.graph, f"{name}.quantized", array),

@@ -24,6 +24,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 TRACED = "edgedistil_traced"
 DOMAIN = "edgedistil"
 TRACE_OPSET = 17  # the first with LayerNormalization; everything that a younger opset adds here is fused by us
+IR_VERSION = 8  # what onnxruntime 1.14 and onnxruntime-web read
 
 OUTPUTS = {
     "fill-mask": ("logits",),
@@ -64,6 +65,7 @@ def trace(model: PreTrainedModel, *, task: str, token_types: bool) -> ir.Model:
     graph = ir.from_proto(onnx.load_model_from_string(data.getvalue()))
     _attach_weights(graph, dict(_tensors(model)), inputs)
     graph.graph.name = f"{model.config.model_type} {task}"
+    graph.ir_version = IR_VERSION
     graph.producer_name, graph.producer_version, graph.doc_string = "edgedistil", "", ""
     return graph
 

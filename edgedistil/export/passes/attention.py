@@ -21,7 +21,7 @@ def fuse_attention(model: ir.Model, *, heads: int, hidden: int) -> int:
         if None in projections or merge is None or merge.op_type != "Reshape":
             continue
         if mask is None:
-            mask = _mask(model, found[0])
+            mask = _mask(model)
         q, k, v = projections
         (out,) = insert(
             node,
@@ -50,7 +50,7 @@ def _projection(value: ir.Value | None) -> ir.Value | None:
     return reshape.inputs[0] if reshape else None
 
 
-def _mask(model: ir.Model, before: ir.Node) -> ir.Value:
+def _mask(model: ir.Model) -> ir.Value:
     given = next(value for value in model.graph.inputs if value.name == "attention_mask")
     first = next(iter(model.graph))
     (mask,) = insert(first, "Cast", [given], name="mask/Cast", attributes={"to": int(ir.DataType.INT32)})

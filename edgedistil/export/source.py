@@ -1,0 +1,156 @@
+"""What is exported: a model folder or hub id, its task, and the safe way to its weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from edgedistil.errors import ModelError
+from edgedistil.export.trace import OUTPUTS
+from edgedistil.models.quiet import quiet
+from edgedistil.models.teacher import read_tokenizer
+
+SUPPORTED = ("bert", "distilbert")
+_BY_ARCHITECTURE = {
+    "ForMaskedLM": "fill-mask",
+    "ForPreTraining": "fill-mask",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "Model": "feature-extraction",
+}
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model in eval mode and float32, and where its files lie."""
+
+    name: str
+    role: Literal["teacher", "student", "other"]
+    task: str
+    folder: Path
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+
+    @property
+    def takes_token_types(self) -> bool:
+        return bool(self.model.config.model_type == "bert")
+
+
+def load_source(folder: Path, *, name: str, role: Literal["teacher", "student", "other"], task: str | None) -> Source:
+    """The model in a folder, for a task.
+
+    Args:
+        task: TasksManager's name; inferred from the config's architecture if not given.
+    Raises:
+        ModelError: Not a model, not supported, weights as pickle only or torn, a task that its weights do not serve.
+    """
+    config = read_config(folder)
+    chosen = checked_task(task) if task is not None else infer_task(config, folder)
+    _require_safetensors(folder)
+    return Source(name, role, chosen, folder, _load(folder, config, chosen), read_tokenizer(folder))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a supported model.
+
+    Raises:
+        ModelError: Missing, torn, or of a type that is not supported (says which it is).
+    """
+    path = folder / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is no model folder: it has no config.json") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from error
+    kind = config.get("model_type", "of unknown type")
+    if kind not in SUPPORTED:
+        named = ", ".join(config.get("architectures") or []) or "no architecture named"
+        raise ModelError(f"{folder} is a model of type '{kind}' ({named}); supported: {', '.join(SUPPORTED)}")
+    if config.get("is_decoder") or config.get("position_embedding_type", "absolute") != "absolute":
+        what = "a decoder" if config.get("is_decoder") else f"positions of type '{config['position_embedding_type']}'"
+        raise ModelError(f"{folder} has {what}; supported: encoders with absolute positions")
+    activation = config.get("activation" if kind == "distilbert" else "hidden_act", "gelu")
+    if activation != "gelu":
+        raise ModelError(f"{folder} has the activation '{activation}'; supported: gelu")
+    return config
+
+
+def infer_task(config: dict[str, Any], folder: Path) -> str:
+    """The task that a config's architecture is for.
+
+    Raises:
+        ModelError: It names none that is supported.
+    """
+    named = config.get("architectures") or []
+    for ending, task in _BY_ARCHITECTURE.items():
+        if any(each.endswith(ending) for each in named):
+            return task
+    raise ModelError(
+        f"{folder / 'config.json'} names {', '.join(named) or 'no architecture'}, and no task follows from it",
+        hint=f"give one with --task: {', '.join(OUTPUTS)}",
+    )
+
+
+def checked_task(task: str) -> str:
+    """TasksManager's name of a task; its synonyms (`masked-lm`, `default` …) are understood.
+
+    Raises:
+        ModelError: Unknown or not supported.
+    """
+    from optimum.exporters.tasks import TasksManager
+
+    known = str(TasksManager.map_from_synonym(task))
+    if known not in OUTPUTS:
+        raise ModelError(f"no task '{task}'; supported: {', '.join(OUTPUTS)}")
+    return known
+
+
+def _require_safetensors(folder: Path) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    raise ModelError(
+        f"{folder} has no weights in safetensors" + (f", only {', '.join(pickled)}" if pickled else ""),
+        hint="a pickle can run code when it is read, so it is refused. Where you trust it, convert it once: "
+        "transformers' from_pretrained, then save_pretrained, writes model.safetensors",
+    )
+
+
+def _load(folder: Path, config: dict[str, Any], task: str) -> PreTrainedModel:
+    from optimum.exporters.tasks import TasksManager
+
+    model_class = TasksManager.get_model_class_for_task(task, framework="pt", model_type=config["model_type"])
+    try:
+        with quiet(), torch.random.fork_rng(devices=[]):
+            model, info = model_class.from_pretrained(
+                folder,
+                config=AutoConfig.from_pretrained(folder),
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise ModelError(f"the weights in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+    missing = sorted(key for key in info["missing_keys"] if not _unused(key, task))
+    if missing:
+        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ModelError(
+            f"{folder} lacks {some}: it cannot serve {task}",
+            hint="random weights would be exported; name the task that it was trained for with --task",
+        )
+    loaded: PreTrainedModel = model.eval().requires_grad_(False)
+    return loaded
+
+
+def _unused(key: str, task: str) -> bool:
+    """A pooler is loaded with every BERT and read only where a sequence is classified."""
+    return "pooler" in key and task != "text-classification"

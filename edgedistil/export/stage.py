@@ -1,0 +1,216 @@
+"""`edgedistil export`: trace, fuse, quantize, prove, package. An artefact gets its name after the gate let it pass."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgedistil import console
+from edgedistil.errors import CorpusError, InputError, ParityError
+from edgedistil.export.artefacts import Job, Made, build, set_apart
+from edgedistil.export.origin import Origin, find_origins
+from edgedistil.export.package import write_package
+from edgedistil.export.probe import make_probes
+from edgedistil.export.source import load_source
+from edgedistil.export.target import Target, find_target, require_runtime
+from edgedistil.parity.probes import Probes
+from edgedistil.recipe import load_recipe
+from edgedistil.records import ExportRecord, ParityRecord, read_record, write_record
+from edgedistil.rundir import RunDir, mark_latest, replacing
+
+PRECISIONS = {
+    "none": "fp32",
+    "fp16": "fp16",
+    "int8": "int8",
+    "uint8": "uint8",
+    "int8-static": "int8-static",
+    "int4": "int4",
+    "auto": "auto",
+}
+PROBE_SEED = 20
+Artefacts = list[tuple[ExportRecord, ParityRecord]]
+
+
+def export(
+    run: str,
+    *,
+    quantize: list[str] | None = None,
+    target: str | None = None,
+    model: str | None = None,
+    task: str | None = None,
+    max_drop: float = 0.01,
+    explain: bool = False,
+    text: Path | None = None,
+    format_: str = "onnx",
+    single_file: bool = False,
+    push: str | None = None,
+) -> tuple[RunDir, Artefacts]:
+    """Makes the artefacts of a run's models, or of one model, and proves each against PyTorch.
+
+    Args:
+        run: The run whose student and teacher are exported; without effect when `model` is given.
+        quantize: Precisions; the recipe's if not given. float32 is always made: the others come from it.
+        target: Device whose instruction set they are made for.
+        model: Folder or hub id; a run named after it holds the result.
+        task: Of `model`; inferred from its config if not given.
+        max_drop: `auto`: most agreement that may be lost.
+        explain: Show the error layer by layer.
+        text: Lines for the probes; the run's held-out text if not given.
+        format_: `onnx`, or `ort` for onnxruntime's own format beside it.
+        single_file: Weights inside the graph file instead of beside it.
+        push: Hub repository, or file:// URL, that the folder is sent to.
+    Returns:
+        The run, and each artefact's record with its proof.
+    Raises:
+        InputError: A precision, device, model or text that is not there or not supported.
+        ParityError: An artefact is not what it was made from; it lies in the run's `rejected`, and nothing that was
+            exported before has changed.
+    """
+    if format_ not in {"onnx", "ort"}:
+        raise InputError(f"no format '{format_}'; there are: onnx, ort")
+    chosen, origins = find_origins(run, model=model, task=task)
+    device = find_target(target or _recipe_target(chosen))
+    precisions = checked_precisions(quantize or _recipe_precisions(chosen))
+    for precision in precisions:
+        require_runtime(device, precision)
+    lines = read_text(text or _heldout(chosen, model))
+    console.say(f"exporting run {chosen.name} for {device.name}: {', '.join(precisions)}")
+    made: Artefacts = []
+    for origin in origins:
+        job = Job(
+            precisions=tuple(precisions if origin.quantized else ["fp32"]),
+            target=device,
+            max_drop=max_drop,
+            single_file=single_file,
+            explain=explain,
+            ort_format=format_ == "ort",
+        )
+        made += _export_one(chosen, origin, job, lines)
+    mark_latest(chosen)
+    if push is not None:
+        _push(chosen, origins, push)
+    return chosen, made
+
+
+def checked_precisions(names: Sequence[str]) -> list[str]:
+    """float32 first, then what was asked for, each once.
+
+    Raises:
+        InputError: Unknown; did you mean …?
+    """
+    for name in names:
+        if name not in PRECISIONS:
+            close = difflib.get_close_matches(name, [*PRECISIONS, "fp32"], n=1, cutoff=0.5)
+            advice = f"; did you mean '{'none' if close[0] == 'fp32' else close[0]}'?" if close else ""
+            raise InputError(f"no precision '{name}'{advice}", hint=f"there are: {', '.join(PRECISIONS)}")
+    return list(dict.fromkeys(["fp32", *(PRECISIONS[name] for name in names)]))
+
+
+def read_text(path: Path) -> list[str]:
+    """Lines of a text that are not empty.
+
+    Raises:
+        CorpusError: Missing, no UTF-8, or empty.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise CorpusError(f"cannot read {path}: {error.strerror}", hint="give a text with --text FILE") from error
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path} is not UTF-8 text: byte {error.start}") from error
+    if not lines:
+        raise CorpusError(
+            f"{path} is empty: no probes and no calibration without text", hint="give real text with --text FILE"
+        )
+    return lines
+
+
+def _export_one(run: RunDir, origin: Origin, job: Job, lines: list[str]) -> Artefacts:
+    started = time.perf_counter()
+    source = load_source(origin.folder, name=origin.name, role=origin.role, task=origin.task)
+    console.say(f"{source.name} {source.task}: {type(source.model).__name__}")
+    # Text that the artefact is fitted to never judges it: calibration and search read the other half.
+    probes = make_probes(source.model, source.tokenizer, source.task, lines[::2], seed=PROBE_SEED)
+    folder = run.export(source.name, source.task)
+    with replacing(folder) as aside:
+        _keep_others(folder, aside, job, probes)
+        made = build(source, probes, aside, job, calibration=lines[1::2] or lines, started=started)
+        _refuse_failed(run, made, aside, probes)
+        for each in made:
+            write_record(aside / f"export.{each.record.precision}.json", each.record)
+        _package(aside, run, source.folder, source.name, source.task, made)
+    probes.save(run.probes(source.name, source.task))
+    for each in made:
+        write_record(run.parity(source.name, source.task, each.record.precision), each.parity)
+    return [(each.record, each.parity) for each in made]
+
+
+def _keep_others(folder: Path, aside: Path, job: Job, probes: Probes) -> None:
+    """Artefacts of the same weights in other precisions stay in the folder."""
+    (aside / "onnx").mkdir(parents=True)
+    for path in sorted(folder.glob("export.*.json")):
+        record = read_record(path, ExportRecord)
+        if record.precision in job.precisions or record.source_sha256 != probes.source_sha256:
+            continue
+        (aside / path.name).write_bytes(path.read_bytes())
+        for file in record.files:
+            (aside / file.path).hardlink_to(folder / file.path)
+
+
+def _refuse_failed(run: RunDir, made: list[Made], aside: Path, probes: Probes) -> None:
+    failed = [each for each in made if not each.parity.passed]
+    if not failed:
+        return
+    places = [set_apart(run, each, aside, probes) for each in failed]
+    told = "; ".join(each.failure for each in failed)
+    raise ParityError(
+        f"{told}",
+        hint=f"set apart in {', '.join(str(place) for place in places)}; what was exported before has not changed; "
+        "edgedistil export --explain shows the error layer by layer",
+    )
+
+
+def _package(aside: Path, run: RunDir, source: Path, name: str, task: str, made: list[Made]) -> None:
+    records = [read_record(path, ExportRecord) for path in sorted(aside.glob("export.*.json"))]
+    new = {each.record.precision: each.parity for each in made}
+    parities = [
+        new.get(each.precision) or read_record(run.parity(name, task, each.precision), ParityRecord) for each in records
+    ]
+    write_package(
+        aside,
+        source_folder=source,
+        task=task,
+        model_name=f"{run.name} {name} ({task})",
+        records=records,
+        parities=parities,
+        command=" ".join(["edgedistil", *sys.argv[1:]]),
+    )
+
+
+def _push(run: RunDir, origins: list[Origin], address: str) -> None:
+    from edgedistil.export.push import push_package
+
+    for origin in origins:
+        folder = next(iter(run.exports.glob(f"{origin.name}-{origin.task or '*'}")))
+        place = address if len(origins) == 1 else f"{address}-{folder.name}"
+        console.say(f"pushed to {push_package(folder, place)}")
+
+
+def _heldout(run: RunDir, model: str | None) -> Path:
+    if model is not None and not run.heldout_text.exists():
+        raise CorpusError("no text to prove the model on", hint="give real text with --text FILE, one sequence a line")
+    return run.require(run.heldout_text, "edgedistil distill RECIPE")
+
+
+def _recipe_precisions(run: RunDir) -> list[str]:
+    return list(load_recipe(run.recipe).export.precisions) if run.recipe.exists() else ["none", "int8"]
+
+
+def _recipe_target(run: RunDir) -> str | None:
+    return load_recipe(run.recipe).export.target if run.recipe.exists() else None
+
+
+__all__ = ["Target", "checked_precisions", "export", "read_text"]

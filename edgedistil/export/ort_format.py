@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import onnxruntime as ort
-from onnxruntime.tools.ort_format_model import create_config_from_models
 
 from edgedistil.errors import ModelError
-from edgedistil.rundir import replacing
+from edgedistil.rundir import replacing, write_text
 
 OPERATORS = ".required_operators.config"
 
@@ -29,9 +29,20 @@ def to_ort(model_file: Path, folder: Path | None = None) -> list[Path]:
     operators = target.with_name(target.stem + OPERATORS)
     with replacing(target) as aside:
         _convert(model_file, aside)
-        with replacing(operators) as listed:
-            create_config_from_models([str(aside)], str(listed))
+        write_text(operators, "\n".join([f"# operators of {target.name}", *_operators(aside), ""]))
     return [target, operators]
+
+
+def _operators(model_file: Path) -> list[str]:
+    """`domain;opset;operators` lines; the tool's own comment, which holds the path that it read, is left out."""
+    from onnxruntime.tools.ort_format_model import create_config_from_models  # sets up logging when it is imported
+
+    logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)
+    listed = model_file.with_name("operators")
+    create_config_from_models([model_file], listed, enable_type_reduction=False)
+    lines = listed.read_text(encoding="utf-8").splitlines()
+    listed.unlink()
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _convert(model_file: Path, target: Path) -> None:

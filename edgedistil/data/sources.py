@@ -92,7 +92,7 @@ def _read(spec: SourceSpec, on_bad_utf8: OnBadUtf8, advance: Callable[[float], N
     for document in documents:
         yield document
         if advance is not None:
-            advance(len(document))
+            advance(len(document.encode()))
 
 
 def source_files(pattern: str) -> list[Path]:

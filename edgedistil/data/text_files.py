@@ -153,7 +153,7 @@ def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
 
 
 class _ZstdStream(io.RawIOBase):
-    """Decompressed bytes of a file of one or more frames. The library's own reader takes a torn file for a whole one."""
+    """Decompressed bytes of one or more frames; the library's own reader takes a torn file for a whole one."""
 
     _COMPRESSED_BYTES = 1 << 13
 

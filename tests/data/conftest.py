@@ -17,7 +17,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """97 whole words, single letters and BERT's special tokens; truncation and padding baked in, as MiniLM's file has."""
+    """97 words and BERT's special tokens; truncation and padding are baked in, as in MiniLM's file."""
     folder = tmp_path_factory.mktemp("tokenizer")
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *WORDS])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))

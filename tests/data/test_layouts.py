@@ -36,7 +36,7 @@ def words(first: int, count: int) -> tuple[str, list[int]]:
 
 def test_packed_blocks_are_full_and_cross_document_ends(tmp_path: Path, tokenizer_folder: Path) -> None:
     texts, ids = zip(*(words(first, count) for first, count in ((0, 3), (7, 11), (50, 2), (60, 13))), strict=True)
-    stream = sum(([*part, SEP] for part in ids), [])
+    stream = [token for part in ids for token in [*part, SEP]]
     expected = [[CLS, *stream[start : start + 5], SEP] for start in range(0, len(stream) - 4, 5)]
     assert rows(tmp_path / "s", "packed", list(texts), length=7, tokenizer_folder=tokenizer_folder) == expected
     assert len(expected) == 6  # of 33 tokens the last three fill no block

@@ -19,10 +19,14 @@ def written(folder: Path, rows: list[list[int]], *, row_length: int | None, voca
     writer = StoreWriter(folder, vocabulary=vocabulary, row_length=row_length, shard_tokens=50)
     for start in range(0, len(rows), 3):
         part = rows[start : start + 3]
-        writer.append(np.array(sum(part, [])), np.array([len(row) for row in part]))
+        writer.append(np.concatenate(part).astype(int), np.array([len(row) for row in part]))
     writer.close()
-    assert writer.token_counts_V.tolist() == np.bincount(sum(rows, []), minlength=vocabulary).tolist()
+    assert writer.token_counts_V.tolist() == _counted(rows, vocabulary)
     return TokenStore(folder)
+
+
+def _counted(rows: list[list[int]], vocabulary: int) -> list[int]:
+    return np.bincount([token for row in rows for token in row], minlength=vocabulary).astype(int).tolist()
 
 
 rows_of_many_lengths = st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=19), min_size=1, max_size=40)

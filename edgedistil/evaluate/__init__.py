@@ -1,0 +1,1 @@
+"""Fine-tune teacher and student on labelled tasks, score models and artefacts, and say what the student keeps."""

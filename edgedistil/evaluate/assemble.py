@@ -1,4 +1,4 @@
-"""Cells → the evaluation's record: medians, retention with intervals, macro-scores, and the paper's rows beside them."""
+"""Cells → the evaluation's record: medians, retention with intervals, macro-scores, the paper's rows beside them."""
 
 from __future__ import annotations
 

@@ -18,6 +18,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from edgedistil import console
 from edgedistil.errors import EdgeDistilError, InputError, ModelError, StorageError
 from edgedistil.evaluate.spec import TaskSpec
@@ -42,7 +44,7 @@ class CellFile(Record):
     cell: Cell
     labels: list[float]
     predictions: list[float]
-    per_question: dict[str, list[float]] = {}
+    per_question: dict[str, list[float]] = Field(default={}, description="span: EM and F1 of each question")
 
 
 @dataclass(frozen=True)

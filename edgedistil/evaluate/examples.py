@@ -1,4 +1,4 @@
-"""What a task's data is once it is read: examples with their place in a file, checked against the task's description."""
+"""What a task's data is once it is read: examples, checked against the task's description."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ _TOKENIZER_FILES = (
 def task_model(
     folder: Path, *, kind: str, labels: Sequence[str], seed: int, random_weights: bool = False
 ) -> PreTrainedModel:
-    """The encoder in `folder` with a fresh head for the task; the head's (and random encoder's) weights follow the seed.
+    """The encoder in `folder` with a fresh head for the task; what is drawn at random follows the seed.
 
     Raises:
         ModelError: The folder holds no model that transformers loads from safetensors.
@@ -157,7 +157,7 @@ def fine_tune(
 def bfloat16_is_native() -> bool:
     """Whether products in bfloat16 are computed by the hardware; elsewhere autocast would only cost precision."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -212,14 +212,18 @@ def _stacked(soft: list[Logits], length: int) -> Tensor:
     return torch.from_numpy(array)
 
 
-class _Trainer(Trainer):
+class _Trainer(Trainer):  # type: ignore[misc] # transformers ships no types
     """Trainer whose loss may have soft targets in it, and which stops at a loss that is no number."""
 
     second: SecondDistillation | None
     kind: str
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,  # noqa: ARG002 - Trainer passes it; our losses are means over the batch
     ) -> Any:
         soft = inputs.pop("soft", None)
         outputs = model(**inputs)
@@ -244,11 +248,11 @@ def _soft_loss(kind: str, outputs: Any, soft: Tensor, mask_BL: Tensor, temperatu
     return soft_label_loss(outputs.logits, soft, temperature=temperature)
 
 
-class _Bar(TrainerCallback):
+class _Bar(TrainerCallback):  # type: ignore[misc] # transformers ships no types
     def __init__(self, bar: console.Bar) -> None:
         self._bar = bar
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, *_: Any, **__: Any) -> None:
         self._bar.advance()
 
 
@@ -279,7 +283,7 @@ def teacher_logits(
         raise ModelError(f"the teacher in {folder} has another vocabulary than the student: its logits have no partner")
     model = task_model(folder, kind=kind, labels=labels, seed=0)
     if torch.cuda.is_available():
-        model.to("cuda")  # type: ignore[arg-type]
+        model.to("cuda")
     encoded = [row["encoded"] for row in rows]
     return all_logits(torch_forward(model), encoded, pad_id(tokenizer), label="soft targets")
 

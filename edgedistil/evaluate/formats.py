@@ -1,4 +1,4 @@
-"""Rows of csv, tsv, jsonl and parquet files, and the official layouts of IMDb and SQuAD; every problem with its place."""
+"""Rows of csv, tsv, jsonl and parquet files, and the official layouts of IMDb and SQuAD; problems with their place."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _example(spec: TaskSpec, files: Files, where: str, cells: dict[str, Any], pa
         if cells.get(column) is None:
             raise _missing(where, column, cells)
     texts = tuple(_text(where, column, cells[column]) for column in files.text)
-    answers = _answers(where, files, cells) if spec.kind == "span" else ()
+    answers = answers_of(where, cells, files.label, files.start) if spec.kind == "span" else ()
     return RawExample(texts, cells[files.label], where, str(cells[files.id]) if files.id else "", answers, part)
 
 
@@ -75,9 +75,9 @@ def _text(where: str, column: str, value: Any) -> str:
     return value
 
 
-def _answers(where: str, files: Files, cells: dict[str, Any]) -> tuple[Answer, ...]:
+def answers_of(where: str, cells: dict[str, Any], column: str, start_column: str = "") -> tuple[Answer, ...]:
     """Answers as SQuAD's hub form has them ({text: […], answer_start: […]}), as a list of pairs, or as two columns."""
-    value = cells[files.label]
+    value = cells[column]
     try:
         if isinstance(value, dict):
             return tuple(
@@ -85,7 +85,7 @@ def _answers(where: str, files: Files, cells: dict[str, Any]) -> tuple[Answer, .
             )
         if isinstance(value, list):
             return tuple(Answer(each["text"], int(each["answer_start"])) for each in value)
-        return (Answer(str(value), int(cells[files.start])),)
+        return (Answer(str(value), int(cells[start_column])),)
     except (KeyError, ValueError, TypeError) as error:
         raise TaskError(f"{where}: no answer with its start: {type(error).__name__}: {error}") from error
 

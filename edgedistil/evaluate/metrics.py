@@ -114,7 +114,7 @@ def _accuracy_of(confusion_RKK: Floats) -> Floats:
 def _class_f1_of(confusion_RKK: Floats) -> Floats:
     hits = np.diagonal(confusion_RKK, axis1=1, axis2=2)
     of_both = confusion_RKK.sum(axis=1) + confusion_RKK.sum(axis=2)
-    return np.divide(2 * hits, of_both, out=np.zeros_like(hits), where=of_both > 0)
+    return np.asarray(np.divide(2 * hits, of_both, out=np.zeros_like(hits), where=of_both > 0))
 
 
 def _macro_f1_of(confusion_RKK: Floats) -> Floats:
@@ -128,7 +128,7 @@ def _matthews_of(confusion_RKK: Floats) -> Floats:
     labelled, predicted = confusion_RKK.sum(axis=2), confusion_RKK.sum(axis=1)
     over = np.trace(confusion_RKK, axis1=1, axis2=2) * total - (labelled * predicted).sum(axis=1)
     under = np.sqrt((total**2 - (predicted**2).sum(axis=1)) * (total**2 - (labelled**2).sum(axis=1)))
-    return np.divide(over, under, out=np.zeros_like(over), where=under > 0)
+    return np.asarray(np.divide(over, under, out=np.zeros_like(over), where=under > 0))
 
 
 _CONFUSION: dict[str, Callable[[Floats], Floats]] = {

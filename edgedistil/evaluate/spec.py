@@ -40,18 +40,20 @@ class Section(BaseModel):
 class Files(Section):
     """Data in files: a user's own, or a public data set's official ones below `--data`."""
 
-    folder: str = Field(".", description="below --data for a shipped task, beside the TOML for your own")
+    folder: str = Field(default=".", description="below --data for a shipped task, beside the TOML for your own")
     format: Literal["by suffix", "aclImdb", "squad"] = "by suffix"
     train: str
     dev: tuple[str, ...] = Field(min_length=1)
-    columns: tuple[str, ...] | None = Field(None, description="names of the columns of a file without a header")
+    columns: tuple[str, ...] | None = Field(default=None, description="names of the columns of a file without a header")
     text: tuple[str, ...] = ("text",)
     label: str = "label"
-    start: str = Field("answer_start", description="span: column of the answer's first character, 0-based")
-    id: str | None = Field(None, description="column whose values may not repeat within a file")
-    values: tuple[str, ...] | None = Field(None, description="how the labels are written in the file; none: as named")
-    quotes: bool = Field(True, description="off: a quotation mark in a tsv is a character like any other")
-    ragged: Literal["refuse", "skip short"] = Field("refuse", description="rows with too few or too many cells")
+    start: str = Field(default="answer_start", description="span: column of the answer's first character, 0-based")
+    id: str | None = Field(default=None, description="column whose values may not repeat within a file")
+    values: tuple[str, ...] | None = Field(
+        default=None, description="how the labels are written in the file; none: as named"
+    )
+    quotes: bool = Field(default=True, description="off: a quotation mark in a tsv is a character like any other")
+    ragged: Literal["refuse", "skip short"] = Field(default="refuse", description="rows with too few or too many cells")
 
     @model_validator(mode="before")
     @classmethod
@@ -106,20 +108,22 @@ class TaskSpec(Section):
     name: str
     title: str = ""
     kind: Kind
-    labels: tuple[str, ...] | None = Field(None, description="names of the classes in order; none: as found in train")
-    range: tuple[float, float] | None = Field(None, description="regression: lowest and highest label")
+    labels: tuple[str, ...] | None = Field(
+        default=None, description="names of the classes in order; none: as found in train"
+    )
+    range: tuple[float, float] | None = Field(default=None, description="regression: lowest and highest label")
     metric: str = Field(description="the score that counts")
     suite: str | None = None
     parts: tuple[str, ...] = Field((), description="names of several dev files; the score is over all of them")
     licence: str = "not stated"
-    asset: str | None = Field(None, description="package that carries the data")
-    download: str | None = Field(None, description="where a person gets the official files")
+    asset: str | None = Field(default=None, description="package that carries the data")
+    download: str | None = Field(default=None, description="where a person gets the official files")
     files: Files | None = None
     hub: Hub | None = None
     training: Training
     second_distillation: SecondDistillation = SecondDistillation()
     paper: Paper | None = None
-    base: str | None = Field(None, description="set by the program: the folder of the TOML file")
+    base: str | None = Field(default=None, description="set by the program: the folder of the TOML file")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -130,8 +134,8 @@ class TaskSpec(Section):
         known = METRICS_OF[self.kind]
         if self.metric not in known:
             raise ValueError(f"metric '{self.metric}' does not fit kind '{self.kind}'; expected {', '.join(known)}")
-        for source in filter(None, (self.files, self.hub)):
-            self._check_texts(source.text)
+        for text in [source.text for source in (self.files, self.hub) if source is not None]:
+            self._check_texts(text)
         if self.files and self.files.values and len(self.files.values) != len(self.labels or ()):
             raise ValueError(f"files.values has {len(self.files.values)} entries, labels {len(self.labels or ())}")
         return self

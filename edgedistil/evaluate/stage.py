@@ -52,7 +52,7 @@ def evaluate(
         InputError: A task, model or datum is missing or malformed.
         TrainingDiverged: A cell's loss is no number; other cells are finished and kept.
     """
-    settings = load_recipe(run.recipe).evaluate if run.recipe.is_file() else Evaluate()
+    settings = load_recipe(run.recipe).evaluate if run.recipe.is_file() else Evaluate.model_validate({})
     if cell is not None:
         task, model, seed = parse_cell(cell)
         chosen, names, numbers = [task], [model], [seed]

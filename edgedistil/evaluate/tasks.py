@@ -10,7 +10,7 @@ from typing import Any
 from edgedistil.errors import OfflineError, TaskError
 from edgedistil.evaluate.built_in import load_asset_task
 from edgedistil.evaluate.examples import RawExample, TaskData, checked_data
-from edgedistil.evaluate.formats import _answers, read_side
+from edgedistil.evaluate.formats import answers_of, read_side
 from edgedistil.evaluate.spec import Files, Hub, TaskSpec
 
 
@@ -56,10 +56,9 @@ def _hub_split(spec: TaskSpec, hub: Hub, split: str, part: int) -> Iterator[RawE
     missing = [column for column in (*hub.text, hub.label) if column not in rows.column_names]
     if missing:
         raise TaskError(f"{hub.id} {split}: no column '{missing[0]}'; there: {', '.join(rows.column_names)}")
-    as_files = Files(train="", dev=("",), label=hub.label)
     for number, row in enumerate(rows, start=1):
         where = f"{hub.id} {split}: row {number}"
-        answers = _answers(where, as_files, row) if spec.kind == "span" else ()
+        answers = answers_of(where, row, hub.label) if spec.kind == "span" else ()
         yield RawExample(tuple(row[column] for column in hub.text), row[hub.label], where, "", answers, part)
 
 

@@ -55,7 +55,8 @@ def test_newsgroups_are_the_train_file_without_its_groups_and_attributions(texts
     found = texts["newsgroups"]
     assert len(found) == 11_293
     assert not [text for text in found if "\t" in text]
-    assert sum(text.startswith("re ") and " in article " in text[:60] for text in found) == 0
+    quoting = sum(" in article " in text[:60] for text in found)
+    assert quoting < 0.02 * len(found)  # a third of the posts before; the clean-up left some in no known form
 
 
 def test_an_asset_without_text_says_which_have_some() -> None:

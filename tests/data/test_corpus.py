@@ -1,0 +1,294 @@
+"""A corpus is whole or not there, the same each time, split before training, and larger than memory if need be."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from edgedistil.data import corpus as module
+from edgedistil.data.corpus import Corpus
+from edgedistil.data.heldout import document_hash
+from edgedistil.data.tokenization import load_tokenizer
+from edgedistil.errors import CorpusError, ModelError, StorageError
+from edgedistil.recipe import SourceSpec
+from edgedistil.rundir import tree_manifest
+
+Prepare = Callable[..., Corpus]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+LONG_WORDS = [letter * 500 for letter in "abcdefghijklm"]
+
+
+def lines_of(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+@pytest.mark.parametrize("layout", ["packed", "lines"])
+@pytest.mark.parametrize("workers", [1, 5])
+def test_two_builds_give_identical_bytes(
+    prepare: Prepare, text_file: Path, tmp_path: Path, layout: str, workers: int
+) -> None:
+    first = prepare(text_file, layout=layout, cache=tmp_path / "one", workers=2)
+    second = prepare(text_file, layout=layout, cache=tmp_path / "two", workers=workers)
+    assert first.folder != second.folder
+    assert tree_manifest(first.folder) == tree_manifest(second.folder)
+
+
+def test_the_record_counts_what_is_there(prepare: Prepare, text_file: Path) -> None:
+    corpus = prepare(text_file, layout="lines", block_length=64)
+    record = corpus.record
+    assert record.train_tokens == corpus.train.tokens == int(corpus.train.lengths.sum())
+    assert record.heldout_tokens == corpus.heldout.tokens > 0
+    assert record.heldout_documents == len(lines_of(corpus.heldout_text)) == len(corpus.heldout)
+    assert record.sources[0].documents == 211 == len(corpus.train) + len(corpus.heldout)
+    assert record.sources[0].text_bytes == sum(len(line) for line in lines_of(text_file))
+    assert record.cached_at == str(corpus.folder)
+    ids = np.concatenate([corpus.train[row] for row in range(len(corpus.train))])
+    assert corpus.token_counts_V.tolist() == np.bincount(ids, minlength=record.vocabulary).tolist()
+
+
+def test_held_out_text_is_disjoint_from_training(prepare: Prepare, text_file: Path, tokenizer_folder: Path) -> None:
+    text_file.write_text(text_file.read_text() * 2)  # each line has a copy
+    corpus = prepare(text_file, layout="lines", block_length=64)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    training = {tokenizer.decode(corpus.train[row].tolist()) for row in range(len(corpus.train))}
+    held = lines_of(corpus.heldout_text)
+    assert 211 * 0.1 < len(held) < 211 * 0.3
+    assert training & set(held) == set()
+    assert training | set(held) == set(lines_of(text_file))
+
+
+def test_the_split_does_not_depend_on_the_order_of_sources(prepare: Prepare, tmp_path: Path, text_file: Path) -> None:
+    lines = lines_of(text_file)
+    for name, part in (("x", lines[:100]), ("y", lines[100:])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(part))
+    one = prepare(tmp_path / "x.txt", tmp_path / "y.txt")
+    other = prepare(tmp_path / "y.txt", tmp_path / "x.txt")
+    assert one.folder != other.folder
+    assert one.heldout_text.read_bytes() == other.heldout_text.read_bytes()
+    assert tree_manifest(one.folder / "heldout") == tree_manifest(other.folder / "heldout")
+
+
+def test_held_out_documents_are_capped_and_a_paragraph_is_a_line(prepare: Prepare, tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"w{n % 97:03d}\n w001\tw002 {'w003 ' * 20} w{n // 97:03d}"}) for n in range(300)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    corpus = prepare(tmp_path / "a.jsonl", heldout_max_documents=5, heldout_share=0.5)
+    held = lines_of(corpus.heldout_text)
+    assert len(held) == corpus.record.heldout_documents == 5
+    assert all(len(line.split()) == 24 for line in held)
+    assert [document_hash(line) for line in held] == sorted(document_hash(line) for line in held)
+
+
+# --- the cache ------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_reads_nothing_but_the_cache(
+    prepare: Prepare, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(text_file)
+
+    def refused(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("the sources were read again")
+
+    monkeypatch.setattr(module, "read_documents", refused)
+    second = prepare(text_file)
+    assert second.record == first.record
+    assert second.train[3].tolist() == first.train[3].tolist()
+    with pytest.raises(AssertionError, match="read again"):
+        prepare(text_file, block_length=19)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"layout": "lines"},
+        {"block_length": 19},
+        {"heldout_share": 0.3},
+        {"heldout_max_documents": 3},
+        {"on_bad_utf8": "replace"},
+    ],
+)
+def test_another_setting_is_another_corpus(prepare: Prepare, text_file: Path, changed: dict[str, object]) -> None:
+    assert prepare(text_file).folder != prepare(text_file, **changed).folder
+
+
+def test_changed_text_is_another_corpus(prepare: Prepare, text_file: Path) -> None:
+    first = prepare(text_file)
+    text_file.write_text(text_file.read_text().replace("w001", "w002"))
+    assert prepare(text_file).folder != first.folder
+
+
+@pytest.mark.parametrize("victim", ["train/shard-00000.tokens", "train/store.json", "corpus.json"])
+def test_a_damaged_cache_is_built_anew(
+    prepare: Prepare, text_file: Path, victim: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = prepare(text_file)
+    whole = tree_manifest(first.folder)
+    (first.folder / victim).write_bytes((first.folder / victim).read_bytes()[:-7])
+    prepare(text_file)
+    assert tree_manifest(first.folder) == whole
+    assert "damaged" in capsys.readouterr().err
+
+
+_BUILD = """
+import os, signal, sys
+from pathlib import Path
+from edgedistil import rundir
+from edgedistil.data import corpus, token_store
+from edgedistil.recipe import SourceSpec
+
+def die(*_args, **_kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+moment, text, tokenizer, cache = sys.argv[1:]
+append = token_store.StoreWriter.append
+written = []
+def counting(self, ids, lengths):
+    append(self, ids, lengths)
+    written.append(len(lengths))
+    if moment == "rows" and len(written) == 2:
+        die()
+token_store.StoreWriter.append = counting
+if moment == "index":
+    token_store.StoreWriter.close = die
+if moment == "heldout":
+    corpus._refuse_empty = die
+if moment == "rename":
+    rundir.os.replace = die
+corpus.prepare_corpus([SourceSpec(files=text)], Path(tokenizer), layout="packed", block_length=17, heldout_share=0.2,
+                      heldout_max_documents=1000, on_bad_utf8="refuse", cache=Path(cache), workers=2)
+"""
+
+
+@pytest.mark.parametrize("moment", ["rows", "index", "heldout", "rename"])
+def test_a_builder_that_is_killed_leaves_nothing_that_counts(
+    prepare: Prepare, text_file: Path, tokenizer_folder: Path, tmp_path: Path, moment: str
+) -> None:
+    text_file.write_text("\n".join(f"{line} w{n:03d}" for n in range(23) for line in lines_of(text_file)))
+    expected = tree_manifest(prepare(text_file, cache=tmp_path / "undisturbed").folder)
+    command = [sys.executable, "-c", _BUILD, moment, str(text_file), str(tokenizer_folder), str(tmp_path / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    corpora = tmp_path / "cache" / "corpus"
+    remains = [path for path in corpora.iterdir() if path.is_dir()]
+    assert remains
+    assert all(path.name.startswith(".") for path in remains)  # nothing has a corpus's name
+    corpus = prepare(text_file)
+    assert tree_manifest(corpus.folder) == expected
+    assert [path for path in corpora.iterdir() if path.is_dir()] == [corpus.folder]
+
+
+def test_two_processes_build_it_once(prepare: Prepare, text_file: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _BUILD, "never", str(text_file), str(tokenizer_folder), str(tmp_path / "cache")]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        assert process.communicate()[1].count("Traceback") == 0
+        assert process.returncode == 0
+    corpus = prepare(text_file)
+    assert [p for p in (tmp_path / "cache" / "corpus").iterdir() if p.is_dir()] == [corpus.folder]
+
+
+# --- larger than memory -----------------------------------------------------------------------------------------------
+
+_LIMITED = """
+import resource, sys
+from pathlib import Path
+from edgedistil.data.corpus import prepare_corpus
+from edgedistil.recipe import SourceSpec
+import numpy, concurrent.futures.thread
+
+how, text, tokenizer, cache, layout, headroom = sys.argv[1:]
+held = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (held + int(headroom),) * 2)
+if how == "naive":
+    documents = Path(text).read_text().splitlines()
+else:
+    corpus = prepare_corpus([SourceSpec(files=text)], Path(tokenizer), layout=layout, block_length=128,
+                            heldout_share=0.001, heldout_max_documents=100, on_bad_utf8="refuse", cache=Path(cache),
+                            workers=2)
+    some = [len(corpus.train[row]) for row in range(0, len(corpus.train), 97)]
+    print(len(corpus.train), corpus.train.tokens, sum(some))
+"""
+
+
+@pytest.fixture(scope="session")
+def long_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of 13 words of 500 letters: much text, few tokens, little time."""
+    folder = tmp_path_factory.mktemp("long-words")
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *LONG_WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA counts mapped memory on Linux only")
+@pytest.mark.parametrize(("how", "layout"), [("ours", "packed"), ("ours", "lines"), ("naive", "lines")])
+def test_a_corpus_larger_than_memory(long_words: Path, tmp_path: Path, how: str, layout: str) -> None:
+    headroom = 64 << 20
+    path = tmp_path / "large.txt"
+    with path.open("w") as file:
+        for number in range(13_000):
+            file.write(" ".join(LONG_WORDS[(number * 7 + word * word) % 13] for word in range(17)) + f" {number}\n")
+    assert path.stat().st_size > 1.6 * headroom
+    command = [sys.executable, "-c", _LIMITED, how, str(path), str(long_words), str(tmp_path / "cache"), layout]
+    done = subprocess.run([*command, str(headroom)], capture_output=True, text=True, check=False)
+    if how == "naive":  # the limit is a limit
+        assert done.returncode != 0
+        assert "MemoryError" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert int(done.stdout.split()[1]) > 200_000
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_corpus_is_refused(prepare: Prepare, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n  \n\n")
+    with pytest.raises(CorpusError, match="the corpus is empty: no source has a line of text"):
+        prepare(tmp_path / "a.txt")
+    assert not [p for p in (tmp_path / "cache" / "corpus").iterdir() if p.is_dir()]
+
+
+@pytest.mark.parametrize(("share", "part"), [(0.001, "heldout"), (0.999, "train")])
+def test_too_little_text_is_refused(prepare: Prepare, text_file: Path, share: float, part: str) -> None:
+    with pytest.raises(CorpusError, match=rf"its {part} part \(\d+ of 211 documents\) fills no row of 2048 tokens"):
+        prepare(text_file, heldout_share=share, block_length=2048)
+
+
+def test_a_bad_file_leaves_no_corpus(prepare: Prepare, tmp_path: Path, text_file: Path) -> None:
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(text_file.read_bytes() + b"\xff\n")
+    with pytest.raises(CorpusError, match=rf"bad\.txt is not UTF-8: byte {text_file.stat().st_size} is 0xff"):
+        prepare(text_file, bad)
+    assert not [p for p in (tmp_path / "cache" / "corpus").iterdir() if p.is_dir()]
+    assert prepare(text_file, bad, on_bad_utf8="replace").record.sources[1].documents == 212
+
+
+def test_a_folder_without_a_tokenizer_is_refused(prepare: Prepare, text_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no tokenizer\.json"):
+        module.prepare_corpus(
+            [SourceSpec(files=str(text_file))],
+            tmp_path,
+            layout="packed",
+            block_length=17,
+            heldout_share=0.1,
+            heldout_max_documents=10,
+            on_bad_utf8="refuse",
+            cache=tmp_path,
+        )
+
+
+def test_a_cache_that_cannot_be_written_is_told(prepare: Prepare, text_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot write"):
+        prepare(text_file, cache=tmp_path / "file")

@@ -36,6 +36,13 @@ _CELL = re.compile(r"(?P<task>[^:]+):(?P<model>.+):(?P<seed>[0-9]+)")
 _KEY_FILE = "edgedistil_cell.json"
 
 
+class Timing(Record):
+    """Size of the weights or graph, and p50 of a single example (`artefact.CONDITIONS`)."""
+
+    bytes: int
+    latency_ms: float
+
+
 class CellFile(Record):
     """A cell with what the intervals need: the dev labels and what the model said about them."""
 
@@ -45,6 +52,7 @@ class CellFile(Record):
     labels: list[float]
     predictions: list[float]
     per_question: dict[str, list[float]] = Field(default={}, description="span: EM and F1 of each question")
+    timing: Timing | None = Field(default=None, description="taken where artefacts are compared")
 
 
 @dataclass(frozen=True)
@@ -223,9 +231,7 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> Scored:
     rows = finetune.features(tokenizer, data.train, kind=spec.kind, max_length=length)
     soft = None
     if plan.soft_targets_from is not None:
-        soft = finetune.teacher_logits(
-            plan.soft_targets_from, rows, kind=spec.kind, labels=data.labels, tokenizer=tokenizer
-        )
+        soft = finetune.teacher_logits(plan.soft_targets_from, rows, kind=spec.kind, tokenizer=tokenizer)
     model = finetune.task_model(
         source.folder, kind=spec.kind, labels=data.labels, seed=plan.seed, random_weights=source.random_weights
     )
@@ -279,4 +285,4 @@ def read_cell(path: Path) -> CellFile:
     return read_record(path, CellFile)
 
 
-__all__ = ["CellFile", "CellPlan", "Source", "cell_key", "parse_cell", "read_cell", "run_cells"]
+__all__ = ["CellFile", "CellPlan", "Source", "Timing", "cell_key", "parse_cell", "read_cell", "run_cells"]

@@ -77,6 +77,14 @@ def task_model(
         raise ModelError(f"{folder} holds no model that can be fine-tuned: {str(error).splitlines()[0]}") from error
 
 
+def fine_tuned_model(folder: Path, *, kind: str) -> PreTrainedModel:
+    """A model that `save_model` wrote, head and all, in eval mode."""
+    auto = AutoModelForQuestionAnswering if kind == "span" else AutoModelForSequenceClassification
+    with quiet():
+        model: PreTrainedModel = auto.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    return model.eval()
+
+
 def features(tokenizer: Tokenizer, examples: Sequence[Example], *, kind: str, max_length: int) -> list[dict[str, Any]]:
     """Training rows: `encoded` and the labels; a question gives one row a window, taught with its first answer."""
     if kind == "span":
@@ -271,9 +279,7 @@ def torch_forward(model: PreTrainedModel) -> Forward:
     return forward
 
 
-def teacher_logits(
-    folder: Path, rows: Sequence[dict[str, Any]], *, kind: str, labels: Sequence[str], tokenizer: Tokenizer
-) -> list[Logits]:
+def teacher_logits(folder: Path, rows: Sequence[dict[str, Any]], *, kind: str, tokenizer: Tokenizer) -> list[Logits]:
     """The fine-tuned teacher's logits of each training row: soft targets for a student that reads the same ids.
 
     Raises:
@@ -281,7 +287,7 @@ def teacher_logits(
     """
     if open_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
         raise ModelError(f"the teacher in {folder} has another vocabulary than the student: its logits have no partner")
-    model = task_model(folder, kind=kind, labels=labels, seed=0)
+    model = fine_tuned_model(folder, kind=kind)
     if torch.cuda.is_available():
         model.to("cuda")
     encoded = [row["encoded"] for row in rows]

@@ -10,6 +10,7 @@ from pathlib import Path
 from edgedistil import console
 from edgedistil.errors import InputError
 from edgedistil.evaluate import assemble
+from edgedistil.evaluate.artefact_cells import artefact_cells, artefact_scores
 from edgedistil.evaluate.cells import CellFile, CellPlan, Source, cell_key, parse_cell, read_cell, run_cells
 from edgedistil.evaluate.spec import TaskSpec, expand_groups, load_task
 from edgedistil.evaluate.tasks import load_data
@@ -60,10 +61,14 @@ def evaluate(
         chosen, names = tasks or settings.tasks, models or settings.models
         numbers = list(range(1, (seeds or settings.seeds) + 1))
     planned = [_task(name, settings, data) for name in expand_groups(chosen)]
-    plans = [plan for task in planned for plan in _plans(run, task, names, numbers)]
+    deployed = _deployed(names, cell) if artefact is not None else []
+    plans = [plan for task in planned for plan in _plans(run, task, names, numbers, deployed)]
     run_cells(plans, jobs=jobs)
     files = [read_cell(plan.file) for plan in plans]
     record = _record(files, planned)
+    if artefact is not None:
+        to_score = [plan for plan in plans if plan.source.name in deployed]
+        record = _with_artefacts(record, artefact_cells(to_score, artefact))
     if cell is None:
         write_record(run.evaluation, record)
     return record
@@ -76,7 +81,26 @@ def _task(name: str, settings: Evaluate, data: Path | None) -> _Task:
     return _Task(spec, data, settings.train_limit)
 
 
-def _plans(run: RunDir, task: _Task, models: Sequence[str], seeds: Sequence[int]) -> list[CellPlan]:
+def _deployed(models: Sequence[str], cell: str | None) -> list[str]:
+    """Models whose artefacts are scored: the students that are meant for a device, or the one of `--cell`."""
+    chosen = [
+        model for model in models if cell is not None or model not in ("teacher", "student-step0", "student-random")
+    ]
+    if not chosen:
+        raise InputError(f"--artefact: none of {', '.join(models)} is for a device", hint="add --model student")
+    return [model if model in MODELS else _folder_name(model) for model in chosen]
+
+
+def _with_artefacts(record: EvaluationRecord, files: list[CellFile]) -> EvaluationRecord:
+    cells = [file.cell for file in files if file.cell.artefact != "pytorch"]
+    return record.model_copy(
+        update={"cells": [*record.cells, *cells], "artefacts": artefact_scores(files)},
+    )
+
+
+def _plans(
+    run: RunDir, task: _Task, models: Sequence[str], seeds: Sequence[int], deployed: Sequence[str]
+) -> list[CellPlan]:
     """The cells of a task, and the teacher's cells that a student with soft targets needs."""
     needs_soft = any(_is_second(model) for model in models)
     plans: list[CellPlan] = []
@@ -86,7 +110,8 @@ def _plans(run: RunDir, task: _Task, models: Sequence[str], seeds: Sequence[int]
             if model == "teacher" and teacher is not None:
                 continue
             soft_from = teacher if _is_second(model) else None
-            plans.append(_plan(run, task, source_of(run, model), seed, keep=False, teacher=soft_from))
+            source = source_of(run, model)
+            plans.append(_plan(run, task, source, seed, keep=source.name in deployed, teacher=soft_from))
         if teacher is not None:
             plans.append(teacher)
     return plans
@@ -133,8 +158,12 @@ def source_of(run: RunDir, model: str) -> Source:
     folder = Path(model)
     if not (folder / "config.json").is_file():
         raise InputError(f"no model '{model}': expected one of {', '.join(MODELS)}, or a folder that holds config.json")
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name)
-    return Source(f"folder-{name}" if name in MODELS else name, folder)
+    return Source(_folder_name(model), folder)
+
+
+def _folder_name(model: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).resolve().name)
+    return f"folder-{name}" if name in MODELS else name
 
 
 def _record(files: list[CellFile], planned: list[_Task]) -> EvaluationRecord:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from edgedistil import console
 from edgedistil.errors import CorpusError, InputError, ParityError
@@ -93,6 +94,35 @@ def export(
     if push is not None:
         _push(chosen, origins, push)
     return chosen, made
+
+
+def export_folder(
+    run: RunDir,
+    folder: Path,
+    *,
+    name: str,
+    role: Literal["teacher", "student", "other"],
+    task: str,
+    precisions: Sequence[str],
+    text: list[str],
+    target: str | None = None,
+) -> Artefacts:
+    """Artefacts of one model folder, proven and packaged as `run.export(name, task)`; which run is latest stays.
+
+    Args:
+        run: Holds the result: exports, parity, probes, and what a gate refused.
+        precisions: As `quantize` of `export`; float32 is always made.
+        text: Lines for probes and calibration.
+    Raises:
+        InputError: A precision, device or model that is not there or not supported.
+        ParityError: An artefact is not what it was made from.
+    """
+    device = find_target(target)
+    wanted = checked_precisions(precisions)
+    for precision in wanted:
+        require_runtime(device, precision)
+    origin = Origin(name, role, folder, task, quantized=True)
+    return _export_one(run, origin, Job(precisions=tuple(wanted), target=device), text)
 
 
 def checked_precisions(names: Sequence[str]) -> list[str]:
@@ -213,4 +243,4 @@ def _recipe_target(run: RunDir) -> str | None:
     return load_recipe(run.recipe).export.target if run.recipe.exists() else None
 
 
-__all__ = ["Target", "checked_precisions", "export", "read_text"]
+__all__ = ["Target", "checked_precisions", "export", "export_folder", "read_text"]

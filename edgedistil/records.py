@@ -409,12 +409,12 @@ class PartError(Record):
 
 
 class NodeError(Record):
-    """The error that one node of a part adds, its part's input being exact."""
+    """The error that one node of a part adds to exact inputs."""
 
     node: str
     operator: str
     output: str
-    added: float = Field(description="relative error of its output, less the largest one of its inputs")
+    own: float = Field(description="relative error of its output when its inputs are the good artefact's")
 
 
 class FloatGain(Record):

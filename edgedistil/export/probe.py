@@ -4,8 +4,8 @@ How much is kept. Every attended position is compared where the output is narrow
 fill-mask the whole vocabulary is kept at up to 256 positions (fewer when a vocabulary is so large that they would
 exceed 32 MiB, never under 64): three quarters at masked positions, one at others. At *every* masked position the most
 likely word and its lead are kept, so that agreement is over all of them. Of the hidden states, the outputs of all
-LayerNorms (twice a layer, and the embeddings) are kept at four positions a sequence: enough to say where an error
-enters.
+LayerNorms (twice a layer, and the embeddings) are kept at four positions a sequence, and whole for one padded batch:
+from these an artefact's layers can be fed one by one, and so be told apart.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ MASK_SHARE = 0.15
 LOGIT_ROWS, LEAST_LOGIT_ROWS, LOGIT_BYTES = 256, 64, 32 * 2**20
 MASKED_ROWS_SHARE = 0.75
 HIDDEN_ROWS_PER_SEQUENCE = 4
+WHOLE_LEAST_SEQUENCES = 4
 
 OUTPUTS = {
     "fill-mask": ("logits",),
@@ -75,14 +76,18 @@ def make_probes(
     calls = plan_calls(model.config.max_position_embeddings)
     total = sum(count for _, count in calls)
     asked = _in_float32(model)
-    batches = []
+    batches: list[ProbeBatch] = []
     with _recording(asked) as seen, console.progress("PyTorch answers the probes", total, unit="sequences") as bar:
         for length, count in calls:
             rows = [_sequence(documents, size, special, rng, pair=task in PAIR_TASKS) for size in sizes(length, count)]
             inputs = _pad(rows, length, special, with_types=model.config.model_type == "bert")
             masked_M2 = _mask(inputs, special, rng) if task == "fill-mask" else np.zeros((0, 2), np.int64)
-            share = count / total
-            batches.append(_ask(asked, task, inputs, masked_M2, seen, rng, share=share))
+            whole = (
+                count >= WHOLE_LEAST_SEQUENCES
+                and length >= 2 * calls[0][0]
+                and all(batch.whole_KBLD is None for batch in batches)
+            )
+            batches.append(_ask(asked, task, inputs, masked_M2, seen, rng, share=count / total, whole=whole))
             bar.advance(count)
     return Probes(
         task=task,
@@ -245,6 +250,7 @@ def _ask(
     rng: np.random.Generator,
     *,
     share: float,
+    whole: bool,
 ) -> ProbeBatch:
     """One call; `share` is this batch's part of all sequences, and so of the rows that are kept."""
     seen.clear()
@@ -272,6 +278,7 @@ def _ask(
         margins_M=margins_M,
         hidden_rows_R2=hidden_rows_R2,
         hidden_KRD=np.stack([_at(layer.numpy(), hidden_rows_R2) for layer in seen]),
+        whole_KBLD=np.stack([layer.numpy() for layer in seen]) if whole else None,
     )
 
 

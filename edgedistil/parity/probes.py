@@ -45,8 +45,9 @@ class ProbeBatch:
     masked_M2: NDArray[np.int64] = field(metadata={"what": "(sequence, position) of every [MASK]; fill-mask only"})
     choices_M: NDArray[np.int64] = field(metadata={"what": "PyTorch's most likely word at each [MASK]"})
     margins_M: NDArray[np.float32] = field(metadata={"what": "by how much it leads the next word, in logits"})
-    hidden_rows_R2: NDArray[np.int64]
+    hidden_rows_R2: NDArray[np.int64] = field(metadata={"what": "(sequence, position) of the kept hidden states"})
     hidden_KRD: NDArray[np.float32]
+    whole_KBLD: NDArray[np.float32] | None = field(metadata={"what": "every position's, padding too; one batch only"})
 
     @property
     def sequences(self) -> int:
@@ -151,8 +152,8 @@ _PLAIN = (
 
 def _arrays_of(batch: ProbeBatch) -> dict[str, Array]:
     arrays: dict[str, Array] = {name: getattr(batch, name) for name in _PLAIN}
-    if batch.token_type_ids_BL is not None:
-        arrays["token_type_ids_BL"] = batch.token_type_ids_BL
+    optional = {"token_type_ids_BL": batch.token_type_ids_BL, "whole_KBLD": batch.whole_KBLD}
+    arrays.update({name: array for name, array in optional.items() if array is not None})
     return arrays | {f"output/{name}": array for name, array in batch.outputs.items()}
 
 
@@ -161,6 +162,7 @@ def _batch_of(stored: Mapping[str, Array], index: int) -> ProbeBatch:
     found = {name.removeprefix(prefix): stored[name] for name in stored if name.startswith(prefix)}
     return ProbeBatch(
         token_type_ids_BL=found.get("token_type_ids_BL"),
+        whole_KBLD=found.get("whole_KBLD"),
         outputs={name.removeprefix("output/"): found[name] for name in found if name.startswith("output/")},
         **{name: found[name] for name in _PLAIN},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,8 +36,8 @@ def joined() -> Iterator[PartialState]:
     """This process among the others (torchrun and `accelerate launch` start several); only the main one speaks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")  # its default is ours too
-        # A single process takes no timeout: it has no one to wait for.
-        state = PartialState() if not _several() else PartialState(timeout=_PATIENCE)
+        # A single process takes no timeout: it has no one to wait for. Several without a GPU each: gloo, when told so.
+        state = PartialState(cpu=_all_on_cpu(), timeout=_PATIENCE) if _several() else PartialState()
     was_quiet = console.err.quiet
     console.err.quiet = was_quiet or not state.is_main_process
     try:
@@ -73,6 +74,7 @@ def accelerator(precision: Precision, *, trackers: list[str], folder: Path, unus
     # The loop itself says when gradients are all-reduced and when a step is due, so accelerate counts nothing.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
     made = Accelerator(
+        cpu=_all_on_cpu(),
         mixed_precision=_ACCELERATE[precision],
         log_with=trackers or None,
         project_dir=folder,
@@ -128,9 +130,11 @@ def check_batch(*, global_batch: int, micro_batch: int, processes: int) -> None:
 
 
 def _several() -> bool:
-    import os
-
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _all_on_cpu() -> bool:
+    return _several() and not (torch.cuda.is_available() or torch.xpu.is_available())
 
 
 def _has_bfloat16(device: torch.device) -> bool:

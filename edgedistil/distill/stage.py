@@ -343,7 +343,8 @@ def _train(recipe: Recipe, run: RunDir, prepared: Prepared, state: PartialState)
         diverged=run.path / "diverged",
     )
     peak = memory.peak_bytes(state.device)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # `end_training` would also end the process group, and we are not done
+        tracker.finish()
     student = student.cpu().eval()
     heldout = metrics.heldout()
     record = DistillRecord(

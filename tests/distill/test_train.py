@@ -1,0 +1,162 @@
+"""The loop: schedule, means, processes, divergence, interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgedistil.distill import train as loop
+from edgedistil.distill.stage import distill
+from edgedistil.distill.train import schedule
+from edgedistil.errors import Interrupted, TrainingDiverged
+from edgedistil.recipe import Recipe, write_recipe
+from edgedistil.rundir import RunDir
+
+Make = Callable[..., Recipe]
+TRACED = ("step", "loss", "soft_target", "mlm", "cosine", "gradient_norm", "learning_rate", "tokens")
+
+
+def trace(run: RunDir) -> list[list[Any]]:
+    entries = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [[entry[key] for key in TRACED] for entry in entries if entry["kind"] == "train"]
+
+
+def test_schedule_rises_then_falls_to_nothing() -> None:
+    rates = [schedule(step, steps=20, warmup=0.25) for step in range(20)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[5] == 1.0
+    assert rates[19] == pytest.approx(1 / 15)
+    assert all(before > after for before, after in zip(rates[5:], rates[6:], strict=False))
+
+
+def test_schedule_without_warmup() -> None:
+    assert [schedule(step, steps=2, warmup=0.0) for step in range(2)] == [1.0, 0.5]
+
+
+def test_losses_fall(tiny_recipe: Make, runs: Path) -> None:
+    recipe = tiny_recipe(train={"steps": 60, "learning_rate": 5e-3, "evaluate_every": 60})
+    run, record = distill(recipe, run_name=None, resume=False)
+    losses = [entry[1] for entry in trace(run)]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    teacher, before, after = record.heldout
+    assert (teacher.agreement, teacher.kl_nats) == (1.0, 0.0)
+    assert after.kl_nats < 0.5 * before.kl_nats  # type: ignore[operator]
+
+
+def test_accumulation_is_one_mean_over_the_tokens_of_a_step(tiny_recipe: Make, runs: Path) -> None:
+    """Rows of unequal length: a mean of micro-batch means would differ."""
+    layout = {"corpus": {"layout": "lines"}, "student": {"dropout": 0.0}}
+    whole, _ = distill(tiny_recipe(**layout, train={"micro_batch": 6}), run_name="whole", resume=False)
+    parts, _ = distill(tiny_recipe(**layout, train={"micro_batch": 1}), run_name="parts", resume=False)
+    np.testing.assert_allclose(trace(parts), trace(whole), rtol=1e-4)
+    means, _ = distill(
+        tiny_recipe(**layout, train={"micro_batch": 1}, loss={"mean": "micro-batch"}), run_name="means", resume=False
+    )
+    assert not np.allclose(trace(means), trace(whole), rtol=1e-4)
+
+
+def torchrun(processes: int, arguments: list[str], folder: Path, runs: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "EDGEDISTIL_RUNS": str(runs)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+COUNTING = """
+import sys
+from torch.profiler import ProfilerActivity, profile
+from edgedistil.distill.stage import distill
+from edgedistil.recipe import load_recipe
+import accelerate
+
+for name in sys.argv[1:]:
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        distill(load_recipe(f"{name}.toml"), run_name=name, resume=False)
+    reduces = sum(event.count for event in profiled.key_averages() if event.key == "gloo:all_reduce")
+    print("REDUCES", name, reduces, flush=True)
+"""
+
+
+def test_two_processes_do_what_one_does(tiny_recipe: Make, runs: Path, tmp_path: Path) -> None:
+    """Same order, same masks, same dropout, same means; and one all-reduce of gradients a step, however many parts."""
+    settings = {"steps": 5, "global_batch": 12, "evaluate_every": 5}
+    few = tiny_recipe(train={**settings, "micro_batch": 3})
+    many = tiny_recipe(train={**settings, "micro_batch": 1})
+    one_few, alone = distill(few, run_name="one-few", resume=False)
+    one_many, _ = distill(many, run_name="one-many", resume=False)
+    write_recipe(tmp_path / "two-few.toml", few)
+    write_recipe(tmp_path / "two-many.toml", many)
+    (tmp_path / "counting.py").write_text(COUNTING)
+    done = torchrun(2, ["counting.py", "two-few", "two-many"], tmp_path, runs)
+    assert done.returncode == 0, done.stderr
+    for one, two in ((one_few, "two-few"), (one_many, "two-many")):
+        np.testing.assert_allclose(trace(RunDir(runs / two)), trace(one), rtol=1e-4)
+    figures = json.loads(RunDir(runs / "two-few").distill.read_text())
+    assert figures["processes"] == 2
+    assert figures["heldout"][2]["mlm_loss_nats"] == pytest.approx(alone.heldout[2].mlm_loss_nats, rel=1e-4)
+    assert figures["heldout"][2]["masked_tokens"] == alone.heldout[2].masked_tokens
+    counted = {line.split()[1]: int(line.split()[2]) for line in done.stdout.splitlines() if line.startswith("REDUCES")}
+    assert counted["two-few"] == counted["two-many"] > 0
+
+
+def test_divergence_stops_at_its_step_and_keeps_the_batch(
+    tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = loop.distillation_loss
+    calls = 0
+
+    def poisoned(*args: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        loss = honest(*args, **keywords)
+        if calls == 6:  # the second micro-batch of the third step
+            return type(loss)(loss.total * torch.nan, loss.soft_target_sum, loss.mlm_sum * torch.nan, loss.cosine_sum)
+        return loss
+
+    monkeypatch.setattr(loop, "distillation_loss", poisoned)
+    with pytest.raises(TrainingDiverged, match=r"loss is nan at step 3 .*MLM nan") as caught:
+        distill(tiny_recipe(train={"evaluate_every": 99}), run_name=None, resume=False)
+    assert caught.value.exit_code == 1
+    run = RunDir(runs / "small")
+    assert [entry[0] for entry in trace(run)] == [1, 2]
+    saved = np.load(run.path / "diverged" / "step-00000003.rank-0.npz")
+    assert sorted(saved.files) == ["input_ids_1", "labels_1"]
+    assert saved["input_ids_1"].shape == saved["labels_1"].shape == (3, 23)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(tiny_recipe: Make, runs: Path, number: int) -> None:
+    recipe = tiny_recipe(train={"steps": 5000, "evaluate_every": 5000})
+    run = RunDir(runs / "small")
+
+    def interrupt() -> None:
+        while not run.metrics.exists() or len(run.metrics.read_text().splitlines()) < 6:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    with pytest.raises(Interrupted, match=r"interrupted after step \d+ of 5000") as caught:
+        distill(recipe, run_name=None, resume=False)
+    sender.join()
+    assert caught.value.exit_code == 130
+    assert caught.value.hint == f"go on with: edgedistil distill {run.recipe} --run small --resume"
+    last = trace(run)[-1][0]
+    assert [p.name for p in run.checkpoints.iterdir()] == [f"step-{last:08d}"]

@@ -110,6 +110,10 @@ class RunDir:
         """ParityRecord of one artefact."""
         return self.path / "parity" / f"{model}-{task}.{precision}.json"
 
+    def parity_on(self, device: str, model: str, task: str, precision: str) -> Path:
+        """ParityRecord of one artefact under an emulated device's kernels."""
+        return self.path / "parity" / device / f"{model}-{task}.{precision}.json"
+
     def probes(self, model: str, task: str) -> Path:
         """Real text and what PyTorch answers to it (npz)."""
         return self.path / "parity" / f"{model}-{task}.probes.npz"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgedistil import console
 from edgedistil.device import HOST
-from edgedistil.profiling import claims, host, workload
+from edgedistil.profiling import boards, claims, host, workload
 from edgedistil.profiling.artefacts import Artefact, file_artefact, run_artefacts
 from edgedistil.profiling.measure import measure
 from edgedistil.profiling.sample_text import SAMPLE_TEXT
@@ -35,6 +35,13 @@ def profile(
     """Records of a run's artefacts (or of one file) on a device, by whatever method the flags ask for."""
     run, artefacts = _what(run_name, model)
     work = _workload(run, artefacts, lengths, text, sentence_pairs)
+    if emulate:
+        return run, [boards.emulate_device(run, artefacts, work, device=device, lengths=lengths)]
+    if ssh is not None:
+        record = boards.measure_board(
+            run, artefacts, work, destination=ssh, device=device, threads=threads, bootstrap=bootstrap
+        )
+        return run, [record]
     counts = list(threads) if threads else sorted({1, host.usable_cores()})
     record = measure(LocalTarget(), artefacts, work, device=HOST, threads=counts, conditions=host.conditions())
     if run is not None:

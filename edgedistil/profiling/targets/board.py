@@ -238,7 +238,9 @@ exit 0""",
             console.warn(f"{self.folder} could not be removed on {self.source}: {failed}")
 
     def _python(self) -> str:
-        given = {"TMPDIR": self.folder + "/scratch", **self.environment}
+        # onnxruntime keeps a device id and a database of its own in the cache folder: it must not stay behind.
+        scratch = self.folder + "/scratch"
+        given = {"TMPDIR": scratch, "XDG_CACHE_HOME": scratch, **self.environment}
         return " ".join(["env", *(f"{name}={quote(value)}" for name, value in given.items()), "python3"])
 
     def _sh(self, script: str, *, timeout_s: float = _SHORT_S) -> Answer:

@@ -23,7 +23,7 @@ from edgedistil.device import DeviceSpec
 from edgedistil.errors import InputError, TargetError
 from edgedistil.profiling.guest import build_guest_root, emulated_cpu, usable_memory_bytes
 from edgedistil.profiling.kernels import describe_kernels, read_translation
-from edgedistil.profiling.messages import RUNNER, Failure, Identity, Job, Reply, parse_reply
+from edgedistil.profiling.messages import RUNNER, Condition, Failure, Identity, Job, Reply, parse_reply
 from edgedistil.profiling.sysroot import Site, Sysroot, ensure_site, ensure_sysroot
 from edgedistil.profiling.targets.guest_memory import GUEST_RANGE, MemoryWatch
 from edgedistil.profiling.targets.refusal import refuse_unfit_runtime
@@ -172,7 +172,9 @@ class EmulatedTarget:
             reply = self._reply(running, folder, limit)
             if outputs_to is not None and reply.outputs is not None:
                 shutil.move(folder / reply.outputs.file, outputs_to)
-            return reply.model_copy(update={"conditions": self._conditions(guest, running, limit)})
+            # The guest reads the host's clock, heat and load: they say nothing about the device.
+            untold = {"before": Condition(), "after": None}
+            return reply.model_copy(update={**untold, "conditions": self._conditions(guest, running, limit)})
 
     def _reply(self, running: _Running, folder: Path, limit: int) -> Reply:
         path = folder / "reply.json"

@@ -72,6 +72,38 @@ def speed_claim(
     )
 
 
+def predicted_claim(
+    kind: Kind,
+    name: str,
+    first: Artefact,
+    second: Artefact,
+    middle: float,
+    band: Band,
+    *,
+    device: str,
+    conditions: str,
+    threads: int,
+) -> Claim:
+    """The speed of `second` against `first` as the cost model predicts it."""
+    threshold = 1.0 if kind == "int8-pays" else SPEED_THRESHOLD
+    decided = verdict(band.low, band.high, threshold)
+    ratio = Ratio(middle, band.low, band.high, 0, 0.0)
+    return Claim(
+        claim=kind,
+        verdict=decided,
+        sentence="Predicted, not measured: " + _speed_sentence(kind, name, first, second, ratio, decided, device),
+        method="predicted",
+        device=device,
+        conditions=conditions,
+        figure=f"{_FIGURES[kind]}, {name}, {threads} threads",
+        value=middle,
+        low=band.low,
+        high=band.high,
+        threshold=threshold,
+        paper=PAPER_SPEED if kind == "speed" else "not in the paper",
+    )
+
+
 def _speed_sentence(
     kind: Kind, name: str, first: Artefact, second: Artefact, ratio: Ratio, decided: Verdict, device: str
 ) -> str:

@@ -16,7 +16,7 @@ def usable_cores() -> int:
 
 
 def conditions() -> dict[str, str]:
-    found = Identity.model_validate(runpy.run_path(str(RUNNER))["identity"]())
+    found = identity()
     return {"kernels": kernels(found.machine or platform.machine(), found.flags)}
 
 
@@ -37,3 +37,13 @@ def kernels(machine: str, flags: Collection[str]) -> str:
     if "avx2" in have:
         return f"fp32 AVX2, int8 {'AVX-VNNI' if 'avx_vnni' in have else 'AVX2 without VNNI (saturates in 16 bits)'}"
     return "fp32 SSE or AVX, int8 SSE"
+
+
+def identity() -> Identity:
+    """This machine in the runner's words."""
+    return Identity.model_validate(runpy.run_path(str(RUNNER))["identity"]())
+
+
+def title() -> str:
+    found = identity()
+    return found.board or found.cpu or found.machine or platform.machine()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from edgedistil import console
 from edgedistil.profiling import claims
-from edgedistil.profiling.artefacts import ENCODER_TASK, FILL_MASK_TASK, Artefact
+from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.messages import Alternation, Block, Case, Job, Phase, Reply, SessionOptions
+from edgedistil.profiling.pairing import Pairing, pairings
 from edgedistil.profiling.rows import layer_times, op_times, rows_of
 from edgedistil.profiling.targets.interface import Target, raise_failure
 from edgedistil.profiling.workload import PAIRS, Workload
@@ -34,33 +35,6 @@ class Effort:
 
 DEFAULT_EFFORT = Effort()
 DEFAULT_SESSION = SessionOptions()
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """Two artefacts that a claim compares; `first` is the one that should be slower."""
-
-    kind: claims.Kind
-    name: str
-    first: Artefact
-    second: Artefact
-
-
-def pairings(artefacts: Sequence[Artefact]) -> list[Pairing]:
-    """Which claims these artefacts can answer: speed on encoders and on the fill-mask pair, deploy, int8-pays."""
-    by = {(a.role, a.task, a.precision): a for a in artefacts}
-
-    def pair(kind: claims.Kind, name: str, one: tuple[str, str, str], two: tuple[str, str, str]) -> list[Pairing]:
-        return [Pairing(kind, name, by[one], by[two])] if one in by and two in by else []
-
-    found = []
-    for task, name in ((ENCODER_TASK, "encoders"), (FILL_MASK_TASK, "fill-mask models")):
-        found += pair("speed", name, ("teacher", task, "fp32"), ("student", task, "fp32"))
-    integer = next((p for p in ("int8", "uint8", "int8-static", "int4") if ("student", ENCODER_TASK, p) in by), "int8")
-    student = ("student", ENCODER_TASK, integer)
-    found += pair("deploy", "encoders", ("teacher", ENCODER_TASK, "fp32"), student)
-    found += pair("int8-pays", "encoders", ("student", ENCODER_TASK, "fp32"), student)
-    return found
 
 
 def measure(

@@ -19,6 +19,7 @@ from edgedistil.records import Record
 MAX_REPLY_BYTES = 64 * 2**20
 RUNNER = Path(__file__).with_name("runner.py")
 
+GraphLevel = Literal["disabled", "basic", "extended", "all"]
 Phase = Literal["steady", "outputs", "energy", "ops"]
 Natural = Annotated[int, Field(ge=0)]
 Counted = Annotated[int, Field(gt=0)]
@@ -32,13 +33,14 @@ class SessionOptions(Record):
 
     spinning: bool = True
     arena: bool = True
-    graph_level: Literal["disabled", "basic", "extended", "all"] = "all"
+    graph_level: GraphLevel = "all"
     prepacking: bool = True
 
 
 class JobModel(Record):
     file: str = Field(description="path of the graph, relative to the job's folder; external data lies beside it")
     session: SessionOptions | None = Field(default=None, description="instead of the job's own")
+    threads: Counted | None = Field(default=None, description="instead of the job's own")
 
 
 class Case(Record):

@@ -293,7 +293,7 @@ def session_options(job: dict[str, Any], model: dict[str, Any]) -> Any:
     asked = dict(job.get("session") or {}, **(model.get("session") or {}))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = int(job["threads"])
+    options.intra_op_num_threads = int(model.get("threads") or job["threads"])
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     level = GRAPH_LEVELS[asked.get("graph_level", "all")]

@@ -22,8 +22,8 @@ TEXTS_PER_LENGTH = 4
 PAIRS = "sentence-pairs"
 
 # Words of one sentence at these quantiles. STS-B's own text is in no package registry; the figures follow what is
-# published about it (most sentences are captions and headlines of 7 to 13 words, with a tail of news and forum sentences
-# up to about 55).
+# published about it (most sentences are captions and headlines of 7 to 13 words, with a tail of news and forum
+# sentences up to about 55).
 _STSB_QUANTILES = (0.0, 0.05, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 1.0)
 _STSB_WORDS = (3, 5, 7, 10, 13, 20, 25, 34, 55)
 

@@ -1,0 +1,104 @@
+"""`edgedistil devices`: what there is, what one is, and which one a machine is."""
+
+from __future__ import annotations
+
+from edgedistil import console
+from edgedistil.device import HOST, DeviceSpec, Figure, device_names, load_device
+from edgedistil.errors import DeviceFileError
+from edgedistil.profiling import host
+from edgedistil.profiling.messages import Identity
+
+
+def list_devices() -> None:
+    """Prints a line a device; a file with problems is told in its line."""
+    rows = [[HOST, f"this machine ({host.title()})", str(host.usable_cores()), "–", "measured"]]
+    for name in device_names():
+        try:
+            spec = load_device(name)
+        except DeviceFileError as error:
+            rows.append([name, f"the file has problems: {error.message}", "–", "–", "–"])
+            continue
+        rows.append([name, spec.title, str(spec.cores), f"{spec.memory.size_gib.value:g} GiB", features(spec)])
+    console.table("Devices", ["name", "what", "cores", "memory", "instruction set"], rows)
+    console.result("\nedgedistil devices NAME explains one; docs/adding-a-device.md tells how to add one")
+
+
+def features(spec: DeviceSpec) -> str:
+    """The level and what matters to int8 in a few words."""
+    isa = spec.isa
+    named = {
+        "dot product": isa.dot_product,
+        "i8mm": isa.i8mm,
+        "VNNI": isa.vnni,
+        "AVX-512": isa.avx512 and not isa.vnni,
+        "AVX2": isa.avx2 and not isa.avx512,
+        "fp16": isa.fp16,
+    }
+    have = [name for name, there in named.items() if there]
+    return f"{isa.level} ({', '.join(have) or 'no dot product'})"
+
+
+def explain_device(name: str) -> None:
+    """Prints every figure of a device with its source.
+
+    Raises:
+        DeviceFileError: Unknown, or its file has problems.
+    """
+    if name == HOST:
+        for key, value in {"title": host.title(), **host.conditions()}.items():
+            console.result(f"{key}: {value}")
+        return
+    spec = load_device(name)
+    rows = [["instruction set", features(spec), spec.isa.source]]
+    for cluster in spec.clusters:
+        peak = cluster.macs_per_cycle
+        rows.append([f"{cluster.core}, {cluster.pipeline}", *_told(cluster.cores, "cores")])
+        rows.append(["clock", *_told(cluster.clock_ghz, "GHz")])
+        named = {"fp32": peak.fp32, "fp16": peak.fp16, "int8": peak.int8}
+        rows += [[f"{kind} multiply-adds", *_told(each, "a cycle")] for kind, each in named.items() if each is not None]
+    caches = spec.caches
+    rows.append(["L1 data cache", *_told(caches.l1d_kib, "KiB")])
+    rows.append([f"L2 cache ({'shared' if caches.l2_shared else 'each core'})", *_told(caches.l2_kib, "KiB")])
+    if caches.l3_kib is not None:
+        rows.append(["L3 cache", *_told(caches.l3_kib, "KiB")])
+    memory = spec.memory
+    rows.append(["memory", *_told(memory.size_gib, "GiB")])
+    rows.append(["memory bandwidth", *_told(memory.bandwidth_gb_per_s, "GB/s")])
+    rows.append(["… of one core", *_told(memory.one_core_gb_per_s, "GB/s")])
+    rows.append(["page size", *_told(memory.page_kib, "KiB")])
+    scaling = spec.thread_scaling
+    origin = scaling.source or f"assumed: {scaling.assumed}"
+    rows.append(["speed-up by threads", " ".join(f"{each:g}" for each in scaling.speedups), origin])
+    rows.append(["onnxruntime", spec.runtime.onnxruntime, spec.runtime.source])
+    rows += [["refuses onnxruntime", version, why] for version, why in spec.runtime.refused.items()]
+    rows.append(["emulated as", f"qemu -cpu {spec.qemu_cpu}" if spec.qemu_cpu else "not emulated", ""])
+    rows.append(["names itself", ", ".join([*spec.identity.boards, *spec.identity.flags]), spec.identity.source])
+    console.table(f"{spec.name}: {spec.title}", ["what", "figure", "source"], rows)
+    for note in spec.notes:
+        console.result(f"  {note}")
+
+
+def _told(figure: Figure, unit: str) -> list[str]:
+    return [f"{figure.value:g} {unit}", figure.origin]
+
+
+def match_device(identity: Identity) -> DeviceSpec | None:
+    """The device file that a machine fits: by its board's name, else (x86) by its instruction-set flags."""
+    for name in device_names():
+        try:
+            spec = load_device(name)
+        except DeviceFileError:
+            continue  # a broken file of the user's must not hide the others; `devices` tells its problems
+        if fits(spec, identity):
+            return spec
+    return None
+
+
+def fits(spec: DeviceSpec, identity: Identity) -> bool:
+    wanted = spec.identity
+    if identity.machine != wanted.machine:
+        return False
+    if wanted.boards:
+        return any((identity.board or "").startswith(board) for board in wanted.boards)
+    flags = set(identity.flags)
+    return bool(wanted.flags) and flags.issuperset(wanted.flags) and not flags.intersection(wanted.without_flags)

@@ -19,7 +19,8 @@ from edgedistil.export.passes.activation import fuse_gelu
 from edgedistil.export.passes.attention import fuse_attention
 from edgedistil.export.passes.constants import lay_weights_out, name_constants
 from edgedistil.export.passes.embeddings import fold_segment_a, slice_positions
-from edgedistil.export.passes.normalisation import fuse_skip_layer_norm
+from edgedistil.export.passes.layout import sequence_first
+from edgedistil.export.passes.normalisation import keep_residual_sums
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,12 @@ def is_weight(value: ir.Value | None) -> bool:
 def standard_passes(shape: Shape, *, token_types: bool, drop_token_types: bool) -> list[Pass]:
     """The passes of every artefact, in order."""
     passes = [
-        Pass("attention", lambda m: fuse_attention(m, heads=shape.heads, hidden=shape.hidden), shape.layers),
+        Pass("sequence-first", sequence_first, 1),
+        Pass("attention", lambda m: fuse_attention(m, heads=shape.heads), shape.layers),
         Pass("positions", slice_positions, 1),
         Pass("gelu", fuse_gelu, shape.gelus),
         Pass("weights-laid-out", lay_weights_out, shape.weights),
-        Pass("skip-layer-norm", fuse_skip_layer_norm, 2 * shape.layers),
+        Pass("residual-sums", keep_residual_sums, 2 * shape.layers),
         Pass("constants", name_constants, 0),
     ]
     if token_types and drop_token_types:

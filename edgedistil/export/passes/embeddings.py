@@ -14,7 +14,7 @@ SEGMENTS = "embeddings.token_type_embeddings.weight"
 def slice_positions(model: ir.Model) -> int:
     """A gather of the rows 0 … L−1 of the position table → a slice of it.
 
-    Requires: positions are not an input, so row i always belongs to token i.
+    Requires: positions are not an input, so row i always belongs to token i; sequence-first activations.
     Ensures: no position ids are left in the graph.
     """
     changed = 0
@@ -26,8 +26,10 @@ def slice_positions(model: ir.Model) -> int:
         zero = add_initializer(graph, "constant/start", np.array([0], np.int64))
         axis = add_initializer(graph, "constant/axis", np.array([0], np.int64))
         (length,) = insert(node, "Shape", [ids], name="embeddings/length", attributes={"start": 1, "end": 2})
-        (rows,) = insert(node, "Slice", [node.inputs[0], zero, length, axis], name="embeddings/positions")
-        replace(node.outputs[0], rows)
+        (rows_LD,) = insert(node, "Slice", [node.inputs[0], zero, length, axis], name="embeddings/positions")
+        one = add_initializer(graph, "constant/batch_axis", np.array([1], np.int64))
+        (rows_L1D,) = insert(node, "Unsqueeze", [rows_LD, one], name="embeddings/positions_of_all")
+        replace(node.outputs[0], rows_L1D)
         changed += 1
     return changed
 

@@ -1,0 +1,210 @@
+"""A run with real but tiny models, a tokenizer of whole words, and data sets in their official layouts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
+
+from edgedistil.evaluate.tasks import load_data
+from edgedistil.models.quiet import quiet
+from edgedistil.rundir import RunDir
+
+WORDS = (
+    "a an the film is was very good bad great awful dull bright story actor plot and not boring fine who wrote it in "
+    "paris london ada lived she he born 1815 where did live when ? . , !"
+).split()
+GOOD, BAD = ("good", "great", "bright", "fine"), ("bad", "awful", "dull", "boring")
+
+
+def write_tokenizer(folder: Path, words: list[str]) -> None:
+    """A word-level tokenizer with BERT's special tokens, as one `tokenizer.json`."""
+    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.enable_truncation(7)  # baked in, as MiniLM's file has it: it must be switched off
+    tokenizer.enable_padding(length=7)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    marks = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **{f"{key}_token": mark for key, mark in marks.items()}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+
+
+def _save(model: torch.nn.Module, folder: Path) -> None:
+    with quiet():
+        model.save_pretrained(folder)
+    write_tokenizer(folder, WORDS)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`teacher`, `student`, `student-step0`: masked LMs as a distillation leaves them."""
+    root = tmp_path_factory.mktemp("models")
+    size = len(WORDS) + 5
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        teacher = BertConfig(
+            vocab_size=size, hidden_size=26, num_attention_heads=2, num_hidden_layers=3, intermediate_size=53,
+            max_position_embeddings=131, hidden_dropout_prob=0.0,
+        )  # fmt: skip
+        student = DistilBertConfig(
+            vocab_size=size, dim=22, n_heads=2, n_layers=1, hidden_dim=43, max_position_embeddings=131, dropout=0.0
+        )
+        _save(BertForMaskedLM(teacher), root / "teacher")
+        _save(DistilBertForMaskedLM(student), root / "student")
+        _save(DistilBertForMaskedLM(student), root / "student-step0")
+    return root
+
+
+@pytest.fixture
+def run(tiny_models: Path, tmp_path: Path) -> RunDir:
+    """A run whose models are the tiny ones."""
+    path = tmp_path / "runs" / "tiny"
+    path.mkdir(parents=True)
+    for each in tiny_models.iterdir():
+        (path / each.name).symlink_to(each)
+    return RunDir(path)
+
+
+@pytest.fixture(autouse=True)
+def _no_remembered_data() -> Iterator[None]:
+    load_data.cache_clear()
+    yield
+    load_data.cache_clear()
+
+
+def opinions(count: int, offset: int = 0) -> list[tuple[str, str]]:
+    """Short reviews whose one opinion word gives the label away."""
+    made = []
+    for number in range(offset, offset + count):
+        word = (GOOD, BAD)[number % 2][number // 2 % 4]
+        texts = ("the film is very {}", "a {} story", "the actor was {} and the plot is fine", "it is {} , not long")
+        made.append((texts[number // 8 % 4].format(word) + " !" * (number // 32), ("good", "bad")[number % 2]))
+    return made
+
+
+@pytest.fixture
+def own_task(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a task of the user's own (csv) and gives its TOML file."""
+
+    def write(train: int = 64, dev: int = 17, *, epochs: int = 8, extra: str = "", name: str = "opinion") -> Path:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        for side, rows in (("train", opinions(train)), ("dev", opinions(dev, offset=train))):
+            lines = ["text,label", *(f'"{text}",{label}' for text, label in rows)]
+            (folder / f"{side}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / f"{name}.toml").write_text(
+            f"""kind = "classification"
+labels = ["bad", "good"]
+metric = "accuracy"
+{extra}
+[files]
+train = "train.csv"
+dev = "dev.csv"
+[training]
+epochs = {epochs}
+batch = 8
+learning_rate = 1e-2
+max_length = 23
+source = "made for the tests"
+"""
+        )
+        return folder / f"{name}.toml"
+
+    return write
+
+
+@pytest.fixture
+def glue(tmp_path: Path) -> Path:
+    """All nine tasks of GLUE in the layout of its official archive, a few rows each."""
+    root = tmp_path / "glue"
+
+    def write(folder: str, name: str, *rows: str) -> None:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / name).write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    for side in ("train", "dev"):
+        write("CoLA", f"{side}.tsv", "gj04\t1\t\tThe story is good.", 'gj04\t0\t*\tThe "film is.', "bc01\t1\t\tIt was.")
+        write("SST-2", f"{side}.tsv", "sentence\tlabel", "a dull film \t0", "a bright story \t1")
+        write(
+            "MRPC", f"{side}.tsv", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
+            '1\t702876\t702977\tHe said "good.\tHe said good.', "0\t2108705\t2108831\tA film.\tA story.",
+        )  # fmt: skip
+        write(
+            "QQP", f"{side}.tsv", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
+            "133273\t213221\t213222\tWhere is it?\tWhere did it live?\t0", "402555\t536040\t536041\tWho?\tWho is it?\t1",
+            "360472\t364011\t490273\tA question whose row was cut",
+        )  # fmt: skip
+        header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
+        write(
+            "STS-B", f"{side}.tsv", header, "0\tmain\tMSRvid\t2012\t0001\tnone\tnone\tA film.\tA good film.\t5.000",
+            "1\tmain\tMSRvid\t2012\t0004\tnone\tnone\tAn actor.\tA plot.\t0.800",
+        )  # fmt: skip
+        write(
+            "QNLI", f"{side}.tsv", "index\tquestion\tsentence\tlabel", "0\tWho wrote it?\tAda wrote it.\tentailment",
+            "1\tWhen?\tIn London.\tnot_entailment",
+        )  # fmt: skip
+        write(
+            "RTE", f"{side}.tsv", "index\tsentence1\tsentence2\tlabel", "0\tAda lived.\tShe lived.\tentailment",
+            "1\tIt was.\tIt was not.\tnot_entailment",
+        )  # fmt: skip
+        write(
+            "WNLI", f"{side}.tsv", "index\tsentence1\tsentence2\tlabel", "0\tShe wrote it.\tAda wrote.\t1",
+            "1\tHe lived.\tIt lived.\t0",
+        )  # fmt: skip
+    left = "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse"
+    row = "{}\t31193\t31193n\tfiction\t( a )\t( b )\t(ROOT a)\t(ROOT b)\tA film {}.\tA story.\t{}"
+    train = [row.format(i, i, f"{gold}\t{gold}") for i, gold in enumerate(("neutral", "entailment", "contradiction"))]
+    write("MNLI", "train.tsv", f"{left}\tsentence1\tsentence2\tlabel1\tgold_label", *train)
+    for part, golds in (("matched", ("neutral", "entailment")), ("mismatched", ("contradiction", "neutral", "neutral"))):
+        five = "\t".join(f"label{i}" for i in range(1, 6))
+        rows = [row.format(i, f"{part} {i}", "\t".join([gold] * 6)) for i, gold in enumerate(golds)]
+        write("MNLI", f"dev_{part}.tsv", f"{left}\tsentence1\tsentence2\t{five}\tgold_label", *rows)
+    return root
+
+
+CONTEXT = "Ada was born in London . She lived in Paris , where she wrote the story . It was very good !"
+
+
+def squad_json(ids: tuple[str, ...] = ("q1", "q2"), start: int = 16) -> str:
+    """SQuAD 1.1's layout: an article, a paragraph, two questions."""
+    questions = [
+        {"id": ids[0], "question": "Where was Ada born ?", "answers": [{"text": "London", "answer_start": start}]},
+        {
+            "id": ids[1],
+            "question": "Where did she live ?",
+            "answers": [{"text": "Paris", "answer_start": 38}, {"text": "in Paris", "answer_start": 35}],
+        },
+    ]
+    return json.dumps({"version": "1.1", "data": [{"title": "Ada", "paragraphs": [{"context": CONTEXT, "qas": questions}]}]})
+
+
+@pytest.fixture
+def squad(tmp_path: Path) -> Path:
+    folder = tmp_path / "official" / "squad"
+    folder.mkdir(parents=True)
+    for name in ("train-v1.1.json", "dev-v1.1.json"):
+        (folder / name).write_text(squad_json(), encoding="utf-8")
+    return folder.parent
+
+
+@pytest.fixture
+def imdb(tmp_path: Path) -> Path:
+    """`aclImdb` as the archive unpacks, with the folder of unlabelled reviews that must not be read."""
+    root = tmp_path / "official" / "aclImdb"
+    for side in ("train", "test"):
+        for label, text in (("pos", "A great film .<br /><br />Good !"), ("neg", "An awful plot ."), ("unsup", "It is .")):
+            (root / side / label).mkdir(parents=True)
+            (root / side / label / "0_9.txt").write_text(text, encoding="utf-8")
+            (root / side / label / "1_8.txt").write_text(text + " Very .", encoding="utf-8")
+    return root.parent

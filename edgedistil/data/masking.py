@@ -36,7 +36,11 @@ class Generator:
     def uniform_BL(self, length: int, *, stream: int) -> Tensor:  # noqa: N802
         """Float64 in (0, 1); column l of row b depends on the row's key, l and `stream` only, not on `length`."""
         columns_L = torch.arange(length, device=self.keys_B.device, dtype=torch.int64)
-        return uniform(mixed(mixed(self.keys_B[:, None] ^ stream) + columns_L[None, :]))
+        return uniform(mixed(mixed(self.keys_B ^ stream)[:, None] + columns_L[None, :]))
+
+    def uniform_at(self, rows_N: Tensor, columns_N: Tensor, *, stream: int) -> Tensor:
+        """What `uniform_BL` has at these places: where few are wanted, few are computed."""
+        return uniform(mixed(mixed(self.keys_B ^ stream)[rows_N] + columns_N))
 
 
 def generator_for(seed: int, step: int, places: Tensor | Sequence[int], *, purpose: str = "mask") -> Generator:
@@ -85,8 +89,8 @@ def mask_bert(
     draws_BL = generator.uniform_BL(ids_BL.shape[1], stream=0).masked_fill(~candidates_BL, 2.0)
     ordinary_B = candidates_BL.sum(dim=1)
     wanted_B = torch.floor(share * ordinary_B.double() + 0.5).long().clamp(min=1).minimum(ordinary_B)
-    ranks_BL = draws_BL.argsort(dim=1, stable=True).argsort(dim=1)
-    return _replaced(ids_BL, ranks_BL < wanted_B[:, None], generator, mask_id, vocabulary)
+    last_B1 = draws_BL.sort(dim=1).values.gather(1, (wanted_B - 1).clamp(min=0)[:, None])
+    return _replaced(ids_BL, candidates_BL & (draws_BL <= last_B1), generator, mask_id, vocabulary)
 
 
 def mask_rarity(
@@ -150,11 +154,13 @@ def _candidates(ids_BL: Tensor, attention_mask_BL: Tensor, generator: Generator,
 
 
 def _replaced(ids_BL: Tensor, selected_BL: Tensor, generator: Generator, mask_id: int, vocabulary: int) -> MaskedBatch:
-    fate_BL = generator.uniform_BL(ids_BL.shape[1], stream=1)
-    random_BL = (generator.uniform_BL(ids_BL.shape[1], stream=2) * vocabulary).long()
-    new_BL = torch.where(fate_BL < _MASKED, mask_id, torch.where(fate_BL < _MASKED + _KEPT, ids_BL, random_BL))
+    rows_N, columns_N = selected_BL.nonzero(as_tuple=True)
+    fate_N = generator.uniform_at(rows_N, columns_N, stream=1)
+    random_N = (generator.uniform_at(rows_N, columns_N, stream=2) * vocabulary).long()
+    kept_N = ids_BL[rows_N, columns_N]
+    new_N = torch.where(fate_N < _MASKED, mask_id, torch.where(fate_N < _MASKED + _KEPT, kept_N, random_N))
     return MaskedBatch(
-        input_ids_BL=torch.where(selected_BL, new_BL, ids_BL),
+        input_ids_BL=ids_BL.index_put((rows_N, columns_N), new_N),
         labels_BL=torch.where(selected_BL, ids_BL, IGNORED),
         selected_BL=selected_BL,
     )

@@ -103,7 +103,9 @@ class StoreWriter:
         rows = sum(self._rows)
         if rows == 0:
             return
-        sorted_rows = np.memmap(self._folder / "by_bucket", "<i8", "w+", shape=(rows,))
+        path = self._folder / "by_bucket"
+        _allocate(path, rows * 8)
+        sorted_rows = np.memmap(path, "<i8", "r+", shape=(rows,))
         place = dict(
             zip(sorted(self._buckets), _starts([self._buckets[b] for b in sorted(self._buckets)]), strict=False)
         )
@@ -174,7 +176,15 @@ class TokenStore:
 
     def row_lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens of these rows."""
-        return np.array([len(self[int(row)]) for row in rows], np.int64)
+        if self.row_length is not None:
+            return np.full(len(rows), self.row_length, np.int64)
+        result = np.empty(len(rows), np.int64)
+        shards = np.searchsorted(self._first_rows, rows, side="right") - 1
+        for shard in np.unique(shards):
+            here = shards == shard
+            inside, ends = rows[here] - self._first_rows[shard], self._ends_of(int(shard))
+            result[here] = ends[inside] - np.where(inside > 0, ends[inside - 1], 0)
+        return result
 
     def bucket_starts(self) -> NDArray[np.int64]:
         """Where each length bucket begins in `rows_by_bucket`, the total at the end."""
@@ -212,6 +222,13 @@ class TokenStore:
 def _starts(counts: Sequence[int]) -> list[int]:
     """Running totals from 0; the last one is the sum."""
     return [0, *np.cumsum(counts, dtype=np.int64).tolist()]
+
+
+def _allocate(path: Path, size: int) -> None:
+    """A file of zeros: on a full disk this raises, where writing to a sparse mapping would kill the process."""
+    with path.open("wb") as file:
+        for start in range(0, size, 1 << 20):
+            file.write(bytes(min(1 << 20, size - start)))
 
 
 def _mapped_ends(folder: Path, shard: int, rows: int) -> NDArray[np.int64]:

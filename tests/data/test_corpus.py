@@ -161,7 +161,8 @@ if moment == "index":
 if moment == "heldout":
     corpus._refuse_empty = die
 if moment == "rename":
-    rundir.os.replace = die
+    replace = os.replace
+    rundir.os.replace = lambda old, new: die() if Path(new).parent.name == "corpus" else replace(old, new)
 corpus.prepare_corpus([SourceSpec(files=text)], Path(tokenizer), layout="packed", block_length=17, heldout_share=0.2,
                       heldout_max_documents=1000, on_bad_utf8="refuse", cache=Path(cache), workers=2)
 """
@@ -196,6 +197,32 @@ def test_two_processes_build_it_once(prepare: Prepare, text_file: Path, tokenize
 
 
 # --- larger than memory -----------------------------------------------------------------------------------------------
+
+_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from edgedistil.errors import StorageError
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop()),) * 2)  # writing more fails as on a full disk
+sys.argv.insert(1, "never")
+try:
+    exec(BUILD)
+except StorageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("size", [1000, 20_000])
+def test_a_full_disk_is_told_and_leaves_nothing(
+    text_file: Path, tokenizer_folder: Path, tmp_path: Path, size: int
+) -> None:
+    text_file.write_text(text_file.read_text() * 100)
+    code = f"BUILD = {_BUILD!r}\n{_FULL_DISK}"
+    command = [sys.executable, "-c", code, str(text_file), str(tokenizer_folder), str(tmp_path / "cache"), str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "cannot write" in done.stdout and "File too large" in done.stdout
+    assert "choose another folder" in done.stdout
+    assert not [path for path in (tmp_path / "cache" / "corpus").iterdir() if path.is_dir()]
+
 
 _LIMITED = """
 import resource, sys

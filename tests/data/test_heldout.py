@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistil.data.heldout import HeldOut, document_hash
@@ -22,6 +22,7 @@ def normal(documents: list[str]) -> set[int]:
     return {document_hash(document) for document in documents}
 
 
+@settings(deadline=None)
 @given(documents_of_any_kind)
 def test_no_document_is_on_both_sides_and_none_is_lost(documents: list[str]) -> None:
     training, held = split(documents)
@@ -30,6 +31,7 @@ def test_no_document_is_on_both_sides_and_none_is_lost(documents: list[str]) -> 
     assert len(held) == len(normal(held)) <= 7
 
 
+@settings(deadline=None)
 @given(documents_of_any_kind, st.randoms())
 def test_the_order_does_not_matter(documents: list[str], chance: random.Random) -> None:
     shuffled = chance.sample(documents, len(documents))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistil.data.randomness import key_of, mixed, mixed_array, permuted, tensor_key, uniform
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=7))
 def test_torch_and_numpy_mix_alike(values: list[int]) -> None:
     unsigned = np.array(values, np.uint64)
@@ -23,6 +24,7 @@ def test_mixing_is_splitmix64() -> None:
     assert mixed_array(np.arange(3, dtype=np.uint64)).tolist() == first
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
 def test_a_shuffle_is_a_bijection(size: int, key: int) -> None:
     assert np.array_equal(np.sort(permuted(np.arange(size), size, key=key)), np.arange(size))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistil.data.token_store import StoreWriter, TokenStore, token_dtype
@@ -32,6 +32,7 @@ def _counted(rows: list[list[int]], vocabulary: int) -> list[int]:
 rows_of_many_lengths = st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=19), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(rows_of_many_lengths)
 def test_lines_come_back(tmp_path_factory: pytest.TempPathFactory, rows: list[list[int]]) -> None:
     store = written(tmp_path_factory.mktemp("store") / "s", rows, row_length=None)
@@ -42,6 +43,7 @@ def test_lines_come_back(tmp_path_factory: pytest.TempPathFactory, rows: list[li
     assert store[-1].tolist() == rows[-1]
 
 
+@settings(deadline=None)
 @given(rows_of_many_lengths)
 def test_rows_are_sorted_by_buckets_four_wide_and_stay_in_order_within(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[int]]

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistil.data.tokenization import chunks, load_tokenizer, map_in_order, special_ids
@@ -46,6 +46,7 @@ def test_what_is_no_tokenizer_is_told(tokenizer_folder: Path, tmp_path: Path) ->
         special_ids(load_tokenizer(tokenizer_folder), tmp_path)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("ab \n", min_size=1, max_size=200_000), max_size=4), st.integers(1, 100_000))
 def test_chunks_lose_nothing_and_know_where_documents_end(documents: list[str], characters: int) -> None:
     joined: list[str] = [""]

@@ -32,7 +32,7 @@ from edgedistil.models.teacher import Teacher, read_teacher
 from edgedistil.rundir import replacing, sha256_file, storage_errors, write_json
 
 MASKED_SHARE = 0.15
-NORM_GAIN = 0.2
+NORM_GAIN = 1.0
 _FORMAT = 1  # of what is cached: raise it when the way of fitting changes
 
 

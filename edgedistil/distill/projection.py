@@ -193,6 +193,8 @@ class _Reduction:
                 g_RV[:labelled].add_(s_KV, alpha=self.mlm_ratio)
         elif labelled:
             g_RV = s_KV
+        if self.grad_V is not None:
+            self.grad_V.add_(g_RV.sum(0), alpha=self.gradient_scale)
         logits_RV.copy_(g_RV)
         return soft_sum, mlm_sum
 
@@ -201,9 +203,8 @@ class _Reduction:
         hidden_CD = self.scratch.take("hidden", (stop - start, self.weight_VD.shape[1]), self.dtype)
         torch.mm(gradient_CV, self.weight_VD, out=hidden_CD)
         torch.mul(hidden_CD, self.gradient_scale, out=self.grad_ND[start:stop])
-        if self.grad_VD is None or self.grad_V is None:
+        if self.grad_VD is None:
             return
-        self.grad_V.add_(gradient_CV.sum(0, dtype=self.wide), alpha=self.gradient_scale)
         product_VD = self.scratch.take("product", self.grad_VD.shape, self.dtype)
         torch.mm(gradient_CV.T, self.hidden_ND[start:stop], out=product_VD)
         # h/T was multiplied, so T comes back in. A block's rows are widened in cache, then added.

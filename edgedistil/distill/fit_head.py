@@ -22,6 +22,7 @@ from edgedistil import console
 from edgedistil.data.batches import Batch, BatchOrder
 from edgedistil.data.masking import MaskedBatch, generator_for, mask_bert
 from edgedistil.data.token_store import TokenStore
+from edgedistil.distill.allocator import freed_memory_kept
 from edgedistil.distill.losses import count_tokens, distillation_loss
 from edgedistil.distill.processes import TORCH_DTYPES, chosen_precision
 from edgedistil.errors import TrainingDiverged
@@ -82,7 +83,8 @@ def fit_head(
         model = copy.deepcopy(teacher.model).to(device)
         initialise_head(model, token_counts(train_store, model.config.vocab_size))
         batches = _Batches(train_store, teacher, batch_tokens=batch_tokens, seed=seed)
-        trace = train_mlm(model, batches, steps=steps, learning_rate=learning_rate, warmup=warmup, dtype=dtype)
+        with freed_memory_kept():
+            trace = train_mlm(model, batches, steps=steps, learning_rate=learning_rate, warmup=warmup, dtype=dtype)
         _write(folder, model, teacher, {**settings, "mlm_loss_nats": trace})
     return read_teacher(folder, name=teacher.name)
 

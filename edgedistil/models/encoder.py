@@ -2,10 +2,12 @@
 
 How a training loop stays fast:
 
-    student_BLD = encode(student, input_ids_BL, attention_mask_BL)      # no logits; None as mask when nothing is padded
-    with torch.inference_mode():
-        teacher_BLD = encode(teacher, input_ids_BL, attention_mask_BL)  # teacher = frozen(model, dtype=torch.bfloat16)
-    loss = distillation_loss(student_BLD, teacher_BLD, …, mlm_head(student), mlm_head(teacher), …)
+    teacher = frozen(model, dtype=torch.bfloat16)
+    with freed_memory_kept():                                               # around the whole loop, on a CPU
+        student_BLD = encode(student, input_ids_BL, attention_mask_BL)      # None as mask where nothing is padded
+        with torch.no_grad():
+            teacher_BLD = encode(teacher, input_ids_BL, attention_mask_BL)
+        loss = distillation_loss(student_BLD, teacher_BLD, …, mlm_head(student), mlm_head(teacher), …)
 
 Calling a `…ForMaskedLM` itself projects every position onto the vocabulary, which costs more than the encoder.
 """

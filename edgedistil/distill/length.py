@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from edgedistil.data.token_store import TokenStore
-
 
 @dataclass(frozen=True)
 class RunLength:
@@ -20,11 +18,17 @@ class RunLength:
 
 
 def run_length(
-    store: TokenStore, *, tokens: int | None, epochs: int | None, steps: int | None, global_batch: int
+    corpus_tokens: int,
+    corpus_rows: int,
+    *,
+    tokens: int | None,
+    epochs: int | None,
+    steps: int | None,
+    global_batch: int,
 ) -> RunLength:
     """Steps of a run, of whose three measures exactly one is given. Tokens and epochs are rounded up to whole steps."""
-    tokens_per_step = global_batch * store.tokens / len(store)
+    tokens_per_step = global_batch * corpus_tokens / corpus_rows
     if steps is None:
-        wanted = tokens if tokens is not None else (epochs or 0) * store.tokens
+        wanted = tokens if tokens is not None else (epochs or 0) * corpus_tokens
         steps = max(1, math.ceil(wanted / tokens_per_step))
     return RunLength(steps, tokens_per_step)

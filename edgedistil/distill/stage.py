@@ -13,27 +13,27 @@ from torch import device as Device
 from transformers import DistilBertForMaskedLM
 
 from edgedistil import console
-from edgedistil.assets import cache_root
 from edgedistil.data.batches import BatchOrder
-from edgedistil.data.corpus import Corpus, prepare_corpus
-from edgedistil.distill import memory, processes
+from edgedistil.data.corpus import Corpus
+from edgedistil.distill import memory, preparation, processes
 from edgedistil.distill.changes import refuse_changes
 from edgedistil.distill.checkpoint import Checkpoints, step_of
 from edgedistil.distill.feed import Masker, MicroBatch, micro_batches_at
-from edgedistil.distill.fit_head import fit_head
 from edgedistil.distill.folders import link_folder, save_student
 from edgedistil.distill.heldout import HeldoutJudge
-from edgedistil.distill.length import RunLength, run_length
+from edgedistil.distill.length import RunLength
 from edgedistil.distill.metrics import Metrics
+from edgedistil.distill.plan import plan
 from edgedistil.distill.train import Objective, train
-from edgedistil.errors import Interrupted, ModelError, RunError
+from edgedistil.errors import Interrupted, RunError
 from edgedistil.models.encoder import frozen
 from edgedistil.models.facts import model_facts
-from edgedistil.models.student import alternate_layers, make_student
-from edgedistil.models.teacher import Teacher, load_teacher, read_teacher
+from edgedistil.models.teacher import Teacher, read_teacher
 from edgedistil.recipe import Recipe, load_recipe, write_recipe
-from edgedistil.records import CorpusRecord, DistillRecord, PlanRecord, provenance, read_record, write_record
+from edgedistil.records import CorpusRecord, DistillRecord, provenance, read_record, write_record
 from edgedistil.rundir import RunDir, create_run, mark_latest, replacing, storage_errors
+
+__all__ = ["distill", "plan"]
 
 _HELDOUT_BATCH = 32
 
@@ -63,11 +63,6 @@ def distill(recipe: Recipe, *, run_name: str | None, resume: bool) -> tuple[RunD
             prepared = _prepare(recipe, run, state)
             record = _train(recipe, run, prepared, state)
     return run, record
-
-
-def plan(recipe: Recipe) -> PlanRecord:
-    """What `distill` would do with a recipe, and what it would take on each kind of device; changes nothing."""
-    raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -146,76 +141,26 @@ def _prepare(recipe: Recipe, run: RunDir, state: PartialState) -> Prepared:
     processes.check_batch(
         global_batch=recipe.train.global_batch, micro_batch=recipe.train.micro_batch, processes=state.num_processes
     )
-    # The main process fetches, tokenizes and fits; the others then find all of it in the cache.
     made: list[tuple[Teacher, Corpus]] = []
-    processes.from_main(state, lambda: made.append(_begin(recipe, run)))
+    processes.from_main(state, lambda: made.append(_begun(recipe, run)))
     teacher, corpus = made[0] if made else _teacher_and_corpus(recipe, run)
-    student, layer_map = _student(recipe, teacher)
-    length = run_length(
-        corpus.train,
-        tokens=recipe.train.tokens,
-        epochs=recipe.train.epochs,
-        steps=recipe.train.steps,
-        global_batch=recipe.train.global_batch,
-    )
-    return Prepared(teacher, corpus, student, layer_map, length)
+    student = preparation.made_student(recipe, teacher.model)
+    length = preparation.length_of(recipe, corpus_tokens=corpus.train.tokens, corpus_rows=len(corpus.train))
+    return Prepared(teacher, corpus, student, preparation.layer_map(recipe, teacher.model), length)
 
 
 def _teacher_and_corpus(recipe: Recipe, run: RunDir) -> tuple[Teacher, Corpus]:
-    cache = cache_root()
-    if run.recipe.exists():
-        teacher = read_teacher(run.teacher, name=_teacher_name(recipe))
+    """Both as the run began with them, or as the recipe says."""
+    begun = run.recipe.exists()
+    if begun:
+        teacher = read_teacher(run.teacher, name=preparation.teacher_name(recipe))
     else:
-        teacher = load_teacher(recipe.teacher.source, revision=recipe.teacher.revision, cache=cache)
-    _check_teacher(recipe, teacher)
-    corpus = prepare_corpus(
-        recipe.corpus.sources,
-        teacher.folder,
-        layout=recipe.corpus.layout,
-        block_length=recipe.corpus.block_length,
-        heldout_share=recipe.corpus.heldout_share,
-        heldout_max_documents=recipe.corpus.heldout_max_documents,
-        on_bad_utf8=recipe.corpus.on_bad_utf8,
-        cache=cache,
-    )
-    if run.corpus.exists():
+        teacher = preparation.loaded_teacher(recipe)
+    preparation.check_fit(recipe, teacher.model)
+    corpus = preparation.prepared_corpus(recipe, teacher)
+    if begun:
         _check_same_corpus(run, corpus)
-    if not teacher.has_mlm_head:
-        fit = recipe.teacher.fit
-        teacher = fit_head(
-            teacher,
-            corpus.train,
-            steps=fit.steps,
-            batch_tokens=fit.batch_tokens,
-            learning_rate=fit.learning_rate,
-            warmup=fit.warmup,
-            seed=recipe.seed,
-            cache=cache,
-        )
-    return teacher, corpus
-
-
-def _teacher_name(recipe: Recipe) -> str:
-    return recipe.teacher.source.removeprefix("asset:").rstrip("/").rsplit("/", 1)[-1]
-
-
-def _check_teacher(recipe: Recipe, teacher: Teacher) -> None:
-    """
-    Raises:
-        ModelError: The teacher has no MLM head and none is to be fitted; or its position table is too short.
-    """
-    if not teacher.has_mlm_head and recipe.teacher.mlm_head == "own":
-        raise ModelError(
-            f"teacher '{teacher.name}' has no MLM head, and teacher.mlm_head is \"own\"",
-            hint='set teacher.mlm_head = "fit" to train one on the corpus first',
-        )
-    positions = teacher.model.config.max_position_embeddings
-    if recipe.corpus.block_length > positions:
-        raise ModelError(
-            f"corpus.block_length {recipe.corpus.block_length} is longer than the teacher's positions, {positions}",
-            hint=f"set corpus.block_length to at most {positions}",
-        )
-    _layer_map(recipe, teacher)
+    return preparation.with_head(recipe, teacher, corpus), corpus
 
 
 def _check_same_corpus(run: RunDir, corpus: Corpus) -> None:
@@ -227,47 +172,14 @@ def _check_same_corpus(run: RunDir, corpus: Corpus) -> None:
         )
 
 
-def _layer_map(recipe: Recipe, teacher: Teacher) -> list[int]:
-    """
-    Raises:
-        ModelError: A layer that the teacher does not have.
-    """
-    depth = teacher.model.config.num_hidden_layers
-    if recipe.student.layers == "alternate":
-        return alternate_layers(depth)
-    outside = [layer for layer in recipe.student.layers if layer >= depth]
-    if outside or not recipe.student.layers:
-        raise ModelError(
-            f"student.layers {recipe.student.layers}: teacher '{teacher.name}' has "
-            + (f"no layer {outside[0]}" if outside else "layers, and none is taken"),
-            hint=f"its layers are 0 to {depth - 1}",
-        )
-    return recipe.student.layers
-
-
-def _student(recipe: Recipe, teacher: Teacher) -> tuple[DistilBertForMaskedLM, list[int]]:
-    layer_map = _layer_map(recipe, teacher)
-    student = make_student(
-        teacher.model,
-        layer_map=layer_map,
-        init=recipe.student.init,
-        fold_segment=recipe.student.fold_segment,
-        copy_head_transform=recipe.student.copy_head_transform,
-        freeze_positions=recipe.student.freeze_positions,
-        dropout=recipe.student.dropout,
-        seed=recipe.seed,
-    )
-    return student, layer_map
-
-
-def _begin(recipe: Recipe, run: RunDir) -> tuple[Teacher, Corpus]:
-    """Writes what the run begins with; the recipe last, so that its presence means that all of it is there."""
+def _begun(recipe: Recipe, run: RunDir) -> tuple[Teacher, Corpus]:
+    """Teacher and corpus, with what a run begins with written: the recipe last, so its presence means all is there."""
     teacher, corpus = _teacher_and_corpus(recipe, run)
     if run.recipe.exists():
         return teacher, corpus
     link_folder(teacher.folder, run.teacher)
     if not run.student_step0.exists():
-        save_student(_student(recipe, teacher)[0], teacher.tokenizer, run.student_step0)
+        save_student(preparation.made_student(recipe, teacher.model), teacher.tokenizer, run.student_step0)
     if not run.heldout_text.exists():
         with replacing(run.heldout_text) as aside, storage_errors(run.heldout_text):
             aside.write_bytes(corpus.heldout_text.read_bytes())

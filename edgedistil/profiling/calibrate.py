@@ -20,6 +20,7 @@ from edgedistil.records import ProfileRecord, Record, read_record, write_record
 
 _LEAST_RUNS = 4
 _NARROWEST = 1.15
+_WORST = float(np.log(1.5))
 
 
 class Calibration(Record):
@@ -41,7 +42,7 @@ def calibrate(spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRe
     """Fits the constants on the measured rows of `record` and stores them; the file it wrote.
 
     Raises:
-        InputError: Too few valid measured rows.
+        InputError: Too few valid measured rows, or rows that contradict each other.
     """
     samples = _samples(spec, artefacts, record)
     if len(samples) < _LEAST_RUNS:
@@ -55,6 +56,11 @@ def calibrate(spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRe
     fitted = costs.fitted(samples, prior, origin=origin, spread=1.0)
     errors = [float(features @ fitted.weights) / seconds for features, seconds in samples]
     worst = float(np.max(np.abs(np.log(errors))))
+    if worst > _WORST:
+        raise InputError(
+            f"--calibrate: the runs contradict each other (the best fit is {np.exp(worst) - 1:.0%} off): nothing stored",
+            hint="the machine was busy or throttled: let it rest and measure again",
+        )
     # Twice the largest error seen: other models and lengths will be told a little worse than those fitted on.
     spread = min(prior.spread, max(_NARROWEST, float(np.exp(2 * worst))))
     values = {key: value for key, value in asdict(fitted).items() if isinstance(value, float)}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from edgedistil import console
-from edgedistil.device import HOST, DeviceSpec, Figure, device_names, load_device
-from edgedistil.errors import DeviceFileError
-from edgedistil.profiling import host
+from edgedistil.device import HOST, DeviceSpec, Figure, device_names, dump_device, load_device
+from edgedistil.errors import DeviceFileError, InputError
+from edgedistil.profiling import host, probe
 from edgedistil.profiling.messages import Identity
+from edgedistil.profiling.targets.interface import Target
+from edgedistil.rundir import write_text
 
 
 def list_devices() -> None:
@@ -102,3 +106,35 @@ def fits(spec: DeviceSpec, identity: Identity) -> bool:
         return any((identity.board or "").startswith(board) for board in wanted.boards)
     flags = set(identity.flags)
     return bool(wanted.flags) and flags.issuperset(wanted.flags) and not flags.intersection(wanted.without_flags)
+
+
+def probe_device(*, ssh: str | None = None) -> None:
+    """Writes devices/NAME.toml, a draft from a live machine: what it tells, and what was measured in seconds.
+
+    Raises:
+        InputError: A file of that name is there already.
+        TargetError: The machine could not be reached, or could not run the benchmarks.
+    """
+    from edgedistil.profiling.targets.local import LocalTarget
+
+    if ssh is None:
+        _write_draft(LocalTarget())
+        return
+    from edgedistil.profiling.targets.ssh import SshTarget
+
+    with SshTarget(ssh) as board:
+        _write_draft(board)
+
+
+def _write_draft(target: Target) -> None:
+    identity = target.probe()
+    cores = identity.cores_allowed or identity.cores or 1
+    path = Path("devices") / f"{probe.slug(identity.board or identity.cpu or 'machine')}.toml"
+    if path.exists():
+        raise InputError(f"{path} is there already", hint="move it away first; nothing was changed")
+    console.say(f"measuring {target.source}: products, threads, bandwidth")
+    spec = probe.draft(probe.measure_machine(target, cores=cores), cores=cores)
+    write_text(path, dump_device(spec))
+    console.result(
+        f"{path}: a draft of {spec.title}; look up what is marked assumed, then: edgedistil devices {spec.name}"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -81,12 +82,24 @@ def speed_ratio(processes: Sequence[Sequence[tuple[float, float]]], *, confidenc
     groups = [np.array([first / second for first, second in blocks]) for blocks in processes if blocks]
     if not groups or any(not np.all(np.isfinite(group) & (group > 0)) for group in groups):
         raise ValueError("a speed ratio needs at least one block, and positive times")
-    random = np.random.default_rng(_SEED)
-    draws = np.empty(_BOOTSTRAPS)
-    for index in range(_BOOTSTRAPS):
-        chosen = [groups[each] for each in random.integers(0, len(groups), len(groups))]
-        draws[index] = np.median(np.concatenate([random.choice(group, len(group)) for group in chosen]))
+    draws = _bootstrap_medians(groups)
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     everything = np.concatenate(groups)
     return Ratio(float(np.median(everything)), float(low), float(high), len(everything), confidence)
+
+
+def _bootstrap_medians(groups: Sequence[Any]) -> Any:
+    """Medians of resampled processes with resampled blocks, all draws at once."""
+    random = np.random.default_rng(_SEED)
+    sizes = np.array([len(group) for group in groups])
+    padded = np.zeros((len(groups), sizes.max()))
+    for row, group in zip(padded, groups, strict=True):
+        row[: len(group)] = group
+    chosen = random.integers(0, len(groups), (_BOOTSTRAPS, len(groups), 1))
+    within = (random.random((_BOOTSTRAPS, len(groups), sizes.max())) * sizes[chosen]).astype(int)
+    values = padded[chosen, within]
+    if len(set(sizes)) == 1:
+        return np.median(values.reshape(_BOOTSTRAPS, -1), axis=1)
+    values[np.arange(sizes.max()) >= sizes[chosen]] = np.nan
+    return np.nanmedian(values.reshape(_BOOTSTRAPS, -1), axis=1)

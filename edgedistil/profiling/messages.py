@@ -20,7 +20,7 @@ MAX_REPLY_BYTES = 64 * 2**20
 RUNNER = Path(__file__).with_name("runner.py")
 
 GraphLevel = Literal["disabled", "basic", "extended", "all"]
-Phase = Literal["steady", "outputs", "energy", "ops"]
+Phase = Literal["steady", "outputs", "energy", "ops", "bandwidth"]
 Natural = Annotated[int, Field(ge=0)]
 Counted = Annotated[int, Field(gt=0)]
 
@@ -121,6 +121,15 @@ class Failure(Answer):
     status: int | None = None
 
 
+class CacheFacts(Answer):
+    """One cache of the first core."""
+
+    level: int
+    kind: str = Field(description="Data, Instruction, Unified")
+    bytes: int
+    shared_by: str = Field(description="cores, as the kernel lists them: 0-3")
+
+
 class Identity(Answer):
     """What a machine says of itself."""
 
@@ -138,6 +147,8 @@ class Identity(Answer):
     cores: int | None = None
     cores_allowed: int | None = None
     page_bytes: int | None = None
+    clock_max_mhz: float | None = None
+    caches: list[CacheFacts] = Field(default=[])
     memory_bytes: int | None = None
     memory_available_bytes: int | None = None
     swap_used_bytes: int | None = None
@@ -225,6 +236,14 @@ class AlternationAnswer(Answer):
     blocks: list[Block]
 
 
+class Bandwidth(Answer):
+    """Bytes a second of large copies, read and written both counted."""
+
+    one_core: Annotated[float, Field(gt=0)]
+    all_cores: Annotated[float, Field(gt=0)]
+    threads: Counted
+
+
 class Outputs(Answer):
     file: str
     sha256: str
@@ -246,6 +265,7 @@ class Reply(Answer):
     models: dict[str, ModelAnswer] = Field(default={})
     alternation: list[AlternationAnswer] = Field(default=[])
     outputs: Outputs | None = None
+    bandwidth: Bandwidth | None = None
     conditions: dict[str, str] = Field(
         default={},
         description="set by a target, not by the runner: what it knows about the run (kernels, guest cpu …), in words",

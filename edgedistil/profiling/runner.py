@@ -210,6 +210,9 @@ def do_job(job: dict[str, Any], folder: str, reply: dict[str, Any], enter: Any) 
         enter("alternate")
         reply["alternation"] = [alternate(sessions, each) for each in job["alternate"]]
     reply["after"] = condition()
+    if "bandwidth" in phases:
+        enter("bandwidth")
+        reply["bandwidth"] = bandwidth(int(job["threads"]))
     if "outputs" in phases:
         enter("outputs")
         reply["outputs"] = write_outputs(sessions, job, folder)
@@ -574,11 +577,58 @@ def identity() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "page_bytes": resource.getpagesize(),
+        "clock_max_mhz": clock_max_mhz(),
+        "caches": cache_facts(),
         "memory_bytes": memory.get("MemTotal"),
         "memory_available_bytes": memory.get("MemAvailable"),
         "swap_used_bytes": memory["SwapTotal"] - memory["SwapFree"] if "SwapFree" in memory else None,
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def clock_max_mhz() -> Any:
+    value = read_number("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
+    return value / 1000 if value is not None else None
+
+
+def cache_facts() -> list[dict[str, Any]]:
+    """Caches of the first core, as the kernel lists them."""
+    found = []
+    for index in sorted(glob.glob("/sys/devices/system/cpu/cpu0/cache/index*")):
+        told = {name: read_text(os.path.join(index, name)) for name in ("level", "type", "size", "shared_cpu_list")}
+        size = str(told["size"] or "")
+        if told["level"] and size[:-1].isdigit() and size[-1] in "KM":
+            scale = 1024 if size[-1] == "K" else 1024 * 1024
+            entry = {"level": int(told["level"]), "kind": told["type"] or "", "bytes": int(size[:-1]) * scale}
+            found.append(dict(entry, shared_by=told["shared_cpu_list"] or ""))
+    return found
+
+
+def bandwidth(threads: int) -> dict[str, Any]:
+    """Bytes a second of copies that no cache holds, by one thread and by `threads` at once (numpy releases the lock)."""
+    import numpy
+
+    available = meminfo().get("MemAvailable") or 2**30
+    size = int(min(2**27, available // (4 * threads)))
+    pairs = [(numpy.ones(size, numpy.uint8), numpy.ones(size, numpy.uint8)) for _ in range(threads)]
+
+    def copy(pair: tuple[Any, Any]) -> None:
+        for _ in range(3):
+            numpy.copyto(pair[0], pair[1])
+
+    def rate(count: int) -> float:
+        best = 0.0
+        for _ in range(3):
+            workers = [threading.Thread(target=copy, args=(pair,)) for pair in pairs[:count]]
+            begun = time.perf_counter_ns()
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+            best = max(best, count * 3 * 2 * size / (time.perf_counter_ns() - begun) * 1e9)
+        return best
+
+    return {"one_core": rate(1), "all_cores": rate(threads), "threads": threads}
 
 
 def condition() -> dict[str, Any]:

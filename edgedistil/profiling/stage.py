@@ -183,7 +183,7 @@ def _calibrate(ask: _Ask, spec: DeviceSpec | None, record: ProfileRecord, source
     if spec is None:
         raise InputError(
             f"--calibrate: no device file fits {source}",
-            hint="draft one first: edgedistil devices probe > devices/NAME.toml",
+            hint="draft one first: edgedistil devices probe",
         )
     path = calibration.calibrate(spec, ask.artefacts, record, source=source)
     console.say(f"calibrated {spec.name}: {path}; later predictions use it")

@@ -106,7 +106,9 @@ def _own_errors(opened: Opened, batch: ProbeBatch, boundaries: Sequence[str]) ->
     answers = opened.answers(names, batch.feeds(), _pytorch_states(opened, batch))
     attended_BL = batch.attention_mask_BL == 1
     errors = {
-        part: relative_error(expected_BLD[attended_BL], answers[opened.boundaries[part]][attended_BL])
+        part: relative_error(
+            expected_BLD[attended_BL], _batch_first(answers[opened.boundaries[part]], batch)[attended_BL]
+        )
         for part, expected_BLD in zip(boundaries, _whole(batch), strict=True)
     }
     if opened.parts[OUTPUT]:  # an encoder's output is its last LayerNorm's: nothing comes after it
@@ -125,7 +127,8 @@ def _reached_errors(opened: Opened, probes: Probes) -> dict[str, tuple[float, fl
             answers = run_session(session, batch.feeds())
             rows_R2 = batch.hidden_rows_R2
             for expected_RD, (part, tensor) in zip(batch.hidden_KRD, opened.boundaries.items(), strict=True):
-                kept[part].append((expected_RD, answers[tensor][rows_R2[:, 0], rows_R2[:, 1]]))
+                got_BLD = _batch_first(answers[tensor], batch)
+                kept[part].append((expected_RD, got_BLD[rows_R2[:, 0], rows_R2[:, 1]]))
             reduced = reduce_outputs(batch, answers)
             kept[OUTPUT] += [(expected, reduced[name]) for name, expected in batch.outputs.items()]
             bar.advance(batch.sequences)
@@ -161,12 +164,26 @@ def _whole(batch: ProbeBatch) -> NDArray[np.float32]:
 
 
 def _pytorch_states(opened: Opened, batch: ProbeBatch) -> dict[str, Array]:
-    """What PyTorch has at the boundaries, by the artefact's names and in its element type."""
+    """What PyTorch has at the boundaries, by the artefact's names, in its element type and order of axes."""
     computed = opened.answers(list(opened.boundaries.values()), batch.feeds())
-    return {
-        tensor: state_BLD.astype(computed[tensor].dtype)
-        for tensor, state_BLD in zip(opened.boundaries.values(), _whole(batch), strict=True)
-    }
+    states = {}
+    for tensor, state_BLD in zip(opened.boundaries.values(), _whole(batch), strict=True):
+        turned = computed[tensor].shape[0] != batch.sequences
+        states[tensor] = (state_BLD.swapaxes(0, 1) if turned else state_BLD).astype(computed[tensor].dtype)
+    return states
+
+
+def _batch_first(states: Array, batch: ProbeBatch) -> Array:
+    """Hidden states as (B, L, D), from a graph that may keep them as (L, B, D). Probes never have B = L.
+
+    Raises:
+        ModelError: They are neither.
+    """
+    if states.shape[:2] == (batch.sequences, batch.length):
+        return states
+    if states.shape[:2] == (batch.length, batch.sequences):
+        return states.swapaxes(0, 1)
+    raise ModelError(f"a LayerNorm's output has the shape {states.shape} for {batch.sequences} × {batch.length} tokens")
 
 
 # --- nodes -----------------------------------------------------------------------------------------

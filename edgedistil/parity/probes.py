@@ -126,7 +126,7 @@ class Probes:
             StorageError: Missing, torn, or of another format.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 head = json.loads(str(stored["head"]))
                 if head["format"] != FORMAT:
                     raise ValueError(f"format {head['format']}, expected {FORMAT}")

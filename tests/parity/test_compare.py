@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgedistil.errors import ModelError, ParityError, ShapeError
+from edgedistil.parity.compare import (
+    TIE_MARGIN,
+    Tally,
+    compare,
+    compare_outputs,
+    cosines,
+    kl_nats,
+    margins,
+    reduce_outputs,
+)
+from edgedistil.parity.probes import ProbeBatch, Probes
+from edgedistil.records import NotMeasured
+
+B, L, D, V = 2, 5, 11, 13
+RNG = np.random.default_rng(3)
+
+
+def _batch(task: str, *, length: int = L, labels: int = 3) -> tuple[ProbeBatch, dict[str, np.ndarray]]:
+    """A padded batch (the second sequence is one token shorter), and outputs equal to what it expects."""
+    mask_BL = np.ones((B, length), np.int64)
+    mask_BL[1, -1] = 0
+    rows_N2, masked_M2 = np.argwhere(mask_BL == 1), np.zeros((0, 2), np.int64)
+    whole = {
+        "fill-mask": {"logits": (B, length, V)},
+        "feature-extraction": {"last_hidden_state": (B, length, D)},
+        "text-classification": {"logits": (B, labels)},
+        "token-classification": {"logits": (B, length, labels)},
+        "question-answering": {"start_logits": (B, length), "end_logits": (B, length)},
+    }[task]
+    outputs = {name: RNG.normal(size=shape).astype(np.float32) for name, shape in whole.items()}
+    choices_M, margins_M = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    if task == "fill-mask":
+        masked_M2 = np.array([[0, 1], [0, 3], [1, 2]])
+        masked_MV = outputs["logits"][masked_M2[:, 0], masked_M2[:, 1]]
+        choices_M, margins_M = masked_MV.argmax(-1), margins(masked_MV)
+    elif task == "text-classification":
+        rows_N2 = np.zeros((0, 2), np.int64)
+    picked = {n: o[rows_N2[:, 0], rows_N2[:, 1]] if len(rows_N2) else o.copy() for n, o in outputs.items()}
+    batch = ProbeBatch(
+        input_ids_BL=np.ones((B, length), np.int64),
+        attention_mask_BL=mask_BL,
+        token_type_ids_BL=None,
+        rows_N2=rows_N2,
+        outputs=picked,
+        masked_M2=masked_M2,
+        choices_M=choices_M,
+        margins_M=margins_M,
+        hidden_rows_R2=np.zeros((0, 2), np.int64),
+        hidden_KRD=np.zeros((1, 0, D), np.float32),
+        whole_KBLD=None,
+    )
+    return batch, outputs
+
+
+def _probes(task: str, *batches: ProbeBatch) -> Probes:
+    return Probes(task, "0" * 64, 1, ("embeddings",), batches)
+
+
+TASKS = ["fill-mask", "feature-extraction", "text-classification", "token-classification", "question-answering"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_equal_outputs_have_no_error(task: str) -> None:
+    batch, outputs = _batch(task)
+    figures = compare_outputs(_probes(task, batch), [outputs])
+    assert figures.max_abs == figures.mean_abs == 0
+    assert figures.sequences == B
+    if task == "feature-extraction":
+        assert figures.cosine_min == pytest.approx(1)
+        assert figures.kl_nats == NotMeasured(not_measured="feature-extraction: no distribution")
+        assert figures.agreement == NotMeasured(not_measured="feature-extraction: nothing is decided")
+    else:
+        assert figures.kl_nats == pytest.approx(0, abs=1e-12)
+        assert figures.agreement == 1
+        assert figures.decisions > 0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_one_changed_value_is_the_largest_difference_and_the_mean_is_over_all(task: str) -> None:
+    batch, outputs = _batch(task)
+    name = next(iter(outputs))
+    changed = {key: array.copy() for key, array in outputs.items()}
+    changed[name][0, 1] += 0.25
+    figures = compare_outputs(_probes(task, batch), [changed])
+    values = sum(array.size for array in batch.outputs.values())
+    touched = changed[name][0, 1].size
+    assert figures.max_abs == pytest.approx(0.25, rel=1e-5)
+    assert figures.mean_abs == pytest.approx(0.25 * touched / values, rel=1e-5)
+
+
+@pytest.mark.parametrize("task", ["fill-mask", "feature-extraction", "token-classification", "question-answering"])
+def test_what_stands_at_padding_does_not_count(task: str) -> None:
+    batch, outputs = _batch(task)
+    for array in outputs.values():
+        array[1, -1] = 1e6
+    assert compare_outputs(_probes(task, batch), [outputs]).max_abs == 0
+
+
+def test_a_word_that_changes_at_a_mask_costs_agreement() -> None:
+    batch, outputs = _batch("fill-mask")
+    outputs["logits"][0, 3, int(batch.choices_M[1]) - 1] = 50
+    figures = compare_outputs(_probes("fill-mask", batch), [outputs])
+    assert figures.agreement == pytest.approx(2 / 3)
+    assert figures.decisions == 3
+
+
+def test_a_near_tie_in_pytorch_is_no_decision() -> None:
+    batch, outputs = _batch("fill-mask")
+    tied = replace(batch, margins_M=np.array([TIE_MARGIN / 2, 1, 1], np.float32))
+    outputs["logits"][0, 1, int(batch.choices_M[0]) - 1] = 50
+    figures = compare_outputs(_probes("fill-mask", tied), [outputs])
+    assert (figures.agreement, figures.decisions) == (1, 2)
+
+
+def test_a_span_agrees_only_with_both_its_ends() -> None:
+    batch, outputs = _batch("question-answering")
+    end = int(outputs["end_logits"][0].argmax())
+    outputs["end_logits"][0, (end + 1) % L] = 50
+    figures = compare_outputs(_probes("question-answering", batch), [outputs])
+    assert (figures.agreement, figures.decisions) == (0.5, 2)
+
+
+def test_a_regression_has_no_label_and_no_distribution() -> None:
+    batch, outputs = _batch("text-classification", labels=1)
+    figures = compare_outputs(_probes("text-classification", batch), [outputs])
+    assert isinstance(figures.agreement, NotMeasured)
+    assert isinstance(figures.kl_nats, NotMeasured)
+    assert isinstance(figures.cosine_min, NotMeasured)
+
+
+def test_by_length_adds_up_to_the_whole() -> None:
+    (one, first), (two, second), (three, third) = (_batch("feature-extraction", length=n) for n in (3, 7, 3))
+    second["last_hidden_state"] += 0.5
+    result = compare(_probes("feature-extraction", one, two, three), [first, second, third])
+    assert [row.length for row in result.by_length] == [3, 7]
+    assert [row.sequences for row in result.by_length] == [4, 2]
+    assert [row.max_abs for row in result.by_length] == [0, pytest.approx(0.5)]
+    assert result.overall.sequences == 6
+    assert result.overall.length == NotMeasured(not_measured="all of 3, 7")
+    assert result.overall.mean_abs == pytest.approx(0.5 * 13 / (2 * 5 + 13))  # rows: 2·(3+2) and 7+6
+
+
+def test_reduced_outputs_are_compared_as_the_raw_ones() -> None:
+    batch, outputs = _batch("fill-mask")
+    outputs["logits"] = outputs["logits"] + RNG.normal(size=outputs["logits"].shape).astype(np.float32)
+    reduced = reduce_outputs(batch, outputs)
+    assert reduced["logits"].shape == batch.outputs["logits"].shape
+    probes = _probes("fill-mask", batch)
+    assert compare_outputs(probes, [reduced]) == compare_outputs(probes, [outputs])
+    assert compare_outputs(probes, [reduce_outputs(batch, reduced)]) == compare_outputs(probes, [outputs])
+
+
+def test_not_finite_is_told_not_compared() -> None:
+    batch, outputs = _batch("token-classification")
+    outputs["logits"][0, 0, 0] = np.nan
+    with pytest.raises(ParityError, match=r"output 'logits' holds 1 values that are NaN or infinite .*2 × 5 tokens"):
+        compare_outputs(_probes("token-classification", batch), [outputs])
+
+
+def test_wrong_outputs_are_told() -> None:
+    batch, outputs = _batch("feature-extraction")
+    probes = _probes("feature-extraction", batch)
+    with pytest.raises(ModelError, match="no output 'last_hidden_state'; it has: other"):
+        compare_outputs(probes, [{"other": outputs["last_hidden_state"]}])
+    with pytest.raises(ShapeError, match=r"has the shape \(2, 5, 7\), expected \(2, 5, 11\)"):
+        compare_outputs(probes, [{"last_hidden_state": outputs["last_hidden_state"][..., :7]}])
+    with pytest.raises(ShapeError, match="got the outputs of 0 batches, expected 1"):
+        compare_outputs(probes, [])
+    masks, logits = _batch("fill-mask")
+    reduced = reduce_outputs(masks, logits)
+    del reduced["choices"]
+    with pytest.raises(ShapeError, match="without 'choices'"):
+        compare_outputs(_probes("fill-mask", masks), [reduced])
+
+
+def test_kl_is_the_sum_it_is_defined_as_and_ignores_a_shift() -> None:
+    p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6])
+    expected = float((p * np.log(p / q)).sum())
+    assert kl_nats(np.log(p)[None], np.log(q)[None] + 7)[0] == pytest.approx(expected)
+    assert kl_nats(np.log(q)[None], np.log(q)[None] - 3)[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_cosines() -> None:
+    a = np.array([[1.0, 0], [1, 1], [0, 0], [0, 0]])
+    b = np.array([[0.0, 2], [3, 3], [0, 0], [1, 0]])
+    assert cosines(a, b) == pytest.approx([0, 1, 1, 0])
+
+
+def test_margins_are_between_the_two_largest() -> None:
+    assert margins(np.array([[1.0, 5, 3], [2, 2, 0]])) == pytest.approx([2, 0])
+
+
+def test_an_empty_tally_adds_nothing() -> None:
+    tally = Tally(sequences=3, values=5, abs_sum=2, abs_max=1, cosine_min=0.5, decisions=4, agreed=3)
+    assert tally + Tally() == tally

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgedistil.errors import ModelError, ParityError
+from edgedistil.parity.compare import compare
+from edgedistil.parity.gate import check_artefact, check_tolerance, judge, open_runner, require_parity, tell_failure
+from edgedistil.parity.tolerances import TOLERANCES, tolerances_for
+from edgedistil.records import (
+    NotMeasured,
+    ParityFigures,
+    ParityRecord,
+    Tolerance,
+    ToleranceResult,
+    read_record,
+    write_record,
+)
+from edgedistil.rundir import artefact_sha256
+
+TASKS = ["fill-mask", "feature-extraction", "text-classification", "token-classification", "question-answering"]
+
+
+def _check(graph: Path, exported, **changed) -> ParityRecord:
+    return check_artefact(
+        graph, exported.probes, **{"precision": "fp32", "model": "student", "task": "fill-mask", **changed}
+    )
+
+
+def test_a_faithful_graph_passes_at_every_length(exported, tmp_path: Path) -> None:
+    record = _check(exported.graph, exported)
+    require_parity(record)
+    assert record.passed
+    assert record.artefact_sha256 == artefact_sha256(exported.graph)
+    assert [row.length for row in record.by_length] == exported.probes.lengths
+    assert sum(row.sequences for row in record.by_length) == exported.probes.sequences >= 64
+    assert record.overall.max_abs < 1e-4
+    assert record.overall.agreement == 1
+    assert all(result.tolerance.reason for result in record.results)
+    write_record(tmp_path / "parity.json", record)
+    assert read_record(tmp_path / "parity.json", ParityRecord) == record
+
+
+def test_a_difference_above_the_tolerance_is_refused_by_name_and_amount(exported) -> None:
+    run = open_runner(exported.graph)
+
+    def shifted(feeds):
+        return {name: array + np.float32(0.002) for name, array in run(feeds).items()}
+
+    record = _check(exported.graph, exported, run=shifted)
+    assert not record.passed
+    with pytest.raises(ParityError, match=r"max_abs is 0\.002.*, expected at most 0\.0001 \(20\.\d times the bound\)"):
+        require_parity(record)
+    failed = [result.tolerance.figure for result in record.results if not result.holds]
+    assert failed == ["max_abs"], "a shift of all logits turns no word"
+
+
+def test_the_same_words_are_asked_for_not_only_close_logits(exported) -> None:
+    run = open_runner(exported.graph)
+    half = exported.probes.batches[0]
+    choice = int(half.choices_M[0])
+
+    def turned(feeds):
+        logits = run(feeds)["logits"].copy()
+        logits[..., choice] -= 30.0
+        return {"logits": logits}
+
+    record = _check(exported.graph, exported, run=turned)
+    assert "agreement" in {result.tolerance.figure for result in record.results if not result.holds}
+
+
+def test_a_baked_shape_is_told(exported, tmp_path: Path) -> None:
+    """A graph that only takes the length it was traced with."""
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "input_ids"], ["logits"])],
+        "baked",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, (1, 8))],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (1, 8, 307))],
+        [helper.make_tensor("table", TensorProto.FLOAT, (307, 307), [0.0] * 307**2)],
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path)
+
+    def ids_only(feeds):
+        return open_runner(path)({"input_ids": feeds["input_ids"]})
+
+    with pytest.raises(ParityError, match=r"cannot run 3 × 8 tokens"):
+        _check(path, exported, run=ids_only)
+    with pytest.raises(ModelError, match="takes no attention_mask, which its probes need; it takes input_ids"):
+        _check(path, exported)
+
+
+def test_what_cannot_be_loaded_is_told(exported, tmp_path: Path) -> None:
+    torn = tmp_path / "model.onnx"
+    torn.write_bytes(exported.graph.read_bytes()[:1000])
+    for path in (torn, tmp_path / "missing.onnx"):
+        with pytest.raises(ModelError, match=r"onnxruntime .* cannot load"):
+            open_runner(path)
+    with pytest.raises(ModelError, match="the probes are of the task fill-mask, the artefact is of feature-extraction"):
+        _check(exported.graph, exported, task="feature-extraction")
+
+
+def test_a_graph_without_its_weights_file_is_told(exported, tmp_path: Path) -> None:
+    alone = tmp_path / "model.onnx"
+    alone.write_bytes(exported.graph.read_bytes())
+    with pytest.raises(ModelError, match="cannot load"):
+        open_runner(alone)
+
+
+def test_outputs_from_elsewhere_are_judged_by_the_same_bounds(exported) -> None:
+    short = exported.probes.up_to(16)
+    run = open_runner(exported.graph)
+    record = judge(
+        compare(short, [run(batch.feeds()) for batch in short]),
+        precision="fp32",
+        model="student",
+        task="fill-mask",
+        artefact_sha256="0" * 64,
+        runtime="onnxruntime 1.32.0",
+        method="emulated",
+        device="rpi4",
+    )
+    assert record.passed
+    assert (record.method, record.device) == ("emulated", "rpi4")
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_every_precision_has_bounds_with_reasons_for_every_task(precision, task: str) -> None:
+    bounds = tolerances_for(precision, task)
+    assert bounds
+    assert all(len(each.reason) > 20 and "provisional" not in each.reason for each in bounds)
+
+
+def test_float32_is_held_to_a_ten_thousandth_and_every_answer() -> None:
+    bounds = {each.figure: each for each in tolerances_for("fp32", "fill-mask")}
+    assert (bounds["max_abs"].bound, bounds["max_abs"].value) == ("at most", 1e-4)
+    assert (bounds["agreement"].bound, bounds["agreement"].value) == ("at least", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("bound", "got", "holds"),
+    [("at most", 0.5, True), ("at most", 0.51, False), ("at least", 0.5, True), ("at least", 0.49, False)],
+)
+def test_a_bound_holds_at_its_value(bound, got: float, holds: bool) -> None:
+    tolerance = Tolerance(figure="mean_abs", bound=bound, value=0.5, reason="a test")
+    figures = ParityFigures(
+        sequences=1,
+        length=7,
+        max_abs=1,
+        mean_abs=got,
+        cosine_min=1,
+        kl_nats=NotMeasured(not_measured="a test"),
+        agreement=1,
+    )
+    assert check_tolerance(tolerance, figures).holds is holds
+    absent = tolerance.model_copy(update={"figure": "kl_nats"})
+    with pytest.raises(ParityError, match="the tolerance on kl_nats cannot be checked: a test"):
+        check_tolerance(absent, figures)
+
+
+def test_a_failure_says_by_how_much() -> None:
+    low = Tolerance(figure="agreement", bound="at least", value=0.99, reason="a test")
+    high = Tolerance(figure="kl_nats", bound="at most", value=0.01, reason="a test")
+    assert tell_failure(ToleranceResult(tolerance=low, got=0.9, holds=False)) == (
+        "agreement is 0.9, expected at least 0.99 (0.09 too little)"
+    )
+    assert tell_failure(ToleranceResult(tolerance=high, got=0.05, holds=False)) == (
+        "kl_nats is 0.05, expected at most 0.01 (5 times the bound)"
+    )

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgedistil.errors import ShapeError, StorageError
+from edgedistil.parity.probes import Probes
+
+
+def test_saved_probes_are_loaded_as_they_were(exported, tmp_path: Path) -> None:
+    probes = exported.probes
+    probes.save(tmp_path / "probes.npz")
+    loaded = Probes.load(tmp_path / "probes.npz")
+    assert (loaded.task, loaded.source_sha256, loaded.seed) == (probes.task, probes.source_sha256, probes.seed)
+    assert loaded.boundaries == probes.boundaries
+    assert len(loaded.batches) == len(probes.batches)
+    for one, other in zip(loaded, probes, strict=True):
+        assert one.feeds().keys() == other.feeds().keys()
+        for name in ("input_ids_BL", "attention_mask_BL", "rows_N2", "choices_M", "margins_M", "hidden_KRD"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        assert (one.whole_KBLD is None) == (other.whole_KBLD is None)
+        np.testing.assert_array_equal(one.outputs["logits"], other.outputs["logits"])
+
+
+def test_the_same_probes_are_the_same_bytes(exported, tmp_path: Path) -> None:
+    exported.probes.save(tmp_path / "one.npz")
+    exported.probes.save(tmp_path / "two.npz")
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+
+
+def test_up_to_keeps_the_short_batches(exported) -> None:
+    short = exported.probes.up_to(16)
+    assert short.lengths == [8, 16]
+    assert short.tokens == sum(b.input_ids_BL.size for b in exported.probes if b.length <= 16)
+    with pytest.raises(ShapeError, match="no probe of at most 3 tokens"):
+        exported.probes.up_to(3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 torn"])
+def test_a_torn_file_is_told(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "probes.npz"
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match="holds no probes that can be read"):
+        Probes.load(path)
+    with pytest.raises(StorageError, match="holds no probes that can be read"):
+        Probes.load(tmp_path / "missing.npz")
+
+
+def test_another_format_and_pickles_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "probes.npz"
+    np.savez(path, head=np.array('{"format": 99}'))
+    with pytest.raises(StorageError, match="format 99, expected 1"):
+        Probes.load(path)
+    np.savez(path, head=np.array([{"format": 1}], dtype=object))
+    with pytest.raises(StorageError, match="allow_pickle=False"):
+        Probes.load(path)

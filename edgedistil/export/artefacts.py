@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
-
-import onnx_ir as ir
+from tempfile import TemporaryDirectory
 
 from edgedistil import console
 from edgedistil.export.census import bytes_by_part, kept_float
 from edgedistil.export.package import graph_name
 from edgedistil.export.passes import Shape, run_passes, standard_passes
-from edgedistil.export.quantize import quantize_dynamic
 from edgedistil.export.source import Source
 from edgedistil.export.storage import check_stored, save_graph
-from edgedistil.export.target import Target, advise_int8, weight_only_reasons
+from edgedistil.export.target import Target
 from edgedistil.export.trace import TRACE_OPSET, trace
+from edgedistil.export.variants import Variant, Workshop, make_variant
 from edgedistil.models.facts import model_facts
 from edgedistil.parity.gate import check_artefact, tell_failure
 from edgedistil.parity.probes import Probes
-from edgedistil.records import ExportRecord, FileFacts, ParityRecord, Precision, provenance, write_record
+from edgedistil.records import ExportRecord, FileFacts, ParityRecord, provenance, write_record
 from edgedistil.rundir import RunDir, replacing, sha256_file
 
 
@@ -36,6 +34,7 @@ class Job:
     single_file: bool = False
     explain: bool = False
     ort_format: bool = False
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,41 +59,46 @@ def build(
     shape = Shape.of(graph, source.model.config)
     fused = run_passes(graph, standard_passes(shape, token_types=source.takes_token_types, drop_token_types=False))
     facts = model_facts(source.model, name=source.name)
+    float_file = folder / "onnx" / graph_name("fp32")
     made = []
-    for precision in job.precisions:
-        if precision != "fp32":
+    with TemporaryDirectory(prefix=".tried.", dir=folder) as scratch:
+        shop = Workshop(graph, float_file, source, job.target, calibration, Path(scratch), job.max_drop, job.keep)
+        for precision in job.precisions:
+            variant = Variant(graph, "fp32", {}, []) if precision == "fp32" else make_variant(shop, precision)
+            _tell(precision, variant)
+            file = folder / "onnx" / graph_name(variant.precision)
+            files = save_graph(variant.graph, file, external=not job.single_file)
+            check_stored(file)
+            record = ExportRecord(
+                model=source.name,
+                role=source.role,
+                task=source.task,
+                precision=variant.precision,
+                files=[_facts(each, folder) for each in files],
+                source_sha256=probes.source_sha256,
+                parameters=facts.parameters,
+                opset=TRACE_OPSET,
+                ir_version=variant.graph.ir_version,
+                target_device=job.target.name,
+                reasons=_common_reasons(job) | variant.reasons,
+                fused=fused,
+                kept_float=kept_float(variant.graph),
+                bytes_by_part=bytes_by_part(variant.graph),
+                seconds=0,
+                provenance=provenance(),
+            )
+            parity = check_artefact(file, probes, precision=variant.precision, model=source.name, task=source.task)
+            seconds = time.perf_counter() - started
+            made.append(Made(record.model_copy(update={"seconds": seconds}), parity))
             started = time.perf_counter()
-        variant, reasons = _variant(graph, precision, job.target, calibration, source)
-        for warning in reasons.pop("warnings", "").splitlines():
-            console.warn(warning)
-        for choice, why in reasons.items():
-            console.say(f"  {precision} · {choice}: {why}")
-        file = folder / "onnx" / graph_name(precision)
-        files = save_graph(variant, file, external=not job.single_file)
-        check_stored(file)
-        record = ExportRecord(
-            model=source.name,
-            role=source.role,
-            task=source.task,
-            precision=cast(Precision, precision),
-            files=[_facts(each, folder) for each in files],
-            source_sha256=probes.source_sha256,
-            parameters=facts.parameters,
-            opset=TRACE_OPSET,
-            ir_version=variant.ir_version,
-            target_device=job.target.name,
-            reasons=_common_reasons(job) | reasons,
-            fused=fused,
-            kept_float=kept_float(variant),
-            bytes_by_part=bytes_by_part(variant),
-            seconds=0,
-            provenance=provenance(),
-        )
-        parity = check_artefact(file, probes, precision=cast(Precision, precision), model=source.name, task=source.task)
-        seconds = time.perf_counter() - started
-        made.append(Made(record.model_copy(update={"seconds": seconds}), parity))
-        del variant
     return made
+
+
+def _tell(precision: str, variant: Variant) -> None:
+    for warning in variant.warnings:
+        console.warn(warning)
+    for choice, why in variant.reasons.items():
+        console.say(f"  {precision} · {choice}: {why}")
 
 
 def set_apart(run: RunDir, made: Made, folder: Path, probes: Probes) -> Path:
@@ -109,22 +113,6 @@ def set_apart(run: RunDir, made: Made, folder: Path, probes: Probes) -> Path:
         write_record(aside / "parity.json", made.parity)
         probes.save(aside / "probes.npz")
     return place
-
-
-def _variant(
-    graph: ir.Model, precision: str, target: Target, calibration: Sequence[str], source: Source
-) -> tuple[ir.Model, dict[str, str]]:
-    """A graph in a precision, and the reasons for how it was made; the given one stays as it is."""
-    del calibration, source
-    if precision == "fp32":
-        return graph, {}
-    copy = graph.clone()
-    if precision in {"int8", "uint8"}:
-        advice = advise_int8(target, signed=precision == "int8")
-        quantize_dynamic(copy, replace(advice.plan))
-        return copy, advice.reasons | {"warnings": "\n".join(advice.warnings)}
-    reasons, warnings = weight_only_reasons(target, precision)
-    raise NotImplementedError(f"{precision} {reasons} {warnings}")
 
 
 def _common_reasons(job: Job) -> dict[str, str]:

@@ -8,7 +8,7 @@ same x; no packed QKV product; the tied table stored once, as rows, and transpos
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,7 @@ class Int8Plan:
         per_channel: A scale for each output, or one for the whole weight.
         reduced_range: 7 bits, for kernels that add two products in 16 bits (AVX2 and AVX-512 without VNNI).
         embeddings: Whether the table of words is quantized too, row by row.
-        keep: Names of products that stay in float.
+        keep: Products that stay in float, by module or by node name.
     """
 
     signed: bool = True
@@ -51,31 +51,66 @@ def quantize_dynamic(model: ir.Model, plan: Int8Plan) -> list[str]:
     Returns:
         The names of the products that were quantized.
     """
-    chosen = [each for each in find_linears(model) if _wanted(each, plan)]
-    by_input: dict[ir.Value, list[Linear]] = defaultdict(list)
-    for linear in chosen:
-        by_input[linear.x].append(linear)
-    words = find_words(model)
-    tied = next((each for each in chosen if each.tied), None)
-    if plan.embeddings and words is not None:
-        _quantize_words(model, words, plan, tied=tied is not None)
-    for x, linears in by_input.items():
+    chosen = wanted_linears(model, plan)
+    quantize_words(model, plan)
+    for x, linears in by_input(chosen).items():
         if len(linears) == 1:
-            _alone(model, linears[0], plan)
+            quantize_alone(model, linears[0], plan)
         else:
             _together(model, x, linears, plan)
     drop_unused(model)
     return [each.name for each in chosen]
 
 
+def quantize_static(model: ir.Model, plan: Int8Plan, ranges: Mapping[str, tuple[float, float]]) -> list[str]:
+    """As `quantize_dynamic`, but what x ranges over was measured before: no search for its extremes in every call.
+
+    Args:
+        ranges: Smallest and largest value of each product's input, by the input's name.
+    """
+    chosen = wanted_linears(model, plan)
+    quantize_words(model, plan)
+    for x, linears in by_input(chosen).items():
+        scale, zero = activation_grid(*ranges[x.name or ""])
+        x_scale = add_initializer(model.graph, f"{linears[0].name}.input.scale", np.array(scale, np.float32))
+        x_zero = add_initializer(model.graph, f"{linears[0].name}.input.zero", np.array(zero, np.uint8))
+        first = linears[0].product
+        name = f"{(first.name or '').rsplit('/', 1)[0]}/quantized_input"
+        (x_q,) = insert(first, "QuantizeLinear", [x, x_scale, x_zero], name=name)
+        for linear in linears:
+            _with_quantized_input(model, linear, plan, x_q, x_scale, x_zero)
+    drop_unused(model)
+    return [each.name for each in chosen]
+
+
+def activation_grid(low: float, high: float) -> tuple[float, int]:
+    """Scale and zero point of uint8 values that cover a range; 0 is always one of them."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max((high - low) / 255, float(np.finfo(np.float32).tiny))
+    return scale, int(np.clip(round(-low / scale), 0, 255))
+
+
+def wanted_linears(model: ir.Model, plan: Int8Plan) -> list[Linear]:
+    """The products that a plan quantizes."""
+    return [each for each in find_linears(model) if _wanted(each, plan)]
+
+
+def by_input(linears: Iterable[Linear]) -> dict[ir.Value, list[Linear]]:
+    """Products by what they read, in the order of the computation."""
+    grouped: dict[ir.Value, list[Linear]] = defaultdict(list)
+    for linear in linears:
+        grouped[linear.x].append(linear)
+    return grouped
+
+
 def _wanted(linear: Linear, plan: Int8Plan) -> bool:
     K, N = linear.matrix().shape
     if linear.tied and not plan.embeddings:
         return False
-    return linear.name not in plan.keep and N >= SMALL_HEAD and K > 1
+    return not {linear.name, linear.product.name} & set(plan.keep) and N >= SMALL_HEAD and K > 1
 
 
-def _alone(model: ir.Model, linear: Linear, plan: Int8Plan) -> None:
+def quantize_alone(model: ir.Model, linear: Linear, plan: Int8Plan) -> None:
     weight, scale, zero = _stored(model, linear, plan)
     (out,) = insert(
         linear.last,
@@ -93,15 +128,21 @@ def _together(model: ir.Model, x: ir.Value, linears: list[Linear], plan: Int8Pla
     name = (first.name or "").rsplit("/", 2)[0] + "/quantized_input"
     x_q, x_scale, x_zero = insert(first, "DynamicQuantizeLinear", [x], name=name, outputs=3)
     for linear in linears:
-        weight, scale, zero = _stored(model, linear, plan)
-        (out,) = insert(
-            linear.last,
-            "MatMulIntegerToFloat",
-            [x_q, weight, x_scale, scale, x_zero, zero, linear.bias],
-            name=linear.product.name or "",
-            domain=CONTRIB,
-        )
-        replace(linear.last.outputs[0], out)
+        _with_quantized_input(model, linear, plan, x_q, x_scale, x_zero)
+
+
+def _with_quantized_input(
+    model: ir.Model, linear: Linear, plan: Int8Plan, x_q: ir.Value, x_scale: ir.Value, x_zero: ir.Value
+) -> None:
+    weight, scale, zero = _stored(model, linear, plan)
+    (out,) = insert(
+        linear.last,
+        "MatMulIntegerToFloat",
+        [x_q, weight, x_scale, scale, x_zero, zero, linear.bias],
+        name=linear.product.name or "",
+        domain=CONTRIB,
+    )
+    replace(linear.last.outputs[0], out)
 
 
 def _stored(model: ir.Model, linear: Linear, plan: Int8Plan) -> tuple[ir.Value, ir.Value, ir.Value | None]:
@@ -126,9 +167,11 @@ def _zero(model: ir.Model, plan: Int8Plan) -> ir.Value | None:
     return None if plan.signed else add_initializer(model.graph, "constant/uint8/128", np.array(128, np.uint8))
 
 
-def _quantize_words(model: ir.Model, gather: ir.Node, plan: Int8Plan, *, tied: bool) -> None:
+def quantize_words(model: ir.Model, plan: Int8Plan) -> None:
     """The table row by row: every word keeps its own scale, so a rare large vector does not coarsen the others."""
-    del tied
+    gather = find_words(model)
+    if gather is None or not plan.embeddings:
+        return
     table, ids = gather.inputs
     assert table is not None
     rows, scale = _word_rows(model, table, plan)

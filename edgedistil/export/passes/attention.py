@@ -13,7 +13,7 @@ MASKED = -10000.0  # exp() of it is 0, and float16 holds it
 def fuse_attention(model: ir.Model, *, heads: int) -> int:
     """`edgedistil::Attention` and the reshapes and transposes around it → two products, a sum and a softmax.
 
-    Requires: the graph of `trace`; sequence-first activations (`sequence_first` comes before or after, in the same run).
+    Requires: the graph of `trace`; sequence-first activations (`sequence_first` belongs to the same run).
     Ensures: query, key and value are read where their projections wrote them: (L, B, H, D) with the product's own
         strides (`transBatchA`, `transBatchB`). Only the context is transposed. Every reshape is constant. The mask is
         computed once for the whole graph.

@@ -1,6 +1,6 @@
 """How fast a corpus is prepared, next to the tokenizer library's own `encode_batch` on the same text and cores.
 
-    python benchmarks/corpus_throughput.py [--text FILE.txt[.gz|.zst]] [--rounds 5] [--cores N] [--out FOLDER]
+    python benchmarks/corpus_throughput.py [--text FILE.txt[.gz|.zst]] [--megabytes M] [--rounds R] [--cores N]
 
 Both start anew in each round and take turns. `encode_batch` gets every document in one list that is already in memory,
 and its result is thrown away. Ours reads the file, splits off the held-out part, encodes, lays out rows, counts tokens
@@ -40,9 +40,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         tokenizer = minilm_tokenizer(folder / "tokenizer")
-        text = arguments.text or asset_text(folder / "assets.txt")
-        documents = list(read_documents(SourceSpec(files=str(text)), on_bad_utf8="refuse"))
-        megabytes = sum(len(document.encode()) for document in documents) / 1e6
+        given = SourceSpec(files=str(arguments.text or asset_text(folder / "assets.txt")))
+        documents = spread(list(read_documents(given, on_bad_utf8="refuse")), arguments.megabytes)
+        text = folder / "text.txt"
+        text.write_text("\n".join(documents), encoding="utf-8")
+        megabytes = text.stat().st_size / 1e6
         contenders: dict[str, Callable[[], None]] = {
             "tokenizers encode_batch, one list in memory": lambda: encode(tokenizer, documents),
             "ours, packed, file to shards": lambda: prepare(text, tokenizer, "packed", arguments.cores),
@@ -56,6 +58,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, help="text file, one document a line; the text of the assets if not given")
+    parser.add_argument("--megabytes", type=float, default=1000.0, help="at most so much of it, spread over the file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -82,6 +85,12 @@ def asset_text(path: Path) -> Path:
             for document in read_documents(SourceSpec(asset=name), on_bad_utf8="refuse"):
                 file.write(" ".join(document.split()) + "\n")
     return path
+
+
+def spread(documents: list[str], megabytes: float) -> list[str]:
+    """Every n-th document, so that a part is like the whole."""
+    size = sum(len(document.encode()) for document in documents) / 1e6
+    return documents[:: max(1, round(size / megabytes))]
 
 
 def encode(tokenizer: Path, documents: list[str]) -> None:

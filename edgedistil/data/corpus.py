@@ -27,8 +27,8 @@ from edgedistil.data.token_store import StoreWriter, TokenStore
 from edgedistil.data.tokenization import SpecialIds, chunks, load_tokenizer, map_in_order, special_ids
 from edgedistil.errors import CorpusError, StorageError
 from edgedistil.recipe import SourceSpec
-from edgedistil.records import CorpusRecord, Source
-from edgedistil.rundir import read_json, replacing, sha256_file, storage_errors
+from edgedistil.records import CorpusRecord, Source, read_record
+from edgedistil.rundir import replacing, sha256_file, storage_errors
 
 _FORMAT = 1  # of the cache: raise it when a reader, a layout or a file format changes
 
@@ -97,17 +97,17 @@ def prepare_corpus(
     identities = [source_identity(spec, cache=cache) for spec in sources]
     key = _cache_key(identities, tokenizer_folder, settings)
     folder = cache / "corpus" / key
-    found = _open_if_whole(folder)
+    found = _open_if_whole(folder, sources)
     if found is not None:
         return found
     with _lock(folder):
-        found = _open_if_whole(folder)  # another process may have built it while we waited
+        found = _open_if_whole(folder, sources)  # another process may have built it while we waited
         if found is not None:
             return found
         _remove_remains(folder)
         with replacing(folder) as aside:
             _build(aside, sources, identities, tokenizer_folder, settings, key, workers or os.cpu_count() or 1)
-        return _open(folder)
+        return _open(folder, sources)
 
 
 def _build(
@@ -228,19 +228,24 @@ def _cache_key(identities: Sequence[str], tokenizer_folder: Path, settings: _Set
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _open_if_whole(folder: Path) -> Corpus | None:
+def _open_if_whole(folder: Path, sources: Sequence[SourceSpec]) -> Corpus | None:
     if not folder.is_dir():
         return None
     try:
-        return _open(folder)
+        return _open(folder, sources)
     except StorageError as error:
         console.warn(f"the cached corpus is damaged and is built anew: {error.message}")
         return None
 
 
-def _open(folder: Path) -> Corpus:
-    stored = read_json(folder / "corpus.json")
-    record = CorpusRecord.model_validate({**stored, "cached_at": str(folder)})
+def _open(folder: Path, sources: Sequence[SourceSpec]) -> Corpus:
+    """The corpus in a folder; names and licences are today's, for the cache knows a source by its content alone."""
+    stored = read_record(folder / "corpus.json", CorpusRecord)
+    named = [
+        source.model_copy(update=vars(describe_source(spec)))
+        for source, spec in zip(stored.sources, sources, strict=True)
+    ]
+    record = stored.model_copy(update={"sources": named, "cached_at": str(folder)})
     return Corpus(folder, record, TokenStore(folder / "train"), TokenStore(folder / "heldout"))
 
 

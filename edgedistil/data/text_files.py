@@ -94,7 +94,9 @@ def _read_parquet(path: Path, raw: BinaryIO, field: str, on_bad_utf8: OnBadUtf8)
         with pq.ParquetFile(raw) as table:
             _check_column(path, table.schema_arrow, field)
             for batch in table.iter_batches(batch_size=1024, columns=[field]):
-                for value in batch.column(0).cast(pa.large_binary()).to_pylist():
+                column = batch.column(0)
+                plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+                for value in plain.cast(pa.large_binary()).to_pylist():
                     yield _decoded(value or b"", on_bad_utf8, f"{path} row {row}", 0)
                     row += 1
     except pa.ArrowInvalid as error:
@@ -108,6 +110,7 @@ def _check_column(path: Path, schema: Any, field: str) -> None:
             hint="name the text column with `field` in the recipe's corpus source",
         )
     kind = schema.field(field).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise CorpusError(f"{path} column '{field}' is {kind}, expected text (string)")
 

@@ -105,6 +105,26 @@ def test_a_second_run_reads_nothing_but_the_cache(
         prepare(text_file, block_length=19)
 
 
+def test_a_cached_corpus_shows_the_licence_that_the_recipe_says_now(
+    prepare: Prepare, text_file: Path, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    first = prepare(text_file)
+    assert first.record.sources[0].licence == "not stated"
+    moved = text_file.rename(tmp_path / "moved.txt")
+    again = module.prepare_corpus(
+        [SourceSpec(files=str(moved), licence="CC0")],
+        tokenizer_folder,
+        layout="packed",
+        block_length=17,
+        heldout_share=0.2,
+        heldout_max_documents=1000,
+        on_bad_utf8="refuse",
+        cache=tmp_path / "cache",
+    )
+    assert again.folder == first.folder
+    assert (again.record.sources[0].licence, again.record.sources[0].origin) == ("CC0", str(moved))
+
+
 @pytest.mark.parametrize(
     "changed",
     [

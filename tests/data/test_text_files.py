@@ -39,7 +39,7 @@ def test_a_jsonl_file_gives_its_field(tmp_path: Path, suffix: str) -> None:
     assert read(compressed(tmp_path / f"a{suffix}", rows.encode()), field="body") == DOCUMENTS
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
 def test_a_parquet_file_gives_its_column(tmp_path: Path, kind: pa.DataType) -> None:
     pq.write_table(pa.table({"body": pa.array([*DOCUMENTS, None], kind), "n": range(5)}), tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet", field="body") == [*DOCUMENTS, ""]

@@ -309,4 +309,5 @@ def _fsync(path: Path) -> None:
 
 def _fsync_tree(path: Path) -> None:
     for each in [*path.rglob("*"), path] if path.is_dir() else [path]:
-        _fsync(each)
+        if not each.is_symlink():  # a link is on the disk with its folder, and may point nowhere
+            _fsync(each)

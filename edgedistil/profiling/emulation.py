@@ -93,6 +93,8 @@ def emulate(
     if not any(row.valid for row in rows):
         raise TargetError(f"{machine.source}: nothing runs there: {rows[0].invalid_reason}")
     invalid = [f"{row.model} {row.task} {row.precision}: {row.invalid_reason}" for row in rows if not row.valid]
+    for each in invalid:
+        console.warn(f"{spec.name}: {each}")
     record = ProfileRecord(
         device=spec.name,
         method="emulated",

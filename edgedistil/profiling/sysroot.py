@@ -264,7 +264,7 @@ def _merge_usr(root: Path) -> None:
     An empty ld.so.cache keeps the guest's loader from reading the host's.
     """
     for name in ("bin", "sbin", "lib"):
-        if not (root / name).exists():
+        if not (root / name).exists() and (root / "usr" / name).exists():
             (root / name).symlink_to(f"usr/{name}")
     (root / "etc").mkdir(exist_ok=True)
     (root / "etc" / "ld.so.cache").touch()

@@ -10,8 +10,9 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from edgedistil import console
-from edgedistil.device import DeviceSpec, device_names, load_device
+from edgedistil.device import DeviceSpec
 from edgedistil.errors import InputError, TargetError
+from edgedistil.profiling.devices import match_device
 from edgedistil.profiling.messages import MAX_REPLY_BYTES, Identity, Job, Reply, parse_reply
 from edgedistil.profiling.targets.board import Board, Ending, check_name, greet, signal_of
 from edgedistil.profiling.targets.connection import Connection, parse_destination
@@ -113,7 +114,7 @@ class SshTarget:
     def _examine(self, board: Board) -> Identity:
         told = board.tell()
         identity = self._identity_of(told)
-        self.spec = self.spec or spec_of_board(identity)
+        self.spec = self.spec or match_device(identity)
         console.say(_introduction(self.source, identity))
         identity = self._with_runtime(board, identity, str(told.get("libc", "")))
         refuse_unfit_runtime(identity, self.spec, source=self.source)
@@ -173,15 +174,6 @@ class SshTarget:
                 f"{self.source} has a reply of {size} bytes; at most {MAX_REPLY_BYTES} are read, so it was not fetched"
             )
         return board.fetch("reply.json", limit_bytes=size, sha256=ending.reply_sha256)
-
-
-def spec_of_board(identity: Identity) -> DeviceSpec | None:
-    """The device file whose board names begin /proc/device-tree/model; None for a board that no file knows."""
-    if identity.board is None:
-        return None
-    specs = (load_device(name) for name in device_names())
-    fitting = [(len(name), spec) for spec in specs for name in spec.identity.boards if identity.board.startswith(name)]
-    return max(fitting, key=lambda each: each[0])[1] if fitting else None
 
 
 def _introduction(source: str, identity: Identity) -> str:

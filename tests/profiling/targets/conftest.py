@@ -41,6 +41,24 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     return TinyModel(fp32, int8, uint8, folder)
 
 
+@pytest.fixture(scope="session")
+def tiny_model_folder(tiny: TinyModel) -> Path:
+    """The folder of `tiny`, with a tokenizer of letters and a path that a shell would misread."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    folder = tiny.folder / "a model's folder; $(touch pwned)"
+    folder.mkdir()
+    for path in (tiny.fp32, tiny.int8):
+        (folder / path.name).write_bytes(path.read_bytes())
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{each}" for each in letters)]
+    tokenizer = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
 @dataclass(frozen=True)
 class TinyModel:
     fp32: Path

@@ -14,11 +14,11 @@ import pytest
 
 from edgedistil.device import load_device
 from edgedistil.errors import TargetError
-from edgedistil.profiling.messages import MAX_REPLY_BYTES, Identity
+from edgedistil.profiling.messages import MAX_REPLY_BYTES
 from edgedistil.profiling.targets import ssh
 from edgedistil.profiling.targets.emulated import open_guest
 from edgedistil.profiling.targets.interface import raise_failure
-from edgedistil.profiling.targets.ssh import SshTarget, spec_of_board
+from edgedistil.profiling.targets.ssh import SshTarget
 
 pytestmark = pytest.mark.needs("qemu-aarch64", "sshd", "ssh")
 
@@ -76,6 +76,41 @@ def test_what_a_login_script_prints_does_not_matter(quick, tiny) -> None:
     with SshTarget(quick.destination) as target:
         assert target.run(tiny.job(), tiny.files(tiny.int8)).ok
     assert quick.leftovers() == [".bashrc"]
+
+
+# --- the command ------------------------------------------------------------------------------------------
+
+
+def edgedistil(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgedistil", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_measures_a_board(quick, tiny_model_folder: Path, tmp_path: Path) -> None:
+    model = str(tiny_model_folder / "model_int8.onnx")
+    done = edgedistil(
+        tmp_path, "profile", "--ssh", quick.destination, "--model", model, "--length", "16", "--threads", "1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "measured" in done.stdout
+    assert quick.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("destination", "code", "message"),
+    [
+        ("me@127.0.0.1:9", 4, "cannot connect to me@127.0.0.1:9: nothing listens there"),
+        ("-oProxyCommand=touch pwned", 2, "is no destination"),
+        ("$(touch pwned)", 2, "is no destination"),
+        ("board; touch pwned", 2, "is no destination"),
+    ],
+)
+def test_the_command_tells_failures_apart(board, tiny_model_folder, tmp_path, destination, code, message) -> None:
+    model = str(tiny_model_folder / "model_int8.onnx")
+    done = edgedistil(tmp_path, "profile", f"--ssh={destination}", "--model", model)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert list(tmp_path.glob("pwned")) == []
 
 
 # --- failures to reach it ---------------------------------------------------------------------------------
@@ -256,16 +291,6 @@ def test_ctrl_c_leaves_nothing_running_and_nothing_lying_there(board, install, t
     assert b"KeyboardInterrupt" in said
     assert not is_alive(int(sleeper.read_text()))
     assert board.leftovers() == ["sleeper"]
-
-
-# --- which device it is -----------------------------------------------------------------------------------------
-
-
-def test_a_board_is_known_by_the_name_it_gives_itself() -> None:
-    spec = spec_of_board(Identity(board="Raspberry Pi 5 Model B Rev 1.0"))
-    assert spec is not None and spec.name == "rpi5"
-    assert spec_of_board(Identity(board="A board of nobody")) is None
-    assert spec_of_board(Identity()) is None
 
 
 CAT = "/bin/cat"

@@ -1,0 +1,131 @@
+"""SQuAD 1.1: its normalisation and scores by the official definitions, windows, n-best spans."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgedistil.evaluate.encode import open_tokenizer
+from edgedistil.evaluate.examples import Answer, Example
+from edgedistil.evaluate.squad import (
+    ANSWER_LIMIT,
+    answer_tokens,
+    best_answer,
+    best_f1,
+    exact_match,
+    normalised_answer,
+    windows,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The  Cat!", "cat"),
+        ("a theatre, an Ant", "theatre ant"),
+        ("U.S.A.", "usa"),
+        ("the-a", "thea"),  # punctuation goes before articles do, so no article is left to remove
+        ("Łódź’s", "łódź’s"),  # only ASCII punctuation is removed
+        ("THE", ""),
+    ],
+)
+def test_normalisation(text, normal):
+    assert normalised_answer(text) == normal
+
+
+def test_exact_match_takes_the_best_answer():
+    assert exact_match("The Broncos", ["Denver Broncos", "broncos."]) == 1.0
+    assert exact_match("Denver", ["Denver Broncos", "broncos"]) == 0.0
+
+
+def test_f1_by_hand():
+    assert best_f1("the Denver Broncos team", ["Denver Broncos"]) == pytest.approx(2 * 2 / (3 + 2))
+    assert best_f1("Broncos Broncos", ["Broncos"]) == pytest.approx(2 * 1 / (2 + 1))
+    assert best_f1("x", ["y", "x z"]) == pytest.approx(2 / 3)
+
+
+def test_f1_of_nothing_shared_and_of_nothing_said_is_zero():
+    assert best_f1("Paris", ["London"]) == 0.0
+    assert best_f1("", ["London"]) == 0.0
+
+
+@pytest.fixture
+def tokenizer(tiny_models: Path):
+    return open_tokenizer(tiny_models / "student")
+
+
+def long_example(words: int = 300) -> Example:
+    context = " ".join(["plot", "story", "film"][i % 3] for i in range(words - 1)) + " London"
+    start = context.index("London")
+    return Example(("where was it ?", context), answers=(Answer("London", start),))
+
+
+def test_windows_cover_the_context_in_steps_of_the_stride(tokenizer):
+    pieces = windows(tokenizer, long_example(), 201)
+    firsts = [next(span[0] for span in piece.spans if span) for piece in pieces]
+    context = long_example().texts[1]
+    assert [len(context[:first].split()) for first in firsts] == [0, 128]
+    assert pieces[-1].spans[-2] == (len(context) - 6, len(context))
+    assert all(len(piece.encoded.input_ids) <= 201 for piece in pieces)
+
+
+def test_each_token_has_exactly_one_best_view(tokenizer):
+    pieces = windows(tokenizer, long_example(), 201)
+    views = [span for piece in pieces for span, best in zip(piece.spans, piece.is_best_view, strict=True) if best]
+    assert len(views) == len(set(views)) == 300
+
+
+def test_question_is_cut_at_its_limit(tokenizer):
+    example = Example(("film " * 97, "good story"), answers=(Answer("good", 0),))
+    piece = windows(tokenizer, example, 131)[0]
+    assert piece.encoded.type_ids.count(0) == 64 + 2
+
+
+def test_answer_tokens_are_the_answer(tokenizer):
+    example = Example(("who ?", "Ada lived in Paris ."), answers=(Answer("in Paris", 10),))
+    piece = windows(tokenizer, example, 31)[0]
+    start, end = answer_tokens(piece, example.answers[0])
+    assert example.texts[1][piece.spans[start][0] : piece.spans[end][1]] == "in Paris"
+
+
+def test_window_without_the_answer_points_at_cls(tokenizer):
+    example = long_example()
+    first, last = windows(tokenizer, example, 201)
+    assert answer_tokens(first, example.answers[0]) == (0, 0)
+    assert answer_tokens(last, example.answers[0]) != (0, 0)
+
+
+def logits(size: int, **at: float):
+    values = np.full(size, -9.0, dtype=np.float32)
+    for place, value in at.items():
+        values[int(place[1:])] = value
+    return values
+
+
+@pytest.fixture
+def piece(tokenizer):
+    return windows(tokenizer, Example(("who ?", "Ada lived in Paris .")), 31)[0]  # context at tokens 4…8
+
+
+def said(piece, starts, ends) -> str:
+    return best_answer("Ada lived in Paris .", [piece], [(logits(len(piece.spans), **starts), logits(len(piece.spans), **ends))])
+
+
+def test_best_span_is_the_text_of_the_largest_sum(piece):
+    assert said(piece, {"t4": 3.0, "t7": 5.0}, {"t4": 3.0, "t7": 5.0}) == "Paris"
+
+
+def test_span_that_ends_before_it_starts_is_no_span(piece):
+    assert said(piece, {"t7": 9.0, "t4": 1.0}, {"t5": 9.0, "t7": 0.5}) == "Ada lived"
+
+
+def test_question_and_special_tokens_are_no_answers(piece):
+    assert said(piece, {"t0": 30.0, "t1": 20.0, "t6": 1.0}, {"t0": 30.0, "t1": 20.0, "t7": 1.0}) == "in Paris"
+
+
+def test_longest_answer_is_limited(tokenizer):
+    context = "film " * 40
+    window = windows(tokenizer, Example(("who ?", context.strip())), 61)[0]
+    size = len(window.spans)
+    starts, ends = logits(size, t4=9.0), logits(size, **{f"t{4 + ANSWER_LIMIT}": 9.0, f"t{3 + ANSWER_LIMIT}": 5.0})
+    assert len(best_answer(context, [window], [(starts, ends)]).split()) == ANSWER_LIMIT

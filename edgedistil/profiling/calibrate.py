@@ -58,7 +58,7 @@ def calibrate(spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRe
     worst = float(np.max(np.abs(np.log(errors))))
     if worst > _WORST:
         raise InputError(
-            f"--calibrate: the runs contradict each other (the best fit is {np.exp(worst) - 1:.0%} off): nothing stored",
+            f"--calibrate: the runs contradict each other (the best fit is {np.exp(worst) - 1:.0%} off); not stored",
             hint="the machine was busy or throttled: let it rest and measure again",
         )
     # Twice the largest error seen: other models and lengths will be told a little worse than those fitted on.

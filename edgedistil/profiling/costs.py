@@ -22,7 +22,7 @@ from edgedistil.device import DeviceSpec
 from edgedistil.profiling.trace import Work
 from edgedistil.records import Band
 
-Family = Literal["in-order", "narrow", "wide", "x86"]
+Family = Literal["in-order", "narrow", "wide", "x86", "amx"]
 
 # What shared constants do not cancel: two graphs differ in shapes, and a kernel is not equally good at all of them.
 _RATIO_RESIDUAL = 0.04
@@ -66,19 +66,20 @@ class Constants:
 UNCERTAIN = tuple(each.name for each in fields(Constants))[:8]
 
 _ASSUMED = "uncalibrated: assumed from instruction counts under emulation and from the kernels' loops"
-_FITTED = "fitted on one x86-64 server with AVX-512 VNNI"
+_FITTED = "fitted on one x86-64 server with AMX"
 ONNXRUNTIME: dict[Family, Constants] = {
     "in-order": Constants(0.45, 0.45, 1.5, 0.8, 2.0, 24.0, 2.0, 16000, 1.0, 3.0, _ASSUMED),
     "narrow": Constants(0.66, 0.58, 3.0, 0.8, 4.0, 12.0, 1.0, 9000, 1.0, 2.0, _ASSUMED),
     "wide": Constants(0.72, 0.52, 5.0, 0.8, 8.0, 6.0, 0.6, 7000, 1.0, 2.0, _ASSUMED),
-    "x86": Constants(0.75, 0.90, 6.0, 0.8, 10.0, 3.0, 0.25, 5000, 1.0, 2.0, _FITTED),
+    "x86": Constants(0.95, 0.70, 4.0, 1.0, 6.8, 3.5, 0.26, 7200, 1.0, 2.0, _FITTED + ", int8 assumed"),
+    "amx": Constants(0.95, 0.70, 4.0, 1.0, 6.8, 3.5, 0.26, 7200, 1.0, 2.0, _FITTED),
 }
 
 
 def family(spec: DeviceSpec) -> Family:
     """Which constants a device takes: by its first cluster."""
     if spec.identity.machine == "x86_64":
-        return "x86"
+        return "amx" if spec.isa.amx else "x86"
     if spec.in_order:
         return "in-order"
     return "narrow" if spec.clusters[0].macs_per_cycle.fp32.value <= 4 else "wide"

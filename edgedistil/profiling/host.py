@@ -30,6 +30,8 @@ def kernels(machine: str, flags: Collection[str]) -> str:
             "int8 matrix products (smmla)" if "i8mm" in have else "dot product (sdot)" if "asimddp" in have else "NEON"
         )
         return f"fp32 NEON, int8 {integer}"
+    if "amx_int8" in have and "avx512f" in have:
+        return "fp32 AVX-512, int8 AMX tiles"
     if "avx512_vnni" in have and "avx512f" in have:
         return "fp32 AVX-512, int8 AVX-512 VNNI"
     if "avx512f" in have:

@@ -605,7 +605,7 @@ def cache_facts() -> list[dict[str, Any]]:
 
 
 def bandwidth(threads: int) -> dict[str, Any]:
-    """Bytes a second of copies that no cache holds, by one thread and by `threads` at once (numpy releases the lock)."""
+    """Bytes a second of copies that no cache holds, by one thread and by `threads` at once (numpy frees the lock)."""
     import numpy
 
     available = meminfo().get("MemAvailable") or 2**30

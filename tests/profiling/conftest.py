@@ -56,7 +56,7 @@ def small_encoder(layers: int) -> onnx.ModelProto:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """A WordLevel tokenizer that frames texts as BERT's does, with truncation and padding baked in (to be switched off)."""
+    """A WordLevel tokenizer that frames texts as BERT's does, with truncation and padding baked in."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}

@@ -75,7 +75,7 @@ def test_a_whole_visit(folder: Path) -> None:
     assert memory.start and memory.imported and memory.load and memory.run and memory.peak
     assert memory.start < memory.imported < memory.peak
     assert answer.energy is not None and (answer.energy.absent or answer.energy.joules)
-    assert [node.op for node in answer.ops][0] == "Gather" and all(node.calls == 10 for node in answer.ops)
+    assert answer.ops[0].op == "Gather" and all(node.calls == 10 for node in answer.ops)
     assert reply.identity.onnxruntime and reply.identity.memory_bytes and reply.identity.page_bytes
     assert reply.outputs is not None
     with np.load(folder / "out.npz") as stored:

@@ -1,0 +1,98 @@
+"""Listing, explaining, recognising and drafting devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgedistil.device import device_names, load_device
+from edgedistil.errors import DeviceFileError, InputError
+from edgedistil.profiling import devices
+from edgedistil.profiling.messages import Bandwidth, CacheFacts, Identity
+from edgedistil.profiling.probe import Measured, draft
+
+
+def test_every_device_is_listed_and_a_broken_one_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("devices").mkdir()
+    Path("devices/mine.toml").write_text('name = "mine"\n', encoding="utf-8")
+    devices.list_devices()
+    told = capsys.readouterr().out
+    assert "the file has problems" in told
+    for name in ("host", *device_names()):
+        assert name in told
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_device_explains_its_figures_with_sources(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    devices.explain_device(name)
+    told = " ".join(capsys.readouterr().out.split())
+    spec = load_device(name)
+    assert spec.title in told and f"{spec.clusters[0].clock_ghz.value:g} GHz" in told and "assumed" in told
+
+
+def test_an_unknown_device_is_told() -> None:
+    with pytest.raises(DeviceFileError, match="no device 'rpi9'"):
+        devices.explain_device("rpi9")
+
+
+@pytest.mark.parametrize(
+    ("identity", "name"),
+    [
+        (Identity(machine="aarch64", board="Raspberry Pi 4 Model B Rev 1.4"), "rpi4"),
+        (Identity(machine="aarch64", board="Raspberry Pi 5 Model B Rev 1.0"), "rpi5"),
+        (Identity(machine="aarch64", board="Raspberry Pi Zero 2 W Rev 1.0"), "zero2w"),
+        (Identity(machine="aarch64", board="Some other board"), None),
+        (Identity(machine="aarch64"), None),
+        (Identity(machine="x86_64", flags=["avx2", "fma"]), "x86-avx2"),
+        (Identity(machine="x86_64", flags=["avx2", "fma", "avx512f", "avx512_vnni"]), "x86-avx512-vnni"),
+        (Identity(machine="x86_64", flags=["avx2", "fma", "avx512f", "avx512_vnni", "amx_int8"]), "x86-amx"),
+        (Identity(machine="x86_64", flags=["sse2"]), None),
+    ],
+)
+def test_a_machine_is_recognised(identity: Identity, name: str | None) -> None:
+    found = devices.match_device(identity)
+    assert (found.name if found else None) == name
+
+
+def test_a_draft_keeps_what_was_told_and_marks_what_was_not() -> None:
+    identity = Identity(
+        machine="aarch64",
+        board="Radxa Test Board 3",
+        cpu_part="0xd05",
+        flags=["asimd", "asimddp", "asimdhp"],
+        onnxruntime="1.32.0",
+        page_bytes=4096,
+        memory_bytes=2**31,
+        caches=[
+            CacheFacts(level=1, kind="Data", bytes=2**15, shared_by="0"),
+            CacheFacts(level=2, kind="Unified", bytes=2**19, shared_by="0-3"),
+        ],
+    )
+    rates = {"fp32": 4.4e9, "int8": 17e9}
+    copies = Bandwidth(one_core=2.1e9, all_cores=3.4e9, threads=4)
+    spec = draft(Measured(identity, rates, [1.0, 1.9, 2.7, 3.3], copies), cores=4)
+    assert (spec.name, spec.in_order, spec.cores, spec.qemu_cpu) == ("radxa-test-board-3", True, 4, "cortex-a55")
+    assert spec.isa.dot_product and spec.isa.fp16 and not spec.isa.i8mm
+    assert spec.clusters[0].clock_ghz.assumed is not None, "the board did not tell its clock"
+    assert spec.clusters[0].fp32_gmacs_per_s == pytest.approx(4.4)
+    assert spec.caches.l2_shared and spec.memory.size_gib.value == 2
+    assert spec.thread_scaling.of(4) == 3.3
+    assert devices.fits(spec, identity)
+
+
+def test_probing_this_machine_writes_a_file_that_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    devices.probe_device()
+    (path,) = Path("devices").iterdir()
+    spec = load_device(path)
+    assert spec.memory.bandwidth_gb_per_s.source is not None and "measured" in spec.memory.bandwidth_gb_per_s.source
+    assert spec.clusters[0].fp32_gmacs_per_s > 0.1
+    assert str(path) in capsys.readouterr().out
+    with pytest.raises(InputError, match="is there already"):
+        devices.probe_device()

@@ -36,7 +36,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _top(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Distil a language encoder, export it to ONNX, prove it, and profile it on its device."""
 
@@ -84,7 +86,9 @@ def evaluate(
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Fine-tuning runs per task and model.")] = None,
     model: Annotated[list[str] | None, typer.Option("--model", help="Model of the run, or a folder.")] = None,
     cell: Annotated[str | None, typer.Option("--cell", help="One cell alone.", metavar="TASK:MODEL:SEED")] = None,
-    artefact: Annotated[str | None, typer.Option("--artefact", help="Score the ONNX artefact too.", metavar="PRECISION")] = None,
+    artefact: Annotated[
+        str | None, typer.Option("--artefact", help="Score the ONNX artefact too.", metavar="PRECISION")
+    ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Folder with the data sets' official files.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cells that run at the same time.")] = 1,
     run: Run = "latest",
@@ -144,12 +148,18 @@ def profile(
     device: Annotated[str, typer.Option("--device", help="Device to answer for; host is this machine.")] = "host",
     ssh: Annotated[str | None, typer.Option("--ssh", help="Measure on a board.", metavar="USER@HOST")] = None,
     emulate: Annotated[bool, typer.Option("--emulate", help="Run the board's kernels under emulation.")] = False,
-    model: Annotated[Path | None, typer.Option("--model", help="One ONNX file instead of a run.", metavar="FILE")] = None,
-    threads: Annotated[list[int] | None, typer.Option("--threads", min=1, help="Thread counts; 1 and all if not given.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="One ONNX file instead of a run.", metavar="FILE")
+    ] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option("--threads", min=1, help="Thread counts; 1 and all if not given.")
+    ] = None,
     length: Annotated[list[int] | None, typer.Option("--length", min=2, help="Sequence lengths in tokens.")] = None,
     text: Text = None,
     require: Annotated[list[str] | None, typer.Option("--require", help='Gate, such as "speedup>=1.6".')] = None,
-    memory_limit: Annotated[str | None, typer.Option("--memory-limit", help="Does it fit, for example in 512M?")] = None,
+    memory_limit: Annotated[
+        str | None, typer.Option("--memory-limit", help="Does it fit, for example in 512M?")
+    ] = None,
     tune: Annotated[bool, typer.Option("--tune", help="Find the best session options.")] = False,
     bootstrap: Annotated[bool, typer.Option("--bootstrap", help="Send the board what it lacks.")] = False,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Fit the device's constants from real runs.")] = False,
@@ -180,7 +190,9 @@ def profile(
 @app.command()
 def report(
     run: Run = "latest",
-    against: Annotated[str | None, typer.Option("--against", help="Another run to compare with.", metavar="NAME")] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="Another run to compare with.", metavar="NAME")
+    ] = None,
 ) -> None:
     """Write everything a run knows onto one page."""
     from edgedistil.report import stage
@@ -192,7 +204,9 @@ def report(
 @app.command()
 def devices(
     name: Annotated[str | None, typer.Argument(help="Device to explain, or 'probe' to draft a file.")] = None,
-    ssh: Annotated[str | None, typer.Option("--ssh", help="probe: the machine to look at.", metavar="USER@HOST")] = None,
+    ssh: Annotated[
+        str | None, typer.Option("--ssh", help="probe: the machine to look at.", metavar="USER@HOST")
+    ] = None,
 ) -> None:
     """List the devices, explain one, or draft a file from a live machine."""
     from edgedistil.profiling import devices as listing

@@ -13,7 +13,7 @@ from typing import Literal
 
 from edgedistil import console
 from edgedistil.assets import ASSETS, cache_root
-from edgedistil.records import installed_versions, this_host
+from edgedistil.records import this_host
 from edgedistil.rundir import run_names, runs_root
 
 State = Literal["ok", "lacks", "note"]
@@ -81,7 +81,9 @@ def look_at_assets() -> list[Finding]:
     if not missing:
         return [Finding("assets", "ok", f"all {len(ASSETS)} cached: works without a network")]
     size = sum(asset.bytes for asset in missing) / 1e6
-    return [Finding("assets", "note", f"{len(missing)} of {len(ASSETS)} not cached", f"{size:.0f} MB fetched when needed")]
+    return [
+        Finding("assets", "note", f"{len(missing)} of {len(ASSETS)} not cached", f"{size:.0f} MB fetched when needed")
+    ]
 
 
 def look_at_tools() -> list[Finding]:

@@ -76,7 +76,9 @@ def _profile(run: RunDir, recipe: Recipe) -> None:
         tables.show_profiles(run, records)
 
 
-def _unless_done(run: RunDir, stage: str, settings: list[Record | object], inputs: list[Path], work: Callable[[], None]) -> None:
+def _unless_done(
+    run: RunDir, stage: str, settings: list[Record | object], inputs: list[Path], work: Callable[[], None]
+) -> None:
     """Does `work` unless the ledger says that it ended with the same settings and input files."""
     ledger_file = run.path / "stages.json"
     ledger = read_json(ledger_file) if ledger_file.exists() else {}
@@ -87,5 +89,3 @@ def _unless_done(run: RunDir, stage: str, settings: list[Record | object], input
     work()
     ledger = read_json(ledger_file) if ledger_file.exists() else {}
     write_json(ledger_file, {**ledger, stage: key})
-
-

@@ -242,8 +242,8 @@ def replacing(path: Path) -> Iterator[Path]:
         with storage_errors(path):
             _fsync_tree(aside)
             if path.is_dir() and not path.is_symlink():
-                os.rename(path, scratch / "old")
-            os.replace(aside, path)
+                path.rename(scratch / "old")
+            aside.replace(path)
             _fsync(path.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

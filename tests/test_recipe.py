@@ -121,7 +121,9 @@ def test_values_that_make_no_sense(changes: dict[str, Any], message: str) -> Non
 
 def test_set_overrides_by_dotted_key(tmp_path: Path) -> None:
     path = write(tmp_path, SMALLEST)
-    recipe = load_recipe(path, ["loss.mlm=0.5", "name=other", "student.layers=[0, 3]", "train.trackers=['tensorboard']"])
+    recipe = load_recipe(
+        path, ["loss.mlm=0.5", "name=other", "student.layers=[0, 3]", "train.trackers=['tensorboard']"]
+    )
     assert (recipe.loss.mlm, recipe.name, recipe.student.layers) == (0.5, "other", [0, 3])
     assert recipe.train.trackers == ["tensorboard"]
 

@@ -64,7 +64,7 @@ def gather(run: RunDir) -> RunFacts:
         distill=_maybe(run.distill, DistillRecord),
         corpus=_maybe(run.corpus, CorpusRecord),
         trace=[entry for entry in entries if entry.get("kind") == "train"],
-        heldout_trace=[entry for entry in entries if entry.get("kind") == "heldout"],
+        heldout_trace=_student_heldout(entries),
         evaluation=_maybe(run.evaluation, EvaluationRecord),
         exports=[read_record(p, ExportRecord) for p in sorted(run.exports.glob("*/export.*.json"))],
         parities=[read_record(p, ParityRecord) for p in sorted((run.path / "parity").glob("*.json"))],
@@ -74,6 +74,13 @@ def gather(run: RunDir) -> RunFacts:
     if not (facts.distill or facts.exports or facts.profiles):
         raise RunError(f"run '{run.name}' has nothing to report yet", hint="edgedistil distill RECIPE comes first")
     return facts
+
+
+def _student_heldout(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The student's held-out evaluations, each with the tokens seen up to its step."""
+    tokens = {entry["step"]: entry["tokens"] for entry in entries if entry.get("kind") == "train"}
+    held = [e for e in entries if e.get("kind") == "heldout" and e.get("model") == "student"]
+    return [{**e, "tokens": tokens.get(e["step"], 0)} for e in held if e["step"] == 0 or e["step"] in tokens]
 
 
 def _maybe(path: Path, kind: type[R]) -> R | None:

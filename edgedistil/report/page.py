@@ -36,4 +36,4 @@ def render(facts: RunFacts, judged: Sequence[Verdict], compared: TableData | Non
 
 
 def _is_figure(cell: str) -> bool:
-    return cell[:1] in "0123456789+−-–<>~" and any(c.isdigit() for c in cell) or cell == "–"
+    return cell == "–" or (cell[:1] in "0123456789+−-–<>~" and any(c.isdigit() for c in cell))

@@ -19,20 +19,31 @@ SERIES = ["#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006"]
 _VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--line"} | {c: f"--series-{i + 1}" for i, c in enumerate(SERIES)}
 
 _SMOOTH_OVER = 100
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "svg.fonttype": "none",  # text stays text: it takes the page's font and can be found
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": FAINT,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+}
 
 
 def _draw(label: str, draw: Callable[[Axes], None], *, height: float = 3.2) -> str:
     """One figure as an SVG element: `label` is what a screen reader says."""
     import matplotlib
 
-    style = {
-        **{"font.family": "sans-serif", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": label},
-        **{"axes.edgecolor": FAINT, "axes.labelcolor": FAINT, "text.color": INK, "axes.grid": True},
-        **{"xtick.color": FAINT, "ytick.color": FAINT, "grid.color": GRID, "grid.linewidth": 0.8},
-        **{"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "legend.frameon": False},
-        "axes.prop_cycle": matplotlib.cycler(color=SERIES),
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update({**_STYLE, "svg.hashsalt": label})
         from matplotlib.figure import Figure  # no pyplot: no display, no global state
 
         figure = Figure(figsize=(5.2, height), layout="constrained")
@@ -90,9 +101,7 @@ LOSSES = (("soft_target", "soft targets"), ("mlm", "masked words"), ("cosine", "
 
 def _smooth(values: Sequence[float]) -> list[float]:
     window = max(1, len(values) // _SMOOTH_OVER)
-    return [
-        sum(part) / len(part) for part in (values[max(0, i - window) : i + window + 1] for i in range(len(values)))
-    ]
+    return [sum(part) / len(part) for part in (values[max(0, i - window) : i + window + 1] for i in range(len(values)))]
 
 
 def heldout_curves(trace: Sequence[dict[str, Any]], record: DistillRecord | None) -> str | None:
@@ -108,7 +117,9 @@ def heldout_curves(trace: Sequence[dict[str, Any]], record: DistillRecord | None
         for model in record.heldout if record else []:
             if model.model == "teacher":
                 axes.axhline(100 * model.top1, color=FAINT, linestyle="--", linewidth=1)
-                axes.annotate("teacher, right word", (tokens[-1], 100 * model.top1), color=FAINT, va="bottom", ha="right")
+                axes.annotate(
+                    "teacher, right word", (tokens[-1], 100 * model.top1), color=FAINT, va="bottom", ha="right"
+                )
         axes.set_xlabel("million tokens seen")
         axes.set_ylabel("% of held-out masked tokens")
         axes.set_ylim(bottom=0)
@@ -186,7 +197,9 @@ def size_against_latency(profiles: Sequence[ProfileRecord]) -> str | None:
             marker = "o" if row.task == "feature-extraction" else "s"
             axes.plot([row.latency_ms], [row.file_bytes / 2**20], marker, color=_colour(row), markersize=8)
             text = f"{label_of(row)}, {milliseconds(row.latency_ms)} ms"
-            axes.annotate(text, (row.latency_ms, row.file_bytes / 2**20), (8, 4), textcoords="offset points", fontsize=9)
+            axes.annotate(
+                text, (row.latency_ms, row.file_bytes / 2**20), (8, 4), textcoords="offset points", fontsize=9
+            )
         axes.set_xlim(0, 1.55 * max(r.latency_ms for r in rows if isinstance(r.latency_ms, float)))
         axes.set_ylim(0, 1.15 * max(r.file_bytes for r in rows) / 2**20)
         axes.set_xlabel("median milliseconds a call")

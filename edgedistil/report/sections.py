@@ -128,9 +128,10 @@ def speed(facts: RunFacts) -> Section:
         " Predicted: a cost model's band, no board was involved.",
         [
             *([tables.claims_table(claims)] if claims else []),
-            *(tables.profile_table(profile) for profile in facts.profiles),
+            *(tables.latency_table(profile) for profile in facts.profiles),
         ],
         [(p, c) for p, c in pictures if p],
+        folded=[tables.profile_table(profile) for profile in facts.profiles],
     )
 
 
@@ -158,7 +159,9 @@ def origins(facts: RunFacts) -> Section:
         ]
         found.append(TableData("Text", columns, rows, notes))
     files = [
-        [f"{e.model}-{e.task}/{f.path}", mebibytes(f.bytes), f.sha256[:SHORT_HASH]] for e in facts.exports for f in e.files
+        [f"{e.model}-{e.task}/{f.path}", mebibytes(f.bytes), f.sha256[:SHORT_HASH]]
+        for e in facts.exports
+        for f in e.files
     ]
     if files:
         found.append(TableData("Files", ["file", "MiB", "sha256"], files))

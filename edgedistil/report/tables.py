@@ -95,12 +95,18 @@ def span(seconds: float) -> str:
 
 def model_table(models: Iterable[tuple[str, ModelFacts]]) -> TableData:
     rows = [
-        [role, m.name, m.architecture, str(m.layers), str(m.hidden), millions(m.parameters), millions(m.encoder_parameters)]
+        [
+            role,
+            m.name,
+            m.architecture,
+            str(m.layers),
+            str(m.hidden),
+            millions(m.parameters),
+            millions(m.encoder_parameters),
+        ]
         for role, m in models
     ]
-    return TableData(
-        "Models", ["role", "name", "class", "layers", "hidden", "parameters", "of them encoder"], rows
-    )
+    return TableData("Models", ["role", "name", "class", "layers", "hidden", "parameters", "of them encoder"], rows)
 
 
 def heldout_table(heldout: Sequence[HeldoutMlm]) -> TableData:
@@ -261,12 +267,16 @@ def parity_length_table(record: ParityRecord) -> TableData:
 
 def tolerance_table(record: ParityRecord) -> TableData:
     rows = [
-        [r.tolerance.figure, f"{r.tolerance.bound} {r.tolerance.value:g}", f"{r.got:.3g}", "holds" if r.holds else "FAILS", r.tolerance.reason]
+        [
+            r.tolerance.figure,
+            f"{r.tolerance.bound} {r.tolerance.value:g}",
+            f"{r.got:.3g}",
+            "holds" if r.holds else "FAILS",
+            r.tolerance.reason,
+        ]
         for r in record.results
     ]
-    return TableData(
-        f"Tolerances of {record.precision}", ["figure", "bound", "got", "result", "why this bound"], rows
-    )
+    return TableData(f"Tolerances of {record.precision}", ["figure", "bound", "got", "result", "why this bound"], rows)
 
 
 def show_export(run: RunDir, artefacts: Artefacts) -> None:
@@ -277,13 +287,57 @@ def show_export(run: RunDir, artefacts: Artefacts) -> None:
 # --- profile --------------------------------------------------------------------------------------------
 
 
-def profile_table(record: ProfileRecord) -> TableData:
-    rows = [_profile_cells(row) for row in record.rows]
+def latency_table(record: ProfileRecord) -> TableData:
+    """The median at each length, one line an artefact and thread count: what fits on a screen."""
+    lengths = list(dict.fromkeys(row.length for row in record.rows))
+    together: dict[tuple[str, str, int], list[ProfileRow]] = {}
+    for row in record.rows:
+        together.setdefault((f"{row.model} {row.task}", row.precision, row.threads), []).append(row)
+    rows = []
+    for (artefact, precision, threads), of_it in together.items():
+        by_length = {row.length: row for row in of_it}
+        medians = [_median_cell(by_length.get(length)) for length in lengths]
+        first = of_it[0]
+        rows.append(
+            [
+                *(artefact, precision, str(threads), *medians),
+                *(milliseconds(first.load_ms), milliseconds(first.first_call_ms), mebibytes(first.peak_memory_bytes)),
+            ]
+        )
+    heads = [str(length).replace("sentence-pairs", "pairs") for length in lengths]
     return TableData(
-        f"{record.device}: {record.method}",
-        ["artefact", "precision", "method", "threads", "length", "p50 ms", "p95 ms", "p99 ms", "load ms", "first ms", "peak MiB"],
+        f"{record.device}: {record.method} milliseconds a call (median), by length in tokens",
+        ["artefact", "precision", "threads", *heads, "load", "first call", "peak MiB"],
         rows,
         record.notes,
+    )
+
+
+def _median_cell(row: ProfileRow | None) -> str:
+    if row is None:
+        return ABSENT
+    return milliseconds(row.latency_ms) if row.valid else "invalid"
+
+
+def profile_table(record: ProfileRecord) -> TableData:
+    """Every row with its percentiles."""
+    rows = [_profile_cells(row) for row in record.rows]
+    return TableData(
+        f"{record.device}: {record.method}, every row",
+        [
+            "artefact",
+            "precision",
+            "method",
+            "threads",
+            "length",
+            "p50 ms",
+            "p95 ms",
+            "p99 ms",
+            "load ms",
+            "first ms",
+            "peak MiB",
+        ],
+        rows,
     )
 
 
@@ -305,9 +359,7 @@ def _profile_cells(row: ProfileRow) -> list[str]:
 
 
 def claims_table(claims: Sequence[Claim]) -> TableData:
-    rows = [
-        [c.claim, c.verdict, _claim_value(c), c.method, c.device, c.conditions, c.paper] for c in claims
-    ]
+    rows = [[c.claim, c.verdict, _claim_value(c), c.method, c.device, c.conditions, c.paper] for c in claims]
     return TableData("Claims", ["claim", "verdict", "figure", "method", "device", "conditions", "paper"], rows)
 
 
@@ -323,6 +375,6 @@ def show_profiles(run: RunDir | None, records: Sequence[ProfileRecord]) -> None:
     if run is not None:
         console.result(f"\nrun {run.name} ({run.profiles})")
     for record in records:
-        profile_table(record).show()
+        latency_table(record).show()
         for claim in record.claims:
             console.result(f"  {claim.verdict.upper()}: {claim.sentence}")

@@ -303,8 +303,8 @@ def trace() -> list[dict[str, object]]:
             entries.append(
                 {
                     "kind": "heldout",
+                    "model": "student",
                     "step": step,
-                    "tokens": step * 4096,
                     "mlm_loss_nats": 3.6 + 3 * decay,
                     "top1": 0.34 - 0.23 * decay,
                     "agreement": 0.53 - 0.36 * decay,

@@ -43,12 +43,17 @@ def test_what_records_say_is_escaped(full_run: RunDir) -> None:
 
 def test_board_rows_are_predicted_and_never_a_bare_number(full_run: RunDir) -> None:
     report(full_run, against=None)
-    rows = [line for line in full_run.report.with_suffix(".md").read_text().splitlines() if "predicted" in line]
-    board = [line for line in rows if "101–211" in line]
+    page = full_run.report.read_text()
+    board = [line for line in page.splitlines() if "<td>predicted</td>" in line and "rpi4" not in line]
     assert len(board) == 4
-    host = [line for line in full_run.report.with_suffix(".md").read_text().splitlines() if "| measured | 1 |" in line]
-    assert len(host) == 4
+    assert all("101–211" in line for line in board)
+    host = [line for line in page.splitlines() if "<td>measured</td>" in line]
+    assert len(host) == 4 + 1, "four artefacts and one claim"
     assert not any("101–211" in line for line in host)
+    # the table of medians names the method in its title
+    text = full_run.report.with_suffix(".md").read_text()
+    predicted = text[text.index("**rpi4: predicted") :].split("**", 2)[2]
+    assert predicted.count("101–211") >= 4
 
 
 def test_json_has_verdicts_and_records(full_run: RunDir) -> None:
@@ -96,7 +101,8 @@ def test_comparison_puts_two_runs_side_by_side(full_run: RunDir, tmp_path) -> No
 
 def test_report_needs_neither_torch_nor_onnxruntime(full_run: RunDir) -> None:
     script = (
-        "import sys; from pathlib import Path; from edgedistil.rundir import RunDir; from edgedistil.report.stage import report;"
+        "import sys; from pathlib import Path; from edgedistil.rundir import RunDir;"
+        "from edgedistil.report.stage import report;"
         f"report(RunDir(Path({str(full_run.path)!r})), against=None);"
         "print([m for m in ('torch', 'onnxruntime', 'transformers', 'onnx') if m in sys.modules])"
     )

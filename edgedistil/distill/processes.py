@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -112,6 +113,18 @@ def check_trackers(trackers: list[str]) -> None:
             raise InputError(f"no tracker '{tracker}'", hint=f"accelerate knows {', '.join(LOGGER_TYPE_TO_CLASS)}")
         if tracker not in installed:
             raise InputError(f"tracker '{tracker}' is not installed", hint=f"pip install {tracker}")
+
+
+def check_compiler(device: torch.device, *, compiled: bool) -> None:
+    """
+    Raises:
+        InputError: torch.compile writes C++ for a CPU, and there is no compiler.
+    """
+    if compiled and device.type == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        raise InputError(
+            "train.compile needs a C++ compiler on a CPU, and there is none on the path",
+            hint="install g++, or set train.compile = false",
+        )
 
 
 def check_batch(*, global_batch: int, micro_batch: int, processes: int) -> None:

@@ -137,6 +137,7 @@ def _told_how_to_go_on(run: RunDir) -> Iterator[None]:
 def _prepare(recipe: Recipe, run: RunDir, state: PartialState) -> Prepared:
     """Loads, checks and makes everything; the main process first, so that the others find it in the cache."""
     processes.check_trackers(recipe.train.trackers)
+    processes.check_compiler(state.device, compiled=recipe.train.compile)
     processes.chosen_precision(recipe.train.precision, state.device)
     processes.check_batch(
         global_batch=recipe.train.global_batch, micro_batch=recipe.train.micro_batch, processes=state.num_processes
@@ -230,6 +231,7 @@ def _train(recipe: Recipe, run: RunDir, prepared: Prepared, state: PartialState)
             cosine=loss.cosine,
             temperature=loss.temperature,
             positions=loss.positions,
+            compiled=settings.compile,
         ),
         lambda step: micro_batches_at(step, order, masker, pad_id=pad_id, device=state.device),
         accelerator=accelerator,
@@ -245,7 +247,6 @@ def _train(recipe: Recipe, run: RunDir, prepared: Prepared, state: PartialState)
         mean=loss.mean,
         precision=precision,
         positions=loss.positions,
-        compiled=settings.compile,
         checkpoints=checkpoints,
         checkpoint_every_s=settings.checkpoint_minutes * 60,
         resume_from=resume_from,

@@ -51,9 +51,11 @@ class Objective(nn.Module):
         cosine: float,
         temperature: float,
         positions: Positions,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.student = student
+        self._encode = torch.compile(encode) if compiled else encode
         self._teacher = (teacher,)
         self._soft_target, self._mlm, self._cosine = soft_target, mlm, cosine
         self._temperature, self._positions = temperature, positions
@@ -68,9 +70,9 @@ class Objective(nn.Module):
         taught_BLD = None
         if needs_teacher:
             with torch.no_grad():
-                taught_BLD = encode(self.teacher, batch.input_ids_BL, batch.attention_mask_BL)
+                taught_BLD = self._encode(self.teacher, batch.input_ids_BL, batch.attention_mask_BL)
         loss = distillation_loss(
-            encode(self.student, batch.input_ids_BL, batch.attention_mask_BL),
+            self._encode(self.student, batch.input_ids_BL, batch.attention_mask_BL),
             taught_BLD,
             student_head=mlm_head(self.student),
             teacher_head=mlm_head(self.teacher) if needs_teacher else None,
@@ -114,7 +116,6 @@ def train(
     mean: Literal["step", "micro-batch"],
     precision: str,
     positions: Positions,
-    compiled: bool,
     checkpoints: Checkpoints,
     checkpoint_every_s: float,
     resume_from: Path | None,
@@ -144,9 +145,6 @@ def train(
     trained = [p for p in student.parameters() if p.requires_grad]
     fused = AdamW(trained, lr=learning_rate, betas=betas, eps=epsilon, weight_decay=weight_decay, fused=True)
     module, optimizer = accelerator.prepare(objective, fused)
-    if compiled:
-        student.distilbert.compile()
-        objective.teacher.bert.compile()
     place = Place(step=0, tokens_seen=0, seconds=0.0, precision=precision)
     if resume_from is not None:
         place = read_place(resume_from)

@@ -1,13 +1,201 @@
+"""The whole of `distill` on a small world: what a run holds, killing and resuming, and what is refused."""
+
 from __future__ import annotations
 
+import json
+import multiprocessing
+import random
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from edgedistil.distill.stage import distill
-from edgedistil.recipe import Recipe
+from edgedistil.errors import InputError, ModelError, OfflineError, RunError
+from edgedistil.recipe import Recipe, load_recipe
+from edgedistil.records import CorpusRecord, DistillRecord, read_record
+from edgedistil.rundir import RunDir, open_run
+
+Make = Callable[..., Recipe]
+TRACED = ("step", "loss", "soft_target", "mlm", "cosine", "gradient_norm", "learning_rate", "tokens")
 
 
-def test_thin(tiny_recipe: Callable[..., Recipe], runs: Path) -> None:
-    run, record = distill(tiny_recipe(), run_name=None, resume=False)
-    print(run.metrics.read_text())
-    print(record)
+def trace(run: RunDir) -> list[list[Any]]:
+    entries = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [[entry[key] for key in TRACED] for entry in entries if entry["kind"] == "train"]
+
+
+def heldout(run: RunDir) -> list[Any]:
+    entries = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [entry for entry in entries if entry["kind"] == "heldout"]
+
+
+def test_what_a_run_holds(tiny_recipe: Make, runs: Path) -> None:
+    recipe = tiny_recipe()
+    run, record = distill(recipe, run_name=None, resume=False)
+    assert load_recipe(run.recipe) == recipe
+    assert read_record(run.distill, DistillRecord) == record
+    assert read_record(run.corpus, CorpusRecord).sources[0].documents > 500
+    assert open_run("latest") == run
+    assert len(run.heldout_text.read_text().splitlines()) == read_record(run.corpus, CorpusRecord).heldout_documents
+    assert record.steps == 11
+    assert record.layer_map == [0, 3]
+    assert [(h.model, h.step) for h in record.heldout] == [("teacher", 0), ("student", 0), ("student", 11)]
+    assert len({h.masked_tokens for h in record.heldout}) == 1
+    assert record.tokens_seen == 11 * 6 * 23
+    for folder in (run.teacher, run.student, run.student_step0):
+        AutoModelForMaskedLM.from_pretrained(folder)
+        assert len(AutoTokenizer.from_pretrained(folder)) == 82
+
+
+def test_the_saved_student_fills_masks(tiny_recipe: Make, runs: Path) -> None:
+    """A DistilBERT takes no token types, so its tokenizer must not give any."""
+    run, _ = distill(tiny_recipe(train={"steps": 2}), run_name="fills", resume=False)
+    fill = pipeline("fill-mask", model=str(run.student))
+    assert len(fill("worda1 [MASK] worda3")) == 5
+
+
+def test_step_zero_is_the_teacher_when_nothing_is_left_out(tiny_recipe: Make, runs: Path) -> None:
+    _, record = distill(tiny_recipe(student={"layers": [0, 1, 2, 3]}, train={"steps": 1}), run_name=None, resume=False)
+    before = record.heldout[1]
+    assert before.agreement == 1.0
+    assert before.kl_nats == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_resumes_bit_for_bit(
+    tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL, several times, also while a checkpoint is being written; then the trace of a run that was left alone."""
+    settings = {"steps": 60, "evaluate_every": 20, "checkpoint_minutes": 1e-9}
+    alone, _ = distill(tiny_recipe(train={**settings, "checkpoint_minutes": 9.0}), run_name="alone", resume=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["edgedistil.distill.stage"])
+    chosen = random.Random(time.time_ns())
+    killed = RunDir(runs / "killed")
+    goals = sorted(chosen.sample(range(1, 55), 3))
+    kills = 0
+    for goal in goals:
+        child = context.Process(
+            target=distill, args=(tiny_recipe(train=settings),), kwargs={"run_name": "killed", "resume": True}
+        )
+        child.start()
+        while child.is_alive() and (not killed.metrics.exists() or len(trace_lines(killed)) < goal):
+            time.sleep(0.002)
+        time.sleep(chosen.random() * 0.05)
+        child.kill()
+        child.join()
+        kills += child.exitcode == -9
+    distill(tiny_recipe(train=settings), run_name="killed", resume=True)
+    assert kills == 3
+    assert trace(killed) == trace(alone), f"kills at {goals}"
+    assert heldout(killed) == heldout(alone)
+    one, two = (AutoModelForMaskedLM.from_pretrained(r.student).state_dict() for r in (alone, killed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not list(killed.checkpoints.glob(".*"))
+
+
+def trace_lines(run: RunDir) -> list[str]:
+    return [line for line in run.metrics.read_text().splitlines() if line.startswith('{"kind": "train"')]
+
+
+def test_a_finished_run_is_returned_as_it_is(tiny_recipe: Make, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tiny_recipe(train={"steps": 2})
+    run, record = distill(recipe, run_name=None, resume=False)
+    before = run.student.stat().st_mtime_ns
+    again, same = distill(recipe, run_name=None, resume=True)
+    assert (again, same) == (run, record)
+    assert run.student.stat().st_mtime_ns == before
+    assert "run small has finished already" in capsys.readouterr().err
+
+
+def test_an_existing_name_is_refused_and_nothing_touched(tiny_recipe: Make, runs: Path) -> None:
+    run, record = distill(tiny_recipe(train={"steps": 2}), run_name=None, resume=False)
+    with pytest.raises(RunError, match="run 'small' exists already") as caught:
+        distill(tiny_recipe(train={"steps": 3}), run_name=None, resume=False)
+    assert caught.value.exit_code == 2
+    with pytest.raises(RunError, match=r"began with another recipe: train.steps 2 → 3"):
+        distill(tiny_recipe(train={"steps": 3}), run_name=None, resume=True)
+    assert read_record(run.distill, DistillRecord) == record
+
+
+def test_a_changed_corpus_is_refused(tiny_recipe: Make, runs: Path, tmp_path: Path, tiny_text: Path) -> None:
+    text = tmp_path / "own.txt"
+    text.write_text(tiny_text.read_text())
+    recipe = tiny_recipe(corpus={"sources": [{"files": str(text)}]}, train={"steps": 2})
+    run, _ = distill(recipe, run_name=None, resume=False)
+    run.distill.unlink()  # as if it had not finished
+    text.write_text(text.read_text() + "worda1 worda2\n" * 50)
+    with pytest.raises(RunError, match="the corpus of run 'small' has changed"):
+        distill(recipe, run_name=None, resume=True)
+
+
+def test_trackers_get_the_trace(tiny_recipe: Make, runs: Path) -> None:
+    run, _ = distill(tiny_recipe(train={"steps": 2, "trackers": ["tensorboard"]}), run_name=None, resume=False)
+    assert list(run.path.rglob("events.out.tfevents*"))
+
+
+def test_the_original_layout_and_masking(tiny_recipe: Make, runs: Path) -> None:
+    recipe = tiny_recipe(
+        corpus={"layout": "lines"}, masking={"kind": "rarity"}, loss={"positions": "masked"}, train={"steps": 2}
+    )
+    _, record = distill(recipe, run_name=None, resume=False)
+    assert record.steps == 2
+
+
+def test_bfloat16(tiny_recipe: Make, runs: Path) -> None:
+    exact, _ = distill(tiny_recipe(), run_name="exact", resume=False)
+    rough, record = distill(tiny_recipe(train={"precision": "bfloat16"}), run_name="rough", resume=False)
+    assert record.precision == "bfloat16"
+    for one, two in zip(trace(exact), trace(rough), strict=True):
+        assert two[1] == pytest.approx(one[1], rel=0.03)
+    assert trace(exact) != trace(rough)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"student": {"layers": [0, 4]}}, ModelError, "student.layers [0, 4]: the teacher has no layer 4"),
+        ({"student": {"layers": []}}, ModelError, "student.layers []: a student needs a layer"),
+        (
+            {"corpus": {"block_length": 68}},
+            ModelError,
+            "corpus.block_length 68 is longer than the teacher's positions, 67",
+        ),
+        ({"train": {"precision": "float16"}}, InputError, 'train.precision = "float16" needs a GPU'),
+        ({"train": {"trackers": ["tensorbord"]}}, InputError, "no tracker 'tensorbord'"),
+        ({"train": {"trackers": ["wandb"]}}, InputError, "tracker 'wandb' is not installed"),
+        ({"teacher": {"source": "nobody/nothing"}}, OfflineError, "cannot fetch model 'nobody/nothing'"),
+    ],
+)
+def test_bad_input_is_told_and_leaves_nothing_behind(
+    tiny_recipe: Make,
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    error: type[InputError],
+    message: str,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if "precision" in str(change) and torch.cuda.is_available():
+        pytest.skip("a GPU computes float16")
+    with pytest.raises(error) as caught:
+        distill(tiny_recipe(**change), run_name=None, resume=False)
+    assert message in caught.value.message
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+    assert not (runs / "small").exists()
+
+
+def test_an_unwritable_folder(tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EDGEDISTIL_RUNS", str(tmp_path / "file" / "runs"))
+    from edgedistil.errors import StorageError
+
+    with pytest.raises(StorageError, match="cannot write"):
+        distill(tiny_recipe(), run_name=None, resume=False)

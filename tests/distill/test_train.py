@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_schedule_rises_then_falls_to_nothing() -> None:
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[5] == 1.0
     assert rates[19] == pytest.approx(1 / 15)
-    assert all(before > after for before, after in zip(rates[5:], rates[6:], strict=False))
+    assert all(before > after for before, after in pairwise(rates[5:]))
 
 
 def test_schedule_without_warmup() -> None:
@@ -94,6 +95,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does(tiny_recipe: Make, runs: Path, tmp_path: Path) -> None:
     """Same order, same masks, same dropout, same means; and one all-reduce of gradients a step, however many parts."""
     settings = {"steps": 5, "global_batch": 12, "evaluate_every": 5}

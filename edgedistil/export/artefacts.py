@@ -16,11 +16,12 @@ from edgedistil.export.source import Source
 from edgedistil.export.storage import check_stored, save_graph
 from edgedistil.export.target import Target
 from edgedistil.export.trace import TRACE_OPSET, trace
-from edgedistil.export.variants import Variant, Workshop, make_variant
+from edgedistil.export.variants import Variant, Workshop, make_variant, remake
 from edgedistil.models.facts import model_facts
 from edgedistil.parity.gate import check_artefact, tell_failure
+from edgedistil.parity.localize import explain
 from edgedistil.parity.probes import Probes
-from edgedistil.records import ExportRecord, FileFacts, ParityRecord, provenance, write_record
+from edgedistil.records import ExplainRecord, ExportRecord, FileFacts, ParityRecord, provenance, write_record
 from edgedistil.rundir import RunDir, replacing, sha256_file
 
 
@@ -43,6 +44,7 @@ class Made:
 
     record: ExportRecord
     parity: ParityRecord
+    explained: ExplainRecord | None = None
 
     @property
     def failure(self) -> str:
@@ -89,9 +91,28 @@ def build(
             )
             parity = check_artefact(file, probes, precision=variant.precision, model=source.name, task=source.task)
             seconds = time.perf_counter() - started
-            made.append(Made(record.model_copy(update={"seconds": seconds}), parity))
+            made.append(
+                Made(record.model_copy(update={"seconds": seconds}), parity, _explained(shop, file, probes, job))
+            )
             started = time.perf_counter()
     return made
+
+
+def _explained(shop: Workshop, file: Path, probes: Probes, job: Job) -> ExplainRecord | None:
+    """Where the error of an artefact comes from, if that was asked for."""
+    if not job.explain:
+        return None
+    is_float = file == shop.float_file
+    integer = file.name in {graph_name("int8"), graph_name("uint8")}
+    record = explain(
+        file,
+        probes,
+        None if is_float else shop.float_file,
+        requantize=(lambda nodes: remake(shop, nodes)) if integer else None,
+    )
+    for part in record.parts:
+        console.say(f"  {file.name} · {part.part}: own error {part.own:.3g}")
+    return record
 
 
 def _tell(precision: str, variant: Variant) -> None:
@@ -111,6 +132,8 @@ def set_apart(run: RunDir, made: Made, folder: Path, probes: Probes) -> Path:
             (folder / file.path).rename(aside / Path(file.path).name)
         write_record(aside / "export.json", record)
         write_record(aside / "parity.json", made.parity)
+        if made.explained is not None:
+            write_record(aside / "explain.json", made.explained)
         probes.save(aside / "probes.npz")
     return place
 

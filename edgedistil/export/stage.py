@@ -13,10 +13,11 @@ from edgedistil import console
 from edgedistil.errors import CorpusError, InputError, ParityError
 from edgedistil.export.artefacts import Job, Made, build, set_apart
 from edgedistil.export.origin import Origin, find_origins
+from edgedistil.export.ort_format import to_ort
 from edgedistil.export.package import write_package
 from edgedistil.export.probe import make_probes
 from edgedistil.export.source import load_source
-from edgedistil.export.target import Target, find_target, require_runtime
+from edgedistil.export.target import find_target, require_runtime
 from edgedistil.parity.probes import Probes
 from edgedistil.recipe import load_recipe
 from edgedistil.records import ExportRecord, ParityRecord, read_record, write_record
@@ -136,7 +137,9 @@ def checked_precisions(names: Sequence[str]) -> list[str]:
             close = difflib.get_close_matches(name, [*PRECISIONS, "fp32"], n=1, cutoff=0.5)
             advice = f"; did you mean '{'none' if close[0] == 'fp32' else close[0]}'?" if close else ""
             raise InputError(f"no precision '{name}'{advice}", hint=f"there are: {', '.join(PRECISIONS)}")
-    return list(dict.fromkeys(["fp32", *(PRECISIONS[name] for name in names)]))
+    wanted = list(dict.fromkeys(["fp32", *(PRECISIONS[name] for name in names)]))
+    # What the search finds is the int8 artefact: there is one file of that name.
+    return [each for each in wanted if not (each == "int8" and "auto" in wanted)]
 
 
 def read_text(path: Path) -> list[str]:
@@ -171,10 +174,15 @@ def _export_one(run: RunDir, origin: Origin, job: Job, lines: list[str]) -> Arte
         _refuse_failed(run, made, aside, probes)
         for each in made:
             write_record(aside / f"export.{each.record.precision}.json", each.record)
+            if job.ort_format:
+                to_ort(aside / each.record.files[0].path)
         _package(aside, run, source.folder, source.name, source.task, made)
     probes.save(run.probes(source.name, source.task))
     for each in made:
-        write_record(run.parity(source.name, source.task, each.record.precision), each.parity)
+        place = run.parity(source.name, source.task, each.record.precision)
+        write_record(place, each.parity)
+        if each.explained is not None:
+            write_record(place.with_suffix(".explain.json"), each.explained)
     return [(each.record, each.parity) for each in made]
 
 
@@ -241,6 +249,3 @@ def _recipe_precisions(run: RunDir) -> list[str]:
 
 def _recipe_target(run: RunDir) -> str | None:
     return load_recipe(run.recipe).export.target if run.recipe.exists() else None
-
-
-__all__ = ["Target", "checked_precisions", "export", "export_folder", "read_text"]

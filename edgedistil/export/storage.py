@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgedistil.errors import ModelError
 from edgedistil.rundir import storage_errors
@@ -71,7 +71,7 @@ def check_stored(path: Path) -> list[Path]:
 def _external_file(path: Path, tensor: onnx.TensorProto) -> Path:
     entry = {each.key: each.value for each in tensor.external_data}
     location = entry.get("location", "")
-    file = path.parent / location
+    file: Path = path.parent / location
     inside = location and not Path(location).is_absolute() and file.resolve().is_relative_to(path.parent.resolve())
     if not inside:
         raise ModelError(

@@ -51,7 +51,7 @@ def trace(model: PreTrainedModel, *, task: str, token_types: bool) -> ir.Model:
         torch.onnx.export(
             traced,
             _example(inputs),
-            data,
+            data,  # type: ignore[arg-type]  # the tracer takes a buffer; its annotation forgot
             dynamo=False,
             opset_version=TRACE_OPSET,
             input_names=inputs,
@@ -127,7 +127,7 @@ def _quiet_tracer() -> Iterator[None]:
     """Its warnings are about being deprecated, and about Python values that are constants for us on purpose."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.onnx")
         yield
 

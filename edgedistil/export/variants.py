@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import onnx_ir as ir
 
 from edgedistil.errors import CorpusError
 from edgedistil.export.calibrate import METHODS, collect, ranges
+from edgedistil.export.linears import find_words
 from edgedistil.export.probe import make_probes
-from edgedistil.export.quantize import Int8Plan, by_input, quantize_dynamic, quantize_static, wanted_linears
+from edgedistil.export.quantize import by_input, quantize_dynamic, quantize_static, wanted_linears
 from edgedistil.export.search import search, with_kept
 from edgedistil.export.source import Source
 from edgedistil.export.storage import save_graph
@@ -121,6 +122,19 @@ def _auto(shop: Workshop, copy: ir.Model) -> Variant:
         [] if found.holds else [f"auto: no 8-bit artefact keeps {100 * shop.max_drop:g}%; only the words are in 8 bits"]
     )
     return Variant(copy, "int8", reasons, warnings)
+
+
+def remake(shop: Workshop, nodes: Sequence[str]) -> Path:
+    """The int8 graph again with these nodes of the float graph left in float; in the scratch folder."""
+    plan = with_kept(advise_int8(shop.target, signed=True).plan, nodes)
+    words = find_words(shop.graph)
+    if words is not None and words.name in nodes:
+        plan = replace(plan, embeddings=False)
+    copy = shop.graph.clone()
+    quantize_dynamic(copy, plan)
+    file = shop.scratch / "remade.onnx"
+    save_graph(copy, file, external=True)
+    return file
 
 
 def calibration_feeds(source: Source, text: Sequence[str]) -> list[dict[str, Any]]:

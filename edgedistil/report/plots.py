@@ -91,9 +91,9 @@ def loss_curves(trace: Sequence[dict[str, Any]]) -> str | None:
     return _draw("Loss curves", draw)
 
 
-def _legend_above(axes: Axes) -> None:
+def _legend_above(axes: Axes, *, columns: int = 3) -> None:
     """Where no curve can run through it."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0, handlelength=1.4)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.3, handlelength=1.4)
 
 
 LOSSES = (("soft_target", "soft targets"), ("mlm", "masked words"), ("cosine", "cosine"))
@@ -195,17 +195,16 @@ def size_against_latency(profiles: Sequence[ProfileRecord]) -> str | None:
             if not isinstance(row.latency_ms, float):
                 continue
             marker = "o" if row.task == "feature-extraction" else "s"
-            axes.plot([row.latency_ms], [row.file_bytes / 2**20], marker, color=_colour(row), markersize=8)
-            text = f"{label_of(row)}, {milliseconds(row.latency_ms)} ms"
-            axes.annotate(
-                text, (row.latency_ms, row.file_bytes / 2**20), (8, 4), textcoords="offset points", fontsize=9
-            )
-        axes.set_xlim(0, 1.55 * max(r.latency_ms for r in rows if isinstance(r.latency_ms, float)))
+            size = row.file_bytes / 2**20
+            label = f"{label_of(row)}: {milliseconds(row.latency_ms)} ms, {size:.0f} MiB"
+            axes.plot([row.latency_ms], [size], marker, color=_colour(row), markersize=8, label=label)
+        axes.set_xlim(0, 1.1 * max(r.latency_ms for r in rows if isinstance(r.latency_ms, float)))
         axes.set_ylim(0, 1.15 * max(r.file_bytes for r in rows) / 2**20)
+        _legend_above(axes, columns=1)
         axes.set_xlabel("median milliseconds a call")
         axes.set_ylabel("MiB on disk")
 
-    return _draw("Size against latency", draw)
+    return _draw("Size against latency", draw, height=2.8 + 0.2 * len(rows))
 
 
 # --- quality --------------------------------------------------------------------------------------------

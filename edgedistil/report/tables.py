@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from edgedistil import console
 from edgedistil.records import (
+    AblationRecord,
     Band,
     Claim,
     DistillRecord,
@@ -213,9 +214,93 @@ def _with_interval(value: float | NotMeasured, low: float | NotMeasured, high: f
     return f"{percent(value)} ({percent(low)}–{percent(high)})"
 
 
+def task_table(record: EvaluationRecord) -> TableData:
+    """The tasks as they were used, with the paper's row where there is one."""
+    rows = [
+        [
+            t.title or t.name,
+            t.metric,
+            f"{t.train_examples:,}",
+            f"{t.dev_examples:,}",
+            f"{100 * t.floor:.1f}",
+            ABSENT if t.paper is None else f"{100 * t.paper.teacher:.1f} / {100 * t.paper.student:.1f}",
+        ]
+        for t in record.tasks
+    ]
+    notes = list(dict.fromkeys(f"{t.title or t.name}: {warning}" for t in record.tasks for warning in t.warnings))
+    return TableData("Tasks", ["task", "metric", "train", "dev", "constant", "paper: BERT / DistilBERT"], rows, notes)
+
+
+def macro_table(record: EvaluationRecord) -> TableData:
+    rows = [[m.suite, m.model, _hundredfold(m.score), _hundredfold(m.paper), str(len(m.tasks))] for m in record.macros]
+    return TableData("Macro-score", ["suite", "model", "score", "paper", "tasks"], rows, [record.macros[0].how])
+
+
+def artefact_score_table(record: EvaluationRecord) -> TableData:
+    """The fine-tuned model as PyTorch and as artefacts: score, drop, size and latency side by side."""
+    rows = [
+        [
+            f"{a.task} {a.model}",
+            a.artefact,
+            f"{100 * a.median:.1f}",
+            f"{100 * a.drop:+.2f}",
+            mebibytes(a.bytes),
+            ABSENT if isinstance(a.latency_ms, NotMeasured) else f"{a.latency_ms:.1f}",
+        ]
+        for a in record.artefacts
+    ]
+    conditions = list(dict.fromkeys(f"latency: {a.latency_conditions}" for a in record.artefacts))
+    return TableData(
+        "The artefact on the same dev set", ["model", "as", "score", "drop", "MiB", "p50 ms"], rows, conditions
+    )
+
+
+def ablation_table(record: AblationRecord) -> TableData:
+    """What each variation costs against the full recipe, and whether that is more than the noise."""
+    rows = [
+        [
+            v.name,
+            f"{100 * v.score:.2f}",
+            _hundredfold(v.change, sign=True),
+            ABSENT if isinstance(v.change, NotMeasured) else _range(v.change_low, v.change_high),
+            _hundredfold(v.spread),
+            ABSENT if isinstance(v.change, NotMeasured) else ("within the noise" if v.within_noise else "real"),
+            _hundredfold(v.paper_change, sign=True),
+        ]
+        for v in record.variations
+    ]
+    columns = ["recipe", "score", "change", "interval", "sd over seeds", "difference", "paper (GLUE)"]
+    notes = [
+        f"mean of {', '.join(record.tasks)}, {len(record.seeds)} seeds; {record.interval}",
+        record.agrees_with_paper,
+    ]
+    return TableData("Ablation", columns, rows, notes)
+
+
+def _hundredfold(value: float | NotMeasured, *, sign: bool = False) -> str:
+    if isinstance(value, NotMeasured):
+        return ABSENT
+    return f"{100 * value:+.2f}" if sign else f"{100 * value:.2f}"
+
+
+def _range(low: float | NotMeasured, high: float | NotMeasured) -> str:
+    return f"{_hundredfold(low, sign=True)} … {_hundredfold(high, sign=True)}"
+
+
 def show_evaluation(run: RunDir, record: EvaluationRecord) -> None:
     console.result(f"\nrun {run.name} ({run.path})")
+    if record.tasks:
+        task_table(record).show()
     evaluation_table(record).show()
+    if record.macros:
+        macro_table(record).show()
+    if record.artefacts:
+        artefact_score_table(record).show()
+
+
+def show_ablation(run: RunDir, record: AblationRecord) -> None:
+    console.result(f"\nrun {run.name} ({run.ablation})")
+    ablation_table(record).show()
 
 
 # --- export ---------------------------------------------------------------------------------------------
@@ -359,8 +444,12 @@ def _profile_cells(row: ProfileRow) -> list[str]:
 
 
 def claims_table(claims: Sequence[Claim]) -> TableData:
-    rows = [[c.claim, c.verdict, _claim_value(c), c.method, c.device, c.conditions, c.paper] for c in claims]
-    return TableData("Claims", ["claim", "verdict", "figure", "method", "device", "conditions", "paper"], rows)
+    """Each claim with its verdict; what the paper has stands below."""
+    rows = [[c.verdict, c.sentence, _claim_value(c), c.method, c.conditions] for c in claims]
+    papers = list(dict.fromkeys(c.paper for c in claims if not c.paper.startswith("not ")))
+    return TableData(
+        "Claims", ["verdict", "claim", "figure", "method", "conditions"], rows, [f"the paper: {p}" for p in papers]
+    )
 
 
 def _claim_value(claim: Claim) -> str:

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from edgedistil.device import load_device
 from edgedistil.errors import TargetError
@@ -199,23 +201,30 @@ def test_a_runtime_that_dies_when_it_is_imported(board, install) -> None:
 # --- a job that fails -------------------------------------------------------------------------------------------
 
 
-def test_a_runtime_that_crashes_is_told_with_its_signal_and_phase(board, install, tiny) -> None:
-    install.python(board, instead={"*--worker*": "kill -SEGV $$", JOB: install.through_itself(board)})
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("SEGV", ""), ("KILL", "it ran out of memory"), ("ILL", "uses instructions that the machine lacks")],
+)
+def test_a_runtime_that_crashes_is_told_with_its_signal_and_phase(board, install, tiny, name: str, advice: str) -> None:
+    install.python(board, instead={"*--worker*": f"kill -{name} $$", JOB: install.through_itself(board)})
     with SshTarget(board.destination) as target:
         reply = target.run(tiny.job(), tiny.files(tiny.int8))
-    assert not reply.ok
-    with pytest.raises(TargetError, match="died of SIGSEGV in the phase 'start'"):
+    with pytest.raises(TargetError, match=f"died of SIG{name} in the phase 'start'") as told:
         raise_failure(reply, source=board.destination)
-
-
-def test_out_of_memory_is_told(quick, tiny) -> None:
-    with SshTarget(quick.destination) as target:
-        reply = target.run(tiny.job(memory_limit_bytes=200 * 2**20), tiny.files(tiny.int8))
-    with pytest.raises(TargetError) as told:
-        raise_failure(reply, source=quick.destination)
-    assert reply.error is not None
-    assert reply.error.kind in ("memory", "signal", "exit", "exception")
+    assert advice in str(told.value)
     assert told.value.exit_code == 4
+
+
+def test_memory_that_the_board_refuses_is_told(quick, tiny, tmp_path: Path) -> None:
+    onnx.save(hungry_model(), tmp_path / "hungry.onnx")
+    job = tiny.job(memory_limit_bytes=2**30, phases=["steady"])
+    with SshTarget(quick.destination) as target:
+        reply = target.run(job, tiny.files(tmp_path / "hungry.onnx"))
+    assert reply.error is not None
+    assert (reply.ok, reply.error.kind, reply.phase) == (False, "memory", "first call tiny")
+    with pytest.raises(TargetError, match="in the phase 'first call tiny'") as told:
+        raise_failure(reply, source=quick.destination)
+    assert "it ran out of memory: try the int8 model" in str(told.value)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +303,21 @@ def test_ctrl_c_leaves_nothing_running_and_nothing_lying_there(board, install, t
 
 
 CAT = "/bin/cat"
+
+
+def hungry_model() -> onnx.ModelProto:
+    """Takes token ids, and 5.6 GB for 2 × 7 of them."""
+    far = numpy_helper.from_array(np.array([100_000_000, 1]), "far")
+    nodes = [
+        helper.make_node("Shape", ["input_ids"], ["shape"]),
+        helper.make_node("Mul", ["shape", "far"], ["wide"]),
+        helper.make_node("ConstantOfShape", ["wide"], ["zeros"]),
+        helper.make_node("ReduceMax", ["zeros"], ["last_hidden_state"], keepdims=0),
+    ]
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])
+    output = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, [])
+    graph = helper.make_graph(nodes, "hungry", [ids], [output], [far])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
 def is_alive(pid: int) -> bool:

@@ -107,6 +107,24 @@ def evaluate(
 
 
 @app.command()
+def ablate(
+    recipes: Annotated[Path, typer.Argument(help="Folder with full.toml and its variations.", metavar="FOLDER")] = Path(
+        "recipes/ablation"
+    ),
+    task: Annotated[list[str] | None, typer.Option("--task", help="Task to evaluate on; repeat for several.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Fine-tuning runs per task and recipe.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder with the data sets' official files.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cells that run at the same time.")] = 1,
+) -> None:
+    """Distil and evaluate every recipe of a folder, and tell what each change costs."""
+    from edgedistil.ablate import ablate as compare
+    from edgedistil.report import tables
+
+    chosen, record = compare(recipes, tasks=task, seeds=seeds, data=data, jobs=jobs)
+    tables.show_ablation(chosen, record)
+
+
+@app.command()
 def export(
     quantize: Annotated[
         list[str] | None,

@@ -89,6 +89,11 @@ class RunDir:
         return self.path / "evaluation.json"
 
     @property
+    def ablation(self) -> Path:
+        """AblationRecord, in the full recipe's run."""
+        return self.path / "ablation.json"
+
+    @property
     def cells(self) -> Path:
         """One file per (task, model, seed) of the evaluation."""
         return self.path / "evaluate"

@@ -25,6 +25,7 @@ COMMANDS = {
         *("--device", "--ssh", "--emulate", "--model", "--threads", "--length", "--text", "--require"),
         *("--memory-limit", "--tune", "--bootstrap", "--calibrate", "--run"),
     },
+    "ablate": {"--task", "--seeds", "--data", "--jobs"},
     "report": {"--run", "--against"},
     "devices": {"--ssh"},
     "doctor": set(),

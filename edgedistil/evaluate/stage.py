@@ -12,6 +12,7 @@ from edgedistil.errors import InputError
 from edgedistil.evaluate import assemble
 from edgedistil.evaluate.artefact_cells import artefact_cells, artefact_scores
 from edgedistil.evaluate.cells import CellFile, CellPlan, Source, cell_key, parse_cell, read_cell, run_cells
+from edgedistil.evaluate.retention import Predictions
 from edgedistil.evaluate.spec import TaskSpec, expand_groups, load_task
 from edgedistil.evaluate.tasks import load_data
 from edgedistil.recipe import Evaluate, load_recipe
@@ -159,6 +160,17 @@ def source_of(run: RunDir, model: str) -> Source:
     if not (folder / "config.json").is_file():
         raise InputError(f"no model '{model}': expected one of {', '.join(MODELS)}, or a folder that holds config.json")
     return Source(_folder_name(model), folder)
+
+
+def predictions_of_record(run: RunDir, record: EvaluationRecord, model: str) -> list[Predictions]:
+    """What `model` said in the cells of a record, a task each, in the record's order of tasks."""
+    found = []
+    for task in record.tasks:
+        seeds = [c.seed for c in record.cells if (c.task, c.model, c.artefact) == (task.name, model, "pytorch")]
+        found.append(
+            assemble.predictions_of([read_cell(run.cells / task.name / f"{model}-{seed}.json") for seed in seeds])
+        )
+    return found
 
 
 def _folder_name(model: str) -> str:

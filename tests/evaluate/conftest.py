@@ -15,10 +15,9 @@ from edgedistil.evaluate.tasks import load_data
 from edgedistil.models.quiet import quiet
 from edgedistil.rundir import RunDir
 
-WORDS = (
-    "a an the film is was very good bad great awful dull bright story actor plot and not boring fine who wrote it in "
-    "paris london ada lived she he born 1815 where did live when ? . , !"
-).split()
+_TEXT = """a an the film is was very good bad great awful dull bright story actor plot and not boring fine who wrote it
+in paris london ada lived she he born 1815 where did live when ? . , !"""
+WORDS = _TEXT.split()
 GOOD, BAD = ("good", "great", "bright", "fine"), ("bad", "awful", "dull", "boring")
 
 
@@ -142,7 +141,8 @@ def glue(tmp_path: Path) -> Path:
         )  # fmt: skip
         write(
             "QQP", f"{side}.tsv", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
-            "133273\t213221\t213222\tWhere is it?\tWhere did it live?\t0", "402555\t536040\t536041\tWho?\tWho is it?\t1",
+            "133273\t213221\t213222\tWhere is it?\tWhere did it live?\t0",
+            "402555\t536040\t536041\tWho?\tWho is it?\t1",
             "360472\t364011\t490273\tA question whose row was cut",
         )  # fmt: skip
         header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
@@ -162,11 +162,15 @@ def glue(tmp_path: Path) -> Path:
             "WNLI", f"{side}.tsv", "index\tsentence1\tsentence2\tlabel", "0\tShe wrote it.\tAda wrote.\t1",
             "1\tHe lived.\tIt lived.\t0",
         )  # fmt: skip
-    left = "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse"
+    parses = [f"sentence{number}_{parse}" for parse in ("binary_parse", "parse") for number in (1, 2)]
+    left = "\t".join(["index", "promptID", "pairID", "genre", *parses])
     row = "{}\t31193\t31193n\tfiction\t( a )\t( b )\t(ROOT a)\t(ROOT b)\tA film {}.\tA story.\t{}"
     train = [row.format(i, i, f"{gold}\t{gold}") for i, gold in enumerate(("neutral", "entailment", "contradiction"))]
     write("MNLI", "train.tsv", f"{left}\tsentence1\tsentence2\tlabel1\tgold_label", *train)
-    for part, golds in (("matched", ("neutral", "entailment")), ("mismatched", ("contradiction", "neutral", "neutral"))):
+    for part, golds in (
+        ("matched", ("neutral", "entailment")),
+        ("mismatched", ("contradiction", "neutral", "neutral")),
+    ):
         five = "\t".join(f"label{i}" for i in range(1, 6))
         rows = [row.format(i, f"{part} {i}", "\t".join([gold] * 6)) for i, gold in enumerate(golds)]
         write("MNLI", f"dev_{part}.tsv", f"{left}\tsentence1\tsentence2\t{five}\tgold_label", *rows)
@@ -186,7 +190,9 @@ def squad_json(ids: tuple[str, ...] = ("q1", "q2"), start: int = 16) -> str:
             "answers": [{"text": "Paris", "answer_start": 38}, {"text": "in Paris", "answer_start": 35}],
         },
     ]
-    return json.dumps({"version": "1.1", "data": [{"title": "Ada", "paragraphs": [{"context": CONTEXT, "qas": questions}]}]})
+    return json.dumps(
+        {"version": "1.1", "data": [{"title": "Ada", "paragraphs": [{"context": CONTEXT, "qas": questions}]}]}
+    )
 
 
 @pytest.fixture
@@ -203,7 +209,11 @@ def imdb(tmp_path: Path) -> Path:
     """`aclImdb` as the archive unpacks, with the folder of unlabelled reviews that must not be read."""
     root = tmp_path / "official" / "aclImdb"
     for side in ("train", "test"):
-        for label, text in (("pos", "A great film .<br /><br />Good !"), ("neg", "An awful plot ."), ("unsup", "It is .")):
+        for label, text in (
+            ("pos", "A great film .<br /><br />Good !"),
+            ("neg", "An awful plot ."),
+            ("unsup", "It is ."),
+        ):
             (root / side / label).mkdir(parents=True)
             (root / side / label / "0_9.txt").write_text(text, encoding="utf-8")
             (root / side / label / "1_8.txt").write_text(text + " Very .", encoding="utf-8")

@@ -100,7 +100,7 @@ def test_killed_cell_leaves_nothing_and_starts_over(run, own_task):
     """A real process, killed while it trains: no cell file; the next evaluation makes it."""
     task = own_task(epochs=400)
     code = (
-        "import sys; from pathlib import Path; from edgedistil.evaluate import stage; from edgedistil.rundir import RunDir\n"
+        "from pathlib import Path; from edgedistil.evaluate import stage; from edgedistil.rundir import RunDir\n"
         f"stage.evaluate(RunDir(Path({str(run.path)!r})), tasks=[{str(task)!r}], models=['student'], seeds=1)"
     )
     # EDGEDISTIL's own marker of training: the trainer's scratch folder
@@ -153,7 +153,11 @@ def test_failure_of_one_cell_keeps_the_others(run, own_task, tmp_path):
     folder = tmp_path / "torn"
     shutil.copytree(run.student.resolve(), folder)
     tensors = load_file(folder / "model.safetensors")
-    save_file({name: tensor * float("nan") for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: tensor * float("nan") for name, tensor in tensors.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     with pytest.raises(TrainingDiverged, match="loss is nan at step 1"):
         stage.evaluate(run, tasks=[str(own_task(epochs=1))], models=[str(folder), "student"], seeds=1, jobs=2)
     assert set(times(run)) == {"student-1.json"}

@@ -14,7 +14,12 @@ from edgedistil.evaluate.scoring import all_logits, score_dev
 from edgedistil.evaluate.spec import SecondDistillation, Training, load_task
 from edgedistil.evaluate.tasks import load_data
 
-CONTEXTS = ("Ada lived in Paris .", "she was in London , not in Paris .", "Ada was born in London !", "he lived in Paris , good .")
+CONTEXTS = (
+    "Ada lived in Paris .",
+    "she was in London , not in Paris .",
+    "Ada was born in London !",
+    "he lived in Paris , good .",
+)
 
 
 def settings(**changed) -> Training:
@@ -22,19 +27,31 @@ def settings(**changed) -> Training:
     return Training.model_validate(values | changed)
 
 
-def trained(folder: Path, examples, *, kind="classification", labels=("bad", "good"), seed=1, soft=None, second=None, **changed):
+def trained(
+    folder: Path, examples, *, kind="classification", labels=("bad", "good"), seed=1, soft=None, second=None, **changed
+):
     tokenizer = open_tokenizer(folder)
     rows = finetune.features(tokenizer, examples, kind=kind, max_length=23)
     model = finetune.task_model(folder, kind=kind, labels=labels, seed=seed)
     finetune.fine_tune(
-        model, rows, kind=kind, pad=0, training=settings(**changed), seed=seed, label="test", soft_targets=soft, second=second
+        model,
+        rows,
+        kind=kind,
+        pad=0,
+        training=settings(**changed),
+        seed=seed,
+        label="test",
+        soft_targets=soft,
+        second=second,
     )
     return model, tokenizer, rows
 
 
 def accuracy(model, tokenizer, dev) -> float:
     forward = finetune.torch_forward(model)
-    return score_dev(forward, tokenizer, dev, kind="classification", metric="accuracy", max_length=23).scores["accuracy"]
+    return score_dev(forward, tokenizer, dev, kind="classification", metric="accuracy", max_length=23).scores[
+        "accuracy"
+    ]
 
 
 @pytest.fixture
@@ -68,7 +85,9 @@ def test_random_weights_share_nothing_with_the_folder(tiny_models):
 
 
 def test_regression_learns(tiny_models):
-    examples = [Example((f"the film was {word}",), value) for word, value in (("good", 2.0), ("bad", -2.0), ("fine", 1.0))] * 8
+    examples = [
+        Example((f"the film was {word}",), value) for word, value in (("good", 2.0), ("bad", -2.0), ("fine", 1.0))
+    ] * 8
     model, tokenizer, _ = trained(tiny_models / "student", examples, kind="regression", labels=())
     scored = score_dev(
         finetune.torch_forward(model), tokenizer, examples[:3], kind="regression", metric="pearson", max_length=23
@@ -107,7 +126,7 @@ def test_soft_targets_of_other_kinds_teach_too(tiny_models, kind):
         examples = [Example(e.texts, answers=(Answer(e.texts[1].split()[0], 0),)) for e in questions()] * 6
     else:
         examples = [Example((f"a {word} film",), 0.0) for word in ("good", "bad", "dull")] * 8
-    teacher, tokenizer, rows = trained(
+    teacher, _, rows = trained(
         tiny_models / "teacher",
         questions() * 6 if kind == "span" else [Example(e.texts, float(i % 3)) for i, e in enumerate(examples)],
         kind=kind, labels=(),
@@ -117,8 +136,9 @@ def test_soft_targets_of_other_kinds_teach_too(tiny_models, kind):
 
     def distance(alpha: float | None) -> float:
         second = SecondDistillation.model_validate({"alpha": alpha or 1.0})
+        given = soft if alpha else None
         model, _, _ = trained(
-            tiny_models / "student", examples, kind=kind, labels=(), soft=soft if alpha else None, second=second
+            tiny_models / "student", examples, kind=kind, labels=(), soft=given, second=second, epochs=24
         )
         said = all_logits(finetune.torch_forward(model), encoded, 0)
         return float(np.mean([np.abs(_likely(a[0]) - _likely(b[0])).mean() for a, b in zip(said, soft, strict=True)]))

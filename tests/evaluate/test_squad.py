@@ -108,7 +108,9 @@ def piece(tokenizer):
 
 
 def said(piece, starts, ends) -> str:
-    return best_answer("Ada lived in Paris .", [piece], [(logits(len(piece.spans), **starts), logits(len(piece.spans), **ends))])
+    return best_answer(
+        "Ada lived in Paris .", [piece], [(logits(len(piece.spans), **starts), logits(len(piece.spans), **ends))]
+    )
 
 
 def test_best_span_is_the_text_of_the_largest_sum(piece):

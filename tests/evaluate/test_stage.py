@@ -68,7 +68,9 @@ def test_all_nine_of_glue_give_a_macro_score_beside_the_papers(run, glue):
     assert macro.paper == 0.770
     mnli = next(cell for cell in record.cells if cell.task == "mnli")
     assert set(mnli.scores) == {"accuracy", "accuracy_m", "accuracy_mm"}
-    assert mnli.scores["accuracy"] == pytest.approx((2 * mnli.scores["accuracy_m"] + 3 * mnli.scores["accuracy_mm"]) / 5)
+    assert mnli.scores["accuracy"] == pytest.approx(
+        (2 * mnli.scores["accuracy_m"] + 3 * mnli.scores["accuracy_mm"]) / 5
+    )
 
 
 def test_macro_score_of_part_of_the_suite_is_absent(run, glue):

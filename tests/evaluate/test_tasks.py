@@ -70,10 +70,13 @@ def test_overlap_of_train_and_dev_is_told(glue):
 
 # --- a user's own files ---------------------------------------------------------------------------
 
+YES_NO = 'labels = ["no", "yes"]'
 ROWS = [{"text": "good, very\n good", "label": "yes"}, {"text": 'a "bad" film', "label": "no"}]
 
 
-def own(tmp_path: Path, suffix: str, *, kind="classification", metric="accuracy", top="", files="", content=None) -> Path:
+def own(
+    tmp_path: Path, suffix: str, *, kind="classification", metric="accuracy", top="", files="", content=None
+) -> Path:
     """A task whose two sides are the same file of the given format."""
     path = tmp_path / f"data{suffix}"
     if content is not None:
@@ -90,7 +93,8 @@ def load_own(path: Path):
 
 
 def table(delimiter: str) -> str:
-    return f'id{delimiter}text{delimiter}label\r\n7{delimiter}"good, very\n good"{delimiter}yes\r\n8{delimiter}"a ""bad"" film"{delimiter}no\r\n'
+    rows = (["id", "text", "label"], ["7", '"good, very\n good"', "yes"], ["8", '"a ""bad"" film"', "no"])
+    return "".join(delimiter.join(row) + "\r\n" for row in rows)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
@@ -142,14 +146,14 @@ def test_span_in_three_writings(tmp_path, answer):
         (".csv", "", "", "", r"data.csv: is empty; expected a header"),
         (".csv", "text,label\n", "", "", r"data.csv: holds no rows"),
         (".csv", "text,label\na,yes\nb,yes\n", "", "", "all training labels are 'yes'"),
-        (".csv", "text,label\na,no\nb,perhaps\n", "", 'labels = ["no", "yes"]', "data.csv:3: label 'perhaps' is none of no, yes"),
-        (".csv", "n,text,label\n5,a,no\n6,b,yes\n5,c,no\n", 'id = "n"', "", r"data.csv:4: id '5' was used before, at .*:2"),
+        (".csv", "text,label\na,no\nb,perhaps\n", "", YES_NO, "data.csv:3: label 'perhaps' is none of no, yes"),
+        (".csv", "n,text,label\n5,a,x\n6,b,y\n5,c,x\n", 'id = "n"', "", r"data.csv:4: id '5' was used before, at .*:2"),
         (".csv", b"text,label\na,yes\nb\xe9,no\n", "", "", r"data.csv:3: not UTF-8 \(byte 0xe9\)"),
         (".jsonl", '{"text": "a", "label": "x"}\n{"text": \n', "", "", r"data.jsonl:2: no JSON"),
         (".jsonl", '["a", "x"]\n', "", "", r"data.jsonl:1: expected a JSON object, got list"),
         (".jsonl", '{"text": 5, "label": "x"}\n', "", "", r"data.jsonl:1: column 'text' is int, expected text"),
         (".jsonl", '{"text": null, "label": "x"}\n', "", "", r"data.jsonl:1: column 'text' has no value"),
-        (".jsonl", '{"text": "a", "label": 2}\n', "", 'labels = ["n", "y"]', r"data.jsonl:1: label 2 is out of range: expected 0…1"),
+        (".jsonl", '{"text": "a", "label": 2}\n', "", YES_NO, r"data.jsonl:1: label 2 is out of range: expected 0…1"),
         (".parquet", "no parquet at all", "", "", r"data.parquet: no readable parquet"),
         (".txt", "a", "", "", r"data.txt: unknown format '.txt'"),
     ],
@@ -160,7 +164,9 @@ def test_bad_data_is_refused_with_its_place(tmp_path, suffix, content, files, to
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize(("value", "told"), [("7", "7 is out of range: expected 0 to 5"), ("nan", "out of range"), ("x", "is no number")])
+@pytest.mark.parametrize(
+    ("value", "told"), [("7", "7 is out of range: expected 0 to 5"), ("nan", "out of range"), ("x", "is no number")]
+)
 def test_bad_regression_label(tmp_path, value, told):
     content = f"text,label\na,3\nb,{value}\n"
     with pytest.raises(TaskError, match=f"data.csv:3: label .*{told}"):

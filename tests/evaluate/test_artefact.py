@@ -1,0 +1,66 @@
+"""The exported artefact: scored without torch, equal to PyTorch in float32, side by side with size and latency."""
+
+import subprocess
+import sys
+
+import pytest
+
+from edgedistil.errors import EdgeDistilError, ModelError
+from edgedistil.evaluate import artefact, stage
+from edgedistil.evaluate.cells import read_cell
+
+
+@pytest.fixture
+def scored(run, own_task):
+    task = str(own_task(dev=41))
+    return task, stage.evaluate(run, tasks=[task], models=["teacher", "student"], seeds=1, artefact="int8")
+
+
+def test_pytorch_fp32_and_int8_stand_side_by_side(run, scored):
+    task, record = scored
+    rows = {row.artefact: row for row in record.artefacts}
+    assert list(rows) == ["pytorch", "fp32", "int8"]
+    assert {row.model for row in record.artefacts} == {"student"}  # the teacher goes onto no device
+    assert rows["pytorch"].drop == rows["fp32"].drop == 0
+    assert rows["int8"].drop == pytest.approx(rows["pytorch"].median - rows["int8"].median)
+    assert all(row.bytes > 0 and row.latency_ms > 0 for row in record.artefacts)
+    files = {name: read_cell(run.cells / "opinion" / f"student-1{name}.json") for name in ("", ".fp32", ".int8")}
+    assert files[".fp32"].predictions == files[""].predictions
+    assert [cell.artefact for cell in record.cells] == ["pytorch", "pytorch", "fp32", "int8"]
+
+    before = {path: path.stat().st_mtime_ns for path in run.cells.rglob("*") if path.is_file()}
+    again = stage.evaluate(run, tasks=[task], models=["teacher", "student"], seeds=1, artefact="int8")
+    assert {path: path.stat().st_mtime_ns for path in run.cells.rglob("*") if path.is_file()} == before
+    assert again.artefacts == record.artefacts
+
+
+def test_scoring_leaves_torch_out_and_can_tell(run, scored):
+    """In processes of their own: one scores and holds no torch; one that has imported torch is refused."""
+    task, _ = scored
+    folder = run.cells / "opinion" / "student-1.onnx" / "export" / "student-text-classification"
+    code = (
+        "import sys; from pathlib import Path; from edgedistil.evaluate.artefact import score_artefact\n"
+        "from edgedistil.evaluate.spec import load_task\n"
+        f"folder = Path({str(folder)!r})\n"
+        f"done = score_artefact(load_task({task!r}), None, folder, folder / 'onnx/model.onnx')\n"
+        "print(sorted({'torch', 'transformers', 'optimum'} & set(sys.modules)), done.scored.scores['accuracy'] > 0.8)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n")[-2] == "[] True", done.stderr
+    refused = subprocess.run(
+        [sys.executable, "-c", "import torch\n" + code], capture_output=True, text=True, check=False
+    )
+    assert "torch is loaded in the process that scores an artefact" in refused.stderr
+
+
+def test_this_process_holds_torch_and_is_refused():
+    import torch  # noqa: F401
+
+    with pytest.raises(EdgeDistilError, match="torch is loaded"):
+        artefact.refuse_torch()
+
+
+def test_file_that_is_no_graph(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"no graph")
+    with pytest.raises(ModelError, match="does not load"):
+        artefact.ort_forward(tmp_path / "x.onnx", threads=1)

@@ -254,8 +254,10 @@ def main() -> NoReturn:
         app(standalone_mode=True)
     except EdgeDistilError as error:
         _fail(f"error: {error}", error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+    except SystemExit as stop:
+        if stop.code == 130:  # typer turns KeyboardInterrupt into this, without a word
+            _fail("interrupted", 130)
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our pipe has left
         sys.exit(0)

@@ -73,6 +73,8 @@ def export(
     """
     if format_ not in {"onnx", "ort"}:
         raise InputError(f"no format '{format_}'; there are: onnx, ort")
+    if quantize:
+        checked_precisions(quantize)  # a typing error is told before anything is read
     chosen, origins = find_origins(run, model=model, task=task)
     device = find_target(target or _recipe_target(chosen))
     precisions = checked_precisions(quantize or _recipe_precisions(chosen))

@@ -39,12 +39,11 @@ def joined() -> Iterator[PartialState]:
         warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")  # its default is ours too
         # A single process takes no timeout: it has no one to wait for. Several without a GPU each: gloo, when told so.
         state = PartialState(cpu=_all_on_cpu(), timeout=_PATIENCE) if _several() else PartialState()
-    was_quiet = console.err.quiet
-    console.err.quiet = was_quiet or not state.is_main_process
+    if not state.is_main_process:
+        console.err.quiet = console.out.quiet = True  # to the end of this process: its command has nothing to add
     try:
         yield state
     finally:
-        console.err.quiet = was_quiet
         # accelerate keeps the precision of the process in a global: the next stage may want another one.
         AcceleratorState._reset_state()
         if torch.distributed.is_initialized():

@@ -25,7 +25,7 @@ from edgedistil.distill.length import RunLength
 from edgedistil.distill.metrics import Metrics
 from edgedistil.distill.plan import plan
 from edgedistil.distill.train import Objective, train
-from edgedistil.errors import Interrupted, RunError
+from edgedistil.errors import Interrupted, RunError, StorageError
 from edgedistil.models.encoder import frozen
 from edgedistil.models.facts import model_facts
 from edgedistil.models.teacher import Teacher, read_teacher
@@ -112,17 +112,20 @@ def _lock(run: RunDir, state: PartialState) -> Iterator[None]:
         finally:
             with suppress(OSError):
                 run.path.rmdir()  # only if nothing came of it
-            path.unlink(missing_ok=True)
 
 
 @contextmanager
 def _told_how_to_go_on(run: RunDir) -> Iterator[None]:
-    """Whoever is interrupted learns how to go on."""
+    """Whoever is interrupted, or out of space, learns how to go on."""
     command = f"edgedistil distill {run.recipe} --run {run.name} --resume"
     try:
         yield
     except Interrupted as error:
         raise Interrupted(error.message, hint=f"go on with: {command}") from error
+    except StorageError as error:
+        if not run.recipe.exists() or not error.message.startswith("cannot write"):
+            raise
+        raise StorageError(error.message, hint=f"{error.hint}\n  then go on with: {command}") from error
     except KeyboardInterrupt:
         if run.recipe.exists():
             raise Interrupted("interrupted", hint=f"go on from the last checkpoint with: {command}") from None

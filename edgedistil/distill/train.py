@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 import torch
@@ -160,6 +160,10 @@ def train(
             scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
             checkpoints.save(place, student=student, optimizer=fused, scaler=scaler, random_states=states)
 
+    def stop() -> NoReturn:
+        save()
+        raise Interrupted(f"interrupted after step {place.step} of {steps}; everything up to it is saved")
+
     student.train()
     seconds_before = place.seconds
     began = saved_at = time.monotonic()
@@ -170,15 +174,16 @@ def train(
         for step in range(place.step, steps):
             step_began = time.monotonic()
             micro_batches = batches_at(step)
-            counts, stop = _agree(accelerator, micro_batches, interruption.asked)
-            if stop:
-                save()
-                raise Interrupted(f"interrupted after step {place.step} of {steps}; everything up to it is saved")
+            counts, asked = _agree(accelerator, micro_batches, interruption.asked)
+            if asked:
+                stop()
 
             fused.param_groups[0]["lr"] = learning_rate * schedule(step, steps=steps, warmup=warmup)
             parts = torch.zeros(3, device=accelerator.device)
             totals = []
             for index, batch in enumerate(micro_batches):
+                if interruption.asked and accelerator.num_processes == 1:
+                    stop()  # alone, nobody waits for the rest of a long step; it is done again from its start
                 # The same dropout whichever process this micro-batch is on, and whenever it is done again.
                 torch.manual_seed(key_of(seed, "dropout", step, batch.number))
                 # DDP averages over processes; with the counts so divided, its average is the sum we want.
@@ -271,16 +276,19 @@ def _finite(losses: StepLosses, *, scaled: bool) -> bool:
 def _refuse(
     step: int, losses: StepLosses, batches: list[MicroBatch], totals: list[Tensor], folder: Path, *, rank: int
 ) -> None:
-    """Saves the ids of the batches at fault (all of the step when only the gradient is), and stops."""
-    guilty = [b for b, total in zip(batches, totals, strict=True) if not torch.isfinite(total)] or batches
+    """Saves the ids of this process's batches at fault (all of them when only the gradient is), and stops."""
+    guilty = [b for b, total in zip(batches, totals, strict=True) if not torch.isfinite(total)]
+    if math.isfinite(losses.total):
+        guilty = batches
     path = folder / f"step-{step + 1:08d}.rank-{rank}.npz"
-    with replacing(path) as aside, storage_errors(path), aside.open("wb") as file:
-        arrays = {f"input_ids_{b.number}": b.input_ids_BL.cpu().numpy() for b in guilty}
-        arrays |= {f"labels_{b.number}": b.labels_BL.cpu().numpy() for b in guilty}
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy types its keywords as allow_pickle
+    if guilty:
+        with replacing(path) as aside, storage_errors(path), aside.open("wb") as file:
+            arrays = {f"input_ids_{b.number}": b.input_ids_BL.cpu().numpy() for b in guilty}
+            arrays |= {f"labels_{b.number}": b.labels_BL.cpu().numpy() for b in guilty}
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy types its keywords as allow_pickle
     raise TrainingDiverged(
         f"the loss is {losses.total:g} at step {step + 1} (soft target {losses.soft_target:g}, MLM {losses.mlm:g}, "
-        f"cosine {losses.cosine:g}, gradient norm {losses.gradient_norm:g}); its batch is in {path}",
+        f"cosine {losses.cosine:g}, gradient norm {losses.gradient_norm:g}); its batch: {path if guilty else folder}",
         hint='try a lower train.learning_rate, a longer train.warmup, or train.precision = "float32"; '
         "a recipe that changes them needs a run of another name",
     )

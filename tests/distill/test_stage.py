@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import random
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from edgedistil.distill.stage import distill
-from edgedistil.errors import InputError, ModelError, OfflineError, RunError
+from edgedistil.errors import InputError, ModelError, OfflineError, RunError, StorageError
 from edgedistil.recipe import Recipe, load_recipe
 from edgedistil.records import CorpusRecord, DistillRecord, read_record
 from edgedistil.rundir import RunDir, open_run
@@ -192,10 +194,34 @@ def test_bad_input_is_told_and_leaves_nothing_behind(
     assert not (runs / "small").exists()
 
 
+def test_a_disk_that_fills_up_while_it_trains(tiny_recipe: Make, runs: Path) -> None:
+    """Files may not grow over 100 kB: weights of the student fit, the optimizer's moments do not."""
+    recipe = tiny_recipe(train={"steps": 3, "checkpoint_minutes": 1e-9})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"cannot write .*step-00000001") as caught:
+            distill(recipe, run_name=None, resume=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    run = RunDir(runs / "small")
+    assert caught.value.exit_code == 1
+    assert f"then go on with: edgedistil distill {run.recipe} --run small --resume" in (caught.value.hint or "")
+    _, record = distill(recipe, run_name=None, resume=True)
+    assert record.steps == 3
+    assert [entry[0] for entry in trace(run)] == [1, 2, 3]
+
+
+def test_two_processes_cannot_work_on_one_run(tiny_recipe: Make, runs: Path) -> None:
+    runs.mkdir()
+    with (runs / ".small.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process is distilling into run 'small'"):
+            distill(tiny_recipe(), run_name=None, resume=False)
+
+
 def test_an_unwritable_folder(tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGEDISTIL_RUNS", str(tmp_path / "file" / "runs"))
-    from edgedistil.errors import StorageError
-
     with pytest.raises(StorageError, match="cannot write"):
         distill(tiny_recipe(), run_name=None, resume=False)

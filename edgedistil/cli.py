@@ -22,7 +22,9 @@ app = typer.Typer(
 )
 
 Run = Annotated[str, typer.Option("--run", help="Name of the run.", metavar="NAME")]
-NewRun = Annotated[str | None, typer.Option("--run", help="Name of the run; the recipe's own if not given.")]
+NewRun = Annotated[
+    str | None, typer.Option("--run", help="Name of the run; the recipe's own if not given.", metavar="NAME")
+]
 RecipeArg = Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped one.", metavar="RECIPE")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key of the recipe.", metavar="KEY=VALUE")]
 Text = Annotated[Path | None, typer.Option("--text", help="Your own text, one sequence a line.", metavar="FILE")]
@@ -49,7 +51,7 @@ def run(
     set_: Set = None,
     run: NewRun = None,
 ) -> None:
-    """Go the whole way: distil, evaluate, export, prove, profile, report; resume where it stopped."""
+    """Do the whole chain; go on where it stopped."""
     from edgedistil.recipe import load_recipe
 
     loaded = load_recipe(recipe, set_)  # a wrong recipe is told before anything heavy is imported
@@ -82,18 +84,26 @@ def distill(
 
 @app.command()
 def evaluate(
-    task: Annotated[list[str] | None, typer.Option("--task", help="Task to evaluate on; repeat for several.")] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Fine-tuning runs per task and model.")] = None,
-    model: Annotated[list[str] | None, typer.Option("--model", help="Model of the run, or a folder.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Task to evaluate on; repeat for several.", metavar="TASK")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Fine-tuning runs per task and model.", metavar="N")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="Model of the run, or a folder.", metavar="MODEL")
+    ] = None,
     cell: Annotated[str | None, typer.Option("--cell", help="One cell alone.", metavar="TASK:MODEL:SEED")] = None,
     artefact: Annotated[
         str | None, typer.Option("--artefact", help="Score the ONNX artefact too.", metavar="PRECISION")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Folder with the data sets' official files.")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cells that run at the same time.")] = 1,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with the data sets' official files.", metavar="FOLDER")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cells that run at the same time.", metavar="N")] = 1,
     run: Run = "latest",
 ) -> None:
-    """Fine-tune teacher and student on labelled tasks and compare them."""
+    """Fine-tune teacher and student, and compare them."""
     from edgedistil.rundir import open_run
 
     chosen = open_run(run)
@@ -111,12 +121,18 @@ def ablate(
     recipes: Annotated[Path, typer.Argument(help="Folder with full.toml and its variations.", metavar="FOLDER")] = Path(
         "recipes/ablation"
     ),
-    task: Annotated[list[str] | None, typer.Option("--task", help="Task to evaluate on; repeat for several.")] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Fine-tuning runs per task and recipe.")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Folder with the data sets' official files.")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cells that run at the same time.")] = 1,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Task to evaluate on; repeat for several.", metavar="TASK")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Fine-tuning runs per task and recipe.", metavar="N")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with the data sets' official files.", metavar="FOLDER")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cells that run at the same time.", metavar="N")] = 1,
 ) -> None:
-    """Distil and evaluate every recipe of a folder, and tell what each change costs."""
+    """Tell what each part of a recipe is worth."""
     from edgedistil.ablate import ablate as compare
     from edgedistil.report import tables
 
@@ -128,20 +144,34 @@ def ablate(
 def export(
     quantize: Annotated[
         list[str] | None,
-        typer.Option("--quantize", help="none, fp16, int8, uint8, int8-static, int4, auto; repeat for several."),
+        typer.Option(
+            "--quantize",
+            help="none, fp16, int8, uint8, int8-static, int4, auto; repeat for several.",
+            metavar="PRECISION",
+        ),
     ] = None,
     target: Annotated[str | None, typer.Option("--target", help="Device it is made for.", metavar="DEVICE")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Folder or hub id instead of a run's models.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="Task of --model; inferred if not given.")] = None,
-    max_drop: Annotated[float, typer.Option("--max-drop", help="auto: most agreement that may be lost.")] = 0.01,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Folder or hub id instead of a run's models.", metavar="MODEL")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="Task of --model; inferred if not given.", metavar="TASK")
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", help="auto: most agreement that may be lost.", metavar="SHARE")
+    ] = 0.01,
     explain: Annotated[bool, typer.Option("--explain", help="Show the error layer by layer.")] = False,
     text: Text = None,
-    format_: Annotated[str, typer.Option("--format", help="onnx, or ort for reduced builds.")] = "onnx",
+    format_: Annotated[
+        str, typer.Option("--format", help="onnx, or ort for reduced builds.", metavar="FORMAT")
+    ] = "onnx",
     single_file: Annotated[bool, typer.Option("--single-file", help="Weights inside the graph file.")] = False,
-    push: Annotated[str | None, typer.Option("--push", help="Upload the folder to this hub repository.")] = None,
+    push: Annotated[
+        str | None, typer.Option("--push", help="Upload the folder to this hub repository.", metavar="REPO")
+    ] = None,
     run: Run = "latest",
 ) -> None:
-    """Trace to ONNX, quantize, and prove the outputs against PyTorch."""
+    """Trace to ONNX, quantize, prove against PyTorch."""
     from edgedistil.export import stage
     from edgedistil.report import tables
 
@@ -163,27 +193,33 @@ def export(
 
 @app.command()
 def profile(
-    device: Annotated[str, typer.Option("--device", help="Device to answer for; host is this machine.")] = "host",
+    device: Annotated[
+        str, typer.Option("--device", help="Device to answer for; host is this machine.", metavar="DEVICE")
+    ] = "host",
     ssh: Annotated[str | None, typer.Option("--ssh", help="Measure on a board.", metavar="USER@HOST")] = None,
     emulate: Annotated[bool, typer.Option("--emulate", help="Run the board's kernels under emulation.")] = False,
     model: Annotated[
         Path | None, typer.Option("--model", help="One ONNX file instead of a run.", metavar="FILE")
     ] = None,
     threads: Annotated[
-        list[int] | None, typer.Option("--threads", min=1, help="Thread counts; 1 and all if not given.")
+        list[int] | None, typer.Option("--threads", min=1, help="Thread counts; 1 and all if not given.", metavar="N")
     ] = None,
-    length: Annotated[list[int] | None, typer.Option("--length", min=2, help="Sequence lengths in tokens.")] = None,
+    length: Annotated[
+        list[int] | None, typer.Option("--length", min=2, help="Sequence lengths in tokens.", metavar="TOKENS")
+    ] = None,
     text: Text = None,
-    require: Annotated[list[str] | None, typer.Option("--require", help='Gate, such as "speedup>=1.6".')] = None,
+    require: Annotated[
+        list[str] | None, typer.Option("--require", help='Gate, such as "speedup>=1.6".', metavar="CLAIM")
+    ] = None,
     memory_limit: Annotated[
-        str | None, typer.Option("--memory-limit", help="Does it fit, for example in 512M?")
+        str | None, typer.Option("--memory-limit", help="Does it fit, for example in 512M?", metavar="SIZE")
     ] = None,
     tune: Annotated[bool, typer.Option("--tune", help="Find the best session options.")] = False,
     bootstrap: Annotated[bool, typer.Option("--bootstrap", help="Send the board what it lacks.")] = False,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Fit the device's constants from real runs.")] = False,
     run: Run = "latest",
 ) -> None:
-    """Memory and latency on a device: measured, emulated or predicted, never mixed."""
+    """Memory and latency: measured, emulated or predicted."""
     from edgedistil.profiling import stage
     from edgedistil.report import tables
 
@@ -226,7 +262,7 @@ def devices(
         str | None, typer.Option("--ssh", help="probe: the machine to look at.", metavar="USER@HOST")
     ] = None,
 ) -> None:
-    """List the devices, explain one, or draft a file from a live machine."""
+    """List devices, explain one, or draft one."""
     from edgedistil.profiling import devices as listing
 
     if name == "probe":
@@ -239,7 +275,7 @@ def devices(
 
 @app.command()
 def doctor() -> None:
-    """Check what this machine has and lacks for each stage."""
+    """Check what this machine has and lacks."""
     from edgedistil.doctor import examine
 
     raise typer.Exit(0 if examine() else 1)

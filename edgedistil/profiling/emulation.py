@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,7 @@ def few_probes(probes: Probes, parameters: int) -> Probes:
         if tokens > budget:
             break
         kept.append(batch)
-    return Probes(probes.task, probes.source_sha256, probes.seed, probes.boundaries, tuple(kept))
+    return replace(probes, batches=tuple(kept))
 
 
 def tell_parity(parity: ParityRecord) -> str:

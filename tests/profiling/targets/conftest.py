@@ -91,6 +91,7 @@ class TinyModel:
             margins_M=np.zeros(0, np.float32),
             hidden_rows_R2=np.zeros((0, 2), np.int64),
             hidden_KRD=np.zeros((0, 0, HIDDEN), np.float32),
+            whole_KBLD=None,
         )
 
     def job(self, **changes: object) -> Job:

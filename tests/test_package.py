@@ -1,0 +1,91 @@
+"""The wheel: it carries recipes, devices, tasks and the page, and works from any directory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
+            *("--disable-pip-version-check", "--wheel-dir", str(folder), str(ROOT)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    (found,) = folder.glob("edgedistil-*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel unpacked as an installation would, away from the checkout."""
+    folder = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def test_every_shipped_file_is_in_the_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+    for kind in ("recipes", "devices"):
+        ours = {f"edgedistil/shipped_files/{p.relative_to(ROOT)}" for p in (ROOT / kind).rglob("*.toml")}
+        assert len(ours) >= 3
+        assert ours <= inside
+    data = {
+        str(p.relative_to(ROOT))
+        for p in (ROOT / "edgedistil").rglob("*")
+        if p.suffix in {".toml", ".j2", ".json"} and "shipped_files" not in p.parts
+    }
+    assert "edgedistil/report/page.html.j2" in data
+    assert data <= inside
+    assert not [name for name in inside if name.startswith(("tests/", "benchmarks/"))]
+
+
+@pytest.mark.parametrize("arguments", [["devices"], ["devices", "rpi4"], ["distill", "--help"], ["doctor"]])
+def test_an_installed_package_works_anywhere(installed: Path, arguments: list[str], tmp_path: Path) -> None:
+    script = f"import edgedistil, sys; assert edgedistil.__file__.startswith({str(installed)!r}), edgedistil.__file__"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "edgedistil", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    if arguments[0] == "devices":
+        assert "rpi4" in done.stdout
+
+
+def test_shipped_recipes_load_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    script = (
+        "from edgedistil.recipe import load_recipe, shipped_recipes\n"
+        "names = shipped_recipes()\n"
+        "print(len([load_recipe(name) for name in names]), load_recipe('recipes/tiny.toml').name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        cwd=tmp_path,
+        check=True,
+    )
+    count, name = done.stdout.split()
+    assert name == "tiny"
+    assert int(count) == len(list((ROOT / "recipes").rglob("*.toml")))

@@ -8,7 +8,8 @@ disassembler that qemu is built with may not know the newer ones (dot products s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Set
+from io import BufferedIOBase
 from typing import NamedTuple
 
 
@@ -47,7 +48,9 @@ _FAMILIES = (
 )
 # All patterns are of the class "advanced SIMD data processing": most words fail this one test.
 _CLASS_MASK, _CLASS_VALUE = 0x9E000000, 0x0E000000
-_LINE = re.compile(rb"0x([0-9a-f]+):\s+([0-9a-f]{8})\s")
+# … and so does this, which the words of that class begin with.
+_LINE = re.compile(rb"\n0x([0-9a-f]+):[ ]+([0246][ef][0-9a-f]{6})[ ]")
+_CHUNK = 2**16
 
 
 def int8_instruction(word: int) -> str | None:
@@ -57,23 +60,23 @@ def int8_instruction(word: int) -> str | None:
     return next((pattern.name for pattern in PATTERNS if word & pattern.mask == pattern.value), None)
 
 
-def read_translation(lines: Iterable[bytes], inside: Callable[[int], bool]) -> tuple[set[str], int]:
+def read_translation(log: BufferedIOBase, inside: Callable[[int], bool]) -> tuple[set[str], int]:
     """Names of the 8-bit products in qemu's log, and how many instructions were in it.
 
     Args:
-        lines: Of `-d in_asm`, as they come.
+        log: What `-d in_asm` writes, tens of megabytes; read as it comes, whole lines at a time.
         inside: Whether an address belongs to the library that is asked about.
     """
     found: set[str] = set()
-    seen = 0
-    for line in lines:
-        told = _LINE.match(line)
-        if told is None:
-            continue
-        seen += 1
-        name = int8_instruction(int(told[2], 16))
-        if name is not None and name not in found and inside(int(told[1], 16)):
-            found.add(name)
+    seen, rest = 0, b"\n"
+    while chunk := log.read1(_CHUNK):
+        lines, _, rest_of = (rest + chunk).rpartition(b"\n")
+        rest = b"\n" + rest_of
+        seen += lines.count(b"\n0x")
+        for told in _LINE.finditer(lines):
+            name = int8_instruction(int(told[2], 16))
+            if name is not None and name not in found and inside(int(told[1], 16)):
+                found.add(name)
     return found, seen
 
 

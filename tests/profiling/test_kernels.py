@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 
+from edgedistil.profiling import kernels
 from edgedistil.profiling.kernels import PATTERNS, describe_kernels, int8_instruction, read_translation
 
 
@@ -50,13 +53,21 @@ IN:
 0x5509001004:  6e829420  udot     v0.4s, v1.16b, v2.16b
 0x5509001008:  d503201f  nop
 not a line of code
-0x55zz:  4e829420
+0x55zz:  4e829420 not hex
+ 0x5509001004:  6e829420  indented
 """
 
 
 def test_only_what_ran_inside_the_library_counts() -> None:
-    assert read_translation(LOG.splitlines(keepends=True), lambda address: address >= 0x5509000000) == ({"udot"}, 3)
-    assert read_translation([], lambda _: True) == (set(), 0)
+    assert read_translation(io.BytesIO(LOG), lambda address: address >= 0x5509000000) == ({"udot"}, 4)
+    assert read_translation(io.BytesIO(LOG), lambda _: True) == ({"sdot", "udot"}, 4)
+    assert read_translation(io.BytesIO(b""), lambda _: True) == (set(), 0)
+
+
+def test_a_line_that_comes_in_pieces_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in (1, 7, 23):
+        monkeypatch.setattr(kernels, "_CHUNK", size)
+        assert read_translation(io.BytesIO(LOG), lambda _: True) == ({"sdot", "udot"}, 4)
 
 
 def test_words_for_a_record() -> None:

@@ -222,6 +222,7 @@ class _Running:
         self.found: set[str] = set()
         self.instructions = 0
         self.status = 0
+        self._library: list[tuple[int, int]] = []
         self.stderr = b""
         reading, writing = os.pipe()
         options = ("-d", "in_asm", "-D", f"/dev/fd/{writing}", "-dfilter", _TRACED)
@@ -268,17 +269,20 @@ class _Running:
             self.found, self.instructions = read_translation(lines, self._inside)
 
     def _inside(self, address: int) -> bool:
-        """Whether an address lies in the guest's onnxruntime; the guest waits for this reader, so it is still there."""
-        try:
-            maps = Path(f"/proc/{self._process.pid}/maps").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return False
-        for line in maps.splitlines():
-            if _LIBRARY in line:
-                begin, _, end = line.split(None, 1)[0].partition("-")
-                if int(begin, 16) <= address < int(end, 16):
-                    return True
-        return False
+        """Whether an address lies in the guest's onnxruntime."""
+        if not any(begin <= address < end for begin, end in self._library):
+            self._library = library_ranges(self._process.pid) or self._library
+        return any(begin <= address < end for begin, end in self._library)
+
+
+def library_ranges(pid: int) -> list[tuple[int, int]]:
+    """Where a process has mapped onnxruntime's library; nothing when it has not yet, or has ended."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    spans = [line.split(None, 1)[0].split("-") for line in maps.splitlines() if _LIBRARY in line]
+    return [(int(begin, 16), int(end, 16)) for begin, end in spans]
 
 
 def _failure(running: _Running, phase: str, limit: int) -> Failure | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -32,6 +34,10 @@ class MicroBatch:
     attention_mask_BL: Tensor | None
     labels_BL: Tensor
     counts: TokenCounts
+
+
+BatchesAt: TypeAlias = Callable[[int], list[MicroBatch]]
+"""This process's micro-batches of a step."""
 
 
 class Masker:
@@ -88,6 +94,25 @@ def micro_batches_at(
         _micro_batch(batch, masker.mask(batch, step=step, purpose=purpose), order.micro_batch, device)
         for batch in order.micro_batches(step, pad_id=pad_id)
     ]
+
+
+@contextmanager
+def ahead(batches_at: BatchesAt, *, steps: int) -> Iterator[BatchesAt]:
+    """`batches_at`, with the next step's batches made by a thread while this step is computed.
+
+    On a GPU, reading and masking 4,096 sequences would otherwise keep it waiting. Batches are a function of the step,
+    so nothing depends on the thread's pace.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed") as reader:
+        coming: dict[int, Future[list[MicroBatch]]] = {}
+
+        def at(step: int) -> list[MicroBatch]:
+            now = coming.pop(step, None) or reader.submit(batches_at, step)
+            if step + 1 < steps:
+                coming[step + 1] = reader.submit(batches_at, step + 1)
+            return now.result()
+
+        yield at
 
 
 def _micro_batch(batch: Batch, masked: MaskedBatch, size: int, device: torch.device) -> MicroBatch:

@@ -28,6 +28,8 @@ TORCH_DTYPES: dict[Precision, torch.dtype] = {
     "float16": torch.float16,
 }
 _ACCELERATE = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+# What torchrun and the MPI launchers of `accelerate launch` tell their processes.
+_WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 # Other processes wait while the main one tokenizes a corpus or fits a head: hours, with a large one.
 _PATIENCE = timedelta(hours=24)
 
@@ -35,6 +37,7 @@ _PATIENCE = timedelta(hours=24)
 @contextmanager
 def joined() -> Iterator[PartialState]:
     """This process among the others (torchrun and `accelerate launch` start several); only the main one speaks."""
+    grouped_before = torch.distributed.is_initialized()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")  # its default is ours too
         # A single process takes no timeout: it has no one to wait for. Several without a GPU each: gloo, when told so.
@@ -46,7 +49,7 @@ def joined() -> Iterator[PartialState]:
     finally:
         # accelerate keeps the precision of the process in a global: the next stage may want another one.
         AcceleratorState._reset_state()
-        if torch.distributed.is_initialized():
+        if torch.distributed.is_initialized() and not grouped_before:
             torch.distributed.destroy_process_group()
             PartialState._reset_state()
 
@@ -142,7 +145,7 @@ def check_batch(*, global_batch: int, micro_batch: int, processes: int) -> None:
 
 
 def _several() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return any(int(os.environ.get(name, "1")) > 1 for name in _WORLD_SIZES)
 
 
 def _all_on_cpu() -> bool:

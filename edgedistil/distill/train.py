@@ -25,7 +25,7 @@ from transformers import BertForMaskedLM, DistilBertForMaskedLM
 from edgedistil import console
 from edgedistil.data.randomness import key_of
 from edgedistil.distill.checkpoint import Checkpoints, Place, random_state, read_place, restore, restore_random_state
-from edgedistil.distill.feed import MicroBatch
+from edgedistil.distill.feed import BatchesAt, MicroBatch, ahead
 from edgedistil.distill.interruption import Interruption
 from edgedistil.distill.losses import Positions, TokenCounts, distillation_loss
 from edgedistil.distill.metrics import Metrics
@@ -55,7 +55,10 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.student = student
-        self._encode = torch.compile(encode) if compiled else encode
+        self._encode_teacher = torch.compile(encode) if compiled else encode
+        # On a CPU dropout draws its bits outside of torch: a compiled student would fall apart at each of them.
+        whole = compiled and next(student.parameters()).device.type != "cpu"
+        self._encode_student = torch.compile(encode) if whole else encode
         self._teacher = (teacher,)
         self._soft_target, self._mlm, self._cosine = soft_target, mlm, cosine
         self._temperature, self._positions = temperature, positions
@@ -70,9 +73,9 @@ class Objective(nn.Module):
         taught_BLD = None
         if needs_teacher:
             with torch.no_grad():
-                taught_BLD = self._encode(self.teacher, batch.input_ids_BL, batch.attention_mask_BL)
+                taught_BLD = self._encode_teacher(self.teacher, batch.input_ids_BL, batch.attention_mask_BL)
         loss = distillation_loss(
-            self._encode(self.student, batch.input_ids_BL, batch.attention_mask_BL),
+            self._encode_student(self.student, batch.input_ids_BL, batch.attention_mask_BL),
             taught_BLD,
             student_head=mlm_head(self.student),
             teacher_head=mlm_head(self.teacher) if needs_teacher else None,
@@ -101,7 +104,7 @@ class StepLosses:
 
 def train(
     objective: Objective,
-    batches_at: Callable[[int], list[MicroBatch]],
+    batches_at: BatchesAt,
     *,
     accelerator: Accelerator,
     steps: int,
@@ -169,11 +172,12 @@ def train(
     began = saved_at = time.monotonic()
     with (
         Interruption() as interruption,
+        ahead(batches_at, steps=steps) as coming,
         console.progress("distilling", tokens, unit="tokens", start=place.tokens_seen) as bar,
     ):
         for step in range(place.step, steps):
             step_began = time.monotonic()
-            micro_batches = batches_at(step)
+            micro_batches = coming(step)
             counts, asked = _agree(accelerator, micro_batches, interruption.asked)
             if asked:
                 stop()

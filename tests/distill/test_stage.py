@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import zstandard
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from edgedistil.distill.stage import distill
@@ -142,9 +143,15 @@ def test_trackers_get_the_trace(tiny_recipe: Make, runs: Path) -> None:
     assert list(run.path.rglob("events.out.tfevents*"))
 
 
-def test_the_original_layout_and_masking(tiny_recipe: Make, runs: Path) -> None:
+def test_the_original_layout_and_masking(tiny_recipe: Make, runs: Path, tmp_path: Path, tiny_text: Path) -> None:
+    """The text is compressed, too."""
+    (tmp_path / "text.txt.zst").write_bytes(zstandard.compress(tiny_text.read_bytes()))
+    sources = [{"files": str(tmp_path / "*.zst"), "licence": "our own"}]
     recipe = tiny_recipe(
-        corpus={"layout": "lines"}, masking={"kind": "rarity"}, loss={"positions": "masked"}, train={"steps": 2}
+        corpus={"layout": "lines", "sources": sources},
+        masking={"kind": "rarity"},
+        loss={"positions": "masked"},
+        train={"steps": 2},
     )
     _, record = distill(recipe, run_name=None, resume=False)
     assert record.steps == 2

@@ -82,16 +82,18 @@ def torchrun(processes: int, arguments: list[str], folder: Path, runs: Path) -> 
 
 COUNTING = """
 import sys
+import torch
 from torch.profiler import ProfilerActivity, profile
 from edgedistil.distill.stage import distill
 from edgedistil.recipe import load_recipe
-import accelerate
 
+torch.distributed.init_process_group("gloo")  # once: a second rendezvous in one process finds the first one's addresses
 for name in sys.argv[1:]:
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         distill(load_recipe(f"{name}.toml"), run_name=name, resume=False)
     reduces = sum(event.count for event in profiled.key_averages() if event.key == "gloo:all_reduce")
     print("REDUCES", name, reduces, flush=True)
+torch.distributed.destroy_process_group()
 """
 
 

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.nn import functional as F
+from transformers import BertForMaskedLM, DistilBertForMaskedLM
+
+from edgedistil.data.masking import IGNORED
+from edgedistil.distill import heldout, processes
+from edgedistil.distill.feed import MicroBatch
+from edgedistil.distill.heldout import HeldoutJudge
+from edgedistil.distill.losses import count_tokens
+from edgedistil.models.student import make_student
+from edgedistil.models.teacher import read_teacher
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    with processes.joined():
+        yield processes.accelerator("float32", trackers=[], folder=Path(), unused_parameters=False)
+
+
+@pytest.fixture
+def teacher(tiny_teacher: Path) -> BertForMaskedLM:
+    return read_teacher(tiny_teacher, name="tiny").model
+
+
+def student_of(teacher: BertForMaskedLM, layer_map: list[int]) -> DistilBertForMaskedLM:
+    return make_student(
+        teacher,
+        layer_map=layer_map,
+        init="teacher",
+        fold_segment=True,
+        copy_head_transform=True,
+        freeze_positions=False,
+        dropout=0.5,
+        seed=3,
+    )
+
+
+def batches() -> list[MicroBatch]:
+    """Two batches, the second one padded."""
+    torch.manual_seed(2)
+    made = []
+    for number, (rows, length) in enumerate(((5, 23), (3, 17))):
+        ids_BL = torch.randint(5, 82, (rows, length))
+        attended_BL = torch.ones_like(ids_BL)
+        if number:
+            attended_BL[:, 11:] = 0
+        labels_BL = torch.where((torch.rand(rows, length) < 0.3) & (attended_BL == 1), ids_BL, IGNORED)
+        mask = attended_BL if number else None
+        made.append(MicroBatch(number, ids_BL, mask, labels_BL, count_tokens(labels_BL, mask)))
+    return made
+
+
+def test_figures_are_what_the_plain_formulas_say(
+    accelerator: Accelerator, teacher: BertForMaskedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heldout, "ROWS", 7)  # several chunks, the last one not full
+    student = student_of(teacher, [0, 3])
+    got = HeldoutJudge(batches(), teacher, accelerator=accelerator).judge(student, name="student", step=4)
+    student.eval()
+    mine, theirs, right = [], [], []
+    for batch in batches():
+        chosen = batch.labels_BL != IGNORED
+        with torch.no_grad():
+            mine.append(student(batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits[chosen])
+            theirs.append(teacher(batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits[chosen])
+        right.append(batch.labels_BL[chosen])
+    student_NV, teacher_NV, labels_N = torch.cat(mine), torch.cat(theirs), torch.cat(right)
+    assert got.masked_tokens == len(labels_N)
+    assert got.mlm_loss_nats == pytest.approx(F.cross_entropy(student_NV, labels_N).item(), rel=1e-5)
+    assert got.top1 == pytest.approx((student_NV.argmax(-1) == labels_N).float().mean().item())
+    assert got.agreement == pytest.approx((student_NV.argmax(-1) == teacher_NV.argmax(-1)).float().mean().item())
+    kl = F.kl_div(student_NV.log_softmax(-1), teacher_NV.softmax(-1), reduction="batchmean").item()
+    assert got.kl_nats == pytest.approx(kl, rel=1e-4)
+    assert (got.model, got.step) == ("student", 4)
+
+
+def test_judging_leaves_the_model_and_the_random_state_alone(
+    accelerator: Accelerator, teacher: BertForMaskedLM
+) -> None:
+    student = student_of(teacher, [0, 3])
+    before = torch.get_rng_state()
+    judge = HeldoutJudge(batches(), teacher, accelerator=accelerator)
+    first = judge.judge(student, name="student", step=0)
+    assert judge.judge(student, name="student", step=0) == first
+    assert student.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_teacher_agrees_with_itself(accelerator: Accelerator, teacher: BertForMaskedLM) -> None:
+    got = HeldoutJudge(batches(), teacher, accelerator=accelerator).judge(teacher, name="teacher", step=0)
+    assert (got.agreement, got.kl_nats) == (1.0, 0.0)
+    assert math.isfinite(got.mlm_loss_nats)

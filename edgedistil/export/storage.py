@@ -13,6 +13,7 @@ from edgedistil.rundir import storage_errors
 
 EXTERNAL_SUFFIX = "_data"  # model.onnx_data: the name that transformers.js and optimum look for
 EXTERNAL_FROM_BYTES = 1024
+PAGE_BYTES, ALIGNED_FROM_BYTES = 4096, 65536  # a weight is mapped into memory where a page starts
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 
 
@@ -40,6 +41,8 @@ def save_graph(model: ir.Model, path: Path, *, external: bool) -> list[Path]:
             external_data=data.name if external else None,
             size_threshold_bytes=EXTERNAL_FROM_BYTES,
             max_workers=1,  # one weight at a time in memory, and one order of bytes
+            alignment=PAGE_BYTES,
+            align_threshold=ALIGNED_FROM_BYTES,
         )
     return [path, data] if external and data.exists() else [path]
 

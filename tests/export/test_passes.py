@@ -49,8 +49,12 @@ def test_no_shape_arithmetic_is_left_but_the_length_of_the_sequence(model) -> No
     assert left == {"Gather": 1, "Shape": 1, "Slice": 1, "Unsqueeze": 2}
     assert sum(before[op] for op in ARITHMETIC) > 40
     assert {node.domain for node in graph.graph} == {"", "com.microsoft"}
-    assert after["Transpose"] == shape.layers + 2, "one for the context of each layer, one on the way in, one on the way out"
-    assert after["FusedMatMul"] == 2 * shape.layers + 1, "scores, context, and the vocabulary projection of the tied table"
+    assert after["Transpose"] == shape.layers + 2, (
+        "one for the context of each layer, one on the way in, one on the way out"
+    )
+    assert after["FusedMatMul"] == 2 * shape.layers + 1, (
+        "scores, context, and the vocabulary projection of the tied table"
+    )
 
 
 def test_tied_weights_are_stored_once(model) -> None:

@@ -80,7 +80,9 @@ def test_kept_products_stay_in_float_and_are_listed(graph) -> None:
     kept = "transformer.layer.1.ffn.lin2"
     names = quantize_dynamic(made, Int8Plan(keep=[kept]))
     assert kept not in names
-    assert [name for name in kept_float(made) if "lin2.weight" in name] == ["distilbert.transformer.layer.1.ffn.lin2.weight.T"]
+    assert [name for name in kept_float(made) if "lin2.weight" in name] == [
+        "distilbert.transformer.layer.1.ffn.lin2.weight.T"
+    ]
     node = next(each.product.name for each in find_linears(graph) if each.name == kept)
     by_node = graph.clone()
     assert quantize_dynamic(by_node, Int8Plan(keep=[node])) == names
@@ -139,7 +141,9 @@ def test_static_int8_uses_the_ranges_that_it_is_given(graph) -> None:
     assert not [node for node in good.graph if node.op_type in {"DynamicQuantizeLinear", "DynamicQuantizeMatMul"}]
 
 
-@pytest.mark.parametrize(("low", "high", "zero"), [(-1.0, 1.0, 128), (0.0, 2.55, 0), (0.5, 2.55, 0), (-2.55, -1.0, 255)])
+@pytest.mark.parametrize(
+    ("low", "high", "zero"), [(-1.0, 1.0, 128), (0.0, 2.55, 0), (0.5, 2.55, 0), (-2.55, -1.0, 255)]
+)
 def test_the_activation_grid_always_has_a_zero(low: float, high: float, zero: int) -> None:
     scale, got = activation_grid(low, high)
     assert got == zero

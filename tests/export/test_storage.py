@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from edgedistil.errors import ModelError, StorageError
+from edgedistil.export import storage
+from edgedistil.export.passes import Shape, run_passes, standard_passes
+from edgedistil.export.storage import check_stored, save_graph
+from edgedistil.export.trace import trace
+
+
+@pytest.fixture
+def graph(model) -> ir.Model:
+    source = model("DistilBertModel")
+    made = trace(source, task="feature-extraction", token_types=False)
+    run_passes(made, standard_passes(Shape.of(made, source.config), token_types=False, drop_token_types=False))
+    return made
+
+
+def retarget(path: Path, location: str) -> None:
+    """Lets every external weight of a graph lie somewhere else."""
+    proto = onnx.load(path, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    path.write_bytes(proto.SerializeToString())
+
+
+def test_weights_lie_beside_the_graph_or_inside_it(graph, tmp_path: Path) -> None:
+    beside = save_graph(graph, tmp_path / "a" / "model.onnx", external=True)
+    inside = save_graph(graph, tmp_path / "b" / "model.onnx", external=False)
+    assert [path.name for path in beside] == ["model.onnx", "model.onnx_data"]
+    assert [path.name for path in inside] == ["model.onnx"]
+    assert check_stored(beside[0]) == beside
+    assert check_stored(inside[0]) == inside
+    assert beside[0].stat().st_size < 60_000 < inside[0].stat().st_size
+
+
+def test_the_same_graph_gives_the_same_bytes(graph, tmp_path: Path) -> None:
+    first = save_graph(graph, tmp_path / "a" / "model.onnx", external=True)
+    second = save_graph(graph.clone(), tmp_path / "b" / "model.onnx", external=True)
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../secret", ""])
+def test_external_data_outside_the_folder_is_refused(graph, tmp_path: Path, location: str) -> None:
+    path, _ = save_graph(graph, tmp_path / "in" / "model.onnx", external=True)
+    (tmp_path / "secret").write_bytes(b"x" * 10_000_000)
+    retarget(path, location)
+    with pytest.raises(ModelError, match=r"keeps weight '.*' in '.*', outside its own folder: refused") as caught:
+        check_stored(path)
+    assert caught.value.exit_code == 2
+
+
+def test_a_link_that_leads_outside_is_refused(graph, tmp_path: Path) -> None:
+    path, data = save_graph(graph, tmp_path / "in" / "model.onnx", external=True)
+    data.rename(tmp_path / "elsewhere")
+    data.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match="outside its own folder: refused"):
+        check_stored(path)
+
+
+def test_truncated_external_data_says_how_much_is_missing(graph, tmp_path: Path) -> None:
+    path, data = save_graph(graph, tmp_path / "model.onnx", external=True)
+    data.write_bytes(data.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match=r"model.onnx_data is too short: weight '.*' ends at byte .*, the file has"):
+        check_stored(path)
+
+
+def test_missing_external_data_is_named(graph, tmp_path: Path) -> None:
+    path, data = save_graph(graph, tmp_path / "model.onnx", external=True)
+    data.unlink()
+    with pytest.raises(ModelError, match=r"needs model.onnx_data beside it, and it is not there"):
+        check_stored(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08", b"not an onnx file at all"])
+def test_a_corrupted_graph_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="is no ONNX file that can be read"):
+        check_stored(path)
+
+
+def test_a_truncated_graph_is_named(graph, tmp_path: Path) -> None:
+    (path,) = save_graph(graph, tmp_path / "model.onnx", external=False)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ModelError, match="is no ONNX file that can be read"):
+        check_stored(path)
+
+
+def test_a_single_file_over_two_gigabytes_is_refused(graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PROTOBUF_LIMIT_BYTES", 1000)
+    with pytest.raises(ModelError, match="one ONNX file holds 2 GiB"):
+        save_graph(graph, tmp_path / "model.onnx", external=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_a_storage_error(graph) -> None:
+    # /dev/full takes an open file and refuses every byte, as a full disk does.
+    with pytest.raises(StorageError, match="cannot write /dev/full/") as caught:
+        save_graph(graph, Path("/dev/full/model.onnx"), external=True)
+    assert caught.value.exit_code == 1
+
+
+def test_large_weights_start_at_a_page(tmp_path: Path, graph) -> None:
+    """A runtime maps a weight into memory only where it starts at a page of the file."""
+    value = next(v for n, v in graph.graph.initializers.items() if n.endswith("position_embeddings.weight"))
+    value.const_value = ir.Tensor(np.ones((8191, 44), np.float32), name=value.name)
+    path, _ = save_graph(graph, tmp_path / "model.onnx", external=True)
+    proto = onnx.load(path, load_external_data=False)
+    entries = {t.name: {e.key: e.value for e in t.external_data} for t in proto.graph.initializer}
+    assert int(entries[value.name]["offset"]) % 4096 == 0

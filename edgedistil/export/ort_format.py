@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
 import onnxruntime as ort
@@ -39,7 +40,9 @@ def _operators(model_file: Path) -> list[str]:
 
     logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)
     listed = model_file.with_name("operators")
-    create_config_from_models([model_file], listed, enable_type_reduction=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the tool leaves it to Python to close what it reads
+        create_config_from_models([model_file], listed, enable_type_reduction=False)
     lines = listed.read_text(encoding="utf-8").splitlines()
     listed.unlink()
     return [line for line in lines if line and not line.startswith("#")]

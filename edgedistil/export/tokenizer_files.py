@@ -37,6 +37,8 @@ def write_tokenizer(folder: Path, source: Path, config: dict[str, Any], *, input
     fast = json.loads(tokenizer.backend_tokenizer.to_str())
     if fast["model"].get("type") != "WordPiece":
         raise ModelError(f"the tokenizer in {source} is of the type {fast['model'].get('type')}; expected WordPiece")
+    if fast.get("post_processor") is None:  # a BERT reads [CLS] … [SEP]; clients that read this file only must know it
+        fast["post_processor"] = bert_template(tokenizer.cls_token, tokenizer.sep_token, fast["model"]["vocab"])
     longest = min(int(tokenizer.model_max_length), int(config["max_position_embeddings"]))
     specials = {name: str(getattr(tokenizer, name)) for name in _SPECIALS}
     normalizer = fast.get("normalizer") or {}
@@ -60,6 +62,24 @@ def write_tokenizer(folder: Path, source: Path, config: dict[str, Any], *, input
     )
     write_text(folder / "vocab.txt", vocabulary_lines(fast["model"]["vocab"]))
     return longest
+
+
+def bert_template(cls: str, sep: str, vocabulary: dict[str, int]) -> dict[str, Any]:
+    """tokenizer.json's words for `[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]`, B and its [SEP] of type 1."""
+
+    def special(token: str, kind: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": token, "type_id": kind}}
+
+    def sequence(name: str, kind: int) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": kind}}
+
+    single = [special(cls, 0), sequence("A", 0), special(sep, 0)]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, sequence("B", 1), special(sep, 1)],
+        "special_tokens": {t: {"id": t, "ids": [vocabulary[t]], "tokens": [t]} for t in (cls, sep)},
+    }
 
 
 def vocabulary_lines(vocabulary: dict[str, int]) -> str:

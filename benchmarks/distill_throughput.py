@@ -3,7 +3,7 @@
     python benchmarks/distill_throughput.py --corpus TEXT [--rounds 5] [--threads 2] [--write benchmarks/results]
 
 BERT-base teaches DistilBERT; both have random weights, which cost the same as trained ones. TEXT is a file of real
-text, a sequence a line (.txt, also .gz and .zst). One process runs the variants in turn, round by round, and medians are
+text, a sequence a line (.txt, .gz, .zst). One process runs the variants in turn, round by round, and medians are
 taken of rounds; peak memory is that of a fresh process for each variant. A step is forward of both, backward, clipping,
 AdamW.
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from edgedistil.data.masking import IGNORED
 from edgedistil.distill.losses import (
+    TokenCounts,
     cosine_loss,
     count_tokens,
     distillation_loss,
     mlm_loss,
     soft_target_loss,
 )
+from edgedistil.errors import ShapeError
 from edgedistil.models.encoder import MlmHead
 
 NAMES = ("hidden", "weight", "bias", "dense.weight", "dense.bias", "norm.weight", "norm.bias")
@@ -96,3 +106,222 @@ def test_engine_equals_the_plain_formulas(
     for name, want, have in zip(NAMES, expected, gradients, strict=True):
         have = torch.zeros_like(want) if have is None and want is not None else have
         assert want is None or (want - have).abs().max() < 1e-5, name
+
+
+def _engine(hidden_BLD: Tensor, taught_BLD: Tensor, student: MlmHead, teacher: MlmHead, **changes: Any) -> Any:
+    labels_BL, mask_BL = changes.pop("batch", None) or _batch()
+    given_: dict[str, Any] = {
+        "counts": count_tokens(labels_BL, mask_BL), "soft_target": 5.0, "mlm": 2.0, "cosine": 1.0, "temperature": 2.0,
+        "positions": "all", "labels_BL": labels_BL, "attention_mask_BL": mask_BL,
+    }  # fmt: skip
+    return distillation_loss(
+        hidden_BLD, taught_BLD, student_head=student, teacher_head=teacher, **{**given_, **changes}
+    )
+
+
+# --- the plain formulas -------------------------------------------------------------------------------------------
+
+
+def test_soft_target_loss_by_hand() -> None:
+    """p = (3/4, 1/4) and q = (1/2, 1/2) at T = 2: the logits are 2 log 3 apart, and level."""
+    student_NV, teacher_NV = torch.zeros(1, 2), torch.tensor([[2 * math.log(3), 0.0]])
+    expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert float(soft_target_loss(student_NV, teacher_NV, temperature=2.0)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_identical_models_have_no_soft_target_and_no_cosine_loss() -> None:
+    logits_NV, hidden_ND = torch.randn(5, V), torch.randn(5, D)
+    assert float(soft_target_loss(logits_NV, logits_NV, temperature=2.0)) == 0
+    assert abs(float(cosine_loss(hidden_ND, hidden_ND))) < 1e-6
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(-50, 50), st.sampled_from([1.0, 2.0, 7.0]))
+def test_soft_target_loss_is_blind_to_a_constant_shift(shift: float, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    student_NV, teacher_NV = torch.randn(2, 5, V, generator=generator, dtype=torch.float64)
+    plain = soft_target_loss(student_NV, teacher_NV, temperature=temperature)
+    shifted = soft_target_loss(student_NV + shift, teacher_NV - shift, temperature=temperature)
+    assert torch.allclose(plain, shifted, atol=1e-9)
+    assert plain > 0
+
+
+def test_gradients_scale_is_about_independent_of_the_temperature() -> None:
+    student_NV, teacher_NV = torch.randn(2, 101, V, dtype=torch.float64) * 0.1
+    norms = []
+    for temperature in (2.0, 4.0, 8.0):
+        leaf = student_NV.clone().requires_grad_()
+        soft_target_loss(leaf, teacher_NV, temperature=temperature).backward()
+        norms.append(float(leaf.grad.norm()))  # type: ignore[union-attr]
+    assert max(norms) / min(norms) < 1.1
+
+
+def test_cosine_loss_spans_zero_to_two() -> None:
+    hidden_ND = torch.randn(5, D)
+    assert float(cosine_loss(hidden_ND, 3 * hidden_ND)) == pytest.approx(0, abs=1e-6)
+    assert float(cosine_loss(hidden_ND, -hidden_ND)) == pytest.approx(2, abs=1e-6)
+
+
+def test_teacher_receives_no_gradient() -> None:
+    student, teacher = (torch.randn(5, V).requires_grad_() for _ in range(2))
+    (soft_target_loss(student, teacher, temperature=2.0) + cosine_loss(student, teacher)).backward()
+    assert student.grad is not None and teacher.grad is None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: soft_target_loss(torch.zeros(0, V), torch.zeros(0, V), temperature=2.0),
+        lambda: soft_target_loss(torch.zeros(3, V), torch.zeros(3, V + 1), temperature=2.0),
+        lambda: mlm_loss(torch.zeros(3, V), torch.zeros(2, dtype=torch.long)),
+        lambda: mlm_loss(torch.zeros(0, V), torch.zeros(0, dtype=torch.long)),
+        lambda: cosine_loss(torch.zeros(3, D), torch.zeros(3, W)),
+        lambda: cosine_loss(torch.zeros(0, D), torch.zeros(0, D)),
+    ],
+)
+def test_formulas_refuse_shapes_that_do_not_fit(call: Callable[[], Tensor]) -> None:
+    with pytest.raises(ShapeError, match=r"expected .* N > 0; got \("):
+        call()
+
+
+# --- the engine ------------------------------------------------------------------------------------------------------
+
+
+def test_identical_models_through_the_engine() -> None:
+    head, hidden_BLD = _head(D, 1), torch.randn(B, L, D, dtype=torch.float64)
+    got = _engine(hidden_BLD, hidden_BLD, head, head)
+    assert abs(float(got.soft_target_sum)) < 1e-9 and abs(float(got.cosine_sum)) < 1e-9
+    assert float(got.mlm_sum) > 0
+
+
+@pytest.mark.parametrize("positions", ["all", "masked"])
+def test_micro_batches_share_one_mean(positions: str) -> None:
+    """Rows of different length, given one by one with the counts of the whole, add up to the loss of the whole."""
+    student, teacher = _head(D, 1), _head(D, 2)
+    labels_BL, mask_BL = _batch()
+    hidden_BLD = torch.randn(B, L, D, dtype=torch.float64, requires_grad=True)
+    taught_BLD = torch.randn(B, L, D, dtype=torch.float64)
+    whole = _engine(hidden_BLD, taught_BLD, student, teacher, positions=positions)
+    rows = [(labels_BL[b : b + 1], mask_BL[b : b + 1]) for b in range(B)]
+    counts = count_tokens(*rows[0]) + count_tokens(*rows[1])
+    parts = [
+        _engine(
+            hidden_BLD[b : b + 1],
+            taught_BLD[b : b + 1],
+            student,
+            teacher,
+            positions=positions,
+            batch=row,
+            counts=counts,
+        )
+        for b, row in enumerate(rows)
+    ]
+    assert (counts.attended, counts.masked) == (8, 3)
+    assert torch.allclose(whole.total, parts[0].total + parts[1].total)
+    expected = torch.autograd.grad(whole.total, [hidden_BLD, student.weight_VD])
+    summed = torch.autograd.grad(parts[0].total + parts[1].total, [hidden_BLD, student.weight_VD])
+    for want, have in zip(expected, summed, strict=True):
+        assert torch.allclose(want, have, atol=1e-9)
+
+
+def test_counts_scale_the_loss() -> None:
+    counts = TokenCounts(12, 4)
+    assert counts.times(3) == TokenCounts(36, 12) and counts.divided(4) == TokenCounts(3, 1)
+
+
+def test_a_loss_scaler_scales_the_gradients() -> None:
+    student, teacher = _head(D, 1), _head(D, 2)
+    hidden_BLD = torch.randn(B, L, D, dtype=torch.float64, requires_grad=True)
+    taught_BLD = torch.randn(B, L, D, dtype=torch.float64)
+    leaves = [hidden_BLD, student.weight_VD, student.bias_V]
+    plain = torch.autograd.grad(_engine(hidden_BLD, taught_BLD, student, teacher).total, leaves)
+    scaled = torch.autograd.grad(_engine(hidden_BLD, taught_BLD, student, teacher).total * 1024, leaves)
+    for want, have in zip(plain, scaled, strict=True):
+        assert torch.allclose(want * 1024, have)
+
+
+def test_without_soft_target_and_cosine_no_teacher_is_needed() -> None:
+    labels_BL, mask_BL = _batch()
+    got = distillation_loss(
+        torch.randn(B, L, D, dtype=torch.float64), None, student_head=_head(D, 1), teacher_head=None,
+        labels_BL=labels_BL, attention_mask_BL=mask_BL, counts=count_tokens(labels_BL, mask_BL),
+        soft_target=0.0, mlm=1.0, cosine=0.0, temperature=2.0, positions="masked",
+    )  # fmt: skip
+    assert float(got.total.detach()) == pytest.approx(float(got.mlm_sum) / 3)
+    assert float(got.soft_target_sum) == float(got.cosine_sum) == 0
+
+
+def test_padding_changes_nothing() -> None:
+    student, teacher = _head(D, 1), _head(D, 2)
+    _, mask_BL = _batch()
+    hidden_BLD, taught_BLD = torch.randn(2, B, L, D, dtype=torch.float64)
+    first = _engine(hidden_BLD, taught_BLD, student, teacher)
+    hidden_BLD[mask_BL == 0] += 7
+    taught_BLD[mask_BL == 0] -= 7
+    assert torch.equal(first.total, _engine(hidden_BLD, taught_BLD, student, teacher).total)
+
+
+def test_bfloat16_is_near_float32_in_value_and_gradient() -> None:
+    """At a vocabulary where sums of bfloat16 would be lost: they are taken in float32."""
+    torch.manual_seed(1)
+    rows, width, vocabulary = 67, 61, 3001
+    weights = [torch.randn(vocabulary, width) * 0.2 for _ in range(2)]
+    heads = [MlmHead(nn.Identity(), w.requires_grad_(), torch.zeros(vocabulary, requires_grad=True)) for w in weights]
+    hidden_BLD, taught_BLD = torch.randn(2, 1, rows, width)
+    labels_BL = torch.where(torch.rand(1, rows) < 0.3, torch.randint(vocabulary, (1, rows)), IGNORED)
+
+    def run(*, narrow: bool) -> tuple[Any, Tensor]:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
+            got = _engine(hidden_BLD, taught_BLD, *heads, batch=(labels_BL, torch.ones_like(labels_BL)))
+        return got, torch.autograd.grad(got.total, heads[0].weight_VD)[0]
+
+    (exact, exact_gradient), (narrow, narrow_gradient) = run(narrow=False), run(narrow=True)
+    assert narrow_gradient.dtype == torch.float32
+    assert float(narrow.total.detach()) == pytest.approx(float(exact.total.detach()), rel=1e-2)
+    assert float(narrow.mlm_sum) == pytest.approx(float(exact.mlm_sum), rel=1e-2)
+    assert float((narrow_gradient - exact_gradient).norm() / exact_gradient.norm()) < 2e-2
+
+
+class _Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation gives back."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.elements = max([self.elements, *(each.numel() for each in tree_leaves(out) if isinstance(each, Tensor))])
+        return out
+
+
+def test_the_vocabulary_is_never_materialised_for_all_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgedistil.distill.projection.CHUNK_ROWS", 31)
+    rows, vocabulary = 293, 1009
+    head = MlmHead(nn.Identity(), torch.randn(vocabulary, D, requires_grad=True), torch.zeros(vocabulary))
+    hidden_BLD = torch.randn(1, rows, D, requires_grad=True)
+    batch = (torch.zeros(1, rows, dtype=torch.long), torch.ones(1, rows, dtype=torch.long))
+    with _Largest() as seen:
+        _engine(hidden_BLD, hidden_BLD.detach(), head, head, batch=batch).total.backward()
+    assert seen.elements == 31 * vocabulary
+    with _Largest() as seen:  # the way that it is not done is seen
+        _ = hidden_BLD.detach()[0] @ head.weight_VD.detach().T
+    assert seen.elements == rows * vocabulary
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"counts": TokenCounts(0, 3)}, "a mean over no tokens: 0 attended"),
+        ({"labels_BL": torch.zeros(B, L + 1, dtype=torch.long)}, r"expected student \(B, L, D\)"),
+        ({"attention_mask_BL": torch.ones(L, B, dtype=torch.long)}, r"expected student \(B, L, D\)"),
+    ],
+)
+def test_engine_refuses_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
+    hidden_BLD = torch.randn(B, L, D, dtype=torch.float64)
+    with pytest.raises(ShapeError, match=message):
+        _engine(hidden_BLD, hidden_BLD, _head(D, 1), _head(D, 2), **changes)
+
+
+def test_cosine_of_different_widths_says_what_to_do() -> None:
+    hidden_BLD, taught_BLW = torch.randn(B, L, D, dtype=torch.float64), torch.randn(B, L, W, dtype=torch.float64)
+    with pytest.raises(ShapeError, match=r"set \[loss\] cosine = 0"):
+        _engine(hidden_BLD, taught_BLW, _head(D, 1), _head(W, 2))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForMaskedLM, DistilBertForMaskedLM
 
@@ -32,11 +32,11 @@ def _teacher(layers: int = 4) -> BertForMaskedLM:
 
 
 def _student(teacher: BertForMaskedLM, **changes: Any) -> DistilBertForMaskedLM:
-    settings: dict[str, Any] = {
+    given_: dict[str, Any] = {
         "layer_map": [0, 2], "init": "teacher", "fold_segment": True, "copy_head_transform": True,
         "freeze_positions": False, "dropout": 0.1, "seed": 7,
     }  # fmt: skip
-    return make_student(teacher, **{**settings, **changes})
+    return make_student(teacher, **{**given_, **changes})
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,7 @@ def test_alternate_layers(teacher: int, student: int | None, expected: list[int]
     assert alternate_layers(teacher, student) == expected
 
 
+@settings(deadline=None)
 @given(st.integers(1, 48).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
 def test_alternate_layers_spreads_over_any_pair(depths: tuple[int, int]) -> None:
     teacher, student = depths

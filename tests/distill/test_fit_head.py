@@ -1,0 +1,147 @@
+"""A fitted head: learns, is made once, is a function of what went in, and is never left half-written."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from edgedistil.data.token_store import StoreWriter, TokenStore
+from edgedistil.distill import fit_head as fitting
+from edgedistil.distill.fit_head import fit_head, initialise_head, store_sha256, token_counts
+from edgedistil.errors import TrainingDiverged
+from edgedistil.models.teacher import Teacher, read_teacher
+
+ROWS, L, V = 97, 13, 41
+
+
+def write_store(folder: Path, *, rows: int = ROWS) -> TokenStore:
+    """Rows of one word each: what is masked stands all around."""
+    writer = StoreWriter(folder, vocabulary=V, row_length=L)
+    for row in range(rows):
+        writer.append(np.array([2, *[5 + row % (V - 5)] * (L - 2), 3]), np.array([L]))
+    writer.close()
+    return TokenStore(folder)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> TokenStore:
+    return write_store(tmp_path / "store")
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Teacher:
+    from transformers import BertTokenizer
+
+    torch.manual_seed(2)
+    config = BertConfig(
+        vocab_size=V, hidden_size=22, num_attention_heads=2, intermediate_size=31, num_hidden_layers=1,
+        max_position_embeddings=L, initializer_range=0.1,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(tmp_path / "headless")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{index}" for index in range(5, V))]
+    BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(tmp_path / "headless")
+    return read_teacher(tmp_path / "headless", name="headless")
+
+
+def fit(teacher: Teacher, store: TokenStore, cache: Path, **changes: Any) -> Teacher:
+    settings = {"steps": 60, "batch_tokens": 16 * L, "learning_rate": 1e-2, "warmup": 0.1, "seed": 5}
+    return fit_head(teacher, store, cache=cache, **{**settings, **changes})
+
+
+def test_it_learns_what_the_rows_say(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
+    fitted = fit(teacher, store, tmp_path / "cache")
+    assert fitted.has_mlm_head and not teacher.has_mlm_head and fitted.name == "headless"
+    assert not fitted.model.training
+    trace = json.loads((fitted.folder / "fit.json").read_text())["mlm_loss_nats"]
+    unigram = math.log(V - 5)  # what is reached without looking at the neighbours
+    assert len(trace) == 60 and abs(trace[0] - unigram) < 0.5
+    assert sum(trace[-5:]) / 5 < unigram - 0.5
+    head = fitted.model.cls.predictions
+    assert head.decoder.weight is fitted.model.bert.embeddings.word_embeddings.weight
+    assert len(fitted.tokenizer) == V
+
+
+def test_the_first_prediction_is_near_the_unigram_distribution(teacher: Teacher, store: TokenStore) -> None:
+    counts_V = token_counts(store, V)
+    assert int(counts_V.sum()) == ROWS * L and int(counts_V[2]) == ROWS
+    initialise_head(teacher.model, counts_V)
+    with torch.no_grad():
+        logits_V = teacher.model(torch.tensor([[2, 7, 4, 9, 3]])).logits[0, 2]
+    unigram_V = counts_V / counts_V.sum()
+    assert float(logits_V.softmax(-1)[[0, 1, 4]].sum()) < 0.02  # ids that never occur
+    assert float((logits_V.softmax(-1) - unigram_V).abs().sum()) < 0.6
+
+
+def test_a_second_time_it_comes_out_of_the_cache(
+    teacher: Teacher, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = fit(teacher, store, tmp_path / "cache", steps=2)
+    monkeypatch.setattr(fitting, "train_mlm", lambda *_, **__: pytest.fail("it was trained again"))
+    again = fit(teacher, store, tmp_path / "cache", steps=2)
+    assert again.folder == first.folder
+    for ours, theirs in zip(first.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_same_input_same_weights_other_input_other_folder(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
+    first = fit(teacher, store, tmp_path / "one", steps=2)
+    again = fit(teacher, store, tmp_path / "two", steps=2)
+    assert first.folder.name == again.folder.name
+    for ours, theirs in zip(first.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    others = [
+        fit(teacher, store, tmp_path / "one", steps=3),
+        fit(teacher, store, tmp_path / "one", steps=2, seed=6),
+        fit(teacher, store, tmp_path / "one", steps=2, learning_rate=2e-2),
+        fit(teacher, write_store(tmp_path / "fewer", rows=ROWS - 1), tmp_path / "one", steps=2),
+    ]
+    assert len({first.folder, *(other.folder for other in others)}) == 5
+
+
+def test_killed_half_way_it_leaves_nothing(
+    teacher: Teacher, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(teacher.tokenizer, "save_pretrained", killed, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        fit(teacher, store, tmp_path / "cache", steps=1)
+    assert list((tmp_path / "cache" / "teachers").iterdir()) == []
+
+
+def test_the_given_teacher_is_not_changed(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
+    fit(teacher, store, tmp_path / "cache", steps=2)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.model.state_dict().items())
+
+
+def test_divergence_is_told(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
+    with torch.no_grad():
+        teacher.model.bert.embeddings.LayerNorm.bias.fill_(float("nan"))
+    with pytest.raises(TrainingDiverged, match="the loss is nan at step 0") as caught:
+        fit(teacher, store, tmp_path / "cache")
+    assert "learning_rate" in str(caught.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_lines_of_different_length_are_padded_and_fitted(teacher: Teacher, tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path / "lines", vocabulary=V, row_length=None)
+    for row in range(53):
+        inner = 5 + (row + np.arange(3 + row % 7)) % (V - 5)
+        writer.append(np.array([2, *inner, 3]), np.array([len(inner) + 2]))
+    writer.close()
+    fitted = fit(teacher, TokenStore(tmp_path / "lines"), tmp_path / "cache", steps=3)
+    assert fitted.has_mlm_head
+
+
+def test_digest_of_a_store_follows_its_rows(tmp_path: Path) -> None:
+    first, same, other = (write_store(tmp_path / str(n), rows=rows) for n, rows in enumerate((7, 7, 8)))
+    assert store_sha256(first) == store_sha256(same) != store_sha256(other)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from edgedistil import console
-from edgedistil.errors import EdgeDistilError, InputError, ModelError, StorageError
+from edgedistil.errors import EdgeDistilError, InputError, ModelError, StorageError, TrainingDiverged
 from edgedistil.evaluate.spec import TaskSpec
 from edgedistil.evaluate.tasks import load_data
 from edgedistil.records import Cell, Record, provenance, read_record, text_sha256, write_record
@@ -168,14 +168,22 @@ def run_cells(plans: Sequence[CellPlan], *, jobs: int) -> None:
     if len(missing) < len(plans):
         console.say(f"evaluate: {len(plans) - len(missing)} of {len(plans)} cells are done already")
     for wave in ([p for p in missing if not p.soft_targets_from], [p for p in missing if p.soft_targets_from]):
-        if jobs == 1 or len(wave) == 1:
-            for plan in wave:
-                run_cell(plan)
-        elif wave:
-            _run_in_processes(wave, jobs)
+        failures = _run_in_processes(wave, jobs) if jobs > 1 and len(wave) > 1 else _run_in_turn(wave)
+        if failures:
+            raise failures[0]
 
 
-def _run_in_processes(plans: list[CellPlan], jobs: int) -> None:
+def _run_in_turn(plans: list[CellPlan]) -> list[BaseException]:
+    failures: list[BaseException] = []
+    for plan in plans:
+        try:
+            run_cell(plan)
+        except TrainingDiverged as error:  # the next cell may well succeed; anything else would hit it too
+            failures.append(error)
+    return failures
+
+
+def _run_in_processes(plans: list[CellPlan], jobs: int) -> list[BaseException]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     failures: list[BaseException] = []
     with (
@@ -193,8 +201,7 @@ def _run_in_processes(plans: list[CellPlan], jobs: int) -> None:
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    if failures:
-        raise failures[0]
+    return failures
 
 
 def _hush() -> None:

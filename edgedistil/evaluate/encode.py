@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from edgedistil import console
 from edgedistil.errors import ModelError
 
 Ids = NDArray[np.int64]
+_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,13 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], max_len
     """One or two texts an example, cut to `max_length` tokens (the longer of two first), special tokens included."""
     tokenizer.enable_truncation(max_length, strategy="longest_first")
     inputs = [pair if len(pair) == 2 else pair[0] for pair in texts]
-    return [Encoded(list(each.ids), list(each.type_ids)) for each in tokenizer.encode_batch(inputs)]
+    found: list[Encoded] = []
+    with console.progress("tokenizing", len(inputs), unit="texts") as bar:
+        for start in range(0, len(inputs), _CHUNK):  # a chunk's offsets and token strings are freed before the next
+            chunk = tokenizer.encode_batch(inputs[start : start + _CHUNK])
+            found += [Encoded(list(each.ids), list(each.type_ids)) for each in chunk]
+            bar.advance(len(chunk))
+    return found
 
 
 def length_groups(lengths: Sequence[int], tokens: int) -> list[list[int]]:

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from edgedistil.errors import TaskError
 from edgedistil.evaluate.spec import TaskSpec
@@ -54,7 +55,7 @@ class TaskData:
     origin: str
     warnings: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Digest of every example, train and dev, in order."""
         digest = hashlib.sha256()

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgedistil import console
-from edgedistil.errors import InputError
 from edgedistil.evaluate import assemble
 from edgedistil.evaluate.artefact_cells import artefact_cells, artefact_scores
-from edgedistil.evaluate.cells import CellFile, CellPlan, Source, cell_key, parse_cell, read_cell, run_cells
+from edgedistil.evaluate.cells import CellFile, CellPlan, parse_cell, read_cell, run_cells
+from edgedistil.evaluate.planning import Planner, Task, deployed_models
 from edgedistil.evaluate.retention import Predictions
-from edgedistil.evaluate.spec import TaskSpec, expand_groups, load_task
+from edgedistil.evaluate.spec import expand_groups, load_task
 from edgedistil.evaluate.tasks import load_data
 from edgedistil.recipe import Evaluate, load_recipe
-from edgedistil.records import EvaluationRecord, provenance, write_record
+from edgedistil.records import EvaluationRecord, provenance, read_record, write_record
 from edgedistil.rundir import RunDir
-
-MODELS = ("teacher", "student-step0", "student", "student-random", "student-d")
-
-
-@dataclass(frozen=True)
-class _Task:
-    spec: TaskSpec
-    data: Path | None
-    train_limit: int | None
 
 
 def evaluate(
@@ -41,6 +30,8 @@ def evaluate(
     jobs: int = 1,
 ) -> EvaluationRecord:
     """Fine-tunes the run's models on labelled tasks with the same budget and compares them.
+
+    What earlier evaluations of the run found stays in its record: other tasks, and other models with the same seeds.
 
     Args:
         tasks: Built-in names, groups (`glue`, `paper`) or TOML files; None: the recipe's.
@@ -62,104 +53,49 @@ def evaluate(
         chosen, names = tasks or settings.tasks, models or settings.models
         numbers = list(range(1, (seeds or settings.seeds) + 1))
     planned = [_task(name, settings, data) for name in expand_groups(chosen)]
-    deployed = _deployed(names, cell) if artefact is not None else []
-    plans = [plan for task in planned for plan in _plans(run, task, names, numbers, deployed)]
+    planner = Planner(run, deployed_models(names, one_cell=cell is not None) if artefact is not None else ())
+    plans = [plan for task in planned for plan in planner.plans(task, names, numbers)]
     run_cells(plans, jobs=jobs)
-    files = [read_cell(plan.file) for plan in plans]
-    record = _record(files, planned)
+    wanted = plans if cell is not None else _with_others(planner, planned, plans, numbers)
+    record = _record([read_cell(plan.file) for plan in wanted], planned)
     if artefact is not None:
-        to_score = [plan for plan in plans if plan.source.name in deployed]
-        record = _with_artefacts(record, artefact_cells(to_score, artefact))
+        record = _with_artefacts(record, [plan for plan in plans if plan.source.name in planner.deployed], artefact)
     if cell is None:
+        record = _beside_earlier(run, record)
         write_record(run.evaluation, record)
     return record
 
 
-def _task(name: str, settings: Evaluate, data: Path | None) -> _Task:
+def _task(name: str, settings: Evaluate, data: Path | None) -> Task:
     spec = load_task(name)
     if settings.epochs is not None:
         spec = spec.model_copy(update={"training": spec.training.model_copy(update={"epochs": settings.epochs})})
-    return _Task(spec, data, settings.train_limit)
+    return Task(spec, data, settings.train_limit)
 
 
-def _deployed(models: Sequence[str], cell: str | None) -> list[str]:
-    """Models whose artefacts are scored: the students that are meant for a device, or the one of `--cell`."""
-    chosen = [
-        model for model in models if cell is not None or model not in ("teacher", "student-step0", "student-random")
-    ]
-    if not chosen:
-        raise InputError(f"--artefact: none of {', '.join(models)} is for a device", hint="add --model student")
-    return [model if model in MODELS else _folder_name(model) for model in chosen]
+def _with_others(planner: Planner, tasks: list[Task], plans: list[CellPlan], seeds: list[int]) -> list[CellPlan]:
+    return [*plans, *(plan for task in tasks for plan in planner.others_done(task, plans, seeds))]
 
 
-def _with_artefacts(record: EvaluationRecord, files: list[CellFile]) -> EvaluationRecord:
+def _with_artefacts(record: EvaluationRecord, plans: list[CellPlan], precision: str) -> EvaluationRecord:
+    files = artefact_cells(plans, precision)
     cells = [file.cell for file in files if file.cell.artefact != "pytorch"]
-    return record.model_copy(
-        update={"cells": [*record.cells, *cells], "artefacts": artefact_scores(files)},
-    )
+    return record.model_copy(update={"cells": [*record.cells, *cells], "artefacts": artefact_scores(files)})
 
 
-def _plans(
-    run: RunDir, task: _Task, models: Sequence[str], seeds: Sequence[int], deployed: Sequence[str]
-) -> list[CellPlan]:
-    """The cells of a task, and the teacher's cells that a student with soft targets needs."""
-    needs_soft = any(_is_second(model) for model in models)
-    plans: list[CellPlan] = []
-    for seed in seeds:
-        teacher = _plan(run, task, source_of(run, "teacher"), seed, keep=needs_soft) if needs_soft else None
-        for model in dict.fromkeys(models):
-            if model == "teacher" and teacher is not None:
-                continue
-            soft_from = teacher if _is_second(model) else None
-            source = source_of(run, model)
-            plans.append(_plan(run, task, source, seed, keep=source.name in deployed, teacher=soft_from))
-        if teacher is not None:
-            plans.append(teacher)
-    return plans
-
-
-def _plan(
-    run: RunDir, task: _Task, source: Source, seed: int, *, keep: bool, teacher: CellPlan | None = None
-) -> CellPlan:
-    sha256 = source.sha256()
-    digest = load_data(task.spec, task.data).sha256
-    key = cell_key(task.spec, digest, task.train_limit, source, sha256, seed, teacher.key if teacher else None)
-    return CellPlan(
-        spec=task.spec,
-        data=task.data,
-        train_limit=task.train_limit,
-        source=source,
-        seed=seed,
-        key=key,
-        model_sha256=sha256,
-        folder=run.cells,
-        keep_weights=keep,
-        soft_targets_from=teacher.weights if teacher else None,
-    )
-
-
-def _is_second(model: str) -> bool:
-    return model == "student-d"
-
-
-def source_of(run: RunDir, model: str) -> Source:
-    """Where a model's weights are before fine-tuning.
-
-    Raises:
-        RunError: The run does not have it yet.
-        InputError: Neither a model of a run nor a folder.
-    """
-    made_by = "edgedistil distill RECIPE"
-    if model == "teacher":
-        return Source(model, run.require(run.teacher, made_by))
-    if model == "student-step0":
-        return Source(model, run.require(run.student_step0, made_by))
-    if model in MODELS:
-        return Source(model, run.require(run.student, made_by), random_weights=model == "student-random")
-    folder = Path(model)
-    if not (folder / "config.json").is_file():
-        raise InputError(f"no model '{model}': expected one of {', '.join(MODELS)}, or a folder that holds config.json")
-    return Source(_folder_name(model), folder)
+def _beside_earlier(run: RunDir, record: EvaluationRecord) -> EvaluationRecord:
+    """The record with the other tasks of the run's earlier one before it."""
+    if not run.evaluation.is_file():
+        return record
+    before = read_record(run.evaluation, EvaluationRecord)
+    done = {task.name for task in record.tasks}
+    kept: dict[str, list[Any]] = {
+        part: [each for each in getattr(before, part) if each.task not in done]
+        for part in ("cells", "summaries", "retentions", "artefacts")
+    }
+    kept["tasks"] = [task for task in before.tasks if task.name not in done]
+    merged = {part: [*earlier, *getattr(record, part)] for part, earlier in kept.items()}
+    return record.model_copy(update={**merged, "macros": assemble.macros(merged["summaries"])})
 
 
 def predictions_of_record(run: RunDir, record: EvaluationRecord, model: str) -> list[Predictions]:
@@ -173,12 +109,7 @@ def predictions_of_record(run: RunDir, record: EvaluationRecord, model: str) -> 
     return found
 
 
-def _folder_name(model: str) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).resolve().name)
-    return f"folder-{name}" if name in MODELS else name
-
-
-def _record(files: list[CellFile], planned: list[_Task]) -> EvaluationRecord:
+def _record(files: list[CellFile], planned: list[Task]) -> EvaluationRecord:
     console.say("evaluate: medians and intervals")
     data = {task.spec.name: load_data(task.spec, task.data).limited(task.train_limit) for task in planned}
     facts = {task.spec.name: assemble.task_facts(task.spec, data[task.spec.name]) for task in planned}

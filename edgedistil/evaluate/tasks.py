@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from edgedistil import console
 from edgedistil.errors import OfflineError, TaskError
 from edgedistil.evaluate.built_in import load_asset_task
 from edgedistil.evaluate.examples import RawExample, TaskData, checked_data
@@ -25,6 +26,7 @@ def load_data(spec: TaskSpec, data: Path | None) -> TaskData:
         TaskError: Data is missing or malformed; names file and line.
         OfflineError: The hub cannot be reached; says what to download and where to put it.
     """
+    console.say(f"{spec.name}: reading the data")
     if spec.asset is not None:
         return load_asset_task(spec)
     if spec.files is not None and (spec.base is not None or data is not None):

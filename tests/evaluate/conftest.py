@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,14 +66,23 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def make_run(tiny_models: Path) -> Callable[[Path], RunDir]:
+    """Makes a run whose models are the tiny ones."""
+
+    def make(root: Path) -> RunDir:
+        path = root / "runs" / "tiny"
+        path.mkdir(parents=True)
+        for each in tiny_models.iterdir():
+            (path / each.name).symlink_to(each)
+        return RunDir(path)
+
+    return make
+
+
 @pytest.fixture
-def run(tiny_models: Path, tmp_path: Path) -> RunDir:
-    """A run whose models are the tiny ones."""
-    path = tmp_path / "runs" / "tiny"
-    path.mkdir(parents=True)
-    for each in tiny_models.iterdir():
-        (path / each.name).symlink_to(each)
-    return RunDir(path)
+def run(make_run: Callable[[Path], RunDir], tmp_path: Path) -> RunDir:
+    return make_run(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -92,12 +102,14 @@ def opinions(count: int, offset: int = 0) -> list[tuple[str, str]]:
     return made
 
 
-@pytest.fixture
-def own_task(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a task of the user's own (csv) and gives its TOML file."""
+@pytest.fixture(scope="session")
+def write_task() -> Callable[..., Path]:
+    """Writes a task of the user's own (csv) into a folder and gives its TOML file."""
 
-    def write(train: int = 64, dev: int = 17, *, epochs: int = 8, extra: str = "", name: str = "opinion") -> Path:
-        folder = tmp_path / name
+    def write(
+        folder: Path, train: int = 64, dev: int = 17, *, epochs: int = 8, extra: str = "", name: str = "opinion"
+    ) -> Path:
+        folder = folder / name
         folder.mkdir(exist_ok=True)
         for side, rows in (("train", opinions(train)), ("dev", opinions(dev, offset=train))):
             lines = ["text,label", *(f'"{text}",{label}' for text, label in rows)]
@@ -121,6 +133,11 @@ source = "made for the tests"
         return folder / f"{name}.toml"
 
     return write
+
+
+@pytest.fixture
+def own_task(write_task: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    return partial(write_task, tmp_path)
 
 
 @pytest.fixture

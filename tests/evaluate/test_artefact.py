@@ -10,14 +10,16 @@ from edgedistil.evaluate import artefact, stage
 from edgedistil.evaluate.cells import read_cell
 
 
-@pytest.fixture
-def scored(run, own_task):
-    task = str(own_task(dev=41))
-    return task, stage.evaluate(run, tasks=[task], models=["teacher", "student"], seeds=1, artefact="int8")
+@pytest.fixture(scope="module")
+def scored(make_run, write_task, tmp_path_factory):
+    """One evaluation with its artefacts, for all tests here: run, task, record."""
+    root = tmp_path_factory.mktemp("artefact")
+    run, task = make_run(root), str(write_task(root, dev=41))
+    return run, task, stage.evaluate(run, tasks=[task], models=["teacher", "student"], seeds=1, artefact="int8")
 
 
-def test_pytorch_fp32_and_int8_stand_side_by_side(run, scored):
-    task, record = scored
+def test_pytorch_fp32_and_int8_stand_side_by_side(scored):
+    run, task, record = scored
     rows = {row.artefact: row for row in record.artefacts}
     assert list(rows) == ["pytorch", "fp32", "int8"]
     assert {row.model for row in record.artefacts} == {"student"}  # the teacher goes onto no device
@@ -34,9 +36,9 @@ def test_pytorch_fp32_and_int8_stand_side_by_side(run, scored):
     assert again.artefacts == record.artefacts
 
 
-def test_scoring_leaves_torch_out_and_can_tell(run, scored):
+def test_scoring_leaves_torch_out_and_can_tell(scored):
     """In processes of their own: one scores and holds no torch; one that has imported torch is refused."""
-    task, _ = scored
+    run, task, _ = scored
     folder = run.cells / "opinion" / "student-1.onnx" / "export" / "student-text-classification"
     code = (
         "import sys; from pathlib import Path; from edgedistil.evaluate.artefact import score_artefact\n"

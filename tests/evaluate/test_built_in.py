@@ -22,6 +22,11 @@ def intensity():
     return load_data(load_task("sentiment-intensity"), None)
 
 
+@pytest.fixture(scope="module")
+def newsgroups():
+    return load_data(load_task("newsgroups"), None)
+
+
 def test_sentiment_is_split_by_film(sentiment):
     from edgedistil.assets import fetch_asset
 
@@ -31,9 +36,9 @@ def test_sentiment_is_split_by_film(sentiment):
     assert sentiment.labels == ("rotten", "fresh")
 
 
-@pytest.mark.parametrize("name", ["sentiment", "sentiment-intensity", "newsgroups"])
-def test_no_dev_text_is_a_training_text(name):
-    data = load_data(load_task(name), None)
+@pytest.mark.parametrize("name", ["sentiment", "intensity", "newsgroups"])
+def test_no_dev_text_is_a_training_text(name, request):
+    data = request.getfixturevalue(name)
     assert not texts(data.train) & texts(data.dev)
     assert not any("training texts too" in warning for warning in data.warnings)
 
@@ -51,7 +56,7 @@ def test_intensity_is_within_its_range(intensity):
     assert len(labels) + len(intensity.dev) <= 10_605
 
 
-def test_topics_are_twenty_and_long():
-    data = load_data(load_task("newsgroups"), None)
+def test_topics_are_twenty_and_long(newsgroups):
+    data = newsgroups
     assert len(data.labels) == 20
     assert sorted(len(example.texts[0].split()) for example in data.dev)[len(data.dev) // 2] > 100

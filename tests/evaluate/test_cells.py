@@ -159,7 +159,7 @@ def test_failure_of_one_cell_keeps_the_others(run, own_task, tmp_path):
         {"format": "pt"},
     )
     with pytest.raises(TrainingDiverged, match="loss is nan at step 1"):
-        stage.evaluate(run, tasks=[str(own_task(epochs=1))], models=[str(folder), "student"], seeds=1, jobs=2)
+        stage.evaluate(run, tasks=[str(own_task(epochs=1))], models=[str(folder), "student"], seeds=1)
     assert set(times(run)) == {"student-1.json"}
 
 

@@ -102,3 +102,24 @@ def test_unknown_model(run, own_task):
 def test_artefact_of_no_student_is_refused(run, own_task):
     with pytest.raises(InputError, match="none of teacher is for a device"):
         stage.evaluate(run, tasks=[str(own_task())], models=["teacher"], seeds=1, artefact="int8")
+
+
+def test_earlier_tasks_and_models_stay_in_the_record(run, own_task):
+    first, second = str(own_task(epochs=1)), str(own_task(epochs=1, name="other"))
+    stage.evaluate(run, tasks=[first], models=["teacher"], seeds=1)
+    stage.evaluate(run, tasks=[second], models=["student"], seeds=1)
+    record = stage.evaluate(run, tasks=[first], models=["student"], seeds=1)
+    assert {(cell.task, cell.model) for cell in record.cells} == {
+        ("opinion", "teacher"), ("opinion", "student"), ("other", "student"),
+    }  # fmt: skip
+    assert [(kept.task, kept.model) for kept in record.retentions] == [("opinion", "student")]
+    assert {task.name for task in record.tasks} == {"opinion", "other"}
+    assert read_record(run.evaluation, EvaluationRecord) == record
+
+
+def test_earlier_cell_of_other_settings_does_not_mix_in(run, own_task):
+    task = own_task(epochs=1)
+    stage.evaluate(run, tasks=[str(task)], models=["teacher"], seeds=1)
+    task.write_text(task.read_text().replace("epochs = 1", "epochs = 2"))
+    record = stage.evaluate(run, tasks=[str(task)], models=["student"], seeds=1)
+    assert {cell.model for cell in record.cells} == {"student"}

@@ -219,6 +219,40 @@ def test_hub_out_of_reach_says_what_to_do_by_hand(tmp_path):
     assert "--data FOLDER" in done.stdout
 
 
+HUB = {
+    "cola": ({"sentence": "a", "label": 1, "idx": 0}, 1),
+    "sst2": ({"sentence": "a", "label": 0, "idx": 0}, 0),
+    "mrpc": ({"sentence1": "a", "sentence2": "b", "label": 1, "idx": 0}, 1),
+    "qqp": ({"question1": "a", "question2": "b", "label": 0, "idx": 0}, 0),
+    "stsb": ({"sentence1": "a", "sentence2": "b", "label": 3.5, "idx": 0}, 3.5),
+    "mnli": ({"premise": "a", "hypothesis": "b", "label": 2, "idx": 0}, 2),
+    "qnli": ({"question": "a", "sentence": "b", "label": 1, "idx": 0}, 1),
+    "rte": ({"sentence1": "a", "sentence2": "b", "label": 0, "idx": 0}, 0),
+    "wnli": ({"sentence1": "a", "sentence2": "b", "label": 1, "idx": 0}, 1),
+    "imdb": ({"text": "a", "label": 1}, 1),
+    "squad": ({"question": "a", "context": "b", "answers": {"text": ["b"], "answer_start": [0]}}, 0),
+}
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_hubs_columns_are_understood(name, monkeypatch):
+    """The network is played; the rows are as the hub's viewer shows them."""
+    import datasets
+
+    from edgedistil.evaluate import tasks
+
+    row, label = HUB[name]
+    asked = []
+    monkeypatch.setattr(
+        tasks, "_fetch", lambda _spec, hub, split: asked.append(split) or datasets.Dataset.from_list([row])
+    )
+    data = load_data(load_task(name), None)
+    assert [example.label for example in data.train] == [label]
+    assert data.dev[0].texts[0] in ("a",)
+    dev = {"mnli": ["validation_matched", "validation_mismatched"], "imdb": ["test"]}.get(name, ["validation"])
+    assert asked == ["train", *dev]
+
+
 def test_limit_keeps_the_same_examples(own_task):
     data = load_data(load_task(str(own_task())), None)
     once, again = data.limited(11), data.limited(11)

@@ -30,8 +30,8 @@ class Section(BaseModel):
 class FitHead(Section):
     """How an MLM head is fitted onto a teacher that comes without one (head and encoder together)."""
 
-    steps: Positive = 700
-    batch_tokens: Positive = 4096
+    steps: Positive = 750
+    batch_tokens: Positive = 2048
     learning_rate: float = Field(5e-4, gt=0)
     warmup: Share = 0.1
 

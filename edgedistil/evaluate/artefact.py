@@ -30,7 +30,7 @@ TIMED_EXAMPLES = 100
 WARM_UP_CALLS = 5
 CONDITIONS = (
     f"the first {TIMED_EXAMPLES} dev examples, one at a time at their own length, one thread, after {WARM_UP_CALLS} "
-    "warm-up calls; tokenization left out; p50"
+    "warm-up calls; tokenization left out; p50; the artefacts take turns, PyTorch runs in a process of its own"
 )
 T = TypeVar("T")
 
@@ -49,31 +49,35 @@ def in_fresh_process(work: Callable[..., T], *arguments: Any) -> T:
         return pool.submit(work, *arguments).result()
 
 
-def score_artefact(spec: TaskSpec, data: Path | None, folder: Path, graph: Path) -> Timed:
-    """The dev set's scores by the graph alone, and the time of a single example.
+def score_artefacts(spec: TaskSpec, data: Path | None, folder: Path, graphs: Sequence[Path]) -> list[Timed]:
+    """The dev set's scores by each graph alone, and the times of a single example, taken in turns.
 
     Args:
         folder: Holds `tokenizer.json`.
-        graph: The ONNX file.
+        graphs: ONNX files of one model.
     Raises:
         EdgeDistilError: torch is loaded in this process.
-        ModelError: The graph does not load.
+        ModelError: A graph does not load.
     """
     refuse_torch()
     dev = load_data(spec, data).dev
     tokenizer = open_tokenizer(folder)
-    scored = score_dev(
-        ort_forward(graph, threads=0),
-        tokenizer,
-        dev,
-        kind=spec.kind,
-        metric=spec.metric,
-        max_length=spec.training.max_length,
-        parts=spec.parts,
-    )
-    latency_ms = single_example_ms(ort_forward(graph, threads=1), tokenizer, dev, spec)
+    scored = [
+        score_dev(
+            ort_forward(graph, threads=0),
+            tokenizer,
+            dev,
+            kind=spec.kind,
+            metric=spec.metric,
+            max_length=spec.training.max_length,
+            parts=spec.parts,
+        )
+        for graph in graphs
+    ]
+    forwards = [ort_forward(graph, threads=1) for graph in graphs]
+    latencies_ms = single_example_ms(forwards, tokenizer, dev, spec)
     refuse_torch()
-    return Timed(scored, latency_ms)
+    return [Timed(each, ms) for each, ms in zip(scored, latencies_ms, strict=True)]
 
 
 def refuse_torch() -> None:
@@ -106,21 +110,22 @@ def ort_forward(graph: Path, *, threads: int) -> Forward:
     return forward
 
 
-def single_example_ms(forward: Forward, tokenizer: Tokenizer, dev: Sequence[Example], spec: TaskSpec) -> float:
-    """p50 of one call with one dev example.
+def single_example_ms(
+    forwards: Sequence[Forward], tokenizer: Tokenizer, dev: Sequence[Example], spec: TaskSpec
+) -> list[float]:
+    """p50 of one call with one dev example, for each model; they take turns, so that a busy moment hits all.
 
     Conditions: as CONDITIONS says.
     """
     encoded = _first_encoded(tokenizer, dev[:TIMED_EXAMPLES], spec)
     batches = [arrays([each], pad_id(tokenizer)) for each in encoded]
-    for batch in batches[:WARM_UP_CALLS]:
-        forward(*batch)
-    samples = []
-    for batch in batches:
-        started = time.perf_counter_ns()
-        forward(*batch)
-        samples.append((time.perf_counter_ns() - started) / 1e6)
-    return median_low(samples)
+    samples: list[list[float]] = [[] for _ in forwards]
+    for batch in [*batches[:WARM_UP_CALLS], *batches]:
+        for forward, taken in zip(forwards, samples, strict=True):
+            started = time.perf_counter_ns()
+            forward(*batch)
+            taken.append((time.perf_counter_ns() - started) / 1e6)
+    return [median_low(taken[min(WARM_UP_CALLS, len(batches)) :]) for taken in samples]
 
 
 def _first_encoded(tokenizer: Tokenizer, dev: Sequence[Example], spec: TaskSpec) -> list[Encoded]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from edgedistil import console
-from edgedistil.evaluate.artefact import CONDITIONS, in_fresh_process, score_artefact, single_example_ms
+from edgedistil.evaluate.artefact import CONDITIONS, Timed, in_fresh_process, score_artefacts, single_example_ms
 from edgedistil.evaluate.cells import CellFile, CellPlan, Timing, key_of, read_cell
 from edgedistil.evaluate.tasks import load_data
 from edgedistil.records import ArtefactScore, ExportRecord, provenance, read_record, text_sha256, write_record
@@ -41,16 +41,18 @@ def artefact_cells(plans: Sequence[CellPlan], precision: str) -> list[CellFile]:
 
 
 def _of_one(plan: CellPlan, precision: str) -> list[CellFile]:
-    found = [_timed_pytorch(plan)]
-    artefacts = None
-    for each in dict.fromkeys(["fp32", "fp32" if precision == "none" else precision]):
-        file = plan.file.with_name(f"{plan.source.name}-{plan.seed}.{each}.json")
-        key = text_sha256(f"{plan.key} {each}")
-        if key_of(file) != key:
-            artefacts = artefacts or {made.precision: made for made in _export(plan, precision)}
-            write_record(file, _scored(plan, artefacts[each], key))
-        found.append(read_cell(file))
-    return found
+    precisions = list(dict.fromkeys(["fp32", "fp32" if precision == "none" else precision]))
+    files = {each: plan.file.with_name(f"{plan.source.name}-{plan.seed}.{each}.json") for each in precisions}
+    keys = {each: text_sha256(f"{plan.key} {each}") for each in precisions}
+    if any(key_of(files[each]) != keys[each] for each in precisions):
+        made = {each.precision: each for each in _export(plan, precision)}
+        console.say(f"{plan.label}: scoring {', '.join(precisions)} without torch")
+        chosen = [made[each] for each in precisions]
+        graphs = [each.graph for each in chosen]
+        timed = in_fresh_process(score_artefacts, plan.spec, plan.data, chosen[0].folder, graphs)
+        for artefact, result in zip(chosen, timed, strict=True):
+            write_record(files[artefact.precision], _cell_file(plan, artefact, result, keys[artefact.precision]))
+    return [_timed_pytorch(plan), *(read_cell(file) for file in files.values())]
 
 
 def _export(plan: CellPlan, precision: str) -> list[_Artefact]:
@@ -74,9 +76,7 @@ def _read(folder: Path, path: Path) -> _Artefact:
     return _Artefact(record.precision, folder / record.files[0].path, size, folder)
 
 
-def _scored(plan: CellPlan, artefact: _Artefact, key: str) -> CellFile:
-    console.say(f"{plan.label}: scoring the {artefact.precision} artefact without torch")
-    timed = in_fresh_process(score_artefact, plan.spec, plan.data, artefact.folder, artefact.graph)
+def _cell_file(plan: CellPlan, artefact: _Artefact, timed: Timed, key: str) -> CellFile:
     base = read_cell(plan.file)
     cell = base.cell.model_copy(
         update={
@@ -116,7 +116,7 @@ def pytorch_example_ms(plan: CellPlan) -> float:
     data = load_data(plan.spec, plan.data)
     with torch_threads(1):
         forward = torch_forward(fine_tuned_model(plan.weights, kind=plan.spec.kind).cpu())
-        return single_example_ms(forward, open_tokenizer(plan.weights), data.dev, plan.spec)
+        return single_example_ms([forward], open_tokenizer(plan.weights), data.dev, plan.spec)[0]
 
 
 def artefact_scores(files: Sequence[CellFile]) -> list[ArtefactScore]:

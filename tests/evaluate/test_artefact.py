@@ -41,10 +41,10 @@ def test_scoring_leaves_torch_out_and_can_tell(scored):
     run, task, _ = scored
     folder = run.cells / "opinion" / "student-1.onnx" / "export" / "student-text-classification"
     code = (
-        "import sys; from pathlib import Path; from edgedistil.evaluate.artefact import score_artefact\n"
+        "import sys; from pathlib import Path; from edgedistil.evaluate.artefact import score_artefacts\n"
         "from edgedistil.evaluate.spec import load_task\n"
         f"folder = Path({str(folder)!r})\n"
-        f"done = score_artefact(load_task({task!r}), None, folder, folder / 'onnx/model.onnx')\n"
+        f"done, = score_artefacts(load_task({task!r}), None, folder, [folder / 'onnx/model.onnx'])\n"
         "print(sorted({'torch', 'transformers', 'optimum'} & set(sys.modules)), done.scored.scores['accuracy'] > 0.8)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

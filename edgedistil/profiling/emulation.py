@@ -100,7 +100,7 @@ def emulate(
         method="emulated",
         rows=rows,
         claims=[],
-        notes=[*_notes(work, parities), *invalid],
+        notes=[*_notes(work), *(_tell(row) for row in rows if row.valid), *invalid],
         provenance=provenance(),
     )
     return Emulation(record, parities)
@@ -249,13 +249,18 @@ def _chosen(work: Workload, lengths: Sequence[int] | None) -> list[int]:
     return [max(fitting) if fitting else min(work.lengths)]
 
 
-def _notes(work: Workload, parities: Mapping[str, ParityRecord]) -> list[str]:
-    checked = f"{len(parities)} artefacts went through the parity gate under these kernels" if parities else "no probes"
-    return [
-        f"workload: {work.source}",
-        f"parity: {checked}",
-        "an emulator's time is worth nothing: no row has a latency",
-    ]
+def _notes(work: Workload) -> list[str]:
+    return [f"workload: {work.source}", "an emulator's time is worth nothing: no row has a latency"]
+
+
+def _tell(row: ProfileRow) -> str:
+    """What emulation is for, in a line: kernels, gate, memory."""
+    told = f"{row.model} {row.task} {row.precision}: it starts"
+    if isinstance(row.memory, MemoryStats):
+        sizes = (row.memory.after_load_bytes, row.memory.after_run_bytes)
+        load, run = (f"{each / 2**20:.0f} MiB" if isinstance(each, int) else "untold" for each in sizes)
+        told += f", holds {load} after loading and {run} after a run"
+    return f"{told}; int8 kernels: {row.conditions.get('int8 kernels', 'not told')}; parity {row.conditions['parity']}"
 
 
 def _key(index: int) -> str:

@@ -37,7 +37,8 @@ def write_tokenizer(folder: Path, source: Path, config: dict[str, Any], *, input
     fast = json.loads(tokenizer.backend_tokenizer.to_str())
     if fast["model"].get("type") != "WordPiece":
         raise ModelError(f"the tokenizer in {source} is of the type {fast['model'].get('type')}; expected WordPiece")
-    if fast.get("post_processor") is None:  # a BERT reads [CLS] … [SEP]; clients that read this file only must know it
+    if tokenizer.backend_tokenizer.encode("").ids != [tokenizer.cls_token_id, tokenizer.sep_token_id]:
+        # A BERT reads [CLS] … [SEP], and a client that reads this file only must know it.
         fast["post_processor"] = bert_template(tokenizer.cls_token, tokenizer.sep_token, fast["model"]["vocab"])
     longest = min(int(tokenizer.model_max_length), int(config["max_position_embeddings"]))
     specials = {name: str(getattr(tokenizer, name)) for name in _SPECIALS}

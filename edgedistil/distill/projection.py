@@ -79,8 +79,10 @@ class _ProjectAndReduce(torch.autograd.Function):
         scales: tuple[float, float, float],
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        needs_head = ctx.needs_input_grad[1]
-        reduction = _Reduction(student_ND, weight_VD, bias_V, teaching, labels_K, scales, dtype, needs_head)
+        needs_weight, needs_bias = ctx.needs_input_grad[1:3]
+        reduction = _Reduction(
+            student_ND, weight_VD, bias_V, teaching, labels_K, scales, dtype, needs_weight, needs_bias
+        )
         total, soft_sum, mlm_sum = reduction.run()
         ctx.save_for_backward(reduction.grad_ND, reduction.grad_VD, reduction.grad_V)
         ctx.mark_non_differentiable(soft_sum, mlm_sum)
@@ -110,7 +112,8 @@ class _Reduction:
         labels_K: Tensor | None,
         scales: tuple[float, float, float],
         dtype: torch.dtype,
-        needs_head: bool,
+        needs_weight: bool,
+        needs_bias: bool,
     ) -> None:
         soft_scale, mlm_scale, temperature = scales
         self.soft_scale, self.mlm_scale = soft_scale, mlm_scale
@@ -134,8 +137,8 @@ class _Reduction:
         self.teaches = teaching is not None
 
         self.grad_ND = torch.empty(student_ND.shape, dtype=student_ND.dtype, device=self.device)
-        self.grad_VD = torch.empty(weight_VD.shape, dtype=self.wide, device=self.device) if needs_head else None
-        self.grad_V = torch.zeros(bias_V.shape, dtype=self.wide, device=self.device) if needs_head else None
+        self.grad_VD = torch.empty(weight_VD.shape, dtype=self.wide, device=self.device) if needs_weight else None
+        self.grad_V = torch.zeros(bias_V.shape, dtype=self.wide, device=self.device) if needs_bias else None
 
     def run(self) -> tuple[Tensor, Tensor, Tensor]:
         zero = torch.zeros((), dtype=self.wide, device=self.device)

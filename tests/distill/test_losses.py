@@ -224,6 +224,21 @@ def test_micro_batches_share_one_mean(positions: str) -> None:
         assert torch.allclose(want, have, atol=1e-9)
 
 
+@pytest.mark.parametrize("frozen_part", ["weight", "bias", "hidden"])
+def test_a_frozen_part_leaves_the_others_their_gradients(frozen_part: str) -> None:
+    student, teacher = _head(D, 1), _head(D, 2)
+    hidden_BLD = torch.randn(B, L, D, dtype=torch.float64, requires_grad=True)
+    taught_BLD = torch.randn(B, L, D, dtype=torch.float64)
+    leaves = {"weight": student.weight_VD, "bias": student.bias_V, "hidden": hidden_BLD}
+    names = [name for name in leaves if name != frozen_part]
+    full = _engine(hidden_BLD, taught_BLD, student, teacher).total
+    expected = torch.autograd.grad(full, [leaves[name] for name in names])
+    leaves[frozen_part].requires_grad_(False)
+    part = _engine(hidden_BLD, taught_BLD, student, teacher).total
+    for want, have in zip(expected, torch.autograd.grad(part, [leaves[name] for name in names]), strict=True):
+        assert torch.allclose(want, have)
+
+
 def test_counts_scale_the_loss() -> None:
     counts = TokenCounts(12, 4)
     assert counts.times(3) == TokenCounts(36, 12) and counts.divided(4) == TokenCounts(3, 1)

@@ -159,7 +159,7 @@ def write_results(
         f"Versions: {versions}.",
         f"Text: {text}. Tokenizer: MiniLM's (WordPiece, 30,522). Load average at the end: {os.getloadavg()[0]:.1f}.",
         f"Rounds: {arguments.rounds}, taking turns in one process; medians. Command: "
-        "`python benchmarks/corpus_throughput.py`.",
+        f"`python benchmarks/corpus_throughput.py {' '.join(sys.argv[1:])}`.",
         "",
         "| contender | wall s | MB/s | rate of encode_batch | CPU s | rate by CPU | all rounds, wall s |",
         "|---|---|---|---|---|---|---|",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def _evaluate(run: RunDir, recipe: Recipe) -> None:
         cell=None,
         artefact=None,
         data=None,
-        jobs=1,
+        jobs=min(os.cpu_count() or 1, 4),  # cells of small models: one thread each beats sharing threads
     )
     tables.show_evaluation(run, record)
 

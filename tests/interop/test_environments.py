@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,11 +23,18 @@ def test_an_interrupted_build_starts_over_and_a_failed_one_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEDISTIL_CACHE", str(tmp_path))
-    environment = dataclasses.replace(environments.ENVIRONMENTS["plain"], packages=("edgedistil-no-such-package",))
+    environment = environments.ENVIRONMENTS["plain"]
     environment.folder.mkdir(parents=True)
     (environment.folder / "half").touch()
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(RuntimeError, match=r"pip install .*edgedistil-no-such-package ended with 1"):
+
+    def fail(command, **_more):
+        is_install = "install" in command
+        return subprocess.CompletedProcess(
+            command, int(is_install), "", "no matching distribution" if is_install else ""
+        )
+
+    monkeypatch.setattr(environments.subprocess, "run", fail)
+    with pytest.raises(RuntimeError, match=r"pip install .* ended with 1:\nno matching distribution"):
         environments.build(environment)
     assert not environment.is_ready
     assert not (environment.folder / "half").exists()

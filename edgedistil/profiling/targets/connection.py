@@ -36,7 +36,7 @@ _OPTIONS = {
     "BatchMode": "yes",
     "ConnectTimeout": str(CONNECT_TIMEOUT_S),
     "ServerAliveInterval": "10",
-    "ServerAliveCountMax": "3",
+    "ServerAliveCountMax": "12",  # a board that swaps may not answer for a minute
     "ClearAllForwardings": "yes",
     "ForwardAgent": "no",
     "ForwardX11": "no",

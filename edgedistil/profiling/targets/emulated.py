@@ -31,7 +31,7 @@ from edgedistil.records import Method
 from edgedistil.rundir import sha256_file
 
 QEMU = "qemu-aarch64"
-_TRACED = "0x5500000000..0x6000000000"  # where qemu maps a 64-bit guest's libraries
+_TRACED = "0x4000000000..0x8000000000"  # where qemu maps the libraries of a 64-bit guest, 7.2 and newer
 _LIBRARY = "onnxruntime_pybind11_state"
 _NO_REPLY_TIMEOUT_S = 3600.0
 _PROBE_TIMEOUT_S = 120.0

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from edgedistil import console
+from edgedistil.errors import InputError
 from edgedistil.evaluate.artefact import CONDITIONS, Timed, in_fresh_process, score_artefacts, single_example_ms
 from edgedistil.evaluate.cells import CellFile, CellPlan, Timing, key_of, read_cell
 from edgedistil.evaluate.tasks import load_data
@@ -38,6 +39,19 @@ def artefact_cells(plans: Sequence[CellPlan], precision: str) -> list[CellFile]:
         ParityError: An artefact is not what it was made from.
     """
     return [file for plan in plans for file in _of_one(plan, precision)]
+
+
+def check_precision(name: str) -> None:
+    """Returns if an artefact of that precision can be asked for: told before hours of fine-tuning, not after.
+
+    Raises:
+        InputError: It cannot.
+    """
+    from edgedistil.export.stage import checked_precisions
+
+    if name == "auto":
+        raise InputError("--artefact auto: expected one precision, for example int8")
+    checked_precisions([_flag(name)])
 
 
 def _of_one(plan: CellPlan, precision: str) -> list[CellFile]:

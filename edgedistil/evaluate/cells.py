@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,6 +200,8 @@ def _run_in_processes(plans: list[CellPlan], jobs: int) -> list[BaseException]:
                     failures.append(_named(error, running[done]))
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():  # or leaving the pool would wait for hours of training
+                child.terminate()
             raise
     return failures
 

@@ -56,7 +56,7 @@ def _example(spec: TaskSpec, files: Files, where: str, cells: dict[str, Any], pa
     for column in (*files.text, files.label, *([files.id] if files.id else [])):
         if cells.get(column) is None:
             raise _missing(where, column, cells)
-    texts = tuple(_text(where, column, cells[column]) for column in files.text)
+    texts = tuple(text_of(where, column, cells[column]) for column in files.text)
     answers = answers_of(where, cells, files.label, files.start) if spec.kind == "span" else ()
     return RawExample(texts, cells[files.label], where, str(cells[files.id]) if files.id else "", answers, part)
 
@@ -69,7 +69,7 @@ def _missing(where: str, column: str, cells: dict[str, Any]) -> TaskError:
     return TaskError(f"{where}: no column '{column}'{advice}", hint=f"columns there: {', '.join(map(str, cells))}")
 
 
-def _text(where: str, column: str, value: Any) -> str:
+def text_of(where: str, column: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TaskError(f"{where}: column '{column}' is {type(value).__name__}, expected text")
     return value

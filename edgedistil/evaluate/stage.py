@@ -7,7 +7,7 @@ from typing import Any
 
 from edgedistil import console
 from edgedistil.evaluate import assemble
-from edgedistil.evaluate.artefact_cells import artefact_cells, artefact_scores
+from edgedistil.evaluate.artefact_cells import artefact_cells, artefact_scores, check_precision
 from edgedistil.evaluate.cells import CellFile, CellPlan, parse_cell, read_cell, run_cells
 from edgedistil.evaluate.planning import Planner, Task, deployed_models
 from edgedistil.evaluate.retention import Predictions
@@ -53,6 +53,8 @@ def evaluate(
         chosen, names = tasks or settings.tasks, models or settings.models
         numbers = list(range(1, (seeds or settings.seeds) + 1))
     planned = [_task(name, settings, data) for name in expand_groups(chosen)]
+    if artefact is not None:
+        check_precision(artefact)
     planner = Planner(run, deployed_models(names, one_cell=cell is not None) if artefact is not None else ())
     plans = [plan for task in planned for plan in planner.plans(task, names, numbers)]
     run_cells(plans, jobs=jobs)

@@ -11,7 +11,7 @@ from edgedistil import console
 from edgedistil.errors import OfflineError, TaskError
 from edgedistil.evaluate.built_in import load_asset_task
 from edgedistil.evaluate.examples import RawExample, TaskData, checked_data
-from edgedistil.evaluate.formats import answers_of, read_side
+from edgedistil.evaluate.formats import answers_of, read_side, text_of
 from edgedistil.evaluate.spec import Files, Hub, TaskSpec
 
 
@@ -61,7 +61,9 @@ def _hub_split(spec: TaskSpec, hub: Hub, split: str, part: int) -> Iterator[RawE
     for number, row in enumerate(rows, start=1):
         where = f"{hub.id} {split}: row {number}"
         answers = answers_of(where, row, hub.label) if spec.kind == "span" else ()
-        yield RawExample(tuple(row[column] for column in hub.text), row[hub.label], where, "", answers, part)
+        yield RawExample(
+            tuple(text_of(where, column, row[column]) for column in hub.text), row[hub.label], where, "", answers, part
+        )
 
 
 def _fetch(spec: TaskSpec, hub: Hub, split: str) -> Any:

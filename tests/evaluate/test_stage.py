@@ -123,3 +123,10 @@ def test_earlier_cell_of_other_settings_does_not_mix_in(run, own_task):
     task.write_text(task.read_text().replace("epochs = 1", "epochs = 2"))
     record = stage.evaluate(run, tasks=[str(task)], models=["student"], seeds=1)
     assert {cell.model for cell in record.cells} == {"student"}
+
+
+@pytest.mark.parametrize(("name", "told"), [("int9", "no precision 'int9'"), ("auto", "expected one precision")])
+def test_precision_is_checked_before_anything_is_trained(run, own_task, name, told):
+    with pytest.raises(InputError, match=told):
+        stage.evaluate(run, tasks=[str(own_task())], models=["student"], seeds=1, artefact=name)
+    assert not run.cells.exists()

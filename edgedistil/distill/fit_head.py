@@ -8,9 +8,13 @@ small, and the dense layer as the identity, so that the first prediction is abou
 from __future__ import annotations
 
 import copy
+import fcntl
 import hashlib
 import json
 import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +71,8 @@ def fit_head(
     dtype = TORCH_DTYPES[chosen_precision("auto", device)]
     settings = {
         "format": _FORMAT,
+        "masked_share": MASKED_SHARE,
+        "norm_gain": NORM_GAIN,
         "teacher": weights_sha256(teacher.model.bert),
         "tokenizer": sha256_file(teacher.folder / "tokenizer.json"),
         "rows": store_sha256(train_store),
@@ -79,13 +85,14 @@ def fit_head(
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache / "teachers" / f"{teacher.name}-mlm-{key}"
-    if not folder.is_dir():
-        model = copy.deepcopy(teacher.model).to(device)
-        initialise_head(model, token_counts(train_store, model.config.vocab_size))
-        batches = _Batches(train_store, teacher, batch_tokens=batch_tokens, seed=seed)
-        with freed_memory_kept():
-            trace = train_mlm(model, batches, steps=steps, learning_rate=learning_rate, warmup=warmup, dtype=dtype)
-        _write(folder, model, teacher, {**settings, "mlm_loss_nats": trace})
+    with _lock(folder):
+        if not folder.is_dir():  # else another process has made it while we waited
+            model = copy.deepcopy(teacher.model).to(device)
+            initialise_head(model, token_counts(train_store, model.config.vocab_size))
+            batches = _Batches(train_store, teacher, batch_tokens=batch_tokens, seed=seed)
+            with freed_memory_kept():
+                trace = train_mlm(model, batches, steps=steps, learning_rate=learning_rate, warmup=warmup, dtype=dtype)
+            _write(folder, model, teacher, {**settings, "mlm_loss_nats": trace})
     return read_teacher(folder, name=teacher.name)
 
 
@@ -219,6 +226,20 @@ def store_sha256(store: TokenStore) -> str:
     for row in range(len(store)):
         digest.update(store[row].tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """One process at a time makes `folder`; what a killed one left beside it is removed."""
+    path = folder.with_name(f"{folder.name}.lock")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for remains in folder.parent.glob(f".{folder.name}.*"):
+            shutil.rmtree(remains, ignore_errors=True)
+        yield
 
 
 def _write(folder: Path, model: BertForMaskedLM, teacher: Teacher, fitted: dict[str, object]) -> None:

@@ -114,7 +114,17 @@ def test_killed_half_way_it_leaves_nothing(
     monkeypatch.setattr(teacher.tokenizer, "save_pretrained", killed, raising=False)
     with pytest.raises(KeyboardInterrupt):
         fit(teacher, store, tmp_path / "cache", steps=1)
-    assert list((tmp_path / "cache" / "teachers").iterdir()) == []
+    left = [path.name for path in (tmp_path / "cache" / "teachers").iterdir()]
+    assert [name for name in left if not name.endswith(".lock")] == []
+
+
+def test_what_a_killed_process_left_is_removed(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
+    name = fit(teacher, store, tmp_path / "one", steps=1).folder.name
+    remains = tmp_path / "two" / "teachers" / f".{name}.x7"
+    remains.mkdir(parents=True)
+    (remains / "model.safetensors").write_bytes(b"half")
+    fit(teacher, store, tmp_path / "two", steps=1)
+    assert sorted(path.name for path in remains.parent.iterdir()) == [name, f"{name}.lock"]
 
 
 def test_the_given_teacher_is_not_changed(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
@@ -129,7 +139,7 @@ def test_divergence_is_told(teacher: Teacher, store: TokenStore, tmp_path: Path)
     with pytest.raises(TrainingDiverged, match="the loss is nan at step 0") as caught:
         fit(teacher, store, tmp_path / "cache")
     assert "learning_rate" in str(caught.value)
-    assert not (tmp_path / "cache").exists()
+    assert not list((tmp_path / "cache" / "teachers").glob("headless-mlm-*/"))
 
 
 def test_lines_of_different_length_are_padded_and_fitted(teacher: Teacher, tmp_path: Path) -> None:

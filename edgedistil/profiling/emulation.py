@@ -40,7 +40,7 @@ from edgedistil.rundir import RunDir, artefact_sha256
 _LENGTH = 128
 _OUTPUTS = "outputs.npz"
 # An emulated core does roughly 0.2 G multiply-adds a second in fp32: a minute or two an artefact.
-_PROBE_WORK = 3e10
+_PROBE_WORK = 1.5e10
 _LEAST_TOKENS, _MOST_TOKENS = 256, 2048
 
 ProbesOf = Callable[[Artefact], Probes | None]

@@ -197,7 +197,7 @@ class EmulatedTarget:
             "int8 kernels": describe_kernels(running.found, running.instructions),
             "int8 kernels by": "instructions that the emulator translated inside onnxruntime: each ran at least once",
             "memory": f"resident memory in the guest's address range, {running.memory.how}; about ±10%",
-            "memory limit": f"{limit} bytes ({limit / 2**20:.0f} MiB), held against the guest's resident memory",
+            "memory limit": f"{limit / 2**20:.0f} MiB of resident memory in the guest",
         }
 
 
@@ -288,8 +288,8 @@ def library_ranges(pid: int) -> list[tuple[int, int]]:
 def _failure(running: _Running, phase: str, limit: int) -> Failure | None:
     if running.memory.killed:
         message = (
-            f"its resident memory passed what the device can give ({running.memory.peak / 2**20:.0f} of "
-            f"{limit / 2**20:.0f} MiB): it was killed, as the board's kernel would"
+            f"its resident memory passed the limit ({running.memory.peak / 2**20:.0f} of {limit / 2**20:.0f} MiB): "
+            f"it was killed, as the board's kernel would"
         )
         return Failure(kind="memory", phase=phase, message=message)
     said = running.stderr.decode("utf-8", "replace").strip()[-2000:]

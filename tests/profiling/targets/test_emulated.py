@@ -64,7 +64,7 @@ def test_a_memory_limit_kills(tiny) -> None:
     reply = EmulatedTarget(load_device("rpi4")).run(job, tiny.files(tiny.fp32))
     assert reply.error is not None
     assert (reply.ok, reply.error.kind) == (False, "memory")
-    assert "passed what the device can give" in reply.error.message
+    assert "passed the limit" in reply.error.message
     assert "of 40 MiB" in reply.error.message
 
 

@@ -75,11 +75,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", default="latest")
     parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--threads", type=int, action="append", help="none: 1 and all")
+    parser.add_argument("--length", type=int, action="append", help="none: 16 to 256")
     asked = parser.parse_args()
     records, seconds = [], []
     for _ in range(asked.times):
         begun = time.monotonic()
-        run, found = stage.profile(asked.run)
+        run, found = stage.profile(asked.run, threads=asked.threads, lengths=asked.length)
         seconds.append(time.monotonic() - begun)
         records += found
     made = provenance("python benchmarks/profile_repeat.py")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgedistil import console
 from edgedistil.profiling import claims
-from edgedistil.profiling.artefacts import Artefact
+from edgedistil.profiling.artefacts import FILL_MASK_TASK, Artefact
 from edgedistil.profiling.messages import Alternation, Block, Case, Job, Phase, Reply, SessionOptions
 from edgedistil.profiling.pairing import Pairing, pairings
 from edgedistil.profiling.rows import layer_times, op_times, rows_of
@@ -51,8 +51,8 @@ def measure(
     """Rows, claims and operator times of `artefacts` on `target`.
 
     Conditions: every artefact at every thread count runs in a fresh process of its own (load, first call, 3 warm-up
-    calls, then steady calls at each length and one pass over the sentence pairs). The claims come from processes that
-    hold both models and let them take turns.
+    calls, then steady calls at each length and, unless it is a fill-mask model, one pass over the sentence pairs). The
+    claims come from processes that hold both models and let them take turns.
     Raises:
         TargetError: The target gave no reply, or a job failed there.
     """
@@ -117,7 +117,7 @@ def _job(
     phases: list[Phase],
 ) -> Job:
     cases = [Case(name=str(length), keys=keys) for length, keys in workload.lengths.items()]
-    if workload.pairs:
+    if workload.pairs and any(artefact.task != FILL_MASK_TASK for artefact in artefacts):
         cases.append(Case(name=PAIRS, keys=workload.pairs, how="pass"))
     shown = min(workload.lengths, key=lambda each: abs(each - _OPS_LENGTH), default=None)
     return Job(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import ValidationError
 
@@ -13,13 +13,15 @@ from edgedistil import console
 from edgedistil.device import DeviceSpec
 from edgedistil.errors import InputError, TargetError
 from edgedistil.profiling.devices import match_device
-from edgedistil.profiling.messages import MAX_REPLY_BYTES, Identity, Job, Reply, parse_reply
+from edgedistil.profiling.messages import MAX_REPLY_BYTES, Answer, Identity, Job, Reply, parse_reply
 from edgedistil.profiling.targets.board import Board, Ending, check_name, greet, signal_of
-from edgedistil.profiling.targets.connection import Connection, parse_destination
+from edgedistil.profiling.targets.connection import Connection, parse_destination, printable
 from edgedistil.profiling.targets.refusal import refuse_unfit_runtime
 from edgedistil.profiling.wheels import arm64_wheels, fetch_wheels
 from edgedistil.records import Method
 from edgedistil.rundir import write_bytes
+
+A = TypeVar("A", bound=Answer)
 
 _DEFAULT_TIMEOUT_S = 3600.0
 _GRACE_S = 30.0  # the runner's own supervisor ends a job first: it can still say where it was
@@ -85,7 +87,7 @@ class SshTarget:
         placed = {name: board.place(path) for name, path in files.items()}
         limit = job.timeout_seconds or _DEFAULT_TIMEOUT_S
         ending = board.start(job.to_json().encode(), placed, timeout_s=limit + _GRACE_S)
-        reply = parse_reply(self._fetch_reply(board, ending, limit), source=self.source)
+        reply = tamed(parse_reply(self._fetch_reply(board, ending, limit), source=self.source))
         if outputs_to is not None and reply.outputs is not None and job.outputs is not None:
             # The name is ours, not the reply's: a board cannot make us read or write another file.
             data = board.fetch(job.outputs, limit_bytes=_MAX_OUTPUTS_BYTES, sha256=reply.outputs.sha256)
@@ -174,6 +176,19 @@ class SshTarget:
                 f"{self.source} has a reply of {size} bytes; at most {MAX_REPLY_BYTES} are read, so it was not fetched"
             )
         return board.fetch("reply.json", limit_bytes=size, sha256=ending.reply_sha256)
+
+
+def tamed(reply: Reply) -> Reply:
+    """The reply without control characters in the words that a person is going to read."""
+    changes: dict[str, Any] = {"identity": _printable(reply.identity), "phase": printable(reply.phase)}
+    if reply.error is not None:
+        changes["error"] = _printable(reply.error)
+    return reply.model_copy(update=changes)
+
+
+def _printable(told: A) -> A:
+    words = {name: printable(value) for name, value in told if isinstance(value, str)}
+    return told.model_copy(update=words)
 
 
 def _introduction(source: str, identity: Identity) -> str:

@@ -249,6 +249,16 @@ def test_a_bad_ending_has_its_own_message(board, install, tiny, deed: str, messa
     assert board.leftovers() == []
 
 
+def test_a_reply_cannot_move_this_terminal(board, install, tiny) -> None:
+    evil = '{"format": 1, "ok": false, "phase": "load\\u001b[2J", "runner_sha256": "x", "error": {"kind": "exit", '
+    evil += '"phase": "load", "message": "gone\\u001b]0;pwned\\u0007", "details": "\\u001b[31mred"}}'
+    (board.home / "evil").write_text(evil)
+    install.python(board, instead={JOB: 'cat "$HOME/evil" > reply.json; exit 0'})
+    with SshTarget(board.destination) as target, pytest.raises(TargetError) as told:
+        raise_failure(target.run(tiny.job(), tiny.files(tiny.int8)), source="board")
+    assert "gone?]0;pwned? in the phase 'load' (?[31mred)" in str(told.value)
+
+
 def test_half_a_reply_is_seen_by_its_digest(quick, install, tiny) -> None:
     install.program(quick, "cat", f'#!/bin/sh\ncase "$1" in */reply.json) echo half; exit 0;; esac\nexec {CAT} "$@"\n')
     with SshTarget(quick.destination) as target, pytest.raises(TargetError, match=r"reply.json came in half \(5 bytes"):

@@ -22,8 +22,8 @@ from edgedistil.errors import ModelError
 from edgedistil.export.card import model_card
 from edgedistil.export.session_advice import session_advice
 from edgedistil.export.tokenizer_files import write_tokenizer
-from edgedistil.records import ExportRecord, ParityRecord, ProfileRecord, installed_versions
-from edgedistil.rundir import sha256_file, write_bytes, write_json, write_text
+from edgedistil.records import ExportRecord, ParityRecord, ProfileRecord, installed_versions, read_record
+from edgedistil.rundir import RunDir, read_json, sha256_file, write_bytes, write_json, write_text
 
 SUFFIXES = {
     "fp32": "",
@@ -85,18 +85,57 @@ def write_package(
     if task == "feature-extraction":
         _write_sentence_transformers(folder, source_folder, width=_width(config), longest=longest)
     write_json(folder / "session.json", session_advice(records))
-    write_json(folder / "provenance.json", _provenance(folder, task, records, command))
+    provenance = _provenance(folder, model_name, task, records, command) | {"licence": _licence(source_folder)}
+    write_json(folder / "provenance.json", provenance)
+    _write_card(folder, config, longest, provenance, records, parities, profiles)
+
+
+def refresh_cards(run: RunDir) -> list[Path]:
+    """Writes the model cards of a run's packages anew, with all the profiles that the run has by now.
+
+    Returns:
+        The cards.
+    Raises:
+        StorageError: A record or a file of a package is torn or of another version.
+    """
+    profiles = [read_record(path, ProfileRecord) for path in sorted(run.profiles.glob("*.json"))]
+    packages = sorted(path.parent for path in run.exports.glob("*/provenance.json"))
+    for folder in packages:
+        records = [read_record(path, ExportRecord) for path in sorted(folder.glob("export.*.json"))]
+        proofs = [run.parity(record.model, record.task, record.precision) for record in records]
+        config, tokenizer = (read_json(folder / name) for name in ("config.json", "tokenizer_config.json"))
+        _write_card(
+            folder,
+            config,
+            tokenizer["model_max_length"],
+            read_json(folder / "provenance.json"),
+            records,
+            [read_record(path, ParityRecord) for path in proofs if path.is_file()],
+            profiles,
+        )
+    return [folder / "README.md" for folder in packages]
+
+
+def _write_card(
+    folder: Path,
+    config: dict[str, Any],
+    longest: int,
+    provenance: dict[str, Any],
+    records: Sequence[ExportRecord],
+    parities: Sequence[ParityRecord],
+    profiles: Sequence[ProfileRecord],
+) -> None:
     card = model_card(
         folder,
-        model_name=model_name,
-        task=task,
+        model_name=provenance["model"],
+        task=provenance["task"],
         config=config,
         longest=longest,
-        licence=_licence(source_folder),
+        licence=provenance["licence"],
         records=records,
         parities=parities,
         profiles=profiles,
-        command=command,
+        command=provenance["command"],
     )
     write_text(folder / "README.md", card)
 
@@ -153,10 +192,13 @@ def _write_sentence_transformers(folder: Path, source: Path, *, width: int, long
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
 
 
-def _provenance(folder: Path, task: str, records: Sequence[ExportRecord], command: str) -> dict[str, Any]:
+def _provenance(
+    folder: Path, model_name: str, task: str, records: Sequence[ExportRecord], command: str
+) -> dict[str, Any]:
     return {
         "format": 1,
         "command": command,
+        "model": model_name,
         "task": task,
         "versions": installed_versions(),
         "files": {

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from edgedistil.errors import InputError, ModelError, OfflineError
 from edgedistil.export import push
 from edgedistil.export.ort_format import to_ort
-from edgedistil.export.package import graph_name, packaged_config, write_package
+from edgedistil.export.package import graph_name, packaged_config, refresh_cards, write_package
 from edgedistil.export.push import push_package
 from edgedistil.export.tokenizer_files import vocabulary_lines
 from edgedistil.parity.gate import open_runner
@@ -28,8 +28,9 @@ from edgedistil.records import (
     Tolerance,
     ToleranceResult,
     provenance,
+    write_record,
 )
-from edgedistil.rundir import sha256_file, tree_manifest
+from edgedistil.rundir import RunDir, sha256_file, tree_manifest
 
 
 def _graph(path: Path, inputs: tuple[str, ...]) -> None:
@@ -269,6 +270,31 @@ def test_the_card_shows_parity_profile_and_command(package: Path) -> None:
     assert "elsewhere" not in card, "rows of other models stay out"
     assert "```\nedgedistil export --quantize int8\n```" in card
     assert "1.2M parameters" in card
+
+
+def test_a_card_learns_what_was_profiled_later(source: Path, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    place = run.export("student", "feature-extraction")
+    _graph(place / "onnx" / "model_int8.onnx", ("input_ids", "attention_mask"))
+    record = _record(place, "int8")
+    write_package(
+        place,
+        source_folder=source,
+        task="feature-extraction",
+        model_name="A student",
+        records=[record],
+        parities=[_parity("int8")],
+        command="edgedistil export",
+    )
+    write_record(place / "export.int8.json", record)
+    write_record(run.parity("student", "feature-extraction", "int8"), _parity("int8"))
+    before = (place / "README.md").read_text()
+    assert "Speed and memory" not in before
+    assert refresh_cards(run) == [place / "README.md"]
+    assert (place / "README.md").read_text() == before, "nothing was profiled yet"
+    write_record(run.profile("rpi4", "predicted"), _profile())
+    refresh_cards(run)
+    assert "| rpi4 | predicted | int8 | 1 | 128 | 120 to 250 |" in (place / "README.md").read_text()
 
 
 def test_session_options_carry_reasons(package: Path) -> None:

@@ -16,6 +16,7 @@ HARMLESS = (
     "name",
     "description",
     "world_size",
+    "train.precision",  # what counts is what it comes to on this machine: compared with the checkpoint's
     "train.checkpoint_minutes",
     "train.keep_checkpoints",
     "train.evaluate_every",

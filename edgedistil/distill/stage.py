@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from edgedistil.data.batches import BatchOrder
 from edgedistil.data.corpus import Corpus
 from edgedistil.distill import memory, preparation, processes
 from edgedistil.distill.changes import refuse_changes
-from edgedistil.distill.checkpoint import Checkpoints, step_of
+from edgedistil.distill.checkpoint import Checkpoints, read_place, step_of
 from edgedistil.distill.feed import Masker, MicroBatch, micro_batches_at
 from edgedistil.distill.folders import link_folder, save_student
 from edgedistil.distill.heldout import HeldoutJudge
@@ -117,7 +118,7 @@ def _lock(run: RunDir, state: PartialState) -> Iterator[None]:
 @contextmanager
 def _told_how_to_go_on(run: RunDir) -> Iterator[None]:
     """Whoever is interrupted, or out of space, learns how to go on."""
-    command = f"edgedistil distill {run.recipe} --run {run.name} --resume"
+    command = shlex.join(["edgedistil", "distill", str(run.recipe), "--run", run.name, "--resume"])
     try:
         yield
     except Interrupted as error:
@@ -210,7 +211,7 @@ def _train(recipe: Recipe, run: RunDir, prepared: Prepared, state: PartialState)
     judge = HeldoutJudge(_heldout_batches(recipe, prepared, masker, state.device), teacher, accelerator=accelerator)
     metrics = Metrics(run.metrics, writes=accelerator.is_main_process)
     checkpoints = Checkpoints(run.checkpoints, keep=settings.keep_checkpoints)
-    resume_from = _place_to_resume(checkpoints, metrics, state)
+    resume_from = _place_to_resume(checkpoints, metrics, state, precision)
     student = prepared.student.to(state.device)
     if resume_from is None:
         for figures in (judge.judge(teacher, name="teacher", step=0), judge.judge(student, name="student", step=0)):
@@ -303,12 +304,23 @@ def _heldout_batches(recipe: Recipe, prepared: Prepared, masker: Masker, device:
     return micro_batches_at(0, order, masker, pad_id=pad_id, device=device, purpose="heldout")
 
 
-def _place_to_resume(checkpoints: Checkpoints, metrics: Metrics, state: PartialState) -> Path | None:
-    """The checkpoint to go on from, with the trace cut to it; the main process looks, all get its answer."""
+def _place_to_resume(
+    checkpoints: Checkpoints, metrics: Metrics, state: PartialState, precision: processes.Precision
+) -> Path | None:
+    """The checkpoint to go on from, with the trace cut to it; the main process looks, all get its answer.
+
+    Raises:
+        RunError: It was computed in another precision.
+    """
 
     def look() -> Path | None:
         checkpoints.clear_scratch()
         found = checkpoints.newest_whole()
+        if found and (before := read_place(found).precision) != precision:
+            raise RunError(
+                f"the run was computed in {before} up to {found}, and would go on in {precision}",
+                hint=f'set train.precision = "{before}", or start another run with --run NEW-NAME',
+            )
         metrics.cut_after(step_of(found) if found else -1)
         if found:
             console.say(f"going on from {found}")

@@ -33,7 +33,6 @@ def test_harmless_changes_are_told(tiny_recipe: Make, capsys: pytest.CaptureFixt
     [
         {"seed": 57},
         {"train": {"learning_rate": 1e-3}},
-        {"train": {"precision": "bfloat16"}},
         {"loss": {"temperature": 3.0}},
         {"student": {"fold_segment": False}},
         {"corpus": {"block_length": 24}},

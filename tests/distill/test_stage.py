@@ -219,6 +219,14 @@ def test_a_disk_that_fills_up_while_it_trains(tiny_recipe: Make, runs: Path) -> 
     assert [entry[0] for entry in trace(run)] == [1, 2, 3]
 
 
+def test_another_precision_is_refused(tiny_recipe: Make, runs: Path) -> None:
+    """`auto` may come to another precision on another machine."""
+    run, _ = distill(tiny_recipe(train={"steps": 2}), run_name=None, resume=False)
+    run.distill.unlink()  # as if it had not finished
+    with pytest.raises(RunError, match=r"was computed in float32 up to .*step-00000002, and would go on in bfloat16"):
+        distill(tiny_recipe(train={"steps": 2, "precision": "bfloat16"}), run_name=None, resume=True)
+
+
 def test_two_processes_cannot_work_on_one_run(tiny_recipe: Make, runs: Path) -> None:
     runs.mkdir()
     with (runs / ".small.lock").open("w") as held:

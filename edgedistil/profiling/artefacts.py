@@ -17,6 +17,7 @@ from edgedistil.rundir import RunDir, sha256_file
 
 ENCODER_TASK = "feature-extraction"
 FILL_MASK_TASK = "fill-mask"
+_GRAPH = "graph.onnx"  # a user's file may have any name; external data keeps the one that the graph says
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -42,11 +43,14 @@ class Artefact:
         return f"{self.model}-{self.task}.{self.precision}"
 
     def job_model(self) -> JobModel:
-        return JobModel(file=f"{self._folder}/{self.path.name}")
+        return JobModel(file=f"{self._folder}/{_GRAPH}")
 
     def job_files(self) -> dict[str, Path]:
         """Name in a job's folder → local file, external data included."""
-        return {f"{self._folder}/{path.name}": path for path in (self.path, *self.external)}
+        return {
+            f"{self._folder}/{_GRAPH}": self.path,
+            **{f"{self._folder}/{path.name}": path for path in self.external},
+        }
 
     @property
     def _folder(self) -> str:

@@ -35,9 +35,7 @@ def folder(exported: RunDir, tmp_path: Path) -> Path:
 
 
 def job(*labels: str, **changes: Any) -> Job:
-    models = {
-        label: JobModel(file=f"{label}/{_file(label)}") for label in labels or ("student-feature-extraction.fp32",)
-    }
+    models = {label: JobModel(file=f"{label}/graph.onnx") for label in labels or ("student-feature-extraction.fp32",)}
     standard: dict[str, Any] = {
         "models": models,
         "cases": [Case(name="5", keys=["a5"]), Case(name="both", keys=["a5", "a11"], how="pass")],
@@ -46,10 +44,6 @@ def job(*labels: str, **changes: Any) -> Job:
         "warmup_calls": 1,
     }
     return Job(**{**standard, **changes})
-
-
-def _file(label: str) -> str:
-    return "model_int8.onnx" if label.endswith("int8") else "model.onnx"
 
 
 def run(folder: Path, asked: Job | dict[str, Any]) -> tuple[int, Reply]:
@@ -94,7 +88,7 @@ def test_models_take_turns_on_the_same_inputs(folder: Path) -> None:
 
 def test_a_broken_graph_is_an_answer(folder: Path) -> None:
     label = "student-feature-extraction.fp32"
-    (folder / label / "model.onnx").write_bytes(b"no graph")
+    (folder / label / "graph.onnx").write_bytes(b"no graph")
     status, reply = run(folder, job())
     assert status == 0 and not reply.ok and reply.error is not None
     assert (reply.error.kind, reply.error.phase) == ("exception", f"load {label}")

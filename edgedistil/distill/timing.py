@@ -19,7 +19,8 @@ from edgedistil.distill.losses import count_tokens
 from edgedistil.distill.train import Objective
 from edgedistil.records import Count, NotMeasured
 
-_LONGEST_S = 10.0  # that one timed micro-batch may take
+_LONGEST_S = 20.0  # that one timed micro-batch may take, about
+_FEW = 4  # rows of the first, small micro-batches
 _REPEATS = 5
 JUDGED_ROWS = 32
 
@@ -60,14 +61,15 @@ def timed_steps(
         optimizer.zero_grad()
         return done - began, _now(device) - done
 
-    with console.progress("timing steps", _REPEATS + 3, unit="steps") as bar:
-        step(1)  # allocates the optimizer's moments, loads kernels
+    few = min(_FEW, micro_batch)
+    with console.progress("timing steps", _REPEATS + 4, unit="steps") as bar:
+        step(few)  # allocates the optimizer's moments, loads kernels
         bar.advance()
         memory.reset_peak(device)
-        one_row = min(step(1)[0] for _ in range(2))
-        small_peak = memory.peak_bytes(device)
-        bar.advance()
-        rows = max(1, min(micro_batch, int(_LONGEST_S / one_row)))
+        few_s = min(step(few)[0] for _ in range(2))
+        few_peak = memory.peak_bytes(device)
+        bar.advance(2)
+        rows = min(micro_batch, max(2 * few, int(_LONGEST_S * few / few_s)))
         step(rows)
         bar.advance()
         memory.reset_peak(device)
@@ -75,12 +77,15 @@ def timed_steps(
         for _ in range(_REPEATS):
             times.append(step(rows))
             bar.advance()
-        large_peak = memory.peak_bytes(device)
+        rows_peak = memory.peak_bytes(device)
     judged = _judged(objective, accelerator, length=length, masked_share=masked_share)
     judged_peak = memory.peak_bytes(device)
-    micro = statistics.median(t for t, _ in times) * micro_batch / rows
+    rows_s = statistics.median(t for t, _ in times)
+    micro = rows_s + _more(few_s, rows_s, few, rows, micro_batch)
     update = statistics.median(t for _, t in times)
-    training_peak = _extrapolated(small_peak, large_peak, 1, rows, micro_batch)
+    training_peak = rows_peak
+    if not isinstance(few_peak, NotMeasured) and not isinstance(rows_peak, NotMeasured):
+        training_peak = rows_peak + int(_more(few_peak, rows_peak, few, rows, micro_batch))
     peak = training_peak if isinstance(judged_peak, NotMeasured) else max(training_peak, judged_peak)  # type: ignore[type-var]
     return Timed(micro, update, *judged, peak, rows)
 
@@ -97,14 +102,11 @@ def _judged(objective: Objective, accelerator: Accelerator, *, length: int, mask
     return between - began, _now(device) - between
 
 
-def _extrapolated(small: Count, large: Count, small_rows: int, large_rows: int, rows: int) -> Count:
-    """Memory at `rows`, on the line through two measurements."""
-    if isinstance(small, NotMeasured) or isinstance(large, NotMeasured):
-        return large
-    if large_rows in (rows, small_rows):
-        return large
-    slope = (large - small) / (large_rows - small_rows)
-    return int(large + max(slope, 0.0) * (rows - large_rows))
+def _more(at_few: float, at_rows: float, few: int, rows: int, wanted: int) -> float:
+    """What `wanted` rows take beyond `rows`, on the line through two measurements."""
+    if rows in (few, wanted):
+        return 0.0
+    return max(at_rows - at_few, 0.0) / (rows - few) * (wanted - rows)
 
 
 def _random_batch(rows: int, length: int, vocabulary: int, masked_share: float, device: torch.device) -> MicroBatch:

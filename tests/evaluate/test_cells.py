@@ -120,8 +120,49 @@ def test_killed_cell_leaves_nothing_and_starts_over(run, own_task):
     assert json.loads(file.read_text())["cell"]["seed"] == 1
 
 
+@pytest.mark.slow
+def test_interrupt_ends_the_workers_at_once(run, own_task):
+    """SIGTERM to the command: exit code 130, no worker trains on, nothing half-written."""
+    import psutil
+
+    task = own_task(epochs=4000)
+    scratch = task.parent / "tmp"
+    scratch.mkdir()
+    program = Path(sys.executable).with_name("edgedistil")
+    command = [
+        program,
+        "evaluate",
+        "--run",
+        "tiny",
+        "--task",
+        task,
+        "--model",
+        "student",
+        "--seeds",
+        "2",
+        "--jobs",
+        "2",
+    ]
+    environment = {
+        **os.environ,
+        "TMPDIR": str(scratch),
+        "EDGEDISTIL_RUNS": str(run.path.parent),
+        "OMP_NUM_THREADS": "1",
+    }
+    process = subprocess.Popen([*map(str, command)], env=environment, stderr=subprocess.PIPE, text=True)
+    _wait_for(lambda: len(list(scratch.glob("edgedistil-trainer-*"))) == 2, process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert workers
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == []
+    assert list(run.cells.rglob("*.json")) == []
+
+
 def _wait_for(condition, process) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, "the process ended before it trained"
         assert time.monotonic() < deadline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 from edgedistil.device import load_device
-from edgedistil.errors import TargetError
+from edgedistil.errors import ParityError, TargetError
 from edgedistil.parity.probes import Probes
+from edgedistil.profiling import stage
 from edgedistil.profiling.artefacts import Artefact, file_artefact
 from edgedistil.profiling.emulation import emulate, few_probes
 from edgedistil.profiling.messages import Failure, Identity, Job, Reply
@@ -72,6 +74,25 @@ def test_the_command_emulates_a_file_and_says_how_much_it_holds(tiny_model_folde
     assert done.returncode == 0, done.stderr
     assert "zero2w: emulated" in done.stdout
     assert "ms" not in done.stdout.split("model_int8")[1].split("\n")[0]
+
+
+@pytest.mark.needs("qemu-aarch64")
+def test_a_run_keeps_what_failed_under_the_boards_kernels(make_run, tiny) -> None:
+    run = make_run("made")
+    shutil.rmtree(run.export("teacher", TASK))
+    (run.export("student", TASK) / "export.fp32.json").unlink()
+    batch = tiny.probes().batches[0]
+    wrong = np.random.default_rng(3).normal(size=(len(batch.rows_N2), 31)).astype(np.float32)
+    batch = replace(batch, input_ids_BL=batch.input_ids_BL % 53, outputs={"last_hidden_state": wrong})
+    Probes(TASK, "ab" * 32, 7, (), (batch,)).save(run.probes("student", TASK))
+    with pytest.raises(ParityError, match="student feature-extraction int8 is not the model it was made from") as told:
+        stage.profile("made", emulate=True, device="rpi4", lengths=[13])
+    assert told.value.exit_code == 3
+    record = read_record(run.profile("rpi4", "emulated"), ProfileRecord)
+    assert [has_no_latency(row) for row in record.rows] == [True]
+    assert any("parity FAILED under these kernels" in note for note in record.notes)
+    parity = read_record(run.parity_on("rpi4", "student", TASK, "int8"), ParityRecord)
+    assert (parity.passed, parity.method, parity.device) == (False, "emulated", "rpi4")
 
 
 # --- what is made of replies: a target that answers what a test says -------------------------------------------

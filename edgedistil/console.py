@@ -40,7 +40,7 @@ class Bar:
     def __init__(self, progress: Progress | None, task: int, label: str, total: float | None, unit: str) -> None:
         self._progress, self._task = progress, task
         self._label, self._total, self._unit = label, total, unit
-        self._done, self._note = 0.0, ""
+        self._done, self._before, self._note = 0.0, 0.0, ""
         self._started = self._told = time.monotonic()
 
     def advance(self, amount: float = 1) -> None:
@@ -57,7 +57,7 @@ class Bar:
 
     def _tell(self) -> None:
         self._told = time.monotonic()
-        rate = self._done / max(self._told - self._started, 1e-9)
+        rate = (self._done - self._before) / max(self._told - self._started, 1e-9)
         of, left = "", ""
         if self._total:
             of = f" of {_amount(self._total)}"
@@ -80,7 +80,7 @@ def progress(label: str, total: float | None, *, unit: str = "", start: float = 
     """
     if not err.is_terminal:
         bar = Bar(None, 0, label, total, unit)
-        bar._done = start
+        bar._done = bar._before = start
         yield bar
         return
     with Progress(

@@ -19,11 +19,12 @@ pytestmark = pytest.mark.slow
 
 PROGRAM = str(Path(sys.executable).with_name("edgedistil"))
 SMALL = {
-    "teacher.fit.steps": "12",
-    "train.steps": "8",
+    "teacher.fit.steps": "40",
+    "teacher.fit.batch_tokens": "2048",
+    "train.steps": "24",
     "train.global_batch": "16",
     "train.micro_batch": "8",
-    "train.evaluate_every": "4",
+    "train.evaluate_every": "12",
     "corpus.sources": '[{asset="reviews"}]',
     "corpus.heldout_max_documents": "300",
     "evaluate.train_limit": "96",

@@ -38,7 +38,8 @@ from edgedistil.rundir import replacing, sha256_file, storage_errors, write_json
 
 MASKED_SHARE = 0.15
 NORM_GAIN = 1.0
-_FORMAT = 1  # of what is cached: raise it when the way of fitting changes
+_FORMAT = 2  # of what is cached: raise it when the way of fitting changes
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
 def fit_head(
@@ -246,5 +247,8 @@ def _write(folder: Path, model: BertForMaskedLM, teacher: Teacher, fitted: dict[
     with replacing(folder) as aside, storage_errors(folder), quiet():
         aside.mkdir()
         model.cpu().save_pretrained(aside)
-        teacher.tokenizer.save_pretrained(aside)
+        # Byte for byte: the corpus is cached by its tokenizer's hash, and a resumed run reads it with this one.
+        for name in _TOKENIZER_FILES:
+            if (teacher.folder / name).is_file():
+                shutil.copyfile(teacher.folder / name, aside / name)
         write_json(aside / "fit.json", fitted)

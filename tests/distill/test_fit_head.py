@@ -155,3 +155,10 @@ def test_lines_of_different_length_are_padded_and_fitted(teacher: Teacher, tmp_p
 def test_digest_of_a_store_follows_its_rows(tmp_path: Path) -> None:
     first, same, other = (write_store(tmp_path / str(n), rows=rows) for n, rows in enumerate((7, 7, 8)))
     assert store_sha256(first) == store_sha256(same) != store_sha256(other)
+
+
+def test_the_tokenizer_is_the_same_to_the_byte(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
+    """A corpus is cached by its tokenizer: a resumed run reads it with the fitted teacher's and must find the same."""
+    fitted = fit(teacher, store, tmp_path / "cache", steps=2)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (fitted.folder / name).read_bytes() == (teacher.folder / name).read_bytes()

@@ -57,7 +57,7 @@ def distill(recipe: Recipe, *, run_name: str | None, resume: bool) -> tuple[RunD
     name = run_name or recipe.name
     with processes.joined() as state:
         run = processes.from_main(state, lambda: _claim(recipe, name, resume))
-        with _lock(run, state), _told_how_to_go_on(run):
+        with _lock(run, state), _told_how_to_go_on(run, state.num_processes):
             if run.distill.exists():
                 console.say(f"run {run.name} has finished already; this is its record")
                 return run, read_record(run.distill, DistillRecord)
@@ -116,9 +116,11 @@ def _lock(run: RunDir, state: PartialState) -> Iterator[None]:
 
 
 @contextmanager
-def _told_how_to_go_on(run: RunDir) -> Iterator[None]:
+def _told_how_to_go_on(run: RunDir, processes: int) -> Iterator[None]:
     """Whoever is interrupted, or out of space, learns how to go on."""
     command = shlex.join(["edgedistil", "distill", str(run.recipe), "--run", run.name, "--resume"])
+    if processes > 1:
+        command = f"torchrun … -m -- {command}"  # without the dashes torchrun takes --run for its own
     try:
         yield
     except Interrupted as error:

@@ -13,7 +13,7 @@ import pytest
 from edgedistil.errors import CorpusError, EdgeDistilError, InputError, ParityError, StorageError
 from edgedistil.export import artefacts, stage
 from edgedistil.export.stage import checked_precisions, export, read_text
-from edgedistil.records import ExportRecord, ParityRecord, read_record
+from edgedistil.records import ExplainRecord, ExportRecord, NotMeasured, ParityRecord, read_record
 from edgedistil.rundir import RunDir, open_run, tree_manifest
 
 Folder = Callable[[str], Path]
@@ -223,3 +223,25 @@ def test_a_run_without_a_student_says_which_command_makes_one(runs: Path) -> Non
 
 def test_the_precisions_of_the_stage_are_those_of_the_command_line() -> None:
     assert list(stage.PRECISIONS) == ["none", "fp16", "int8", "uint8", "int8-static", "int4", "auto"]
+
+
+def test_explain_ort_and_push_go_with_an_export(folder: Folder, runs: Path, text_file: Path, tmp_path: Path) -> None:
+    pushed = tmp_path / "pushed"
+    run, _ = export(
+        "latest",
+        model=str(folder("DistilBertForMaskedLM")),
+        quantize=["int8"],
+        text=text_file,
+        explain=True,
+        format_="ort",
+        push=pushed.as_uri(),
+    )
+    explained = read_record(
+        run.parity("DistilBertForMaskedLM", "fill-mask", "int8").with_suffix(".explain.json"), ExplainRecord
+    )
+    assert explained.worst_part in {part.part for part in explained.parts}
+    assert not isinstance(explained.gains, NotMeasured), "what float would buy was tried"
+    place = run.export("DistilBertForMaskedLM", "fill-mask")
+    assert {path.name for path in (place / "onnx").iterdir()} >= {"model.ort", "model_int8.ort"}
+    assert (pushed / "onnx" / "model_int8.onnx").is_file()
+    assert tree_manifest(pushed) == tree_manifest(place)

@@ -317,6 +317,8 @@ def main() -> None:
     chosen = parser.parse_args()
     chosen.work.mkdir(parents=True, exist_ok=True)
     host, now = this_host(), datetime.now(UTC)
+    chosen.out.mkdir(exist_ok=True)
+    target = chosen.out / f"export_peers-{now:%Y-%m-%d}.md"
     lines = [
         f"# Exporters compared, {now:%Y-%m-%d}",
         "",
@@ -335,9 +337,7 @@ def main() -> None:
         for threads in chosen.threads:
             measure_latency(rows, threads=threads, rounds=chosen.rounds)
         lines += told(title, rows, chosen.threads)
-    chosen.out.mkdir(exist_ok=True)
-    target = chosen.out / f"export_peers-{now:%Y-%m-%d}.md"
-    target.write_text("\n".join(lines), encoding="utf-8")
+        target.write_text("\n".join(lines), encoding="utf-8")  # after each model: the whole takes long
     print(target)
 
 

@@ -142,18 +142,27 @@ def _told_how_to_go_on(run: RunDir, processes: int) -> Iterator[None]:
 
 def _prepare(recipe: Recipe, run: RunDir, state: PartialState) -> Prepared:
     """Loads, checks and makes everything; the main process first, so that the others find it in the cache."""
-    processes.check_trackers(recipe.train.trackers)
-    processes.check_compiler(state.device, compiled=recipe.train.compile)
-    processes.chosen_precision(recipe.train.precision, state.device)
-    processes.check_batch(
-        global_batch=recipe.train.global_batch, micro_batch=recipe.train.micro_batch, processes=state.num_processes
-    )
+    processes.from_main(state, lambda: _check_settings(recipe, state))
     made: list[tuple[Teacher, Corpus]] = []
     processes.from_main(state, lambda: made.append(_begun(recipe, run)))
     teacher, corpus = made[0] if made else _teacher_and_corpus(recipe, run)
     student = preparation.made_student(recipe, teacher.model)
     length = preparation.length_of(recipe, corpus_tokens=corpus.train.tokens, corpus_rows=len(corpus.train))
     return Prepared(teacher, corpus, student, preparation.layer_map(recipe, teacher.model), length)
+
+
+def _check_settings(recipe: Recipe, state: PartialState) -> None:
+    """What can be told before anything is fetched.
+
+    Raises:
+        InputError: This machine, or this number of processes, cannot do what the recipe says.
+    """
+    processes.check_trackers(recipe.train.trackers)
+    processes.check_compiler(state.device, compiled=recipe.train.compile)
+    processes.chosen_precision(recipe.train.precision, state.device)
+    processes.check_batch(
+        global_batch=recipe.train.global_batch, micro_batch=recipe.train.micro_batch, processes=state.num_processes
+    )
 
 
 def _teacher_and_corpus(recipe: Recipe, run: RunDir) -> tuple[Teacher, Corpus]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +13,8 @@ from onnx import TensorProto
 
 from edgedistil.errors import ModelError, RunError
 from edgedistil.profiling.messages import JobModel
-from edgedistil.records import ExportRecord, Precision, Role, read_record
-from edgedistil.rundir import RunDir, sha256_file
+from edgedistil.records import ExportRecord, FileFacts, Precision, Role, read_record, text_sha256
+from edgedistil.rundir import RunDir, artefact_sha256
 
 ENCODER_TASK = "feature-extraction"
 FILL_MASK_TASK = "fill-mask"
@@ -93,11 +94,18 @@ def _from_record(path: Path) -> Artefact:
         external=tuple(files[1:]),
         file_bytes=sum(each.bytes for each in record.files),
         parameters=record.parameters,
-        sha256=record.files[0].sha256,
+        sha256=_digest(record.files),
         tokenizer=find_tokenizer(files[0]),
         inputs=graph_inputs(files[0]),
         max_length=_max_length(folder),
     )
+
+
+def _digest(files: Sequence[FileFacts]) -> str:
+    """What `artefact_sha256` says of the same files, from the digests that the record has."""
+    if len(files) == 1:
+        return files[0].sha256
+    return text_sha256("".join(f"{each.sha256}  {Path(each.path).name}\n" for each in files))
 
 
 def file_artefact(path: Path) -> Artefact:
@@ -122,7 +130,7 @@ def file_artefact(path: Path) -> Artefact:
         external=external,
         file_bytes=sum(each.stat().st_size for each in (path, *external)),
         parameters=count_parameters(graph),
-        sha256=sha256_file(path),
+        sha256=artefact_sha256(path),
         tokenizer=find_tokenizer(path),
         inputs=_checked_inputs(graph, path),
         max_length=_max_length(path.parent) or _max_length(path.parent.parent),

@@ -206,3 +206,10 @@ def test_it_is_one_file_for_python_3_9_with_numpy_and_onnxruntime_only() -> None
         node.lineno for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"
     }
     assert first_lines, "its annotations are never evaluated: 3.9 has no X | Y"
+
+
+def test_its_own_cost_a_call_is_under_20_microseconds() -> None:
+    runs = [runner["timed_calls"](lambda *_: None, [{}], 5_000, 0, 60) for _ in range(4)]
+    assert all(len(samples) == 5_000 for samples, _ in runs)
+    best = min(wall for _, wall in runs) / 5_000
+    assert best < 20_000, f"{best:.0f} ns"

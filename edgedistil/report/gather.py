@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from edgedistil.errors import RunError
 from edgedistil.records import (
+    AblationRecord,
     CorpusRecord,
     DistillRecord,
     EvaluationRecord,
@@ -34,6 +35,7 @@ class RunFacts:
     trace: list[dict[str, Any]]
     heldout_trace: list[dict[str, Any]]
     evaluation: EvaluationRecord | None
+    ablation: AblationRecord | None
     exports: list[ExportRecord]
     parities: list[ParityRecord]
     profiles: list[ProfileRecord]
@@ -45,6 +47,7 @@ class RunFacts:
             "distill": self.distill,
             "corpus": self.corpus,
             "evaluation": self.evaluation,
+            "ablation": self.ablation,
             "exports": list(self.exports),
             "parity": list(self.parities),
             "profiles": list(self.profiles),
@@ -66,6 +69,7 @@ def gather(run: RunDir) -> RunFacts:
         trace=[entry for entry in entries if entry.get("kind") == "train"],
         heldout_trace=_student_heldout(entries),
         evaluation=_maybe(run.evaluation, EvaluationRecord),
+        ablation=_maybe(run.ablation, AblationRecord),
         exports=[read_record(p, ExportRecord) for p in sorted(run.exports.glob("*/export.*.json"))],
         parities=[read_record(p, ParityRecord) for p in sorted((run.path / "parity").glob("*.json"))],
         profiles=[read_record(p, ProfileRecord) for p in sorted(run.profiles.glob("*.json"))],

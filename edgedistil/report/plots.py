@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgedistil.records import DistillRecord, EvaluationRecord, NotMeasured, ProfileRecord, ProfileRow
+from edgedistil.report.language_models import LanguageModel
 from edgedistil.report.tables import milliseconds
 
 if TYPE_CHECKING:
@@ -126,6 +128,72 @@ def heldout_curves(trace: Sequence[dict[str, Any]], record: DistillRecord | None
         _legend_above(axes)
 
     return _draw("Held-out masked words", draw)
+
+
+# --- size -----------------------------------------------------------------------------------------------
+
+_COUNTS_HEIGHT = 4.4
+_LABEL_POINTS = 8.5
+_LABEL_APART = 0.19  # decades: what a line of text takes up in a picture of that height
+
+
+def parameter_counts(models: Sequence[LanguageModel], *, teacher: int, student: int) -> str:
+    """Parameters of published models by year, with a run's teacher and student beside them."""
+    years = sorted({m.year for m in models})
+    columns = [[(m.name, m.parameters * 1e6, FAINT) for m in models if m.year == year] for year in years]
+    columns.append([("teacher", float(teacher), SERIES[0]), ("student", float(student), SERIES[1])])
+
+    def draw(axes: Axes) -> None:
+        for place, column in enumerate(columns):
+            _labelled_column(axes, place, column)
+        axes.set_yscale("log")
+        axes.set_xlim(-0.15, len(columns) - 0.1)
+        axes.set_xticks(range(len(columns)), [*map(str, years), "this run"])
+        axes.grid(axis="x", visible=False)
+        axes.set_ylabel("parameters")
+        exponents = [e for e in range(6, 13) if 10**e <= 4 * max(count for c in columns for _, count, _ in c)]
+        axes.set_yticks([10.0**e for e in exponents], [_COUNT_NAMES[e] for e in exponents])
+        axes.yaxis.set_minor_locator(_no_ticks())
+
+    return _draw("Parameter counts", draw, height=_COUNTS_HEIGHT)
+
+
+_COUNT_NAMES = {6: "1M", 7: "10M", 8: "100M", 9: "1B", 10: "10B", 11: "100B", 12: "1T"}
+
+
+def _labelled_column(axes: Axes, place: int, column: Sequence[tuple[str, float, str]]) -> None:
+    """Dots above one another, each with its name to the right, led there where names had to move apart."""
+    ordered = sorted(column, key=lambda each: each[1])
+    heights = spread([math.log10(count) for _, count, _ in ordered], apart=_LABEL_APART)
+    for (name, count, colour), height in zip(ordered, heights, strict=True):
+        at = 10**height
+        axes.plot([place, place + 0.09], [count, at], color=FAINT, linewidth=0.6)
+        axes.plot([place], [count], "o", color=colour, markersize=5 if colour == FAINT else 8)
+        ink = INK if colour == FAINT else colour
+        axes.text(place + 0.11, at, name, color=ink, fontsize=_LABEL_POINTS, va="center")
+
+
+def spread(values: Sequence[float], *, apart: float) -> list[float]:
+    """Ascending values moved as little as it takes to have `apart` between neighbours."""
+    groups: list[list[float]] = []
+    for value in values:
+        groups.append([value])
+        while len(groups) > 1 and _placed(groups[-2], apart)[-1] + apart > _placed(groups[-1], apart)[0]:
+            last = groups.pop()
+            groups[-1] += last
+    return [place for group in groups for place in _placed(group, apart)]
+
+
+def _placed(group: Sequence[float], apart: float) -> list[float]:
+    """A run of neighbours, evenly apart around where they would like to be."""
+    start = sum(group) / len(group) - apart * (len(group) - 1) / 2
+    return [start + apart * index for index in range(len(group))]
+
+
+def _no_ticks() -> Any:
+    from matplotlib.ticker import NullLocator
+
+    return NullLocator()
 
 
 # --- profile --------------------------------------------------------------------------------------------

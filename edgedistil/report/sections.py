@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edgedistil.records import ParityRecord, ProfileRecord, Provenance
+from edgedistil.records import EvaluationRecord, ParityRecord, ProfileRecord, Provenance
 from edgedistil.report import plots, tables
 from edgedistil.report.gather import RunFacts
+from edgedistil.report.language_models import language_model_table, language_models
 from edgedistil.report.tables import TableData, mebibytes
 
 SHORT_HASH = 12
@@ -27,7 +28,7 @@ class Section:
 
 
 def all_sections(facts: RunFacts) -> list[Section]:
-    return [distilling(facts), quality(facts), artefacts(facts), speed(facts), origins(facts)]
+    return [distilling(facts), size(facts), quality(facts), artefacts(facts), speed(facts), origins(facts)]
 
 
 def distilling(facts: RunFacts) -> Section:
@@ -51,10 +52,30 @@ def distilling(facts: RunFacts) -> Section:
     return Section(title, anchor, lead, shown, [(p, c) for p, c in pictures if p])
 
 
+def size(facts: RunFacts) -> Section:
+    """Figure 1 of the paper with this run's two models on it."""
+    title, anchor = "Size among language models", "size"
+    if facts.distill is None:
+        return Section(title, anchor, absent="Nothing was distilled in this run: edgedistil distill RECIPE")
+    teacher, student = facts.distill.teacher, facts.distill.student
+    known = language_models()
+    picture = plots.parameter_counts(known, teacher=teacher.parameters, student=student.parameters)
+    caption = "After figure 1 of Sanh et al. 2019: published counts by year, and this run's teacher and student."
+    return Section(
+        title,
+        anchor,
+        f"The student has {tables.millions(student.parameters)} parameters, {tables.millions(teacher.parameters)} the"
+        " teacher, counted from their weights. The others' counts are what the sources listed below say.",
+        pictures=[(picture, caption)],
+        folded=[language_model_table(known)],
+    )
+
+
 def quality(facts: RunFacts) -> Section:
     title, anchor = "Quality on tasks", "quality"
+    ablation = [tables.ablation_table(facts.ablation)] if facts.ablation else []
     if facts.evaluation is None:
-        return Section(title, anchor, absent="Not measured in this run: edgedistil evaluate")
+        return Section(title, anchor, tables=ablation, absent="Not measured in this run: edgedistil evaluate")
     picture = plots.scores(facts.evaluation)
     caption = "Each model fine-tuned with the same budget; student-step0 is the student before distillation."
     return Section(
@@ -62,9 +83,19 @@ def quality(facts: RunFacts) -> Section:
         anchor,
         "Teacher and student were fine-tuned alike. Retention is student / teacher; because much of a score can be had"
         " without any skill, the share of what lies above a constant prediction stands beside it.",
-        [tables.evaluation_table(facts.evaluation)],
+        [*_evaluation_tables(facts.evaluation), *ablation],
         [(picture, caption)] if picture else [],
     )
+
+
+def _evaluation_tables(record: EvaluationRecord) -> list[TableData]:
+    """What the terminal shows, in its order."""
+    return [
+        *([tables.task_table(record)] if record.tasks else []),
+        tables.evaluation_table(record),
+        *([tables.macro_table(record)] if record.macros else []),
+        *([tables.artefact_score_table(record)] if record.artefacts else []),
+    ]
 
 
 def artefacts(facts: RunFacts) -> Section:
@@ -175,6 +206,8 @@ def _versions(facts: RunFacts) -> TableData:
         stages.append(("distill", facts.distill.provenance))
     if facts.evaluation:
         stages.append(("evaluate", facts.evaluation.provenance))
+    if facts.ablation:
+        stages.append(("ablation", facts.ablation.provenance))
     if facts.exports:
         stages.append(("export", facts.exports[0].provenance))
     stages += [(f"profile {p.device} {p.method}", p.provenance) for p in facts.profiles]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from edgedistil.records import (
+    AblationRecord,
+    ArtefactScore,
     Band,
     Cell,
     Claim,
@@ -19,9 +21,11 @@ from edgedistil.records import (
     FileFacts,
     HeldoutMlm,
     LatencyStats,
+    MacroScore,
     MemoryStats,
     ModelFacts,
     NotMeasured,
+    PaperRow,
     ParityFigures,
     ParityRecord,
     ProfileRecord,
@@ -29,8 +33,10 @@ from edgedistil.records import (
     Retention,
     Source,
     Summary,
+    TaskFacts,
     Tolerance,
     ToleranceResult,
+    Variation,
     provenance,
     write_record,
 )
@@ -116,7 +122,90 @@ def evaluated() -> EvaluationRecord:
         )
     ]
     return EvaluationRecord(
-        cells=cells, summaries=summaries, retentions=retentions, provenance=provenance("edgedistil evaluate")
+        cells=cells,
+        summaries=summaries,
+        retentions=retentions,
+        tasks=[task_facts()],
+        macros=[macro()],
+        artefacts=[artefact_score("pytorch", 0.82, 0.0), artefact_score("int8", 0.8087, 0.0113)],
+        provenance=provenance("edgedistil evaluate"),
+    )
+
+
+def task_facts() -> TaskFacts:
+    return TaskFacts(
+        name="sentiment",
+        title="Sentence sentiment",
+        kind="classification",
+        metric="accuracy",
+        train_examples=4001,
+        dev_examples=1301,
+        floor=0.57,
+        floor_is="the class that is most frequent",
+        origin="made up",
+        licence="CC0",
+        settings_source="made up",
+        paper=PaperRow(metric="accuracy", teacher=0.931, student=0.917, source="made up"),
+        warnings=["a warning of the task"],
+    )
+
+
+def macro() -> MacroScore:
+    return MacroScore(
+        suite="GLUE", model="student", score=0.7613, tasks=["a", "b"], how="how the macro-score was made", paper=0.77
+    )
+
+
+def artefact_score(form: str, median: float, drop: float) -> ArtefactScore:
+    return ArtefactScore(
+        task="sentiment",
+        model="student",
+        artefact=form,
+        metric="accuracy",
+        seeds=[1],
+        median=median,
+        drop=drop,
+        bytes=67 * 2**20,
+        latency_ms=4.7,
+        latency_conditions="one thread of a made-up host",
+    )
+
+
+def ablated() -> AblationRecord:
+    none = NotMeasured(not_measured="it is the full recipe")
+    full = Variation(
+        name="full recipe",
+        description="all three losses",
+        run="made-up",
+        changed={},
+        tokens_seen=820_000,
+        score=0.8117,
+        per_task={"sentiment": 0.8117},
+        change=none,
+        change_low=none,
+        change_high=none,
+        spread=none,
+        within_noise=False,
+        paper_change=none,
+    )
+    without = full.model_copy(
+        update={
+            "name": "without the cosine loss",
+            "score": 0.8004,
+            "change": -0.0113,
+            "change_low": -0.0171,
+            "change_high": -0.0053,
+            "spread": 0.0031,
+            "paper_change": -0.0146,
+        }
+    )
+    return AblationRecord(
+        tasks=["sentiment"],
+        seeds=[1, 2],
+        interval="95% by resampling",
+        variations=[full, without],
+        agrees_with_paper="the order is the paper's",
+        provenance=provenance("edgedistil distill --ablate"),
     )
 
 
@@ -250,6 +339,7 @@ def full_run(tmp_path: Path) -> RunDir:
     run = RunDir(tmp_path / "runs" / "made-up")
     write_record(run.distill, distilled())
     write_record(run.evaluation, evaluated())
+    write_record(run.ablation, ablated())
     source = Source(
         name="<b>hostile</b>", licence="CC0", origin="PyPI x 1", sha256="12" * 32, documents=7, text_bytes=11_000_000
     )

@@ -70,8 +70,60 @@ def test_same_records_same_pictures(full_run: RunDir) -> None:
         return re.findall(r"<svg.*?</svg>", full_run.report.read_text(), flags=re.DOTALL)
 
     first = pictures()
-    assert len(first) == 5
+    assert len(first) == 6
     assert pictures() == first
+
+
+def test_quality_shows_what_the_terminal_shows(full_run: RunDir) -> None:
+    report(full_run, against=None)
+    text = full_run.report.with_suffix(".md").read_text()
+    quality = text[text.index("## Quality on tasks") : text.index("## Artefacts and parity")]
+    titles = re.findall(r"^\*\*(.+)\*\*$", quality, flags=re.MULTILINE)
+    assert titles == [
+        "Tasks",
+        "Fine-tuned on labelled tasks",
+        "Macro-score",
+        "The artefact on the same dev set",
+        "Ablation",
+    ]
+    assert "| Sentence sentiment | accuracy | 4,001 | 1,301 | 57.0 | 93.1 / 91.7 |" in quality
+    assert "a warning of the task" in quality
+    assert "| GLUE | student | 76.13 | 77.00 | 2 |" in quality
+    assert "| sentiment student | int8 | 80.9 | +1.13 | 67 | 4.7 |" in quality
+    assert "| without the cosine loss | 80.04 | -1.13 | -1.71 … -0.53 | 0.31 | real | -1.46 |" in quality
+
+
+def test_an_ablation_without_an_evaluation_is_shown(full_run: RunDir) -> None:
+    full_run.evaluation.unlink()
+    report(full_run, against=None)
+    page = full_run.report.read_text()
+    assert "Not measured in this run: edgedistil evaluate" in page
+    assert "without the cosine loss" in page
+
+
+def test_json_has_the_ablation_only_where_there_is_one(full_run: RunDir) -> None:
+    def ablation() -> object:
+        report(full_run, against=None)
+        return json.loads(full_run.report.with_suffix(".json").read_text())["records"]["ablation"]
+
+    found = ablation()
+    assert isinstance(found, dict)
+    assert found["variations"][1]["change"] == -0.0113
+    full_run.ablation.unlink()
+    assert ablation() is None
+    assert "Ablation" not in full_run.report.read_text()
+
+
+def test_size_puts_both_models_beside_published_ones(full_run: RunDir) -> None:
+    report(full_run, against=None)
+    page = full_run.report.read_text()
+    section = page[page.index('<h2 id="size">') : page.index('<h2 id="quality">')]
+    picture, table = section.split("</svg>")
+    for name in ("teacher", "student", "BERT-base", "DistilBERT", "GPT-3", "this run"):
+        assert f">{name}</text>" in picture
+    assert "17.3M parameters, 22.9M" in section
+    assert "Details: 1 more table<" in table
+    assert "README of google-research/bert" in table
 
 
 def test_missing_stages_say_what_would_fill_them(full_run: RunDir) -> None:

@@ -22,9 +22,9 @@ class KnownText:
     source: str
 
 
-# What the data sets' cards say about themselves.
+# `source` says whether a data set's card was read for the size, or the size is assumed; a plan prints it.
 _TEXTS = {
-    ("wikimedia/wikipedia", "20231101.en"): KnownText(20_200_000_000, "20.2 GB by its card"),
+    ("wikimedia/wikipedia", "20231101.en"): KnownText(20_200_000_000, "20.2 GB assumed, not read from its card"),
     ("bookcorpus/bookcorpus", None): KnownText(4_853_859_824, "4.85 GB by its card"),
 }
 

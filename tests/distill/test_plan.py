@@ -46,7 +46,7 @@ def test_a_known_teacher_and_text_without_the_hub(
     assert made.student.parameters == 66_985_530
     assert "the hub is not reachable" in made.teacher.how
     assert made.corpus_tokens == pytest.approx(20.2e9 / 4.57 * 0.98, rel=1e-3)
-    assert "20.2 GB by its card" in made.corpus_how
+    assert "20.2 GB assumed, not read from its card" in made.corpus_how
     assert made.devices[1].processes == 2
 
 

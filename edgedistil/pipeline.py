@@ -63,6 +63,7 @@ def _export(run: RunDir, recipe: Recipe) -> None:
 
 
 def _profile(run: RunDir, recipe: Recipe) -> None:
+    from edgedistil.export.package import refresh_cards
     from edgedistil.profiling import stage
     from edgedistil.report import tables
 
@@ -75,6 +76,7 @@ def _profile(run: RunDir, recipe: Recipe) -> None:
             sentence_pairs=recipe.profile.sentence_pairs,
         )
         tables.show_profiles(run, records)
+    refresh_cards(run)  # the model cards show what was measured
 
 
 def _unless_done(

@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "edgedistil"
 
-FOUNDATION = {"errors", "shipped", "recipe", "device", "records", "rundir", "assets", "console"}
+FOUNDATION = {"errors", "shipped", "recipe", "device", "records", "rundir", "assets", "console", "paper"}
 ENTRY = {"cli", "pipeline", "__main__"}
 # package → packages of ours that it may import, besides itself and the foundation
 MAY_IMPORT: dict[str, set[str]] = {

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from edgedistil import paper
 from edgedistil.records import Claim, EvaluationRecord, NotMeasured, Retention
 from edgedistil.report.gather import RunFacts
 from edgedistil.report.tables import millions, percent
 
 Word = Literal["holds", "does not hold", "cannot be told", "not measured"]
-
-PAPER_SMALLER = 0.40
-PAPER_RETENTION = 0.97
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,12 @@ def size_verdict(facts: RunFacts) -> Verdict:
     return Verdict(
         "size",
         claim,
-        "holds" if saved >= PAPER_SMALLER else "does not hold",
+        "holds" if saved >= paper.PARAMETERS_SAVED else "does not hold",
         f"{percent(saved, 0)} fewer parameters",
         f"counted on the models, tied weights once: {millions(teacher.parameters)} → {millions(student.parameters)};"
         f" the encoders alone: {millions(teacher.encoder_parameters)} → {millions(student.encoder_parameters)}"
         f" ({percent(encoder, 0)} fewer)",
-        _embedding_caveat(facts) if saved < PAPER_SMALLER else "",
+        _embedding_caveat(facts) if saved < paper.PARAMETERS_SAVED else "",
     )
 
 
@@ -121,6 +119,6 @@ def _student_retentions(evaluation: EvaluationRecord | None) -> list[Retention]:
 def _quality_word(retention: Retention) -> Word:
     low, high = retention.retention_low, retention.retention_high
     assert isinstance(retention.retention, float)
-    if isinstance(low, float) and isinstance(high, float) and low < PAPER_RETENTION <= high:
+    if isinstance(low, float) and isinstance(high, float) and low < paper.RETENTION <= high:
         return "cannot be told"
-    return "holds" if retention.retention >= PAPER_RETENTION else "does not hold"
+    return "holds" if retention.retention >= paper.RETENTION else "does not hold"

@@ -133,8 +133,8 @@ def heldout_curves(trace: Sequence[dict[str, Any]], record: DistillRecord | None
 # --- size -----------------------------------------------------------------------------------------------
 
 _COUNTS_HEIGHT = 4.4
-_LABEL_POINTS = 8.5
-_LABEL_APART = 0.19  # decades: what a line of text takes up in a picture of that height
+_LABEL_POINTS = 9.5
+_LABEL_APART = 0.21  # decades: what a line of text takes up in a picture of that height
 
 
 def parameter_counts(models: Sequence[LanguageModel], *, teacher: int, student: int) -> str:

@@ -64,8 +64,9 @@ def size(facts: RunFacts) -> Section:
     return Section(
         title,
         anchor,
-        f"The student has {tables.millions(student.parameters)} parameters, {tables.millions(teacher.parameters)} the"
-        " teacher, counted from their weights. The others' counts are what the sources listed below say.",
+        f"The student has {tables.millions(student.parameters)} parameters and the teacher"
+        f" {tables.millions(teacher.parameters)}, counted from their weights. The table below says where each of the"
+        " other counts is from.",
         pictures=[(picture, caption)],
         folded=[language_model_table(known)],
     )

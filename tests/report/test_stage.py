@@ -121,7 +121,7 @@ def test_size_puts_both_models_beside_published_ones(full_run: RunDir) -> None:
     picture, table = section.split("</svg>")
     for name in ("teacher", "student", "BERT-base", "DistilBERT", "GPT-3", "this run"):
         assert f">{name}</text>" in picture
-    assert "17.3M parameters, 22.9M" in section
+    assert "17.3M parameters and the teacher 22.9M" in section
     assert "Details: 1 more table<" in table
     assert "README of google-research/bert" in table
 

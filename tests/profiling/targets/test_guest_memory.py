@@ -7,7 +7,7 @@ from pathlib import Path
 from edgedistil.profiling.messages import Reply
 from edgedistil.profiling.targets.guest_memory import GUEST_RANGE, MemoryWatch
 
-SMAPS = """00400000-00916000 r-xp 00000000 fe:00 1 /root/python3
+SMAPS = """00400000-00916000 r-xp 00000000 fe:00 1 /usr/bin/python3.11
 Rss:                3000 kB
 Pss:                1000 kB
 VmFlags: rd ex

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from edgedistil.report.gather import RunFacts
-from edgedistil.report.tables import ABSENT, TableData, number, percent
+from edgedistil.report.tables import TableData
+from edgedistil.report.wording import ABSENT, number, percent
 
 Figures = dict[str, tuple[float, Callable[[float], str]]]
 

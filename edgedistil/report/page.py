@@ -37,4 +37,4 @@ def render(facts: RunFacts, judged: Sequence[Verdict], compared: TableData | Non
 
 def _is_figure(cell: str) -> bool:
     """A number with its sign, unit or interval, or the dash that stands for an absent one."""
-    return cell == "–" or (any(c.isdigit() for c in cell) and not cell.strip("0123456789.,+−-–<>~()%eExMK "))
+    return cell == "–" or (any(c.isdigit() for c in cell) and not cell.strip("0123456789.,+−-–<>~()%eExMK/ "))

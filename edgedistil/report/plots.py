@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedistil.records import DistillRecord, EvaluationRecord, NotMeasured, ProfileRecord, ProfileRow
 from edgedistil.report.language_models import LanguageModel
-from edgedistil.report.tables import milliseconds
+from edgedistil.report.wording import milliseconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edgedistil.records import EvaluationRecord, ParityRecord, ProfileRecord, Provenance
-from edgedistil.report import plots, tables
+from edgedistil.report import plots, tables, wording
 from edgedistil.report.gather import RunFacts
 from edgedistil.report.language_models import language_model_table, language_models
-from edgedistil.report.tables import TableData, mebibytes
+from edgedistil.report.tables import TableData
+from edgedistil.report.wording import mebibytes
 
 SHORT_HASH = 12
 
@@ -41,7 +42,7 @@ def distilling(facts: RunFacts) -> Section:
         (plots.heldout_curves(facts.heldout_trace, record), "Masked words of held-out text, while training."),
     ]
     lead = (
-        f"{record.steps} steps over {record.tokens_seen / 1e6:.2f} million tokens in {tables.span(record.seconds)}"
+        f"{record.steps} steps over {record.tokens_seen / 1e6:.2f} million tokens in {wording.span(record.seconds)}"
         f" ({record.tokens_per_s:,.0f} tokens a second). The student's layers began as the teacher's layers"
         f" {', '.join(str(layer) for layer in record.layer_map)}."
     )
@@ -64,8 +65,8 @@ def size(facts: RunFacts) -> Section:
     return Section(
         title,
         anchor,
-        f"The student has {tables.millions(student.parameters)} parameters and the teacher"
-        f" {tables.millions(teacher.parameters)}, counted from their weights. The table below says where each of the"
+        f"The student has {wording.millions(student.parameters)} parameters and the teacher"
+        f" {wording.millions(teacher.parameters)}, counted from their weights. The table below says where each of the"
         " other counts is from.",
         pictures=[(picture, caption)],
         folded=[language_model_table(known)],
@@ -129,7 +130,7 @@ def agreement_table(parities: Sequence[ParityRecord]) -> TableData:
     rows = []
     for parity in parities:
         errors = {f.length: f.max_abs for f in parity.by_length if isinstance(f.length, int)}
-        cells = [f"{errors[length]:.2g}" if length in errors else tables.ABSENT for length in lengths]
+        cells = [f"{errors[length]:.2g}" if length in errors else wording.ABSENT for length in lengths]
         rows.append([f"{parity.model} {parity.task}", parity.precision, *cells])
     return TableData("Largest error by sequence length", ["artefact", "precision", *map(str, lengths)], rows)
 

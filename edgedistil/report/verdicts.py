@@ -8,7 +8,7 @@ from typing import Literal
 from edgedistil import paper
 from edgedistil.records import Claim, EvaluationRecord, NotMeasured, Retention
 from edgedistil.report.gather import RunFacts
-from edgedistil.report.tables import millions, percent
+from edgedistil.report.wording import millions, percent
 
 Word = Literal["holds", "does not hold", "cannot be told", "not measured"]
 

@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PYTEST ?= $(BIN)/python -m pytest
+# Two workers with one thread each: threads that share two cores with others spend their time waiting for each other.
+PYTEST ?= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: demo test test-interop lint bench clean
 .DEFAULT_GOAL := help
@@ -24,7 +25,7 @@ demo: $(VENV)/.ready
 #   make test-interop    other people's tools load what we export (each in an environment of its own)
 test: $(VENV)/.ready
 	bash scripts/install-test-tools.sh
-	$(PYTEST) --ignore=tests/interop
+	$(PYTEST) -n 2 --dist loadfile --ignore=tests/interop
 
 test-interop: $(VENV)/.ready
 	$(PYTEST) tests/interop

@@ -74,6 +74,8 @@ def accelerator(precision: Precision, *, trackers: list[str], folder: Path, unus
     """An accelerator for the loop; trackers write below `folder`."""
     from accelerate.utils import DistributedDataParallelKwargs
 
+    # The precision of a process is a global of accelerate's, and a fine-tuning before us may have left another one.
+    AcceleratorState._reset_state()
     # The loop itself says when gradients are all-reduced and when a step is due, so accelerate counts nothing.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
     made = Accelerator(

@@ -56,6 +56,15 @@ def test_losses_fall(tiny_recipe: Make, runs: Path) -> None:
     assert after.kl_nats < 0.5 * before.kl_nats  # type: ignore[operator]
 
 
+def test_another_precision_of_the_same_process_is_no_obstacle(tiny_recipe: Make, runs: Path) -> None:
+    """Ablations fine-tune and distil by turns in one process; a Trainer leaves its precision behind."""
+    from accelerate import Accelerator
+
+    Accelerator(cpu=True, mixed_precision="bf16")
+    _, record = distill(tiny_recipe(train={"steps": 1}), run_name=None, resume=False)
+    assert record.precision == "float32"
+
+
 def test_accumulation_is_one_mean_over_the_tokens_of_a_step(tiny_recipe: Make, runs: Path) -> None:
     """Rows of unequal length: a mean of micro-batch means would differ."""
     layout = {"corpus": {"layout": "lines"}, "student": {"dropout": 0.0}}

@@ -28,6 +28,7 @@ test: $(VENV)/.ready
 	$(PYTEST) -n 2 --dist loadfile --ignore=tests/interop
 
 test-interop: $(VENV)/.ready
+	bash scripts/install-test-tools.sh node:nodejs npm:npm
 	$(PYTEST) tests/interop
 
 #   make lint    ruff and mypy

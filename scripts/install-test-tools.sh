@@ -6,8 +6,8 @@ set -eu
 
 PATH="$PATH:/usr/sbin:/sbin"
 
-# program:Debian package
-wanted="qemu-aarch64:qemu-user sshd:openssh-server ssh:openssh-client chromium:chromium"
+# program:Debian package; others can be named as arguments
+wanted="${*:-qemu-aarch64:qemu-user sshd:openssh-server ssh:openssh-client chromium:chromium}"
 
 missing=""
 packages=""

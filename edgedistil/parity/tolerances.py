@@ -38,7 +38,11 @@ _INT8 = [
         "measured: 0.948, 0.934, 0.915 and 0.882 on four heads trained for minutes; how many turn follows how flat"
         " the model is, not quantization alone. Weights wrongly quantized with one scale a tensor: 0.47",
     ),
-    _at_most("kl_nats", 0.03, "measured: 0.001 to 0.009 on the same four; one scale a tensor: 0.078. The sharper bound of the two"),
+    _at_most(
+        "kl_nats",
+        0.03,
+        "measured: 0.001 to 0.009 on the same four; one scale a tensor: 0.078. The sharper bound of the two",
+    ),
     _at_least("cosine_min", 0.90, f"{_MEASURED}: 0.953 for the worst of 4,000 positions, 8 bits for every activation"),
 ]
 
@@ -56,7 +60,9 @@ TOLERANCES: dict[Precision, list[Tolerance]] = {
     "int8": _INT8,
     "uint8": _INT8,
     "int8-static": [
-        _at_least("agreement", 0.85, "ranges fixed beforehand clip what calibration did not see; reasoned, not measured"),
+        _at_least(
+            "agreement", 0.85, "ranges fixed beforehand clip what calibration did not see; reasoned, not measured"
+        ),
         _at_most("kl_nats", 0.10, "three times dynamic int8's bound, for clipped activations"),
         _at_least("cosine_min", 0.80, "outlying activations of a few positions are clipped hardest"),
     ],

@@ -24,6 +24,7 @@ from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil import console
 from edgedistil.data.randomness import key_of
+from edgedistil.distill.allocator import freed_memory_kept
 from edgedistil.distill.checkpoint import Checkpoints, Place, random_state, read_place, restore, restore_random_state
 from edgedistil.distill.feed import BatchesAt, MicroBatch, ahead
 from edgedistil.distill.interruption import Interruption
@@ -171,6 +172,7 @@ def train(
     seconds_before = place.seconds
     began = saved_at = time.monotonic()
     with (
+        freed_memory_kept(),
         Interruption() as interruption,
         ahead(batches_at, steps=steps) as coming,
         console.progress("distilling", tokens, unit="tokens", start=place.tokens_seen) as bar,

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
-from edgedistil.models.dropout import added_after_dropout, attention, dropped
+from edgedistil.models.dropout import attention, dropped
+from edgedistil.models.layer import LayerShape, layer_on_cpu
 
 EncoderWithHead: TypeAlias = BertForMaskedLM | DistilBertForMaskedLM
 
@@ -122,6 +123,13 @@ class _Layer:
     down: nn.Linear
     output_norm: nn.LayerNorm
     heads: int
+    exact_gelu: bool
+
+    def weights(self) -> list[Tensor]:
+        """As `layer_on_cpu` takes them."""
+        parts = (self.query, self.key, self.value, self.attention_output, self.attention_norm,
+                 self.up, self.down, self.output_norm)  # fmt: skip
+        return [tensor for part in parts for tensor in (part.weight, part.bias)]
 
 
 def _layers(model: EncoderWithHead) -> Iterator[_Layer]:
@@ -131,12 +139,14 @@ def _layers(model: EncoderWithHead) -> Iterator[_Layer]:
             own, out = layer.attention.self, layer.attention.output
             up, down = layer.intermediate, layer.output
             yield _Layer(own.query, own.key, own.value, out.dense, out.LayerNorm,
-                         up.dense, up.intermediate_act_fn, down.dense, down.LayerNorm, heads)  # fmt: skip
+                         up.dense, up.intermediate_act_fn, down.dense, down.LayerNorm, heads,
+                         model.config.hidden_act == "gelu")  # fmt: skip
         return
     for layer in model.distilbert.transformer.layer:
         own, ffn = layer.attention, layer.ffn
         yield _Layer(own.q_lin, own.k_lin, own.v_lin, own.out_lin, layer.sa_layer_norm,
-                     ffn.lin1, ffn.activation, ffn.lin2, layer.output_layer_norm, heads)  # fmt: skip
+                     ffn.lin1, ffn.activation, ffn.lin2, layer.output_layer_norm, heads,
+                     model.config.activation == "gelu")  # fmt: skip
 
 
 def _embed(model: EncoderWithHead, input_ids_BL: Tensor) -> Tensor:
@@ -149,15 +159,19 @@ def _embed(model: EncoderWithHead, input_ids_BL: Tensor) -> Tensor:
 
 
 def _layer(layer: _Layer, hidden_BLD: Tensor, bias_B11L: Tensor | None, dropout: _Dropout) -> Tensor:
+    if layer.exact_gelu and hidden_BLD.device.type == "cpu" and not torch.compiler.is_compiling():
+        epsilons = layer.attention_norm.eps, layer.output_norm.eps
+        shape = LayerShape(layer.heads, dropout.attention, dropout.attention_output, dropout.hidden, epsilons)
+        return layer_on_cpu(hidden_BLD, bias_B11L, shape, layer.weights())
     query, key, value = (
         _linear(part, hidden_BLD).view(*hidden_BLD.shape[:2], layer.heads, -1).transpose(1, 2)
         for part in (layer.query, layer.key, layer.value)
     )
     attended = attention(query, key, value, bias_B11L, dropout=dropout.attention)
     attended_BLD = _linear(layer.attention_output, attended.transpose(1, 2).flatten(2))
-    hidden_BLD = _norm(layer.attention_norm, added_after_dropout(hidden_BLD, attended_BLD, dropout.attention_output))
+    hidden_BLD = _norm(layer.attention_norm, hidden_BLD + dropped(attended_BLD, dropout.attention_output))
     fed_BLD = _linear(layer.down, layer.activation(_linear(layer.up, hidden_BLD)))
-    return _norm(layer.output_norm, added_after_dropout(hidden_BLD, fed_BLD, dropout.hidden))
+    return _norm(layer.output_norm, hidden_BLD + dropped(fed_BLD, dropout.hidden))
 
 
 def _linear(layer: nn.Linear, values: Tensor) -> Tensor:

@@ -6,39 +6,57 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from edgedistil.models.dropout import added_after_dropout, attention, dropped, keep_mask
+from edgedistil.models.dropout import attention, dropped, factor, keep_bits, masked, masked_
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("probability", [0.1, 0.5])
-def test_mask_has_the_share_and_the_mean(probability: float) -> None:
+def test_what_is_kept_has_the_share_and_the_mean(probability: float, dtype: torch.dtype) -> None:
     torch.manual_seed(5)
-    mask = keep_mask(torch.empty(499, 997), probability)
-    assert abs((mask == 0).float().mean() - probability) < 0.003
-    assert abs(mask.mean() - 1) < 0.005
-    assert mask.unique().numel() == 2
+    kept = dropped(torch.ones(499, 997, dtype=dtype), probability)
+    assert abs((kept == 0).double().mean() - probability) < 0.003
+    assert abs(kept.double().mean() - 1) < 0.005
+    assert kept.unique().tolist() == torch.tensor([0, factor(probability)], dtype=dtype).tolist()
 
 
-def test_probability_zero_is_the_identity() -> None:
+def test_probability_zero_is_the_identity_and_draws_nothing() -> None:
     values = torch.randn(3, 5)
+    before = torch.get_rng_state()
     assert dropped(values, 0) is values
-    assert torch.equal(added_after_dropout(values, values, 0), values + values)
+    assert keep_bits(values, 0) is None
+    assert masked(values, None) is values
+    assert factor(0) == 1
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_same_seed_same_mask() -> None:
-    masks = []
-    for seed in (1, 1, 2):
+def test_same_seed_same_bits_whatever_the_dtype() -> None:
+    bits = []
+    for seed, dtype in ((1, torch.float32), (1, torch.bfloat16), (2, torch.float32)):
         torch.manual_seed(seed)
-        masks.append(keep_mask(torch.empty(7, 11), 0.5))
-    assert torch.equal(masks[0], masks[1])
-    assert not torch.equal(masks[0], masks[2])
+        drawn = keep_bits(torch.empty(7, 11, dtype=dtype), 0.5)
+        assert drawn is not None
+        bits.append(drawn != 0)
+    assert torch.equal(bits[0], bits[1])
+    assert not torch.equal(bits[0], bits[2])
 
 
-def test_sum_after_dropout_is_the_sum_of_its_parts() -> None:
-    residual, values = torch.randn(2, 7, 11)
+def test_masked_keeps_values_bit_for_bit() -> None:
+    values = torch.randn(7, 11)
+    bits = keep_bits(values, 0.5)
+    assert bits is not None
+    kept = masked(values, bits)
+    assert torch.equal(kept, torch.where(bits != 0, values, 0.0))
+    assert masked_(values, bits) is values
+    assert torch.equal(values, kept)
+
+
+def test_gradient_flows_where_something_was_kept() -> None:
+    values = torch.ones(13, 17, requires_grad=True)
     torch.manual_seed(3)
-    expected = residual + dropped(values, 0.3)
-    torch.manual_seed(3)
-    assert torch.allclose(added_after_dropout(residual, values, 0.3), expected)
+    kept = dropped(values, 0.3)
+    kept.backward(torch.full_like(values, 2.0))
+    assert values.grad is not None
+    assert torch.equal(values.grad, 2 * kept.detach())
 
 
 def test_attention_with_gradient_equals_pytorchs() -> None:

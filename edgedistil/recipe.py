@@ -33,6 +33,7 @@ class FitHead(Section):
     steps: Positive = 750
     batch_tokens: Positive = 2048
     learning_rate: float = Field(5e-4, gt=0)
+    encoder_rate: float = Field(1.0, ge=0, le=1, description="the encoder's learning rate as a share of the head's")
     warmup: Share = 0.1
 
 

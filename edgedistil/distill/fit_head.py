@@ -49,6 +49,7 @@ def fit_head(
     steps: int,
     batch_tokens: int,
     learning_rate: float,
+    encoder_rate: float = 1.0,
     warmup: float,
     seed: int,
     cache: Path,
@@ -61,6 +62,7 @@ def fit_head(
         steps: Optimizer steps.
         batch_tokens: Tokens of a step, about: whole rows.
         learning_rate: Highest one; linear warm-up, then linear decay to 0.
+        encoder_rate: The encoder's learning rate as a share of the head's: a small one keeps more of what it knows.
         warmup: Share of the steps.
         seed: Of masks and order.
         cache: The fitted teacher lies below it under the hash of all of the above.
@@ -83,6 +85,7 @@ def fit_head(
         "warmup": warmup,
         "seed": seed,
         "dtype": str(dtype),
+        **({} if encoder_rate == 1 else {"encoder_rate": encoder_rate}),
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache / "teachers" / f"{teacher.name}-mlm-{key}"
@@ -92,7 +95,15 @@ def fit_head(
             initialise_head(model, token_counts(train_store, model.config.vocab_size))
             batches = _Batches(train_store, teacher, batch_tokens=batch_tokens, seed=seed)
             with freed_memory_kept():
-                trace = train_mlm(model, batches, steps=steps, learning_rate=learning_rate, warmup=warmup, dtype=dtype)
+                trace = train_mlm(
+                    model,
+                    batches,
+                    steps=steps,
+                    learning_rate=learning_rate,
+                    encoder_rate=encoder_rate,
+                    warmup=warmup,
+                    dtype=dtype,
+                )
             _write(folder, model, teacher, {**settings, "mlm_loss_nats": trace})
     return read_teacher(folder, name=teacher.name)
 
@@ -115,6 +126,7 @@ def train_mlm(
     *,
     steps: int,
     learning_rate: float,
+    encoder_rate: float = 1.0,
     warmup: float,
     dtype: torch.dtype,
 ) -> list[float]:
@@ -126,9 +138,13 @@ def train_mlm(
     """
     model.eval()
     device = model.device
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
+    head = list(model.cls.parameters())  # without the tied table: that is the encoder's
+    of_head = {id(each) for each in head} - {id(each) for each in model.bert.parameters()}
+    groups = [
+        {"params": [p for p in model.parameters() if id(p) not in of_head], "lr": learning_rate * encoder_rate},
+        {"params": [p for p in head if id(p) in of_head], "lr": learning_rate},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, warmup))
     trace: list[float] = []
     with console.progress("fitting an MLM head to the teacher", steps * batches.tokens, unit="tokens") as bar:

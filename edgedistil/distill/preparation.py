@@ -87,6 +87,7 @@ def with_head(recipe: Recipe, teacher: Teacher, corpus: Corpus) -> Teacher:
         steps=fit.steps,
         batch_tokens=fit.batch_tokens,
         learning_rate=fit.learning_rate,
+        encoder_rate=fit.encoder_rate,
         warmup=fit.warmup,
         seed=recipe.seed,
         cache=cache_root(),

@@ -100,9 +100,24 @@ def test_same_input_same_weights_other_input_other_folder(teacher: Teacher, stor
         fit(teacher, store, tmp_path / "one", steps=3),
         fit(teacher, store, tmp_path / "one", steps=2, seed=6),
         fit(teacher, store, tmp_path / "one", steps=2, learning_rate=2e-2),
+        fit(teacher, store, tmp_path / "one", steps=2, encoder_rate=0.5),
         fit(teacher, write_store(tmp_path / "fewer", rows=ROWS - 1), tmp_path / "one", steps=2),
     ]
-    assert len({first.folder, *(other.folder for other in others)}) == 5
+    assert len({first.folder, *(other.folder for other in others)}) == 6
+
+
+def test_a_small_encoder_rate_keeps_the_encoder(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
+    def moved(**changes: float) -> tuple[float, float]:
+        fitted = fit(teacher, store, tmp_path / "cache", steps=20, **changes)
+        before, after = teacher.model.bert.state_dict(), fitted.model.bert.state_dict()
+        trace = json.loads((fitted.folder / "fit.json").read_text())["mlm_loss_nats"]
+        return max(float((after[name] - before[name]).abs().max()) for name in before), trace[0] - trace[-1]
+
+    whole, _ = moved(encoder_rate=1.0)
+    tenth, _ = moved(encoder_rate=0.1)
+    none, learnt = moved(encoder_rate=0.0)
+    assert none == 0 and learnt > 0  # the head alone has learnt
+    assert 0 < tenth < whole / 5
 
 
 def test_killed_half_way_it_leaves_nothing(

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgedistil.export.passes.edit import constant, only_user
+from edgedistil.export.passes.embeddings import POSITIONS
 
 WORDS = "embeddings.word_embeddings.weight"
 
@@ -19,7 +20,7 @@ class Linear:
 
     Attributes:
         name: The module's name in the source model, such as `transformer.layer.0.ffn.lin1`.
-        rows_are_outputs: The weight is stored (N, K): the tied table, or a `Gemm`.
+        rows_are_outputs: The weight is stored (N, K), as PyTorch stores it.
         last: The node whose output is the whole product, bias included.
     """
 
@@ -74,6 +75,15 @@ def find_words(model: ir.Model) -> ir.Node | None:
     return None
 
 
+def find_positions(model: ir.Model) -> ir.Node | None:
+    """The slice of the table of positions."""
+    for node in model.graph:
+        table = node.inputs[0] if node.inputs else None
+        if node.op_type == "Slice" and table is not None and (table.name or "").endswith(POSITIONS):
+            return node
+    return None
+
+
 def part_of(name: str) -> str:
     """The part of the model that a weight or node belongs to: embeddings, attention, feed-forward, head, other."""
     if "embeddings." in name:
@@ -87,7 +97,7 @@ def part_of(name: str) -> str:
 
 def _bias(product: ir.Node) -> tuple[ir.Value | None, ir.Node]:
     add = only_user(product.outputs[0])
-    if add is None or add.op_type != "Add":
+    if add is None or add.op_type not in {"Add", "Sum"} or len(add.inputs) != 2:
         return None, product
     other = next((value for value in add.inputs if value is not None and value is not product.outputs[0]), None)
     if other is None or not other.is_initializer() or len(other.shape or ()) != 1:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgedistil.export.linears import Linear, find_linears, find_words
+from edgedistil.export.linears import Linear, find_linears, find_positions, find_words
 from edgedistil.export.passes import drop_unused
 from edgedistil.export.passes.edit import CONTRIB, add_initializer, constant, insert, replace
 
@@ -30,7 +30,7 @@ class Int8Plan:
         signed: int8 around 0, or uint8 around 128.
         per_channel: A scale for each output, or one for the whole weight.
         reduced_range: 7 bits, for kernels that add two products in 16 bits (AVX2 and AVX-512 without VNNI).
-        embeddings: Whether the table of words is quantized too, row by row.
+        embeddings: Whether the tables of words and positions are quantized too, row by row.
         keep: Products that stay in float, by module or by node name.
     """
 
@@ -52,7 +52,7 @@ def quantize_dynamic(model: ir.Model, plan: Int8Plan) -> list[str]:
         The names of the products that were quantized.
     """
     chosen = wanted_linears(model, plan)
-    quantize_words(model, plan)
+    quantize_tables(model, plan)
     for x, linears in by_input(chosen).items():
         if len(linears) == 1:
             quantize_alone(model, linears[0], plan)
@@ -69,7 +69,7 @@ def quantize_static(model: ir.Model, plan: Int8Plan, ranges: Mapping[str, tuple[
         ranges: Smallest and largest value of each product's input, by the input's name.
     """
     chosen = wanted_linears(model, plan)
-    quantize_words(model, plan)
+    quantize_tables(model, plan)
     for x, linears in by_input(chosen).items():
         scale, zero = activation_grid(*ranges[x.name or ""])
         x_scale = add_initializer(model.graph, f"{linears[0].name}.input.scale", np.array(scale, np.float32))
@@ -148,7 +148,7 @@ def _with_quantized_input(
 def _stored(model: ir.Model, linear: Linear, plan: Int8Plan) -> tuple[ir.Value, ir.Value, ir.Value | None]:
     """The integer weight (K, N), its scale, and its zero point; of the tied table its one stored copy."""
     if linear.tied:
-        rows, scale = _word_rows(model, linear.weight, plan)
+        rows, scale = _table_rows(model, linear.weight, plan)
         (weight,) = insert(
             linear.product, "Transpose", [rows], name=f"{linear.product.name}/rows", attributes={"perm": [1, 0]}
         )
@@ -167,26 +167,28 @@ def _zero(model: ir.Model, plan: Int8Plan) -> ir.Value | None:
     return None if plan.signed else add_initializer(model.graph, "constant/uint8/128", np.array(128, np.uint8))
 
 
-def quantize_words(model: ir.Model, plan: Int8Plan) -> None:
-    """The table row by row: every word keeps its own scale, so a rare large vector does not coarsen the others."""
-    gather = find_words(model)
-    if gather is None or not plan.embeddings:
+def quantize_tables(model: ir.Model, plan: Int8Plan) -> None:
+    """Words and positions row by row: each keeps its own scale, so a rare large vector does not coarsen the others."""
+    if not plan.embeddings:
         return
-    table, ids = gather.inputs
-    assert table is not None
-    rows, scale = _word_rows(model, table, plan)
-    name = gather.name or "words"
-    (picked,) = insert(gather, "Gather", [rows, ids], name=name)
-    (scales,) = insert(gather, "Gather", [scale, ids], name=f"{name}/scale")
-    (as_float,) = insert(gather, "Cast", [picked], name=f"{name}/Cast", attributes={"to": int(ir.DataType.FLOAT)})
-    if not plan.signed:
-        middle = add_initializer(model.graph, "constant/float32/128", np.array(128, np.float32))
-        (as_float,) = insert(gather, "Sub", [as_float, middle], name=f"{name}/Sub")
-    (vectors,) = insert(gather, "Mul", [as_float, scales], name=f"{name}/Mul")
-    replace(gather.outputs[0], vectors)
+    for reader in (find_words(model), find_positions(model)):
+        if reader is None:
+            continue
+        table, which = reader.inputs[0], reader.inputs[1:]
+        assert table is not None
+        rows, scale = _table_rows(model, table, plan)
+        name = reader.name or reader.op_type
+        (picked,) = insert(reader, reader.op_type, [rows, *which], name=name)
+        (scales,) = insert(reader, reader.op_type, [scale, *which], name=f"{name}/scale")
+        (numbers,) = insert(reader, "Cast", [picked], name=f"{name}/Cast", attributes={"to": int(ir.DataType.FLOAT)})
+        if not plan.signed:
+            middle = add_initializer(model.graph, "constant/float32/128", np.array(128, np.float32))
+            (numbers,) = insert(reader, "Sub", [numbers, middle], name=f"{name}/Sub")
+        (vectors,) = insert(reader, "Mul", [numbers, scales], name=f"{name}/Mul")
+        replace(reader.outputs[0], vectors)
 
 
-def _word_rows(model: ir.Model, table: ir.Value, plan: Int8Plan) -> tuple[ir.Value, ir.Value]:
+def _table_rows(model: ir.Model, table: ir.Value, plan: Int8Plan) -> tuple[ir.Value, ir.Value]:
     name = f"{table.name}.quantized"
     if name in model.graph.initializers:
         return model.graph.initializers[name], model.graph.initializers[f"{table.name}.scale"]

@@ -10,7 +10,7 @@ from edgedistil.errors import ModelError
 from edgedistil.export.linears import Linear, find_words
 from edgedistil.export.passes import drop_unused
 from edgedistil.export.passes.edit import CONTRIB, add_initializer, insert, replace
-from edgedistil.export.quantize import Int8Plan, quantize_alone, quantize_words, wanted_linears
+from edgedistil.export.quantize import Int8Plan, quantize_alone, quantize_tables, wanted_linears
 
 BLOCK = 32
 _SMALL_BYTES = 1024
@@ -49,14 +49,14 @@ def halve_weights(model: ir.Model) -> None:
 def quantize_int4(model: ir.Model, plan: Int8Plan) -> list[str]:
     """Weights of the products become 4-bit numbers, in place: blocks of 32 inputs of an output share a scale.
 
-    The table of words, and with it a tied head, is quantized to 8 bits as in int8: 4 bits for what decides the word
-    would cost more agreement than they save bytes.
+    The tables of words and positions, and with the words a tied head, are quantized to 8 bits as in int8: 4 bits for
+    what decides the word would cost more agreement than they save bytes.
 
     Returns:
         The names of the products that were quantized to 4 bits.
     """
     linears = wanted_linears(model, plan)
-    quantize_words(model, plan)
+    quantize_tables(model, plan)
     done = []
     for linear in linears:
         if linear.tied:

@@ -47,7 +47,8 @@ def test_dynamic_int8_quantizes_what_it_says_and_shares_one_input_between_query_
     assert ops["MatMul"] == 0
     assert not [name for name, value in made.graph.initializers.items() if "zero" in name], "zeros take the slow path"
     assert error(made, graph) < 0.05
-    assert weight_bytes(made) < 0.6 * weight_bytes(graph), "positions, 521 of 44 here, stay in float"
+    assert weight_bytes(made) < 0.32 * weight_bytes(graph), "a byte each, and the scales of rows 44 wide"
+    assert not [name for name in kept_float(made) if "embeddings.weight" in name], "words and positions in 8 bits"
     tables = [value for value in made.graph.initializers.values() if 53 in (value.shape or ()) and 44 in value.shape]
     assert len(tables) == 1, "the tied table is stored once"
 
@@ -81,7 +82,7 @@ def test_kept_products_stay_in_float_and_are_listed(graph) -> None:
     names = quantize_dynamic(made, Int8Plan(keep=[kept]))
     assert kept not in names
     assert [name for name in kept_float(made) if "lin2.weight" in name] == [
-        "distilbert.transformer.layer.1.ffn.lin2.weight.T"
+        "distilbert.transformer.layer.1.ffn.lin2.weight"
     ]
     node = next(each.product.name for each in find_linears(graph) if each.name == kept)
     by_node = graph.clone()
@@ -178,7 +179,7 @@ def test_int4_and_float16_are_smaller_and_still_answer(graph) -> None:
     halve_weights(half)
     assert error(four, graph) < 0.5
     assert error(half, graph) < 2e-3
-    assert weight_bytes(four) < weight_bytes(graph) * 0.59
+    assert weight_bytes(four) < weight_bytes(graph) * 0.29
     assert weight_bytes(half) < 0.62 * weight_bytes(graph)
 
 

@@ -17,10 +17,10 @@ from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
 from edgedistil.errors import EdgeDistilError
 from edgedistil.export.passes.activation import fuse_gelu
 from edgedistil.export.passes.attention import fuse_attention
-from edgedistil.export.passes.constants import lay_weights_out, name_constants
+from edgedistil.export.passes.constants import name_constants, read_weights_as_stored
 from edgedistil.export.passes.embeddings import fold_segment_a, slice_positions
 from edgedistil.export.passes.layout import sequence_first
-from edgedistil.export.passes.normalisation import keep_residual_sums
+from edgedistil.export.passes.normalisation import keep_bias_sums, keep_residual_sums
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ def standard_passes(shape: Shape, *, token_types: bool, drop_token_types: bool) 
         Pass("attention", lambda m: fuse_attention(m, heads=shape.heads), shape.layers),
         Pass("positions", slice_positions, 1),
         Pass("gelu", fuse_gelu, shape.gelus),
-        Pass("weights-laid-out", lay_weights_out, shape.weights),
+        Pass("weights-as-stored", read_weights_as_stored, shape.weights),
         Pass("residual-sums", keep_residual_sums, 2 * shape.layers),
+        Pass("bias-sums", keep_bias_sums, shape.gelus),
         Pass("constants", name_constants, 0),
     ]
     if token_types and drop_token_types:

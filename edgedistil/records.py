@@ -527,11 +527,31 @@ class OpTime(Record):
     share: float
 
 
+class MemoryFit(Record):
+    """One artefact under a memory limit: whether it fits, with its peak, and what enforced the limit."""
+
+    model: str
+    role: Role | Literal["other"]
+    task: str
+    precision: Precision
+    artefact_sha256: str
+    device: str
+    method: Method
+    limit_bytes: int
+    enforced_by: str = Field(description="cgroup v2, cgroup v1, RLIMIT_AS, a watch on the guest's pages")
+    threads: int
+    length: int
+    fits: bool
+    peak_memory_bytes: Count
+    ended: str | None = Field(default=None, description="where and of what it died, when it does not fit")
+
+
 class ProfileRecord(Record):
     device: str
     method: Method
     rows: list[ProfileRow]
     claims: list[Claim]
+    fits: list[MemoryFit] = []
     op_times: dict[str, list[OpTime]] = Field(default={}, description="artefact label → times by kind of operator")
     layer_times: dict[str, list[OpTime]] = {}
     notes: list[str] = []

@@ -131,6 +131,10 @@ class RunDir:
         """ProfileRecord of one device by one method (measured, emulated, predicted)."""
         return self.profiles / f"{device}.{method}.json"
 
+    def profile_within(self, device: str, limit_bytes: int) -> Path:
+        """ProfileRecord of what fits into a memory limit on one device."""
+        return self.profiles / f"{device}.within-{limit_bytes / 2**20:.0f}MiB.json"
+
     @property
     def report(self) -> Path:
         return self.path / "report.html"

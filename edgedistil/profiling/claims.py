@@ -12,12 +12,17 @@ from edgedistil.errors import ClaimError, InputError
 from edgedistil.profiling.artefacts import ENCODER_TASK, Artefact
 from edgedistil.profiling.latency import Ratio, speed_ratio
 from edgedistil.profiling.messages import Block
-from edgedistil.records import Band, Claim, Figure, Method, NotMeasured, ProfileRecord, ProfileRow
+from edgedistil.records import Band, Claim, Count, Figure, MemoryFit, Method, NotMeasured, ProfileRecord, ProfileRow
 
 Kind = Literal["speed", "deploy", "int8-pays"]
 Verdict = Literal["holds", "does not hold", "cannot be told"]
 
 _FIGURES = {"speed": "speed ratio", "deploy": "speed ratio as deployed", "int8-pays": "speed ratio of int8"}
+
+
+def told_threads(count: int) -> str:
+    """ "1 thread", "4 threads"."""
+    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def verdict(low: float, high: float, threshold: float) -> Verdict:
@@ -55,9 +60,9 @@ def speed_claim(
         sentence=_speed_sentence(kind, name, first, second, ratio, decided, device),
         method=method,
         device=device,
-        conditions=f"{first.label} against {second.label}, {runtime}, {threads} threads, {text}; median of "
+        conditions=f"{first.label} against {second.label}, {runtime}, {told_threads(threads)}, {text}; median of "
         f"{ratio.blocks} blocks that took turns in {len(processes)} processes, {ratio.confidence:.0%} interval",
-        figure=f"{_FIGURES[kind]}, {name}, {threads} threads",
+        figure=f"{_FIGURES[kind]}, {name}, {told_threads(threads)}",
         value=ratio.value,
         low=ratio.low,
         high=ratio.high,
@@ -89,7 +94,7 @@ def predicted_claim(
         method="predicted",
         device=device,
         conditions=conditions,
-        figure=f"{_FIGURES[kind]}, {name}, {threads} threads",
+        figure=f"{_FIGURES[kind]}, {name}, {told_threads(threads)}",
         value=middle,
         low=band.low,
         high=band.high,
@@ -200,7 +205,10 @@ def _claim_bounds(records: Sequence[ProfileRecord], name: str) -> tuple[float, f
 
 def _row_bounds(records: Sequence[ProfileRecord], name: str) -> tuple[float, float] | str:
     rows = [row for record in records for row in record.rows if row.role != "teacher"]
-    figures = [bounds for row in rows for bounds in [_row_figure(row, name)]]
+    figures = [_row_figure(row, name) for row in rows]
+    if name == "peak_mib":
+        fits = [fit for record in records for fit in record.fits if fit.role != "teacher"]
+        figures += [_bounds(_peak_if_it_fits(fit), 2**20) for fit in fits]
     if not figures:
         return "there is no row of a student"
     for each in figures:
@@ -221,6 +229,13 @@ def _row_figure(row: ProfileRow, name: str) -> tuple[float, float] | NotMeasured
         return _bounds(row.latency_ms, 1)
     figure: Figure = getattr(row.latency, name)
     return _bounds(figure, 1)
+
+
+def _peak_if_it_fits(fit: MemoryFit) -> Count:
+    if fit.fits:
+        return fit.peak_memory_bytes
+    limit = f"{fit.limit_bytes / 2**20:.0f} MiB"
+    return NotMeasured(not_measured=f"{fit.model} {fit.task} {fit.precision} does not fit in {limit}")
 
 
 def _bounds(figure: Figure | int | Band, unit: float) -> tuple[float, float] | NotMeasured:

@@ -21,12 +21,15 @@ from edgedistil.parity.compare import compare
 from edgedistil.parity.gate import judge, tell_failure
 from edgedistil.parity.probes import Probes
 from edgedistil.profiling.artefacts import Artefact
+from edgedistil.profiling.fit import memory_fit
+from edgedistil.profiling.guest import usable_memory_bytes
 from edgedistil.profiling.messages import Case, Job, Reply
 from edgedistil.profiling.rows import EMULATED_LATENCY, facts, memory_stats, rows_of
 from edgedistil.profiling.targets.emulated import EmulatedTarget
 from edgedistil.profiling.targets.interface import Target, raise_failure
 from edgedistil.profiling.workload import Workload
 from edgedistil.records import (
+    MemoryFit,
     MemoryStats,
     NotMeasured,
     ParityFigures,
@@ -80,13 +83,15 @@ def emulate(
     identity = machine.probe()
     console.say(f"{machine.source}: onnxruntime {identity.onnxruntime} starts, {spec.memory.size_gib.value:g} GiB")
     rows: list[ProfileRow] = []
+    fits: list[MemoryFit] = []
     parities: dict[str, ParityRecord] = {}
     with console.progress(f"emulating {spec.name}", len(artefacts), unit="artefacts") as bar:
         for artefact in artefacts:
             bar.note(artefact.label)
-            visit = _Visit(artefact, work, _chosen(work, lengths), probes_of(artefact), memory_limit_bytes)
-            found, parity = visit.to(machine)
+            visit = _Visit(spec, artefact, work, _chosen(work, lengths), probes_of(artefact), memory_limit_bytes)
+            found, parity, fit = visit.to(machine)
             rows += found
+            fits += fit
             if parity is not None:
                 parities[artefact.label] = parity
             bar.advance()
@@ -100,6 +105,7 @@ def emulate(
         method="emulated",
         rows=rows,
         claims=[],
+        fits=fits,
         notes=[*_notes(work), *(_tell(row) for row in rows if row.valid), *invalid],
         provenance=provenance(),
     )
@@ -110,25 +116,45 @@ def emulate(
 class _Visit:
     """One artefact's way through the emulator."""
 
+    spec: DeviceSpec
     artefact: Artefact
     work: Workload
     lengths: list[int]
     probes: Probes | None
     memory_limit_bytes: int | None
 
-    def to(self, machine: Target) -> tuple[list[ProfileRow], ParityRecord | None]:
+    def to(self, machine: Target) -> tuple[list[ProfileRow], ParityRecord | None, list[MemoryFit]]:
         few = None if self.probes is None else few_probes(self.probes, self.artefact.parameters)
         with tempfile.TemporaryDirectory(prefix="edgedistil-emulation-") as scratch:
             inputs, outputs = Path(scratch) / "inputs.npz", Path(scratch) / _OUTPUTS
             np.savez(inputs, **self._inputs(few))
             reply = machine.run(self._job(few), {"inputs.npz": inputs, **self.artefact.job_files()}, outputs_to=outputs)
+            fit = self._fit(machine, reply)
             if not reply.ok:
-                return [self._failed(machine, reply)], None
+                return [self._failed(machine, reply)], None, fit
             rows = rows_of(self.artefact, reply, device=machine.name, method="emulated", threads=1)
             if few is None:
-                return [_with(row, "parity", "not checked: no probes of this artefact") for row in rows], None
+                return [_with(row, "parity", "not checked: no probes of this artefact") for row in rows], None, fit
             parity = self._judge(few, outputs, machine, reply)
-        return [_with(row, "parity", tell_parity(parity)) for row in rows], parity
+        return [_with(row, "parity", tell_parity(parity)) for row in rows], parity, fit
+
+    def _fit(self, machine: Target, reply: Reply) -> list[MemoryFit]:
+        """Whether it fits into what the device can give; nothing when it ended for another reason."""
+        if reply.error is not None and reply.error.kind != "memory":
+            return []
+        ended = None if reply.error is None else f"{reply.error.message}, in the phase '{reply.error.phase}'"
+        return [
+            memory_fit(
+                self.artefact,
+                reply,
+                device=machine.name,
+                limit_bytes=self.memory_limit_bytes or usable_memory_bytes(self.spec),
+                how="a watch on the guest's resident memory",
+                length=max(self.lengths),
+                method="emulated",
+                ended=ended,
+            )
+        ]
 
     def _inputs(self, probes: Probes | None) -> dict[str, Any]:
         found = {}

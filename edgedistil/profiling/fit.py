@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistil import console
+from edgedistil.device import HOST
 from edgedistil.errors import InputError
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.messages import Case, Job, Reply
-from edgedistil.profiling.rows import facts, memory_stats, rows_of
 from edgedistil.profiling.targets.local import LocalTarget
 from edgedistil.profiling.workload import Workload
-from edgedistil.records import NotMeasured, ProfileRecord, ProfileRow, provenance
+from edgedistil.records import MemoryFit, Method, NotMeasured, ProfileRecord, provenance
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 _LEAST = 32 * 2**20
@@ -143,12 +143,12 @@ def _entering(group: Path) -> tuple[str, ...]:
 
 
 def fit_within(limit_bytes: int, artefacts: Sequence[Artefact], work: Workload, *, threads: int) -> ProfileRecord:
-    """A row an artefact: its peak under the limit, or that it does not fit, and where it ended.
+    """Which artefacts fit: each one's peak under the limit, or where it ended. No row: nothing is timed under a limit.
 
     Conditions: a fresh process in a limit of its own, at the longest length; what the file cache takes can be
     reclaimed and does not count.
     """
-    rows, notes = [], []
+    found = []
     longest = max(work.lengths)
     with (
         tempfile.TemporaryDirectory(prefix="edgedistil-fit-") as folder,
@@ -157,16 +157,16 @@ def fit_within(limit_bytes: int, artefacts: Sequence[Artefact], work: Workload, 
         inputs = Path(folder) / "inputs.npz"
         work.save(inputs)
         for artefact in artefacts:
-            row, note = _one(limit_bytes, artefact, work, longest, threads, inputs)
-            rows.append(row)
-            notes.append(note)
+            bar.note(artefact.label)
+            found.append(_one(limit_bytes, artefact, work, longest, threads, inputs))
             bar.advance()
-    return ProfileRecord(device="host", method="measured", rows=rows, claims=[], notes=notes, provenance=provenance())
+    notes = [f"workload: {work.source}", *(tell_fit(each) for each in found)]
+    return ProfileRecord(
+        device=HOST, method="measured", rows=[], claims=[], fits=found, notes=notes, provenance=provenance()
+    )
 
 
-def _one(
-    limit_bytes: int, artefact: Artefact, work: Workload, length: int, threads: int, inputs: Path
-) -> tuple[ProfileRow, str]:
+def _one(limit_bytes: int, artefact: Artefact, work: Workload, length: int, threads: int, inputs: Path) -> MemoryFit:
     with fence(limit_bytes) as limit:
         job = Job(
             models={artefact.label: artefact.job_model()},
@@ -176,50 +176,65 @@ def _one(
             timeout_seconds=600,
         )
         reply = LocalTarget(prefix=limit.prefix).run(job, {"inputs.npz": inputs, **artefact.job_files()})
-        kills = limit.kills()
-    mib = limit_bytes / 2**20
-    told = {"memory limit": f"{mib:.0f} MiB, {limit.how}"}
-    if reply.ok:
-        row = rows_of(artefact, reply, device="host", method="measured", threads=threads, conditions=told)[0]
-        peak = reply.models[artefact.label].memory.peak
-        shown = f"peak {peak / 2**20:.0f} MiB" if peak is not None else "peak not told by this machine"
-        return row, f"{artefact.label} fits in {mib:.0f} MiB: {shown} at {length} tokens ({limit.how})"
-    reason = _why(reply, kills)
-    return (
-        _failed(artefact, reply, length, threads, f"does not fit in {mib:.0f} MiB: {reason}", told),
-        f"{artefact.label} does not fit in {mib:.0f} MiB: {reason} ({limit.how})",
+        ended = None if reply.ok else _ending(reply, limit.kills())
+    return memory_fit(
+        artefact,
+        reply,
+        device=HOST,
+        limit_bytes=limit_bytes,
+        how=limit.how,
+        length=length,
+        threads=threads,
+        ended=ended,
     )
 
 
-def _why(reply: Reply, kills: int) -> str:
+def memory_fit(
+    artefact: Artefact,
+    reply: Reply,
+    *,
+    device: str,
+    limit_bytes: int,
+    how: str,
+    length: int,
+    threads: int = 1,
+    method: Method = "measured",
+    ended: str | None,
+) -> MemoryFit:
+    """What a reply to a job under a limit says about the artefact; `ended` is None when it fits."""
+    answer = reply.models.get(artefact.label)
+    peak = answer.memory.peak if answer is not None else None
+    return MemoryFit(
+        model=artefact.model,
+        role=artefact.role,
+        task=artefact.task,
+        precision=artefact.precision,
+        artefact_sha256=artefact.sha256,
+        device=device,
+        method=method,
+        limit_bytes=limit_bytes,
+        enforced_by=how,
+        threads=threads,
+        length=length,
+        fits=ended is None,
+        peak_memory_bytes=NotMeasured(not_measured=ended or "this machine does not tell it") if peak is None else peak,
+        ended=ended,
+    )
+
+
+def tell_fit(fit: MemoryFit) -> str:
+    """The outcome in a line."""
+    who, limit = f"{fit.model} {fit.task} {fit.precision}", f"{fit.limit_bytes / 2**20:.0f} MiB"
+    if not fit.fits:
+        return f"{who} does not fit in {limit}: {fit.ended} ({fit.enforced_by})"
+    told = fit.peak_memory_bytes
+    peak = "peak not told by this machine" if isinstance(told, NotMeasured) else f"peak {told / 2**20:.0f} MiB"
+    return f"{who} fits in {limit}: {peak} at {fit.length} tokens ({fit.enforced_by})"
+
+
+def _ending(reply: Reply, kills: int) -> str:
     error = reply.error
     phase = error.phase if error is not None else reply.phase
     if kills:
         return f"the kernel killed it (out of memory) in the phase '{phase}'"
     return f"{error.message if error is not None else 'it failed'} in the phase '{phase}'"
-
-
-def _failed(
-    artefact: Artefact, reply: Reply, length: int, threads: int, reason: str, told: dict[str, str]
-) -> ProfileRow:
-    absent = NotMeasured(not_measured=reason)
-    answer = reply.models.get(artefact.label)
-    return ProfileRow(
-        **facts(artefact),
-        device="host",
-        method="measured",
-        runtime=f"onnxruntime {reply.identity.onnxruntime or 'did not start'}",
-        threads=threads,
-        batch=1,
-        length=length,
-        latency_ms=absent,
-        latency=absent,
-        load_ms=absent,
-        first_call_ms=absent,
-        start_to_first_result_ms=absent,
-        memory=memory_stats(answer.memory) if answer is not None else absent,
-        peak_memory_bytes=absent,
-        valid=False,
-        invalid_reason=reason,
-        conditions=told,
-    )

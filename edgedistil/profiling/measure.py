@@ -64,7 +64,7 @@ def measure(
     with _files(workload) as inputs, console.progress(f"measuring on {device}", None, unit="jobs") as bar:
         for count in threads:
             for artefact in artefacts:
-                bar.note(f"{artefact.label}, {count} threads")
+                bar.note(f"{artefact.label}, {claims.told_threads(count)}")
                 phases: list[Phase] = ["steady", "energy", "ops"] if count == threads[0] else ["steady"]
                 reply = _visit(target, [artefact], _job([artefact], workload, count, effort, session, phases), inputs)
                 rows += rows_of(
@@ -76,7 +76,7 @@ def measure(
                 bar.advance()
             asked = pairs if count == threads[0] else [each for each in pairs if each.kind == "speed"]
             if asked and workload.pairs:
-                bar.note(f"teacher and student taking turns, {count} threads")
+                bar.note(f"teacher and student taking turns, {claims.told_threads(count)}")
                 ratios += _claims(target, asked, workload, inputs, device, count, effort, session)
                 bar.advance()
     return ProfileRecord(

@@ -35,6 +35,10 @@ class SessionOptions(Record):
     arena: bool = True
     graph_level: GraphLevel = "all"
     prepacking: bool = True
+    exact_products: bool = Field(
+        default=False,
+        description="session.x64quantprecision: x86 without VNNI keeps int8 products from saturating in 16 bits",
+    )
 
 
 class JobModel(Record):

@@ -308,6 +308,8 @@ def session_options(job: dict[str, Any], model: dict[str, Any]) -> Any:
         options.add_session_config_entry("session.force_spinning_stop", "1")
     if not asked.get("prepacking", True):
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if asked.get("exact_products", False):
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 

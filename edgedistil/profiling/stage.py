@@ -139,7 +139,10 @@ def _on_host(ask: _Ask) -> ProfileRecord:
     target = LocalTarget()
     if ask.flags.memory_limit is not None:
         limit = fit.parse_bytes(ask.flags.memory_limit)
-        return fit.fit_within(limit, ask.artefacts, ask.work, threads=ask.counts(1)[0])
+        record = fit.fit_within(limit, ask.artefacts, ask.work, threads=ask.counts(1)[0])
+        if ask.run is not None:  # a file of its own: what was measured without a limit stays
+            write_record(ask.run.profile_within(HOST, limit), record)
+        return record
     identity = host.identity()
     record = _measured(ask, target, HOST, ask.counts(host.usable_cores()), host.conditions())
     if ask.flags.calibrate:

@@ -26,6 +26,8 @@ _DEFAULTS = "defaults"
 _BLOCKS, _CALLS = 12, 4
 _NO_SLOWER = 0.98
 _GRAPH_LEVELS: tuple[GraphLevel, ...] = ("extended", "basic", "disabled")
+_INTEGER = ("int8", "uint8", "int8-static")
+_EXACT = "exact 8-bit products"
 
 
 def tune(
@@ -34,10 +36,13 @@ def tune(
     """Per student artefact the recommended session, as written to session.json.
 
     Conditions: every option alone against the defaults at the best thread count, on the workload's middle length.
+    `session.x64quantprecision` is tried for 8-bit artefacts on x86-64 and set there whatever it costs: without VNNI it
+    decides whether the answers are right. What it costs is in the reasons.
     Raises:
         TargetError: The target gave no reply, or a session could not be made.
     """
     chosen = [artefact for artefact in artefacts if artefact.role != "teacher"]
+    on_x86 = target.probe().machine == "x86_64"
     with (
         tempfile.TemporaryDirectory(prefix="edgedistil-tune-") as folder,
         console.progress("tuning", 2 * len(chosen), unit="jobs") as bar,
@@ -48,7 +53,8 @@ def tune(
         for artefact in chosen:
             threads, thread_reasons = _best_threads(target, artefact, work, inputs, most_threads)
             bar.advance()
-            found[artefact.label] = _best_options(target, artefact, work, inputs, threads, thread_reasons)
+            exact = on_x86 and artefact.precision in _INTEGER
+            found[artefact.label] = _best_options(target, artefact, work, inputs, threads, thread_reasons, exact)
             bar.advance()
         return found
 
@@ -70,12 +76,13 @@ def _best_threads(
 
 
 def _best_options(
-    target: Target, artefact: Artefact, work: Workload, inputs: Path, threads: int, reasons: dict[str, str]
+    target: Target, artefact: Artefact, work: Workload, inputs: Path, threads: int, reasons: dict[str, str], exact: bool
 ) -> dict[str, Any]:
     options = {
         "arena off": SessionOptions(arena=False),
         "pre-packing off": SessionOptions(prepacking=False),
         **({"spinning off": SessionOptions(spinning=False)} if threads > 1 else {}),
+        **({_EXACT: SessionOptions(exact_products=True)} if exact else {}),
         **{f"graph level {level}": SessionOptions(graph_level=level) for level in _GRAPH_LEVELS},
     }
     variants = {name: JobModel(file="", session=each) for name, each in options.items()}
@@ -86,7 +93,9 @@ def _best_options(
     prepacking = ratios["pre-packing off"].low <= 1
     faster = [level for level in _GRAPH_LEVELS if ratios[f"graph level {level}"].low > 1]
     level: GraphLevel = max(faster, key=lambda each: ratios[f"graph level {each}"].value, default="all")
-    session = SessionOptions(arena=arena, spinning=spinning, prepacking=prepacking, graph_level=level)
+    session = SessionOptions(
+        arena=arena, spinning=spinning, prepacking=prepacking, graph_level=level, exact_products=exact
+    )
     told = {**reasons, **{name: _told(each, "the defaults") for name, each in ratios.items()}}
     return {
         "intra_op_num_threads": threads,
@@ -95,6 +104,7 @@ def _best_options(
         "config": {
             "session.intra_op.allow_spinning": "1" if spinning else "0",
             "session.disable_prepacking": "0" if prepacking else "1",
+            **({"session.x64quantprecision": "1"} if exact else {}),
         },
         "in_words": _in_words(threads, session),
         "reasons": told,
@@ -105,7 +115,7 @@ def _in_words(threads: int, session: SessionOptions) -> str:
     return (
         f"{threads} thread{'s' if threads > 1 else ''}, arena {'on' if session.arena else 'off'}, "
         f"spinning {'on' if session.spinning else 'off'}, pre-packing {'on' if session.prepacking else 'off'}, "
-        f"graph level {session.graph_level}"
+        f"graph level {session.graph_level}{', ' + _EXACT if session.exact_products else ''}"
     )
 
 

@@ -41,7 +41,8 @@ def _figures(facts: RunFacts) -> Iterator[tuple[str, tuple[float, Callable[[floa
     for profile in facts.profiles:
         for row in profile.rows:
             if row.valid and isinstance(row.latency_ms, float):
-                where = f"{row.device} {row.method}, {row.threads} threads, length {row.length}"
+                threads = "1 thread" if row.threads == 1 else f"{row.threads} threads"
+                where = f"{row.device} {row.method}, {threads}, length {row.length}"
                 yield f"{row.model} {row.task} {row.precision} p50 (ms), {where}", (row.latency_ms, _two)
 
 

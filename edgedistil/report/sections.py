@@ -161,10 +161,11 @@ def speed(facts: RunFacts) -> Section:
         " Predicted: a cost model's band, no board was involved.",
         [
             *([tables.claims_table(claims)] if claims else []),
-            *(tables.latency_table(profile) for profile in facts.profiles),
+            *(tables.latency_table(profile) for profile in facts.profiles if profile.rows),
+            *(tables.fit_table(profile) for profile in facts.profiles if profile.fits),
         ],
         [(p, c) for p, c in pictures if p],
-        folded=[tables.profile_table(profile) for profile in facts.profiles],
+        folded=[tables.profile_table(profile) for profile in facts.profiles if profile.rows],
     )
 
 

@@ -353,6 +353,20 @@ def _median_cell(row: ProfileRow | None) -> str:
     return milliseconds(row.latency_ms) if row.valid else "invalid"
 
 
+def fit_table(record: ProfileRecord) -> TableData:
+    """What fits into a memory limit, with the peak and what enforced the limit."""
+    rows = [
+        [
+            *(f"{fit.model} {fit.task}", fit.precision, f"{fit.limit_bytes / 2**20:.0f}"),
+            *("fits" if fit.fits else f"does not fit: {fit.ended}", mebibytes(fit.peak_memory_bytes)),
+            *(str(fit.length), str(fit.threads), fit.method, fit.enforced_by),
+        ]
+        for fit in record.fits
+    ]
+    heads = ["artefact", "precision", "limit MiB", "outcome", "peak MiB", "tokens", "threads", "method", "limited by"]
+    return TableData(f"{record.device}: does it fit?", heads, rows)
+
+
 def profile_table(record: ProfileRecord) -> TableData:
     """Every row with its percentiles."""
     rows = [_profile_cells(row) for row in record.rows]
@@ -413,6 +427,9 @@ def show_profiles(run: RunDir | None, records: Sequence[ProfileRecord]) -> None:
     if run is not None:
         console.result(f"\nrun {run.name} ({run.profiles})")
     for record in records:
-        latency_table(record).show()
+        if record.rows:
+            latency_table(record).show()
+        if record.fits:
+            fit_table(record).show()
         for claim in record.claims:
             console.result(f"  {claim.verdict.upper()}: {claim.sentence}")

@@ -108,7 +108,7 @@ def test_a_speed_claim_says_it_in_words_next_to_the_paper() -> None:
     claim = speed(1.8)
     assert claim.verdict == "holds" and claim.value == pytest.approx(1.8)
     assert claim.sentence.startswith('"60% faster" holds for the encoders on host: the student is 1.80 times as fast')
-    assert "668 s" in claim.paper and "onnxruntime 9, 1 threads" in claim.conditions
+    assert "668 s" in claim.paper and "onnxruntime 9, 1 thread," in claim.conditions
     assert speed(1.5).verdict == "does not hold"
     assert speed(1.6, spread=0.05).verdict == "cannot be told"
 

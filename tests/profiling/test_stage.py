@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,14 +148,31 @@ def test_tuning_writes_a_session_with_its_reasons(
 ) -> None:
     monkeypatch.setattr(tune, "_BLOCKS", 5)
     monkeypatch.chdir(tmp_path)
-    model = exported.export("student", "feature-extraction") / "onnx" / "model_int8.onnx"
-    _, (record,) = profile(model=model, tune=True, threads=[2], lengths=[5], sentence_pairs=6)
-    written = json.loads(Path("session.json").read_text(encoding="utf-8"))
-    session = written["sessions"]["model_int8-other.int8"]
+    session, record = tuned(exported, "model.onnx", "model-other.fp32")
     assert session["intra_op_num_threads"] in (1, 2)
     assert set(session["config"]) == {"session.intra_op.allow_spinning", "session.disable_prepacking"}
     assert {"arena off", "pre-packing off", "graph level basic", "2 threads"} <= set(session["reasons"])
+    assert "exact 8-bit products" not in session["reasons"]
     assert any("session options" in note for note in record.notes)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="session.x64quantprecision is about x86-64")
+def test_exact_products_are_tried_and_set_for_integers_on_x86(
+    exported: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "_BLOCKS", 5)
+    monkeypatch.chdir(tmp_path)
+    session, _ = tuned(exported, "model_int8.onnx", "model_int8-other.int8")
+    assert session["config"]["session.x64quantprecision"] == "1"
+    assert "times as fast as the defaults" in session["reasons"]["exact 8-bit products"]
+    assert "exact 8-bit products" in session["in_words"]
+
+
+def tuned(run: RunDir, file: str, label: str) -> tuple[dict[str, Any], ProfileRecord]:
+    model = run.export("student", "feature-extraction") / "onnx" / file
+    _, (record,) = profile(model=model, tune=True, threads=[2], lengths=[5], sentence_pairs=6)
+    written = json.loads(Path("session.json").read_text(encoding="utf-8"))
+    return written["sessions"][label], record
 
 
 def middle(band: Band) -> float:

@@ -187,7 +187,7 @@ def _claim(
         middle,
         band,
         device=spec.name,
-        conditions=f"{pairing.first.label} against {pairing.second.label}, onnxruntime, {threads} threads, "
-        f"{nearest} tokens; constants {constants.origin}",
+        conditions=f"{pairing.first.label} against {pairing.second.label}, onnxruntime, "
+        f"{claims.told_threads(threads)}, {nearest} tokens; constants {constants.origin}",
         threads=threads,
     )

@@ -17,8 +17,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-CHUNK_ROWS = 512
-BLOCK_ROWS = 32
+CHUNK_ROWS = 768
+BLOCK_ROWS = 8
+
+_LEAST_EXACT = 1e-30  # below it a float32 may have lost digits
 
 Teaching = tuple[Tensor, Tensor, Tensor]  # transformed hidden states (N, D'), weight (V, D'), bias (V)
 
@@ -136,6 +138,10 @@ class _Reduction:
             self.teacher_bias_V = bias.to(self.wide) * inverse
         self.teaches = teaching is not None
 
+        # The weight's gradient is summed over h · scale: then V × D numbers need no scaling. Float16 has no room for it.
+        self.scaled_early = dtype != torch.float16
+        self.scaled_ND = (student_ND.detach() * self.gradient_scale).to(dtype) if self.scaled_early else self.hidden_ND
+
         self.grad_ND = torch.empty(student_ND.shape, dtype=student_ND.dtype, device=self.device)
         self.grad_VD = torch.empty(weight_VD.shape, dtype=self.wide, device=self.device) if needs_weight else None
         self.grad_V = torch.zeros(bias_V.shape, dtype=self.wide, device=self.device) if needs_bias else None
@@ -143,8 +149,9 @@ class _Reduction:
     def run(self) -> tuple[Tensor, Tensor, Tensor]:
         zero = torch.zeros((), dtype=self.wide, device=self.device)
         soft_sum, mlm_sum = zero, zero.clone()
-        for start in range(0, len(self.hidden_ND), CHUNK_ROWS):
-            soft, mlm = self._chunk(start, min(start + CHUNK_ROWS, len(self.hidden_ND)))
+        rows = -(-len(self.hidden_ND) // max(1, -(-len(self.hidden_ND) // CHUNK_ROWS)))  # chunks of one size
+        for start in range(0, len(self.hidden_ND), rows):
+            soft, mlm = self._chunk(start, min(start + rows, len(self.hidden_ND)))
             soft_sum, mlm_sum = soft_sum + soft, mlm_sum + mlm
         return soft_sum * self.soft_scale + mlm_sum * self.mlm_scale, soft_sum, mlm_sum
 
@@ -170,36 +177,60 @@ class _Reduction:
 
     def _block(self, logits_RV: Tensor, taught_RV: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Both losses of a block of rows; leaves their gradient where the student's logits were."""
-        shape, wide, scratch = logits_RV.shape, self.wide, self.scratch
-        x_RV = scratch.take("x", shape, wide).copy_(logits_RV).add_(self.bias_V)
-        g_RV = scratch.take("y", shape, wide)
-        labelled = 0 if labels is None else len(labels)
-        soft_sum = mlm_sum = torch.zeros((), dtype=wide, device=self.device)
-        if labelled:
+        shape, scratch = logits_RV.shape, self.scratch
+        x_RV = scratch.take("x", shape, self.wide).copy_(logits_RV).add_(self.bias_V)
+        # On a CPU asking whether all rows have a label, and looking at them, is free.
+        columns = None if labels is None or len(labels) < len(x_RV) or x_RV.device.type != "cpu" else labels
+        if taught_RV is None:
             assert labels is not None
-            s_KV = scratch.take("s", (labelled, shape[1]), wide)
-            z_KV = torch.mul(x_RV[:labelled], self.temperature, out=g_RV[:labelled])
-            right = labels.unsqueeze(1)
-            right_logits = z_KV.gather(1, right).sum()
-            mlm_sum = _softmax(z_KV, s_KV).sum() - right_logits
-            s_KV.scatter_add_(1, right, torch.full(right.shape, -1, dtype=wide, device=self.device))
-        if taught_RV is not None:
-            p_RV = scratch.take("p", shape, wide)
-            y_RV = g_RV.copy_(taught_RV).add_(self.teacher_bias_V)
-            normalizers = _softmax(y_RV, p_RV).neg()
-            y_RV.sub_(x_RV)
-            expected = torch.dot(y_RV.view(-1), p_RV.view(-1))
-            normalizers += _softmax(x_RV, g_RV)
-            soft_sum = (expected + normalizers.sum()) * self.temperature**2
-            g_RV.sub_(p_RV)
-            if labelled:
-                g_RV[:labelled].add_(s_KV, alpha=self.mlm_ratio)
-        elif labelled:
-            g_RV = s_KV
+            g_RV = scratch.take("y", shape, self.wide)
+            mlm_sum = self._add_mlm(x_RV, g_RV.zero_(), labels)
+            soft_sum = torch.zeros_like(mlm_sum)
+        else:
+            y_RV = scratch.take("y", shape, self.wide).copy_(taught_RV).add_(self.teacher_bias_V)
+            p_RV = scratch.take("p", shape, self.wide)
+            divergence = -_softmax(y_RV, p_RV, columns)
+            expected = torch.dot(y_RV.sub_(x_RV).view(-1), p_RV.view(-1))
+            g_RV = y_RV
+            normalizers = _softmax(x_RV, g_RV, columns)
+            soft_sum = (expected + (divergence + normalizers).sum()) * self.temperature**2
+            mlm_sum = torch.zeros_like(soft_sum)
+            if labels is not None and len(labels) and self.temperature == 2:
+                mlm_sum = self._add_mlm_by_squares(x_RV, g_RV, normalizers, labels)
+                g_RV.sub_(p_RV)
+            else:
+                g_RV.sub_(p_RV)
+                if labels is not None and len(labels):
+                    mlm_sum = self._add_mlm(x_RV, g_RV, labels)
         if self.grad_V is not None:
             self.grad_V.add_(g_RV.sum(0), alpha=self.gradient_scale)
         logits_RV.copy_(g_RV)
         return soft_sum, mlm_sum
+
+    def _add_mlm(self, x_RV: Tensor, g_RV: Tensor, labels: Tensor) -> Tensor:
+        """Sum of the cross-entropies of the first rows; adds their gradient to `g_RV`, and spoils `x_RV`."""
+        z_KV = x_RV[: len(labels)].mul_(self.temperature)
+        s_KV = self.scratch.take("s", z_KV.shape, self.wide)
+        right = labels.unsqueeze(1)
+        right_logits = z_KV.gather(1, right).sum()
+        mlm_sum = _softmax(z_KV, s_KV, labels if z_KV.device.type == "cpu" else None).sum() - right_logits
+        g_RV[: len(labels)].add_(s_KV, alpha=self.mlm_ratio)
+        self._subtract_right(g_RV, right)
+        return mlm_sum
+
+    def _add_mlm_by_squares(self, x_RV: Tensor, q_RV: Tensor, normalizers: Tensor, labels: Tensor) -> Tensor:
+        """The same at T = 2 from q = softmax(x): softmax(2x) is q² over its sum, without another exponential."""
+        x_KV, q_KV = x_RV[: len(labels)], q_RV[: len(labels)]
+        right = labels.unsqueeze(1)
+        squares = torch.linalg.vecdot(q_KV, q_KV)
+        mlm_sum = (2 * (normalizers[: len(labels)] - x_KV.gather(1, right).squeeze(1)) + squares.log()).sum()
+        torch.mul(q_KV, (self.mlm_ratio / squares).unsqueeze(1), out=x_KV)
+        q_KV.addcmul_(q_KV, x_KV)
+        self._subtract_right(q_RV, right)
+        return mlm_sum
+
+    def _subtract_right(self, g_RV: Tensor, right: Tensor) -> None:
+        g_RV[: len(right)].scatter_add_(1, right, torch.full(right.shape, -self.mlm_ratio).to(g_RV))
 
     def _collect(self, gradient_CV: Tensor, start: int, stop: int) -> None:
         """Gradients of hidden states and head from a chunk's gradient of the logits."""
@@ -209,24 +240,33 @@ class _Reduction:
         if self.grad_VD is None:
             return
         product_VD = self.scratch.take("product", self.grad_VD.shape, self.dtype)
-        torch.mm(gradient_CV.T, self.hidden_ND[start:stop], out=product_VD)
-        # h/T was multiplied, so T comes back in. A block's rows are widened in cache, then added.
-        scale = self.gradient_scale * self.temperature
+        torch.mm(gradient_CV.T, self.scaled_ND[start:stop], out=product_VD)
+        scale = 1.0 if self.scaled_early else self.gradient_scale * self.temperature  # h/T was multiplied
+        # A block's rows are widened in cache, then added.
         for into, product in zip(torch.split(self.grad_VD, 2048), torch.split(product_VD, 2048), strict=True):
             if start == 0:
-                into.copy_(product).mul_(scale)
+                into.copy_(product)
+                if scale != 1:
+                    into.mul_(scale)
             else:
                 widened = self.scratch.take("widened", product.shape, self.wide).copy_(product)
                 into.add_(widened, alpha=scale)
 
 
-def _softmax(z_RV: Tensor, into_RV: Tensor) -> Tensor:
+def _softmax(z_RV: Tensor, into_RV: Tensor, columns: Tensor | None) -> Tensor:
     """Writes softmax of the rows into `into_RV`; returns their log-normalizers (R).
 
-    log Σ exp z = max z − log max softmax(z): one exponential per element, where log_softmax and exp take two.
+    log Σ exp z = z_c − log softmax(z)_c for any column c: one exponential per element, where log_softmax and exp take
+    two. `columns` names one for each row, which saves the search for the largest; it serves unless its probability is
+    too small to be exact.
     """
     torch.ops.aten._softmax.out(z_RV, -1, False, out=into_RV)
-    return z_RV.amax(-1) - into_RV.amax(-1).log_()
+    if columns is not None:
+        there = columns.unsqueeze(1)
+        chances = into_RV.gather(1, there)
+        if float(chances.min()) > _LEAST_EXACT:
+            return torch.sub(z_RV.gather(1, there), chances.log_()).squeeze(1)
+    return torch.sub(z_RV.amax(-1), into_RV.amax(-1).log_())
 
 
 class _Scratch:

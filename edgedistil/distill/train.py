@@ -31,7 +31,7 @@ from edgedistil.distill.interruption import Interruption
 from edgedistil.distill.losses import Positions, TokenCounts, distillation_loss
 from edgedistil.distill.metrics import Metrics
 from edgedistil.errors import Interrupted, TrainingDiverged
-from edgedistil.models.encoder import encode, mlm_head
+from edgedistil.models.encoder import encode, encode_with_head, mlm_head
 from edgedistil.records import HeldoutMlm
 from edgedistil.rundir import replacing, storage_errors
 
@@ -59,7 +59,7 @@ class Objective(nn.Module):
         self._encode_teacher = torch.compile(encode) if compiled else encode
         # On a CPU dropout draws its bits outside of torch: a compiled student would fall apart at each of them.
         whole = compiled and next(student.parameters()).device.type != "cpu"
-        self._encode_student = torch.compile(encode) if whole else encode
+        self._encode_student = torch.compile(encode_with_head) if whole else encode_with_head
         self._teacher = (teacher,)
         self._soft_target, self._mlm, self._cosine = soft_target, mlm, cosine
         self._temperature, self._positions = temperature, positions
@@ -75,10 +75,11 @@ class Objective(nn.Module):
         if needs_teacher:
             with torch.no_grad():
                 taught_BLD = self._encode_teacher(self.teacher, batch.input_ids_BL, batch.attention_mask_BL)
+        student_BLD, student_head = self._encode_student(self.student, batch.input_ids_BL, batch.attention_mask_BL)
         loss = distillation_loss(
-            self._encode_student(self.student, batch.input_ids_BL, batch.attention_mask_BL),
+            student_BLD,
             taught_BLD,
-            student_head=mlm_head(self.student),
+            student_head=student_head,
             teacher_head=mlm_head(self.teacher) if needs_teacher else None,
             labels_BL=batch.labels_BL,
             attention_mask_BL=batch.attention_mask_BL,

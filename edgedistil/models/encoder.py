@@ -3,11 +3,11 @@
 How a training loop stays fast:
 
     teacher = frozen(model, dtype=torch.bfloat16)
-    with freed_memory_kept():                                               # around the whole loop, on a CPU
-        student_BLD = encode(student, input_ids_BL, attention_mask_BL)      # None as mask where nothing is padded
+    with freed_memory_kept():                                                   # around the whole loop, on a CPU
+        student_BLD, head = encode_with_head(student, input_ids_BL, mask_BL)    # None as mask where nothing is padded
         with torch.no_grad():
-            teacher_BLD = encode(teacher, input_ids_BL, attention_mask_BL)
-        loss = distillation_loss(student_BLD, teacher_BLD, …, mlm_head(student), mlm_head(teacher), …)
+            teacher_BLD = encode(teacher, input_ids_BL, mask_BL)
+        loss = distillation_loss(student_BLD, teacher_BLD, …, head, mlm_head(teacher), …)
 
 Calling a `…ForMaskedLM` itself projects every position onto the vocabulary, which costs more than the encoder.
 """
@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,30 @@ class MlmHead:
     bias_V: Tensor
 
 
+class _Tied(torch.autograd.Function):
+    """Rows of a table, and the table itself for another use."""
+
+    @staticmethod
+    def forward(ctx: Any, table_VD: Tensor, ids_BL: Tensor, padding_id: int | None) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(ids_BL)
+        ctx.shape, ctx.padding_id = table_VD.shape, padding_id
+        ctx.set_materialize_grads(False)
+        return F.embedding(ids_BL, table_VD), table_VD.view_as(table_VD)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BLD: Tensor | None, grad_VD: Tensor | None) -> tuple[Tensor | None, None, None]:
+        if grad_BLD is None:
+            return grad_VD, None, None
+        (ids_BL,) = ctx.saved_tensors
+        if grad_VD is None:
+            grad_VD = torch.zeros(ctx.shape, dtype=grad_BLD.dtype, device=grad_BLD.device)
+        if ctx.padding_id is not None:  # as an embedding does
+            grad_BLD = grad_BLD.masked_fill((ids_BL == ctx.padding_id).unsqueeze(-1), 0)
+        # In place: what comes from the projection was made for this, and nobody else reads it.
+        own_VD = grad_VD if grad_VD.is_contiguous() else grad_VD.contiguous()
+        return own_VD.index_add_(0, ids_BL.flatten(), grad_BLD.flatten(0, 1)), None, None
+
+
 class _DistilBertTransform(nn.Module):
     def __init__(self, model: DistilBertForMaskedLM) -> None:
         super().__init__()
@@ -67,6 +91,22 @@ def frozen(model: BertForMaskedLM, *, dtype: torch.dtype) -> BertForMaskedLM:
     return copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
 
 
+def encode_with_head(
+    model: EncoderWithHead, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
+) -> tuple[Tensor, MlmHead]:
+    """`encode` and `mlm_head`, for a loss that projects: the table that both use gets one gradient, not a sum of two.
+
+    An embedding's own gradient is as large as the table, and 0 but for a few rows; here these rows are added to the
+    gradient that comes from the projection.
+    """
+    head, table = mlm_head(model), model.base_model.embeddings.word_embeddings
+    if head.weight_VD is not table.weight or not table.weight.requires_grad:
+        return encode(model, input_ids_BL, attention_mask_BL), head
+    words_BLD, weight_VD = _Tied.apply(table.weight, input_ids_BL, table.padding_idx)  # type: ignore[no-untyped-call]
+    hidden_BLD = _encode(model, words_BLD, attention_mask_BL)
+    return hidden_BLD, replace(head, weight_VD=weight_VD)
+
+
 def encode(model: EncoderWithHead, input_ids_BL: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
     """Last hidden states (B, L, D), the same as the model's own `base_model(…).last_hidden_state`.
 
@@ -77,7 +117,11 @@ def encode(model: EncoderWithHead, input_ids_BL: Tensor, attention_mask_BL: Tens
     Args:
         attention_mask_BL: 0 at padding. Give None where nothing is padded: attention is faster without.
     """
-    kind = input_ids_BL.device.type
+    return _encode(model, model.base_model.embeddings.word_embeddings(input_ids_BL), attention_mask_BL)
+
+
+def _encode(model: EncoderWithHead, words_BLD: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
+    kind = words_BLD.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
     bias_B11L = None
     if attention_mask_BL is not None:
@@ -85,7 +129,7 @@ def encode(model: EncoderWithHead, input_ids_BL: Tensor, attention_mask_BL: Tens
         bias_B11L = zeros.masked_fill_(attention_mask_BL == 0, torch.finfo(dtype).min)[:, None, None, :]
     dropout = _Dropout.of(model)
     with torch.autocast(kind, enabled=False):
-        hidden_BLD = dropped(_embed(model, input_ids_BL).to(dtype), dropout.hidden)
+        hidden_BLD = dropped(_embed(model, words_BLD).to(dtype), dropout.hidden)
         for layer in _layers(model):
             hidden_BLD = _layer(layer, hidden_BLD, bias_B11L, dropout)
     return hidden_BLD
@@ -149,12 +193,12 @@ def _layers(model: EncoderWithHead) -> Iterator[_Layer]:
                      model.config.activation == "gelu")  # fmt: skip
 
 
-def _embed(model: EncoderWithHead, input_ids_BL: Tensor) -> Tensor:
+def _embed(model: EncoderWithHead, words_BLD: Tensor) -> Tensor:
     parts = model.base_model.embeddings
-    positions_LD = parts.position_embeddings.weight[: input_ids_BL.shape[1]]
+    positions_LD = parts.position_embeddings.weight[: words_BLD.shape[1]]
     if isinstance(model, BertForMaskedLM):
         positions_LD = positions_LD + parts.token_type_embeddings.weight[0]
-    out: Tensor = parts.LayerNorm(parts.word_embeddings(input_ids_BL) + positions_LD)
+    out: Tensor = parts.LayerNorm(words_BLD + positions_LD)
     return out
 
 

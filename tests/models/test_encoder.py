@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
-from edgedistil.models.encoder import EncoderWithHead, encode, frozen, mlm_head
+from edgedistil.models.encoder import EncoderWithHead, encode, encode_with_head, frozen, mlm_head
 
 B, L, D, F, V = 3, 7, 22, 31, 53
 
@@ -65,6 +65,27 @@ def test_head_in_two_parts_equals_the_models_logits(kind: str) -> None:
     with torch.no_grad():
         logits_BLV = head.transform(encode(model, ids_BL, None)) @ head.weight_VD.T + head.bias_V
         assert (logits_BLV - model(ids_BL).logits).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+@pytest.mark.parametrize("uses", ["both", "hidden states", "projection"])
+def test_a_table_of_two_uses_gets_the_gradient_of_both(kind: str, uses: str) -> None:
+    model = _model(kind).eval()
+    ids_BL, _ = _ids()
+    ids_BL[0, :2] = model.config.pad_token_id  # whose row an embedding never changes
+    table = model.base_model.embeddings.word_embeddings.weight
+
+    def gradient(hidden_BLD: Tensor, weight_VD: Tensor) -> Tensor:
+        if uses == "both":
+            total = (hidden_BLD @ weight_VD.T).square().sum()
+        else:
+            total = hidden_BLD.square().sum() if uses == "hidden states" else weight_VD.square().sum()
+        (found,) = torch.autograd.grad(total, [table])
+        return found
+
+    apart = gradient(encode(model, ids_BL, None), table)
+    hidden_BLD, head = encode_with_head(model, ids_BL, None)
+    assert torch.allclose(gradient(hidden_BLD, head.weight_VD), apart, rtol=1e-4, atol=1e-4 * float(apart.abs().max()))
 
 
 def test_dropout_acts_in_training_mode_only_and_follows_torchs_seed() -> None:

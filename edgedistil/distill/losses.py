@@ -7,7 +7,7 @@ calls: it selects hidden states first, and `projection.py` projects and reduces 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from edgedistil.errors import ShapeError
 from edgedistil.models.encoder import MlmHead
 
 Positions = Literal["all", "masked"]
+
+_COSINE_ROWS = 256
+_SHORTEST = 1e-8  # length that a hidden state is taken to have at least, as PyTorch's cosine similarity does
 
 
 def soft_target_loss(student_NV: Tensor, teacher_NV: Tensor, *, temperature: float) -> Tensor:
@@ -63,7 +66,8 @@ def cosine_loss(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
     Source: Sanh et al. 2019, §3.
     """
     _require_same(student_ND, teacher_ND, "hidden states")
-    return _cosine_sum(student_ND, teacher_ND) / len(student_ND)
+    student, teacher = _at_least_float32(student_ND), _at_least_float32(teacher_ND.detach())
+    return (1 - F.cosine_similarity(student, teacher, dim=-1)).mean()
 
 
 @dataclass(frozen=True)
@@ -199,8 +203,33 @@ def _attended_cosine_sum(student_MD: Tensor, teacher_MD: Tensor, attention_mask_
 
 
 def _cosine_sum(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    student, teacher = _at_least_float32(student_ND), _at_least_float32(teacher_ND.detach())
-    return (1 - F.cosine_similarity(student, teacher, dim=-1)).sum()
+    total: Tensor = _CosineSum.apply(student_ND, teacher_ND)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _CosineSum(torch.autograd.Function):
+    """Σ 1 − cos of rows, and its gradient with it, block by block in cache, where autograd takes 20 float32 passes."""
+
+    @staticmethod
+    def forward(ctx: Any, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+        grad_ND = torch.empty_like(student_ND)
+        block = _COSINE_ROWS if student_ND.device.type == "cpu" else max(1, len(student_ND))
+        distances = []
+        parts = [torch.split(part, block) for part in (student_ND, teacher_ND, grad_ND)]
+        for student, teacher, grad in zip(*parts, strict=True):
+            s, t = _at_least_float32(student), _at_least_float32(teacher).to(_at_least_float32(student).dtype)
+            s_length, t_length = (torch.linalg.vecdot(v, v).sqrt_().clamp_min_(_SHORTEST) for v in (s, t))
+            inverse = (s_length * t_length).reciprocal_()
+            cosine = torch.linalg.vecdot(s, t) * inverse
+            distances.append((1 - cosine).sum())
+            along = (cosine / s_length.square()).masked_fill_(s_length <= _SHORTEST, 0)
+            grad.copy_((s * along.unsqueeze(1)).addcmul_(t, inverse.unsqueeze(1), value=-1))
+        ctx.save_for_backward(grad_ND)
+        return torch.stack(distances).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * grad, None
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

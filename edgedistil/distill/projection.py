@@ -138,7 +138,7 @@ class _Reduction:
             self.teacher_bias_V = bias.to(self.wide) * inverse
         self.teaches = teaching is not None
 
-        # The weight's gradient is summed over h · scale: then V × D numbers need no scaling. Float16 has no room for it.
+        # The weight's gradient is a sum over h · scale: V × D numbers need no scaling. Float16 has no room for it.
         self.scaled_early = dtype != torch.float16
         self.scaled_ND = (student_ND.detach() * self.gradient_scale).to(dtype) if self.scaled_early else self.hidden_ND
 
@@ -265,8 +265,9 @@ def _softmax(z_RV: Tensor, into_RV: Tensor, columns: Tensor | None) -> Tensor:
         there = columns.unsqueeze(1)
         chances = into_RV.gather(1, there)
         if float(chances.min()) > _LEAST_EXACT:
-            return torch.sub(z_RV.gather(1, there), chances.log_()).squeeze(1)
-    return torch.sub(z_RV.amax(-1), into_RV.amax(-1).log_())
+            return (z_RV.gather(1, there) - chances.log_()).squeeze(1)
+    largest: Tensor = z_RV.amax(-1)
+    return largest - into_RV.amax(-1).log_()
 
 
 class _Scratch:

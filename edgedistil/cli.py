@@ -220,8 +220,9 @@ def profile(
     run: Run = "latest",
 ) -> None:
     """Memory and latency: measured, emulated or predicted."""
+    from edgedistil.export.package import refresh_cards
     from edgedistil.profiling import stage
-    from edgedistil.report import tables
+    from edgedistil.report import profile_tables
 
     chosen, records = stage.profile(
         run,
@@ -237,7 +238,9 @@ def profile(
         bootstrap=bootstrap,
         calibrate=calibrate,
     )
-    tables.show_profiles(chosen, records)
+    profile_tables.show_profiles(chosen, records)
+    if chosen is not None:
+        refresh_cards(chosen)  # the model cards show what was measured
     stage.require_claims(records, require or [])
 
 

@@ -157,3 +157,22 @@ def test_doctor_looks_at_everything(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     for part in ("torch", "onnxruntime", "cache", "assets", "not cached"):
         assert part in done.stdout
+
+
+def test_profile_alone_writes_the_model_cards_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from edgedistil.cli import app
+    from edgedistil.export import package
+    from edgedistil.profiling import stage
+    from edgedistil.report import tables
+    from edgedistil.rundir import RunDir
+
+    run, written = RunDir(tmp_path), []
+    monkeypatch.setattr(stage, "profile", lambda *_args, model, **_options: (None if model else run, []))
+    monkeypatch.setattr(tables, "show_profiles", lambda *_args: None)
+    monkeypatch.setattr(package, "refresh_cards", written.append)
+    assert CliRunner().invoke(app, ["profile"]).exit_code == 0
+    assert written == [run]
+    assert CliRunner().invoke(app, ["profile", "--model", "some.onnx"]).exit_code == 0
+    assert written == [run], "one file belongs to no run and has no card"

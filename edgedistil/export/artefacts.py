@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgedistil import console
+from edgedistil.errors import ModelError, ParityError, ShapeError
 from edgedistil.export.census import bytes_by_part, kept_float
 from edgedistil.export.package import graph_name
 from edgedistil.export.passes import Shape, run_passes, standard_passes
@@ -22,7 +23,7 @@ from edgedistil.parity.gate import check_artefact, tell_failure
 from edgedistil.parity.localize import explain
 from edgedistil.parity.probes import Probes
 from edgedistil.records import ExplainRecord, ExportRecord, FileFacts, ParityRecord, provenance, write_record
-from edgedistil.rundir import RunDir, replacing, sha256_file
+from edgedistil.rundir import RunDir, replacing, sha256_file, write_text
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,27 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """An artefact in the scratch folder and its proof."""
+    """An artefact in the scratch folder and its proof.
+
+    Attributes:
+        parity: Absent where no figures could be had: NaN, another shape, an artefact that does not run.
+        unproven: Why there is none.
+    """
 
     record: ExportRecord
-    parity: ParityRecord
+    parity: ParityRecord | None
     explained: ExplainRecord | None = None
+    unproven: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.parity is not None and self.parity.passed
 
     @property
     def failure(self) -> str:
-        """Which tolerances do not hold."""
-        failed = "; ".join(tell_failure(result) for result in self.parity.results if not result.holds)
+        """Which tolerances do not hold, or why nothing could be compared."""
+        results = self.parity.results if self.parity is not None else []
+        failed = "; ".join(tell_failure(result) for result in results if not result.holds) or self.unproven
         return f"{self.record.model} {self.record.task} {self.record.precision} failed its parity gate: {failed}"
 
 
@@ -89,13 +101,20 @@ def build(
                 seconds=0,
                 provenance=provenance(),
             )
-            parity = check_artefact(file, probes, precision=variant.precision, model=source.name, task=source.task)
-            seconds = time.perf_counter() - started
-            made.append(
-                Made(record.model_copy(update={"seconds": seconds}), parity, _explained(shop, file, probes, job))
-            )
+            made.append(_proven(shop, file, record, probes, job, started=started))
             started = time.perf_counter()
     return made
+
+
+def _proven(shop: Workshop, file: Path, record: ExportRecord, probes: Probes, job: Job, *, started: float) -> Made:
+    """The artefact with its proof. One that cannot even be compared is refused as one that is too far off."""
+    parity, unproven = None, ""
+    try:
+        parity = check_artefact(file, probes, precision=record.precision, model=record.model, task=record.task)
+    except (ParityError, ModelError, ShapeError) as error:
+        unproven = str(error.message)
+    timed = record.model_copy(update={"seconds": time.perf_counter() - started})
+    return Made(timed, parity, _explained(shop, file, probes, job), unproven)
 
 
 def _explained(shop: Workshop, file: Path, probes: Probes, job: Job) -> ExplainRecord | None:
@@ -131,7 +150,9 @@ def set_apart(run: RunDir, made: Made, folder: Path, probes: Probes) -> Path:
         for file in record.files:
             (folder / file.path).rename(aside / Path(file.path).name)
         write_record(aside / "export.json", record)
-        write_record(aside / "parity.json", made.parity)
+        if made.parity is not None:
+            write_record(aside / "parity.json", made.parity)
+        write_text(aside / "refused.txt", f"{made.failure}\n")
         if made.explained is not None:
             write_record(aside / "explain.json", made.explained)
         probes.save(aside / "probes.npz")

@@ -21,7 +21,6 @@ import onnx
 from edgedistil.errors import ModelError
 from edgedistil.export.card import model_card
 from edgedistil.export.session_advice import session_advice
-from edgedistil.export.tokenizer_files import write_tokenizer
 from edgedistil.records import ExportRecord, ParityRecord, ProfileRecord, installed_versions, read_record
 from edgedistil.rundir import RunDir, read_json, sha256_file, write_bytes, write_json, write_text
 
@@ -76,6 +75,8 @@ def write_package(
     Raises:
         ModelError: The folder has no graph, or the source's config or tokenizer cannot be read.
     """
+    from edgedistil.export.tokenizer_files import write_tokenizer  # brings torch, which a fresh card does without
+
     graphs = sorted((folder / "onnx").glob("*.onnx"))
     if not graphs:
         raise ModelError(f"{folder} has no onnx/*.onnx to package")

@@ -173,19 +173,19 @@ def _export_one(run: RunDir, origin: Origin, job: Job, lines: list[str]) -> Arte
     with replacing(folder) as aside:
         _keep_others(folder, aside, job, probes)
         made = build(source, probes, aside, job, calibration=lines[1::2] or lines, started=started)
-        _refuse_failed(run, made, aside, probes)
+        proven = _refuse_failed(run, made, aside, probes)
         for each in made:
             write_record(aside / f"export.{each.record.precision}.json", each.record)
             if job.ort_format:
                 to_ort(aside / each.record.files[0].path)
-        _package(aside, run, source.folder, source.name, source.task, made)
+        _package(aside, run, source.folder, source.name, source.task, proven)
     probes.save(run.probes(source.name, source.task))
-    for each in made:
+    for each, (_, parity) in zip(made, proven, strict=True):
         place = run.parity(source.name, source.task, each.record.precision)
-        write_record(place, each.parity)
+        write_record(place, parity)
         if each.explained is not None:
             write_record(place.with_suffix(".explain.json"), each.explained)
-    return [(each.record, each.parity) for each in made]
+    return proven
 
 
 def _keep_others(folder: Path, aside: Path, job: Job, probes: Probes) -> None:
@@ -200,10 +200,11 @@ def _keep_others(folder: Path, aside: Path, job: Job, probes: Probes) -> None:
             (aside / file.path).hardlink_to(folder / file.path)
 
 
-def _refuse_failed(run: RunDir, made: list[Made], aside: Path, probes: Probes) -> None:
-    failed = [each for each in made if not each.parity.passed]
+def _refuse_failed(run: RunDir, made: list[Made], aside: Path, probes: Probes) -> Artefacts:
+    """Every artefact with its proof, if all of them passed."""
+    failed = [each for each in made if not each.passed]
     if not failed:
-        return
+        return [(each.record, each.parity) for each in made if each.parity is not None]
     places = [set_apart(run, each, aside, probes) for each in failed]
     told = "; ".join(each.failure for each in failed)
     raise ParityError(
@@ -213,9 +214,9 @@ def _refuse_failed(run: RunDir, made: list[Made], aside: Path, probes: Probes) -
     )
 
 
-def _package(aside: Path, run: RunDir, source: Path, name: str, task: str, made: list[Made]) -> None:
+def _package(aside: Path, run: RunDir, source: Path, name: str, task: str, made: Artefacts) -> None:
     records = [read_record(path, ExportRecord) for path in sorted(aside.glob("export.*.json"))]
-    new = {each.record.precision: each.parity for each in made}
+    new = {record.precision: parity for record, parity in made}
     parities = [
         new.get(each.precision) or read_record(run.parity(name, task, each.precision), ParityRecord) for each in records
     ]
@@ -241,7 +242,10 @@ def _push(run: RunDir, origins: list[Origin], address: str) -> None:
 
 def _heldout(run: RunDir, model: str | None) -> Path:
     if model is not None and not run.heldout_text.exists():
-        raise CorpusError("no text to prove the model on", hint="give real text with --text FILE, one sequence a line")
+        raise CorpusError(
+            f"no text to prove {model} on",
+            hint="add --text FILE: real text of the kind that it will read, a sequence a line, a hundred lines will do",
+        )
     return run.require(run.heldout_text, "edgedistil distill RECIPE")
 
 

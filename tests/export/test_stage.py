@@ -134,10 +134,58 @@ def test_a_failed_gate_sets_the_artefact_apart_and_changes_nothing_else(
         "export.json",
         "parity.json",
         "probes.npz",
+        "refused.txt",
     }
     assert not read_record(apart / "parity.json", ParityRecord).passed
     assert tree_manifest(place) == before
     assert (runs / "latest").read_text() == "another\n"
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "told"),
+    [
+        ("nan", "output 'last_hidden_state' holds .* values that are NaN or infinite"),
+        ("shape", r"output 'last_hidden_state' has the shape \(44, "),
+        ("batch", "cannot run 3 × 8 tokens"),
+    ],
+)
+def test_an_artefact_without_figures_is_set_apart_too(
+    folder: Folder, runs: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch, spoilt: str, told: str
+) -> None:
+    """NaN, another shape, or a batch that it cannot run: nothing can be compared, and it is refused all the same."""
+    import onnx_ir as ir
+
+    source = str(folder("DistilBertModel"))
+    run, _ = export("latest", model=source, quantize=["int8"], text=text_file)
+    place = run.export("DistilBertModel", "feature-extraction")
+    before, latest = tree_manifest(place), (runs / "latest").read_text()
+    make = artefacts.make_variant
+
+    def spoil(shop, precision):
+        variant = make(shop, precision)
+        graph = variant.graph.graph
+        if spoilt == "nan":
+            value = next(v for n, v in graph.initializers.items() if n.endswith("lin1.bias"))
+            value.const_value = artefacts_tensor(value, np.nan)
+        elif spoilt == "shape":
+            last = next(node for node in graph if node.name == "encoder/turned")
+            last.attributes["perm"] = ir.AttrInt64s("perm", [2, 1, 0])
+        else:
+            merge = graph.initializers["constant/merge"]
+            merge.const_value = ir.Tensor(np.array([0, 1, -1], np.int64), name=merge.name)
+        return variant
+
+    monkeypatch.setattr(artefacts, "make_variant", spoil)
+    (runs / "latest").write_text("another\n")
+    with pytest.raises(ParityError, match=told) as caught:
+        export("latest", model=source, quantize=["int8"], text=text_file, explain=spoilt == "nan")
+    assert caught.value.exit_code == 3
+    apart = run.rejected / "DistilBertModel-feature-extraction.int8"
+    assert {path.name for path in apart.iterdir()} >= {"model_int8.onnx", "export.json", "probes.npz", "refused.txt"}
+    assert "failed its parity gate" in (apart / "refused.txt").read_text()
+    assert not (apart / "parity.json").exists()
+    assert tree_manifest(place) == before
+    assert (runs / "latest").read_text() == "another\n" != latest
 
 
 def artefacts_tensor(value, factor: float):
@@ -202,7 +250,7 @@ def test_text_that_is_no_text_is_refused(tmp_path: Path, content: bytes, message
 
 
 def test_a_model_without_text_says_what_to_give(folder: Folder, runs: Path) -> None:
-    with pytest.raises(EdgeDistilError, match="no text to prove the model on") as caught:
+    with pytest.raises(EdgeDistilError, match=r"no text to prove .*DistilBertModel on") as caught:
         export("latest", model=str(folder("DistilBertModel")))
     assert "--text FILE" in str(caught.value)
 

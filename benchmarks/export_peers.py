@@ -1,343 +1,241 @@
 """Our artefacts against what other exporters make of the same model: speed, load, memory, size and fidelity.
 
-    python benchmarks/export_peers.py [--rounds 30] [--student FOLDER] [--no-alternatives]
+    python benchmarks/export_peers.py shapes [--rounds 20] [--no-alternatives]
+    python benchmarks/export_peers.py student --student RUN/student --text HELDOUT.txt
+    python benchmarks/export_peers.py … --prepare        (environments and peers' artefacts only: slow, once)
 
 Every peer exports in an environment of its own (made once, under the cache). Then all ONNX artefacts run in this one
 process with this onnxruntime, interleaved: a round calls every artefact once, so that a slow moment of the machine hits
 all of them. What is compared is the median over rounds of (best peer's time / our time) within a round.
-OpenVINO and PyTorch answer from processes of their own, in the same rounds.
+OpenVINO and PyTorch answer from processes of their own, in the same rounds. A trained student is compared as masked LM,
+too: agreement with PyTorch and mean error, artefact by artefact, by the product's own gate.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
-import time
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 import torch
-from transformers import AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel
+import transformers
+from peers.measure import LENGTHS, measure_cold, measure_hidden, measure_latency, measure_words, profile
+from peers.rows import Row, distilled_student, make_rows, needed_bytes, random_shapes, versions_of
 
 from edgedistil.assets import cache_root
-from edgedistil.export.passes import Shape, run_passes, standard_passes
-from edgedistil.export.quantize import quantize_dynamic
-from edgedistil.export.storage import save_graph
-from edgedistil.export.target import advise_int8, find_target
-from edgedistil.export.trace import trace
-from edgedistil.models.student import make_student
-from edgedistil.models.teacher import load_teacher
-from edgedistil.records import this_host
+from edgedistil.records import ParityFigures, this_host
 
 HERE = Path(__file__).resolve().parent
-LENGTHS = (16, 32, 64, 128, 256)
-REQUIREMENTS = {
-    "optimum-onnx": ["optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.*", "torch==2.13.0"],
-    "openvino": ["openvino", "nncf", "onnx"],
-}
+FASTER, LOAD, PEAK, SIZE = 1.10, 0.35, 0.6, 1.02
+PROFILED = (16, 128)
+TITLES = {"shapes": "DistilBERT's shapes, random weights", "student": "A distilled student of MiniLM"}
+
+Words = dict[str, list[ParityFigures]]
 
 
-@dataclass
-class Row:
-    """An artefact or runner, and its seconds by (threads, length)."""
-
-    name: str
-    precision: str
-    graph: Path | None = None
-    worker: list[str] = field(default_factory=list)
-    seconds: dict[tuple[int, int], list[float]] = field(default_factory=dict)
-    cold: list[dict[str, float]] = field(default_factory=list)
-    mean_error: float | None = None
-    max_error: float | None = None
-    cosine: float | None = None
-
-    @property
-    def bytes(self) -> int:
-        assert self.graph is not None
-        return sum(path.stat().st_size for path in self.graph.parent.glob(f"{self.graph.name}*"))
+# --- figures ------------------------------------------------------------------------------------------
 
 
-# --- making -------------------------------------------------------------------------------------------
+def mine(rows: list[Row], precision: str) -> Row:
+    return next(row for row in rows if row.name == "ours" and row.precision == precision)
 
 
-def python_of(peer: str) -> str:
-    """The interpreter of a peer's environment, made if it is not there."""
-    place = cache_root() / "peers" / peer
-    if not (place / ".ready").exists():
-        print(f"making the environment of {peer}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", place], check=True)
-        subprocess.run([place / "bin/python", "-m", "pip", "install", "-q", *REQUIREMENTS[peer]], check=True)
-        (place / ".ready").touch()
-    return str(place / "bin" / "python")
+def peers_of(rows: list[Row], precision: str) -> list[Row]:
+    return [row for row in rows if row.graph and row.name != "ours" and row.precision == precision]
 
 
-def make_models(work: Path, student: Path | None) -> dict[str, Path]:
-    """Folders of the two encoders: DistilBERT's shapes with random weights, and a student of MiniLM."""
-    teacher = load_teacher("asset:minilm", revision=None, cache=cache_root())
-    random, small = work / "distilbert-shapes", work / "minilm-student"
-    if not random.exists():
-        torch.manual_seed(0)
-        DistilBertModel(DistilBertConfig()).save_pretrained(random)
-        teacher.tokenizer.save_pretrained(random)
-    if not small.exists():
-        if student is not None:
-            model = AutoModel.from_pretrained(student)
-        else:
-            options = {"init": "teacher", "fold_segment": True, "copy_head_transform": True, "freeze_positions": False}
-            model = make_student(teacher.model, layer_map=[0, 2, 4], dropout=0.1, seed=0, **options).distilbert
-        model.save_pretrained(small)
-        teacher.tokenizer.save_pretrained(small)
-    return {"DistilBERT shapes, random weights": random, "student of MiniLM, 3 layers": small}
+def best_peer(rows: list[Row], precision: str, at: tuple[int, int]) -> Row:
+    return min(peers_of(rows, precision), key=lambda row: statistics.median(row.seconds[at]))
 
 
-def make_rows(source: Path, *, alternatives: bool) -> list[Row]:
-    """Every artefact of a model, made where it is not there yet."""
-    made = source.with_name(source.name + ".artefacts")
-    ours(source, made / "ours")
-    if not (made / "optimum").exists():
-        script = [
-            python_of("optimum-onnx"),
-            HERE / "peers/optimum_onnx.py",
-            source,
-            "feature-extraction",
-            made / "optimum",
-        ]
-        subprocess.run(script, check=True, stderr=subprocess.DEVNULL)
-    if not (made / "transformers").exists():
-        script = [sys.executable, HERE / "peers/transformers_exporters.py", source, made / "transformers"]
-        subprocess.run(script, check=True, stderr=subprocess.DEVNULL)
-    rows = [
-        Row("ours", "fp32", made / "ours/model.onnx"),
-        Row("ours", "int8", made / "ours/model_int8.onnx"),
-        Row("optimum-onnx 0.1.0", "fp32", made / "optimum/fp32/model.onnx"),
-        Row("optimum-onnx 0.1.0", "int8", made / "optimum/int8/model_quantized.onnx"),
-        Row("optimum-onnx 0.1.0, per channel", "int8", made / "optimum/int8-per-channel/model_quantized.onnx"),
-    ]
-    for folder in sorted((made / "transformers").glob("*")):
-        graph = next(iter(sorted(folder.rglob("*.onnx"))), None)
-        if graph is not None:
-            rows.append(Row(f"transformers.exporters {folder.name}", folder.name.split("-")[0], graph))
-    if alternatives:
-        python, fp32 = python_of("openvino"), str(made / "optimum/fp32/model.onnx")
-        for precision in ("fp32", "bf16", "int8"):
-            rows.append(Row("OpenVINO" + (" NNCF" if precision == "int8" else ""), precision))
-            rows[-1].worker = [python, str(HERE / "peers/openvino_worker.py"), fp32, precision]
-        for precision in ("fp32", "bf16", "compiled"):
-            rows.append(Row("PyTorch", precision))
-            rows[-1].worker = [sys.executable, str(HERE / "peers/pytorch_worker.py"), str(source), precision]
-    return rows
+def ratio(peer: Row, own: Row, at: tuple[int, int]) -> float:
+    """Median over rounds of the peer's time over ours."""
+    return statistics.median(p / m for p, m in zip(peer.seconds[at], own.seconds[at], strict=True))
 
 
-def ours(source: Path, folder: Path) -> None:
-    model = AutoModel.from_pretrained(source).eval().requires_grad_(False)
-    graph = trace(model, task="feature-extraction", token_types=False)
-    run_passes(graph, standard_passes(Shape.of(graph, model.config), token_types=False, drop_token_types=False))
-    save_graph(graph, folder / "model.onnx", external=True)
-    quantize_dynamic(graph, advise_int8(find_target(None), signed=True).plan)
-    save_graph(graph, folder / "model_int8.onnx", external=True)
+def cold(row: Row, what: str) -> float:
+    return statistics.median(each[what] for each in row.cold)
 
 
-# --- measuring ----------------------------------------------------------------------------------------
-
-
-def open_sessions(rows: list[Row], threads: int) -> dict[str, ort.InferenceSession]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return {
-        key(row): ort.InferenceSession(row.graph, options, providers=["CPUExecutionProvider"])
-        for row in rows
-        if row.graph
-    }
-
-
-def key(row: Row) -> str:
-    return f"{row.name} {row.precision}"
-
-
-def measure_latency(rows: list[Row], *, threads: int, rounds: int) -> None:
-    """One thread: processor time of the calling thread, which a busy machine does not stretch. More: wall clock."""
-    clock = time.thread_time if threads == 1 else time.perf_counter
-    sessions = open_sessions(rows, threads)
-    workers = {key(row): start_worker(row, threads) for row in rows if row.worker}
-    rng = np.random.default_rng(7)
-    for length in LENGTHS:
-        for index in range(rounds + 2):
-            ids = rng.integers(1000, 30000, (1, length))
-            for row in rows:
-                if row.worker:
-                    seconds = ask(workers[key(row)], length)
-                else:
-                    session = sessions[key(row)]
-                    feeds = {
-                        each.name: ids if each.name == "input_ids" else np.ones_like(ids)
-                        for each in session.get_inputs()
-                    }
-                    started = clock()
-                    session.run(None, feeds)
-                    seconds = clock() - started
-                if index >= 2 and seconds is not None:
-                    row.seconds.setdefault((threads, length), []).append(seconds)
-        print(f"  {threads} threads, {length} tokens: done", flush=True)
-    for worker in workers.values():
-        if worker is not None:
-            worker.stdin.close()
-            worker.wait()
-
-
-def start_worker(row: Row, threads: int) -> subprocess.Popen | None:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    worker = subprocess.Popen(
-        [*row.worker, str(threads)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    )
-    for line in worker.stdout:
-        if line.strip() == "ready":
-            return worker
-    print(f"  {key(row)}: did not start", flush=True)
-    return None
-
-
-def ask(worker: subprocess.Popen | None, length: int) -> float | None:
-    if worker is None:
-        return None
-    worker.stdin.write(f"{length}\n")
-    worker.stdin.flush()
-    return float(worker.stdout.readline())
-
-
-def measure_cold(rows: list[Row], *, rounds: int) -> None:
-    for _ in range(rounds):
-        for row in rows:
-            if row.graph:
-                script = [sys.executable, HERE / "peers/cold_start.py", row.graph]
-                done = subprocess.run(script, capture_output=True, text=True, check=True)
-                row.cold.append(json.loads(done.stdout))
-
-
-def measure_fidelity(rows: list[Row], source: Path) -> None:
-    """Hidden states against PyTorch's float32 on this repository's documents, padded batches of three."""
-    tokenizer, model = AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source).eval()
-    text = [line for path in sorted(HERE.parent.glob("docs/*.md")) for line in path.read_text().splitlines()]
-    text = [line for line in text if len(line) > 60][:60]
-    sessions = open_sessions(rows, 1)
-    errors: dict[str, list[np.ndarray]] = {name: [] for name in sessions}
-    cosines: dict[str, list[np.ndarray]] = {name: [] for name in sessions}
-    for start in range(0, len(text), 3):
-        batch = tokenizer(text[start : start + 3], padding=True, truncation=True, max_length=256, return_tensors="pt")
-        feeds = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
-        with torch.inference_mode():
-            want = model(**{name: torch.from_numpy(value) for name, value in feeds.items()}).last_hidden_state.numpy()
-        attended = feeds["attention_mask"] == 1
-        for name, session in sessions.items():
-            got = session.run(None, feeds)[0][attended]
-            errors[name].append(np.abs(got - want[attended]))
-            norms = np.linalg.norm(got, axis=-1) * np.linalg.norm(want[attended], axis=-1)
-            cosines[name].append((got * want[attended]).sum(axis=-1) / norms)
-    for row in rows:
-        if row.graph:
-            row.mean_error = float(np.concatenate(errors[key(row)]).mean())
-            row.max_error = float(max(each.max() for each in errors[key(row)]))
-            row.cosine = float(min(each.min() for each in cosines[key(row)]))
+def mean(figures: list[ParityFigures], name: str) -> float:
+    return statistics.mean(getattr(each, name) for each in figures)
 
 
 # --- telling ------------------------------------------------------------------------------------------
 
 
-def best_ratio(rows: list[Row], precision: str, at: tuple[int, int]) -> tuple[float, str]:
-    """Median over rounds of the best peer's time over ours; the best peer is the one with the smallest median."""
-    mine = next(row for row in rows if row.name == "ours" and row.precision == precision)
-    peers = [row for row in rows if row.graph and row.name != "ours" and row.precision == precision]
-    best = min(peers, key=lambda row: statistics.median(row.seconds[at]))
-    return statistics.median(t / m for t, m in zip(best.seconds[at], mine.seconds[at], strict=True)), best.name
-
-
-def told(title: str, rows: list[Row], threads: list[int]) -> list[str]:
-    lines = [f"## {title}", ""]
-    for count in threads:
-        clock = "processor time" if count == 1 else "wall clock"
-        lines += [f"### {count} thread{'s' * (count > 1)}: median ms ({clock} of ONNX rows; workers by wall clock)", ""]
-        lines += ["| | precision | " + " | ".join(map(str, LENGTHS)) + " |", "|---|---|" + "---|" * len(LENGTHS)]
-        for row in rows:
-            cells = [row.seconds.get((count, length)) for length in LENGTHS]
-            shown = [f"{1e3 * statistics.median(each):.2f}" if each else "–" for each in cells]
-            lines.append(f"| {row.name} | {row.precision} | " + " | ".join(shown) + " |")
-        for precision in ("int8", "fp32"):
-            found = [best_ratio(rows, precision, (count, length)) for length in LENGTHS]
-            lines.append(
-                f"| **best ONNX peer / ours** | {precision} | "
-                + " | ".join(f"**{r:.2f}** ({who})" for r, who in found)
-                + " |"
-            )
-        lines.append("")
-    lines += ["### Load, memory, size, fidelity", ""]
-    lines += [
-        "| | precision | load ms (processor) | peak MiB over import | bytes | mean error | max error | least cosine |"
-    ]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+def latency_table(rows: list[Row], threads: int) -> list[str]:
+    clock = "processor time; OpenVINO and PyTorch by wall clock" if threads == 1 else "wall clock"
+    lines = [f"## {threads} thread{'s' * (threads > 1)}: median ms ({clock})", ""]
+    lines += ["| | precision | " + " | ".join(map(str, LENGTHS)) + " |", "|---|---|" + "---|" * len(LENGTHS)]
     for row in rows:
-        if row.graph:
-            load = 1e3 * statistics.median(each["load_cpu_s"] for each in row.cold)
-            peak = statistics.median(each["peak_bytes"] for each in row.cold) / 2**20
-            figures = f"{row.mean_error:.3g} | {row.max_error:.3g} | {row.cosine:.6f}"
-            lines.append(f"| {row.name} | {row.precision} | {load:.0f} | {peak:.0f} | {row.bytes:,} | {figures} |")
-    for precision in ("fp32", "int8"):
-        mine, peer = (
-            next(r for r in rows if r.name.startswith(n) and r.precision == precision) for n in ("ours", "optimum")
-        )
-        of = {
-            what: statistics.median(e[what] for e in mine.cold) / statistics.median(e[what] for e in peer.cold)
-            for what in ("load_cpu_s", "peak_bytes")
-        }
-        load, peak = of["load_cpu_s"], of["peak_bytes"]
-        lines.append(f"\n{precision}: ours loads in {load:.2f} of optimum-onnx's time, with {peak:.2f} of its peak.")
+        found = [row.seconds.get((threads, length)) for length in LENGTHS]
+        shown = [f"{1e3 * statistics.median(each):.2f}" if each else "–" for each in found]
+        lines.append(f"| {row.name} | {row.precision} | " + " | ".join(shown) + " |")
+    for precision in ("int8", "fp32"):
+        cells = []
+        for length in LENGTHS:
+            best = best_peer(rows, precision, (threads, length))
+            cells.append(f"**{ratio(best, mine(rows, precision), (threads, length)):.2f}** ({best.name})")
+        lines.append(f"| **best ONNX peer / ours** | {precision} | " + " | ".join(cells) + " |")
     return [*lines, ""]
+
+
+def cold_table(rows: list[Row], source: Path) -> list[str]:
+    need = {precision: needed_bytes(source, precision) for precision in ("fp32", "int8")}
+    lines = ["## Load, memory, size, hidden states", ""]
+    lines += [
+        "| | precision | load ms (processor) | peak MiB over import | bytes | / need | mean error | max | cosine |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        errors = "– | – | –"
+        if row.mean_error is not None:
+            errors = f"{row.mean_error:.3g} | {row.max_error:.3g} | {row.cosine:.6f}"
+        files = "– | – | – | –"
+        if row.graph:
+            load, peak = 1e3 * cold(row, "load_cpu_s"), cold(row, "peak_bytes") / 2**20
+            files = f"{load:.0f} | {peak:.0f} | {row.bytes:,} | {row.bytes / need[row.precision]:.3f}"
+        lines.append(f"| {row.name} | {row.precision} | {files} | {errors} |")
+    lines += [
+        "",
+        "Need: 4 bytes for every unique weight; in int8 one for those in matrices and tables, 4 for biases and",
+    ]
+    return [*lines, "norms, none for scales. Errors are against PyTorch's float32 on real text, batches of three.", ""]
+
+
+def words_table(words: Words) -> list[str]:
+    if not words:
+        return []
+    some = next(iter(words.values()))
+    decisions, draws = sum(each.decisions for each in some), len(some)
+    lines = [f"## As masked LM: {decisions} masked words of held-out text, {draws} draws of 67 sequences", ""]
+    lines += [
+        "| artefact | agreement with PyTorch | mean error | KL, nats | largest difference |",
+        "|---|---|---|---|---|",
+    ]
+    for key, figures in words.items():
+        agreed = sum(each.agreement * each.decisions for each in figures) / decisions
+        largest = max(each.max_abs for each in figures)
+        error, kl = mean(figures, "mean_abs"), mean(figures, "kl_nats")
+        lines.append(f"| {key} | {agreed:.2%} | {error:.4g} | {kl:.3g} | {largest:.3g} |")
+    return [*lines, ""]
+
+
+def aims(rows: list[Row], words: Words, source: Path, threads: list[int]) -> list[str]:
+    """Every aim with its figure: met or missed."""
+
+    def line(met: bool, text: str) -> str:
+        return f"- {'met' if met else '**missed**'}: {text}"
+
+    lines = ["## Aims", ""]
+    for count in threads:
+        for precision, bound in (("int8", FASTER), ("fp32", 1.0)):
+            found = [
+                ratio(best_peer(rows, precision, (count, length)), mine(rows, precision), (count, length))
+                for length in LENGTHS
+            ]
+            shown = " / ".join(f"{each:.2f}" for each in found)
+            told = f"{precision}, {count} threads: best peer / ours {shown} at {' / '.join(map(str, LENGTHS))} tokens"
+            lines.append(line(min(found) >= bound, f"{told} (at least {bound:.2f} at each)"))
+    for precision in ("fp32", "int8"):
+        own, peer = mine(rows, precision), next(row for row in peers_of(rows, precision) if "optimum" in row.name)
+        load, peak = (cold(own, what) / cold(peer, what) for what in ("load_cpu_s", "peak_bytes"))
+        size = own.bytes / needed_bytes(source, precision)
+        lines.append(line(load <= LOAD, f"{precision}: loads in {load:.2f} of optimum-onnx's time (at most {LOAD})"))
+        lines.append(line(peak <= PEAK, f"{precision}: peaks at {peak:.2f} of optimum-onnx's memory (at most {PEAK})"))
+        lines.append(line(size <= SIZE, f"{precision}: {size:.4f} of what the unique weights need (at most {SIZE})"))
+    own, errors = mine(rows, "int8"), {row.name: row.mean_error for row in peers_of(rows, "int8")}
+    least = min(errors, key=lambda name: errors[name])
+    told = f"int8, hidden states: mean error {own.mean_error:.4g}, the best peer's {errors[least]:.4g} ({least})"
+    lines.append(line(own.mean_error < errors[least], f"{told} (smaller)"))
+    for name, better, word in (("agreement", max, "agreement"), ("mean_abs", min, "mean error")) if words else ():
+        others = {k: mean(v, name) for k, v in words.items() if k.endswith("int8") and not k.startswith("ours")}
+        got, best = mean(words["ours int8"], name), better(others, key=lambda key: others[key])
+        met = got >= others[best] if better is max else got < others[best]
+        lines.append(line(met, f"int8, masked words: {word} {got:.4g}, the best peer's {others[best]:.4g} ({best})"))
+    return [*lines, ""]
+
+
+def profiles(rows: list[Row]) -> list[str]:
+    """Where the time goes: ours and the fastest peer at one thread."""
+    lines = ["## Where the time goes, one thread, µs by operator (sums over nodes; the profiler itself costs some)", ""]
+    for precision in ("int8", "fp32"):
+        for length in PROFILED:
+            peer = best_peer(rows, precision, (1, length))
+            for row in (mine(rows, precision), peer):
+                found = profile(row.graph, length)
+                most = ", ".join(f"{operator} {spent}" for operator, spent in found.most_common(9))
+                lines.append(f"- {precision}, {length} tokens, {row.name}: {sum(found.values())} = {most}, …")
+    return [*lines, ""]
+
+
+def head(which: str, load: float) -> list[str]:
+    host = this_host()
+    return [
+        f"# Exporters compared, {datetime.now(UTC):%Y-%m-%d}: {TITLES[which]}",
+        "",
+        f"`python benchmarks/export_peers.py {' '.join(_told(each) for each in sys.argv[1:])}` · {host.cpu},",
+        f"{host.cores} cores, {host.memory_bytes / 2**30:.0f} GiB, {host.system} · load average before {load:.1f}",
+        "",
+        f"onnxruntime {ort.__version__} for every ONNX row, torch {torch.__version__}, transformers"
+        f" {transformers.__version__} (transformers.exporters) · "
+        + versions_of("optimum-onnx", ["optimum-onnx", "transformers", "sentence-transformers"])
+        + " · "
+        + versions_of("openvino", ["openvino", "nncf"]),
+        "",
+        "Encoders (feature-extraction), batch 1. ONNX rows are interleaved call by call in one process; ratios are",
+        "medians within a round. A ratio above 1 means that ours is faster. OpenVINO and PyTorch are what a user might",
+        "pick instead; they have no part in the aims.",
+        "",
+    ]
+
+
+def _told(argument: str) -> str:
+    """A path by its name: where this machine keeps things is nobody's business."""
+    return Path(argument).name if "/" in argument else argument
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("which", choices=list(TITLES))
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--cold-rounds", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=4, help="of probes for masked words")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--student", type=Path, help="folder of a distilled student; else MiniLM's layers 0, 2, 4")
+    parser.add_argument("--student", type=Path, help="folder of a distilled student with its head")
+    parser.add_argument("--text", type=Path, help="held-out text, a document a line; else this repository's documents")
     parser.add_argument("--no-alternatives", action="store_true", help="leave OpenVINO and PyTorch out")
+    parser.add_argument("--prepare", action="store_true", help="make what is compared, and measure nothing")
     parser.add_argument("--work", type=Path, default=cache_root() / "peers" / "work")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     chosen = parser.parse_args()
     chosen.work.mkdir(parents=True, exist_ok=True)
-    host, now = this_host(), datetime.now(UTC)
-    chosen.out.mkdir(exist_ok=True)
-    target = chosen.out / f"export_peers-{now:%Y-%m-%d}.md"
-    lines = [
-        f"# Exporters compared, {now:%Y-%m-%d}",
-        "",
-        f"`python benchmarks/export_peers.py --rounds {chosen.rounds}` · {host.cpu}, {host.cores} cores, {host.system}",
-        f"· onnxruntime {ort.__version__}, torch {torch.__version__} · load average {os.getloadavg()[0]:.1f}",
-        "",
-        "Encoders (feature-extraction), batch 1. Rows are interleaved call by call; ratios are medians within a",
-        "round. A ratio above 1 means that ours is faster.",
-        "",
-    ]
-    for title, source in make_models(chosen.work, chosen.student).items():
-        print(title, flush=True)
-        rows = make_rows(source, alternatives=not chosen.no_alternatives)
-        measure_fidelity(rows, source)
-        measure_cold(rows, rounds=chosen.cold_rounds)
-        for threads in chosen.threads:
-            measure_latency(rows, threads=threads, rounds=chosen.rounds)
-        lines += told(title, rows, chosen.threads)
-        target.write_text("\n".join(lines), encoding="utf-8")  # after each model: the whole takes long
+    load = os.getloadavg()[0]
+    if chosen.which == "student" and chosen.student is None:
+        parser.error("student needs --student FOLDER")
+    source = random_shapes(chosen.work) if chosen.which == "shapes" else distilled_student(chosen.work, chosen.student)
+    files = [chosen.text] if chosen.text else sorted(HERE.parent.glob("docs/*.md"))
+    text = [line for path in files for line in path.read_text(encoding="utf-8").splitlines() if len(line) > 60]
+    rows = make_rows(source, text, task="feature-extraction", alternatives=not chosen.no_alternatives)
+    as_words = make_rows(source, text, task="fill-mask", alternatives=False) if chosen.which == "student" else []
+    if chosen.prepare:
+        return
+    measure_hidden(rows, source, text)
+    words = measure_words(as_words, source, text, draws=chosen.draws) if as_words else {}
+    measure_cold(rows, rounds=chosen.cold_rounds)
+    for threads in chosen.threads:
+        measure_latency(rows, threads=threads, rounds=chosen.rounds)
+    lines = [*head(chosen.which, load), *aims(rows, words, source, chosen.threads)]
+    for threads in chosen.threads:
+        lines += latency_table(rows, threads)
+    lines += [*cold_table(rows, source), *words_table(words), *profiles(rows)]
+    target = chosen.out / f"export_peers-{chosen.which}-{datetime.now(UTC):%Y-%m-%d}.md"
+    target.write_text("\n".join(lines), encoding="utf-8")
     print(target)
 
 

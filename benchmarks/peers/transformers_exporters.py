@@ -1,4 +1,4 @@
-"""Exports a model folder with transformers.exporters: fp32 with its CPU fusions, and dynamic int8."""
+"""Exports a model folder with transformers.exporters: fp32, with its CPU fusions, and dynamic int8 of both."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForMaskedLM
 from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
+TASKS = {"fill-mask": AutoModelForMaskedLM, "feature-extraction": AutoModel}
 
-def main(source: str, target: str) -> None:
+
+def main(source: str, task: str, target: str) -> None:
     ids = torch.arange(2 * 7).reshape(2, 7) + 1000
     sample = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(per_channel=True))
@@ -21,7 +23,7 @@ def main(source: str, target: str) -> None:
         "int8-fused": OnnxConfig(dynamic=True, ort_fusions="cpu", quantizer=quantizer),
     }.items():
         try:
-            model = AutoModel.from_pretrained(source).eval()
+            model = TASKS[task].from_pretrained(source).eval()
             OnnxExporter().export(model, dict(sample), config=config).save_pretrained(Path(target) / name)
         except Exception as error:  # experimental: what does not work is a row of the table, not the end of it
             print(f"transformers.exporters {name}: {type(error).__name__}: {str(error).splitlines()[0]}")

@@ -65,7 +65,7 @@ def _export(run: RunDir, recipe: Recipe) -> None:
 def _profile(run: RunDir, recipe: Recipe) -> None:
     from edgedistil.export.package import refresh_cards
     from edgedistil.profiling import stage
-    from edgedistil.report import tables
+    from edgedistil.report import profile_tables
 
     for device in recipe.profile.devices:
         _, records = stage.profile(
@@ -75,7 +75,7 @@ def _profile(run: RunDir, recipe: Recipe) -> None:
             lengths=recipe.profile.lengths,
             sentence_pairs=recipe.profile.sentence_pairs,
         )
-        tables.show_profiles(run, records)
+        profile_tables.show_profiles(run, records)
     refresh_cards(run)  # the model cards show what was measured
 
 

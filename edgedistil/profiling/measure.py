@@ -24,10 +24,15 @@ _CALLS_PER_BLOCK = 5
 
 @dataclass(frozen=True)
 class Effort:
-    """How long is measured. A percentile that the samples do not carry is refused, never guessed."""
+    """How long is measured. A percentile that the samples do not carry is refused, never guessed.
+
+    p99 needs 100 calls: they are made where `wanted_seconds` suffice for them.
+    """
 
     min_calls: int = 20
     min_seconds: float = 0.15
+    wanted_calls: int = 100
+    wanted_seconds: float = 0.4
     max_seconds: float = 10.0
     processes: int = 3
     energy_seconds: float = 1.0
@@ -128,6 +133,8 @@ def _job(
         session=session,
         min_calls=effort.min_calls,
         min_seconds=effort.min_seconds,
+        wanted_calls=effort.wanted_calls,
+        wanted_seconds=effort.wanted_seconds,
         max_seconds=effort.max_seconds,
         energy_seconds=effort.energy_seconds,
         ops_keys=workload.lengths[shown] if shown is not None else None,

@@ -86,6 +86,8 @@ class Job(Record):
     warmup_calls: Natural = 3
     min_calls: Counted = 20
     min_seconds: float = Field(default=0.5, ge=0)
+    wanted_calls: Natural = Field(default=0, description="beyond the minima, as far as `wanted_seconds` reach")
+    wanted_seconds: float = Field(default=0, ge=0)
     max_seconds: float = Field(default=10, gt=0, description="a steady case ends here even when a minimum is not met")
     timeout_seconds: float | None = Field(default=None, description="the supervisor kills the worker after this")
     isolate: bool = True

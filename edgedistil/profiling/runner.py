@@ -323,14 +323,15 @@ def steady(caller: Caller, case: dict[str, Any], job: dict[str, Any]) -> dict[st
         caller.run(None, feeds[index % len(feeds)])
     if case.get("how", "steady") == "pass":
         return measured(caller, feeds, len(feeds), 0, math.inf)
-    return measured(caller, feeds, job["min_calls"], job["min_seconds"], job["max_seconds"])
+    wanted = (job.get("wanted_calls", 0), job.get("wanted_seconds", 0))
+    return measured(caller, feeds, job["min_calls"], job["min_seconds"], job["max_seconds"], wanted)
 
 
 def measured(
-    caller: Caller, feeds: list[Any], min_calls: int, min_seconds: float, max_seconds: float
+    caller: Caller, feeds: list[Any], min_calls: int, min_seconds: float, max_seconds: float, wanted: Any = (0, 0)
 ) -> dict[str, Any]:
     cpu, faults = time.process_time_ns(), fault_counts()
-    samples, wall = timed_calls(caller.run, feeds, min_calls, min_seconds, max_seconds)
+    samples, wall = timed_calls(caller.run, feeds, min_calls, min_seconds, max_seconds, *wanted)
     return {
         "samples_ns": samples,
         "wall_ns": wall,
@@ -340,15 +341,26 @@ def measured(
     }
 
 
-def timed_calls(run: Any, feeds: list[Any], min_calls: int, min_seconds: float, max_seconds: float) -> tuple[Any, ...]:
-    """Nanoseconds of each call until both minima are met, or `max_seconds` are over. The loop is all our own cost."""
+def timed_calls(
+    run: Any,
+    feeds: list[Any],
+    min_calls: int,
+    min_seconds: float,
+    max_seconds: float,
+    wanted_calls: int = 0,
+    wanted_seconds: float = 0,
+) -> tuple[Any, ...]:
+    """Nanoseconds of each call until both minima are met, or `max_seconds` are over. The loop is all our own cost.
+
+    `wanted_calls` are made beyond the minima if `wanted_seconds` suffice: a high percentile where calls are short.
+    """
     clock, samples, count, index = time.perf_counter_ns, [], len(feeds), 0
-    least, most = int(min_seconds * 1e9), max_seconds * 1e9
+    least, most, patience = int(min_seconds * 1e9), max_seconds * 1e9, int(wanted_seconds * 1e9)
     gc.collect()
     gc.disable()
     try:
         started = ended = clock()
-        while index < min_calls or ended - started < least:
+        while index < min_calls or ended - started < least or (index < wanted_calls and ended - started < patience):
             feed = feeds[index % count]
             begun = clock()
             run(None, feed)

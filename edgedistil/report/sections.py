@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edgedistil.records import EvaluationRecord, ParityRecord, ProfileRecord, Provenance
-from edgedistil.report import plots, tables, wording
+from edgedistil.report import plots, profile_tables, tables, wording
 from edgedistil.report.gather import RunFacts
 from edgedistil.report.language_models import language_model_table, language_models
 from edgedistil.report.tables import TableData
@@ -160,12 +160,11 @@ def speed(facts: RunFacts) -> Section:
         "Each row says how it was found. Measured: on that machine. Emulated: its kernels, no time at all."
         " Predicted: a cost model's band, no board was involved.",
         [
-            *([tables.claims_table(claims)] if claims else []),
-            *(tables.latency_table(profile) for profile in facts.profiles if profile.rows),
-            *(tables.fit_table(profile) for profile in facts.profiles if profile.fits),
+            *([profile_tables.claims_table(claims)] if claims else []),
+            *(table for profile in facts.profiles for table in profile_tables.main_tables(profile)),
         ],
         [(p, c) for p, c in pictures if p],
-        folded=[tables.profile_table(profile) for profile in facts.profiles if profile.rows],
+        folded=[profile_tables.profile_table(profile) for profile in facts.profiles if profile.rows],
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from edgedistil import console
 from edgedistil.records import (
     AblationRecord,
-    Claim,
     DistillRecord,
     EvaluationRecord,
     ExportRecord,
@@ -17,11 +16,9 @@ from edgedistil.records import (
     NotMeasured,
     ParityRecord,
     PlanRecord,
-    ProfileRecord,
-    ProfileRow,
     Retention,
 )
-from edgedistil.report.wording import ABSENT, gibibytes, mebibytes, millions, milliseconds, number, percent, span
+from edgedistil.report.wording import ABSENT, gibibytes, mebibytes, millions, number, percent, span
 from edgedistil.rundir import RunDir
 
 
@@ -316,120 +313,3 @@ def tolerance_table(record: ParityRecord) -> TableData:
 def show_export(run: RunDir, artefacts: Artefacts) -> None:
     console.result(f"\nrun {run.name} ({run.exports})")
     export_table(artefacts).show()
-
-
-# --- profile --------------------------------------------------------------------------------------------
-
-
-def latency_table(record: ProfileRecord) -> TableData:
-    """The median at each length, one line an artefact and thread count: what fits on a screen."""
-    lengths = list(dict.fromkeys(row.length for row in record.rows))
-    together: dict[tuple[str, str, int], list[ProfileRow]] = {}
-    for row in record.rows:
-        together.setdefault((f"{row.model} {row.task}", row.precision, row.threads), []).append(row)
-    rows = []
-    for (artefact, precision, threads), of_it in together.items():
-        by_length = {row.length: row for row in of_it}
-        medians = [_median_cell(by_length.get(length)) for length in lengths]
-        first = of_it[0]
-        rows.append(
-            [
-                *(artefact, precision, str(threads), *medians),
-                *(milliseconds(first.load_ms), milliseconds(first.first_call_ms), mebibytes(first.peak_memory_bytes)),
-            ]
-        )
-    heads = [str(length).replace("sentence-pairs", "pairs") for length in lengths]
-    return TableData(
-        f"{record.device}: {record.method} milliseconds a call (median), by length in tokens",
-        ["artefact", "precision", "threads", *heads, "load", "first call", "peak MiB"],
-        rows,
-        record.notes,
-    )
-
-
-def _median_cell(row: ProfileRow | None) -> str:
-    if row is None:
-        return ABSENT
-    return milliseconds(row.latency_ms) if row.valid else "invalid"
-
-
-def fit_table(record: ProfileRecord) -> TableData:
-    """What fits into a memory limit, with the peak and what enforced the limit."""
-    rows = [
-        [
-            *(f"{fit.model} {fit.task}", fit.precision, f"{fit.limit_bytes / 2**20:.0f}"),
-            *("fits" if fit.fits else f"does not fit: {fit.ended}", mebibytes(fit.peak_memory_bytes)),
-            *(str(fit.length), str(fit.threads), fit.method, fit.enforced_by),
-        ]
-        for fit in record.fits
-    ]
-    heads = ["artefact", "precision", "limit MiB", "outcome", "peak MiB", "tokens", "threads", "method", "limited by"]
-    return TableData(f"{record.device}: does it fit?", heads, rows)
-
-
-def profile_table(record: ProfileRecord) -> TableData:
-    """Every row with its percentiles."""
-    rows = [_profile_cells(row) for row in record.rows]
-    return TableData(
-        f"{record.device}: {record.method}, every row",
-        [
-            "artefact",
-            "precision",
-            "method",
-            "threads",
-            "length",
-            "p50 ms",
-            "p95 ms",
-            "p99 ms",
-            "load ms",
-            "first ms",
-            "peak MiB",
-        ],
-        rows,
-    )
-
-
-def _profile_cells(row: ProfileRow) -> list[str]:
-    latency = None if isinstance(row.latency, NotMeasured) else row.latency
-    return [
-        f"{row.model} {row.task}",
-        row.precision,
-        row.method if row.valid else f"{row.method}, INVALID: {row.invalid_reason}",
-        str(row.threads),
-        str(row.length),
-        milliseconds(row.latency_ms),
-        milliseconds(latency.p95_ms) if latency else ABSENT,
-        milliseconds(latency.p99_ms) if latency else ABSENT,
-        milliseconds(row.load_ms),
-        milliseconds(row.first_call_ms),
-        mebibytes(row.peak_memory_bytes),
-    ]
-
-
-def claims_table(claims: Sequence[Claim]) -> TableData:
-    """Each claim with its verdict; what the paper has stands below."""
-    rows = [[c.verdict, c.sentence, _claim_value(c), c.method, c.conditions] for c in claims]
-    papers = list(dict.fromkeys(c.paper for c in claims if not c.paper.startswith("not ")))
-    return TableData(
-        "Claims", ["verdict", "claim", "figure", "method", "conditions"], rows, [f"the paper: {p}" for p in papers]
-    )
-
-
-def _claim_value(claim: Claim) -> str:
-    if isinstance(claim.value, NotMeasured):
-        return ABSENT
-    if isinstance(claim.low, NotMeasured) or isinstance(claim.high, NotMeasured):
-        return f"{claim.value:.2f}"
-    return f"{claim.value:.2f} ({claim.low:.2f}–{claim.high:.2f})"
-
-
-def show_profiles(run: RunDir | None, records: Sequence[ProfileRecord]) -> None:
-    if run is not None:
-        console.result(f"\nrun {run.name} ({run.profiles})")
-    for record in records:
-        if record.rows:
-            latency_table(record).show()
-        if record.fits:
-            fit_table(record).show()
-        for claim in record.claims:
-            console.result(f"  {claim.verdict.upper()}: {claim.sentence}")

@@ -67,7 +67,7 @@ def test_without_a_cgroup_it_is_an_address_limit(exported: RunDir, monkeypatch: 
 
 
 def test_the_outcome_lies_in_the_run_and_on_its_page(exported: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-    from edgedistil.report import tables
+    from edgedistil.report import profile_tables
     from edgedistil.report.sections import speed
 
     asked = {"lengths": [5], "threads": [1], "sentence_pairs": 3}
@@ -77,7 +77,7 @@ def test_the_outcome_lies_in_the_run_and_on_its_page(exported: RunDir, capsys: p
     assert read_record(run.profile_within("host", 900 * 2**20), ProfileRecord) == record
     assert read_record(run.profile("host", "measured"), ProfileRecord) == host, "figures without a limit stay"
     assert {each.precision for each in record.fits} == {"fp32", "int8"} and all(each.fits for each in record.fits)
-    tables.show_profiles(run, [record])
+    profile_tables.show_profiles(run, [record])
     shown = capsys.readouterr().out
     assert "does it fit?" in shown and "900" in shown and record.fits[0].enforced_by.split()[0] in shown
     assert "milliseconds a call" not in shown

@@ -7,6 +7,7 @@ import json
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,13 @@ def test_steady_meets_both_minima_and_stops_at_the_maximum() -> None:
     _, wall = timed(lambda *_: None, [1], 1, 0.02, 10)
     assert wall >= 20_000_000
     assert len(timed(lambda *_: None, [1], 10**9, 0, 0.01)[0]) < 10**9
+
+
+def test_wanted_calls_are_made_while_there_is_time_for_them() -> None:
+    timed = runner["timed_calls"]
+    assert len(timed(lambda *_: None, [1], 7, 0, 10, 31, 5)[0]) == 31, "short calls: as many as wanted"
+    assert len(timed(lambda *_: time.sleep(0.01), [1], 3, 0, 10, 1000, 0.05)[0]) in range(3, 7), "then its time is over"
+    assert len(timed(lambda *_: None, [1], 7, 0, 10, 31, 0)[0]) == 7
 
 
 def test_nodes_are_summed_in_order_without_the_warm_up() -> None:

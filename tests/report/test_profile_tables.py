@@ -1,0 +1,106 @@
+"""Tables of profiles: which method, why a percentile is absent, what emulation tells, what fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edgedistil.profiling.latency import summarize
+from edgedistil.records import MemoryFit, MemoryStats, NotMeasured, ProfileRecord, ProfileRow, provenance
+from edgedistil.report.profile_tables import emulation_table, fit_table, latency_table, main_tables, profile_table
+
+ABSENT = NotMeasured(not_measured="an emulator's time says nothing about the device's")
+
+
+def row(**changes: Any) -> ProfileRow:
+    standard: dict[str, Any] = {
+        "model": "student",
+        "role": "student",
+        "task": "feature-extraction",
+        "precision": "int8",
+        "file_bytes": 11,
+        "parameters": 13,
+        "artefact_sha256": "ab",
+        "device": "rpi4",
+        "method": "measured",
+        "runtime": "onnxruntime 9",
+        "threads": 1,
+        "batch": 1,
+        "length": 17,
+        "latency_ms": 19.0,
+        "latency": summarize([19_000_000] * 23),
+        "load_ms": 29.0,
+        "first_call_ms": 31.0,
+        "start_to_first_result_ms": 37.0,
+        "memory": MemoryStats(after_import_bytes=1, after_load_bytes=41 << 20, after_run_bytes=43 << 20, peak_bytes=1),
+        "peak_memory_bytes": 47 << 20,
+        "valid": True,
+        "conditions": {},
+    }
+    return ProfileRow.model_validate({**standard, **changes})
+
+
+def record(*rows: ProfileRow, **changes: Any) -> ProfileRecord:
+    standard = {"device": "rpi4", "method": rows[0].method if rows else "measured", "claims": []}
+    return ProfileRecord.model_validate({**standard, "rows": list(rows), "provenance": provenance(), **changes})
+
+
+def cells(table: Any, column: str) -> list[str]:
+    return [each[list(table.columns).index(column)] for each in table.rows]
+
+
+def test_every_row_says_by_which_method() -> None:
+    assert cells(latency_table(record(row())), "method") == ["measured"]
+    assert cells(profile_table(record(row())), "method") == ["measured"]
+
+
+def test_a_refused_percentile_is_absent_with_its_reason() -> None:
+    table = profile_table(record(row(), row(latency=summarize([5_000_000] * 101))))
+    assert cells(table, "calls") == ["23", "101"]
+    assert cells(table, "p99 ms")[0] == "–" != cells(table, "p99 ms")[1]
+    assert table.notes == ["no p99 in 1 of 2 rows, for example: p99 needs 100 samples, there are 23"]
+
+
+def test_emulation_shows_what_it_is_for_and_no_milliseconds() -> None:
+    told = {
+        "parity": "passed under these kernels: 39 sequences, largest error 0.15",
+        "int8 kernels": "signed widening multiplies (smlal, smull)",
+    }
+    fields = ("latency_ms", "latency", "load_ms", "first_call_ms", "start_to_first_result_ms")
+    emulated = row(method="emulated", conditions=told, **dict.fromkeys(fields, ABSENT))
+    died = row(method="emulated", valid=False, invalid_reason="it died of SIGILL", memory=ABSENT)
+    (table,) = main_tables(record(emulated, died))
+    assert table == emulation_table(record(emulated, died))
+    assert cells(table, "method") == ["emulated", "emulated"]
+    assert cells(table, "starts") == ["starts", "NO: it died of SIGILL"]
+    assert cells(table, "parity")[0] == "passed"
+    assert cells(table, "int8 kernels")[0] == "signed widening multiplies (smlal, smull)"
+    assert (cells(table, "loaded"), cells(table, "after a run")) == (["41", "–"], ["43", "–"])
+    assert "milliseconds" not in table.title and not {"load", "first call"} & set(table.columns)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_what_fits_is_told_with_the_limit_and_what_enforced_it(fits: bool) -> None:
+    killed = "the kernel killed it (out of memory) in the phase 'load'"
+    found = MemoryFit(
+        model="student",
+        role="student",
+        task="fill-mask",
+        precision="fp32",
+        artefact_sha256="ab",
+        device="host",
+        method="measured",
+        limit_bytes=53 << 20,
+        enforced_by="cgroup v2",
+        threads=1,
+        length=59,
+        fits=fits,
+        peak_memory_bytes=51 << 20 if fits else NotMeasured(not_measured=killed),
+        ended=None if fits else killed,
+    )
+    told = record(fits=[found])
+    assert main_tables(told) == [fit_table(told)], "no empty table of latencies"
+    assert cells(fit_table(told), "outcome") == ["fits" if fits else f"does not fit: {killed}"]
+    assert cells(fit_table(told), "peak MiB") == ["51" if fits else "–"]
+    assert cells(fit_table(told), "limited by") == ["cgroup v2"]

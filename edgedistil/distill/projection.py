@@ -223,7 +223,8 @@ class _Reduction:
         x_KV, q_KV = x_RV[: len(labels)], q_RV[: len(labels)]
         right = labels.unsqueeze(1)
         squares = torch.linalg.vecdot(q_KV, q_KV)
-        mlm_sum = (2 * (normalizers[: len(labels)] - x_KV.gather(1, right).squeeze(1)) + squares.log()).sum()
+        apart_K = normalizers[: len(labels)] - x_KV.gather(1, right).squeeze(1)
+        mlm_sum: Tensor = (2 * apart_K + squares.log()).sum()
         torch.mul(q_KV, (self.mlm_ratio / squares).unsqueeze(1), out=x_KV)
         q_KV.addcmul_(q_KV, x_KV)
         self._subtract_right(q_RV, right)

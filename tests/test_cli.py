@@ -165,12 +165,12 @@ def test_profile_alone_writes_the_model_cards_anew(tmp_path: Path, monkeypatch: 
     from edgedistil.cli import app
     from edgedistil.export import package
     from edgedistil.profiling import stage
-    from edgedistil.report import tables
+    from edgedistil.report import profile_tables
     from edgedistil.rundir import RunDir
 
     run, written = RunDir(tmp_path), []
     monkeypatch.setattr(stage, "profile", lambda *_args, model, **_options: (None if model else run, []))
-    monkeypatch.setattr(tables, "show_profiles", lambda *_args: None)
+    monkeypatch.setattr(profile_tables, "show_profiles", lambda *_args: None)
     monkeypatch.setattr(package, "refresh_cards", written.append)
     assert CliRunner().invoke(app, ["profile"]).exit_code == 0
     assert written == [run]

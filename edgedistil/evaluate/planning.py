@@ -14,7 +14,7 @@ from edgedistil.evaluate.tasks import load_data
 from edgedistil.rundir import RunDir
 
 MODELS = ("teacher", "student-step0", "student", "student-random", "student-d")
-FOR_NO_DEVICE = ("teacher", "student-step0", "student-random")
+FOR_NO_DEVICE = ("student-step0", "student-random")  # the teacher is what one would deploy without all this
 WITH_SOFT_TARGETS = "student-d"
 _CELL_FILE = re.compile(r"(?P<model>.+)-(?P<seed>[0-9]+)")
 

@@ -6,7 +6,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgedistil.records import DistillRecord, EvaluationRecord, NotMeasured, ProfileRecord, ProfileRow
 from edgedistil.report.language_models import LanguageModel
@@ -301,3 +301,44 @@ def scores(evaluation: EvaluationRecord | None) -> str | None:
         _legend_above(axes)
 
     return _draw("Scores", draw)
+
+
+def score_against(evaluation: EvaluationRecord | None, cost: Literal["latency", "size"]) -> str | None:
+    """One mark an artefact and task: how much of the teacher's lead over a constant is left, and what it costs.
+
+    So tasks of different scales share an axis. None where no artefact was scored, or no teacher beside them.
+    """
+    marks = _priced(evaluation, cost) if evaluation is not None else []
+    if len(marks) < 2:
+        return None
+    tasks = list(dict.fromkeys(task for task, *_ in marks))
+    kinds = sorted({(model, form) for _, model, form, *_ in marks})
+
+    def draw(axes: Axes) -> None:
+        for task, model, form, price, share in marks:
+            of_kind = kinds.index((model, form))
+            axes.plot([price], [share], "osD^v*"[tasks.index(task) % 6], color=SERIES[of_kind % len(SERIES)])
+        for of_kind, (model, form) in enumerate(kinds):
+            axes.plot([], [], "o", color=SERIES[of_kind % len(SERIES)], label=f"{model} {form}")
+        for index, task in enumerate(tasks):
+            axes.plot([], [], "osD^v*"[index % 6], color=FAINT, label=task)
+        axes.set_xlim(0, 1.1 * max(price for *_, price, _ in marks))
+        axes.set_xlabel("median milliseconds an example, one thread" if cost == "latency" else "MiB on disk")
+        axes.set_ylabel("% of the teacher's score\nabove a constant prediction")
+        _legend_above(axes)
+
+    return _draw(f"Score against {cost}", draw, height=3.6 + 0.2 * ((len(kinds) + len(tasks)) // 3))
+
+
+def _priced(evaluation: EvaluationRecord, cost: Literal["latency", "size"]) -> list[tuple[str, str, str, float, float]]:
+    """(task, model, form, cost, percent of the teacher's score above the floor) of every artefact scored."""
+    floors = {task.name: task.floor for task in evaluation.tasks}
+    teacher = {s.task: s.median for s in evaluation.summaries if (s.model, s.artefact) == ("teacher", "pytorch")}
+    found = []
+    for score in evaluation.artefacts:
+        lead = teacher.get(score.task, 0.0) - floors.get(score.task, 0.0)
+        price = score.latency_ms if cost == "latency" else score.bytes / 2**20
+        if lead > 0 and not isinstance(price, NotMeasured):
+            share = 100 * (score.median - floors[score.task]) / lead
+            found.append((score.task, score.model, score.artefact, float(price), share))
+    return found

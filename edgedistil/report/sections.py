@@ -78,15 +78,22 @@ def quality(facts: RunFacts) -> Section:
     ablation = [tables.ablation_table(facts.ablation)] if facts.ablation else []
     if facts.evaluation is None:
         return Section(title, anchor, tables=ablation, absent="Not measured in this run: edgedistil evaluate")
-    picture = plots.scores(facts.evaluation)
-    caption = "Each model fine-tuned with the same budget; student-step0 is the student before distillation."
+    priced = "Fine-tuned models as PyTorch and as artefacts, the score against what it costs: "
+    drawn = [
+        (
+            plots.scores(facts.evaluation),
+            "Each model fine-tuned with the same budget; student-step0 is the student before distillation.",
+        ),
+        (plots.score_against(facts.evaluation, "latency"), f"{priced}time."),
+        (plots.score_against(facts.evaluation, "size"), f"{priced}bytes."),
+    ]
     return Section(
         title,
         anchor,
         "Teacher and student were fine-tuned alike. Retention is student / teacher; because much of a score can be had"
         " without any skill, the share of what lies above a constant prediction stands beside it.",
         [*_evaluation_tables(facts.evaluation), *ablation],
-        [(picture, caption)] if picture else [],
+        [(picture, caption) for picture, caption in drawn if picture],
     )
 
 

@@ -99,9 +99,9 @@ def test_unknown_model(run, own_task):
         stage.evaluate(run, tasks=[str(own_task())], models=["studnet"], seeds=1)
 
 
-def test_artefact_of_no_student_is_refused(run, own_task):
-    with pytest.raises(InputError, match="none of teacher is for a device"):
-        stage.evaluate(run, tasks=[str(own_task())], models=["teacher"], seeds=1, artefact="int8")
+def test_artefact_of_what_nobody_deploys_is_refused(run, own_task):
+    with pytest.raises(InputError, match="none of student-step0 is for a device"):
+        stage.evaluate(run, tasks=[str(own_task())], models=["student-step0"], seeds=1, artefact="int8")
 
 
 def test_earlier_tasks_and_models_stay_in_the_record(run, own_task):

@@ -51,7 +51,7 @@ def test_the_page_fits_its_window(full_run: RunDir, tmp_path: Path, width: int) 
     found = measured(full_run.report, tmp_path, width=width)
     assert int(found["window"]) <= width
     assert int(found["page"]) <= int(found["window"]), "the page scrolls sideways"
-    assert int(found["pictures"]) == 6
+    assert int(found["pictures"]) == 8
     assert found["background"] in {"rgb(251, 250, 248)", "rgb(20, 22, 26)"}
 
 

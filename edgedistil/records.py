@@ -151,7 +151,7 @@ class PlannedDevice(Record):
     processes: int
     micro_batch: int
     tokens_per_s: Figure = Field(description="over all processes")
-    seconds: Figure = Field(description="of the whole run: training, held-out evaluations, checkpoints")
+    seconds: Figure = Field(description="of the loop: training, held-out evaluations in it, checkpoints")
     memory_bytes: Count = Field(description="peak of one process")
     device_memory_bytes: Count = Field(description="what there is")
     how: str

@@ -15,13 +15,15 @@ _DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
 def freed_memory_kept() -> Iterator[bool]:
     """Inside, glibc keeps the large blocks that are freed; gives whether it does.
 
-    By default every tensor over 32 MiB is a fresh mapping, and the system zeroes its pages one fault at a time. For the
-    whole process, without effect on other C libraries; at the end the memory goes back to the system.
+    What was freed before goes back to the system first. By default every tensor over 32 MiB is a fresh mapping, and the
+    system zeroes its pages one fault at a time. For the whole process, without effect on other C libraries; at the end
+    the memory goes back to the system.
     """
     if platform.libc_ver()[0] != "glibc":
         yield False
         return
     libc = ctypes.CDLL(None)
+    libc.malloc_trim(0)
     try:
         yield bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, -1))
     finally:

@@ -94,7 +94,7 @@ def plan_here(objective: Objective, work: Work, *, accelerator: Accelerator, pre
     micro_batches = work.global_batch // work.micro_batch
     training = work.length.steps * (micro_batches * timed.micro_batch_s + timed.update_s)
     judged = work.heldout_tokens / (JUDGED_ROWS * work.block_length)
-    judging = judged * (timed.teacher_batch_s + (1 + work.evaluations) * timed.student_batch_s)
+    judging = judged * work.evaluations * timed.judged_batch_s
     checkpoints = 1 + int(training / work.checkpoint_every_s)
     parameters = sum(p.numel() for p in objective.student.parameters())
     saving = checkpoints * 12 * parameters / _CHECKPOINT_BYTES_PER_S  # weights and two moments

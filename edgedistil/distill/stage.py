@@ -217,6 +217,7 @@ def _train(recipe: Recipe, run: RunDir, prepared: Prepared, state: PartialState)
         # With the cosine loss alone, the student's head has no gradient.
         unused_parameters=loss.soft_target == loss.mlm == 0,
     )
+    teacher_facts = model_facts(prepared.teacher.model, name=prepared.teacher.name)
     teacher = frozen(prepared.teacher.model, dtype=processes.TORCH_DTYPES[precision]).to(state.device)
     masker = _masker(recipe, prepared)
     judge = HeldoutJudge(_heldout_batches(recipe, prepared, masker, state.device), teacher, accelerator=accelerator)
@@ -277,7 +278,7 @@ def _train(recipe: Recipe, run: RunDir, prepared: Prepared, state: PartialState)
     heldout = metrics.heldout()
     record = DistillRecord(
         recipe_sha256=recipe.sha256,
-        teacher=model_facts(prepared.teacher.model, name=prepared.teacher.name),
+        teacher=teacher_facts,
         student=model_facts(student, name=f"{run.name} student"),
         layer_map=prepared.layer_map,
         steps=place.step,

@@ -13,6 +13,7 @@ from torch.optim import AdamW
 from edgedistil import console
 from edgedistil.data.masking import IGNORED
 from edgedistil.distill import memory
+from edgedistil.distill.allocator import freed_memory_kept
 from edgedistil.distill.feed import MicroBatch
 from edgedistil.distill.heldout import HeldoutJudge
 from edgedistil.distill.losses import count_tokens
@@ -27,12 +28,11 @@ JUDGED_ROWS = 32
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of a micro-batch, of an update, and of one held-out batch; `rows` is what was timed."""
+    """Seconds of a micro-batch, an update, and judging the student on a held-out batch; `rows` is what was timed."""
 
     micro_batch_s: float
     update_s: float
-    teacher_batch_s: float
-    student_batch_s: float
+    judged_batch_s: float
     peak_bytes: Count
     rows: int
 
@@ -62,7 +62,7 @@ def timed_steps(
         return done - began, _now(device) - done
 
     few = min(_FEW, micro_batch)
-    with console.progress("timing steps", _REPEATS + 4, unit="steps") as bar:
+    with freed_memory_kept(), console.progress("timing steps", _REPEATS + 4, unit="steps") as bar:
         step(few)  # allocates the optimizer's moments, loads kernels
         bar.advance()
         memory.reset_peak(device)
@@ -87,19 +87,18 @@ def timed_steps(
     if not isinstance(few_peak, NotMeasured) and not isinstance(rows_peak, NotMeasured):
         training_peak = rows_peak + int(_more(few_peak, rows_peak, few, rows, micro_batch))
     peak = training_peak if isinstance(judged_peak, NotMeasured) else max(training_peak, judged_peak)  # type: ignore[type-var]
-    return Timed(micro, update, *judged, peak, rows)
+    return Timed(micro, update, judged, peak, rows)
 
 
-def _judged(objective: Objective, accelerator: Accelerator, *, length: int, masked_share: float) -> tuple[float, float]:
-    """Seconds that the teacher and the student take on a held-out batch."""
+def _judged(objective: Objective, accelerator: Accelerator, *, length: int, masked_share: float) -> float:
+    """Seconds that the student takes on a held-out batch."""
     device, vocabulary = accelerator.device, objective.student.config.vocab_size
     batch = _random_batch(JUDGED_ROWS, length, vocabulary, masked_share, device)
-    began = _now(device)
     judge = HeldoutJudge([batch], objective.teacher, accelerator=accelerator)
     judge.judge(objective.teacher, name="teacher", step=0)
-    between = _now(device)
+    began = _now(device)
     judge.judge(objective.student, name="student", step=0)
-    return between - began, _now(device) - between
+    return _now(device) - began
 
 
 def _more(at_few: float, at_rows: float, few: int, rows: int, wanted: int) -> float:

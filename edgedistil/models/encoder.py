@@ -14,7 +14,6 @@ Calling a `…ForMaskedLM` itself projects every position onto the vocabulary, w
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -87,8 +86,12 @@ def mlm_head(model: EncoderWithHead) -> MlmHead:
 
 
 def frozen(model: BertForMaskedLM, *, dtype: torch.dtype) -> BertForMaskedLM:
-    """A copy for teaching: weights held in `dtype` (cast once, not at every step), eval mode, no gradients."""
-    return copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+    """The model made ready for teaching, in place: weights in `dtype` (cast once), eval mode, no gradients.
+
+    In place, because the weights as they were would cost more memory than the cast ones, for nothing.
+    """
+    model.to(dtype)
+    return model.eval().requires_grad_(False)
 
 
 def encode_with_head(

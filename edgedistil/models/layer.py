@@ -143,15 +143,14 @@ class _Cast:
 
     def gradients(self, name: str, grad_MN: Tensor, input_MK: Tensor) -> tuple[Tensor, Tensor]:
         """Of weight and bias, from the gradient of what the product gave."""
-        return tuple(
-            _scaled(part.to(self._wide), self._scales[name]) for part in (grad_MN.T @ input_MK, grad_MN.sum(0))
-        )  # type: ignore[return-value]
+        weight, bias = (part.to(self._wide) for part in (grad_MN.T @ input_MK, grad_MN.sum(0)))
+        return _scaled_(weight, self._scales[name]), _scaled_(bias, self._scales[name])
 
     def qkv_gradients(self, grad_MN: Tensor, input_MK: Tensor) -> list[Tensor]:
         weights = (grad_MN.T @ input_MK).to(self._wide).chunk(3)
         biases = grad_MN.sum(0).to(self._wide).chunk(3)
         return [
-            _scaled(part, scale)
+            _scaled_(part, scale)
             for scale, *parts in zip(self._qkv_scales, weights, biases, strict=True)
             for part in parts
         ]
@@ -209,6 +208,10 @@ def _norm_backward(
 
 def _scaled(part: Tensor, scale: float) -> Tensor:
     return part if scale == 1 else part * scale
+
+
+def _scaled_(part: Tensor, scale: float) -> Tensor:
+    return part if scale == 1 else part.mul_(scale)
 
 
 @cache

@@ -114,9 +114,11 @@ def test_autocast_decides_the_dtype() -> None:
     assert (narrow.float() - exact)[mask_BL.bool()].abs().mean() < 0.02
 
 
-def test_frozen_is_a_copy_that_learns_nothing() -> None:
+def test_frozen_learns_nothing_and_holds_no_second_copy() -> None:
     model = _model("bert")
-    copy = frozen(model, dtype=torch.bfloat16)
-    assert copy.dtype == torch.bfloat16 and model.dtype == torch.float32
-    assert not any(parameter.requires_grad for parameter in copy.parameters())
-    assert not copy.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert isinstance(model, BertForMaskedLM)
+    teacher = frozen(model, dtype=torch.bfloat16)
+    assert teacher is model and teacher.dtype == torch.bfloat16
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert not teacher.training and teacher.cls.predictions.decoder.weight is mlm_head(teacher).weight_VD
+    assert teacher.bert.embeddings.word_embeddings.weight is mlm_head(teacher).weight_VD  # still tied

@@ -20,6 +20,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -38,7 +39,7 @@ from edgedistil.assets import cache_root
 from edgedistil.data.masking import IGNORED, generator_for, mask_bert
 from edgedistil.distill.allocator import freed_memory_kept
 from edgedistil.distill.losses import count_tokens, distillation_loss
-from edgedistil.models.encoder import encode, frozen, mlm_head
+from edgedistil.models.encoder import encode, encode_with_head, frozen, mlm_head
 from edgedistil.models.student import alternate_layers, make_student
 from edgedistil.models.teacher import load_teacher
 from edgedistil.records import this_host
@@ -96,9 +97,10 @@ def our_losses(
     with torch.no_grad():
         taught_BLD = encode(teacher, batch.input_ids_BL, mask_BL)
     with torch.autocast("cpu", dtype=torch.bfloat16):
+        student_BLD, student_head = encode_with_head(student, batch.input_ids_BL, mask_BL)
         loss = distillation_loss(
-            encode(student, batch.input_ids_BL, mask_BL), taught_BLD,
-            student_head=mlm_head(student), teacher_head=mlm_head(teacher), labels_BL=batch.labels_BL,
+            student_BLD, taught_BLD,
+            student_head=student_head, teacher_head=mlm_head(teacher), labels_BL=batch.labels_BL,
             attention_mask_BL=mask_BL, counts=counts, soft_target=SOFT, mlm=MLM, cosine=COSINE, temperature=T,
             positions="all" if positions == "all" else "masked",
         )  # fmt: skip
@@ -133,10 +135,10 @@ def make_step(variant: str) -> Callable[[Batch], None]:
             total = SOFT * soft + MLM * mlm + COSINE * cosine
         else:
             total, _ = our_losses(student, teacher, batch, positions="all" if variant == "same" else "masked")
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(student.parameters(), 5.0)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=variant == "reference")
+        optimizer.zero_grad()
 
     return step
 
@@ -230,48 +232,59 @@ def compare_values(text: Text) -> dict[str, list[float]]:
 
 
 def shares(variant: str, text: Text) -> dict[str, float]:
-    """Share of a step's time in the matrix products of the encoders, of the projection, and in the rest."""
+    """Share of a step's time in the products of the encoders, of the projection, of attention, and in the rest.
+
+    The rest is the step's whole wall-clock time less the products, so Python and everything between operators is in it.
+    The teacher's attention is one operator: its softmax counts as product, the student's counts as rest.
+    """
     step = make_step(variant)
     batch = text.batch(1, packed=variant == "packed")
     with freed_memory_kept():
         for _ in range(2):
             step(batch)
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
+            began = time.perf_counter()
             step(batch)
-    found: dict[str, float] = {"encoder": 0.0, "projection": 0.0, "attention": 0.0, "other": 0.0}
+            total = (time.perf_counter() - began) * 1e6
+    found: dict[str, float] = {"encoder": 0.0, "projection": 0.0, "attention": 0.0}
     by_name: dict[str, float] = {}
     for event in profiled.key_averages(group_by_input_shape=True):
-        kind = "other"
-        if event.key in {"aten::mm", "aten::addmm"}:
+        if event.key in {"aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise"}:
             kind = "projection" if any(30522 in shape for shape in event.input_shapes) else "encoder"
         elif event.key == "aten::bmm" or "scaled_dot_product" in event.key:
             kind = "attention"
         else:
             by_name[event.key] = by_name.get(event.key, 0.0) + event.self_cpu_time_total
+            continue
         found[kind] += event.self_cpu_time_total
-    total = sum(found.values())
-    largest = sorted(by_name.items(), key=lambda item: -item[1])[:8]
+    largest = sorted(by_name.items(), key=lambda item: -item[1])[:12]
     return {
         **{kind: spent / total for kind, spent in found.items()},
+        "overhead": 1 - sum(found.values()) / total,
         **{f"  {name}": spent / total for name, spent in largest},
     }
 
 
-def peak_bytes(variant: str, arguments: argparse.Namespace) -> int:
-    """Peak resident memory of a fresh process that runs two steps of a variant."""
-    command = [
-        *(sys.executable, __file__, "--corpus", str(arguments.corpus), "--sequences", str(arguments.sequences)),
-        *("--length", str(arguments.length), "--threads", str(arguments.threads), "--only", variant),
-    ]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+def peak_bytes(variant: str, text: Text, arguments: argparse.Namespace) -> int:
+    """Peak resident memory of a fresh process that makes the models and takes two steps; it reads no text."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "batches.pt"
+        batches = [text.batch(number, packed=variant == "packed") for number in range(2)]
+        torch.save([(b.input_ids_BL, b.attention_mask_BL, b.labels_BL) for b in batches], path)
+        command = [
+            *(sys.executable, __file__, "--corpus", str(arguments.corpus), "--threads", str(arguments.threads)),
+            *("--only", variant, "--batches", str(path)),
+        ]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return int(json.loads(done.stdout)["peak_bytes"])
 
 
-def run_alone(variant: str, text: Text) -> None:
+def run_alone(variant: str, path: Path) -> None:
+    batches = [Batch(*parts) for parts in torch.load(path, weights_only=True)]
     step = make_step(variant)
     with nullcontext() if variant == "reference" else freed_memory_kept():
-        for number in range(2):
-            step(text.batch(number, packed=variant == "packed"))
+        for batch in batches:
+            step(batch)
     print(json.dumps({"peak_bytes": _peak_of_this_process()}))
 
 
@@ -288,7 +301,7 @@ def tell(arguments: argparse.Namespace, text: Text) -> str:
     rates = measure(text, arguments.rounds)
     values = compare_values(text)
     where = {variant: shares(variant, text) for variant in ("same", "packed")}
-    peaks = {variant: peak_bytes(variant, arguments) for variant in VARIANTS}
+    peaks = {variant: peak_bytes(variant, text, arguments) for variant in VARIANTS}
     host, now = this_host(), datetime.now(UTC)
     median = {variant: {kind: statistics.median(r) for kind, r in rates[variant].items()} for variant in VARIANTS}
     lines = [
@@ -314,7 +327,11 @@ def tell(arguments: argparse.Namespace, text: Text) -> str:
         )
     lines += ["", "Losses of one batch without dropout (soft-target, MLM, cosine):", ""]
     lines += [f"- {name}: {', '.join(f'{v:.5f}' for v in found)}" for name, found in values.items()]
-    lines += ["", "Where the time of a step goes (profiler, share of the sum; the largest other operators below):", ""]
+    lines += [
+        "",
+        "Where the time of a step goes (profiler, shares of wall-clock time; then the overhead's largest operators):",
+        "",
+    ]
     lines += ["| | same | packed |", "|---|---|---|"]
     lines += [f"| {kind} | {where['same'].get(kind, 0):.1%} | {where['packed'].get(kind, 0):.1%} |" for kind in
               dict.fromkeys([*where["same"], *where["packed"]])]  # fmt: skip
@@ -333,12 +350,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--write", type=Path, help="folder for the dated result file")
     parser.add_argument("--only", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--batches", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    text = Text(arguments.corpus, sequences=arguments.sequences, length=arguments.length, lines=arguments.lines)
     if arguments.only:
-        run_alone(arguments.only, text)
+        run_alone(arguments.only, arguments.batches)
         return
+    text = Text(arguments.corpus, sequences=arguments.sequences, length=arguments.length, lines=arguments.lines)
     told = tell(arguments, text)
     print(told)
     if arguments.write:

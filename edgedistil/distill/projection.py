@@ -19,6 +19,7 @@ from torch import Tensor
 
 CHUNK_ROWS = 768
 BLOCK_ROWS = 8
+SLICE_WORDS = 4096
 
 _LEAST_EXACT = 1e-30  # below it a float32 may have lost digits
 
@@ -240,11 +241,12 @@ class _Reduction:
         torch.mul(hidden_CD, self.gradient_scale, out=self.grad_ND[start:stop])
         if self.grad_VD is None:
             return
-        product_VD = self.scratch.take("product", self.grad_VD.shape, self.dtype)
-        torch.mm(gradient_CV.T, self.scaled_ND[start:stop], out=product_VD)
         scale = 1.0 if self.scaled_early else self.gradient_scale * self.temperature  # h/T was multiplied
-        # A block's rows are widened in cache, then added.
-        for into, product in zip(torch.split(self.grad_VD, 2048), torch.split(product_VD, 2048), strict=True):
+        # A slice of the vocabulary is multiplied, widened and added while it is in cache.
+        slices = torch.split(self.grad_VD, SLICE_WORDS), torch.split(gradient_CV, SLICE_WORDS, dim=1)
+        for into, gradient in zip(*slices, strict=True):
+            product = self.scratch.take("product", into.shape, self.dtype)
+            torch.mm(gradient.T, self.scaled_ND[start:stop], out=product)
             if start == 0:
                 into.copy_(product)
                 if scale != 1:

@@ -72,14 +72,13 @@ class _Layer(torch.autograd.Function):
         first_MD = masked_(out_MD, out_bits).add_(x_MD)
         middle_MD, *first_stats = _norm(first_MD, weights[8:10], shape.epsilons[0])
         up_MF = _affine(middle_MD, cast.up, cast.up_bias)
-        active_MF = F.gelu(up_MF)
-        down_MD = _affine(active_MF, cast.down, cast.down_bias)
+        down_MD = _affine(F.gelu(up_MF), cast.down, cast.down_bias)
         down_bits = keep_bits(down_MD, shape.hidden_dropout)
         second_MD = masked_(down_MD, down_bits).add_(middle_MD)
         last_MD, *second_stats = _norm(second_MD, weights[14:16], shape.epsilons[1])
         if learns:
             ctx.save_for_backward(
-                x_MD, mixed_MD, out_bits, first_MD, *first_stats, middle_MD, up_MF, active_MF, down_bits, second_MD,
+                x_MD, mixed_MD, out_bits, first_MD, *first_stats, middle_MD, up_MF, down_bits, second_MD,
                 *second_stats, *weights[8:10], *weights[14:16], *kept,
             )  # fmt: skip
             ctx.cast, ctx.shape, ctx.sizes = cast, shape, (batch, length, width)
@@ -88,7 +87,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_BLD: Tensor) -> tuple[Tensor | None, ...]:
         (
-            x_MD, mixed_MD, out_bits, first_MD, first_mean, first_rstd, middle_MD, up_MF, active_MF, down_bits,
+            x_MD, mixed_MD, out_bits, first_MD, first_mean, first_rstd, middle_MD, up_MF, down_bits,
             second_MD, second_mean, second_rstd, *norms_and_kept,
         ) = ctx.saved_tensors  # fmt: skip
         cast, shape, (batch, length, width) = ctx.cast, ctx.shape, ctx.sizes
@@ -97,7 +96,7 @@ class _Layer(torch.autograd.Function):
         residual_MD, *last_norm = _norm_backward(grad_MD, second_MD, second_mean, second_rstd, second_norm)
         fed_MD = masked(residual_MD, down_bits)
         active_grad_MF = fed_MD @ cast.down
-        down = cast.gradients("down", fed_MD, active_MF)
+        down = cast.gradients("down", fed_MD, F.gelu(up_MF))  # done again: kept, it would be the largest of all
         up_grad_MF = torch.ops.aten.gelu_backward.grad_input(active_grad_MF, up_MF, grad_input=active_grad_MF)
         up = cast.gradients("up", up_grad_MF, middle_MD)
         residual_MD = residual_MD.addmm_(up_grad_MF, cast.up)

@@ -149,17 +149,17 @@ def test_divergence_stops_at_its_step_and_keeps_the_batch(
     assert caught.value.exit_code == 1
     run = RunDir(runs / "small")
     assert [entry[0] for entry in trace(run)] == [1, 2]
-    saved = np.load(run.path / "diverged" / "step-00000003.rank-0.npz")
-    assert sorted(saved.files) == ["input_ids_1", "labels_1"]
-    assert saved["input_ids_1"].shape == saved["labels_1"].shape == (3, 23)
+    with np.load(run.path / "diverged" / "step-00000003.rank-0.npz") as saved:
+        assert sorted(saved.files) == ["input_ids_1", "labels_1"]
+        assert saved["input_ids_1"].shape == saved["labels_1"].shape == (3, 23)
 
 
 def test_a_bad_gradient_keeps_the_whole_step(tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_finite", lambda losses, scaled: False)
     with pytest.raises(TrainingDiverged, match=r"at step 1 .*gradient norm"):
         distill(tiny_recipe(), run_name=None, resume=False)
-    saved = np.load(runs / "small" / "diverged" / "step-00000001.rank-0.npz")
-    assert sorted(saved.files) == ["input_ids_0", "input_ids_1", "labels_0", "labels_1"]
+    with np.load(runs / "small" / "diverged" / "step-00000001.rank-0.npz") as saved:
+        assert sorted(saved.files) == ["input_ids_0", "input_ids_1", "labels_0", "labels_1"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -14,7 +14,7 @@ from edgedistil.export.census import bytes_by_part, kept_float
 from edgedistil.export.package import graph_name
 from edgedistil.export.passes import Shape, run_passes, standard_passes
 from edgedistil.export.source import Source
-from edgedistil.export.storage import check_stored, save_graph
+from edgedistil.export.storage import save_graph
 from edgedistil.export.target import Target
 from edgedistil.export.trace import TRACE_OPSET, trace
 from edgedistil.export.variants import Variant, Workshop, make_variant, remake
@@ -22,6 +22,7 @@ from edgedistil.models.facts import model_facts
 from edgedistil.parity.gate import check_artefact, tell_failure
 from edgedistil.parity.localize import explain
 from edgedistil.parity.probes import Probes
+from edgedistil.parity.stored import check_stored
 from edgedistil.records import ExplainRecord, ExportRecord, FileFacts, ParityRecord, provenance, write_record
 from edgedistil.rundir import RunDir, replacing, sha256_file, write_text
 

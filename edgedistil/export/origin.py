@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgedistil.errors import ModelError, OfflineError
-from edgedistil.export.source import read_config
+from edgedistil.export.source import read_config, require_safetensors
 from edgedistil.rundir import RunDir, create_run, open_run
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -38,7 +38,8 @@ def find_origins(run: str, *, model: str | None, task: str | None) -> tuple[RunD
     """
     if model is not None:
         folder = _model_folder(model)
-        read_config(folder)  # before a run is made for something that cannot be exported
+        read_config(folder)  # both before a run is made for something that cannot be exported
+        require_safetensors(folder)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.strip("/").split("/")[-1]).strip(".-_") or "model"
         return create_run(name, resume=True), [Origin(name, "other", folder, task, quantized=True)]
     chosen = open_run(run)

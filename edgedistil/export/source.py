@@ -54,7 +54,7 @@ def load_source(folder: Path, *, name: str, role: Literal["teacher", "student", 
     """
     config = read_config(folder)
     chosen = checked_task(task) if task is not None else infer_task(config, folder)
-    _require_safetensors(folder)
+    require_safetensors(folder)
     return Source(name, role, chosen, folder, _load(folder, config, chosen), read_tokenizer(folder))
 
 
@@ -114,7 +114,12 @@ def checked_task(task: str) -> str:
     return known
 
 
-def _require_safetensors(folder: Path) -> None:
+def require_safetensors(folder: Path) -> None:
+    """Returns if a folder has weights that run no code.
+
+    Raises:
+        ModelError: It has none, or only pickles.
+    """
     if any(folder.glob("*.safetensors")):
         return
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
@@ -139,7 +144,10 @@ def _load(folder: Path, config: dict[str, Any], task: str) -> PreTrainedModel:
                 output_loading_info=True,
             )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ModelError(f"the weights in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+        raise ModelError(
+            f"the weights in {folder} cannot be read: {str(error).splitlines()[0]}",
+            hint="a file that was cut off while it was copied or fetched: copy or fetch it again",
+        ) from error
     missing = sorted(key for key in info["missing_keys"] if not _unused(key, task))
     if missing:
         some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")

@@ -6,6 +6,7 @@ import difflib
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -170,7 +171,8 @@ def _export_one(run: RunDir, origin: Origin, job: Job, lines: list[str]) -> Arte
     # Text that the artefact is fitted to never judges it: calibration and search read the other half.
     probes = make_probes(source.model, source.tokenizer, source.task, lines[::2], seed=PROBE_SEED)
     folder = run.export(source.name, source.task)
-    with replacing(folder) as aside:
+    with ExitStack() as commits:  # all is written before anything gets its name: a full disk changes nothing
+        aside = commits.enter_context(replacing(folder))
         _keep_others(folder, aside, job, probes)
         made = build(source, probes, aside, job, calibration=lines[1::2] or lines, started=started)
         proven = _refuse_failed(run, made, aside, probes)
@@ -179,12 +181,13 @@ def _export_one(run: RunDir, origin: Origin, job: Job, lines: list[str]) -> Arte
             if job.ort_format:
                 to_ort(aside / each.record.files[0].path)
         _package(aside, run, source.folder, source.name, source.task, proven)
-    probes.save(run.probes(source.name, source.task))
-    for each, (_, parity) in zip(made, proven, strict=True):
-        place = run.parity(source.name, source.task, each.record.precision)
-        write_record(place, parity)
-        if each.explained is not None:
-            write_record(place.with_suffix(".explain.json"), each.explained)
+        probes.save(commits.enter_context(replacing(run.probes(source.name, source.task))))
+        for each, (_, parity) in zip(made, proven, strict=True):
+            place = run.parity(source.name, source.task, each.record.precision)
+            write_record(commits.enter_context(replacing(place)), parity)
+            if each.explained is not None:
+                explained = place.with_suffix(".explain.json")
+                write_record(commits.enter_context(replacing(explained)), each.explained)
     return proven
 
 

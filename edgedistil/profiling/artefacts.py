@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto
 
 from edgedistil.errors import ModelError, RunError
+from edgedistil.parity.stored import check_stored
 from edgedistil.profiling.messages import JobModel
 from edgedistil.records import ExportRecord, FileFacts, Precision, Role, read_record, text_sha256
 from edgedistil.rundir import RunDir, artefact_sha256
@@ -112,22 +113,20 @@ def file_artefact(path: Path) -> Artefact:
     """One ONNX file that no run knows.
 
     Raises:
-        ModelError: Missing, no ONNX, takes something else than token ids, or has no tokenizer beside it.
+        ModelError: Missing, torn or no ONNX, its weights missing, too short or outside its folder, takes something else
+            than token ids, or has no tokenizer beside it.
     """
     if not path.is_file():
         raise ModelError(f"no model file {path}", hint="--model takes an .onnx file")
     graph = _load_graph(path)
-    external = tuple(sorted({path.parent / name for name in _external_names(graph)}))
-    missing = [str(each) for each in external if not each.is_file()]
-    if missing:
-        raise ModelError(f"{path} keeps its weights in {', '.join(missing)}, which is not there")
+    _, *external = check_stored(path)
     return Artefact(
         model=path.stem,
         role="other",
         task="other",
         precision=_precision(graph),
         path=path,
-        external=external,
+        external=tuple(external),
         file_bytes=sum(each.stat().st_size for each in (path, *external)),
         parameters=count_parameters(graph),
         sha256=artefact_sha256(path),
@@ -158,16 +157,6 @@ def _checked_inputs(graph: Any, path: Path) -> tuple[str, ...]:
             f"{', '.join(TOKEN_INPUTS[1:])}: the workload is text",
         )
     return names
-
-
-def _external_names(graph: Any) -> set[str]:
-    return {
-        entry.value
-        for tensor in graph.initializer
-        if tensor.data_location == TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
 
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}

@@ -8,8 +8,8 @@ from edgedistil.export.linears import find_linears
 from edgedistil.export.passes import Shape, run_passes, standard_passes
 from edgedistil.export.quantize import Int8Plan, wanted_linears
 from edgedistil.export.search import search, speed_of
-from edgedistil.export.storage import check_stored
 from edgedistil.export.trace import trace
+from edgedistil.parity.stored import check_stored
 from edgedistil.records import NotMeasured, ParityFigures
 
 SENSITIVE = {"transformer.layer.0.ffn.lin2": 0.03, "transformer.layer.1.attention.q_lin": 0.02}

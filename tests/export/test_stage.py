@@ -211,6 +211,34 @@ def test_interrupted_or_out_of_disk_leaves_what_was_there(
     assert tree_manifest(run.path) == before
 
 
+@pytest.mark.parametrize("where", ["probes", "parity"])
+def test_a_disk_that_is_full_at_the_very_end_changes_nothing(
+    folder: Folder, runs: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The artefacts are written by then; the probes and the proofs are not."""
+    source = str(folder("DistilBertModel"))
+    run, _ = export("latest", model=source, quantize=["none"], text=text_file)
+    before = tree_manifest(run.path)
+    full = StorageError("cannot write x: No space left on device")
+    write = stage.write_record
+
+    def stop(place: Path, record) -> None:
+        if isinstance(record, ParityRecord):
+            raise full
+        write(place, record)
+
+    def stop_probes(_probes, _place: Path) -> None:
+        raise full
+
+    if where == "parity":
+        monkeypatch.setattr(stage, "write_record", stop)
+    else:
+        monkeypatch.setattr("edgedistil.parity.probes.Probes.save", stop_probes)
+    with pytest.raises(StorageError, match="No space left"):
+        export("latest", model=source, quantize=["none"], text=text_file)
+    assert tree_manifest(run.path) == before
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -259,6 +287,14 @@ def test_an_unsupported_model_makes_no_run(folder: Folder, runs: Path) -> None:
     place = folder("DistilBertModel")
     (place / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(InputError, match="type 'gpt2'"):
+        export("latest", model=str(place))
+    assert not runs.exists()
+
+
+def test_a_pickle_is_refused_before_a_run_is_made(folder: Folder, runs: Path) -> None:
+    place = folder("DistilBertModel")
+    (place / "model.safetensors").rename(place / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"no weights in safetensors, only pytorch_model.bin"):
         export("latest", model=str(place))
     assert not runs.exists()
 

@@ -140,7 +140,8 @@ def aims(rows: list[Row], words: Words, source: Path, threads: list[int]) -> lis
                 for length in LENGTHS
             ]
             shown = " / ".join(f"{each:.2f}" for each in found)
-            told = f"{precision}, {count} threads: best peer / ours {shown} at {' / '.join(map(str, LENGTHS))} tokens"
+            which = f"{precision}, {count} thread{'s' * (count > 1)}"
+            told = f"{which}: best peer / ours {shown} at {' / '.join(map(str, LENGTHS))} tokens"
             lines.append(line(min(found) >= bound, f"{told} (at least {bound:.2f} at each)"))
     for precision in ("fp32", "int8"):
         own, peer = mine(rows, precision), next(row for row in peers_of(rows, precision) if "optimum" in row.name)

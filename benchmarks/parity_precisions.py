@@ -16,6 +16,7 @@ from pathlib import Path
 from edgedistil.export.package import graph_name
 from edgedistil.export.passes import Shape, run_passes, standard_passes
 from edgedistil.export.probe import make_probes
+from edgedistil.export.quantize import Int8Plan, quantize_dynamic
 from edgedistil.export.source import load_source
 from edgedistil.export.storage import save_graph
 from edgedistil.export.target import find_target
@@ -26,6 +27,7 @@ from edgedistil.parity.tolerances import TOLERANCES
 from edgedistil.records import NotMeasured, ParityFigures, this_host
 
 HERE = Path(__file__).resolve().parent
+FAULT = "int8, one scale a tensor (a known fault)"
 PRECISIONS = ("fp32", "fp16", "int8", "uint8", "int8-static", "int4")
 
 
@@ -49,6 +51,13 @@ def measure(folder: Path, task: str, lines: list[str], *, draws: int) -> dict[st
                 check_artefact(file, each, precision=precision, model=folder.name, task=task).overall  # type: ignore[arg-type]
                 for each in probes
             ]
+        faulty = graph.clone()
+        quantize_dynamic(faulty, Int8Plan(per_channel=False))
+        file = Path(scratch) / "faulty.onnx"
+        save_graph(faulty, file, external=True)
+        found[FAULT] = [
+            check_artefact(file, each, precision="int8", model=folder.name, task=task).overall for each in probes
+        ]
     return found
 
 

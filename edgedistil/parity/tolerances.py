@@ -26,49 +26,59 @@ def _at_least(figure: str, value: float, reason: str) -> Tolerance:
     return Tolerance(figure=figure, bound="at least", value=value, reason=reason)
 
 
-# The measured figures in the reasons: MiniLM (6 layers, 384 wide) with a masked-LM head that had seen 0.2M tokens, and
-# its encoder, on 67 sequences and 458 masked words (docs/log.md). Such a head is the hard case: its distributions are
-# flat, so a small error turns a word; a better trained one keeps more.
-_MEASURED = "measured on MiniLM"
+# The measured figures in the reasons: a student of 3 layers, 384 wide, distilled for 1.2M tokens, and its teacher, MiniLM
+# with a fitted head; of each four draws of 67 sequences and 458 masked words, and the worst draw counts
+# (benchmarks/results/parity_precisions-2026-11-22.md). Heads of minutes are the hard case: their distributions are
+# flat, so a small error turns a word. The known fault is int8 with one scale a tensor instead of one an output.
+_ENCODER_FAULT = "one scale a tensor: 0.789 to 0.875 on eight draws"
 
 _INT8 = [
     _at_least(
         "agreement",
         0.80,
-        "measured: 0.948, 0.934, 0.915 and 0.882 on four heads trained for minutes; how many turn follows how flat"
-        " the model is, not quantization alone. Weights wrongly quantized with one scale a tensor: 0.47",
+        "measured: 0.886 (student) and 0.825 (teacher), 0.948, 0.934, 0.915 and 0.882 on other heads of minutes; how"
+        " many turn follows how flat the model is. Weights wrongly quantized with one scale a tensor: 0.47",
     ),
-    _at_most(
-        "kl_nats",
-        0.03,
-        "measured: 0.001 to 0.009 on the same four; one scale a tensor: 0.078. The sharper bound of the two",
+    _at_most("kl_nats", 0.03, "measured: 0.0094 and 0.0167; one scale a tensor: 0.078. The sharper bound of the two"),
+    _at_least(
+        "cosine_min",
+        0.90,
+        "the worst of thousands of positions, measured: 0.964 (student), 0.960, 0.964, 0.963 and once 0.862 (teacher);"
+        f" {_ENCODER_FAULT}. So it refuses a rare good artefact rather than let that fault pass",
     ),
-    _at_least("cosine_min", 0.90, f"{_MEASURED}: 0.953 for the worst of 4,000 positions, 8 bits for every activation"),
 ]
 
 TOLERANCES: dict[Precision, list[Tolerance]] = {
     "fp32": [
-        _at_most("max_abs", 1e-4, f"float32 summed in another order; {_MEASURED}: 1.4e-5, so ten times is an error"),
+        _at_most("max_abs", 1e-4, "float32 summed in another order; measured: 2.4e-5, so ten times is an error"),
         _at_least("agreement", 1.0, "the same numbers must give the same answers (near-ties in PyTorch do not count)"),
-        _at_least("cosine_min", 0.999999, f"float32 keeps a direction to seven digits; {_MEASURED}: 1 - 3e-12"),
+        _at_least("cosine_min", 0.999999, "float32 keeps a direction to seven digits; measured: 1 - 3e-12"),
     ],
     "fp16": [
-        _at_least("agreement", 0.99, f"11 bits of significand turn near-ties only; {_MEASURED}: 0.998"),
-        _at_most("kl_nats", 1e-4, f"{_MEASURED}: 3e-7; what overflows above 65504 is far beyond"),
-        _at_least("cosine_min", 0.9999, f"{_MEASURED}: 0.999998, at 11 bits of significand"),
+        _at_least("agreement", 0.99, "11 bits of significand turn near-ties only; measured: 0.998 and 0.998"),
+        _at_most("kl_nats", 1e-5, "measured: 1.4e-6 and 1.6e-6; what overflows above 65504 is far beyond"),
+        _at_least("cosine_min", 0.9999, "measured: 0.999999, at 11 bits of significand"),
     ],
     "int8": _INT8,
     "uint8": _INT8,
     "int8-static": [
         _at_least(
-            "agreement", 0.85, "ranges fixed beforehand clip what calibration did not see; reasoned, not measured"
+            "agreement",
+            0.80,
+            "measured: 0.856 and 0.849, a hundredth below dynamic int8 on average, so its bound. 0.85 stood here, by"
+            " reasoning alone: good artefacts lie on both sides of it",
         ),
-        _at_most("kl_nats", 0.10, "three times dynamic int8's bound, for clipped activations"),
-        _at_least("cosine_min", 0.80, "outlying activations of a few positions are clipped hardest"),
+        _at_most("kl_nats", 0.03, "measured: 0.0101 and 0.0179, dynamic int8's, so its bound"),
+        _at_least("cosine_min", 0.90, f"measured: 0.972 and 0.915; {_ENCODER_FAULT}"),
     ],
     "int4": [
-        _at_least("agreement", 0.80, f"16 levels a weight in blocks; {_MEASURED}: 0.895"),
-        _at_most("kl_nats", 0.10, f"{_MEASURED}: 0.025; float activations, so the error is the weights' alone"),
-        _at_least("cosine_min", 0.80, f"{_MEASURED}: 0.896 for the worst of 4,000 positions"),
+        _at_least(
+            "agreement",
+            0.77,
+            "16 levels a weight in blocks; measured: 0.843 and 0.793, with the room that int8 has. 0.80 stood here from"
+            " one draw of one model: the teacher's lie on both sides of it",
+        ),
+        _at_most("kl_nats", 0.06, "measured: 0.0177 and 0.0325; int8 with one scale a tensor: 0.078. The sharper one"),
+        _at_least("cosine_min", 0.88, f"measured: 0.954 and 0.923, 0.896 before; {_ENCODER_FAULT}"),
     ],
 }

@@ -26,8 +26,8 @@ def _at_least(figure: str, value: float, reason: str) -> Tolerance:
     return Tolerance(figure=figure, bound="at least", value=value, reason=reason)
 
 
-# The measured figures in the reasons: a student of 3 layers, 384 wide, distilled for 1.2M tokens, and its teacher, MiniLM
-# with a fitted head; of each four draws of 67 sequences and 458 masked words, and the worst draw counts
+# The measured figures in the reasons: a student of 3 layers, 384 wide, distilled for 1.2M tokens, and its teacher
+# MiniLM with a fitted head; of each four draws of 67 sequences and 458 masked words, and the worst draw counts
 # (benchmarks/results/parity_precisions-2026-11-22.md). Heads of minutes are the hard case: their distributions are
 # flat, so a small error turns a word. The known fault is int8 with one scale a tensor instead of one an output.
 _ENCODER_FAULT = "one scale a tensor: 0.789 to 0.875 on eight draws"

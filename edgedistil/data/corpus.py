@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from edgedistil import console
+from edgedistil.data.building import only_builder, remove_remains
 from edgedistil.data.heldout import HeldOut
 from edgedistil.data.layouts import Layout, LayoutName, make_layout
 from edgedistil.data.source_identity import source_identity
@@ -100,11 +98,11 @@ def prepare_corpus(
     found = _open_if_whole(folder, sources)
     if found is not None:
         return found
-    with _lock(folder):
+    with only_builder(folder):
         found = _open_if_whole(folder, sources)  # another process may have built it while we waited
         if found is not None:
             return found
-        _remove_remains(folder)
+        remove_remains(folder)
         with replacing(folder) as aside:
             _build(aside, sources, identities, tokenizer_folder, settings, key, workers or os.cpu_count() or 1)
         return _open(folder, sources)
@@ -247,21 +245,3 @@ def _open(folder: Path, sources: Sequence[SourceSpec]) -> Corpus:
     ]
     record = stored.model_copy(update={"sources": named, "cached_at": str(folder)})
     return Corpus(folder, record, TokenStore(folder / "train"), TokenStore(folder / "heldout"))
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """One builder at a time: the other ranks wait here, and a killed builder's lock is free at once."""
-    path = folder.with_name(f"{folder.name}.lock")
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _remove_remains(folder: Path) -> None:
-    """What a killed builder of the same corpus left: we hold its lock, so nobody works there."""
-    for remains in folder.parent.glob(f".{folder.name}.*"):
-        shutil.rmtree(remains, ignore_errors=True)

@@ -8,13 +8,10 @@ small, and the dense layer as the identity, so that the first prediction is abou
 from __future__ import annotations
 
 import copy
-import fcntl
 import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +21,7 @@ from transformers import BertForMaskedLM
 
 from edgedistil import console
 from edgedistil.data.batches import Batch, BatchOrder
+from edgedistil.data.building import only_builder, remove_remains
 from edgedistil.data.masking import MaskedBatch, generator_for, mask_bert
 from edgedistil.data.token_store import TokenStore
 from edgedistil.distill.allocator import freed_memory_kept
@@ -89,7 +87,8 @@ def fit_head(
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache / "teachers" / f"{teacher.name}-mlm-{key}"
-    with _lock(folder):
+    with only_builder(folder):
+        remove_remains(folder)
         if not folder.is_dir():  # else another process has made it while we waited
             model = copy.deepcopy(teacher.model).to(device)
             initialise_head(model, token_counts(train_store, model.config.vocab_size))
@@ -243,20 +242,6 @@ def store_sha256(store: TokenStore) -> str:
     for row in range(len(store)):
         digest.update(store[row].tobytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """One process at a time makes `folder`; what a killed one left beside it is removed."""
-    path = folder.with_name(f"{folder.name}.lock")
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        for remains in folder.parent.glob(f".{folder.name}.*"):
-            shutil.rmtree(remains, ignore_errors=True)
-        yield
 
 
 def _write(folder: Path, model: BertForMaskedLM, teacher: Teacher, fitted: dict[str, object]) -> None:

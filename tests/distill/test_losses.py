@@ -77,9 +77,9 @@ def _plain(
 @pytest.mark.parametrize(
     "weights", [(5.0, 2.0, 1.0), (5.0, 0.0, 0.0), (0.0, 2.0, 0.0), (0.0, 0.0, 1.0), (3.0, 2.0, 0.0)]
 )
-@pytest.mark.parametrize("rows", [512, 3])
+@pytest.mark.parametrize(("rows", "temperature"), [(512, 2.0), (3, 2.0), (512, 3.0)])
 def test_engine_equals_the_plain_formulas(
-    positions: str, weights: tuple[float, float, float], rows: int, monkeypatch: pytest.MonkeyPatch
+    positions: str, weights: tuple[float, float, float], rows: int, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgedistil.distill.projection.CHUNK_ROWS", rows)
     monkeypatch.setattr("edgedistil.distill.projection.BLOCK_ROWS", 2)
@@ -92,13 +92,13 @@ def test_engine_equals_the_plain_formulas(
 
     plain = _plain(
         hidden_BLD, taught_BLW, student, teacher, labels_BL, mask_BL,
-        weights=weights, temperature=2.0, positions=positions,
+        weights=weights, temperature=temperature, positions=positions,
     )  # fmt: skip
     expected = torch.autograd.grad(plain, leaves, allow_unused=True)
     got = distillation_loss(
         hidden_BLD, taught_BLW, student_head=student, teacher_head=teacher, labels_BL=labels_BL,
         attention_mask_BL=mask_BL, counts=count_tokens(labels_BL, mask_BL), soft_target=weights[0], mlm=weights[1],
-        cosine=weights[2], temperature=2.0, positions=positions,
+        cosine=weights[2], temperature=temperature, positions=positions,
     )  # fmt: skip
     gradients = torch.autograd.grad(got.total, leaves, allow_unused=True)
 
@@ -192,6 +192,22 @@ def test_identical_models_through_the_engine() -> None:
     got = _engine(hidden_BLD, hidden_BLD, head, head)
     assert abs(float(got.soft_target_sum)) < 1e-9 and abs(float(got.cosine_sum)) < 1e-9
     assert float(got.mlm_sum) > 0
+
+
+def test_identical_models_through_the_engine_in_bfloat16() -> None:
+    """The student's head is held in float32 and the teacher's in bfloat16: still the same distribution."""
+    head = _head(D, 1)
+    student = MlmHead(nn.Identity(), head.weight_VD.detach().float().requires_grad_(), head.bias_V.detach().float())
+    narrow = student.weight_VD.detach().bfloat16(), student.bias_V.bfloat16()
+    student = MlmHead(student.transform, student.weight_VD, narrow[1].float())  # a bias is added in float32
+    hidden_BLD = torch.randn(B, L, D).bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = _engine(hidden_BLD, hidden_BLD.detach(), student, MlmHead(nn.Identity(), *narrow), mlm=0.0)
+    got.total.backward()
+    assert float(got.soft_target_sum) == 0
+    assert abs(float(got.cosine_sum)) < 1e-5
+    assert student.weight_VD.grad is not None and float(student.weight_VD.grad.abs().max()) == 0
+    assert hidden_BLD.grad is not None and float(hidden_BLD.grad.float().abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize("positions", ["all", "masked"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,18 @@ def _samples(spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRec
 
 
 def load(spec: DeviceSpec) -> Constants | None:
-    """The user's calibration of a device; None when there is none."""
+    """The user's calibration of a device; None when there is none.
+
+    Raises:
+        InputError: It is of another version of the model.
+    """
     path = calibration_path(spec.name)
     if not path.is_file():
         return None
     kept = read_record(path, Calibration)
+    if set(kept.constants) != {each.name for each in fields(Constants)} - {"spread", "origin"}:
+        raise InputError(
+            f"{path} was calibrated with another version of the cost model",
+            hint=f"measure and calibrate {spec.name} again, or remove the file",
+        )
     return Constants(**kept.constants, spread=kept.spread, origin=kept.origin)

@@ -75,11 +75,20 @@ def explain_device(name: str) -> None:
     rows.append(["speed-up by threads", " ".join(f"{each:g}" for each in scaling.speedups), origin])
     rows.append(["onnxruntime", spec.runtime.onnxruntime, spec.runtime.source])
     rows += [["refuses onnxruntime", version, why] for version, why in spec.runtime.refused.items()]
+    rows.append(["predictions of onnxruntime", *_predictions(spec)])
     rows.append(["emulated as", f"qemu -cpu {spec.qemu_cpu}" if spec.qemu_cpu else "not emulated", ""])
     rows.append(["names itself", ", ".join([*spec.identity.boards, *spec.identity.flags]), spec.identity.source])
     console.table(f"{spec.name}: {spec.title}", ["what", "figure", "source"], rows)
     for note in spec.notes:
         console.result(f"  {note}")
+
+
+def _predictions(spec: DeviceSpec) -> list[str]:
+    """How wide the bands are, and where the constants are from."""
+    from edgedistil.profiling import calibrate, costs
+
+    constants = calibrate.load(spec) or costs.ONNXRUNTIME[costs.family(spec)]
+    return [f"bands with high = {constants.spread:.2g} × low", f"constants: {constants.origin}"]
 
 
 def _told(figure: Figure, unit: str) -> list[str]:

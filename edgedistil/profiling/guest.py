@@ -81,6 +81,8 @@ def build_guest_root(folder: Path, sysroot: Sysroot, spec: DeviceSpec) -> Path:
     _write(folder / "proc/meminfo", _meminfo(spec))
     if spec.identity.boards:
         _write(folder / "proc/device-tree/model", f"{spec.identity.boards[0]}\0")
+    for name in ("sys_vendor", "product_name"):
+        _write(folder / "sys/class/dmi/id" / name, "")  # the host's are not the device's
     (folder / "sys/class/thermal").mkdir(parents=True)  # empty: the host's temperatures are not the device's
     (folder / "sys/class/powercap").mkdir(parents=True)
     _write_cpus(folder / "sys/devices/system/cpu", spec)

@@ -88,7 +88,9 @@ class Job(Record):
     min_seconds: float = Field(default=0.5, ge=0)
     wanted_calls: Natural = Field(default=0, description="beyond the minima, as far as `wanted_seconds` reach")
     wanted_seconds: float = Field(default=0, ge=0)
-    max_seconds: float = Field(default=10, gt=0, description="a steady case ends here even when a minimum is not met")
+    max_seconds: float = Field(
+        default=10, gt=0, description="a steady case ends here, a minimum met or not, if it has 5 calls"
+    )
     timeout_seconds: float | None = Field(default=None, description="the supervisor kills the worker after this")
     isolate: bool = True
     memory_limit_bytes: Counted | None = Field(default=None, description="RLIMIT_AS of the worker")

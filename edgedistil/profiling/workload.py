@@ -17,7 +17,7 @@ import numpy as np
 from edgedistil.errors import CorpusError, InputError, ModelError
 
 DEFAULT_LENGTHS = (16, 32, 64, 128, 256)
-DEFAULT_PAIRS = 100
+DEFAULT_PAIRS = 60
 TEXTS_PER_LENGTH = 4
 PAIRS = "sentence-pairs"
 

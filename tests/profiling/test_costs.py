@@ -123,13 +123,33 @@ def test_a_fit_tells_the_times_it_was_given() -> None:
     assert fitted.fp32_efficiency == pytest.approx(0.4, rel=0.15)
 
 
-def test_weights_beyond_the_cache_come_from_memory() -> None:
+def test_weights_that_do_not_fit_the_cache_come_from_memory() -> None:
+    spec = load_device("rpi5")  # 2 MiB of last-level cache at 2.4 GHz, 8 GB/s of one core
+    cached, fetched = costs.UNCERTAIN.index("cache_bytes_per_cycle"), costs.UNCERTAIN.index("bandwidth_share")
+
+    def weights(size: float, elements: int = 0) -> tuple[float, float]:
+        nodes = [replace(encoder(1)[0], weight_bytes=int(size), elements=elements)]
+        found = costs.features(nodes, spec, threads=1, half_rows=1)
+        return found[cached] * 2.4e9, found[fetched] * 8e9
+
+    assert weights(2**20) == (pytest.approx(2**20), 0)
+    assert weights(4 * 2**20) == (0, pytest.approx(4 * 2**20))
+    assert weights(2.5 * 2**20) == (pytest.approx(1.25 * 2**20), pytest.approx(1.25 * 2**20)), (
+        "half way to one and a half"
+    )
+    assert weights(2**20, elements=2**19) == (pytest.approx(0), pytest.approx(2**20)), "activations take their part"
+
+
+def test_attention_is_float_whatever_the_weights_are() -> None:
     spec = load_device("rpi5")
-    small, large = encoder(1), [replace(each, weight_bytes=each.weight_bytes * 50) for each in encoder(1)]
-    inside = costs.features(small, spec, threads=1, half_rows=1)
-    beyond = costs.features(large, spec, threads=1, half_rows=1)
-    assert inside[3] == pytest.approx((4e6 - 0.9 * 2**21) / 8e9)
-    assert beyond[3] == pytest.approx((2e8 - 0.9 * 2**21) / 8e9)
+    both = replace(encoder(1)[0], weight_bytes=0)
+    found = dict(zip(costs.UNCERTAIN, costs.features([both], spec, threads=1, half_rows=1), strict=True))
+    assert found["attention_efficiency"] > 0 == found["fp32_efficiency"]
+
+
+def test_every_call_costs_something() -> None:
+    spec = load_device("rpi5")
+    assert costs.seconds([], spec, costs.ONNXRUNTIME["wide"], threads=1) == pytest.approx(40_000 / 2.4e9)
 
 
 def test_memory_has_a_band_around_what_was_measured_here() -> None:

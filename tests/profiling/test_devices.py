@@ -32,6 +32,9 @@ def test_every_device_explains_its_figures_with_sources(name: str, capsys: pytes
     told = " ".join(capsys.readouterr().out.split())
     spec = load_device(name)
     assert spec.title in told and f"{spec.clusters[0].clock_ghz.value:g} GHz" in told and "assumed" in told
+    assert "predictions of onnxruntime" in told
+    arm = spec.identity.machine == "aarch64"
+    assert ("uncalibrated: assumed" in told) == arm, "constants of no ARM core were measured"
 
 
 def test_an_unknown_device_is_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import platform
 import runpy
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 
 from edgedistil.profiling.artefacts import run_artefacts
-from edgedistil.profiling.messages import RUNNER, Alternation, Case, Job, JobModel, Reply, parse_reply
+from edgedistil.profiling.devices import match_device
+from edgedistil.profiling.messages import RUNNER, Alternation, Case, Identity, Job, JobModel, Reply, parse_reply
 from edgedistil.rundir import RunDir
 
 runner = runpy.run_path(str(RUNNER))
@@ -154,6 +156,7 @@ def test_steady_meets_both_minima_and_stops_at_the_maximum() -> None:
     _, wall = timed(lambda *_: None, [1], 1, 0.02, 10)
     assert wall >= 20_000_000
     assert len(timed(lambda *_: None, [1], 10**9, 0, 0.01)[0]) < 10**9
+    assert len(timed(lambda *_: time.sleep(0.002), [1], 100, 0, 0.001)[0]) == 5, "a median, however slow the machine is"
 
 
 def test_wanted_calls_are_made_while_there_is_time_for_them() -> None:
@@ -161,6 +164,18 @@ def test_wanted_calls_are_made_while_there_is_time_for_them() -> None:
     assert len(timed(lambda *_: None, [1], 7, 0, 10, 31, 5)[0]) == 31, "short calls: as many as wanted"
     assert len(timed(lambda *_: time.sleep(0.01), [1], 3, 0, 10, 1000, 0.05)[0]) in range(3, 7), "then its time is over"
     assert len(timed(lambda *_: None, [1], 7, 0, 10, 31, 0)[0]) == 7
+
+
+def test_an_arm_server_has_a_name_without_a_device_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"/sys/class/dmi/id/sys_vendor": "Amazon EC2", "/sys/class/dmi/id/product_name": "m6g.xlarge"}
+    arm_server = runner["arm_server"]
+    monkeypatch.setitem(arm_server.__globals__, "read_text", files.get)
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert arm_server() == "Amazon EC2 m6g.xlarge"
+    found = match_device(Identity(machine="aarch64", board=arm_server()))
+    assert found is not None and found.name == "graviton2"
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    assert arm_server() is None
 
 
 def test_nodes_are_summed_in_order_without_the_warm_up() -> None:

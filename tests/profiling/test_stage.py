@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from edgedistil.device import load_device
 from edgedistil.errors import DeviceFileError, InputError, ModelError, RunError
-from edgedistil.profiling import calibrate, stage, tune
+from edgedistil.profiling import calibrate, measure, stage, tune
 from edgedistil.profiling.host import kernels
-from edgedistil.records import Band, LatencyStats, MemoryStats, NotMeasured, ProfileRecord, read_record
+from edgedistil.records import Band, LatencyStats, MemoryStats, NotMeasured, ProfileRecord, read_record, write_record
 from edgedistil.rundir import RunDir, create_run, write_text
 
 
@@ -180,7 +181,6 @@ def middle(band: Band) -> float:
 
 
 def test_calibration_narrows_later_predictions(exported: RunDir) -> None:
-    from edgedistil.device import load_device
     from edgedistil.profiling.artefacts import run_artefacts
 
     spec = load_device("rpi4")
@@ -204,7 +204,6 @@ def test_calibration_narrows_later_predictions(exported: RunDir) -> None:
 
 
 def test_runs_that_contradict_each_other_calibrate_nothing(exported: RunDir) -> None:
-    from edgedistil.device import load_device
     from edgedistil.profiling.artefacts import run_artefacts
 
     _, (before,) = profile(device="rpi4")
@@ -217,6 +216,23 @@ def test_runs_that_contradict_each_other_calibrate_nothing(exported: RunDir) -> 
         calibrate.calibrate(
             load_device("rpi4"), run_artefacts(exported), before.model_copy(update={"rows": []}), source="x"
         )
+
+
+def test_a_calibration_of_another_model_is_refused(exported: RunDir) -> None:
+    spec = load_device("rpi4")
+    origin = {"device": "rpi4", "spread": 1.2, "origin": "pi@board", "runs": 9, "largest_error": 0.1}
+    old = calibrate.Calibration(constants={"fp32_efficiency": 0.5}, **origin)  # type: ignore[arg-type]
+    write_record(calibrate.calibration_path("rpi4"), old)
+    with pytest.raises(InputError, match=r"rpi4\.json was calibrated with another version"):
+        calibrate.load(spec)
+    assert calibrate.load(load_device("rpi5")) is None
+
+
+def test_many_cases_share_the_time_that_one_model_has_for_itself() -> None:
+    effort = measure.DEFAULT_EFFORT
+    assert effort.share(1) == effort.longest_share
+    assert 60 * effort.share(60) == pytest.approx(effort.steady_seconds)
+    assert effort.wanted_calls >= 100, "p99"
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ class Connection:
         self._stderr.seek(0)
         said = printable(self._stderr.read(2**16).decode("utf-8", "replace"))
         lines = [line for line in said.splitlines() if line.strip() and not line.startswith("Warning: Permanently")]
-        told = lines[-1].strip() if lines else "ssh ended without a word"
+        told = lines[-1].strip().removeprefix("ssh: ") if lines else "ssh ended without a word"
         for sign, meaning, advice in _REASONS:
             if sign in said:
                 return TargetError(f"cannot connect to {self.destination}: {meaning} (ssh: {told})", hint=advice)
@@ -268,7 +268,8 @@ class Connection:
 
 def printable(text: str) -> str:
     """Text of another machine without the control characters that could move or colour this terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+    lines = text.replace("\r\n", "\n")  # ssh ends its own lines as a terminal in raw mode wants them
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in lines)
 
 
 def _short_folder() -> Path:

@@ -66,3 +66,4 @@ def test_a_destination_is_told_as_it_was_given() -> None:
 
 def test_text_of_another_machine_cannot_move_this_terminal() -> None:
     assert printable("a\x1b[2Jb\r\x07c\td\ne") == "a?[2Jb??c\td\ne"
+    assert printable("Connection refused\r\n") == "Connection refused\n"

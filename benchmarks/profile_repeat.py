@@ -153,7 +153,7 @@ def main() -> None:
         "",
         f"edgedistil {made.versions['edgedistil']}, onnxruntime {made.versions['onnxruntime']}, {made.host.cpu}, "
         f"{made.host.cores} cores, load before {load:.2f}. `{made.command}`, each time "
-        f"`edgedistil profile {' '.join(asked.flags)}` of run `{run.name}` ({len(records[0].rows)} rows).",
+        f"`{' '.join(['edgedistil profile', *asked.flags])}` of run `{run.name}` ({len(records[0].rows)} rows).",
         "",
         "| aim | figure | |",
         "|---|---|---|",

@@ -155,7 +155,7 @@ def aims(rows: list[Row], words: Words, source: Path, threads: list[int]) -> lis
     told = f"int8, hidden states: mean error {own.mean_error:.4g}, the best peer's {errors[least]:.4g} ({least})"
     lines.append(line(own.mean_error < errors[least], f"{told} (smaller)"))
     for name, better, word in (("agreement", max, "agreement"), ("mean_abs", min, "mean error")) if words else ():
-        others = {k: mean(v, name) for k, v in words.items() if k.endswith("int8") and not k.startswith("ours")}
+        others = {k: mean(v, name) for k, v in words.items() if not k.startswith("ours")}
         got, best = mean(words["ours int8"], name), better(others, key=lambda key: others[key])
         met = got >= others[best] if better is max else got < others[best]
         lines.append(line(met, f"int8, masked words: {word} {got:.4g}, the best peer's {others[best]:.4g} ({best})"))

@@ -152,7 +152,7 @@ def _compare(row: Row, wanted: list[np.ndarray], answers: list[np.ndarray], atte
 
 
 def measure_words(rows: list[Row], source: Path, text: list[str], *, draws: int) -> dict[str, list[ParityFigures]]:
-    """Masked words against PyTorch's float32, by the product's own probes and figures; several draws of the text."""
+    """Masked words of the int8 rows against PyTorch float32, by the product's own probes; several draws of the text."""
     made = load_source(source, name="student", role="student", task="fill-mask")
     probes = [make_probes(made.model, made.tokenizer, "fill-mask", text[::2], seed=40 + draw) for draw in range(draws)]
     return {
@@ -161,7 +161,7 @@ def measure_words(rows: list[Row], source: Path, text: list[str], *, draws: int)
             for each in probes
         ]
         for row in rows
-        if row.graph
+        if row.graph and row.precision == "int8"
     }
 
 

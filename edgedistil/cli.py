@@ -224,6 +224,7 @@ def profile(
     from edgedistil.profiling import stage
     from edgedistil.report import profile_tables
 
+    stage.check_requirements(require or [])
     chosen, records = stage.profile(
         run,
         device=device,

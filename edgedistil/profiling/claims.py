@@ -173,11 +173,21 @@ def require(records: Sequence[ProfileRecord], requirements: Sequence[str]) -> No
         raise ClaimError("; ".join(failed), hint="the profile is written; --require made this an error")
 
 
-def _unmet(records: Sequence[ProfileRecord], text: str) -> str | None:
+def read_requirement(text: str) -> re.Match[str]:
+    """Name, sign and figure of "speedup>=1.6".
+
+    Raises:
+        InputError: It is none.
+    """
     match = _REQUIREMENT.fullmatch(text)
     if match is None or match[1] not in (*_CLAIM_NAMES, *_ROW_NAMES):
         known = ", ".join((*_CLAIM_NAMES, *_ROW_NAMES))
         raise InputError(f'--require "{text}": expected NAME>=FIGURE (or <=, >, <) with one of {known}')
+    return match
+
+
+def _unmet(records: Sequence[ProfileRecord], text: str) -> str | None:
+    match = read_requirement(text)
     name, sign, wanted = match[1], match[2], float(match[3])
     bounds = _claim_bounds(records, name) if name in _CLAIM_NAMES else _row_bounds(records, name)
     if isinstance(bounds, str):

@@ -79,6 +79,16 @@ def profile(
     return run, [_on_host(ask)]
 
 
+def check_requirements(requirements: Sequence[str]) -> None:
+    """Does nothing when all of them can be read: said before anything is measured.
+
+    Raises:
+        InputError: One cannot be read.
+    """
+    for text in requirements:
+        claims.read_requirement(text)
+
+
 def require_claims(records: Sequence[ProfileRecord], requirements: Sequence[str]) -> None:
     """Does nothing when all requirements ("speedup>=1.6", "peak_mib<=400") hold.
 

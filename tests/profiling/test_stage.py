@@ -228,6 +228,16 @@ def test_a_calibration_of_another_model_is_refused(exported: RunDir) -> None:
     assert calibrate.load(load_device("rpi5")) is None
 
 
+def test_a_requirement_is_read_before_anything_is_measured(exported: RunDir) -> None:
+    from typer.testing import CliRunner
+
+    from edgedistil.cli import app
+
+    told = CliRunner().invoke(app, ["profile", "--require", "speedup=>1"])
+    assert isinstance(told.exception, InputError) and "expected NAME>=FIGURE" in told.exception.message
+    assert not exported.profile("host", "measured").exists()
+
+
 def test_many_cases_share_the_time_that_one_model_has_for_itself() -> None:
     effort = measure.DEFAULT_EFFORT
     assert effort.share(1) == effort.longest_share

@@ -85,7 +85,7 @@ def _notes(spec: DeviceSpec, constants: Constants) -> list[str]:
     clock = spec.clusters[0].clock_ghz.value
     return [
         f"predicted, not measured: no figure here was taken on a {spec.title}",
-        f"bands for onnxruntime at {clock:g} GHz; constants {constants.origin}; high is {constants.spread:.2g} × low",
+        f"bands for onnxruntime at {clock:g} GHz; constants: {constants.origin}; high is {constants.spread:.2g} × low",
     ]
 
 
@@ -188,6 +188,6 @@ def _claim(
         band,
         device=spec.name,
         conditions=f"{pairing.first.label} against {pairing.second.label}, onnxruntime, "
-        f"{claims.told_threads(threads)}, {nearest} tokens; constants {constants.origin}",
+        f"{claims.told_threads(threads)}, {nearest} tokens; constants: {constants.origin}",
         threads=threads,
     )

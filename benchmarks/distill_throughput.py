@@ -39,6 +39,7 @@ from edgedistil.assets import cache_root
 from edgedistil.data.masking import IGNORED, generator_for, mask_bert
 from edgedistil.distill.allocator import freed_memory_kept
 from edgedistil.distill.losses import count_tokens, distillation_loss
+from edgedistil.distill.projection import SLICE_WORDS
 from edgedistil.models.encoder import encode, encode_with_head, frozen, mlm_head
 from edgedistil.models.student import alternate_layers, make_student
 from edgedistil.models.teacher import load_teacher
@@ -234,23 +235,29 @@ def compare_values(text: Text) -> dict[str, list[float]]:
 def shares(variant: str, text: Text) -> dict[str, float]:
     """Share of a step's time in the products of the encoders, of the projection, of attention, and in the rest.
 
-    The rest is the step's whole wall-clock time less the products, so Python and everything between operators is in it.
-    The teacher's attention is one operator: its softmax counts as product, the student's counts as rest.
+    The rest is the steps' whole wall-clock time less the products, so Python and everything between operators is in it.
+    The teacher's attention is one operator: its softmax counts as product, the student's counts as rest. On one thread:
+    with several, an operator's time is also that of waiting for the others, which other work on the machine decides.
     """
     step = make_step(variant)
-    batch = text.batch(1, packed=variant == "packed")
+    batches = [text.batch(number, packed=variant == "packed") for number in range(1, 5)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with freed_memory_kept():
-        for _ in range(2):
-            step(batch)
+        step(batches[0])
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
-            began = time.perf_counter()
-            step(batch)
-            total = (time.perf_counter() - began) * 1e6
+            began, cpu = time.perf_counter(), time.process_time()
+            for batch in batches[1:]:
+                step(batch)
+            total, cpu = (time.perf_counter() - began) * 1e6, time.process_time() - cpu
+    torch.set_num_threads(threads)
     found: dict[str, float] = {"encoder": 0.0, "projection": 0.0, "attention": 0.0}
     by_name: dict[str, float] = {}
+    words = {30522, SLICE_WORDS, 30522 % SLICE_WORDS}
     for event in profiled.key_averages(group_by_input_shape=True):
         if event.key in {"aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise"}:
-            kind = "projection" if any(30522 in shape for shape in event.input_shapes) else "encoder"
+            of_words = any(dimension in words for shape in event.input_shapes for dimension in shape)
+            kind = "projection" if of_words else "encoder"
         elif event.key == "aten::bmm" or "scaled_dot_product" in event.key:
             kind = "attention"
         else:
@@ -261,6 +268,7 @@ def shares(variant: str, text: Text) -> dict[str, float]:
     return {
         **{kind: spent / total for kind, spent in found.items()},
         "overhead": 1 - sum(found.values()) / total,
+        "attended tokens/s of processor time": sum(batch.attended for batch in batches[1:]) / cpu,
         **{f"  {name}": spent / total for name, spent in largest},
     }
 
@@ -300,7 +308,6 @@ def _peak_of_this_process() -> int:
 def tell(arguments: argparse.Namespace, text: Text) -> str:
     rates = measure(text, arguments.rounds)
     values = compare_values(text)
-    where = {variant: shares(variant, text) for variant in ("same", "packed")}
     peaks = {variant: peak_bytes(variant, text, arguments) for variant in VARIANTS}
     host, now = this_host(), datetime.now(UTC)
     median = {variant: {kind: statistics.median(r) for kind, r in rates[variant].items()} for variant in VARIANTS}
@@ -327,17 +334,20 @@ def tell(arguments: argparse.Namespace, text: Text) -> str:
         )
     lines += ["", "Losses of one batch without dropout (soft-target, MLM, cosine):", ""]
     lines += [f"- {name}: {', '.join(f'{v:.5f}' for v in found)}" for name, found in values.items()]
-    lines += [
-        "",
-        "Where the time of a step goes (profiler, shares of wall-clock time; then the overhead's largest operators):",
-        "",
-    ]
-    lines += ["| | same | packed |", "|---|---|---|"]
-    lines += [f"| {kind} | {where['same'].get(kind, 0):.1%} | {where['packed'].get(kind, 0):.1%} |" for kind in
-              dict.fromkeys([*where["same"], *where["packed"]])]  # fmt: skip
+    lines += told_shares(text)
     lines += ["", "Rounds, attended tokens/s:", ""]
     lines += [f"- {variant}: {', '.join(f'{rate:.0f}' for rate in rates[variant]['wall'])}" for variant in VARIANTS]
     return "\n".join(lines) + "\n"
+
+
+def told_shares(text: Text) -> list[str]:
+    where = {variant: shares(variant, text) for variant in ("same", "packed")}
+    lines = ["", "Where the time of a step goes (profiler, one thread, shares of wall-clock time; three steps):", ""]
+    lines += ["| | same | packed |", "|---|---|---|"]
+    for kind in dict.fromkeys([*where["same"], *where["packed"]]):
+        cells = (where[variant].get(kind, 0.0) for variant in ("same", "packed"))
+        lines.append(f"| {kind} | " + " | ".join(f"{c:.1%}" if c <= 1 else f"{c:,.0f}" for c in cells) + " |")
+    return lines
 
 
 def main() -> None:
@@ -349,6 +359,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=3000, help="of the corpus that are read")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--write", type=Path, help="folder for the dated result file")
+    parser.add_argument("--shares", action="store_true", help="only where the time goes")
     parser.add_argument("--only", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--batches", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -357,6 +368,9 @@ def main() -> None:
         run_alone(arguments.only, arguments.batches)
         return
     text = Text(arguments.corpus, sequences=arguments.sequences, length=arguments.length, lines=arguments.lines)
+    if arguments.shares:
+        print("\n".join(told_shares(text)))
+        return
     told = tell(arguments, text)
     print(told)
     if arguments.write:

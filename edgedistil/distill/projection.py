@@ -19,7 +19,7 @@ from torch import Tensor
 
 CHUNK_ROWS = 768
 BLOCK_ROWS = 8
-SLICE_WORDS = 4096
+SLICE_WORDS = 3816
 
 _LEAST_EXACT = 1e-30  # below it a float32 may have lost digits
 

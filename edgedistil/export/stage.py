@@ -175,7 +175,8 @@ def _export_one(run: RunDir, origin: Origin, job: Job, lines: list[str]) -> Arte
         aside = commits.enter_context(replacing(folder))
         _keep_others(folder, aside, job, probes)
         made = build(source, probes, aside, job, calibration=lines[1::2] or lines, started=started)
-        proven = _refuse_failed(run, made, aside, probes)
+        _refuse_failed(run, made, aside, probes)
+        proven = [(each.record, each.parity) for each in made if each.parity is not None]
         for each in made:
             write_record(aside / f"export.{each.record.precision}.json", each.record)
             if job.ort_format:
@@ -203,11 +204,10 @@ def _keep_others(folder: Path, aside: Path, job: Job, probes: Probes) -> None:
             (aside / file.path).hardlink_to(folder / file.path)
 
 
-def _refuse_failed(run: RunDir, made: list[Made], aside: Path, probes: Probes) -> Artefacts:
-    """Every artefact with its proof, if all of them passed."""
+def _refuse_failed(run: RunDir, made: list[Made], aside: Path, probes: Probes) -> None:
     failed = [each for each in made if not each.passed]
     if not failed:
-        return [(each.record, each.parity) for each in made if each.parity is not None]
+        return
     places = [set_apart(run, each, aside, probes) for each in failed]
     told = "; ".join(each.failure for each in failed)
     raise ParityError(

@@ -205,6 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=list(TITLES))
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--openings", type=int, default=4, help="times the sessions are opened anew within the rounds")
     parser.add_argument("--cold-rounds", type=int, default=5)
     parser.add_argument("--draws", type=int, default=4, help="of probes for masked words")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
@@ -230,7 +231,7 @@ def main() -> None:
     words = measure_words(as_words, source, text, draws=chosen.draws) if as_words else {}
     measure_cold(rows, rounds=chosen.cold_rounds)
     for threads in chosen.threads:
-        measure_latency(rows, threads=threads, rounds=chosen.rounds)
+        measure_latency(rows, threads=threads, rounds=chosen.rounds, openings=chosen.openings)
     lines = [*head(chosen.which, load), *aims(rows, words, source, chosen.threads)]
     for threads in chosen.threads:
         lines += latency_table(rows, threads)

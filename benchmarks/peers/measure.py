@@ -43,30 +43,48 @@ def feeds_of(session: ort.InferenceSession, ids: np.ndarray) -> dict[str, np.nda
     return {each.name: ids if each.name == "input_ids" else np.ones_like(ids) for each in session.get_inputs()}
 
 
-def measure_latency(rows: list[Row], *, threads: int, rounds: int) -> None:
-    """One thread: processor time of the calling thread, which a busy machine does not stretch. More: wall clock."""
-    clock = time.thread_time if threads == 1 else time.perf_counter
-    sessions = {row.key: open_session(row.graph, threads) for row in rows if row.graph}
+def measure_latency(rows: list[Row], *, threads: int, rounds: int, openings: int) -> None:
+    """One thread: processor time of the calling thread, which a busy machine does not stretch. More: wall clock.
+
+    The sessions are opened anew `openings` times, in another order each time, and the rounds are spread over them:
+    where a session's weights land in memory is worth several percent, and should be nobody's luck.
+    """
     workers = {row.key: start_worker(row, threads) for row in rows if row.worker}
     rng = np.random.default_rng(7)
-    for length in LENGTHS:
-        for index in range(rounds + WARM_UP):
-            ids = rng.integers(1000, 30000, (1, length))
-            for row in _turned([each for each in rows if each.graph], index):
-                feeds = feeds_of(sessions[row.key], ids)
-                started = clock()
-                sessions[row.key].run(None, feeds)
-                _note(row, threads, length, index, clock() - started)
-            for row in (each for each in rows if each.worker):
-                answer = ask(workers[row.key], str(length))
-                time.sleep(SETTLE_S)
-                if answer is not None:
-                    _note(row, threads, length, index, float(answer))
-        print(f"  {threads} threads, {length} tokens: done", flush=True)
+    for opening in range(openings):
+        in_turn = _turned([each for each in rows if each.graph], opening * len(rows) // openings)
+        sessions = {row.key: open_session(row.graph, threads) for row in in_turn}
+        for length in LENGTHS:
+            for index in range(-(-rounds // openings) + WARM_UP):
+                _round(rows, sessions, workers, rng.integers(1000, 30000, (1, length)), threads, index)
+        del sessions
+        print(f"  {threads} threads, opening {opening + 1} of {openings}: done", flush=True)
     for worker in workers.values():
         if worker is not None:
             worker.stdin.close()
             worker.wait()
+
+
+def _round(
+    rows: list[Row],
+    sessions: dict[str, ort.InferenceSession],
+    workers: dict[str, subprocess.Popen | None],
+    ids: np.ndarray,
+    threads: int,
+    index: int,
+) -> None:
+    """One call of every row, at the length of `ids`."""
+    clock, length = time.thread_time if threads == 1 else time.perf_counter, ids.shape[1]
+    for row in _turned([each for each in rows if each.graph], index):
+        feeds = feeds_of(sessions[row.key], ids)
+        started = clock()
+        sessions[row.key].run(None, feeds)
+        _note(row, threads, length, index, clock() - started)
+    for row in (each for each in rows if each.worker):
+        answer = ask(workers[row.key], str(length))
+        time.sleep(SETTLE_S)
+        if answer is not None:
+            _note(row, threads, length, index, float(answer))
 
 
 def _turned(rows: list[Row], by: int) -> list[Row]:

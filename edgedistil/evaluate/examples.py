@@ -64,13 +64,23 @@ class TaskData:
             digest.update(json.dumps(fields).encode())
         return digest.hexdigest()
 
-    def limited(self, train_limit: int | None) -> TaskData:
-        """The same data with at most `train_limit` training examples: always the same ones, in a shuffled order."""
-        if train_limit is None or train_limit >= len(self.train):
+    def limited(self, train_limit: int | None, dev_limit: int | None = None) -> TaskData:
+        """The same data with at most so many examples a side: always the same ones, in a shuffled order.
+
+        What is left out of the dev set is told among the warnings: a smaller set makes a wider interval.
+        """
+        train, dev = _some(self.train, train_limit), _some(self.dev, dev_limit)
+        told = () if dev is self.dev else (f"{len(dev):,} of its {len(self.dev):,} dev examples are scored",)
+        if train is self.train and not told:
             return self
-        chosen = random.Random(_SHUFFLE_SEED).sample(range(len(self.train)), train_limit)  # noqa: S311 - no secret
-        train = tuple(self.train[index] for index in chosen)
-        return TaskData(train, self.dev, self.labels, self.origin, self.warnings)
+        return TaskData(train, dev, self.labels, self.origin, (*self.warnings, *told))
+
+
+def _some(examples: tuple[Example, ...], limit: int | None) -> tuple[Example, ...]:
+    if limit is None or limit >= len(examples):
+        return examples
+    chosen = random.Random(_SHUFFLE_SEED).sample(range(len(examples)), limit)  # noqa: S311 - no secret
+    return tuple(examples[index] for index in chosen)
 
 
 def checked_data(

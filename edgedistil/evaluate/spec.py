@@ -120,6 +120,8 @@ class TaskSpec(Section):
     download: str | None = Field(default=None, description="where a person gets the official files")
     files: Files | None = None
     hub: Hub | None = None
+    train_limit: Positive | None = Field(default=None, description="examples, always the same ones; none: all")
+    dev_limit: Positive | None = Field(default=None, description="examples, always the same ones; none: all")
     training: Training
     second_distillation: SecondDistillation = SecondDistillation()
     paper: Paper | None = None

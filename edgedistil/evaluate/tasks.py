@@ -27,6 +27,10 @@ def load_data(spec: TaskSpec, data: Path | None) -> TaskData:
         OfflineError: The hub cannot be reached; says what to download and where to put it.
     """
     console.say(f"{spec.name}: reading the data")
+    return _load(spec, data).limited(spec.train_limit, spec.dev_limit)
+
+
+def _load(spec: TaskSpec, data: Path | None) -> TaskData:
     if spec.asset is not None:
         return load_asset_task(spec)
     if spec.files is not None and (spec.base is not None or data is not None):

@@ -262,5 +262,16 @@ def test_limit_keeps_the_same_examples(own_task):
     assert data.limited(10_000) is data
 
 
+def test_a_task_may_take_a_part_of_its_data_and_tells_it(own_task):
+    path = own_task()
+    data = load_data(load_task(str(path)), None)
+    path.write_text("train_limit = 11\ndev_limit = 7\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    some = load_data(load_task(str(path)), None)
+    assert (len(some.train), len(some.dev)) == (11, 7)
+    assert set(some.dev) < set(data.dev)
+    assert some.warnings[-1] == f"7 of its {len(data.dev)} dev examples are scored"
+    assert some.sha256 != data.sha256  # cells of the whole set are not taken for its own
+
+
 def test_errors_are_of_the_users_branch():
     assert issubclass(TaskError, EdgeDistilError)

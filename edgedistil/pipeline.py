@@ -74,6 +74,7 @@ def _profile(run: RunDir, recipe: Recipe) -> None:
             threads=recipe.profile.threads,
             lengths=recipe.profile.lengths,
             sentence_pairs=recipe.profile.sentence_pairs,
+            claim_pairs=recipe.profile.claim_pairs,
         )
         profile_tables.show_profiles(run, records)
     refresh_cards(run)  # the model cards show what was measured

@@ -28,6 +28,8 @@ class Effort:
 
     p90 needs 10 calls, p95 20, p99 100: a case (an artefact at a length and thread count) gets 10, and up to 100 as far
     as its share of `steady_seconds` reaches: one small model has its p99, a run with many artefacts ends in time.
+    The pass over all sentence pairs is made at the first thread count and ends after `pass_seconds` on a slow machine;
+    at the others it goes over the claim's pairs.
     """
 
     min_calls: int = 10
@@ -38,6 +40,7 @@ class Effort:
     max_seconds: float = 10.0
     processes: int = 3
     energy_seconds: float = 1.0
+    pass_seconds: float = 20.0
 
     def share(self, cases: int) -> float:
         """Seconds of one of `cases`, beyond which its calls end as soon as the minima are met."""
@@ -62,7 +65,7 @@ def measure(
     """Rows, claims and operator times of `artefacts` on `target`.
 
     Conditions: every artefact at every thread count runs in a fresh process of its own (load, first call, 3 warm-up
-    calls, then steady calls at each length and, unless it is a fill-mask model, one pass over the sentence pairs). The
+    calls, then steady calls at each length and, unless it is a fill-mask model, a pass over the sentence pairs). The
     claims come from processes that hold both models and let them take turns.
     Raises:
         TargetError: The target gave no reply, or a job failed there.
@@ -78,9 +81,9 @@ def measure(
             for artefact in artefacts:
                 bar.note(f"{artefact.label}, {claims.told_threads(count)}")
                 phases: list[Phase] = ["steady", "energy", "ops"] if count == threads[0] else ["steady"]
-                reply = _visit(
-                    target, [artefact], _job([artefact], workload, count, effort, session, phases, share), inputs
-                )
+                over = workload.pairs if count == threads[0] else workload.claim_pairs
+                job = _job(artefact, workload, over, count, effort, session, phases, share)
+                reply = _visit(target, [artefact], job, inputs)
                 rows += rows_of(
                     artefact, reply, device=device, method=target.method, threads=count, conditions=conditions
                 )
@@ -89,7 +92,7 @@ def measure(
                     layers[artefact.label] = layer_times(artefact, nodes)
                 bar.advance()
             asked = pairs if count == threads[0] else [each for each in pairs if _of_the_paper(each)]
-            if asked and workload.pairs:
+            if asked and workload.claim_pairs:
                 bar.note(f"teacher and student taking turns, {claims.told_threads(count)}")
                 ratios += _claims(target, asked, workload, inputs, device, count, effort, session)
                 bar.advance()
@@ -128,8 +131,9 @@ def _visit(target: Target, artefacts: Sequence[Artefact], job: Job, inputs: Path
 
 
 def _job(
-    artefacts: Sequence[Artefact],
+    artefact: Artefact,
     workload: Workload,
+    pairs: list[str],
     threads: int,
     effort: Effort,
     session: SessionOptions,
@@ -137,11 +141,11 @@ def _job(
     share: float,
 ) -> Job:
     cases = [Case(name=str(length), keys=keys) for length, keys in workload.lengths.items()]
-    if workload.pairs and any(artefact.task != FILL_MASK_TASK for artefact in artefacts):
-        cases.append(Case(name=PAIRS, keys=workload.pairs, how="pass"))
+    if pairs and artefact.task != FILL_MASK_TASK:
+        cases.append(Case(name=PAIRS, keys=pairs, how="pass", max_seconds=effort.pass_seconds))
     shown = min(workload.lengths, key=lambda each: abs(each - _OPS_LENGTH), default=None)
     return Job(
-        models={artefact.label: artefact.job_model() for artefact in artefacts},
+        models={artefact.label: artefact.job_model()},
         cases=cases,
         phases=phases,
         threads=threads,
@@ -172,7 +176,7 @@ def _claims(
     blocks: dict[str, list[list[Block]]] = {}
     runtime = ""
     for number in range(effort.processes):
-        share = workload.pairs[number :: effort.processes]
+        share = workload.claim_pairs[number :: effort.processes]
         if not share:
             continue
         reply = _visit(target, _distinct(asked), _alternating_job(asked, share, threads, session), inputs)
@@ -190,7 +194,7 @@ def _claims(
             method=target.method,
             threads=threads,
             runtime=runtime,
-            text=f"{len(_texts(each, workload.pairs))} sentence pairs, batch 1",
+            text=f"{len(_texts(each, workload.claim_pairs))} sentence pairs, batch 1",
         )
         for each in asked
     ]

@@ -51,8 +51,9 @@ class Case(Record):
     """Inputs that are timed together. `steady` cycles them until both minima are met, `pass` goes through them once."""
 
     name: str
-    keys: list[str] = Field(min_length=1, description="inputs in the npz: arrays are named KEY/INPUT")
+    keys: list[str] = Field(min_length=1, description="inputs in the npz: arrays are named KEY/INPUT, or packed")
     how: Literal["steady", "pass"] = "steady"
+    max_seconds: float | None = Field(default=None, gt=0, description="of a pass: it ends there, and the reply says so")
 
 
 class Alternation(Record):

@@ -38,6 +38,7 @@ def profile(
     bootstrap: bool = False,
     calibrate: bool = False,
     sentence_pairs: int = workload.DEFAULT_PAIRS,
+    claim_pairs: int = workload.CLAIM_PAIRS,
 ) -> tuple[RunDir | None, list[ProfileRecord]]:
     """Records of a run's artefacts (or of one file) on a device, by the way that the flags choose.
 
@@ -57,7 +58,8 @@ def profile(
         tune: Find the best session options and write session.json.
         bootstrap: With `ssh`: send numpy and onnxruntime to a board that lacks them.
         calibrate: Fit the device's constants from this measurement, for later predictions.
-        sentence_pairs: Size of the pass that the speed claims are measured on.
+        sentence_pairs: Pairs of the pass that stands beside the paper's table 3.
+        claim_pairs: Pairs over which teacher and student take turns for a speed claim.
     Raises:
         InputError: Flags that exclude each other, a device, run, model or text that is none.
         TargetError: The device could not be reached, or could not run it.
@@ -67,7 +69,7 @@ def profile(
     asked.check()
     spec = None if device == HOST else load_device(device)
     run, artefacts = _what(run_name, model)
-    work = _workload(run, artefacts, lengths, text, sentence_pairs)
+    work = _workload(run, artefacts, lengths, text, sentence_pairs, claim_pairs)
     ask = _Ask(run, artefacts, work, list(threads) if threads else None, asked)
     if emulate:
         assert spec is not None
@@ -260,7 +262,12 @@ def _what(run_name: str, model: Path | None) -> tuple[RunDir | None, list[Artefa
 
 
 def _workload(
-    run: RunDir | None, artefacts: list[Artefact], lengths: Sequence[int] | None, text: Path | None, pairs: int
+    run: RunDir | None,
+    artefacts: list[Artefact],
+    lengths: Sequence[int] | None,
+    text: Path | None,
+    pairs: int,
+    claim_pairs: int,
 ) -> Workload:
     if text is not None:
         lines, source = workload.read_lines(text), str(text)
@@ -270,4 +277,6 @@ def _workload(
         lines, source = SAMPLE_TEXT.splitlines(), "the built-in sample text (no run, no --text)"
     positions = [a.max_length for a in artefacts if a.max_length is not None]
     chosen = workload.checked_lengths(lengths, min(positions) if positions else None)
-    return workload.build(artefacts[0].tokenizer, lines, source=source, lengths=chosen, pairs=pairs)
+    return workload.build(
+        artefacts[0].tokenizer, lines, source=source, lengths=chosen, pairs=pairs, claim_pairs=claim_pairs
+    )

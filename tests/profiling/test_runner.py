@@ -80,6 +80,14 @@ def test_a_whole_visit(folder: Path) -> None:
     assert not list(folder.glob("*.part")) and not list(folder.glob("*.tmp*")), "it leaves only what was asked for"
 
 
+def test_a_pass_ends_when_its_time_is_over_and_says_so(folder: Path) -> None:
+    cases = [Case(name=str(limit), keys=["a5", "a11"] * 4, how="pass", max_seconds=limit) for limit in (1e-6, 60)]
+    _, reply = run(folder, job(cases=cases))
+    cut, whole = reply.models["student-feature-extraction.fp32"].cases.values()
+    assert (len(cut.samples_ns), cut.cut) == (5, True)
+    assert (len(whole.samples_ns), whole.cut) == (8, False)
+
+
 def test_models_take_turns_on_the_same_inputs(folder: Path) -> None:
     one, two = "teacher-feature-extraction.fp32", "student-feature-extraction.int8"
     turns = Alternation(name="speed", first=one, second=two, keys=["a5", "a11"], blocks=7, calls_per_block=3)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgedistil.errors import CorpusError, InputError, ModelError
+from edgedistil.profiling import measure
 from edgedistil.profiling.sample_text import SAMPLE_TEXT
 from edgedistil.profiling.workload import Workload, build, checked_lengths, read_lines, sentence_pairs
 from edgedistil.rundir import RunDir
@@ -54,11 +56,23 @@ def test_pair_lengths_follow_the_distribution() -> None:
     assert words.max() <= 55 and words.min() >= 3
 
 
-def test_what_is_saved_is_named_by_key_and_input(exported: RunDir, tmp_path: Path) -> None:
+def test_the_runner_reads_what_is_saved(exported: RunDir, tmp_path: Path) -> None:
     work = small(exported)
     work.save(tmp_path / "inputs.npz")
+    runner = runpy.run_path(str(Path(measure.__file__).with_name("runner.py")), run_name="runner")
     with np.load(tmp_path / "inputs.npz") as stored:
-        assert "length7.0/input_ids" in stored.files and "pair.12/token_type_ids" in stored.files
+        feeds = runner["read_feeds"](stored)
+    assert list(feeds) == list(work.inputs)
+    for key, wanted in work.inputs.items():
+        assert list(feeds[key]) == list(wanted)
+        for name, array in wanted.items():
+            np.testing.assert_array_equal(feeds[key][name], array, strict=True)
+
+
+def test_a_claim_takes_the_first_of_the_pairs(exported: RunDir) -> None:
+    assert small(exported).claim_pairs == small(exported).pairs
+    work = small(exported, pairs=61)
+    assert (len(work.pairs), work.claim_pairs) == (61, work.pairs[:60])
 
 
 @pytest.mark.parametrize(("data", "told"), [(b"", "is empty"), (b" \n\n", "is empty"), (b"\xff\xfe", "not UTF-8")])

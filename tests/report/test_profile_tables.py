@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from edgedistil.paper import SPEED_ROW
 from edgedistil.profiling.latency import summarize
 from edgedistil.records import MemoryFit, MemoryStats, NotMeasured, ProfileRecord, ProfileRow, provenance
 from edgedistil.report.profile_tables import emulation_table, fit_table, latency_table, main_tables, profile_table
@@ -60,6 +61,16 @@ def test_a_refused_percentile_is_absent_with_its_reason() -> None:
     assert cells(table, "calls") == ["23", "101"]
     assert cells(table, "p99 ms")[0] == "–" != cells(table, "p99 ms")[1]
     assert table.notes == ["no p99 in 1 of 2 rows, for example: p99 needs 100 samples, there are 23"]
+
+
+def test_the_longest_pass_of_each_artefact_stands_beside_the_papers() -> None:
+    long = row(length="sentence-pairs", latency=summarize([5_000_000] * 1500))
+    short = row(length="sentence-pairs", threads=2, latency=summarize([3_000_000] * 60))
+    notes = latency_table(record(row(), long, short)).notes
+    model = f"{long.model} {long.precision}"
+    assert notes[0] == f"{model}, 1 thread: 7.5 s for 1,500 sentence pairs"
+    assert notes[1:] == [f"the paper's pass: {SPEED_ROW}"]
+    assert latency_table(record(row())).notes == []
 
 
 def test_emulation_shows_what_it_is_for_and_no_milliseconds() -> None:

@@ -63,7 +63,7 @@ def measure(folder: Path, task: str, lines: list[str], *, draws: int) -> dict[st
 
 def row(precision: str, draws: list[ParityFigures]) -> str:
     cells = [f"{max(each.max_abs for each in draws):.3g}", f"{sum(each.mean_abs for each in draws) / len(draws):.3g}"]
-    for name, worst in (("kl_nats", max), ("cosine_min", min), ("agreement", min)):
+    for name, worst in (("kl_nats", max), ("cosine_min", min), ("cosine_mean", min), ("agreement", min)):
         values = [getattr(each, name) for each in draws]
         there = [value for value in values if not isinstance(value, NotMeasured)]
         shown = f"{sum(there) / len(there):.6g} ({worst(there):.6g})" if there else "–"
@@ -91,8 +91,8 @@ def main() -> None:
             found = measure(Path(folder), task, lines, draws=chosen.draws)
             decisions = sum(each.decisions for each in found["fp32"])
             told += ["", f"## {name}, {task}" + (f", {decisions} masked words" if decisions else ""), ""]
-            told += ["| precision | largest difference | mean | KL, nats | smallest cosine | agreement |"]
-            told += ["|---|---|---|---|---|---|", *(row(precision, draws) for precision, draws in found.items())]
+            told += ["| precision | largest difference | mean | KL, nats | smallest cosine | mean cosine | agreement |"]
+            told += ["|---|---|---|---|---|---|---|", *(row(precision, draws) for precision, draws in found.items())]
             print("\n".join(told[-len(found) - 4 :]), flush=True)
     told += ["", "Bounds of the gate:", ""]
     for precision, bounds in TOLERANCES.items():

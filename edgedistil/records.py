@@ -361,6 +361,7 @@ class ParityFigures(Record):
     max_abs: float
     mean_abs: float
     cosine_min: Figure = Field(description="smallest cosine of a hidden state (or of an output row)")
+    cosine_mean: Figure = Field(description="mean cosine of the same rows")
     kl_nats: Figure
     agreement: Figure = Field(description="top-1 at masked positions, of labels, or of spans, 0..1")
     decisions: int = Field(default=0, description="masked positions, labels or spans that `agreement` is over")

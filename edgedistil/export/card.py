@@ -97,12 +97,13 @@ def _parity(parities: Sequence[ParityRecord]) -> Iterator[str]:
     lengths = ", ".join(str(row.length) for row in parities[0].by_length)
     yield (
         f"Against PyTorch in float32 on {sequences} sequences of held-out text, single and in padded batches, at"
-        f" {lengths} tokens. Agreement: the same word, label or span. Cosine: the smallest of any output row."
+        f" {lengths} tokens. Agreement: the same word, label or span. Cosine: of output rows."
     )
-    head = ("precision", "largest difference", "mean difference", "KL, nats", "smallest cosine", "agreement", "verdict")
+    figures = ("largest difference", "mean difference", "KL, nats", "smallest cosine", "mean cosine", "agreement")
+    head = ("precision", *figures, "verdict")
     yield _table(head, ((p.precision, *_figures(p.overall), "passed" if p.passed else "**refused**") for p in parities))
     yield "By length:"
-    head = ("precision", "tokens", *head[1:6])
+    head = ("precision", "tokens", *figures)
     yield _table(head, ((p.precision, _plain(row.length), *_figures(row)) for p in parities for row in p.by_length))
     yield "Tolerances, and why:"
     yield "\n".join(
@@ -120,6 +121,7 @@ def _figures(figures: ParityFigures) -> tuple[str, ...]:
         f"{figures.mean_abs:.2g}",
         "–" if isinstance(figures.kl_nats, NotMeasured) else f"{figures.kl_nats:.2g}",
         "–" if isinstance(figures.cosine_min, NotMeasured) else f"{figures.cosine_min:.6f}",
+        "–" if isinstance(figures.cosine_mean, NotMeasured) else f"{figures.cosine_mean:.6f}",
         "–" if isinstance(agreement, NotMeasured) else f"{agreement:.2%} of {figures.decisions}",
     )
 

@@ -1,8 +1,8 @@
 """How far an artefact's answers are from PyTorch's on the same probes. Pure functions over arrays.
 
 The largest difference alone misleads: one far-off value in a row of 30,522 can be harmless, and a small one can turn
-the answer. So five figures are taken: largest and mean absolute difference, smallest cosine of an output row, mean KL
-divergence, and the share of decisions (words, labels, spans) that stay the same.
+the answer. So six figures are taken: largest and mean absolute difference, smallest and mean cosine of an output row,
+mean KL divergence, and the share of decisions (words, labels, spans) that stay the same.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ Outputs = Mapping[str, Array]
 TIE_MARGIN = 2e-4
 # A cosine needs a direction: rows of a few logits have none worth the name (one label: always 1 or -1).
 COSINE_MIN_WIDTH = 8
+_NO_DIRECTION = "rows of few values have no direction"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Tally:
     abs_sum: float = 0.0
     abs_max: float = 0.0
     cosine_min: float = np.inf
+    cosine_sum: float = 0.0
+    rows: int = 0
     distributions: int = 0
     kl_sum: float = 0.0
     decisions: int = 0
@@ -57,6 +60,8 @@ class Tally:
             abs_sum=self.abs_sum + other.abs_sum,
             abs_max=max(self.abs_max, other.abs_max),
             cosine_min=min(self.cosine_min, other.cosine_min),
+            cosine_sum=self.cosine_sum + other.cosine_sum,
+            rows=self.rows + other.rows,
             distributions=self.distributions + other.distributions,
             kl_sum=self.kl_sum + other.kl_sum,
             decisions=self.decisions + other.decisions,
@@ -133,7 +138,8 @@ def figures(tally: Tally, *, length: Count, task: str) -> ParityFigures:
         length=length,
         max_abs=tally.abs_max,
         mean_abs=tally.abs_sum / tally.values,
-        cosine_min=_or_absent(tally.cosine_min, np.isfinite(tally.cosine_min), "rows of few values have no direction"),
+        cosine_min=_or_absent(tally.cosine_min, tally.rows > 0, _NO_DIRECTION),
+        cosine_mean=_or_absent(tally.cosine_sum / max(tally.rows, 1), tally.rows > 0, _NO_DIRECTION),
         kl_nats=_or_absent(
             tally.kl_sum / max(tally.distributions, 1), tally.distributions > 0, f"{task}: no distribution"
         ),
@@ -181,7 +187,8 @@ def _values(expected: Array, got: Array) -> Tally:
     difference = np.abs(expected.astype(np.float64) - got)
     tally = Tally(values=difference.size, abs_sum=float(difference.sum()), abs_max=float(difference.max(initial=0.0)))
     if expected.ndim == 2 and expected.shape[1] >= COSINE_MIN_WIDTH and len(expected):
-        tally = replace(tally, cosine_min=float(cosines(expected, got).min()))
+        found_N = cosines(expected, got)
+        tally = replace(tally, cosine_min=float(found_N.min()), cosine_sum=float(found_N.sum()), rows=len(found_N))
     return tally
 
 

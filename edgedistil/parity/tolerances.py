@@ -13,7 +13,7 @@ def tolerances_for(precision: Precision, task: str) -> list[Tolerance]:
 def _applies(figure: str, task: str) -> bool:
     if figure in {"agreement", "kl_nats"}:
         return task != "feature-extraction"
-    if figure == "cosine_min":
+    if figure in {"cosine_min", "cosine_mean"}:
         return task == "feature-extraction"
     return True
 
@@ -30,7 +30,11 @@ def _at_least(figure: str, value: float, reason: str) -> Tolerance:
 # MiniLM with a fitted head; of each four draws of 67 sequences and 458 masked words, and the worst draw counts
 # (benchmarks/results/parity_precisions-2026-11-22.md). Heads of minutes are the hard case: their distributions are
 # flat, so a small error turns a word. The known fault is int8 with one scale a tensor instead of one an output.
-_ENCODER_FAULT = "one scale a tensor: 0.789 to 0.875 on eight draws"
+# An encoder is judged by its mean over thousands of positions, which draws tell to 0.0005 (student and teacher of the
+# long run, docs/log.md); the worst position moves by 0.1 from draw to draw: 0.862 once in a good artefact, up to 0.901
+# with the fault.
+_ENCODER_FAULT = "one scale a tensor: 0.9741 to 0.9746 (student) and 0.9566 to 0.9573 (teacher)"
+_ONE_BROKEN = "a broken position lies near 0; the worst of thousands is 0.862 in a good int8 artefact, 0.873 in int4"
 
 _INT8 = [
     _at_least(
@@ -41,11 +45,11 @@ _INT8 = [
     ),
     _at_most("kl_nats", 0.03, "measured: 0.0094 and 0.0167; one scale a tensor: 0.078. The sharper bound of the two"),
     _at_least(
-        "cosine_min",
-        0.90,
-        "the worst of thousands of positions, measured: 0.964 (student), 0.960, 0.964, 0.963 and once 0.862 (teacher);"
-        f" {_ENCODER_FAULT}. So it refuses a rare good artefact rather than let that fault pass",
+        "cosine_mean",
+        0.975,
+        f"measured: 0.9975 (3 layers) and 0.9914 (6 layers), so errors grow with depth; {_ENCODER_FAULT}",
     ),
+    _at_least("cosine_min", 0.7, _ONE_BROKEN),
 ]
 
 TOLERANCES: dict[Precision, list[Tolerance]] = {
@@ -69,7 +73,8 @@ TOLERANCES: dict[Precision, list[Tolerance]] = {
             " reasoning alone: good artefacts lie on both sides of it",
         ),
         _at_most("kl_nats", 0.03, "measured: 0.0101 and 0.0179, dynamic int8's, so its bound"),
-        _at_least("cosine_min", 0.90, f"measured: 0.972 and 0.915; {_ENCODER_FAULT}"),
+        _at_least("cosine_mean", 0.975, "measured: 0.9972 and 0.9906, dynamic int8's, so its bound"),
+        _at_least("cosine_min", 0.7, _ONE_BROKEN),
     ],
     "int4": [
         _at_least(
@@ -79,6 +84,7 @@ TOLERANCES: dict[Precision, list[Tolerance]] = {
             " one draw of one model: the teacher's lie on both sides of it",
         ),
         _at_most("kl_nats", 0.06, "measured: 0.0177 and 0.0325; int8 with one scale a tensor: 0.078. The sharper one"),
-        _at_least("cosine_min", 0.88, f"measured: 0.954 and 0.923, 0.896 before; {_ENCODER_FAULT}"),
+        _at_least("cosine_mean", 0.95, "measured: 0.9919 and 0.9750, three times the error of int8"),
+        _at_least("cosine_min", 0.7, _ONE_BROKEN),
     ],
 }

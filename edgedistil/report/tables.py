@@ -284,6 +284,7 @@ def parity_length_table(record: ParityRecord) -> TableData:
             f"{f.max_abs:.2g}",
             f"{f.mean_abs:.2g}",
             number(f.cosine_min, 5),
+            number(f.cosine_mean, 5),
             number(f.kl_nats, 5),
             percent(f.agreement),
         ]
@@ -291,7 +292,7 @@ def parity_length_table(record: ParityRecord) -> TableData:
     ]
     return TableData(
         f"{record.model} {record.task}, {record.precision}",
-        ["length", "sequences", "max error", "mean error", "least cosine", "KL (nats)", "agreement"],
+        ["length", "sequences", "max error", "mean error", "least cosine", "mean cosine", "KL (nats)", "agreement"],
         rows,
     )
 

@@ -86,6 +86,7 @@ def _parity(precision: str, *, passed: bool = True) -> ParityRecord:
         max_abs=2.5e-06,
         mean_abs=3e-07,
         cosine_min=0.97,
+        cosine_mean=0.97,
         kl_nats=NotMeasured(not_measured="feature-extraction: no distribution"),
         agreement=0.934,
         decisions=458,
@@ -263,7 +264,7 @@ def test_the_sources_own_pooling_is_kept(source: Path, package: Path) -> None:
 def test_the_card_shows_parity_profile_and_command(package: Path) -> None:
     card = (package / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\npipeline_tag: feature-extraction\n")
-    assert "| fp32 | 2.5e-06 | 3e-07 | – | 0.970000 | 93.40% of 458 | passed |" in card
+    assert "| fp32 | 2.5e-06 | 3e-07 | – | 0.970000 | 0.970000 | 93.40% of 458 | passed |" in card
     assert "**refused**" in card
     assert "because a test says so" in card
     assert "| rpi4 | predicted | int8 | 1 | 128 | 120 to 250 | – (a prediction) | 50 to 70 |" in card

@@ -33,7 +33,14 @@ def figures_of(file: Path) -> ParityFigures:
     drop = sum(SENSITIVE.get(name, 0.0001) for name in quantized if "embeddings" not in name)
     missing = NotMeasured(not_measured="a stand-in")
     return ParityFigures(
-        sequences=1, length=missing, max_abs=0, mean_abs=0, cosine_min=missing, kl_nats=missing, agreement=1 - drop
+        sequences=1,
+        length=missing,
+        max_abs=0,
+        mean_abs=0,
+        cosine_min=missing,
+        cosine_mean=missing,
+        kl_nats=missing,
+        agreement=1 - drop,
     )
 
 

@@ -74,7 +74,7 @@ def test_equal_outputs_have_no_error(task: str) -> None:
     assert figures.max_abs == figures.mean_abs == 0
     assert figures.sequences == B
     if task == "feature-extraction":
-        assert figures.cosine_min == pytest.approx(1)
+        assert [figures.cosine_min, figures.cosine_mean] == pytest.approx([1, 1])
         assert figures.kl_nats == NotMeasured(not_measured="feature-extraction: no distribution")
         assert figures.agreement == NotMeasured(not_measured="feature-extraction: nothing is decided")
     else:
@@ -134,6 +134,7 @@ def test_a_regression_has_no_label_and_no_distribution() -> None:
     assert isinstance(figures.agreement, NotMeasured)
     assert isinstance(figures.kl_nats, NotMeasured)
     assert isinstance(figures.cosine_min, NotMeasured)
+    assert isinstance(figures.cosine_mean, NotMeasured)
 
 
 def test_by_length_adds_up_to_the_whole() -> None:
@@ -146,6 +147,9 @@ def test_by_length_adds_up_to_the_whole() -> None:
     assert result.overall.sequences == 6
     assert result.overall.length == NotMeasured(not_measured="all of 3, 7")
     assert result.overall.mean_abs == pytest.approx(0.5 * 13 / (2 * 5 + 13))  # rows: 2·(3+2) and 7+6
+    short, long = (row.cosine_mean for row in result.by_length)
+    assert isinstance(short, float) and isinstance(long, float)
+    assert result.overall.cosine_mean == pytest.approx((10 * short + 13 * long) / 23)
 
 
 def test_reduced_outputs_are_compared_as_the_raw_ones() -> None:
@@ -199,5 +203,7 @@ def test_margins_are_between_the_two_largest() -> None:
 
 
 def test_an_empty_tally_adds_nothing() -> None:
-    tally = Tally(sequences=3, values=5, abs_sum=2, abs_max=1, cosine_min=0.5, decisions=4, agreed=3)
+    tally = Tally(
+        sequences=3, values=5, abs_sum=2, abs_max=1, cosine_min=0.5, cosine_sum=2.5, rows=3, decisions=4, agreed=3
+    )
     assert tally + Tally() == tally

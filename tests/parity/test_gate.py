@@ -154,6 +154,7 @@ def test_a_bound_holds_at_its_value(bound, got: float, holds: bool) -> None:
         max_abs=1,
         mean_abs=got,
         cosine_min=1,
+        cosine_mean=1,
         kl_nats=NotMeasured(not_measured="a test"),
         agreement=1,
     )

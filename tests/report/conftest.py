@@ -222,6 +222,7 @@ def figures(length: int | None, error: float) -> ParityFigures:
         max_abs=error,
         mean_abs=error / 10,
         cosine_min=1 - error / 100,
+        cosine_mean=1 - error / 1000,
         kl_nats=error / 50,
         agreement=1 - error / 30,
     )

@@ -132,7 +132,7 @@ def cell_key(
     inputs = {
         "format": FORMAT,
         "task": [spec.name, spec.kind, spec.metric, spec.labels, spec.range, spec.parts],
-        "training": spec.training.model_dump(exclude={"source"}),
+        "training": spec.training.of(source.name).figures(),
         "data": data_sha256,
         "train_limit": train_limit,
         "model": model_sha256,
@@ -249,7 +249,7 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> Scored:
         rows,
         kind=spec.kind,
         pad=pad_id(tokenizer),
-        training=spec.training,
+        training=spec.training.of(source.name),
         seed=plan.seed,
         label=plan.label,
         soft_targets=soft,
@@ -264,7 +264,7 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> Scored:
 
 
 def _cell_file(plan: CellPlan, data: TaskData, scored: Scored, seconds: float) -> CellFile:
-    settings = plan.spec.training.model_dump(exclude={"source"})
+    settings = plan.spec.training.of(plan.source.name).figures()
     if plan.soft_targets_from is not None:
         settings |= plan.spec.second_distillation.model_dump()
     cell = Cell(

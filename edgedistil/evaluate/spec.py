@@ -80,11 +80,22 @@ class Training(Section):
     epochs: Positive
     batch: Positive
     learning_rate: Annotated[float, Field(gt=0)]
+    student_learning_rate: Annotated[float | None, Field(gt=0)] = None
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Annotated[float, Field(gt=0)] = 1.0
     max_length: Annotated[int, Field(ge=8, le=512)]
     source: str = Field(min_length=1, description="publication or measurement that these figures come from")
+
+    def of(self, model: str) -> Training:
+        """The hyper-parameters of a model: half the layers may want another rate than the teacher."""
+        if self.student_learning_rate is None or not model.startswith("student"):
+            return self.model_copy(update={"student_learning_rate": None})
+        return self.model_copy(update={"learning_rate": self.student_learning_rate, "student_learning_rate": None})
+
+    def figures(self) -> dict[str, float]:
+        """What decides the outcome."""
+        return self.model_dump(exclude={"source", "student_learning_rate"})
 
 
 class SecondDistillation(Section):

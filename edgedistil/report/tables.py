@@ -17,6 +17,7 @@ from edgedistil.records import (
     ParityRecord,
     PlanRecord,
     Retention,
+    TaskFacts,
 )
 from edgedistil.report.wording import ABSENT, gibibytes, mebibytes, millions, number, percent, span
 from edgedistil.rundir import RunDir
@@ -174,7 +175,21 @@ def task_table(record: EvaluationRecord) -> TableData:
         for t in record.tasks
     ]
     notes = list(dict.fromkeys(f"{t.title or t.name}: {warning}" for t in record.tasks for warning in t.warnings))
+    notes += [note for t in record.tasks if (note := _rates(t, record))]
     return TableData("Tasks", ["task", "metric", "train", "dev", "constant", "paper: BERT / DistilBERT"], rows, notes)
+
+
+def _rates(task: TaskFacts, record: EvaluationRecord) -> str:
+    """Which models were fine-tuned at which learning rate, where it is not the same for all."""
+    models: dict[float, list[str]] = {}
+    for cell in record.cells:
+        if cell.task == task.name and "learning_rate" in cell.hyper_parameters:
+            at_rate = models.setdefault(float(cell.hyper_parameters["learning_rate"]), [])
+            at_rate += [] if cell.model in at_rate else [cell.model]
+    if len(models) < 2:
+        return ""
+    told = "; ".join(f"{rate:g} for {', '.join(names)}" for rate, names in models.items())
+    return f"{task.title or task.name}: learning rate {told} ({task.settings_source})"
 
 
 def macro_table(record: EvaluationRecord) -> TableData:

@@ -13,6 +13,7 @@ import pytest
 from edgedistil.errors import InputError, ModelError
 from edgedistil.evaluate import cells, stage
 from edgedistil.evaluate.cells import parse_cell, read_cell
+from edgedistil.report.tables import task_table
 from edgedistil.rundir import RunDir
 
 
@@ -85,6 +86,20 @@ def _changed_weights(source: Path, folder: Path) -> Path:
     tensors = load_file(folder / "model.safetensors")
     save_file({name: tensor + 0.01 for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def test_students_may_have_a_learning_rate_of_their_own(run, own_task):
+    task = own_task(epochs=1)
+    models = ["teacher", "student-step0", "student"]
+    stage.evaluate(run, tasks=[str(task)], models=models, seeds=1)
+    before = times(run)
+    task.write_text(task.read_text().replace("epochs = 1", "epochs = 1\nstudent_learning_rate = 3e-2"))
+    record = stage.evaluate(run, tasks=[str(task)], models=models, seeds=1)
+    after = times(run)
+    assert {name for name in before if before[name] != after[name]} == {"student-1.json", "student-step0-1.json"}
+    rates = {cell.model: cell.hyper_parameters["learning_rate"] for cell in record.cells}
+    assert rates == {"teacher": 1e-2, "student-step0": 3e-2, "student": 3e-2}
+    assert "learning rate 0.01 for teacher; 0.03 for student-step0, student" in task_table(record).notes[-1]
 
 
 def test_what_a_task_is_called_or_costs_to_download_changes_no_cell(run, own_task):

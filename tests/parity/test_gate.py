@@ -53,7 +53,9 @@ def test_a_difference_above_the_tolerance_is_refused_by_name_and_amount(exported
 
     record = _check(exported.graph, exported, run=shifted)
     assert not record.passed
-    with pytest.raises(ParityError, match=r"max_abs is 0\.002.*, expected at most 0\.0001 \(20(\.\d)? times the bound\)"):
+    with pytest.raises(
+        ParityError, match=r"max_abs is 0\.002.*, expected at most 0\.0001 \(20(\.\d)? times the bound\)"
+    ):
         require_parity(record)
     failed = [result.tolerance.figure for result in record.results if not result.holds]
     assert failed == ["max_abs"], "a shift of all logits turns no word"

@@ -48,7 +48,7 @@ class Student(Section):
     layers: Literal["alternate"] | list[Annotated[int, Field(ge=0)]] = Field(
         "alternate", description="teacher layers that become the student's, or every other one"
     )
-    init: Literal["teacher", "random"] = "teacher"
+    init: str = Field("teacher", description="teacher, random, or the folder of a student to distil further")
     fold_segment: bool = Field(True, description="add the teacher's segment-A vector to the positions")
     copy_head_transform: bool = Field(True, description="copy the MLM head's dense layer and LayerNorm")
     freeze_positions: bool = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.assets import cache_root
@@ -9,7 +11,7 @@ from edgedistil.data.corpus import Corpus, prepare_corpus
 from edgedistil.distill.fit_head import fit_head
 from edgedistil.distill.length import RunLength, run_length
 from edgedistil.errors import ModelError
-from edgedistil.models.student import alternate_layers, make_student
+from edgedistil.models.student import alternate_layers, freeze, load_student, make_student
 from edgedistil.models.teacher import Teacher, load_teacher
 from edgedistil.recipe import Recipe
 
@@ -36,7 +38,8 @@ def loaded_teacher(recipe: Recipe) -> Teacher:
 def check_fit(recipe: Recipe, teacher: BertForMaskedLM) -> None:
     """
     Raises:
-        ModelError: The recipe asks for longer sequences or other layers than this teacher has.
+        ModelError: The recipe asks for longer sequences or other layers than this teacher has, or for a student to
+            start from that does not fit it.
     """
     positions = teacher.config.max_position_embeddings
     if recipe.corpus.block_length > positions:
@@ -44,7 +47,9 @@ def check_fit(recipe: Recipe, teacher: BertForMaskedLM) -> None:
             f"corpus.block_length {recipe.corpus.block_length} is longer than the teacher's positions, {positions}",
             hint=f"set corpus.block_length to at most {positions}",
         )
-    layer_map(recipe, teacher)
+    layers, init = layer_map(recipe, teacher), recipe.student.init
+    if init not in ("teacher", "random"):
+        load_student(Path(init), teacher, layers=len(layers), dropout=0.0)  # told before a corpus is built
 
 
 def layer_map(recipe: Recipe, teacher: BertForMaskedLM) -> list[int]:
@@ -95,10 +100,20 @@ def with_head(recipe: Recipe, teacher: Teacher, corpus: Corpus) -> Teacher:
 
 
 def made_student(recipe: Recipe, teacher: BertForMaskedLM) -> DistilBertForMaskedLM:
+    """
+    Raises:
+        ModelError: See `make_student` and `load_student`.
+    """
+    layers, init = layer_map(recipe, teacher), recipe.student.init
+    if init not in ("teacher", "random"):
+        student = load_student(Path(init), teacher, layers=len(layers), dropout=recipe.student.dropout)
+        if recipe.student.freeze_positions:
+            freeze(student)
+        return student
     return make_student(
         teacher,
-        layer_map=layer_map(recipe, teacher),
-        init=recipe.student.init,
+        layer_map=layers,
+        init="random" if init == "random" else "teacher",
         fold_segment=recipe.student.fold_segment,
         copy_head_transform=recipe.student.copy_head_transform,
         freeze_positions=recipe.student.freeze_positions,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
+from transformers import AutoConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 from edgedistil.errors import ModelError
+from edgedistil.models.quiet import quiet
 
 
 def alternate_layers(teacher_layers: int, student_layers: int | None = None) -> list[int]:
@@ -78,6 +80,48 @@ def make_student(
             _copy_head(teacher_model, student, copy_head_transform)
     if freeze_positions:
         freeze(student)
+    return student.train()
+
+
+def load_student(folder: Path, teacher_model: BertForMaskedLM, *, layers: int, dropout: float) -> DistilBertForMaskedLM:
+    """A student that was distilled before, to be distilled further: on other text, say, or by another teacher.
+
+    Args:
+        folder: A DistilBERT in safetensors with its MLM head, such as the folder `student` of a run.
+        layers: Depth that it must have.
+        dropout: Of hidden states and of attention; the one that it was saved with counts no more.
+    Raises:
+        ModelError: No such folder, another kind of model, or one that does not fit the teacher.
+    """
+    hint = 'expected "teacher", "random", or the folder of a distilled student, such as runs/NAME/student'
+    if not (folder / "config.json").is_file():
+        raise ModelError(f'student.init "{folder}": no config.json there', hint=hint)
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            if not isinstance(config, DistilBertConfig):
+                raise ModelError(f'student.init "{folder}" is a {config.model_type}, not a distilbert', hint=hint)
+            config.dropout = config.attention_dropout = dropout
+            student, report = DistilBertForMaskedLM.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f'student.init "{folder}" cannot be loaded: {str(error).splitlines()[0]}', hint=hint
+        ) from error
+    if report["missing_keys"]:
+        raise ModelError(f'student.init "{folder}" lacks {sorted(report["missing_keys"])[0]}', hint=hint)
+    of = teacher_model.config
+    wanted = (layers, of.hidden_size, of.vocab_size, of.max_position_embeddings)
+    got = (config.n_layers, config.dim, config.vocab_size, config.max_position_embeddings)
+    for what, expected, found in zip(("layers", "hidden width", "words", "positions"), wanted, got, strict=True):
+        if found != expected:
+            raise ModelError(f'student.init "{folder}" has {what} {found}, expected {expected}', hint=hint)
     return student.train()
 
 

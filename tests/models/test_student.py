@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.assets import cache_root
 from edgedistil.errors import ModelError
-from edgedistil.models.student import alternate_layers, make_student
+from edgedistil.models.student import alternate_layers, load_student, make_student
 from edgedistil.models.teacher import load_teacher
 
 
@@ -141,3 +141,25 @@ def test_layer_map_out_of_range(layer_map: list[int], message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         _student(_teacher(), layer_map=layer_map)
     assert "layers are 0 to 3" in str(caught.value)
+
+
+def test_a_student_is_distilled_further_from_where_it_was(tmp_path: Path) -> None:
+    teacher = _teacher()
+    before = _student(teacher, seed=11, init="random")
+    before.save_pretrained(tmp_path)
+    after = load_student(tmp_path, teacher, layers=2, dropout=0.3)
+    assert after.training and after.config.dropout == after.config.attention_dropout == 0.3
+    for name, weight in before.state_dict().items():
+        torch.testing.assert_close(after.state_dict()[name], weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("layers", "made_for", "told"),
+    [(3, 4, "has layers 2, expected 3"), (2, None, "no config.json there"), (2, "bert", "is a bert, not a distilbert")],
+)
+def test_a_student_that_does_not_fit_is_told(layers: int, made_for: object, told: str, tmp_path: Path) -> None:
+    teacher = _teacher()
+    if made_for is not None:
+        (teacher if made_for == "bert" else _student(teacher)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=told):
+        load_student(tmp_path, teacher, layers=layers, dropout=0.1)

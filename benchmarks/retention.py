@@ -1,0 +1,108 @@
+"""What the long run's student keeps of its teacher on labelled tasks, beside the same layers without distillation.
+
+    edgedistil evaluate --run serious                      the recipe's tasks, models and seeds, hours on two cores
+    edgedistil evaluate --run serious --task benchmarks/tasks/sentiment-5k.toml --model student --artefact int8
+    python benchmarks/retention.py runs/serious --write benchmarks/results
+
+Cells run one by one too (`--cell benchmarks/tasks/topics.toml:student:3`), on as many cores or machines as there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median, stdev
+
+from edgedistil.evaluate.retention import bounds, change
+from edgedistil.evaluate.stage import predictions_of_record
+from edgedistil.records import EvaluationRecord, Retention, Summary, read_record, this_host
+from edgedistil.rundir import RunDir
+
+UNDISTILLED = "student-step0"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--write", type=Path, metavar="FOLDER")
+    asked = parser.parse_args()
+    run = RunDir(asked.run)
+    page = told(run, read_record(run.evaluation, EvaluationRecord))
+    print(page)
+    if asked.write is not None:
+        (asked.write / f"retention-{datetime.now(UTC):%Y-%m-%d}.md").write_text(page, encoding="utf-8")
+
+
+def told(run: RunDir, record: EvaluationRecord) -> str:
+    host = this_host()
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(record.provenance.versions.items()))
+    lines = [
+        f"# What the student of the long run keeps, {datetime.now(UTC):%Y-%m-%d}",
+        "",
+        f"{host.cpu}, {host.cores} cores · {versions}",
+        "Commands: `benchmarks/retention.py`; recipe `benchmarks/serious.toml`; tasks `benchmarks/tasks`.",
+        "",
+        f"Intervals: {record.retentions[0].interval}.",
+        "",
+    ]
+    for task in record.tasks:
+        lines += [
+            f"## {task.title}",
+            "",
+            f"{task.train_examples:,} training and {task.dev_examples:,} dev examples; {task.metric}; "
+            f"a constant prediction has {100 * task.floor:.1f} ({task.floor_is}).",
+            "",
+            "| model | learning rate | median | range | seeds | of the teacher | of what lies above the constant |",
+            "|---|---|---|---|---|---|---|",
+            *(row(each, record) for each in record.summaries if each.task == task.name),
+            "",
+            *ahead(run, record, task.name),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def row(summary: Summary, record: EvaluationRecord) -> str:
+    kept = [r for r in record.retentions if (r.task, r.model) == (summary.task, summary.model)]
+    cells = [c for c in record.cells if (c.task, c.model, c.artefact) == (summary.task, summary.model, "pytorch")]
+    scores = [100 * cell.scores[cell.metric] for cell in cells]
+    rates = sorted({f"{cell.hyper_parameters['learning_rate']:g}" for cell in cells})
+    return (
+        f"| {summary.model} | {', '.join(rates)} | {100 * summary.median:.2f} | {min(scores):.2f}–{max(scores):.2f} "
+        f"| {len(scores)} | " + (shares(kept[0]) if kept else "– | –") + " |"
+    )
+
+
+def shares(kept: Retention) -> str:
+    whole = f"{percent(kept.retention)} ({percent(kept.retention_low)}–{percent(kept.retention_high)})"
+    above = f"{percent(kept.above_floor)} ({percent(kept.above_floor_low)}–{percent(kept.above_floor_high)})"
+    return f"{whole} | {above}"
+
+
+def percent(value: object) -> str:
+    return f"{100 * value:.1f}%" if isinstance(value, float) else "–"
+
+
+def ahead(run: RunDir, record: EvaluationRecord, task: str) -> Sequence[str]:
+    """The distilled student against the undistilled one: paired by seed, with a bootstrap over seeds and examples."""
+    of_task = record.model_copy(update={"tasks": [each for each in record.tasks if each.name == task]})
+    by_seed = {
+        model: {c.seed: c.scores[c.metric] for c in record.cells if (c.task, c.model) == (task, model)}
+        for model in (UNDISTILLED, "student")
+    }
+    seeds = sorted(set(by_seed[UNDISTILLED]) & set(by_seed["student"]))
+    if len(seeds) < 2:
+        return ["The undistilled student was not scored."]
+    changes = [100 * (by_seed["student"][seed] - by_seed[UNDISTILLED][seed]) for seed in seeds]
+    values, _ = change(*(predictions_of_record(run, of_task, model) for model in (UNDISTILLED, "student")))
+    low, high = bounds(values)
+    return [
+        f"Distilled minus undistilled: median over {len(seeds)} seeds {median(changes):+.2f}, standard deviation "
+        f"{stdev(changes):.2f}, interval {100 * low:+.2f} … {100 * high:+.2f}."
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -227,9 +227,9 @@ def main() -> None:
     as_words = make_rows(source, text, task="fill-mask", alternatives=False) if chosen.which == "student" else []
     if chosen.prepare:
         return
+    measure_cold(rows, rounds=chosen.cold_rounds)  # before anything else holds memory or a core
     measure_hidden(rows, source, text)
     words = measure_words(as_words, source, text, draws=chosen.draws) if as_words else {}
-    measure_cold(rows, rounds=chosen.cold_rounds)
     for threads in chosen.threads:
         measure_latency(rows, threads=threads, rounds=chosen.rounds, openings=chosen.openings)
     lines = [*head(chosen.which, load), *aims(rows, words, source, chosen.threads)]

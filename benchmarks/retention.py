@@ -44,8 +44,6 @@ def told(run: RunDir, record: EvaluationRecord) -> str:
         f"{host.cpu}, {host.cores} cores · {versions}",
         "Commands: `benchmarks/retention.py`; recipe `benchmarks/serious.toml`; tasks `benchmarks/tasks`.",
         "",
-        f"Intervals: {record.retentions[0].interval}.",
-        "",
     ]
     for task in record.tasks:
         lines += [
@@ -53,6 +51,10 @@ def told(run: RunDir, record: EvaluationRecord) -> str:
             "",
             f"{task.train_examples:,} training and {task.dev_examples:,} dev examples; {task.metric}; "
             f"a constant prediction has {100 * task.floor:.1f} ({task.floor_is}).",
+            *(
+                f"Intervals: {each}."
+                for each in dict.fromkeys(r.interval for r in record.retentions if r.task == task.name)
+            ),
             "",
             "| model | learning rate | median | range | seeds | of the teacher | of what lies above the constant |",
             "|---|---|---|---|---|---|---|",

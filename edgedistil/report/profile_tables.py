@@ -46,14 +46,14 @@ def latency_table(record: ProfileRecord) -> TableData:
 
 def _passes(rows: Sequence[ProfileRow]) -> list[str]:
     """What each artefact's pass over the sentence pairs took (its longest one), beside the paper's."""
-    longest: dict[tuple[str, str], tuple[int, str]] = {}
+    longest: dict[str, tuple[int, str]] = {}
     for row in rows:
         if row.length == "sentence-pairs" and row.valid and isinstance(row.latency, LatencyStats):
             calls, seconds = row.latency.calls, sum(row.latency.samples_ms) / 1000
             threads = "1 thread" if row.threads == 1 else f"{row.threads} threads"
-            told = f"{row.model} {row.precision}, {threads}: {seconds:.3g} s for {calls:,} sentence pairs"
-            key = (row.model, row.precision)
-            longest[key] = max(longest.get(key, (0, "")), (calls, told))
+            name = f"{_artefact(row)} {row.precision}"
+            told = f"{name}, {threads}: {seconds:.3g} s for {calls:,} sentence pairs"
+            longest[name] = max(longest.get(name, (0, "")), (calls, told))
     return [*(told for _, told in longest.values()), *([f"the paper's pass: {SPEED_ROW}"] if longest else [])]
 
 

@@ -67,10 +67,11 @@ def test_the_longest_pass_of_each_artefact_stands_beside_the_papers() -> None:
     long = row(length="sentence-pairs", latency=summarize([5_000_000] * 1500))
     short = row(length="sentence-pairs", threads=2, latency=summarize([3_000_000] * 60))
     notes = latency_table(record(row(), long, short)).notes
-    model = f"{long.model} {long.precision}"
-    assert notes[0] == f"{model}, 1 thread: 7.5 s for 1,500 sentence pairs"
+    assert notes[0] == "student feature-extraction int8, 1 thread: 7.5 s for 1,500 sentence pairs"
     assert notes[1:] == [f"the paper's pass: {SPEED_ROW}"]
     assert latency_table(record(row())).notes == []
+    other = long.model_copy(update={"task": "text-classification"})
+    assert len(latency_table(record(long, other)).notes) == 3, "a task's pass does not stand for another's"
 
 
 def test_emulation_shows_what_it_is_for_and_no_milliseconds() -> None:

@@ -126,9 +126,9 @@ def cell_key(
     source: Source,
     model_sha256: str,
     seed: int,
-    teacher_key: str | None,
+    soft_targets: tuple[str, str] | None,
 ) -> str:
-    """Digest of everything that decides a cell's outcome."""
+    """Digest of everything that decides a cell's outcome; `soft_targets`: teacher's key, digest of unlabelled texts."""
     inputs = {
         "format": FORMAT,
         "task": [spec.name, spec.kind, spec.metric, spec.labels, spec.range, spec.parts],
@@ -138,9 +138,13 @@ def cell_key(
         "model": model_sha256,
         "random_weights": source.random_weights,
         "seed": seed,
-        "second_distillation": [spec.second_distillation.model_dump(), teacher_key] if teacher_key else None,
+        "second_distillation": _soft_settings(spec) | {"from": soft_targets} if soft_targets else None,
     }
     return text_sha256(json.dumps(inputs, sort_keys=True))
+
+
+def _soft_settings(spec: TaskSpec) -> dict[str, float | int | str]:
+    return spec.second_distillation.model_dump(include={"alpha", "temperature"})
 
 
 def parse_cell(text: str) -> tuple[str, str, int]:
@@ -240,6 +244,7 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> Scored:
     rows = finetune.features(tokenizer, data.train, kind=spec.kind, max_length=length)
     soft = None
     if plan.soft_targets_from is not None:
+        rows += finetune.features(tokenizer, data.unlabelled, kind=spec.kind, max_length=length, labelled=False)
         soft = finetune.teacher_logits(plan.soft_targets_from, rows, kind=spec.kind, tokenizer=tokenizer)
     model = finetune.task_model(
         source.folder, kind=spec.kind, labels=data.labels, seed=plan.seed, random_weights=source.random_weights
@@ -264,9 +269,9 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> Scored:
 
 
 def _cell_file(plan: CellPlan, data: TaskData, scored: Scored, seconds: float) -> CellFile:
-    settings = plan.spec.training.of(plan.source.name).figures()
+    settings: dict[str, float | int | str] = {**plan.spec.training.of(plan.source.name).figures()}
     if plan.soft_targets_from is not None:
-        settings |= plan.spec.second_distillation.model_dump()
+        settings |= _soft_settings(plan.spec) | {"unlabelled": len(data.unlabelled)}
     cell = Cell(
         task=plan.spec.name,
         model=plan.source.name,

@@ -7,7 +7,7 @@ import json
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from edgedistil.errors import TaskError
@@ -47,22 +47,28 @@ class RawExample:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's examples, ready: labels are classes of `labels` or values."""
+    """A task's examples, ready: labels are classes of `labels` or values; those of `unlabelled` mean nothing."""
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
     labels: tuple[str, ...]
     origin: str
     warnings: tuple[str, ...] = ()
+    unlabelled: tuple[Example, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of every example, train and dev, in order."""
+        """Digest of every labelled example, train and dev, in order."""
         digest = hashlib.sha256()
         for example in (*self.train, *self.dev):
             fields = [example.texts, example.label, [(a.text, a.start) for a in example.answers], example.part]
             digest.update(json.dumps(fields).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def unlabelled_sha256(self) -> str:
+        """Digest of the texts without labels, in order."""
+        return hashlib.sha256(json.dumps([example.texts for example in self.unlabelled]).encode()).hexdigest()
 
     def limited(self, train_limit: int | None, dev_limit: int | None = None) -> TaskData:
         """The same data with at most so many examples a side: always the same ones, in a shuffled order.
@@ -73,7 +79,23 @@ class TaskData:
         told = () if dev is self.dev else (f"{len(dev):,} of its {len(self.dev):,} dev examples are scored",)
         if train is self.train and not told:
             return self
-        return TaskData(train, dev, self.labels, self.origin, (*self.warnings, *told))
+        return replace(self, train=train, dev=dev, warnings=(*self.warnings, *told))
+
+    def with_unlabelled(self, texts: Iterable[tuple[str, ...]], limit: int | None, *, origin: str) -> TaskData:
+        """The same data with texts for the teacher to speak about; what the dev set asks is left out of them.
+
+        Raises:
+            TaskError: No text is left.
+        """
+        asked = {tuple(map(normalised, example.texts)) for example in self.dev}
+        given = [Example(each) for each in texts]
+        fit = tuple(each for each in given if tuple(map(normalised, each.texts)) not in asked)
+        if not fit:
+            raise TaskError(f"{origin}: no unlabelled texts", hint="of those there, texts of the dev set were left out")
+        told = (f"{len(given) - len(fit)} unlabelled texts that the dev set has too were left out",)
+        return replace(
+            self, unlabelled=_some(fit, limit), warnings=(*self.warnings, *(told if len(fit) < len(given) else ()))
+        )
 
 
 def _some(examples: tuple[Example, ...], limit: int | None) -> tuple[Example, ...]:

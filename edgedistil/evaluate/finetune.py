@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
@@ -35,11 +36,19 @@ from edgedistil.evaluate import squad
 from edgedistil.evaluate.encode import Encoded, Ids, encode_texts, open_tokenizer, pad_id
 from edgedistil.evaluate.examples import Example
 from edgedistil.evaluate.scoring import Forward, Logits, all_logits, arrays
-from edgedistil.evaluate.soft_targets import mixed_loss, soft_label_loss, soft_span_loss, soft_value_loss
+from edgedistil.evaluate.soft_targets import (
+    mixed_loss,
+    partly_labelled_loss,
+    soft_label_loss,
+    soft_span_loss,
+    soft_value_loss,
+)
 from edgedistil.evaluate.spec import SecondDistillation, Training
 from edgedistil.models.quiet import quiet
 from edgedistil.rundir import replacing
 
+_LABELS = ("labels", "start_positions", "end_positions")  # transformers' names, of one kind of task or the other
+_LOGITS = ("logits", "start_logits", "end_logits")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -85,16 +94,29 @@ def fine_tuned_model(folder: Path, *, kind: str) -> PreTrainedModel:
     return model.eval()
 
 
-def features(tokenizer: Tokenizer, examples: Sequence[Example], *, kind: str, max_length: int) -> list[dict[str, Any]]:
-    """Training rows: `encoded` and the labels; a question gives one row a window, taught with its first answer."""
+def features(
+    tokenizer: Tokenizer, examples: Sequence[Example], *, kind: str, max_length: int, labelled: bool = True
+) -> list[dict[str, Any]]:
+    """Training rows: `encoded` and the labels; a question gives one row a window, taught with its first answer.
+
+    Args:
+        labelled: False: the rows are for soft targets alone, and what stands as their label is not looked at.
+    """
     if kind == "span":
         return [
-            {"encoded": window.encoded, "labels": squad.answer_tokens(window, example.answers[0])}
+            {
+                "encoded": window.encoded,
+                "labels": squad.answer_tokens(window, example.answers[0]) if labelled else (0, 0),
+                "labelled": labelled,
+            }
             for example in examples
             for window in squad.windows(tokenizer, example, max_length)
         ]
     encoded = encode_texts(tokenizer, [example.texts for example in examples], max_length)
-    return [{"encoded": each, "labels": example.label} for each, example in zip(encoded, examples, strict=True)]
+    return [
+        {"encoded": each, "labels": example.label, "labelled": labelled}
+        for each, example in zip(encoded, examples, strict=True)
+    ]
 
 
 def fine_tune(
@@ -112,7 +134,7 @@ def fine_tune(
     """Trains `model` in place on `rows`.
 
     Args:
-        rows: From `features`.
+        rows: From `features`; those without a label need soft targets.
         label: Shown beside the progress bar.
         soft_targets: The fine-tuned teacher's logits of each row; None: labels only.
         second: Weight and temperature of the soft targets.
@@ -202,6 +224,7 @@ class _Collator:
             batch["labels"] = torch.from_numpy(labels.astype(kind))
         if "soft" in rows[0]:
             batch["soft"] = _stacked([row["soft"] for row in rows], batch["input_ids"].shape[1])
+            batch["labelled"] = torch.tensor([row["labelled"] for row in rows])
         return batch
 
 
@@ -233,12 +256,17 @@ class _Trainer(Trainer):  # type: ignore[misc] # transformers ships no types
         return_outputs: bool = False,
         num_items_in_batch: Any = None,  # noqa: ARG002 - Trainer passes it; our losses are means over the batch
     ) -> Any:
-        soft = inputs.pop("soft", None)
-        outputs = model(**inputs)
-        loss = outputs.loss
-        if self.second is not None and soft is not None:
-            extra = _soft_loss(self.kind, outputs, soft, inputs["attention_mask"], self.second.temperature)
-            loss = mixed_loss(loss, extra, alpha=self.second.alpha)
+        soft, labelled = inputs.pop("soft", None), inputs.pop("labelled", None)
+        if self.second is None or soft is None or labelled is None:
+            outputs = model(**inputs)
+            loss = outputs.loss
+        else:
+            labels = [inputs.pop(name) for name in _LABELS if name in inputs]
+            outputs = model(**inputs)
+            logits = [outputs[name] for name in _LOGITS if name in outputs]
+            loss = loss_with_soft_targets(
+                self.kind, logits, labels, soft, inputs["attention_mask"], labelled, second=self.second
+            )
         if not torch.isfinite(loss):
             raise TrainingDiverged(
                 f"the fine-tuning loss is {loss.item()} at step {self.state.global_step + 1}",
@@ -247,13 +275,52 @@ class _Trainer(Trainer):  # type: ignore[misc] # transformers ships no types
         return (loss, outputs) if return_outputs else loss
 
 
-def _soft_loss(kind: str, outputs: Any, soft: Tensor, mask_BL: Tensor, temperature: float) -> Tensor:
-    if kind == "span":
-        start = soft_span_loss(outputs.start_logits, soft[:, 0], mask_BL, temperature=temperature)
-        return (start + soft_span_loss(outputs.end_logits, soft[:, 1], mask_BL, temperature=temperature)) / 2
+def loss_with_soft_targets(
+    kind: str,
+    logits: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    soft: Tensor,
+    mask_BL: Tensor,
+    labelled_B: Tensor,
+    *,
+    second: SecondDistillation,
+) -> Tensor:
+    """Mean over a batch: labels and soft targets where there are labels, soft targets alone elsewhere.
+
+    Args:
+        logits: The student's: (B, C), or for spans start and end, (B, L) each.
+        labels: Classes or values (B,), or for spans start and end, (B,) each.
+        soft: The teacher's logits, (B, C) or (B, 2, L).
+        labelled_B: Which rows have a label.
+    """
+    means = []
+    for rows in (labelled_B, ~labelled_B):
+        ours, theirs = [each[rows] for each in logits], [each[rows] for each in labels]
+        if not rows.any():
+            means.append((soft.new_zeros(()), 0))
+            continue
+        loss = _soft_loss(kind, ours, soft[rows], mask_BL[rows], second.temperature)
+        if rows is labelled_B:
+            loss = mixed_loss(_label_loss(kind, ours, theirs), loss, alpha=second.alpha)
+        means.append((loss, int(rows.sum())))
+    return partly_labelled_loss(means[0], means[1])
+
+
+def _label_loss(kind: str, logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+    """What transformers' heads compute from labels."""
     if kind == "regression":
-        return soft_value_loss(outputs.logits[:, 0], soft[:, 0])
-    return soft_label_loss(outputs.logits, soft, temperature=temperature)
+        return functional.mse_loss(logits[0][:, 0].float(), labels[0].float())
+    losses = [functional.cross_entropy(each.float(), label) for each, label in zip(logits, labels, strict=True)]
+    return torch.stack(losses).mean()
+
+
+def _soft_loss(kind: str, logits: Sequence[Tensor], soft: Tensor, mask_BL: Tensor, temperature: float) -> Tensor:
+    if kind == "span":
+        sides = [soft_span_loss(each, soft[:, i], mask_BL, temperature=temperature) for i, each in enumerate(logits)]
+        return torch.stack(sides).mean()
+    if kind == "regression":
+        return soft_value_loss(logits[0][:, 0], soft[:, 0])
+    return soft_label_loss(logits[0], soft, temperature=temperature)
 
 
 class _Bar(TrainerCallback):  # type: ignore[misc] # transformers ships no types

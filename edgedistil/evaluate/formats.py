@@ -36,6 +36,27 @@ def read_side(spec: TaskSpec, files: Files, names: Sequence[str], folder: Path) 
     return examples, notes
 
 
+def read_texts(spec: TaskSpec, files: Files | None, path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Texts without labels: a line each of a .txt, or the text columns of a table in the task's own form.
+
+    Raises:
+        TaskError: The file is missing or malformed; names file and line.
+    """
+    if not path.is_file():
+        raise TaskError(f"task '{spec.name}': no {path}", hint="the path is taken from second_distillation.unlabelled")
+    if path.suffix == ".txt":
+        if len(columns) > 1:
+            raise TaskError(f"{path}: a line holds one text, the task takes {len(columns)}", hint="give a table")
+        return [(line.strip(),) for line in utf8_text(path).split("\n") if line.strip()]
+    found = []
+    for where, cells in _rows(path, files or Files(train="", dev=("",)), []):
+        for column in columns:
+            if cells.get(column) is None:
+                raise _missing(where, column, cells)
+        found.append(tuple(text_of(where, column, cells[column]) for column in columns))
+    return found
+
+
 def _where_to_get(spec: TaskSpec) -> str:
     return f"download: {spec.download}" if spec.download else "the path is taken from the task's [files] section"
 

@@ -13,9 +13,9 @@ from edgedistil.evaluate.spec import TaskSpec
 from edgedistil.evaluate.tasks import load_data
 from edgedistil.rundir import RunDir
 
-MODELS = ("teacher", "student-step0", "student", "student-random", "student-d")
-FOR_NO_DEVICE = ("student-step0", "student-random")  # the teacher is what one would deploy without all this
-WITH_SOFT_TARGETS = "student-d"
+MODELS = ("teacher", "student-step0", "student", "student-random", "student-d", "student-step0-d")
+FOR_NO_DEVICE = ("student-step0", "student-random", "student-step0-d")  # the teacher: deployed without all this
+WITH_SOFT_TARGETS = ("student-d", "student-step0-d")
 _CELL_FILE = re.compile(r"(?P<model>.+)-(?P<seed>[0-9]+)")
 
 
@@ -38,7 +38,7 @@ class Planner:
 
     def plans(self, task: Task, models: Sequence[str], seeds: Sequence[int]) -> list[CellPlan]:
         """The cells of a task, and the teacher's cells that a student with soft targets needs."""
-        needs_soft = WITH_SOFT_TARGETS in models
+        needs_soft = any(model in WITH_SOFT_TARGETS for model in models)
         found: list[CellPlan] = []
         for seed in seeds:
             teacher = self.plan(task, "teacher", seed, keep=needs_soft) if needs_soft else None
@@ -56,7 +56,7 @@ class Planner:
             named = _CELL_FILE.fullmatch(path.stem)
             if path in known or named is None or named["model"] not in MODELS or int(named["seed"]) not in seeds:
                 continue
-            soft = named["model"] == WITH_SOFT_TARGETS
+            soft = named["model"] in WITH_SOFT_TARGETS
             teacher = self.plan(task, "teacher", int(named["seed"]), keep=False) if soft else None
             plan = self.plan(task, named["model"], int(named["seed"]), keep=False, teacher=teacher)
             if key_of(path) == plan.key:
@@ -68,15 +68,16 @@ class Planner:
         source = source_of(self.run, model)
         if source not in self._digests:
             self._digests[source] = source.sha256()
-        teacher = teacher if model == WITH_SOFT_TARGETS else None
+        teacher = teacher if model in WITH_SOFT_TARGETS else None
+        data = load_data(task.spec, task.data)
         key = cell_key(
             task.spec,
-            load_data(task.spec, task.data).sha256,
+            data.sha256,
             task.train_limit,
             source,
             self._digests[source],
             seed,
-            teacher.key if teacher else None,
+            (teacher.key, data.unlabelled_sha256) if teacher else None,
         )
         return CellPlan(
             spec=task.spec,
@@ -102,7 +103,7 @@ def source_of(run: RunDir, model: str) -> Source:
     made_by = "edgedistil distill RECIPE"
     if model == "teacher":
         return Source(model, run.require(run.teacher, made_by))
-    if model == "student-step0":
+    if model in ("student-step0", "student-step0-d"):
         return Source(model, run.require(run.student_step0, made_by))
     if model in MODELS:
         return Source(model, run.require(run.student, made_by), random_weights=model == "student-random")

@@ -49,6 +49,16 @@ def soft_span_loss(student_BL: Tensor, teacher_BL: Tensor, mask_BL: Tensor, *, t
     return soft_label_loss(student, teacher, temperature=1.0) * temperature**2
 
 
+def partly_labelled_loss(labelled: tuple[Tensor, int], unlabelled: tuple[Tensor, int]) -> Tensor:
+    """Mean over a batch of the mixed loss of its labelled examples and the soft loss of the others.
+
+    Args:
+        labelled, unlabelled: A mean loss and the number of examples that it is over; with 0 of them it does not count.
+    """
+    parts = [loss * count for loss, count in (labelled, unlabelled) if count]
+    return torch.stack(parts).sum() / (labelled[1] + unlabelled[1])
+
+
 def mixed_loss(label_loss: Tensor, soft_loss: Tensor, *, alpha: float) -> Tensor:
     """(1 - alpha) · label_loss + alpha · soft_loss."""
     return (1 - alpha) * label_loss + alpha * soft_loss

@@ -98,11 +98,27 @@ class Training(Section):
         return self.model_dump(exclude={"source", "student_learning_rate"})
 
 
+REST = "rest"
+
+
 class SecondDistillation(Section):
-    """Soft targets while fine-tuning ("(D)"): loss = (1 - alpha) · labels + alpha · soft targets."""
+    """Soft targets while fine-tuning ("(D)"): loss = (1 - alpha) · labels + alpha · soft targets.
+
+    The teacher knows the labelled texts by heart: what it says of others of their kind, unlabelled, teaches more.
+    """
 
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
     temperature: Annotated[float, Field(gt=0)] = 2.0
+    unlabelled: str | None = Field(
+        default=None, description="file of further texts beside the TOML, or 'rest': what train_limit leaves of train"
+    )
+    unlabelled_limit: Positive | None = Field(default=None, description="texts, always the same ones; none: all")
+
+    @model_validator(mode="after")
+    def _limit_of_something(self) -> Self:
+        if self.unlabelled is None and self.unlabelled_limit is not None:
+            raise ValueError(f"unlabelled_limit = {self.unlabelled_limit} without 'unlabelled': which texts?")
+        return self
 
 
 class Paper(Section):
@@ -149,6 +165,8 @@ class TaskSpec(Section):
             raise ValueError(f"metric '{self.metric}' does not fit kind '{self.kind}'; expected {', '.join(known)}")
         for text in [source.text for source in (self.files, self.hub) if source is not None]:
             self._check_texts(text)
+        if self.second_distillation.unlabelled == REST and self.train_limit is None:
+            raise ValueError("second_distillation.unlabelled = 'rest': set train_limit, or there is no rest")
         if self.files and self.files.values and len(self.files.values) != len(self.labels or ()):
             raise ValueError(f"files.values has {len(self.files.values)} entries, labels {len(self.labels or ())}")
         return self

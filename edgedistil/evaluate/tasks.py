@@ -11,8 +11,8 @@ from edgedistil import console
 from edgedistil.errors import OfflineError, TaskError
 from edgedistil.evaluate.built_in import load_asset_task
 from edgedistil.evaluate.examples import RawExample, TaskData, checked_data
-from edgedistil.evaluate.formats import answers_of, read_side, text_of
-from edgedistil.evaluate.spec import Files, Hub, TaskSpec
+from edgedistil.evaluate.formats import answers_of, read_side, read_texts, text_of
+from edgedistil.evaluate.spec import REST, Files, Hub, TaskSpec
 
 
 @lru_cache(maxsize=2)
@@ -27,7 +27,22 @@ def load_data(spec: TaskSpec, data: Path | None) -> TaskData:
         OfflineError: The hub cannot be reached; says what to download and where to put it.
     """
     console.say(f"{spec.name}: reading the data")
-    return _load(spec, data).limited(spec.train_limit, spec.dev_limit)
+    whole = _load(spec, data)
+    kept = whole.limited(spec.train_limit, spec.dev_limit)
+    return kept if spec.second_distillation.unlabelled is None else _with_unlabelled(spec, whole, kept, data)
+
+
+def _with_unlabelled(spec: TaskSpec, whole: TaskData, kept: TaskData, data: Path | None) -> TaskData:
+    wanted = spec.second_distillation
+    assert wanted.unlabelled is not None
+    if wanted.unlabelled == REST:
+        learnt = {id(example) for example in kept.train}
+        texts = [example.texts for example in whole.train if id(example) not in learnt]
+        return kept.with_unlabelled(texts, wanted.unlabelled_limit, origin=f"task '{spec.name}', beyond train_limit")
+    path = Path(spec.base or data or ".") / wanted.unlabelled
+    source = spec.files or spec.hub
+    texts = read_texts(spec, spec.files, path, source.text if source else ("text",))
+    return kept.with_unlabelled(texts, wanted.unlabelled_limit, origin=str(path))
 
 
 def _load(spec: TaskSpec, data: Path | None) -> TaskData:

@@ -175,7 +175,7 @@ def task_table(record: EvaluationRecord) -> TableData:
         for t in record.tasks
     ]
     notes = list(dict.fromkeys(f"{t.title or t.name}: {warning}" for t in record.tasks for warning in t.warnings))
-    notes += [note for t in record.tasks if (note := _rates(t, record))]
+    notes += [note for t in record.tasks for note in (_rates(t, record), _untold(t, record)) if note]
     return TableData("Tasks", ["task", "metric", "train", "dev", "constant", "paper: BERT / DistilBERT"], rows, notes)
 
 
@@ -190,6 +190,17 @@ def _rates(task: TaskFacts, record: EvaluationRecord) -> str:
         return ""
     told = "; ".join(f"{rate:g} for {', '.join(names)}" for rate, names in models.items())
     return f"{task.title or task.name}: learning rate {told} ({task.settings_source})"
+
+
+def _untold(task: TaskFacts, record: EvaluationRecord) -> str:
+    """Which models were taught by texts without labels, beyond what the others learnt from."""
+    models: dict[int, list[str]] = {}
+    for cell in record.cells:
+        if cell.task == task.name and int(cell.hyper_parameters.get("unlabelled", 0)):
+            given = models.setdefault(int(cell.hyper_parameters["unlabelled"]), [])
+            given += [] if cell.model in given else [cell.model]
+    told = "; ".join(f"{', '.join(names)} from {count:,} texts more" for count, names in models.items())
+    return f"{task.title or task.name}: {told}, without labels: the teacher's soft targets alone" if told else ""
 
 
 def macro_table(record: EvaluationRecord) -> TableData:

@@ -1,7 +1,7 @@
 """What the long run's student keeps of its teacher on labelled tasks, beside the same layers without distillation.
 
     edgedistil evaluate --run serious                      the recipe's tasks, models and seeds, hours on two cores
-    edgedistil evaluate --run serious --task benchmarks/tasks/sentiment-5k.toml --model student --artefact int8
+    edgedistil evaluate --run serious --task benchmarks/tasks/sentiment-5k.toml --model student-d --artefact int8
     python benchmarks/retention.py runs/serious --write benchmarks/results
 
 Cells run one by one too (`--cell benchmarks/tasks/topics.toml:student:3`), on as many cores or machines as there are.
@@ -20,7 +20,12 @@ from edgedistil.evaluate.stage import predictions_of_record
 from edgedistil.records import EvaluationRecord, Retention, Summary, read_record, this_host
 from edgedistil.rundir import RunDir
 
-UNDISTILLED = "student-step0"
+COMPARED = (
+    ("student", "student-step0", "distilled minus undistilled"),
+    ("student-d", "student-step0", "distilled, with soft targets on text without labels, minus undistilled"),
+    ("student-d", "student", "with soft targets minus without, both distilled"),
+    ("student-d", "student-step0-d", "distilled minus undistilled, both with soft targets"),
+)
 
 
 def main() -> None:
@@ -88,22 +93,25 @@ def percent(value: object) -> str:
 
 
 def ahead(run: RunDir, record: EvaluationRecord, task: str) -> Sequence[str]:
-    """The distilled student against the undistilled one: paired by seed, with a bootstrap over seeds and examples."""
+    """One model against another: paired by seed, with a bootstrap over seeds and examples."""
     of_task = record.model_copy(update={"tasks": [each for each in record.tasks if each.name == task]})
-    by_seed = {
-        model: {c.seed: c.scores[c.metric] for c in record.cells if (c.task, c.model) == (task, model)}
-        for model in (UNDISTILLED, "student")
-    }
-    seeds = sorted(set(by_seed[UNDISTILLED]) & set(by_seed["student"]))
-    if len(seeds) < 2:
-        return ["The undistilled student was not scored."]
-    changes = [100 * (by_seed["student"][seed] - by_seed[UNDISTILLED][seed]) for seed in seeds]
-    values, _ = change(*(predictions_of_record(run, of_task, model) for model in (UNDISTILLED, "student")))
-    low, high = bounds(values)
-    return [
-        f"Distilled minus undistilled: median over {len(seeds)} seeds {median(changes):+.2f}, standard deviation "
-        f"{stdev(changes):.2f}, interval {100 * low:+.2f} … {100 * high:+.2f}."
-    ]
+    lines = []
+    for better, worse, words in COMPARED:
+        by_seed = [
+            {c.seed: c.scores[c.metric] for c in record.cells if (c.task, c.model, c.artefact) == (task, m, "pytorch")}
+            for m in (worse, better)
+        ]
+        seeds = sorted(set(by_seed[0]) & set(by_seed[1]))
+        if len(seeds) < 2:
+            continue
+        changes = [100 * (by_seed[1][seed] - by_seed[0][seed]) for seed in seeds]
+        values, _ = change(*(predictions_of_record(run, of_task, model) for model in (worse, better)))
+        low, high = bounds(values)
+        lines.append(
+            f"- {words}: median over {len(seeds)} seeds {median(changes):+.2f}, standard deviation "
+            f"{stdev(changes):.2f}, interval {100 * low:+.2f} … {100 * high:+.2f}."
+        )
+    return lines
 
 
 if __name__ == "__main__":

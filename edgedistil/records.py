@@ -118,7 +118,8 @@ class DistillRecord(Record):
     recipe_sha256: str
     teacher: ModelFacts
     student: ModelFacts
-    layer_map: list[int]
+    student_init: str = Field(default="teacher", description="teacher, random, or the folder of a student")
+    layer_map: list[int] = Field(description="teacher layers that the student starts from, where it does")
     steps: int
     tokens_seen: int
     seconds: float

@@ -280,6 +280,7 @@ def _train(recipe: Recipe, run: RunDir, prepared: Prepared, state: PartialState)
         recipe_sha256=recipe.sha256,
         teacher=teacher_facts,
         student=model_facts(student, name=f"{run.name} student"),
+        student_init=recipe.student.init,
         layer_map=prepared.layer_map,
         steps=place.step,
         tokens_seen=place.tokens_seen,

@@ -43,8 +43,7 @@ def distilling(facts: RunFacts) -> Section:
     ]
     lead = (
         f"{record.steps} steps over {record.tokens_seen / 1e6:.2f} million tokens in {wording.span(record.seconds)}"
-        f" ({record.tokens_per_s:,.0f} tokens a second). The student's layers began as the teacher's layers"
-        f" {', '.join(str(layer) for layer in record.layer_map)}."
+        f" ({record.tokens_per_s:,.0f} tokens a second); {tables.started_from(record)}."
     )
     shown = [
         tables.heldout_table(record.heldout),

@@ -77,8 +77,15 @@ def show_distill(run: RunDir, record: DistillRecord) -> None:
     heldout_table(record.heldout).show()
     console.result(
         f"  {record.steps} steps, {record.tokens_seen / 1e6:.2f}M tokens in {span(record.seconds)}"
-        f" ({record.tokens_per_s:.0f} tokens/s); student layers from teacher layers {record.layer_map}"
+        f" ({record.tokens_per_s:.0f} tokens/s); {started_from(record)}"
     )
+
+
+def started_from(record: DistillRecord) -> str:
+    """What the student was before the first step."""
+    if record.student_init == "teacher":
+        return f"student layers began as teacher layers {', '.join(map(str, record.layer_map))}"
+    return "student drawn at random" if record.student_init == "random" else f"student began as {record.student_init}"
 
 
 def show_plan(plan: PlanRecord) -> None:

@@ -21,6 +21,7 @@ from edgedistil.distill.stage import distill
 from edgedistil.errors import InputError, ModelError, OfflineError, RunError, StorageError
 from edgedistil.recipe import Recipe, load_recipe
 from edgedistil.records import CorpusRecord, DistillRecord, read_record
+from edgedistil.report.tables import started_from
 from edgedistil.rundir import RunDir, open_run
 
 Make = Callable[..., Recipe]
@@ -55,6 +56,19 @@ def test_what_a_run_holds(tiny_recipe: Make, runs: Path) -> None:
         assert len(AutoTokenizer.from_pretrained(folder)) == 82
 
 
+def test_a_run_says_what_its_student_was_before(tiny_recipe: Make, runs: Path) -> None:
+    first, record = distill(tiny_recipe(train={"steps": 2}), run_name="first", resume=False)
+    assert started_from(record) == "student layers began as teacher layers 0, 3"
+    further = tiny_recipe(train={"steps": 2}, student={"init": str(first.student)})
+    _, record = distill(further, run_name="further", resume=False)
+    assert started_from(record) == f"student began as {first.student}"
+    assert record.heldout[1].mlm_loss_nats == pytest.approx(_student_now(first), abs=1e-6)
+
+
+def _student_now(run: RunDir) -> float:
+    return read_record(run.distill, DistillRecord).heldout[-1].mlm_loss_nats
+
+
 def test_the_saved_student_fills_masks(tiny_recipe: Make, runs: Path) -> None:
     """A DistilBERT takes no token types, so its tokenizer must not give any."""
     run, _ = distill(tiny_recipe(train={"steps": 2}), run_name="fills", resume=False)
@@ -71,10 +85,13 @@ def test_step_zero_is_the_teacher_when_nothing_is_left_out(tiny_recipe: Make, ru
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_resumes_bit_for_bit(
-    tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """SIGKILL, several times, also while a checkpoint is being written; then the trace of a run that was left alone."""
     settings = {"steps": 60, "evaluate_every": 20, "checkpoint_minutes": 1e-9}
+    threads = torch.get_num_threads()
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
+    torch.set_num_threads(1)  # as in the processes below: sums over other threads round otherwise
     alone, _ = distill(tiny_recipe(train={**settings, "checkpoint_minutes": 9.0}), run_name="alone", resume=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")

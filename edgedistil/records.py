@@ -366,6 +366,10 @@ class ParityFigures(Record):
     kl_nats: Figure
     agreement: Figure = Field(description="top-1 at masked positions, of labels, or of spans, 0..1")
     decisions: int = Field(default=0, description="masked positions, labels or spans that `agreement` is over")
+    correlation: Figure = Field(
+        default=NotMeasured(not_measured="the task's answer is not one value"),
+        description="Pearson's, of a regression's values over the probes",
+    )
 
 
 class Tolerance(Record):

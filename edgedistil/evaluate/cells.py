@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from edgedistil.evaluate.examples import TaskData
     from edgedistil.evaluate.scoring import Scored
 
-FORMAT = 1  # raise it when the same inputs would give another cell
+FORMAT = 2  # raise it when the same inputs would give another cell
 _CELL = re.compile(r"(?P<task>[^:]+):(?P<model>.+):(?P<seed>[0-9]+)")
 _KEY_FILE = "edgedistil_cell.json"
 

@@ -182,6 +182,7 @@ def fine_tune(
         trainer.remove_callback(PrinterCallback)
         with quiet():
             trainer.train()
+            trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # or it answers in bfloat16 ever after
 
 
 def bfloat16_is_native() -> bool:

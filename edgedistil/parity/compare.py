@@ -26,6 +26,7 @@ Outputs = Mapping[str, Array]
 TIE_MARGIN = 2e-4
 # A cosine needs a direction: rows of a few logits have none worth the name (one label: always 1 or -1).
 COSINE_MIN_WIDTH = 8
+MIN_VALUES = 8
 _NO_DIRECTION = "rows of few values have no direction"
 
 
@@ -52,6 +53,7 @@ class Tally:
     kl_sum: float = 0.0
     decisions: int = 0
     agreed: int = 0
+    pairs: tuple[tuple[float, float], ...] = ()  # PyTorch's and the artefact's value, where the answer is one value
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -66,6 +68,7 @@ class Tally:
             kl_sum=self.kl_sum + other.kl_sum,
             decisions=self.decisions + other.decisions,
             agreed=self.agreed + other.agreed,
+            pairs=self.pairs + other.pairs,
         )
 
 
@@ -128,7 +131,7 @@ def compare_batch(batch: ProbeBatch, outputs: Outputs, *, task: str) -> Tally:
                 hint="half precision overflows above 65504: see where with export --explain",
             )
         tally += _values(expected, got[name])
-    return tally + _distributions(batch, got, task) + _decisions(batch, got, task)
+    return tally + _distributions(batch, got, task) + _decisions(batch, got, task) + _one_value(batch, got, task)
 
 
 def figures(tally: Tally, *, length: Count, task: str) -> ParityFigures:
@@ -147,7 +150,17 @@ def figures(tally: Tally, *, length: Count, task: str) -> ParityFigures:
             tally.agreed / max(tally.decisions, 1), tally.decisions > 0, f"{task}: nothing is decided"
         ),
         decisions=tally.decisions,
+        correlation=_correlation(tally.pairs),
     )
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> Figure:
+    if len(pairs) < MIN_VALUES:
+        return NotMeasured(not_measured=f"{len(pairs)} single values; a correlation needs {MIN_VALUES}")
+    values_2N = np.array(pairs).T
+    if not values_2N.std(axis=1).all():
+        return 0.0  # a constant follows nothing
+    return float(np.corrcoef(values_2N)[0, 1])
 
 
 def _or_absent(value: float, is_there: bool | np.bool_, reason: str) -> Figure:
@@ -230,6 +243,18 @@ def _distributions(batch: ProbeBatch, got: Outputs, task: str) -> Tally:
         return Tally()
     divergences = [kl_nats(expected, answered) for expected, answered in pairs]
     return Tally(distributions=sum(len(d) for d in divergences), kl_sum=float(sum(d.sum() for d in divergences)))
+
+
+def _one_value(batch: ProbeBatch, got: Outputs, task: str) -> Tally:
+    if not answers_one_value(batch, task):
+        return Tally()
+    expected_N, got_N = (each["logits"][:, 0].astype(np.float64) for each in (batch.outputs, got))
+    return Tally(pairs=tuple(zip(expected_N.tolist(), got_N.tolist(), strict=True)))
+
+
+def answers_one_value(batch: ProbeBatch, task: str) -> bool:
+    """Whether the answer is a value, as a regression's is: nothing is chosen, and nothing is distributed."""
+    return task == "text-classification" and "logits" in batch.outputs and batch.outputs["logits"].shape[1] == 1
 
 
 def _decisions(batch: ProbeBatch, got: Outputs, task: str) -> Tally:

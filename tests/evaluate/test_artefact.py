@@ -8,6 +8,7 @@ import pytest
 from edgedistil.errors import EdgeDistilError, ModelError
 from edgedistil.evaluate import artefact, stage
 from edgedistil.evaluate.cells import read_cell
+from edgedistil.records import ParityRecord, read_record
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,26 @@ def test_file_that_is_no_graph(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"no graph")
     with pytest.raises(ModelError, match="does not load"):
         artefact.ort_forward(tmp_path / "x.onnx", threads=1)
+
+
+def test_a_regression_is_judged_by_what_its_values_follow(make_run, tmp_path):
+    """Nothing is decided and nothing is distributed by one value: the gate holds its correlation to a bound."""
+    words = {"good": 3.0, "fine": 2.0, "boring": -1.0, "dull": -2.0, "bad": -3.0}
+    rows = [f'"{start} {word} film",{value + shift}' for word, value in words.items()
+            for shift, start in enumerate(("a", "the", "a very", "it is a", "the plot was a"))]  # fmt: skip
+    for side in ("train", "dev"):
+        (tmp_path / f"{side}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (tmp_path / "rating.toml").write_text(
+        'kind = "regression"\nmetric = "pearson"\n[files]\ntrain = "train.csv"\ndev = "dev.csv"\n[training]\n'
+        'epochs = 6\nbatch = 8\nlearning_rate = 1e-2\nmax_length = 23\nsource = "made for the tests"\n'
+    )
+    run = make_run(tmp_path)
+    record = stage.evaluate(run, tasks=[str(tmp_path / "rating.toml")], models=["student"], seeds=1, artefact="int8")
+    rows = {row.artefact: row for row in record.artefacts}
+    assert list(rows) == ["pytorch", "fp32", "int8"]
+    assert rows["fp32"].drop == pytest.approx(0, abs=1e-4), "PyTorch answered in bfloat16: 0.01"
+    parities = [
+        read_record(path, ParityRecord) for path in (run.cells / "rating").rglob("*.json") if "parity" in str(path)
+    ]
+    judged = {p.precision: [r.tolerance.figure for r in p.results] for p in parities}
+    assert judged == {"fp32": ["max_abs", "correlation"], "int8": ["correlation"]}

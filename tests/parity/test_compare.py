@@ -7,6 +7,7 @@ import pytest
 
 from edgedistil.errors import ModelError, ParityError, ShapeError
 from edgedistil.parity.compare import (
+    MIN_VALUES,
     TIE_MARGIN,
     Tally,
     compare,
@@ -207,3 +208,18 @@ def test_an_empty_tally_adds_nothing() -> None:
         sequences=3, values=5, abs_sum=2, abs_max=1, cosine_min=0.5, cosine_sum=2.5, rows=3, decisions=4, agreed=3
     )
     assert tally + Tally() == tally
+
+
+def test_correlation_of_single_values_by_hand() -> None:
+    batch, outputs = _batch("text-classification", labels=1)
+    count = -(-MIN_VALUES // len(batch.outputs["logits"]))
+    expected = np.concatenate([batch.outputs["logits"][:, 0]] * count)
+    noisy = {"logits": outputs["logits"] + np.linspace(0, 1, len(outputs["logits"]), dtype=np.float32)[:, None]}
+    probes = _probes("text-classification", *[batch] * count)
+    figures = compare_outputs(probes, [noisy] * count)
+    assert figures.correlation == pytest.approx(np.corrcoef(expected, np.tile(noisy["logits"][:, 0], count))[0, 1])
+    same = {"logits": np.ones_like(outputs["logits"])}
+    assert compare_outputs(probes, [same] * count).correlation == 0.0
+    assert isinstance(compare_outputs(_probes("text-classification", batch), [outputs]).correlation, NotMeasured) == (
+        len(batch.outputs["logits"]) < MIN_VALUES
+    )

@@ -366,9 +366,9 @@ class ParityFigures(Record):
     kl_nats: Figure
     agreement: Figure = Field(description="top-1 at masked positions, of labels, or of spans, 0..1")
     decisions: int = Field(default=0, description="masked positions, labels or spans that `agreement` is over")
-    correlation: Figure = Field(
+    concordance: Figure = Field(
         default=NotMeasured(not_measured="the task's answer is not one value"),
-        description="Pearson's, of a regression's values over the probes",
+        description="Lin's coefficient of a regression's values over the probes; a shift or another scale lowers it",
     )
 
 

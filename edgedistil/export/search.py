@@ -83,10 +83,10 @@ def search(graph: ir.Model, plan: Int8Plan, figures: Figures, *, folder: Path, m
 
 
 def lost(figures: ParityFigures) -> float:
-    """What an artefact loses: agreement, or where a task has none, the smallest cosine of a hidden state."""
+    """What an artefact loses: agreement; where a task has none, the smallest cosine, or the values' concordance."""
     kept = figures.cosine_min if isinstance(figures.agreement, NotMeasured) else figures.agreement
     if isinstance(kept, NotMeasured):
-        kept = figures.correlation
+        kept = figures.concordance
     return 1.0 if isinstance(kept, NotMeasured) else max(0.0, 1 - kept)
 
 

@@ -150,17 +150,18 @@ def figures(tally: Tally, *, length: Count, task: str) -> ParityFigures:
             tally.agreed / max(tally.decisions, 1), tally.decisions > 0, f"{task}: nothing is decided"
         ),
         decisions=tally.decisions,
-        correlation=_correlation(tally.pairs),
+        concordance=_concordance(tally.pairs),
     )
 
 
-def _correlation(pairs: Sequence[tuple[float, float]]) -> Figure:
+def _concordance(pairs: Sequence[tuple[float, float]]) -> Figure:
+    """Lin 1989: 2 cov / (var + var + (difference of means)²). Pearson's would forgive values that are all doubled."""
     if len(pairs) < MIN_VALUES:
-        return NotMeasured(not_measured=f"{len(pairs)} single values; a correlation needs {MIN_VALUES}")
-    values_2N = np.array(pairs).T
-    if not values_2N.std(axis=1).all():
-        return 0.0  # a constant follows nothing
-    return float(np.corrcoef(values_2N)[0, 1])
+        return NotMeasured(not_measured=f"{len(pairs)} single values; their concordance needs {MIN_VALUES}")
+    ours_N, theirs_N = np.array(pairs).T
+    apart = ours_N.var() + theirs_N.var() + (ours_N.mean() - theirs_N.mean()) ** 2
+    together = 2 * np.mean((ours_N - ours_N.mean()) * (theirs_N - theirs_N.mean()))
+    return float(together / apart) if apart > 0 else 1.0  # 0: both say one value throughout, and the same
 
 
 def _or_absent(value: float, is_there: bool | np.bool_, reason: str) -> Figure:

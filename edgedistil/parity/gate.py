@@ -86,7 +86,7 @@ def judge(
     device: str = "host",
 ) -> ParityRecord:
     """The verdict on a comparison: for outputs that were computed elsewhere, say where and how."""
-    one_value = comparison.overall.decisions == 0 and isinstance(comparison.overall.correlation, float)
+    one_value = comparison.overall.decisions == 0 and isinstance(comparison.overall.concordance, float)
     bounds = tolerances_for(precision, task, one_value=one_value)
     results = [check_tolerance(each, comparison.overall) for each in bounds]
     return ParityRecord(

@@ -72,7 +72,7 @@ def test_file_that_is_no_graph(tmp_path):
 
 
 def test_a_regression_is_judged_by_what_its_values_follow(make_run, tmp_path):
-    """Nothing is decided and nothing is distributed by one value: the gate holds its correlation to a bound."""
+    """Nothing is decided and nothing is distributed by one value: the gate holds its concordance to a bound."""
     words = {"good": 3.0, "fine": 2.0, "boring": -1.0, "dull": -2.0, "bad": -3.0}
     rows = [f'"{start} {word} film",{value + shift}' for word, value in words.items()
             for shift, start in enumerate(("a", "the", "a very", "it is a", "the plot was a"))]  # fmt: skip
@@ -91,4 +91,4 @@ def test_a_regression_is_judged_by_what_its_values_follow(make_run, tmp_path):
         read_record(path, ParityRecord) for path in (run.cells / "rating").rglob("*.json") if "parity" in str(path)
     ]
     judged = {p.precision: [r.tolerance.figure for r in p.results] for p in parities}
-    assert judged == {"fp32": ["max_abs", "correlation"], "int8": ["correlation"]}
+    assert judged == {"fp32": ["max_abs", "concordance"], "int8": ["concordance"]}

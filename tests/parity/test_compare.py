@@ -210,16 +210,24 @@ def test_an_empty_tally_adds_nothing() -> None:
     assert tally + Tally() == tally
 
 
-def test_correlation_of_single_values_by_hand() -> None:
+def test_concordance_of_single_values_by_hand() -> None:
     batch, outputs = _batch("text-classification", labels=1)
     count = -(-MIN_VALUES // len(batch.outputs["logits"]))
     expected = np.concatenate([batch.outputs["logits"][:, 0]] * count)
     noisy = {"logits": outputs["logits"] + np.linspace(0, 1, len(outputs["logits"]), dtype=np.float32)[:, None]}
     probes = _probes("text-classification", *[batch] * count)
     figures = compare_outputs(probes, [noisy] * count)
-    assert figures.correlation == pytest.approx(np.corrcoef(expected, np.tile(noisy["logits"][:, 0], count))[0, 1])
-    same = {"logits": np.ones_like(outputs["logits"])}
-    assert compare_outputs(probes, [same] * count).correlation == 0.0
-    assert isinstance(compare_outputs(_probes("text-classification", batch), [outputs]).correlation, NotMeasured) == (
+    got = np.tile(noisy["logits"][:, 0], count)
+    by_hand = 2 * np.cov(expected, got, ddof=0)[0, 1] / (expected.var() + got.var() + (expected - got).mean() ** 2)
+    assert figures.concordance == pytest.approx(by_hand, rel=1e-5)
+
+    def of(logits: np.ndarray) -> object:
+        return compare_outputs(probes, [{"logits": logits.astype(np.float32)}] * count).concordance
+
+    assert of(outputs["logits"]) == pytest.approx(1.0)
+    assert of(np.ones_like(outputs["logits"])) == 0.0
+    assert of(outputs["logits"] * 2) < 0.95, "Pearson's would be 1"
+    assert of(outputs["logits"] + 3) < 0.95, "Pearson's would be 1"
+    assert isinstance(compare_outputs(_probes("text-classification", batch), [outputs]).concordance, NotMeasured) == (
         len(batch.outputs["logits"]) < MIN_VALUES
     )

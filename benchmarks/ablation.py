@@ -13,15 +13,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgedistil.ablate import ablate
-from edgedistil.recipe import Evaluate, Train, load_recipe, write_recipe
-from edgedistil.records import AblationRecord, DistillRecord, NotMeasured, read_record, this_host
-from edgedistil.rundir import RunDir, runs_root
+from edgedistil.core.recipe import Evaluate, Train, load_recipe, write_recipe
+from edgedistil.core.records import (
+    AblationRecord,
+    DistillRecord,
+    NotMeasured,
+    read_record,
+    this_host,
+)
+from edgedistil.core.rundir import RunDir, runs_root
 
 HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=1_000_000, help="of each distillation")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--write", type=Path, metavar="FOLDER")
@@ -32,7 +40,9 @@ def main() -> None:
     page = told(record)
     print(page)
     if asked.write is not None:
-        (asked.write / f"ablation-{datetime.now(UTC):%Y-%m-%d}.md").write_text(page, encoding="utf-8")
+        (asked.write / f"ablation-{datetime.now(UTC):%Y-%m-%d}.md").write_text(
+            page, encoding="utf-8"
+        )
 
 
 def write_recipes(folder: Path, *, tokens: int, seeds: int) -> None:
@@ -60,7 +70,9 @@ def write_recipes(folder: Path, *, tokens: int, seeds: int) -> None:
 def told(record: AblationRecord) -> str:
     host = this_host()
     full = record.variations[0]
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(record.provenance.versions.items()))
+    versions = ", ".join(
+        f"{name} {version}" for name, version in sorted(record.provenance.versions.items())
+    )
     lines = [
         f"# Ablations at {full.tokens_seen / 1e6:.1f} million tokens, {datetime.now(UTC):%Y-%m-%d}",
         "",

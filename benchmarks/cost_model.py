@@ -23,12 +23,12 @@ from cost_model_host import OUT as HOST_TIMES
 from cost_model_host import shapes_place
 from cost_model_shapes import FITTED, JUDGED, Encoder
 
-from edgedistil.device import DeviceSpec, Figure, load_device
-from edgedistil.profiling import costs
-from edgedistil.profiling.costs import Constants, Family
-from edgedistil.profiling.trace import Work, trace
-from edgedistil.records import provenance
-from edgedistil.rundir import read_json
+from edgedistil.core.device import DeviceSpec, Figure, load_device
+from edgedistil.core.records import provenance
+from edgedistil.core.rundir import read_json
+from edgedistil.costmodel import model as costs
+from edgedistil.costmodel.model import Constants, Family
+from edgedistil.costmodel.workload import Work, trace
 
 OUT = Path(__file__).with_suffix(".md")
 VIT = "ViT-B/32-384 (BERT-base's encoder at 145 tokens)"
@@ -59,7 +59,13 @@ class Row:
 
 
 def like(
-    name: str, title: str, *, ghz: float, cores: int | None = None, half: bool = False, **memory: float
+    name: str,
+    title: str,
+    *,
+    ghz: float,
+    cores: int | None = None,
+    half: bool = False,
+    **memory: float,
 ) -> DeviceSpec:
     """A shipped device with another clock, core count, memory, or with fp16 arithmetic in fp32's place."""
     spec = load_device(name)
@@ -71,7 +77,9 @@ def like(
     changed = {"clock_ghz": Figure(value=ghz, assumed="as published"), "macs_per_cycle": macs}
     if cores is not None:
         changed["cores"] = Figure(value=float(cores), assumed="as published")
-    kept = {key: Figure(value=value, assumed="of this board's memory") for key, value in memory.items()}
+    kept = {
+        key: Figure(value=value, assumed="of this board's memory") for key, value in memory.items()
+    }
     return spec.model_copy(
         update={
             "name": title,
@@ -81,22 +89,42 @@ def like(
     )
 
 
-def product(rows: int, inner: int, columns: int, *, weights: bool = True, bytes_each: int = 4) -> Work:
+def product(
+    rows: int, inner: int, columns: int, *, weights: bool = True, bytes_each: int = 4
+) -> Work:
     macs = rows * inner * columns
     size = bytes_each * inner * columns if weights else 0
-    return Work("p", "MatMul", "fp32", macs, size, rows, bytes_each * rows * (inner + columns), rows * columns, False)
+    return Work(
+        "p",
+        "MatMul",
+        "fp32",
+        macs,
+        size,
+        rows,
+        bytes_each * rows * (inner + columns),
+        rows * columns,
+        False,
+    )
 
 
 def light(elements: int, *, heavy: bool = False, bytes_each: int = 4) -> Work:
-    return Work("e", "Gelu" if heavy else "Add", "none", 0, 0, 0, 2 * bytes_each * elements, elements, heavy)
+    return Work(
+        "e", "Gelu" if heavy else "Add", "none", 0, 0, 0, 2 * bytes_each * elements, elements, heavy
+    )
 
 
 def vit(bytes_each: int) -> list[Work]:
     """12 layers of 768 at 145 tokens, and the patch embedding: 13.04 G multiply-adds."""
     length, width, wide, heads = 145, 768, 3072, 12
     layer = [product(length, width, width, bytes_each=bytes_each) for _ in range(4)]
-    layer += [product(length * heads, 64, length, weights=False), product(length * heads, length, 64, weights=False)]
-    layer += [product(length, width, wide, bytes_each=bytes_each), product(length, wide, width, bytes_each=bytes_each)]
+    layer += [
+        product(length * heads, 64, length, weights=False),
+        product(length * heads, length, 64, weights=False),
+    ]
+    layer += [
+        product(length, width, wide, bytes_each=bytes_each),
+        product(length, wide, width, bytes_each=bytes_each),
+    ]
     layer += [light(length * wide, heavy=True), light(heads * length * length, heavy=True)]
     layer += [light(length * width) for _ in range(4)]
     return layer * 12 + [product(144, 32 * 32 * 3, width, bytes_each=bytes_each)]
@@ -111,7 +139,10 @@ def translation_encoder(gflop: float) -> list[Work]:
 
 def published() -> list[Row]:
     full, half = vit(4), vit(2)
-    pi4, pi4_slow = like("rpi4", "Raspberry Pi 4", ghz=1.8), like("rpi4", "Raspberry Pi 4 (1.5 GHz)", ghz=1.5)
+    pi4, pi4_slow = (
+        like("rpi4", "Raspberry Pi 4", ghz=1.8),
+        like("rpi4", "Raspberry Pi 4 (1.5 GHz)", ghz=1.5),
+    )
     pi5, orin = (
         like("rpi5", "Raspberry Pi 5", ghz=2.4, half=True),
         like("jetson-orin-nano", "Orin Nano", ghz=1.5, half=True),
@@ -124,10 +155,26 @@ def published() -> list[Row]:
     rows = [
         Row("Pi 4, 1 thread", pi4, 1, VIT, "ncnn fp32", full, 6605, fit=True),
         Row("Pi 4, 4 threads", pi4, 4, VIT, "ncnn fp32", full, 1872),
-        Row("RK3399, 2 × A72", like("rpi4", "RK3399", ghz=1.8, cores=2), 2, VIT, "ncnn fp32", full, 3372),
+        Row(
+            "RK3399, 2 × A72",
+            like("rpi4", "RK3399", ghz=1.8, cores=2),
+            2,
+            VIT,
+            "ncnn fp32",
+            full,
+            3372,
+        ),
         Row("Pi 5, 1 thread", pi5, 1, VIT, "ncnn fp16", half, 1249, fit=True),
         Row("Pi 5, 4 threads", pi5, 4, VIT, "ncnn fp16", half, 601),
-        Row("RK3588, 4 × A76", like("rk3588", "RK3588", ghz=2.4, half=True), 4, VIT, "ncnn fp16", half, 429),
+        Row(
+            "RK3588, 4 × A76",
+            like("rk3588", "RK3588", ghz=2.4, half=True),
+            4,
+            VIT,
+            "ncnn fp16",
+            half,
+            429,
+        ),
         Row("Orin Nano CPU, 1 thread", orin, 1, VIT, "ncnn fp16", half, 2282),
         Row("Orin Nano CPU, 6 threads", orin, 6, VIT, "ncnn fp16", half, 610),
         Row("Snapdragon 855+, 1 thread", phone, 1, VIT, "ncnn fp16", half, 990),
@@ -139,10 +186,23 @@ def published() -> list[Row]:
     line = [(0.079 + 0.116 * 1.74) * 1000]
     encoder = "translation encoder, 30 tokens"
     top = translation_encoder(1.74)
-    rows.append(Row("Pi 4, 1.74 GFLOP (the set's line)", pi4_slow, 4, encoder, "PyTorch fp32", top, line[0], fit=True))
+    rows.append(
+        Row(
+            "Pi 4, 1.74 GFLOP (the set's line)",
+            pi4_slow,
+            4,
+            encoder,
+            "PyTorch fp32",
+            top,
+            line[0],
+            fit=True,
+        )
+    )
     for gflop, ms, which in FLOP_POINTS:
         work = translation_encoder(gflop)
-        rows.append(Row(f"Pi 4, {gflop} GFLOP ({which})", pi4_slow, 4, encoder, "PyTorch fp32", work, ms))
+        rows.append(
+            Row(f"Pi 4, {gflop} GFLOP ({which})", pi4_slow, 4, encoder, "PyTorch fp32", work, ms)
+        )
     return rows
 
 
@@ -205,7 +265,10 @@ def samples(data: dict[str, Any], spec: DeviceSpec, half_rows: float) -> list[tu
     return [
         (
             costs.features(
-                works(by_name[row["shape"]], row["precision"])[row["tokens"]], spec, threads=1, half_rows=half_rows
+                works(by_name[row["shape"]], row["precision"])[row["tokens"]],
+                spec,
+                threads=1,
+                half_rows=half_rows,
             ),
             row["ms"] / 1000,
         )
@@ -218,7 +281,9 @@ def fit_here(data: dict[str, Any], spec: DeviceSpec) -> Constants:
     tried = []
     for half_rows in HALF_ROWS:
         found = samples(data, spec, half_rows)
-        fitted = costs.fitted(found, replace(START, half_rows=half_rows), origin="fitted here", spread=2.0)
+        fitted = costs.fitted(
+            found, replace(START, half_rows=half_rows), origin="fitted here", spread=2.0
+        )
         tried.append((float(np.mean([error**2 for error in errors(found, fitted)])), fitted))
     return min(tried, key=lambda each: each[0])[1]
 
@@ -230,11 +295,15 @@ def errors(found: Sequence[tuple[Any, float]], constants: Constants) -> list[flo
 
 def constants_lines(fitted: Constants, shipped: Constants) -> list[str]:
     names = (*UNCERTAIN, "half_rows")
-    rows = [f"| {name} | {getattr(fitted, name):.3g} | {getattr(shipped, name):.3g} |" for name in names]
+    rows = [
+        f"| {name} | {getattr(fitted, name):.3g} | {getattr(shipped, name):.3g} |" for name in names
+    ]
     return ["| constant | fitted here | in `costs.py` |", "|---|---|---|", *rows]
 
 
-def pair_lines(data: dict[str, Any], spec: DeviceSpec, constants: Constants) -> tuple[list[str], int, int, int]:
+def pair_lines(
+    data: dict[str, Any], spec: DeviceSpec, constants: Constants
+) -> tuple[list[str], int, int, int]:
     """A line a pair, precision and length; how many ratios are within the aim, in their band, and all."""
     by_name = {name: pair for name, *pair in JUDGED}
     lines, close, inside = [], 0, 0
@@ -261,7 +330,9 @@ def host_lines(data: dict[str, Any]) -> list[str]:
     told = errors(samples(data, spec, shipped.half_rows), shipped)
     lines, close, inside, count = pair_lines(data, spec, shipped)
     shapes = ", ".join(f"`{each.name}`" for each in FITTED)
-    typical, worst = (math.exp(each) - 1 for each in (float(np.median(np.abs(told))), max(map(abs, told))))
+    typical, worst = (
+        math.exp(each) - 1 for each in (float(np.median(np.abs(told))), max(map(abs, told)))
+    )
     heads = (
         "pair",
         "precision",
@@ -340,7 +411,11 @@ def main() -> None:
         "",
         "## Teacher/student ratio on this host",
         "",
-        *(host_lines(read_json(HOST_TIMES)) if HOST_TIMES.is_file() else ["Not measured: cost_model_host.py."]),
+        *(
+            host_lines(read_json(HOST_TIMES))
+            if HOST_TIMES.is_file()
+            else ["Not measured: cost_model_host.py."]
+        ),
     ]
     OUT.write_text("\n".join(text), encoding="utf-8")
     print("\n".join(text))

@@ -19,16 +19,17 @@ from typing import Any
 
 from cost_model_shapes import FITTED, JUDGED, PRECISIONS, Encoder, make_all
 
-from edgedistil import console
-from edgedistil.assets import cache_root
-from edgedistil.profiling import host, workload
+from edgedistil.core import console
+from edgedistil.core.assets import cache_root
+from edgedistil.core.records import provenance
+from edgedistil.core.rundir import write_json
+from edgedistil.profiling import workload
 from edgedistil.profiling.latency import speed_ratio
-from edgedistil.profiling.messages import Alternation, Case, Job, JobModel, Reply
 from edgedistil.profiling.sample_text import SAMPLE_TEXT
-from edgedistil.profiling.targets.interface import raise_failure
-from edgedistil.profiling.targets.local import LocalTarget
-from edgedistil.records import provenance
-from edgedistil.rundir import write_json
+from edgedistil.runtime import host
+from edgedistil.runtime.local import LocalTarget
+from edgedistil.runtime.protocol import Alternation, Case, Job, JobModel, Reply
+from edgedistil.runtime.target import raise_failure
 
 OUT = Path(__file__).parent / "results" / "cost_model_host.json"
 LENGTHS = (16, 32, 64, 128, 256)
@@ -38,7 +39,9 @@ def shapes_place() -> Path:
     return cache_root() / "benchmarks" / "cost_model_shapes"
 
 
-def _alone(encoder: Encoder, precision: str, work: workload.Workload, inputs: Path) -> dict[int, list[float]]:
+def _alone(
+    encoder: Encoder, precision: str, work: workload.Workload, inputs: Path
+) -> dict[int, list[float]]:
     """Milliseconds of every call at each length, in a process of its own."""
     job = Job(
         models={"one": JobModel(file="one/model.onnx")},
@@ -73,25 +76,37 @@ def _in_turns(
             for length, keys in work.lengths.items()
         ],
     )
-    graphs = {label: each.graph(shapes_place(), precision) for label, each in zip(labels, pair, strict=True)}
+    graphs = {
+        label: each.graph(shapes_place(), precision)
+        for label, each in zip(labels, pair, strict=True)
+    }
     reply = _run(job, graphs, inputs)
     return {
-        int(answer.name): [(min(block.first_ns) / 1e6, min(block.second_ns) / 1e6) for block in answer.blocks]
+        int(answer.name): [
+            (min(block.first_ns) / 1e6, min(block.second_ns) / 1e6) for block in answer.blocks
+        ]
         for answer in reply.alternation
     }
 
 
 def _run(job: Job, graphs: dict[str, Path], inputs: Path) -> Reply:
     target = LocalTarget()
-    reply = target.run(job, {"inputs.npz": inputs, **{f"{label}/model.onnx": path for label, path in graphs.items()}})
+    reply = target.run(
+        job,
+        {"inputs.npz": inputs, **{f"{label}/model.onnx": path for label, path in graphs.items()}},
+    )
     raise_failure(reply, source=target.source)
     return reply
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=2, help="of everything, each in fresh processes")
-    parser.add_argument("--blocks", type=int, default=12, help="in which a pair takes turns, a round")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="of everything, each in fresh processes"
+    )
+    parser.add_argument(
+        "--blocks", type=int, default=12, help="in which a pair takes turns, a round"
+    )
     parser.add_argument("--make", action="store_true", help="only make the models")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json of a BERT")
     asked = parser.parse_args()
@@ -99,7 +114,9 @@ def main() -> None:
     if asked.make:
         return
     load = os.getloadavg()[0]
-    work = workload.build(asked.tokenizer, SAMPLE_TEXT.splitlines(), source="built-in", lengths=LENGTHS, pairs=1)
+    work = workload.build(
+        asked.tokenizer, SAMPLE_TEXT.splitlines(), source="built-in", lengths=LENGTHS, pairs=1
+    )
     alone: dict[tuple[str, str, int], list[list[float]]] = {}
     turns: dict[tuple[str, str, int], list[list[tuple[float, float]]]] = {}
     jobs = asked.rounds * len(PRECISIONS) * (len(FITTED) + len(JUDGED))
@@ -116,17 +133,26 @@ def main() -> None:
                         alone.setdefault((each.name, precision, length), []).append(samples)
                     bar.advance()
                 for name, *pair in JUDGED:
-                    for length, blocks in _in_turns(pair, precision, work, inputs, asked.blocks).items():
+                    for length, blocks in _in_turns(
+                        pair, precision, work, inputs, asked.blocks
+                    ).items():
                         turns.setdefault((name, precision, length), []).append(blocks)
                     bar.advance()
     made = provenance("python benchmarks/cost_model_host.py")
     write_json(
-        OUT, {**_about(made.versions, made.host.cpu, load, asked), "fitted": _times(alone), "pairs": _pairs(turns)}
+        OUT,
+        {
+            **_about(made.versions, made.host.cpu, load, asked),
+            "fitted": _times(alone),
+            "pairs": _pairs(turns),
+        },
     )
     console.result(f"{OUT}: {len(alone)} times, {len(turns)} ratios")
 
 
-def _about(versions: dict[str, str], cpu: str, load: float, asked: argparse.Namespace) -> dict[str, Any]:
+def _about(
+    versions: dict[str, str], cpu: str, load: float, asked: argparse.Namespace
+) -> dict[str, Any]:
     return {
         "day": datetime.now(UTC).strftime("%Y-%m-%d"),
         "cpu": cpu,
@@ -151,7 +177,9 @@ def _times(alone: dict[tuple[str, str, int], list[list[float]]]) -> list[dict[st
     ]
 
 
-def _pairs(turns: dict[tuple[str, str, int], list[list[tuple[float, float]]]]) -> list[dict[str, Any]]:
+def _pairs(
+    turns: dict[tuple[str, str, int], list[list[tuple[float, float]]]],
+) -> list[dict[str, Any]]:
     found = []
     for key, rounds in turns.items():
         ratio = speed_ratio(rounds)

@@ -19,12 +19,12 @@ from transformers import (
     DistilBertModel,
 )
 
+from edgedistil.core.rundir import replacing
 from edgedistil.export.passes import Shape, run_passes, standard_passes
+from edgedistil.export.quantization_target import advise_int8, find_target
 from edgedistil.export.quantize import quantize_dynamic
 from edgedistil.export.storage import save_graph
-from edgedistil.export.target import advise_int8, find_target
 from edgedistil.export.trace import trace
-from edgedistil.rundir import replacing
 
 PRECISIONS = ("fp32", "int8")
 VOCABULARY = 30_522
@@ -50,7 +50,11 @@ class Encoder:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return ("input_ids", "attention_mask", *(("token_type_ids",) if self.kind == "bert" else ()))
+        return (
+            "input_ids",
+            "attention_mask",
+            *(("token_type_ids",) if self.kind == "bert" else ()),
+        )
 
     def graph(self, place: Path, precision: str) -> Path:
         return place / self.name / precision / "model.onnx"
@@ -64,7 +68,12 @@ class Encoder:
         bert = self.kind == "bert"
         with replacing(place / self.name) as aside:
             graph = trace(model, task=self.task, token_types=bert)
-            run_passes(graph, standard_passes(Shape.of(graph, model.config), token_types=bert, drop_token_types=False))
+            run_passes(
+                graph,
+                standard_passes(
+                    Shape.of(graph, model.config), token_types=bert, drop_token_types=False
+                ),
+            )
             save_graph(graph, aside / "fp32" / "model.onnx", external=True)
             quantize_dynamic(graph, advise_int8(find_target(None), signed=True).plan)
             save_graph(graph, aside / "int8" / "model.onnx", external=True)
@@ -78,9 +87,15 @@ class Encoder:
                 intermediate_size=4 * self.width,
                 vocab_size=VOCABULARY,
             )
-            return BertForMaskedLM(config) if self.head else BertModel(config, add_pooling_layer=False)
+            return (
+                BertForMaskedLM(config) if self.head else BertModel(config, add_pooling_layer=False)
+            )
         shape = DistilBertConfig(
-            n_layers=self.layers, dim=self.width, n_heads=self.heads, hidden_dim=4 * self.width, vocab_size=VOCABULARY
+            n_layers=self.layers,
+            dim=self.width,
+            n_heads=self.heads,
+            hidden_dim=4 * self.width,
+            vocab_size=VOCABULARY,
         )
         return DistilBertForMaskedLM(shape) if self.head else DistilBertModel(shape)
 

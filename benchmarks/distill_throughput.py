@@ -35,15 +35,15 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import BertConfig, BertForMaskedLM, DistilBertForMaskedLM
 
-from edgedistil.assets import cache_root
+from edgedistil.core.assets import cache_root
+from edgedistil.core.records import this_host
 from edgedistil.data.masking import IGNORED, generator_for, mask_bert
 from edgedistil.distill.allocator import freed_memory_kept
 from edgedistil.distill.losses import count_tokens, distillation_loss
-from edgedistil.distill.projection import SLICE_WORDS
-from edgedistil.models.encoder import encode, encode_with_head, frozen, mlm_head
+from edgedistil.models.fast.encoder import encode, encode_with_head, frozen, mlm_head
+from edgedistil.models.fast.projection import SLICE_WORDS
 from edgedistil.models.student import alternate_layers, make_student
 from edgedistil.models.teacher import load_teacher
-from edgedistil.records import this_host
 
 SOFT, MLM, COSINE, T = 5.0, 2.0, 1.0, 2.0
 VARIANTS = ("reference", "same", "packed")
@@ -67,21 +67,33 @@ def reference_losses(
     student: DistilBertForMaskedLM, teacher: BertForMaskedLM, batch: Batch
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Soft-target, MLM and cosine loss from full logits of both models, selected afterwards."""
-    given = {"input_ids": batch.input_ids_BL, "attention_mask": batch.attention_mask_BL, "output_hidden_states": True}
+    given = {
+        "input_ids": batch.input_ids_BL,
+        "attention_mask": batch.attention_mask_BL,
+        "output_hidden_states": True,
+    }
     of_student = student(**given)
     with torch.no_grad():
         of_teacher = teacher(**given)
     vocabulary = of_student.logits.shape[-1]
     attended = batch.attention_mask_BL.unsqueeze(-1).bool()
-    student_NV = torch.masked_select(of_student.logits, attended.expand_as(of_student.logits)).view(-1, vocabulary)
-    teacher_NV = torch.masked_select(of_teacher.logits, attended.expand_as(of_teacher.logits)).view(-1, vocabulary)
+    student_NV = torch.masked_select(of_student.logits, attended.expand_as(of_student.logits)).view(
+        -1, vocabulary
+    )
+    teacher_NV = torch.masked_select(of_teacher.logits, attended.expand_as(of_teacher.logits)).view(
+        -1, vocabulary
+    )
     divergence = nn.KLDivLoss(reduction="batchmean")
     soft = divergence((student_NV / T).log_softmax(-1), (teacher_NV / T).softmax(-1)) * T**2
     entropy = nn.CrossEntropyLoss(ignore_index=IGNORED)
     mlm = entropy(of_student.logits.view(-1, vocabulary), batch.labels_BL.view(-1))
     hidden_S, hidden_T = of_student.hidden_states[-1], of_teacher.hidden_states[-1]
-    student_ND = torch.masked_select(hidden_S, attended.expand_as(hidden_S)).view(-1, hidden_S.shape[-1])
-    teacher_ND = torch.masked_select(hidden_T, attended.expand_as(hidden_T)).view(-1, hidden_T.shape[-1])
+    student_ND = torch.masked_select(hidden_S, attended.expand_as(hidden_S)).view(
+        -1, hidden_S.shape[-1]
+    )
+    teacher_ND = torch.masked_select(hidden_T, attended.expand_as(hidden_T)).view(
+        -1, hidden_T.shape[-1]
+    )
     cosine = nn.CosineEmbeddingLoss()(student_ND, teacher_ND, torch.ones(len(student_ND)))
     return soft, mlm, cosine
 
@@ -106,7 +118,11 @@ def our_losses(
             positions="all" if positions == "all" else "masked",
         )  # fmt: skip
     soft_tokens = counts.attended if positions == "all" else counts.masked
-    means = loss.soft_target_sum / soft_tokens, loss.mlm_sum / counts.masked, loss.cosine_sum / counts.attended
+    means = (
+        loss.soft_target_sum / soft_tokens,
+        loss.mlm_sum / counts.masked,
+        loss.cosine_sum / counts.attended,
+    )
     return loss.total, means
 
 
@@ -135,7 +151,9 @@ def make_step(variant: str) -> Callable[[Batch], None]:
             soft, mlm, cosine = reference_losses(student, teacher, batch)
             total = SOFT * soft + MLM * mlm + COSINE * cosine
         else:
-            total, _ = our_losses(student, teacher, batch, positions="all" if variant == "same" else "masked")
+            total, _ = our_losses(
+                student, teacher, batch, positions="all" if variant == "same" else "masked"
+            )
         total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(student.parameters(), 5.0)
         optimizer.step()
@@ -150,19 +168,33 @@ class Text:
     def __init__(self, corpus: Path, *, sequences: int, length: int, lines: int) -> None:
         self._tokenizer = load_teacher("asset:minilm", revision=None, cache=cache_root()).tokenizer
         self._sequences, self._length = sequences, length
-        encoded = self._tokenizer.backend_tokenizer.encode_batch(_read_lines(corpus, lines), add_special_tokens=False)
+        encoded = self._tokenizer.backend_tokenizer.encode_batch(
+            _read_lines(corpus, lines), add_special_tokens=False
+        )
         ids = [each.ids for each in encoded]
         inner = length - 2
-        pieces = [line[start : start + inner] for line in ids for start in range(0, len(line), inner)]
-        kept = sorted((piece for piece in pieces if len(piece) > 9), key=lambda piece: len(piece) // 4)
-        self._lines = [kept[start : start + sequences] for start in range(0, len(kept) - sequences + 1, sequences)]
+        pieces = [
+            line[start : start + inner] for line in ids for start in range(0, len(line), inner)
+        ]
+        kept = sorted(
+            (piece for piece in pieces if len(piece) > 9), key=lambda piece: len(piece) // 4
+        )
+        self._lines = [
+            kept[start : start + sequences]
+            for start in range(0, len(kept) - sequences + 1, sequences)
+        ]
         stream = [token for line in ids for token in line]
-        self._blocks = [stream[start : start + inner] for start in range(0, len(stream) - inner + 1, inner)]
+        self._blocks = [
+            stream[start : start + inner] for start in range(0, len(stream) - inner + 1, inner)
+        ]
         self._order = np.random.default_rng(7).permutation(len(self._lines))
 
     def batch(self, number: int, *, packed: bool) -> Batch:
         rows = (
-            [self._blocks[(number * self._sequences + index) % len(self._blocks)] for index in range(self._sequences)]
+            [
+                self._blocks[(number * self._sequences + index) % len(self._blocks)]
+                for index in range(self._sequences)
+            ]
             if packed
             else self._lines[self._order[number % len(self._lines)]]
         )
@@ -204,7 +236,9 @@ def _read_lines(corpus: Path, lines: int) -> list[str]:
 def measure(text: Text, rounds: int) -> dict[str, dict[str, list[float]]]:
     """Attended tokens a second of wall and of processor time, per variant and round, the variants in turn."""
     steps = {variant: make_step(variant) for variant in VARIANTS}
-    rates: dict[str, dict[str, list[float]]] = {variant: {"wall": [], "cpu": []} for variant in VARIANTS}
+    rates: dict[str, dict[str, list[float]]] = {
+        variant: {"wall": [], "cpu": []} for variant in VARIANTS
+    }
     for number in range(-1, rounds):  # round -1 warms up
         for variant, step in steps.items():
             batch = text.batch(number + 1, packed=variant == "packed")
@@ -229,7 +263,10 @@ def compare_values(text: Text) -> dict[str, list[float]]:
         reference = reference_losses(student.eval(), teacher, batch)
     student, teacher = make_models("same")
     _, ours = our_losses(student.eval(), teacher, batch, positions="all")
-    return {"reference": [float(part) for part in reference], "same": [float(part) for part in ours]}
+    return {
+        "reference": [float(part) for part in reference],
+        "same": [float(part) for part in ours],
+    }
 
 
 def shares(variant: str, text: Text) -> dict[str, float]:
@@ -256,7 +293,9 @@ def shares(variant: str, text: Text) -> dict[str, float]:
     words = {30522, SLICE_WORDS, 30522 % SLICE_WORDS}
     for event in profiled.key_averages(group_by_input_shape=True):
         if event.key in {"aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise"}:
-            of_words = any(dimension in words for shape in event.input_shapes for dimension in shape)
+            of_words = any(
+                dimension in words for shape in event.input_shapes for dimension in shape
+            )
             kind = "projection" if of_words else "encoder"
         elif event.key == "aten::bmm" or "scaled_dot_product" in event.key:
             kind = "attention"
@@ -280,7 +319,14 @@ def peak_bytes(variant: str, text: Text, arguments: argparse.Namespace) -> int:
         batches = [text.batch(number, packed=variant == "packed") for number in range(2)]
         torch.save([(b.input_ids_BL, b.attention_mask_BL, b.labels_BL) for b in batches], path)
         command = [
-            *(sys.executable, __file__, "--corpus", str(arguments.corpus), "--threads", str(arguments.threads)),
+            *(
+                sys.executable,
+                __file__,
+                "--corpus",
+                str(arguments.corpus),
+                "--threads",
+                str(arguments.threads),
+            ),
             *("--only", variant, "--batches", str(path)),
         ]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -299,7 +345,9 @@ def run_alone(variant: str, path: Path) -> None:
 def _peak_of_this_process() -> int:
     """VmHWM, not getrusage's ru_maxrss: that one starts at what the parent held when it started us."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    return next(
+        int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")
+    )
 
 
 # --- telling -------------------------------------------------------------------------------------------------------
@@ -310,7 +358,10 @@ def tell(arguments: argparse.Namespace, text: Text) -> str:
     values = compare_values(text)
     peaks = {variant: peak_bytes(variant, text, arguments) for variant in VARIANTS}
     host, now = this_host(), datetime.now(UTC)
-    median = {variant: {kind: statistics.median(r) for kind, r in rates[variant].items()} for variant in VARIANTS}
+    median = {
+        variant: {kind: statistics.median(r) for kind, r in rates[variant].items()}
+        for variant in VARIANTS
+    }
     lines = [
         f"# Distillation step, BERT-base → DistilBERT, {now:%Y-%m-%d}",
         "",
@@ -336,23 +387,36 @@ def tell(arguments: argparse.Namespace, text: Text) -> str:
     lines += [f"- {name}: {', '.join(f'{v:.5f}' for v in found)}" for name, found in values.items()]
     lines += told_shares(text)
     lines += ["", "Rounds, attended tokens/s:", ""]
-    lines += [f"- {variant}: {', '.join(f'{rate:.0f}' for rate in rates[variant]['wall'])}" for variant in VARIANTS]
+    lines += [
+        f"- {variant}: {', '.join(f'{rate:.0f}' for rate in rates[variant]['wall'])}"
+        for variant in VARIANTS
+    ]
     return "\n".join(lines) + "\n"
 
 
 def told_shares(text: Text) -> list[str]:
     where = {variant: shares(variant, text) for variant in ("same", "packed")}
-    lines = ["", "Where the time of a step goes (profiler, one thread, shares of wall-clock time; three steps):", ""]
+    lines = [
+        "",
+        "Where the time of a step goes (profiler, one thread, shares of wall-clock time; three steps):",
+        "",
+    ]
     lines += ["| | same | packed |", "|---|---|---|"]
     for kind in dict.fromkeys([*where["same"], *where["packed"]]):
         cells = (where[variant].get(kind, 0.0) for variant in ("same", "packed"))
-        lines.append(f"| {kind} | " + " | ".join(f"{c:.1%}" if c <= 1 else f"{c:,.0f}" for c in cells) + " |")
+        lines.append(
+            f"| {kind} | " + " | ".join(f"{c:.1%}" if c <= 1 else f"{c:,.0f}" for c in cells) + " |"
+        )
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True, help="text, a sequence a line; .txt, .gz or .zst")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="text, a sequence a line; .txt, .gz or .zst"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sequences", type=int, default=16, help="of a step")
     parser.add_argument("--length", type=int, default=128, help="most tokens of a sequence")
@@ -367,7 +431,12 @@ def main() -> None:
     if arguments.only:
         run_alone(arguments.only, arguments.batches)
         return
-    text = Text(arguments.corpus, sequences=arguments.sequences, length=arguments.length, lines=arguments.lines)
+    text = Text(
+        arguments.corpus,
+        sequences=arguments.sequences,
+        length=arguments.length,
+        lines=arguments.lines,
+    )
     if arguments.shares:
         print("\n".join(told_shares(text)))
         return
@@ -375,7 +444,9 @@ def main() -> None:
     print(told)
     if arguments.write:
         arguments.write.mkdir(parents=True, exist_ok=True)
-        (arguments.write / f"distill_throughput-{datetime.now(UTC):%Y-%m-%d}.md").write_text(told, encoding="utf-8")
+        (arguments.write / f"distill_throughput-{datetime.now(UTC):%Y-%m-%d}.md").write_text(
+            told, encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

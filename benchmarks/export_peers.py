@@ -23,16 +23,26 @@ from pathlib import Path
 import onnxruntime as ort
 import torch
 import transformers
-from peers.measure import LENGTHS, measure_cold, measure_hidden, measure_latency, measure_words, profile
+from peers.measure import (
+    LENGTHS,
+    measure_cold,
+    measure_hidden,
+    measure_latency,
+    measure_words,
+    profile,
+)
 from peers.rows import Row, distilled_student, make_rows, needed_bytes, random_shapes, versions_of
 
-from edgedistil.assets import cache_root
-from edgedistil.records import ParityFigures, this_host
+from edgedistil.core.assets import cache_root
+from edgedistil.core.records import ParityFigures, this_host
 
 HERE = Path(__file__).resolve().parent
 FASTER, LOAD, PEAK, SIZE = 1.10, 0.35, 0.6, 1.02
 PROFILED = (16, 128)
-TITLES = {"shapes": "DistilBERT's shapes, random weights", "student": "A distilled student of MiniLM"}
+TITLES = {
+    "shapes": "DistilBERT's shapes, random weights",
+    "student": "A distilled student of MiniLM",
+}
 
 Words = dict[str, list[ParityFigures]]
 
@@ -71,7 +81,10 @@ def mean(figures: list[ParityFigures], name: str) -> float:
 def latency_table(rows: list[Row], threads: int) -> list[str]:
     clock = "processor time; OpenVINO and PyTorch by wall clock" if threads == 1 else "wall clock"
     lines = [f"## {threads} thread{'s' * (threads > 1)}: median ms ({clock})", ""]
-    lines += ["| | precision | " + " | ".join(map(str, LENGTHS)) + " |", "|---|---|" + "---|" * len(LENGTHS)]
+    lines += [
+        "| | precision | " + " | ".join(map(str, LENGTHS)) + " |",
+        "|---|---|" + "---|" * len(LENGTHS),
+    ]
     for row in rows:
         found = [row.seconds.get((threads, length)) for length in LENGTHS]
         shown = [f"{1e3 * statistics.median(each):.2f}" if each else "–" for each in found]
@@ -80,7 +93,9 @@ def latency_table(rows: list[Row], threads: int) -> list[str]:
         cells = []
         for length in LENGTHS:
             best = best_peer(rows, precision, (threads, length))
-            cells.append(f"**{ratio(best, mine(rows, precision), (threads, length)):.2f}** ({best.name})")
+            cells.append(
+                f"**{ratio(best, mine(rows, precision), (threads, length)):.2f}** ({best.name})"
+            )
         lines.append(f"| **best ONNX peer / ours** | {precision} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
@@ -99,13 +114,19 @@ def cold_table(rows: list[Row], source: Path) -> list[str]:
         files = "– | – | – | –"
         if row.graph:
             load, peak = 1e3 * cold(row, "load_cpu_s"), cold(row, "peak_bytes") / 2**20
-            files = f"{load:.0f} | {peak:.0f} | {row.bytes:,} | {row.bytes / need[row.precision]:.3f}"
+            files = (
+                f"{load:.0f} | {peak:.0f} | {row.bytes:,} | {row.bytes / need[row.precision]:.3f}"
+            )
         lines.append(f"| {row.name} | {row.precision} | {files} | {errors} |")
     lines += [
         "",
         "Need: 4 bytes for every unique weight; in int8 one for those in matrices and tables, 4 for biases and",
     ]
-    return [*lines, "norms, none for scales. Errors are against PyTorch's float32 on real text, batches of three.", ""]
+    return [
+        *lines,
+        "norms, none for scales. Errors are against PyTorch's float32 on real text, batches of three.",
+        "",
+    ]
 
 
 def words_table(words: Words) -> list[str]:
@@ -113,7 +134,10 @@ def words_table(words: Words) -> list[str]:
         return []
     some = next(iter(words.values()))
     decisions, draws = sum(each.decisions for each in some), len(some)
-    lines = [f"## As masked LM: {decisions} masked words of held-out text, {draws} draws of 67 sequences", ""]
+    lines = [
+        f"## As masked LM: {decisions} masked words of held-out text, {draws} draws of 67 sequences",
+        "",
+    ]
     lines += [
         "| artefact | agreement with PyTorch | mean error | KL, nats | largest difference |",
         "|---|---|---|---|---|",
@@ -136,7 +160,11 @@ def aims(rows: list[Row], words: Words, source: Path, threads: list[int]) -> lis
     for count in threads:
         for precision, bound in (("int8", FASTER), ("fp32", 1.0)):
             found = [
-                ratio(best_peer(rows, precision, (count, length)), mine(rows, precision), (count, length))
+                ratio(
+                    best_peer(rows, precision, (count, length)),
+                    mine(rows, precision),
+                    (count, length),
+                )
                 for length in LENGTHS
             ]
             shown = " / ".join(f"{each:.2f}" for each in found)
@@ -144,34 +172,64 @@ def aims(rows: list[Row], words: Words, source: Path, threads: list[int]) -> lis
             told = f"{which}: best peer / ours {shown} at {' / '.join(map(str, LENGTHS))} tokens"
             lines.append(line(min(found) >= bound, f"{told} (at least {bound:.2f} at each)"))
     for precision in ("fp32", "int8"):
-        own, peer = mine(rows, precision), next(row for row in peers_of(rows, precision) if "optimum" in row.name)
+        own, peer = (
+            mine(rows, precision),
+            next(row for row in peers_of(rows, precision) if "optimum" in row.name),
+        )
         load, peak = (cold(own, what) / cold(peer, what) for what in ("load_cpu_s", "peak_bytes"))
         size = own.bytes / needed_bytes(source, precision)
-        lines.append(line(load <= LOAD, f"{precision}: loads in {load:.2f} of optimum-onnx's time (at most {LOAD})"))
-        lines.append(line(peak <= PEAK, f"{precision}: peaks at {peak:.2f} of optimum-onnx's memory (at most {PEAK})"))
-        lines.append(line(size <= SIZE, f"{precision}: {size:.4f} of what the unique weights need (at most {SIZE})"))
+        lines.append(
+            line(
+                load <= LOAD,
+                f"{precision}: loads in {load:.2f} of optimum-onnx's time (at most {LOAD})",
+            )
+        )
+        lines.append(
+            line(
+                peak <= PEAK,
+                f"{precision}: peaks at {peak:.2f} of optimum-onnx's memory (at most {PEAK})",
+            )
+        )
+        lines.append(
+            line(
+                size <= SIZE,
+                f"{precision}: {size:.4f} of what the unique weights need (at most {SIZE})",
+            )
+        )
     own, errors = mine(rows, "int8"), {row.name: row.mean_error for row in peers_of(rows, "int8")}
     least = min(errors, key=lambda name: errors[name])
     told = f"int8, hidden states: mean error {own.mean_error:.4g}, the best peer's {errors[least]:.4g} ({least})"
     lines.append(line(own.mean_error < errors[least], f"{told} (smaller)"))
-    for name, better, word in (("agreement", max, "agreement"), ("mean_abs", min, "mean error")) if words else ():
+    for name, better, word in (
+        (("agreement", max, "agreement"), ("mean_abs", min, "mean error")) if words else ()
+    ):
         others = {k: mean(v, name) for k, v in words.items() if not k.startswith("ours")}
         got, best = mean(words["ours int8"], name), better(others, key=lambda key: others[key])
         met = got >= others[best] if better is max else got < others[best]
-        lines.append(line(met, f"int8, masked words: {word} {got:.4g}, the best peer's {others[best]:.4g} ({best})"))
+        lines.append(
+            line(
+                met,
+                f"int8, masked words: {word} {got:.4g}, the best peer's {others[best]:.4g} ({best})",
+            )
+        )
     return [*lines, ""]
 
 
 def profiles(rows: list[Row]) -> list[str]:
     """Where the time goes: ours and the fastest peer at one thread."""
-    lines = ["## Where the time goes, one thread, µs by operator (sums over nodes; the profiler itself costs some)", ""]
+    lines = [
+        "## Where the time goes, one thread, µs by operator (sums over nodes; the profiler itself costs some)",
+        "",
+    ]
     for precision in ("int8", "fp32"):
         for length in PROFILED:
             peer = best_peer(rows, precision, (1, length))
             for row in (mine(rows, precision), peer):
                 found = profile(row.graph, length)
                 most = ", ".join(f"{operator} {spent}" for operator, spent in found.most_common(9))
-                lines.append(f"- {precision}, {length} tokens, {row.name}: {sum(found.values())} = {most}, …")
+                lines.append(
+                    f"- {precision}, {length} tokens, {row.name}: {sum(found.values())} = {most}, …"
+                )
     return [*lines, ""]
 
 
@@ -202,17 +260,32 @@ def _told(argument: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("which", choices=list(TITLES))
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--openings", type=int, default=4, help="times the sessions are opened anew within the rounds")
+    parser.add_argument(
+        "--openings",
+        type=int,
+        default=4,
+        help="times the sessions are opened anew within the rounds",
+    )
     parser.add_argument("--cold-rounds", type=int, default=5)
     parser.add_argument("--draws", type=int, default=4, help="of probes for masked words")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--student", type=Path, help="folder of a distilled student with its head")
-    parser.add_argument("--text", type=Path, help="held-out text, a document a line; else this repository's documents")
-    parser.add_argument("--no-alternatives", action="store_true", help="leave OpenVINO and PyTorch out")
-    parser.add_argument("--prepare", action="store_true", help="make what is compared, and measure nothing")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        help="held-out text, a document a line; else this repository's documents",
+    )
+    parser.add_argument(
+        "--no-alternatives", action="store_true", help="leave OpenVINO and PyTorch out"
+    )
+    parser.add_argument(
+        "--prepare", action="store_true", help="make what is compared, and measure nothing"
+    )
     parser.add_argument("--work", type=Path, default=cache_root() / "peers" / "work")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     chosen = parser.parse_args()
@@ -220,11 +293,26 @@ def main() -> None:
     load = os.getloadavg()[0]
     if chosen.which == "student" and chosen.student is None:
         parser.error("student needs --student FOLDER")
-    source = random_shapes(chosen.work) if chosen.which == "shapes" else distilled_student(chosen.work, chosen.student)
+    source = (
+        random_shapes(chosen.work)
+        if chosen.which == "shapes"
+        else distilled_student(chosen.work, chosen.student)
+    )
     files = [chosen.text] if chosen.text else sorted(HERE.parent.glob("docs/*.md"))
-    text = [line for path in files for line in path.read_text(encoding="utf-8").splitlines() if len(line) > 60]
-    rows = make_rows(source, text, task="feature-extraction", alternatives=not chosen.no_alternatives)
-    as_words = make_rows(source, text, task="fill-mask", alternatives=False) if chosen.which == "student" else []
+    text = [
+        line
+        for path in files
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if len(line) > 60
+    ]
+    rows = make_rows(
+        source, text, task="feature-extraction", alternatives=not chosen.no_alternatives
+    )
+    as_words = (
+        make_rows(source, text, task="fill-mask", alternatives=False)
+        if chosen.which == "student"
+        else []
+    )
     if chosen.prepare:
         return
     measure_cold(rows, rounds=chosen.cold_rounds)  # before anything else holds memory or a core

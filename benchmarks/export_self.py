@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertModel
 
-from edgedistil.assets import cache_root
+from edgedistil.core.assets import cache_root
+from edgedistil.core.records import this_host
 from edgedistil.models.teacher import load_teacher
-from edgedistil.records import this_host
 
 HERE = Path(__file__).resolve().parent
 
@@ -33,16 +33,35 @@ def main() -> None:
         torch.manual_seed(0)
         model = BertModel(BertConfig(), add_pooling_layer=False)
         model.save_pretrained(source)
-        load_teacher("asset:minilm", revision=None, cache=cache_root()).tokenizer.save_pretrained(source)
-        documents = (line for path in sorted(HERE.parent.glob("docs/*.md")) for line in path.read_text().splitlines())
+        load_teacher("asset:minilm", revision=None, cache=cache_root()).tokenizer.save_pretrained(
+            source
+        )
+        documents = (
+            line
+            for path in sorted(HERE.parent.glob("docs/*.md"))
+            for line in path.read_text().splitlines()
+        )
         text.write_text("\n".join(line for line in documents if len(line) > 60), encoding="utf-8")
         weights = sum(parameter.numel() for parameter in model.parameters()) * 4
         del model
         environment = {**os.environ, "EDGEDISTIL_RUNS": str(Path(scratch) / "runs")}
-        command = [sys.executable, "-m", "edgedistil", "export", "--model", str(source), "--text", str(text)]
+        command = [
+            sys.executable,
+            "-m",
+            "edgedistil",
+            "export",
+            "--model",
+            str(source),
+            "--text",
+            str(text),
+        ]
         started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
-            [*command, "--quantize", "int8"], env=environment, capture_output=True, text=True, check=False
+            [*command, "--quantize", "int8"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         seconds, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
@@ -63,7 +82,9 @@ def main() -> None:
     if done.returncode:
         print(done.stderr[-2000:])
     (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / f"export_self-{now:%Y-%m-%d}.md").write_text("\n".join(lines), encoding="utf-8")
+    (HERE / "results" / f"export_self-{now:%Y-%m-%d}.md").write_text(
+        "\n".join(lines), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

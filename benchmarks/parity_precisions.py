@@ -13,42 +13,53 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from edgedistil.core.records import NotMeasured, ParityFigures, this_host
 from edgedistil.export.package import graph_name
 from edgedistil.export.passes import Shape, run_passes, standard_passes
-from edgedistil.export.probe import make_probes
+from edgedistil.export.precisions import Workshop, make_variant
+from edgedistil.export.quantization_target import find_target
 from edgedistil.export.quantize import Int8Plan, quantize_dynamic
+from edgedistil.export.reference import make_probes
 from edgedistil.export.source import load_source
 from edgedistil.export.storage import save_graph
-from edgedistil.export.target import find_target
 from edgedistil.export.trace import trace
-from edgedistil.export.variants import Workshop, make_variant
 from edgedistil.parity.gate import check_artefact
 from edgedistil.parity.tolerances import TOLERANCES
-from edgedistil.records import NotMeasured, ParityFigures, this_host
 
 HERE = Path(__file__).resolve().parent
 FAULT = "int8, one scale a tensor (a known fault)"
 PRECISIONS = ("fp32", "fp16", "int8", "uint8", "int8-static", "int4")
 
 
-def measure(folder: Path, task: str, lines: list[str], *, draws: int) -> dict[str, list[ParityFigures]]:
+def measure(
+    folder: Path, task: str, lines: list[str], *, draws: int
+) -> dict[str, list[ParityFigures]]:
     """By precision, the figures of each draw of probes."""
     source = load_source(folder, name=folder.name, role="other", task=task)
-    probes = [make_probes(source.model, source.tokenizer, task, lines[::2], seed=100 + draw) for draw in range(draws)]
+    probes = [
+        make_probes(source.model, source.tokenizer, task, lines[::2], seed=100 + draw)
+        for draw in range(draws)
+    ]
     graph = trace(source.model, task=task, token_types=source.takes_token_types)
     shape = Shape.of(graph, source.model.config)
-    run_passes(graph, standard_passes(shape, token_types=source.takes_token_types, drop_token_types=False))
+    run_passes(
+        graph, standard_passes(shape, token_types=source.takes_token_types, drop_token_types=False)
+    )
     found: dict[str, list[ParityFigures]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         float_file = Path(scratch) / graph_name("fp32")
         save_graph(graph, float_file, external=True)
-        shop = Workshop(graph, float_file, source, find_target(None), lines[1::2], Path(scratch), 0.01)
+        shop = Workshop(
+            graph, float_file, source, find_target(None), lines[1::2], Path(scratch), 0.01
+        )
         for precision in PRECISIONS:
             file = Path(scratch) / graph_name(precision)
             if precision != "fp32":
                 save_graph(make_variant(shop, precision).graph, file, external=True)
             found[precision] = [
-                check_artefact(file, each, precision=precision, model=folder.name, task=task).overall  # type: ignore[arg-type]
+                check_artefact(
+                    file, each, precision=precision, model=folder.name, task=task
+                ).overall  # type: ignore[arg-type]
                 for each in probes
             ]
         faulty = graph.clone()
@@ -56,14 +67,23 @@ def measure(folder: Path, task: str, lines: list[str], *, draws: int) -> dict[st
         file = Path(scratch) / "faulty.onnx"
         save_graph(faulty, file, external=True)
         found[FAULT] = [
-            check_artefact(file, each, precision="int8", model=folder.name, task=task).overall for each in probes
+            check_artefact(file, each, precision="int8", model=folder.name, task=task).overall
+            for each in probes
         ]
     return found
 
 
 def row(precision: str, draws: list[ParityFigures]) -> str:
-    cells = [f"{max(each.max_abs for each in draws):.3g}", f"{sum(each.mean_abs for each in draws) / len(draws):.3g}"]
-    for name, worst in (("kl_nats", max), ("cosine_min", min), ("cosine_mean", min), ("agreement", min)):
+    cells = [
+        f"{max(each.max_abs for each in draws):.3g}",
+        f"{sum(each.mean_abs for each in draws) / len(draws):.3g}",
+    ]
+    for name, worst in (
+        ("kl_nats", max),
+        ("cosine_min", min),
+        ("cosine_mean", min),
+        ("agreement", min),
+    ):
         values = [getattr(each, name) for each in draws]
         there = [value for value in values if not isinstance(value, NotMeasured)]
         shown = f"{sum(there) / len(there):.6g} ({worst(there):.6g})" if there else "–"
@@ -72,7 +92,9 @@ def row(precision: str, draws: list[ParityFigures]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="+", help="NAME=FOLDER")
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--draws", type=int, default=4)
@@ -90,13 +112,25 @@ def main() -> None:
         for task in ("fill-mask", "feature-extraction"):
             found = measure(Path(folder), task, lines, draws=chosen.draws)
             decisions = sum(each.decisions for each in found["fp32"])
-            told += ["", f"## {name}, {task}" + (f", {decisions} masked words" if decisions else ""), ""]
-            told += ["| precision | largest difference | mean | KL, nats | smallest cosine | mean cosine | agreement |"]
-            told += ["|---|---|---|---|---|---|---|", *(row(precision, draws) for precision, draws in found.items())]
+            told += [
+                "",
+                f"## {name}, {task}" + (f", {decisions} masked words" if decisions else ""),
+                "",
+            ]
+            told += [
+                "| precision | largest difference | mean | KL, nats | smallest cosine | mean cosine | agreement |"
+            ]
+            told += [
+                "|---|---|---|---|---|---|---|",
+                *(row(precision, draws) for precision, draws in found.items()),
+            ]
             print("\n".join(told[-len(found) - 4 :]), flush=True)
     told += ["", "Bounds of the gate:", ""]
     for precision, bounds in TOLERANCES.items():
-        told.append(f"- {precision}: " + "; ".join(f"{each.figure} {each.bound} {each.value:g}" for each in bounds))
+        told.append(
+            f"- {precision}: "
+            + "; ".join(f"{each.figure} {each.bound} {each.value:g}" for each in bounds)
+        )
     target = chosen.out / f"parity_precisions-{now:%Y-%m-%d}.md"
     target.write_text("\n".join([*told, ""]), encoding="utf-8")
     print(target)

@@ -26,9 +26,9 @@ import torch
 import transformers
 from transformers import BertConfig, BertForMaskedLM
 
-from edgedistil.assets import cache_root
+from edgedistil.core.assets import cache_root
+from edgedistil.core.records import this_host
 from edgedistil.models.teacher import load_teacher
-from edgedistil.records import this_host
 
 RESULTS = Path(__file__).parent / "results"
 LOWEST, HIGHEST = 0.75, 1.25
@@ -85,7 +85,11 @@ def pair(case: str, overrides: list[str]) -> Pair:
         planned_bytes=planned["memory_bytes"],
         real_bytes=real["peak_memory_bytes"],
     )
-    print(f"{found} seconds {found.seconds_ratio:.2f} memory {found.memory_ratio:.2f}", file=sys.stderr, flush=True)
+    print(
+        f"{found} seconds {found.seconds_ratio:.2f} memory {found.memory_ratio:.2f}",
+        file=sys.stderr,
+        flush=True,
+    )
     return found
 
 
@@ -93,7 +97,9 @@ def write_base_teacher(folder: Path) -> None:
     """BERT-base with random weights and the small teacher's words, which are BERT's."""
     small = load_teacher("asset:minilm", revision=None, cache=cache_root())
     torch.manual_seed(5)
-    model = BertForMaskedLM(BertConfig(vocab_size=len(small.tokenizer), max_position_embeddings=512))
+    model = BertForMaskedLM(
+        BertConfig(vocab_size=len(small.tokenizer), max_position_embeddings=512)
+    )
     model.save_pretrained(folder)
     for file in small.folder.iterdir():
         if file.name not in {"config.json", "model.safetensors"}:
@@ -101,7 +107,10 @@ def write_base_teacher(folder: Path) -> None:
 
 
 def cases(steps: int, base: Path) -> dict[str, list[str]]:
-    less_judged = ["train.heldout_tokens=8192", "teacher.fit.steps=1"]  # the head's quality does not matter here
+    less_judged = [
+        "train.heldout_tokens=8192",
+        "teacher.fit.steps=1",
+    ]  # the head's quality does not matter here
     base_shaped = [
         f'teacher.source="{base}"',
         'teacher.mlm_head="own"',
@@ -110,9 +119,21 @@ def cases(steps: int, base: Path) -> dict[str, list[str]]:
     ]
     return {
         "MiniLM → 3 layers, masked positions": [f"train.steps={steps}", *less_judged],
-        "the same in micro-batches of 8": [f"train.steps={steps // 2}", "train.micro_batch=8", *less_judged],
-        "the same, all positions": [f"train.steps={steps // 2}", 'loss.positions="all"', *less_judged],
-        "BERT-base → 6 layers, masked positions": [f"train.steps={max(1, steps // 4)}", *base_shaped, *less_judged],
+        "the same in micro-batches of 8": [
+            f"train.steps={steps // 2}",
+            "train.micro_batch=8",
+            *less_judged,
+        ],
+        "the same, all positions": [
+            f"train.steps={steps // 2}",
+            'loss.positions="all"',
+            *less_judged,
+        ],
+        "BERT-base → 6 layers, masked positions": [
+            f"train.steps={max(1, steps // 4)}",
+            *base_shaped,
+            *less_judged,
+        ],
     }
 
 
@@ -142,25 +163,40 @@ def told(pairs: list[Pair], arguments: argparse.Namespace) -> str:
         if not LOWEST <= ratio <= HIGHEST
     ]
     verdict = f"**missed** by {', '.join(outside)}" if outside else "met by all"
-    lines += ["", f"The aim, planned over real between {LOWEST} and {HIGHEST} for seconds and memory: {verdict}."]
+    lines += [
+        "",
+        f"The aim, planned over real between {LOWEST} and {HIGHEST} for seconds and memory: {verdict}.",
+    ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--case", help="only the cases whose name contains this; nothing is written then")
+    parser.add_argument(
+        "--case", help="only the cases whose name contains this; nothing is written then"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "bert-base-random"
         write_base_teacher(base)
-        chosen = {name: given for name, given in cases(arguments.steps, base).items() if (arguments.case or "") in name}
-        pairs = [pair(name, given) for _ in range(arguments.repeats) for name, given in chosen.items()]
+        chosen = {
+            name: given
+            for name, given in cases(arguments.steps, base).items()
+            if (arguments.case or "") in name
+        }
+        pairs = [
+            pair(name, given) for _ in range(arguments.repeats) for name, given in chosen.items()
+        ]
     text = told(pairs, arguments)
     print(text)
     if arguments.case is None:
-        (RESULTS / f"plan_accuracy-{datetime.now(UTC):%Y-%m-%d}.md").write_text(text, encoding="utf-8")
+        (RESULTS / f"plan_accuracy-{datetime.now(UTC):%Y-%m-%d}.md").write_text(
+            text, encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edgedistil.profiling.messages import RUNNER
-from edgedistil.records import Figure, NotMeasured, ProfileRecord, provenance, read_record
-from edgedistil.rundir import RunDir, open_run
+from edgedistil.core.records import Figure, NotMeasured, ProfileRecord, provenance, read_record
+from edgedistil.core.rundir import RunDir, open_run
+from edgedistil.runtime.protocol import RUNNER
 
 RESULTS = Path(__file__).parent / "results"
 BOUND_SECONDS, BOUND_COST_US, RATE = 30, 20, 0.95
@@ -140,7 +140,10 @@ def main() -> None:
     figures, times, cost = ratios(records), p50s(records), own_cost_us()
     spreads = {key: spread(values) for key, values in times.items()}
     of_ratios = [spread([value for value, _, _ in runs]) for runs in figures.values()]
-    held, trials = sum(covered(runs) for runs in figures.values()), sum(len(runs) for runs in figures.values())
+    held, trials = (
+        sum(covered(runs) for runs in figures.values()),
+        sum(len(runs) for runs in figures.values()),
+    )
     rows = [
         f"| {name} | {precision} | {threads} | {length} | {statistics.median(times[key]):.3f} | ±{of_it:.1%} |"
         for key, of_it in spreads.items()

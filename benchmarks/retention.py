@@ -15,21 +15,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, stdev
 
+from edgedistil.core.records import EvaluationRecord, Retention, Summary, read_record, this_host
+from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate.retention import bounds, change
 from edgedistil.evaluate.stage import predictions_of_record
-from edgedistil.records import EvaluationRecord, Retention, Summary, read_record, this_host
-from edgedistil.rundir import RunDir
 
 COMPARED = (
     ("student", "student-step0", "distilled minus undistilled"),
-    ("student-d", "student-step0", "distilled, with soft targets on text without labels, minus undistilled"),
+    (
+        "student-d",
+        "student-step0",
+        "distilled, with soft targets on text without labels, minus undistilled",
+    ),
     ("student-d", "student", "with soft targets minus without, both distilled"),
     ("student-d", "student-step0-d", "distilled minus undistilled, both with soft targets"),
 )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--write", type=Path, metavar="FOLDER")
     asked = parser.parse_args()
@@ -37,12 +43,16 @@ def main() -> None:
     page = told(run, read_record(run.evaluation, EvaluationRecord))
     print(page)
     if asked.write is not None:
-        (asked.write / f"retention-{datetime.now(UTC):%Y-%m-%d}.md").write_text(page, encoding="utf-8")
+        (asked.write / f"retention-{datetime.now(UTC):%Y-%m-%d}.md").write_text(
+            page, encoding="utf-8"
+        )
 
 
 def told(run: RunDir, record: EvaluationRecord) -> str:
     host = this_host()
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(record.provenance.versions.items()))
+    versions = ", ".join(
+        f"{name} {version}" for name, version in sorted(record.provenance.versions.items())
+    )
     lines = [
         f"# What the student of the long run keeps, {datetime.now(UTC):%Y-%m-%d}",
         "",
@@ -58,7 +68,9 @@ def told(run: RunDir, record: EvaluationRecord) -> str:
             f"a constant prediction has {100 * task.floor:.1f} ({task.floor_is}).",
             *(
                 f"Intervals: {each}."
-                for each in dict.fromkeys(r.interval for r in record.retentions if r.task == task.name)
+                for each in dict.fromkeys(
+                    r.interval for r in record.retentions if r.task == task.name
+                )
             ),
             "",
             "| model | learning rate | median | range | seeds | of the teacher | of what lies above the constant |",
@@ -73,7 +85,11 @@ def told(run: RunDir, record: EvaluationRecord) -> str:
 
 def row(summary: Summary, record: EvaluationRecord) -> str:
     kept = [r for r in record.retentions if (r.task, r.model) == (summary.task, summary.model)]
-    cells = [c for c in record.cells if (c.task, c.model, c.artefact) == (summary.task, summary.model, "pytorch")]
+    cells = [
+        c
+        for c in record.cells
+        if (c.task, c.model, c.artefact) == (summary.task, summary.model, "pytorch")
+    ]
     scores = [100 * cell.scores[cell.metric] for cell in cells]
     rates = sorted({f"{cell.hyper_parameters['learning_rate']:g}" for cell in cells})
     return (
@@ -83,7 +99,9 @@ def row(summary: Summary, record: EvaluationRecord) -> str:
 
 
 def shares(kept: Retention) -> str:
-    whole = f"{percent(kept.retention)} ({percent(kept.retention_low)}–{percent(kept.retention_high)})"
+    whole = (
+        f"{percent(kept.retention)} ({percent(kept.retention_low)}–{percent(kept.retention_high)})"
+    )
     above = f"{percent(kept.above_floor)} ({percent(kept.above_floor_low)}–{percent(kept.above_floor_high)})"
     return f"{whole} | {above}"
 
@@ -94,18 +112,26 @@ def percent(value: object) -> str:
 
 def ahead(run: RunDir, record: EvaluationRecord, task: str) -> Sequence[str]:
     """One model against another: paired by seed, with a bootstrap over seeds and examples."""
-    of_task = record.model_copy(update={"tasks": [each for each in record.tasks if each.name == task]})
+    of_task = record.model_copy(
+        update={"tasks": [each for each in record.tasks if each.name == task]}
+    )
     lines = []
     for better, worse, words in COMPARED:
         by_seed = [
-            {c.seed: c.scores[c.metric] for c in record.cells if (c.task, c.model, c.artefact) == (task, m, "pytorch")}
+            {
+                c.seed: c.scores[c.metric]
+                for c in record.cells
+                if (c.task, c.model, c.artefact) == (task, m, "pytorch")
+            }
             for m in (worse, better)
         ]
         seeds = sorted(set(by_seed[0]) & set(by_seed[1]))
         if len(seeds) < 2:
             continue
         changes = [100 * (by_seed[1][seed] - by_seed[0][seed]) for seed in seeds]
-        values, _ = change(*(predictions_of_record(run, of_task, model) for model in (worse, better)))
+        values, _ = change(
+            *(predictions_of_record(run, of_task, model) for model in (worse, better))
+        )
         low, high = bounds(values)
         lines.append(
             f"- {words}: median over {len(seeds)} seeds {median(changes):+.2f}, standard deviation "

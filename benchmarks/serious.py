@@ -18,17 +18,21 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from edgedistil.records import DistillRecord, read_record, this_host
-from edgedistil.rundir import RunDir
+from edgedistil.core.records import DistillRecord, read_record, this_host
+from edgedistil.core.rundir import RunDir
 
 WINDOW = 50
 LABELS = {0: "distilled", 1: "MLM only"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("distilled", type=Path, help="run directory of serious.toml")
-    parser.add_argument("alone", type=Path, help="run directory of the same without soft targets and cosine")
+    parser.add_argument(
+        "alone", type=Path, help="run directory of the same without soft targets and cosine"
+    )
     parser.add_argument("--write", type=Path, metavar="FOLDER")
     asked = parser.parse_args()
     runs = [RunDir(asked.distilled), RunDir(asked.alone)]
@@ -67,7 +71,9 @@ def train_rows(traces: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
             part = entries[start : start + WINDOW]
             losses = ("loss", "soft_target", "mlm", "cosine", "gradient_norm")
             known = {name: [e[name] for e in part if isinstance(e[name], float)] for name in losses}
-            means = {name: round(mean(values), 5) if values else "" for name, values in known.items()}
+            means = {
+                name: round(mean(values), 5) if values else "" for name, values in known.items()
+            }
             speed = round(median(e["tokens_per_s"] for e in part))
             rows.append({"run": LABELS[index], "step": part[-1]["step"], "tokens": part[-1]["tokens"], **means,
                          "tokens_per_s": speed})  # fmt: skip
@@ -84,11 +90,15 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 def told(traces: list[list[dict[str, Any]]], records: list[DistillRecord]) -> str:
     host, first = this_host(), records[0]
     teacher = next(e for e in of_kind(traces[0], "heldout") if e["model"] == "teacher")
-    students = [[e for e in of_kind(trace, "heldout") if e["model"] == "student"] for trace in traces]
+    students = [
+        [e for e in of_kind(trace, "heldout") if e["model"] == "student"] for trace in traces
+    ]
     shown = [("teacher", teacher), ("student, step 0", students[0][0])]
     shown += [(f"student, {LABELS[index]}", each[-1]) for index, each in enumerate(students)]
     speeds = [median(e["tokens_per_s"] for e in of_kind(trace, "train")) for trace in traces]
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(first.provenance.versions.items()))
+    versions = ", ".join(
+        f"{name} {version}" for name, version in sorted(first.provenance.versions.items())
+    )
     lines = [
         f"# {first.tokens_seen / 1e6:.0f} million tokens, {datetime.now(UTC):%Y-%m-%d}",
         "",
@@ -130,7 +140,10 @@ def draw(traces: list[list[dict[str, Any]]], path: Path) -> None:
             tokens = {e["step"]: e["tokens"] for e in of_kind(trace, "train")}
             points = [e for e in of_kind(trace, "heldout") if e["model"] == "student"]
             each.plot(
-                [tokens.get(e["step"], 0) / 1e6 for e in points], [e[key] for e in points], "o-", label=LABELS[index]
+                [tokens.get(e["step"], 0) / 1e6 for e in points],
+                [e[key] for e in points],
+                "o-",
+                label=LABELS[index],
             )
         if key in ("mlm_loss_nats", "top1"):
             teacher = next(e for e in of_kind(traces[0], "heldout") if e["model"] == "teacher")

@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from edgedistil import console
-from edgedistil.errors import RecipeError
-from edgedistil.recipe import Recipe, load_recipe
-from edgedistil.records import (
+from edgedistil.core import console
+from edgedistil.core.errors import RecipeError
+from edgedistil.core.recipe import Recipe, load_recipe
+from edgedistil.core.records import (
     AblationRecord,
     DistillRecord,
     EvaluationRecord,
@@ -24,15 +24,29 @@ from edgedistil.records import (
     read_record,
     write_record,
 )
-from edgedistil.rundir import RunDir, runs_root
-from edgedistil.shipped import shipped_folder
+from edgedistil.core.rundir import RunDir, runs_root
+from edgedistil.core.shipped import shipped_folder
 
 BASELINE = "full"
 MODEL = "student"
 # Changed key → change of GLUE's macro-score, as a share (Sanh et al. 2019, table 4).
-PAPER = {"loss.soft_target": -0.0296, "loss.cosine": -0.0146, "loss.mlm": -0.0031, "student.init": -0.0369}
+PAPER = {
+    "loss.soft_target": -0.0296,
+    "loss.cosine": -0.0146,
+    "loss.mlm": -0.0031,
+    "student.init": -0.0369,
+}
 # What must be equal for a change of the score to be the change's: the text, the budget, the evaluation.
-_EQUAL = ("seed", "teacher", "corpus", "evaluate", "train.tokens", "train.epochs", "train.steps", "train.global_batch")
+_EQUAL = (
+    "seed",
+    "teacher",
+    "corpus",
+    "evaluate",
+    "train.tokens",
+    "train.epochs",
+    "train.steps",
+    "train.global_batch",
+)
 
 
 def ablate(
@@ -56,7 +70,10 @@ def ablate(
         RecipeError: No `full.toml`, no variation, or another budget than the full recipe's.
     """
     recipes = ablation_recipes(folder)
-    runs = {name: _make(recipe, tasks=tasks, seeds=seeds, data=data, jobs=jobs) for name, recipe in recipes.items()}
+    runs = {
+        name: _make(recipe, tasks=tasks, seeds=seeds, data=data, jobs=jobs)
+        for name, recipe in recipes.items()
+    }
     record = _compare(recipes, runs)
     home = runs[BASELINE]
     write_record(home.ablation, record)
@@ -73,15 +90,21 @@ def ablation_recipes(folder: Path) -> dict[str, Recipe]:
     paths = {path.stem: path for path in sorted(found.glob("*.toml"))}
     if BASELINE not in paths or len(paths) < 2:
         there = ", ".join(paths) or "none"
-        raise RecipeError(f"{folder}: expected {BASELINE}.toml and variations of it; recipes there: {there}")
-    recipes = {name: load_recipe(paths[name]) for name in [BASELINE, *(n for n in paths if n != BASELINE)]}
+        raise RecipeError(
+            f"{folder}: expected {BASELINE}.toml and variations of it; recipes there: {there}"
+        )
+    recipes = {
+        name: load_recipe(paths[name]) for name in [BASELINE, *(n for n in paths if n != BASELINE)]
+    }
     for name, recipe in recipes.items():
         _refuse_unfair(name, changed_keys(recipes[BASELINE], recipe))
     return recipes
 
 
 def _refuse_unfair(name: str, changed: dict[str, str]) -> None:
-    unfair = [key for key in changed if any(key == each or key.startswith(f"{each}.") for each in _EQUAL)]
+    unfair = [
+        key for key in changed if any(key == each or key.startswith(f"{each}.") for each in _EQUAL)
+    ]
     if unfair:
         told = "; ".join(f"{key} is {changed[key]}" for key in unfair)
         raise RecipeError(
@@ -104,10 +127,16 @@ def changed_keys(full: Recipe, other: Recipe) -> dict[str, str]:
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
-    return {k: v for key, each in value.items() for k, v in _flat(each, f"{prefix}.{key}" if prefix else key).items()}
+    return {
+        k: v
+        for key, each in value.items()
+        for k, v in _flat(each, f"{prefix}.{key}" if prefix else key).items()
+    }
 
 
-def _make(recipe: Recipe, *, tasks: list[str] | None, seeds: int | None, data: Path | None, jobs: int) -> RunDir:
+def _make(
+    recipe: Recipe, *, tasks: list[str] | None, seeds: int | None, data: Path | None, jobs: int
+) -> RunDir:
     from edgedistil.distill import stage as distilling
     from edgedistil.evaluate import stage as evaluating
 
@@ -152,7 +181,8 @@ def _variation(
     per_task = {each.task: each.median for each in own.summaries}
     score, full_score = (_mean(each.median for each in record.summaries) for record in (own, full))
     values, described = change(
-        predictions_of_record(runs[BASELINE], full, MODEL), predictions_of_record(runs[name], own, MODEL)
+        predictions_of_record(runs[BASELINE], full, MODEL),
+        predictions_of_record(runs[name], own, MODEL),
     )
     low, high = bounds(values)
     absent = NotMeasured(not_measured="this is the full recipe")
@@ -189,7 +219,9 @@ def _spread(full: EvaluationRecord, own: EvaluationRecord) -> Figure:
 
 def _by_seed(record: EvaluationRecord) -> dict[int, float]:
     seeds = {cell.seed for cell in record.cells}
-    return {seed: _mean(c.scores[c.metric] for c in record.cells if c.seed == seed) for seed in seeds}
+    return {
+        seed: _mean(c.scores[c.metric] for c in record.cells if c.seed == seed) for seed in seeds
+    }
 
 
 def _mean(values: Any) -> float:
@@ -207,13 +239,19 @@ def _paper_change(changed: dict[str, str]) -> Figure:
 
 def order_against_paper(variations: Sequence[Variation]) -> str:
     """Whether the paper's rows come in the paper's order here, and which of them are within the noise."""
-    rows = [each for each in variations if isinstance(each.paper_change, float) and isinstance(each.change, float)]
+    rows = [
+        each
+        for each in variations
+        if isinstance(each.paper_change, float) and isinstance(each.change, float)
+    ]
     if len(rows) < 2:
         return "cannot be told: fewer than two of the paper's rows were run"
     here = [each.name for each in sorted(rows, key=lambda row: _figure(row.change))]
     paper = [each.name for each in sorted(rows, key=lambda row: _figure(row.paper_change))]
     noisy = [each.name for each in rows if each.within_noise]
-    verdict = "the paper's order" if here == paper else f"not the paper's order ({' < '.join(paper)})"
+    verdict = (
+        "the paper's order" if here == paper else f"not the paper's order ({' < '.join(paper)})"
+    )
     noise = f"; within the noise: {', '.join(noisy)}" if noisy else ""
     return f"worst first: {' < '.join(here)}: {verdict}{noise}"
 

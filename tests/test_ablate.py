@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from edgedistil.ablate import BASELINE, ablation_recipes, changed_keys, order_against_paper
-from edgedistil.errors import RecipeError
-from edgedistil.records import NotMeasured, Variation
+from edgedistil.core.errors import RecipeError
+from edgedistil.core.records import NotMeasured, Variation
 
 TEXT = """name = "{name}"
 [teacher]
@@ -42,7 +42,9 @@ def test_shipped_ablations_are_fair_and_full_comes_first():
 
 
 def test_other_budget_is_refused(tmp_path):
-    with pytest.raises(RecipeError, match=r"'less' is no fair comparison: train.tokens is 50 \(100\)"):
+    with pytest.raises(
+        RecipeError, match=r"'less' is no fair comparison: train.tokens is 50 \(100\)"
+    ):
         ablation_recipes(folder_of(tmp_path, full=(1.0, 100), less=(0.0, 50)))
 
 
@@ -53,7 +55,11 @@ def test_folder_without_a_comparison_is_refused(tmp_path, recipes):
 
 
 def test_order_is_held_against_the_papers():
-    same = [variation("cosine", -0.02, -0.0146), variation("mlm", -0.01, -0.0031), variation("own", -0.5, None)]
+    same = [
+        variation("cosine", -0.02, -0.0146),
+        variation("mlm", -0.01, -0.0031),
+        variation("own", -0.5, None),
+    ]
     assert order_against_paper(same) == "worst first: cosine < mlm: the paper's order"
     other = [variation("cosine", -0.01, -0.0146), variation("mlm", -0.02, -0.0031, noisy=True)]
     assert order_against_paper(other) == (
@@ -65,8 +71,7 @@ def test_order_is_held_against_the_papers():
 def test_ablation_compares_runs_cell_by_cell(tmp_path, runs, monkeypatch):
     """Distillation is played by two ready-made runs; evaluation and comparison are the real ones on their cells."""
     from edgedistil import ablate as module
-    from edgedistil.evaluate.cells import CellFile
-    from edgedistil.records import (
+    from edgedistil.core.records import (  # fmt: skip
         AblationRecord,
         Cell,
         EvaluationRecord,
@@ -75,8 +80,9 @@ def test_ablation_compares_runs_cell_by_cell(tmp_path, runs, monkeypatch):
         provenance,
         read_record,
         write_record,
-    )  # fmt: skip
-    from edgedistil.rundir import RunDir
+    )
+    from edgedistil.core.rundir import RunDir
+    from edgedistil.evaluate.cells import CellFile
 
     labels = [float(i % 2) for i in range(101)]
 
@@ -98,7 +104,13 @@ def test_ablation_compares_runs_cell_by_cell(tmp_path, runs, monkeypatch):
             cells.append(cell)
         middle = sorted(cell.scores["accuracy"] for cell in cells)[1]
         summary = Summary(
-            task="t", model="student", metric="accuracy", seeds=[1, 2, 3], median=middle, lowest=0, highest=1
+            task="t",
+            model="student",
+            metric="accuracy",
+            seeds=[1, 2, 3],
+            median=middle,
+            lowest=0,
+            highest=1,
         )
         facts = TaskFacts(
             name="t", title="T", kind="classification", metric="accuracy", train_examples=1, dev_examples=101,

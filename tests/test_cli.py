@@ -16,13 +16,40 @@ import pytest
 COMMANDS = {
     "run": {"--set", "--run"},
     "distill": {"--set", "--run", "--plan", "--resume"},
-    "evaluate": {"--task", "--seeds", "--model", "--cell", "--artefact", "--data", "--jobs", "--run"},
+    "evaluate": {
+        "--task",
+        "--seeds",
+        "--model",
+        "--cell",
+        "--artefact",
+        "--data",
+        "--jobs",
+        "--run",
+    },
     "export": {
-        *("--quantize", "--target", "--model", "--task", "--max-drop", "--explain", "--text", "--format"),
+        *(
+            "--quantize",
+            "--target",
+            "--model",
+            "--task",
+            "--max-drop",
+            "--explain",
+            "--text",
+            "--format",
+        ),
         *("--single-file", "--push", "--run"),
     },
     "profile": {
-        *("--device", "--ssh", "--emulate", "--model", "--threads", "--length", "--text", "--require"),
+        *(
+            "--device",
+            "--ssh",
+            "--emulate",
+            "--model",
+            "--threads",
+            "--length",
+            "--text",
+            "--require",
+        ),
         *("--memory-limit", "--tune", "--bootstrap", "--calibrate", "--run"),
     },
     "ablate": {"--task", "--seeds", "--data", "--jobs"},
@@ -53,7 +80,12 @@ def test_commands_and_flags_are_frozen() -> None:
 
     group = get_command(app)
     found = {
-        name: {option for p in command.params for option in p.opts if option.startswith("--") and option != "--help"}
+        name: {
+            option
+            for p in command.params
+            for option in p.opts
+            if option.startswith("--") and option != "--help"
+        }
         for name, command in group.commands.items()  # type: ignore[attr-defined]
     }
     assert found == COMMANDS
@@ -66,19 +98,25 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
         "heavy = ['torch', 'onnxruntime', 'transformers', 'numpy', 'pydantic', 'matplotlib', 'onnx']\n"
         "print(code, [m for m in heavy if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     code, loaded = done.stdout.strip().splitlines()[-1].split(" ", 1)
     assert (code, ast.literal_eval(loaded)) == ("0", [])
 
 
-@pytest.mark.parametrize("command", ["profile", "export", "distill", "evaluate", "report", "devices"])
+@pytest.mark.parametrize(
+    "command", ["profile", "export", "distill", "evaluate", "report", "devices"]
+)
 def test_help_of_a_command_imports_no_torch(command: str, tmp_path: Path) -> None:
     script = (
         f"import sys\nsys.argv = ['edgedistil', {command!r}, '--help']\nfrom edgedistil.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print([m for m in ('torch', 'transformers', 'optimum', 'onnxruntime') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
@@ -102,7 +140,9 @@ def test_help_of_a_command_imports_no_torch(command: str, tmp_path: Path) -> Non
         (["export", "--quantize", "int7"], "int7"),
     ],
 )
-def test_bad_input_is_a_message_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_bad_input_is_a_message_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
     done = edgedistil(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
@@ -133,7 +173,11 @@ def test_a_signal_ends_with_130(number: int, tmp_path: Path) -> None:
         "doctor.examine = wait\nimport sys\nsys.argv = ['edgedistil', 'doctor']\ncli.main()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "working\n"
@@ -147,7 +191,12 @@ def test_a_signal_ends_with_130(number: int, tmp_path: Path) -> None:
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("edgedistil")
     done = subprocess.run(
-        f"{program} devices | head -1", shell=True, capture_output=True, text=True, cwd=tmp_path, check=False
+        f"{program} devices | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
     )
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
@@ -160,17 +209,21 @@ def test_doctor_looks_at_everything(tmp_path: Path) -> None:
         assert part in done.stdout
 
 
-def test_profile_alone_writes_the_model_cards_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_alone_writes_the_model_cards_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from typer.testing import CliRunner
 
     from edgedistil.cli import app
+    from edgedistil.core.rundir import RunDir
     from edgedistil.export import package
     from edgedistil.profiling import stage
     from edgedistil.report import profile_tables
-    from edgedistil.rundir import RunDir
 
     run, written = RunDir(tmp_path), []
-    monkeypatch.setattr(stage, "profile", lambda *_args, model, **_options: (None if model else run, []))
+    monkeypatch.setattr(
+        stage, "profile", lambda *_args, model, **_options: (None if model else run, [])
+    )
     monkeypatch.setattr(profile_tables, "show_profiles", lambda *_args: None)
     monkeypatch.setattr(package, "refresh_cards", written.append)
     assert CliRunner().invoke(app, ["profile"]).exit_code == 0

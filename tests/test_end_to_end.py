@@ -67,7 +67,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_stage_left_its_file(home: Path) -> None:
     run = home / "runs" / "e2e"
-    for name in ("recipe.toml", "corpus.json", "metrics.jsonl", "distill.json", "evaluation.json", "heldout.txt"):
+    for name in (
+        "recipe.toml",
+        "corpus.json",
+        "metrics.jsonl",
+        "distill.json",
+        "evaluation.json",
+        "heldout.txt",
+    ):
         assert (run / name).stat().st_size > 0, name
     for name in ("report.html", "report.md", "report.json"):
         assert (run / name).stat().st_size > 1000, name
@@ -88,7 +95,9 @@ def test_the_folders_are_hub_ready(home: Path) -> None:
 
 
 def test_parity_was_shown_and_passed(home: Path) -> None:
-    parities = [json.loads(p.read_text()) for p in (home / "runs" / "e2e" / "parity").glob("*.json")]
+    parities = [
+        json.loads(p.read_text()) for p in (home / "runs" / "e2e" / "parity").glob("*.json")
+    ]
     assert len(parities) >= 5
     for parity in parities:
         assert parity["passed"], parity["model"]
@@ -133,7 +142,10 @@ def test_a_second_run_needs_no_network_and_does_nothing_twice(home: Path, tmp_pa
     before = (home / "runs" / "e2e" / "distill.json").stat().st_mtime_ns
     started = time.monotonic()
     done = edgedistil(
-        *("run", "recipes/tiny.toml", "--run", "e2e", *SETTINGS), cwd=home, PYTHONPATH=str(tmp_path), PIP_NO_INDEX="1"
+        *("run", "recipes/tiny.toml", "--run", "e2e", *SETTINGS),
+        cwd=home,
+        PYTHONPATH=str(tmp_path),
+        PIP_NO_INDEX="1",
     )
     assert done.returncode == 0, done.stderr
     assert (home / "runs" / "e2e" / "distill.json").stat().st_mtime_ns == before
@@ -164,15 +176,27 @@ def test_a_run_that_exists_is_refused(home: Path) -> None:
 
 
 def test_another_recipe_for_the_same_run_is_refused(home: Path) -> None:
-    done = edgedistil("run", "recipes/tiny.toml", "--run", "e2e", *SETTINGS, "--set", "loss.mlm=9.0", cwd=home)
+    done = edgedistil(
+        "run", "recipes/tiny.toml", "--run", "e2e", *SETTINGS, "--set", "loss.mlm=9.0", cwd=home
+    )
     assert done.returncode == 2, done.stderr
     assert "loss.mlm" in done.stderr
 
 
 def test_interrupted_and_resumed(home: Path) -> None:
-    arguments = ["distill", "recipes/tiny.toml", "--run", "stopped", *SETTINGS, "--set", "train.steps=60"]
+    arguments = [
+        "distill",
+        "recipes/tiny.toml",
+        "--run",
+        "stopped",
+        *SETTINGS,
+        "--set",
+        "train.steps=60",
+    ]
     metrics = home / "runs" / "stopped" / "metrics.jsonl"
-    with subprocess.Popen([PROGRAM, *arguments], cwd=home, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [PROGRAM, *arguments], cwd=home, stderr=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + 240
         while not (metrics.exists() and metrics.read_text().count('"train"') >= 2):
             assert process.poll() is None, process.stderr.read() if process.stderr else ""
@@ -192,13 +216,17 @@ def test_interrupted_and_resumed(home: Path) -> None:
 
 def test_base_without_the_hub_is_a_message(home: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(NO_NETWORK)
-    done = edgedistil("distill", "recipes/base.toml", cwd=home, PYTHONPATH=str(tmp_path), HF_HUB_OFFLINE="1")
+    done = edgedistil(
+        "distill", "recipes/base.toml", cwd=home, PYTHONPATH=str(tmp_path), HF_HUB_OFFLINE="1"
+    )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "bert-base-uncased" in done.stderr
 
 
 def test_a_claim_that_cannot_hold_is_exit_code_3(home: Path) -> None:
-    done = edgedistil("profile", "--length", "16", "--threads", "1", "--require", "speedup>=1000", cwd=home)
+    done = edgedistil(
+        "profile", "--length", "16", "--threads", "1", "--require", "speedup>=1000", cwd=home
+    )
     assert done.returncode == 3, done.stderr
     assert "speedup" in done.stderr

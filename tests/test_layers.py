@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,17 +13,19 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "edgedistil"
 
-FOUNDATION = {"errors", "shipped", "recipe", "device", "records", "rundir", "assets", "console", "paper"}
 ENTRY = {"cli", "pipeline", "__main__"}
-# package → packages of ours that it may import, besides itself and the foundation
+# package → packages of ours that it may import, besides itself and core
 MAY_IMPORT: dict[str, set[str]] = {
+    "core": set(),
     "data": set(),
     "models": set(),
     "distill": {"data", "models"},
     "evaluate": {"data", "models", "export", "parity"},
     "export": {"data", "models", "parity"},
     "parity": set(),
-    "profiling": {"parity"},
+    "runtime": set(),
+    "costmodel": set(),
+    "profiling": {"costmodel", "runtime", "parity"},
     "report": set(),
     "doctor": set(),
     "ablate": {"distill", "evaluate", "report"},
@@ -37,10 +40,19 @@ MAY_USE: dict[str, set[str]] = {
     "evaluate": TORCH_SIDE | {"onnxruntime"},
     "export": TORCH_SIDE | GRAPH_SIDE,
     "parity": {"onnx", "onnxruntime"},
+    "runtime": {"onnx", "onnxruntime"},
+    "costmodel": {"onnx", "onnxruntime"},
     "profiling": {"onnx", "onnxruntime"},
 }
 # device-side and command-line modules that must not even pull these in by way of others
-LIGHT = ("edgedistil.cli", "edgedistil.profiling.stage", "edgedistil.parity.gate", "edgedistil.report.stage")
+LIGHT = (
+    "edgedistil.cli",
+    "edgedistil.profiling.stage",
+    "edgedistil.runtime.ssh.target",
+    "edgedistil.costmodel.model",
+    "edgedistil.parity.gate",
+    "edgedistil.report.stage",
+)
 
 
 def modules() -> list[Path]:
@@ -71,7 +83,9 @@ def violations(path: Path, source: str) -> list[str]:
             found.append(f"{here} uses {top}")
         if top == "edgedistil" and rest and here not in ENTRY:
             there = rest[0]
-            allowed = {here} | (FOUNDATION if here != "__init__" else set()) | MAY_IMPORT.get(here, set())
+            allowed = (
+                {here} | ({"core"} if here != "__init__" else set()) | MAY_IMPORT.get(here, set())
+            )
             if there not in allowed and there != "__version__":
                 found.append(f"{here} imports {there}")
     return found
@@ -83,7 +97,7 @@ def test_imports_go_down(path: Path) -> None:
 
 
 def test_every_room_is_known() -> None:
-    known = FOUNDATION | ENTRY | set(MAY_IMPORT) | {"__init__"}
+    known = ENTRY | set(MAY_IMPORT) | {"__init__"}
     assert {room(path) for path in modules()} - known == set()
 
 
@@ -91,22 +105,65 @@ def test_every_room_is_known() -> None:
     ("file", "source", "message"),
     [
         ("parity/x.py", "import torch", "parity uses torch"),
-        ("profiling/targets/x.py", "def f():\n    from transformers import AutoModel", "profiling uses transformers"),
+        (
+            "profiling/x.py",
+            "def f():\n    from transformers import AutoModel",
+            "profiling uses transformers",
+        ),
         ("report/x.py", "from edgedistil.distill import stage", "report imports distill"),
-        ("recipe.py", "from edgedistil.data import corpus", "recipe imports data"),
+        ("core/recipe.py", "from edgedistil.data import corpus", "core imports data"),
         ("models/x.py", "import edgedistil.export.trace", "models imports export"),
-        ("console.py", "import onnxruntime as ort", "console uses onnxruntime"),
+        ("core/console.py", "import onnxruntime as ort", "core uses onnxruntime"),
     ],
 )
 def test_the_check_can_fail(file: str, source: str, message: str) -> None:
     assert violations(PACKAGE / file, source) == [message]
 
 
+def module_name(path: Path) -> str:
+    dotted = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    return dotted.removesuffix(".__init__")
+
+
+def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Module → modules of `sources` that it imports at any depth of its syntax tree."""
+    graph: dict[str, set[str]] = {}
+    for name, source in sources.items():
+        imported = set()
+        for dotted in imports(ast.parse(source)):
+            target = dotted if dotted in sources else dotted.rpartition(".")[0]
+            if target in sources and target != name:
+                imported.add(target)
+        graph[name] = imported
+    return graph
+
+
+def import_cycle(sources: dict[str, str]) -> list[str]:
+    """The modules of one import cycle in order, or an empty list."""
+    try:
+        list(graphlib.TopologicalSorter(import_graph(sources)).static_order())
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_import_cycle_between_files() -> None:
+    sources = {module_name(path): path.read_text(encoding="utf-8") for path in modules()}
+    assert import_cycle(sources) == []
+
+
+def test_the_cycle_check_can_fail() -> None:
+    sources = {"a": "def f():\n    import b", "b": "from c import x", "c": "import a"}
+    assert set(import_cycle(sources)) == {"a", "b", "c"}
+
+
 def loaded_by(statement: str) -> set[str]:
     """Heavy libraries in `sys.modules` of a fresh interpreter after a statement."""
     heavy = sorted(TORCH_SIDE)
     script = f"{statement}\nimport sys\nprint([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     return set(ast.literal_eval(done.stdout.strip().splitlines()[-1]))
 
 

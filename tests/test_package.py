@@ -41,7 +41,9 @@ def test_every_shipped_file_is_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     for kind in ("recipes", "devices"):
-        ours = {f"edgedistil/shipped_files/{p.relative_to(ROOT)}" for p in (ROOT / kind).rglob("*.toml")}
+        ours = {
+            f"edgedistil/shipped_files/{p.relative_to(ROOT)}" for p in (ROOT / kind).rglob("*.toml")
+        }
         assert len(ours) >= 3
         assert ours <= inside
     data = {
@@ -54,8 +56,12 @@ def test_every_shipped_file_is_in_the_wheel(wheel: Path) -> None:
     assert not [name for name in inside if name.startswith(("tests/", "benchmarks/"))]
 
 
-@pytest.mark.parametrize("arguments", [["devices"], ["devices", "rpi4"], ["distill", "--help"], ["doctor"]])
-def test_an_installed_package_works_anywhere(installed: Path, arguments: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["devices"], ["devices", "rpi4"], ["distill", "--help"], ["doctor"]]
+)
+def test_an_installed_package_works_anywhere(
+    installed: Path, arguments: list[str], tmp_path: Path
+) -> None:
     script = f"import edgedistil, sys; assert edgedistil.__file__.startswith({str(installed)!r}), edgedistil.__file__"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=tmp_path)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edgedistil.assets import ASSETS
-from edgedistil.distill.changes import differences
-from edgedistil.recipe import load_recipe, shipped_recipes
-from edgedistil.shipped import shipped_folder
+from edgedistil.core.assets import ASSETS
+from edgedistil.core.recipe import load_recipe, shipped_recipes
+from edgedistil.core.recipe_diff import differences
+from edgedistil.core.shipped import shipped_folder
 
 FOLDER = shipped_folder("recipes")
 FILES = sorted(FOLDER.rglob("*.toml"))
@@ -66,9 +66,22 @@ def test_the_full_ablation_is_the_tiny_recipe() -> None:
 def test_base_is_the_paper() -> None:
     base = load_recipe("base")
     assert base.student.layers == [0, 2, 4, 7, 9, 11]
-    assert (base.loss.soft_target, base.loss.mlm, base.loss.cosine, base.loss.temperature) == (5, 2, 1, 2)
+    assert (base.loss.soft_target, base.loss.mlm, base.loss.cosine, base.loss.temperature) == (
+        5,
+        2,
+        1,
+        2,
+    )
     assert base.loss.positions == "all"
     assert (base.train.global_batch, base.world_size, base.train.epochs) == (4096, 8, 3)
-    assert (base.train.learning_rate, base.train.betas, base.train.epsilon) == (5e-4, (0.9, 0.98), 1e-6)
+    assert (base.train.learning_rate, base.train.betas, base.train.epsilon) == (
+        5e-4,
+        (0.9, 0.98),
+        1e-6,
+    )
     assert (base.train.warmup, base.train.clip, base.train.weight_decay) == (0.05, 5.0, 0.0)
-    assert (base.masking.kind, base.masking.share, base.masking.rarity_exponent) == ("rarity", 0.15, 0.7)
+    assert (base.masking.kind, base.masking.share, base.masking.rarity_exponent) == (
+        "rarity",
+        0.15,
+        0.7,
+    )

@@ -25,10 +25,22 @@ def main(graph: str) -> None:
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     load_s, load_cpu_s = time.perf_counter() - started, time.process_time() - cpu
     ids = np.full((1, 128), 2000, np.int64)
-    given = {each.name: ids if each.name == "input_ids" else np.ones_like(ids) for each in session.get_inputs()}
+    given = {
+        each.name: ids if each.name == "input_ids" else np.ones_like(ids)
+        for each in session.get_inputs()
+    }
     session.run(None, given)
     peak = resident("VmHWM") - before
-    print(json.dumps({"load_s": load_s, "load_cpu_s": load_cpu_s, "peak_bytes": peak, "rss_bytes": resident("VmRSS")}))
+    print(
+        json.dumps(
+            {
+                "load_s": load_s,
+                "load_cpu_s": load_cpu_s,
+                "peak_bytes": peak,
+                "rss_bytes": resident("VmRSS"),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import torch
 from peers.rows import Row, save_feeds
 from transformers import AutoModel
 
-from edgedistil.export.probe import make_probes
+from edgedistil.core.records import ParityFigures
+from edgedistil.export.reference import make_probes
 from edgedistil.export.source import load_source
 from edgedistil.parity.gate import check_artefact
-from edgedistil.records import ParityFigures
 
 HERE = Path(__file__).resolve().parent
 LENGTHS = (16, 32, 64, 128, 256)
@@ -40,7 +40,10 @@ def open_session(graph: Path, threads: int, *, profile: Path | None = None) -> o
 
 
 def feeds_of(session: ort.InferenceSession, ids: np.ndarray) -> dict[str, np.ndarray]:
-    return {each.name: ids if each.name == "input_ids" else np.ones_like(ids) for each in session.get_inputs()}
+    return {
+        each.name: ids if each.name == "input_ids" else np.ones_like(ids)
+        for each in session.get_inputs()
+    }
 
 
 def measure_latency(rows: list[Row], *, threads: int, rounds: int, openings: int) -> None:
@@ -56,7 +59,9 @@ def measure_latency(rows: list[Row], *, threads: int, rounds: int, openings: int
         sessions = {row.key: open_session(row.graph, threads) for row in in_turn}
         for length in LENGTHS:
             for index in range(-(-rounds // openings) + WARM_UP):
-                _round(rows, sessions, workers, rng.integers(1000, 30000, (1, length)), threads, index)
+                _round(
+                    rows, sessions, workers, rng.integers(1000, 30000, (1, length)), threads, index
+                )
         del sessions
         print(f"  {threads} threads, opening {opening + 1} of {openings}: done", flush=True)
     for worker in workers.values():
@@ -138,20 +143,27 @@ def measure_hidden(rows: list[Row], source: Path, text: list[str]) -> None:
         path = Path(scratch) / "feeds.npz"
         feeds = save_feeds(path, source, text[::2], batch=3, count=20)
         with torch.inference_mode():
-            given = [{name: torch.from_numpy(value) for name, value in each.items()} for each in feeds]
+            given = [
+                {name: torch.from_numpy(value) for name, value in each.items()} for each in feeds
+            ]
             wanted = [model(**each).last_hidden_state.numpy() for each in given]
         attended = [each["attention_mask"] == 1 for each in feeds]
         for row in rows:
             answers = _answers(row, feeds, path)
             if answers is not None:
-                _compare(row, [w[a] for w, a in zip(wanted, attended, strict=True)], answers, attended)
+                _compare(
+                    row, [w[a] for w, a in zip(wanted, attended, strict=True)], answers, attended
+                )
 
 
 def _answers(row: Row, feeds: list[dict[str, np.ndarray]], path: Path) -> list[np.ndarray] | None:
     if row.graph:
         session = open_session(row.graph, 1)
         taken = {each.name for each in session.get_inputs()}
-        return [session.run(None, {name: each[name] for name in each if name in taken})[0] for each in feeds]
+        return [
+            session.run(None, {name: each[name] for name in each if name in taken})[0]
+            for each in feeds
+        ]
     worker = start_worker(row, 1)
     if ask(worker, str(path)) != "done":
         return None
@@ -161,21 +173,33 @@ def _answers(row: Row, feeds: list[dict[str, np.ndarray]], path: Path) -> list[n
         return [stored[f"arr_{index}"] for index in range(len(feeds))]
 
 
-def _compare(row: Row, wanted: list[np.ndarray], answers: list[np.ndarray], attended: list[np.ndarray]) -> None:
+def _compare(
+    row: Row, wanted: list[np.ndarray], answers: list[np.ndarray], attended: list[np.ndarray]
+) -> None:
     want = np.concatenate(wanted)
     got = np.concatenate([each[there] for each, there in zip(answers, attended, strict=True)])
     norms = np.linalg.norm(got, axis=-1) * np.linalg.norm(want, axis=-1)
-    row.mean_error, row.max_error = float(np.abs(got - want).mean()), float(np.abs(got - want).max())
+    row.mean_error, row.max_error = (
+        float(np.abs(got - want).mean()),
+        float(np.abs(got - want).max()),
+    )
     row.cosine = float(((got * want).sum(axis=-1) / norms).min())
 
 
-def measure_words(rows: list[Row], source: Path, text: list[str], *, draws: int) -> dict[str, list[ParityFigures]]:
+def measure_words(
+    rows: list[Row], source: Path, text: list[str], *, draws: int
+) -> dict[str, list[ParityFigures]]:
     """Masked words of the int8 rows against PyTorch float32, by the product's own probes; several draws of the text."""
     made = load_source(source, name="student", role="student", task="fill-mask")
-    probes = [make_probes(made.model, made.tokenizer, "fill-mask", text[::2], seed=40 + draw) for draw in range(draws)]
+    probes = [
+        make_probes(made.model, made.tokenizer, "fill-mask", text[::2], seed=40 + draw)
+        for draw in range(draws)
+    ]
     return {
         row.key: [
-            check_artefact(row.graph, each, precision=row.precision, model=row.name, task="fill-mask").overall
+            check_artefact(
+                row.graph, each, precision=row.precision, model=row.name, task="fill-mask"
+            ).overall
             for each in probes
         ]
         for row in rows

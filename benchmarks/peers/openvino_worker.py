@@ -18,7 +18,8 @@ def quantize(graph: str, calibration: str, out: str) -> None:
     with np.load(calibration) as stored:
         count = len(stored.files) // 2
         samples = [
-            {name: stored[f"{index}/{name}"] for name in ("input_ids", "attention_mask")} for index in range(count)
+            {name: stored[f"{index}/{name}"] for name in ("input_ids", "attention_mask")}
+            for index in range(count)
         ]
     model = ov.Core().read_model(graph)
     kind = nncf.ModelType.TRANSFORMER
@@ -28,7 +29,11 @@ def quantize(graph: str, calibration: str, out: str) -> None:
 
 def run(graph: str, precision: str, threads: str) -> None:
     hint = "bf16" if precision == "bf16" else "f32"
-    options = {"INFERENCE_NUM_THREADS": int(threads), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+    options = {
+        "INFERENCE_NUM_THREADS": int(threads),
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": hint,
+    }
     core = ov.Core()
     request = core.compile_model(core.read_model(graph), "CPU", options).create_infer_request()
     print("ready", flush=True)
@@ -43,9 +48,13 @@ def run(graph: str, precision: str, threads: str) -> None:
         with np.load(line) as stored:
             count = len(stored.files) // 2
             feeds = [
-                {name: stored[f"{index}/{name}"] for name in ("input_ids", "attention_mask")} for index in range(count)
+                {name: stored[f"{index}/{name}"] for name in ("input_ids", "attention_mask")}
+                for index in range(count)
             ]
-        np.savez(line + ".answers.npz", *[next(iter(request.infer(each).values())).copy() for each in feeds])
+        np.savez(
+            line + ".answers.npz",
+            *[next(iter(request.infer(each).values())).copy() for each in feeds],
+        )
         print("done", flush=True)
 
 

@@ -21,7 +21,9 @@ def main(source: str, task: str, target: str) -> None:
     TASKS[task].from_pretrained(source, export=True).save_pretrained(fp32)
     for name, per_channel in (("int8", False), ("int8-per-channel", True)):
         config = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=per_channel)
-        ORTQuantizer.from_pretrained(fp32).quantize(save_dir=folder / name, quantization_config=config)
+        ORTQuantizer.from_pretrained(fp32).quantize(
+            save_dir=folder / name, quantization_config=config
+        )
 
 
 if __name__ == "__main__":

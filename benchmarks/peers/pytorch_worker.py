@@ -25,7 +25,10 @@ def main(source: str, precision: str, threads: str) -> None:
             continue
         with np.load(line) as stored:
             feeds = [
-                {name: torch.from_numpy(stored[f"{index}/{name}"]) for name in ("input_ids", "attention_mask")}
+                {
+                    name: torch.from_numpy(stored[f"{index}/{name}"])
+                    for name in ("input_ids", "attention_mask")
+                }
                 for index in range(len(stored.files) // 2)
             ]
         np.savez(line + ".answers.npz", *[answer(run, each).float().numpy() for each in feeds])

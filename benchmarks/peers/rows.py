@@ -10,19 +10,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, DistilBertConfig, DistilBertModel
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    DistilBertConfig,
+    DistilBertModel,
+)
 
-from edgedistil.assets import cache_root
+from edgedistil.core.assets import cache_root
 from edgedistil.export.passes import Shape, run_passes, standard_passes
+from edgedistil.export.quantization_target import advise_int8, find_target
 from edgedistil.export.quantize import quantize_dynamic
 from edgedistil.export.storage import save_graph
-from edgedistil.export.target import advise_int8, find_target
 from edgedistil.export.trace import trace
 from edgedistil.models.teacher import load_teacher
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = {
-    "optimum-onnx": ["optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.*", "sentence-transformers>=5"],
+    "optimum-onnx": [
+        "optimum-onnx[onnxruntime]==0.1.0",
+        "transformers==4.57.*",
+        "sentence-transformers>=5",
+    ],
     "openvino": ["openvino", "nncf", "onnx"],
 }
 CLASSES = {"fill-mask": AutoModelForMaskedLM, "feature-extraction": AutoModel}
@@ -69,7 +79,9 @@ def python_of(peer: str) -> str:
 
 def versions_of(peer: str, packages: list[str]) -> str:
     script = "import sys, importlib.metadata as m; print(', '.join(f'{p} {m.version(p)}' for p in sys.argv[1:]))"
-    done = subprocess.run([python_of(peer), "-c", script, *packages], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [python_of(peer), "-c", script, *packages], capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 
@@ -79,7 +91,9 @@ def random_shapes(work: Path) -> Path:
     if not folder.exists():
         torch.manual_seed(0)
         DistilBertModel(DistilBertConfig()).save_pretrained(folder)
-        load_teacher("asset:minilm", revision=None, cache=cache_root()).tokenizer.save_pretrained(folder)
+        load_teacher("asset:minilm", revision=None, cache=cache_root()).tokenizer.save_pretrained(
+            folder
+        )
     return folder
 
 
@@ -98,13 +112,20 @@ def make_rows(source: Path, text: list[str], *, task: str, alternatives: bool) -
     ours(source, made / "ours", task)
     optimum = python_of("optimum-onnx")
     _once(made / "optimum", [optimum, str(HERE / "optimum_onnx.py"), str(source), task])
-    _once(made / "transformers", [sys.executable, str(HERE / "transformers_exporters.py"), str(source), task])
+    _once(
+        made / "transformers",
+        [sys.executable, str(HERE / "transformers_exporters.py"), str(source), task],
+    )
     rows = [
         Row("ours", "fp32", made / "ours/model.onnx"),
         Row("ours", "int8", made / "ours/model_int8.onnx"),
         Row("optimum-onnx", "fp32", made / "optimum/fp32/model.onnx"),
         Row("optimum-onnx", "int8", made / "optimum/int8/model_quantized.onnx"),
-        Row("optimum-onnx per channel", "int8", made / "optimum/int8-per-channel/model_quantized.onnx"),
+        Row(
+            "optimum-onnx per channel",
+            "int8",
+            made / "optimum/int8-per-channel/model_quantized.onnx",
+        ),
     ]
     for precision, fused in (("fp32", ""), ("fp32", "-fused"), ("int8", ""), ("int8", "-fused")):
         graph = made / f"transformers/{precision}{fused}/model.onnx"
@@ -112,7 +133,10 @@ def make_rows(source: Path, text: list[str], *, task: str, alternatives: bool) -
             rows.append(Row(f"transformers.exporters{fused.replace('-', ' ')}", precision, graph))
     if task == "feature-extraction":
         _once(made / "sentence", [optimum, str(HERE / "sentence_transformer_onnx.py"), str(source)])
-        rows += [Row("sentence-transformers", each, made / f"sentence/{each}/model.onnx") for each in ("fp32", "int8")]
+        rows += [
+            Row("sentence-transformers", each, made / f"sentence/{each}/model.onnx")
+            for each in ("fp32", "int8")
+        ]
     if alternatives:
         rows += _alternatives(source, made, text)
     return rows
@@ -136,16 +160,26 @@ def _alternatives(source: Path, made: Path, text: list[str]) -> list[Row]:
     return rows
 
 
-def save_feeds(path: Path, source: Path, text: list[str], *, batch: int, count: int) -> list[dict[str, np.ndarray]]:
+def save_feeds(
+    path: Path, source: Path, text: list[str], *, batch: int, count: int
+) -> list[dict[str, np.ndarray]]:
     """Padded batches of real text, in a file that every environment can read."""
     tokenizer = AutoTokenizer.from_pretrained(source)
     feeds = []
     for start in range(0, min(len(text), batch * count), batch):
         made = tokenizer(
-            text[start : start + batch], padding=True, truncation=True, max_length=256, return_tensors="np"
+            text[start : start + batch],
+            padding=True,
+            truncation=True,
+            max_length=256,
+            return_tensors="np",
         )
-        feeds.append({name: made[name].astype(np.int64) for name in ("input_ids", "attention_mask")})
-    arrays = {f"{index}/{name}": value for index, each in enumerate(feeds) for name, value in each.items()}
+        feeds.append(
+            {name: made[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+        )
+    arrays = {
+        f"{index}/{name}": value for index, each in enumerate(feeds) for name, value in each.items()
+    }
     np.savez(path, **arrays)
     return feeds
 
@@ -154,7 +188,10 @@ def ours(source: Path, folder: Path, task: str) -> None:
     """As `edgedistil export` makes them: the same trace, passes, plan and storage."""
     model = CLASSES[task].from_pretrained(source).eval().requires_grad_(False)
     graph = trace(model, task=task, token_types=False)
-    run_passes(graph, standard_passes(Shape.of(graph, model.config), token_types=False, drop_token_types=False))
+    run_passes(
+        graph,
+        standard_passes(Shape.of(graph, model.config), token_types=False, drop_token_types=False),
+    )
     save_graph(graph, folder / "model.onnx", external=True)
     quantize_dynamic(graph, advise_int8(find_target(None), signed=True).plan)
     save_graph(graph, folder / "model_int8.onnx", external=True)

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM
-from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+from transformers.exporters import (
+    OnnxConfig,
+    OnnxExporter,
+    OnnxRuntimeDynamicConfig,
+    OnnxRuntimeQuantizer,
+)
 
 TASKS = {"fill-mask": AutoModelForMaskedLM, "feature-extraction": AutoModel}
 
@@ -24,9 +29,15 @@ def main(source: str, task: str, target: str) -> None:
     }.items():
         try:
             model = TASKS[task].from_pretrained(source).eval()
-            OnnxExporter().export(model, dict(sample), config=config).save_pretrained(Path(target) / name)
-        except Exception as error:  # experimental: what does not work is a row of the table, not the end of it
-            print(f"transformers.exporters {name}: {type(error).__name__}: {str(error).splitlines()[0]}")
+            OnnxExporter().export(model, dict(sample), config=config).save_pretrained(
+                Path(target) / name
+            )
+        except (
+            Exception
+        ) as error:  # experimental: what does not work is a row of the table, not the end of it
+            print(
+                f"transformers.exporters {name}: {type(error).__name__}: {str(error).splitlines()[0]}"
+            )
 
 
 if __name__ == "__main__":

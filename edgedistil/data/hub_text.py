@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from edgedistil import console
-from edgedistil.errors import CorpusError, OfflineError
-from edgedistil.recipe import SourceSpec
+from edgedistil.core import console
+from edgedistil.core.errors import CorpusError, OfflineError
+from edgedistil.core.recipe import SourceSpec
 
 
 def read_hub(spec: SourceSpec) -> Iterator[str]:
@@ -17,7 +17,9 @@ def read_hub(spec: SourceSpec) -> Iterator[str]:
         OfflineError: The hub cannot be reached and the data set is not cached.
         CorpusError: No such data set, configuration, split or column.
     """
-    console.say(f"opening the hub data set '{spec.hub}'" + (" (streaming)" if spec.streaming else ""))
+    console.say(
+        f"opening the hub data set '{spec.hub}'" + (" (streaming)" if spec.streaming else "")
+    )
     rows = _load(spec)
     if rows.column_names is not None and spec.field not in rows.column_names:
         raise CorpusError(
@@ -36,18 +38,27 @@ def _load(spec: SourceSpec) -> Any:
 
     try:
         return datasets.load_dataset(
-            spec.hub, spec.config, split=spec.split, revision=spec.revision, streaming=spec.streaming
+            spec.hub,
+            spec.config,
+            split=spec.split,
+            revision=spec.revision,
+            streaming=spec.streaming,
         )
     except ConnectionError as error:
         raise _unreachable(spec, error) from error
-    except (FileNotFoundError, ValueError) as error:  # unknown data set, configuration or split: the library says which
+    except (
+        FileNotFoundError,
+        ValueError,
+    ) as error:  # unknown data set, configuration or split: the library says which
         raise CorpusError(f"hub data set '{spec.hub}': {_first_line(error)}") from error
 
 
 def _text(value: Any, spec: SourceSpec, number: int) -> str:
     if not isinstance(value, str):
         kind = type(value).__name__
-        raise CorpusError(f"hub data set '{spec.hub}' row {number}: '{spec.field}' is {kind}, not text")
+        raise CorpusError(
+            f"hub data set '{spec.hub}' row {number}: '{spec.field}' is {kind}, not text"
+        )
     return value
 
 

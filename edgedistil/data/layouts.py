@@ -37,7 +37,9 @@ class Layout(Protocol):
     def write(self, encoded: Encoded, writer: StoreWriter) -> None: ...
 
 
-def make_layout(name: LayoutName, *, tokenizer: Tokenizer, special: SpecialIds, length: int) -> Layout:
+def make_layout(
+    name: LayoutName, *, tokenizer: Tokenizer, special: SpecialIds, length: int
+) -> Layout:
     kind = Packed if name == "packed" else Lines
     return kind(tokenizer, special, length)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgedistil.data.randomness import key_of, mixed, tensor_key, uniform
-from edgedistil.errors import ShapeError
+from edgedistil.core.errors import ShapeError
+from edgedistil.data.counter_rng import key_of, mixed, tensor_key, uniform
 
 IGNORED = -100  # the label of a position that no MLM loss looks at
 _MASKED, _KEPT = 0.8, 0.1  # of the chosen tokens; the rest becomes a random id
@@ -43,7 +43,9 @@ class Generator:
         return uniform(mixed(mixed(self.keys_B ^ stream)[rows_N] + columns_N))
 
 
-def generator_for(seed: int, step: int, places: Tensor | Sequence[int], *, purpose: str = "mask") -> Generator:
+def generator_for(
+    seed: int, step: int, places: Tensor | Sequence[int], *, purpose: str = "mask"
+) -> Generator:
     """The generator of rows at these places of a step's global batch.
 
     Args:
@@ -88,7 +90,9 @@ def mask_bert(
     candidates_BL = _candidates(ids_BL, attention_mask_BL, generator, special_ids)
     draws_BL = generator.uniform_BL(ids_BL.shape[1], stream=0).masked_fill(~candidates_BL, 2.0)
     ordinary_B = candidates_BL.sum(dim=1)
-    wanted_B = torch.floor(share * ordinary_B.double() + 0.5).long().clamp(min=1).minimum(ordinary_B)
+    wanted_B = (
+        torch.floor(share * ordinary_B.double() + 0.5).long().clamp(min=1).minimum(ordinary_B)
+    )
     last_B1 = draws_BL.sort(dim=1).values.gather(1, (wanted_B - 1).clamp(min=0)[:, None])
     return _replaced(ids_BL, candidates_BL & (draws_BL <= last_B1), generator, mask_id, vocabulary)
 
@@ -125,25 +129,33 @@ def mask_rarity(
     Source: the original scripts; XLM's sampling.
     """
     if token_weights_V.shape != (vocabulary,):
-        raise ShapeError(f"token_weights_V has shape {tuple(token_weights_V.shape)}, expected ({vocabulary},)")
+        raise ShapeError(
+            f"token_weights_V has shape {tuple(token_weights_V.shape)}, expected ({vocabulary},)"
+        )
     candidates_BL = _candidates(ids_BL, attention_mask_BL, generator, special_ids)
     weights_BL = token_weights_V.double().to(ids_BL.device)[ids_BL] * candidates_BL
     wanted = min(math.ceil(share * int(attention_mask_BL.sum())), int((weights_BL > 0).sum()))
     # Exponential races: the smallest -log(u) / w are a weighted draw without replacement (Efraimidis, Spirakis 2006).
     waits_BL = -torch.log(generator.uniform_BL(ids_BL.shape[1], stream=0)) / weights_BL
     chosen = torch.topk(waits_BL.flatten(), wanted, largest=False).indices
-    selected_BL = torch.zeros_like(candidates_BL).flatten().index_fill(0, chosen, True).view_as(candidates_BL)
+    selected_BL = (
+        torch.zeros_like(candidates_BL).flatten().index_fill(0, chosen, True).view_as(candidates_BL)
+    )
     return _replaced(ids_BL, selected_BL, generator, mask_id, vocabulary)
 
 
-def rarity_weights(token_counts_V: Tensor, *, exponent: float, special_ids: Sequence[int]) -> Tensor:
+def rarity_weights(
+    token_counts_V: Tensor, *, exponent: float, special_ids: Sequence[int]
+) -> Tensor:
     """max(count, 1)^-exponent of each id, 0 for special ones; float64 (V)."""
     weights_V = torch.as_tensor(token_counts_V).double().clamp(min=1).pow(-exponent)
     weights_V[list(special_ids)] = 0
     return weights_V
 
 
-def _candidates(ids_BL: Tensor, attention_mask_BL: Tensor, generator: Generator, special_ids: Sequence[int]) -> Tensor:
+def _candidates(
+    ids_BL: Tensor, attention_mask_BL: Tensor, generator: Generator, special_ids: Sequence[int]
+) -> Tensor:
     if ids_BL.shape != attention_mask_BL.shape or ids_BL.shape[:1] != generator.keys_B.shape:
         raise ShapeError(
             f"ids {tuple(ids_BL.shape)}, attention mask {tuple(attention_mask_BL.shape)} and the generator's rows "
@@ -153,12 +165,16 @@ def _candidates(ids_BL: Tensor, attention_mask_BL: Tensor, generator: Generator,
     return attention_mask_BL.bool() & ~torch.isin(ids_BL, special)
 
 
-def _replaced(ids_BL: Tensor, selected_BL: Tensor, generator: Generator, mask_id: int, vocabulary: int) -> MaskedBatch:
+def _replaced(
+    ids_BL: Tensor, selected_BL: Tensor, generator: Generator, mask_id: int, vocabulary: int
+) -> MaskedBatch:
     rows_N, columns_N = selected_BL.nonzero(as_tuple=True)
     fate_N = generator.uniform_at(rows_N, columns_N, stream=1)
     random_N = (generator.uniform_at(rows_N, columns_N, stream=2) * vocabulary).long()
     kept_N = ids_BL[rows_N, columns_N]
-    new_N = torch.where(fate_N < _MASKED, mask_id, torch.where(fate_N < _MASKED + _KEPT, kept_N, random_N))
+    new_N = torch.where(
+        fate_N < _MASKED, mask_id, torch.where(fate_N < _MASKED + _KEPT, kept_N, random_N)
+    )
     return MaskedBatch(
         input_ids_BL=ids_BL.index_put((rows_N, columns_N), new_N),
         labels_BL=torch.where(selected_BL, ids_BL, IGNORED),

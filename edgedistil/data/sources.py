@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from edgedistil import console
-from edgedistil.assets import cache_root, fetch_asset, find_asset
+from edgedistil.core import console
+from edgedistil.core.assets import cache_root, fetch_asset, find_asset
+from edgedistil.core.errors import CorpusError, OfflineError
+from edgedistil.core.recipe import SourceSpec
+from edgedistil.core.rundir import replacing
 from edgedistil.data.asset_text import asset_text_bytes, read_asset, reader_for_asset
 from edgedistil.data.hub_text import read_hub
 from edgedistil.data.text_files import OnBadUtf8, read_text_file, reader_for
-from edgedistil.errors import CorpusError, OfflineError
-from edgedistil.recipe import SourceSpec
-from edgedistil.rundir import replacing
 
 _TIMEOUT_S = 30
 
@@ -83,12 +83,20 @@ def read_documents(
             yield stripped
 
 
-def _read(spec: SourceSpec, on_bad_utf8: OnBadUtf8, advance: Callable[[float], None] | None) -> Iterator[str]:
+def _read(
+    spec: SourceSpec, on_bad_utf8: OnBadUtf8, advance: Callable[[float], None] | None
+) -> Iterator[str]:
     if spec.files is not None:
         for path in source_files(spec.files):
-            yield from read_text_file(path, field=spec.field, on_bad_utf8=on_bad_utf8, advance=advance)
+            yield from read_text_file(
+                path, field=spec.field, on_bad_utf8=on_bad_utf8, advance=advance
+            )
         return
-    documents = read_asset(spec.asset, fetch_asset(spec.asset)) if spec.asset is not None else read_hub(spec)
+    documents = (
+        read_asset(spec.asset, fetch_asset(spec.asset))
+        if spec.asset is not None
+        else read_hub(spec)
+    )
     for document in documents:
         yield document
         if advance is not None:
@@ -110,7 +118,8 @@ def source_files(pattern: str) -> list[Path]:
     if given.is_dir() or not [p for p in paths if p.is_file()]:
         said = "is a folder" if given.is_dir() else "matches no file"
         raise CorpusError(
-            f"corpus source files = '{pattern}' {said}", hint=f"name a file or a glob such as {given}/*.txt"
+            f"corpus source files = '{pattern}' {said}",
+            hint=f"name a file or a glob such as {given}/*.txt",
         )
     files = [path for path in paths if path.is_file()]
     for path in files:
@@ -122,7 +131,10 @@ def _downloaded(url: str) -> Path:
     """The file behind a URL, fetched once into the cache."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"}:
-        raise CorpusError(f"corpus source '{url}': expected http:// or https://", hint="a local file needs no scheme")
+        raise CorpusError(
+            f"corpus source '{url}': expected http:// or https://",
+            hint="a local file needs no scheme",
+        )
     name = Path(parts.path).name
     reader_for(Path(name))
     path = cache_root() / "downloads" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
@@ -136,5 +148,7 @@ def _downloaded(url: str) -> Path:
             shutil.copyfileobj(answer, file)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
-        raise OfflineError(f"cannot fetch {url}: {reason}", hint=f"fetch it by hand and put it at {path}") from error
+        raise OfflineError(
+            f"cannot fetch {url}: {reason}", hint=f"fetch it by hand and put it at {path}"
+        ) from error
     return path

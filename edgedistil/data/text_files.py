@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from edgedistil.errors import CorpusError
+from edgedistil.core.errors import CorpusError
 
 OnBadUtf8 = Literal["refuse", "replace"]
 SUPPORTED = ".txt, .jsonl, .parquet, each also as .gz or .zst (parquet: plain only)"
@@ -25,7 +25,11 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_text_file(
-    path: Path, *, field: str, on_bad_utf8: OnBadUtf8, advance: Callable[[float], None] | None = None
+    path: Path,
+    *,
+    field: str,
+    on_bad_utf8: OnBadUtf8,
+    advance: Callable[[float], None] | None = None,
 ) -> Iterator[str]:
     """The documents of one file, in its order; blank ones too.
 
@@ -95,7 +99,9 @@ def _read_parquet(path: Path, raw: BinaryIO, field: str, on_bad_utf8: OnBadUtf8)
             _check_column(path, table.schema_arrow, field)
             for batch in table.iter_batches(batch_size=1024, columns=[field]):
                 column = batch.column(0)
-                plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+                plain = (
+                    column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+                )
                 for value in plain.cast(pa.large_binary()).to_pylist():
                     yield _decoded(value or b"", on_bad_utf8, f"{path} row {row}", 0)
                     row += 1

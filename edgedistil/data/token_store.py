@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistil.errors import StorageError
-from edgedistil.rundir import read_json, storage_errors
+from edgedistil.core.errors import StorageError
+from edgedistil.core.rundir import read_json, storage_errors
 
 SHARD_TOKENS = 1 << 26
 BUCKET_WIDTH = 4
@@ -39,7 +39,12 @@ class StoreWriter:
     """Writes a store row by row; rows stay in order and never cross a shard's end."""
 
     def __init__(
-        self, folder: Path, *, vocabulary: int, row_length: int | None, shard_tokens: int = SHARD_TOKENS
+        self,
+        folder: Path,
+        *,
+        vocabulary: int,
+        row_length: int | None,
+        shard_tokens: int = SHARD_TOKENS,
     ) -> None:
         self._folder, self._row_length, self._shard_tokens = folder, row_length, shard_tokens
         self._dtype = token_dtype(vocabulary)
@@ -61,7 +66,9 @@ class StoreWriter:
         with storage_errors(self._folder):
             self._files[0].write(ids.astype(self._dtype).tobytes())
             if self._row_length is None:
-                self._files[1].write((self._tokens[-1] + np.cumsum(lengths, dtype=np.int64)).astype("<i8").tobytes())
+                self._files[1].write(
+                    (self._tokens[-1] + np.cumsum(lengths, dtype=np.int64)).astype("<i8").tobytes()
+                )
         for bucket, count in zip(*np.unique(bucket_of(lengths), return_counts=True), strict=True):
             self._buckets[int(bucket)] = self._buckets.get(int(bucket), 0) + int(count)
         self._rows[-1] += len(lengths)
@@ -81,7 +88,9 @@ class StoreWriter:
             "buckets": {str(k): v for k, v in sorted(self._buckets.items())},
         }
         with storage_errors(self._folder):
-            (self._folder / "store.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            (self._folder / "store.json").write_text(
+                json.dumps(facts, indent=1) + "\n", encoding="utf-8"
+            )
 
     def _next_shard(self) -> None:
         self._close_files()
@@ -107,7 +116,11 @@ class StoreWriter:
         _allocate(path, rows * 8)
         sorted_rows = np.memmap(path, "<i8", "r+", shape=(rows,))
         place = dict(
-            zip(sorted(self._buckets), _starts([self._buckets[b] for b in sorted(self._buckets)]), strict=False)
+            zip(
+                sorted(self._buckets),
+                _starts([self._buckets[b] for b in sorted(self._buckets)]),
+                strict=False,
+            )
         )
         first = 0
         for shard, count in enumerate(self._rows):
@@ -153,14 +166,19 @@ class TokenStore:
             return np.broadcast_to(np.int64(self.row_length), (len(self),))
         if len(self) == 0:
             return np.zeros(0, np.int64)
-        return np.concatenate([_lengths_in(self._ends_of(shard)) for shard in range(len(self._shard_tokens))])
+        return np.concatenate(
+            [_lengths_in(self._ends_of(shard)) for shard in range(len(self._shard_tokens))]
+        )
 
     @property
     def blocks_NL(self) -> Sequence[Ids]:  # noqa: N802 - the shape is part of the name
         """The shards of a packed store as arrays of rows, memory-mapped."""
         if self.row_length is None:
             raise ValueError("a store of the layout 'lines' has no blocks of one length")
-        return [self._shard(shard).reshape(-1, self.row_length) for shard in range(len(self._shard_tokens))]
+        return [
+            self._shard(shard).reshape(-1, self.row_length)
+            for shard in range(len(self._shard_tokens))
+        ]
 
     def __getitem__(self, row: int) -> Ids:
         """The ids of one row, in the store's own dtype."""
@@ -201,7 +219,9 @@ class TokenStore:
     def _shard(self, shard: int) -> Ids:
         if shard not in self._shards:
             path = self._folder / f"shard-{shard:05d}.tokens"
-            self._shards[shard] = np.memmap(path, self._dtype, "r", shape=(self._shard_tokens[shard],))
+            self._shards[shard] = np.memmap(
+                path, self._dtype, "r", shape=(self._shard_tokens[shard],)
+            )
         return self._shards[shard]
 
     def _ends_of(self, shard: int) -> NDArray[np.int64]:
@@ -235,7 +255,9 @@ def _mapped_ends(folder: Path, shard: int, rows: int) -> NDArray[np.int64]:
     return np.memmap(folder / f"shard-{shard:05d}.ends", "<i8", "r", shape=(rows,))
 
 
-def _lengths_in(ends: NDArray[np.int64], start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
+def _lengths_in(
+    ends: NDArray[np.int64], start: int = 0, stop: int | None = None
+) -> NDArray[np.int64]:
     """Lengths of rows start … stop from where each row ends."""
     piece = np.asarray(ends[start:stop])
     return np.diff(piece, prepend=ends[start - 1] if start else 0)

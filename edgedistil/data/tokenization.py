@@ -14,10 +14,14 @@ from typing import Any, TypeVar
 
 from tokenizers import Tokenizer
 
-from edgedistil.errors import ModelError
+from edgedistil.core.errors import ModelError
 
-CHUNK_CHARACTERS = 1 << 16  # small enough that an allocator reuses what it has: larger ones are slower
-_PIECE_CHARACTERS = 1 << 15  # longer documents are encoded in pieces: an Encoding takes some 100 bytes a token
+CHUNK_CHARACTERS = (
+    1 << 16
+)  # small enough that an allocator reuses what it has: larger ones are slower
+_PIECE_CHARACTERS = (
+    1 << 15
+)  # longer documents are encoded in pieces: an Encoding takes some 100 bytes a token
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,7 +59,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ModelError(
-            f"{folder} has no tokenizer.json", hint="a fast tokenizer is needed: save it with transformers 5"
+            f"{folder} has no tokenizer.json",
+            hint="a fast tokenizer is needed: save it with transformers 5",
         )
     try:
         tokenizer = Tokenizer.from_file(str(path))
@@ -74,8 +79,13 @@ def special_ids(tokenizer: Tokenizer, folder: Path) -> SpecialIds:
         ModelError: The vocabulary lacks one.
     """
     config = folder / "tokenizer_config.json"
-    named: dict[str, Any] = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    ids = {kind: _special_id(tokenizer, named, kind, folder) for kind in ("cls", "sep", "pad", "mask", "unk")}
+    named: dict[str, Any] = (
+        json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    )
+    ids = {
+        kind: _special_id(tokenizer, named, kind, folder)
+        for kind in ("cls", "sep", "pad", "mask", "unk")
+    }
     return SpecialIds(**ids)
 
 
@@ -84,7 +94,9 @@ def _special_id(tokenizer: Tokenizer, named: dict[str, Any], kind: str, folder: 
     token = given["content"] if isinstance(given, dict) else str(given)
     found = tokenizer.token_to_id(token)
     if found is None:
-        raise ModelError(f"the tokenizer in {folder} has no {token}", hint="a BERT tokenizer is needed")
+        raise ModelError(
+            f"the tokenizer in {folder} has no {token}", hint="a BERT tokenizer is needed"
+        )
     return int(found)
 
 

@@ -70,7 +70,13 @@ def _link_text(match: re.Match[str]) -> str:
     """What a reader sees of [[target|shown]]; nothing of a file, a category or another language."""
     target, *shown = match.group(1).split("|")
     prefix, colon, _rest = target.partition(":")
-    if colon and prefix and not target.startswith(":") and not prefix.startswith(" ") and not _rest.startswith(" "):
+    if (
+        colon
+        and prefix
+        and not target.startswith(":")
+        and not prefix.startswith(" ")
+        and not _rest.startswith(" ")
+    ):
         return ""
     return shown[-1] if shown else target.lstrip(":")
 

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from edgedistil import console
-from edgedistil.errors import StorageError
-from edgedistil.rundir import read_json, replacing, storage_errors, tree_manifest, write_json
+from edgedistil.core import console
+from edgedistil.core.errors import StorageError
+from edgedistil.core.rundir import read_json, replacing, storage_errors, tree_manifest, write_json
 
 _NAME = re.compile(r"step-(\d{8})")
 _MANIFEST = "manifest.json"
@@ -75,10 +75,15 @@ class Checkpoints:
             with replacing(path) as aside, storage_errors(path):
                 aside.mkdir()
                 _write_tensors(aside / "student.safetensors", dict(student.named_parameters()))
-                _write_tensors(aside / "optimizer.safetensors", _optimizer_tensors(student, optimizer))
+                _write_tensors(
+                    aside / "optimizer.safetensors", _optimizer_tensors(student, optimizer)
+                )
                 _write_tensors(aside / "random.safetensors", _by_rank(random_states))
                 plain = [state.plain for state in random_states]
-                write_json(aside / "state.json", {"place": asdict(place), "scaler": dict(scaler), "random": plain})
+                write_json(
+                    aside / "state.json",
+                    {"place": asdict(place), "scaler": dict(scaler), "random": plain},
+                )
                 write_json(aside / _MANIFEST, tree_manifest(aside))
         except StorageError as error:
             good = self._steps()
@@ -87,7 +92,9 @@ class Checkpoints:
                 if good
                 else ("there is no earlier checkpoint; --resume starts from the beginning")
             )
-            raise StorageError(error.message, hint=f"free some space or choose another folder; {last}") from error
+            raise StorageError(
+                error.message, hint=f"free some space or choose another folder; {last}"
+            ) from error
         for _, old in self._steps()[: -self._keep]:
             _remove(old)
         return path
@@ -103,7 +110,9 @@ class Checkpoints:
             damage = _damage(path)
             if damage is None:
                 if torn:
-                    console.warn(f"{'; '.join(told for _, told in torn)}. Using the last good one: {path}")
+                    console.warn(
+                        f"{'; '.join(told for _, told in torn)}. Using the last good one: {path}"
+                    )
                 for bad, _ in torn:
                     bad.rename(bad.with_name(f"{bad.name}.torn"))
                 return path
@@ -171,7 +180,9 @@ def _optimizer_tensors(student: nn.Module, optimizer: Optimizer) -> dict[str, Te
     }
 
 
-def _restore_optimizer(student: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+def _restore_optimizer(
+    student: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]
+) -> None:
     parameters = dict(student.named_parameters())
     for key, value in tensors.items():
         name, _, entry = key.partition("|")
@@ -213,7 +224,11 @@ def restore_random_state(checkpoint: Path, *, rank: int) -> None:
 
 
 def _by_rank(states: list[RandomState]) -> dict[str, Tensor]:
-    return {f"{rank}.{name}": tensor for rank, state in enumerate(states) for name, tensor in state.tensors.items()}
+    return {
+        f"{rank}.{name}": tensor
+        for rank, state in enumerate(states)
+        for name, tensor in state.tensors.items()
+    }
 
 
 # --- files ---------------------------------------------------------------------------------------------
@@ -221,8 +236,12 @@ def _by_rank(states: list[RandomState]) -> dict[str, Tensor]:
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:  # a full disk, say: safetensors has its own words for what the system says
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path
+        )
+    except (
+        SafetensorError
+    ) as error:  # a full disk, say: safetensors has its own words for what the system says
         raise StorageError(f"cannot write {path.parent.name}: {error}") from error
 
 

@@ -19,25 +19,30 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForMaskedLM
 
-from edgedistil import console
+from edgedistil.core import console
+from edgedistil.core.errors import TrainingDiverged
+from edgedistil.core.rundir import replacing, sha256_file, storage_errors, write_json
 from edgedistil.data.batches import Batch, BatchOrder
 from edgedistil.data.building import only_builder, remove_remains
 from edgedistil.data.masking import MaskedBatch, generator_for, mask_bert
 from edgedistil.data.token_store import TokenStore
 from edgedistil.distill.allocator import freed_memory_kept
+from edgedistil.distill.distributed import TORCH_DTYPES, chosen_precision
 from edgedistil.distill.losses import count_tokens, distillation_loss
-from edgedistil.distill.processes import TORCH_DTYPES, chosen_precision
-from edgedistil.errors import TrainingDiverged
-from edgedistil.models.encoder import encode, mlm_head
 from edgedistil.models.facts import weights_sha256
+from edgedistil.models.fast.encoder import encode, mlm_head
 from edgedistil.models.quiet import quiet
 from edgedistil.models.teacher import Teacher, read_teacher
-from edgedistil.rundir import replacing, sha256_file, storage_errors, write_json
 
 MASKED_SHARE = 0.15
 NORM_GAIN = 1.0
 _FORMAT = 2  # of what is cached: raise it when the way of fitting changes
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
 
 
 def fit_head(
@@ -140,15 +145,23 @@ def train_mlm(
     head = list(model.cls.parameters())  # without the tied table: that is the encoder's
     of_head = {id(each) for each in head} - {id(each) for each in model.bert.parameters()}
     groups = [
-        {"params": [p for p in model.parameters() if id(p) not in of_head], "lr": learning_rate * encoder_rate},
+        {
+            "params": [p for p in model.parameters() if id(p) not in of_head],
+            "lr": learning_rate * encoder_rate,
+        },
         {"params": [p for p in head if id(p) in of_head], "lr": learning_rate},
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, warmup))
     trace: list[float] = []
-    with console.progress("fitting an MLM head to the teacher", steps * batches.tokens, unit="tokens") as bar:
+    with console.progress(
+        "fitting an MLM head to the teacher", steps * batches.tokens, unit="tokens"
+    ) as bar:
         for step in range(steps):
-            loss = sum(_backward(model, batch, mask_BL, dtype, device) for batch, mask_BL in batches.at(step))
+            loss = sum(
+                _backward(model, batch, mask_BL, dtype, device)
+                for batch, mask_BL in batches.at(step)
+            )
             if not math.isfinite(loss):
                 raise TrainingDiverged(
                     f"fitting the MLM head: the loss is {loss} at step {step}",
@@ -200,7 +213,9 @@ def _rate(step: int, steps: int, warmup: float) -> float:
 class _Batches:
     """Masked batches by step."""
 
-    def __init__(self, store: TokenStore, teacher: Teacher, *, batch_tokens: int, seed: int) -> None:
+    def __init__(
+        self, store: TokenStore, teacher: Teacher, *, batch_tokens: int, seed: int
+    ) -> None:
         row = store.tokens / len(store)
         rows = max(1, min(len(store), round(batch_tokens / row)))
         self.tokens = rows * row
@@ -212,7 +227,10 @@ class _Batches:
 
     def at(self, step: int) -> list[tuple[MaskedBatch, Tensor | None]]:
         """The step's batches; no attention mask where nothing is padded."""
-        return [self._masked(batch, step) for batch in self._order.micro_batches(step, pad_id=self._pad_id)]
+        return [
+            self._masked(batch, step)
+            for batch in self._order.micro_batches(step, pad_id=self._pad_id)
+        ]
 
     def _masked(self, batch: Batch, step: int) -> tuple[MaskedBatch, Tensor | None]:
         masked = mask_bert(
@@ -244,7 +262,9 @@ def store_sha256(store: TokenStore) -> str:
     return digest.hexdigest()
 
 
-def _write(folder: Path, model: BertForMaskedLM, teacher: Teacher, fitted: dict[str, object]) -> None:
+def _write(
+    folder: Path, model: BertForMaskedLM, teacher: Teacher, fitted: dict[str, object]
+) -> None:
     with replacing(folder) as aside, storage_errors(folder), quiet():
         aside.mkdir()
         model.cpu().save_pretrained(aside)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from transformers import DistilBertForMaskedLM, PreTrainedTokenizerFast
 
+from edgedistil.core.rundir import replacing, storage_errors
 from edgedistil.models.quiet import quiet
-from edgedistil.rundir import replacing, storage_errors
 
 _FILES = {".json", ".txt", ".safetensors"}
 
@@ -25,7 +25,9 @@ def link_folder(source: Path, target: Path) -> None:
                 _link(file.resolve(), aside / file.name)  # the hub's cache holds symbolic links
 
 
-def save_student(student: DistilBertForMaskedLM, tokenizer: PreTrainedTokenizerFast, target: Path) -> None:
+def save_student(
+    student: DistilBertForMaskedLM, tokenizer: PreTrainedTokenizerFast, target: Path
+) -> None:
     """The student and its tokenizer, whole or not at all. The tokenizer gives no token types: a DistilBERT has none."""
     names = tokenizer.model_input_names
     tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgedistil.core.errors import ShapeError
 from edgedistil.data.masking import IGNORED
-from edgedistil.distill.projection import project_and_reduce
-from edgedistil.errors import ShapeError
-from edgedistil.models.encoder import MlmHead
+from edgedistil.models.fast.encoder import MlmHead
+from edgedistil.models.fast.projection import project_and_reduce
 
 Positions = Literal["all", "masked"]
 
@@ -54,7 +54,9 @@ def mlm_loss(student_NV: Tensor, labels_N: Tensor) -> Tensor:
         ShapeError: Logits and labels differ in N, or N = 0.
     """
     if student_NV.ndim != 2 or labels_N.shape != student_NV.shape[:1] or not len(labels_N):
-        raise ShapeError(f"expected logits (N, V) and labels (N,), N > 0; got {_told(student_NV, labels_N)}")
+        raise ShapeError(
+            f"expected logits (N, V) and labels (N,), N > 0; got {_told(student_NV, labels_N)}"
+        )
     return F.cross_entropy(_at_least_float32(student_NV), labels_N)
 
 
@@ -145,7 +147,9 @@ def distillation_loss(
         ShapeError: Shapes do not fit, or a count is not positive.
     """
     _check(student_BLD, teacher_BLD, labels_BL, attention_mask_BL, counts)
-    masked_first, masked = _select(labels_BL, attention_mask_BL, all_of_them=positions == "all" and soft_target > 0)
+    masked_first, masked = _select(
+        labels_BL, attention_mask_BL, all_of_them=positions == "all" and soft_target > 0
+    )
     student_MD = student_BLD.flatten(0, 1)
     zero = torch.zeros((), dtype=torch.float32, device=student_BLD.device)
     total, soft_sum, mlm_sum, cosine_sum = zero, zero, zero, zero
@@ -162,7 +166,9 @@ def distillation_loss(
 
     if (soft_target > 0 or mlm > 0) and len(masked_first):
         if soft_target > 0 and (teacher_BLD is None or teacher_head is None):
-            raise ShapeError("the soft-target loss needs the teacher's hidden states and head; got none")
+            raise ShapeError(
+                "the soft-target loss needs the teacher's hidden states and head; got none"
+            )
         soft_tokens = counts.attended if positions == "all" else counts.masked
         teaching = None
         if soft_target > 0:
@@ -185,17 +191,23 @@ def distillation_loss(
     return DistillationLoss(total, soft_sum, mlm_sum, cosine_sum)
 
 
-def _select(labels_BL: Tensor, attention_mask_BL: Tensor | None, *, all_of_them: bool) -> tuple[Tensor, int]:
+def _select(
+    labels_BL: Tensor, attention_mask_BL: Tensor | None, *, all_of_them: bool
+) -> tuple[Tensor, int]:
     """Flat indices of the positions that are projected, masked ones first, and how many of them are masked."""
     is_masked = labels_BL.flatten() != IGNORED
     masked = is_masked.nonzero().squeeze(1)
     if not all_of_them:
         return masked, len(masked)
-    others = ~is_masked if attention_mask_BL is None else ~is_masked & attention_mask_BL.flatten().bool()
+    others = (
+        ~is_masked if attention_mask_BL is None else ~is_masked & attention_mask_BL.flatten().bool()
+    )
     return torch.cat([masked, others.nonzero().squeeze(1)]), len(masked)
 
 
-def _attended_cosine_sum(student_MD: Tensor, teacher_MD: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
+def _attended_cosine_sum(
+    student_MD: Tensor, teacher_MD: Tensor, attention_mask_BL: Tensor | None
+) -> Tensor:
     if attention_mask_BL is not None:
         attended = attention_mask_BL.flatten().nonzero().squeeze(1)
         student_MD, teacher_MD = student_MD[attended], teacher_MD[attended]
@@ -203,7 +215,9 @@ def _attended_cosine_sum(student_MD: Tensor, teacher_MD: Tensor, attention_mask_
 
 
 def _cosine_sum(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    with torch.autocast(student_ND.device.type, enabled=False):  # it would take the products of float32 rows in 16 bits
+    with torch.autocast(
+        student_ND.device.type, enabled=False
+    ):  # it would take the products of float32 rows in 16 bits
         total: Tensor = _CosineSum.apply(student_ND, teacher_ND)  # type: ignore[no-untyped-call]
     return total
 
@@ -218,8 +232,13 @@ class _CosineSum(torch.autograd.Function):
         distances = []
         parts = [torch.split(part, block) for part in (student_ND, teacher_ND, grad_ND)]
         for student, teacher, grad in zip(*parts, strict=True):
-            s, t = _at_least_float32(student), _at_least_float32(teacher).to(_at_least_float32(student).dtype)
-            s_length, t_length = (torch.linalg.vecdot(v, v).sqrt_().clamp_min_(_SHORTEST) for v in (s, t))
+            s, t = (
+                _at_least_float32(student),
+                _at_least_float32(teacher).to(_at_least_float32(student).dtype),
+            )
+            s_length, t_length = (
+                torch.linalg.vecdot(v, v).sqrt_().clamp_min_(_SHORTEST) for v in (s, t)
+            )
             inverse = (s_length * t_length).reciprocal_()
             cosine = torch.linalg.vecdot(s, t) * inverse
             distances.append((1 - cosine).sum())
@@ -238,7 +257,11 @@ def _at_least_float32(values: Tensor) -> Tensor:
 
 
 def _check(
-    student_BLD: Tensor, teacher_BLD: Tensor | None, labels_BL: Tensor, mask_BL: Tensor | None, counts: TokenCounts
+    student_BLD: Tensor,
+    teacher_BLD: Tensor | None,
+    labels_BL: Tensor,
+    mask_BL: Tensor | None,
+    counts: TokenCounts,
 ) -> None:
     fits = student_BLD.ndim == 3 and labels_BL.shape == student_BLD.shape[:2]
     fits = fits and (mask_BL is None or mask_BL.shape == labels_BL.shape)
@@ -249,7 +272,9 @@ def _check(
             f"got {_told(student_BLD, teacher_BLD, labels_BL, mask_BL)}"
         )
     if not (counts.attended > 0 and counts.masked > 0):
-        raise ShapeError(f"a mean over no tokens: {counts.attended:g} attended, {counts.masked:g} masked")
+        raise ShapeError(
+            f"a mean over no tokens: {counts.attended:g} attended, {counts.masked:g} masked"
+        )
 
 
 def _require_same(student: Tensor, teacher: Tensor, what: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from edgedistil.records import Count, NotMeasured
+from edgedistil.core.records import Count, NotMeasured
 
 
 def reset_peak(device: torch.device) -> None:
@@ -15,7 +15,9 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with suppress(OSError):  # no Linux, or a sandbox: the peak is then that of the process's whole life
+    with suppress(
+        OSError
+    ):  # no Linux, or a sandbox: the peak is then that of the process's whole life
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from edgedistil.records import HeldoutMlm
-from edgedistil.rundir import storage_errors, write_text
+from edgedistil.core.records import HeldoutMlm
+from edgedistil.core.rundir import storage_errors, write_text
 
 
 class Metrics:
@@ -36,7 +36,9 @@ class Metrics:
     def heldout(self) -> list[HeldoutMlm]:
         """All held-out evaluations so far, in order."""
         entries = (entry for entry, _ in self._lines() if entry["kind"] == "heldout")
-        return [HeldoutMlm.model_validate({k: v for k, v in e.items() if k != "kind"}) for e in entries]
+        return [
+            HeldoutMlm.model_validate({k: v for k, v in e.items() if k != "kind"}) for e in entries
+        ]
 
     def sync(self) -> None:
         """Has the disk keep what was written: a checkpoint must never be ahead of its trace."""

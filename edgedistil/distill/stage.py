@@ -13,26 +13,34 @@ from accelerate import PartialState
 from torch import device as Device
 from transformers import DistilBertForMaskedLM
 
-from edgedistil import console
+from edgedistil.core import console
+from edgedistil.core.errors import Interrupted, RunError, StorageError
+from edgedistil.core.recipe import Recipe, load_recipe, write_recipe
+from edgedistil.core.recipe_diff import refuse_changes
+from edgedistil.core.records import (
+    CorpusRecord,
+    DistillRecord,
+    provenance,
+    read_record,
+    write_record,
+)
+from edgedistil.core.rundir import RunDir, create_run, mark_latest, replacing, storage_errors
 from edgedistil.data.batches import BatchOrder
 from edgedistil.data.corpus import Corpus
-from edgedistil.distill import memory, preparation, processes
-from edgedistil.distill.changes import refuse_changes
+from edgedistil.distill import distributed as processes
+from edgedistil.distill import memory
+from edgedistil.distill import setup as preparation
+from edgedistil.distill.batches import Masker, MicroBatch, micro_batches_at
 from edgedistil.distill.checkpoint import Checkpoints, read_place, step_of
-from edgedistil.distill.feed import Masker, MicroBatch, micro_batches_at
 from edgedistil.distill.folders import link_folder, save_student
 from edgedistil.distill.heldout import HeldoutJudge
-from edgedistil.distill.length import RunLength
 from edgedistil.distill.metrics import Metrics
-from edgedistil.distill.plan import plan
+from edgedistil.distill.plan.plan import plan
+from edgedistil.distill.schedule import RunLength
 from edgedistil.distill.train import Objective, train
-from edgedistil.errors import Interrupted, RunError, StorageError
-from edgedistil.models.encoder import frozen
 from edgedistil.models.facts import model_facts
+from edgedistil.models.fast.encoder import frozen
 from edgedistil.models.teacher import Teacher, read_teacher
-from edgedistil.recipe import Recipe, load_recipe, write_recipe
-from edgedistil.records import CorpusRecord, DistillRecord, provenance, read_record, write_record
-from edgedistil.rundir import RunDir, create_run, mark_latest, replacing, storage_errors
 
 __all__ = ["distill", "plan"]
 
@@ -120,7 +128,9 @@ def _told_how_to_go_on(run: RunDir, processes: int) -> Iterator[None]:
     """Whoever is interrupted, or out of space, learns how to go on."""
     command = shlex.join(["edgedistil", "distill", str(run.recipe), "--run", run.name, "--resume"])
     if processes > 1:
-        command = f"torchrun … -m -- {command}"  # without the dashes torchrun takes --run for its own
+        command = (
+            f"torchrun … -m -- {command}"  # without the dashes torchrun takes --run for its own
+        )
     try:
         yield
     except Interrupted as error:
@@ -128,12 +138,17 @@ def _told_how_to_go_on(run: RunDir, processes: int) -> Iterator[None]:
     except StorageError as error:
         if not run.recipe.exists() or not error.message.startswith("cannot write"):
             raise
-        raise StorageError(error.message, hint=f"{error.hint}\n  then go on with: {command}") from error
+        raise StorageError(
+            error.message, hint=f"{error.hint}\n  then go on with: {command}"
+        ) from error
     except KeyboardInterrupt:
         if run.recipe.exists():
-            raise Interrupted("interrupted", hint=f"go on from the last checkpoint with: {command}") from None
+            raise Interrupted(
+                "interrupted", hint=f"go on from the last checkpoint with: {command}"
+            ) from None
         raise Interrupted(
-            "interrupted before the first step", hint="the same command goes on from what is in the cache"
+            "interrupted before the first step",
+            hint="the same command goes on from what is in the cache",
         ) from None
 
 
@@ -147,7 +162,9 @@ def _prepare(recipe: Recipe, run: RunDir, state: PartialState) -> Prepared:
     processes.from_main(state, lambda: made.append(_begun(recipe, run)))
     teacher, corpus = made[0] if made else _teacher_and_corpus(recipe, run)
     student = preparation.made_student(recipe, teacher.model)
-    length = preparation.length_of(recipe, corpus_tokens=corpus.train.tokens, corpus_rows=len(corpus.train))
+    length = preparation.length_of(
+        recipe, corpus_tokens=corpus.train.tokens, corpus_rows=len(corpus.train)
+    )
     return Prepared(teacher, corpus, student, preparation.layer_map(recipe, teacher.model), length)
 
 
@@ -161,7 +178,9 @@ def _check_settings(recipe: Recipe, state: PartialState) -> None:
     processes.check_compiler(state.device, compiled=recipe.train.compile)
     processes.chosen_precision(recipe.train.precision, state.device)
     processes.check_batch(
-        global_batch=recipe.train.global_batch, micro_batch=recipe.train.micro_batch, processes=state.num_processes
+        global_batch=recipe.train.global_batch,
+        micro_batch=recipe.train.micro_batch,
+        processes=state.num_processes,
     )
 
 
@@ -195,7 +214,9 @@ def _begun(recipe: Recipe, run: RunDir) -> tuple[Teacher, Corpus]:
         return teacher, corpus
     link_folder(teacher.folder, run.teacher)
     if not run.student_step0.exists():
-        save_student(preparation.made_student(recipe, teacher.model), teacher.tokenizer, run.student_step0)
+        save_student(
+            preparation.made_student(recipe, teacher.model), teacher.tokenizer, run.student_step0
+        )
     if not run.heldout_text.exists():
         with replacing(run.heldout_text) as aside, storage_errors(run.heldout_text):
             aside.write_bytes(corpus.heldout_text.read_bytes())
@@ -218,15 +239,22 @@ def _train(recipe: Recipe, run: RunDir, prepared: Prepared, state: PartialState)
         unused_parameters=loss.soft_target == loss.mlm == 0,
     )
     teacher_facts = model_facts(prepared.teacher.model, name=prepared.teacher.name)
-    teacher = frozen(prepared.teacher.model, dtype=processes.TORCH_DTYPES[precision]).to(state.device)
+    teacher = frozen(prepared.teacher.model, dtype=processes.TORCH_DTYPES[precision]).to(
+        state.device
+    )
     masker = _masker(recipe, prepared)
-    judge = HeldoutJudge(_heldout_batches(recipe, prepared, masker, state.device), teacher, accelerator=accelerator)
+    judge = HeldoutJudge(
+        _heldout_batches(recipe, prepared, masker, state.device), teacher, accelerator=accelerator
+    )
     metrics = Metrics(run.metrics, writes=accelerator.is_main_process)
     checkpoints = Checkpoints(run.checkpoints, keep=settings.keep_checkpoints)
     resume_from = _place_to_resume(checkpoints, metrics, state, precision)
     student = prepared.student.to(state.device)
     if resume_from is None:
-        for figures in (judge.judge(teacher, name="teacher", step=0), judge.judge(student, name="student", step=0)):
+        for figures in (
+            judge.judge(teacher, name="teacher", step=0),
+            judge.judge(student, name="student", step=0),
+        ):
             metrics.write_heldout(figures)
     order = BatchOrder(
         prepared.corpus.train,
@@ -272,7 +300,9 @@ def _train(recipe: Recipe, run: RunDir, prepared: Prepared, state: PartialState)
         diverged=run.path / "diverged",
     )
     peak = memory.peak_bytes(state.device)
-    for tracker in accelerator.trackers:  # `end_training` would also end the process group, and we are not done
+    for tracker in (
+        accelerator.trackers
+    ):  # `end_training` would also end the process group, and we are not done
         tracker.finish()
     student = student.cpu().eval()
     heldout = metrics.heldout()
@@ -307,7 +337,9 @@ def _masker(recipe: Recipe, prepared: Prepared) -> Masker:
     )
 
 
-def _heldout_batches(recipe: Recipe, prepared: Prepared, masker: Masker, device: Device) -> list[MicroBatch]:
+def _heldout_batches(
+    recipe: Recipe, prepared: Prepared, masker: Masker, device: Device
+) -> list[MicroBatch]:
     """Fixed rows of the held-out part, fixed masks."""
     store = prepared.corpus.heldout
     rows = max(1, min(len(store), recipe.train.heldout_tokens * len(store) // store.tokens))
@@ -342,7 +374,9 @@ def _place_to_resume(
     return processes.from_main(state, look)
 
 
-def _finish(run: RunDir, student: DistilBertForMaskedLM, teacher: Teacher, record: DistillRecord) -> None:
+def _finish(
+    run: RunDir, student: DistilBertForMaskedLM, teacher: Teacher, record: DistillRecord
+) -> None:
     save_student(student, teacher.tokenizer, run.student)
     write_record(run.distill, record)
     mark_latest(run)

@@ -22,18 +22,25 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
-from edgedistil import console
-from edgedistil.data.randomness import key_of
+from edgedistil.core import console
+from edgedistil.core.errors import Interrupted, TrainingDiverged
+from edgedistil.core.records import HeldoutMlm
+from edgedistil.core.rundir import replacing, storage_errors
+from edgedistil.data.counter_rng import key_of
 from edgedistil.distill.allocator import freed_memory_kept
-from edgedistil.distill.checkpoint import Checkpoints, Place, random_state, read_place, restore, restore_random_state
-from edgedistil.distill.feed import BatchesAt, MicroBatch, ahead
+from edgedistil.distill.batches import BatchesAt, MicroBatch, ahead
+from edgedistil.distill.checkpoint import (
+    Checkpoints,
+    Place,
+    random_state,
+    read_place,
+    restore,
+    restore_random_state,
+)
 from edgedistil.distill.interruption import Interruption
 from edgedistil.distill.losses import Positions, TokenCounts, distillation_loss
 from edgedistil.distill.metrics import Metrics
-from edgedistil.errors import Interrupted, TrainingDiverged
-from edgedistil.models.encoder import encode, encode_with_head, mlm_head
-from edgedistil.records import HeldoutMlm
-from edgedistil.rundir import replacing, storage_errors
+from edgedistil.models.fast.encoder import encode, encode_with_head, mlm_head
 
 
 class Objective(nn.Module):
@@ -74,8 +81,12 @@ class Objective(nn.Module):
         taught_BLD = None
         if needs_teacher:
             with torch.no_grad():
-                taught_BLD = self._encode_teacher(self.teacher, batch.input_ids_BL, batch.attention_mask_BL)
-        student_BLD, student_head = self._encode_student(self.student, batch.input_ids_BL, batch.attention_mask_BL)
+                taught_BLD = self._encode_teacher(
+                    self.teacher, batch.input_ids_BL, batch.attention_mask_BL
+                )
+        student_BLD, student_head = self._encode_student(
+            self.student, batch.input_ids_BL, batch.attention_mask_BL
+        )
         loss = distillation_loss(
             student_BLD,
             taught_BLD,
@@ -148,7 +159,9 @@ def train(
     """
     student = objective.student
     trained = [p for p in student.parameters() if p.requires_grad]
-    fused = AdamW(trained, lr=learning_rate, betas=betas, eps=epsilon, weight_decay=weight_decay, fused=True)
+    fused = AdamW(
+        trained, lr=learning_rate, betas=betas, eps=epsilon, weight_decay=weight_decay, fused=True
+    )
     module, optimizer = accelerator.prepare(objective, fused)
     place = Place(step=0, tokens_seen=0, seconds=0.0, precision=precision)
     if resume_from is not None:
@@ -163,11 +176,15 @@ def train(
         if accelerator.is_main_process:
             metrics.sync()
             scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
-            checkpoints.save(place, student=student, optimizer=fused, scaler=scaler, random_states=states)
+            checkpoints.save(
+                place, student=student, optimizer=fused, scaler=scaler, random_states=states
+            )
 
     def stop() -> NoReturn:
         save()
-        raise Interrupted(f"interrupted after step {place.step} of {steps}; everything up to it is saved")
+        raise Interrupted(
+            f"interrupted after step {place.step} of {steps}; everything up to it is saved"
+        )
 
     student.train()
     seconds_before = place.seconds
@@ -207,7 +224,9 @@ def train(
             norm = accelerator.clip_grad_norm_(trained, clip)
             losses = _losses(accelerator, totals, parts, norm, counts, positions)
             if not _finite(losses, scaled=accelerator.scaler is not None):
-                _refuse(step, losses, micro_batches, totals, diverged, rank=accelerator.process_index)
+                _refuse(
+                    step, losses, micro_batches, totals, diverged, rank=accelerator.process_index
+                )
             optimizer.step()
             optimizer.zero_grad()
 
@@ -219,7 +238,14 @@ def train(
                 seconds=seconds_before + now - began,
             )
             speed = seen / (now - step_began)
-            _tell(metrics, accelerator, place, losses, rate=fused.param_groups[0]["lr"], tokens_per_s=speed)
+            _tell(
+                metrics,
+                accelerator,
+                place,
+                losses,
+                rate=fused.param_groups[0]["lr"],
+                tokens_per_s=speed,
+            )
             bar.advance(seen)
             bar.note(
                 f"loss {losses.total:.3f} · soft {losses.soft_target:.3f} · mlm {losses.mlm:.3f} "
@@ -229,7 +255,9 @@ def train(
             if place.step % judge_every == 0 or place.step == steps:
                 figures = judge(place.step)
                 metrics.write_heldout(figures)
-                accelerator.log({f"heldout/{k}": v for k, v in _numbers(figures).items()}, step=place.step)
+                accelerator.log(
+                    {f"heldout/{k}": v for k, v in _numbers(figures).items()}, step=place.step
+                )
             if time.monotonic() - saved_at >= checkpoint_every_s or place.step == steps:
                 save()
                 saved_at = time.monotonic()
@@ -247,10 +275,14 @@ def schedule(step: int, *, steps: int, warmup: float) -> float:
     return (steps - step) / max(steps - rising, 1)
 
 
-def _agree(accelerator: Accelerator, batches: list[MicroBatch], asked: bool) -> tuple[TokenCounts, bool]:
+def _agree(
+    accelerator: Accelerator, batches: list[MicroBatch], asked: bool
+) -> tuple[TokenCounts, bool]:
     """The step's tokens over all processes, and whether any of them was asked to stop: one all-reduce."""
     own = sum((batch.counts for batch in batches), TokenCounts(0, 0))
-    whole = torch.tensor([own.attended, own.masked, asked], dtype=torch.int64, device=accelerator.device)
+    whole = torch.tensor(
+        [own.attended, own.masked, asked], dtype=torch.int64, device=accelerator.device
+    )
     attended, masked, stop = accelerator.reduce(whole, "sum").tolist()
     return TokenCounts(attended, masked), stop > 0
 
@@ -281,7 +313,13 @@ def _finite(losses: StepLosses, *, scaled: bool) -> bool:
 
 
 def _refuse(
-    step: int, losses: StepLosses, batches: list[MicroBatch], totals: list[Tensor], folder: Path, *, rank: int
+    step: int,
+    losses: StepLosses,
+    batches: list[MicroBatch],
+    totals: list[Tensor],
+    folder: Path,
+    *,
+    rank: int,
 ) -> None:
     """Saves the ids of this process's batches at fault (all of them when only the gradient is), and stops."""
     guilty = [b for b, total in zip(batches, totals, strict=True) if not torch.isfinite(total)]
@@ -302,7 +340,13 @@ def _refuse(
 
 
 def _tell(
-    metrics: Metrics, accelerator: Accelerator, place: Place, losses: StepLosses, *, rate: float, tokens_per_s: float
+    metrics: Metrics,
+    accelerator: Accelerator,
+    place: Place,
+    losses: StepLosses,
+    *,
+    rate: float,
+    tokens_per_s: float,
 ) -> None:
     values = {
         "loss": losses.total,

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import onnxruntime
 from tokenizers import Tokenizer
 
-from edgedistil.errors import EdgeDistilError, ModelError
+from edgedistil.core.errors import EdgeDistilError, ModelError
 from edgedistil.evaluate import squad
 from edgedistil.evaluate.encode import Encoded, Ids, encode_texts, open_tokenizer, pad_id
 from edgedistil.evaluate.examples import Example
@@ -49,7 +49,9 @@ def in_fresh_process(work: Callable[..., T], *arguments: Any) -> T:
         return pool.submit(work, *arguments).result()
 
 
-def score_artefacts(spec: TaskSpec, data: Path | None, folder: Path, graphs: Sequence[Path]) -> list[Timed]:
+def score_artefacts(
+    spec: TaskSpec, data: Path | None, folder: Path, graphs: Sequence[Path]
+) -> list[Timed]:
     """The dev set's scores by each graph alone, and the times of a single example, taken in turns.
 
     Args:
@@ -87,7 +89,9 @@ def refuse_torch() -> None:
         EdgeDistilError: It is: the path that a device runs would be another one.
     """
     if "torch" in sys.modules:
-        raise EdgeDistilError("torch is loaded in the process that scores an artefact", hint="score it in a fresh one")
+        raise EdgeDistilError(
+            "torch is loaded in the process that scores an artefact", hint="score it in a fresh one"
+        )
 
 
 def ort_forward(graph: Path, *, threads: int) -> Forward:
@@ -96,8 +100,12 @@ def ort_forward(graph: Path, *, threads: int) -> Forward:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises its own kinds, which share no base but Exception
+        session = onnxruntime.InferenceSession(
+            str(graph), options, providers=["CPUExecutionProvider"]
+        )
+    except (
+        Exception
+    ) as error:  # onnxruntime raises its own kinds, which share no base but Exception
         raise ModelError(f"{graph} does not load: {str(error).splitlines()[0]}") from error
     wanted = {each.name for each in session.get_inputs()}
     names = [each.name for each in session.get_outputs()]
@@ -105,7 +113,9 @@ def ort_forward(graph: Path, *, threads: int) -> Forward:
 
     def forward(input_ids: Ids, mask: Ids, type_ids: Ids) -> Logits:
         named = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": type_ids}
-        return tuple(session.run(order, {name: array for name, array in named.items() if name in wanted}))
+        return tuple(
+            session.run(order, {name: array for name, array in named.items() if name in wanted})
+        )
 
     return forward
 
@@ -130,5 +140,8 @@ def single_example_ms(
 
 def _first_encoded(tokenizer: Tokenizer, dev: Sequence[Example], spec: TaskSpec) -> list[Encoded]:
     if spec.kind == "span":
-        return [squad.windows(tokenizer, example, spec.training.max_length)[0].encoded for example in dev]
+        return [
+            squad.windows(tokenizer, example, spec.training.max_length)[0].encoded
+            for example in dev
+        ]
     return encode_texts(tokenizer, [example.texts for example in dev], spec.training.max_length)

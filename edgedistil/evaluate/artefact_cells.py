@@ -7,13 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from edgedistil import console
-from edgedistil.errors import InputError
-from edgedistil.evaluate.artefact import CONDITIONS, Timed, in_fresh_process, score_artefacts, single_example_ms
+from edgedistil.core import console
+from edgedistil.core.errors import InputError
+from edgedistil.core.records import (
+    ArtefactScore,
+    ExportRecord,
+    provenance,
+    read_record,
+    text_sha256,
+    write_record,
+)
+from edgedistil.core.rundir import RunDir
+from edgedistil.evaluate.artefact import (
+    CONDITIONS,
+    Timed,
+    in_fresh_process,
+    score_artefacts,
+    single_example_ms,
+)
 from edgedistil.evaluate.cells import CellFile, CellPlan, Timing, key_of, read_cell
 from edgedistil.evaluate.tasks import load_data
-from edgedistil.records import ArtefactScore, ExportRecord, provenance, read_record, text_sha256, write_record
-from edgedistil.rundir import RunDir
 
 _TASKS = {
     "classification": "text-classification",
@@ -56,7 +69,10 @@ def check_precision(name: str) -> None:
 
 def _of_one(plan: CellPlan, precision: str) -> list[CellFile]:
     precisions = list(dict.fromkeys(["fp32", "fp32" if precision == "none" else precision]))
-    files = {each: plan.file.with_name(f"{plan.source.name}-{plan.seed}.{each}.json") for each in precisions}
+    files = {
+        each: plan.file.with_name(f"{plan.source.name}-{plan.seed}.{each}.json")
+        for each in precisions
+    }
     keys = {each: text_sha256(f"{plan.key} {each}") for each in precisions}
     if any(key_of(files[each]) != keys[each] for each in precisions):
         made = {each.precision: each for each in _export(plan, precision)}
@@ -65,17 +81,30 @@ def _of_one(plan: CellPlan, precision: str) -> list[CellFile]:
         graphs = [each.graph for each in chosen]
         timed = in_fresh_process(score_artefacts, plan.spec, plan.data, chosen[0].folder, graphs)
         for artefact, result in zip(chosen, timed, strict=True):
-            write_record(files[artefact.precision], _cell_file(plan, artefact, result, keys[artefact.precision]))
+            write_record(
+                files[artefact.precision],
+                _cell_file(plan, artefact, result, keys[artefact.precision]),
+            )
     return [_timed_pytorch(plan), *(read_cell(file) for file in files.values())]
 
 
 def _export(plan: CellPlan, precision: str) -> list[_Artefact]:
     from edgedistil.export.stage import export_folder
 
-    texts = [" ".join(example.texts) for example in load_data(plan.spec, plan.data).train[:_PROBE_TEXTS]]
+    texts = [
+        " ".join(example.texts) for example in load_data(plan.spec, plan.data).train[:_PROBE_TEXTS]
+    ]
     room = RunDir(plan.file.with_name(f"{plan.source.name}-{plan.seed}.onnx"))
     name, task = plan.source.name, _TASKS[plan.spec.kind]
-    export_folder(room, plan.weights, name=name, role="other", task=task, precisions=[_flag(precision)], text=texts)
+    export_folder(
+        room,
+        plan.weights,
+        name=name,
+        role="other",
+        task=task,
+        precisions=[_flag(precision)],
+        text=texts,
+    )
     folder = room.export(name, task)
     return [_read(folder, path) for path in sorted(folder.glob("export.*.json"))]
 
@@ -137,7 +166,9 @@ def artefact_scores(files: Sequence[CellFile]) -> list[ArtefactScore]:
     """Score, size and latency of each artefact beside PyTorch: medians over the seeds, the drop seed by seed."""
     groups: dict[tuple[str, str, str], dict[int, CellFile]] = {}
     for file in files:
-        groups.setdefault((file.cell.task, file.cell.model, file.cell.artefact), {})[file.cell.seed] = file
+        groups.setdefault((file.cell.task, file.cell.model, file.cell.artefact), {})[
+            file.cell.seed
+        ] = file
     found = []
     for (task, model, artefact), by_seed in groups.items():
         pytorch = groups[(task, model, "pytorch")]

@@ -8,9 +8,9 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from edgedistil.assets import fetch_asset, find_asset, read_member
+from edgedistil.core.assets import fetch_asset, find_asset, read_member
+from edgedistil.core.errors import StorageError
 from edgedistil.data.reviews import is_dev_movie, read_reviews
-from edgedistil.errors import StorageError
 from edgedistil.evaluate.examples import RawExample, TaskData, checked_data, normalised
 from edgedistil.evaluate.spec import TaskSpec
 

@@ -20,12 +20,18 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from edgedistil import console
-from edgedistil.errors import EdgeDistilError, InputError, ModelError, StorageError, TrainingDiverged
+from edgedistil.core import console
+from edgedistil.core.errors import (
+    EdgeDistilError,
+    InputError,
+    ModelError,
+    StorageError,
+    TrainingDiverged,
+)
+from edgedistil.core.records import Cell, Record, provenance, read_record, text_sha256, write_record
+from edgedistil.core.rundir import read_json, sha256_file
 from edgedistil.evaluate.spec import TaskSpec
 from edgedistil.evaluate.tasks import load_data
-from edgedistil.records import Cell, Record, provenance, read_record, text_sha256, write_record
-from edgedistil.rundir import read_json, sha256_file
 
 if TYPE_CHECKING:
     from edgedistil.evaluate.examples import TaskData
@@ -51,7 +57,9 @@ class CellFile(Record):
     cell: Cell
     labels: list[float]
     predictions: list[float]
-    per_question: dict[str, list[float]] = Field(default={}, description="span: EM and F1 of each question")
+    per_question: dict[str, list[float]] = Field(
+        default={}, description="span: EM and F1 of each question"
+    )
     timing: Timing | None = Field(default=None, description="taken where artefacts are compared")
 
 
@@ -65,7 +73,11 @@ class Source:
 
     def sha256(self) -> str:
         """Digest of configuration, tokenizer and (unless they are drawn at random) weights."""
-        patterns = ["config.json", "tokenizer.json", *([] if self.random_weights else ["*.safetensors"])]
+        patterns = [
+            "config.json",
+            "tokenizer.json",
+            *([] if self.random_weights else ["*.safetensors"]),
+        ]
         files = sorted(path for pattern in patterns for path in self.folder.glob(pattern))
         if not self.random_weights and not any(path.suffix == ".safetensors" for path in files):
             raise ModelError(
@@ -138,7 +150,9 @@ def cell_key(
         "model": model_sha256,
         "random_weights": source.random_weights,
         "seed": seed,
-        "second_distillation": _soft_settings(spec) | {"from": soft_targets} if soft_targets else None,
+        "second_distillation": _soft_settings(spec) | {"from": soft_targets}
+        if soft_targets
+        else None,
     }
     return text_sha256(json.dumps(inputs, sort_keys=True))
 
@@ -171,8 +185,13 @@ def run_cells(plans: Sequence[CellPlan], *, jobs: int) -> None:
     missing = [plan for plan in plans if not plan.is_done()]
     if len(missing) < len(plans):
         console.say(f"evaluate: {len(plans) - len(missing)} of {len(plans)} cells are done already")
-    for wave in ([p for p in missing if not p.soft_targets_from], [p for p in missing if p.soft_targets_from]):
-        failures = _run_in_processes(wave, jobs) if jobs > 1 and len(wave) > 1 else _run_in_turn(wave)
+    for wave in (
+        [p for p in missing if not p.soft_targets_from],
+        [p for p in missing if p.soft_targets_from],
+    ):
+        failures = (
+            _run_in_processes(wave, jobs) if jobs > 1 and len(wave) > 1 else _run_in_turn(wave)
+        )
         if failures:
             raise failures[0]
 
@@ -182,7 +201,9 @@ def _run_in_turn(plans: list[CellPlan]) -> list[BaseException]:
     for plan in plans:
         try:
             run_cell(plan)
-        except TrainingDiverged as error:  # the next cell may well succeed; anything else would hit it too
+        except (
+            TrainingDiverged
+        ) as error:  # the next cell may well succeed; anything else would hit it too
             failures.append(error)
     return failures
 
@@ -191,7 +212,9 @@ def _run_in_processes(plans: list[CellPlan], jobs: int) -> list[BaseException]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     failures: list[BaseException] = []
     with (
-        ProcessPoolExecutor(min(jobs, len(plans)), mp_context=get_context("spawn"), initializer=_hush) as pool,
+        ProcessPoolExecutor(
+            min(jobs, len(plans)), mp_context=get_context("spawn"), initializer=_hush
+        ) as pool,
         console.progress("evaluate", len(plans), unit="cells") as bar,
     ):
         running = {pool.submit(run_cell, plan, threads=threads): plan for plan in plans}
@@ -217,7 +240,8 @@ def _hush() -> None:
 def _named(error: BaseException, plan: CellPlan) -> BaseException:
     if isinstance(error, BrokenProcessPool):
         return EdgeDistilError(
-            f"the process of cell {plan.label} was killed", hint="out of memory? run fewer at a time with --jobs"
+            f"the process of cell {plan.label} was killed",
+            hint="out of memory? run fewer at a time with --jobs",
         )
     return error
 
@@ -244,10 +268,18 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> Scored:
     rows = finetune.features(tokenizer, data.train, kind=spec.kind, max_length=length)
     soft = None
     if plan.soft_targets_from is not None:
-        rows += finetune.features(tokenizer, data.unlabelled, kind=spec.kind, max_length=length, labelled=False)
-        soft = finetune.teacher_logits(plan.soft_targets_from, rows, kind=spec.kind, tokenizer=tokenizer)
+        rows += finetune.features(
+            tokenizer, data.unlabelled, kind=spec.kind, max_length=length, labelled=False
+        )
+        soft = finetune.teacher_logits(
+            plan.soft_targets_from, rows, kind=spec.kind, tokenizer=tokenizer
+        )
     model = finetune.task_model(
-        source.folder, kind=spec.kind, labels=data.labels, seed=plan.seed, random_weights=source.random_weights
+        source.folder,
+        kind=spec.kind,
+        labels=data.labels,
+        seed=plan.seed,
+        random_weights=source.random_weights,
     )
     finetune.fine_tune(
         model,
@@ -261,10 +293,18 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> Scored:
         second=spec.second_distillation,
     )
     if plan.keep_weights:
-        finetune.save_model(model, source.folder, plan.weights, stamp={_KEY_FILE: {"key": plan.key}})
+        finetune.save_model(
+            model, source.folder, plan.weights, stamp={_KEY_FILE: {"key": plan.key}}
+        )
     forward = finetune.torch_forward(model)
     return score_dev(
-        forward, tokenizer, data.dev, kind=spec.kind, metric=spec.metric, max_length=length, parts=spec.parts
+        forward,
+        tokenizer,
+        data.dev,
+        kind=spec.kind,
+        metric=spec.metric,
+        max_length=length,
+        parts=spec.parts,
     )
 
 
@@ -299,4 +339,13 @@ def read_cell(path: Path) -> CellFile:
     return read_record(path, CellFile)
 
 
-__all__ = ["CellFile", "CellPlan", "Source", "Timing", "cell_key", "parse_cell", "read_cell", "run_cells"]
+__all__ = [
+    "CellFile",
+    "CellPlan",
+    "Source",
+    "Timing",
+    "cell_key",
+    "parse_cell",
+    "read_cell",
+    "run_cells",
+]

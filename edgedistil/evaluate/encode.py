@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from edgedistil import console
-from edgedistil.errors import ModelError
+from edgedistil.core import console
+from edgedistil.core.errors import ModelError
 
 Ids = NDArray[np.int64]
 _CHUNK = 4096
@@ -33,7 +33,9 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise ModelError(f"{folder} has no tokenizer.json", hint="save the model's fast tokenizer beside it")
+        raise ModelError(
+            f"{folder} has no tokenizer.json", hint="save the model's fast tokenizer beside it"
+        )
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -45,13 +47,17 @@ def pad_id(tokenizer: Tokenizer) -> int:
     return 0 if found is None else int(found)
 
 
-def encode_texts(tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], max_length: int) -> list[Encoded]:
+def encode_texts(
+    tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], max_length: int
+) -> list[Encoded]:
     """One or two texts an example, cut to `max_length` tokens (the longer of two first), special tokens included."""
     tokenizer.enable_truncation(max_length, strategy="longest_first")
     inputs = [pair if len(pair) == 2 else pair[0] for pair in texts]
     found: list[Encoded] = []
     with console.progress("tokenizing", len(inputs), unit="texts") as bar:
-        for start in range(0, len(inputs), _CHUNK):  # a chunk's offsets and token strings are freed before the next
+        for start in range(
+            0, len(inputs), _CHUNK
+        ):  # a chunk's offsets and token strings are freed before the next
             chunk = tokenizer.encode_batch(inputs[start : start + _CHUNK])
             found += [Encoded(list(each.ids), list(each.type_ids)) for each in chunk]
             bar.advance(len(chunk))

@@ -30,8 +30,9 @@ from transformers import (
     set_seed,
 )
 
-from edgedistil import console
-from edgedistil.errors import ModelError, TrainingDiverged
+from edgedistil.core import console
+from edgedistil.core.errors import ModelError, TrainingDiverged
+from edgedistil.core.rundir import replacing
 from edgedistil.evaluate import squad
 from edgedistil.evaluate.encode import Encoded, Ids, encode_texts, open_tokenizer, pad_id
 from edgedistil.evaluate.examples import Example
@@ -45,9 +46,12 @@ from edgedistil.evaluate.soft_targets import (
 )
 from edgedistil.evaluate.spec import SecondDistillation, Training
 from edgedistil.models.quiet import quiet
-from edgedistil.rundir import replacing
 
-_LABELS = ("labels", "start_positions", "end_positions")  # transformers' names, of one kind of task or the other
+_LABELS = (
+    "labels",
+    "start_positions",
+    "end_positions",
+)  # transformers' names, of one kind of task or the other
 _LOGITS = ("logits", "start_logits", "end_logits")
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -80,22 +84,35 @@ def task_model(
             if random_weights:
                 return auto.from_config(config, dtype=torch.float32)
             return auto.from_pretrained(
-                folder, config=config, use_safetensors=True, local_files_only=True, dtype=torch.float32
+                folder,
+                config=config,
+                use_safetensors=True,
+                local_files_only=True,
+                dtype=torch.float32,
             )
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} holds no model that can be fine-tuned: {str(error).splitlines()[0]}") from error
+        raise ModelError(
+            f"{folder} holds no model that can be fine-tuned: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def fine_tuned_model(folder: Path, *, kind: str) -> PreTrainedModel:
     """A model that `save_model` wrote, head and all, in eval mode."""
     auto = AutoModelForQuestionAnswering if kind == "span" else AutoModelForSequenceClassification
     with quiet():
-        model: PreTrainedModel = auto.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        model: PreTrainedModel = auto.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True
+        )
     return model.eval()
 
 
 def features(
-    tokenizer: Tokenizer, examples: Sequence[Example], *, kind: str, max_length: int, labelled: bool = True
+    tokenizer: Tokenizer,
+    examples: Sequence[Example],
+    *,
+    kind: str,
+    max_length: int,
+    labelled: bool = True,
 ) -> list[dict[str, Any]]:
     """Training rows: `encoded` and the labels; a question gives one row a window, taught with its first answer.
 
@@ -182,7 +199,9 @@ def fine_tune(
         trainer.remove_callback(PrinterCallback)
         with quiet():
             trainer.train()
-            trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # or it answers in bfloat16 ever after
+            trainer.accelerator.unwrap_model(
+                model, keep_fp32_wrapper=False
+            )  # or it answers in bfloat16 ever after
 
 
 def bfloat16_is_native() -> bool:
@@ -198,7 +217,9 @@ def accepted_inputs(model: PreTrainedModel) -> set[str]:
 
 
 class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
-    def __init__(self, rows: Sequence[dict[str, Any]], soft_targets: Sequence[Logits] | None) -> None:
+    def __init__(
+        self, rows: Sequence[dict[str, Any]], soft_targets: Sequence[Logits] | None
+    ) -> None:
         self._rows, self._soft = rows, soft_targets
 
     def __len__(self) -> int:
@@ -207,7 +228,11 @@ class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self._rows[index]
         soft = {} if self._soft is None else {"soft": self._soft[index]}
-        return {"input_ids": row["encoded"].input_ids, **row, **soft}  # input_ids: the length sampler looks there
+        return {
+            "input_ids": row["encoded"].input_ids,
+            **row,
+            **soft,
+        }  # input_ids: the length sampler looks there
 
 
 class _Collator:
@@ -219,7 +244,9 @@ class _Collator:
         batch = tensors(arrays(encoded, self._pad), self._accepted)
         labels = np.array([row["labels"] for row in rows])
         if self._kind == "span":
-            batch["start_positions"], batch["end_positions"] = (torch.from_numpy(labels[:, i].copy()) for i in (0, 1))
+            batch["start_positions"], batch["end_positions"] = (
+                torch.from_numpy(labels[:, i].copy()) for i in (0, 1)
+            )
         else:
             kind = np.float32 if self._kind == "regression" else np.int64
             batch["labels"] = torch.from_numpy(labels.astype(kind))
@@ -266,7 +293,13 @@ class _Trainer(Trainer):  # type: ignore[misc] # transformers ships no types
             outputs = model(**inputs)
             logits = [outputs[name] for name in _LOGITS if name in outputs]
             loss = loss_with_soft_targets(
-                self.kind, logits, labels, soft, inputs["attention_mask"], labelled, second=self.second
+                self.kind,
+                logits,
+                labels,
+                soft,
+                inputs["attention_mask"],
+                labelled,
+                second=self.second,
             )
         if not torch.isfinite(loss):
             raise TrainingDiverged(
@@ -311,13 +344,21 @@ def _label_loss(kind: str, logits: Sequence[Tensor], labels: Sequence[Tensor]) -
     """What transformers' heads compute from labels."""
     if kind == "regression":
         return functional.mse_loss(logits[0][:, 0].float(), labels[0].float())
-    losses = [functional.cross_entropy(each.float(), label) for each, label in zip(logits, labels, strict=True)]
+    losses = [
+        functional.cross_entropy(each.float(), label)
+        for each, label in zip(logits, labels, strict=True)
+    ]
     return torch.stack(losses).mean()
 
 
-def _soft_loss(kind: str, logits: Sequence[Tensor], soft: Tensor, mask_BL: Tensor, temperature: float) -> Tensor:
+def _soft_loss(
+    kind: str, logits: Sequence[Tensor], soft: Tensor, mask_BL: Tensor, temperature: float
+) -> Tensor:
     if kind == "span":
-        sides = [soft_span_loss(each, soft[:, i], mask_BL, temperature=temperature) for i, each in enumerate(logits)]
+        sides = [
+            soft_span_loss(each, soft[:, i], mask_BL, temperature=temperature)
+            for i, each in enumerate(logits)
+        ]
         return torch.stack(sides).mean()
     if kind == "regression":
         return soft_value_loss(logits[0][:, 0], soft[:, 0])
@@ -339,22 +380,30 @@ def torch_forward(model: PreTrainedModel) -> Forward:
 
     @torch.inference_mode()
     def forward(input_ids: Ids, mask: Ids, type_ids: Ids) -> Logits:
-        inputs = {k: v.to(model.device) for k, v in tensors((input_ids, mask, type_ids), accepted).items()}
+        inputs = {
+            k: v.to(model.device) for k, v in tensors((input_ids, mask, type_ids), accepted).items()
+        }
         outputs = model(**inputs)
-        found = (outputs.logits,) if "logits" in outputs else (outputs.start_logits, outputs.end_logits)
+        found = (
+            (outputs.logits,) if "logits" in outputs else (outputs.start_logits, outputs.end_logits)
+        )
         return tuple(each.float().cpu().numpy() for each in found)
 
     return forward
 
 
-def teacher_logits(folder: Path, rows: Sequence[dict[str, Any]], *, kind: str, tokenizer: Tokenizer) -> list[Logits]:
+def teacher_logits(
+    folder: Path, rows: Sequence[dict[str, Any]], *, kind: str, tokenizer: Tokenizer
+) -> list[Logits]:
     """The fine-tuned teacher's logits of each training row: soft targets for a student that reads the same ids.
 
     Raises:
         ModelError: Teacher and student have different tokenizers.
     """
     if open_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
-        raise ModelError(f"the teacher in {folder} has another vocabulary than the student: its logits have no partner")
+        raise ModelError(
+            f"the teacher in {folder} has another vocabulary than the student: its logits have no partner"
+        )
     model = fine_tuned_model(folder, kind=kind)
     if torch.cuda.is_available():
         model.to("cuda")
@@ -362,7 +411,9 @@ def teacher_logits(folder: Path, rows: Sequence[dict[str, Any]], *, kind: str, t
     return all_logits(torch_forward(model), encoded, pad_id(tokenizer), label="soft targets")
 
 
-def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path, *, stamp: dict[str, Any]) -> None:
+def save_model(
+    model: PreTrainedModel, tokenizer_folder: Path, folder: Path, *, stamp: dict[str, Any]
+) -> None:
     """The fine-tuned model with its tokenizer, as a folder that transformers loads; whole or not at all.
 
     Args:

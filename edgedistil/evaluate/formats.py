@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgedistil.errors import TaskError
+from edgedistil.core.errors import TaskError
 from edgedistil.evaluate.examples import Answer, RawExample
 from edgedistil.evaluate.spec import Files, TaskSpec
 
@@ -18,7 +18,9 @@ _SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 Row = tuple[str, dict[str, Any]]  # place, cells by column
 
 
-def read_side(spec: TaskSpec, files: Files, names: Sequence[str], folder: Path) -> tuple[list[RawExample], list[str]]:
+def read_side(
+    spec: TaskSpec, files: Files, names: Sequence[str], folder: Path
+) -> tuple[list[RawExample], list[str]]:
     """The examples of one side (train or dev) from its files, and what was noticed on the way.
 
     Raises:
@@ -36,17 +38,24 @@ def read_side(spec: TaskSpec, files: Files, names: Sequence[str], folder: Path) 
     return examples, notes
 
 
-def read_texts(spec: TaskSpec, files: Files | None, path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+def read_texts(
+    spec: TaskSpec, files: Files | None, path: Path, columns: Sequence[str]
+) -> list[tuple[str, ...]]:
     """Texts without labels: a line each of a .txt, or the text columns of a table in the task's own form.
 
     Raises:
         TaskError: The file is missing or malformed; names file and line.
     """
     if not path.is_file():
-        raise TaskError(f"task '{spec.name}': no {path}", hint="the path is taken from second_distillation.unlabelled")
+        raise TaskError(
+            f"task '{spec.name}': no {path}",
+            hint="the path is taken from second_distillation.unlabelled",
+        )
     if path.suffix == ".txt":
         if len(columns) > 1:
-            raise TaskError(f"{path}: a line holds one text, the task takes {len(columns)}", hint="give a table")
+            raise TaskError(
+                f"{path}: a line holds one text, the task takes {len(columns)}", hint="give a table"
+            )
         return [(line.strip(),) for line in utf8_text(path).split("\n") if line.strip()]
     found = []
     for where, cells in _rows(path, files or Files(train="", dev=("",)), []):
@@ -58,10 +67,16 @@ def read_texts(spec: TaskSpec, files: Files | None, path: Path, columns: Sequenc
 
 
 def _where_to_get(spec: TaskSpec) -> str:
-    return f"download: {spec.download}" if spec.download else "the path is taken from the task's [files] section"
+    return (
+        f"download: {spec.download}"
+        if spec.download
+        else "the path is taken from the task's [files] section"
+    )
 
 
-def _read_one(spec: TaskSpec, files: Files, path: Path, part: int) -> tuple[list[RawExample], list[str]]:
+def _read_one(
+    spec: TaskSpec, files: Files, path: Path, part: int
+) -> tuple[list[RawExample], list[str]]:
     if files.format == "aclImdb":
         return list(_acl_imdb(path, part)), []
     if files.format == "squad":
@@ -73,13 +88,17 @@ def _read_one(spec: TaskSpec, files: Files, path: Path, part: int) -> tuple[list
     return [_example(spec, files, where, cells, part) for where, cells in rows], notes
 
 
-def _example(spec: TaskSpec, files: Files, where: str, cells: dict[str, Any], part: int) -> RawExample:
+def _example(
+    spec: TaskSpec, files: Files, where: str, cells: dict[str, Any], part: int
+) -> RawExample:
     for column in (*files.text, files.label, *([files.id] if files.id else [])):
         if cells.get(column) is None:
             raise _missing(where, column, cells)
     texts = tuple(text_of(where, column, cells[column]) for column in files.text)
     answers = answers_of(where, cells, files.label, files.start) if spec.kind == "span" else ()
-    return RawExample(texts, cells[files.label], where, str(cells[files.id]) if files.id else "", answers, part)
+    return RawExample(
+        texts, cells[files.label], where, str(cells[files.id]) if files.id else "", answers, part
+    )
 
 
 def _missing(where: str, column: str, cells: dict[str, Any]) -> TaskError:
@@ -87,7 +106,10 @@ def _missing(where: str, column: str, cells: dict[str, Any]) -> TaskError:
         return TaskError(f"{where}: column '{column}' has no value")
     close = difflib.get_close_matches(column, cells, n=1, cutoff=0.5)
     advice = f"; did you mean '{close[0]}'?" if close else ""
-    return TaskError(f"{where}: no column '{column}'{advice}", hint=f"columns there: {', '.join(map(str, cells))}")
+    return TaskError(
+        f"{where}: no column '{column}'{advice}",
+        hint=f"columns there: {', '.join(map(str, cells))}",
+    )
 
 
 def text_of(where: str, column: str, value: Any) -> str:
@@ -96,19 +118,24 @@ def text_of(where: str, column: str, value: Any) -> str:
     return value
 
 
-def answers_of(where: str, cells: dict[str, Any], column: str, start_column: str = "") -> tuple[Answer, ...]:
+def answers_of(
+    where: str, cells: dict[str, Any], column: str, start_column: str = ""
+) -> tuple[Answer, ...]:
     """Answers as SQuAD's hub form has them ({text: […], answer_start: […]}), as a list of pairs, or as two columns."""
     value = cells[column]
     try:
         if isinstance(value, dict):
             return tuple(
-                Answer(text, int(start)) for text, start in zip(value["text"], value["answer_start"], strict=True)
+                Answer(text, int(start))
+                for text, start in zip(value["text"], value["answer_start"], strict=True)
             )
         if isinstance(value, list):
             return tuple(Answer(each["text"], int(each["answer_start"])) for each in value)
         return (Answer(str(value), int(cells[start_column])),)
     except (KeyError, ValueError, TypeError) as error:
-        raise TaskError(f"{where}: no answer with its start: {type(error).__name__}: {error}") from error
+        raise TaskError(
+            f"{where}: no answer with its start: {type(error).__name__}: {error}"
+        ) from error
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -137,7 +164,8 @@ def utf8_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise TaskError(
-            f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x})", hint="convert the file to UTF-8"
+            f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x})",
+            hint="convert the file to UTF-8",
         ) from error
 
 
@@ -177,7 +205,9 @@ def _table(path: Path, files: Files, notes: list[str]) -> Iterator[Row]:
             skipped += 1
             continue
         if len(cells) != len(header) and files.ragged == "refuse":
-            raise TaskError(f"{path}:{number}: {len(cells)} cells, expected {len(header)} ({', '.join(header)})")
+            raise TaskError(
+                f"{path}:{number}: {len(cells)} cells, expected {len(header)} ({', '.join(header)})"
+            )
         yield f"{path}:{number}", dict(zip(header, cells, strict=False))
     if skipped:
         notes.append(f"{path.name}: {skipped} rows with missing cells were left out")
@@ -227,10 +257,21 @@ def _squad(path: Path, part: int) -> Iterator[RawExample]:
         for article in articles:
             for paragraph in article["paragraphs"]:
                 for qa in paragraph["qas"]:
-                    answers = tuple(Answer(a["text"], int(a["answer_start"])) for a in qa["answers"])
+                    answers = tuple(
+                        Answer(a["text"], int(a["answer_start"])) for a in qa["answers"]
+                    )
                     where = f"{path}: question {qa['id']}"
-                    yield RawExample((qa["question"], paragraph["context"]), "", where, str(qa["id"]), answers, part)
+                    yield RawExample(
+                        (qa["question"], paragraph["context"]),
+                        "",
+                        where,
+                        str(qa["id"]),
+                        answers,
+                        part,
+                    )
     except json.JSONDecodeError as error:
         raise TaskError(f"{path}:{error.lineno}: no JSON: {error.msg}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise TaskError(f"{path}: not SQuAD 1.1's layout: {type(error).__name__}: {error}") from error
+        raise TaskError(
+            f"{path}: not SQuAD 1.1's layout: {type(error).__name__}: {error}"
+        ) from error

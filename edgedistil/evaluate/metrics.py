@@ -94,7 +94,9 @@ def resampled_scores(metric: str, labels: Floats, predictions: Floats, draws_RN:
         return np.asarray(np.mean(both, axis=0))
     if metric in ("pearson", "spearman"):
         rank = stats.rankdata if metric == "spearman" else np.asarray
-        return np.array([_correlation(rank(labels[draw]), rank(predictions[draw])) for draw in draws_RN])
+        return np.array(
+            [_correlation(rank(labels[draw]), rank(predictions[draw])) for draw in draws_RN]
+        )
     classes = int(max(labels.max(), predictions.max())) + 1
     codes = (labels * classes + predictions).astype(np.int64)
     counts = np.stack([np.bincount(codes[draw], minlength=classes * classes) for draw in draws_RN])
@@ -127,7 +129,9 @@ def _matthews_of(confusion_RKK: Floats) -> Floats:
     total = confusion_RKK.sum(axis=(1, 2))
     labelled, predicted = confusion_RKK.sum(axis=2), confusion_RKK.sum(axis=1)
     over = np.trace(confusion_RKK, axis1=1, axis2=2) * total - (labelled * predicted).sum(axis=1)
-    under = np.sqrt((total**2 - (predicted**2).sum(axis=1)) * (total**2 - (labelled**2).sum(axis=1)))
+    under = np.sqrt(
+        (total**2 - (predicted**2).sum(axis=1)) * (total**2 - (labelled**2).sum(axis=1))
+    )
     return np.asarray(np.divide(over, under, out=np.zeros_like(over), where=under > 0))
 
 
@@ -150,5 +154,7 @@ def constant_score(metric: str, kind: str, train_labels: Floats, labels: Floats)
     """The floor: the metric of the constant prediction."""
     constant = np.full(len(labels), constant_prediction(kind, train_labels))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn says that one class is never predicted: that is the point here
+        warnings.simplefilter(
+            "ignore"
+        )  # scikit-learn says that one class is never predicted: that is the point here
         return score(metric, labels, constant)[0][metric]

@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgedistil.errors import InputError
+from edgedistil.core.errors import InputError
+from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate.cells import CellPlan, Source, cell_key, key_of
 from edgedistil.evaluate.spec import TaskSpec
 from edgedistil.evaluate.tasks import load_data
-from edgedistil.rundir import RunDir
 
 MODELS = ("teacher", "student-step0", "student", "student-random", "student-d", "student-step0-d")
-FOR_NO_DEVICE = ("student-step0", "student-random", "student-step0-d")  # the teacher: deployed without all this
+FOR_NO_DEVICE = (
+    "student-step0",
+    "student-random",
+    "student-step0-d",
+)  # the teacher: deployed without all this
 WITH_SOFT_TARGETS = ("student-d", "student-step0-d")
 _CELL_FILE = re.compile(r"(?P<model>.+)-(?P<seed>[0-9]+)")
 
@@ -44,17 +48,26 @@ class Planner:
             teacher = self.plan(task, "teacher", seed, keep=needs_soft) if needs_soft else None
             if teacher is not None:
                 found.append(teacher)
-            others = [model for model in dict.fromkeys(models) if model != "teacher" or teacher is None]
+            others = [
+                model for model in dict.fromkeys(models) if model != "teacher" or teacher is None
+            ]
             found += [self.plan(task, model, seed, keep=False, teacher=teacher) for model in others]
         return found
 
-    def others_done(self, task: Task, plans: Sequence[CellPlan], seeds: Sequence[int]) -> list[CellPlan]:
+    def others_done(
+        self, task: Task, plans: Sequence[CellPlan], seeds: Sequence[int]
+    ) -> list[CellPlan]:
         """Cells of the run's other models with these seeds that lie there and are what they would be now."""
         known = {plan.file for plan in plans}
         found = []
         for path in sorted((self.run.cells / task.spec.name).glob("*.json")):
             named = _CELL_FILE.fullmatch(path.stem)
-            if path in known or named is None or named["model"] not in MODELS or int(named["seed"]) not in seeds:
+            if (
+                path in known
+                or named is None
+                or named["model"] not in MODELS
+                or int(named["seed"]) not in seeds
+            ):
                 continue
             soft = named["model"] in WITH_SOFT_TARGETS
             teacher = self.plan(task, "teacher", int(named["seed"]), keep=False) if soft else None
@@ -63,7 +76,9 @@ class Planner:
                 found.append(plan)
         return found
 
-    def plan(self, task: Task, model: str, seed: int, *, keep: bool, teacher: CellPlan | None = None) -> CellPlan:
+    def plan(
+        self, task: Task, model: str, seed: int, *, keep: bool, teacher: CellPlan | None = None
+    ) -> CellPlan:
         """One cell. `teacher` gives the soft targets, if the model is the one that takes them."""
         source = source_of(self.run, model)
         if source not in self._digests:
@@ -106,10 +121,14 @@ def source_of(run: RunDir, model: str) -> Source:
     if model in ("student-step0", "student-step0-d"):
         return Source(model, run.require(run.student_step0, made_by))
     if model in MODELS:
-        return Source(model, run.require(run.student, made_by), random_weights=model == "student-random")
+        return Source(
+            model, run.require(run.student, made_by), random_weights=model == "student-random"
+        )
     folder = Path(model)
     if not (folder / "config.json").is_file():
-        raise InputError(f"no model '{model}': expected one of {', '.join(MODELS)}, or a folder that holds config.json")
+        raise InputError(
+            f"no model '{model}': expected one of {', '.join(MODELS)}, or a folder that holds config.json"
+        )
     return Source(name_of(model), folder)
 
 
@@ -129,5 +148,7 @@ def deployed_models(models: Sequence[str], *, one_cell: bool) -> list[str]:
     """
     chosen = [model for model in models if one_cell or model not in FOR_NO_DEVICE]
     if not chosen:
-        raise InputError(f"--artefact: none of {', '.join(models)} is for a device", hint="add --model student")
+        raise InputError(
+            f"--artefact: none of {', '.join(models)} is for a device", hint="add --model student"
+        )
     return [name_of(model) for model in chosen]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedistil.core.records import Figure, NotMeasured
 from edgedistil.evaluate.metrics import Floats, resampled_scores
-from edgedistil.records import Figure, NotMeasured
 
 Ints = NDArray[np.int64]
 
@@ -104,24 +104,36 @@ def bounds(values_R: Floats) -> tuple[float, float]:
 class _Resamples:
     def __init__(self, examples: int, first: Predictions, second: Predictions) -> None:
         generator = np.random.default_rng(_SEED)
-        self._draws_RN = generator.integers(0, examples, size=(RESAMPLES, examples), dtype=np.int32).astype(np.int64)
+        self._draws_RN = generator.integers(
+            0, examples, size=(RESAMPLES, examples), dtype=np.int32
+        ).astype(np.int64)
         self._seeds = sorted(set(first.by_seed) & set(second.by_seed))
         self._pairs_seeds = len(self._seeds) > 0
         count = len(self._seeds) or min(len(first.by_seed), len(second.by_seed))
         self._chosen_RS = generator.integers(0, count, size=(RESAMPLES, count))
-        what = f"dev examples and {count} seeds" if count > 1 else "dev examples (one seed: its noise is not in it)"
+        what = (
+            f"dev examples and {count} seeds"
+            if count > 1
+            else "dev examples (one seed: its noise is not in it)"
+        )
         self.described = f"{LEVEL:.0%}, {RESAMPLES} paired resamples of {what}"
 
     def medians(self, model: Predictions) -> Floats:
         """Median over the drawn seeds of the metric on the drawn examples, for each resample."""
-        seeds = self._seeds if self._pairs_seeds else sorted(model.by_seed)[: self._chosen_RS.shape[1]]
+        seeds = (
+            self._seeds if self._pairs_seeds else sorted(model.by_seed)[: self._chosen_RS.shape[1]]
+        )
         scores_SR = np.stack([model.resampled(seed, self._draws_RN) for seed in seeds])
-        return np.asarray(np.median(np.take_along_axis(scores_SR.T, self._chosen_RS, axis=1), axis=1))
+        return np.asarray(
+            np.median(np.take_along_axis(scores_SR.T, self._chosen_RS, axis=1), axis=1)
+        )
 
     def floors(self, model: Predictions, constant: float) -> Floats:
         if model.is_span:
             return np.zeros(RESAMPLES)
-        return resampled_scores(model.metric, model.labels, np.full(len(model.labels), constant), self._draws_RN)
+        return resampled_scores(
+            model.metric, model.labels, np.full(len(model.labels), constant), self._draws_RN
+        )
 
 
 def _ratio(over: float, under: float) -> Figure:
@@ -132,7 +144,9 @@ def _ratio(over: float, under: float) -> Figure:
 
 def _interval(over_R: Floats, under_R: Floats) -> Interval:
     if float(np.mean(under_R <= 0)) > (1 - LEVEL) / 2:
-        why = NotMeasured(not_measured="the teacher is not above the constant prediction by more than the noise")
+        why = NotMeasured(
+            not_measured="the teacher is not above the constant prediction by more than the noise"
+        )
         return Interval(why, why)
     usable = under_R > 0
     return Interval(*bounds(over_R[usable] / under_R[usable]))

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from edgedistil import console
-from edgedistil.errors import TrainingDiverged
+from edgedistil.core import console
+from edgedistil.core.errors import TrainingDiverged
 from edgedistil.evaluate import squad
 from edgedistil.evaluate.encode import Encoded, Ids, encode_texts, length_groups, pad_id, padded
 from edgedistil.evaluate.examples import Example
@@ -56,7 +56,11 @@ def score_dev(
         return _score_spans(forward, tokenizer, dev, max_length)
     encoded = encode_texts(tokenizer, [example.texts for example in dev], max_length)
     rows = np.stack([each[0] for each in all_logits(forward, encoded, pad_id(tokenizer))])
-    predictions = rows[:, 0].astype(np.float64) if kind == "regression" else rows.argmax(axis=1).astype(np.float64)
+    predictions = (
+        rows[:, 0].astype(np.float64)
+        if kind == "regression"
+        else rows.argmax(axis=1).astype(np.float64)
+    )
     labels = np.array([example.label for example in dev])
     scores, notes = score(metric, labels, predictions)
     for number, name in enumerate(parts):
@@ -66,9 +70,13 @@ def score_dev(
     return Scored(scores, notes, labels.tolist(), predictions.tolist())
 
 
-def _score_spans(forward: Forward, tokenizer: Tokenizer, dev: Sequence[Example], max_length: int) -> Scored:
+def _score_spans(
+    forward: Forward, tokenizer: Tokenizer, dev: Sequence[Example], max_length: int
+) -> Scored:
     pieces = [squad.windows(tokenizer, example, max_length) for example in dev]
-    logits = all_logits(forward, [w.encoded for windows in pieces for w in windows], pad_id(tokenizer))
+    logits = all_logits(
+        forward, [w.encoded for windows in pieces for w in windows], pad_id(tokenizer)
+    )
     em, f1 = [], []
     at = 0
     for example, windows in zip(dev, pieces, strict=True):
@@ -82,7 +90,9 @@ def _score_spans(forward: Forward, tokenizer: Tokenizer, dev: Sequence[Example],
     return Scored(scores, [], per_question={"em": em, "f1": f1})
 
 
-def all_logits(forward: Forward, encoded: Sequence[Encoded], pad: int, *, label: str = "scoring") -> list[Logits]:
+def all_logits(
+    forward: Forward, encoded: Sequence[Encoded], pad: int, *, label: str = "scoring"
+) -> list[Logits]:
     """The logits of each sequence, in order; run in batches of similar length, padding cut off again."""
     lengths = [len(each.input_ids) for each in encoded]
     found: list[Logits] = [()] * len(encoded)
@@ -91,10 +101,13 @@ def all_logits(forward: Forward, encoded: Sequence[Encoded], pad: int, *, label:
             outputs = forward(*arrays([encoded[i] for i in batch], pad))
             if not all(np.isfinite(output).all() for output in outputs):
                 raise TrainingDiverged(
-                    "the fine-tuned model answers NaN", hint="lower learning_rate in the task's file"
+                    "the fine-tuned model answers NaN",
+                    hint="lower learning_rate in the task's file",
                 )
             for row, index in enumerate(batch):
-                found[index] = tuple(_unpadded(output[row], lengths[index], len(outputs)) for output in outputs)
+                found[index] = tuple(
+                    _unpadded(output[row], lengths[index], len(outputs)) for output in outputs
+                )
             bar.advance(len(batch))
     return found
 

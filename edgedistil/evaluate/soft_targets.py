@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgedistil.errors import ShapeError
+from edgedistil.core.errors import ShapeError
 
 
 def soft_label_loss(student_NC: Tensor, teacher_NC: Tensor, *, temperature: float) -> Tensor:
@@ -23,7 +23,9 @@ def soft_label_loss(student_NC: Tensor, teacher_NC: Tensor, *, temperature: floa
     _same_shape(student_NC, teacher_NC)
     student = functional.log_softmax(student_NC.float() / temperature, dim=-1)
     teacher = functional.log_softmax(teacher_NC.float() / temperature, dim=-1)
-    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    return (
+        functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    )
 
 
 def soft_value_loss(student_N: Tensor, teacher_N: Tensor) -> Tensor:
@@ -32,7 +34,9 @@ def soft_value_loss(student_N: Tensor, teacher_N: Tensor) -> Tensor:
     return functional.mse_loss(student_N.float(), teacher_N.float())
 
 
-def soft_span_loss(student_BL: Tensor, teacher_BL: Tensor, mask_BL: Tensor, *, temperature: float) -> Tensor:
+def soft_span_loss(
+    student_BL: Tensor, teacher_BL: Tensor, mask_BL: Tensor, *, temperature: float
+) -> Tensor:
     """T² · KL over the positions of a sequence (start or end logits), padding left out of both distributions.
 
     Args:
@@ -43,7 +47,9 @@ def soft_span_loss(student_BL: Tensor, teacher_BL: Tensor, mask_BL: Tensor, *, t
     """
     _same_shape(student_BL, teacher_BL)
     padding = mask_BL == 0
-    lowest = torch.finfo(torch.float32).min / 4  # a finite floor: -inf - -inf would be NaN where both are padding
+    lowest = (
+        torch.finfo(torch.float32).min / 4
+    )  # a finite floor: -inf - -inf would be NaN where both are padding
     student = (student_BL.float() / temperature).masked_fill(padding, lowest)
     teacher = (teacher_BL.float() / temperature).masked_fill(padding, lowest)
     return soft_label_loss(student, teacher, temperature=1.0) * temperature**2

@@ -13,9 +13,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgedistil.errors import TaskError
+from edgedistil.core.errors import TaskError
+from edgedistil.core.recipe import tell_problems
 from edgedistil.evaluate.metrics import METRICS_OF
-from edgedistil.recipe import tell_problems
 
 Kind = Literal["classification", "pair", "regression", "span"]
 Positive = Annotated[int, Field(gt=0)]
@@ -33,27 +33,42 @@ class Section(BaseModel):
     @classmethod
     def _lists_are_tuples(cls, data: object) -> object:
         if isinstance(data, dict):
-            return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+            return {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in data.items()
+            }
         return data
 
 
 class Files(Section):
     """Data in files: a user's own, or a public data set's official ones below `--data`."""
 
-    folder: str = Field(default=".", description="below --data for a shipped task, beside the TOML for your own")
+    folder: str = Field(
+        default=".", description="below --data for a shipped task, beside the TOML for your own"
+    )
     format: Literal["by suffix", "aclImdb", "squad"] = "by suffix"
     train: str
     dev: tuple[str, ...] = Field(min_length=1)
-    columns: tuple[str, ...] | None = Field(default=None, description="names of the columns of a file without a header")
+    columns: tuple[str, ...] | None = Field(
+        default=None, description="names of the columns of a file without a header"
+    )
     text: tuple[str, ...] = ("text",)
     label: str = "label"
-    start: str = Field(default="answer_start", description="span: column of the answer's first character, 0-based")
-    id: str | None = Field(default=None, description="column whose values may not repeat within a file")
+    start: str = Field(
+        default="answer_start", description="span: column of the answer's first character, 0-based"
+    )
+    id: str | None = Field(
+        default=None, description="column whose values may not repeat within a file"
+    )
     values: tuple[str, ...] | None = Field(
         default=None, description="how the labels are written in the file; none: as named"
     )
-    quotes: bool = Field(default=True, description="off: a quotation mark in a tsv is a character like any other")
-    ragged: Literal["refuse", "skip short"] = Field(default="refuse", description="rows with too few or too many cells")
+    quotes: bool = Field(
+        default=True, description="off: a quotation mark in a tsv is a character like any other"
+    )
+    ragged: Literal["refuse", "skip short"] = Field(
+        default="refuse", description="rows with too few or too many cells"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -85,13 +100,17 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Annotated[float, Field(gt=0)] = 1.0
     max_length: Annotated[int, Field(ge=8, le=512)]
-    source: str = Field(min_length=1, description="publication or measurement that these figures come from")
+    source: str = Field(
+        min_length=1, description="publication or measurement that these figures come from"
+    )
 
     def of(self, model: str) -> Training:
         """The hyper-parameters of a model: half the layers may want another rate than the teacher."""
         if self.student_learning_rate is None or not model.startswith("student"):
             return self.model_copy(update={"student_learning_rate": None})
-        return self.model_copy(update={"learning_rate": self.student_learning_rate, "student_learning_rate": None})
+        return self.model_copy(
+            update={"learning_rate": self.student_learning_rate, "student_learning_rate": None}
+        )
 
     def figures(self) -> dict[str, float]:
         """What decides the outcome."""
@@ -110,14 +129,19 @@ class SecondDistillation(Section):
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
     temperature: Annotated[float, Field(gt=0)] = 2.0
     unlabelled: str | None = Field(
-        default=None, description="file of further texts beside the TOML, or 'rest': what train_limit leaves of train"
+        default=None,
+        description="file of further texts beside the TOML, or 'rest': what train_limit leaves of train",
     )
-    unlabelled_limit: Positive | None = Field(default=None, description="texts, always the same ones; none: all")
+    unlabelled_limit: Positive | None = Field(
+        default=None, description="texts, always the same ones; none: all"
+    )
 
     @model_validator(mode="after")
     def _limit_of_something(self) -> Self:
         if self.unlabelled is None and self.unlabelled_limit is not None:
-            raise ValueError(f"unlabelled_limit = {self.unlabelled_limit} without 'unlabelled': which texts?")
+            raise ValueError(
+                f"unlabelled_limit = {self.unlabelled_limit} without 'unlabelled': which texts?"
+            )
         return self
 
 
@@ -138,41 +162,61 @@ class TaskSpec(Section):
     labels: tuple[str, ...] | None = Field(
         default=None, description="names of the classes in order; none: as found in train"
     )
-    range: tuple[float, float] | None = Field(default=None, description="regression: lowest and highest label")
+    range: tuple[float, float] | None = Field(
+        default=None, description="regression: lowest and highest label"
+    )
     metric: str = Field(description="the score that counts")
     suite: str | None = None
-    parts: tuple[str, ...] = Field((), description="names of several dev files; the score is over all of them")
+    parts: tuple[str, ...] = Field(
+        (), description="names of several dev files; the score is over all of them"
+    )
     licence: str = "not stated"
     asset: str | None = Field(default=None, description="package that carries the data")
     download: str | None = Field(default=None, description="where a person gets the official files")
     files: Files | None = None
     hub: Hub | None = None
-    train_limit: Positive | None = Field(default=None, description="examples, always the same ones; none: all")
-    dev_limit: Positive | None = Field(default=None, description="examples, always the same ones; none: all")
+    train_limit: Positive | None = Field(
+        default=None, description="examples, always the same ones; none: all"
+    )
+    dev_limit: Positive | None = Field(
+        default=None, description="examples, always the same ones; none: all"
+    )
     training: Training
     second_distillation: SecondDistillation = SecondDistillation()
     paper: Paper | None = None
-    base: str | None = Field(default=None, description="set by the program: the folder of the TOML file")
+    base: str | None = Field(
+        default=None, description="set by the program: the folder of the TOML file"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"name '{self.name}': expected lower-case letters, digits, '.', '_', '-'")
+            raise ValueError(
+                f"name '{self.name}': expected lower-case letters, digits, '.', '_', '-'"
+            )
         if self.files is None and self.hub is None and self.asset is None:
             raise ValueError("expected a section [files] or [hub] that says where the data is")
         known = METRICS_OF[self.kind]
         if self.metric not in known:
-            raise ValueError(f"metric '{self.metric}' does not fit kind '{self.kind}'; expected {', '.join(known)}")
+            raise ValueError(
+                f"metric '{self.metric}' does not fit kind '{self.kind}'; expected {', '.join(known)}"
+            )
         for text in [source.text for source in (self.files, self.hub) if source is not None]:
             self._check_texts(text)
         if self.second_distillation.unlabelled == REST and self.train_limit is None:
-            raise ValueError("second_distillation.unlabelled = 'rest': set train_limit, or there is no rest")
+            raise ValueError(
+                "second_distillation.unlabelled = 'rest': set train_limit, or there is no rest"
+            )
         if self.files and self.files.values and len(self.files.values) != len(self.labels or ()):
-            raise ValueError(f"files.values has {len(self.files.values)} entries, labels {len(self.labels or ())}")
+            raise ValueError(
+                f"files.values has {len(self.files.values)} entries, labels {len(self.labels or ())}"
+            )
         return self
 
     def _check_texts(self, text: tuple[str, ...]) -> None:
-        wanted = {"pair": {2}, "span": {2}, "classification": {1, 2}, "regression": {1, 2}}[self.kind]
+        wanted = {"pair": {2}, "span": {2}, "classification": {1, 2}, "regression": {1, 2}}[
+            self.kind
+        ]
         if len(text) not in wanted:
             raise ValueError(
                 f"kind '{self.kind}' takes {' or '.join(map(str, sorted(wanted)))} text fields, got {len(text)}"
@@ -202,13 +246,17 @@ def load_task(name: str) -> TaskSpec:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise TaskError(f"no task file '{name}'", hint="docs/evaluation.md shows the few lines that it takes") from None
+        raise TaskError(
+            f"no task file '{name}'", hint="docs/evaluation.md shows the few lines that it takes"
+        ) from None
     except UnicodeDecodeError as error:
         raise TaskError(f"{path} is not UTF-8 text: byte {error.start}") from error
     except tomllib.TOMLDecodeError as error:
         raise TaskError(f"{path} is no TOML: {error}") from error
     try:
-        return TaskSpec.model_validate({"name": path.stem, **data, "base": str(path.parent) if is_own else None})
+        return TaskSpec.model_validate(
+            {"name": path.stem, **data, "base": str(path.parent) if is_own else None}
+        )
     except ValidationError as error:
         raise TaskError(f"{path if is_own else name}: {tell_problems(error, TaskSpec)}") from error
 

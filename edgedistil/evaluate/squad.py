@@ -52,7 +52,10 @@ def windows(tokenizer: Tokenizer, example: Example, max_length: int) -> list[Win
     first = tokenizer.encode(question, context)
     pieces = [first, *first.overflowing]
     spans = [
-        [offset if which == 1 else None for offset, which in zip(piece.offsets, piece.sequence_ids, strict=True)]
+        [
+            offset if which == 1 else None
+            for offset, which in zip(piece.offsets, piece.sequence_ids, strict=True)
+        ]
         for piece in pieces
     ]
     views = _best_views(spans)
@@ -80,13 +83,20 @@ def _best_views(spans: list[list[tuple[int, int] | None]]) -> list[list[bool]]:
             view = min(i - places[0], places[-1] - i) + 0.01 * len(places)
             if span not in best or view > best[span][0]:
                 best[span] = (view, number)
-    return [[span is not None and best[span][1] == number for span in window] for number, window in enumerate(spans)]
+    return [
+        [span is not None and best[span][1] == number for span in window]
+        for number, window in enumerate(spans)
+    ]
 
 
 def answer_tokens(window: Window, answer: Answer) -> tuple[int, int]:
     """First and last token of the answer in this window; (0, 0), the [CLS] token, when it is not wholly inside."""
     end = answer.start + len(answer.text)
-    inside = [i for i, span in enumerate(window.spans) if span and span[0] < end and span[1] > answer.start]
+    inside = [
+        i
+        for i, span in enumerate(window.spans)
+        if span and span[0] < end and span[1] > answer.start
+    ]
     if not inside:
         return 0, 0
     first, last = window.spans[inside[0]], window.spans[inside[-1]]
@@ -95,7 +105,9 @@ def answer_tokens(window: Window, answer: Answer) -> tuple[int, int]:
     return (inside[0], inside[-1]) if covers else (0, 0)
 
 
-def best_answer(context: str, pieces: Sequence[Window], logits: Sequence[tuple[Floats, Floats]]) -> str:
+def best_answer(
+    context: str, pieces: Sequence[Window], logits: Sequence[tuple[Floats, Floats]]
+) -> str:
     """The text of the most likely span over all windows; "" when no pair of the best starts and ends is a span.
 
     Args:
@@ -135,7 +147,9 @@ def normalised_answer(text: str) -> str:
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
     """1 when the prediction equals one of the answers after normalisation, else 0."""
-    return float(any(normalised_answer(prediction) == normalised_answer(answer) for answer in answers))
+    return float(
+        any(normalised_answer(prediction) == normalised_answer(answer) for answer in answers)
+    )
 
 
 def best_f1(prediction: str, answers: Sequence[str]) -> float:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgedistil import console
-from edgedistil.evaluate import assemble
+from edgedistil.core import console
+from edgedistil.core.recipe import Evaluate, load_recipe
+from edgedistil.core.records import EvaluationRecord, provenance, read_record, write_record
+from edgedistil.core.rundir import RunDir
+from edgedistil.evaluate import aggregate as assemble
 from edgedistil.evaluate.artefact_cells import artefact_cells, artefact_scores, check_precision
 from edgedistil.evaluate.cells import CellFile, CellPlan, parse_cell, read_cell, run_cells
 from edgedistil.evaluate.planning import Planner, Task, deployed_models
 from edgedistil.evaluate.retention import Predictions
 from edgedistil.evaluate.spec import expand_groups, load_task
 from edgedistil.evaluate.tasks import load_data
-from edgedistil.recipe import Evaluate, load_recipe
-from edgedistil.records import EvaluationRecord, provenance, read_record, write_record
-from edgedistil.rundir import RunDir
 
 
 def evaluate(
@@ -45,7 +45,9 @@ def evaluate(
         InputError: A task, model or datum is missing or malformed.
         TrainingDiverged: A cell's loss is no number; other cells are finished and kept.
     """
-    settings = load_recipe(run.recipe).evaluate if run.recipe.is_file() else Evaluate.model_validate({})
+    settings = (
+        load_recipe(run.recipe).evaluate if run.recipe.is_file() else Evaluate.model_validate({})
+    )
     if cell is not None:
         task, model, seed = parse_cell(cell)
         chosen, names, numbers = [task], [model], [seed]
@@ -55,13 +57,17 @@ def evaluate(
     planned = [_task(name, settings, data) for name in expand_groups(chosen)]
     if artefact is not None:
         check_precision(artefact)
-    planner = Planner(run, deployed_models(names, one_cell=cell is not None) if artefact is not None else ())
+    planner = Planner(
+        run, deployed_models(names, one_cell=cell is not None) if artefact is not None else ()
+    )
     plans = [plan for task in planned for plan in planner.plans(task, names, numbers)]
     run_cells(plans, jobs=jobs)
     wanted = plans if cell is not None else _with_others(planner, planned, plans, numbers)
     record = _record([read_cell(plan.file) for plan in wanted], planned)
     if artefact is not None:
-        record = _with_artefacts(record, [plan for plan in plans if plan.source.name in planner.deployed], artefact)
+        record = _with_artefacts(
+            record, [plan for plan in plans if plan.source.name in planner.deployed], artefact
+        )
     if cell is None:
         record = _beside_earlier(run, record)
         write_record(run.evaluation, record)
@@ -71,18 +77,26 @@ def evaluate(
 def _task(name: str, settings: Evaluate, data: Path | None) -> Task:
     spec = load_task(name)
     if settings.epochs is not None:
-        spec = spec.model_copy(update={"training": spec.training.model_copy(update={"epochs": settings.epochs})})
+        spec = spec.model_copy(
+            update={"training": spec.training.model_copy(update={"epochs": settings.epochs})}
+        )
     return Task(spec, data, settings.train_limit)
 
 
-def _with_others(planner: Planner, tasks: list[Task], plans: list[CellPlan], seeds: list[int]) -> list[CellPlan]:
+def _with_others(
+    planner: Planner, tasks: list[Task], plans: list[CellPlan], seeds: list[int]
+) -> list[CellPlan]:
     return [*plans, *(plan for task in tasks for plan in planner.others_done(task, plans, seeds))]
 
 
-def _with_artefacts(record: EvaluationRecord, plans: list[CellPlan], precision: str) -> EvaluationRecord:
+def _with_artefacts(
+    record: EvaluationRecord, plans: list[CellPlan], precision: str
+) -> EvaluationRecord:
     files = artefact_cells(plans, precision)
     cells = [file.cell for file in files if file.cell.artefact != "pytorch"]
-    return record.model_copy(update={"cells": [*record.cells, *cells], "artefacts": artefact_scores(files)})
+    return record.model_copy(
+        update={"cells": [*record.cells, *cells], "artefacts": artefact_scores(files)}
+    )
 
 
 def _beside_earlier(run: RunDir, record: EvaluationRecord) -> EvaluationRecord:
@@ -104,17 +118,28 @@ def predictions_of_record(run: RunDir, record: EvaluationRecord, model: str) -> 
     """What `model` said in the cells of a record, a task each, in the record's order of tasks."""
     found = []
     for task in record.tasks:
-        seeds = [c.seed for c in record.cells if (c.task, c.model, c.artefact) == (task.name, model, "pytorch")]
+        seeds = [
+            c.seed
+            for c in record.cells
+            if (c.task, c.model, c.artefact) == (task.name, model, "pytorch")
+        ]
         found.append(
-            assemble.predictions_of([read_cell(run.cells / task.name / f"{model}-{seed}.json") for seed in seeds])
+            assemble.predictions_of(
+                [read_cell(run.cells / task.name / f"{model}-{seed}.json") for seed in seeds]
+            )
         )
     return found
 
 
 def _record(files: list[CellFile], planned: list[Task]) -> EvaluationRecord:
     console.say("evaluate: medians and intervals")
-    data = {task.spec.name: load_data(task.spec, task.data).limited(task.train_limit) for task in planned}
-    facts = {task.spec.name: assemble.task_facts(task.spec, data[task.spec.name]) for task in planned}
+    data = {
+        task.spec.name: load_data(task.spec, task.data).limited(task.train_limit)
+        for task in planned
+    }
+    facts = {
+        task.spec.name: assemble.task_facts(task.spec, data[task.spec.name]) for task in planned
+    }
     found = assemble.summaries(files)
     return EvaluationRecord(
         cells=[file.cell for file in files],

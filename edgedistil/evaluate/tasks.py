@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from edgedistil import console
-from edgedistil.errors import OfflineError, TaskError
+from edgedistil.core import console
+from edgedistil.core.errors import OfflineError, TaskError
 from edgedistil.evaluate.built_in import load_asset_task
 from edgedistil.evaluate.examples import RawExample, TaskData, checked_data
 from edgedistil.evaluate.formats import answers_of, read_side, read_texts, text_of
@@ -29,16 +29,24 @@ def load_data(spec: TaskSpec, data: Path | None) -> TaskData:
     console.say(f"{spec.name}: reading the data")
     whole = _load(spec, data)
     kept = whole.limited(spec.train_limit, spec.dev_limit)
-    return kept if spec.second_distillation.unlabelled is None else _with_unlabelled(spec, whole, kept, data)
+    return (
+        kept
+        if spec.second_distillation.unlabelled is None
+        else _with_unlabelled(spec, whole, kept, data)
+    )
 
 
-def _with_unlabelled(spec: TaskSpec, whole: TaskData, kept: TaskData, data: Path | None) -> TaskData:
+def _with_unlabelled(
+    spec: TaskSpec, whole: TaskData, kept: TaskData, data: Path | None
+) -> TaskData:
     wanted = spec.second_distillation
     assert wanted.unlabelled is not None
     if wanted.unlabelled == REST:
         learnt = {id(example) for example in kept.train}
         texts = [example.texts for example in whole.train if id(example) not in learnt]
-        return kept.with_unlabelled(texts, wanted.unlabelled_limit, origin=f"task '{spec.name}', beyond train_limit")
+        return kept.with_unlabelled(
+            texts, wanted.unlabelled_limit, origin=f"task '{spec.name}', beyond train_limit"
+        )
     path = Path(spec.base or data or ".") / wanted.unlabelled
     source = spec.files or spec.hub
     texts = read_texts(spec, spec.files, path, source.text if source else ("text",))
@@ -49,7 +57,9 @@ def _load(spec: TaskSpec, data: Path | None) -> TaskData:
     if spec.asset is not None:
         return load_asset_task(spec)
     if spec.files is not None and (spec.base is not None or data is not None):
-        return _from_files(spec, spec.files, Path(spec.base) if spec.base is not None else data or Path())
+        return _from_files(
+            spec, spec.files, Path(spec.base) if spec.base is not None else data or Path()
+        )
     if spec.hub is not None:
         return _from_hub(spec, spec.hub)
     raise TaskError(f"task '{spec.name}' is in files only", hint="give their folder with --data")
@@ -76,12 +86,19 @@ def _hub_split(spec: TaskSpec, hub: Hub, split: str, part: int) -> Iterator[RawE
     rows = _fetch(spec, hub, split)
     missing = [column for column in (*hub.text, hub.label) if column not in rows.column_names]
     if missing:
-        raise TaskError(f"{hub.id} {split}: no column '{missing[0]}'; there: {', '.join(rows.column_names)}")
+        raise TaskError(
+            f"{hub.id} {split}: no column '{missing[0]}'; there: {', '.join(rows.column_names)}"
+        )
     for number, row in enumerate(rows, start=1):
         where = f"{hub.id} {split}: row {number}"
         answers = answers_of(where, row, hub.label) if spec.kind == "span" else ()
         yield RawExample(
-            tuple(text_of(where, column, row[column]) for column in hub.text), row[hub.label], where, "", answers, part
+            tuple(text_of(where, column, row[column]) for column in hub.text),
+            row[hub.label],
+            where,
+            "",
+            answers,
+            part,
         )
 
 
@@ -93,11 +110,12 @@ def _fetch(spec: TaskSpec, hub: Hub, split: str) -> Any:
     except (ConnectionError, OSError, datasets.exceptions.DatasetNotFoundError) as error:
         official = ""
         if spec.files is not None:
-            names = ", ".join(str(Path(spec.files.folder) / name) for name in (spec.files.train, *spec.files.dev))
-            official = (
-                f"download {spec.download or spec.shown}, put {names} into a folder, and give it with --data FOLDER"
+            names = ", ".join(
+                str(Path(spec.files.folder) / name) for name in (spec.files.train, *spec.files.dev)
             )
+            official = f"download {spec.download or spec.shown}, put {names} into a folder, and give it with --data FOLDER"
         raise OfflineError(
             f"task '{spec.name}': cannot get {hub.id} {hub.config or ''} from the hub: {str(error).splitlines()[0]}",
-            hint=official or "fill the cache of the datasets library (HF_HOME) on a machine that reaches the hub",
+            hint=official
+            or "fill the cache of the datasets library (HF_HOME) on a machine that reaches the hub",
         ) from error

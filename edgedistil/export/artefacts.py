@@ -8,23 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgedistil import console
-from edgedistil.errors import ModelError, ParityError, ShapeError
+from edgedistil.core import console
+from edgedistil.core.errors import ModelError, ParityError, ShapeError
+from edgedistil.core.records import (
+    ExplainRecord,
+    ExportRecord,
+    FileFacts,
+    ParityRecord,
+    provenance,
+    write_record,
+)
+from edgedistil.core.rundir import RunDir, replacing, sha256_file, write_text
 from edgedistil.export.census import bytes_by_part, kept_float
 from edgedistil.export.package import graph_name
 from edgedistil.export.passes import Shape, run_passes, standard_passes
+from edgedistil.export.precisions import Variant, Workshop, make_variant, remake
+from edgedistil.export.quantization_target import Target
 from edgedistil.export.source import Source
 from edgedistil.export.storage import save_graph
-from edgedistil.export.target import Target
 from edgedistil.export.trace import TRACE_OPSET, trace
-from edgedistil.export.variants import Variant, Workshop, make_variant, remake
 from edgedistil.models.facts import model_facts
 from edgedistil.parity.gate import check_artefact, tell_failure
 from edgedistil.parity.localize import explain
+from edgedistil.parity.onnx_file import check_stored
 from edgedistil.parity.probes import Probes
-from edgedistil.parity.stored import check_stored
-from edgedistil.records import ExplainRecord, ExportRecord, FileFacts, ParityRecord, provenance, write_record
-from edgedistil.rundir import RunDir, replacing, sha256_file, write_text
 
 
 @dataclass(frozen=True)
@@ -62,24 +69,48 @@ class Made:
     def failure(self) -> str:
         """Which tolerances do not hold, or why nothing could be compared."""
         results = self.parity.results if self.parity is not None else []
-        failed = "; ".join(tell_failure(result) for result in results if not result.holds) or self.unproven
+        failed = (
+            "; ".join(tell_failure(result) for result in results if not result.holds)
+            or self.unproven
+        )
         return f"{self.record.model} {self.record.task} {self.record.precision} failed its parity gate: {failed}"
 
 
 def build(
-    source: Source, probes: Probes, folder: Path, job: Job, *, calibration: Sequence[str], started: float
+    source: Source,
+    probes: Probes,
+    folder: Path,
+    job: Job,
+    *,
+    calibration: Sequence[str],
+    started: float,
 ) -> list[Made]:
     """Writes the artefacts into `folder`/onnx and checks each; whether they passed stands in their parity."""
     graph = trace(source.model, task=source.task, token_types=source.takes_token_types)
     shape = Shape.of(graph, source.model.config)
-    fused = run_passes(graph, standard_passes(shape, token_types=source.takes_token_types, drop_token_types=False))
+    fused = run_passes(
+        graph, standard_passes(shape, token_types=source.takes_token_types, drop_token_types=False)
+    )
     facts = model_facts(source.model, name=source.name)
     float_file = folder / "onnx" / graph_name("fp32")
     made = []
     with TemporaryDirectory(prefix=".tried.", dir=folder) as scratch:
-        shop = Workshop(graph, float_file, source, job.target, calibration, Path(scratch), job.max_drop, job.keep)
+        shop = Workshop(
+            graph,
+            float_file,
+            source,
+            job.target,
+            calibration,
+            Path(scratch),
+            job.max_drop,
+            job.keep,
+        )
         for precision in job.precisions:
-            variant = Variant(graph, "fp32", {}, []) if precision == "fp32" else make_variant(shop, precision)
+            variant = (
+                Variant(graph, "fp32", {}, [])
+                if precision == "fp32"
+                else make_variant(shop, precision)
+            )
             _tell(precision, variant)
             file = folder / "onnx" / graph_name(variant.precision)
             files = save_graph(variant.graph, file, external=not job.single_file)
@@ -107,11 +138,15 @@ def build(
     return made
 
 
-def _proven(shop: Workshop, file: Path, record: ExportRecord, probes: Probes, job: Job, *, started: float) -> Made:
+def _proven(
+    shop: Workshop, file: Path, record: ExportRecord, probes: Probes, job: Job, *, started: float
+) -> Made:
     """The artefact with its proof. One that cannot even be compared is refused as one that is too far off."""
     parity, unproven = None, ""
     try:
-        parity = check_artefact(file, probes, precision=record.precision, model=record.model, task=record.task)
+        parity = check_artefact(
+            file, probes, precision=record.precision, model=record.model, task=record.task
+        )
     except (ParityError, ModelError, ShapeError) as error:
         unproven = str(error.message)
     timed = record.model_copy(update={"seconds": time.perf_counter() - started})
@@ -173,4 +208,6 @@ def _common_reasons(job: Job) -> dict[str, str]:
 
 
 def _facts(file: Path, folder: Path) -> FileFacts:
-    return FileFacts(path=str(file.relative_to(folder)), bytes=file.stat().st_size, sha256=sha256_file(file))
+    return FileFacts(
+        path=str(file.relative_to(folder)), bytes=file.stat().st_size, sha256=sha256_file(file)
+    )

@@ -11,8 +11,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgedistil import console
-from edgedistil.errors import CorpusError
+from edgedistil.core import console
+from edgedistil.core.errors import CorpusError
 
 Method = Literal["min-max", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = ("min-max", "percentile", "entropy")
@@ -32,7 +32,10 @@ class Spread:
         self._edge = 0.0
 
     def add(self, values: NDArray[np.float32]) -> None:
-        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        self.low, self.high = (
+            min(self.low, float(values.min())),
+            max(self.high, float(values.max())),
+        )
         top = max(-self.low, self.high, 1e-12)
         if top > self._edge:
             self._widen(top)
@@ -120,7 +123,9 @@ def _divergence(counts: NDArray[np.float64], start: int, stop: int) -> float:
             coarse[group] = np.where(there, kept[group].sum() / there.sum(), 0)
     p, q = whole / whole.sum(), coarse / max(coarse.sum(), 1)
     both = (p > 0) & (q > 0)
-    lost = p[(p > 0) & (q == 0)].sum()  # nothing of the coarse histogram lies there: infinitely far, counted as 1 a bin
+    lost = p[
+        (p > 0) & (q == 0)
+    ].sum()  # nothing of the coarse histogram lies there: infinitely far, counted as 1 a bin
     return float((p[both] * np.log(p[both] / q[both])).sum() + lost * 10)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgedistil.records import (
+from edgedistil.core.records import (
     Band,
     ExportRecord,
     NotMeasured,
@@ -61,7 +61,14 @@ def model_card(
 
 
 def _front_matter(task: str, licence: str | None) -> str:
-    lines = ["---", f"pipeline_tag: {task}", "library_name: transformers.js", "tags:", "- onnx", "- edgedistil"]
+    lines = [
+        "---",
+        f"pipeline_tag: {task}",
+        "library_name: transformers.js",
+        "tags:",
+        "- onnx",
+        "- edgedistil",
+    ]
     if task == "feature-extraction":
         lines.append("- sentence-transformers")
     if licence:
@@ -83,7 +90,13 @@ def _summary(config: dict[str, Any], longest: int, records: Sequence[ExportRecor
 def _file_rows(records: Sequence[ExportRecord]) -> Iterator[tuple[str, ...]]:
     for record in records:
         size = sum(file.bytes for file in record.files) / 1e6
-        yield (f"`{record.files[0].path}`", record.precision, f"{size:.1f}", str(record.opset), record.target_device)
+        yield (
+            f"`{record.files[0].path}`",
+            record.precision,
+            f"{size:.1f}",
+            str(record.opset),
+            record.target_device,
+        )
 
 
 # --- parity ----------------------------------------------------------------------------------------
@@ -99,12 +112,32 @@ def _parity(parities: Sequence[ParityRecord]) -> Iterator[str]:
         f"Against PyTorch in float32 on {sequences} sequences of held-out text, single and in padded batches, at"
         f" {lengths} tokens. Agreement: the same word, label or span. Cosine: of output rows."
     )
-    figures = ("largest difference", "mean difference", "KL, nats", "smallest cosine", "mean cosine", "agreement")
+    figures = (
+        "largest difference",
+        "mean difference",
+        "KL, nats",
+        "smallest cosine",
+        "mean cosine",
+        "agreement",
+    )
     head = ("precision", *figures, "verdict")
-    yield _table(head, ((p.precision, *_figures(p.overall), "passed" if p.passed else "**refused**") for p in parities))
+    yield _table(
+        head,
+        (
+            (p.precision, *_figures(p.overall), "passed" if p.passed else "**refused**")
+            for p in parities
+        ),
+    )
     yield "By length:"
     head = ("precision", "tokens", *figures)
-    yield _table(head, ((p.precision, _plain(row.length), *_figures(row)) for p in parities for row in p.by_length))
+    yield _table(
+        head,
+        (
+            (p.precision, _plain(row.length), *_figures(row))
+            for p in parities
+            for row in p.by_length
+        ),
+    )
     yield "Tolerances, and why:"
     yield "\n".join(
         f"- {p.precision}: {r.tolerance.figure} {r.tolerance.bound} {r.tolerance.value:g} (got {r.got:.3g}):"
@@ -131,7 +164,12 @@ def _figures(figures: ParityFigures) -> tuple[str, ...]:
 
 def _profile(profiles: Sequence[ProfileRecord], records: Sequence[ExportRecord]) -> Iterator[str]:
     ours = {(record.model, record.task, record.precision) for record in records}
-    rows = [row for profile in profiles for row in profile.rows if (row.model, row.task, row.precision) in ours]
+    rows = [
+        row
+        for profile in profiles
+        for row in profile.rows
+        if (row.model, row.task, row.precision) in ours
+    ]
     if not rows:
         return
     yield "## Speed and memory"
@@ -190,4 +228,6 @@ def _loading(name: str, task: str, records: Sequence[ExportRecord]) -> Iterator[
 
 def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )

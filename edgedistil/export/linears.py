@@ -53,17 +53,25 @@ def find_linears(model: ir.Model) -> list[Linear]:
         if x is None or weight is None or not weight.is_initializer():
             continue
         if node.op_type == "Gemm":
-            found.append(Linear(module_name(node), node, node, x, weight, node.inputs[2], rows_are_outputs=True))
+            found.append(
+                Linear(
+                    module_name(node), node, node, x, weight, node.inputs[2], rows_are_outputs=True
+                )
+            )
             continue
         bias, last = _bias(node)
-        found.append(Linear(module_name(node), node, last, x, weight, bias, node.op_type == "FusedMatMul"))
+        found.append(
+            Linear(module_name(node), node, last, x, weight, bias, node.op_type == "FusedMatMul")
+        )
     return found
 
 
 def module_name(node: ir.Node) -> str:
     """`/model/distilbert/transformer/layer.0/ffn/lin1/MatMul` → `transformer.layer.0.ffn.lin1`."""
     parts = (node.name or "").strip("/").split("/")[1:-1]
-    return ".".join(parts[1:] if parts[:1] in (["bert"], ["distilbert"]) and len(parts) > 1 else parts)
+    return ".".join(
+        parts[1:] if parts[:1] in (["bert"], ["distilbert"]) and len(parts) > 1 else parts
+    )
 
 
 def find_words(model: ir.Model) -> ir.Node | None:
@@ -99,7 +107,10 @@ def _bias(product: ir.Node) -> tuple[ir.Value | None, ir.Node]:
     add = only_user(product.outputs[0])
     if add is None or add.op_type not in {"Add", "Sum"} or len(add.inputs) != 2:
         return None, product
-    other = next((value for value in add.inputs if value is not None and value is not product.outputs[0]), None)
+    other = next(
+        (value for value in add.inputs if value is not None and value is not product.outputs[0]),
+        None,
+    )
     if other is None or not other.is_initializer() or len(other.shape or ()) != 1:
         return None, product
     return other, add

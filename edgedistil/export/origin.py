@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgedistil.errors import ModelError, OfflineError
+from edgedistil.core.errors import ModelError, OfflineError
+from edgedistil.core.rundir import RunDir, create_run, open_run
 from edgedistil.export.source import read_config, require_safetensors
-from edgedistil.rundir import RunDir, create_run, open_run
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json", "vocab.txt", "*_map.json"]
+_HUB_FILES = [
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*.json",
+    "vocab.txt",
+    "*_map.json",
+]
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,10 @@ def find_origins(run: str, *, model: str | None, task: str | None) -> tuple[RunD
         folder = _model_folder(model)
         read_config(folder)  # both before a run is made for something that cannot be exported
         require_safetensors(folder)
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.strip("/").split("/")[-1]).strip(".-_") or "model"
+        name = (
+            re.sub(r"[^A-Za-z0-9._-]+", "-", model.strip("/").split("/")[-1]).strip(".-_")
+            or "model"
+        )
         return create_run(name, resume=True), [Origin(name, "other", folder, task, quantized=True)]
     chosen = open_run(run)
     chosen.require(chosen.student, "edgedistil distill RECIPE")
@@ -73,7 +83,8 @@ def _download(model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=_HUB_FILES))
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelError(
-            f"the hub has no model '{model}'", hint="look for a typing error; a private one needs a login"
+            f"the hub has no model '{model}'",
+            hint="look for a typing error; a private one needs a login",
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise OfflineError(

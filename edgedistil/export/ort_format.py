@@ -8,8 +8,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from edgedistil.errors import ModelError
-from edgedistil.rundir import replacing, write_text
+from edgedistil.core.errors import ModelError
+from edgedistil.core.rundir import replacing, write_text
 
 OPERATORS = ".required_operators.config"
 
@@ -36,12 +36,16 @@ def to_ort(model_file: Path, folder: Path | None = None) -> list[Path]:
 
 def _operators(model_file: Path) -> list[str]:
     """`domain;opset;operators` lines; the tool's own comment, which holds the path that it read, is left out."""
-    from onnxruntime.tools.ort_format_model import create_config_from_models  # sets up logging when it is imported
+    from onnxruntime.tools.ort_format_model import (
+        create_config_from_models,  # sets up logging when it is imported
+    )
 
     logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)
     listed = model_file.with_name("operators")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # the tool leaves it to Python to close what it reads
+        warnings.simplefilter(
+            "ignore", ResourceWarning
+        )  # the tool leaves it to Python to close what it reads
         create_config_from_models([model_file], listed, enable_type_reduction=False)
     lines = listed.read_text(encoding="utf-8").splitlines()
     listed.unlink()
@@ -55,7 +59,12 @@ def _convert(model_file: Path, target: Path) -> None:
     options.add_session_config_entry("session.save_model_format", "ORT")
     try:
         ort.InferenceSession(
-            model_file, options, providers=["CPUExecutionProvider"], disabled_optimizers=["NchwcTransformer"]
+            model_file,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["NchwcTransformer"],
         )
     except Exception as error:  # onnxruntime's exceptions have no common ancestor below Exception
-        raise ModelError(f"onnxruntime cannot convert {model_file} to its own format: {error}") from error
+        raise ModelError(
+            f"onnxruntime cannot convert {model_file} to its own format: {error}"
+        ) from error

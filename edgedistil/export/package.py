@@ -18,11 +18,24 @@ from typing import Any
 
 import onnx
 
-from edgedistil.errors import ModelError
+from edgedistil.core.errors import ModelError
+from edgedistil.core.records import (
+    ExportRecord,
+    ParityRecord,
+    ProfileRecord,
+    installed_versions,
+    read_record,
+)
+from edgedistil.core.rundir import (
+    RunDir,
+    read_json,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from edgedistil.export.card import model_card
 from edgedistil.export.session_advice import session_advice
-from edgedistil.records import ExportRecord, ParityRecord, ProfileRecord, installed_versions, read_record
-from edgedistil.rundir import RunDir, read_json, sha256_file, write_bytes, write_json, write_text
 
 SUFFIXES = {
     "fp32": "",
@@ -75,7 +88,9 @@ def write_package(
     Raises:
         ModelError: The folder has no graph, or the source's config or tokenizer cannot be read.
     """
-    from edgedistil.export.tokenizer_files import write_tokenizer  # brings torch, which a fresh card does without
+    from edgedistil.export.tokenizer_files import (
+        write_tokenizer,  # brings torch, which a fresh card does without
+    )
 
     graphs = sorted((folder / "onnx").glob("*.onnx"))
     if not graphs:
@@ -86,7 +101,9 @@ def write_package(
     if task == "feature-extraction":
         _write_sentence_transformers(folder, source_folder, width=_width(config), longest=longest)
     write_json(folder / "session.json", session_advice(records))
-    provenance = _provenance(folder, model_name, task, records, command) | {"licence": _licence(source_folder)}
+    provenance = _provenance(folder, model_name, task, records, command) | {
+        "licence": _licence(source_folder)
+    }
     write_json(folder / "provenance.json", provenance)
     _write_card(folder, config, longest, provenance, records, parities, profiles)
 
@@ -104,7 +121,9 @@ def refresh_cards(run: RunDir) -> list[Path]:
     for folder in packages:
         records = [read_record(path, ExportRecord) for path in sorted(folder.glob("export.*.json"))]
         proofs = [run.parity(record.model, record.task, record.precision) for record in records]
-        config, tokenizer = (read_json(folder / name) for name in ("config.json", "tokenizer_config.json"))
+        config, tokenizer = (
+            read_json(folder / name) for name in ("config.json", "tokenizer_config.json")
+        )
         _write_card(
             folder,
             config,
@@ -176,7 +195,9 @@ def _width(config: dict[str, Any]) -> int:
 
 def _write_sentence_transformers(folder: Path, source: Path, *, width: int, longest: int) -> None:
     """The source's own modules where it has them, else the mean of the attended positions."""
-    kept = [path for path in ("modules.json", "sentence_bert_config.json") if (source / path).is_file()]
+    kept = [
+        path for path in ("modules.json", "sentence_bert_config.json") if (source / path).is_file()
+    ]
     kept += [str(path.relative_to(source)) for path in source.glob("*_*/config.json")]
     if "modules.json" in kept:
         for path in kept:
@@ -185,12 +206,18 @@ def _write_sentence_transformers(folder: Path, source: Path, *, width: int, long
     modules = [("", _TRANSFORMER_MODULE), ("1_Pooling", _POOLING_MODULE)]
     write_json(
         folder / "modules.json",
-        [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)],
+        [
+            {"idx": i, "name": str(i), "path": path, "type": kind}
+            for i, (path, kind) in enumerate(modules)
+        ],
     )
     write_json(
-        folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
+        folder / "1_Pooling" / "config.json",
+        {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True},
     )
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False})
+    write_json(
+        folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False}
+    )
 
 
 def _provenance(

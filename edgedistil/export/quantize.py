@@ -19,7 +19,9 @@ from edgedistil.export.linears import Linear, find_linears, find_positions, find
 from edgedistil.export.passes import drop_unused
 from edgedistil.export.passes.edit import CONTRIB, add_initializer, constant, insert, replace
 
-SMALL_HEAD = 32  # a product with fewer outputs decides labels and spans and costs nothing: it stays in float
+SMALL_HEAD = (
+    32  # a product with fewer outputs decides labels and spans and costs nothing: it stays in float
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ def quantize_dynamic(model: ir.Model, plan: Int8Plan) -> list[str]:
     return [each.name for each in chosen]
 
 
-def quantize_static(model: ir.Model, plan: Int8Plan, ranges: Mapping[str, tuple[float, float]]) -> list[str]:
+def quantize_static(
+    model: ir.Model, plan: Int8Plan, ranges: Mapping[str, tuple[float, float]]
+) -> list[str]:
     """As `quantize_dynamic`, but what x ranges over was measured before: no search for its extremes in every call.
 
     Args:
@@ -72,8 +76,12 @@ def quantize_static(model: ir.Model, plan: Int8Plan, ranges: Mapping[str, tuple[
     quantize_tables(model, plan)
     for x, linears in by_input(chosen).items():
         scale, zero = activation_grid(*ranges[x.name or ""])
-        x_scale = add_initializer(model.graph, f"{linears[0].name}.input.scale", np.array(scale, np.float32))
-        x_zero = add_initializer(model.graph, f"{linears[0].name}.input.zero", np.array(zero, np.uint8))
+        x_scale = add_initializer(
+            model.graph, f"{linears[0].name}.input.scale", np.array(scale, np.float32)
+        )
+        x_zero = add_initializer(
+            model.graph, f"{linears[0].name}.input.zero", np.array(zero, np.uint8)
+        )
         first = linears[0].product
         name = f"{(first.name or '').rsplit('/', 1)[0]}/quantized_input"
         (x_q,) = insert(first, "QuantizeLinear", [x, x_scale, x_zero], name=name)
@@ -132,7 +140,12 @@ def _together(model: ir.Model, x: ir.Value, linears: list[Linear], plan: Int8Pla
 
 
 def _with_quantized_input(
-    model: ir.Model, linear: Linear, plan: Int8Plan, x_q: ir.Value, x_scale: ir.Value, x_zero: ir.Value
+    model: ir.Model,
+    linear: Linear,
+    plan: Int8Plan,
+    x_q: ir.Value,
+    x_scale: ir.Value,
+    x_zero: ir.Value,
 ) -> None:
     weight, scale, zero = _stored(model, linear, plan)
     (out,) = insert(
@@ -145,26 +158,42 @@ def _with_quantized_input(
     replace(linear.last.outputs[0], out)
 
 
-def _stored(model: ir.Model, linear: Linear, plan: Int8Plan) -> tuple[ir.Value, ir.Value, ir.Value | None]:
+def _stored(
+    model: ir.Model, linear: Linear, plan: Int8Plan
+) -> tuple[ir.Value, ir.Value, ir.Value | None]:
     """The integer weight (K, N), its scale, and its zero point; of the tied table its one stored copy."""
     if linear.tied:
         rows, scale = _table_rows(model, linear.weight, plan)
         (weight,) = insert(
-            linear.product, "Transpose", [rows], name=f"{linear.product.name}/rows", attributes={"perm": [1, 0]}
+            linear.product,
+            "Transpose",
+            [rows],
+            name=f"{linear.product.name}/rows",
+            attributes={"perm": [1, 0]},
         )
-        flat = add_initializer(model.graph, f"{scale.name}.flat", np.asarray(constant(scale)).reshape(-1))
+        flat = add_initializer(
+            model.graph, f"{scale.name}.flat", np.asarray(constant(scale)).reshape(-1)
+        )
         return weight, flat, _zero(model, plan)
     array, scale_N = quantized(linear.matrix(), plan, axis=0)
     name = f"{linear.name}.weight"
     return (
         add_initializer(model.graph, f"{name}.quantized", array),
-        add_initializer(model.graph, f"{name}.scale", scale_N.reshape(-1) if plan.per_channel else scale_N.reshape(())),
+        add_initializer(
+            model.graph,
+            f"{name}.scale",
+            scale_N.reshape(-1) if plan.per_channel else scale_N.reshape(()),
+        ),
         _zero(model, plan),
     )
 
 
 def _zero(model: ir.Model, plan: Int8Plan) -> ir.Value | None:
-    return None if plan.signed else add_initializer(model.graph, "constant/uint8/128", np.array(128, np.uint8))
+    return (
+        None
+        if plan.signed
+        else add_initializer(model.graph, "constant/uint8/128", np.array(128, np.uint8))
+    )
 
 
 def quantize_tables(model: ir.Model, plan: Int8Plan) -> None:
@@ -180,7 +209,9 @@ def quantize_tables(model: ir.Model, plan: Int8Plan) -> None:
         name = reader.name or reader.op_type
         (picked,) = insert(reader, reader.op_type, [rows, *which], name=name)
         (scales,) = insert(reader, reader.op_type, [scale, *which], name=f"{name}/scale")
-        (numbers,) = insert(reader, "Cast", [picked], name=f"{name}/Cast", attributes={"to": int(ir.DataType.FLOAT)})
+        (numbers,) = insert(
+            reader, "Cast", [picked], name=f"{name}/Cast", attributes={"to": int(ir.DataType.FLOAT)}
+        )
         if not plan.signed:
             middle = add_initializer(model.graph, "constant/float32/128", np.array(128, np.float32))
             (numbers,) = insert(reader, "Sub", [numbers, middle], name=f"{name}/Sub")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgedistil.records import ExportRecord
+from edgedistil.core.records import ExportRecord
 
 _INTEGER = {"int8", "uint8", "int8-static"}
 

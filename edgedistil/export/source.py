@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from edgedistil.errors import ModelError
+from edgedistil.core.errors import ModelError
 from edgedistil.export.trace import OUTPUTS
 from edgedistil.models.quiet import quiet
 from edgedistil.models.teacher import read_tokenizer
@@ -44,7 +44,9 @@ class Source:
         return bool(self.model.config.model_type == "bert")
 
 
-def load_source(folder: Path, *, name: str, role: Literal["teacher", "student", "other"], task: str | None) -> Source:
+def load_source(
+    folder: Path, *, name: str, role: Literal["teacher", "student", "other"], task: str | None
+) -> Source:
     """The model in a folder, for a task.
 
     Args:
@@ -74,9 +76,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     kind = config.get("model_type", "of unknown type")
     if kind not in SUPPORTED:
         named = ", ".join(config.get("architectures") or []) or "no architecture named"
-        raise ModelError(f"{folder} is a model of type '{kind}' ({named}); supported: {', '.join(SUPPORTED)}")
+        raise ModelError(
+            f"{folder} is a model of type '{kind}' ({named}); supported: {', '.join(SUPPORTED)}"
+        )
     if config.get("is_decoder") or config.get("position_embedding_type", "absolute") != "absolute":
-        what = "a decoder" if config.get("is_decoder") else f"positions of type '{config['position_embedding_type']}'"
+        what = (
+            "a decoder"
+            if config.get("is_decoder")
+            else f"positions of type '{config['position_embedding_type']}'"
+        )
         raise ModelError(f"{folder} has {what}; supported: encoders with absolute positions")
     activation = config.get("activation" if kind == "distilbert" else "hidden_act", "gelu")
     if activation != "gelu":
@@ -124,7 +132,8 @@ def require_safetensors(folder: Path) -> None:
         return
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     raise ModelError(
-        f"{folder} has no weights in safetensors" + (f", only {', '.join(pickled)}" if pickled else ""),
+        f"{folder} has no weights in safetensors"
+        + (f", only {', '.join(pickled)}" if pickled else ""),
         hint="a pickle can run code when it is read, so it is refused. Where you trust it, convert it once: "
         "transformers' from_pretrained, then save_pretrained, writes model.safetensors",
     )
@@ -133,7 +142,9 @@ def require_safetensors(folder: Path) -> None:
 def _load(folder: Path, config: dict[str, Any], task: str) -> PreTrainedModel:
     from optimum.exporters.tasks import TasksManager
 
-    model_class = TasksManager.get_model_class_for_task(task, framework="pt", model_type=config["model_type"])
+    model_class = TasksManager.get_model_class_for_task(
+        task, framework="pt", model_type=config["model_type"]
+    )
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             model, info = model_class.from_pretrained(
@@ -150,7 +161,9 @@ def _load(folder: Path, config: dict[str, Any], task: str) -> PreTrainedModel:
         ) from error
     missing = sorted(key for key in info["missing_keys"] if not _unused(key, task))
     if missing:
-        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        some = ", ".join(missing[:3]) + (
+            f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        )
         raise ModelError(
             f"{folder} lacks {some}: it cannot serve {task}",
             hint="random weights would be exported; name the task that it was trained for with --task",

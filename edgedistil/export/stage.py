@@ -10,19 +10,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
-from edgedistil import console
-from edgedistil.errors import CorpusError, InputError, ParityError
+from edgedistil.core import console
+from edgedistil.core.errors import CorpusError, InputError, ParityError
+from edgedistil.core.recipe import load_recipe
+from edgedistil.core.records import ExportRecord, ParityRecord, read_record, write_record
+from edgedistil.core.rundir import RunDir, mark_latest, replacing
 from edgedistil.export.artefacts import Job, Made, build, set_apart
 from edgedistil.export.origin import Origin, find_origins
 from edgedistil.export.ort_format import to_ort
 from edgedistil.export.package import write_package
-from edgedistil.export.probe import make_probes
+from edgedistil.export.quantization_target import find_target, require_runtime
+from edgedistil.export.reference import make_probes
 from edgedistil.export.source import load_source
-from edgedistil.export.target import find_target, require_runtime
 from edgedistil.parity.probes import Probes
-from edgedistil.recipe import load_recipe
-from edgedistil.records import ExportRecord, ParityRecord, read_record, write_record
-from edgedistil.rundir import RunDir, mark_latest, replacing
 
 PRECISIONS = {
     "none": "fp32",
@@ -138,8 +138,12 @@ def checked_precisions(names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in PRECISIONS:
             close = difflib.get_close_matches(name, [*PRECISIONS, "fp32"], n=1, cutoff=0.5)
-            advice = f"; did you mean '{'none' if close[0] == 'fp32' else close[0]}'?" if close else ""
-            raise InputError(f"no precision '{name}'{advice}", hint=f"there are: {', '.join(PRECISIONS)}")
+            advice = (
+                f"; did you mean '{'none' if close[0] == 'fp32' else close[0]}'?" if close else ""
+            )
+            raise InputError(
+                f"no precision '{name}'{advice}", hint=f"there are: {', '.join(PRECISIONS)}"
+            )
     wanted = list(dict.fromkeys(["fp32", *(PRECISIONS[name] for name in names)]))
     # What the search finds is the int8 artefact: there is one file of that name.
     return [each for each in wanted if not (each == "int8" and "auto" in wanted)]
@@ -154,12 +158,15 @@ def read_text(path: Path) -> list[str]:
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
-        raise CorpusError(f"cannot read {path}: {error.strerror}", hint="give a text with --text FILE") from error
+        raise CorpusError(
+            f"cannot read {path}: {error.strerror}", hint="give a text with --text FILE"
+        ) from error
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path} is not UTF-8 text: byte {error.start}") from error
     if not lines:
         raise CorpusError(
-            f"{path} is empty: no probes and no calibration without text", hint="give real text with --text FILE"
+            f"{path} is empty: no probes and no calibration without text",
+            hint="give real text with --text FILE",
         )
     return lines
 
@@ -171,7 +178,9 @@ def _export_one(run: RunDir, origin: Origin, job: Job, lines: list[str]) -> Arte
     # Text that the artefact is fitted to never judges it: calibration and search read the other half.
     probes = make_probes(source.model, source.tokenizer, source.task, lines[::2], seed=PROBE_SEED)
     folder = run.export(source.name, source.task)
-    with ExitStack() as commits:  # all is written before anything gets its name: a full disk changes nothing
+    with (
+        ExitStack() as commits
+    ):  # all is written before anything gets its name: a full disk changes nothing
         aside = commits.enter_context(replacing(folder))
         _keep_others(folder, aside, job, probes)
         made = build(source, probes, aside, job, calibration=lines[1::2] or lines, started=started)
@@ -221,7 +230,8 @@ def _package(aside: Path, run: RunDir, source: Path, name: str, task: str, made:
     records = [read_record(path, ExportRecord) for path in sorted(aside.glob("export.*.json"))]
     new = {record.precision: parity for record, parity in made}
     parities = [
-        new.get(each.precision) or read_record(run.parity(name, task, each.precision), ParityRecord) for each in records
+        new.get(each.precision) or read_record(run.parity(name, task, each.precision), ParityRecord)
+        for each in records
     ]
     write_package(
         aside,
@@ -253,7 +263,9 @@ def _heldout(run: RunDir, model: str | None) -> Path:
 
 
 def _recipe_precisions(run: RunDir) -> list[str]:
-    return list(load_recipe(run.recipe).export.precisions) if run.recipe.exists() else ["none", "int8"]
+    return (
+        list(load_recipe(run.recipe).export.precisions) if run.recipe.exists() else ["none", "int8"]
+    )
 
 
 def _recipe_target(run: RunDir) -> str | None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgedistil.errors import ModelError
-from edgedistil.rundir import storage_errors
+from edgedistil.core.errors import ModelError
+from edgedistil.core.rundir import storage_errors
 
 EXTERNAL_SUFFIX = "_data"  # model.onnx_data: the name that transformers.js and optimum look for
 EXTERNAL_FROM_BYTES = 1024
@@ -26,10 +26,13 @@ def save_graph(model: ir.Model, path: Path, *, external: bool) -> list[Path]:
         ModelError: A single file would be larger than protobuf's 2 GiB.
     """
     data = path.with_name(path.name + EXTERNAL_SUFFIX)
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    size = sum(
+        v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
+    )
     if not external and size > PROTOBUF_LIMIT_BYTES:
         raise ModelError(
-            f"{path.name} would be {size / 2**30:.1f} GiB; one ONNX file holds 2 GiB", hint="leave out --single-file"
+            f"{path.name} would be {size / 2**30:.1f} GiB; one ONNX file holds 2 GiB",
+            hint="leave out --single-file",
         )
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

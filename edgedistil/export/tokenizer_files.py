@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgedistil.errors import ModelError
+from edgedistil.core.errors import ModelError
+from edgedistil.core.rundir import write_json, write_text
 from edgedistil.models.teacher import read_tokenizer
-from edgedistil.rundir import write_json, write_text
 
 _CLASSES = {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer"}
 _SPECIALS = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-def write_tokenizer(folder: Path, source: Path, config: dict[str, Any], *, input_names: Sequence[str]) -> int:
+def write_tokenizer(
+    folder: Path, source: Path, config: dict[str, Any], *, input_names: Sequence[str]
+) -> int:
     """Writes the tokenizer's files; returns the tokens that it truncates to.
 
     Truncation and padding stay out of tokenizer.json: they belong to the call, and a length baked in there silently
@@ -36,10 +38,17 @@ def write_tokenizer(folder: Path, source: Path, config: dict[str, Any], *, input
     tokenizer = read_tokenizer(source)
     fast = json.loads(tokenizer.backend_tokenizer.to_str())
     if fast["model"].get("type") != "WordPiece":
-        raise ModelError(f"the tokenizer in {source} is of the type {fast['model'].get('type')}; expected WordPiece")
-    if tokenizer.backend_tokenizer.encode("").ids != [tokenizer.cls_token_id, tokenizer.sep_token_id]:
+        raise ModelError(
+            f"the tokenizer in {source} is of the type {fast['model'].get('type')}; expected WordPiece"
+        )
+    if tokenizer.backend_tokenizer.encode("").ids != [
+        tokenizer.cls_token_id,
+        tokenizer.sep_token_id,
+    ]:
         # A BERT reads [CLS] … [SEP], and a client that reads this file only must know it.
-        fast["post_processor"] = bert_template(tokenizer.cls_token, tokenizer.sep_token, fast["model"]["vocab"])
+        fast["post_processor"] = bert_template(
+            tokenizer.cls_token, tokenizer.sep_token, fast["model"]["vocab"]
+        )
     longest = min(int(tokenizer.model_max_length), int(config["max_position_embeddings"]))
     specials = {name: str(getattr(tokenizer, name)) for name in _SPECIALS}
     normalizer = fast.get("normalizer") or {}
@@ -51,13 +60,17 @@ def write_tokenizer(folder: Path, source: Path, config: dict[str, Any], *, input
             "tokenizer_class": _CLASSES[config["model_type"]],
             "model_max_length": longest,
             "model_input_names": [
-                name for name in ("input_ids", "token_type_ids", "attention_mask") if name in input_names
+                name
+                for name in ("input_ids", "token_type_ids", "attention_mask")
+                if name in input_names
             ],
             "do_lower_case": bool(normalizer.get("lowercase", False)),
             "strip_accents": normalizer.get("strip_accents"),
             "tokenize_chinese_chars": bool(normalizer.get("handle_chinese_chars", True)),
             "clean_up_tokenization_spaces": True,
-            "added_tokens_decoder": {str(token["id"]): _without_id(token) for token in fast["added_tokens"]},
+            "added_tokens_decoder": {
+                str(token["id"]): _without_id(token) for token in fast["added_tokens"]
+            },
             **specials,
         },
     )
@@ -91,7 +104,9 @@ def vocabulary_lines(vocabulary: dict[str, int]) -> str:
     """
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     if [vocabulary[token] for token in tokens] != list(range(len(tokens))):
-        raise ModelError(f"the vocabulary's {len(tokens)} ids do not go from 0 to {len(tokens) - 1} without a gap")
+        raise ModelError(
+            f"the vocabulary's {len(tokens)} ids do not go from 0 to {len(tokens) - 1} without a gap"
+        )
     return "".join(f"{token}\n" for token in tokens)
 
 

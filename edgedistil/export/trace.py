@@ -87,8 +87,12 @@ class _Attention(torch.autograd.Function):
     """softmax(q kᵀ · scale + mask) v as one node; (B, H, L, D) three times in, (B, L, H, D) out."""
 
     @staticmethod
-    def forward(_ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask_BL: Tensor, _heads: int, scale: float) -> Tensor:
-        scores = (q @ k.transpose(-1, -2) * scale).masked_fill(mask_BL[:, None, None, :] == 0, float("-inf"))
+    def forward(
+        _ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask_BL: Tensor, _heads: int, scale: float
+    ) -> Tensor:
+        scores = (q @ k.transpose(-1, -2) * scale).masked_fill(
+            mask_BL[:, None, None, :] == 0, float("-inf")
+        )
         return (scores.softmax(-1) @ v).transpose(1, 2)
 
     @staticmethod
@@ -98,7 +102,14 @@ class _Attention(torch.autograd.Function):
 
 
 def _attention(
-    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask_BL: Tensor, *, scaling: float, **_unused: Any
+    module: nn.Module,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask_BL: Tensor,
+    *,
+    scaling: float,
+    **_unused: Any,
 ) -> tuple[Tensor, None]:
     config: Any = module.config
     return _Attention.apply(q, k, v, mask_BL, config.num_attention_heads, float(scaling)), None  # type: ignore[no-untyped-call]
@@ -142,7 +153,11 @@ def _example(inputs: list[str]) -> tuple[Tensor, ...]:
 
 
 def _axes(name: str, task: str) -> dict[int, str]:
-    return {0: "batch"} if name == "logits" and task == "text-classification" else {0: "batch", 1: "sequence"}
+    return (
+        {0: "batch"}
+        if name == "logits" and task == "text-classification"
+        else {0: "batch", 1: "sequence"}
+    )
 
 
 def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

@@ -11,7 +11,11 @@ from transformers.utils import logging
 @contextmanager
 def quiet() -> Iterator[None]:
     """Inside, transformers and huggingface_hub show errors only and draw no progress bars."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     verbosity, bars, hub_bars_off = (
         logging.get_verbosity(),

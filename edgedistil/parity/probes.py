@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistil.errors import ShapeError, StorageError
-from edgedistil.rundir import replacing, storage_errors
+from edgedistil.core.errors import ShapeError, StorageError
+from edgedistil.core.rundir import replacing, storage_errors
 
 FORMAT = 1
 SEQUENCE_LEVEL = {"text-classification"}
@@ -38,16 +38,28 @@ class ProbeBatch:
     input_ids_BL: NDArray[np.int64]
     attention_mask_BL: NDArray[np.int64]
     token_type_ids_BL: NDArray[np.int64] | None
-    rows_N2: NDArray[np.int64] = field(metadata={"what": "(sequence, position) of the compared rows"})
+    rows_N2: NDArray[np.int64] = field(
+        metadata={"what": "(sequence, position) of the compared rows"}
+    )
     outputs: Mapping[str, NDArray[np.float32]] = field(
         metadata={"what": "by output name: (N, …), or (B, …) per sequence"}
     )
-    masked_M2: NDArray[np.int64] = field(metadata={"what": "(sequence, position) of every [MASK]; fill-mask only"})
-    choices_M: NDArray[np.int64] = field(metadata={"what": "PyTorch's most likely word at each [MASK]"})
-    margins_M: NDArray[np.float32] = field(metadata={"what": "by how much it leads the next word, in logits"})
-    hidden_rows_R2: NDArray[np.int64] = field(metadata={"what": "(sequence, position) of the kept hidden states"})
+    masked_M2: NDArray[np.int64] = field(
+        metadata={"what": "(sequence, position) of every [MASK]; fill-mask only"}
+    )
+    choices_M: NDArray[np.int64] = field(
+        metadata={"what": "PyTorch's most likely word at each [MASK]"}
+    )
+    margins_M: NDArray[np.float32] = field(
+        metadata={"what": "by how much it leads the next word, in logits"}
+    )
+    hidden_rows_R2: NDArray[np.int64] = field(
+        metadata={"what": "(sequence, position) of the kept hidden states"}
+    )
     hidden_KRD: NDArray[np.float32]
-    whole_KBLD: NDArray[np.float32] | None = field(metadata={"what": "every position's, padding too; one batch only"})
+    whole_KBLD: NDArray[np.float32] | None = field(
+        metadata={"what": "every position's, padding too; one batch only"}
+    )
 
     @property
     def sequences(self) -> int:
@@ -133,9 +145,12 @@ class Probes:
                 batches = tuple(_batch_of(stored, index) for index in range(head["batches"]))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise StorageError(
-                f"{path} holds no probes that can be read: {error}", hint="edgedistil export makes them anew"
+                f"{path} holds no probes that can be read: {error}",
+                hint="edgedistil export makes them anew",
             ) from error
-        return cls(head["task"], head["source_sha256"], head["seed"], tuple(head["boundaries"]), batches)
+        return cls(
+            head["task"], head["source_sha256"], head["seed"], tuple(head["boundaries"]), batches
+        )
 
 
 _PLAIN = (
@@ -163,6 +178,10 @@ def _batch_of(stored: Mapping[str, Array], index: int) -> ProbeBatch:
     return ProbeBatch(
         token_type_ids_BL=found.get("token_type_ids_BL"),
         whole_KBLD=found.get("whole_KBLD"),
-        outputs={name.removeprefix("output/"): found[name] for name in found if name.startswith("output/")},
+        outputs={
+            name.removeprefix("output/"): found[name]
+            for name in found
+            if name.startswith("output/")
+        },
         **{name: found[name] for name in _PLAIN},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgedistil.records import Precision, Tolerance
+from edgedistil.core.records import Precision, Tolerance
 
 
 def tolerances_for(precision: Precision, task: str, *, one_value: bool = False) -> list[Tolerance]:
@@ -49,7 +49,11 @@ _INT8 = [
         "measured: 0.886 (student) and 0.825 (teacher), 0.948, 0.934, 0.915 and 0.882 on other heads of minutes; how"
         " many turn follows how flat the model is. Weights wrongly quantized with one scale a tensor: 0.47",
     ),
-    _at_most("kl_nats", 0.03, "measured: 0.0094 and 0.0167; one scale a tensor: 0.078. The sharper bound of the two"),
+    _at_most(
+        "kl_nats",
+        0.03,
+        "measured: 0.0094 and 0.0167; one scale a tensor: 0.078. The sharper bound of the two",
+    ),
     _at_least(
         "cosine_mean",
         0.975,
@@ -66,16 +70,38 @@ _INT8 = [
 
 TOLERANCES: dict[Precision, list[Tolerance]] = {
     "fp32": [
-        _at_most("max_abs", 1e-4, "float32 summed in another order; measured: 2.4e-5, so ten times is an error"),
-        _at_least("agreement", 1.0, "the same numbers must give the same answers (near-ties in PyTorch do not count)"),
-        _at_least("cosine_min", 0.999999, "float32 keeps a direction to seven digits; measured: 1 - 3e-12"),
-        _at_least("concordance", 0.999999, "the same values in another order of sums; measured: 1 - 2e-13"),
+        _at_most(
+            "max_abs",
+            1e-4,
+            "float32 summed in another order; measured: 2.4e-5, so ten times is an error",
+        ),
+        _at_least(
+            "agreement",
+            1.0,
+            "the same numbers must give the same answers (near-ties in PyTorch do not count)",
+        ),
+        _at_least(
+            "cosine_min", 0.999999, "float32 keeps a direction to seven digits; measured: 1 - 3e-12"
+        ),
+        _at_least(
+            "concordance", 0.999999, "the same values in another order of sums; measured: 1 - 2e-13"
+        ),
     ],
     "fp16": [
-        _at_least("agreement", 0.99, "11 bits of significand turn near-ties only; measured: 0.998 and 0.998"),
-        _at_most("kl_nats", 1e-5, "measured: 1.4e-6 and 1.6e-6; what overflows above 65504 is far beyond"),
+        _at_least(
+            "agreement",
+            0.99,
+            "11 bits of significand turn near-ties only; measured: 0.998 and 0.998",
+        ),
+        _at_most(
+            "kl_nats", 1e-5, "measured: 1.4e-6 and 1.6e-6; what overflows above 65504 is far beyond"
+        ),
         _at_least("cosine_min", 0.9999, "measured: 0.999999, at 11 bits of significand"),
-        _at_least("concordance", 0.9999, "by reasoning, as the cosine's: 11 bits of significand; not measured"),
+        _at_least(
+            "concordance",
+            0.9999,
+            "by reasoning, as the cosine's: 11 bits of significand; not measured",
+        ),
     ],
     "int8": _INT8,
     "uint8": _INT8,
@@ -87,8 +113,12 @@ TOLERANCES: dict[Precision, list[Tolerance]] = {
             " reasoning alone: good artefacts lie on both sides of it",
         ),
         _at_most("kl_nats", 0.03, "measured: 0.0101 and 0.0179, dynamic int8's, so its bound"),
-        _at_least("concordance", 0.985, "dynamic int8's bound, as in every other figure; not measured"),
-        _at_least("cosine_mean", 0.975, "measured: 0.9972 and 0.9906, dynamic int8's, so its bound"),
+        _at_least(
+            "concordance", 0.985, "dynamic int8's bound, as in every other figure; not measured"
+        ),
+        _at_least(
+            "cosine_mean", 0.975, "measured: 0.9972 and 0.9906, dynamic int8's, so its bound"
+        ),
         _at_least("cosine_min", 0.7, _ONE_BROKEN),
     ],
     "int4": [
@@ -98,9 +128,19 @@ TOLERANCES: dict[Precision, list[Tolerance]] = {
             "16 levels a weight in blocks; measured: 0.843 and 0.793, with the room that int8 has. 0.80 stood here from"
             " one draw of one model: the teacher's lie on both sides of it",
         ),
-        _at_most("kl_nats", 0.06, "measured: 0.0177 and 0.0325; int8 with one scale a tensor: 0.078. The sharper one"),
-        _at_least("concordance", 0.95, "three times int8's error, as the cosine's; by reasoning, not measured"),
-        _at_least("cosine_mean", 0.95, "measured: 0.9919 and 0.9750, three times the error of int8"),
+        _at_most(
+            "kl_nats",
+            0.06,
+            "measured: 0.0177 and 0.0325; int8 with one scale a tensor: 0.078. The sharper one",
+        ),
+        _at_least(
+            "concordance",
+            0.95,
+            "three times int8's error, as the cosine's; by reasoning, not measured",
+        ),
+        _at_least(
+            "cosine_mean", 0.95, "measured: 0.9919 and 0.9750, three times the error of int8"
+        ),
         _at_least("cosine_min", 0.7, _ONE_BROKEN),
     ],
 }

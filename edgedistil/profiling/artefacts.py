@@ -11,15 +11,24 @@ from typing import Any, Literal
 import onnx
 from onnx import TensorProto
 
-from edgedistil.errors import ModelError, RunError
-from edgedistil.parity.stored import check_stored
-from edgedistil.profiling.messages import JobModel
-from edgedistil.records import ExportRecord, FileFacts, Precision, Role, read_record, text_sha256
-from edgedistil.rundir import RunDir, artefact_sha256
+from edgedistil.core.errors import ModelError, RunError
+from edgedistil.core.records import (
+    ExportRecord,
+    FileFacts,
+    Precision,
+    Role,
+    read_record,
+    text_sha256,
+)
+from edgedistil.core.rundir import RunDir, artefact_sha256
+from edgedistil.parity.onnx_file import check_stored
+from edgedistil.runtime.protocol import JobModel
 
 ENCODER_TASK = "feature-extraction"
 FILL_MASK_TASK = "fill-mask"
-_GRAPH = "graph.onnx"  # a user's file may have any name; external data keeps the one that the graph says
+_GRAPH = (
+    "graph.onnx"  # a user's file may have any name; external data keeps the one that the graph says
+)
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -71,7 +80,9 @@ def run_artefacts(run: RunDir) -> list[Artefact]:
         run.require(run.exports / "student-feature-extraction", "edgedistil export --quantize int8")
     found = [_from_record(path) for path in records]
     order = {"teacher": 0, "student": 1}
-    return sorted(found, key=lambda a: (a.task, order.get(a.role, 2), a.precision != "fp32", a.precision))
+    return sorted(
+        found, key=lambda a: (a.task, order.get(a.role, 2), a.precision != "fp32", a.precision)
+    )
 
 
 def _from_record(path: Path) -> Artefact:
@@ -80,7 +91,9 @@ def _from_record(path: Path) -> Artefact:
     files = [folder / each.path for each in record.files]
     for file, facts in zip(files, record.files, strict=True):
         if not file.is_file():
-            raise RunError(f"{file} is gone, though {path} names it", hint="export again: edgedistil export")
+            raise RunError(
+                f"{file} is gone, though {path} names it", hint="export again: edgedistil export"
+            )
         if file.stat().st_size != facts.bytes:
             raise RunError(
                 f"{file} was changed since it was exported: {file.stat().st_size} bytes, the record says {facts.bytes}",
@@ -186,7 +199,11 @@ def _precision(graph: Any) -> Precision:
         return "int4"
     integers = {kind: size for kind, size in sizes.items() if kind in _INTEGERS}
     if integers and max(integers.values()) * 4 > max(sizes.get(kind, 0) for kind in _FLOATS):
-        return "int8" if integers.get(TensorProto.INT8, 0) >= integers.get(TensorProto.UINT8, 0) else "uint8"
+        return (
+            "int8"
+            if integers.get(TensorProto.INT8, 0) >= integers.get(TensorProto.UINT8, 0)
+            else "uint8"
+        )
     return "fp16" if sizes.get(TensorProto.FLOAT16, 0) > sizes.get(TensorProto.FLOAT, 0) else "fp32"
 
 
@@ -208,7 +225,9 @@ def find_tokenizer(path: Path) -> Path:
 def _max_length(folder: Path) -> int | None:
     """Most positions that the model has, if its config tells."""
     try:
-        value = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+        value = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
+            "max_position_embeddings"
+        )
     except (OSError, ValueError, AttributeError):
         return None
     return value if isinstance(value, int) and value > 0 else None

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from edgedistil.assets import cache_root
-from edgedistil.device import DeviceSpec
-from edgedistil.errors import InputError
-from edgedistil.profiling import costs
+from edgedistil.core.assets import cache_root
+from edgedistil.core.device import DeviceSpec
+from edgedistil.core.errors import InputError
+from edgedistil.core.records import ProfileRecord, Record, read_record, write_record
+from edgedistil.costmodel import model as costs
+from edgedistil.costmodel.model import Constants
+from edgedistil.costmodel.workload import trace
 from edgedistil.profiling.artefacts import Artefact
-from edgedistil.profiling.costs import Constants
-from edgedistil.profiling.trace import trace
-from edgedistil.records import ProfileRecord, Record, read_record, write_record
 
 _LEAST_RUNS = 4
 _NARROWEST = 1.15
@@ -38,7 +38,9 @@ def calibration_path(device: str) -> Path:
     return cache_root() / "calibration" / f"{device}.json"
 
 
-def calibrate(spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRecord, *, source: str) -> Path:
+def calibrate(
+    spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRecord, *, source: str
+) -> Path:
     """Fits the constants on the measured rows of `record` and stores them; the file it wrote.
 
     Raises:
@@ -80,7 +82,9 @@ def calibrate(spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRe
     return path
 
 
-def _samples(spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRecord) -> list[tuple[Any, float]]:
+def _samples(
+    spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRecord
+) -> list[tuple[Any, float]]:
     """(features, measured seconds) of every valid row with a length in tokens."""
     half_rows = costs.ONNXRUNTIME[costs.family(spec)].half_rows
     found = []
@@ -94,7 +98,9 @@ def _samples(spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRec
         work = trace(artefact.path, artefact.inputs, lengths) if lengths else {}
         for row in rows:
             if isinstance(row.latency_ms, float) and isinstance(row.length, int):
-                features = costs.features(work[row.length], spec, threads=row.threads, half_rows=half_rows)
+                features = costs.features(
+                    work[row.length], spec, threads=row.threads, half_rows=half_rows
+                )
                 found.append((features, row.latency_ms / 1000))
     return found
 

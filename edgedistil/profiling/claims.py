@@ -7,17 +7,31 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from edgedistil import paper
-from edgedistil.errors import ClaimError, InputError
+from edgedistil.core import paper
+from edgedistil.core.errors import ClaimError, InputError
+from edgedistil.core.records import (
+    Band,
+    Claim,
+    Count,
+    Figure,
+    MemoryFit,
+    Method,
+    NotMeasured,
+    ProfileRecord,
+    ProfileRow,
+)
 from edgedistil.profiling.artefacts import ENCODER_TASK, Artefact
 from edgedistil.profiling.latency import Ratio, speed_ratio
-from edgedistil.profiling.messages import Block
-from edgedistil.records import Band, Claim, Count, Figure, MemoryFit, Method, NotMeasured, ProfileRecord, ProfileRow
+from edgedistil.runtime.protocol import Block
 
 Kind = Literal["speed", "deploy", "int8-pays"]
 Verdict = Literal["holds", "does not hold", "cannot be told"]
 
-_FIGURES = {"speed": "speed ratio", "deploy": "speed ratio as deployed", "int8-pays": "speed ratio of int8"}
+_FIGURES = {
+    "speed": "speed ratio",
+    "deploy": "speed ratio as deployed",
+    "int8-pays": "speed ratio of int8",
+}
 
 
 def told_threads(count: int) -> str:
@@ -51,7 +65,9 @@ def speed_claim(
         name: What is compared, in words: "encoders", "fill-mask models".
         processes: Blocks by process.
     """
-    ratio = speed_ratio([[(sum(b.first_ns), sum(b.second_ns)) for b in blocks] for blocks in processes])
+    ratio = speed_ratio(
+        [[(sum(b.first_ns), sum(b.second_ns)) for b in blocks] for blocks in processes]
+    )
     threshold = 1.0 if kind == "int8-pays" else paper.SPEED_RATIO
     decided = verdict(ratio.low, ratio.high, threshold)
     return Claim(
@@ -90,7 +106,8 @@ def predicted_claim(
     return Claim(
         claim=kind,
         verdict=decided,
-        sentence="Predicted, not measured: " + _speed_sentence(kind, name, first, second, ratio, decided, device),
+        sentence="Predicted, not measured: "
+        + _speed_sentence(kind, name, first, second, ratio, decided, device),
         method="predicted",
         device=device,
         conditions=conditions,
@@ -104,7 +121,13 @@ def predicted_claim(
 
 
 def _speed_sentence(
-    kind: Kind, name: str, first: Artefact, second: Artefact, ratio: Ratio, decided: Verdict, device: str
+    kind: Kind,
+    name: str,
+    first: Artefact,
+    second: Artefact,
+    ratio: Ratio,
+    decided: Verdict,
+    device: str,
 ) -> str:
     figure = f"{ratio.value:.2f} times as fast ({ratio.low:.2f} to {ratio.high:.2f})"
     files = f"{second.file_bytes / 1e6:.1f} MB against {first.file_bytes / 1e6:.1f} MB on disk"
@@ -118,7 +141,10 @@ def _speed_sentence(
 def size_claims(artefacts: Sequence[Artefact], *, device: str, method: Method) -> list[Claim]:
     """Parameters saved by the encoders, counted on the artefacts; nothing when one of them is missing."""
     by = {(a.role, a.task, a.precision): a for a in artefacts}
-    teacher, student = by.get(("teacher", ENCODER_TASK, "fp32")), by.get(("student", ENCODER_TASK, "fp32"))
+    teacher, student = (
+        by.get(("teacher", ENCODER_TASK, "fp32")),
+        by.get(("student", ENCODER_TASK, "fp32")),
+    )
     if teacher is None or student is None:
         return []
     saved = 1 - student.parameters / teacher.parameters
@@ -170,7 +196,9 @@ def require(records: Sequence[ProfileRecord], requirements: Sequence[str]) -> No
     """
     failed = [told for text in requirements for told in [_unmet(records, text)] if told is not None]
     if failed:
-        raise ClaimError("; ".join(failed), hint="the profile is written; --require made this an error")
+        raise ClaimError(
+            "; ".join(failed), hint="the profile is written; --require made this an error"
+        )
 
 
 def read_requirement(text: str) -> re.Match[str]:
@@ -182,7 +210,9 @@ def read_requirement(text: str) -> re.Match[str]:
     match = _REQUIREMENT.fullmatch(text)
     if match is None or match[1] not in (*_CLAIM_NAMES, *_ROW_NAMES):
         known = ", ".join((*_CLAIM_NAMES, *_ROW_NAMES))
-        raise InputError(f'--require "{text}": expected NAME>=FIGURE (or <=, >, <) with one of {known}')
+        raise InputError(
+            f'--require "{text}": expected NAME>=FIGURE (or <=, >, <) with one of {known}'
+        )
     return match
 
 
@@ -245,7 +275,9 @@ def _peak_if_it_fits(fit: MemoryFit) -> Count:
     if fit.fits:
         return fit.peak_memory_bytes
     limit = f"{fit.limit_bytes / 2**20:.0f} MiB"
-    return NotMeasured(not_measured=f"{fit.model} {fit.task} {fit.precision} does not fit in {limit}")
+    return NotMeasured(
+        not_measured=f"{fit.model} {fit.task} {fit.precision} does not fit in {limit}"
+    )
 
 
 def _bounds(figure: Figure | int | Band, unit: float) -> tuple[float, float] | NotMeasured:

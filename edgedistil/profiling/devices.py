@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgedistil import console
-from edgedistil.device import HOST, DeviceSpec, Figure, device_names, dump_device, load_device
-from edgedistil.errors import DeviceFileError, InputError
-from edgedistil.profiling import host, probe
-from edgedistil.profiling.messages import Identity
-from edgedistil.profiling.targets.interface import Target
-from edgedistil.rundir import write_text
+from edgedistil.core import console
+from edgedistil.core.device import HOST, DeviceSpec, Figure, device_names, dump_device, load_device
+from edgedistil.core.errors import DeviceFileError, InputError
+from edgedistil.core.rundir import write_text
+from edgedistil.profiling import device_probe as probe
+from edgedistil.runtime import host
+from edgedistil.runtime.target import Target
 
 
 def list_devices() -> None:
@@ -22,9 +22,19 @@ def list_devices() -> None:
         except DeviceFileError as error:
             rows.append([name, f"the file has problems: {error.message}", "–", "–", "–"])
             continue
-        rows.append([name, spec.title, str(spec.cores), f"{spec.memory.size_gib.value:g} GiB", features(spec)])
+        rows.append(
+            [
+                name,
+                spec.title,
+                str(spec.cores),
+                f"{spec.memory.size_gib.value:g} GiB",
+                features(spec),
+            ]
+        )
     console.table("Devices", ["name", "what", "cores", "memory", "instruction set"], rows)
-    console.result("\nedgedistil devices NAME explains one; docs/adding-a-device.md tells how to add one")
+    console.result(
+        "\nedgedistil devices NAME explains one; docs/adding-a-device.md tells how to add one"
+    )
 
 
 def features(spec: DeviceSpec) -> str:
@@ -59,10 +69,19 @@ def explain_device(name: str) -> None:
         rows.append([f"{cluster.core}, {cluster.pipeline}", *_told(cluster.cores, "cores")])
         rows.append(["clock", *_told(cluster.clock_ghz, "GHz")])
         named = {"fp32": peak.fp32, "fp16": peak.fp16, "int8": peak.int8}
-        rows += [[f"{kind} multiply-adds", *_told(each, "a cycle")] for kind, each in named.items() if each is not None]
+        rows += [
+            [f"{kind} multiply-adds", *_told(each, "a cycle")]
+            for kind, each in named.items()
+            if each is not None
+        ]
     caches = spec.caches
     rows.append(["L1 data cache", *_told(caches.l1d_kib, "KiB")])
-    rows.append([f"L2 cache ({'shared' if caches.l2_shared else 'each core'})", *_told(caches.l2_kib, "KiB")])
+    rows.append(
+        [
+            f"L2 cache ({'shared' if caches.l2_shared else 'each core'})",
+            *_told(caches.l2_kib, "KiB"),
+        ]
+    )
     if caches.l3_kib is not None:
         rows.append(["L3 cache", *_told(caches.l3_kib, "KiB")])
     memory = spec.memory
@@ -76,8 +95,16 @@ def explain_device(name: str) -> None:
     rows.append(["onnxruntime", spec.runtime.onnxruntime, spec.runtime.source])
     rows += [["refuses onnxruntime", version, why] for version, why in spec.runtime.refused.items()]
     rows.append(["predictions of onnxruntime", *_predictions(spec)])
-    rows.append(["emulated as", f"qemu -cpu {spec.qemu_cpu}" if spec.qemu_cpu else "not emulated", ""])
-    rows.append(["names itself", ", ".join([*spec.identity.boards, *spec.identity.flags]), spec.identity.source])
+    rows.append(
+        ["emulated as", f"qemu -cpu {spec.qemu_cpu}" if spec.qemu_cpu else "not emulated", ""]
+    )
+    rows.append(
+        [
+            "names itself",
+            ", ".join([*spec.identity.boards, *spec.identity.flags]),
+            spec.identity.source,
+        ]
+    )
     console.table(f"{spec.name}: {spec.title}", ["what", "figure", "source"], rows)
     for note in spec.notes:
         console.result(f"  {note}")
@@ -85,7 +112,8 @@ def explain_device(name: str) -> None:
 
 def _predictions(spec: DeviceSpec) -> list[str]:
     """How wide the bands are, and where the constants are from."""
-    from edgedistil.profiling import calibrate, costs
+    from edgedistil.costmodel import model as costs
+    from edgedistil.profiling import calibrate
 
     constants = calibrate.load(spec) or costs.ONNXRUNTIME[costs.family(spec)]
     return [f"bands with high = {constants.spread:.2g} × low", f"constants: {constants.origin}"]
@@ -95,28 +123,6 @@ def _told(figure: Figure, unit: str) -> list[str]:
     return [f"{figure.value:g} {unit}", figure.origin]
 
 
-def match_device(identity: Identity) -> DeviceSpec | None:
-    """The device file that a machine fits: by its board's name, else (x86) by its instruction-set flags."""
-    for name in device_names():
-        try:
-            spec = load_device(name)
-        except DeviceFileError:
-            continue  # a broken file of the user's must not hide the others; `devices` tells its problems
-        if fits(spec, identity):
-            return spec
-    return None
-
-
-def fits(spec: DeviceSpec, identity: Identity) -> bool:
-    wanted = spec.identity
-    if identity.machine != wanted.machine:
-        return False
-    if wanted.boards:
-        return any((identity.board or "").startswith(board) for board in wanted.boards)
-    flags = set(identity.flags)
-    return bool(wanted.flags) and flags.issuperset(wanted.flags) and not flags.intersection(wanted.without_flags)
-
-
 def probe_device(*, ssh: str | None = None) -> None:
     """Writes devices/NAME.toml, a draft from a live machine: what it tells, and what was measured in seconds.
 
@@ -124,12 +130,12 @@ def probe_device(*, ssh: str | None = None) -> None:
         InputError: A file of that name is there already.
         TargetError: The machine could not be reached, or could not run the benchmarks.
     """
-    from edgedistil.profiling.targets.local import LocalTarget
+    from edgedistil.runtime.local import LocalTarget
 
     if ssh is None:
         _write_draft(LocalTarget())
         return
-    from edgedistil.profiling.targets.ssh import SshTarget
+    from edgedistil.runtime.ssh.target import SshTarget
 
     with SshTarget(ssh) as board:
         _write_draft(board)

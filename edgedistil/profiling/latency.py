@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedistil.records import Figure, LatencyStats, NotMeasured
+from edgedistil.core.records import Figure, LatencyStats, NotMeasured
 
 MIN_DRIFT_SAMPLES = 15
 _BOOTSTRAPS = 2000
@@ -43,14 +43,18 @@ def percentile(samples: Sequence[float], q: float) -> Figure:
     """The nearest-rank percentile: an observed value, never interpolated; refused when the samples are too few."""
     needed = samples_needed(q)
     if len(samples) < needed:
-        return NotMeasured(not_measured=f"p{q * 100:.0f} needs {needed} samples, there are {len(samples)}")
+        return NotMeasured(
+            not_measured=f"p{q * 100:.0f} needs {needed} samples, there are {len(samples)}"
+        )
     return sorted(samples)[math.ceil(round(q * len(samples), 9)) - 1]
 
 
 def drift(samples: Sequence[float]) -> Figure:
     """Median of the last third over the median of the first third, minus one: 0.1 is 10% slower at the end."""
     if len(samples) < MIN_DRIFT_SAMPLES:
-        return NotMeasured(not_measured=f"drift needs {MIN_DRIFT_SAMPLES} samples, there are {len(samples)}")
+        return NotMeasured(
+            not_measured=f"drift needs {MIN_DRIFT_SAMPLES} samples, there are {len(samples)}"
+        )
     third = len(samples) // 3
     return float(np.median(samples[-third:]) / np.median(samples[:third]) - 1)
 
@@ -66,7 +70,9 @@ class Ratio:
     confidence: float
 
 
-def speed_ratio(processes: Sequence[Sequence[tuple[float, float]]], *, confidence: float = 0.95) -> Ratio:
+def speed_ratio(
+    processes: Sequence[Sequence[tuple[float, float]]], *, confidence: float = 0.95
+) -> Ratio:
     """The median over blocks of first's time / second's time, with a bootstrap interval.
 
     A block holds both models' time for the same texts, taken within milliseconds of each other. Blocks are grouped by
@@ -79,7 +85,9 @@ def speed_ratio(processes: Sequence[Sequence[tuple[float, float]]], *, confidenc
     Raises:
         ValueError: No block, or a time that is not positive.
     """
-    groups = [np.array([first / second for first, second in blocks]) for blocks in processes if blocks]
+    groups = [
+        np.array([first / second for first, second in blocks]) for blocks in processes if blocks
+    ]
     if not groups or any(not np.all(np.isfinite(group) & (group > 0)) for group in groups):
         raise ValueError("a speed ratio needs at least one block, and positive times")
     draws = _bootstrap_medians(groups)

@@ -25,7 +25,9 @@ def pairings(artefacts: Sequence[Artefact]) -> list[Pairing]:
     """Which claims these artefacts can answer: speed on encoders and on the fill-mask pair, deploy, int8-pays."""
     by = {(a.role, a.task, a.precision): a for a in artefacts}
 
-    def pair(kind: Kind, name: str, one: tuple[str, str, str], two: tuple[str, str, str]) -> list[Pairing]:
+    def pair(
+        kind: Kind, name: str, one: tuple[str, str, str], two: tuple[str, str, str]
+    ) -> list[Pairing]:
         return [Pairing(kind, name, by[one], by[two])] if one in by and two in by else []
 
     found = []

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from edgedistil.core.records import (
+    Count,
+    Figure,
+    LatencyStats,
+    MemoryStats,
+    Method,
+    NotMeasured,
+    OpTime,
+    ProfileRow,
+)
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.latency import summarize
 from edgedistil.profiling.layers import layer_of_nodes
-from edgedistil.profiling.messages import CaseTimes, Condition, Energy, Memory, NodeTime, Reply
 from edgedistil.profiling.workload import PAIRS
-from edgedistil.records import Count, Figure, LatencyStats, MemoryStats, Method, NotMeasured, OpTime, ProfileRow
+from edgedistil.runtime.protocol import CaseTimes, Condition, Energy, Memory, NodeTime, Reply
 
 EMULATED_LATENCY = NotMeasured(not_measured="an emulator's time says nothing about the device's")
 _THROTTLED_NOW = 0b1111
@@ -39,7 +48,9 @@ def rows_of(
     first = next(iter(answer.cases), "")
     rows = []
     for name, case in answer.cases.items():
-        stats: LatencyStats | NotMeasured = EMULATED_LATENCY if method == "emulated" else summarize(case.samples_ns)
+        stats: LatencyStats | NotMeasured = (
+            EMULATED_LATENCY if method == "emulated" else summarize(case.samples_ns)
+        )
         invalid = None if method == "emulated" else invalid_reason(reply, stats)
         rows.append(
             ProfileRow(
@@ -53,9 +64,13 @@ def rows_of(
                 latency_ms=stats.p50_ms if isinstance(stats, LatencyStats) else stats,
                 latency=stats,
                 load_ms=_ms(answer.load_ns, method),
-                first_call_ms=_ms(answer.first_call_ns, method) if name == first else _of_another_length(first),
+                first_call_ms=_ms(answer.first_call_ns, method)
+                if name == first
+                else _of_another_length(first),
                 start_to_first_result_ms=(
-                    _ms(answer.start_to_first_result_ns, method) if name == first else _of_another_length(first)
+                    _ms(answer.start_to_first_result_ns, method)
+                    if name == first
+                    else _of_another_length(first)
                 ),
                 memory=memory_stats(answer.memory),
                 peak_memory_bytes=_count(answer.memory.peak),
@@ -99,7 +114,9 @@ def conditions_of(before: Condition, after: Condition | None) -> dict[str, str]:
     """Governor, clock, temperature and load, as read; what the machine does not tell is named as such."""
     found = {"governor": before.governor or "not told by this machine"}
     clocks = (after or before).clock_mhz
-    found["clock"] = f"{min(clocks):.0f} to {max(clocks):.0f} MHz" if clocks else "not told by this machine"
+    found["clock"] = (
+        f"{min(clocks):.0f} to {max(clocks):.0f} MHz" if clocks else "not told by this machine"
+    )
     if before.temperature_c and after and after.temperature_c:
         found["temperature"] = (
             f"{max(before.temperature_c.values()):.0f} °C → {max(after.temperature_c.values()):.0f} °C"
@@ -131,7 +148,9 @@ def _energy(energy: Energy | None) -> dict[str, str]:
         return {}
     if energy.joules is None or not energy.calls:
         return {"energy": f"not measured: {energy.absent or 'no reading'}"}
-    return {"energy": f"{energy.joules / energy.calls * 1000:.2f} mJ a call ({energy.counter}, whole machine)"}
+    return {
+        "energy": f"{energy.joules / energy.calls * 1000:.2f} mJ a call ({energy.counter}, whole machine)"
+    }
 
 
 def memory_stats(memory: Memory) -> MemoryStats:
@@ -168,7 +187,9 @@ def op_times(nodes: Sequence[NodeTime]) -> list[OpTime]:
 def layer_times(artefact: Artefact, nodes: Sequence[NodeTime]) -> list[OpTime]:
     """Times by layer of the model, in the order of execution."""
     layers = layer_of_nodes(artefact.path, [node.node for node in nodes])
-    return _shares([(layer, node) for layer, node in zip(layers, nodes, strict=True)], in_order=True)
+    return _shares(
+        [(layer, node) for layer, node in zip(layers, nodes, strict=True)], in_order=True
+    )
 
 
 def _shares(named: Sequence[tuple[str, NodeTime]], *, in_order: bool = False) -> list[OpTime]:

@@ -6,21 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistil import console
-from edgedistil.device import HOST, DeviceSpec, load_device
-from edgedistil.errors import InputError
+from edgedistil.core import console
+from edgedistil.core.device import HOST, DeviceSpec, load_device
+from edgedistil.core.errors import InputError
+from edgedistil.core.records import Method, ProfileRecord, read_record, write_record
+from edgedistil.core.rundir import RunDir, open_run, write_json
 from edgedistil.profiling import calibrate as calibration
-from edgedistil.profiling import claims, fit, host, tune, workload
+from edgedistil.profiling import claims, tune, workload
+from edgedistil.profiling import memory_limit as fit
 from edgedistil.profiling.artefacts import Artefact, file_artefact, run_artefacts
-from edgedistil.profiling.devices import match_device
-from edgedistil.profiling.measure import measure
+from edgedistil.profiling.measured import measure
+from edgedistil.profiling.predicted import predict
 from edgedistil.profiling.sample_text import SAMPLE_TEXT
-from edgedistil.profiling.targets.interface import Target
-from edgedistil.profiling.targets.local import LocalTarget
-from edgedistil.profiling.targets.predicted import predict
 from edgedistil.profiling.workload import Workload
-from edgedistil.records import Method, ProfileRecord, read_record, write_record
-from edgedistil.rundir import RunDir, open_run, write_json
+from edgedistil.runtime import host
+from edgedistil.runtime.local import LocalTarget
+from edgedistil.runtime.match import match_device
+from edgedistil.runtime.target import Target
 
 
 def profile(
@@ -113,19 +115,28 @@ class _Flags:
 
     def check(self) -> None:
         if self.emulate and self.ssh is not None:
-            raise InputError("--emulate and --ssh exclude each other: a board is emulated or reached")
+            raise InputError(
+                "--emulate and --ssh exclude each other: a board is emulated or reached"
+            )
         if self.emulate and self.device == HOST:
-            raise InputError("--emulate needs a board", hint="for example --device rpi4; edgedistil devices lists them")
+            raise InputError(
+                "--emulate needs a board",
+                hint="for example --device rpi4; edgedistil devices lists them",
+            )
         if self.bootstrap and self.ssh is None:
             raise InputError("--bootstrap goes with --ssh: it sends a board what it lacks")
         if self.memory_limit is not None and self.ssh is not None:
-            raise InputError("--memory-limit goes with this host or --emulate; a board has its own memory")
+            raise InputError(
+                "--memory-limit goes with this host or --emulate; a board has its own memory"
+            )
         runs_something = self.ssh is not None or self.device == HOST
         for flag, given in (("--tune", self.tune), ("--calibrate", self.calibrate)):
             if given and (not runs_something or self.emulate):
                 raise InputError(f"{flag} needs a real run: on this host, or on a board with --ssh")
         if self.memory_limit is not None and self.device != HOST and not self.emulate:
-            raise InputError(f"--memory-limit runs something: add --emulate, or leave out --device {self.device}")
+            raise InputError(
+                f"--memory-limit runs something: add --emulate, or leave out --device {self.device}"
+            )
 
 
 @dataclass(frozen=True)
@@ -158,12 +169,14 @@ def _on_host(ask: _Ask) -> ProfileRecord:
     identity = host.identity()
     record = _measured(ask, target, HOST, ask.counts(host.usable_cores()), host.conditions())
     if ask.flags.calibrate:
-        _calibrate(ask, match_device(identity), record, identity.cpu or identity.board or "this machine")
+        _calibrate(
+            ask, match_device(identity), record, identity.cpu or identity.board or "this machine"
+        )
     return record
 
 
 def _over_ssh(ask: _Ask, spec: DeviceSpec | None) -> ProfileRecord:
-    from edgedistil.profiling.targets.ssh import SshTarget
+    from edgedistil.runtime.ssh.target import SshTarget
 
     assert ask.flags.ssh is not None
     with SshTarget(ask.flags.ssh, bootstrap=ask.flags.bootstrap, spec=spec) as target:
@@ -176,20 +189,29 @@ def _over_ssh(ask: _Ask, spec: DeviceSpec | None) -> ProfileRecord:
             )
         known = spec or found
         cores = known.cores if known is not None else identity.cores_allowed or identity.cores or 1
-        told = {"kernels": host.kernels(identity.machine or "", identity.flags), "board": identity.board or "not told"}
+        told = {
+            "kernels": host.kernels(identity.machine or "", identity.flags),
+            "board": identity.board or "not told",
+        }
         record = _measured(ask, target, target.name, ask.counts(cores), told)
     if ask.flags.calibrate:
         _calibrate(ask, known, record, ask.flags.ssh)
     return record
 
 
-def _measured(ask: _Ask, target: Target, device: str, counts: list[int], told: dict[str, str]) -> ProfileRecord:
-    record = measure(target, ask.artefacts, ask.work, device=device, threads=counts, conditions=told)
+def _measured(
+    ask: _Ask, target: Target, device: str, counts: list[int], told: dict[str, str]
+) -> ProfileRecord:
+    record = measure(
+        target, ask.artefacts, ask.work, device=device, threads=counts, conditions=told
+    )
     if ask.flags.tune:
         found = tune.tune(target, ask.artefacts, ask.work, most_threads=max(counts))
         path = (ask.run.profiles if ask.run is not None else Path()) / "session.json"
         write_json(path, {"device": device, "sessions": found})
-        note = f"session options: {path}: " + "; ".join(f"{label}: {each['in_words']}" for label, each in found.items())
+        note = f"session options: {path}: " + "; ".join(
+            f"{label}: {each['in_words']}" for label, each in found.items()
+        )
         record = record.model_copy(update={"notes": [*record.notes, note]})
     return ask.keep(record)
 
@@ -213,7 +235,9 @@ def _predicted(ask: _Ask, spec: DeviceSpec) -> ProfileRecord:
         threads=ask.counts(spec.cores),
         constants=calibration.load(spec),
     )
-    return ask.keep(record.model_copy(update={"notes": [*record.notes, f"workload: {ask.work.source}"]}))
+    return ask.keep(
+        record.model_copy(update={"notes": [*record.notes, f"workload: {ask.work.source}"]})
+    )
 
 
 def _earlier(ask: _Ask, spec: DeviceSpec) -> list[ProfileRecord]:
@@ -232,22 +256,31 @@ def _earlier(ask: _Ask, spec: DeviceSpec) -> list[ProfileRecord]:
         if len(rows) == len(record.rows):
             found.append(record)
         else:
-            console.say(f"{path} is about artefacts that were exported again since: measure again to have it here")
+            console.say(
+                f"{path} is about artefacts that were exported again since: measure again to have it here"
+            )
     return found
 
 
 def _emulated(ask: _Ask, spec: DeviceSpec, lengths: Sequence[int] | None) -> ProfileRecord:
     from edgedistil.parity.gate import require_parity
-    from edgedistil.profiling.emulation import emulate, run_probes
+    from edgedistil.profiling.emulated import emulate, run_probes
 
     limit = None if ask.flags.memory_limit is None else fit.parse_bytes(ask.flags.memory_limit)
     found = emulate(
-        spec, ask.artefacts, ask.work, lengths=lengths, memory_limit_bytes=limit, probes_of=run_probes(ask.run)
+        spec,
+        ask.artefacts,
+        ask.work,
+        lengths=lengths,
+        memory_limit_bytes=limit,
+        probes_of=run_probes(ask.run),
     )
     record = ask.keep(found.record)
     for parity in found.parities.values():
         if ask.run is not None:
-            write_record(ask.run.parity_on(spec.name, parity.model, parity.task, parity.precision), parity)
+            write_record(
+                ask.run.parity_on(spec.name, parity.model, parity.task, parity.precision), parity
+            )
     for parity in found.parities.values():
         require_parity(parity)
     return record
@@ -278,5 +311,10 @@ def _workload(
     positions = [a.max_length for a in artefacts if a.max_length is not None]
     chosen = workload.checked_lengths(lengths, min(positions) if positions else None)
     return workload.build(
-        artefacts[0].tokenizer, lines, source=source, lengths=chosen, pairs=pairs, claim_pairs=claim_pairs
+        artefacts[0].tokenizer,
+        lines,
+        source=source,
+        lengths=chosen,
+        pairs=pairs,
+        claim_pairs=claim_pairs,
     )

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgedistil import console
+from edgedistil.core import console
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.latency import Ratio, speed_ratio
-from edgedistil.profiling.messages import (
+from edgedistil.profiling.workload import Workload
+from edgedistil.runtime.protocol import (
     Alternation,
     AlternationAnswer,
     Case,
@@ -19,8 +20,7 @@ from edgedistil.profiling.messages import (
     JobModel,
     SessionOptions,
 )
-from edgedistil.profiling.targets.interface import Target, raise_failure
-from edgedistil.profiling.workload import Workload
+from edgedistil.runtime.target import Target, raise_failure
 
 _DEFAULTS = "defaults"
 _BLOCKS, _CALLS = 12, 4
@@ -54,7 +54,9 @@ def tune(
             threads, thread_reasons = _best_threads(target, artefact, work, inputs, most_threads)
             bar.advance()
             exact = on_x86 and artefact.precision in _INTEGER
-            found[artefact.label] = _best_options(target, artefact, work, inputs, threads, thread_reasons, exact)
+            found[artefact.label] = _best_options(
+                target, artefact, work, inputs, threads, thread_reasons, exact
+            )
             bar.advance()
         return found
 
@@ -64,7 +66,9 @@ def _best_threads(
 ) -> tuple[int, dict[str, str]]:
     if most == 1:
         return 1, {"threads": "one: this machine gives no more"}
-    counts = sorted({2**power for power in range(1, most.bit_length()) if 2**power <= most} | {most})
+    counts = sorted(
+        {2**power for power in range(1, most.bit_length()) if 2**power <= most} | {most}
+    )
     variants = {f"{count} threads": JobModel(file="", threads=count) for count in counts}
     ratios = _against_defaults(target, artefact, work, inputs, variants, threads=1)
     best = max(counts, key=lambda count: ratios[f"{count} threads"].value)
@@ -76,7 +80,13 @@ def _best_threads(
 
 
 def _best_options(
-    target: Target, artefact: Artefact, work: Workload, inputs: Path, threads: int, reasons: dict[str, str], exact: bool
+    target: Target,
+    artefact: Artefact,
+    work: Workload,
+    inputs: Path,
+    threads: int,
+    reasons: dict[str, str],
+    exact: bool,
 ) -> dict[str, Any]:
     options = {
         "arena off": SessionOptions(arena=False),
@@ -92,9 +102,15 @@ def _best_options(
     spinning = "spinning off" in ratios and ratios["spinning off"].low < _NO_SLOWER
     prepacking = ratios["pre-packing off"].low <= 1
     faster = [level for level in _GRAPH_LEVELS if ratios[f"graph level {level}"].low > 1]
-    level: GraphLevel = max(faster, key=lambda each: ratios[f"graph level {each}"].value, default="all")
+    level: GraphLevel = max(
+        faster, key=lambda each: ratios[f"graph level {each}"].value, default="all"
+    )
     session = SessionOptions(
-        arena=arena, spinning=spinning, prepacking=prepacking, graph_level=level, exact_products=exact
+        arena=arena,
+        spinning=spinning,
+        prepacking=prepacking,
+        graph_level=level,
+        exact_products=exact,
     )
     told = {**reasons, **{name: _told(each, "the defaults") for name, each in ratios.items()}}
     return {
@@ -124,7 +140,13 @@ def _told(ratio: Ratio, against: str) -> str:
 
 
 def _against_defaults(
-    target: Target, artefact: Artefact, work: Workload, inputs: Path, variants: dict[str, JobModel], *, threads: int
+    target: Target,
+    artefact: Artefact,
+    work: Workload,
+    inputs: Path,
+    variants: dict[str, JobModel],
+    *,
+    threads: int,
 ) -> dict[str, Ratio]:
     """How many times faster each variant is than the defaults; all are alive in one process and take turns."""
     file = artefact.job_model().file
@@ -137,7 +159,14 @@ def _against_defaults(
         cases=[Case(name="tune", keys=keys)],
         phases=[],
         alternate=[
-            Alternation(name=name, first=_DEFAULTS, second=name, keys=keys, blocks=_BLOCKS, calls_per_block=_CALLS)
+            Alternation(
+                name=name,
+                first=_DEFAULTS,
+                second=name,
+                keys=keys,
+                blocks=_BLOCKS,
+                calls_per_block=_CALLS,
+            )
             for name in variants
         ],
         threads=threads,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedistil.errors import CorpusError, InputError, ModelError
+from edgedistil.core.errors import CorpusError, InputError, ModelError
 
 DEFAULT_LENGTHS = (16, 32, 64, 128, 256)
 DEFAULT_PAIRS = 1500  # as many as STS-B's dev set has: one pass is the paper's table 3
@@ -43,7 +43,8 @@ class Workload:
         """Writes the inputs as npz, packed: the rows of an input lie end to end, with their keys and lengths."""
         names = next(iter(self.inputs.values()), {})
         packed: dict[str, Any] = {
-            f"packed:{name}": np.concatenate([each[name][0] for each in self.inputs.values()]) for name in names
+            f"packed:{name}": np.concatenate([each[name][0] for each in self.inputs.values()])
+            for name in names
         }
         lengths = np.array([each["input_ids"].shape[1] for each in self.inputs.values()])
         packed |= {"packed:keys": np.array(list(self.inputs)), "packed:lengths": lengths}
@@ -88,28 +89,43 @@ def build(
             inputs[key] = codec.framed(next(stream) for _ in range(length - codec.frame))
             by_length.setdefault(length, []).append(key)
     keys = []
-    for number, (first, second) in enumerate(sentence_pairs(texts, pairs, seed=seed, source=source)):
+    for number, (first, second) in enumerate(
+        sentence_pairs(texts, pairs, seed=seed, source=source)
+    ):
         keys.append(f"pair.{number}")
         inputs[keys[-1]] = codec.pair(first, second)
     return Workload(inputs, by_length, keys, source, keys[:claim_pairs])
 
 
-def sentence_pairs(texts: Sequence[str], count: int, *, seed: int, source: str) -> list[tuple[str, str]]:
+def sentence_pairs(
+    texts: Sequence[str], count: int, *, seed: int, source: str
+) -> list[tuple[str, str]]:
     """`count` pairs of neighbouring sentences, cut to as many words as STS-B's sentences have.
 
     The lengths are drawn first (stratified over the distribution, shuffled by `seed`); then every wanted length takes
     its words from the next sentence and, if that is shorter, runs on. Whether a pair means the same does not matter to
     a clock.
     """
-    sentences = [words for text in texts for sentence in _SENTENCE.split(text) if len(words := sentence.split()) >= 3]
+    sentences = [
+        words
+        for text in texts
+        for sentence in _SENTENCE.split(text)
+        if len(words := sentence.split()) >= 3
+    ]
     if not sentences:
-        raise CorpusError(f"{source} has no sentence of three words or more", hint="give more text with --text FILE")
+        raise CorpusError(
+            f"{source} has no sentence of three words or more",
+            hint="give more text with --text FILE",
+        )
     random = np.random.default_rng(seed)
     strata = (np.arange(2 * count) + random.random(2 * count)) / (2 * count)
     wanted = np.rint(np.interp(strata, _STSB_QUANTILES, _STSB_WORDS)).astype(int)
     random.shuffle(wanted)
     start = int(random.integers(len(sentences)))
-    cut = [" ".join(_words_from(sentences, start + index, int(words))) for index, words in enumerate(wanted)]
+    cut = [
+        " ".join(_words_from(sentences, start + index, int(words)))
+        for index, words in enumerate(wanted)
+    ]
     return list(zip(cut[0::2], cut[1::2], strict=True))
 
 
@@ -145,7 +161,9 @@ class _Codec:
         tokenizer.no_padding()
         frame = list(tokenizer.encode("").ids)
         if len(frame) not in (0, 2):
-            raise ModelError(f"{path} frames a text with {len(frame)} special tokens; expected none or two")
+            raise ModelError(
+                f"{path} frames a text with {len(frame)} special tokens; expected none or two"
+            )
         return cls(tokenizer, tuple(frame[:1]), tuple(frame[1:]))
 
     @property
@@ -160,7 +178,10 @@ class _Codec:
             if len(ids) >= needed:
                 break
         if not ids:
-            raise CorpusError("the tokenizer makes no token of this text", hint="is it the tokenizer of this language?")
+            raise CorpusError(
+                "the tokenizer makes no token of this text",
+                hint="is it the tokenizer of this language?",
+            )
         while True:
             yield from ids
 
@@ -206,7 +227,9 @@ def checked_lengths(lengths: Sequence[int] | None, max_length: int | None) -> li
         return [each for each in DEFAULT_LENGTHS if max_length is None or each <= max_length]
     for each in lengths:
         if each < 3:
-            raise InputError(f"--length {each}: expected 3 or more (two of them are special tokens)")
+            raise InputError(
+                f"--length {each}: expected 3 or more (two of them are special tokens)"
+            )
         if max_length is not None and each > max_length:
             raise InputError(f"--length {each}: the model has positions for {max_length} tokens")
     return sorted(set(lengths))

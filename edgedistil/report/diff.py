@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from edgedistil.report.gather import RunFacts
+from edgedistil.core.format import ABSENT, number, percent
+from edgedistil.report.load import RunFacts
 from edgedistil.report.tables import TableData
-from edgedistil.report.wording import ABSENT, number, percent
 
 Figures = dict[str, tuple[float, Callable[[float], str]]]
 
@@ -19,8 +19,12 @@ def comparison(this: RunFacts, other: RunFacts) -> TableData:
         mine, yours = ours.get(name), theirs.get(name)
         show = (mine or yours or (0.0, str))[1]
         change = f"{mine[0] / yours[0] - 1:+.1%}" if mine and yours and yours[0] else ABSENT
-        rows.append([name, show(mine[0]) if mine else ABSENT, show(yours[0]) if yours else ABSENT, change])
-    return TableData(f"{this.name} against {other.name}", ["figure", this.name, other.name, "change"], rows)
+        rows.append(
+            [name, show(mine[0]) if mine else ABSENT, show(yours[0]) if yours else ABSENT, change]
+        )
+    return TableData(
+        f"{this.name} against {other.name}", ["figure", this.name, other.name, "change"], rows
+    )
 
 
 def _figures(facts: RunFacts) -> Iterator[tuple[str, tuple[float, Callable[[float], str]]]]:
@@ -34,7 +38,10 @@ def _figures(facts: RunFacts) -> Iterator[tuple[str, tuple[float, Callable[[floa
                 if isinstance(held.agreement, float):
                     yield "held-out agreement", (held.agreement, percent)
     for summary in facts.evaluation.summaries if facts.evaluation else []:
-        yield f"{summary.task} {summary.model} {summary.artefact} ({summary.metric})", (summary.median, percent)
+        yield (
+            f"{summary.task} {summary.model} {summary.artefact} ({summary.metric})",
+            (summary.median, percent),
+        )
     for export in facts.exports:
         size = sum(f.bytes for f in export.files) / 2**20
         yield f"{export.model} {export.task} {export.precision} (MiB)", (size, _one)
@@ -43,7 +50,10 @@ def _figures(facts: RunFacts) -> Iterator[tuple[str, tuple[float, Callable[[floa
             if row.valid and isinstance(row.latency_ms, float):
                 threads = "1 thread" if row.threads == 1 else f"{row.threads} threads"
                 where = f"{row.device} {row.method}, {threads}, length {row.length}"
-                yield f"{row.model} {row.task} {row.precision} p50 (ms), {where}", (row.latency_ms, _two)
+                yield (
+                    f"{row.model} {row.task} {row.precision} p50 (ms), {where}",
+                    (row.latency_ms, _two),
+                )
 
 
 def _one(value: float) -> str:

@@ -22,11 +22,20 @@ class LanguageModel:
 
 def language_models() -> list[LanguageModel]:
     """The packaged list."""
-    text = resources.files("edgedistil.report").joinpath("language_models.toml").read_text(encoding="utf-8")
+    text = (
+        resources.files("edgedistil.report")
+        .joinpath("language_models.toml")
+        .read_text(encoding="utf-8")
+    )
     return [LanguageModel(**row) for row in tomllib.loads(text)["model"]]
 
 
 def language_model_table(models: Sequence[LanguageModel]) -> TableData:
     """Smallest first, each with where its count was found."""
-    rows = [[m.name, str(m.year), f"{m.parameters:,g}", m.source] for m in sorted(models, key=lambda m: m.parameters)]
-    return TableData("Language models in the picture", ["model", "year", "million parameters", "source"], rows)
+    rows = [
+        [m.name, str(m.year), f"{m.parameters:,g}", m.source]
+        for m in sorted(models, key=lambda m: m.parameters)
+    ]
+    return TableData(
+        "Language models in the picture", ["model", "year", "million parameters", "source"], rows
+    )

@@ -11,14 +11,16 @@ from markupsafe import Markup
 
 import edgedistil
 from edgedistil.report import sections
-from edgedistil.report.gather import RunFacts
+from edgedistil.report.load import RunFacts
 from edgedistil.report.tables import TableData
 from edgedistil.report.verdicts import Verdict
 
 
 def render(facts: RunFacts, judged: Sequence[Verdict], compared: TableData | None) -> str:
     """The page as HTML. Everything that comes from a record is escaped; only our own pictures are markup."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["picture"] = Markup  # SVG that plots.py drew itself
     environment.filters["is_figure"] = _is_figure
     template = environment.from_string(
@@ -37,4 +39,6 @@ def render(facts: RunFacts, judged: Sequence[Verdict], compared: TableData | Non
 
 def _is_figure(cell: str) -> bool:
     """A number with its sign, unit or interval, or the dash that stands for an absent one."""
-    return cell == "–" or (any(c.isdigit() for c in cell) and not cell.strip("0123456789.,+−-–<>~()%eExMK/ "))
+    return cell == "–" or (
+        any(c.isdigit() for c in cell) and not cell.strip("0123456789.,+−-–<>~()%eExMK/ ")
+    )

@@ -8,9 +8,15 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgedistil.records import DistillRecord, EvaluationRecord, NotMeasured, ProfileRecord, ProfileRow
+from edgedistil.core.format import milliseconds
+from edgedistil.core.records import (
+    DistillRecord,
+    EvaluationRecord,
+    NotMeasured,
+    ProfileRecord,
+    ProfileRow,
+)
 from edgedistil.report.language_models import LanguageModel
-from edgedistil.report.wording import milliseconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +24,9 @@ if TYPE_CHECKING:
 # Stand-ins that matplotlib draws with; each becomes a CSS variable of the page.
 INK, FAINT, GRID = "#010101", "#020202", "#030303"
 SERIES = ["#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006"]
-_VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--line"} | {c: f"--series-{i + 1}" for i, c in enumerate(SERIES)}
+_VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--line"} | {
+    c: f"--series-{i + 1}" for i, c in enumerate(SERIES)
+}
 
 _SMOOTH_OVER = 100
 _STYLE: dict[Any, Any] = {
@@ -77,11 +85,15 @@ def loss_curves(trace: Sequence[dict[str, Any]]) -> str | None:
     """Each loss over the tokens seen, smoothed, with the raw values faint behind."""
     if len(trace) < 2:
         return None
-    names = [(key, label) for key, label in LOSSES if any(entry.get(key) is not None for entry in trace)]
+    names = [
+        (key, label) for key, label in LOSSES if any(entry.get(key) is not None for entry in trace)
+    ]
 
     def draw(axes: Axes) -> None:
         for index, (key, label) in enumerate(names):
-            points = [(entry["tokens"] / 1e6, entry[key]) for entry in trace if entry.get(key) is not None]
+            points = [
+                (entry["tokens"] / 1e6, entry[key]) for entry in trace if entry.get(key) is not None
+            ]
             tokens, values = zip(*points, strict=True)
             axes.plot(tokens, values, color=SERIES[index], alpha=0.22, linewidth=0.7)
             axes.plot(tokens, _smooth(values), color=SERIES[index], linewidth=1.8, label=label)
@@ -95,7 +107,9 @@ def loss_curves(trace: Sequence[dict[str, Any]]) -> str | None:
 
 def _legend_above(axes: Axes, *, columns: int = 3) -> None:
     """Where no curve can run through it."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.3, handlelength=1.4)
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.3, handlelength=1.4
+    )
 
 
 LOSSES = (("soft_target", "soft targets"), ("mlm", "masked words"), ("cosine", "cosine"))
@@ -103,7 +117,10 @@ LOSSES = (("soft_target", "soft targets"), ("mlm", "masked words"), ("cosine", "
 
 def _smooth(values: Sequence[float]) -> list[float]:
     window = max(1, len(values) // _SMOOTH_OVER)
-    return [sum(part) / len(part) for part in (values[max(0, i - window) : i + window + 1] for i in range(len(values)))]
+    return [
+        sum(part) / len(part)
+        for part in (values[max(0, i - window) : i + window + 1] for i in range(len(values)))
+    ]
 
 
 def heldout_curves(trace: Sequence[dict[str, Any]], record: DistillRecord | None) -> str | None:
@@ -113,14 +130,28 @@ def heldout_curves(trace: Sequence[dict[str, Any]], record: DistillRecord | None
 
     def draw(axes: Axes) -> None:
         tokens = [entry["tokens"] / 1e6 for entry in trace]
-        for index, (key, label) in enumerate((("top1", "right word"), ("agreement", "agrees with teacher"))):
+        for index, (key, label) in enumerate(
+            (("top1", "right word"), ("agreement", "agrees with teacher"))
+        ):
             values = [100 * entry[key] for entry in trace]
-            axes.plot(tokens, values, color=SERIES[index], linewidth=1.8, marker="o", markersize=3, label=label)
+            axes.plot(
+                tokens,
+                values,
+                color=SERIES[index],
+                linewidth=1.8,
+                marker="o",
+                markersize=3,
+                label=label,
+            )
         for model in record.heldout if record else []:
             if model.model == "teacher":
                 axes.axhline(100 * model.top1, color=FAINT, linestyle="--", linewidth=1)
                 axes.annotate(
-                    "teacher, right word", (tokens[-1], 100 * model.top1), color=FAINT, va="bottom", ha="right"
+                    "teacher, right word",
+                    (tokens[-1], 100 * model.top1),
+                    color=FAINT,
+                    va="bottom",
+                    ha="right",
                 )
         axes.set_xlabel("million tokens seen")
         axes.set_ylabel("% of held-out masked tokens")
@@ -140,7 +171,9 @@ _LABEL_APART = 0.21  # decades: what a line of text takes up in a picture of tha
 def parameter_counts(models: Sequence[LanguageModel], *, teacher: int, student: int) -> str:
     """Parameters of published models by year, with a run's teacher and student beside them."""
     years = sorted({m.year for m in models})
-    columns = [[(m.name, m.parameters * 1e6, FAINT) for m in models if m.year == year] for year in years]
+    columns = [
+        [(m.name, m.parameters * 1e6, FAINT) for m in models if m.year == year] for year in years
+    ]
     columns.append([("teacher", float(teacher), SERIES[0]), ("student", float(student), SERIES[1])])
 
     def draw(axes: Axes) -> None:
@@ -151,7 +184,9 @@ def parameter_counts(models: Sequence[LanguageModel], *, teacher: int, student: 
         axes.set_xticks(range(len(columns)), [*map(str, years), "this run"])
         axes.grid(axis="x", visible=False)
         axes.set_ylabel("parameters")
-        exponents = [e for e in range(6, 13) if 10**e <= 4 * max(count for c in columns for _, count, _ in c)]
+        exponents = [
+            e for e in range(6, 13) if 10**e <= 4 * max(count for c in columns for _, count, _ in c)
+        ]
         axes.set_yticks([10.0**e for e in exponents], [_COUNT_NAMES[e] for e in exponents])
         axes.yaxis.set_minor_locator(_no_ticks())
 
@@ -178,7 +213,10 @@ def spread(values: Sequence[float], *, apart: float) -> list[float]:
     groups: list[list[float]] = []
     for value in values:
         groups.append([value])
-        while len(groups) > 1 and _placed(groups[-2], apart)[-1] + apart > _placed(groups[-1], apart)[0]:
+        while (
+            len(groups) > 1
+            and _placed(groups[-2], apart)[-1] + apart > _placed(groups[-1], apart)[0]
+        ):
             last = groups.pop()
             groups[-1] += last
     return [place for group in groups for place in _placed(group, apart)]
@@ -206,13 +244,20 @@ def label_of(row: ProfileRow) -> str:
 
 def measured_rows(profiles: Sequence[ProfileRecord]) -> list[ProfileRow]:
     """Valid measured rows at the smallest thread count and the length nearest to 128 that all of them have."""
-    rows = [r for p in profiles for r in p.rows if r.method == "measured" and r.valid and isinstance(r.length, int)]
+    rows = [
+        r
+        for p in profiles
+        for r in p.rows
+        if r.method == "measured" and r.valid and isinstance(r.length, int)
+    ]
     rows = [r for r in rows if not isinstance(r.latency, NotMeasured)]
     if not rows:
         return []
     device = rows[0].device
     threads = min(r.threads for r in rows)
-    length = min((r.length for r in rows if isinstance(r.length, int)), key=lambda at: abs(at - 128))
+    length = min(
+        (r.length for r in rows if isinstance(r.length, int)), key=lambda at: abs(at - 128)
+    )
     return [r for r in rows if (r.device, r.threads, r.length) == (device, threads, length)]
 
 
@@ -265,7 +310,9 @@ def size_against_latency(profiles: Sequence[ProfileRecord]) -> str | None:
             marker = "o" if row.task == "feature-extraction" else "s"
             size = row.file_bytes / 2**20
             label = f"{label_of(row)}: {milliseconds(row.latency_ms)} ms, {size:.0f} MiB"
-            axes.plot([row.latency_ms], [size], marker, color=_colour(row), markersize=8, label=label)
+            axes.plot(
+                [row.latency_ms], [size], marker, color=_colour(row), markersize=8, label=label
+            )
         axes.set_xlim(0, 1.1 * max(r.latency_ms for r in rows if isinstance(r.latency_ms, float)))
         axes.set_ylim(0, 1.15 * max(r.file_bytes for r in rows) / 2**20)
         _legend_above(axes, columns=1)
@@ -294,7 +341,9 @@ def scores(evaluation: EvaluationRecord | None) -> str | None:
             below = [100 * (of_task[m].median - of_task[m].lowest) for m in there]
             above = [100 * (of_task[m].highest - of_task[m].median) for m in there]
             places = [models.index(m) + 0.12 * (index - (len(tasks) - 1) / 2) for m in there]
-            axes.errorbar(places, medians, [below, above], fmt="o", color=SERIES[index], capsize=3, label=task)
+            axes.errorbar(
+                places, medians, [below, above], fmt="o", color=SERIES[index], capsize=3, label=task
+            )
         axes.set_xticks(range(len(models)), models)
         axes.set_xlim(-0.5, len(models) - 0.5)
         axes.set_ylabel("median score x 100, bars: all seeds")
@@ -303,7 +352,9 @@ def scores(evaluation: EvaluationRecord | None) -> str | None:
     return _draw("Scores", draw)
 
 
-def score_against(evaluation: EvaluationRecord | None, cost: Literal["latency", "size"]) -> str | None:
+def score_against(
+    evaluation: EvaluationRecord | None, cost: Literal["latency", "size"]
+) -> str | None:
     """One mark an artefact and task: how much of the teacher's lead over a constant is left, and what it costs.
 
     So tasks of different scales share an axis. None where no artefact was scored, or no teacher beside them.
@@ -317,23 +368,36 @@ def score_against(evaluation: EvaluationRecord | None, cost: Literal["latency", 
     def draw(axes: Axes) -> None:
         for task, model, form, price, share in marks:
             of_kind = kinds.index((model, form))
-            axes.plot([price], [share], "osD^v*"[tasks.index(task) % 6], color=SERIES[of_kind % len(SERIES)])
+            axes.plot(
+                [price],
+                [share],
+                "osD^v*"[tasks.index(task) % 6],
+                color=SERIES[of_kind % len(SERIES)],
+            )
         for of_kind, (model, form) in enumerate(kinds):
             axes.plot([], [], "o", color=SERIES[of_kind % len(SERIES)], label=f"{model} {form}")
         for index, task in enumerate(tasks):
             axes.plot([], [], "osD^v*"[index % 6], color=FAINT, label=task)
         axes.set_xlim(0, 1.1 * max(price for *_, price, _ in marks))
-        axes.set_xlabel("median milliseconds an example, one thread" if cost == "latency" else "MiB on disk")
+        axes.set_xlabel(
+            "median milliseconds an example, one thread" if cost == "latency" else "MiB on disk"
+        )
         axes.set_ylabel("% of the teacher's score\nabove a constant prediction")
         _legend_above(axes)
 
     return _draw(f"Score against {cost}", draw, height=3.6 + 0.2 * ((len(kinds) + len(tasks)) // 3))
 
 
-def _priced(evaluation: EvaluationRecord, cost: Literal["latency", "size"]) -> list[tuple[str, str, str, float, float]]:
+def _priced(
+    evaluation: EvaluationRecord, cost: Literal["latency", "size"]
+) -> list[tuple[str, str, str, float, float]]:
     """(task, model, form, cost, percent of the teacher's score above the floor) of every artefact scored."""
     floors = {task.name: task.floor for task in evaluation.tasks}
-    teacher = {s.task: s.median for s in evaluation.summaries if (s.model, s.artefact) == ("teacher", "pytorch")}
+    teacher = {
+        s.task: s.median
+        for s in evaluation.summaries
+        if (s.model, s.artefact) == ("teacher", "pytorch")
+    }
     found = []
     for score in evaluation.artefacts:
         lead = teacher.get(score.task, 0.0) - floors.get(score.task, 0.0)

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgedistil import console
-from edgedistil.paper import SPEED_ROW
-from edgedistil.records import Claim, LatencyStats, MemoryStats, NotMeasured, ProfileRecord, ProfileRow
+from edgedistil.core import console
+from edgedistil.core.format import ABSENT, mebibytes, milliseconds
+from edgedistil.core.paper import SPEED_ROW
+from edgedistil.core.records import (
+    Claim,
+    LatencyStats,
+    MemoryStats,
+    NotMeasured,
+    ProfileRecord,
+    ProfileRow,
+)
+from edgedistil.core.rundir import RunDir
 from edgedistil.report.tables import TableData
-from edgedistil.report.wording import ABSENT, mebibytes, milliseconds
-from edgedistil.rundir import RunDir
 
 
 def main_tables(record: ProfileRecord) -> list[TableData]:
     """What is seen first: latency or, under emulation, what it is for; and what fits."""
     first = emulation_table if record.method == "emulated" else latency_table
-    return [*([first(record)] if record.rows else []), *([fit_table(record)] if record.fits else [])]
+    return [
+        *([first(record)] if record.rows else []),
+        *([fit_table(record)] if record.fits else []),
+    ]
 
 
 def latency_table(record: ProfileRecord) -> TableData:
@@ -32,7 +42,11 @@ def latency_table(record: ProfileRecord) -> TableData:
         rows.append(
             [
                 *(artefact, precision, first.method, str(threads), *medians),
-                *(milliseconds(first.load_ms), milliseconds(first.first_call_ms), mebibytes(first.peak_memory_bytes)),
+                *(
+                    milliseconds(first.load_ms),
+                    milliseconds(first.first_call_ms),
+                    mebibytes(first.peak_memory_bytes),
+                ),
             ]
         )
     heads = [str(length).replace("sentence-pairs", "pairs") for length in lengths]
@@ -54,7 +68,10 @@ def _passes(rows: Sequence[ProfileRow]) -> list[str]:
             name = f"{_artefact(row)} {row.precision}"
             told = f"{name}, {threads}: {seconds:.3g} s for {calls:,} sentence pairs"
             longest[name] = max(longest.get(name, (0, "")), (calls, told))
-    return [*(told for _, told in longest.values()), *([f"the paper's pass: {SPEED_ROW}"] if longest else [])]
+    return [
+        *(told for _, told in longest.values()),
+        *([f"the paper's pass: {SPEED_ROW}"] if longest else []),
+    ]
 
 
 def _artefact(row: ProfileRow) -> str:
@@ -72,7 +89,11 @@ def emulation_table(record: ProfileRecord) -> TableData:
     rows = []
     for row in record.rows:
         memory = row.memory if isinstance(row.memory, MemoryStats) else None
-        held = [mebibytes(memory.after_load_bytes), mebibytes(memory.after_run_bytes)] if memory else [ABSENT, ABSENT]
+        held = (
+            [mebibytes(memory.after_load_bytes), mebibytes(memory.after_run_bytes)]
+            if memory
+            else [ABSENT, ABSENT]
+        )
         rows.append(
             [
                 *(_artefact(row), row.precision, row.method, str(row.length)),
@@ -107,19 +128,42 @@ def fit_table(record: ProfileRecord) -> TableData:
     rows = [
         [
             *(f"{fit.model} {fit.task}", fit.precision, f"{fit.limit_bytes / 2**20:.0f}"),
-            *("fits" if fit.fits else f"does not fit: {fit.ended}", mebibytes(fit.peak_memory_bytes)),
+            *(
+                "fits" if fit.fits else f"does not fit: {fit.ended}",
+                mebibytes(fit.peak_memory_bytes),
+            ),
             *(str(fit.length), str(fit.threads), fit.method, fit.enforced_by),
         ]
         for fit in record.fits
     ]
-    heads = ["artefact", "precision", "limit MiB", "outcome", "peak MiB", "tokens", "threads", "method", "limited by"]
+    heads = [
+        "artefact",
+        "precision",
+        "limit MiB",
+        "outcome",
+        "peak MiB",
+        "tokens",
+        "threads",
+        "method",
+        "limited by",
+    ]
     return TableData(f"{record.device}: does it fit?", heads, rows)
 
 
 def profile_table(record: ProfileRecord) -> TableData:
     """Every row with its percentiles."""
     rows = [_profile_cells(row) for row in record.rows]
-    heads = ["artefact", "precision", "method", "threads", "length", "calls", "p50 ms", "p95 ms", "p99 ms"]
+    heads = [
+        "artefact",
+        "precision",
+        "method",
+        "threads",
+        "length",
+        "calls",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+    ]
     return TableData(
         f"{record.device}: {record.method}, every row",
         [*heads, "load ms", "first ms", "peak MiB"],
@@ -150,10 +194,14 @@ def _refused(rows: Sequence[ProfileRow]) -> list[str]:
     """Why some rows have no p95 or p99: in how many, and the reason of the first."""
     notes = []
     for name in ("p95_ms", "p99_ms"):
-        figures = [getattr(row.latency, name) for row in rows if isinstance(row.latency, LatencyStats)]
+        figures = [
+            getattr(row.latency, name) for row in rows if isinstance(row.latency, LatencyStats)
+        ]
         absent = [each.not_measured for each in figures if isinstance(each, NotMeasured)]
         if absent:
-            notes.append(f"no {name[:3]} in {len(absent)} of {len(figures)} rows, for example: {absent[0]}")
+            notes.append(
+                f"no {name[:3]} in {len(absent)} of {len(figures)} rows, for example: {absent[0]}"
+            )
     return notes
 
 
@@ -162,7 +210,10 @@ def claims_table(claims: Sequence[Claim]) -> TableData:
     rows = [[c.verdict, c.sentence, _claim_value(c), c.method, c.conditions] for c in claims]
     papers = list(dict.fromkeys(c.paper for c in claims if not c.paper.startswith("not ")))
     return TableData(
-        "Claims", ["verdict", "claim", "figure", "method", "conditions"], rows, [f"the paper: {p}" for p in papers]
+        "Claims",
+        ["verdict", "claim", "figure", "method", "conditions"],
+        rows,
+        [f"the paper: {p}" for p in papers],
     )
 
 

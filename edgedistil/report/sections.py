@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edgedistil.records import EvaluationRecord, ParityRecord, ProfileRecord, Provenance
-from edgedistil.report import plots, profile_tables, tables, wording
-from edgedistil.report.gather import RunFacts
+from edgedistil.core import format as wording
+from edgedistil.core.format import mebibytes
+from edgedistil.core.records import EvaluationRecord, ParityRecord, ProfileRecord, Provenance
+from edgedistil.report import plots, profile_tables, tables
 from edgedistil.report.language_models import language_model_table, language_models
+from edgedistil.report.load import RunFacts
 from edgedistil.report.tables import TableData
-from edgedistil.report.wording import mebibytes
 
 SHORT_HASH = 12
 
@@ -29,7 +30,14 @@ class Section:
 
 
 def all_sections(facts: RunFacts) -> list[Section]:
-    return [distilling(facts), size(facts), quality(facts), artefacts(facts), speed(facts), origins(facts)]
+    return [
+        distilling(facts),
+        size(facts),
+        quality(facts),
+        artefacts(facts),
+        speed(facts),
+        origins(facts),
+    ]
 
 
 def distilling(facts: RunFacts) -> Section:
@@ -38,8 +46,14 @@ def distilling(facts: RunFacts) -> Section:
     if record is None:
         return Section(title, anchor, absent="Not done in this run: edgedistil distill RECIPE")
     pictures = [
-        (plots.loss_curves(facts.trace), "The three losses while training; faint: every step, bold: smoothed."),
-        (plots.heldout_curves(facts.heldout_trace, record), "Masked words of held-out text, while training."),
+        (
+            plots.loss_curves(facts.trace),
+            "The three losses while training; faint: every step, bold: smoothed.",
+        ),
+        (
+            plots.heldout_curves(facts.heldout_trace, record),
+            "Masked words of held-out text, while training.",
+        ),
     ]
     lead = (
         f"{record.steps} steps over {record.tokens_seen / 1e6:.2f} million tokens in {wording.span(record.seconds)}"
@@ -56,7 +70,9 @@ def size(facts: RunFacts) -> Section:
     """Figure 1 of the paper with this run's two models on it."""
     title, anchor = "Size among language models", "size"
     if facts.distill is None:
-        return Section(title, anchor, absent="Nothing was distilled in this run: edgedistil distill RECIPE")
+        return Section(
+            title, anchor, absent="Nothing was distilled in this run: edgedistil distill RECIPE"
+        )
     teacher, student = facts.distill.teacher, facts.distill.student
     known = language_models()
     picture = plots.parameter_counts(known, teacher=teacher.parameters, student=student.parameters)
@@ -76,7 +92,9 @@ def quality(facts: RunFacts) -> Section:
     title, anchor = "Quality on tasks", "quality"
     ablation = [tables.ablation_table(facts.ablation)] if facts.ablation else []
     if facts.evaluation is None:
-        return Section(title, anchor, tables=ablation, absent="Not measured in this run: edgedistil evaluate")
+        return Section(
+            title, anchor, tables=ablation, absent="Not measured in this run: edgedistil evaluate"
+        )
     priced = "Fine-tuned models as PyTorch and as artefacts, the score against what it costs: "
     drawn = [
         (
@@ -136,16 +154,24 @@ def agreement_table(parities: Sequence[ParityRecord]) -> TableData:
     rows = []
     for parity in parities:
         errors = {f.length: f.max_abs for f in parity.by_length if isinstance(f.length, int)}
-        cells = [f"{errors[length]:.2g}" if length in errors else wording.ABSENT for length in lengths]
+        cells = [
+            f"{errors[length]:.2g}" if length in errors else wording.ABSENT for length in lengths
+        ]
         rows.append([f"{parity.model} {parity.task}", parity.precision, *cells])
-    return TableData("Largest error by sequence length", ["artefact", "precision", *map(str, lengths)], rows)
+    return TableData(
+        "Largest error by sequence length", ["artefact", "precision", *map(str, lengths)], rows
+    )
 
 
 def parts_table(facts: RunFacts) -> TableData:
     """Where the bytes are."""
     parts = list(dict.fromkeys(part for e in facts.exports for part in e.bytes_by_part))
     rows = [
-        [f"{e.model} {e.task}", e.precision, *(mebibytes(e.bytes_by_part.get(part, 0)) for part in parts)]
+        [
+            f"{e.model} {e.task}",
+            e.precision,
+            *(mebibytes(e.bytes_by_part.get(part, 0)) for part in parts),
+        ]
         for e in facts.exports
     ]
     return TableData("MiB by part", ["artefact", "precision", *parts], rows)
@@ -170,7 +196,9 @@ def speed(facts: RunFacts) -> Section:
             *(table for profile in facts.profiles for table in profile_tables.main_tables(profile)),
         ],
         [(p, c) for p, c in pictures if p],
-        folded=[profile_tables.profile_table(profile) for profile in facts.profiles if profile.rows],
+        folded=[
+            profile_tables.profile_table(profile) for profile in facts.profiles if profile.rows
+        ],
     )
 
 
@@ -188,7 +216,14 @@ def origins(facts: RunFacts) -> Section:
     found = []
     if facts.corpus:
         rows = [
-            [s.name, s.licence, s.origin, str(s.documents), f"{s.text_bytes / 1e6:.1f}", s.sha256[:SHORT_HASH]]
+            [
+                s.name,
+                s.licence,
+                s.origin,
+                str(s.documents),
+                f"{s.text_bytes / 1e6:.1f}",
+                s.sha256[:SHORT_HASH],
+            ]
             for s in facts.corpus.sources
         ]
         columns = ["source", "licence", "origin", "documents", "MB", "sha256"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from edgedistil import console
+from edgedistil.core import console
+from edgedistil.core.rundir import RunDir, write_json, write_text
 from edgedistil.report import diff, page, text
-from edgedistil.report.gather import gather
+from edgedistil.report.load import gather
 from edgedistil.report.tables import TableData
 from edgedistil.report.verdicts import verdicts
-from edgedistil.rundir import RunDir, write_json, write_text
 
 
 def report(run: RunDir, *, against: RunDir | None) -> list[TableData]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from edgedistil import console
-from edgedistil.records import (
+from edgedistil.core import console
+from edgedistil.core.format import ABSENT, gibibytes, mebibytes, millions, number, percent, span
+from edgedistil.core.records import (
     AblationRecord,
     DistillRecord,
     EvaluationRecord,
@@ -19,8 +20,7 @@ from edgedistil.records import (
     Retention,
     TaskFacts,
 )
-from edgedistil.report.wording import ABSENT, gibibytes, mebibytes, millions, number, percent, span
-from edgedistil.rundir import RunDir
+from edgedistil.core.rundir import RunDir
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,36 @@ def model_table(models: Iterable[tuple[str, ModelFacts]]) -> TableData:
         ]
         for role, m in models
     ]
-    return TableData("Models", ["role", "name", "class", "layers", "hidden", "parameters", "of them encoder"], rows)
+    return TableData(
+        "Models",
+        ["role", "name", "class", "layers", "hidden", "parameters", "of them encoder"],
+        rows,
+    )
 
 
 def heldout_table(heldout: Sequence[HeldoutMlm]) -> TableData:
     rows = [
-        [h.model, str(h.step), number(h.mlm_loss_nats), percent(h.top1), percent(h.agreement), number(h.kl_nats)]
+        [
+            h.model,
+            str(h.step),
+            number(h.mlm_loss_nats),
+            percent(h.top1),
+            percent(h.agreement),
+            number(h.kl_nats),
+        ]
         for h in heldout
     ]
     tokens = heldout[0].masked_tokens if heldout else 0
     return TableData(
         "Held-out masked words",
-        ["model", "step", "MLM loss (nats)", "top-1", "agreement with teacher", "KL from teacher (nats)"],
+        [
+            "model",
+            "step",
+            "MLM loss (nats)",
+            "top-1",
+            "agreement with teacher",
+            "KL from teacher (nats)",
+        ],
         rows,
         [f"the same {tokens} masked tokens of text that nothing was trained on"],
     )
@@ -85,7 +103,11 @@ def started_from(record: DistillRecord) -> str:
     """What the student was before the first step."""
     if record.student_init == "teacher":
         return f"student layers began as teacher layers {', '.join(map(str, record.layer_map))}"
-    return "student drawn at random" if record.student_init == "random" else f"student began as {record.student_init}"
+    return (
+        "student drawn at random"
+        if record.student_init == "random"
+        else f"student began as {record.student_init}"
+    )
 
 
 def show_plan(plan: PlanRecord) -> None:
@@ -96,7 +118,15 @@ def show_plan(plan: PlanRecord) -> None:
 def plan_tables(plan: PlanRecord) -> list[TableData]:
     """What would be trained, and what it would take on each device."""
     models = [
-        [role, m.name, str(m.layers), str(m.hidden), str(m.vocabulary), millions(m.parameters), m.how]
+        [
+            role,
+            m.name,
+            str(m.layers),
+            str(m.hidden),
+            str(m.vocabulary),
+            millions(m.parameters),
+            m.how,
+        ]
         for role, m in (("teacher", plan.teacher), ("student", plan.student))
     ]
     devices = [
@@ -117,9 +147,24 @@ def plan_tables(plan: PlanRecord) -> list[TableData]:
         f"{plan.tokens / 1e6:,.1f}M tokens in {plan.steps:,} steps of {plan.tokens_per_step:,} tokens;"
         f" the corpus has {plan.corpus_tokens / 1e6:,.1f}M ({plan.corpus_how}); {plan.precision}"
     )
-    columns = ["device", "method", "processes", "micro-batch", "tokens/s", "time", "GiB needed", "GiB there", "how"]
+    columns = [
+        "device",
+        "method",
+        "processes",
+        "micro-batch",
+        "tokens/s",
+        "time",
+        "GiB needed",
+        "GiB there",
+        "how",
+    ]
     return [
-        TableData("Plan", ["role", "name", "layers", "hidden", "vocabulary", "parameters", "how"], models, [work]),
+        TableData(
+            "Plan",
+            ["role", "name", "layers", "hidden", "vocabulary", "parameters", "how"],
+            models,
+            [work],
+        ),
         TableData("What it would take", columns, devices, list(plan.notes)),
     ]
 
@@ -156,11 +201,15 @@ def _retention_cells(retention: Retention | None) -> list[str]:
         return [ABSENT, ABSENT]
     return [
         _with_interval(retention.retention, retention.retention_low, retention.retention_high),
-        _with_interval(retention.above_floor, retention.above_floor_low, retention.above_floor_high),
+        _with_interval(
+            retention.above_floor, retention.above_floor_low, retention.above_floor_high
+        ),
     ]
 
 
-def _with_interval(value: float | NotMeasured, low: float | NotMeasured, high: float | NotMeasured) -> str:
+def _with_interval(
+    value: float | NotMeasured, low: float | NotMeasured, high: float | NotMeasured
+) -> str:
     if isinstance(value, NotMeasured):
         return ABSENT
     if isinstance(low, NotMeasured) or isinstance(high, NotMeasured):
@@ -177,13 +226,26 @@ def task_table(record: EvaluationRecord) -> TableData:
             f"{t.train_examples:,}",
             f"{t.dev_examples:,}",
             f"{100 * t.floor:.1f}",
-            ABSENT if t.paper is None else f"{100 * t.paper.teacher:.1f} / {100 * t.paper.student:.1f}",
+            ABSENT
+            if t.paper is None
+            else f"{100 * t.paper.teacher:.1f} / {100 * t.paper.student:.1f}",
         ]
         for t in record.tasks
     ]
-    notes = list(dict.fromkeys(f"{t.title or t.name}: {warning}" for t in record.tasks for warning in t.warnings))
-    notes += [note for t in record.tasks for note in (_rates(t, record), _untold(t, record)) if note]
-    return TableData("Tasks", ["task", "metric", "train", "dev", "constant", "paper: BERT / DistilBERT"], rows, notes)
+    notes = list(
+        dict.fromkeys(
+            f"{t.title or t.name}: {warning}" for t in record.tasks for warning in t.warnings
+        )
+    )
+    notes += [
+        note for t in record.tasks for note in (_rates(t, record), _untold(t, record)) if note
+    ]
+    return TableData(
+        "Tasks",
+        ["task", "metric", "train", "dev", "constant", "paper: BERT / DistilBERT"],
+        rows,
+        notes,
+    )
 
 
 def _rates(task: TaskFacts, record: EvaluationRecord) -> str:
@@ -206,13 +268,24 @@ def _untold(task: TaskFacts, record: EvaluationRecord) -> str:
         if cell.task == task.name and int(cell.hyper_parameters.get("unlabelled", 0)):
             given = models.setdefault(int(cell.hyper_parameters["unlabelled"]), [])
             given += [] if cell.model in given else [cell.model]
-    told = "; ".join(f"{', '.join(names)} from {count:,} texts more" for count, names in models.items())
-    return f"{task.title or task.name}: {told}, without labels: the teacher's soft targets alone" if told else ""
+    told = "; ".join(
+        f"{', '.join(names)} from {count:,} texts more" for count, names in models.items()
+    )
+    return (
+        f"{task.title or task.name}: {told}, without labels: the teacher's soft targets alone"
+        if told
+        else ""
+    )
 
 
 def macro_table(record: EvaluationRecord) -> TableData:
-    rows = [[m.suite, m.model, _hundredfold(m.score), _hundredfold(m.paper), str(len(m.tasks))] for m in record.macros]
-    return TableData("Macro-score", ["suite", "model", "score", "paper", "tasks"], rows, [record.macros[0].how])
+    rows = [
+        [m.suite, m.model, _hundredfold(m.score), _hundredfold(m.paper), str(len(m.tasks))]
+        for m in record.macros
+    ]
+    return TableData(
+        "Macro-score", ["suite", "model", "score", "paper", "tasks"], rows, [record.macros[0].how]
+    )
 
 
 def artefact_score_table(record: EvaluationRecord) -> TableData:
@@ -230,7 +303,10 @@ def artefact_score_table(record: EvaluationRecord) -> TableData:
     ]
     conditions = list(dict.fromkeys(f"latency: {a.latency_conditions}" for a in record.artefacts))
     return TableData(
-        "The artefact on the same dev set", ["model", "as", "score", "drop", "MiB", "p50 ms"], rows, conditions
+        "The artefact on the same dev set",
+        ["model", "as", "score", "drop", "MiB", "p50 ms"],
+        rows,
+        conditions,
     )
 
 
@@ -243,12 +319,22 @@ def ablation_table(record: AblationRecord) -> TableData:
             _hundredfold(v.change, sign=True),
             ABSENT if isinstance(v.change, NotMeasured) else _range(v.change_low, v.change_high),
             _hundredfold(v.spread),
-            ABSENT if isinstance(v.change, NotMeasured) else ("within the noise" if v.within_noise else "real"),
+            ABSENT
+            if isinstance(v.change, NotMeasured)
+            else ("within the noise" if v.within_noise else "real"),
             _hundredfold(v.paper_change, sign=True),
         ]
         for v in record.variations
     ]
-    columns = ["recipe", "score", "change", "interval", "sd over seeds", "difference", "paper (GLUE)"]
+    columns = [
+        "recipe",
+        "score",
+        "change",
+        "interval",
+        "sd over seeds",
+        "difference",
+        "paper (GLUE)",
+    ]
     notes = [
         f"mean of {', '.join(record.tasks)}, {len(record.seeds)} seeds; {record.interval}",
         record.agrees_with_paper,
@@ -304,7 +390,16 @@ def export_table(artefacts: Artefacts) -> TableData:
     ]
     return TableData(
         "Artefacts and their parity with PyTorch",
-        ["artefact", "precision", "MiB", "max error", "mean error", "least cosine", "agreement", "gate"],
+        [
+            "artefact",
+            "precision",
+            "MiB",
+            "max error",
+            "mean error",
+            "least cosine",
+            "agreement",
+            "gate",
+        ],
         rows,
     )
 
@@ -325,7 +420,16 @@ def parity_length_table(record: ParityRecord) -> TableData:
     ]
     return TableData(
         f"{record.model} {record.task}, {record.precision}",
-        ["length", "sequences", "max error", "mean error", "least cosine", "mean cosine", "KL (nats)", "agreement"],
+        [
+            "length",
+            "sequences",
+            "max error",
+            "mean error",
+            "least cosine",
+            "mean cosine",
+            "KL (nats)",
+            "agreement",
+        ],
         rows,
     )
 
@@ -341,7 +445,11 @@ def tolerance_table(record: ParityRecord) -> TableData:
         ]
         for r in record.results
     ]
-    return TableData(f"Tolerances of {record.precision}", ["figure", "bound", "got", "result", "why this bound"], rows)
+    return TableData(
+        f"Tolerances of {record.precision}",
+        ["figure", "bound", "got", "result", "why this bound"],
+        rows,
+    )
 
 
 def show_export(run: RunDir, artefacts: Artefacts) -> None:

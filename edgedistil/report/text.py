@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from edgedistil.records import Record
+from edgedistil.core.records import Record
 from edgedistil.report import sections
-from edgedistil.report.gather import RunFacts
+from edgedistil.report.load import RunFacts
 from edgedistil.report.tables import TableData
 from edgedistil.report.verdicts import Verdict
 
@@ -16,7 +16,9 @@ from edgedistil.report.verdicts import Verdict
 def verdict_table(judged: Sequence[Verdict]) -> TableData:
     rows = [[v.claim, v.word, v.figure, v.how] for v in judged]
     notes = [f"{v.claim}: {v.caveat}" for v in judged if v.caveat]
-    return TableData("Is it really …", ["claim", "verdict", "figure", "how it was found"], rows, notes)
+    return TableData(
+        "Is it really …", ["claim", "verdict", "figure", "how it was found"], rows, notes
+    )
 
 
 def markdown(facts: RunFacts, judged: Sequence[Verdict], compared: TableData | None) -> str:

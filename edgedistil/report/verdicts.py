@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edgedistil import paper
-from edgedistil.records import Claim, EvaluationRecord, NotMeasured, Retention
-from edgedistil.report.gather import RunFacts
-from edgedistil.report.wording import millions, percent
+from edgedistil.core import paper
+from edgedistil.core.format import millions, percent
+from edgedistil.core.records import Claim, EvaluationRecord, NotMeasured, Retention
+from edgedistil.report.load import RunFacts
 
 Word = Literal["holds", "does not hold", "cannot be told", "not measured"]
 
@@ -33,7 +33,13 @@ def verdicts(facts: RunFacts) -> list[Verdict]:
 def size_verdict(facts: RunFacts) -> Verdict:
     claim = "40% smaller"
     if facts.distill is None:
-        return Verdict("size", claim, "not measured", "–", "edgedistil distill counts the parameters of both models")
+        return Verdict(
+            "size",
+            claim,
+            "not measured",
+            "–",
+            "edgedistil distill counts the parameters of both models",
+        )
     teacher, student = facts.distill.teacher, facts.distill.student
     saved = 1 - student.parameters / teacher.parameters
     encoder = 1 - student.encoder_parameters / teacher.encoder_parameters
@@ -70,12 +76,16 @@ def speed_verdict(facts: RunFacts) -> Verdict:
             advice += f"; predicted only: {speeds[0].sentence}"
         return Verdict("speed", claim, "not measured", "–", advice)
     chosen = _paper_like(measured)
-    return Verdict("speed", claim, chosen.verdict, _ratio(chosen), chosen.sentence, chosen.conditions)
+    return Verdict(
+        "speed", claim, chosen.verdict, _ratio(chosen), chosen.sentence, chosen.conditions
+    )
 
 
 def _paper_like(claims: list[Claim]) -> Claim:
     """The claim on the encoders, as the paper timed them; the fill-mask pair is a row of its own."""
-    encoders = [c for c in claims if "feature-extraction" in c.conditions or "encoder" in c.conditions]
+    encoders = [
+        c for c in claims if "feature-extraction" in c.conditions or "encoder" in c.conditions
+    ]
     return (encoders or claims)[0]
 
 
@@ -92,7 +102,13 @@ def quality_verdict(facts: RunFacts) -> Verdict:
     claim = "97% as good"
     chosen = _student_retentions(facts.evaluation)
     if not chosen:
-        return Verdict("quality", claim, "not measured", "–", "edgedistil evaluate fine-tunes teacher and student")
+        return Verdict(
+            "quality",
+            claim,
+            "not measured",
+            "–",
+            "edgedistil evaluate fine-tunes teacher and student",
+        )
     assert facts.evaluation is not None
     scores = _macro_scores(facts.evaluation)
     if scores is not None:
@@ -106,7 +122,9 @@ def quality_verdict(facts: RunFacts) -> Verdict:
     worst = min(chosen, key=lambda r: r.retention if isinstance(r.retention, float) else 1.0)
     if isinstance(worst.retention, NotMeasured):
         return Verdict("quality", claim, "cannot be told", "–", worst.retention.not_measured)
-    seeds = max((len(s.seeds) for s in facts.evaluation.summaries if s.task == worst.task), default=0)
+    seeds = max(
+        (len(s.seeds) for s in facts.evaluation.summaries if s.task == worst.task), default=0
+    )
     suite = next((task.suite for task in facts.evaluation.tasks if task.name == worst.task), None)
     return Verdict(
         "quality",
@@ -124,11 +142,21 @@ def _also_kept(evaluation: EvaluationRecord, worst: Retention) -> str:
     """What a plain share hides, and what the same student keeps with the fine-tuned teacher's soft targets."""
     told = []
     if not isinstance(worst.above_floor, NotMeasured):
-        told.append(f"above a constant prediction ({percent(worst.floor)}) it keeps {percent(worst.above_floor)}")
+        told.append(
+            f"above a constant prediction ({percent(worst.floor)}) it keeps {percent(worst.above_floor)}"
+        )
     for r in evaluation.retentions:
-        if (r.task, r.model, r.artefact) == (worst.task, "student-d", "pytorch") and isinstance(r.retention, float):
-            above = "" if isinstance(r.above_floor, NotMeasured) else f", {percent(r.above_floor)} above the constant"
-            told.append(f"with the fine-tuned teacher's soft targets: {percent(r.retention)}{above}")
+        if (r.task, r.model, r.artefact) == (worst.task, "student-d", "pytorch") and isinstance(
+            r.retention, float
+        ):
+            above = (
+                ""
+                if isinstance(r.above_floor, NotMeasured)
+                else f", {percent(r.above_floor)} above the constant"
+            )
+            told.append(
+                f"with the fine-tuned teacher's soft targets: {percent(r.retention)}{above}"
+            )
     return "; ".join(told)
 
 

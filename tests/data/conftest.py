@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from edgedistil.core.recipe import SourceSpec
 from edgedistil.data.corpus import Corpus, prepare_corpus
-from edgedistil.recipe import SourceSpec
 
 WORDS = [f"w{number:03d}" for number in range(97)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -34,8 +34,13 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text_file(tmp_path: Path) -> Path:
     """211 lines of 13 to 29 words."""
     path = tmp_path / "corpus.txt"
-    lines = [" ".join(WORDS[(line * 7 + word * 3) % 97] for word in range(13 + line % 17)) for line in range(211)]
-    path.write_text("\n".join(f"{text} w{n % 97:03d} w{n // 97:03d}" for n, text in enumerate(lines)) + "\n")
+    lines = [
+        " ".join(WORDS[(line * 7 + word * 3) % 97] for word in range(13 + line % 17))
+        for line in range(211)
+    ]
+    path.write_text(
+        "\n".join(f"{text} w{n % 97:03d} w{n // 97:03d}" for n, text in enumerate(lines)) + "\n"
+    )
     return path
 
 
@@ -53,6 +58,8 @@ def prepare(tokenizer_folder: Path, tmp_path: Path) -> Callable[..., Corpus]:
             "cache": tmp_path / "cache",
             **changed,
         }
-        return prepare_corpus([SourceSpec(files=str(p)) for p in patterns], tokenizer_folder, **settings)  # type: ignore[arg-type]
+        return prepare_corpus(
+            [SourceSpec(files=str(p)) for p in patterns], tokenizer_folder, **settings
+        )  # type: ignore[arg-type]
 
     return _prepare

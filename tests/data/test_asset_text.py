@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from edgedistil.assets import fetch_asset
+from edgedistil.core.assets import fetch_asset
+from edgedistil.core.errors import InputError
 from edgedistil.data.asset_text import asset_text_bytes, read_asset
 from edgedistil.data.reviews import is_dev_movie, read_reviews
-from edgedistil.errors import InputError
 
 NAMES = ("wikipedia-sample", "world-english-bible", "reviews", "newsgroups")
 
@@ -22,16 +22,22 @@ def texts() -> dict[str, list[str]]:
 
 
 def test_there_are_ten_megabytes_and_more(texts: dict[str, list[str]]) -> None:
-    sizes = {name: sum(len(text.strip().encode()) for text in found) for name, found in texts.items()}
+    sizes = {
+        name: sum(len(text.strip().encode()) for text in found) for name, found in texts.items()
+    }
     assert sum(sizes.values()) > 10e6
     assert sizes == {name: asset_text_bytes(name) for name in NAMES}
 
 
 def test_wikipedia_is_prose(texts: dict[str, list[str]]) -> None:
     found = texts["wikipedia-sample"]
-    assert found[0].startswith("Anarchism is a political philosophy that advocates self-governed societies")
+    assert found[0].startswith(
+        "Anarchism is a political philosophy that advocates self-governed societies"
+    )
     assert not [
-        text for text in found if any(mark in text for mark in ("{{", "}}", "[[", "]]", "'''", "<ref", "http://"))
+        text
+        for text in found
+        if any(mark in text for mark in ("{{", "}}", "[[", "]]", "'''", "<ref", "http://"))
     ]
 
 
@@ -44,23 +50,37 @@ def test_the_bible_is_whole_and_in_paragraphs(texts: dict[str, list[str]]) -> No
 
 
 def test_no_review_of_a_dev_film_is_read(texts: dict[str, list[str]]) -> None:
-    dev = {" ".join(r.text.split()) for r in read_reviews(fetch_asset("reviews")) if is_dev_movie(r.movie)}
-    train = {" ".join(r.text.split()) for r in read_reviews(fetch_asset("reviews")) if not is_dev_movie(r.movie)}
+    dev = {
+        " ".join(r.text.split())
+        for r in read_reviews(fetch_asset("reviews"))
+        if is_dev_movie(r.movie)
+    }
+    train = {
+        " ".join(r.text.split())
+        for r in read_reviews(fetch_asset("reviews"))
+        if not is_dev_movie(r.movie)
+    }
     assert len(dev) > 2000
     assert set(texts["reviews"]) == train
     assert len(set(texts["reviews"]) & dev) <= 13  # the same sentence is said of more than one film
 
 
-def test_newsgroups_are_the_train_file_without_its_groups_and_attributions(texts: dict[str, list[str]]) -> None:
+def test_newsgroups_are_the_train_file_without_its_groups_and_attributions(
+    texts: dict[str, list[str]],
+) -> None:
     found = texts["newsgroups"]
     assert len(found) == 11_293
     assert not [text for text in found if "\t" in text]
     quoting = sum(" in article " in text[:60] for text in found)
-    assert quoting < 0.02 * len(found)  # a third of the posts before; the clean-up left some in no known form
+    assert quoting < 0.02 * len(
+        found
+    )  # a third of the posts before; the clean-up left some in no known form
 
 
 def test_an_asset_without_text_says_which_have_some() -> None:
-    with pytest.raises(InputError, match=r"'minilm' holds no corpus text; those that do: wikipedia-sample"):
+    with pytest.raises(
+        InputError, match=r"'minilm' holds no corpus text; those that do: wikipedia-sample"
+    ):
         read_asset("minilm", Path())
     with pytest.raises(InputError, match="no asset 'wiki'"):
         read_asset("wiki", Path())

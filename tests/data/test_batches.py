@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedistil.core.errors import CorpusError, InputError
 from edgedistil.data.batches import Batch, BatchOrder
 from edgedistil.data.masking import generator_for, mask_bert, mask_rarity
 from edgedistil.data.token_store import StoreWriter, TokenStore
-from edgedistil.errors import CorpusError, InputError
 
 V = 1009
 
@@ -51,7 +51,9 @@ def test_an_epoch_reads_every_packed_row_once_and_goes_on_into_the_next(packed: 
     assert read[:101].tolist() != read[101:202].tolist()
 
 
-def test_an_epoch_of_lines_leaves_out_less_than_a_group_and_other_rows_each_time(lines: TokenStore) -> None:
+def test_an_epoch_of_lines_leaves_out_less_than_a_group_and_other_rows_each_time(
+    lines: TokenStore,
+) -> None:
     order = BatchOrder(lines, seed=1, global_batch=32, micro_batch=8)
     left_out = []
     for epoch in range(3):
@@ -73,7 +75,9 @@ def test_a_global_batch_larger_than_the_store_is_filled_from_several_epochs(
 
 
 @pytest.mark.parametrize("kind", ["packed", "lines"])
-def test_a_step_is_the_same_asked_again_in_any_order(kind: str, request: pytest.FixtureRequest) -> None:
+def test_a_step_is_the_same_asked_again_in_any_order(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
     store = request.getfixturevalue(kind)
     order, again = (BatchOrder(store, seed=5, global_batch=16, micro_batch=8) for _ in range(2))
     first = [order.micro_batches(step) for step in range(40)]
@@ -88,8 +92,14 @@ def test_a_step_is_the_same_asked_again_in_any_order(kind: str, request: pytest.
 
 @pytest.mark.parametrize("kind", ["packed", "lines"])
 @settings(deadline=None, max_examples=30)
-@given(world=st.sampled_from([1, 2, 3, 4, 6]), micro=st.sampled_from([1, 2, 5, 8, 24]), step=st.integers(0, 60))
-def test_ranks_share_the_global_batch_whatever_their_number(packed, lines, kind, world, micro, step) -> None:
+@given(
+    world=st.sampled_from([1, 2, 3, 4, 6]),
+    micro=st.sampled_from([1, 2, 5, 8, 24]),
+    step=st.integers(0, 60),
+)
+def test_ranks_share_the_global_batch_whatever_their_number(
+    packed, lines, kind, world, micro, step
+) -> None:
     store = packed if kind == "packed" else lines
     orders = [
         BatchOrder(store, seed=5, global_batch=24, micro_batch=micro, world_size=world, rank=rank)
@@ -107,7 +117,10 @@ def test_ranks_share_the_global_batch_whatever_their_number(packed, lines, kind,
 
 
 def test_ranks_do_about_the_same_work_and_pad_little(lines: TokenStore) -> None:
-    orders = [BatchOrder(lines, seed=5, global_batch=32, micro_batch=8, world_size=2, rank=rank) for rank in (0, 1)]
+    orders = [
+        BatchOrder(lines, seed=5, global_batch=32, micro_batch=8, world_size=2, rank=rank)
+        for rank in (0, 1)
+    ]
     width, tokens, waiting = 0, 0, 0
     for step in range(30):
         for one, other in zip(*(order.micro_batches(step) for order in orders), strict=True):
@@ -125,7 +138,9 @@ def test_the_longest_rows_come_first(lines: TokenStore) -> None:
 
 
 def test_padding_is_marked_and_filled(lines: TokenStore) -> None:
-    for batch in BatchOrder(lines, seed=5, global_batch=16, micro_batch=16).micro_batches(0, pad_id=1):
+    for batch in BatchOrder(lines, seed=5, global_batch=16, micro_batch=16).micro_batches(
+        0, pad_id=1
+    ):
         assert batch.input_ids_BL.dtype == batch.attention_mask_BL.dtype == torch.int64
         lengths = [len(lines[row]) for row in rows_of(batch)]
         assert batch.attention_mask_BL.sum(1).tolist() == lengths
@@ -143,32 +158,53 @@ def masked(order: BatchOrder, step: int, kind: str) -> dict[int, list[int]]:
         if kind == "bert":
             result = mask_bert(ids, attended, generator=generator, **settings)
         else:
-            result = mask_rarity(ids, attended, generator=generator, **settings, token_weights_V=torch.ones(V).double())
-        for place, row, length in zip(batch.places_B.tolist(), result.input_ids_BL, attended.sum(1), strict=True):
+            result = mask_rarity(
+                ids,
+                attended,
+                generator=generator,
+                **settings,
+                token_weights_V=torch.ones(V).double(),
+            )
+        for place, row, length in zip(
+            batch.places_B.tolist(), result.input_ids_BL, attended.sum(1), strict=True
+        ):
             found[place] = row[:length].tolist()
     return found
 
 
 @pytest.mark.parametrize("mask", ["bert", "rarity"])
 @pytest.mark.parametrize("kind", ["packed", "lines"])
-def test_one_process_and_two_ranks_mask_alike(kind: str, mask: str, request: pytest.FixtureRequest) -> None:
+def test_one_process_and_two_ranks_mask_alike(
+    kind: str, mask: str, request: pytest.FixtureRequest
+) -> None:
     store = request.getfixturevalue(kind)
     alone = BatchOrder(store, seed=5, global_batch=24, micro_batch=6)
-    both = [BatchOrder(store, seed=5, global_batch=24, micro_batch=6, world_size=2, rank=rank) for rank in (0, 1)]
+    both = [
+        BatchOrder(store, seed=5, global_batch=24, micro_batch=6, world_size=2, rank=rank)
+        for rank in (0, 1)
+    ]
     for step in (0, 41):
-        assert masked(both[0], step, mask) | masked(both[1], step, mask) == masked(alone, step, mask)
+        assert masked(both[0], step, mask) | masked(both[1], step, mask) == masked(
+            alone, step, mask
+        )
 
 
 def test_berts_masks_do_not_depend_on_the_micro_batch(lines: TokenStore) -> None:
-    small, large = (BatchOrder(lines, seed=5, global_batch=24, micro_batch=micro) for micro in (3, 24))
+    small, large = (
+        BatchOrder(lines, seed=5, global_batch=24, micro_batch=micro) for micro in (3, 24)
+    )
     assert masked(small, 2, "bert") == masked(large, 2, "bert")
 
 
 def test_a_world_size_that_does_not_divide_the_global_batch_is_refused(packed: TokenStore) -> None:
-    with pytest.raises(InputError, match=r"world size 3 does not divide the global batch 32\n.*multiple of 3"):
+    with pytest.raises(
+        InputError, match=r"world size 3 does not divide the global batch 32\n.*multiple of 3"
+    ):
         BatchOrder(packed, seed=1, global_batch=32, micro_batch=8, world_size=3)
 
 
 def test_an_empty_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no rows to train on"):
-        BatchOrder(make_store(tmp_path / "s", [], row_length=7), seed=1, global_batch=8, micro_batch=8)
+        BatchOrder(
+            make_store(tmp_path / "s", [], row_length=7), seed=1, global_batch=8, micro_batch=8
+        )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from edgedistil.core.errors import StorageError
 from edgedistil.data.building import only_builder, remove_remains
-from edgedistil.errors import StorageError
 
 TRIES = """
 import fcntl, sys
@@ -24,7 +24,9 @@ else:
 
 def _tried(folder: Path) -> str:
     lock = str(folder.with_name(f"{folder.name}.lock"))
-    return subprocess.run([sys.executable, "-c", TRIES, lock], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", TRIES, lock], check=True, capture_output=True, text=True
+    ).stdout
 
 
 def test_another_process_waits_until_the_builder_is_done(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from edgedistil.core.errors import CorpusError, ModelError, StorageError
+from edgedistil.core.recipe import SourceSpec
+from edgedistil.core.rundir import tree_manifest
 from edgedistil.data import corpus as module
 from edgedistil.data.corpus import Corpus
 from edgedistil.data.heldout import document_hash
 from edgedistil.data.tokenization import load_tokenizer
-from edgedistil.errors import CorpusError, ModelError, StorageError
-from edgedistil.recipe import SourceSpec
-from edgedistil.rundir import tree_manifest
 
 Prepare = Callable[..., Corpus]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -54,7 +54,9 @@ def test_the_record_counts_what_is_there(prepare: Prepare, text_file: Path) -> N
     assert corpus.token_counts_V.tolist() == np.bincount(ids, minlength=record.vocabulary).tolist()
 
 
-def test_held_out_text_is_disjoint_from_training(prepare: Prepare, text_file: Path, tokenizer_folder: Path) -> None:
+def test_held_out_text_is_disjoint_from_training(
+    prepare: Prepare, text_file: Path, tokenizer_folder: Path
+) -> None:
     text_file.write_text(text_file.read_text() * 2)  # each line has a copy
     corpus = prepare(text_file, layout="lines", block_length=64)
     tokenizer = load_tokenizer(tokenizer_folder)
@@ -65,7 +67,9 @@ def test_held_out_text_is_disjoint_from_training(prepare: Prepare, text_file: Pa
     assert training | set(held) == set(lines_of(text_file))
 
 
-def test_the_split_does_not_depend_on_the_order_of_sources(prepare: Prepare, tmp_path: Path, text_file: Path) -> None:
+def test_the_split_does_not_depend_on_the_order_of_sources(
+    prepare: Prepare, tmp_path: Path, text_file: Path
+) -> None:
     lines = lines_of(text_file)
     for name, part in (("x", lines[:100]), ("y", lines[100:])):
         (tmp_path / f"{name}.txt").write_text("\n".join(part))
@@ -76,8 +80,13 @@ def test_the_split_does_not_depend_on_the_order_of_sources(prepare: Prepare, tmp
     assert tree_manifest(one.folder / "heldout") == tree_manifest(other.folder / "heldout")
 
 
-def test_held_out_documents_are_capped_and_a_paragraph_is_a_line(prepare: Prepare, tmp_path: Path) -> None:
-    rows = [json.dumps({"text": f"w{n % 97:03d}\n w001\tw002 {'w003 ' * 20} w{n // 97:03d}"}) for n in range(300)]
+def test_held_out_documents_are_capped_and_a_paragraph_is_a_line(
+    prepare: Prepare, tmp_path: Path
+) -> None:
+    rows = [
+        json.dumps({"text": f"w{n % 97:03d}\n w001\tw002 {'w003 ' * 20} w{n // 97:03d}"})
+        for n in range(300)
+    ]
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
     corpus = prepare(tmp_path / "a.jsonl", heldout_max_documents=5, heldout_share=0.5)
     held = lines_of(corpus.heldout_text)
@@ -135,7 +144,9 @@ def test_a_cached_corpus_shows_the_licence_that_the_recipe_says_now(
         {"on_bad_utf8": "replace"},
     ],
 )
-def test_another_setting_is_another_corpus(prepare: Prepare, text_file: Path, changed: dict[str, object]) -> None:
+def test_another_setting_is_another_corpus(
+    prepare: Prepare, text_file: Path, changed: dict[str, object]
+) -> None:
     assert prepare(text_file).folder != prepare(text_file, **changed).folder
 
 
@@ -192,9 +203,19 @@ corpus.prepare_corpus([SourceSpec(files=text)], Path(tokenizer), layout="packed"
 def test_a_builder_that_is_killed_leaves_nothing_that_counts(
     prepare: Prepare, text_file: Path, tokenizer_folder: Path, tmp_path: Path, moment: str
 ) -> None:
-    text_file.write_text("\n".join(f"{line} w{n:03d}" for n in range(23) for line in lines_of(text_file)))
+    text_file.write_text(
+        "\n".join(f"{line} w{n:03d}" for n in range(23) for line in lines_of(text_file))
+    )
     expected = tree_manifest(prepare(text_file, cache=tmp_path / "undisturbed").folder)
-    command = [sys.executable, "-c", _BUILD, moment, str(text_file), str(tokenizer_folder), str(tmp_path / "cache")]
+    command = [
+        sys.executable,
+        "-c",
+        _BUILD,
+        moment,
+        str(text_file),
+        str(tokenizer_folder),
+        str(tmp_path / "cache"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     corpora = tmp_path / "cache" / "corpus"
@@ -206,8 +227,18 @@ def test_a_builder_that_is_killed_leaves_nothing_that_counts(
     assert [path for path in corpora.iterdir() if path.is_dir()] == [corpus.folder]
 
 
-def test_two_processes_build_it_once(prepare: Prepare, text_file: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _BUILD, "never", str(text_file), str(tokenizer_folder), str(tmp_path / "cache")]
+def test_two_processes_build_it_once(
+    prepare: Prepare, text_file: Path, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        _BUILD,
+        "never",
+        str(text_file),
+        str(tokenizer_folder),
+        str(tmp_path / "cache"),
+    ]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
         assert process.communicate()[1].count("Traceback") == 0
@@ -237,7 +268,15 @@ def test_a_full_disk_is_told_and_leaves_nothing(
 ) -> None:
     text_file.write_text(text_file.read_text() * 100)
     code = f"BUILD = {_BUILD!r}\n{_FULL_DISK}"
-    command = [sys.executable, "-c", code, str(text_file), str(tokenizer_folder), str(tmp_path / "cache"), str(size)]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        str(text_file),
+        str(tokenizer_folder),
+        str(tmp_path / "cache"),
+        str(size),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "cannot write" in done.stdout and "File too large" in done.stdout
     assert "choose another folder" in done.stdout
@@ -277,16 +316,34 @@ def long_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA counts mapped memory on Linux only")
-@pytest.mark.parametrize(("how", "layout"), [("ours", "packed"), ("ours", "lines"), ("naive", "lines")])
-def test_a_corpus_larger_than_memory(long_words: Path, tmp_path: Path, how: str, layout: str) -> None:
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="RLIMIT_DATA counts mapped memory on Linux only"
+)
+@pytest.mark.parametrize(
+    ("how", "layout"), [("ours", "packed"), ("ours", "lines"), ("naive", "lines")]
+)
+def test_a_corpus_larger_than_memory(
+    long_words: Path, tmp_path: Path, how: str, layout: str
+) -> None:
     headroom = 64 << 20
     path = tmp_path / "large.txt"
     with path.open("w") as file:
         for number in range(13_000):
-            file.write(" ".join(LONG_WORDS[(number * 7 + word * word) % 13] for word in range(17)) + f" {number}\n")
+            file.write(
+                " ".join(LONG_WORDS[(number * 7 + word * word) % 13] for word in range(17))
+                + f" {number}\n"
+            )
     assert path.stat().st_size > 1.6 * headroom
-    command = [sys.executable, "-c", _LIMITED, how, str(path), str(long_words), str(tmp_path / "cache"), layout]
+    command = [
+        sys.executable,
+        "-c",
+        _LIMITED,
+        how,
+        str(path),
+        str(long_words),
+        str(tmp_path / "cache"),
+        layout,
+    ]
     done = subprocess.run([*command, str(headroom)], capture_output=True, text=True, check=False)
     if how == "naive":  # the limit is a limit
         assert done.returncode != 0
@@ -307,21 +364,29 @@ def test_an_empty_corpus_is_refused(prepare: Prepare, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("share", "part"), [(0.001, "heldout"), (0.999, "train")])
-def test_too_little_text_is_refused(prepare: Prepare, text_file: Path, share: float, part: str) -> None:
-    with pytest.raises(CorpusError, match=rf"its {part} part \(\d+ of 211 documents\) fills no row of 2048 tokens"):
+def test_too_little_text_is_refused(
+    prepare: Prepare, text_file: Path, share: float, part: str
+) -> None:
+    with pytest.raises(
+        CorpusError, match=rf"its {part} part \(\d+ of 211 documents\) fills no row of 2048 tokens"
+    ):
         prepare(text_file, heldout_share=share, block_length=2048)
 
 
 def test_a_bad_file_leaves_no_corpus(prepare: Prepare, tmp_path: Path, text_file: Path) -> None:
     bad = tmp_path / "bad.txt"
     bad.write_bytes(text_file.read_bytes() + b"\xff\n")
-    with pytest.raises(CorpusError, match=rf"bad\.txt is not UTF-8: byte {text_file.stat().st_size} is 0xff"):
+    with pytest.raises(
+        CorpusError, match=rf"bad\.txt is not UTF-8: byte {text_file.stat().st_size} is 0xff"
+    ):
         prepare(text_file, bad)
     assert not [p for p in (tmp_path / "cache" / "corpus").iterdir() if p.is_dir()]
     assert prepare(text_file, bad, on_bad_utf8="replace").record.sources[1].documents == 212
 
 
-def test_a_folder_without_a_tokenizer_is_refused(prepare: Prepare, text_file: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_refused(
+    prepare: Prepare, text_file: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match=r"has no tokenizer\.json"):
         module.prepare_corpus(
             [SourceSpec(files=str(text_file))],
@@ -335,7 +400,9 @@ def test_a_folder_without_a_tokenizer_is_refused(prepare: Prepare, text_file: Pa
         )
 
 
-def test_a_cache_that_cannot_be_written_is_told(prepare: Prepare, text_file: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_told(
+    prepare: Prepare, text_file: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot write"):
         prepare(text_file, cache=tmp_path / "file")

@@ -35,7 +35,9 @@ def test_no_document_is_on_both_sides_and_none_is_lost(documents: list[str]) -> 
 @given(documents_of_any_kind, st.randoms())
 def test_the_order_does_not_matter(documents: list[str], chance: random.Random) -> None:
     shuffled = chance.sample(documents, len(documents))
-    assert [document_hash(d) for d in split(documents)[1]] == [document_hash(d) for d in split(shuffled)[1]]
+    assert [document_hash(d) for d in split(documents)[1]] == [
+        document_hash(d) for d in split(shuffled)[1]
+    ]
 
 
 def test_the_share_is_kept_and_then_the_cap() -> None:
@@ -47,5 +49,7 @@ def test_the_share_is_kept_and_then_the_cap() -> None:
 
 
 def test_a_copy_in_other_case_and_spacing_does_not_stay_behind() -> None:
-    training, held = split(["The  Same text", "the same text ", "THE SAME\tTEXT"], share=0.999, most=3)
+    training, held = split(
+        ["The  Same text", "the same text ", "THE SAME\tTEXT"], share=0.999, most=3
+    )
     assert (training, held) == ([], ["The  Same text"])

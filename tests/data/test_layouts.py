@@ -20,7 +20,9 @@ def rows(
     tokenizer = load_tokenizer(tokenizer_folder)
     special = special_ids(tokenizer, tokenizer_folder)
     layout = make_layout(name, tokenizer=tokenizer, special=special, length=length)
-    writer = StoreWriter(folder, vocabulary=tokenizer.get_vocab_size(), row_length=layout.row_length)
+    writer = StoreWriter(
+        folder, vocabulary=tokenizer.get_vocab_size(), row_length=layout.row_length
+    )
     for chunk in chunks(documents, characters=40):
         layout.write(layout.encode(chunk), writer)
     writer.close()
@@ -34,20 +36,32 @@ def words(first: int, count: int) -> tuple[str, list[int]]:
     return " ".join(f"w{n:03d}" for n in numbers), [n + 5 for n in numbers]
 
 
-def test_packed_blocks_are_full_and_cross_document_ends(tmp_path: Path, tokenizer_folder: Path) -> None:
-    texts, ids = zip(*(words(first, count) for first, count in ((0, 3), (7, 11), (50, 2), (60, 13))), strict=True)
+def test_packed_blocks_are_full_and_cross_document_ends(
+    tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    texts, ids = zip(
+        *(words(first, count) for first, count in ((0, 3), (7, 11), (50, 2), (60, 13))), strict=True
+    )
     stream = [token for part in ids for token in [*part, SEP]]
     expected = [[CLS, *stream[start : start + 5], SEP] for start in range(0, len(stream) - 4, 5)]
-    assert rows(tmp_path / "s", "packed", list(texts), length=7, tokenizer_folder=tokenizer_folder) == expected
+    assert (
+        rows(tmp_path / "s", "packed", list(texts), length=7, tokenizer_folder=tokenizer_folder)
+        == expected
+    )
     assert len(expected) == 6  # of 33 tokens the last three fill no block
 
 
 @pytest.mark.parametrize("count", [9, 10, 19, 20, 21, 37])
-def test_lines_are_cut_and_get_their_special_tokens_again(tmp_path: Path, tokenizer_folder: Path, count: int) -> None:
+def test_lines_are_cut_and_get_their_special_tokens_again(
+    tmp_path: Path, tokenizer_folder: Path, count: int
+) -> None:
     text, ids = words(3, count)
     cut = [[CLS, *ids[start : start + 18], SEP] for start in range(0, count, 18)]
     expected = [row for row in cut if len(row) > 11]
-    assert rows(tmp_path / "s", "lines", [text], length=20, tokenizer_folder=tokenizer_folder) == expected
+    assert (
+        rows(tmp_path / "s", "lines", [text], length=20, tokenizer_folder=tokenizer_folder)
+        == expected
+    )
 
 
 @pytest.mark.parametrize(("unknown", "is_kept"), [(7, True), (8, False), (9, False)])

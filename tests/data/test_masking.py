@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from edgedistil.core.errors import ShapeError
 from edgedistil.data.masking import (
     IGNORED,
     Generator,
@@ -19,7 +20,6 @@ from edgedistil.data.masking import (
     mask_rarity,
     rarity_weights,
 )
-from edgedistil.errors import ShapeError
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = (0, 1, 2, 3, 4)
 V = 101
@@ -27,7 +27,9 @@ V = 101
 
 def rows(lengths: list[int], width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """[CLS] … [SEP] rows with one [SEP] inside the longer ones, padded to `width`."""
-    ids_BL = torch.randint(len(SPECIAL), V, (len(lengths), width), generator=torch.Generator().manual_seed(seed))
+    ids_BL = torch.randint(
+        len(SPECIAL), V, (len(lengths), width), generator=torch.Generator().manual_seed(seed)
+    )
     attended_BL = (torch.arange(width)[None, :] < torch.tensor(lengths)[:, None]).long()
     ids_BL[:, 0] = CLS
     for row, length in enumerate(lengths):
@@ -36,14 +38,26 @@ def rows(lengths: list[int], width: int, seed: int = 0) -> tuple[Tensor, Tensor]
     return ids_BL.masked_fill(attended_BL == 0, PAD), attended_BL
 
 
-def bert(ids_BL: Tensor, attended_BL: Tensor, generator: Generator, share: float = 0.15) -> MaskedBatch:
+def bert(
+    ids_BL: Tensor, attended_BL: Tensor, generator: Generator, share: float = 0.15
+) -> MaskedBatch:
     return mask_bert(
-        ids_BL, attended_BL, generator=generator, share=share, mask_id=MASK, vocabulary=V, special_ids=SPECIAL
+        ids_BL,
+        attended_BL,
+        generator=generator,
+        share=share,
+        mask_id=MASK,
+        vocabulary=V,
+        special_ids=SPECIAL,
     )
 
 
 def rarity(
-    ids_BL: Tensor, attended_BL: Tensor, generator: Generator, weights_V: Tensor | None = None, share: float = 0.15
+    ids_BL: Tensor,
+    attended_BL: Tensor,
+    generator: Generator,
+    weights_V: Tensor | None = None,
+    share: float = 0.15,
 ) -> MaskedBatch:
     even_V = rarity_weights(torch.ones(V), exponent=0.7, special_ids=SPECIAL)
     return mask_rarity(
@@ -65,7 +79,9 @@ kinds = pytest.mark.parametrize("mask", [bert, rarity])
 @kinds
 @settings(deadline=None)
 @given(lengths=batches, seed=st.integers(0, 99), share=st.sampled_from([0.05, 0.15, 0.5, 0.95]))
-def test_special_and_padding_tokens_are_never_chosen_and_the_rest_stays(mask, lengths, seed, share) -> None:
+def test_special_and_padding_tokens_are_never_chosen_and_the_rest_stays(
+    mask, lengths, seed, share
+) -> None:
     ids_BL, attended_BL = rows(lengths, 23, seed)
     masked = mask(ids_BL, attended_BL, generator_for(seed, 5, range(len(lengths))), share=share)
     chosen_BL = masked.selected_BL
@@ -130,7 +146,9 @@ def test_rarity_prefers_rare_tokens_by_the_power_of_their_count() -> None:
     counts_V[11], counts_V[13] = 1000, 10
     weights_V = rarity_weights(counts_V, exponent=0.7, special_ids=SPECIAL)
     ids_BL = torch.tensor([11, 13]).repeat(5003, 50)
-    masked = rarity(ids_BL, torch.ones_like(ids_BL), generator_for(1, 1, range(5003)), weights_V, share=0.02)
+    masked = rarity(
+        ids_BL, torch.ones_like(ids_BL), generator_for(1, 1, range(5003)), weights_V, share=0.02
+    )
     chosen = ids_BL[masked.selected_BL]
     ratio = float((chosen == 13).sum() / (chosen == 11).sum())
     assert ratio == pytest.approx((1000 / 10) ** 0.7, rel=0.2)
@@ -146,7 +164,9 @@ def test_a_row_is_masked_alike_in_any_micro_batch_of_any_padding() -> None:
     ids_BL, attended_BL = rows(lengths, 23)
     whole = bert(ids_BL, attended_BL, generator_for(9, 4, range(6)))
     for places, width in (([4], 13), ([3, 1], 19), ([5, 2, 1], 7)):
-        part = bert(ids_BL[places, :width], attended_BL[places, :width], generator_for(9, 4, places))
+        part = bert(
+            ids_BL[places, :width], attended_BL[places, :width], generator_for(9, 4, places)
+        )
         assert torch.equal(part.input_ids_BL, whole.input_ids_BL[places, :width])
         assert torch.equal(part.selected_BL, whole.selected_BL[places, :width])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgedistil.assets import fetch_asset
+from edgedistil.core.assets import fetch_asset
 from edgedistil.data.reviews import is_dev_movie, read_reviews
 
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from edgedistil.core.errors import CorpusError, InputError, OfflineError
+from edgedistil.core.recipe import SourceSpec
 from edgedistil.data.sources import describe_source, read_documents, source_bytes, source_files
-from edgedistil.errors import CorpusError, InputError, OfflineError
-from edgedistil.recipe import SourceSpec
 
 
 def read(**spec: object) -> list[str]:
@@ -39,7 +39,9 @@ def test_a_glob_is_read_in_sorted_order_without_blank_documents(folder: Path) ->
     assert read(files=str(folder / "**" / "*.*")) == ["first", "second", "third", "fourth"]
 
 
-def test_a_path_may_be_relative_or_start_at_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_may_be_relative_or_start_at_home(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(folder))
     assert read(files="a.txt") == read(files="~/a.txt") == ["first"]
@@ -60,8 +62,12 @@ def test_no_match_and_a_folder_are_told(folder: Path) -> None:
         source_files(str(folder / "*.*"))
 
 
-@pytest.mark.parametrize("spec", [{"files": "*.txt"}, {"files": "deep/c.jsonl"}, {"asset": "reviews"}])
-def test_progress_adds_up(folder: Path, monkeypatch: pytest.MonkeyPatch, spec: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "spec", [{"files": "*.txt"}, {"files": "deep/c.jsonl"}, {"asset": "reviews"}]
+)
+def test_progress_adds_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, spec: dict[str, str]
+) -> None:
     monkeypatch.chdir(folder)
     told: list[float] = []
     source = SourceSpec(**spec)
@@ -110,18 +116,24 @@ def test_a_url_is_fetched_once(web: str, folder: Path) -> None:
     (folder / "b.txt").unlink()
     assert read(files=f"{web}/b.txt") == ["second", "third"]
     with pytest.raises(
-        OfflineError, match=r"cannot fetch http://.*/gone\.txt: File not found\n.*put it at .*-gone\.txt"
+        OfflineError,
+        match=r"cannot fetch http://.*/gone\.txt: File not found\n.*put it at .*-gone\.txt",
     ):
         read(files=f"{web}/gone.txt")
 
 
-def test_a_url_that_cannot_be_reached_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_that_cannot_be_reached_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EDGEDISTIL_CACHE", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens there
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.txt"
-        with pytest.raises(OfflineError, match=r"cannot fetch .*Connection refused\n.*fetch it by hand and put it at"):
+        with pytest.raises(
+            OfflineError,
+            match=r"cannot fetch .*Connection refused\n.*fetch it by hand and put it at",
+        ):
             read(files=url)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
@@ -147,7 +159,9 @@ def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside the datasets library and what it imports
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # inside the datasets library and what it imports
 def test_a_hub_data_set_is_read_whole_and_streamed(hub_folder: Path, streaming: bool) -> None:
     assert read(hub=str(hub_folder), streaming=streaming) == ["one", "two"]
     with pytest.raises(CorpusError, match=r"has no column 'body' \(there: text, n\)"):
@@ -166,12 +180,16 @@ def test_a_hub_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
         "except EdgeDistilError as e: print(type(e).__name__, e)"
     )
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("OfflineError cannot get the hub data set 'wikimedia/wikipedia'")
     assert "name them with `files` instead of `hub`" in done.stdout
     assert "Traceback" not in done.stderr
 
 
 def test_jsonl_of_another_field(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"body": f"text {n}"}) for n in range(3)))
+    (tmp_path / "a.jsonl").write_text(
+        "\n".join(json.dumps({"body": f"text {n}"}) for n in range(3))
+    )
     assert read(files=str(tmp_path / "a.jsonl"), field="body") == ["text 0", "text 1", "text 2"]

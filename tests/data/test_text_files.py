@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from edgedistil.core.errors import CorpusError
 from edgedistil.data.text_files import read_text_file
-from edgedistil.errors import CorpusError
 
 DOCUMENTS = ["One line.", "Ein Blümchen · 花", "tab\tinside", 'with "quotes"']
 
@@ -22,7 +22,9 @@ def read(path: Path, field: str = "text", on_bad_utf8: str = "refuse") -> list[s
 
 
 def compressed(path: Path, data: bytes) -> Path:
-    packed = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, lambda raw: raw)(data)
+    packed = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, lambda raw: raw)(
+        data
+    )
     path.write_bytes(packed)
     return path
 
@@ -39,9 +41,14 @@ def test_a_jsonl_file_gives_its_field(tmp_path: Path, suffix: str) -> None:
     assert read(compressed(tmp_path / f"a{suffix}", rows.encode()), field="body") == DOCUMENTS
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]
+)
 def test_a_parquet_file_gives_its_column(tmp_path: Path, kind: pa.DataType) -> None:
-    pq.write_table(pa.table({"body": pa.array([*DOCUMENTS, None], kind), "n": range(5)}), tmp_path / "a.parquet")
+    pq.write_table(
+        pa.table({"body": pa.array([*DOCUMENTS, None], kind), "n": range(5)}),
+        tmp_path / "a.parquet",
+    )
     assert read(tmp_path / "a.parquet", field="body") == [*DOCUMENTS, ""]
 
 
@@ -59,11 +66,15 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".txt", ".txt.gz", ".txt.zst"])
 def test_a_byte_that_is_not_utf8_is_named(tmp_path: Path, suffix: str) -> None:
     path = compressed(tmp_path / f"a{suffix}", "gut é\n".encode() + b"schlecht \xff!\n")
-    with pytest.raises(CorpusError, match=rf"a{suffix} is not UTF-8: byte 16 is 0xff .*\n.*on_bad_utf8"):
+    with pytest.raises(
+        CorpusError, match=rf"a{suffix} is not UTF-8: byte 16 is 0xff .*\n.*on_bad_utf8"
+    ):
         read(path)
 
 
-def test_the_byte_is_counted_from_the_files_start_with_a_byte_order_mark_too(tmp_path: Path) -> None:
+def test_the_byte_is_counted_from_the_files_start_with_a_byte_order_mark_too(
+    tmp_path: Path,
+) -> None:
     path = compressed(tmp_path / "a.txt", b"\xef\xbb\xbfab\xff")
     with pytest.raises(CorpusError, match="byte 5 is 0xff"):
         read(path)
@@ -75,7 +86,9 @@ def test_bad_bytes_are_replaced_on_request(tmp_path: Path) -> None:
 
 
 def test_a_parquet_row_that_is_not_utf8_is_named(tmp_path: Path) -> None:
-    latin = pa.array([b"fine", b"caf\xe9"]).view(pa.string())  # parquet does not look into its strings
+    latin = pa.array([b"fine", b"caf\xe9"]).view(
+        pa.string()
+    )  # parquet does not look into its strings
     pq.write_table(pa.table({"text": latin}), tmp_path / "a.parquet")
     with pytest.raises(CorpusError, match="row 1 is not UTF-8: byte 3 is 0xe9"):
         read(tmp_path / "a.parquet")
@@ -86,7 +99,11 @@ def test_a_parquet_row_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     ("name", "data", "message"),
     [
         ("a.jsonl", b'{"text": "x"}\n{"text": ', "line 2 is no JSON"),
-        ("a.jsonl", b'{"body": "x", "id": 1}\n', r"line 1 has no text in 'text' \(there: body, id\)"),
+        (
+            "a.jsonl",
+            b'{"body": "x", "id": 1}\n',
+            r"line 1 has no text in 'text' \(there: body, id\)",
+        ),
         ("a.jsonl", b'{"text": 7}\n', r"line 1 has no text in 'text' \(there: text\)"),
         ("a.jsonl", b'["x"]\n', r"line 1 has no text in 'text' \(there: list\)"),
         ("a.parquet", b"PAR1 not at all", "no readable parquet file"),
@@ -127,6 +144,8 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_progress_adds_up_to_the_files_size(tmp_path: Path, suffix: str) -> None:
     path = compressed(tmp_path / f"a{suffix}", b"some words\n" * 5000)
     told: list[float] = []
-    assert len(list(read_text_file(path, field="", on_bad_utf8="refuse", advance=told.append))) == 5000
+    assert (
+        len(list(read_text_file(path, field="", on_bad_utf8="refuse", advance=told.append))) == 5000
+    )
     assert sum(told) == path.stat().st_size
     assert min(told) >= 0

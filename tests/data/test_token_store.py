@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedistil.core.errors import StorageError
 from edgedistil.data.token_store import StoreWriter, TokenStore, token_dtype
-from edgedistil.errors import StorageError
 
 V = 211
 
 
-def written(folder: Path, rows: list[list[int]], *, row_length: int | None, vocabulary: int = V) -> TokenStore:
+def written(
+    folder: Path, rows: list[list[int]], *, row_length: int | None, vocabulary: int = V
+) -> TokenStore:
     writer = StoreWriter(folder, vocabulary=vocabulary, row_length=row_length, shard_tokens=50)
     for start in range(0, len(rows), 3):
         part = rows[start : start + 3]
@@ -26,10 +28,16 @@ def written(folder: Path, rows: list[list[int]], *, row_length: int | None, voca
 
 
 def _counted(rows: list[list[int]], vocabulary: int) -> list[int]:
-    return np.bincount([token for row in rows for token in row], minlength=vocabulary).astype(int).tolist()
+    return (
+        np.bincount([token for row in rows for token in row], minlength=vocabulary)
+        .astype(int)
+        .tolist()
+    )
 
 
-rows_of_many_lengths = st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=19), min_size=1, max_size=40)
+rows_of_many_lengths = st.lists(
+    st.lists(st.integers(0, V - 1), min_size=1, max_size=19), min_size=1, max_size=40
+)
 
 
 @settings(deadline=None)
@@ -39,7 +47,11 @@ def test_lines_come_back(tmp_path_factory: pytest.TempPathFactory, rows: list[li
     assert len(store) == len(rows)
     assert store.tokens == sum(map(len, rows))
     assert [store[row].tolist() for row in range(len(rows))] == rows
-    assert store.lengths.tolist() == store.row_lengths(np.arange(len(rows))).tolist() == [len(row) for row in rows]
+    assert (
+        store.lengths.tolist()
+        == store.row_lengths(np.arange(len(rows))).tolist()
+        == [len(row) for row in rows]
+    )
     assert store[-1].tolist() == rows[-1]
 
 
@@ -52,7 +64,10 @@ def test_rows_are_sorted_by_buckets_four_wide_and_stay_in_order_within(
     expected = sorted(range(len(rows)), key=lambda row: len(rows[row]) // 4)
     assert store.rows_by_bucket(np.arange(len(rows))).tolist() == expected
     buckets = sorted(len(row) // 4 for row in rows)
-    assert store.bucket_starts().tolist() == [*(buckets.index(b) for b in sorted(set(buckets))), len(rows)]
+    assert store.bucket_starts().tolist() == [
+        *(buckets.index(b) for b in sorted(set(buckets))),
+        len(rows),
+    ]
 
 
 def test_packed_rows_come_back_as_blocks(tmp_path: Path) -> None:
@@ -65,7 +80,9 @@ def test_packed_rows_come_back_as_blocks(tmp_path: Path) -> None:
     assert len(list((tmp_path / "s").glob("*.tokens"))) > 1
 
 
-@pytest.mark.parametrize(("vocabulary", "dtype"), [(65_535, "uint16"), (65_536, "int32"), (30_522, "uint16")])
+@pytest.mark.parametrize(
+    ("vocabulary", "dtype"), [(65_535, "uint16"), (65_536, "int32"), (30_522, "uint16")]
+)
 def test_ids_take_no_more_bytes_than_they_need(tmp_path: Path, vocabulary: int, dtype: str) -> None:
     assert token_dtype(vocabulary) == dtype
     store = written(tmp_path / "s", [[vocabulary - 1, 0]], row_length=2, vocabulary=vocabulary)

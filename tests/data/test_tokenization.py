@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedistil.core.errors import ModelError
 from edgedistil.data.tokenization import chunks, load_tokenizer, map_in_order, special_ids
-from edgedistil.errors import ModelError
 
 
 def test_truncation_and_padding_of_the_file_are_off(tokenizer_folder: Path) -> None:
@@ -23,15 +23,23 @@ def test_truncation_and_padding_of_the_file_are_off(tokenizer_folder: Path) -> N
 
 def test_a_special_token_in_a_text_is_text(tokenizer_folder: Path) -> None:
     special = special_ids(load_tokenizer(tokenizer_folder), tokenizer_folder)
-    ids = load_tokenizer(tokenizer_folder).encode("w001 [MASK] [SEP] w002", add_special_tokens=False).ids
+    ids = (
+        load_tokenizer(tokenizer_folder)
+        .encode("w001 [MASK] [SEP] w002", add_special_tokens=False)
+        .ids
+    )
     assert not {special.mask, special.sep, special.cls, special.pad} & set(ids)
 
 
-def test_special_ids_follow_the_tokenizers_own_names(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_special_ids_follow_the_tokenizers_own_names(
+    tokenizer_folder: Path, tmp_path: Path
+) -> None:
     for name, token in (("mask_token", "w007"), ("cls_token", {"content": "w011"})):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({name: token}))
         special = special_ids(load_tokenizer(tokenizer_folder), tmp_path)
-        expected = load_tokenizer(tokenizer_folder).token_to_id("w007" if name == "mask_token" else "w011")
+        expected = load_tokenizer(tokenizer_folder).token_to_id(
+            "w007" if name == "mask_token" else "w011"
+        )
         assert getattr(special, name.removesuffix("_token")) == expected
 
 
@@ -47,8 +55,12 @@ def test_what_is_no_tokenizer_is_told(tokenizer_folder: Path, tmp_path: Path) ->
 
 
 @settings(deadline=None)
-@given(st.lists(st.text("ab \n", min_size=1, max_size=200_000), max_size=4), st.integers(1, 100_000))
-def test_chunks_lose_nothing_and_know_where_documents_end(documents: list[str], characters: int) -> None:
+@given(
+    st.lists(st.text("ab \n", min_size=1, max_size=200_000), max_size=4), st.integers(1, 100_000)
+)
+def test_chunks_lose_nothing_and_know_where_documents_end(
+    documents: list[str], characters: int
+) -> None:
     joined: list[str] = [""]
     for chunk in chunks(documents, characters=characters):
         assert len(chunk.texts) == len(chunk.ends)
@@ -84,7 +96,9 @@ def test_threads_keep_the_order_and_do_not_run_ahead() -> None:
         assert len(started) <= expected + 2 * 3 + 1
 
 
-def test_a_failure_in_a_thread_arrives_here_and_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_in_a_thread_arrives_here_and_the_environment_is_restored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     with pytest.raises(ZeroDivisionError):
         list(map_in_order(lambda n: 1 // n, [3, 2, 1, 0, 1, 2], workers=2))

@@ -31,7 +31,9 @@ def test_markup_is_taken_off(source: str, shown: str) -> None:
     assert list(wikitext_paragraphs(source + TAIL)) == [shown + TAIL]
 
 
-@pytest.mark.parametrize("start", ["== ", "* ", "# ", "| ", "! ", ": ", "; ", "[[File:never closed|"])
+@pytest.mark.parametrize(
+    "start", ["== ", "* ", "# ", "| ", "! ", ": ", "; ", "[[File:never closed|"]
+)
 def test_lines_that_are_no_prose_are_left_out(start: str) -> None:
     assert list(wikitext_paragraphs(f"{start}one two three four five six seven eight nine")) == []
 
@@ -44,6 +46,11 @@ def test_only_articles_are_read() -> None:
     def page(ns: int, text: str, extra: str = "") -> str:
         return f"<page><ns>{ns}</ns>{extra}<revision><text>{text}{TAIL}</text></revision></page>"
 
-    pages = page(0, "first") + page(1, "talk") + page(0, "moved", "<redirect title='x'/>") + page(0, "second")
+    pages = (
+        page(0, "first")
+        + page(1, "talk")
+        + page(0, "moved", "<redirect title='x'/>")
+        + page(0, "second")
+    )
     dump = f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/">{pages}</mediawiki>'
     assert list(dump_paragraphs(dump.encode())) == [f"first{TAIL}", f"second{TAIL}"]

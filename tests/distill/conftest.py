@@ -12,7 +12,7 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
-from edgedistil.recipe import Recipe, parse_recipe
+from edgedistil.core.recipe import Recipe, parse_recipe
 
 WORDS = [f"word{letter}{number}" for letter in "abcdefg" for number in range(11)]
 
@@ -76,7 +76,11 @@ def tiny_recipe(tiny_text: Path, tiny_teacher: Path) -> Callable[..., Recipe]:
             },
         }
         for section, values in sections.items():
-            data[section] = {**data[section], **values} if isinstance(values, dict) and section in data else values
+            data[section] = (
+                {**data[section], **values}
+                if isinstance(values, dict) and section in data
+                else values
+            )
         return parse_recipe(data, where="test")
 
     return make

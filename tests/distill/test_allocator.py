@@ -20,9 +20,13 @@ print(int(kept), inside - before, held() - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's allocator that is told")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="it is glibc's allocator that is told"
+)
 def test_memory_is_kept_inside_and_given_back_after() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    )
     kept, inside, after = map(int, done.stdout.split())
     assert kept == 1
     assert inside > 200 << 20

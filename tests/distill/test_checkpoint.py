@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgedistil.core.errors import StorageError
 from edgedistil.distill.checkpoint import (
     Checkpoints,
     Place,
@@ -21,7 +22,6 @@ from edgedistil.distill.checkpoint import (
     restore_random_state,
     step_of,
 )
-from edgedistil.errors import StorageError
 
 
 def place(step: int) -> Place:
@@ -42,7 +42,11 @@ def model_and_optimizer(seed: int = 5) -> tuple[nn.Module, torch.optim.AdamW]:
 def save(checkpoints: Checkpoints, step: int) -> Path:
     model, optimizer = model_and_optimizer(step)
     return checkpoints.save(
-        place(step), student=model, optimizer=optimizer, scaler={"scale": 8.0}, random_states=[random_state()]
+        place(step),
+        student=model,
+        optimizer=optimizer,
+        scaler={"scale": 8.0},
+        random_states=[random_state()],
     )
 
 
@@ -78,7 +82,9 @@ def test_the_last_k_are_kept(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000009", "step-00000010"]
 
 
-def test_a_torn_checkpoint_is_named_and_the_one_before_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_torn_checkpoint_is_named_and_the_one_before_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkpoints = Checkpoints(tmp_path, keep=3)
     good, torn = save(checkpoints, 4), save(checkpoints, 5)
     weights = torn / "student.safetensors"
@@ -96,7 +102,9 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_used(tmp_path: Path, caps
 def test_a_missing_file_is_damage(tmp_path: Path, damage: str) -> None:
     checkpoints = Checkpoints(tmp_path, keep=3)
     (save(checkpoints, 5) / damage).unlink()
-    with pytest.raises(StorageError, match=rf"step-00000005 is torn \({damage} is missing.*no checkpoint is whole"):
+    with pytest.raises(
+        StorageError, match=rf"step-00000005 is torn \({damage} is missing.*no checkpoint is whole"
+    ):
         checkpoints.newest_whole()
     with pytest.raises(StorageError):  # asking again changes nothing
         checkpoints.newest_whole()
@@ -124,14 +132,18 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_names_it(tmp_path: Path
         save(checkpoints, 5)
     assert str(caught.value).startswith("cannot write ")
     assert "step-00000005" in caught.value.message
-    assert f"the last good checkpoint is {good}; --resume goes on from it" in (caught.value.hint or "")
+    assert f"the last good checkpoint is {good}; --resume goes on from it" in (
+        caught.value.hint or ""
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000004"]
     assert checkpoints.newest_whole() == good
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
-    with pytest.raises(StorageError, match=r"(?s)cannot write .*step-00000004.*there is no earlier checkpoint"):
+    with pytest.raises(
+        StorageError, match=r"(?s)cannot write .*step-00000004.*there is no earlier checkpoint"
+    ):
         save(Checkpoints(tmp_path / "checkpoints", keep=1), 4)
 
 

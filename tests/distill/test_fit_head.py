@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from edgedistil.core.errors import TrainingDiverged
 from edgedistil.data.token_store import StoreWriter, TokenStore
 from edgedistil.distill import fit_head as fitting
 from edgedistil.distill.fit_head import fit_head, initialise_head, store_sha256, token_counts
-from edgedistil.errors import TrainingDiverged
 from edgedistil.models.teacher import Teacher, read_teacher
 
 ROWS, L, V = 97, 13, 41
@@ -46,12 +46,20 @@ def teacher(tmp_path: Path) -> Teacher:
     )  # fmt: skip
     BertModel(config).save_pretrained(tmp_path / "headless")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{index}" for index in range(5, V))]
-    BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(tmp_path / "headless")
+    BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(
+        tmp_path / "headless"
+    )
     return read_teacher(tmp_path / "headless", name="headless")
 
 
 def fit(teacher: Teacher, store: TokenStore, cache: Path, **changes: Any) -> Teacher:
-    settings = {"steps": 60, "batch_tokens": 16 * L, "learning_rate": 1e-2, "warmup": 0.1, "seed": 5}
+    settings = {
+        "steps": 60,
+        "batch_tokens": 16 * L,
+        "learning_rate": 1e-2,
+        "warmup": 0.1,
+        "seed": 5,
+    }
     return fit_head(teacher, store, cache=cache, **{**settings, **changes})
 
 
@@ -68,7 +76,9 @@ def test_it_learns_what_the_rows_say(teacher: Teacher, store: TokenStore, tmp_pa
     assert len(fitted.tokenizer) == V
 
 
-def test_the_first_prediction_is_near_the_unigram_distribution(teacher: Teacher, store: TokenStore) -> None:
+def test_the_first_prediction_is_near_the_unigram_distribution(
+    teacher: Teacher, store: TokenStore
+) -> None:
     counts_V = token_counts(store, V)
     assert int(counts_V.sum()) == ROWS * L and int(counts_V[2]) == ROWS
     initialise_head(teacher.model, counts_V)
@@ -90,7 +100,9 @@ def test_a_second_time_it_comes_out_of_the_cache(
         assert torch.equal(ours, theirs)
 
 
-def test_same_input_same_weights_other_input_other_folder(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
+def test_same_input_same_weights_other_input_other_folder(
+    teacher: Teacher, store: TokenStore, tmp_path: Path
+) -> None:
     first = fit(teacher, store, tmp_path / "one", steps=2)
     again = fit(teacher, store, tmp_path / "two", steps=2)
     assert first.folder.name == again.folder.name
@@ -106,12 +118,16 @@ def test_same_input_same_weights_other_input_other_folder(teacher: Teacher, stor
     assert len({first.folder, *(other.folder for other in others)}) == 6
 
 
-def test_a_small_encoder_rate_keeps_the_encoder(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
+def test_a_small_encoder_rate_keeps_the_encoder(
+    teacher: Teacher, store: TokenStore, tmp_path: Path
+) -> None:
     def moved(**changes: float) -> tuple[float, float]:
         fitted = fit(teacher, store, tmp_path / "cache", steps=20, **changes)
         before, after = teacher.model.bert.state_dict(), fitted.model.bert.state_dict()
         trace = json.loads((fitted.folder / "fit.json").read_text())["mlm_loss_nats"]
-        return max(float((after[name] - before[name]).abs().max()) for name in before), trace[0] - trace[-1]
+        return max(float((after[name] - before[name]).abs().max()) for name in before), trace[
+            0
+        ] - trace[-1]
 
     whole, _ = moved(encoder_rate=1.0)
     tenth, _ = moved(encoder_rate=0.1)
@@ -133,7 +149,9 @@ def test_killed_half_way_it_leaves_nothing(
     assert [name for name in left if not name.endswith(".lock")] == []
 
 
-def test_what_a_killed_process_left_is_removed(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_removed(
+    teacher: Teacher, store: TokenStore, tmp_path: Path
+) -> None:
     name = fit(teacher, store, tmp_path / "one", steps=1).folder.name
     remains = tmp_path / "two" / "teachers" / f".{name}.x7"
     remains.mkdir(parents=True)
@@ -142,10 +160,14 @@ def test_what_a_killed_process_left_is_removed(teacher: Teacher, store: TokenSto
     assert sorted(path.name for path in remains.parent.iterdir()) == [name, f"{name}.lock"]
 
 
-def test_the_given_teacher_is_not_changed(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
+def test_the_given_teacher_is_not_changed(
+    teacher: Teacher, store: TokenStore, tmp_path: Path
+) -> None:
     before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
     fit(teacher, store, tmp_path / "cache", steps=2)
-    assert all(torch.equal(value, before[name]) for name, value in teacher.model.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in teacher.model.state_dict().items()
+    )
 
 
 def test_divergence_is_told(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
@@ -168,11 +190,15 @@ def test_lines_of_different_length_are_padded_and_fitted(teacher: Teacher, tmp_p
 
 
 def test_digest_of_a_store_follows_its_rows(tmp_path: Path) -> None:
-    first, same, other = (write_store(tmp_path / str(n), rows=rows) for n, rows in enumerate((7, 7, 8)))
+    first, same, other = (
+        write_store(tmp_path / str(n), rows=rows) for n, rows in enumerate((7, 7, 8))
+    )
     assert store_sha256(first) == store_sha256(same) != store_sha256(other)
 
 
-def test_the_tokenizer_is_the_same_to_the_byte(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
+def test_the_tokenizer_is_the_same_to_the_byte(
+    teacher: Teacher, store: TokenStore, tmp_path: Path
+) -> None:
     """A corpus is cached by its tokenizer: a resumed run reads it with the fitted teacher's and must find the same."""
     fitted = fit(teacher, store, tmp_path / "cache", steps=2)
     for name in ("tokenizer.json", "tokenizer_config.json"):

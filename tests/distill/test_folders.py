@@ -16,7 +16,9 @@ def test_weights_take_no_space_twice(tiny_teacher: Path, tmp_path: Path) -> None
     assert not (tmp_path / "linked" / "pytorch_model.bin").exists()
 
 
-def test_copies_where_links_cannot_be(tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_where_links_cannot_be(
+    tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*_: object) -> None:
         raise OSError("another device")
 

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.data.masking import IGNORED
-from edgedistil.distill import heldout, processes
-from edgedistil.distill.feed import MicroBatch
+from edgedistil.distill import distributed as processes
+from edgedistil.distill import heldout
+from edgedistil.distill.batches import MicroBatch
 from edgedistil.distill.heldout import HeldoutJudge
 from edgedistil.distill.losses import count_tokens
 from edgedistil.models.student import make_student
@@ -52,7 +53,9 @@ def batches() -> list[MicroBatch]:
         attended_BL = torch.ones_like(ids_BL)
         if number:
             attended_BL[:, 11:] = 0
-        labels_BL = torch.where((torch.rand(rows, length) < 0.3) & (attended_BL == 1), ids_BL, IGNORED)
+        labels_BL = torch.where(
+            (torch.rand(rows, length) < 0.3) & (attended_BL == 1), ids_BL, IGNORED
+        )
         mask = attended_BL if number else None
         made.append(MicroBatch(number, ids_BL, mask, labels_BL, count_tokens(labels_BL, mask)))
     return made
@@ -63,20 +66,30 @@ def test_figures_are_what_the_plain_formulas_say(
 ) -> None:
     monkeypatch.setattr(heldout, "ROWS", 7)  # several chunks, the last one not full
     student = student_of(teacher, [0, 3])
-    got = HeldoutJudge(batches(), teacher, accelerator=accelerator).judge(student, name="student", step=4)
+    got = HeldoutJudge(batches(), teacher, accelerator=accelerator).judge(
+        student, name="student", step=4
+    )
     student.eval()
     mine, theirs, right = [], [], []
     for batch in batches():
         chosen = batch.labels_BL != IGNORED
         with torch.no_grad():
-            mine.append(student(batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits[chosen])
-            theirs.append(teacher(batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits[chosen])
+            mine.append(
+                student(batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits[chosen]
+            )
+            theirs.append(
+                teacher(batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits[chosen]
+            )
         right.append(batch.labels_BL[chosen])
     student_NV, teacher_NV, labels_N = torch.cat(mine), torch.cat(theirs), torch.cat(right)
     assert got.masked_tokens == len(labels_N)
-    assert got.mlm_loss_nats == pytest.approx(F.cross_entropy(student_NV, labels_N).item(), rel=1e-5)
+    assert got.mlm_loss_nats == pytest.approx(
+        F.cross_entropy(student_NV, labels_N).item(), rel=1e-5
+    )
     assert got.top1 == pytest.approx((student_NV.argmax(-1) == labels_N).float().mean().item())
-    assert got.agreement == pytest.approx((student_NV.argmax(-1) == teacher_NV.argmax(-1)).float().mean().item())
+    assert got.agreement == pytest.approx(
+        (student_NV.argmax(-1) == teacher_NV.argmax(-1)).float().mean().item()
+    )
     kl = F.kl_div(student_NV.log_softmax(-1), teacher_NV.softmax(-1), reduction="batchmean").item()
     assert got.kl_nats == pytest.approx(kl, rel=1e-4)
     assert (got.model, got.step) == ("student", 4)
@@ -95,6 +108,8 @@ def test_judging_leaves_the_model_and_the_random_state_alone(
 
 
 def test_the_teacher_agrees_with_itself(accelerator: Accelerator, teacher: BertForMaskedLM) -> None:
-    got = HeldoutJudge(batches(), teacher, accelerator=accelerator).judge(teacher, name="teacher", step=0)
+    got = HeldoutJudge(batches(), teacher, accelerator=accelerator).judge(
+        teacher, name="teacher", step=0
+    )
     assert (got.agreement, got.kl_nats) == (1.0, 0.0)
     assert math.isfinite(got.mlm_loss_nats)

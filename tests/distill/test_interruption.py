@@ -9,7 +9,9 @@ from edgedistil.distill.interruption import Interruption
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_stops(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_signal_asks_and_the_second_stops(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
         assert not interruption.asked

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from edgedistil.core.errors import ShapeError
 from edgedistil.data.masking import IGNORED
 from edgedistil.distill.losses import (
     TokenCounts,
@@ -23,8 +24,7 @@ from edgedistil.distill.losses import (
     mlm_loss,
     soft_target_loss,
 )
-from edgedistil.errors import ShapeError
-from edgedistil.models.encoder import MlmHead
+from edgedistil.models.fast.encoder import MlmHead
 
 NAMES = ("hidden", "weight", "bias", "dense.weight", "dense.bias", "norm.weight", "norm.bias")
 B, L, D, W, V = 2, 5, 7, 11, 13  # W: the teacher's own width
@@ -66,7 +66,9 @@ def _plain(
     masked, attended = labels_BL != IGNORED, mask_BL.bool()
     chosen = attended if positions == "all" else masked
     soft, mlm, cosine = weights
-    total = soft * soft_target_loss(student_BLV[chosen], teacher_BLV[chosen], temperature=temperature)
+    total = soft * soft_target_loss(
+        student_BLV[chosen], teacher_BLV[chosen], temperature=temperature
+    )
     total = total + mlm * mlm_loss(student_BLV[masked], labels_BL[masked])
     if cosine:
         total = total + cosine * cosine_loss(student_BLD[attended], teacher_BLW[attended])
@@ -79,10 +81,14 @@ def _plain(
 )
 @pytest.mark.parametrize(("rows", "temperature"), [(512, 2.0), (3, 2.0), (512, 3.0)])
 def test_engine_equals_the_plain_formulas(
-    positions: str, weights: tuple[float, float, float], rows: int, temperature: float, monkeypatch: pytest.MonkeyPatch
+    positions: str,
+    weights: tuple[float, float, float],
+    rows: int,
+    temperature: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edgedistil.distill.projection.CHUNK_ROWS", rows)
-    monkeypatch.setattr("edgedistil.distill.projection.BLOCK_ROWS", 2)
+    monkeypatch.setattr("edgedistil.models.fast.projection.CHUNK_ROWS", rows)
+    monkeypatch.setattr("edgedistil.models.fast.projection.BLOCK_ROWS", 2)
     labels_BL, mask_BL = _batch()
     width = D if weights[2] else W  # without the cosine loss the widths may differ
     student, teacher = _head(D, 1), _head(width, 2)
@@ -108,7 +114,9 @@ def test_engine_equals_the_plain_formulas(
         assert want is None or (want - have).abs().max() < 1e-5, name
 
 
-def _engine(hidden_BLD: Tensor, taught_BLD: Tensor, student: MlmHead, teacher: MlmHead, **changes: Any) -> Any:
+def _engine(
+    hidden_BLD: Tensor, taught_BLD: Tensor, student: MlmHead, teacher: MlmHead, **changes: Any
+) -> Any:
     labels_BL, mask_BL = changes.pop("batch", None) or _batch()
     given_: dict[str, Any] = {
         "counts": count_tokens(labels_BL, mask_BL), "soft_target": 5.0, "mlm": 2.0, "cosine": 1.0, "temperature": 2.0,
@@ -126,7 +134,9 @@ def test_soft_target_loss_by_hand() -> None:
     """p = (3/4, 1/4) and q = (1/2, 1/2) at T = 2: the logits are 2 log 3 apart, and level."""
     student_NV, teacher_NV = torch.zeros(1, 2), torch.tensor([[2 * math.log(3), 0.0]])
     expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
-    assert float(soft_target_loss(student_NV, teacher_NV, temperature=2.0)) == pytest.approx(expected, rel=1e-5)
+    assert float(soft_target_loss(student_NV, teacher_NV, temperature=2.0)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_identical_models_have_no_soft_target_and_no_cosine_loss() -> None:
@@ -197,12 +207,20 @@ def test_identical_models_through_the_engine() -> None:
 def test_identical_models_through_the_engine_in_bfloat16() -> None:
     """The student's head is held in float32 and the teacher's in bfloat16: still the same distribution."""
     head = _head(D, 1)
-    student = MlmHead(nn.Identity(), head.weight_VD.detach().float().requires_grad_(), head.bias_V.detach().float())
+    student = MlmHead(
+        nn.Identity(),
+        head.weight_VD.detach().float().requires_grad_(),
+        head.bias_V.detach().float(),
+    )
     narrow = student.weight_VD.detach().bfloat16(), student.bias_V.bfloat16()
-    student = MlmHead(student.transform, student.weight_VD, narrow[1].float())  # a bias is added in float32
+    student = MlmHead(
+        student.transform, student.weight_VD, narrow[1].float()
+    )  # a bias is added in float32
     hidden_BLD = torch.randn(B, L, D).bfloat16().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = _engine(hidden_BLD, hidden_BLD.detach(), student, MlmHead(nn.Identity(), *narrow), mlm=0.0)
+        got = _engine(
+            hidden_BLD, hidden_BLD.detach(), student, MlmHead(nn.Identity(), *narrow), mlm=0.0
+        )
     got.total.backward()
     assert float(got.soft_target_sum) == 0
     assert abs(float(got.cosine_sum)) < 1e-5
@@ -251,7 +269,9 @@ def test_a_frozen_part_leaves_the_others_their_gradients(frozen_part: str) -> No
     expected = torch.autograd.grad(full, [leaves[name] for name in names])
     leaves[frozen_part].requires_grad_(False)
     part = _engine(hidden_BLD, taught_BLD, student, teacher).total
-    for want, have in zip(expected, torch.autograd.grad(part, [leaves[name] for name in names]), strict=True):
+    for want, have in zip(
+        expected, torch.autograd.grad(part, [leaves[name] for name in names]), strict=True
+    ):
         assert torch.allclose(want, have)
 
 
@@ -266,7 +286,9 @@ def test_a_loss_scaler_scales_the_gradients() -> None:
     taught_BLD = torch.randn(B, L, D, dtype=torch.float64)
     leaves = [hidden_BLD, student.weight_VD, student.bias_V]
     plain = torch.autograd.grad(_engine(hidden_BLD, taught_BLD, student, teacher).total, leaves)
-    scaled = torch.autograd.grad(_engine(hidden_BLD, taught_BLD, student, teacher).total * 1024, leaves)
+    scaled = torch.autograd.grad(
+        _engine(hidden_BLD, taught_BLD, student, teacher).total * 1024, leaves
+    )
     for want, have in zip(plain, scaled, strict=True):
         assert torch.allclose(want * 1024, have)
 
@@ -297,13 +319,20 @@ def test_bfloat16_is_near_float32_in_value_and_gradient() -> None:
     torch.manual_seed(1)
     rows, width, vocabulary = 67, 61, 3001
     weights = [torch.randn(vocabulary, width) * 0.2 for _ in range(2)]
-    heads = [MlmHead(nn.Identity(), w.requires_grad_(), torch.zeros(vocabulary, requires_grad=True)) for w in weights]
+    heads = [
+        MlmHead(nn.Identity(), w.requires_grad_(), torch.zeros(vocabulary, requires_grad=True))
+        for w in weights
+    ]
     hidden_BLD, taught_BLD = torch.randn(2, 1, rows, width)
-    labels_BL = torch.where(torch.rand(1, rows) < 0.3, torch.randint(vocabulary, (1, rows)), IGNORED)
+    labels_BL = torch.where(
+        torch.rand(1, rows) < 0.3, torch.randint(vocabulary, (1, rows)), IGNORED
+    )
 
     def run(*, narrow: bool) -> tuple[Any, Tensor]:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
-            got = _engine(hidden_BLD, taught_BLD, *heads, batch=(labels_BL, torch.ones_like(labels_BL)))
+            got = _engine(
+                hidden_BLD, taught_BLD, *heads, batch=(labels_BL, torch.ones_like(labels_BL))
+            )
         return got, torch.autograd.grad(got.total, heads[0].weight_VD)[0]
 
     (exact, exact_gradient), (narrow, narrow_gradient) = run(narrow=False), run(narrow=True)
@@ -320,14 +349,23 @@ class _Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.elements = max([self.elements, *(each.numel() for each in tree_leaves(out) if isinstance(each, Tensor))])
+        self.elements = max(
+            [
+                self.elements,
+                *(each.numel() for each in tree_leaves(out) if isinstance(each, Tensor)),
+            ]
+        )
         return out
 
 
-def test_the_vocabulary_is_never_materialised_for_all_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgedistil.distill.projection.CHUNK_ROWS", 31)
+def test_the_vocabulary_is_never_materialised_for_all_positions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgedistil.models.fast.projection.CHUNK_ROWS", 31)
     rows, vocabulary = 293, 1009
-    head = MlmHead(nn.Identity(), torch.randn(vocabulary, D, requires_grad=True), torch.zeros(vocabulary))
+    head = MlmHead(
+        nn.Identity(), torch.randn(vocabulary, D, requires_grad=True), torch.zeros(vocabulary)
+    )
     hidden_BLD = torch.randn(1, rows, D, requires_grad=True)
     batch = (torch.zeros(1, rows, dtype=torch.long), torch.ones(1, rows, dtype=torch.long))
     with _Largest() as seen:
@@ -343,7 +381,10 @@ def test_the_vocabulary_is_never_materialised_for_all_positions(monkeypatch: pyt
     [
         ({"counts": TokenCounts(0, 3)}, "a mean over no tokens: 0 attended"),
         ({"labels_BL": torch.zeros(B, L + 1, dtype=torch.long)}, r"expected student \(B, L, D\)"),
-        ({"attention_mask_BL": torch.ones(L, B, dtype=torch.long)}, r"expected student \(B, L, D\)"),
+        (
+            {"attention_mask_BL": torch.ones(L, B, dtype=torch.long)},
+            r"expected student \(B, L, D\)",
+        ),
     ],
 )
 def test_engine_refuses_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
@@ -353,6 +394,9 @@ def test_engine_refuses_what_does_not_fit(changes: dict[str, Any], message: str)
 
 
 def test_cosine_of_different_widths_says_what_to_do() -> None:
-    hidden_BLD, taught_BLW = torch.randn(B, L, D, dtype=torch.float64), torch.randn(B, L, W, dtype=torch.float64)
+    hidden_BLD, taught_BLW = (
+        torch.randn(B, L, D, dtype=torch.float64),
+        torch.randn(B, L, W, dtype=torch.float64),
+    )
     with pytest.raises(ShapeError, match=r"set \[loss\] cosine = 0"):
         _engine(hidden_BLD, taught_BLW, _head(D, 1), _head(W, 2))

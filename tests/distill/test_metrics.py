@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from edgedistil.core.records import HeldoutMlm
 from edgedistil.distill.metrics import Metrics
-from edgedistil.records import HeldoutMlm
 
 FIGURES = HeldoutMlm(
-    model="student", step=2, masked_tokens=7, mlm_loss_nats=1.5, top1=0.25, agreement=0.5, kl_nats=0.75
+    model="student",
+    step=2,
+    masked_tokens=7,
+    mlm_loss_nats=1.5,
+    top1=0.25,
+    agreement=0.5,
+    kl_nats=0.75,
 )
 
 
@@ -21,7 +27,10 @@ def test_cut_drops_later_steps_and_a_torn_line(tmp_path: Path) -> None:
         file.write('{"kind": "train", "st')
     metrics.cut_after(2)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert lines == [{"kind": "train", "step": 1, "loss": 1.1}, {"kind": "train", "step": 2, "loss": 2.1}]
+    assert lines == [
+        {"kind": "train", "step": 1, "loss": 1.1},
+        {"kind": "train", "step": 2, "loss": 2.1},
+    ]
 
 
 def test_heldout_figures_come_back(tmp_path: Path) -> None:

@@ -17,15 +17,24 @@ import torch
 import zstandard
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
+from edgedistil.core.errors import InputError, ModelError, OfflineError, RunError, StorageError
+from edgedistil.core.recipe import Recipe, load_recipe
+from edgedistil.core.records import CorpusRecord, DistillRecord, read_record
+from edgedistil.core.rundir import RunDir, open_run
 from edgedistil.distill.stage import distill
-from edgedistil.errors import InputError, ModelError, OfflineError, RunError, StorageError
-from edgedistil.recipe import Recipe, load_recipe
-from edgedistil.records import CorpusRecord, DistillRecord, read_record
 from edgedistil.report.tables import started_from
-from edgedistil.rundir import RunDir, open_run
 
 Make = Callable[..., Recipe]
-TRACED = ("step", "loss", "soft_target", "mlm", "cosine", "gradient_norm", "learning_rate", "tokens")
+TRACED = (
+    "step",
+    "loss",
+    "soft_target",
+    "mlm",
+    "cosine",
+    "gradient_norm",
+    "learning_rate",
+    "tokens",
+)
 
 
 def trace(run: RunDir) -> list[list[Any]]:
@@ -45,10 +54,17 @@ def test_what_a_run_holds(tiny_recipe: Make, runs: Path) -> None:
     assert read_record(run.distill, DistillRecord) == record
     assert read_record(run.corpus, CorpusRecord).sources[0].documents > 500
     assert open_run("latest") == run
-    assert len(run.heldout_text.read_text().splitlines()) == read_record(run.corpus, CorpusRecord).heldout_documents
+    assert (
+        len(run.heldout_text.read_text().splitlines())
+        == read_record(run.corpus, CorpusRecord).heldout_documents
+    )
     assert record.steps == 11
     assert record.layer_map == [0, 3]
-    assert [(h.model, h.step) for h in record.heldout] == [("teacher", 0), ("student", 0), ("student", 11)]
+    assert [(h.model, h.step) for h in record.heldout] == [
+        ("teacher", 0),
+        ("student", 0),
+        ("student", 11),
+    ]
     assert len({h.masked_tokens for h in record.heldout}) == 1
     assert record.tokens_seen == 11 * 6 * 23
     for folder in (run.teacher, run.student, run.student_step0):
@@ -77,7 +93,11 @@ def test_the_saved_student_fills_masks(tiny_recipe: Make, runs: Path) -> None:
 
 
 def test_step_zero_is_the_teacher_when_nothing_is_left_out(tiny_recipe: Make, runs: Path) -> None:
-    _, record = distill(tiny_recipe(student={"layers": [0, 1, 2, 3]}, train={"steps": 1}), run_name=None, resume=False)
+    _, record = distill(
+        tiny_recipe(student={"layers": [0, 1, 2, 3]}, train={"steps": 1}),
+        run_name=None,
+        resume=False,
+    )
     before = record.heldout[1]
     assert before.agreement == 1.0
     assert before.kl_nats == pytest.approx(0, abs=1e-6)
@@ -92,7 +112,9 @@ def test_killed_at_any_moment_it_resumes_bit_for_bit(
     threads = torch.get_num_threads()
     request.addfinalizer(lambda: torch.set_num_threads(threads))
     torch.set_num_threads(1)  # as in the processes below: sums over other threads round otherwise
-    alone, _ = distill(tiny_recipe(train={**settings, "checkpoint_minutes": 9.0}), run_name="alone", resume=False)
+    alone, _ = distill(
+        tiny_recipe(train={**settings, "checkpoint_minutes": 9.0}), run_name="alone", resume=False
+    )
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["edgedistil.distill.stage"])
@@ -102,7 +124,9 @@ def test_killed_at_any_moment_it_resumes_bit_for_bit(
     kills = 0
     for goal in goals:
         child = context.Process(
-            target=distill, args=(tiny_recipe(train=settings),), kwargs={"run_name": "killed", "resume": True}
+            target=distill,
+            args=(tiny_recipe(train=settings),),
+            kwargs={"run_name": "killed", "resume": True},
         )
         child.start()
         while child.is_alive() and (not killed.metrics.exists() or len(trace_lines(killed)) < goal):
@@ -115,16 +139,22 @@ def test_killed_at_any_moment_it_resumes_bit_for_bit(
     assert kills == 3
     assert trace(killed) == trace(alone), f"kills at {goals}"
     assert heldout(killed) == heldout(alone)
-    one, two = (AutoModelForMaskedLM.from_pretrained(r.student).state_dict() for r in (alone, killed))
+    one, two = (
+        AutoModelForMaskedLM.from_pretrained(r.student).state_dict() for r in (alone, killed)
+    )
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not list(killed.checkpoints.glob(".*"))
 
 
 def trace_lines(run: RunDir) -> list[str]:
-    return [line for line in run.metrics.read_text().splitlines() if line.startswith('{"kind": "train"')]
+    return [
+        line for line in run.metrics.read_text().splitlines() if line.startswith('{"kind": "train"')
+    ]
 
 
-def test_a_finished_run_is_returned_as_it_is(tiny_recipe: Make, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_returned_as_it_is(
+    tiny_recipe: Make, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = tiny_recipe(train={"steps": 2})
     run, record = distill(recipe, run_name=None, resume=False)
     before = run.student.stat().st_mtime_ns
@@ -144,7 +174,9 @@ def test_an_existing_name_is_refused_and_nothing_touched(tiny_recipe: Make, runs
     assert read_record(run.distill, DistillRecord) == record
 
 
-def test_a_changed_corpus_is_refused(tiny_recipe: Make, runs: Path, tmp_path: Path, tiny_text: Path) -> None:
+def test_a_changed_corpus_is_refused(
+    tiny_recipe: Make, runs: Path, tmp_path: Path, tiny_text: Path
+) -> None:
     text = tmp_path / "own.txt"
     text.write_text(tiny_text.read_text())
     recipe = tiny_recipe(corpus={"sources": [{"files": str(text)}]}, train={"steps": 2})
@@ -156,11 +188,15 @@ def test_a_changed_corpus_is_refused(tiny_recipe: Make, runs: Path, tmp_path: Pa
 
 
 def test_trackers_get_the_trace(tiny_recipe: Make, runs: Path) -> None:
-    run, _ = distill(tiny_recipe(train={"steps": 2, "trackers": ["tensorboard"]}), run_name=None, resume=False)
+    run, _ = distill(
+        tiny_recipe(train={"steps": 2, "trackers": ["tensorboard"]}), run_name=None, resume=False
+    )
     assert list(run.path.rglob("events.out.tfevents*"))
 
 
-def test_the_original_layout_and_masking(tiny_recipe: Make, runs: Path, tmp_path: Path, tiny_text: Path) -> None:
+def test_the_original_layout_and_masking(
+    tiny_recipe: Make, runs: Path, tmp_path: Path, tiny_text: Path
+) -> None:
     """The text is compressed, too."""
     (tmp_path / "text.txt.zst").write_bytes(zstandard.compress(tiny_text.read_bytes()))
     sources = [{"files": str(tmp_path / "*.zst"), "licence": "our own"}]
@@ -176,7 +212,9 @@ def test_the_original_layout_and_masking(tiny_recipe: Make, runs: Path, tmp_path
 
 def test_bfloat16(tiny_recipe: Make, runs: Path) -> None:
     exact, _ = distill(tiny_recipe(), run_name="exact", resume=False)
-    rough, record = distill(tiny_recipe(train={"precision": "bfloat16"}), run_name="rough", resume=False)
+    rough, record = distill(
+        tiny_recipe(train={"precision": "bfloat16"}), run_name="rough", resume=False
+    )
     assert record.precision == "bfloat16"
     for one, two in zip(trace(exact), trace(rough), strict=True):
         assert two[1] == pytest.approx(one[1], rel=0.03)
@@ -186,17 +224,29 @@ def test_bfloat16(tiny_recipe: Make, runs: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"student": {"layers": [0, 4]}}, ModelError, "student.layers [0, 4]: the teacher has no layer 4"),
+        (
+            {"student": {"layers": [0, 4]}},
+            ModelError,
+            "student.layers [0, 4]: the teacher has no layer 4",
+        ),
         ({"student": {"layers": []}}, ModelError, "student.layers []: a student needs a layer"),
         (
             {"corpus": {"block_length": 68}},
             ModelError,
             "corpus.block_length 68 is longer than the teacher's positions, 67",
         ),
-        ({"train": {"precision": "float16"}}, InputError, 'train.precision = "float16" needs a GPU'),
+        (
+            {"train": {"precision": "float16"}},
+            InputError,
+            'train.precision = "float16" needs a GPU',
+        ),
         ({"train": {"trackers": ["tensorbord"]}}, InputError, "no tracker 'tensorbord'"),
         ({"train": {"trackers": ["wandb"]}}, InputError, "tracker 'wandb' is not installed"),
-        ({"teacher": {"source": "nobody/nothing"}}, OfflineError, "cannot fetch model 'nobody/nothing'"),
+        (
+            {"teacher": {"source": "nobody/nothing"}},
+            OfflineError,
+            "cannot fetch model 'nobody/nothing'",
+        ),
     ],
 )
 def test_bad_input_is_told_and_leaves_nothing_behind(
@@ -230,7 +280,9 @@ def test_a_disk_that_fills_up_while_it_trains(tiny_recipe: Make, runs: Path) -> 
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     run = RunDir(runs / "small")
     assert caught.value.exit_code == 1
-    assert f"then go on with: edgedistil distill {run.recipe} --run small --resume" in (caught.value.hint or "")
+    assert f"then go on with: edgedistil distill {run.recipe} --run small --resume" in (
+        caught.value.hint or ""
+    )
     _, record = distill(recipe, run_name=None, resume=True)
     assert record.steps == 3
     assert [entry[0] for entry in trace(run)] == [1, 2, 3]
@@ -240,8 +292,13 @@ def test_another_precision_is_refused(tiny_recipe: Make, runs: Path) -> None:
     """`auto` may come to another precision on another machine."""
     run, _ = distill(tiny_recipe(train={"steps": 2}), run_name=None, resume=False)
     run.distill.unlink()  # as if it had not finished
-    with pytest.raises(RunError, match=r"was computed in float32 up to .*step-00000002, and would go on in bfloat16"):
-        distill(tiny_recipe(train={"steps": 2, "precision": "bfloat16"}), run_name=None, resume=True)
+    with pytest.raises(
+        RunError,
+        match=r"was computed in float32 up to .*step-00000002, and would go on in bfloat16",
+    ):
+        distill(
+            tiny_recipe(train={"steps": 2, "precision": "bfloat16"}), run_name=None, resume=True
+        )
 
 
 def test_two_processes_cannot_work_on_one_run(tiny_recipe: Make, runs: Path) -> None:
@@ -252,7 +309,9 @@ def test_two_processes_cannot_work_on_one_run(tiny_recipe: Make, runs: Path) -> 
             distill(tiny_recipe(), run_name=None, resume=False)
 
 
-def test_an_unwritable_folder(tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_folder(
+    tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGEDISTIL_RUNS", str(tmp_path / "file" / "runs"))
     with pytest.raises(StorageError, match="cannot write"):

@@ -18,15 +18,24 @@ import numpy as np
 import pytest
 import torch
 
+from edgedistil.core.errors import Interrupted, TrainingDiverged
+from edgedistil.core.recipe import Recipe, write_recipe
+from edgedistil.core.rundir import RunDir
 from edgedistil.distill import train as loop
 from edgedistil.distill.stage import distill
 from edgedistil.distill.train import schedule
-from edgedistil.errors import Interrupted, TrainingDiverged
-from edgedistil.recipe import Recipe, write_recipe
-from edgedistil.rundir import RunDir
 
 Make = Callable[..., Recipe]
-TRACED = ("step", "loss", "soft_target", "mlm", "cosine", "gradient_norm", "learning_rate", "tokens")
+TRACED = (
+    "step",
+    "loss",
+    "soft_target",
+    "mlm",
+    "cosine",
+    "gradient_norm",
+    "learning_rate",
+    "tokens",
+)
 
 
 def trace(run: RunDir) -> list[list[Any]]:
@@ -56,7 +65,9 @@ def test_losses_fall(tiny_recipe: Make, runs: Path) -> None:
     assert after.kl_nats < 0.5 * before.kl_nats  # type: ignore[operator]
 
 
-def test_another_precision_of_the_same_process_is_no_obstacle(tiny_recipe: Make, runs: Path) -> None:
+def test_another_precision_of_the_same_process_is_no_obstacle(
+    tiny_recipe: Make, runs: Path
+) -> None:
     """Ablations fine-tune and distil by turns in one process; a Trainer leaves its precision behind."""
     from accelerate import Accelerator
 
@@ -68,18 +79,33 @@ def test_another_precision_of_the_same_process_is_no_obstacle(tiny_recipe: Make,
 def test_accumulation_is_one_mean_over_the_tokens_of_a_step(tiny_recipe: Make, runs: Path) -> None:
     """Rows of unequal length: a mean of micro-batch means would differ."""
     layout = {"corpus": {"layout": "lines"}, "student": {"dropout": 0.0}}
-    whole, _ = distill(tiny_recipe(**layout, train={"micro_batch": 6}), run_name="whole", resume=False)
-    parts, _ = distill(tiny_recipe(**layout, train={"micro_batch": 1}), run_name="parts", resume=False)
+    whole, _ = distill(
+        tiny_recipe(**layout, train={"micro_batch": 6}), run_name="whole", resume=False
+    )
+    parts, _ = distill(
+        tiny_recipe(**layout, train={"micro_batch": 1}), run_name="parts", resume=False
+    )
     np.testing.assert_allclose(trace(parts), trace(whole), rtol=1e-4)
     means, _ = distill(
-        tiny_recipe(**layout, train={"micro_batch": 1}, loss={"mean": "micro-batch"}), run_name="means", resume=False
+        tiny_recipe(**layout, train={"micro_batch": 1}, loss={"mean": "micro-batch"}),
+        run_name="means",
+        resume=False,
     )
     assert not np.allclose(trace(means), trace(whole), rtol=1e-4)
 
 
-def torchrun(processes: int, arguments: list[str], folder: Path, runs: Path) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    processes: int, arguments: list[str], folder: Path, runs: Path
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *arguments],
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={processes}",
+            *arguments,
+        ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "EDGEDISTIL_RUNS": str(runs)},
         cwd=folder,
         capture_output=True,
@@ -123,9 +149,15 @@ def test_two_processes_do_what_one_does(tiny_recipe: Make, runs: Path, tmp_path:
         np.testing.assert_allclose(trace(RunDir(runs / two)), trace(one), rtol=1e-4)
     figures = json.loads(RunDir(runs / "two-few").distill.read_text())
     assert figures["processes"] == 2
-    assert figures["heldout"][2]["mlm_loss_nats"] == pytest.approx(alone.heldout[2].mlm_loss_nats, rel=1e-4)
+    assert figures["heldout"][2]["mlm_loss_nats"] == pytest.approx(
+        alone.heldout[2].mlm_loss_nats, rel=1e-4
+    )
     assert figures["heldout"][2]["masked_tokens"] == alone.heldout[2].masked_tokens
-    counted = {line.split()[1]: int(line.split()[2]) for line in done.stdout.splitlines() if line.startswith("REDUCES")}
+    counted = {
+        line.split()[1]: int(line.split()[2])
+        for line in done.stdout.splitlines()
+        if line.startswith("REDUCES")
+    }
     assert counted["two-few"] == counted["two-many"] > 0
 
 
@@ -140,7 +172,12 @@ def test_divergence_stops_at_its_step_and_keeps_the_batch(
         calls += 1
         loss = honest(*args, **keywords)
         if calls == 6:  # the second micro-batch of the third step
-            return type(loss)(loss.total * torch.nan, loss.soft_target_sum, loss.mlm_sum * torch.nan, loss.cosine_sum)
+            return type(loss)(
+                loss.total * torch.nan,
+                loss.soft_target_sum,
+                loss.mlm_sum * torch.nan,
+                loss.cosine_sum,
+            )
         return loss
 
     monkeypatch.setattr(loop, "distillation_loss", poisoned)
@@ -154,7 +191,9 @@ def test_divergence_stops_at_its_step_and_keeps_the_batch(
         assert saved["input_ids_1"].shape == saved["labels_1"].shape == (3, 23)
 
 
-def test_a_bad_gradient_keeps_the_whole_step(tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_gradient_keeps_the_whole_step(
+    tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "_finite", lambda losses, scaled: False)
     with pytest.raises(TrainingDiverged, match=r"at step 1 .*gradient norm"):
         distill(tiny_recipe(), run_name=None, resume=False)

@@ -12,9 +12,9 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
+from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate.tasks import load_data
 from edgedistil.models.quiet import quiet
-from edgedistil.rundir import RunDir
 
 _TEXT = """a an the film is was very good bad great awful dull bright story actor plot and not boring fine who wrote it
 in paris london ada lived she he born 1815 where did live when ? . , !"""
@@ -24,18 +24,26 @@ GOOD, BAD = ("good", "great", "bright", "fine"), ("bad", "awful", "dull", "borin
 
 def write_tokenizer(folder: Path, words: list[str]) -> None:
     """A word-level tokenizer with BERT's special tokens, as one `tokenizer.json`."""
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
+    vocabulary = {
+        word: index
+        for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+    }
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     tokenizer.enable_truncation(7)  # baked in, as MiniLM's file has it: it must be switched off
     tokenizer.enable_padding(length=7)
     tokenizer.save(str(folder / "tokenizer.json"))
     marks = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", **{f"{key}_token": mark for key, mark in marks.items()}}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{f"{key}_token": mark for key, mark in marks.items()},
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
 
@@ -58,7 +66,13 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             max_position_embeddings=131, hidden_dropout_prob=0.0,
         )  # fmt: skip
         student = DistilBertConfig(
-            vocab_size=size, dim=22, n_heads=2, n_layers=1, hidden_dim=43, max_position_embeddings=131, dropout=0.0
+            vocab_size=size,
+            dim=22,
+            n_heads=2,
+            n_layers=1,
+            hidden_dim=43,
+            max_position_embeddings=131,
+            dropout=0.0,
         )
         _save(BertForMaskedLM(teacher), root / "teacher")
         _save(DistilBertForMaskedLM(student), root / "student")
@@ -97,8 +111,18 @@ def opinions(count: int, offset: int = 0) -> list[tuple[str, str]]:
     made = []
     for number in range(offset, offset + count):
         word = (GOOD, BAD)[number % 2][number // 2 % 4]
-        texts = ("the film is very {}", "a {} story", "the actor was {} and the plot is fine", "it is {} , not long")
-        made.append((texts[number // 8 % 4].format(word) + " !" * (number // 32), ("good", "bad")[number % 2]))
+        texts = (
+            "the film is very {}",
+            "a {} story",
+            "the actor was {} and the plot is fine",
+            "it is {} , not long",
+        )
+        made.append(
+            (
+                texts[number // 8 % 4].format(word) + " !" * (number // 32),
+                ("good", "bad")[number % 2],
+            )
+        )
     return made
 
 
@@ -107,7 +131,13 @@ def write_task() -> Callable[..., Path]:
     """Writes a task of the user's own (csv) into a folder and gives its TOML file."""
 
     def write(
-        folder: Path, train: int = 64, dev: int = 17, *, epochs: int = 8, extra: str = "", name: str = "opinion"
+        folder: Path,
+        train: int = 64,
+        dev: int = 17,
+        *,
+        epochs: int = 8,
+        extra: str = "",
+        name: str = "opinion",
     ) -> Path:
         folder = folder / name
         folder.mkdir(exist_ok=True)
@@ -150,7 +180,13 @@ def glue(tmp_path: Path) -> Path:
         (root / folder / name).write_text("\n".join(rows) + "\n", encoding="utf-8")
 
     for side in ("train", "dev"):
-        write("CoLA", f"{side}.tsv", "gj04\t1\t\tThe story is good.", 'gj04\t0\t*\tThe "film is.', "bc01\t1\t\tIt was.")
+        write(
+            "CoLA",
+            f"{side}.tsv",
+            "gj04\t1\t\tThe story is good.",
+            'gj04\t0\t*\tThe "film is.',
+            "bc01\t1\t\tIt was.",
+        )
         write("SST-2", f"{side}.tsv", "sentence\tlabel", "a dull film \t0", "a bright story \t1")
         write(
             "MRPC", f"{side}.tsv", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
@@ -162,7 +198,9 @@ def glue(tmp_path: Path) -> Path:
             "402555\t536040\t536041\tWho?\tWho is it?\t1",
             "360472\t364011\t490273\tA question whose row was cut",
         )  # fmt: skip
-        header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
+        header = (
+            "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
+        )
         write(
             "STS-B", f"{side}.tsv", header, "0\tmain\tMSRvid\t2012\t0001\tnone\tnone\tA film.\tA good film.\t5.000",
             "1\tmain\tMSRvid\t2012\t0004\tnone\tnone\tAn actor.\tA plot.\t0.800",
@@ -179,10 +217,15 @@ def glue(tmp_path: Path) -> Path:
             "WNLI", f"{side}.tsv", "index\tsentence1\tsentence2\tlabel", "0\tShe wrote it.\tAda wrote.\t1",
             "1\tHe lived.\tIt lived.\t0",
         )  # fmt: skip
-    parses = [f"sentence{number}_{parse}" for parse in ("binary_parse", "parse") for number in (1, 2)]
+    parses = [
+        f"sentence{number}_{parse}" for parse in ("binary_parse", "parse") for number in (1, 2)
+    ]
     left = "\t".join(["index", "promptID", "pairID", "genre", *parses])
     row = "{}\t31193\t31193n\tfiction\t( a )\t( b )\t(ROOT a)\t(ROOT b)\tA film {}.\tA story.\t{}"
-    train = [row.format(i, i, f"{gold}\t{gold}") for i, gold in enumerate(("neutral", "entailment", "contradiction"))]
+    train = [
+        row.format(i, i, f"{gold}\t{gold}")
+        for i, gold in enumerate(("neutral", "entailment", "contradiction"))
+    ]
     write("MNLI", "train.tsv", f"{left}\tsentence1\tsentence2\tlabel1\tgold_label", *train)
     for part, golds in (
         ("matched", ("neutral", "entailment")),
@@ -194,21 +237,33 @@ def glue(tmp_path: Path) -> Path:
     return root
 
 
-CONTEXT = "Ada was born in London . She lived in Paris , where she wrote the story . It was very good !"
+CONTEXT = (
+    "Ada was born in London . She lived in Paris , where she wrote the story . It was very good !"
+)
 
 
 def squad_json(ids: tuple[str, ...] = ("q1", "q2"), start: int = 16) -> str:
     """SQuAD 1.1's layout: an article, a paragraph, two questions."""
     questions = [
-        {"id": ids[0], "question": "Where was Ada born ?", "answers": [{"text": "London", "answer_start": start}]},
+        {
+            "id": ids[0],
+            "question": "Where was Ada born ?",
+            "answers": [{"text": "London", "answer_start": start}],
+        },
         {
             "id": ids[1],
             "question": "Where did she live ?",
-            "answers": [{"text": "Paris", "answer_start": 38}, {"text": "in Paris", "answer_start": 35}],
+            "answers": [
+                {"text": "Paris", "answer_start": 38},
+                {"text": "in Paris", "answer_start": 35},
+            ],
         },
     ]
     return json.dumps(
-        {"version": "1.1", "data": [{"title": "Ada", "paragraphs": [{"context": CONTEXT, "qas": questions}]}]}
+        {
+            "version": "1.1",
+            "data": [{"title": "Ada", "paragraphs": [{"context": CONTEXT, "qas": questions}]}],
+        }
     )
 
 

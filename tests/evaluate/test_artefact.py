@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from edgedistil.errors import EdgeDistilError, ModelError
+from edgedistil.core.errors import EdgeDistilError, ModelError
+from edgedistil.core.records import ParityRecord, read_record
 from edgedistil.evaluate import artefact, stage
 from edgedistil.evaluate.cells import read_cell
-from edgedistil.records import ParityRecord, read_record
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,11 @@ def scored(make_run, write_task, tmp_path_factory):
     """One evaluation with its artefacts, for all tests here: run, task, record."""
     root = tmp_path_factory.mktemp("artefact")
     run, task = make_run(root), str(write_task(root, dev=41))
-    return run, task, stage.evaluate(run, tasks=[task], models=["teacher", "student"], seeds=1, artefact="int8")
+    return (
+        run,
+        task,
+        stage.evaluate(run, tasks=[task], models=["teacher", "student"], seeds=1, artefact="int8"),
+    )
 
 
 def test_pytorch_fp32_and_int8_stand_side_by_side(scored):
@@ -24,18 +28,29 @@ def test_pytorch_fp32_and_int8_stand_side_by_side(scored):
     rows = {row.artefact: row for row in record.artefacts if row.model == "student"}
     assert list(rows) == ["pytorch", "fp32", "int8"]
     # The teacher's artefacts too: they are what one would deploy without a student.
-    assert [row.artefact for row in record.artefacts if row.model == "teacher"] == ["pytorch", "fp32", "int8"]
+    assert [row.artefact for row in record.artefacts if row.model == "teacher"] == [
+        "pytorch",
+        "fp32",
+        "int8",
+    ]
     assert rows["pytorch"].drop == rows["fp32"].drop == 0
     assert rows["int8"].drop == pytest.approx(rows["pytorch"].median - rows["int8"].median)
     assert all(row.bytes > 0 and row.latency_ms > 0 for row in record.artefacts)
-    files = {name: read_cell(run.cells / "opinion" / f"student-1{name}.json") for name in ("", ".fp32", ".int8")}
+    files = {
+        name: read_cell(run.cells / "opinion" / f"student-1{name}.json")
+        for name in ("", ".fp32", ".int8")
+    }
     assert files[".fp32"].predictions == files[""].predictions
     scored_as = [cell.artefact for cell in record.cells]
     assert scored_as == ["pytorch", "pytorch", "fp32", "int8", "fp32", "int8"]
 
     before = {path: path.stat().st_mtime_ns for path in run.cells.rglob("*") if path.is_file()}
-    again = stage.evaluate(run, tasks=[task], models=["teacher", "student"], seeds=1, artefact="int8")
-    assert {path: path.stat().st_mtime_ns for path in run.cells.rglob("*") if path.is_file()} == before
+    again = stage.evaluate(
+        run, tasks=[task], models=["teacher", "student"], seeds=1, artefact="int8"
+    )
+    assert {
+        path: path.stat().st_mtime_ns for path in run.cells.rglob("*") if path.is_file()
+    } == before
     assert again.artefacts == record.artefacts
 
 
@@ -83,12 +98,16 @@ def test_a_regression_is_judged_by_what_its_values_follow(make_run, tmp_path):
         'epochs = 6\nbatch = 8\nlearning_rate = 1e-2\nmax_length = 23\nsource = "made for the tests"\n'
     )
     run = make_run(tmp_path)
-    record = stage.evaluate(run, tasks=[str(tmp_path / "rating.toml")], models=["student"], seeds=1, artefact="int8")
+    record = stage.evaluate(
+        run, tasks=[str(tmp_path / "rating.toml")], models=["student"], seeds=1, artefact="int8"
+    )
     rows = {row.artefact: row for row in record.artefacts}
     assert list(rows) == ["pytorch", "fp32", "int8"]
     assert rows["fp32"].drop == pytest.approx(0, abs=1e-4), "PyTorch answered in bfloat16: 0.01"
     parities = [
-        read_record(path, ParityRecord) for path in (run.cells / "rating").rglob("*.json") if "parity" in str(path)
+        read_record(path, ParityRecord)
+        for path in (run.cells / "rating").rglob("*.json")
+        if "parity" in str(path)
     ]
     judged = {p.precision: [r.tolerance.figure for r in p.results] for p in parities}
     assert judged == {"fp32": ["max_abs", "concordance"], "int8": ["concordance"]}

@@ -28,9 +28,11 @@ def newsgroups():
 
 
 def test_sentiment_is_split_by_film(sentiment):
-    from edgedistil.assets import fetch_asset
+    from edgedistil.core.assets import fetch_asset
 
-    dev = {normalised(r.text) for r in read_reviews(fetch_asset("reviews")) if is_dev_movie(r.movie)}
+    dev = {
+        normalised(r.text) for r in read_reviews(fetch_asset("reviews")) if is_dev_movie(r.movie)
+    }
     assert texts(sentiment.dev) <= dev
     assert (len(sentiment.train) > 10_000, len(sentiment.dev) > 2_500) == (True, True)
     assert sentiment.labels == ("rotten", "fresh")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from edgedistil.errors import InputError, ModelError
+from edgedistil.core.errors import InputError, ModelError
+from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate import cells, stage
 from edgedistil.evaluate.cells import parse_cell, read_cell
 from edgedistil.report.tables import task_table
-from edgedistil.rundir import RunDir
 
 
 def times(run: RunDir) -> dict[str, int]:
@@ -65,7 +65,9 @@ def test_changed_input_runs_the_cell_again(run, own_task, tmp_path, what):
         task.write_text(task.read_text().replace("1e-2", "2e-2"))
     elif what == "weights":
         (run.path / "student").unlink()
-        (run.path / "student").symlink_to(_changed_weights(run.path / "student-step0", tmp_path / "other"))
+        (run.path / "student").symlink_to(
+            _changed_weights(run.path / "student-step0", tmp_path / "other")
+        )
     else:
         file.write_text(file.read_text()[:100])
     from edgedistil.evaluate.tasks import load_data
@@ -84,7 +86,11 @@ def _changed_weights(source: Path, folder: Path) -> Path:
 
     shutil.copytree(source, folder)
     tensors = load_file(folder / "model.safetensors")
-    save_file({name: tensor + 0.01 for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: tensor + 0.01 for name, tensor in tensors.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     return folder
 
 
@@ -93,13 +99,21 @@ def test_students_may_have_a_learning_rate_of_their_own(run, own_task):
     models = ["teacher", "student-step0", "student"]
     stage.evaluate(run, tasks=[str(task)], models=models, seeds=1)
     before = times(run)
-    task.write_text(task.read_text().replace("epochs = 1", "epochs = 1\nstudent_learning_rate = 3e-2"))
+    task.write_text(
+        task.read_text().replace("epochs = 1", "epochs = 1\nstudent_learning_rate = 3e-2")
+    )
     record = stage.evaluate(run, tasks=[str(task)], models=models, seeds=1)
     after = times(run)
-    assert {name for name in before if before[name] != after[name]} == {"student-1.json", "student-step0-1.json"}
+    assert {name for name in before if before[name] != after[name]} == {
+        "student-1.json",
+        "student-step0-1.json",
+    }
     rates = {cell.model: cell.hyper_parameters["learning_rate"] for cell in record.cells}
     assert rates == {"teacher": 1e-2, "student-step0": 3e-2, "student": 3e-2}
-    assert "learning rate 0.01 for teacher; 0.03 for student-step0, student" in task_table(record).notes[-1]
+    assert (
+        "learning rate 0.01 for teacher; 0.03 for student-step0, student"
+        in task_table(record).notes[-1]
+    )
 
 
 def test_what_a_task_is_called_or_costs_to_download_changes_no_cell(run, own_task):
@@ -121,7 +135,9 @@ def test_killed_cell_leaves_nothing_and_starts_over(run, own_task):
     # EDGEDISTIL's own marker of training: the trainer's scratch folder
     scratch = task.parent / "tmp"
     scratch.mkdir()
-    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(scratch)})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(scratch)}
+    )
     try:
         _wait_for(lambda: any(scratch.glob("edgedistil-trainer-*")), process)
         time.sleep(0.3)
@@ -164,7 +180,9 @@ def test_interrupt_ends_the_workers_at_once(run, own_task):
         "EDGEDISTIL_RUNS": str(run.path.parent),
         "OMP_NUM_THREADS": "1",
     }
-    process = subprocess.Popen([*map(str, command)], env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*map(str, command)], env=environment, stderr=subprocess.PIPE, text=True
+    )
     _wait_for(lambda: len(list(scratch.glob("edgedistil-trainer-*"))) == 2, process)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
@@ -192,7 +210,9 @@ def test_processes_beside_each_other_make_the_same_cells(run, own_task):
         path.unlink()
     stage.evaluate(run, tasks=[task], models=["student"], seeds=2, jobs=2)
     beside = {path.name: read_cell(path) for path in run.cells.glob("*/*.json")}
-    assert {name: file.key for name, file in beside.items()} == {name: file.key for name, file in alone.items()}
+    assert {name: file.key for name, file in beside.items()} == {
+        name: file.key for name, file in alone.items()
+    }
     assert {name: file.cell.scores for name, file in beside.items()} == {
         name: file.cell.scores for name, file in alone.items()
     }
@@ -204,7 +224,7 @@ def test_failure_of_one_cell_keeps_the_others(run, own_task, tmp_path):
 
     from safetensors.torch import load_file, save_file
 
-    from edgedistil.errors import TrainingDiverged
+    from edgedistil.core.errors import TrainingDiverged
 
     folder = tmp_path / "torn"
     shutil.copytree(run.student.resolve(), folder)
@@ -215,7 +235,9 @@ def test_failure_of_one_cell_keeps_the_others(run, own_task, tmp_path):
         {"format": "pt"},
     )
     with pytest.raises(TrainingDiverged, match="loss is nan at step 1"):
-        stage.evaluate(run, tasks=[str(own_task(epochs=1))], models=[str(folder), "student"], seeds=1)
+        stage.evaluate(
+            run, tasks=[str(own_task(epochs=1))], models=[str(folder), "student"], seeds=1
+        )
     assert set(times(run)) == {"student-1.json"}
 
 

@@ -8,12 +8,16 @@ import pytest
 from edgedistil.evaluate.metrics import constant_score, resampled_scores, score
 
 LABELS = np.array([1, 1, 1, 0, 0, 1, 0], dtype=float)
-PREDICTIONS = np.array([1, 1, 0, 0, 1, 1, 0], dtype=float)  # 3 true positives, 2 true negatives, 1 + 1 wrong
+PREDICTIONS = np.array(
+    [1, 1, 0, 0, 1, 1, 0], dtype=float
+)  # 3 true positives, 2 true negatives, 1 + 1 wrong
 
 
 def test_accuracy_and_f1_by_hand():
     values, notes = score("accuracy_f1", LABELS, PREDICTIONS)
-    assert values == pytest.approx({"accuracy": 5 / 7, "f1": 2 * 3 / (4 + 4), "accuracy_f1": (5 / 7 + 0.75) / 2})
+    assert values == pytest.approx(
+        {"accuracy": 5 / 7, "f1": 2 * 3 / (4 + 4), "accuracy_f1": (5 / 7 + 0.75) / 2}
+    )
     assert notes == []
 
 
@@ -23,7 +27,9 @@ def test_matthews_by_hand():
 
 
 def test_macro_f1_by_hand():
-    assert score("macro_f1", LABELS, PREDICTIONS)[0]["macro_f1"] == pytest.approx((6 / 8 + 4 / 6) / 2)
+    assert score("macro_f1", LABELS, PREDICTIONS)[0]["macro_f1"] == pytest.approx(
+        (6 / 8 + 4 / 6) / 2
+    )
 
 
 def test_correlations_by_hand():
@@ -53,7 +59,9 @@ def test_f1_without_a_positive_prediction_is_zero():
 @pytest.mark.parametrize(
     ("metric", "classes"),
     [(metric, 2) for metric in ("accuracy", "f1", "macro_f1", "matthews", "accuracy_f1")]
-    + [(metric, 5) for metric in ("accuracy", "macro_f1", "matthews")],  # F1 of one class is for two classes
+    + [
+        (metric, 5) for metric in ("accuracy", "macro_f1", "matthews")
+    ],  # F1 of one class is for two classes
 )
 def test_resampled_class_scores_equal_the_slow_ones(metric, classes):
     generator = np.random.default_rng(3)
@@ -80,9 +88,16 @@ def test_resampled_score_of_a_constant_is_zero_not_nan():
 
 
 def test_floor_predicts_the_commonest_training_class():
-    assert constant_score("accuracy", "classification", np.array([0.0, 1, 1]), LABELS) == pytest.approx(4 / 7)
-    assert constant_score("accuracy", "classification", np.array([0.0, 0, 1]), LABELS) == pytest.approx(3 / 7)
+    assert constant_score(
+        "accuracy", "classification", np.array([0.0, 1, 1]), LABELS
+    ) == pytest.approx(4 / 7)
+    assert constant_score(
+        "accuracy", "classification", np.array([0.0, 0, 1]), LABELS
+    ) == pytest.approx(3 / 7)
 
 
 def test_floor_of_a_regression_is_zero():
-    assert constant_score("pearson", "regression", np.array([0.5, 1.5]), np.array([1.0, 2.0, 3.0])) == 0.0
+    assert (
+        constant_score("pearson", "regression", np.array([0.5, 1.5]), np.array([1.0, 2.0, 3.0]))
+        == 0.0
+    )

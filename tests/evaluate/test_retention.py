@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from edgedistil.core.records import NotMeasured
 from edgedistil.evaluate.retention import Predictions, bounds, change, what_is_kept
-from edgedistil.records import NotMeasured
 
 N = 211
 LABELS = np.arange(N) % 2.0
@@ -22,9 +22,20 @@ def model(accuracy: float, seeds: int = 1, noise: float = 0.0) -> Predictions:
     return Predictions("accuracy", LABELS, by_seed)
 
 
-def kept(teacher: Predictions, student: Predictions, teacher_score: float, student_score: float, floor: float = 0.5):
+def kept(
+    teacher: Predictions,
+    student: Predictions,
+    teacher_score: float,
+    student_score: float,
+    floor: float = 0.5,
+):
     return what_is_kept(
-        teacher, student, teacher_median=teacher_score, student_median=student_score, floor=floor, constant=0.0
+        teacher,
+        student,
+        teacher_median=teacher_score,
+        student_median=student_score,
+        floor=floor,
+        constant=0.0,
     )
 
 
@@ -72,7 +83,9 @@ def test_same_interval_each_time():
 def test_spans_are_means_of_questions():
     scores = np.linspace(0, 1, 101)
     spans = Predictions("f1", scores, {1: scores}, is_span=True)
-    found = what_is_kept(spans, spans, teacher_median=0.5, student_median=0.5, floor=0.0, constant=0.0)
+    found = what_is_kept(
+        spans, spans, teacher_median=0.5, student_median=0.5, floor=0.0, constant=0.0
+    )
     assert found.above_floor_interval.low == pytest.approx(1.0)
 
 

@@ -3,8 +3,13 @@
 import pytest
 import torch
 
-from edgedistil.errors import ShapeError
-from edgedistil.evaluate.soft_targets import mixed_loss, soft_label_loss, soft_span_loss, soft_value_loss
+from edgedistil.core.errors import ShapeError
+from edgedistil.evaluate.soft_targets import (
+    mixed_loss,
+    soft_label_loss,
+    soft_span_loss,
+    soft_value_loss,
+)
 
 N, C, L = 5, 3, 11
 
@@ -16,13 +21,17 @@ def rows(seed: int, *shape: int) -> torch.Tensor:
 def test_zero_for_equal_and_for_shifted_logits():
     teacher = rows(1, N, C)
     assert soft_label_loss(teacher, teacher, temperature=2.0).item() == pytest.approx(0, abs=1e-6)
-    assert soft_label_loss(teacher + 7, teacher, temperature=2.0).item() == pytest.approx(0, abs=1e-6)
+    assert soft_label_loss(teacher + 7, teacher, temperature=2.0).item() == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_by_hand_at_temperature_one():
     student, teacher = torch.log(torch.tensor([[0.5, 0.5]])), torch.log(torch.tensor([[0.9, 0.1]]))
     by_hand = 0.9 * torch.log(torch.tensor(0.9 / 0.5)) + 0.1 * torch.log(torch.tensor(0.1 / 0.5))
-    assert soft_label_loss(student, teacher, temperature=1.0).item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert soft_label_loss(student, teacher, temperature=1.0).item() == pytest.approx(
+        by_hand.item(), rel=1e-5
+    )
 
 
 def test_gradient_does_not_shrink_with_the_temperature():
@@ -41,7 +50,9 @@ def test_padding_counts_for_nothing():
     student, teacher = rows(4, N, L), rows(5, N, L)
     short = soft_label_loss(student[:, :7], teacher[:, :7], temperature=2.0)
     noisy = teacher + (1 - mask) * 1000
-    assert soft_span_loss(student, noisy, mask, temperature=2.0).item() == pytest.approx(short.item(), rel=1e-5)
+    assert soft_span_loss(student, noisy, mask, temperature=2.0).item() == pytest.approx(
+        short.item(), rel=1e-5
+    )
 
 
 def test_padding_gets_no_gradient():
@@ -54,11 +65,15 @@ def test_padding_gets_no_gradient():
 
 
 def test_values_by_hand():
-    assert soft_value_loss(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0])).item() == pytest.approx(2.0)
+    assert soft_value_loss(
+        torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0])
+    ).item() == pytest.approx(2.0)
 
 
 def test_mixture_by_hand():
-    assert mixed_loss(torch.tensor(2.0), torch.tensor(10.0), alpha=0.25).item() == pytest.approx(4.0)
+    assert mixed_loss(torch.tensor(2.0), torch.tensor(10.0), alpha=0.25).item() == pytest.approx(
+        4.0
+    )
 
 
 def test_shapes_must_agree_and_hold_something():

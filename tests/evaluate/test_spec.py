@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedistil.errors import TaskError
+from edgedistil.core.errors import TaskError
 from edgedistil.evaluate.spec import GLUE, expand_groups, load_task, task_names
 
 OWN = """
@@ -71,7 +71,10 @@ def test_unknown_task_is_guessed():
         (('"classification"', '"clasification"'), "'kind' is 'clasification'"),
         (("epochs = 1", "epochs = 0"), r"'training.epochs' is 0"),
         (("[files]", 'text = ["x"]\n[files]'), "unknown key 'text'"),
-        (('dev = "b.csv"', 'dev = "b.csv"\ntext = ["a", "b", "c"]'), "takes 1 or 2 text fields, got 3"),
+        (
+            ('dev = "b.csv"', 'dev = "b.csv"\ntext = ["a", "b", "c"]'),
+            "takes 1 or 2 text fields, got 3",
+        ),
         (('kind = "classification"', "kind = "), "no TOML: .*line 2"),
     ],
 )
@@ -82,7 +85,12 @@ def test_problem_is_told(tmp_path, change, told):
 
 def test_all_problems_are_told_at_once(tmp_path):
     with pytest.raises(TaskError, match="2 problems"):
-        load_task(write(tmp_path, OWN.replace("epochs = 1", "epochs = -1").replace("batch = 2", "batch = 'two'")))
+        load_task(
+            write(
+                tmp_path,
+                OWN.replace("epochs = 1", "epochs = -1").replace("batch = 2", "batch = 'two'"),
+            )
+        )
 
 
 def test_missing_task_file():
@@ -92,4 +100,6 @@ def test_missing_task_file():
 
 def test_labels_and_their_writing_must_pair(tmp_path):
     with pytest.raises(TaskError, match=r"files.values has 2 entries, labels 0"):
-        load_task(write(tmp_path, OWN.replace('dev = "b.csv"', 'dev = "b.csv"\nvalues = ["0", "1"]')))
+        load_task(
+            write(tmp_path, OWN.replace('dev = "b.csv"', 'dev = "b.csv"\nvalues = ["0", "1"]'))
+        )

@@ -71,7 +71,12 @@ def test_windows_cover_the_context_in_steps_of_the_stride(tokenizer):
 
 def test_each_token_has_exactly_one_best_view(tokenizer):
     pieces = windows(tokenizer, long_example(), 201)
-    views = [span for piece in pieces for span, best in zip(piece.spans, piece.is_best_view, strict=True) if best]
+    views = [
+        span
+        for piece in pieces
+        for span, best in zip(piece.spans, piece.is_best_view, strict=True)
+        if best
+    ]
     assert len(views) == len(set(views)) == 300
 
 
@@ -104,12 +109,16 @@ def logits(size: int, **at: float):
 
 @pytest.fixture
 def piece(tokenizer):
-    return windows(tokenizer, Example(("who ?", "Ada lived in Paris .")), 31)[0]  # context at tokens 4…8
+    return windows(tokenizer, Example(("who ?", "Ada lived in Paris .")), 31)[
+        0
+    ]  # context at tokens 4…8
 
 
 def said(piece, starts, ends) -> str:
     return best_answer(
-        "Ada lived in Paris .", [piece], [(logits(len(piece.spans), **starts), logits(len(piece.spans), **ends))]
+        "Ada lived in Paris .",
+        [piece],
+        [(logits(len(piece.spans), **starts), logits(len(piece.spans), **ends))],
     )
 
 
@@ -122,12 +131,18 @@ def test_span_that_ends_before_it_starts_is_no_span(piece):
 
 
 def test_question_and_special_tokens_are_no_answers(piece):
-    assert said(piece, {"t0": 30.0, "t1": 20.0, "t6": 1.0}, {"t0": 30.0, "t1": 20.0, "t7": 1.0}) == "in Paris"
+    assert (
+        said(piece, {"t0": 30.0, "t1": 20.0, "t6": 1.0}, {"t0": 30.0, "t1": 20.0, "t7": 1.0})
+        == "in Paris"
+    )
 
 
 def test_longest_answer_is_limited(tokenizer):
     context = "film " * 40
     window = windows(tokenizer, Example(("who ?", context.strip())), 61)[0]
     size = len(window.spans)
-    starts, ends = logits(size, t4=9.0), logits(size, **{f"t{4 + ANSWER_LIMIT}": 9.0, f"t{3 + ANSWER_LIMIT}": 5.0})
+    starts, ends = (
+        logits(size, t4=9.0),
+        logits(size, **{f"t{4 + ANSWER_LIMIT}": 9.0, f"t{3 + ANSWER_LIMIT}": 5.0}),
+    )
     assert len(best_answer(context, [window], [(starts, ends)]).split()) == ANSWER_LIMIT

@@ -2,22 +2,27 @@
 
 import pytest
 
-from edgedistil.errors import InputError, RunError
+from edgedistil.core.errors import InputError, RunError
+from edgedistil.core.records import EvaluationRecord, NotMeasured, read_record
+from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate import stage
 from edgedistil.evaluate.cells import read_cell
-from edgedistil.records import EvaluationRecord, NotMeasured, read_record
-from edgedistil.rundir import RunDir
 
 
 def test_record_has_medians_retention_floor_and_is_written(run, own_task):
     record = stage.evaluate(run, tasks=[str(own_task())], models=["teacher", "student"], seeds=2)
     assert read_record(run.evaluation, EvaluationRecord) == record
-    assert [(s.model, s.seeds) for s in record.summaries] == [("teacher", [1, 2]), ("student", [1, 2])]
+    assert [(s.model, s.seeds) for s in record.summaries] == [
+        ("teacher", [1, 2]),
+        ("student", [1, 2]),
+    ]
     (kept,) = record.retentions
     teacher, student = (summary.median for summary in record.summaries)
     assert kept.model == "student"
     assert kept.retention == pytest.approx(student / teacher)
-    assert kept.floor == record.tasks[0].floor == pytest.approx(8 / 17)  # commonest in train: 'bad', first of equals
+    assert (
+        kept.floor == record.tasks[0].floor == pytest.approx(8 / 17)
+    )  # commonest in train: 'bad', first of equals
     assert kept.above_floor == pytest.approx((student - 8 / 17) / (teacher - 8 / 17))
     assert isinstance(kept.paper, NotMeasured)
     assert "always 'bad'" in record.tasks[0].floor_is
@@ -44,7 +49,10 @@ def test_second_distillation_makes_the_teacher_first(run, own_task):
 def test_random_student_is_another_cell_than_the_student(run, own_task):
     task = str(own_task(epochs=1))
     stage.evaluate(run, tasks=[task], models=["student", "student-random"], seeds=1)
-    first, second = (read_cell(run.cells / "opinion" / f"{name}-1.json") for name in ("student", "student-random"))
+    first, second = (
+        read_cell(run.cells / "opinion" / f"{name}-1.json")
+        for name in ("student", "student-random")
+    )
     assert first.key != second.key
 
 
@@ -75,12 +83,16 @@ def test_all_nine_of_glue_give_a_macro_score_beside_the_papers(run, glue):
 
 def test_macro_score_of_part_of_the_suite_is_absent(run, glue):
     record = stage.evaluate(run, tasks=["sst2", "cola"], models=["student"], seeds=1, data=glue)
-    assert record.macros[0].score == NotMeasured(not_measured="not scored yet: mnli, mrpc, qnli, qqp, rte, stsb, wnli")
+    assert record.macros[0].score == NotMeasured(
+        not_measured="not scored yet: mnli, mrpc, qnli, qqp, rte, stsb, wnli"
+    )
 
 
 def test_squad_and_imdb_go_the_same_way(run, squad, imdb):
     assert squad == imdb
-    record = stage.evaluate(run, tasks=["squad", "imdb"], models=["teacher", "student"], seeds=1, data=squad)
+    record = stage.evaluate(
+        run, tasks=["squad", "imdb"], models=["teacher", "student"], seeds=1, data=squad
+    )
     by_task = {retention.task: retention for retention in record.retentions}
     assert by_task["squad"].floor == 0.0
     assert by_task["imdb"].paper == pytest.approx(92.82 / 93.46)
@@ -95,13 +107,17 @@ def test_model_that_the_run_lacks_says_how_to_make_it(tmp_path, own_task):
 
 
 def test_unknown_model(run, own_task):
-    with pytest.raises(InputError, match="no model 'studnet': expected one of teacher, student-step0"):
+    with pytest.raises(
+        InputError, match="no model 'studnet': expected one of teacher, student-step0"
+    ):
         stage.evaluate(run, tasks=[str(own_task())], models=["studnet"], seeds=1)
 
 
 def test_artefact_of_what_nobody_deploys_is_refused(run, own_task):
     with pytest.raises(InputError, match="none of student-step0 is for a device"):
-        stage.evaluate(run, tasks=[str(own_task())], models=["student-step0"], seeds=1, artefact="int8")
+        stage.evaluate(
+            run, tasks=[str(own_task())], models=["student-step0"], seeds=1, artefact="int8"
+        )
 
 
 def test_earlier_tasks_and_models_stay_in_the_record(run, own_task):
@@ -125,7 +141,9 @@ def test_earlier_cell_of_other_settings_does_not_mix_in(run, own_task):
     assert {cell.model for cell in record.cells} == {"student"}
 
 
-@pytest.mark.parametrize(("name", "told"), [("int9", "no precision 'int9'"), ("auto", "expected one precision")])
+@pytest.mark.parametrize(
+    ("name", "told"), [("int9", "no precision 'int9'"), ("auto", "expected one precision")]
+)
 def test_precision_is_checked_before_anything_is_trained(run, own_task, name, told):
     with pytest.raises(InputError, match=told):
         stage.evaluate(run, tasks=[str(own_task())], models=["student"], seeds=1, artefact=name)

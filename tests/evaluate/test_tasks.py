@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from edgedistil.errors import EdgeDistilError, TaskError
+from edgedistil.core.errors import EdgeDistilError, TaskError
 from edgedistil.evaluate.spec import load_task
 from edgedistil.evaluate.tasks import load_data
 
@@ -42,12 +42,17 @@ def test_mnli_keeps_its_two_dev_sets_apart(glue):
 
 
 def test_cut_rows_of_qqp_are_left_out_and_told(glue):
-    assert "train.tsv: 1 rows with missing cells were left out" in load_data(load_task("qqp"), glue).warnings
+    assert (
+        "train.tsv: 1 rows with missing cells were left out"
+        in load_data(load_task("qqp"), glue).warnings
+    )
 
 
 def test_other_line_separators_do_not_cut_a_row(glue):
     path = glue / "SST-2" / "dev.tsv"
-    path.write_text("sentence\tlabel\r\na \x85 dull \u2028 film\t0\r\n", encoding="utf-8", newline="")
+    path.write_text(
+        "sentence\tlabel\r\na \x85 dull \u2028 film\t0\r\n", encoding="utf-8", newline=""
+    )
     assert load_data(load_task("sst2"), glue).dev[0].texts == ("a \x85 dull \u2028 film",)
 
 
@@ -65,7 +70,10 @@ def test_squad_keeps_every_answer(squad):
 
 
 def test_overlap_of_train_and_dev_is_told(glue):
-    assert any("2 of 2 dev texts are training texts too" in each for each in load_data(load_task("rte"), glue).warnings)
+    assert any(
+        "2 of 2 dev texts are training texts too" in each
+        for each in load_data(load_task("rte"), glue).warnings
+    )
 
 
 # --- a user's own files ---------------------------------------------------------------------------
@@ -75,7 +83,14 @@ ROWS = [{"text": "good, very\n good", "label": "yes"}, {"text": 'a "bad" film', 
 
 
 def own(
-    tmp_path: Path, suffix: str, *, kind="classification", metric="accuracy", top="", files="", content=None
+    tmp_path: Path,
+    suffix: str,
+    *,
+    kind="classification",
+    metric="accuracy",
+    top="",
+    files="",
+    content=None,
 ) -> Path:
     """A task whose two sides are the same file of the given format."""
     path = tmp_path / f"data{suffix}"
@@ -93,7 +108,11 @@ def load_own(path: Path):
 
 
 def table(delimiter: str) -> str:
-    rows = (["id", "text", "label"], ["7", '"good, very\n good"', "yes"], ["8", '"a ""bad"" film"', "no"])
+    rows = (
+        ["id", "text", "label"],
+        ["7", '"good, very\n good"', "yes"],
+        ["8", '"a ""bad"" film"', "no"],
+    )
     return "".join(delimiter.join(row) + "\r\n" for row in rows)
 
 
@@ -118,7 +137,10 @@ def test_pair_and_regression_from_jsonl(tmp_path):
         tmp_path, ".jsonl", kind="regression", metric="pearson", top="range = [0.0, 5.0]",
         files='text = ["a", "b"]\nlabel = "value"', content="\n".join(map(json.dumps, rows)),
     )  # fmt: skip
-    assert [(e.texts, e.label) for e in load_own(task).dev] == [(("x", "y"), 3.0), (("x", "z"), 4.5)]
+    assert [(e.texts, e.label) for e in load_own(task).dev] == [
+        (("x", "y"), 3.0),
+        (("x", "z"), 4.5),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -165,18 +187,31 @@ def test_bad_data_is_refused_with_its_place(tmp_path, suffix, content, files, to
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [("7", "7 is out of range: expected 0 to 5"), ("nan", "out of range"), ("x", "is no number")]
+    ("value", "told"),
+    [("7", "7 is out of range: expected 0 to 5"), ("nan", "out of range"), ("x", "is no number")],
 )
 def test_bad_regression_label(tmp_path, value, told):
     content = f"text,label\na,3\nb,{value}\n"
     with pytest.raises(TaskError, match=f"data.csv:3: label .*{told}"):
-        load_own(own(tmp_path, ".csv", kind="regression", metric="pearson", top="range = [0.0, 5.0]", content=content))
+        load_own(
+            own(
+                tmp_path,
+                ".csv",
+                kind="regression",
+                metric="pearson",
+                top="range = [0.0, 5.0]",
+                content=content,
+            )
+        )
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (("London", "Lisbon"), "question q1: answer 'Lisbon' is not at character 16; there is 'London'"),
+        (
+            ("London", "Lisbon"),
+            "question q1: answer 'Lisbon' is not at character 16; there is 'London'",
+        ),
         (('"q2"', '"q1"'), "question q1: id 'q1' was used before"),
         (('"qas"', '"questions"'), "not SQuAD 1.1's layout: KeyError: 'qas'"),
         (('"version"', "version"), r"dev-v1.1.json:1: no JSON"),
@@ -186,7 +221,11 @@ def test_bad_squad(squad, change, told):
     path = squad / "squad" / "dev-v1.1.json"
     old, new = change
     text = path.read_text()
-    path.write_text(text.replace(f'"text": "{old}"', f'"text": "{new}"') if old == "London" else text.replace(old, new))
+    path.write_text(
+        text.replace(f'"text": "{old}"', f'"text": "{new}"')
+        if old == "London"
+        else text.replace(old, new)
+    )
     with pytest.raises(TaskError, match=told):
         load_data(load_task("squad"), squad)
 
@@ -213,9 +252,14 @@ def test_hub_out_of_reach_says_what_to_do_by_hand(tmp_path):
         "except OfflineError as error: print(error.exit_code, error)"
     )
     env = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True
+    )
     assert done.stdout.startswith("2 task 'mnli': cannot get nyu-mll/glue mnli from the hub")
-    assert "put MNLI/train.tsv, MNLI/dev_matched.tsv, MNLI/dev_mismatched.tsv into a folder" in done.stdout
+    assert (
+        "put MNLI/train.tsv, MNLI/dev_matched.tsv, MNLI/dev_mismatched.tsv into a folder"
+        in done.stdout
+    )
     assert "--data FOLDER" in done.stdout
 
 
@@ -230,7 +274,10 @@ HUB = {
     "rte": ({"sentence1": "a", "sentence2": "b", "label": 0, "idx": 0}, 0),
     "wnli": ({"sentence1": "a", "sentence2": "b", "label": 1, "idx": 0}, 1),
     "imdb": ({"text": "a", "label": 1}, 1),
-    "squad": ({"question": "a", "context": "b", "answers": {"text": ["b"], "answer_start": [0]}}, 0),
+    "squad": (
+        {"question": "a", "context": "b", "answers": {"text": ["b"], "answer_start": [0]}},
+        0,
+    ),
 }
 
 
@@ -244,12 +291,16 @@ def test_hubs_columns_are_understood(name, monkeypatch):
     row, label = HUB[name]
     asked = []
     monkeypatch.setattr(
-        tasks, "_fetch", lambda _spec, hub, split: asked.append(split) or datasets.Dataset.from_list([row])
+        tasks,
+        "_fetch",
+        lambda _spec, hub, split: asked.append(split) or datasets.Dataset.from_list([row]),
     )
     data = load_data(load_task(name), None)
     assert [example.label for example in data.train] == [label]
     assert data.dev[0].texts[0] in ("a",)
-    dev = {"mnli": ["validation_matched", "validation_mismatched"], "imdb": ["test"]}.get(name, ["validation"])
+    dev = {"mnli": ["validation_matched", "validation_mismatched"], "imdb": ["test"]}.get(
+        name, ["validation"]
+    )
     assert asked == ["train", *dev]
 
 
@@ -265,7 +316,9 @@ def test_limit_keeps_the_same_examples(own_task):
 def test_a_task_may_take_a_part_of_its_data_and_tells_it(own_task):
     path = own_task()
     data = load_data(load_task(str(path)), None)
-    path.write_text("train_limit = 11\ndev_limit = 7\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    path.write_text(
+        "train_limit = 11\ndev_limit = 7\n" + path.read_text(encoding="utf-8"), encoding="utf-8"
+    )
     some = load_data(load_task(str(path)), None)
     assert (len(some.train), len(some.dev)) == (11, 7)
     assert set(some.dev) < set(data.dev)

@@ -27,10 +27,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from edgedistil.rundir import RunDir, create_run, mark_latest
+from edgedistil.core.rundir import RunDir, create_run, mark_latest
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = [f"{a}{b}" for a in ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi") for b in ("n", "r", "s", "t", "x", "y")]
+WORDS = [
+    f"{a}{b}"
+    for a in ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi")
+    for b in ("n", "r", "s", "t", "x", "y")
+]
 VOCABULARY = [*SPECIALS, *WORDS]  # 53 words
 HIDDEN, INNER, HEADS, LAYERS, POSITIONS = 44, 68, 4, 2, 521
 CLASSES = {
@@ -52,9 +56,17 @@ Make = Callable[..., PreTrainedModel]
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    fast = Tokenizer(WordPiece({word: index for index, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    fast = Tokenizer(
+        WordPiece({word: index for index, word in enumerate(VOCABULARY)}, unk_token="[UNK]")
+    )
     fast.normalizer, fast.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIALS, strict=True))
+    names = dict(
+        zip(
+            ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"),
+            SPECIALS,
+            strict=True,
+        )
+    )
     return PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=POSITIONS, **names)
 
 

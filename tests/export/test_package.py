@@ -9,14 +9,8 @@ from onnx import TensorProto, helper
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from edgedistil.errors import InputError, ModelError, OfflineError
-from edgedistil.export import push
-from edgedistil.export.ort_format import to_ort
-from edgedistil.export.package import graph_name, packaged_config, refresh_cards, write_package
-from edgedistil.export.push import push_package
-from edgedistil.export.tokenizer_files import vocabulary_lines
-from edgedistil.parity.gate import open_runner
-from edgedistil.records import (
+from edgedistil.core.errors import InputError, ModelError, OfflineError
+from edgedistil.core.records import (
     Band,
     ExportRecord,
     FileFacts,
@@ -30,7 +24,13 @@ from edgedistil.records import (
     provenance,
     write_record,
 )
-from edgedistil.rundir import RunDir, sha256_file, tree_manifest
+from edgedistil.core.rundir import RunDir, sha256_file, tree_manifest
+from edgedistil.export import push
+from edgedistil.export.ort_format import to_ort
+from edgedistil.export.package import graph_name, packaged_config, refresh_cards, write_package
+from edgedistil.export.push import push_package
+from edgedistil.export.tokenizer_files import vocabulary_lines
+from edgedistil.parity.gate import open_runner
 
 
 def _graph(path: Path, inputs: tuple[str, ...]) -> None:
@@ -46,15 +46,24 @@ def _graph(path: Path, inputs: tuple[str, ...]) -> None:
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, ("batch", "sequence")) for name in inputs],
-        [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ("batch", "sequence", 3))],
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ("batch", "sequence"))
+            for name in inputs
+        ],
+        [
+            helper.make_tensor_value_info(
+                "last_hidden_state", TensorProto.FLOAT, ("batch", "sequence", 3)
+            )
+        ],
         [
             helper.make_tensor("table", TensorProto.FLOAT, (53, 3), [0.5] * 159),
             helper.make_tensor("axis", TensorProto.INT64, (1,), [2]),
         ],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path)
+    onnx.save(
+        helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path
+    )
 
 
 def _record(folder: Path, precision: str, *, target: str = "host") -> ExportRecord:
@@ -64,7 +73,9 @@ def _record(folder: Path, precision: str, *, target: str = "host") -> ExportReco
         role="student",
         task="feature-extraction",
         precision=precision,
-        files=[FileFacts(path=f"onnx/{file.name}", bytes=file.stat().st_size, sha256=sha256_file(file))],
+        files=[
+            FileFacts(path=f"onnx/{file.name}", bytes=file.stat().st_size, sha256=sha256_file(file))
+        ],
         source_sha256="a" * 64,
         parameters=1_234_567,
         opset=17,
@@ -91,7 +102,9 @@ def _parity(precision: str, *, passed: bool = True) -> ParityRecord:
         agreement=0.934,
         decisions=458,
     )
-    bound = Tolerance(figure="max_abs", bound="at most", value=1e-4, reason="because a test says so")
+    bound = Tolerance(
+        figure="max_abs", bound="at most", value=1e-4, reason="because a test says so"
+    )
     return ParityRecord(
         model="student",
         task="feature-extraction",
@@ -134,7 +147,11 @@ def _profile() -> ProfileRecord:
     )
     other = row.model_copy(update={"model": "teacher", "device": "elsewhere"})
     return ProfileRecord(
-        device="rpi4", method="predicted", rows=[row, other], claims=[], provenance=provenance("a test")
+        device="rpi4",
+        method="predicted",
+        rows=[row, other],
+        claims=[],
+        provenance=provenance("a test"),
     )
 
 
@@ -143,7 +160,9 @@ def source(folder) -> Path:
     """A BERT whose config and tokenizer carry what must not travel on."""
     place = folder("BertModel")
     config = json.loads((place / "config.json").read_text())
-    (place / "config.json").write_text(json.dumps(config | {"_name_or_path": "/home/somebody/secret"}))
+    (place / "config.json").write_text(
+        json.dumps(config | {"_name_or_path": "/home/somebody/secret"})
+    )
     tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
     tokenizer.enable_truncation(5)
     tokenizer.enable_padding(length=5)
@@ -155,7 +174,10 @@ def source(folder) -> Path:
 def package(source: Path, tmp_path: Path) -> Path:
     place = tmp_path / "student-feature-extraction"
     for precision in ("fp32", "int8"):
-        _graph(place / "onnx" / graph_name(precision), ("input_ids", "attention_mask", "token_type_ids"))
+        _graph(
+            place / "onnx" / graph_name(precision),
+            ("input_ids", "attention_mask", "token_type_ids"),
+        )
     (place / "onnx" / "model.onnx_data").write_bytes(b"weights")
     write_package(
         place,
@@ -207,7 +229,9 @@ def test_the_tokenizer_says_its_limit_and_bakes_nothing_in(package: Path, source
     assert config["tokenizer_class"] == "BertTokenizer"
     assert config["model_max_length"] == 521
     assert config["model_input_names"] == ["input_ids", "token_type_ids", "attention_mask"]
-    assert config["mask_token"] == _json(package / "special_tokens_map.json")["mask_token"] == "[MASK]"
+    assert (
+        config["mask_token"] == _json(package / "special_tokens_map.json")["mask_token"] == "[MASK]"
+    )
     words = (package / "vocab.txt").read_text().splitlines()
     assert [fast["model"]["vocab"][word] for word in words] == list(range(53))
     original = AutoTokenizer.from_pretrained(source)
@@ -216,7 +240,9 @@ def test_the_tokenizer_says_its_limit_and_bakes_nothing_in(package: Path, source
     expected = [original.cls_token_id, *words, original.sep_token_id]
     assert AutoTokenizer.from_pretrained(package)(text)["input_ids"] == expected
     plain = Tokenizer.from_file(str(package / "tokenizer.json"))
-    assert plain.encode(text).ids == expected, "the source's file has no template; the package's has"
+    assert plain.encode(text).ids == expected, (
+        "the source's file has no template; the package's has"
+    )
     assert plain.encode("ban", "cer dis").type_ids == [0, 0, 0, 1, 1, 1]
 
 
@@ -267,7 +293,9 @@ def test_the_card_shows_parity_profile_and_command(package: Path) -> None:
     assert "| fp32 | 2.5e-06 | 3e-07 | – | 0.970000 | 0.970000 | 93.40% of 458 | passed |" in card
     assert "**refused**" in card
     assert "because a test says so" in card
-    assert "| rpi4 | predicted | int8 | 1 | 128 | 120 to 250 | – (a prediction) | 50 to 70 |" in card
+    assert (
+        "| rpi4 | predicted | int8 | 1 | 128 | 120 to 250 | – (a prediction) | 50 to 70 |" in card
+    )
     assert "elsewhere" not in card, "rows of other models stay out"
     assert "```\nedgedistil export --quantize int8\n```" in card
     assert "1.2M parameters" in card
@@ -302,15 +330,22 @@ def test_session_options_carry_reasons(package: Path) -> None:
     artefacts = _json(package / "session.json")["artefacts"]
     assert set(artefacts) == {"onnx/model.onnx", "onnx/model_int8.onnx"}
     board = artefacts["onnx/model_int8.onnx"]
-    assert board["config_entries"] == {"session.intra_op.allow_spinning": "0", "session.x64quantprecision": "1"}
-    assert artefacts["onnx/model.onnx"]["config_entries"] == {"session.intra_op.allow_spinning": "1"}
+    assert board["config_entries"] == {
+        "session.intra_op.allow_spinning": "0",
+        "session.x64quantprecision": "1",
+    }
+    assert artefacts["onnx/model.onnx"]["config_entries"] == {
+        "session.intra_op.allow_spinning": "1"
+    }
     for each in artefacts.values():
         assert set(each["config_entries"]) <= set(each["reasons"])
 
 
 def test_provenance_has_versions_sources_and_hashes(package: Path) -> None:
     told = _json(package / "provenance.json")
-    assert told["files"]["onnx/model_int8.onnx"] == sha256_file(package / "onnx" / "model_int8.onnx")
+    assert told["files"]["onnx/model_int8.onnx"] == sha256_file(
+        package / "onnx" / "model_int8.onnx"
+    )
     assert told["artefacts"]["int8"]["source_sha256"] == "a" * 64
     assert told["versions"]["onnxruntime"]
     assert told["command"] == "edgedistil export --quantize int8"
@@ -345,7 +380,9 @@ def test_what_cannot_be_packaged_is_told(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot read .*nowhere"):
         packaged_config(tmp_path / "nowhere", "fill-mask", [])
     (source / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(ModelError, match="of the type 't5' for the task 'fill-mask'; supported: bert, distilbert"):
+    with pytest.raises(
+        ModelError, match="of the type 't5' for the task 'fill-mask'; supported: bert, distilbert"
+    ):
         packaged_config(source, "fill-mask", [])
     with pytest.raises(ModelError, match="do not go from 0 to 1 without a gap"):
         vocabulary_lines({"a": 0, "b": 2})
@@ -354,7 +391,9 @@ def test_what_cannot_be_packaged_is_told(source: Path, tmp_path: Path) -> None:
 # --- push ------------------------------------------------------------------------------------------
 
 
-def test_push_to_a_folder_copies_everything_and_replaces_a_former_package(package: Path, tmp_path: Path) -> None:
+def test_push_to_a_folder_copies_everything_and_replaces_a_former_package(
+    package: Path, tmp_path: Path
+) -> None:
     target = tmp_path / "shelf of models" / "x"
     assert push_package(package, target.as_uri()) == target.as_uri()
     assert tree_manifest(target) == tree_manifest(package)
@@ -373,7 +412,9 @@ def test_push_keeps_its_hands_off_other_folders(package: Path, tmp_path: Path) -
     assert (target / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("address", ["nobody", "a/b/c", "../x/y", "file://host/x", "file:relative", "https://hub/x/y"])
+@pytest.mark.parametrize(
+    "address", ["nobody", "a/b/c", "../x/y", "file://host/x", "file:relative", "https://hub/x/y"]
+)
 def test_push_refuses_what_is_no_address(address: str, package: Path) -> None:
     with pytest.raises(InputError, match="cannot push to"):
         push_package(package, address)
@@ -400,7 +441,9 @@ class _Hub:
         self.calls.append((told["repo_id"], Path(told["folder_path"])))
 
 
-def test_push_to_the_hub_makes_the_repository_and_uploads_the_folder(package: Path, monkeypatch) -> None:
+def test_push_to_the_hub_makes_the_repository_and_uploads_the_folder(
+    package: Path, monkeypatch
+) -> None:
     hub = _Hub()
     monkeypatch.setattr(push, "HfApi", lambda: hub)
     assert push_package(package, "me/my-model") == "https://hub.invalid/me/my-model"
@@ -416,10 +459,15 @@ def test_a_hub_that_cannot_be_reached_is_told(package: Path, monkeypatch) -> Non
 # --- .ort --------------------------------------------------------------------------------------------
 
 
-def test_ort_format_answers_like_the_graph_and_lists_its_operators(package: Path, tmp_path: Path) -> None:
+def test_ort_format_answers_like_the_graph_and_lists_its_operators(
+    package: Path, tmp_path: Path
+) -> None:
     graph = package / "onnx" / "model_int8.onnx"
     model, operators = to_ort(graph, tmp_path / "ort")
-    assert [model.name, operators.name] == ["model_int8.ort", "model_int8.required_operators.config"]
+    assert [model.name, operators.name] == [
+        "model_int8.ort",
+        "model_int8.required_operators.config",
+    ]
     ids = AutoTokenizer.from_pretrained(package)(["ban cer dis"], return_tensors="np")
     feeds = {name: array.astype("int64") for name, array in ids.items()}
     expected, got = (open_runner(path)(feeds)["last_hidden_state"] for path in (graph, model))

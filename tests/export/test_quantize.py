@@ -9,26 +9,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedistil.errors import ModelError
+from edgedistil.core.errors import ModelError
 from edgedistil.export.calibrate import Spread, entropy_range, percentile_range
 from edgedistil.export.census import bytes_by_part, kept_float
 from edgedistil.export.linears import find_linears, part_of
 from edgedistil.export.passes import Shape, run_passes, standard_passes, weight_bytes
-from edgedistil.export.quantize import Int8Plan, activation_grid, quantize_dynamic, quantize_static, quantized
+from edgedistil.export.quantize import (
+    Int8Plan,
+    activation_grid,
+    quantize_dynamic,
+    quantize_static,
+    quantized,
+)
 from edgedistil.export.trace import trace
-from edgedistil.export.weights_only import halve_weights, packed_int4, quantize_int4
+from edgedistil.export.weight_only import halve_weights, packed_int4, quantize_int4
 
 
 @pytest.fixture
 def graph(model) -> ir.Model:
     source = model("DistilBertForMaskedLM")
     made = trace(source, task="fill-mask", token_types=False)
-    run_passes(made, standard_passes(Shape.of(made, source.config), token_types=False, drop_token_types=False))
+    run_passes(
+        made,
+        standard_passes(Shape.of(made, source.config), token_types=False, drop_token_types=False),
+    )
     return made
 
 
 def answers(made: ir.Model) -> np.ndarray:
-    opened = ort.InferenceSession(ir.to_proto(made).SerializeToString(), providers=["CPUExecutionProvider"])
+    opened = ort.InferenceSession(
+        ir.to_proto(made).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     ids = np.random.default_rng(5).integers(5, 53, (3, 17))
     return opened.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
 
@@ -38,18 +49,34 @@ def error(made: ir.Model, reference: ir.Model) -> float:
     return float(np.abs(answers(made) - want).mean() / np.abs(want).mean())
 
 
-def test_dynamic_int8_quantizes_what_it_says_and_shares_one_input_between_query_key_and_value(graph) -> None:
+def test_dynamic_int8_quantizes_what_it_says_and_shares_one_input_between_query_key_and_value(
+    graph,
+) -> None:
     made = graph.clone()
     names = quantize_dynamic(made, Int8Plan())
     ops = Counter(node.op_type for node in made.graph)
     assert len(names) == 14
-    assert (ops["DynamicQuantizeLinear"], ops["MatMulIntegerToFloat"], ops["DynamicQuantizeMatMul"]) == (2, 6, 8)
+    assert (
+        ops["DynamicQuantizeLinear"],
+        ops["MatMulIntegerToFloat"],
+        ops["DynamicQuantizeMatMul"],
+    ) == (2, 6, 8)
     assert ops["MatMul"] == 0
-    assert not [name for name, value in made.graph.initializers.items() if "zero" in name], "zeros take the slow path"
+    assert not [name for name, value in made.graph.initializers.items() if "zero" in name], (
+        "zeros take the slow path"
+    )
     assert error(made, graph) < 0.05
-    assert weight_bytes(made) < 0.32 * weight_bytes(graph), "a byte each, and the scales of rows 44 wide"
-    assert not [name for name in kept_float(made) if "embeddings.weight" in name], "words and positions in 8 bits"
-    tables = [value for value in made.graph.initializers.values() if 53 in (value.shape or ()) and 44 in value.shape]
+    assert weight_bytes(made) < 0.32 * weight_bytes(graph), (
+        "a byte each, and the scales of rows 44 wide"
+    )
+    assert not [name for name in kept_float(made) if "embeddings.weight" in name], (
+        "words and positions in 8 bits"
+    )
+    tables = [
+        value
+        for value in made.graph.initializers.values()
+        if 53 in (value.shape or ()) and 44 in value.shape
+    ]
     assert len(tables) == 1, "the tied table is stored once"
 
 
@@ -72,7 +99,11 @@ def test_uint8_is_int8_around_128(graph) -> None:
     quantize_dynamic(signed, Int8Plan())
     quantize_dynamic(unsigned, Int8Plan(signed=False))
     np.testing.assert_allclose(answers(unsigned), answers(signed), atol=1e-4)
-    stored = {value.const_value.dtype for name, value in unsigned.graph.initializers.items() if "quantized" in name}
+    stored = {
+        value.const_value.dtype
+        for name, value in unsigned.graph.initializers.items()
+        if "quantized" in name
+    }
     assert stored == {ir.DataType.UINT8}
 
 
@@ -139,7 +170,11 @@ def test_static_int8_uses_the_ranges_that_it_is_given(graph) -> None:
     quantize_static(good, Int8Plan(), dict.fromkeys(names, (-12.0, 12.0)))
     quantize_static(narrow, Int8Plan(), dict.fromkeys(names, (-0.5, 0.5)))
     assert error(good, graph) < 0.2 < error(narrow, graph)
-    assert not [node for node in good.graph if node.op_type in {"DynamicQuantizeLinear", "DynamicQuantizeMatMul"}]
+    assert not [
+        node
+        for node in good.graph
+        if node.op_type in {"DynamicQuantizeLinear", "DynamicQuantizeMatMul"}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +210,9 @@ def test_int4_packs_two_numbers_a_byte_and_uses_all_sixteen() -> None:
 
 def test_int4_and_float16_are_smaller_and_still_answer(graph) -> None:
     four, half = graph.clone(), graph.clone()
-    assert len(quantize_int4(four, Int8Plan())) == 13, "the tied head stays in 8 bits with its table"
+    assert len(quantize_int4(four, Int8Plan())) == 13, (
+        "the tied head stays in 8 bits with its table"
+    )
     halve_weights(half)
     assert error(four, graph) < 0.5
     assert error(half, graph) < 2e-3
@@ -184,7 +221,11 @@ def test_int4_and_float16_are_smaller_and_still_answer(graph) -> None:
 
 
 def test_float16_refuses_a_weight_that_does_not_fit(graph) -> None:
-    value = next(v for n, v in graph.graph.initializers.items() if n.endswith("position_embeddings.weight"))
+    value = next(
+        v for n, v in graph.graph.initializers.items() if n.endswith("position_embeddings.weight")
+    )
     value.const_value = ir.Tensor(np.full((521, 44), 7e4, np.float32), name=value.name)
-    with pytest.raises(ModelError, match=r"position_embeddings.weight is as large as 70000: float16 ends at 65504"):
+    with pytest.raises(
+        ModelError, match=r"position_embeddings.weight is as large as 70000: float16 ends at 65504"
+    ):
         halve_weights(graph)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgedistil.errors import ModelError
+from edgedistil.core.errors import ModelError
 from edgedistil.export.source import checked_task, load_source
 
 Folder = Callable[[str], Path]
@@ -32,25 +32,35 @@ def test_the_task_follows_from_the_architecture(folder: Folder, name: str, task:
 
 
 def test_a_masked_lm_serves_as_encoder_too(folder: Folder) -> None:
-    source = load_source(folder("DistilBertForMaskedLM"), name="x", role="other", task="feature-extraction")
+    source = load_source(
+        folder("DistilBertForMaskedLM"), name="x", role="other", task="feature-extraction"
+    )
     assert type(source.model).__name__ == "DistilBertModel"
 
 
 def test_synonyms_of_tasks_manager_are_understood() -> None:
     assert checked_task("masked-lm") == "fill-mask"
-    with pytest.raises(ModelError, match="no task 'translate'; supported: fill-mask, feature-extraction"):
+    with pytest.raises(
+        ModelError, match="no task 'translate'; supported: fill-mask, feature-extraction"
+    ):
         checked_task("translate")
 
 
 def test_weights_that_do_not_serve_the_task_are_refused(folder: Folder) -> None:
     with pytest.raises(ModelError, match=r"lacks .*qa_outputs.* cannot serve question-answering"):
-        load_source(folder("DistilBertForMaskedLM"), name="x", role="other", task="question-answering")
+        load_source(
+            folder("DistilBertForMaskedLM"), name="x", role="other", task="question-answering"
+        )
 
 
 def test_another_type_of_model_is_named_with_what_is_supported(folder: Folder) -> None:
     place = folder("DistilBertModel")
-    (place / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))
-    with pytest.raises(ModelError, match=r"type 'llama' \(LlamaForCausalLM\); supported: bert, distilbert") as caught:
+    (place / "config.json").write_text(
+        json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
+    )
+    with pytest.raises(
+        ModelError, match=r"type 'llama' \(LlamaForCausalLM\); supported: bert, distilbert"
+    ) as caught:
         load_source(place, name="x", role="other", task=None)
     assert caught.value.exit_code == 2
 
@@ -59,7 +69,9 @@ def test_pickled_weights_are_refused_with_the_way_to_convert_them(folder: Folder
     place = folder("DistilBertModel")
     (place / "model.safetensors").unlink()
     torch.save({}, place / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"no weights in safetensors, only pytorch_model.bin") as caught:
+    with pytest.raises(
+        ModelError, match=r"no weights in safetensors, only pytorch_model.bin"
+    ) as caught:
         load_source(place, name="x", role="other", task=None)
     assert "save_pretrained" in str(caught.value.hint)
 
@@ -80,7 +92,9 @@ def test_torn_weights_are_an_input_error(folder: Folder) -> None:
         ({"is_decoder": True}, "has a decoder; supported: encoders"),
     ],
 )
-def test_configs_that_cannot_be_exported_are_refused(folder: Folder, change: dict[str, object], message: str) -> None:
+def test_configs_that_cannot_be_exported_are_refused(
+    folder: Folder, change: dict[str, object], message: str
+) -> None:
     place = folder("DistilBertModel")
     config = json.loads((place / "config.json").read_text())
     (place / "config.json").write_text(json.dumps(config | change))

@@ -10,11 +10,23 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from edgedistil.errors import CorpusError, EdgeDistilError, InputError, ParityError, StorageError
+from edgedistil.core.errors import (
+    CorpusError,
+    EdgeDistilError,
+    InputError,
+    ParityError,
+    StorageError,
+)
+from edgedistil.core.records import (
+    ExplainRecord,
+    ExportRecord,
+    NotMeasured,
+    ParityRecord,
+    read_record,
+)
+from edgedistil.core.rundir import RunDir, open_run, tree_manifest
 from edgedistil.export import artefacts, stage
 from edgedistil.export.stage import checked_precisions, export, read_text
-from edgedistil.records import ExplainRecord, ExportRecord, NotMeasured, ParityRecord, read_record
-from edgedistil.rundir import RunDir, open_run, tree_manifest
 
 Folder = Callable[[str], Path]
 
@@ -27,7 +39,9 @@ def text_file(tmp_path: Path, text: list[str]) -> Path:
 
 
 def artefact_bytes(folder: Path) -> dict[str, str]:
-    return {name: digest for name, digest in tree_manifest(folder).items() if name.startswith("onnx/")}
+    return {
+        name: digest for name, digest in tree_manifest(folder).items() if name.startswith("onnx/")
+    }
 
 
 @pytest.mark.slow
@@ -44,15 +58,22 @@ def test_a_run_gives_four_folders_with_records_and_proofs(finished_run: RunDir) 
     for record, parity in made:
         folder = run.export(record.model, record.task)
         assert read_record(folder / f"export.{record.precision}.json", ExportRecord) == record
-        assert read_record(run.parity(record.model, record.task, record.precision), ParityRecord) == parity
+        assert (
+            read_record(run.parity(record.model, record.task, record.precision), ParityRecord)
+            == parity
+        )
         assert run.probes(record.model, record.task).is_file()
-        assert [(folder / file.path).stat().st_size for file in record.files] == [file.bytes for file in record.files]
+        assert [(folder / file.path).stat().st_size for file in record.files] == [
+            file.bytes for file in record.files
+        ]
         assert sum(record.bytes_by_part.values()) <= sum(file.bytes for file in record.files)
         assert record.fused["attention"] == 2
         assert (folder / "config.json").is_file()
         assert (folder / "tokenizer.json").is_file()
     assert {path.name for path in run.exports.iterdir()} == {
-        f"{model}-{task}" for model in ("student", "teacher") for task in ("fill-mask", "feature-extraction")
+        f"{model}-{task}"
+        for model in ("student", "teacher")
+        for task in ("fill-mask", "feature-extraction")
     }
 
 
@@ -62,7 +83,12 @@ def test_every_precision_of_one_model_passes_and_is_named_for_its_clients(
 ) -> None:
     wanted = ["fp16", "uint8", "int8-static", "auto"]
     run, made = export(
-        "latest", model=str(folder("DistilBertModel")), quantize=wanted, text=text_file, max_drop=0.2, target="rpi4"
+        "latest",
+        model=str(folder("DistilBertModel")),
+        quantize=wanted,
+        text=text_file,
+        max_drop=0.2,
+        target="rpi4",
     )
     assert run.name == "DistilBertModel"
     place = run.export("DistilBertModel", "feature-extraction")
@@ -75,7 +101,11 @@ def test_every_precision_of_one_model_passes_and_is_named_for_its_clients(
     }
     by = {record.precision: record for record, _ in made}
     assert "frontier" in by["int8"].reasons
-    assert by["int8-static"].reasons["calibration"].split(":")[0] in {"min-max", "percentile", "entropy"}
+    assert by["int8-static"].reasons["calibration"].split(":")[0] in {
+        "min-max",
+        "percentile",
+        "entropy",
+    }
     said = " ".join(capsys.readouterr().err.split())
     assert "unsigned weights lose on rpi4" in said
     assert "smull" in said, "the reason of the chosen sign is printed"
@@ -94,16 +124,26 @@ def test_exporting_twice_gives_the_same_bytes_and_keeps_other_precisions(
     assert (place / "export.int8.json").is_file()
 
 
-def test_single_file_loads_without_anything_beside_it(folder: Folder, runs: Path, text_file: Path) -> None:
+def test_single_file_loads_without_anything_beside_it(
+    folder: Folder, runs: Path, text_file: Path
+) -> None:
     run, made = export(
-        "latest", model=str(folder("DistilBertModel")), quantize=["none"], text=text_file, single_file=True
+        "latest",
+        model=str(folder("DistilBertModel")),
+        quantize=["none"],
+        text=text_file,
+        single_file=True,
     )
     ((record, _),) = made
     assert [file.path for file in record.files] == ["onnx/model.onnx"]
     data = (run.export("DistilBertModel", "feature-extraction") / "onnx/model.onnx").read_bytes()
     opened = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
     ids = np.full((1, 7), 9)
-    assert opened.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0].shape == (1, 7, 44)
+    assert opened.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0].shape == (
+        1,
+        7,
+        44,
+    )
 
 
 def test_a_failed_gate_sets_the_artefact_apart_and_changes_nothing_else(
@@ -124,7 +164,9 @@ def test_a_failed_gate_sets_the_artefact_apart_and_changes_nothing_else(
         return variant
 
     monkeypatch.setattr(artefacts, "make_variant", spoil)
-    with pytest.raises(ParityError, match="DistilBertModel feature-extraction int8 failed its parity gate") as caught:
+    with pytest.raises(
+        ParityError, match="DistilBertModel feature-extraction int8 failed its parity gate"
+    ) as caught:
         export("latest", model=source, quantize=["int8"], text=text_file)
     assert caught.value.exit_code == 3
     apart = run.rejected / "DistilBertModel-feature-extraction.int8"
@@ -150,7 +192,12 @@ def test_a_failed_gate_sets_the_artefact_apart_and_changes_nothing_else(
     ],
 )
 def test_an_artefact_without_figures_is_set_apart_too(
-    folder: Folder, runs: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch, spoilt: str, told: str
+    folder: Folder,
+    runs: Path,
+    text_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoilt: str,
+    told: str,
 ) -> None:
     """NaN, another shape, or a batch that it cannot run: nothing can be compared, and it is refused all the same."""
     import onnx_ir as ir
@@ -181,7 +228,12 @@ def test_an_artefact_without_figures_is_set_apart_too(
         export("latest", model=source, quantize=["int8"], text=text_file, explain=spoilt == "nan")
     assert caught.value.exit_code == 3
     apart = run.rejected / "DistilBertModel-feature-extraction.int8"
-    assert {path.name for path in apart.iterdir()} >= {"model_int8.onnx", "export.json", "probes.npz", "refused.txt"}
+    assert {path.name for path in apart.iterdir()} >= {
+        "model_int8.onnx",
+        "export.json",
+        "probes.npz",
+        "refused.txt",
+    }
     assert "failed its parity gate" in (apart / "refused.txt").read_text()
     assert not (apart / "parity.json").exists()
     assert tree_manifest(place) == before
@@ -194,9 +246,15 @@ def artefacts_tensor(value, factor: float):
     return ir.Tensor(value.const_value.numpy() * np.float32(factor), name=value.name)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), StorageError("cannot write x: No space left on device")])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), StorageError("cannot write x: No space left on device")]
+)
 def test_interrupted_or_out_of_disk_leaves_what_was_there(
-    folder: Folder, runs: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    folder: Folder,
+    runs: Path,
+    text_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
 ) -> None:
     source = str(folder("DistilBertModel"))
     run, _ = export("latest", model=source, quantize=["none"], text=text_file)
@@ -252,7 +310,9 @@ def test_float32_comes_first_and_each_precision_once(given: list[str], expected:
     assert checked_precisions(given) == expected
 
 
-@pytest.mark.parametrize(("name", "advice"), [("int9", "did you mean 'int8'"), ("fp32", "did you mean 'none'")])
+@pytest.mark.parametrize(
+    ("name", "advice"), [("int9", "did you mean 'int8'"), ("fp32", "did you mean 'none'")]
+)
 def test_an_unknown_precision_is_refused(name: str, advice: str) -> None:
     with pytest.raises(InputError, match=f"no precision '{name}'; {advice}") as caught:
         checked_precisions([name])
@@ -266,7 +326,8 @@ def test_an_unknown_format_is_refused(finished_run: RunDir) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "is empty"), (b"\n  \n", "is empty"), (b"\xff\xfe", "is not UTF-8 text: byte 0")]
+    ("content", "message"),
+    [(b"", "is empty"), (b"\n  \n", "is empty"), (b"\xff\xfe", "is not UTF-8 text: byte 0")],
 )
 def test_text_that_is_no_text_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "text.txt"
@@ -306,10 +367,20 @@ def test_a_run_without_a_student_says_which_command_makes_one(runs: Path) -> Non
 
 
 def test_the_precisions_of_the_stage_are_those_of_the_command_line() -> None:
-    assert list(stage.PRECISIONS) == ["none", "fp16", "int8", "uint8", "int8-static", "int4", "auto"]
+    assert list(stage.PRECISIONS) == [
+        "none",
+        "fp16",
+        "int8",
+        "uint8",
+        "int8-static",
+        "int4",
+        "auto",
+    ]
 
 
-def test_explain_ort_and_push_go_with_an_export(folder: Folder, runs: Path, text_file: Path, tmp_path: Path) -> None:
+def test_explain_ort_and_push_go_with_an_export(
+    folder: Folder, runs: Path, text_file: Path, tmp_path: Path
+) -> None:
     pushed = tmp_path / "pushed"
     run, _ = export(
         "latest",
@@ -321,7 +392,8 @@ def test_explain_ort_and_push_go_with_an_export(folder: Folder, runs: Path, text
         push=pushed.as_uri(),
     )
     explained = read_record(
-        run.parity("DistilBertForMaskedLM", "fill-mask", "int8").with_suffix(".explain.json"), ExplainRecord
+        run.parity("DistilBertForMaskedLM", "fill-mask", "int8").with_suffix(".explain.json"),
+        ExplainRecord,
     )
     assert explained.worst_part in {part.part for part in explained.parts}
     assert not isinstance(explained.gains, NotMeasured), "what float would buy was tried"

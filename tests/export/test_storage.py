@@ -7,19 +7,22 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgedistil.errors import ModelError, StorageError
+from edgedistil.core.errors import ModelError, StorageError
 from edgedistil.export import storage
 from edgedistil.export.passes import Shape, run_passes, standard_passes
 from edgedistil.export.storage import save_graph
 from edgedistil.export.trace import trace
-from edgedistil.parity.stored import check_stored
+from edgedistil.parity.onnx_file import check_stored
 
 
 @pytest.fixture
 def graph(model) -> ir.Model:
     source = model("DistilBertModel")
     made = trace(source, task="feature-extraction", token_types=False)
-    run_passes(made, standard_passes(Shape.of(made, source.config), token_types=False, drop_token_types=False))
+    run_passes(
+        made,
+        standard_passes(Shape.of(made, source.config), token_types=False, drop_token_types=False),
+    )
     return made
 
 
@@ -39,7 +42,9 @@ def test_the_same_graph_gives_the_same_bytes(graph, tmp_path: Path) -> None:
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-def test_a_single_file_over_two_gigabytes_is_refused(graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_file_over_two_gigabytes_is_refused(
+    graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(storage, "PROTOBUF_LIMIT_BYTES", 1000)
     with pytest.raises(ModelError, match="one ONNX file holds 2 GiB"):
         save_graph(graph, tmp_path / "model.onnx", external=False)
@@ -55,7 +60,9 @@ def test_a_full_disk_is_a_storage_error(graph) -> None:
 
 def test_large_weights_start_at_a_page(tmp_path: Path, graph) -> None:
     """A runtime maps a weight into memory only where it starts at a page of the file."""
-    value = next(v for n, v in graph.graph.initializers.items() if n.endswith("position_embeddings.weight"))
+    value = next(
+        v for n, v in graph.graph.initializers.items() if n.endswith("position_embeddings.weight")
+    )
     value.const_value = ir.Tensor(np.ones((8191, 44), np.float32), name=value.name)
     path, _ = save_graph(graph, tmp_path / "model.onnx", external=True)
     proto = onnx.load(path, load_external_data=False)

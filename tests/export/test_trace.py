@@ -27,12 +27,16 @@ def finished(model: PreTrainedModel, task: str, *, drop_token_types: bool = Fals
     token_types = model.config.model_type == "bert"
     graph = trace(model, task=task, token_types=token_types)
     shape = Shape.of(graph, model.config)
-    run_passes(graph, standard_passes(shape, token_types=token_types, drop_token_types=drop_token_types))
+    run_passes(
+        graph, standard_passes(shape, token_types=token_types, drop_token_types=drop_token_types)
+    )
     return graph
 
 
 def session(graph: ir.Model) -> ort.InferenceSession:
-    return ort.InferenceSession(ir.to_proto(graph).SerializeToString(), providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        ir.to_proto(graph).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
 
 
 def feeds(opened: ort.InferenceSession, B: int, L: int, vocabulary: int) -> dict[str, np.ndarray]:
@@ -58,8 +62,14 @@ def test_shapes_that_were_not_traced_answer_like_pytorch(model, name: str, task:
             expected = source(**{key: torch.from_numpy(value) for key, value in given.items()})
         for got, output in zip(opened.run(None, given), OUTPUTS[task], strict=True):
             want = expected[output].numpy()
-            attended = given["attention_mask"] == 1 if want.ndim > 1 and want.shape[1:2] == (L,) else slice(None)
-            np.testing.assert_allclose(got[attended], want[attended], atol=2e-5, err_msg=f"{output} at {B} x {L}")
+            attended = (
+                given["attention_mask"] == 1
+                if want.ndim > 1 and want.shape[1:2] == (L,)
+                else slice(None)
+            )
+            np.testing.assert_allclose(
+                got[attended], want[attended], atol=2e-5, err_msg=f"{output} at {B} x {L}"
+            )
 
 
 def test_axes_are_named_and_inputs_are_standard(model) -> None:
@@ -76,7 +86,9 @@ def test_token_types_can_be_left_out_and_then_every_token_is_of_segment_a(model)
     assert [each.name for each in opened.get_inputs()] == ["input_ids", "attention_mask"]
     given = feeds(opened, 3, 7, source.config.vocab_size)
     with torch.no_grad():
-        want = source(**{key: torch.from_numpy(value) for key, value in given.items()}).last_hidden_state.numpy()
+        want = source(
+            **{key: torch.from_numpy(value) for key, value in given.items()}
+        ).last_hidden_state.numpy()
     attended = given["attention_mask"] == 1
     np.testing.assert_allclose(opened.run(None, given)[0][attended], want[attended], atol=2e-5)
 
@@ -88,4 +100,6 @@ def test_tracing_leaves_the_model_as_it_was(model) -> None:
     assert source.config._attn_implementation == before != TRACED
     name = "embeddings.word_embeddings.weight"
     own = source.embeddings.word_embeddings.weight.numpy()
-    assert np.shares_memory(weights[name].const_value.numpy(), own), "a copy would double the memory"
+    assert np.shares_memory(weights[name].const_value.numpy(), own), (
+        "a copy would double the memory"
+    )

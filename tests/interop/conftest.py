@@ -15,11 +15,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
 
-from edgedistil import assets
-from edgedistil.export import probe, stage
+from edgedistil.core import assets
+from edgedistil.core.rundir import RunDir
+from edgedistil.export import reference as probe
+from edgedistil.export import stage
 from edgedistil.models.student import make_student
 from edgedistil.models.teacher import load_teacher
-from edgedistil.rundir import RunDir
 
 HERE = Path(__file__).resolve().parent
 LABELS = 3
@@ -83,7 +84,9 @@ def packages(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> dict
         seed=7,
     )
     torch.manual_seed(7)
-    config = DistilBertConfig(**{**student.config.to_dict(), "id2label": {i: f"class {i}" for i in range(LABELS)}})
+    config = DistilBertConfig(
+        **{**student.config.to_dict(), "id2label": {i: f"class {i}" for i in range(LABELS)}}
+    )
     classifier = DistilBertForSequenceClassification(config)
     classifier.distilbert.load_state_dict(student.distilbert.state_dict())
     run = RunDir(tmp_path_factory.mktemp("interop") / "run")
@@ -101,7 +104,9 @@ def packages(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> dict
             source = run.path / "sources" / f"{name}-{task}"
             model.eval().save_pretrained(source)
             teacher.tokenizer.save_pretrained(source)
-            stage.export_folder(run, source, name=name, role="other", task=task, precisions=["int8"], text=texts)
+            stage.export_folder(
+                run, source, name=name, role="other", task=task, precisions=["int8"], text=texts
+            )
             package = Package(run.export(name, task), task, model)
             made[package.key] = package
     return made
@@ -113,7 +118,9 @@ def pytorch(packages: dict[str, Package]) -> Callable[[Package, list[str]], dict
 
     def _ask(package: Package, texts: list[str]) -> dict[str, np.ndarray]:
         tokenizer = AutoTokenizer.from_pretrained(package.folder)
-        inputs = tokenizer(texts, padding=True, truncation=True, max_length=512, return_tensors="pt")
+        inputs = tokenizer(
+            texts, padding=True, truncation=True, max_length=512, return_tensors="pt"
+        )
         if package.model.config.model_type == "distilbert":
             inputs.pop("token_type_ids", None)
         with torch.inference_mode():
@@ -137,26 +144,46 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
         environment = environments.ENVIRONMENTS[name]
         folder = environments.build(environment)
         place = tmp_path_factory.mktemp("client")
-        request, answer = place / "request.json", place / ("answer.npz" if script.endswith(".py") else "answer.json")
+        request, answer = (
+            place / "request.json",
+            place / ("answer.npz" if script.endswith(".py") else "answer.json"),
+        )
         request.write_text(json.dumps({"jobs": jobs}))
         extra = [] if environment.program == "python" else [str(folder)]
-        command = [str(environment.executable), str(HERE / "clients" / script), *extra, str(request), str(answer)]
+        command = [
+            str(environment.executable),
+            str(HERE / "clients" / script),
+            *extra,
+            str(request),
+            str(answer),
+        ]
         # Offline is part of the claim: a folder of ours needs nothing from a hub.
-        variables = environments.clean_environment() | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, timeout=500)
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        variables = environments.clean_environment() | {
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+        }
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=variables, timeout=500
+        )
+        assert done.returncode == 0, (
+            f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        )
         return dict(np.load(answer)) if answer.suffix == ".npz" else json.loads(answer.read_text())
 
     return _ask
 
 
 @pytest.fixture(scope="session")
-def jobs(packages: dict[str, Package], texts: list[str], masked_texts: list[str]) -> list[dict[str, Any]]:
+def jobs(
+    packages: dict[str, Package], texts: list[str], masked_texts: list[str]
+) -> list[dict[str, Any]]:
     """Every package in fp32 and int8."""
     return list(_jobs(packages, texts, masked_texts))
 
 
-def _jobs(packages: dict[str, Package], texts: list[str], masked_texts: list[str]) -> Iterator[dict[str, Any]]:
+def _jobs(
+    packages: dict[str, Package], texts: list[str], masked_texts: list[str]
+) -> Iterator[dict[str, Any]]:
     for package in packages.values():
         for dtype, file in (("fp32", "model.onnx"), ("int8", "model_int8.onnx")):
             yield {

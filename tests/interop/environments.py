@@ -18,10 +18,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistil.assets import cache_root
+from edgedistil.core.assets import cache_root
 
 ROOT = Path(__file__).resolve().parents[2]
-TORCH = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
+TORCH = next(
+    line
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+    if line.startswith("torch==")
+)
 READY = ".ready"
 
 
@@ -35,8 +39,12 @@ class Environment:
 
     @property
     def folder(self) -> Path:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}" if self.program == "python" else ""
-        digest = hashlib.sha256(json.dumps([self.packages, self.program, version, TORCH]).encode()).hexdigest()
+        version = (
+            f"{sys.version_info.major}.{sys.version_info.minor}" if self.program == "python" else ""
+        )
+        digest = hashlib.sha256(
+            json.dumps([self.packages, self.program, version, TORCH]).encode()
+        ).hexdigest()
         return cache_root() / "interop" / f"{self.name}-{digest[:12]}"
 
     @property
@@ -46,7 +54,11 @@ class Environment:
     @property
     def executable(self) -> Path:
         """The interpreter that sees the packages."""
-        return self.folder / "bin" / "python" if self.program == "python" else Path(shutil.which("node") or "node")
+        return (
+            self.folder / "bin" / "python"
+            if self.program == "python"
+            else Path(shutil.which("node") or "node")
+        )
 
 
 ENVIRONMENTS = {
@@ -84,10 +96,19 @@ def build(environment: Environment) -> Path:
     print(f"building {folder}: {', '.join(environment.packages)}", file=sys.stderr)
     if environment.program == "python":
         _run([sys.executable, "-m", "venv", str(folder)])
-        pip = [str(environment.executable), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [
+            str(environment.executable),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
         _run([*pip, *environment.packages])
     else:
-        (folder / "package.json").write_text('{"name": "interop", "private": true, "type": "module"}\n')
+        (folder / "package.json").write_text(
+            '{"name": "interop", "private": true, "type": "module"}\n'
+        )
         # The CPU runtime lies in the package; its install script would only fetch one for a GPU.
         npm = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
         _run([*npm, *environment.packages], cwd=folder)
@@ -96,7 +117,9 @@ def build(environment: Environment) -> Path:
 
 
 def _run(command: list[str], cwd: Path | None = None) -> None:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=clean_environment())
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False, env=clean_environment()
+    )
     if done.returncode != 0:
         end = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{end}")
@@ -104,7 +127,11 @@ def _run(command: list[str], cwd: Path | None = None) -> None:
 
 def clean_environment() -> dict[str, str]:
     """Ours without what would make a child look into this environment's packages."""
-    return {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}}
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if key not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
+    }
 
 
 if __name__ == "__main__":

@@ -48,9 +48,15 @@ def expected(expect, jobs) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _here(package, file: str, answer: dict[str, np.ndarray]) -> np.ndarray:
-    session = ort.InferenceSession(package.folder / "onnx" / file, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        package.folder / "onnx" / file, providers=["CPUExecutionProvider"]
+    )
     ids = answer["input_ids"]
-    feeds = {"input_ids": ids, "attention_mask": answer["attention_mask"], "token_type_ids": ids * 0}
+    feeds = {
+        "input_ids": ids,
+        "attention_mask": answer["attention_mask"],
+        "token_type_ids": ids * 0,
+    }
     [output] = session.run(None, {each.name: feeds[each.name] for each in session.get_inputs()})
     return output[ids == 103] if package.task == "fill-mask" else output
 
@@ -65,18 +71,26 @@ def _mean(answer: dict[str, np.ndarray], output_BLD: np.ndarray) -> np.ndarray:
     return (output_BLD * weights_BL1).sum(axis=1) / weights_BL1.sum(axis=1)
 
 
-def _assert_as_expected(answers: dict[str, np.ndarray], expected, jobs: list[dict[str, Any]]) -> None:
+def _assert_as_expected(
+    answers: dict[str, np.ndarray], expected, jobs: list[dict[str, Any]]
+) -> None:
     for job in jobs:
         key, answer = job["key"], expected[job["key"]]
         np.testing.assert_array_equal(answers[f"{key}/input_ids"], answer["input_ids"], err_msg=key)
-        got, wanted = (_attended(answer, each) for each in (answers[f"{key}/output"], answer["output"]))
+        got, wanted = (
+            _attended(answer, each) for each in (answers[f"{key}/output"], answer["output"])
+        )
         assert got.shape == wanted.shape, key
-        assert np.abs(got - wanted).max() <= (FLOAT32 if job["dtype"] == "fp32" else SAME_KERNELS), key
+        assert np.abs(got - wanted).max() <= (
+            FLOAT32 if job["dtype"] == "fp32" else SAME_KERNELS
+        ), key
 
 
 def test_the_text_reaches_the_models_limit(expected) -> None:
     lengths = {key: answer["input_ids"].shape for key, answer in expected.items()}
-    assert lengths["student-feature-extraction.fp32"] == (TEXTS, LONGEST), "the longest text is cut, the others padded"
+    assert lengths["student-feature-extraction.fp32"] == (TEXTS, LONGEST), (
+        "the longest text is cut, the others padded"
+    )
     assert len(lengths) == 8
 
 
@@ -89,7 +103,9 @@ def test_optimum_loads_every_package(client, expected, jobs) -> None:
         answer = expected[job["key"]]
         wanted = _mean(answer, answer["output"])
         got = answers[f"{job['key']}/sentence"]
-        tolerance = FLOAT32 if job["dtype"] == "fp32" else SAME_KERNELS  # texts in another order, the same batch
+        tolerance = (
+            FLOAT32 if job["dtype"] == "fp32" else SAME_KERNELS
+        )  # texts in another order, the same batch
         assert np.abs(got - wanted).max() <= tolerance, job["key"]
 
 
@@ -100,7 +116,9 @@ def test_onnxruntime_with_tokenizers_is_enough(client, expected, jobs) -> None:
 @pytest.mark.needs("node", "npm")
 def test_transformers_js_runs_fp32_and_int8_on_node(client, expect, jobs) -> None:
     # It cuts a text that is too long after it has added [SEP], and so loses that: its own affair, whatever the folder.
-    asked = [job | {"texts": job["texts"][:3]} for job in jobs if job["task"] != "text-classification"]
+    asked = [
+        job | {"texts": job["texts"][:3]} for job in jobs if job["task"] != "text-classification"
+    ]
     answers = client("transformers.js", "transformers_js.mjs", asked)
     assert len(asked) == 6
     expected = expect(asked)
@@ -110,13 +128,17 @@ def test_transformers_js_runs_fp32_and_int8_on_node(client, expect, jobs) -> Non
         np.testing.assert_array_equal(ids, wanted["input_ids"], err_msg=job["key"])
         tolerance = FLOAT32 if job["dtype"] == "fp32" else OTHER_RELEASE
         if job["task"] == "fill-mask":
-            _assert_same_words(answer["output"], wanted["output"], job["key"], relative=10 * tolerance)
+            _assert_same_words(
+                answer["output"], wanted["output"], job["key"], relative=10 * tolerance
+            )
         else:
             got = np.array(answer["output"]).reshape(answer["dims"])
             assert np.abs(got - _mean(wanted, wanted["output"])).max() <= tolerance, job["key"]
 
 
-def _assert_same_words(found: list[list[dict[str, Any]]], logits_NV: np.ndarray, key: str, *, relative: float) -> None:
+def _assert_same_words(
+    found: list[list[dict[str, Any]]], logits_NV: np.ndarray, key: str, *, relative: float
+) -> None:
     """The scores of the five words that the client likes best are the model's own, in a falling order."""
     shifted_NV = np.exp(logits_NV.astype(np.float64) - logits_NV.max(axis=-1, keepdims=True))
     scores_NV = shifted_NV / shifted_NV.sum(axis=-1, keepdims=True)

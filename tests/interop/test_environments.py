@@ -7,15 +7,23 @@ from pathlib import Path
 
 import pytest
 
-environments = sys.modules["interop_environments"]  # loaded by conftest.py, as no test imports another file
+environments = sys.modules[
+    "interop_environments"
+]  # loaded by conftest.py, as no test imports another file
 
 
-def test_a_finished_environment_is_used_without_an_installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_environment_is_used_without_an_installer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EDGEDISTIL_CACHE", str(tmp_path))
     environment = environments.ENVIRONMENTS["plain"]
     environment.folder.mkdir(parents=True)
     (environment.folder / environments.READY).touch()
-    monkeypatch.setattr(environments.subprocess, "run", lambda *_args, **_more: pytest.fail("an installer was called"))
+    monkeypatch.setattr(
+        environments.subprocess,
+        "run",
+        lambda *_args, **_more: pytest.fail("an installer was called"),
+    )
     assert environments.build(environment) == environment.folder
 
 
@@ -34,7 +42,9 @@ def test_an_interrupted_build_starts_over_and_a_failed_one_is_told(
         )
 
     monkeypatch.setattr(environments.subprocess, "run", fail)
-    with pytest.raises(RuntimeError, match=r"pip install .* ended with 1:\nno matching distribution"):
+    with pytest.raises(
+        RuntimeError, match=r"pip install .* ended with 1:\nno matching distribution"
+    ):
         environments.build(environment)
     assert not environment.is_ready
     assert not (environment.folder / "half").exists()
@@ -43,4 +53,6 @@ def test_an_interrupted_build_starts_over_and_a_failed_one_is_told(
 def test_the_folder_changes_with_the_packages_only() -> None:
     plain = environments.ENVIRONMENTS["plain"]
     assert dataclasses.replace(plain).folder == plain.folder
-    assert dataclasses.replace(plain, packages=(*plain.packages, "six==1.17.0")).folder != plain.folder
+    assert (
+        dataclasses.replace(plain, packages=(*plain.packages, "six==1.17.0")).folder != plain.folder
+    )

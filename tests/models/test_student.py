@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForMaskedLM, DistilBertForMaskedLM
 
-from edgedistil.assets import cache_root
-from edgedistil.errors import ModelError
+from edgedistil.core.assets import cache_root
+from edgedistil.core.errors import ModelError
 from edgedistil.models.student import alternate_layers, load_student, make_student
 from edgedistil.models.teacher import load_teacher
 
@@ -73,7 +73,9 @@ def test_identity_map_with_folded_segment_equals_the_real_teacher() -> None:
         padding=True, return_tensors="pt",
     )  # fmt: skip
     with torch.no_grad():
-        theirs = teacher.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        theirs = teacher.model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        ).logits
         ours = student(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         unfolded = _student(teacher.model, layer_map=range(6), fold_segment=False).eval()
         off = unfolded(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
@@ -86,15 +88,20 @@ def test_each_layer_comes_from_the_layer_that_the_map_names() -> None:
     teacher = _teacher()
     student = _student(teacher, layer_map=[3, 1, 1])
     for ours, source in zip(student.distilbert.transformer.layer, (3, 1, 1), strict=True):
-        assert torch.equal(ours.ffn.lin1.weight, teacher.bert.encoder.layer[source].intermediate.dense.weight)
-        assert torch.equal(ours.attention.v_lin.bias, teacher.bert.encoder.layer[source].attention.self.value.bias)
+        assert torch.equal(
+            ours.ffn.lin1.weight, teacher.bert.encoder.layer[source].intermediate.dense.weight
+        )
+        assert torch.equal(
+            ours.attention.v_lin.bias, teacher.bert.encoder.layer[source].attention.self.value.bias
+        )
 
 
 def test_switches() -> None:
     teacher = _teacher()
     positions = teacher.bert.embeddings.position_embeddings.weight
     assert torch.equal(
-        _student(teacher, fold_segment=False).distilbert.embeddings.position_embeddings.weight, positions
+        _student(teacher, fold_segment=False).distilbert.embeddings.position_embeddings.weight,
+        positions,
     )
     transform = teacher.cls.predictions.transform.dense.weight
     assert torch.equal(_student(teacher).vocab_transform.weight, transform)
@@ -122,7 +129,9 @@ def test_random_initialisation_takes_nothing_and_follows_the_seed() -> None:
     words = "distilbert.embeddings.word_embeddings.weight"
     assert torch.equal(first.state_dict()[words], again.state_dict()[words])
     assert not torch.equal(first.state_dict()[words], other.state_dict()[words])
-    assert not torch.equal(first.state_dict()[words], teacher.bert.embeddings.word_embeddings.weight)
+    assert not torch.equal(
+        first.state_dict()[words], teacher.bert.embeddings.word_embeddings.weight
+    )
 
 
 def test_making_a_student_leaves_the_global_generator_alone() -> None:
@@ -135,7 +144,8 @@ def test_making_a_student_leaves_the_global_generator_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer_map", "message"), [([0, 4], "no layer 4"), ([-1], "no layer -1"), ([], "layer map is empty")]
+    ("layer_map", "message"),
+    [([0, 4], "no layer 4"), ([-1], "no layer -1"), ([], "layer map is empty")],
 )
 def test_layer_map_out_of_range(layer_map: list[int], message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
@@ -155,9 +165,15 @@ def test_a_student_is_distilled_further_from_where_it_was(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("layers", "made_for", "told"),
-    [(3, 4, "has layers 2, expected 3"), (2, None, "no config.json there"), (2, "bert", "is a bert, not a distilbert")],
+    [
+        (3, 4, "has layers 2, expected 3"),
+        (2, None, "no config.json there"),
+        (2, "bert", "is a bert, not a distilbert"),
+    ],
 )
-def test_a_student_that_does_not_fit_is_told(layers: int, made_for: object, told: str, tmp_path: Path) -> None:
+def test_a_student_that_does_not_fit_is_told(
+    layers: int, made_for: object, told: str, tmp_path: Path
+) -> None:
     teacher = _teacher()
     if made_for is not None:
         (teacher if made_for == "bert" else _student(teacher)).save_pretrained(tmp_path)

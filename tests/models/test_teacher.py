@@ -8,13 +8,32 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizer, DistilBertConfig, DistilBertForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    BertTokenizer,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+)
 
-from edgedistil.assets import cache_root
-from edgedistil.errors import ModelError, OfflineError
+from edgedistil.core.assets import cache_root
+from edgedistil.core.errors import ModelError, OfflineError
 from edgedistil.models.teacher import load_teacher
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "student", "reads", "##er", "a", "teacher"]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "the",
+    "student",
+    "reads",
+    "##er",
+    "a",
+    "teacher",
+]
 
 
 def _config(vocabulary: int = len(WORDS)) -> BertConfig:
@@ -38,7 +57,9 @@ def _load(source: Path | str, cache: Path) -> object:
     return load_teacher(str(source), revision=None, cache=cache)
 
 
-def test_a_folder_with_head(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_head(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     teacher = load_teacher(str(folder), revision=None, cache=tmp_path)
     expected = BertForMaskedLM.from_pretrained(folder).cls.predictions.transform.dense.weight
     capfd.readouterr()
@@ -60,7 +81,9 @@ def test_the_real_package(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert len(teacher.tokenizer("a")["input_ids"]) == 3
     on_disk = json.loads((teacher.folder / "tokenizer.json").read_text())
     assert on_disk["truncation"] is None and on_disk["padding"] is None
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in teacher.folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        p.name for p in teacher.folder.iterdir()
+    }
     assert "corrupted" not in capfd.readouterr().err
 
 
@@ -74,7 +97,12 @@ def test_an_encoder_without_head(folder: Path, tmp_path: Path) -> None:
 
 def test_truncation_and_padding_of_the_file_are_switched_off(folder: Path, tmp_path: Path) -> None:
     data = json.loads((folder / "tokenizer.json").read_text())
-    data["truncation"] = {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    data["truncation"] = {
+        "max_length": 4,
+        "strategy": "LongestFirst",
+        "stride": 0,
+        "direction": "Right",
+    }
     (folder / "tokenizer.json").write_text(json.dumps(data))
     teacher = load_teacher(str(folder), revision=None, cache=tmp_path)
     assert len(teacher.tokenizer("the student reads a teacher")["input_ids"]) == 7
@@ -83,7 +111,9 @@ def test_truncation_and_padding_of_the_file_are_switched_off(folder: Path, tmp_p
 def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
-    with pytest.raises(ModelError, match=r"no weights in safetensors, only pytorch_model\.bin") as caught:
+    with pytest.raises(
+        ModelError, match=r"no weights in safetensors, only pytorch_model\.bin"
+    ) as caught:
         _load(folder, tmp_path)
     assert "save_pretrained" in str(caught.value)
 
@@ -91,13 +121,17 @@ def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
 def test_a_model_of_another_kind(folder: Path, tmp_path: Path) -> None:
     config = DistilBertConfig(vocab_size=len(WORDS), dim=22, n_heads=2, hidden_dim=31, n_layers=1)
     DistilBertForMaskedLM(config).save_pretrained(folder)
-    with pytest.raises(ModelError, match=r"type 'distilbert' \(DistilBertForMaskedLM\); supported: bert"):
+    with pytest.raises(
+        ModelError, match=r"type 'distilbert' \(DistilBertForMaskedLM\); supported: bert"
+    ):
         _load(folder, tmp_path)
 
 
 def test_vocabularies_that_differ(folder: Path, tmp_path: Path) -> None:
     BertForMaskedLM(_config(vocabulary=13)).save_pretrained(folder)
-    with pytest.raises(ModelError, match="do not belong together: 11 tokens in the tokenizer, 13 in the model"):
+    with pytest.raises(
+        ModelError, match="do not belong together: 11 tokens in the tokenizer, 13 in the model"
+    ):
         _load(folder, tmp_path)
 
 
@@ -152,7 +186,7 @@ def test_a_broken_layout_is_never_left(tmp_path: Path, monkeypatch: pytest.Monke
     def fail(*_: object) -> bytes:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgedistil.assets.read_member", fail)
+    monkeypatch.setattr("edgedistil.core.assets.read_member", fail)
     with pytest.raises(KeyboardInterrupt):
         _load("asset:minilm", tmp_path)
     assert list((tmp_path / "models").iterdir()) == []

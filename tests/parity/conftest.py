@@ -10,9 +10,9 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedTokenizerFast
 
+from edgedistil.core.rundir import RunDir
 from edgedistil.export.stage import export_folder
 from edgedistil.parity.probes import Probes
-from edgedistil.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -73,6 +73,14 @@ def exported(
     run = RunDir(tmp_path_factory.mktemp("run"))
     tiny_student.save_pretrained(run.student)
     tiny_tokenizer.save_pretrained(run.student)
-    export_folder(run, run.student, name="student", role="student", task="fill-mask", precisions=["none"], text=english)
+    export_folder(
+        run,
+        run.student,
+        name="student",
+        role="student",
+        task="fill-mask",
+        precisions=["none"],
+        text=english,
+    )
     graph = run.export("student", "fill-mask") / "onnx" / "model.onnx"
     return Exported(graph, Probes.load(run.probes("student", "fill-mask")), run.student)

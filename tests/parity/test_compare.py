@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgedistil.errors import ModelError, ParityError, ShapeError
+from edgedistil.core.errors import ModelError, ParityError, ShapeError
+from edgedistil.core.records import NotMeasured
 from edgedistil.parity.compare import (
     MIN_VALUES,
     TIE_MARGIN,
@@ -18,13 +19,14 @@ from edgedistil.parity.compare import (
     reduce_outputs,
 )
 from edgedistil.parity.probes import ProbeBatch, Probes
-from edgedistil.records import NotMeasured
 
 B, L, D, V = 2, 5, 11, 13
 RNG = np.random.default_rng(3)
 
 
-def _batch(task: str, *, length: int = L, labels: int = 3) -> tuple[ProbeBatch, dict[str, np.ndarray]]:
+def _batch(
+    task: str, *, length: int = L, labels: int = 3
+) -> tuple[ProbeBatch, dict[str, np.ndarray]]:
     """A padded batch (the second sequence is one token shorter), and outputs equal to what it expects."""
     mask_BL = np.ones((B, length), np.int64)
     mask_BL[1, -1] = 0
@@ -44,7 +46,9 @@ def _batch(task: str, *, length: int = L, labels: int = 3) -> tuple[ProbeBatch, 
         choices_M, margins_M = masked_MV.argmax(-1), margins(masked_MV)
     elif task == "text-classification":
         rows_N2 = np.zeros((0, 2), np.int64)
-    picked = {n: o[rows_N2[:, 0], rows_N2[:, 1]] if len(rows_N2) else o.copy() for n, o in outputs.items()}
+    picked = {
+        n: o[rows_N2[:, 0], rows_N2[:, 1]] if len(rows_N2) else o.copy() for n, o in outputs.items()
+    }
     batch = ProbeBatch(
         input_ids_BL=np.ones((B, length), np.int64),
         attention_mask_BL=mask_BL,
@@ -65,7 +69,13 @@ def _probes(task: str, *batches: ProbeBatch) -> Probes:
     return Probes(task, "0" * 64, 1, ("embeddings",), batches)
 
 
-TASKS = ["fill-mask", "feature-extraction", "text-classification", "token-classification", "question-answering"]
+TASKS = [
+    "fill-mask",
+    "feature-extraction",
+    "text-classification",
+    "token-classification",
+    "question-answering",
+]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -77,7 +87,9 @@ def test_equal_outputs_have_no_error(task: str) -> None:
     if task == "feature-extraction":
         assert [figures.cosine_min, figures.cosine_mean] == pytest.approx([1, 1])
         assert figures.kl_nats == NotMeasured(not_measured="feature-extraction: no distribution")
-        assert figures.agreement == NotMeasured(not_measured="feature-extraction: nothing is decided")
+        assert figures.agreement == NotMeasured(
+            not_measured="feature-extraction: nothing is decided"
+        )
     else:
         assert figures.kl_nats == pytest.approx(0, abs=1e-12)
         assert figures.agreement == 1
@@ -97,7 +109,9 @@ def test_one_changed_value_is_the_largest_difference_and_the_mean_is_over_all(ta
     assert figures.mean_abs == pytest.approx(0.25 * touched / values, rel=1e-5)
 
 
-@pytest.mark.parametrize("task", ["fill-mask", "feature-extraction", "token-classification", "question-answering"])
+@pytest.mark.parametrize(
+    "task", ["fill-mask", "feature-extraction", "token-classification", "question-answering"]
+)
 def test_what_stands_at_padding_does_not_count(task: str) -> None:
     batch, outputs = _batch(task)
     for array in outputs.values():
@@ -139,7 +153,9 @@ def test_a_regression_has_no_label_and_no_distribution() -> None:
 
 
 def test_by_length_adds_up_to_the_whole() -> None:
-    (one, first), (two, second), (three, third) = (_batch("feature-extraction", length=n) for n in (3, 7, 3))
+    (one, first), (two, second), (three, third) = (
+        _batch("feature-extraction", length=n) for n in (3, 7, 3)
+    )
     second["last_hidden_state"] += 0.5
     result = compare(_probes("feature-extraction", one, two, three), [first, second, third])
     assert [row.length for row in result.by_length] == [3, 7]
@@ -147,7 +163,9 @@ def test_by_length_adds_up_to_the_whole() -> None:
     assert [row.max_abs for row in result.by_length] == [0, pytest.approx(0.5)]
     assert result.overall.sequences == 6
     assert result.overall.length == NotMeasured(not_measured="all of 3, 7")
-    assert result.overall.mean_abs == pytest.approx(0.5 * 13 / (2 * 5 + 13))  # rows: 2·(3+2) and 7+6
+    assert result.overall.mean_abs == pytest.approx(
+        0.5 * 13 / (2 * 5 + 13)
+    )  # rows: 2·(3+2) and 7+6
     short, long = (row.cosine_mean for row in result.by_length)
     assert isinstance(short, float) and isinstance(long, float)
     assert result.overall.cosine_mean == pytest.approx((10 * short + 13 * long) / 23)
@@ -155,18 +173,24 @@ def test_by_length_adds_up_to_the_whole() -> None:
 
 def test_reduced_outputs_are_compared_as_the_raw_ones() -> None:
     batch, outputs = _batch("fill-mask")
-    outputs["logits"] = outputs["logits"] + RNG.normal(size=outputs["logits"].shape).astype(np.float32)
+    outputs["logits"] = outputs["logits"] + RNG.normal(size=outputs["logits"].shape).astype(
+        np.float32
+    )
     reduced = reduce_outputs(batch, outputs)
     assert reduced["logits"].shape == batch.outputs["logits"].shape
     probes = _probes("fill-mask", batch)
     assert compare_outputs(probes, [reduced]) == compare_outputs(probes, [outputs])
-    assert compare_outputs(probes, [reduce_outputs(batch, reduced)]) == compare_outputs(probes, [outputs])
+    assert compare_outputs(probes, [reduce_outputs(batch, reduced)]) == compare_outputs(
+        probes, [outputs]
+    )
 
 
 def test_not_finite_is_told_not_compared() -> None:
     batch, outputs = _batch("token-classification")
     outputs["logits"][0, 0, 0] = np.nan
-    with pytest.raises(ParityError, match=r"output 'logits' holds 1 values that are NaN or infinite .*2 × 5 tokens"):
+    with pytest.raises(
+        ParityError, match=r"output 'logits' holds 1 values that are NaN or infinite .*2 × 5 tokens"
+    ):
         compare_outputs(_probes("token-classification", batch), [outputs])
 
 
@@ -205,7 +229,15 @@ def test_margins_are_between_the_two_largest() -> None:
 
 def test_an_empty_tally_adds_nothing() -> None:
     tally = Tally(
-        sequences=3, values=5, abs_sum=2, abs_max=1, cosine_min=0.5, cosine_sum=2.5, rows=3, decisions=4, agreed=3
+        sequences=3,
+        values=5,
+        abs_sum=2,
+        abs_max=1,
+        cosine_min=0.5,
+        cosine_sum=2.5,
+        rows=3,
+        decisions=4,
+        agreed=3,
     )
     assert tally + Tally() == tally
 
@@ -214,11 +246,18 @@ def test_concordance_of_single_values_by_hand() -> None:
     batch, outputs = _batch("text-classification", labels=1)
     count = -(-MIN_VALUES // len(batch.outputs["logits"]))
     expected = np.concatenate([batch.outputs["logits"][:, 0]] * count)
-    noisy = {"logits": outputs["logits"] + np.linspace(0, 1, len(outputs["logits"]), dtype=np.float32)[:, None]}
+    noisy = {
+        "logits": outputs["logits"]
+        + np.linspace(0, 1, len(outputs["logits"]), dtype=np.float32)[:, None]
+    }
     probes = _probes("text-classification", *[batch] * count)
     figures = compare_outputs(probes, [noisy] * count)
     got = np.tile(noisy["logits"][:, 0], count)
-    by_hand = 2 * np.cov(expected, got, ddof=0)[0, 1] / (expected.var() + got.var() + (expected - got).mean() ** 2)
+    by_hand = (
+        2
+        * np.cov(expected, got, ddof=0)[0, 1]
+        / (expected.var() + got.var() + (expected - got).mean() ** 2)
+    )
     assert figures.concordance == pytest.approx(by_hand, rel=1e-5)
 
     def of(logits: np.ndarray) -> object:
@@ -228,6 +267,6 @@ def test_concordance_of_single_values_by_hand() -> None:
     assert of(np.ones_like(outputs["logits"])) == 0.0
     assert of(outputs["logits"] * 2) < 0.95, "Pearson's would be 1"
     assert of(outputs["logits"] + 3) < 0.95, "Pearson's would be 1"
-    assert isinstance(compare_outputs(_probes("text-classification", batch), [outputs]).concordance, NotMeasured) == (
-        len(batch.outputs["logits"]) < MIN_VALUES
-    )
+    assert isinstance(
+        compare_outputs(_probes("text-classification", batch), [outputs]).concordance, NotMeasured
+    ) == (len(batch.outputs["logits"]) < MIN_VALUES)

@@ -7,11 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgedistil.errors import ModelError, ParityError
-from edgedistil.parity.compare import compare
-from edgedistil.parity.gate import check_artefact, check_tolerance, judge, open_runner, require_parity, tell_failure
-from edgedistil.parity.tolerances import TOLERANCES, tolerances_for
-from edgedistil.records import (
+from edgedistil.core.errors import ModelError, ParityError
+from edgedistil.core.records import (
     NotMeasured,
     ParityFigures,
     ParityRecord,
@@ -20,14 +17,32 @@ from edgedistil.records import (
     read_record,
     write_record,
 )
-from edgedistil.rundir import artefact_sha256
+from edgedistil.core.rundir import artefact_sha256
+from edgedistil.parity.compare import compare
+from edgedistil.parity.gate import (
+    check_artefact,
+    check_tolerance,
+    judge,
+    open_runner,
+    require_parity,
+    tell_failure,
+)
+from edgedistil.parity.tolerances import TOLERANCES, tolerances_for
 
-TASKS = ["fill-mask", "feature-extraction", "text-classification", "token-classification", "question-answering"]
+TASKS = [
+    "fill-mask",
+    "feature-extraction",
+    "text-classification",
+    "token-classification",
+    "question-answering",
+]
 
 
 def _check(graph: Path, exported, **changed) -> ParityRecord:
     return check_artefact(
-        graph, exported.probes, **{"precision": "fp32", "model": "student", "task": "fill-mask", **changed}
+        graph,
+        exported.probes,
+        **{"precision": "fp32", "model": "student", "task": "fill-mask", **changed},
     )
 
 
@@ -54,7 +69,8 @@ def test_a_difference_above_the_tolerance_is_refused_by_name_and_amount(exported
     record = _check(exported.graph, exported, run=shifted)
     assert not record.passed
     with pytest.raises(
-        ParityError, match=r"max_abs is 0\.002.*, expected at most 0\.0001 \(20(\.\d)? times the bound\)"
+        ParityError,
+        match=r"max_abs is 0\.002.*, expected at most 0\.0001 \(20(\.\d)? times the bound\)",
     ):
         require_parity(record)
     failed = [result.tolerance.figure for result in record.results if not result.holds]
@@ -85,14 +101,18 @@ def test_a_baked_shape_is_told(exported, tmp_path: Path) -> None:
         [helper.make_tensor("table", TensorProto.FLOAT, (307, 307), [0.0] * 307**2)],
     )
     path = tmp_path / "model.onnx"
-    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path)
+    onnx.save(
+        helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path
+    )
 
     def ids_only(feeds):
         return open_runner(path)({"input_ids": feeds["input_ids"]})
 
     with pytest.raises(ParityError, match=r"cannot run 3 × 8 tokens"):
         _check(path, exported, run=ids_only)
-    with pytest.raises(ModelError, match="takes no attention_mask, which its probes need; it takes input_ids"):
+    with pytest.raises(
+        ModelError, match="takes no attention_mask, which its probes need; it takes input_ids"
+    ):
         _check(path, exported)
 
 
@@ -102,7 +122,10 @@ def test_what_cannot_be_loaded_is_told(exported, tmp_path: Path) -> None:
     for path in (torn, tmp_path / "missing.onnx"):
         with pytest.raises(ModelError, match=r"onnxruntime .* cannot load"):
             open_runner(path)
-    with pytest.raises(ModelError, match="the probes are of the task fill-mask, the artefact is of feature-extraction"):
+    with pytest.raises(
+        ModelError,
+        match="the probes are of the task fill-mask, the artefact is of feature-extraction",
+    ):
         _check(exported.graph, exported, task="feature-extraction")
 
 
@@ -146,7 +169,12 @@ def test_float32_is_held_to_a_ten_thousandth_and_every_answer() -> None:
 
 @pytest.mark.parametrize(
     ("bound", "got", "holds"),
-    [("at most", 0.5, True), ("at most", 0.51, False), ("at least", 0.5, True), ("at least", 0.49, False)],
+    [
+        ("at most", 0.5, True),
+        ("at most", 0.51, False),
+        ("at least", 0.5, True),
+        ("at least", 0.49, False),
+    ],
 )
 def test_a_bound_holds_at_its_value(bound, got: float, holds: bool) -> None:
     tolerance = Tolerance(figure="mean_abs", bound=bound, value=0.5, reason="a test")

@@ -9,14 +9,14 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from edgedistil.errors import ModelError
+from edgedistil.core.errors import ModelError
+from edgedistil.core.records import ExplainRecord, NodeError, NotMeasured
 from edgedistil.export.quantize import Int8Plan, quantize_dynamic
 from edgedistil.export.storage import save_graph
 from edgedistil.parity.gate import check_artefact
+from edgedistil.parity.instrument import OUTPUT, open_graph
 from edgedistil.parity.localize import INFINITELY_FAR, explain, relative_error
 from edgedistil.parity.probes import Probes
-from edgedistil.parity.surgery import OUTPUT, open_graph
-from edgedistil.records import ExplainRecord, NodeError, NotMeasured
 
 
 @pytest.fixture
@@ -44,8 +44,16 @@ def _explain(graph: Path, exported) -> ExplainRecord:
 @pytest.mark.parametrize(
     ("weight", "part", "node"),
     [
-        ("distilbert.transformer.layer.1.attention.k_lin.weight", "layer 1 attention", "layer.1/attention/k_lin"),
-        ("distilbert.transformer.layer.2.ffn.lin1.weight", "layer 2 feed-forward", "layer.2/ffn/lin1"),
+        (
+            "distilbert.transformer.layer.1.attention.k_lin.weight",
+            "layer 1 attention",
+            "layer.1/attention/k_lin",
+        ),
+        (
+            "distilbert.transformer.layer.2.ffn.lin1.weight",
+            "layer 2 feed-forward",
+            "layer.2/ffn/lin1",
+        ),
         ("distilbert.embeddings.position_embeddings.weight", "embeddings", "embeddings/positions"),
         ("vocab_transform.weight", "head", "vocab_transform"),
     ],
@@ -55,7 +63,9 @@ def test_a_broken_weight_fails_the_gate_and_its_layer_and_node_are_named(
 ) -> None:
     broken = break_weight(weight)
 
-    record = check_artefact(broken, exported.probes, precision="fp32", model="student", task="fill-mask")
+    record = check_artefact(
+        broken, exported.probes, precision="fp32", model="student", task="fill-mask"
+    )
     told = _explain(broken, exported)
 
     assert not record.passed
@@ -67,7 +77,9 @@ def test_a_broken_weight_fails_the_gate_and_its_layer_and_node_are_named(
     assert max(own.values()) < 1e-5, "the other parts are as they were, given exact inputs"
 
 
-def test_errors_travel_on_but_are_not_blamed_on_later_layers(break_weight: Callable[..., Path], exported) -> None:
+def test_errors_travel_on_but_are_not_blamed_on_later_layers(
+    break_weight: Callable[..., Path], exported
+) -> None:
     told = _explain(break_weight("distilbert.transformer.layer.0.attention.v_lin.weight"), exported)
     later = [each for each in told.parts if each.part.startswith("layer 2")]
     assert len(later) == 2
@@ -85,7 +97,9 @@ def test_a_good_artefact_has_no_part_above_rounding(exported) -> None:
 def test_a_weight_of_infinity_is_located_though_no_figures_can_be_had(
     break_weight: Callable[..., Path], exported
 ) -> None:
-    told = _explain(break_weight("distilbert.transformer.layer.1.ffn.lin2.weight", float("inf")), exported)
+    told = _explain(
+        break_weight("distilbert.transformer.layer.1.ffn.lin2.weight", float("inf")), exported
+    )
     assert told.worst_part == "layer 1 feed-forward"
     assert {each.part: each.own for each in told.parts}[told.worst_part] == INFINITELY_FAR
     assert isinstance(told.figures, NotMeasured)
@@ -98,7 +112,9 @@ def test_leaving_a_part_of_an_int8_artefact_in_float_is_measured(exported, tmp_p
     def requantize(nodes: Sequence[str]) -> Path:
         asked.append(nodes)
         graph = ir.load(exported.graph)
-        quantize_dynamic(graph, Int8Plan(keep=nodes, embeddings=not any("embeddings" in name for name in nodes)))
+        quantize_dynamic(
+            graph, Int8Plan(keep=nodes, embeddings=not any("embeddings" in name for name in nodes))
+        )
         return save_graph(graph, tmp_path / f"model_{len(asked)}.onnx", external=True)[0]
 
     int8 = requantize([])
@@ -109,9 +125,11 @@ def test_leaving_a_part_of_an_int8_artefact_in_float_is_measured(exported, tmp_p
     assert [gain.part for gain in told.gains] == [each.part for each in order[:2]]
     assert told.worst_part == order[0].part
     assert isinstance(told.worst_node, NodeError)
-    assert told.worst_node.operator in {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "Gather"}, (
-        "what was quantized is named, not the sum that follows it"
-    )
+    assert told.worst_node.operator in {
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+        "Gather",
+    }, "what was quantized is named, not the sum that follows it"
     assert not isinstance(told.figures, NotMeasured)
     assert told.gains[0].figures.mean_abs < told.figures.mean_abs, "less error"
     assert told.gains[0].bytes > told.bytes, "for more bytes"
@@ -119,8 +137,12 @@ def test_leaving_a_part_of_an_int8_artefact_in_float_is_measured(exported, tmp_p
 
 def test_a_graph_with_other_layers_is_refused(exported) -> None:
     probes = exported.probes
-    other = Probes(probes.task, probes.source_sha256, probes.seed, probes.boundaries[:-2], probes.batches)
-    with pytest.raises(ModelError, match=r"has 8 LayerNorms, its source 6: its layers cannot be told apart"):
+    other = Probes(
+        probes.task, probes.source_sha256, probes.seed, probes.boundaries[:-2], probes.batches
+    )
+    with pytest.raises(
+        ModelError, match=r"has 8 LayerNorms, its source 6: its layers cannot be told apart"
+    ):
         explain(exported.graph, other)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgedistil.errors import ShapeError, StorageError
+from edgedistil.core.errors import ShapeError, StorageError
 from edgedistil.parity.probes import Probes
 
 
@@ -13,12 +13,23 @@ def test_saved_probes_are_loaded_as_they_were(exported, tmp_path: Path) -> None:
     probes = exported.probes
     probes.save(tmp_path / "probes.npz")
     loaded = Probes.load(tmp_path / "probes.npz")
-    assert (loaded.task, loaded.source_sha256, loaded.seed) == (probes.task, probes.source_sha256, probes.seed)
+    assert (loaded.task, loaded.source_sha256, loaded.seed) == (
+        probes.task,
+        probes.source_sha256,
+        probes.seed,
+    )
     assert loaded.boundaries == probes.boundaries
     assert len(loaded.batches) == len(probes.batches)
     for one, other in zip(loaded, probes, strict=True):
         assert one.feeds().keys() == other.feeds().keys()
-        for name in ("input_ids_BL", "attention_mask_BL", "rows_N2", "choices_M", "margins_M", "hidden_KRD"):
+        for name in (
+            "input_ids_BL",
+            "attention_mask_BL",
+            "rows_N2",
+            "choices_M",
+            "margins_M",
+            "hidden_KRD",
+        ):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
         assert (one.whole_KBLD is None) == (other.whole_KBLD is None)
         np.testing.assert_array_equal(one.outputs["logits"], other.outputs["logits"])

@@ -7,12 +7,8 @@ from typing import Any
 
 import pytest
 
-from edgedistil.errors import ClaimError, InputError
-from edgedistil.profiling.artefacts import Artefact
-from edgedistil.profiling.claims import Kind, predicted_claim, require, size_claims, speed_claim, verdict
-from edgedistil.profiling.messages import Block
-from edgedistil.profiling.pairing import pairings
-from edgedistil.records import (
+from edgedistil.core.errors import ClaimError, InputError
+from edgedistil.core.records import (
     Band,
     Claim,
     LatencyStats,
@@ -22,16 +18,45 @@ from edgedistil.records import (
     ProfileRow,
     provenance,
 )
+from edgedistil.profiling.artefacts import Artefact
+from edgedistil.profiling.claims import (
+    Kind,
+    predicted_claim,
+    require,
+    size_claims,
+    speed_claim,
+    verdict,
+)
+from edgedistil.profiling.pairing import pairings
+from edgedistil.runtime.protocol import Block
 
 
-def artefact(role: Any, precision: Any = "fp32", parameters: int = 100, task: str = "feature-extraction") -> Artefact:
+def artefact(
+    role: Any, precision: Any = "fp32", parameters: int = 100, task: str = "feature-extraction"
+) -> Artefact:
     path = Path("model.onnx")
-    return Artefact(role, role, task, precision, path, (), 5_000_000, parameters, "ab", path, ("input_ids",), None)
+    return Artefact(
+        role,
+        role,
+        task,
+        precision,
+        path,
+        (),
+        5_000_000,
+        parameters,
+        "ab",
+        path,
+        ("input_ids",),
+        None,
+    )
 
 
 def blocks(ratio: float, count: int = 7, spread: float = 0.0) -> list[list[Block]]:
     return [
-        [Block(first_ns=[int(1e6 * (ratio + spread * i))] * 3, second_ns=[10**6] * 3) for i in range(-count, count)]
+        [
+            Block(first_ns=[int(1e6 * (ratio + spread * i))] * 3, second_ns=[10**6] * 3)
+            for i in range(-count, count)
+        ]
     ]
 
 
@@ -52,7 +77,11 @@ def speed(ratio: float, spread: float = 0.0, kind: Kind = "speed") -> Claim:
 
 def record(*claims: Claim, rows: list[ProfileRow] | None = None) -> ProfileRecord:
     return ProfileRecord(
-        device="host", method="measured", rows=rows or [], claims=list(claims), provenance=provenance("test")
+        device="host",
+        method="measured",
+        rows=rows or [],
+        claims=list(claims),
+        provenance=provenance("test"),
     )
 
 
@@ -88,7 +117,9 @@ def row(p50: float | Band = 7.0, peak: int | Band = 2**20, **changes: Any) -> Pr
         "load_ms": 1.0,
         "first_call_ms": 1.0,
         "start_to_first_result_ms": 1.0,
-        "memory": MemoryStats(after_import_bytes=1, after_load_bytes=1, after_run_bytes=1, peak_bytes=1),
+        "memory": MemoryStats(
+            after_import_bytes=1, after_load_bytes=1, after_run_bytes=1, peak_bytes=1
+        ),
         "peak_memory_bytes": peak,
         "valid": True,
         "conditions": {},
@@ -98,7 +129,12 @@ def row(p50: float | Band = 7.0, peak: int | Band = 2**20, **changes: Any) -> Pr
 
 @pytest.mark.parametrize(
     ("low", "high", "told"),
-    [(1.6, 1.7, "holds"), (1.5, 1.59, "does not hold"), (1.59, 1.61, "cannot be told"), (1.5, 1.6, "cannot be told")],
+    [
+        (1.6, 1.7, "holds"),
+        (1.5, 1.59, "does not hold"),
+        (1.59, 1.61, "cannot be told"),
+        (1.5, 1.6, "cannot be told"),
+    ],
 )
 def test_the_verdict_of_an_interval(low: float, high: float, told: str) -> None:
     assert verdict(low, high, 1.6) == told
@@ -107,7 +143,9 @@ def test_the_verdict_of_an_interval(low: float, high: float, told: str) -> None:
 def test_a_speed_claim_says_it_in_words_next_to_the_paper() -> None:
     claim = speed(1.8)
     assert claim.verdict == "holds" and claim.value == pytest.approx(1.8)
-    assert claim.sentence.startswith('"60% faster" holds for the encoders on host: the student is 1.80 times as fast')
+    assert claim.sentence.startswith(
+        '"60% faster" holds for the encoders on host: the student is 1.80 times as fast'
+    )
     assert "668 s" in claim.paper and "onnxruntime 9, 1 thread," in claim.conditions
     assert speed(1.5).verdict == "does not hold"
     assert speed(1.6, spread=0.05).verdict == "cannot be told"
@@ -137,7 +175,9 @@ def test_the_papers_own_pair_is_smaller_by_its_own_threshold() -> None:
 
 def test_fill_mask_is_a_second_row_with_a_name() -> None:
     both = [
-        artefact(role, task=task) for role in ("teacher", "student") for task in ("feature-extraction", "fill-mask")
+        artefact(role, task=task)
+        for role in ("teacher", "student")
+        for task in ("feature-extraction", "fill-mask")
     ]
     found = [(each.kind, each.name) for each in pairings([*both, artefact("student", "int8")])]
     assert found == [
@@ -165,7 +205,10 @@ def test_a_wide_prediction_cannot_be_told() -> None:
 
 
 def test_requirements_that_hold_pass() -> None:
-    require([record(speed(1.8), rows=[row()])], ["speedup>=1.6", "p50_ms<=7.5", "peak_mib < 2", "speedup > 1.5"])
+    require(
+        [record(speed(1.8), rows=[row()])],
+        ["speedup>=1.6", "p50_ms<=7.5", "peak_mib < 2", "speedup > 1.5"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,7 +244,9 @@ def test_an_invalid_row_answers_nothing() -> None:
         require([record(rows=[row(valid=False, invalid_reason="it throttled")])], ["p50_ms<=99"])
 
 
-@pytest.mark.parametrize("text", ["speedup", "speed>=1.6", "speedup=>1", "speedup>=fast", "p50_ms<=1; rm -rf /"])
+@pytest.mark.parametrize(
+    "text", ["speedup", "speed>=1.6", "speedup=>1", "speedup>=fast", "p50_ms<=1; rm -rf /"]
+)
 def test_a_requirement_that_is_none(text: str) -> None:
     with pytest.raises(InputError, match="expected NAME>=FIGURE"):
         require([record(speed(1.8))], [text])

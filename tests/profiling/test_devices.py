@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from edgedistil.device import device_names, load_device
-from edgedistil.errors import DeviceFileError, InputError
+from edgedistil.core.device import device_names, load_device
+from edgedistil.core.errors import DeviceFileError, InputError
 from edgedistil.profiling import devices
-from edgedistil.profiling.messages import Bandwidth, CacheFacts, Identity
-from edgedistil.profiling.probe import Measured, draft
+from edgedistil.profiling.device_probe import Measured, draft
+from edgedistil.runtime import match
+from edgedistil.runtime.protocol import Bandwidth, CacheFacts, Identity
 
 
 def test_every_device_is_listed_and_a_broken_one_does_not_hide_the_others(
@@ -27,11 +28,17 @@ def test_every_device_is_listed_and_a_broken_one_does_not_hide_the_others(
 
 
 @pytest.mark.parametrize("name", device_names())
-def test_every_device_explains_its_figures_with_sources(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_device_explains_its_figures_with_sources(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     devices.explain_device(name)
     told = " ".join(capsys.readouterr().out.split())
     spec = load_device(name)
-    assert spec.title in told and f"{spec.clusters[0].clock_ghz.value:g} GHz" in told and "assumed" in told
+    assert (
+        spec.title in told
+        and f"{spec.clusters[0].clock_ghz.value:g} GHz" in told
+        and "assumed" in told
+    )
     assert "predictions of onnxruntime" in told
     arm = spec.identity.machine == "aarch64"
     assert ("uncalibrated: assumed" in told) == arm, "constants of no ARM core were measured"
@@ -51,13 +58,19 @@ def test_an_unknown_device_is_told() -> None:
         (Identity(machine="aarch64", board="Some other board"), None),
         (Identity(machine="aarch64"), None),
         (Identity(machine="x86_64", flags=["avx2", "fma"]), "x86-avx2"),
-        (Identity(machine="x86_64", flags=["avx2", "fma", "avx512f", "avx512_vnni"]), "x86-avx512-vnni"),
-        (Identity(machine="x86_64", flags=["avx2", "fma", "avx512f", "avx512_vnni", "amx_int8"]), "x86-amx"),
+        (
+            Identity(machine="x86_64", flags=["avx2", "fma", "avx512f", "avx512_vnni"]),
+            "x86-avx512-vnni",
+        ),
+        (
+            Identity(machine="x86_64", flags=["avx2", "fma", "avx512f", "avx512_vnni", "amx_int8"]),
+            "x86-amx",
+        ),
         (Identity(machine="x86_64", flags=["sse2"]), None),
     ],
 )
 def test_a_machine_is_recognised(identity: Identity, name: str | None) -> None:
-    found = devices.match_device(identity)
+    found = match.match_device(identity)
     assert (found.name if found else None) == name
 
 
@@ -78,13 +91,18 @@ def test_a_draft_keeps_what_was_told_and_marks_what_was_not() -> None:
     rates = {"fp32": 4.4e9, "int8": 17e9}
     copies = Bandwidth(one_core=2.1e9, all_cores=3.4e9, threads=4)
     spec = draft(Measured(identity, rates, [1.0, 1.9, 2.7, 3.3], copies), cores=4)
-    assert (spec.name, spec.in_order, spec.cores, spec.qemu_cpu) == ("radxa-test-board-3", True, 4, "cortex-a55")
+    assert (spec.name, spec.in_order, spec.cores, spec.qemu_cpu) == (
+        "radxa-test-board-3",
+        True,
+        4,
+        "cortex-a55",
+    )
     assert spec.isa.dot_product and spec.isa.fp16 and not spec.isa.i8mm
     assert spec.clusters[0].clock_ghz.assumed is not None, "the board did not tell its clock"
     assert spec.clusters[0].fp32_gmacs_per_s == pytest.approx(4.4)
     assert spec.caches.l2_shared and spec.memory.size_gib.value == 2
     assert spec.thread_scaling.of(4) == 3.3
-    assert devices.fits(spec, identity)
+    assert match.fits(spec, identity)
 
 
 def test_probing_this_machine_writes_a_file_that_loads(
@@ -94,7 +112,10 @@ def test_probing_this_machine_writes_a_file_that_loads(
     devices.probe_device()
     (path,) = Path("devices").iterdir()
     spec = load_device(path)
-    assert spec.memory.bandwidth_gb_per_s.source is not None and "measured" in spec.memory.bandwidth_gb_per_s.source
+    assert (
+        spec.memory.bandwidth_gb_per_s.source is not None
+        and "measured" in spec.memory.bandwidth_gb_per_s.source
+    )
     assert spec.clusters[0].fp32_gmacs_per_s > 0.1
     assert str(path) in capsys.readouterr().out
     with pytest.raises(InputError, match="is there already"):

@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedistil.profiling.latency import Ratio, drift, percentile, samples_needed, speed_ratio, summarize
-from edgedistil.records import LatencyStats, NotMeasured
+from edgedistil.core.records import LatencyStats, NotMeasured
+from edgedistil.profiling.latency import (
+    Ratio,
+    drift,
+    percentile,
+    samples_needed,
+    speed_ratio,
+    summarize,
+)
 
 
 @pytest.mark.parametrize(("q", "needed"), [(0.5, 5), (0.9, 10), (0.95, 20), (0.99, 100)])
@@ -23,7 +30,10 @@ def test_nearest_rank_by_hand() -> None:
     assert [percentile(samples, q) for q in (0.5, 0.9, 0.95, 0.99)] == [50, 90, 95, 99]
 
 
-@given(st.lists(st.floats(0.001, 1e6), min_size=5, max_size=300), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+@given(
+    st.lists(st.floats(0.001, 1e6), min_size=5, max_size=300),
+    st.sampled_from([0.5, 0.9, 0.95, 0.99]),
+)
 def test_a_percentile_was_observed(samples: list[float], q: float) -> None:
     told = percentile(samples, q)
     if isinstance(told, float):
@@ -62,7 +72,9 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
     covered = 0
     for _ in range(60):
         first, second = 1.7 * random.lognormal(0, 0.1, (3, 13)), random.lognormal(0, 0.1, (3, 13))
-        ratio = speed_ratio([list(zip(a, b, strict=True)) for a, b in zip(first, second, strict=True)])
+        ratio = speed_ratio(
+            [list(zip(a, b, strict=True)) for a, b in zip(first, second, strict=True)]
+        )
         covered += ratio.low <= 1.7 <= ratio.high
     assert covered >= 51  # 95% of 60 are 57; 51 or fewer by chance: under 1%
 

@@ -13,12 +13,21 @@ from typing import Any
 
 import pytest
 
-from edgedistil.device import load_device
-from edgedistil.errors import DeviceFileError, InputError, ModelError, RunError
-from edgedistil.profiling import calibrate, measure, stage, tune
-from edgedistil.profiling.host import kernels
-from edgedistil.records import Band, LatencyStats, MemoryStats, NotMeasured, ProfileRecord, read_record, write_record
-from edgedistil.rundir import RunDir, create_run, write_text
+from edgedistil.core.device import load_device
+from edgedistil.core.errors import DeviceFileError, InputError, ModelError, RunError
+from edgedistil.core.records import (
+    Band,
+    LatencyStats,
+    MemoryStats,
+    NotMeasured,
+    ProfileRecord,
+    read_record,
+    write_record,
+)
+from edgedistil.core.rundir import RunDir, create_run, write_text
+from edgedistil.profiling import calibrate, stage, tune
+from edgedistil.profiling import measured as measure
+from edgedistil.runtime.host import kernels
 
 
 def profile(**flags: object) -> tuple[RunDir | None, list[ProfileRecord]]:
@@ -38,17 +47,30 @@ def test_this_host_is_measured(exported: RunDir) -> None:
         assert isinstance(row.latency, LatencyStats) and row.latency.calls >= 20 and row.valid
         assert row.latency_ms == row.latency.p50_ms
         assert isinstance(row.memory, MemoryStats) and row.peak_memory_bytes
-        assert "kernels" in row.conditions and "governor" in row.conditions and "energy" in row.conditions
+        assert (
+            "kernels" in row.conditions
+            and "governor" in row.conditions
+            and "energy" in row.conditions
+        )
         assert isinstance(row.first_call_ms, float) == (row.length == 5)
     claims = {claim.claim: claim for claim in record.claims}
     assert set(claims) == {"speed", "deploy", "int8-pays", "size"}
-    assert claims["size"].value == pytest.approx(1 - record.rows[-1].parameters / record.rows[0].parameters)
+    assert claims["size"].value == pytest.approx(
+        1 - record.rows[-1].parameters / record.rows[0].parameters
+    )
     speed = claims["speed"]
-    assert isinstance(speed.value, float) and isinstance(speed.low, float) and isinstance(speed.high, float)
+    assert (
+        isinstance(speed.value, float)
+        and isinstance(speed.low, float)
+        and isinstance(speed.high, float)
+    )
     assert speed.low <= speed.value <= speed.high
     label = "teacher-feature-extraction.fp32"
     assert sum(each.share for each in record.op_times[label]) == pytest.approx(1)
-    assert [each.name for each in record.layer_times[label]] == ["embeddings", *(f"layer {i}" for i in range(4))]
+    assert [each.name for each in record.layer_times[label]] == [
+        "embeddings",
+        *(f"layer {i}" for i in range(4)),
+    ]
 
 
 def test_a_board_without_a_board_is_predicted_and_says_so_in_every_row(exported: RunDir) -> None:
@@ -72,7 +94,10 @@ def test_what_was_measured_there_is_shown_beside_the_prediction_until_it_is_stal
     model = exported.export("student", "feature-extraction") / "onnx" / "model.onnx"
     _, (host,) = profile(model=model, lengths=[5], sentence_pairs=3)
     board = host.model_copy(
-        update={"device": "rpi4", "rows": [row.model_copy(update={"device": "rpi4"}) for row in host.rows]}
+        update={
+            "device": "rpi4",
+            "rows": [row.model_copy(update={"device": "rpi4"}) for row in host.rows],
+        }
     )
     path = exported.profile("rpi4", "measured")
     write_text(path, board.model_dump_json())
@@ -89,7 +114,9 @@ def test_one_file_without_a_run(exported: RunDir, tmp_path: Path) -> None:
     model = exported.export("student", "feature-extraction") / "onnx" / "model_int8.onnx"
     run, (record,) = profile(model=model)
     assert run is None
-    assert {(row.model, row.role, row.precision) for row in record.rows} == {("model_int8", "other", "int8")}
+    assert {(row.model, row.role, row.precision) for row in record.rows} == {
+        ("model_int8", "other", "int8")
+    }
     assert record.claims == [] and "built-in sample text" in record.notes[0]
     (tmp_path / "alone.onnx").write_bytes(model.read_bytes())
     with pytest.raises(ModelError, match=r"no tokenizer\.json beside"):
@@ -151,13 +178,20 @@ def test_tuning_writes_a_session_with_its_reasons(
     monkeypatch.chdir(tmp_path)
     session, record = tuned(exported, "model.onnx", "model-other.fp32")
     assert session["intra_op_num_threads"] in (1, 2)
-    assert set(session["config"]) == {"session.intra_op.allow_spinning", "session.disable_prepacking"}
-    assert {"arena off", "pre-packing off", "graph level basic", "2 threads"} <= set(session["reasons"])
+    assert set(session["config"]) == {
+        "session.intra_op.allow_spinning",
+        "session.disable_prepacking",
+    }
+    assert {"arena off", "pre-packing off", "graph level basic", "2 threads"} <= set(
+        session["reasons"]
+    )
     assert "exact 8-bit products" not in session["reasons"]
     assert any("session options" in note for note in record.notes)
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="session.x64quantprecision is about x86-64")
+@pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="session.x64quantprecision is about x86-64"
+)
 def test_exact_products_are_tried_and_set_for_integers_on_x86(
     exported: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +222,10 @@ def test_calibration_narrows_later_predictions(exported: RunDir) -> None:
     # A board that is 1.3 times slower than the middle of its band, exactly.
     rows = [
         row.model_copy(
-            update={"method": "measured", "latency_ms": 1.3 * (row.latency_ms.low * row.latency_ms.high) ** 0.5}
+            update={
+                "method": "measured",
+                "latency_ms": 1.3 * (row.latency_ms.low * row.latency_ms.high) ** 0.5,
+            }
         )
         for row in before.rows
         if isinstance(row.latency_ms, Band)
@@ -207,20 +244,35 @@ def test_runs_that_contradict_each_other_calibrate_nothing(exported: RunDir) -> 
     from edgedistil.profiling.artefacts import run_artefacts
 
     _, (before,) = profile(device="rpi4")
-    rows = [row.model_copy(update={"latency_ms": 1.0 if i % 2 else 900.0}) for i, row in enumerate(before.rows)]
+    rows = [
+        row.model_copy(update={"latency_ms": 1.0 if i % 2 else 900.0})
+        for i, row in enumerate(before.rows)
+    ]
     with pytest.raises(InputError, match="contradict each other"):
         calibrate.calibrate(
-            load_device("rpi4"), run_artefacts(exported), before.model_copy(update={"rows": rows}), source="x"
+            load_device("rpi4"),
+            run_artefacts(exported),
+            before.model_copy(update={"rows": rows}),
+            source="x",
         )
     with pytest.raises(InputError, match="needs 4 valid measured rows"):
         calibrate.calibrate(
-            load_device("rpi4"), run_artefacts(exported), before.model_copy(update={"rows": []}), source="x"
+            load_device("rpi4"),
+            run_artefacts(exported),
+            before.model_copy(update={"rows": []}),
+            source="x",
         )
 
 
 def test_a_calibration_of_another_model_is_refused(exported: RunDir) -> None:
     spec = load_device("rpi4")
-    origin = {"device": "rpi4", "spread": 1.2, "origin": "pi@board", "runs": 9, "largest_error": 0.1}
+    origin = {
+        "device": "rpi4",
+        "spread": 1.2,
+        "origin": "pi@board",
+        "runs": 9,
+        "largest_error": 0.1,
+    }
     old = calibrate.Calibration(constants={"fp32_efficiency": 0.5}, **origin)  # type: ignore[arg-type]
     write_record(calibrate.calibration_path("rpi4"), old)
     with pytest.raises(InputError, match=r"rpi4\.json was calibrated with another version"):
@@ -234,7 +286,9 @@ def test_a_requirement_is_read_before_anything_is_measured(exported: RunDir) -> 
     from edgedistil.cli import app
 
     told = CliRunner().invoke(app, ["profile", "--require", "speedup=>1"])
-    assert isinstance(told.exception, InputError) and "expected NAME>=FIGURE" in told.exception.message
+    assert (
+        isinstance(told.exception, InputError) and "expected NAME>=FIGURE" in told.exception.message
+    )
     assert not exported.profile("host", "measured").exists()
 
 
@@ -264,14 +318,16 @@ def test_which_kernels_are_told_from_the_flags(machine: str, flags: list[str], t
 def test_the_device_side_leaves_torch_out() -> None:
     code = (
         "import sys, edgedistil.profiling.stage, edgedistil.profiling.devices, edgedistil.profiling.targets.predicted\n"
-        "import edgedistil.profiling.targets.ssh, edgedistil.profiling.emulation\n"
+        "import edgedistil.runtime.ssh.target, edgedistil.profiling.emulation\n"
         "heavy = {'torch', 'transformers', 'optimum', 'datasets', 'accelerate', 'scipy', 'sklearn'}\n"
         "found = heavy & set(sys.modules)\n"
         "assert not found, found\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(subprocess.CalledProcessError):  # the check can fail
-        subprocess.run([sys.executable, "-c", "import scipy\n" + code], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-c", "import scipy\n" + code], check=True, capture_output=True
+        )
 
 
 def test_help_imports_neither_torch_nor_onnxruntime() -> None:
@@ -283,7 +339,11 @@ def test_help_imports_neither_torch_nor_onnxruntime() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_two_runs_have_their_own_records(make_run: Callable[[str], RunDir], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_have_their_own_records(
+    make_run: Callable[[str], RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, two = make_run("one"), make_run("two")
     stage.profile("one", device="rpi3", lengths=[5], sentence_pairs=3)
-    assert one.profile("rpi3", "predicted").is_file() and not two.profile("rpi3", "predicted").exists()
+    assert (
+        one.profile("rpi3", "predicted").is_file() and not two.profile("rpi3", "predicted").exists()
+    )

@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgedistil.errors import CorpusError, InputError, ModelError
-from edgedistil.profiling import measure
+from edgedistil.core.errors import CorpusError, InputError, ModelError
+from edgedistil.core.rundir import RunDir
+from edgedistil.profiling import measured as measure
 from edgedistil.profiling.sample_text import SAMPLE_TEXT
-from edgedistil.profiling.workload import Workload, build, checked_lengths, read_lines, sentence_pairs
-from edgedistil.rundir import RunDir
+from edgedistil.profiling.workload import (
+    Workload,
+    build,
+    checked_lengths,
+    read_lines,
+    sentence_pairs,
+)
 
 
 def small(run: RunDir, *, seed: int = 56, pairs: int = 13) -> Workload:
@@ -44,8 +50,13 @@ def test_pairs_have_segments_and_no_padding(exported: RunDir) -> None:
 
 def test_the_same_seed_gives_the_same_ids(exported: RunDir) -> None:
     one, again, other = small(exported), small(exported), small(exported, seed=57)
-    assert all(np.array_equal(one.inputs[k]["input_ids"], again.inputs[k]["input_ids"]) for k in one.inputs)
-    assert any(not np.array_equal(one.inputs[k]["input_ids"], other.inputs[k]["input_ids"]) for k in one.pairs)
+    assert all(
+        np.array_equal(one.inputs[k]["input_ids"], again.inputs[k]["input_ids"]) for k in one.inputs
+    )
+    assert any(
+        not np.array_equal(one.inputs[k]["input_ids"], other.inputs[k]["input_ids"])
+        for k in one.pairs
+    )
 
 
 def test_pair_lengths_follow_the_distribution() -> None:
@@ -75,7 +86,9 @@ def test_a_claim_takes_the_first_of_the_pairs(exported: RunDir) -> None:
     assert (len(work.pairs), work.claim_pairs) == (61, work.pairs[:60])
 
 
-@pytest.mark.parametrize(("data", "told"), [(b"", "is empty"), (b" \n\n", "is empty"), (b"\xff\xfe", "not UTF-8")])
+@pytest.mark.parametrize(
+    ("data", "told"), [(b"", "is empty"), (b" \n\n", "is empty"), (b"\xff\xfe", "not UTF-8")]
+)
 def test_a_text_file_that_is_none(data: bytes, told: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_bytes(data)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedistil.records import (
+from edgedistil.core.records import (
     AblationRecord,
     ArtefactScore,
     Band,
@@ -40,7 +40,7 @@ from edgedistil.records import (
     provenance,
     write_record,
 )
-from edgedistil.rundir import RunDir, write_text
+from edgedistil.core.rundir import RunDir, write_text
 
 BOARD_BAND = Band(low=101.0, high=211.0)
 NO_BOARD = NotMeasured(not_measured="no board was reached: this is a prediction")
@@ -60,10 +60,18 @@ def model(name: str, layers: int, parameters: int, encoder: int) -> ModelFacts:
     )
 
 
-def heldout(name: str, step: int, loss: float, top1: float, agreement: float | NotMeasured) -> HeldoutMlm:
+def heldout(
+    name: str, step: int, loss: float, top1: float, agreement: float | NotMeasured
+) -> HeldoutMlm:
     kl = 0.7 if isinstance(agreement, float) else agreement
     return HeldoutMlm(
-        model=name, step=step, masked_tokens=1234, mlm_loss_nats=loss, top1=top1, agreement=agreement, kl_nats=kl
+        model=name,
+        step=step,
+        masked_tokens=1234,
+        mlm_loss_nats=loss,
+        top1=top1,
+        agreement=agreement,
+        kl_nats=kl,
     )
 
 
@@ -104,7 +112,9 @@ def evaluated() -> EvaluationRecord:
         for name, score in scores.items()
     ]
     summaries = [
-        Summary(task="sentiment", model=n, metric="accuracy", seeds=[1], median=s, lowest=s, highest=s)
+        Summary(
+            task="sentiment", model=n, metric="accuracy", seeds=[1], median=s, lowest=s, highest=s
+        )
         for n, s in scores.items()
     ]
     retentions = [
@@ -156,12 +166,23 @@ def task_facts() -> TaskFacts:
 
 def macro() -> MacroScore:
     return MacroScore(
-        suite="GLUE", model="student", score=0.7613, tasks=["a", "b"], how="how the macro-score was made", paper=0.77
+        suite="GLUE",
+        model="student",
+        score=0.7613,
+        tasks=["a", "b"],
+        how="how the macro-score was made",
+        paper=0.77,
     )
 
 
 def artefact_score(
-    form: str, median: float, drop: float, *, model: str = "student", mebibytes: int = 67, latency_ms: float = 4.7
+    form: str,
+    median: float,
+    drop: float,
+    *,
+    model: str = "student",
+    mebibytes: int = 67,
+    latency_ms: float = 4.7,
 ) -> ArtefactScore:
     return ArtefactScore(
         task="sentiment",
@@ -274,7 +295,9 @@ ARTEFACTS = [
 
 
 def latency(centre: float) -> LatencyStats:
-    samples = sorted(centre * (1 + 0.06 * math.sin(7 * i) ** 2 + (0.4 if i % 61 == 0 else 0)) for i in range(120))
+    samples = sorted(
+        centre * (1 + 0.06 * math.sin(7 * i) ** 2 + (0.4 if i % 61 == 0 else 0)) for i in range(120)
+    )
     return LatencyStats(
         calls=120,
         p50_ms=samples[59],
@@ -288,7 +311,9 @@ def latency(centre: float) -> LatencyStats:
     )
 
 
-def row(role: str, task: str, precision: str, size: int, centre: float, *, measured: bool) -> ProfileRow:
+def row(
+    role: str, task: str, precision: str, size: int, centre: float, *, measured: bool
+) -> ProfileRow:
     stats = latency(centre)
     return ProfileRow(
         model=role,
@@ -348,7 +373,12 @@ def full_run(tmp_path: Path) -> RunDir:
     write_record(run.evaluation, evaluated())
     write_record(run.ablation, ablated())
     source = Source(
-        name="<b>hostile</b>", licence="CC0", origin="PyPI x 1", sha256="12" * 32, documents=7, text_bytes=11_000_000
+        name="<b>hostile</b>",
+        licence="CC0",
+        origin="PyPI x 1",
+        sha256="12" * 32,
+        documents=7,
+        text_bytes=11_000_000,
     )
     corpus = CorpusRecord(
         sources=[source],

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edgedistil.core.rundir import RunDir
 from edgedistil.report.stage import report
-from edgedistil.rundir import RunDir
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -31,9 +31,21 @@ def measured(page: Path, folder: Path, *, width: int) -> dict[str, str]:
     assert program is not None
     done = subprocess.run(
         [
-            *(program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+            *(
+                program,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--no-first-run",
+                "--disable-sync",
+            ),
             *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars"),
-            *(f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900", "--dump-dom", copy.as_uri()),
+            *(
+                f"--user-data-dir={folder / 'profile'}",
+                f"--window-size={width},900",
+                "--dump-dom",
+                copy.as_uri(),
+            ),
         ],
         capture_output=True,
         text=True,
@@ -57,7 +69,9 @@ def test_the_page_fits_its_window(full_run: RunDir, tmp_path: Path, width: int) 
 
 def test_the_check_can_fail(full_run: RunDir, tmp_path: Path) -> None:
     report(full_run, against=None)
-    wide = full_run.report.read_text(encoding="utf-8").replace("<main>", '<main><div style="width: 3000px">x</div>')
+    wide = full_run.report.read_text(encoding="utf-8").replace(
+        "<main>", '<main><div style="width: 3000px">x</div>'
+    )
     full_run.report.write_text(wide, encoding="utf-8")
     found = measured(full_run.report, tmp_path, width=1280)
     assert int(found["page"]) > int(found["window"])

@@ -20,7 +20,9 @@ def test_every_model_has_a_year_a_count_and_a_source() -> None:
     for model in models:
         assert 2018 <= model.year <= 2026
         assert model.parameters > 0
-        assert re.match(r"[A-Z]\w+ et al\. \d{4}[;,] .", model.source), "the paper, then what confirmed the count"
+        assert re.match(r"[A-Z]\w+ et al\. \d{4}[;,] .", model.source), (
+            "the paper, then what confirmed the count"
+        )
 
 
 def test_the_papers_pair_is_there() -> None:
@@ -36,7 +38,9 @@ def test_table_is_smallest_first() -> None:
 
 def test_no_two_names_of_a_year_overlap() -> None:
     crowd = [LanguageModel(f"model {i}", 2019, 110 + i / 7, "x") for i in range(7)]
-    giant = LanguageModel("giant", 2020, 175_000, "x")  # what makes the scale as long as the real list's
+    giant = LanguageModel(
+        "giant", 2020, 175_000, "x"
+    )  # what makes the scale as long as the real list's
     picture = parameter_counts([*crowd, giant], teacher=110_000_000, student=66_000_000)
     heights = [_height_of(picture, model.name) for model in crowd]
     assert all(lower - upper >= 9.5 for lower, upper in pairwise(heights)), heights
@@ -65,9 +69,13 @@ def test_counts_that_say_counted_are_counted() -> None:
     from transformers import AlbertConfig, BertConfig, GPT2Config, MobileBertConfig, OpenAIGPTConfig
     from transformers.models.auto.modeling_auto import AutoModel
 
-    narrow = BertConfig(hidden_size=312, num_hidden_layers=4, num_attention_heads=12, intermediate_size=1200)
+    narrow = BertConfig(
+        hidden_size=312, num_hidden_layers=4, num_attention_heads=12, intermediate_size=1200
+    )
     shapes = {
-        "ALBERT-base": AlbertConfig(hidden_size=768, num_attention_heads=12, intermediate_size=3072),
+        "ALBERT-base": AlbertConfig(
+            hidden_size=768, num_attention_heads=12, intermediate_size=3072
+        ),
         "GPT": OpenAIGPTConfig(),
         "GPT-2": GPT2Config(n_embd=1600, n_layer=48, n_head=25),
         "MobileBERT": MobileBertConfig(),
@@ -78,4 +86,6 @@ def test_counts_that_say_counted_are_counted() -> None:
     for name, shape in shapes.items():
         with torch.device("meta"):
             weights = sum(p.numel() for p in AutoModel.from_config(shape).parameters())
-        assert weights / 1e6 == pytest.approx(listed[name], abs=0.5 if listed[name] > 1000 else 0.06), name
+        assert weights / 1e6 == pytest.approx(
+            listed[name], abs=0.5 if listed[name] > 1000 else 0.06
+        ), name

@@ -6,10 +6,23 @@ from typing import Any
 
 import pytest
 
-from edgedistil.paper import SPEED_ROW
+from edgedistil.core.paper import SPEED_ROW
+from edgedistil.core.records import (
+    MemoryFit,
+    MemoryStats,
+    NotMeasured,
+    ProfileRecord,
+    ProfileRow,
+    provenance,
+)
 from edgedistil.profiling.latency import summarize
-from edgedistil.records import MemoryFit, MemoryStats, NotMeasured, ProfileRecord, ProfileRow, provenance
-from edgedistil.report.profile_tables import emulation_table, fit_table, latency_table, main_tables, profile_table
+from edgedistil.report.profile_tables import (
+    emulation_table,
+    fit_table,
+    latency_table,
+    main_tables,
+    profile_table,
+)
 
 ABSENT = NotMeasured(not_measured="an emulator's time says nothing about the device's")
 
@@ -34,7 +47,9 @@ def row(**changes: Any) -> ProfileRow:
         "load_ms": 29.0,
         "first_call_ms": 31.0,
         "start_to_first_result_ms": 37.0,
-        "memory": MemoryStats(after_import_bytes=1, after_load_bytes=41 << 20, after_run_bytes=43 << 20, peak_bytes=1),
+        "memory": MemoryStats(
+            after_import_bytes=1, after_load_bytes=41 << 20, after_run_bytes=43 << 20, peak_bytes=1
+        ),
         "peak_memory_bytes": 47 << 20,
         "valid": True,
         "conditions": {},
@@ -44,7 +59,9 @@ def row(**changes: Any) -> ProfileRow:
 
 def record(*rows: ProfileRow, **changes: Any) -> ProfileRecord:
     standard = {"device": "rpi4", "method": rows[0].method if rows else "measured", "claims": []}
-    return ProfileRecord.model_validate({**standard, "rows": list(rows), "provenance": provenance(), **changes})
+    return ProfileRecord.model_validate(
+        {**standard, "rows": list(rows), "provenance": provenance(), **changes}
+    )
 
 
 def cells(table: Any, column: str) -> list[str]:
@@ -60,7 +77,9 @@ def test_a_refused_percentile_is_absent_with_its_reason() -> None:
     table = profile_table(record(row(), row(latency=summarize([5_000_000] * 101))))
     assert cells(table, "calls") == ["23", "101"]
     assert cells(table, "p99 ms")[0] == "–" != cells(table, "p99 ms")[1]
-    assert table.notes == ["no p99 in 1 of 2 rows, for example: p99 needs 100 samples, there are 23"]
+    assert table.notes == [
+        "no p99 in 1 of 2 rows, for example: p99 needs 100 samples, there are 23"
+    ]
 
 
 def test_the_longest_pass_of_each_artefact_stands_beside_the_papers() -> None:
@@ -71,7 +90,9 @@ def test_the_longest_pass_of_each_artefact_stands_beside_the_papers() -> None:
     assert notes[1:] == [f"the paper's pass: {SPEED_ROW}"]
     assert latency_table(record(row())).notes == []
     other = long.model_copy(update={"task": "text-classification"})
-    assert len(latency_table(record(long, other)).notes) == 3, "a task's pass does not stand for another's"
+    assert len(latency_table(record(long, other)).notes) == 3, (
+        "a task's pass does not stand for another's"
+    )
 
 
 def test_emulation_shows_what_it_is_for_and_no_milliseconds() -> None:

@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from edgedistil.errors import RunError
+from edgedistil.core.errors import RunError
+from edgedistil.core.rundir import RunDir
 from edgedistil.report.stage import report
-from edgedistil.rundir import RunDir
 
 
 def test_page_is_self_contained(full_run: RunDir) -> None:
@@ -44,7 +44,9 @@ def test_what_records_say_is_escaped(full_run: RunDir) -> None:
 def test_board_rows_are_predicted_and_never_a_bare_number(full_run: RunDir) -> None:
     report(full_run, against=None)
     page = full_run.report.read_text()
-    board = [line for line in page.splitlines() if "<td>predicted</td>" in line and "rpi4" not in line]
+    board = [
+        line for line in page.splitlines() if "<td>predicted</td>" in line and "rpi4" not in line
+    ]
     assert len(board) == 8  # four rows, in the short table and in the long one
     assert all("101–211" in line for line in board)
     host = [line for line in page.splitlines() if "<td>measured</td>" in line]
@@ -90,7 +92,10 @@ def test_quality_shows_what_the_terminal_shows(full_run: RunDir) -> None:
     assert "a warning of the task" in quality
     assert "| GLUE | student | 76.13 | 77.00 | 2 |" in quality
     assert "| sentiment student | int8 | 80.9 | +1.13 | 17 | 1.9 |" in quality
-    assert "| without the cosine loss | 80.04 | -1.13 | -1.71 … -0.53 | 0.31 | real | -1.46 |" in quality
+    assert (
+        "| without the cosine loss | 80.04 | -1.13 | -1.71 … -0.53 | 0.31 | real | -1.46 |"
+        in quality
+    )
 
 
 def test_an_ablation_without_an_evaluation_is_shown(full_run: RunDir) -> None:
@@ -158,7 +163,9 @@ def test_report_needs_neither_torch_nor_onnxruntime(full_run: RunDir) -> None:
         f"report(RunDir(Path({str(full_run.path)!r})), against=None);"
         "print([m for m in ('torch', 'onnxruntime', 'transformers', 'onnx') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 

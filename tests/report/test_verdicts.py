@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from edgedistil.records import EvaluationRecord, MacroScore, NotMeasured, Retention
-from edgedistil.report.gather import gather
+from edgedistil.core.records import EvaluationRecord, MacroScore, NotMeasured, Retention
+from edgedistil.core.rundir import RunDir
+from edgedistil.report.load import gather
 from edgedistil.report.verdicts import Verdict, quality_verdict
-from edgedistil.rundir import RunDir
 
 Judge = Callable[..., Verdict]
 
@@ -26,7 +26,9 @@ def evaluation(full_run: RunDir) -> EvaluationRecord:
 @pytest.fixture
 def judge(full_run: RunDir, evaluation: EvaluationRecord) -> Judge:
     def judge(**changed: Any) -> Verdict:
-        return quality_verdict(replace(gather(full_run), evaluation=evaluation.model_copy(update=changed)))
+        return quality_verdict(
+            replace(gather(full_run), evaluation=evaluation.model_copy(update=changed))
+        )
 
     return judge
 
@@ -44,7 +46,9 @@ def test_one_task_is_named_and_not_called_glue(judge: Judge) -> None:
 
 
 def test_a_task_of_glue_is_called_one(judge: Judge, evaluation: EvaluationRecord) -> None:
-    assert judge(tasks=[evaluation.tasks[0].model_copy(update={"suite": "GLUE"})]).how.endswith("one task of GLUE")
+    assert judge(tasks=[evaluation.tasks[0].model_copy(update={"suite": "GLUE"})]).how.endswith(
+        "one task of GLUE"
+    )
 
 
 def test_the_worst_task_decides(judge: Judge, evaluation: EvaluationRecord) -> None:
@@ -54,7 +58,9 @@ def test_the_worst_task_decides(judge: Judge, evaluation: EvaluationRecord) -> N
     assert verdict.how.startswith("task topics, the worst of 2,")
 
 
-def test_an_interval_around_the_bound_tells_nothing(judge: Judge, evaluation: EvaluationRecord) -> None:
+def test_an_interval_around_the_bound_tells_nothing(
+    judge: Judge, evaluation: EvaluationRecord
+) -> None:
     assert judge(retentions=[kept(evaluation, retention_low=0.96)]).word == "cannot be told"
 
 
@@ -62,7 +68,9 @@ def test_soft_targets_stand_beside(judge: Judge, evaluation: EvaluationRecord) -
     soft = kept(evaluation, model="student-d", retention=0.995, above_floor=0.98)
     verdict = judge(retentions=[*evaluation.retentions, soft])
     assert verdict.figure.startswith("98.8%"), "the student's own figure is judged"
-    assert verdict.caveat.endswith("the fine-tuned teacher's soft targets: 99.5%, 98.0% above the constant")
+    assert verdict.caveat.endswith(
+        "the fine-tuned teacher's soft targets: 99.5%, 98.0% above the constant"
+    )
 
 
 @pytest.mark.parametrize(("student", "word"), [(0.772, "holds"), (0.770, "does not hold")])

@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
-from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass, TopologicalSortPass
+from onnx_ir.passes.common import (
+    IdentityEliminationPass,
+    RemoveUnusedNodesPass,
+    TopologicalSortPass,
+)
 
-from edgedistil.errors import EdgeDistilError
+from edgedistil.core.errors import EdgeDistilError
 from edgedistil.export.passes.activation import fuse_gelu
 from edgedistil.export.passes.attention import fuse_attention
 from edgedistil.export.passes.constants import name_constants, read_weights_as_stored
@@ -41,7 +45,11 @@ class Shape:
             heads=config.num_attention_heads,
             hidden=config.hidden_size,
             gelus=nodes.count("Erf"),
-            weights=sum(1 for node in model.graph if node.op_type == "Transpose" and is_weight(node.inputs[0])),
+            weights=sum(
+                1
+                for node in model.graph
+                if node.op_type == "Transpose" and is_weight(node.inputs[0])
+            ),
         )
 
 
@@ -103,9 +111,15 @@ def run_passes(model: ir.Model, passes: Sequence[Pass]) -> dict[str, int]:
 def weight_bytes(model: ir.Model) -> int:
     """Bytes of everything constant in a graph, wherever it stands."""
     stored = sum(
-        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
+        value.const_value.nbytes
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
     )
-    inline = sum(node.attributes["value"].as_tensor().nbytes for node in model.graph if node.op_type == "Constant")
+    inline = sum(
+        node.attributes["value"].as_tensor().nbytes
+        for node in model.graph
+        if node.op_type == "Constant"
+    )
     return stored + inline
 
 

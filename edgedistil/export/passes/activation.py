@@ -21,7 +21,13 @@ def fuse_gelu(model: ir.Model) -> int:
             chain = only_user(chain.outputs[0]) if chain is not None else None
         if scaled is None or chain is None or chain.op_type != "Mul":
             continue
-        (out,) = insert(chain, "Gelu", [scaled.inputs[0]], name=erf.name.rsplit("/", 1)[0] + "/Gelu", domain=CONTRIB)  # type: ignore[union-attr]
+        (out,) = insert(
+            chain,
+            "Gelu",
+            [scaled.inputs[0]],
+            name=(erf.name or "").rsplit("/", 1)[0] + "/Gelu",
+            domain=CONTRIB,
+        )
         replace(chain.outputs[0], out)
         changed += 1
     return changed

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgedistil.export.passes.edit import CONTRIB, add_initializer, insert, only_user, produced_by, replace
+from edgedistil.export.passes.edit import (
+    CONTRIB,
+    add_initializer,
+    insert,
+    only_user,
+    produced_by,
+    replace,
+)
 
 MASKED = -10000.0  # exp() of it is 0, and float16 holds it
 
@@ -33,7 +40,9 @@ def fuse_attention(model: ir.Model, *, heads: int) -> int:
     return changed
 
 
-def _lower(graph: ir.Graph, node: ir.Node, projections: list[ir.Value | None], mask: ir.Value, heads: int) -> ir.Value:
+def _lower(
+    graph: ir.Graph, node: ir.Node, projections: list[ir.Value | None], mask: ir.Value, heads: int
+) -> ir.Value:
     name = (node.name or "attention").rsplit("/", 1)[0]
     split = add_initializer(graph, f"constant/split/{heads}", np.array([0, 0, heads, -1], np.int64))
     merge = add_initializer(graph, "constant/merge", np.array([0, 0, -1], np.int64))
@@ -47,14 +56,26 @@ def _lower(graph: ir.Graph, node: ir.Node, projections: list[ir.Value | None], m
         [q, k],
         name=f"{name}/scores",
         domain=CONTRIB,
-        attributes={"alpha": node.attributes["scale"].as_float(), "transBatchA": 1, "transBatchB": 1, "transB": 1},
+        attributes={
+            "alpha": node.attributes["scale"].as_float(),
+            "transBatchA": 1,
+            "transBatchB": 1,
+            "transB": 1,
+        },
     )
     (masked,) = insert(node, "Add", [scores, mask], name=f"{name}/masked")
     (weights,) = insert(node, "Softmax", [masked], name=f"{name}/weights", attributes={"axis": -1})
     (context,) = insert(
-        node, "FusedMatMul", [weights, v], name=f"{name}/context", domain=CONTRIB, attributes={"transBatchB": 1}
+        node,
+        "FusedMatMul",
+        [weights, v],
+        name=f"{name}/context",
+        domain=CONTRIB,
+        attributes={"transBatchB": 1},
     )
-    (turned,) = insert(node, "Transpose", [context], name=f"{name}/turned", attributes={"perm": [2, 0, 1, 3]})
+    (turned,) = insert(
+        node, "Transpose", [context], name=f"{name}/turned", attributes={"perm": [2, 0, 1, 3]}
+    )
     return insert(node, "Reshape", [turned, merge], name=f"{name}/merged")[0]
 
 
@@ -72,7 +93,9 @@ def _mask(model: ir.Model) -> ir.Value:
     one = add_initializer(graph, "constant/one", np.array(1, np.float32))
     large = add_initializer(graph, "constant/masked", np.array(MASKED, np.float32))
     axes = add_initializer(graph, "constant/mask_axes", np.array([1, 2], np.int64))
-    (kept,) = insert(first, "Cast", [given], name="mask/kept", attributes={"to": int(ir.DataType.FLOAT)})
+    (kept,) = insert(
+        first, "Cast", [given], name="mask/kept", attributes={"to": int(ir.DataType.FLOAT)}
+    )
     (left_out,) = insert(first, "Sub", [one, kept], name="mask/left_out")
     (bias_BL,) = insert(first, "Mul", [left_out, large], name="mask/bias")
     return insert(first, "Unsqueeze", [bias_BL, axes], name="mask/broadcast")[0]

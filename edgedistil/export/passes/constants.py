@@ -18,7 +18,7 @@ def read_weights_as_stored(model: ir.Model) -> int:
     Ensures: every weight is stored once, in PyTorch's order; where it is tied, both its readers read the same bytes.
     """
     changed = 0
-    for node in [each for each in model.graph if each.op_type == "Transpose" and each.inputs[0].is_initializer()]:  # type: ignore[union-attr]
+    for node in [each for each in model.graph if _transposes_a_weight(each)]:
         (use,) = node.outputs[0].uses()
         product = use.node
         (out,) = insert(
@@ -46,7 +46,16 @@ def name_constants(model: ir.Model) -> int:
             continue
         array = np.array(array)  # not ascontiguousarray: it makes a scalar one-dimensional
         label = "x".join(map(str, array.shape)) or "scalar"
-        name = f"constant/{array.dtype}/{label}/{'_'.join(f'{v:g}' for v in array.ravel().tolist())}"
+        name = (
+            f"constant/{array.dtype}/{label}/{'_'.join(f'{v:g}' for v in array.ravel().tolist())}"
+        )
         replace(node.outputs[0], add_initializer(model.graph, name, array))
         changed += 1
     return changed
+
+
+def _transposes_a_weight(node: ir.Node) -> bool:
+    if node.op_type != "Transpose":
+        return False
+    transposed = node.inputs[0]
+    return transposed is not None and transposed.is_initializer()

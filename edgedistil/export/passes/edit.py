@@ -45,7 +45,14 @@ def insert(
     outputs: int = 1,
 ) -> list[ir.Value]:
     """A new node in front of another one; returns its outputs, named after it."""
-    node = ir.node(op_type, inputs, attributes=dict(attributes or {}), domain=domain, num_outputs=outputs, name=name)
+    node = ir.node(
+        op_type,
+        inputs,
+        attributes=dict(attributes or {}),
+        domain=domain,
+        num_outputs=outputs,
+        name=name,
+    )
     for index, output in enumerate(node.outputs):
         output.name = f"{name}/output_{index}" if outputs > 1 else f"{name}/output"
     graph = before.graph
@@ -61,7 +68,9 @@ def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value
     if name in graph.initializers:
         return graph.initializers[name]
     tensor = ir.Tensor(array, name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
+    )
     graph.register_initializer(value)
     return value
 

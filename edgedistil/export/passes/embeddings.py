@@ -25,8 +25,12 @@ def slice_positions(model: ir.Model) -> int:
         ids = next(value for value in graph.inputs if value.name == "input_ids")
         zero = add_initializer(graph, "constant/start", np.array([0], np.int64))
         axis = add_initializer(graph, "constant/axis", np.array([0], np.int64))
-        (length,) = insert(node, "Shape", [ids], name="embeddings/length", attributes={"start": 1, "end": 2})
-        (rows_LD,) = insert(node, "Slice", [node.inputs[0], zero, length, axis], name="embeddings/positions")
+        (length,) = insert(
+            node, "Shape", [ids], name="embeddings/length", attributes={"start": 1, "end": 2}
+        )
+        (rows_LD,) = insert(
+            node, "Slice", [node.inputs[0], zero, length, axis], name="embeddings/positions"
+        )
         one = add_initializer(graph, "constant/batch_axis", np.array([1], np.int64))
         (rows_L1D,) = insert(node, "Unsqueeze", [rows_LD, one], name="embeddings/positions_of_all")
         replace(node.outputs[0], rows_L1D)

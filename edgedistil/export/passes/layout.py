@@ -17,11 +17,21 @@ def sequence_first(model: ir.Model) -> int:
     graph = model.graph
     for name in ("input_ids", "token_type_ids"):
         given = next((value for value in graph.inputs if value.name == name), None)
-        gathers = [use for use in given.uses() if use.node.op_type == "Gather" and use.idx == 1] if given else []
+        gathers = (
+            [use for use in given.uses() if use.node.op_type == "Gather" and use.idx == 1]
+            if given
+            else []
+        )
         for use in gathers:
-            (turned,) = insert(use.node, "Transpose", [given], name=f"{name}/turned", attributes={"perm": [1, 0]})
+            (turned,) = insert(
+                use.node, "Transpose", [given], name=f"{name}/turned", attributes={"perm": [1, 0]}
+            )
             use.node.replace_input_with(1, turned)
-    last = [node for node in graph if node.op_type == "LayerNormalization" and "layer." in (node.name or "")][-1]
+    last = [
+        node
+        for node in graph
+        if node.op_type == "LayerNormalization" and "layer." in (node.name or "")
+    ][-1]
     hidden = last.outputs[0]
     readers = list(hidden.uses())
     is_output = hidden.is_graph_output()
@@ -38,9 +48,13 @@ def sequence_first(model: ir.Model) -> int:
     return 1
 
 
-def _after(graph: ir.Graph, last: ir.Node, reader: ir.Node | None, hidden: ir.Value) -> list[ir.Value]:
+def _after(
+    graph: ir.Graph, last: ir.Node, reader: ir.Node | None, hidden: ir.Value
+) -> list[ir.Value]:
     if reader is not None:
-        return insert(reader, "Transpose", [hidden], name="encoder/turned", attributes={"perm": [1, 0, 2]})
+        return insert(
+            reader, "Transpose", [hidden], name="encoder/turned", attributes={"perm": [1, 0, 2]}
+        )
     node = ir.node("Transpose", [hidden], attributes={"perm": [1, 0, 2]}, name="encoder/turned")
     graph.insert_after(last, node)
     return list(node.outputs)

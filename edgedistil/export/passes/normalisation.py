@@ -20,7 +20,12 @@ def keep_residual_sums(model: ir.Model) -> int:
     changed = 0
     for norm in [node for node in model.graph if node.op_type == "LayerNormalization"]:
         add = norm.inputs[0].producer() if norm.inputs[0] is not None else None
-        if add is None or add.op_type != "Add" or only_user(add.outputs[0]) is not norm or _embeddings(norm):
+        if (
+            add is None
+            or add.op_type != "Add"
+            or only_user(add.outputs[0]) is not norm
+            or _embeddings(norm)
+        ):
             continue
         name = add.name or "residual"
         add.name = f"{name}/replaced"

@@ -16,7 +16,10 @@ def session_for(folder: Path, file: str) -> ort.InferenceSession:
     advice = json.loads((folder / "session.json").read_text())["artefacts"][f"onnx/{file}"]
     options = ort.SessionOptions()
     for name, value in advice["options"].items():
-        kind = {"graph_optimization_level": ort.GraphOptimizationLevel, "execution_mode": ort.ExecutionMode}.get(name)
+        kind = {
+            "graph_optimization_level": ort.GraphOptimizationLevel,
+            "execution_mode": ort.ExecutionMode,
+        }.get(name)
         setattr(options, name, getattr(kind, value) if kind else value)
     for name, value in advice["config_entries"].items():
         options.add_session_config_entry(name, value)
@@ -28,7 +31,9 @@ def ask(folder: Path, task: str, file: str, texts: list[str]) -> dict[str, np.nd
     assert tokenizer.truncation is None and tokenizer.padding is None, "nothing is baked in"
     config = json.loads((folder / "tokenizer_config.json").read_text())
     tokenizer.enable_truncation(config["model_max_length"])
-    tokenizer.enable_padding(pad_id=tokenizer.token_to_id(config["pad_token"]), pad_token=config["pad_token"])
+    tokenizer.enable_padding(
+        pad_id=tokenizer.token_to_id(config["pad_token"]), pad_token=config["pad_token"]
+    )
     encoded = tokenizer.encode_batch(texts)
     columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
     session = session_for(folder, file)

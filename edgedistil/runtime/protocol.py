@@ -1,0 +1,336 @@
+"""What the host sends to a runner (`Job`) and what comes back (`Reply`), field by field; runner.py is the other end.
+
+A job is a JSON object with a folder of files beside it; a reply is one JSON object. Times are raw nanoseconds of every
+call, memory is bytes. A field that a machine does not tell is missing, never 0. A reply from a board is input like any
+other: it is checked here, with a bound on its size, before anything reads a figure from it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from edgedistil.core.errors import TargetError
+from edgedistil.core.records import Record
+
+MAX_REPLY_BYTES = 64 * 2**20
+RUNNER = Path(__file__).with_name("runner.py")
+
+GraphLevel = Literal["disabled", "basic", "extended", "all"]
+Phase = Literal["steady", "outputs", "energy", "ops", "bandwidth"]
+Natural = Annotated[int, Field(ge=0)]
+Counted = Annotated[int, Field(gt=0)]
+
+
+# --- host → runner -----------------------------------------------------------------------------------
+
+
+class SessionOptions(Record):
+    """Knobs of an onnxruntime session; the defaults are onnxruntime's own."""
+
+    spinning: bool = True
+    arena: bool = True
+    graph_level: GraphLevel = "all"
+    prepacking: bool = True
+    exact_products: bool = Field(
+        default=False,
+        description="session.x64quantprecision: x86 without VNNI keeps int8 products from saturating in 16 bits",
+    )
+
+
+class JobModel(Record):
+    file: str = Field(
+        description="path of the graph, relative to the job's folder; external data lies beside it"
+    )
+    session: SessionOptions | None = Field(default=None, description="instead of the job's own")
+    threads: Counted | None = Field(default=None, description="instead of the job's own")
+
+
+class Case(Record):
+    """Inputs that are timed together. `steady` cycles them until both minima are met, `pass` goes through them once."""
+
+    name: str
+    keys: list[str] = Field(
+        min_length=1, description="inputs in the npz: arrays are named KEY/INPUT, or packed"
+    )
+    how: Literal["steady", "pass"] = "steady"
+    max_seconds: float | None = Field(
+        default=None, gt=0, description="of a pass: it ends there, and the reply says so"
+    )
+
+
+class Alternation(Record):
+    """Blocks of calls of two of the job's models on the same inputs, taking turns."""
+
+    name: str
+    first: str = Field(description="label of a model, the teacher in a speed claim")
+    second: str
+    keys: list[str] = Field(min_length=1)
+    blocks: Counted = 20
+    calls_per_block: Counted = 5
+    max_seconds: float = Field(default=60, gt=0)
+
+
+class Job(Record):
+    """One visit to a machine: these models, on these inputs, with these threads.
+
+    `isolate`: the runner starts a fresh worker process and survives its death. Off where a process cannot start another
+    one (an emulator without binfmt): then `start_to_first_result_ns` is missing and a crash leaves `OUT.json` as it was
+    when the last phase began (`phase` names it, `ok` is still true: the exit status tells).
+    """
+
+    format: Literal[1] = 1
+    models: dict[str, JobModel] = Field(
+        min_length=1, description="by label; memory figures want one model a job"
+    )
+    inputs: str = "inputs.npz"
+    cases: list[Case] = Field(
+        min_length=1, description="the first key of the first case is the first call"
+    )
+    alternate: list[Alternation] = Field(default=[])
+    phases: list[Phase] = Field(default=["steady"])
+    threads: Counted = 1
+    session: SessionOptions = SessionOptions()
+    warmup_calls: Natural = 3
+    min_calls: Counted = 20
+    min_seconds: float = Field(default=0.5, ge=0)
+    wanted_calls: Natural = Field(
+        default=0, description="beyond the minima, as far as `wanted_seconds` reach"
+    )
+    wanted_seconds: float = Field(default=0, ge=0)
+    max_seconds: float = Field(
+        default=10,
+        gt=0,
+        description="a steady case ends here, a minimum met or not, if it has 5 calls",
+    )
+    timeout_seconds: float | None = Field(
+        default=None, description="the supervisor kills the worker after this"
+    )
+    isolate: bool = True
+    memory_limit_bytes: Counted | None = Field(default=None, description="RLIMIT_AS of the worker")
+    guest_range: tuple[Natural, Natural] | None = Field(
+        default=None,
+        description="count resident memory only between these addresses (an emulated process)",
+    )
+    outputs: str | None = Field(
+        default=None, description="npz that the phase `outputs` writes: arrays LABEL/KEY/OUTPUT"
+    )
+    output_keys: list[str] | None = Field(
+        default=None, description="inputs whose outputs are wanted; none: all"
+    )
+    ops_calls: Counted = 10
+    ops_keys: list[str] | None = None
+    energy_seconds: float = Field(default=2, gt=0)
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), allow_nan=False)
+
+
+# --- runner → host -----------------------------------------------------------------------------------
+
+
+class Answer(Record):
+    """Part of a reply. Unlike our own records it lets unknown fields pass: a newer runner may tell more."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Failure(Answer):
+    """Why a job did not end. `phase` is where it was: 'load student-…', 'steady …'."""
+
+    kind: Literal["memory", "exception", "signal", "exit", "timeout"]
+    phase: str
+    message: str
+    details: str = ""
+    signal: str | None = None
+    status: int | None = None
+
+
+class CacheFacts(Answer):
+    """One cache of the first core."""
+
+    level: int
+    kind: str = Field(description="Data, Instruction, Unified")
+    bytes: int
+    shared_by: str = Field(description="cores, as the kernel lists them: 0-3")
+
+
+class Identity(Answer):
+    """What a machine says of itself."""
+
+    machine: str | None = None
+    system: str | None = None
+    kernel: str | None = None
+    python: str | None = None
+    numpy: str | None = None
+    onnxruntime: str | None = None
+    providers: list[str] = Field(default=[])
+    board: str | None = Field(default=None, description="/proc/device-tree/model")
+    cpu: str | None = None
+    cpu_part: str | None = Field(
+        default=None, description="ARM's part number: 0xd08 is a Cortex-A72"
+    )
+    flags: list[str] = Field(default=[], description="instruction-set flags of /proc/cpuinfo")
+    cores: int | None = None
+    cores_allowed: int | None = None
+    page_bytes: int | None = None
+    clock_max_mhz: float | None = None
+    caches: list[CacheFacts] = Field(default=[])
+    memory_bytes: int | None = None
+    memory_available_bytes: int | None = None
+    swap_used_bytes: int | None = None
+
+
+class Condition(Answer):
+    """Clock, heat and throttling at one moment."""
+
+    governor: str | None = None
+    clock_mhz: list[float] | None = None
+    temperature_c: dict[str, float] | None = None
+    throttled_bits: int | None = Field(
+        default=None, description="vcgencmd get_throttled; bits 0-3 are now, 16-19 since boot"
+    )
+    throttle_count: int | None = Field(
+        default=None, description="x86: thermal throttling events since boot, all cores"
+    )
+    load_1min: float | None = None
+    memory_available_bytes: int | None = None
+
+
+class Faults(Answer):
+    minor: Natural
+    major: Natural
+
+
+class Memory(Answer):
+    """Resident bytes after each phase of a fresh process."""
+
+    start: int | None = None
+    imported: int | None = Field(default=None, alias="import")
+    inputs: int | None = None
+    load: int | None = None
+    first_call: int | None = None
+    run: int | None = None
+    peak: int | None = None
+
+
+class CaseTimes(Answer):
+    samples_ns: list[Natural] = Field(max_length=2_000_000)
+    wall_ns: Natural
+    cpu_ns: Natural
+    faults: Faults
+    cut: bool = Field(description="max_seconds ended it before min_calls")
+
+
+class NodeTime(Answer):
+    """One node of the graph as the runtime ran it, summed over the profiled calls; nodes come in order of execution."""
+
+    node: str
+    op: str
+    calls: Natural
+    total_us: Natural
+
+
+class Energy(Answer):
+    absent: str | None = None
+    counter: str | None = None
+    joules: float | None = None
+    calls: int | None = None
+    wall_ns: int | None = None
+
+
+class ModelAnswer(Answer):
+    memory: Memory = Memory()
+    load_ns: Natural | None = None
+    load_cpu_ns: Natural | None = None
+    load_faults: Faults | None = None
+    first_call_ns: Natural | None = None
+    start_to_first_result_ns: Natural | None = Field(
+        default=None, description="from the start of the process; isolated jobs only"
+    )
+    cases: dict[str, CaseTimes] = Field(default={})
+    ops: list[NodeTime] = Field(default=[])
+    energy: Energy | None = None
+
+
+class Block(Answer):
+    first_ns: list[Natural]
+    second_ns: list[Natural]
+
+
+class AlternationAnswer(Answer):
+    name: str
+    first: str
+    second: str
+    blocks: list[Block]
+
+
+class Bandwidth(Answer):
+    """Bytes a second of large copies, read and written both counted."""
+
+    one_core: Annotated[float, Field(gt=0)]
+    all_cores: Annotated[float, Field(gt=0)]
+    threads: Counted
+
+
+class Outputs(Answer):
+    file: str
+    sha256: str
+    arrays: int
+
+
+class Reply(Answer):
+    """All that a runner observed. `ok` false: `error` says why, and what was observed before it is still here."""
+
+    format: Literal[1]
+    ok: bool
+    error: Failure | None = None
+    phase: str
+    runner_sha256: str
+    identity: Identity = Identity()
+    before: Condition = Condition()
+    after: Condition | None = None
+    import_ns: Natural | None = None
+    models: dict[str, ModelAnswer] = Field(default={})
+    alternation: list[AlternationAnswer] = Field(default=[])
+    outputs: Outputs | None = None
+    bandwidth: Bandwidth | None = None
+    conditions: dict[str, str] = Field(
+        default={},
+        description="set by a target, not by the runner: what it knows about the run (kernels, guest cpu …), in words",
+    )
+
+
+def parse_reply(data: bytes, *, source: str) -> Reply:
+    """The reply in `data`.
+
+    Args:
+        source: Who sent it, for the message: "pi@rpi4.local".
+    Raises:
+        TargetError: Too large, no JSON, NaN inside, torn, or not a reply of this format.
+    """
+    if len(data) > MAX_REPLY_BYTES:
+        raise TargetError(
+            f"{source} sent a reply of {len(data)} bytes; at most {MAX_REPLY_BYTES} are read"
+        )
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        shown = data[:80].decode("utf-8", "replace")
+        raise TargetError(
+            f"{source} sent no readable reply: {error}; it begins with {shown!r}",
+            hint="half a reply means that the connection or the disk there ended early: try again",
+        ) from error
+    try:
+        return Reply.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the reply"
+        raise TargetError(f"{source} sent a reply that is none: {where}: {first['msg']}") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no figure")

@@ -1,0 +1,134 @@
+"""Device files: every shipped one loads, every figure says where it is from, every problem is told."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgedistil.core.device import DeviceSpec, device_names, dump_device, load_device, parse_device
+from edgedistil.core.errors import DeviceFileError
+from edgedistil.core.shipped import shipped_folder
+
+SHIPPED = (
+    *("graviton2", "jetson-orin-nano", "rk3588", "rpi3", "rpi4", "rpi5"),
+    *("x86-amx", "x86-avx2", "x86-avx512-vnni", "zero2w"),
+)
+
+
+def rpi4() -> dict[str, Any]:
+    return tomllib.loads((shipped_folder("devices") / "rpi4.toml").read_text(encoding="utf-8"))
+
+
+def test_shipped_devices_are_these() -> None:
+    assert tuple(path.stem for path in sorted(shipped_folder("devices").glob("*.toml"))) == SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_device_loads_and_survives_a_round_trip(name: str) -> None:
+    spec = load_device(name)
+    assert spec.name == name
+    assert parse_device(tomllib.loads(dump_device(spec)), where="dump") == spec
+
+
+@pytest.mark.parametrize(
+    ("name", "dot_product", "vnni"),
+    [
+        ("rpi4", False, False),
+        ("rpi5", True, False),
+        ("x86-avx2", False, False),
+        ("x86-avx512-vnni", False, True),
+    ],
+)
+def test_the_quantizer_reads_its_features(name: str, dot_product: bool, vnni: bool) -> None:
+    isa = load_device(name).isa
+    assert (isa.dot_product, isa.vnni) == (dot_product, vnni)
+
+
+def test_armv8_0_boards_refuse_the_runtime_that_dies_there() -> None:
+    for name in ("rpi3", "rpi4", "zero2w"):
+        assert "SIGILL" in load_device(name).runtime.refused["1.21.0"]
+    assert load_device("rpi5").runtime.refused == {}
+
+
+def test_an_unknown_device_is_told_with_its_neighbour() -> None:
+    with pytest.raises(DeviceFileError, match=r"no device 'rpi44'; did you mean 'rpi4'") as told:
+        load_device("rpi44")
+    assert "zero2w" in str(told.value)
+    assert told.value.exit_code == 2
+
+
+def test_all_problems_are_told_at_once() -> None:
+    data = rpi4()
+    data["clusters"][0]["cores"]["value"] = -4
+    data["memory"]["bandwith_gb_per_s"] = data["memory"].pop("bandwidth_gb_per_s")
+    del data["caches"]["l2_kib"]
+    with pytest.raises(DeviceFileError) as told:
+        parse_device(data, where="mine")
+    message = told.value.message
+    assert "4 problems" in message
+    assert "unknown key 'memory.bandwith_gb_per_s'; did you mean 'bandwidth_gb_per_s'?" in message
+    assert "'memory.bandwidth_gb_per_s' is missing" in message
+    assert "'caches.l2_kib' is missing" in message
+    assert "greater than 0" in message
+
+
+@pytest.mark.parametrize("extra", [{}, {"source": "a book", "assumed": "a guess"}])
+def test_a_figure_says_where_it_is_from_exactly_once(extra: dict[str, str]) -> None:
+    data = rpi4()
+    data["clusters"][0]["clock_ghz"] = {"value": 1.8, **extra}
+    with pytest.raises(DeviceFileError, match="exactly one of source, assumed"):
+        parse_device(data, where="mine")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0, "fast", True])
+def test_a_figure_is_a_positive_number(value: object) -> None:
+    data = rpi4()
+    data["memory"]["size_gib"] = {"value": value, "source": "a book"}
+    with pytest.raises(DeviceFileError, match=r"memory\.size_gib"):
+        parse_device(data, where="mine")
+
+
+def test_thread_scaling_starts_at_one_and_ends_flat() -> None:
+    spec = load_device("rpi4")
+    assert [spec.thread_scaling.of(n) for n in (1, 2, 3, 4, 9)] == [1, 1.73, 2.3, 2.67, 2.67]
+    data = rpi4()
+    data["thread_scaling"]["speedups"] = [2, 3]
+    with pytest.raises(DeviceFileError, match="first speed-up is of one thread and must be 1"):
+        parse_device(data, where="mine")
+
+
+@pytest.mark.parametrize("text", ["name = [", "\x00", 'name = "a"\nname = "b"'])
+def test_a_broken_file_is_told_with_its_place(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DeviceFileError, match="is no TOML"):
+        load_device(path)
+
+
+def test_the_users_own_file_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("devices").mkdir()
+    text = (shipped_folder("devices") / "rpi4.toml").read_text(encoding="utf-8")
+    Path("devices/rpi4.toml").write_text(
+        text.replace("value = 1.8,", "value = 2.0,"), encoding="utf-8"
+    )
+    Path("devices/mine.toml").write_text(
+        text.replace('name = "rpi4"', 'name = "mine"'), encoding="utf-8"
+    )
+    assert load_device("rpi4").clusters[0].clock_ghz.value == 2.0
+    assert "mine" in device_names()
+
+
+def test_every_figure_of_a_spec_has_an_origin() -> None:
+    for name in SHIPPED:
+        spec: DeviceSpec = load_device(name)
+        cluster = spec.clusters[0]
+        for figure in (
+            cluster.clock_ghz,
+            cluster.macs_per_cycle.int8,
+            spec.memory.bandwidth_gb_per_s,
+        ):
+            assert len(figure.origin) > 5

@@ -1,0 +1,177 @@
+"""Recipes: strict, frozen, all problems at once, with advice."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from edgedistil.core.errors import RecipeError
+from edgedistil.core.recipe import dump_recipe, load_recipe, parse_recipe
+
+SMALLEST = """
+name = "x"
+[teacher]
+source = "asset:minilm"
+[corpus]
+sources = [{ asset = "reviews" }]
+[train]
+tokens = 7
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    return path
+
+
+def problems(tmp_path: Path, text: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text))
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def data(**changes: Any) -> dict[str, Any]:
+    return {**tomllib.loads(SMALLEST), **changes}
+
+
+def test_the_smallest_recipe_round_trips_with_every_default(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, SMALLEST))
+    dumped = dump_recipe(recipe)
+    assert parse_recipe(tomllib.loads(dumped), where="dump") == recipe
+    assert "temperature = 2.0" in dumped
+    assert parse_recipe(tomllib.loads(dumped), where="dump").sha256 == recipe.sha256
+
+
+def test_a_recipe_is_frozen(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, SMALLEST))
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.seed = 3  # type: ignore[misc]
+
+
+def test_the_digest_depends_on_every_value(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALLEST)
+    digests = {
+        load_recipe(path, [s]).sha256
+        for s in ("seed=1", "seed=2", "loss.mlm=3.0", "student.init=random")
+    }
+    assert len(digests) == 4
+
+
+def test_a_missing_recipe_names_the_shipped_ones() -> None:
+    with pytest.raises(
+        RecipeError, match=r"no recipe 'recipes/tinny.toml'\n  shipped recipes: .*base.*tiny"
+    ):
+        load_recipe("recipes/tinny.toml")
+
+
+def test_broken_toml_has_line_and_column(tmp_path: Path) -> None:
+    assert "line 2, column" in problems(tmp_path, 'name = "x"\n[teacher\n')
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(b'name = "\xff"')
+    with pytest.raises(RecipeError, match="not UTF-8 text: byte 8"):
+        load_recipe(path)
+
+
+def test_an_unknown_key_gets_a_suggestion(tmp_path: Path) -> None:
+    text = SMALLEST.replace("tokens = 7", "tokens = 7\nlerning_rate = 1.0")
+    assert "unknown key 'train.lerning_rate'; did you mean 'learning_rate'?" in problems(
+        tmp_path, text
+    )
+
+
+def test_an_unknown_key_like_no_other_gets_the_list(tmp_path: Path) -> None:
+    text = SMALLEST.replace(
+        '[teacher]\nsource = "asset:minilm"', '[teacher]\nsource = "asset:minilm"\nzzz = 1'
+    )
+    assert "unknown key 'teacher.zzz'; known: source, revision" in problems(tmp_path, text)
+
+
+def test_a_wrong_type_is_shown_with_what_was_expected(tmp_path: Path) -> None:
+    assert "'seed' is 'many': input should be a valid integer" in problems(
+        tmp_path, 'seed = "many"\n' + SMALLEST
+    )
+
+
+def test_several_problems_are_all_told(tmp_path: Path) -> None:
+    text = (
+        SMALLEST.replace("tokens = 7", "tokens = 7\nclip = -1.0\nmicro_bach = 3")
+        + '[loss]\ntemperature = "hot"\n'
+    )
+    message = problems(tmp_path, text)
+    assert "3 problems" in message
+    for part in ("train.clip", "did you mean 'micro_batch'?", "loss.temperature"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": {"soft_target": 0.0, "mlm": 0.0, "cosine": 0.0}}, "all loss weights are 0"),
+        (
+            {"loss": {"temperature": 0.0}},
+            "'loss.temperature' is 0.0: input should be greater than 0",
+        ),
+        ({"loss": {"temperature": -2.0}}, "input should be greater than 0"),
+        (
+            {"train": {"tokens": 5, "steps": 5}},
+            "expected exactly one of tokens, epochs, steps; got tokens and steps",
+        ),
+        ({"train": {}}, "got none"),
+        (
+            {"train": {"steps": 1, "global_batch": 7, "micro_batch": 2}},
+            "7 is no multiple of micro_batch 2",
+        ),
+        (
+            {"corpus": {"sources": [{"asset": "a", "hub": "b"}]}},
+            "exactly one of asset, files, hub; got asset and hub",
+        ),
+        ({"corpus": {"sources": []}}, "'corpus.sources'"),
+        ({"teacher": {}}, "'teacher.source' is missing"),
+        ({"student": {"layers": [0, -1]}}, "greater than or equal to 0"),
+    ],
+)
+def test_values_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(data(**changes), where="x.toml")
+    assert message in str(caught.value)
+
+
+def test_set_overrides_by_dotted_key(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALLEST)
+    recipe = load_recipe(
+        path,
+        ["loss.mlm=0.5", "name=other", "student.layers=[0, 3]", "train.trackers=['tensorboard']"],
+    )
+    assert (recipe.loss.mlm, recipe.name, recipe.student.layers) == (0.5, "other", [0, 3])
+    assert recipe.train.trackers == ["tensorboard"]
+
+
+def test_set_of_one_length_replaces_the_other(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, SMALLEST), ["train.steps=11"])
+    assert (recipe.train.steps, recipe.train.tokens) == (11, None)
+
+
+@pytest.mark.parametrize("bad", ["loss.mlm", "=3", "name.x=3"])
+def test_set_that_is_none(tmp_path: Path, bad: str) -> None:
+    with pytest.raises(RecipeError, match="--set"):
+        load_recipe(write(tmp_path, SMALLEST), [bad])
+
+
+def test_a_users_recipe_wins_over_a_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "tiny.toml").write_text(SMALLEST.replace('"x"', '"mine"'))
+    assert load_recipe("recipes/tiny.toml").name == "mine"
+    assert load_recipe("tiny").name == "mine"
+    assert load_recipe("base").name == "base"

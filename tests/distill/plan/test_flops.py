@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertForMaskedLM
+
+from edgedistil.distill.plan.flops import Shape, flops_per_token, gpu_memory_bytes
+
+SMALL = Shape(layers=3, hidden=28, intermediate=44, vocabulary=97, parameters=1)
+
+
+def test_encoder_flops_are_what_torch_counts() -> None:
+    config = BertConfig(
+        vocab_size=97,
+        hidden_size=28,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=44,
+    )
+    model = BertForMaskedLM(config).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.bert(torch.ones(5, 23, dtype=torch.long))
+    attention = 3 * 4 * 23 * 28  # scaled-dot-product attention on a CPU is not in torch's table
+    without = SMALL.encoder_flops(23) - attention
+    assert counter.get_total_flops() in (
+        pytest.approx(5 * 23 * without),
+        pytest.approx(5 * 23 * SMALL.encoder_flops(23)),
+    )
+
+
+def test_masked_positions_and_missing_losses_save_the_head() -> None:
+    settings = {"length": 23, "masked_share": 0.15, "mlm": 2.0, "cosine": 1.0}
+    every = flops_per_token(SMALL, SMALL, **settings, positions="all", soft_target=5.0)
+    masked = flops_per_token(SMALL, SMALL, **settings, positions="masked", soft_target=5.0)
+    assert every - masked == pytest.approx(0.85 * 4 * SMALL.head_flops)
+    mlm_only = flops_per_token(
+        SMALL, SMALL, **{**settings, "cosine": 0.0}, positions="all", soft_target=0.0
+    )
+    assert mlm_only == pytest.approx(3 * (SMALL.encoder_flops(23) + 0.15 * SMALL.head_flops))
+
+
+def test_memory_grows_with_the_micro_batch() -> None:
+    sizes = [gpu_memory_bytes(SMALL, SMALL, micro_batch=rows, length=128) for rows in (1, 2, 3)]
+    assert sizes[1] - sizes[0] == sizes[2] - sizes[1] > 0

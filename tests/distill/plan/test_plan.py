@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgedistil.core.errors import InputError, OfflineError
+from edgedistil.core.recipe import Recipe
+from edgedistil.core.records import NotMeasured
+from edgedistil.distill.plan import timing
+from edgedistil.distill.plan.plan import plan
+
+Make = Callable[..., Recipe]
+
+
+def test_plan_of_a_run(tiny_recipe: Make, runs: Path) -> None:
+    made = plan(tiny_recipe(train={"steps": 11}, teacher={}))
+    assert (made.steps, made.tokens_per_step, made.tokens) == (11, 6 * 23, 11 * 6 * 23)
+    assert (made.teacher.layers, made.student.layers, made.layer_map) == (4, 2, [0, 3])
+    assert made.corpus_how == "counted"
+    here, *gpus = made.devices
+    assert here.method == "measured"
+    assert not isinstance(here.seconds, NotMeasured)
+    assert here.seconds > 0
+    assert {g.method for g in gpus} == {"predicted"}
+    assert all("assumed" in g.how for g in gpus)
+    assert not runs.exists()
+
+
+def test_a_known_teacher_and_text_without_the_hub(
+    tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch, runs: Path
+) -> None:
+    monkeypatch.setattr(timing, "_REPEATS", 1)
+    monkeypatch.setattr(timing, "_LONGEST_S", 0.0)  # one row is enough here
+    monkeypatch.setattr(timing, "JUDGED_ROWS", 1)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    made = plan(
+        tiny_recipe(
+            teacher={"source": "google-bert/bert-base-uncased"},
+            corpus={
+                "sources": [{"hub": "wikimedia/wikipedia", "config": "20231101.en"}],
+                "block_length": 8,
+            },
+            world_size=2,
+        )
+    )
+    assert made.teacher.parameters == 109_514_298
+    assert made.student.parameters == 66_985_530
+    assert "the hub is not reachable" in made.teacher.how
+    assert made.corpus_tokens == pytest.approx(20.2e9 / 4.57 * 0.98, rel=1e-3)
+    assert "20.2 GB assumed, not read from its card" in made.corpus_how
+    assert made.devices[1].processes == 2
+
+
+def test_an_unknown_teacher_without_the_hub(
+    tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(OfflineError, match="cannot fetch model 'nobody/nothing'"):
+        plan(tiny_recipe(teacher={"source": "nobody/nothing"}))
+
+
+def test_an_unknown_text(tiny_recipe: Make) -> None:
+    with pytest.raises(InputError, match="the size of data set 'nobody/text' is not known here"):
+        plan(tiny_recipe(corpus={"sources": [{"hub": "nobody/text"}]}))
+
+
+def test_processes_have_to_divide_the_batch(tiny_recipe: Make) -> None:
+    with pytest.raises(InputError, match="world size 4 does not divide"):
+        plan(tiny_recipe(world_size=4))

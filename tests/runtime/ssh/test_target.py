@@ -1,0 +1,414 @@
+"""The whole ssh path for real: an sshd of our own on loopback, in front of an emulated Raspberry Pi 4."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgedistil.core.device import load_device
+from edgedistil.core.errors import TargetError
+from edgedistil.runtime.protocol import MAX_REPLY_BYTES
+from edgedistil.runtime.qemu.target import open_guest
+from edgedistil.runtime.ssh import target as ssh
+from edgedistil.runtime.ssh.target import SshTarget
+from edgedistil.runtime.target import raise_failure
+
+pytestmark = pytest.mark.needs("qemu-aarch64", "sshd", "ssh")
+
+JOB = "*job.json*reply.json"
+
+
+def test_a_board_is_probed_measured_and_left_clean(pi4, tiny, tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs.npz"
+    with SshTarget(pi4.destination) as target:
+        identity = target.probe()
+        reply = target.run(tiny.job(), tiny.files(tiny.int8), outputs_to=outputs)
+        name, method = target.name, target.method
+    assert reply.ok, reply.error
+    assert (name, method) == ("rpi4", "measured")
+    assert (identity.board, identity.machine) == ("Raspberry Pi 4 Model B", "aarch64")
+    assert reply.identity.onnxruntime == identity.onnxruntime == "1.32.0"
+    assert len(reply.models["tiny"].cases["7"].samples_ns) == 1
+    assert np.load(outputs)["tiny/a/last_hidden_state"].shape == (2, 7, 32)
+    assert pi4.leftovers() == []
+
+
+def test_onnxruntime_1_21_0_is_refused_on_armv8_0_before_it_is_imported(board, install) -> None:
+    with open_guest(load_device("rpi4"), onnxruntime="1.21.0") as guest:
+        install.guest_python(board, guest)
+        with SshTarget(board.destination) as target, pytest.raises(TargetError) as told:
+            target.probe()
+    assert "onnxruntime 1.21.0 must not run on this machine: dies with SIGILL on ARMv8.0" in str(
+        told.value
+    )
+    assert told.value.exit_code == 4
+    assert board.leftovers() == []
+
+
+def test_bootstrap_sends_what_a_board_without_packages_lacks(
+    board, install, pi4_guest, tiny
+) -> None:
+    install.guest_python(board, pi4_guest, with_packages=False)
+    with (
+        SshTarget(board.destination) as target,
+        pytest.raises(TargetError, match="has no numpy and no onnxruntime"),
+    ):
+        target.probe()
+    with SshTarget(board.destination, bootstrap=True) as target:
+        reply = target.run(tiny.job(phases=["steady"]), tiny.files(tiny.int8))
+    assert reply.ok, reply.error
+    assert reply.identity.onnxruntime == "1.32.0"
+    assert board.leftovers() == []
+
+
+def test_a_file_that_lies_there_is_not_sent_again(quick, tiny) -> None:
+    with SshTarget(quick.destination) as target:
+        first = target.run(tiny.job(), tiny.files(tiny.int8))
+        sent = target.sent_bytes
+        second = target.run(tiny.job(), tiny.files(tiny.int8))
+        assert first.ok and second.ok
+        assert sent > tiny.int8.stat().st_size
+        assert target.sent_bytes == sent
+
+
+def test_what_a_login_script_prints_does_not_matter(quick, tiny) -> None:
+    (quick.home / ".bashrc").write_text("echo 'Welcome to the board'; echo status=7\n")
+    with SshTarget(quick.destination) as target:
+        assert target.run(tiny.job(), tiny.files(tiny.int8)).ok
+    assert quick.leftovers() == [".bashrc"]
+
+
+# --- the command ------------------------------------------------------------------------------------------
+
+
+def edgedistil(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgedistil", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_measures_a_board(quick, tiny_model_folder: Path, tmp_path: Path) -> None:
+    model = str(tiny_model_folder / "model_int8.onnx")
+    done = edgedistil(
+        tmp_path,
+        "profile",
+        "--ssh",
+        quick.destination,
+        "--model",
+        model,
+        "--length",
+        "16",
+        "--threads",
+        "1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "measured" in done.stdout
+    assert quick.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("destination", "code", "message"),
+    [
+        ("me@127.0.0.1:9", 4, "cannot connect to me@127.0.0.1:9: nothing listens there"),
+        ("-oProxyCommand=touch pwned", 2, "is no destination"),
+        ("$(touch pwned)", 2, "is no destination"),
+        ("board; touch pwned", 2, "is no destination"),
+    ],
+)
+def test_the_command_tells_failures_apart(
+    board, tiny_model_folder, tmp_path, destination, code, message
+) -> None:
+    model = str(tiny_model_folder / "model_int8.onnx")
+    done = edgedistil(tmp_path, "profile", f"--ssh={destination}", "--model", model)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert list(tmp_path.glob("pwned")) == []
+
+
+# --- failures to reach it ---------------------------------------------------------------------------------
+
+
+def test_nothing_listens(board) -> None:
+    told_by_ssh = r"nothing listens there \(ssh: connect to host .*refused\)"
+    with pytest.raises(
+        TargetError, match=r"cannot connect to me@127\.0\.0\.1:9: " + told_by_ssh
+    ) as told:
+        SshTarget("me@127.0.0.1:9").probe()
+    assert told.value.exit_code == 4
+
+
+def test_no_such_host(board) -> None:
+    with pytest.raises(TargetError, match="its name is not known"):
+        SshTarget("no-such-board.invalid").probe()
+
+
+def test_the_wrong_key(board, install) -> None:
+    install.client_config(key="stranger_key")
+    with pytest.raises(TargetError, match="it does not accept this user's key"):
+        SshTarget(board.destination).probe()
+
+
+def test_an_unknown_host_key(board, install) -> None:
+    (board.folder / "none_known").touch()
+    install.client_config(known="none_known")
+    with pytest.raises(TargetError, match="its host key is not known here"):
+        SshTarget(board.destination).probe()
+
+
+def test_a_changed_host_key(board, install) -> None:
+    other = (board.folder / "stranger_key.pub").read_text().split()
+    (board.folder / "other_known").write_text(f"[127.0.0.1]:{board.port} {other[0]} {other[1]}\n")
+    install.client_config(known="other_known")
+    with pytest.raises(TargetError, match="its host key is not the one that is known"):
+        SshTarget(board.destination).probe()
+
+
+# --- a board that lacks something ---------------------------------------------------------------------------
+
+
+def test_a_board_without_python(board) -> None:
+    with SshTarget(board.destination) as target, pytest.raises(TargetError, match="has no python3"):
+        target.probe()
+    assert board.leftovers() == []
+
+
+def test_a_board_with_an_old_python(board, install) -> None:
+    install.program(board, "python3", "#!/bin/sh\necho 3.7\n")
+    with (
+        SshTarget(board.destination) as target,
+        pytest.raises(TargetError, match=r"has Python 3\.7; .* 3\.9 or newer"),
+    ):
+        target.probe()
+    assert board.leftovers() == []
+
+
+def test_a_board_without_a_program_of_every_linux(quick) -> None:
+    (quick.bin / "timeout").unlink()
+    with (
+        SshTarget(quick.destination) as target,
+        pytest.raises(TargetError, match="lacks the program timeout"),
+    ):
+        target.probe()
+    assert quick.leftovers() == []
+
+
+def test_a_board_without_numpy(board, install) -> None:
+    install.python(board, flags="-I -S")
+    with (
+        SshTarget(board.destination) as target,
+        pytest.raises(TargetError, match="has no numpy and no onnxruntime") as e,
+    ):
+        target.probe()
+    assert "--bootstrap" in str(e.value)
+
+
+def test_bootstrap_is_for_arm(board, install) -> None:
+    install.python(board, flags="-I -S")
+    with (
+        SshTarget(board.destination, bootstrap=True) as target,
+        pytest.raises(TargetError, match="for 64-bit ARM"),
+    ):
+        target.probe()
+
+
+def test_a_runtime_that_dies_when_it_is_imported(board, install) -> None:
+    install.python(
+        board,
+        instead={"*'import numpy, onnxruntime'*|*import\\ numpy,\\ onnxruntime": "kill -ILL $$"},
+    )
+    with (
+        SshTarget(board.destination) as target,
+        pytest.raises(TargetError, match=r"cannot be imported .* dies of SIGILL"),
+    ):
+        target.probe()
+
+
+# --- a job that fails -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("SEGV", ""),
+        ("KILL", "it ran out of memory"),
+        ("ILL", "uses instructions that the machine lacks"),
+    ],
+)
+def test_a_runtime_that_crashes_is_told_with_its_signal_and_phase(
+    board, install, tiny, name: str, advice: str
+) -> None:
+    install.python(
+        board, instead={"*--worker*": f"kill -{name} $$", JOB: install.through_itself(board)}
+    )
+    with SshTarget(board.destination) as target:
+        reply = target.run(tiny.job(), tiny.files(tiny.int8))
+    with pytest.raises(TargetError, match=f"died of SIG{name} in the phase 'start'") as told:
+        raise_failure(reply, source=board.destination)
+    assert advice in str(told.value)
+    assert told.value.exit_code == 4
+
+
+def test_memory_that_the_board_refuses_is_told(quick, tiny, tmp_path: Path) -> None:
+    onnx.save(hungry_model(), tmp_path / "hungry.onnx")
+    job = tiny.job(memory_limit_bytes=2**30, phases=["steady"])
+    with SshTarget(quick.destination) as target:
+        reply = target.run(job, tiny.files(tmp_path / "hungry.onnx"))
+    assert reply.error is not None
+    assert (reply.ok, reply.error.kind, reply.phase) == (False, "memory", "first call tiny")
+    with pytest.raises(TargetError, match="in the phase 'first call tiny'") as told:
+        raise_failure(reply, source=quick.destination)
+    assert "it ran out of memory: try the int8 model" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("deed", "message"),
+    [
+        ("kill -KILL $$", "the runner was killed there.*: most likely the board ran out of memory"),
+        ("kill -BUS $$", "the runner died there of SIGBUS"),
+        (
+            "echo no space left >&2; exit 5",
+            r"ended with status 5 and left no reply \(no space left\)",
+        ),
+        ("exit 0", "ended with status 0 and left no reply"),
+        (
+            "printf 'I am no JSON' > reply.json; exit 0",
+            "sent no readable reply.*begins with 'I am no JSON'",
+        ),
+        ('printf \'{"format": 1, "ok": tr\' > reply.json; exit 0', "sent no readable reply"),
+        ("printf '{\"format\": NaN}' > reply.json; exit 0", "sent no readable reply.*NaN"),
+        ("printf '[]' > reply.json; exit 0", "sent a reply that is none"),
+        (
+            f"truncate -s {MAX_REPLY_BYTES + 1} reply.json; exit 0",
+            f"has a reply of {MAX_REPLY_BYTES + 1} bytes",
+        ),
+    ],
+)
+def test_a_bad_ending_has_its_own_message(board, install, tiny, deed: str, message: str) -> None:
+    install.python(board, instead={JOB: deed})
+    with SshTarget(board.destination) as target, pytest.raises(TargetError, match=message) as told:
+        target.run(tiny.job(), tiny.files(tiny.int8))
+    assert told.value.exit_code == 4
+    assert board.leftovers() == []
+
+
+def test_a_reply_cannot_move_this_terminal(board, install, tiny) -> None:
+    evil = '{"format": 1, "ok": false, "phase": "load\\u001b[2J", "runner_sha256": "x", "error": {"kind": "exit", '
+    evil += (
+        '"phase": "load", "message": "gone\\u001b]0;pwned\\u0007", "details": "\\u001b[31mred"}}'
+    )
+    (board.home / "evil").write_text(evil)
+    install.python(board, instead={JOB: 'cat "$HOME/evil" > reply.json; exit 0'})
+    with SshTarget(board.destination) as target, pytest.raises(TargetError) as told:
+        raise_failure(target.run(tiny.job(), tiny.files(tiny.int8)), source="board")
+    assert "gone?]0;pwned? in the phase 'load' (?[31mred)" in str(told.value)
+
+
+def test_half_a_reply_is_seen_by_its_digest(quick, install, tiny) -> None:
+    install.program(
+        quick,
+        "cat",
+        f'#!/bin/sh\ncase "$1" in */reply.json) echo half; exit 0;; esac\nexec {CAT} "$@"\n',
+    )
+    with (
+        SshTarget(quick.destination) as target,
+        pytest.raises(TargetError, match=r"reply.json came in half \(5 bytes"),
+    ):
+        target.run(tiny.job(), tiny.files(tiny.int8))
+
+
+def test_a_torn_file_is_not_used(quick, install, tiny) -> None:
+    install.program(quick, "sha256sum", "#!/bin/sh\necho 0000000  -\n")
+    with (
+        SshTarget(quick.destination) as target,
+        pytest.raises(TargetError, match=r"runner\.py did not arrive whole"),
+    ):
+        target.run(tiny.job(), tiny.files(tiny.int8))
+    assert quick.leftovers() == []
+
+
+def test_a_job_that_does_not_end_is_stopped_there(board, install, tiny, monkeypatch) -> None:
+    monkeypatch.setattr(ssh, "_GRACE_S", 0)
+    install.python(board, instead={JOB: "echo $$ > ../../sleeper; exec sleep 61"})
+    with (
+        SshTarget(board.destination) as target,
+        pytest.raises(TargetError, match="still at work after 1 s and was stopped"),
+    ):
+        target.run(tiny.job(timeout_seconds=1), tiny.files(tiny.int8))
+    assert not is_alive(int((board.home / "sleeper").read_text()))
+    assert board.leftovers() == ["sleeper"]
+
+
+def test_a_lost_connection_is_told(board, install, tiny) -> None:
+    # Ends the server's process of this session, as a board that is switched off would.
+    walk = 'p=$PPID; while [ "$(ps -o comm= -p $p)" != sshd ]; do p=$(ps -o ppid= -p $p | tail -n 1); p=${p##* }; done'
+    install.python(board, instead={JOB: f"{walk}; kill -KILL $p; sleep 5"})
+    with (
+        SshTarget(board.destination) as target,
+        pytest.raises(TargetError, match="ended in the middle of an answer"),
+    ):
+        target.run(tiny.job(), tiny.files(tiny.int8))
+
+
+def test_ctrl_c_leaves_nothing_running_and_nothing_lying_there(board, install, tiny) -> None:
+    install.python(board, instead={JOB: "echo $$ > ../../sleeper; exec sleep 61"})
+    files = tiny.files(tiny.int8)
+    script = (
+        "import signal, sys; from pathlib import Path; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from edgedistil.profiling.messages import Job; from edgedistil.profiling.targets.ssh import SshTarget\n"
+        f"with SshTarget({board.destination!r}) as target:\n"
+        f"    target.run(Job.model_validate_json({tiny.job().to_json()!r}),"
+        f" {{name: Path(path) for name, path in { {n: str(p) for n, p in files.items()}!r}.items()}})\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+    sleeper = board.home / "sleeper"
+    wait_until(lambda: sleeper.exists() and sleeper.read_text().strip() != "", process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert b"KeyboardInterrupt" in said
+    assert not is_alive(int(sleeper.read_text()))
+    assert board.leftovers() == ["sleeper"]
+
+
+CAT = "/bin/cat"
+
+
+def hungry_model() -> onnx.ModelProto:
+    """Takes token ids, and 5.6 GB for 2 × 7 of them."""
+    far = numpy_helper.from_array(np.array([100_000_000, 1]), "far")
+    nodes = [
+        helper.make_node("Shape", ["input_ids"], ["shape"]),
+        helper.make_node("Mul", ["shape", "far"], ["wide"]),
+        helper.make_node("ConstantOfShape", ["wide"], ["zeros"]),
+        helper.make_node("ReduceMax", ["zeros"], ["last_hidden_state"], keepdims=0),
+    ]
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])
+    output = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, [])
+    graph = helper.make_graph(nodes, "hungry", [ids], [output], [far])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def is_alive(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def wait_until(condition, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        assert process.poll() is None, "it ended before the job began"
+        time.sleep(0.05)
+    pytest.fail("it did not come to the job")

@@ -44,11 +44,37 @@ BANNED_WORDS = {
     r"fetters?": "limit",
 }
 # Names that carry no meaning: use the noun of the domain (artefact, record, layer, scores).
-BANNED_NAMES = {"each", "found", "told", "chosen", "kept", "wanted", "given", "said", "made", "tell", "taught"}
+BANNED_NAMES = {
+    "each",
+    "found",
+    "told",
+    "chosen",
+    "kept",
+    "wanted",
+    "given",
+    "said",
+    "made",
+    "tell",
+    "taught",
+}
 # Parts of function and class names that belong to the same dialect.
-BANNED_NAME_PARTS = {"told", "tell", "tells", "untold", "taught", "reckon", "reckoning", "tamed", "greet", "beside"}
+BANNED_NAME_PARTS = {
+    "told",
+    "tell",
+    "tells",
+    "untold",
+    "taught",
+    "reckon",
+    "reckoning",
+    "tamed",
+    "greet",
+    "beside",
+}
 
-_BANNED = [(re.compile(rf"\b{pattern}\b", re.IGNORECASE), better) for pattern, better in BANNED_WORDS.items()]
+_BANNED = [
+    (re.compile(rf"\b{pattern}\b", re.IGNORECASE), better)
+    for pattern, better in BANNED_WORDS.items()
+]
 _CODE_SPAN = re.compile(r"`[^`]*`")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
@@ -115,7 +141,11 @@ def banned_in_markdown(path: Path, text: str) -> Iterator[Finding]:
 def banned_in_python(path: Path, source: str) -> Iterator[Finding]:
     """Banned wording in comments, docstrings and messages, and banned names of a module."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type in (tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1)):
+        if token.type in (
+            tokenize.COMMENT,
+            tokenize.STRING,
+            getattr(tokenize, "FSTRING_MIDDLE", -1),
+        ):
             yield from banned_in_text(path, token.string, token.start[0])
     for node in ast.walk(ast.parse(source)):
         for name in _defined_names(node):
@@ -155,7 +185,9 @@ def count_module(counts: Counts, name: str, source: str, *, longest: int = 100) 
         if isinstance(node, _COMPREHENSIONS):
             counts.comprehensions += 1
             inner = (child for child in ast.walk(node) if child is not node)
-            counts.nested_comprehensions += any(isinstance(child, _COMPREHENSIONS) for child in inner)
+            counts.nested_comprehensions += any(
+                isinstance(child, _COMPREHENSIONS) for child in inner
+            )
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             function = f"{name}:{node.name}:{node.lineno}"
             counts.function_lines[function] = (node.end_lineno or node.lineno) - node.lineno + 1
@@ -184,19 +216,27 @@ def main() -> None:
     pages = [path for path in options.paths if path.suffix == ".md"]
     files = python_files([path for path in options.paths if path.suffix != ".md"])
     counts = count_modules(files)
-    findings = [f for file in files for f in banned_in_python(file, file.read_text(encoding="utf-8"))]
-    findings += [f for page in pages for f in banned_in_markdown(page, page.read_text(encoding="utf-8"))]
+    findings = [
+        f for file in files for f in banned_in_python(file, file.read_text(encoding="utf-8"))
+    ]
+    findings += [
+        f for page in pages for f in banned_in_markdown(page, page.read_text(encoding="utf-8"))
+    ]
     if options.words:
         print("\n".join(map(str, findings)))
     if files:
         print(f"modules {len(counts.module_lines)}, lines {counts.lines}")
         print(f"comments per 100 code lines: {counts.comments_per_hundred:.1f} (at least 6)")
-        print(f"ternaries per 1,000 lines: {counts.per_thousand(counts.ternaries):.1f} (at most 12)")
+        print(
+            f"ternaries per 1,000 lines: {counts.per_thousand(counts.ternaries):.1f} (at most 12)"
+        )
         nested = counts.per_thousand(counts.nested_comprehensions)
         print(f"nested comprehensions per 1,000 lines: {nested:.2f} (at most 0.7)")
         print(f"comprehensions per 1,000 lines: {counts.per_thousand(counts.comprehensions):.1f}")
         print(f"lines over 100 characters: {counts.long_lines}")
-        print(f"function lines p90 {counts.percentile(0.9)} (25), max {max(counts.function_lines.values(), default=0)} (80)")
+        print(
+            f"function lines p90 {counts.percentile(0.9)} (25), max {max(counts.function_lines.values(), default=0)} (80)"
+        )
         for title, sizes, bound in (
             ("functions over 80 lines", counts.function_lines, 80),
             ("modules over 450 lines", counts.module_lines, 450),

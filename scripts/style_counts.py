@@ -152,7 +152,8 @@ def banned_in_python(path: Path, source: str) -> Iterator[Finding]:
             if name in BANNED_NAMES:
                 yield Finding(path, node.lineno, f"name {name}", "a noun of the domain")  # type: ignore[attr-defined]
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            if BANNED_NAME_PARTS & set(re.split(r"_|(?<=[a-z])(?=[A-Z])", node.name.lower())):
+            parts = set(re.split(r"_|(?<=[a-z])(?=[A-Z])", node.name))
+            if BANNED_NAME_PARTS & {part.lower() for part in parts}:
                 yield Finding(path, node.lineno, f"name {node.name}", "what it does or returns")
 
 

@@ -1,0 +1,75 @@
+"""One job on one machine: writes the inputs, collects the files, runs it, checks the outcome."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgedistil.runtime.protocol import Job, Reply
+from edgedistil.runtime.target import Target, raise_failure
+
+
+class JobArtefact(Protocol):
+    """A model that a job runs: knows the files it consists of."""
+
+    def job_files(self) -> Mapping[str, Path]:
+        """Name in the job's folder → local file, external data included."""
+
+
+class JobInputs(Protocol):
+    """The inputs of a job: can write themselves as npz (a profiling workload, `NpzInputs`)."""
+
+    def save(self, path: Path) -> None:
+        """Writes the arrays to `path`, named as `runner.read_feeds` expects them."""
+
+
+@dataclass(frozen=True)
+class NpzInputs:
+    """Inputs as plain arrays, named KEY/INPUT ("probe0/input_ids")."""
+
+    arrays: Mapping[str, Any]
+
+    def save(self, path: Path) -> None:
+        np.savez(path, **self.arrays)
+
+
+def run_job(
+    target: Target,
+    artefacts: Iterable[JobArtefact],
+    job: Job,
+    workload: JobInputs,
+    *,
+    outputs_to: Path | None = None,
+    check: bool = True,
+) -> Reply:
+    """Runs a job on a target with the files of its models and its inputs.
+
+    Args:
+        target: The machine.
+        artefacts: The models of the job.
+        job: What to run; `job.inputs` is the name under which `workload` is sent.
+        workload: The inputs.
+        outputs_to: Where to put the outputs of the phase `outputs`; None when the job has no such phase.
+        check: Raise when the job failed there. Without it the caller looks at `reply.ok`.
+    Returns:
+        The reply.
+    Raises:
+        TargetError: The target sent no reply, or (with `check`) the job failed there.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgedistil-inputs-") as folder:
+        # npz files have no timestamps: equal inputs give equal bytes, so a board that already
+        # has them is not sent them again.
+        inputs = Path(folder) / "inputs.npz"
+        workload.save(inputs)
+        files = {job.inputs: inputs}
+        for artefact in artefacts:
+            files.update(artefact.job_files())
+        reply = target.run(job, files, outputs_to=outputs_to)
+    if check:
+        raise_failure(reply, source=target.source)
+    return reply

@@ -245,7 +245,7 @@ def order_against_paper(variations: Sequence[Variation]) -> str:
         if isinstance(each.paper_change, float) and isinstance(each.change, float)
     ]
     if len(rows) < 2:
-        return "cannot be told: fewer than two of the paper's rows were run"
+        return "inconclusive: fewer than two of the paper's rows were run"
     here = [each.name for each in sorted(rows, key=lambda row: _figure(row.change))]
     paper = [each.name for each in sorted(rows, key=lambda row: _figure(row.paper_change))]
     noisy = [each.name for each in rows if each.within_noise]

@@ -87,7 +87,7 @@ class ParityError(GateError):
 
 
 class ClaimError(GateError):
-    """A claim given with `--require` does not hold, or cannot be told."""
+    """A claim given with `--require` does not hold or is inconclusive."""
 
 
 # --- the device: exit code 4 -------------------------------------------------------------------

@@ -572,7 +572,7 @@ class Claim(Record):
     """Teacher against student under equal conditions, next to the paper's figure."""
 
     claim: Literal["speed", "size", "quality", "deploy", "int8-pays"]
-    verdict: Literal["holds", "does not hold", "cannot be told"]
+    verdict: Literal["holds", "does not hold", "inconclusive"]
     sentence: str
     method: Method
     device: str

@@ -25,7 +25,7 @@ from edgedistil.profiling.latency import Ratio, speed_ratio
 from edgedistil.runtime.protocol import Block
 
 Kind = Literal["speed", "deploy", "int8-pays"]
-Verdict = Literal["holds", "does not hold", "cannot be told"]
+Verdict = Literal["holds", "does not hold", "inconclusive"]
 
 _FIGURES = {
     "speed": "speed ratio",
@@ -43,7 +43,7 @@ def verdict(low: float, high: float, threshold: float) -> Verdict:
     """What an interval says about "at least `threshold`"."""
     if low >= threshold:
         return "holds"
-    return "does not hold" if high < threshold else "cannot be told"
+    return "does not hold" if high < threshold else "inconclusive"
 
 
 def speed_claim(
@@ -192,7 +192,7 @@ def require(records: Sequence[ProfileRecord], requirements: Sequence[str]) -> No
             band.
     Raises:
         InputError: A requirement that cannot be read.
-        ClaimError: One that does not hold or cannot be told; all of them are told.
+        ClaimError: A requirement does not hold or is inconclusive; the message lists all of them.
     """
     failed = [told for text in requirements for told in [_unmet(records, text)] if told is not None]
     if failed:
@@ -221,13 +221,13 @@ def _unmet(records: Sequence[ProfileRecord], text: str) -> str | None:
     name, sign, wanted = match[1], match[2], float(match[3])
     bounds = _claim_bounds(records, name) if name in _CLAIM_NAMES else _row_bounds(records, name)
     if isinstance(bounds, str):
-        return f"{name}{sign}{match[3]} cannot be told: {bounds}"
+        return f"{name}{sign}{match[3]} is inconclusive: {bounds}"
     low, high = bounds
     compare = _COMPARE[sign]
     if compare(low, wanted) and compare(high, wanted):
         return None
     shown = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
-    both = "cannot be told" if compare(low, wanted) or compare(high, wanted) else "does not hold"
+    both = "is inconclusive" if compare(low, wanted) or compare(high, wanted) else "does not hold"
     return f"{name}{sign}{match[3]} {both}: it is {shown}"
 
 

@@ -98,7 +98,7 @@ def require_claims(records: Sequence[ProfileRecord], requirements: Sequence[str]
 
     Raises:
         InputError: One that cannot be read.
-        ClaimError: One that does not hold, or cannot be told.
+        ClaimError: A required claim does not hold or is inconclusive.
     """
     claims.require(records, requirements)
 

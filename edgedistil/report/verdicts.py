@@ -10,7 +10,7 @@ from edgedistil.core.format import millions, percent
 from edgedistil.core.records import Claim, EvaluationRecord, NotMeasured, Retention
 from edgedistil.report.load import RunFacts
 
-Word = Literal["holds", "does not hold", "cannot be told", "not measured"]
+Word = Literal["holds", "does not hold", "inconclusive", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def quality_verdict(facts: RunFacts) -> Verdict:
         )  # fmt: skip
     worst = min(chosen, key=lambda r: r.retention if isinstance(r.retention, float) else 1.0)
     if isinstance(worst.retention, NotMeasured):
-        return Verdict("quality", claim, "cannot be told", "–", worst.retention.not_measured)
+        return Verdict("quality", claim, "inconclusive", "–", worst.retention.not_measured)
     seeds = max(
         (len(s.seeds) for s in facts.evaluation.summaries if s.task == worst.task), default=0
     )
@@ -176,5 +176,5 @@ def _quality_word(retention: Retention) -> Word:
     low, high = retention.retention_low, retention.retention_high
     assert isinstance(retention.retention, float)
     if isinstance(low, float) and isinstance(high, float) and low < paper.RETENTION <= high:
-        return "cannot be told"
+        return "inconclusive"
     return "holds" if retention.retention >= paper.RETENTION else "does not hold"

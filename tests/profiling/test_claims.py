@@ -132,8 +132,8 @@ def row(p50: float | Band = 7.0, peak: int | Band = 2**20, **changes: Any) -> Pr
     [
         (1.6, 1.7, "holds"),
         (1.5, 1.59, "does not hold"),
-        (1.59, 1.61, "cannot be told"),
-        (1.5, 1.6, "cannot be told"),
+        (1.59, 1.61, "inconclusive"),
+        (1.5, 1.6, "inconclusive"),
     ],
 )
 def test_the_verdict_of_an_interval(low: float, high: float, told: str) -> None:
@@ -148,7 +148,7 @@ def test_a_speed_claim_says_it_in_words_next_to_the_paper() -> None:
     )
     assert "668 s" in claim.paper and "onnxruntime 9, 1 thread," in claim.conditions
     assert speed(1.5).verdict == "does not hold"
-    assert speed(1.6, spread=0.05).verdict == "cannot be told"
+    assert speed(1.6, spread=0.05).verdict == "inconclusive"
 
 
 def test_what_would_be_deployed_and_whether_int8_pays() -> None:
@@ -200,7 +200,7 @@ def test_a_wide_prediction_cannot_be_told() -> None:
         conditions="x",
         threads=1,
     )
-    assert (claim.verdict, claim.method) == ("cannot be told", "predicted")
+    assert (claim.verdict, claim.method) == ("inconclusive", "predicted")
     assert claim.sentence.startswith("Predicted, not measured:")
 
 
@@ -215,9 +215,9 @@ def test_requirements_that_hold_pass() -> None:
     ("asked", "told"),
     [
         ("speedup>=2", "speedup>=2 does not hold: it is 1.8"),
-        ("deploy_speedup>=2", "deploy_speedup>=2 cannot be told: no artefacts"),
+        ("deploy_speedup>=2", "deploy_speedup>=2 is inconclusive: no artefacts"),
         ("p50_ms<=5", "p50_ms<=5 does not hold: it is 7"),
-        ("p95_ms<=5", "p95_ms<=5 cannot be told: p95 needs 20 samples"),
+        ("p95_ms<=5", "p95_ms<=5 is inconclusive: p95 needs 20 samples"),
         ("peak_mib<=0.5", "does not hold: it is 1"),
     ],
 )
@@ -228,14 +228,14 @@ def test_a_requirement_that_does_not_hold_is_exit_code_3(asked: str, told: str) 
 
 
 def test_an_interval_that_spans_the_bound_is_not_a_yes() -> None:
-    with pytest.raises(ClaimError, match=r"speedup>=1.6 cannot be told: it is 1\.\d+ to 1\.\d+"):
+    with pytest.raises(ClaimError, match=r"speedup>=1.6 is inconclusive: it is 1\.\d+ to 1\.\d+"):
         require([record(speed(1.6, spread=0.05))], ["speedup>=1.6"])
 
 
 def test_a_predicted_row_is_judged_by_its_whole_band() -> None:
     predicted = row(Band(low=5, high=9), Band(low=2**20, high=3 * 2**20), method="predicted")
     require([record(rows=[predicted])], ["p50_ms<=9", "peak_mib<=3"])
-    with pytest.raises(ClaimError, match="cannot be told: it is 5 to 9"):
+    with pytest.raises(ClaimError, match="is inconclusive: it is 5 to 9"):
         require([record(rows=[predicted])], ["p50_ms<=8"])
 
 

@@ -61,7 +61,7 @@ def test_the_worst_task_decides(judge: Judge, evaluation: EvaluationRecord) -> N
 def test_an_interval_around_the_bound_tells_nothing(
     judge: Judge, evaluation: EvaluationRecord
 ) -> None:
-    assert judge(retentions=[kept(evaluation, retention_low=0.96)]).word == "cannot be told"
+    assert judge(retentions=[kept(evaluation, retention_low=0.96)]).word == "inconclusive"
 
 
 def test_soft_targets_stand_beside(judge: Judge, evaluation: EvaluationRecord) -> None:

@@ -110,7 +110,9 @@ def test_a_model_that_does_not_fit_fails_a_requirement(exported: RunDir) -> None
         "latest", lengths=[5], threads=[1], sentence_pairs=3, memory_limit="36M"
     )
     assert not any(each.fits for each in record.fits)
-    with pytest.raises(ClaimError, match=r"peak_mib<=900 is inconclusive: .*does not fit in 36 MiB"):
+    with pytest.raises(
+        ClaimError, match=r"peak_mib<=900 is inconclusive: .*does not fit in 36 MiB"
+    ):
         claims.require([record], ["peak_mib<=900"])
 
 

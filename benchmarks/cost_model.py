@@ -26,13 +26,22 @@ from cost_model_shapes import FITTED, JUDGED, Encoder
 from edgedistil.core.device import DeviceSpec, Figure, load_device
 from edgedistil.core.records import provenance
 from edgedistil.core.rundir import read_json
-from edgedistil.costmodel import model as costs
-from edgedistil.costmodel.model import Constants, Family
-from edgedistil.costmodel.workload import Work, trace
+from edgedistil.costmodel.model import (
+    ONNXRUNTIME_CONSTANTS,
+    UNCERTAIN_FIELDS,
+    Constants,
+    CoreFamily,
+    core_family,
+    cost_terms,
+    fit_constants,
+    latency_band,
+    predict_seconds,
+    ratio_band,
+)
+from edgedistil.costmodel.workload import NodeWork, count_work
 
 OUT = Path(__file__).with_suffix(".md")
 VIT = "ViT-B/32-384 (BERT-base's encoder at 145 tokens)"
-UNCERTAIN = costs.UNCERTAIN
 DEVICE = "x86-amx"
 # Where the fit on this host starts from, and stays where the times do not decide.
 START = Constants(0.95, 0.70, 0.90, 7.0, 0.65, 6.8, 3.5, 0.26, 7200, 30000, 1.0, 2.0, "assumed")
@@ -50,7 +59,7 @@ class Row:
     threads: int
     model: str
     runtime: str
-    work: list[Work]
+    work: list[NodeWork]
     ms: float
     fit: bool = False
 
@@ -91,10 +100,10 @@ def like(
 
 def product(
     rows: int, inner: int, columns: int, *, weights: bool = True, bytes_each: int = 4
-) -> Work:
+) -> NodeWork:
     macs = rows * inner * columns
     size = bytes_each * inner * columns if weights else 0
-    return Work(
+    return NodeWork(
         "p",
         "MatMul",
         "fp32",
@@ -107,13 +116,13 @@ def product(
     )
 
 
-def light(elements: int, *, heavy: bool = False, bytes_each: int = 4) -> Work:
-    return Work(
+def light(elements: int, *, heavy: bool = False, bytes_each: int = 4) -> NodeWork:
+    return NodeWork(
         "e", "Gelu" if heavy else "Add", "none", 0, 0, 0, 2 * bytes_each * elements, elements, heavy
     )
 
 
-def vit(bytes_each: int) -> list[Work]:
+def vit(bytes_each: int) -> list[NodeWork]:
     """12 layers of 768 at 145 tokens, and the patch embedding: 13.04 G multiply-adds."""
     length, width, wide, heads = 145, 768, 3072, 12
     layer = [product(length, width, width, bytes_each=bytes_each) for _ in range(4)]
@@ -130,7 +139,7 @@ def vit(bytes_each: int) -> list[Work]:
     return layer * 12 + [product(144, 32 * 32 * 3, width, bytes_each=bytes_each)]
 
 
-def translation_encoder(gflop: float) -> list[Work]:
+def translation_encoder(gflop: float) -> list[NodeWork]:
     """6 layers at 30 tokens with as many multiply-adds as the published FLOPs say, spread over 6 products a layer."""
     macs = int(gflop * 1e9 / 2 / 36)
     width = int(math.sqrt(macs / 30))
@@ -211,14 +220,16 @@ def published() -> list[Row]:
 
 def fit_on(row: Row) -> Constants:
     """onnxruntime's constants of the family, with the one efficiency that makes the model tell this row."""
-    prior = costs.ONNXRUNTIME[costs.family(row.device)]
+    prior = ONNXRUNTIME_CONSTANTS[core_family(row.device)]
     if row.runtime.startswith("PyTorch"):
         # Python between the operators: the 79 ms of its line.
         prior = replace(prior, overhead_cycles=prior.overhead_cycles * 60)
-    features = costs.features(row.work, row.device, threads=row.threads, half_rows=prior.half_rows)
-    products = [UNCERTAIN.index(name) for name in ("fp32_efficiency", "attention_efficiency")]
-    ours = float(features[products] @ prior.weights[products])
-    others = float(features @ prior.weights) - ours
+    features = cost_terms(row.work, row.device, threads=row.threads, half_rows=prior.half_rows)
+    products = [
+        UNCERTAIN_FIELDS.index(name) for name in ("fp32_efficiency", "attention_efficiency")
+    ]
+    ours = float(features[products] @ prior.unit_costs[products])
+    others = float(features @ prior.unit_costs) - ours
     factor = ours / max(row.ms / 1000 - others, 1e-6)
     return replace(
         prior,
@@ -228,8 +239,8 @@ def fit_on(row: Row) -> Constants:
     )
 
 
-def key(row: Row) -> tuple[str, Family]:
-    return row.runtime.split()[0], costs.family(row.device)
+def key(row: Row) -> tuple[str, CoreFamily]:
+    return row.runtime.split()[0], core_family(row.device)
 
 
 def judge(rows: list[Row]) -> tuple[list[str], int, int]:
@@ -237,7 +248,7 @@ def judge(rows: list[Row]) -> tuple[list[str], int, int]:
     lines, inside, judged = [], 0, 0
     for row in rows:
         constants = fitted[key(row)]
-        band = costs.latency_band(row.work, row.device, constants, threads=row.threads)
+        band = latency_band(row.work, row.device, constants, threads=row.threads)
         middle = math.sqrt(band.low * band.high)
         held = band.low <= row.ms <= band.high
         told = "fit" if row.fit else "in" if held else "OUT"
@@ -255,8 +266,10 @@ def judge(rows: list[Row]) -> tuple[list[str], int, int]:
 
 
 @cache
-def works(encoder: Encoder, precision: str) -> dict[int, list[Work]]:
-    return trace(encoder.graph(shapes_place(), precision), encoder.inputs, [16, 32, 64, 128, 256])
+def works(encoder: Encoder, precision: str) -> dict[int, list[NodeWork]]:
+    return count_work(
+        encoder.graph(shapes_place(), precision), encoder.inputs, [16, 32, 64, 128, 256]
+    )
 
 
 def samples(data: dict[str, Any], spec: DeviceSpec, half_rows: float) -> list[tuple[Any, float]]:
@@ -264,7 +277,7 @@ def samples(data: dict[str, Any], spec: DeviceSpec, half_rows: float) -> list[tu
     by_name = {each.name: each for each in FITTED}
     return [
         (
-            costs.features(
+            cost_terms(
                 works(by_name[row["shape"]], row["precision"])[row["tokens"]],
                 spec,
                 threads=1,
@@ -281,7 +294,7 @@ def fit_here(data: dict[str, Any], spec: DeviceSpec) -> Constants:
     tried = []
     for half_rows in HALF_ROWS:
         found = samples(data, spec, half_rows)
-        fitted = costs.fitted(
+        fitted = fit_constants(
             found, replace(START, half_rows=half_rows), origin="fitted here", spread=2.0
         )
         tried.append((float(np.mean([error**2 for error in errors(found, fitted)])), fitted))
@@ -290,15 +303,17 @@ def fit_here(data: dict[str, Any], spec: DeviceSpec) -> Constants:
 
 def errors(found: Sequence[tuple[Any, float]], constants: Constants) -> list[float]:
     """Logarithm of told over measured."""
-    return [math.log(float(features @ constants.weights) / seconds) for features, seconds in found]
+    return [
+        math.log(float(features @ constants.unit_costs) / seconds) for features, seconds in found
+    ]
 
 
 def constants_lines(fitted: Constants, shipped: Constants) -> list[str]:
-    names = (*UNCERTAIN, "half_rows")
+    names = (*UNCERTAIN_FIELDS, "half_rows")
     rows = [
         f"| {name} | {getattr(fitted, name):.3g} | {getattr(shipped, name):.3g} |" for name in names
     ]
-    return ["| constant | fitted here | in `costs.py` |", "|---|---|---|", *rows]
+    return ["| constant | fitted here | in `costmodel/model.py` |", "|---|---|---|", *rows]
 
 
 def pair_lines(
@@ -309,11 +324,11 @@ def pair_lines(
     lines, close, inside = [], 0, 0
     for row in data["pairs"]:
         one, two = (works(each, row["precision"])[row["tokens"]] for each in by_name[row["pair"]])
-        middle, band = costs.ratio_band(one, two, spec, constants, threads=1)
+        middle, band = ratio_band(one, two, spec, constants, threads=1)
         off = middle / row["ratio"] - 1
         close += abs(off) <= AIM
         inside += band.low <= row["ratio"] <= band.high
-        times = [1000 * costs.seconds(each, spec, constants, threads=1) for each in (one, two)]
+        times = [1000 * predict_seconds(each, spec, constants, threads=1) for each in (one, two)]
         lines.append(
             f"| {row['pair']} | {row['precision']} | {row['tokens']} | {row['ratio']:.2f} "
             f"({row['low']:.2f}–{row['high']:.2f}) | {middle:.2f} ({band.low:.2f}–{band.high:.2f}) | {off:+.1%} | "
@@ -325,7 +340,7 @@ def pair_lines(
 
 def host_lines(data: dict[str, Any]) -> list[str]:
     spec = load_device(DEVICE)
-    shipped = costs.ONNXRUNTIME[costs.family(spec)]
+    shipped = ONNXRUNTIME_CONSTANTS[core_family(spec)]
     fitted = fit_here(data, spec)
     told = errors(samples(data, spec, shipped.half_rows), shipped)
     lines, close, inside, count = pair_lines(data, spec, shipped)
@@ -407,7 +422,7 @@ def main() -> None:
         "Not expressible: MobileNet v1 and v2 (convolutions).",
         "",
         "No published row is of onnxruntime on an ARM core, so the constants that predictions of boards use",
-        "(`costs.py`) are assumed from instruction counts and say so; `profile --ssh HOST --calibrate` replaces them.",
+        "(`costmodel/model.py`) are assumed from instruction counts and say so; `profile --ssh HOST --calibrate` replaces them.",
         "",
         "## Teacher/student ratio on this host",
         "",

@@ -1,14 +1,16 @@
-"""The work of every node of a graph as onnxruntime really runs it: fused, in order, with concrete shapes.
+"""Work of every node of a graph, counted as onnxruntime executes it.
 
-The graph is run once a length on this host under ORT's own profiler, which tells each executed node's operator and
-shapes. Only counts are taken from it (multiply-adds, bytes), never a time: the times belong to this host.
+The graph runs once per sequence length on this host under onnxruntime's profiler, which reports the
+operator and the shapes of each executed node: fused, in order, with concrete shapes. Only counts
+(multiply-adds, bytes, elements) are taken from that run and never a time, because times belong to
+this host. Why a run and not shape inference: docs/decisions.md#profiling.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,12 +18,15 @@ from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from edgedistil.core.errors import ModelError
 
 Arithmetic = Literal["fp32", "int8", "none"]
+# (element type, shape) of each input or output of a node.
+TypedShapes = list[tuple[str, list[int]]]
 
-_BYTES = {
+_ELEMENT_BYTES = {
     "float": 4,
     "float16": 2,
     "int8": 1,
@@ -31,8 +36,8 @@ _BYTES = {
     "bool": 1,
     "double": 8,
 }
-_FLOAT_PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "MatMulNBits", "FusedGemm"}
-_INTEGER_PRODUCTS = {
+_FLOAT_MATMULS = {"MatMul", "FusedMatMul", "Gemm", "MatMulNBits", "FusedGemm"}
+_INTEGER_MATMULS = {
     "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul",
     "MatMulInteger",
@@ -41,7 +46,12 @@ _INTEGER_PRODUCTS = {
 }
 _FLOAT_ATTENTION = {"Attention", "MultiHeadAttention"}
 _INTEGER_ATTENTION = {"QAttention"}
+_ATTENTION = _FLOAT_ATTENTION | _INTEGER_ATTENTION
+_INTEGER = _INTEGER_MATMULS | _INTEGER_ATTENTION
+_WITH_MACS = _FLOAT_MATMULS | _INTEGER_MATMULS | _ATTENTION
+# Transcendental functions: several times the cycles per element of an addition.
 _HEAVY = {"Softmax", "Gelu", "BiasGelu", "FastGelu", "QuickGelu", "Erf", "Tanh", "Exp", "Sigmoid"}
+# Operators that move bytes and compute nothing.
 _COPIES = {
     "Gather",
     "Transpose",
@@ -53,12 +63,26 @@ _COPIES = {
     "Where",
     "Cast",
 }
+# Operators that only change a shape: onnxruntime reuses the buffer.
 _FREE = {"Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Shape"}
+_EVENT_SUFFIX = "_kernel_time"
 
 
 @dataclass(frozen=True)
-class Work:
-    """What one node does in one call."""
+class NodeWork:
+    """Work of one node in one call.
+
+    Attributes:
+        name: Name of the node in the optimized graph.
+        op: Operator type.
+        arithmetic: Precision of its multiply-adds; "none" for other operators.
+        macs: Multiply-adds.
+        weight_bytes: Bytes of weights it reads; 0 when both operands are activations.
+        rows: Rows of its output, over all leading axes; 0 without multiply-adds.
+        moved_bytes: Bytes of activations read and written.
+        elements: Output elements it computes.
+        heavy: Whether it evaluates a transcendental function per element.
+    """
 
     name: str
     op: str
@@ -71,15 +95,24 @@ class Work:
     heavy: bool
 
 
-def trace(path: Path, inputs: Sequence[str], lengths: Sequence[int]) -> dict[int, list[Work]]:
-    """Per length the nodes that were executed at batch 1, in order.
+def count_work(
+    path: Path, inputs: Sequence[str], lengths: Sequence[int]
+) -> dict[int, list[NodeWork]]:
+    """Counts the work of every executed node at batch 1, for each sequence length.
 
+    Args:
+        path: The ONNX graph.
+        inputs: Names of the graph's inputs, all of shape (1, L) and type int64.
+        lengths: Sequence lengths, in tokens.
+    Returns:
+        Length → nodes in the order of execution.
     Raises:
-        ModelError: onnxruntime cannot run the graph here.
+        ModelError: onnxruntime cannot run the graph on this host.
     """
     with tempfile.TemporaryDirectory(prefix="edgedistil-trace-") as folder:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 3  # errors only
+        # One thread: the events of a node must not be split among workers.
         options.intra_op_num_threads = 1
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "trace")
@@ -88,93 +121,134 @@ def trace(path: Path, inputs: Sequence[str], lengths: Sequence[int]) -> dict[int
                 str(path), options, providers=["CPUExecutionProvider"]
             )
             for length in lengths:
-                session.run(None, {name: _plain(name, length) for name in inputs})
-        except (
-            Exception
-        ) as error:  # onnxruntime has no exception of its own that covers load and run
+                session.run(None, {name: _constant_input(name, length) for name in inputs})
+        # onnxruntime has no exception class of its own that covers both loading and running.
+        except Exception as error:
             raise ModelError(
                 f"onnxruntime {onnxruntime.__version__} cannot run {path}: {error}"
             ) from error
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return dict(zip(lengths, _by_run(events), strict=True))
+    return dict(zip(lengths, _work_by_run(events), strict=True))
 
 
-def _plain(name: str, length: int) -> Any:
-    """Counts do not depend on which tokens they are."""
-    return (
-        np.zeros((1, length), np.int64)
-        if name == "token_type_ids"
-        else np.ones((1, length), np.int64)
-    )
+def _constant_input(name: str, length: int) -> NDArray[np.int64]:
+    """Any valid token ids: counts do not depend on the values."""
+    if name == "token_type_ids":
+        return np.zeros((1, length), np.int64)
+    return np.ones((1, length), np.int64)
 
 
-def _by_run(events: Sequence[dict[str, Any]]) -> list[list[Work]]:
-    starts = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e.get("name") == "model_run")
-    nodes = [
-        e for e in events if e.get("cat") == "Node" and e.get("name", "").endswith("_kernel_time")
-    ]
-    return [[work_of(e) for e in nodes if begin <= e["ts"] <= end] for begin, end in starts]
+def _work_by_run(events: Sequence[dict[str, Any]]) -> list[list[NodeWork]]:
+    """Groups the kernel events of a profile by the run that they happened in."""
+    runs = []
+    kernels = []
+    for event in events:
+        if event.get("name") == "model_run":
+            runs.append((event["ts"], event["ts"] + event["dur"]))
+        elif event.get("cat") == "Node" and event.get("name", "").endswith(_EVENT_SUFFIX):
+            kernels.append(event)
+    work = []
+    for begin, end in sorted(runs):
+        in_run = [event for event in kernels if begin <= event["ts"] <= end]
+        work.append([node_work(event) for event in in_run])
+    return work
 
 
-def work_of(event: dict[str, Any]) -> Work:
-    """Counts of one kernel event of ORT's profiler."""
+def node_work(event: Mapping[str, Any]) -> NodeWork:
+    """Counts the work of one kernel event of onnxruntime's profiler."""
     arguments = event["args"]
+    name = event["name"].removesuffix(_EVENT_SUFFIX)
     op = arguments["op_name"]
-    takes, gives = _shapes(arguments["input_type_shape"]), _shapes(arguments["output_type_shape"])
-    name = event["name"][: -len("_kernel_time")]
-    elements = sum(prod(shape) for _, shape in gives)
-    moved = sum(_BYTES.get(kind, 4) * prod(shape) for kind, shape in [*takes, *gives])
-    if op in _FLOAT_PRODUCTS | _INTEGER_PRODUCTS | _FLOAT_ATTENTION | _INTEGER_ATTENTION:
-        integer = op in _INTEGER_PRODUCTS | _INTEGER_ATTENTION
-        attention = op in _FLOAT_ATTENTION | _INTEGER_ATTENTION
-        macs, weights = _attention(op, takes, gives) if attention else _product(takes, gives)
-        bytes_each = 1 if integer else 0.5 if op == "MatMulNBits" else 4
-        rows = prod(gives[0][1][:-1]) if gives and gives[0][1] else 1
-        arithmetic: Arithmetic = "int8" if integer else "fp32"
-        return Work(
-            name, op, arithmetic, macs, int(weights * bytes_each), rows, moved, elements, False
-        )
-    if op == "Gather" and takes and gives:
-        moved = 2 * sum(
-            _BYTES.get(kind, 4) * prod(shape) for kind, shape in gives
-        )  # the rows it takes, not the table
-    return Work(
-        name,
-        op,
-        "none",
-        0,
-        0,
-        0,
-        0 if op in _FREE else moved,
-        0 if op in _COPIES | _FREE else elements,
-        op in _HEAVY,
+    inputs = _typed_shapes(arguments["input_type_shape"])
+    outputs = _typed_shapes(arguments["output_type_shape"])
+    if op in _WITH_MACS:
+        return _matmul_work(name, op, inputs, outputs)
+
+    moved_bytes = _total_bytes([*inputs, *outputs])
+    if op == "Gather" and inputs and outputs:
+        # Reads and writes the rows it gathers, not the complete embedding matrix.
+        moved_bytes = 2 * _total_bytes(outputs)
+    elif op in _FREE:
+        moved_bytes = 0
+    elements = 0
+    if op not in _COPIES | _FREE:
+        elements = _total_elements(outputs)
+    return NodeWork(
+        name=name,
+        op=op,
+        arithmetic="none",
+        macs=0,
+        weight_bytes=0,
+        rows=0,
+        moved_bytes=moved_bytes,
+        elements=elements,
+        heavy=op in _HEAVY,
     )
 
 
-def _shapes(told: Sequence[dict[str, list[int]]]) -> list[tuple[str, list[int]]]:
-    return [(kind, shape) for each in told for kind, shape in each.items()]
+def _matmul_work(name: str, op: str, inputs: TypedShapes, outputs: TypedShapes) -> NodeWork:
+    """Counts the work of a node with multiply-adds."""
+    if op in _ATTENTION:
+        macs, weights = _attention_counts(op, inputs, outputs)
+    else:
+        macs, weights = _matmul_counts(inputs, outputs)
+    output_shape = outputs[0][1] if outputs else []
+    return NodeWork(
+        name=name,
+        op=op,
+        arithmetic="int8" if op in _INTEGER else "fp32",
+        macs=macs,
+        weight_bytes=int(weights * _bytes_per_weight(op)),
+        rows=prod(output_shape[:-1]),
+        moved_bytes=_total_bytes([*inputs, *outputs]),
+        elements=_total_elements(outputs),
+        heavy=False,
+    )
 
 
-def _product(
-    takes: list[tuple[str, list[int]]], gives: list[tuple[str, list[int]]]
-) -> tuple[int, int]:
+def _bytes_per_weight(op: str) -> float:
+    """Bytes of one stored weight."""
+    if op in _INTEGER:
+        return 1
+    if op == "MatMulNBits":
+        return 0.5  # this project writes 4 bits per weight
+    return 4
+
+
+def _typed_shapes(entries: Sequence[Mapping[str, list[int]]]) -> TypedShapes:
+    """Flattens the profiler's list of one-entry {element type: shape} objects."""
+    return [(kind, shape) for entry in entries for kind, shape in entry.items()]
+
+
+def _total_bytes(tensors: TypedShapes) -> int:
+    return sum(_ELEMENT_BYTES.get(kind, 4) * prod(shape) for kind, shape in tensors)
+
+
+def _total_elements(tensors: TypedShapes) -> int:
+    return sum(prod(shape) for _, shape in tensors)
+
+
+def _matmul_counts(inputs: TypedShapes, outputs: TypedShapes) -> tuple[int, int]:
     """Multiply-adds, and elements of the weights: 0 when both operands are activations.
 
-    A weight that was packed when the session was made is missing from the event's inputs.
+    A weight that was packed when the session was created is missing from the event's inputs.
     """
-    inner = takes[0][1][-1]
-    columns = gives[0][1][-1]
-    activations = [shape for kind, shape in takes[1:] if len(shape) > 2 and kind != "int64"]
-    return prod(gives[0][1]) * inner, 0 if activations else inner * columns
+    inner = inputs[0][1][-1]
+    output_shape = outputs[0][1]
+    activations = [shape for kind, shape in inputs[1:] if len(shape) > 2 and kind != "int64"]
+    weights = 0 if activations else inner * output_shape[-1]
+    return prod(output_shape) * inner, weights
 
 
-def _attention(
-    op: str, takes: list[tuple[str, list[int]]], gives: list[tuple[str, list[int]]]
-) -> tuple[int, int]:
-    """Packed attention projects Q, K and V itself; MultiHeadAttention gets them projected."""
-    batch, length, width = takes[0][1][:3]
-    hidden = gives[0][1][-1]
-    products = 2 * batch * length * length * hidden
+def _attention_counts(op: str, inputs: TypedShapes, outputs: TypedShapes) -> tuple[int, int]:
+    """Multiply-adds, and elements of the weights.
+
+    Attention and QAttention project Q, K and V themselves; MultiHeadAttention takes them projected.
+    """
+    batch, length, width = inputs[0][1][:3]
+    hidden = outputs[0][1][-1]
+    attention_macs = 2 * batch * length * length * hidden
     if op == "MultiHeadAttention":
-        return products, 0
-    return products + batch * length * width * 3 * hidden, 3 * width * hidden
+        return attention_macs, 0
+    projection_macs = batch * length * width * 3 * hidden
+    return attention_macs + projection_macs, 3 * width * hidden

@@ -13,9 +13,14 @@ from edgedistil.core.assets import cache_root
 from edgedistil.core.device import DeviceSpec
 from edgedistil.core.errors import InputError
 from edgedistil.core.records import ProfileRecord, Record, read_record, write_record
-from edgedistil.costmodel import model as costs
-from edgedistil.costmodel.model import Constants
-from edgedistil.costmodel.workload import trace
+from edgedistil.costmodel.model import (
+    ONNXRUNTIME_CONSTANTS,
+    Constants,
+    core_family,
+    cost_terms,
+    fit_constants,
+)
+from edgedistil.costmodel.workload import count_work
 from edgedistil.profiling.artefacts import Artefact
 
 _LEAST_RUNS = 4
@@ -52,11 +57,11 @@ def calibrate(
             f"--calibrate needs {_LEAST_RUNS} valid measured rows with a length in tokens, there are {len(samples)}",
             hint="measure more lengths or artefacts",
         )
-    prior = costs.ONNXRUNTIME[costs.family(spec)]
+    prior = ONNXRUNTIME_CONSTANTS[core_family(spec)]
     day = record.provenance.created_utc[:10]
     origin = f"calibrated on {source}, {day}, {len(samples)} runs"
-    fitted = costs.fitted(samples, prior, origin=origin, spread=1.0)
-    errors = [float(features @ fitted.weights) / seconds for features, seconds in samples]
+    fitted = fit_constants(samples, prior, origin=origin, spread=1.0)
+    errors = [float(terms @ fitted.unit_costs) / seconds for terms, seconds in samples]
     worst = float(np.max(np.abs(np.log(errors))))
     if worst > _WORST:
         raise InputError(
@@ -85,8 +90,8 @@ def calibrate(
 def _samples(
     spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRecord
 ) -> list[tuple[Any, float]]:
-    """(features, measured seconds) of every valid row with a length in tokens."""
-    half_rows = costs.ONNXRUNTIME[costs.family(spec)].half_rows
+    """(cost terms, measured seconds) of every valid row with a length in tokens."""
+    half_rows = ONNXRUNTIME_CONSTANTS[core_family(spec)].half_rows
     found = []
     for artefact in artefacts:
         rows = [
@@ -95,13 +100,11 @@ def _samples(
             if row.artefact_sha256 == artefact.sha256 and row.valid and isinstance(row.length, int)
         ]
         lengths = sorted({row.length for row in rows if isinstance(row.length, int)})
-        work = trace(artefact.path, artefact.inputs, lengths) if lengths else {}
+        work = count_work(artefact.path, artefact.inputs, lengths) if lengths else {}
         for row in rows:
             if isinstance(row.latency_ms, float) and isinstance(row.length, int):
-                features = costs.features(
-                    work[row.length], spec, threads=row.threads, half_rows=half_rows
-                )
-                found.append((features, row.latency_ms / 1000))
+                terms = cost_terms(work[row.length], spec, threads=row.threads, half_rows=half_rows)
+                found.append((terms, row.latency_ms / 1000))
     return found
 
 

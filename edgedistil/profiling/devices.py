@@ -112,10 +112,10 @@ def explain_device(name: str) -> None:
 
 def _predictions(spec: DeviceSpec) -> list[str]:
     """How wide the bands are, and where the constants are from."""
-    from edgedistil.costmodel import model as costs
+    from edgedistil.costmodel.model import ONNXRUNTIME_CONSTANTS, core_family
     from edgedistil.profiling import calibrate
 
-    constants = calibrate.load(spec) or costs.ONNXRUNTIME[costs.family(spec)]
+    constants = calibrate.load(spec) or ONNXRUNTIME_CONSTANTS[core_family(spec)]
     return [f"bands with high = {constants.spread:.2g} × low", f"constants: {constants.origin}"]
 
 

@@ -24,9 +24,16 @@ from edgedistil.core.records import (
     ProfileRow,
     provenance,
 )
-from edgedistil.costmodel import model as costs
-from edgedistil.costmodel.model import Constants
-from edgedistil.costmodel.workload import Work, trace
+from edgedistil.costmodel.model import (
+    ONNXRUNTIME_CONSTANTS,
+    Constants,
+    core_family,
+    latency_band,
+    memory_band,
+    predict_seconds,
+    ratio_band,
+)
+from edgedistil.costmodel.workload import NodeWork, count_work
 from edgedistil.profiling import claims
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.pairing import Pairing, pairings
@@ -53,12 +60,12 @@ def predict(
     Raises:
         ModelError: A graph does not run on this host, where its work is counted.
     """
-    known = constants or costs.ONNXRUNTIME[costs.family(spec)]
+    known = constants or ONNXRUNTIME_CONSTANTS[core_family(spec)]
     steps = _steps(lengths, pair_lengths)
-    works: dict[str, dict[int, list[Work]]] = {}
+    works: dict[str, dict[int, list[NodeWork]]] = {}
     with console.progress(f"predicting {spec.name}", len(artefacts), unit="artefacts") as bar:
         for artefact in artefacts:
-            works[artefact.label] = trace(artefact.path, artefact.inputs, steps)
+            works[artefact.label] = count_work(artefact.path, artefact.inputs, steps)
             bar.advance()
     rows = [
         row
@@ -111,7 +118,7 @@ def _conditions(spec: DeviceSpec, constants: Constants, threads: int) -> dict[st
 def _rows(
     spec: DeviceSpec,
     artefact: Artefact,
-    work: dict[int, list[Work]],
+    work: dict[int, list[NodeWork]],
     lengths: Sequence[int],
     pair_lengths: Sequence[int],
     threads: int,
@@ -123,8 +130,7 @@ def _rows(
     if not fits:
         told["memory"] = f"may not fit: the device has {spec.memory.size_gib.value:g} GiB"
     bands: list[tuple[int | Literal["sentence-pairs"], Band]] = [
-        (length, costs.latency_band(work[length], spec, constants, threads=threads))
-        for length in lengths
+        (length, latency_band(work[length], spec, constants, threads=threads)) for length in lengths
     ]
     if pair_lengths:
         middle = float(np.median(_over_lengths(spec, work, pair_lengths, threads, constants)))
@@ -157,8 +163,8 @@ def _rows(
     ]
 
 
-def _memory(spec: DeviceSpec, artefact: Artefact, work: dict[int, list[Work]]) -> Band:
-    return costs.memory_band(
+def _memory(spec: DeviceSpec, artefact: Artefact, work: dict[int, list[NodeWork]]) -> Band:
+    return memory_band(
         artefact.file_bytes,
         external=bool(artefact.external),
         work=work[max(work)],
@@ -173,21 +179,21 @@ def _around(middle: float, constants: Constants) -> Band:
 
 def _over_lengths(
     spec: DeviceSpec,
-    work: dict[int, list[Work]],
+    work: dict[int, list[NodeWork]],
     pair_lengths: Sequence[int],
     threads: int,
     constants: Constants,
 ) -> list[float]:
     """Seconds at each of `pair_lengths`, interpolated between the traced lengths."""
     known = sorted(work)
-    times = [costs.seconds(work[length], spec, constants, threads=threads) for length in known]
+    times = [predict_seconds(work[length], spec, constants, threads=threads) for length in known]
     return [float(each) for each in np.interp(pair_lengths, known, times)]
 
 
 def _claim(
     spec: DeviceSpec,
     pairing: Pairing,
-    works: dict[str, dict[int, list[Work]]],
+    works: dict[str, dict[int, list[NodeWork]]],
     pair_lengths: Sequence[int],
     threads: int,
     constants: Constants,
@@ -195,9 +201,7 @@ def _claim(
     """The ratio at the pairs' mean length, where the pass spends its time on average."""
     first, second = works[pairing.first.label], works[pairing.second.label]
     nearest = min(first, key=lambda length: abs(length - float(np.mean(pair_lengths))))
-    middle, band = costs.ratio_band(
-        first[nearest], second[nearest], spec, constants, threads=threads
-    )
+    middle, band = ratio_band(first[nearest], second[nearest], spec, constants, threads=threads)
     return claims.predicted_claim(
         pairing.kind,
         pairing.name,

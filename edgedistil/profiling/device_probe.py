@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgedistil.core.device import DeviceSpec, parse_device
 from edgedistil.core.errors import TargetError
-from edgedistil.runtime.protocol import Bandwidth, Case, Identity, Job, JobModel, Reply
+from edgedistil.runtime.protocol import Bandwidth, Case, Job, JobModel, MachineIdentity, Reply
 from edgedistil.runtime.target import Target, raise_failure
 
 _SIDE = 512
@@ -41,7 +41,7 @@ _PARTS: dict[str, tuple[str, Pipeline, str]] = {
 class Measured:
     """What the benchmarks found: products a second by kind on one core, speed-ups, bandwidth."""
 
-    identity: Identity
+    identity: MachineIdentity
     macs_per_s: dict[str, float]
     speedups: list[float]
     bandwidth: Bandwidth
@@ -211,7 +211,7 @@ def _or_assumed(value: int | None, unit: int, otherwise: float, source: str) -> 
     return _figure(value / unit, source)
 
 
-def _clock(identity: Identity) -> tuple[float, dict[str, str]]:
+def _clock(identity: MachineIdentity) -> tuple[float, dict[str, str]]:
     if identity.clock_max_mhz is not None:
         return identity.clock_max_mhz / 1000, {"source": "cpuinfo_max_freq of the first core"}
     return 2.0, {

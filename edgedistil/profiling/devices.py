@@ -15,7 +15,9 @@ from edgedistil.runtime.target import Target
 
 def list_devices() -> None:
     """Prints a line a device; a file with problems is told in its line."""
-    rows = [[HOST, f"this machine ({host.title()})", str(host.usable_cores()), "–", "measured"]]
+    rows = [
+        [HOST, f"this machine ({host.machine_name()})", str(host.usable_cores()), "–", "measured"]
+    ]
     for name in device_names():
         try:
             spec = load_device(name)
@@ -59,7 +61,7 @@ def explain_device(name: str) -> None:
         DeviceFileError: Unknown, or its file has problems.
     """
     if name == HOST:
-        for key, value in {"title": host.title(), **host.conditions()}.items():
+        for key, value in {"title": host.machine_name(), **host.conditions()}.items():
             console.result(f"{key}: {value}")
         return
     spec = load_device(name)
@@ -142,7 +144,7 @@ def probe_device(*, ssh: str | None = None) -> None:
 
 
 def _write_draft(target: Target) -> None:
-    identity = target.probe()
+    identity = target.identify()
     cores = identity.cores_allowed or identity.cores or 1
     path = Path("devices") / f"{probe.slug(identity.board or identity.cpu or 'machine')}.toml"
     if path.exists():

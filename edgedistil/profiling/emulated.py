@@ -80,7 +80,7 @@ def emulate(
         InputError: The device is no 64-bit ARM board.
     """
     machine = target or EmulatedTarget(spec)
-    identity = machine.probe()
+    identity = machine.identify()
     console.say(
         f"{machine.source}: onnxruntime {identity.onnxruntime} starts, {spec.memory.size_gib.value:g} GiB"
     )

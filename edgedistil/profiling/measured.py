@@ -34,7 +34,7 @@ class Effort:
 
     min_calls: int = 10
     min_seconds: float = 0.06
-    wanted_calls: int = 100
+    desired_calls: int = 100
     steady_seconds: float = 6.0
     longest_share: float = 0.5
     max_seconds: float = 10.0
@@ -154,7 +154,7 @@ def _job(
 ) -> Job:
     cases = [Case(name=str(length), keys=keys) for length, keys in workload.lengths.items()]
     if pairs and artefact.task != FILL_MASK_TASK:
-        cases.append(Case(name=PAIRS, keys=pairs, how="pass", max_seconds=effort.pass_seconds))
+        cases.append(Case(name=PAIRS, keys=pairs, mode="pass", max_seconds=effort.pass_seconds))
     shown = min(workload.lengths, key=lambda each: abs(each - _OPS_LENGTH), default=None)
     return Job(
         models={artefact.label: artefact.job_model()},
@@ -164,8 +164,8 @@ def _job(
         session=session,
         min_calls=effort.min_calls,
         min_seconds=effort.min_seconds,
-        wanted_calls=effort.wanted_calls,
-        wanted_seconds=share,
+        desired_calls=effort.desired_calls,
+        desired_seconds=share,
         ops_calls=_OPS_CALLS,
         max_seconds=effort.max_seconds,
         energy_seconds=effort.energy_seconds,
@@ -231,7 +231,7 @@ def _alternating_job(
     ]
     return Job(
         models={artefact.label: artefact.job_model() for artefact in _distinct(asked)},
-        cases=[Case(name=PAIRS, keys=keys, how="pass")],
+        cases=[Case(name=PAIRS, keys=keys, mode="pass")],
         alternate=alternations,
         phases=[],
         threads=threads,

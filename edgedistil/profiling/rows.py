@@ -19,7 +19,7 @@ from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.latency import summarize
 from edgedistil.profiling.layers import layer_of_nodes
 from edgedistil.profiling.workload import PAIRS
-from edgedistil.runtime.protocol import CaseTimes, Condition, Energy, Memory, NodeTime, Reply
+from edgedistil.runtime.protocol import CaseTimes, Condition, Energy, NodeTime, PhaseMemory, Reply
 
 EMULATED_LATENCY = NotMeasured(not_measured="an emulator's time says nothing about the device's")
 _THROTTLED_NOW = 0b1111
@@ -138,7 +138,7 @@ def _call_costs(case: CaseTimes, method: Method) -> dict[str, str]:
         "cpu time a call": f"{case.cpu_ns / calls / 1e6:.3f} ms",
         "page faults": f"{case.faults.minor} minor, {case.faults.major} major in {calls} calls",
     }
-    if case.cut:
+    if case.truncated:
         costs["ended early"] = f"after {calls} calls: its time was over before the minimum count"
     return costs
 
@@ -153,7 +153,7 @@ def _energy(energy: Energy | None) -> dict[str, str]:
     }
 
 
-def memory_stats(memory: Memory) -> MemoryStats:
+def memory_stats(memory: PhaseMemory) -> MemoryStats:
     return MemoryStats(
         after_import_bytes=_count(memory.imported),
         after_load_bytes=_count(memory.load),

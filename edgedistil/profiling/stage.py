@@ -180,7 +180,7 @@ def _over_ssh(ask: _Ask, spec: DeviceSpec | None) -> ProfileRecord:
 
     assert ask.flags.ssh is not None
     with SshTarget(ask.flags.ssh, bootstrap=ask.flags.bootstrap, spec=spec) as target:
-        identity = target.probe()
+        identity = target.identify()
         found = match_device(identity)
         if spec is not None and found is not None and found.name != spec.name:
             raise InputError(
@@ -190,7 +190,7 @@ def _over_ssh(ask: _Ask, spec: DeviceSpec | None) -> ProfileRecord:
         known = spec or found
         cores = known.cores if known is not None else identity.cores_allowed or identity.cores or 1
         told = {
-            "kernels": host.kernels(identity.machine or "", identity.flags),
+            "kernels": host.dispatched_kernels(identity.machine or "", identity.flags),
             "board": identity.board or "not told",
         }
         record = _measured(ask, target, target.name, ask.counts(cores), told)

@@ -13,7 +13,7 @@ from edgedistil.profiling.latency import Ratio, speed_ratio
 from edgedistil.profiling.workload import Workload
 from edgedistil.runtime.protocol import (
     Alternation,
-    AlternationAnswer,
+    AlternationResult,
     Case,
     GraphLevel,
     Job,
@@ -42,7 +42,7 @@ def tune(
         TargetError: The target gave no reply, or a session could not be made.
     """
     chosen = [artefact for artefact in artefacts if artefact.role != "teacher"]
-    on_x86 = target.probe().machine == "x86_64"
+    on_x86 = target.identify().machine == "x86_64"
     with (
         tempfile.TemporaryDirectory(prefix="edgedistil-tune-") as folder,
         console.progress("tuning", 2 * len(chosen), unit="jobs") as bar,
@@ -177,5 +177,5 @@ def _against_defaults(
     return {answer.name: _ratio(answer) for answer in reply.alternation}
 
 
-def _ratio(answer: AlternationAnswer) -> Ratio:
+def _ratio(answer: AlternationResult) -> Ratio:
     return speed_ratio([[(sum(block.first_ns), sum(block.second_ns)) for block in answer.blocks]])

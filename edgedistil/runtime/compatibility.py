@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from edgedistil.core.device import DeviceSpec
 from edgedistil.core.errors import TargetError
-from edgedistil.runtime.protocol import Identity
+from edgedistil.runtime.protocol import MachineIdentity
 
 _NEEDS_DOT_PRODUCT = {
     "1.21.0": "its kernels use dot-product instructions without asking whether the core has them"
 }
 
 
-def refuse_unfit_runtime(identity: Identity, spec: DeviceSpec | None, *, source: str) -> None:
+def check_runtime_compatible(
+    identity: MachineIdentity, spec: DeviceSpec | None, *, source: str
+) -> None:
     """Returns if the onnxruntime that a machine has can run there.
 
     Args:
@@ -33,7 +35,7 @@ def refuse_unfit_runtime(identity: Identity, spec: DeviceSpec | None, *, source:
         )
 
 
-def _why_unfit(version: str, identity: Identity, spec: DeviceSpec | None) -> str | None:
+def _why_unfit(version: str, identity: MachineIdentity, spec: DeviceSpec | None) -> str | None:
     if spec is not None and version in spec.runtime.refused:
         return spec.runtime.refused[version]
     if version in _NEEDS_DOT_PRODUCT and lacks_dot_product(identity):
@@ -41,7 +43,7 @@ def _why_unfit(version: str, identity: Identity, spec: DeviceSpec | None) -> str
     return None
 
 
-def lacks_dot_product(identity: Identity) -> bool:
+def lacks_dot_product(identity: MachineIdentity) -> bool:
     """True for a 64-bit ARM core that tells its features, and not this one (`asimddp`)."""
     return (
         identity.machine == "aarch64"

@@ -7,7 +7,7 @@ import platform
 import runpy
 from collections.abc import Collection
 
-from edgedistil.runtime.protocol import RUNNER, Identity
+from edgedistil.runtime.protocol import RUNNER, MachineIdentity
 
 
 def usable_cores() -> int:
@@ -17,10 +17,10 @@ def usable_cores() -> int:
 
 def conditions() -> dict[str, str]:
     found = identity()
-    return {"kernels": kernels(found.machine or platform.machine(), found.flags)}
+    return {"kernels": dispatched_kernels(found.machine or platform.machine(), found.flags)}
 
 
-def kernels(machine: str, flags: Collection[str]) -> str:
+def dispatched_kernels(machine: str, flags: Collection[str]) -> str:
     """Which instruction set onnxruntime's kernels use, by its dispatch on the processor's flags."""
     have = set(flags)
     if not have:
@@ -45,11 +45,11 @@ def kernels(machine: str, flags: Collection[str]) -> str:
     return "fp32 SSE or AVX, int8 SSE"
 
 
-def identity() -> Identity:
+def identity() -> MachineIdentity:
     """This machine in the runner's words."""
-    return Identity.model_validate(runpy.run_path(str(RUNNER))["identity"]())
+    return MachineIdentity.model_validate(runpy.run_path(str(RUNNER))["identity"]())
 
 
-def title() -> str:
+def machine_name() -> str:
     found = identity()
     return found.board or found.cpu or found.machine or platform.machine()

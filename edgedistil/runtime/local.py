@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgedistil.core.errors import TargetError
 from edgedistil.core.records import Method
-from edgedistil.runtime.protocol import RUNNER, Identity, Job, Reply, parse_reply
+from edgedistil.runtime.protocol import RUNNER, Job, MachineIdentity, Reply, parse_reply
 
 _GRACE_S = 10.0
 
@@ -33,12 +33,12 @@ class LocalTarget:
     def source(self) -> str:
         return "this machine"
 
-    def probe(self) -> Identity:
+    def identify(self) -> MachineIdentity:
         import numpy
         import onnxruntime
 
         found = runpy.run_path(str(RUNNER))["identity"]()
-        return Identity.model_validate(
+        return MachineIdentity.model_validate(
             {**found, "numpy": numpy.__version__, "onnxruntime": onnxruntime.__version__}
         )
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from edgedistil.core.device import DeviceSpec, device_names, load_device
 from edgedistil.core.errors import DeviceFileError
-from edgedistil.runtime.protocol import Identity
+from edgedistil.runtime.protocol import MachineIdentity
 
 
-def match_device(identity: Identity) -> DeviceSpec | None:
+def match_device(identity: MachineIdentity) -> DeviceSpec | None:
     """The device file that a machine fits: by its board's name, else (x86) by its instruction-set flags."""
     for name in device_names():
         try:
             spec = load_device(name)
         except DeviceFileError:
             continue  # a broken file of the user's must not hide the others; `devices` tells its problems
-        if fits(spec, identity):
+        if matches(spec, identity):
             return spec
     return None
 
 
-def fits(spec: DeviceSpec, identity: Identity) -> bool:
+def matches(spec: DeviceSpec, identity: MachineIdentity) -> bool:
     wanted = spec.identity
     if identity.machine != wanted.machine:
         return False

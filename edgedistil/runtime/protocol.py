@@ -21,8 +21,8 @@ RUNNER = Path(__file__).with_name("runner.py")
 
 GraphLevel = Literal["disabled", "basic", "extended", "all"]
 Phase = Literal["steady", "outputs", "energy", "ops", "bandwidth"]
-Natural = Annotated[int, Field(ge=0)]
-Counted = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
 
 
 # --- host → runner -----------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ class JobModel(Record):
         description="path of the graph, relative to the job's folder; external data lies beside it"
     )
     session: SessionOptions | None = Field(default=None, description="instead of the job's own")
-    threads: Counted | None = Field(default=None, description="instead of the job's own")
+    threads: PositiveInt | None = Field(default=None, description="instead of the job's own")
 
 
 class Case(Record):
@@ -56,7 +56,7 @@ class Case(Record):
     keys: list[str] = Field(
         min_length=1, description="inputs in the npz: arrays are named KEY/INPUT, or packed"
     )
-    how: Literal["steady", "pass"] = "steady"
+    mode: Literal["steady", "pass"] = "steady"
     max_seconds: float | None = Field(
         default=None, gt=0, description="of a pass: it ends there, and the reply says so"
     )
@@ -69,8 +69,8 @@ class Alternation(Record):
     first: str = Field(description="label of a model, the teacher in a speed claim")
     second: str
     keys: list[str] = Field(min_length=1)
-    blocks: Counted = 20
-    calls_per_block: Counted = 5
+    blocks: PositiveInt = 20
+    calls_per_block: PositiveInt = 5
     max_seconds: float = Field(default=60, gt=0)
 
 
@@ -92,15 +92,15 @@ class Job(Record):
     )
     alternate: list[Alternation] = Field(default=[])
     phases: list[Phase] = Field(default=["steady"])
-    threads: Counted = 1
+    threads: PositiveInt = 1
     session: SessionOptions = SessionOptions()
-    warmup_calls: Natural = 3
-    min_calls: Counted = 20
+    warmup_calls: NonNegativeInt = 3
+    min_calls: PositiveInt = 20
     min_seconds: float = Field(default=0.5, ge=0)
-    wanted_calls: Natural = Field(
-        default=0, description="beyond the minima, as far as `wanted_seconds` reach"
+    desired_calls: NonNegativeInt = Field(
+        default=0, description="beyond the minima, as far as `desired_seconds` reach"
     )
-    wanted_seconds: float = Field(default=0, ge=0)
+    desired_seconds: float = Field(default=0, ge=0)
     max_seconds: float = Field(
         default=10,
         gt=0,
@@ -110,8 +110,10 @@ class Job(Record):
         default=None, description="the supervisor kills the worker after this"
     )
     isolate: bool = True
-    memory_limit_bytes: Counted | None = Field(default=None, description="RLIMIT_AS of the worker")
-    guest_range: tuple[Natural, Natural] | None = Field(
+    memory_limit_bytes: PositiveInt | None = Field(
+        default=None, description="RLIMIT_AS of the worker"
+    )
+    guest_range: tuple[NonNegativeInt, NonNegativeInt] | None = Field(
         default=None,
         description="count resident memory only between these addresses (an emulated process)",
     )
@@ -121,7 +123,7 @@ class Job(Record):
     output_keys: list[str] | None = Field(
         default=None, description="inputs whose outputs are wanted; none: all"
     )
-    ops_calls: Counted = 10
+    ops_calls: PositiveInt = 10
     ops_keys: list[str] | None = None
     energy_seconds: float = Field(default=2, gt=0)
 
@@ -132,13 +134,13 @@ class Job(Record):
 # --- runner → host -----------------------------------------------------------------------------------
 
 
-class Answer(Record):
+class ReplyPart(Record):
     """Part of a reply. Unlike our own records it lets unknown fields pass: a newer runner may tell more."""
 
     model_config = ConfigDict(extra="ignore")
 
 
-class Failure(Answer):
+class Failure(ReplyPart):
     """Why a job did not end. `phase` is where it was: 'load student-…', 'steady …'."""
 
     kind: Literal["memory", "exception", "signal", "exit", "timeout"]
@@ -149,7 +151,7 @@ class Failure(Answer):
     status: int | None = None
 
 
-class CacheFacts(Answer):
+class CacheFacts(ReplyPart):
     """One cache of the first core."""
 
     level: int
@@ -158,7 +160,7 @@ class CacheFacts(Answer):
     shared_by: str = Field(description="cores, as the kernel lists them: 0-3")
 
 
-class Identity(Answer):
+class MachineIdentity(ReplyPart):
     """What a machine says of itself."""
 
     machine: str | None = None
@@ -184,7 +186,7 @@ class Identity(Answer):
     swap_used_bytes: int | None = None
 
 
-class Condition(Answer):
+class Condition(ReplyPart):
     """Clock, heat and throttling at one moment."""
 
     governor: str | None = None
@@ -200,12 +202,12 @@ class Condition(Answer):
     memory_available_bytes: int | None = None
 
 
-class Faults(Answer):
-    minor: Natural
-    major: Natural
+class PageFaults(ReplyPart):
+    minor: NonNegativeInt
+    major: NonNegativeInt
 
 
-class Memory(Answer):
+class PhaseMemory(ReplyPart):
     """Resident bytes after each phase of a fresh process."""
 
     start: int | None = None
@@ -217,24 +219,24 @@ class Memory(Answer):
     peak: int | None = None
 
 
-class CaseTimes(Answer):
-    samples_ns: list[Natural] = Field(max_length=2_000_000)
-    wall_ns: Natural
-    cpu_ns: Natural
-    faults: Faults
-    cut: bool = Field(description="max_seconds ended it before min_calls")
+class CaseTimes(ReplyPart):
+    samples_ns: list[NonNegativeInt] = Field(max_length=2_000_000)
+    wall_ns: NonNegativeInt
+    cpu_ns: NonNegativeInt
+    faults: PageFaults
+    truncated: bool = Field(description="max_seconds ended it before min_calls")
 
 
-class NodeTime(Answer):
+class NodeTime(ReplyPart):
     """One node of the graph as the runtime ran it, summed over the profiled calls; nodes come in order of execution."""
 
     node: str
     op: str
-    calls: Natural
-    total_us: Natural
+    calls: NonNegativeInt
+    total_us: NonNegativeInt
 
 
-class Energy(Answer):
+class Energy(ReplyPart):
     absent: str | None = None
     counter: str | None = None
     joules: float | None = None
@@ -242,13 +244,13 @@ class Energy(Answer):
     wall_ns: int | None = None
 
 
-class ModelAnswer(Answer):
-    memory: Memory = Memory()
-    load_ns: Natural | None = None
-    load_cpu_ns: Natural | None = None
-    load_faults: Faults | None = None
-    first_call_ns: Natural | None = None
-    start_to_first_result_ns: Natural | None = Field(
+class ModelResult(ReplyPart):
+    memory: PhaseMemory = PhaseMemory()
+    load_ns: NonNegativeInt | None = None
+    load_cpu_ns: NonNegativeInt | None = None
+    load_faults: PageFaults | None = None
+    first_call_ns: NonNegativeInt | None = None
+    start_to_first_result_ns: NonNegativeInt | None = Field(
         default=None, description="from the start of the process; isolated jobs only"
     )
     cases: dict[str, CaseTimes] = Field(default={})
@@ -256,33 +258,33 @@ class ModelAnswer(Answer):
     energy: Energy | None = None
 
 
-class Block(Answer):
-    first_ns: list[Natural]
-    second_ns: list[Natural]
+class Block(ReplyPart):
+    first_ns: list[NonNegativeInt]
+    second_ns: list[NonNegativeInt]
 
 
-class AlternationAnswer(Answer):
+class AlternationResult(ReplyPart):
     name: str
     first: str
     second: str
     blocks: list[Block]
 
 
-class Bandwidth(Answer):
+class Bandwidth(ReplyPart):
     """Bytes a second of large copies, read and written both counted."""
 
     one_core: Annotated[float, Field(gt=0)]
     all_cores: Annotated[float, Field(gt=0)]
-    threads: Counted
+    threads: PositiveInt
 
 
-class Outputs(Answer):
+class OutputsFile(ReplyPart):
     file: str
     sha256: str
     arrays: int
 
 
-class Reply(Answer):
+class Reply(ReplyPart):
     """All that a runner observed. `ok` false: `error` says why, and what was observed before it is still here."""
 
     format: Literal[1]
@@ -290,13 +292,13 @@ class Reply(Answer):
     error: Failure | None = None
     phase: str
     runner_sha256: str
-    identity: Identity = Identity()
+    identity: MachineIdentity = MachineIdentity()
     before: Condition = Condition()
     after: Condition | None = None
-    import_ns: Natural | None = None
-    models: dict[str, ModelAnswer] = Field(default={})
-    alternation: list[AlternationAnswer] = Field(default=[])
-    outputs: Outputs | None = None
+    import_ns: NonNegativeInt | None = None
+    models: dict[str, ModelResult] = Field(default={})
+    alternation: list[AlternationResult] = Field(default=[])
+    outputs: OutputsFile | None = None
     bandwidth: Bandwidth | None = None
     conditions: dict[str, str] = Field(
         default={},

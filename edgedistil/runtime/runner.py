@@ -350,14 +350,14 @@ def session_options(job: dict[str, Any], model: dict[str, Any]) -> Any:
 def steady(caller: Caller, case: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     """Every call's nanoseconds. A `steady` case cycles its inputs until both minima are met; a `pass` goes once.
 
-    A pass may have a time of its own (`max_seconds`): then it ends there, and says so (`cut`).
+    A pass may have a time of its own (`max_seconds`): then it ends there, and says so (`truncated`).
     """
     feeds = [caller.feeds[key] for key in case["keys"]]
     for index in range(int(job.get("warmup_calls", 3))):
         caller.run(None, feeds[index % len(feeds)])
-    if case.get("how", "steady") == "pass":
+    if case.get("mode", "steady") == "pass":
         return measured(caller, feeds, len(feeds), 0, case.get("max_seconds") or math.inf)
-    wanted = (job.get("wanted_calls", 0), job.get("wanted_seconds", 0))
+    wanted = (job.get("desired_calls", 0), job.get("desired_seconds", 0))
     return measured(caller, feeds, job["min_calls"], job["min_seconds"], job["max_seconds"], wanted)
 
 
@@ -376,7 +376,7 @@ def measured(
         "wall_ns": wall,
         "cpu_ns": time.process_time_ns() - cpu,
         "faults": faults_since(faults),
-        "cut": len(samples) < min_calls,
+        "truncated": len(samples) < min_calls,
     }
 
 
@@ -386,15 +386,15 @@ def timed_calls(
     min_calls: int,
     min_seconds: float,
     max_seconds: float,
-    wanted_calls: int = 0,
-    wanted_seconds: float = 0,
+    desired_calls: int = 0,
+    desired_seconds: float = 0,
 ) -> tuple[Any, ...]:
     """Nanoseconds of each call until both minima are met, or `max_seconds` are over. The loop is all our own cost.
 
-    `wanted_calls` are made beyond the minima if `wanted_seconds` suffice: a high percentile where calls are short.
+    `desired_calls` are made beyond the minima if `desired_seconds` suffice: a high percentile where calls are short.
     """
     clock, samples, count, index = time.perf_counter_ns, [], len(feeds), 0
-    least, most, patience = int(min_seconds * 1e9), max_seconds * 1e9, int(wanted_seconds * 1e9)
+    least, most, patience = int(min_seconds * 1e9), max_seconds * 1e9, int(desired_seconds * 1e9)
     gc.collect()
     gc.disable()
     try:
@@ -402,7 +402,7 @@ def timed_calls(
         while (
             index < min_calls
             or ended - started < least
-            or (index < wanted_calls and ended - started < patience)
+            or (index < desired_calls and ended - started < patience)
         ):
             feed = feeds[index % count]
             begun = clock()

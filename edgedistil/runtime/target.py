@@ -10,7 +10,7 @@ How a target is written:
     class SshTarget:                                   # no inheritance: a Protocol
         def __init__(self, destination: str, *, bootstrap: bool = False) -> None: ...
         name, method, source = …
-        def probe(self) -> Identity: ...
+        def identify(self) -> MachineIdentity: ...
         def run(self, job, files, *, outputs_to=None) -> Reply: ...
 
 A target moves files and bytes. It does not time, does not choose what is run, and makes no rows: `measure.py` builds
@@ -32,7 +32,7 @@ from typing import Protocol
 
 from edgedistil.core.errors import TargetError
 from edgedistil.core.records import Method
-from edgedistil.runtime.protocol import Identity, Job, Reply
+from edgedistil.runtime.protocol import Job, MachineIdentity, Reply
 
 
 class Target(Protocol):
@@ -50,7 +50,7 @@ class Target(Protocol):
     def source(self) -> str:
         """Who it is in messages: "this machine", "pi@rpi4.local", "qemu-aarch64 -cpu cortex-a72"."""
 
-    def probe(self) -> Identity:
+    def identify(self) -> MachineIdentity:
         """What the machine says of itself, before anything heavy is sent.
 
         Raises:

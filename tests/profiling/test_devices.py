@@ -11,7 +11,7 @@ from edgedistil.core.errors import DeviceFileError, InputError
 from edgedistil.profiling import devices
 from edgedistil.profiling.device_probe import Measured, draft
 from edgedistil.runtime import match
-from edgedistil.runtime.protocol import Bandwidth, CacheFacts, Identity
+from edgedistil.runtime.protocol import Bandwidth, CacheFacts, MachineIdentity
 
 
 def test_every_device_is_listed_and_a_broken_one_does_not_hide_the_others(
@@ -52,30 +52,32 @@ def test_an_unknown_device_is_told() -> None:
 @pytest.mark.parametrize(
     ("identity", "name"),
     [
-        (Identity(machine="aarch64", board="Raspberry Pi 4 Model B Rev 1.4"), "rpi4"),
-        (Identity(machine="aarch64", board="Raspberry Pi 5 Model B Rev 1.0"), "rpi5"),
-        (Identity(machine="aarch64", board="Raspberry Pi Zero 2 W Rev 1.0"), "zero2w"),
-        (Identity(machine="aarch64", board="Some other board"), None),
-        (Identity(machine="aarch64"), None),
-        (Identity(machine="x86_64", flags=["avx2", "fma"]), "x86-avx2"),
+        (MachineIdentity(machine="aarch64", board="Raspberry Pi 4 Model B Rev 1.4"), "rpi4"),
+        (MachineIdentity(machine="aarch64", board="Raspberry Pi 5 Model B Rev 1.0"), "rpi5"),
+        (MachineIdentity(machine="aarch64", board="Raspberry Pi Zero 2 W Rev 1.0"), "zero2w"),
+        (MachineIdentity(machine="aarch64", board="Some other board"), None),
+        (MachineIdentity(machine="aarch64"), None),
+        (MachineIdentity(machine="x86_64", flags=["avx2", "fma"]), "x86-avx2"),
         (
-            Identity(machine="x86_64", flags=["avx2", "fma", "avx512f", "avx512_vnni"]),
+            MachineIdentity(machine="x86_64", flags=["avx2", "fma", "avx512f", "avx512_vnni"]),
             "x86-avx512-vnni",
         ),
         (
-            Identity(machine="x86_64", flags=["avx2", "fma", "avx512f", "avx512_vnni", "amx_int8"]),
+            MachineIdentity(
+                machine="x86_64", flags=["avx2", "fma", "avx512f", "avx512_vnni", "amx_int8"]
+            ),
             "x86-amx",
         ),
-        (Identity(machine="x86_64", flags=["sse2"]), None),
+        (MachineIdentity(machine="x86_64", flags=["sse2"]), None),
     ],
 )
-def test_a_machine_is_recognised(identity: Identity, name: str | None) -> None:
+def test_a_machine_is_recognised(identity: MachineIdentity, name: str | None) -> None:
     found = match.match_device(identity)
     assert (found.name if found else None) == name
 
 
 def test_a_draft_keeps_what_was_told_and_marks_what_was_not() -> None:
-    identity = Identity(
+    identity = MachineIdentity(
         machine="aarch64",
         board="Radxa Test Board 3",
         cpu_part="0xd05",
@@ -102,7 +104,7 @@ def test_a_draft_keeps_what_was_told_and_marks_what_was_not() -> None:
     assert spec.clusters[0].fp32_gmacs_per_s == pytest.approx(4.4)
     assert spec.caches.l2_shared and spec.memory.size_gib.value == 2
     assert spec.thread_scaling.of(4) == 3.3
-    assert match.fits(spec, identity)
+    assert match.matches(spec, identity)
 
 
 def test_probing_this_machine_writes_a_file_that_loads(

@@ -27,7 +27,7 @@ from edgedistil.core.records import (
 from edgedistil.core.rundir import RunDir, create_run, write_text
 from edgedistil.profiling import calibrate, stage, tune
 from edgedistil.profiling import measured as measure
-from edgedistil.runtime.host import kernels
+from edgedistil.runtime.host import dispatched_kernels
 
 
 def profile(**flags: object) -> tuple[RunDir | None, list[ProfileRecord]]:
@@ -296,7 +296,7 @@ def test_many_cases_share_the_time_that_one_model_has_for_itself() -> None:
     effort = measure.DEFAULT_EFFORT
     assert effort.share(1) == effort.longest_share
     assert 60 * effort.share(60) == pytest.approx(effort.steady_seconds)
-    assert effort.wanted_calls >= 100, "p99"
+    assert effort.desired_calls >= 100, "p99"
 
 
 @pytest.mark.parametrize(
@@ -312,13 +312,13 @@ def test_many_cases_share_the_time_that_one_model_has_for_itself() -> None:
     ],
 )
 def test_which_kernels_are_told_from_the_flags(machine: str, flags: list[str], told: str) -> None:
-    assert told in kernels(machine, flags)
+    assert told in dispatched_kernels(machine, flags)
 
 
 def test_the_device_side_leaves_torch_out() -> None:
     code = (
-        "import sys, edgedistil.profiling.stage, edgedistil.profiling.devices, edgedistil.profiling.targets.predicted\n"
-        "import edgedistil.runtime.ssh.target, edgedistil.profiling.emulation\n"
+        "import sys, edgedistil.profiling.stage, edgedistil.profiling.devices, edgedistil.profiling.predicted\n"
+        "import edgedistil.runtime.ssh.target, edgedistil.profiling.emulated\n"
         "heavy = {'torch', 'transformers', 'optimum', 'datasets', 'accelerate', 'scipy', 'sklearn'}\n"
         "found = heavy & set(sys.modules)\n"
         "assert not found, found\n"

@@ -4,40 +4,42 @@ import pytest
 
 from edgedistil.core.device import load_device
 from edgedistil.core.errors import TargetError
-from edgedistil.runtime.compatibility import refuse_unfit_runtime
-from edgedistil.runtime.protocol import Identity
+from edgedistil.runtime.compatibility import check_runtime_compatible
+from edgedistil.runtime.protocol import MachineIdentity
 
-OLD = Identity(machine="aarch64", onnxruntime="1.21.0", flags=["fp", "asimd", "crc32"])
-NEW = Identity(machine="aarch64", onnxruntime="1.21.0", flags=["fp", "asimd", "asimddp"])
+OLD = MachineIdentity(machine="aarch64", onnxruntime="1.21.0", flags=["fp", "asimd", "crc32"])
+NEW = MachineIdentity(machine="aarch64", onnxruntime="1.21.0", flags=["fp", "asimd", "asimddp"])
 
 
 def test_1_21_0_is_refused_on_a_board_that_no_file_knows_by_its_features() -> None:
     with pytest.raises(
         TargetError, match=r"pi: onnxruntime 1\.21\.0 must not run .* dies with SIGILL on ARMv8\.0"
     ) as told:
-        refuse_unfit_runtime(OLD, None, source="pi")
+        check_runtime_compatible(OLD, None, source="pi")
     assert "install another version there" in str(told.value)
 
 
 def test_it_runs_where_there_are_dot_products() -> None:
-    refuse_unfit_runtime(NEW, None, source="pi")
-    refuse_unfit_runtime(NEW, load_device("rpi5"), source="pi")
+    check_runtime_compatible(NEW, None, source="pi")
+    check_runtime_compatible(NEW, load_device("rpi5"), source="pi")
 
 
 def test_a_device_file_can_refuse_versions_of_its_own() -> None:
     with pytest.raises(TargetError, match="dies with SIGILL"):
-        refuse_unfit_runtime(NEW, load_device("rpi4"), source="pi")
+        check_runtime_compatible(NEW, load_device("rpi4"), source="pi")
 
 
 @pytest.mark.parametrize("version", ["1.22.0", "1.32.0", None])
 def test_other_versions_pass(version: str | None) -> None:
-    refuse_unfit_runtime(
+    check_runtime_compatible(
         OLD.model_copy(update={"onnxruntime": version}), load_device("rpi4"), source="pi"
     )
 
 
 def test_a_machine_that_does_not_tell_its_features_is_not_guessed_about() -> None:
-    refuse_unfit_runtime(
-        Identity(machine="x86_64", onnxruntime="1.21.0", flags=["avx2"]), None, source="pc"
+    check_runtime_compatible(
+        MachineIdentity(machine="x86_64", onnxruntime="1.21.0", flags=["avx2"]), None, source="pc"
     )
-    refuse_unfit_runtime(Identity(machine="aarch64", onnxruntime="1.21.0"), None, source="mac")
+    check_runtime_compatible(
+        MachineIdentity(machine="aarch64", onnxruntime="1.21.0"), None, source="mac"
+    )

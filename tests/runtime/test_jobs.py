@@ -13,7 +13,7 @@ from edgedistil.core.errors import TargetError
 from edgedistil.core.records import Method
 from edgedistil.core.rundir import sha256_file
 from edgedistil.runtime.jobs import NpzInputs, run_job
-from edgedistil.runtime.protocol import Case, Failure, Identity, Job, JobModel, Reply
+from edgedistil.runtime.protocol import Case, Failure, Job, JobModel, MachineIdentity, Reply
 
 OK = Reply(format=1, ok=True, phase="done", runner_sha256="ab")
 FAILED = Reply(
@@ -40,8 +40,8 @@ class RememberingTarget:
     inputs_sha256: list[str] = field(default_factory=list)
     ids: list[list[int]] = field(default_factory=list)
 
-    def probe(self) -> Identity:
-        return Identity()
+    def identify(self) -> MachineIdentity:
+        return MachineIdentity()
 
     def run(self, job: Job, files: Mapping[str, Path], *, outputs_to: Path | None = None) -> Reply:
         self.files, self.outputs_to = dict(files), outputs_to

@@ -22,9 +22,9 @@ from edgedistil.runtime.protocol import (
     RUNNER,
     Alternation,
     Case,
-    Identity,
     Job,
     JobModel,
+    MachineIdentity,
     Reply,
     parse_reply,
 )
@@ -53,7 +53,7 @@ def job(*labels: str, **changes: Any) -> Job:
     }
     standard: dict[str, Any] = {
         "models": models,
-        "cases": [Case(name="5", keys=["a5"]), Case(name="both", keys=["a5", "a11"], how="pass")],
+        "cases": [Case(name="5", keys=["a5"]), Case(name="both", keys=["a5", "a11"], mode="pass")],
         "min_calls": 23,
         "min_seconds": 0,
         "warmup_calls": 1,
@@ -79,7 +79,7 @@ def test_a_whole_visit(folder: Path) -> None:
     assert (status, reply.ok, reply.error, reply.phase) == (0, True, None, "done")
     answer = reply.models[label]
     steady = answer.cases["5"]
-    assert len(steady.samples_ns) == 23 and not steady.cut
+    assert len(steady.samples_ns) == 23 and not steady.truncated
     assert sum(steady.samples_ns) <= steady.wall_ns
     assert len(answer.cases["both"].samples_ns) == 2
     assert answer.load_ns and answer.first_call_ns and answer.start_to_first_result_ns
@@ -100,13 +100,13 @@ def test_a_whole_visit(folder: Path) -> None:
 
 def test_a_pass_ends_when_its_time_is_over_and_says_so(folder: Path) -> None:
     cases = [
-        Case(name=str(limit), keys=["a5", "a11"] * 4, how="pass", max_seconds=limit)
+        Case(name=str(limit), keys=["a5", "a11"] * 4, mode="pass", max_seconds=limit)
         for limit in (1e-6, 60)
     ]
     _, reply = run(folder, job(cases=cases))
     cut, whole = reply.models["student-feature-extraction.fp32"].cases.values()
-    assert (len(cut.samples_ns), cut.cut) == (5, True)
-    assert (len(whole.samples_ns), whole.cut) == (8, False)
+    assert (len(cut.samples_ns), cut.truncated) == (5, True)
+    assert (len(whole.samples_ns), whole.truncated) == (8, False)
 
 
 def test_models_take_turns_on_the_same_inputs(folder: Path) -> None:
@@ -224,7 +224,7 @@ def test_an_arm_server_has_a_name_without_a_device_tree(monkeypatch: pytest.Monk
     monkeypatch.setitem(arm_server.__globals__, "read_text", files.get)
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert arm_server() == "Amazon EC2 m6g.xlarge"
-    found = match_device(Identity(machine="aarch64", board=arm_server()))
+    found = match_device(MachineIdentity(machine="aarch64", board=arm_server()))
     assert found is not None and found.name == "graviton2"
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     assert arm_server() is None

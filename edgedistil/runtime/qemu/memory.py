@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from edgedistil.runtime.protocol import Memory, Reply
+from edgedistil.runtime.protocol import PhaseMemory, Reply
 
 # qemu maps a 64-bit guest below 2^39 and itself far above; the emulator's own 100 MiB and more are not the guest's.
 GUEST_RANGE = (0, 1 << 39)
@@ -60,7 +60,7 @@ class MemoryWatch:
         told = answer.model_copy(update={"memory": memory.model_copy(update={"peak": peak})})
         return reply.model_copy(update={"models": {label: told}})
 
-    def _sampled(self) -> Memory:
+    def _sampled(self) -> PhaseMemory:
         self.how = f"sampled from outside about every {_EVERY_S * 1e3:.0f} ms"
 
         def last(phase: str) -> int | None:
@@ -75,7 +75,7 @@ class MemoryWatch:
             "first_call": last("first"),
             "run": last("steady"),
         }
-        return Memory.model_validate(found)
+        return PhaseMemory.model_validate(found)
 
     def _sample(self, process: subprocess.Popen[bytes]) -> None:
         held = self._guest_bytes()

@@ -23,13 +23,13 @@ from edgedistil.core.device import DeviceSpec
 from edgedistil.core.errors import InputError, TargetError
 from edgedistil.core.records import Method
 from edgedistil.core.rundir import sha256_file
-from edgedistil.runtime.compatibility import refuse_unfit_runtime
+from edgedistil.runtime.compatibility import check_runtime_compatible
 from edgedistil.runtime.protocol import (
     RUNNER,
     Condition,
     Failure,
-    Identity,
     Job,
+    MachineIdentity,
     Reply,
     parse_reply,
 )
@@ -140,18 +140,18 @@ class EmulatedTarget:
     def source(self) -> str:
         return f"{QEMU} -cpu {emulated_cpu(self.spec)} ({self.spec.name})"
 
-    def probe(self) -> Identity:
+    def identify(self) -> MachineIdentity:
         """What the guest says of itself. A runtime that would crash there is refused without starting it.
 
         Raises:
             TargetError: The version is refused on this device, or Python or onnxruntime does not start.
         """
         with open_guest(self.spec, onnxruntime=self.onnxruntime) as guest:
-            expected = Identity(machine="aarch64", onnxruntime=guest.site.onnxruntime)
-            refuse_unfit_runtime(expected, self.spec, source=self.source)
+            expected = MachineIdentity(machine="aarch64", onnxruntime=guest.site.onnxruntime)
+            check_runtime_compatible(expected, self.spec, source=self.source)
             return self._identity(guest)
 
-    def _identity(self, guest: Guest) -> Identity:
+    def _identity(self, guest: Guest) -> MachineIdentity:
         try:
             done = subprocess.run(  # noqa: S603 - our own arguments, no shell
                 guest.command("-c", _PROBE, str(RUNNER)),
@@ -171,7 +171,7 @@ class EmulatedTarget:
                 f"{_last_line(done.stderr)}",
                 hint="this onnxruntime uses instructions that the core lacks: name another version in the device file",
             )
-        return Identity.model_validate(json.loads(done.stdout))
+        return MachineIdentity.model_validate(json.loads(done.stdout))
 
     def run(self, job: Job, files: Mapping[str, Path], *, outputs_to: Path | None = None) -> Reply:
         """The reply to `job`; its memory limit, or the device's memory, is held against the guest's resident memory."""

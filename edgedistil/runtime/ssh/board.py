@@ -23,7 +23,7 @@ from edgedistil.core import console
 from edgedistil.core.errors import InputError, TargetError
 from edgedistil.core.rundir import sha256_file
 from edgedistil.runtime.protocol import RUNNER
-from edgedistil.runtime.ssh.connection import Answer, Connection, printable
+from edgedistil.runtime.ssh.connection import CommandResult, Connection, printable
 
 OLDEST_PYTHON = (3, 9)
 _SHORT_S = 120.0
@@ -86,8 +86,8 @@ class Board:
 
     # --- what it says of itself -----------------------------------------------------------------------
 
-    def tell(self) -> dict[str, Any]:
-        """Identity, and the versions of numpy and onnxruntime, found without importing them."""
+    def describe(self) -> dict[str, Any]:
+        """MachineIdentity, and the versions of numpy and onnxruntime, found without importing them."""
         runner = self.place(RUNNER)
         answer = self._sh(f"{self._python()} -c {quote(_TELL)} {quote(runner)}")
         try:
@@ -267,7 +267,7 @@ exit 0""",
             ["env", *(f"{name}={quote(value)}" for name, value in given.items()), "python3"]
         )
 
-    def _sh(self, script: str, *, timeout_s: float = _SHORT_S) -> Answer:
+    def _sh(self, script: str, *, timeout_s: float = _SHORT_S) -> CommandResult:
         return self.connection.run(script, timeout_s=timeout_s)
 
 
@@ -281,7 +281,7 @@ class Ending:
     said: str
 
 
-def greet(connection: Connection) -> Board:
+def open_board(connection: Connection) -> Board:
     """A board with a folder of ours.
 
     Raises:
@@ -354,17 +354,17 @@ def signal_of(status: int) -> str | None:
         return f"signal {status - 128}"
 
 
-def _ending(answer: Answer) -> str:
+def _ending(answer: CommandResult) -> str:
     died = signal_of(answer.status)
     return f"it dies of {died}" if died else _last(answer)
 
 
-def _last(answer: Answer) -> str:
+def _last(answer: CommandResult) -> str:
     lines = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
     return lines[-1] if lines else f"status {answer.status}"
 
 
-def _lines(answer: Answer) -> dict[str, str]:
+def _lines(answer: CommandResult) -> dict[str, str]:
     """Lines of `key=value`; what a key says first counts."""
     found: dict[str, str] = {}
     for line in printable(answer.stdout.decode("utf-8", "replace")).splitlines():

@@ -118,7 +118,7 @@ def parse_destination(text: str) -> Destination:
 
 
 @dataclass(frozen=True)
-class Answer:
+class CommandResult:
     """What a remote command printed, and the status that its shell told."""
 
     status: int
@@ -164,7 +164,7 @@ class Connection:
         timeout_s: float,
         limit_bytes: int = 2**20,
         tick: Tick | None = None,
-    ) -> Answer:
+    ) -> CommandResult:
         """What a POSIX shell script says there.
 
         Args:
@@ -185,7 +185,7 @@ class Connection:
             said = printable(stderr.read(2**16).decode("utf-8", "replace"))
         return self._answer(data, mark, said)
 
-    def _answer(self, data: bytes, mark: str, said: str) -> Answer:
+    def _answer(self, data: bytes, mark: str, said: str) -> CommandResult:
         _, _, rest = data.partition(f"\n{mark}\n".encode())
         body, end, status = rest.rpartition(f"\n{mark} ".encode())
         if not end or not status.strip().isdigit():
@@ -194,7 +194,7 @@ class Connection:
                 f"the connection to {self.destination} ended in the middle of an answer: {last}",
                 hint="the board may have been switched off, restarted, or run out of memory; try again",
             )
-        return Answer(int(status), body, said)
+        return CommandResult(int(status), body, said)
 
     @contextmanager
     def _started(

@@ -14,14 +14,21 @@ from edgedistil.core.device import DeviceSpec
 from edgedistil.core.errors import InputError, TargetError
 from edgedistil.core.records import Method
 from edgedistil.core.rundir import write_bytes
-from edgedistil.runtime.compatibility import refuse_unfit_runtime
+from edgedistil.runtime.compatibility import check_runtime_compatible
 from edgedistil.runtime.match import match_device
-from edgedistil.runtime.protocol import MAX_REPLY_BYTES, Answer, Identity, Job, Reply, parse_reply
-from edgedistil.runtime.ssh.board import Board, Ending, check_name, greet, signal_of
+from edgedistil.runtime.protocol import (
+    MAX_REPLY_BYTES,
+    Job,
+    MachineIdentity,
+    Reply,
+    ReplyPart,
+    parse_reply,
+)
+from edgedistil.runtime.ssh.board import Board, Ending, check_name, open_board, signal_of
 from edgedistil.runtime.ssh.connection import Connection, parse_destination, printable
 from edgedistil.runtime.wheels import arm64_wheels, fetch_wheels
 
-A = TypeVar("A", bound=Answer)
+A = TypeVar("A", bound=ReplyPart)
 
 _DEFAULT_TIMEOUT_S = 3600.0
 _GRACE_S = 30.0  # the runner's own supervisor ends a job first: it can still say where it was
@@ -49,7 +56,7 @@ class SshTarget:
         self._bootstrap, self.spec = bootstrap, spec
         self._connection: Connection | None = None
         self._board: Board | None = None
-        self._identity: Identity | None = None
+        self._identity: MachineIdentity | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +83,7 @@ class SshTarget:
         """What was sent so far: a file that lies there already is not sent again."""
         return self._board.sent_bytes if self._board is not None else 0
 
-    def probe(self) -> Identity:
+    def identify(self) -> MachineIdentity:
         """What the board says of itself; asks once. A runtime that would crash there is refused before it is imported.
 
         Raises:
@@ -89,12 +96,14 @@ class SshTarget:
     def run(self, job: Job, files: Mapping[str, Path], *, outputs_to: Path | None = None) -> Reply:
         for name in files:
             check_name(name)
-        self.probe()
+        self.identify()
         board = self._open()
         placed = {name: board.place(path) for name, path in files.items()}
         limit = job.timeout_seconds or _DEFAULT_TIMEOUT_S
         ending = board.start(job.to_json().encode(), placed, timeout_s=limit + _GRACE_S)
-        reply = tamed(parse_reply(self._fetch_reply(board, ending, limit), source=self.source))
+        reply = sanitize_reply(
+            parse_reply(self._fetch_reply(board, ending, limit), source=self.source)
+        )
         if outputs_to is not None and reply.outputs is not None and job.outputs is not None:
             # The name is ours, not the reply's: a board cannot make us read or write another file.
             data = board.fetch(
@@ -119,22 +128,22 @@ class SshTarget:
     def _open(self) -> Board:
         if self._board is None:
             self._connection = self._connection or Connection(self._destination)
-            self._board = greet(self._connection)
+            self._board = open_board(self._connection)
         return self._board
 
-    def _examine(self, board: Board) -> Identity:
-        told = board.tell()
+    def _examine(self, board: Board) -> MachineIdentity:
+        told = board.describe()
         identity = self._identity_of(told)
         self.spec = self.spec or match_device(identity)
         console.say(_introduction(self.source, identity))
         identity = self._with_runtime(board, identity, str(told.get("libc", "")))
-        refuse_unfit_runtime(identity, self.spec, source=self.source)
+        check_runtime_compatible(identity, self.spec, source=self.source)
         board.check_import(f"numpy {identity.numpy} and onnxruntime {identity.onnxruntime}")
         return identity
 
-    def _identity_of(self, told: dict[str, Any]) -> Identity:
+    def _identity_of(self, told: dict[str, Any]) -> MachineIdentity:
         try:
-            return Identity.model_validate(told)
+            return MachineIdentity.model_validate(told)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -142,11 +151,11 @@ class SshTarget:
                 f"{self.source} told something strange of itself: {where}: {first['msg']}"
             ) from error
 
-    def _with_runtime(self, board: Board, identity: Identity, libc: str) -> Identity:
+    def _with_runtime(self, board: Board, identity: MachineIdentity, libc: str) -> MachineIdentity:
         missing = [name for name in ("numpy", "onnxruntime") if getattr(identity, name) is None]
         if not missing:
             try:
-                refuse_unfit_runtime(identity, self.spec, source=self.source)
+                check_runtime_compatible(identity, self.spec, source=self.source)
             except TargetError:
                 if not self._bootstrap:
                     raise
@@ -159,7 +168,7 @@ class SshTarget:
             )
         return self._send_runtime(board, identity, libc)
 
-    def _send_runtime(self, board: Board, identity: Identity, libc: str) -> Identity:
+    def _send_runtime(self, board: Board, identity: MachineIdentity, libc: str) -> MachineIdentity:
         if identity.machine != "aarch64":
             raise TargetError(
                 f"--bootstrap sends wheels for 64-bit ARM; {self.source} is {identity.machine}"
@@ -195,7 +204,7 @@ class SshTarget:
         return board.fetch("reply.json", limit_bytes=size, sha256=ending.reply_sha256)
 
 
-def tamed(reply: Reply) -> Reply:
+def sanitize_reply(reply: Reply) -> Reply:
     """The reply without control characters in the words that a person is going to read."""
     changes: dict[str, Any] = {
         "identity": _printable(reply.identity),
@@ -211,7 +220,7 @@ def _printable(told: A) -> A:
     return told.model_copy(update=words)
 
 
-def _introduction(source: str, identity: Identity) -> str:
+def _introduction(source: str, identity: MachineIdentity) -> str:
     what = (
         identity.board or identity.cpu or identity.machine or "a machine that does not name itself"
     )

@@ -17,7 +17,7 @@ qemu = pytest.mark.needs("qemu-aarch64")
 
 @qemu
 def test_a_device_says_who_it_is() -> None:
-    identity = EmulatedTarget(load_device("zero2w")).probe()
+    identity = EmulatedTarget(load_device("zero2w")).identify()
     assert (identity.machine, identity.board, identity.cpu_part) == (
         "aarch64",
         "Raspberry Pi Zero 2 W",
@@ -61,7 +61,7 @@ def test_onnxruntime_1_21_0_is_refused_before_it_dies_of_sigill(tiny) -> None:
     with pytest.raises(
         TargetError, match=r"onnxruntime 1\.21\.0 must not run .* SIGILL on ARMv8\.0"
     ) as told:
-        target.probe()
+        target.identify()
     assert told.value.exit_code == 4
     reply = target.run(tiny.job(), tiny.files(tiny.fp32))  # it would have
     assert reply.error is not None
@@ -106,7 +106,7 @@ def test_without_qemu_it_says_what_to_install(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(TargetError, match="apt-get install qemu-user") as told:
-        EmulatedTarget(load_device("rpi4")).probe()
+        EmulatedTarget(load_device("rpi4")).identify()
     assert told.value.exit_code == 4
 
 
@@ -114,7 +114,7 @@ def test_only_arm_boards_are_emulated(tiny) -> None:
     with pytest.raises(
         InputError, match="x86-avx2 cannot be emulated: expected a 64-bit ARM device"
     ):
-        EmulatedTarget(load_device("x86-avx2")).probe()
+        EmulatedTarget(load_device("x86-avx2")).identify()
 
 
 def test_never_the_core_that_has_everything() -> None:
@@ -123,7 +123,7 @@ def test_never_the_core_that_has_everything() -> None:
     with pytest.raises(
         DeviceFileError, match="qemu_cpu = 'max' has instructions that no board has"
     ):
-        EmulatedTarget(spec).probe()
+        EmulatedTarget(spec).identify()
 
 
 @qemu

@@ -30,7 +30,7 @@ JOB = "*job.json*reply.json"
 def test_a_board_is_probed_measured_and_left_clean(pi4, tiny, tmp_path: Path) -> None:
     outputs = tmp_path / "outputs.npz"
     with SshTarget(pi4.destination) as target:
-        identity = target.probe()
+        identity = target.identify()
         reply = target.run(tiny.job(), tiny.files(tiny.int8), outputs_to=outputs)
         name, method = target.name, target.method
     assert reply.ok, reply.error
@@ -46,7 +46,7 @@ def test_onnxruntime_1_21_0_is_refused_on_armv8_0_before_it_is_imported(board, i
     with open_guest(load_device("rpi4"), onnxruntime="1.21.0") as guest:
         install.guest_python(board, guest)
         with SshTarget(board.destination) as target, pytest.raises(TargetError) as told:
-            target.probe()
+            target.identify()
     assert "onnxruntime 1.21.0 must not run on this machine: dies with SIGILL on ARMv8.0" in str(
         told.value
     )
@@ -62,7 +62,7 @@ def test_bootstrap_sends_what_a_board_without_packages_lacks(
         SshTarget(board.destination) as target,
         pytest.raises(TargetError, match="has no numpy and no onnxruntime"),
     ):
-        target.probe()
+        target.identify()
     with SshTarget(board.destination, bootstrap=True) as target:
         reply = target.run(tiny.job(phases=["steady"]), tiny.files(tiny.int8))
     assert reply.ok, reply.error
@@ -141,26 +141,26 @@ def test_nothing_listens(board) -> None:
     with pytest.raises(
         TargetError, match=r"cannot connect to me@127\.0\.0\.1:9: " + told_by_ssh
     ) as told:
-        SshTarget("me@127.0.0.1:9").probe()
+        SshTarget("me@127.0.0.1:9").identify()
     assert told.value.exit_code == 4
 
 
 def test_no_such_host(board) -> None:
     with pytest.raises(TargetError, match="its name is not known"):
-        SshTarget("no-such-board.invalid").probe()
+        SshTarget("no-such-board.invalid").identify()
 
 
 def test_the_wrong_key(board, install) -> None:
     install.client_config(key="stranger_key")
     with pytest.raises(TargetError, match="it does not accept this user's key"):
-        SshTarget(board.destination).probe()
+        SshTarget(board.destination).identify()
 
 
 def test_an_unknown_host_key(board, install) -> None:
     (board.folder / "none_known").touch()
     install.client_config(known="none_known")
     with pytest.raises(TargetError, match="its host key is not known here"):
-        SshTarget(board.destination).probe()
+        SshTarget(board.destination).identify()
 
 
 def test_a_changed_host_key(board, install) -> None:
@@ -168,7 +168,7 @@ def test_a_changed_host_key(board, install) -> None:
     (board.folder / "other_known").write_text(f"[127.0.0.1]:{board.port} {other[0]} {other[1]}\n")
     install.client_config(known="other_known")
     with pytest.raises(TargetError, match="its host key is not the one that is known"):
-        SshTarget(board.destination).probe()
+        SshTarget(board.destination).identify()
 
 
 # --- a board that lacks something ---------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_a_changed_host_key(board, install) -> None:
 
 def test_a_board_without_python(board) -> None:
     with SshTarget(board.destination) as target, pytest.raises(TargetError, match="has no python3"):
-        target.probe()
+        target.identify()
     assert board.leftovers() == []
 
 
@@ -186,7 +186,7 @@ def test_a_board_with_an_old_python(board, install) -> None:
         SshTarget(board.destination) as target,
         pytest.raises(TargetError, match=r"has Python 3\.7; .* 3\.9 or newer"),
     ):
-        target.probe()
+        target.identify()
     assert board.leftovers() == []
 
 
@@ -196,7 +196,7 @@ def test_a_board_without_a_program_of_every_linux(quick) -> None:
         SshTarget(quick.destination) as target,
         pytest.raises(TargetError, match="lacks the program timeout"),
     ):
-        target.probe()
+        target.identify()
     assert quick.leftovers() == []
 
 
@@ -206,7 +206,7 @@ def test_a_board_without_numpy(board, install) -> None:
         SshTarget(board.destination) as target,
         pytest.raises(TargetError, match="has no numpy and no onnxruntime") as e,
     ):
-        target.probe()
+        target.identify()
     assert "--bootstrap" in str(e.value)
 
 
@@ -216,7 +216,7 @@ def test_bootstrap_is_for_arm(board, install) -> None:
         SshTarget(board.destination, bootstrap=True) as target,
         pytest.raises(TargetError, match="for 64-bit ARM"),
     ):
-        target.probe()
+        target.identify()
 
 
 def test_a_runtime_that_dies_when_it_is_imported(board, install) -> None:
@@ -228,7 +228,7 @@ def test_a_runtime_that_dies_when_it_is_imported(board, install) -> None:
         SshTarget(board.destination) as target,
         pytest.raises(TargetError, match=r"cannot be imported .* dies of SIGILL"),
     ):
-        target.probe()
+        target.identify()
 
 
 # --- a job that fails -------------------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ def test_ctrl_c_leaves_nothing_running_and_nothing_lying_there(board, install, t
     files = tiny.files(tiny.int8)
     script = (
         "import signal, sys; from pathlib import Path; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from edgedistil.profiling.messages import Job; from edgedistil.profiling.targets.ssh import SshTarget\n"
+        "from edgedistil.runtime.protocol import Job; from edgedistil.runtime.ssh.target import SshTarget\n"
         f"with SshTarget({board.destination!r}) as target:\n"
         f"    target.run(Job.model_validate_json({tiny.job().to_json()!r}),"
         f" {{name: Path(path) for name, path in { {n: str(p) for n, p in files.items()}!r}.items()}})\n"

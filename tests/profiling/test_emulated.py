@@ -28,7 +28,7 @@ from edgedistil.profiling.artefacts import Artefact, file_artefact
 from edgedistil.profiling.emulated import emulate, few_probes
 from edgedistil.profiling.rows import EMULATED_LATENCY
 from edgedistil.profiling.workload import Workload, build
-from edgedistil.runtime.protocol import Failure, Identity, Job, Reply
+from edgedistil.runtime.protocol import Failure, Job, MachineIdentity, Reply
 
 TASK = "feature-extraction"
 
@@ -148,8 +148,8 @@ class Answering:
         self.replies = list(replies)
         self.jobs: list[Job] = []
 
-    def probe(self) -> Identity:
-        return Identity(machine="aarch64", onnxruntime="1.32.0")
+    def identify(self) -> MachineIdentity:
+        return MachineIdentity(machine="aarch64", onnxruntime="1.32.0")
 
     def run(self, job: Job, files: object, *, outputs_to: Path | None = None) -> Reply:
         self.jobs.append(job)
@@ -172,7 +172,7 @@ def reply(label: str, **changes: object) -> Reply:
         "wall_ns": 7,
         "cpu_ns": 7,
         "faults": {"minor": 0, "major": 0},
-        "cut": False,
+        "truncated": False,
     }
     standard = {
         "format": 1,

@@ -1,6 +1,6 @@
-"""The three losses of distillation: as plain formulas, and as the engine that never holds all the logits.
+"""The engine of the three distillation losses, which never holds the logits of all positions.
 
-The formulas (`soft_target_loss`, `mlm_loss`, `cosine_loss`) are the definitions. `distillation_loss` is what a loop
+`edgedistil.models.losses` has the plain formulas, which define them. `distillation_loss` is what a loop
 calls: it selects hidden states first, and `projection.py` projects and reduces them in chunks.
 """
 
@@ -11,65 +11,17 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from edgedistil.core.errors import ShapeError
 from edgedistil.data.masking import IGNORED
 from edgedistil.models.fast.encoder import MlmHead
 from edgedistil.models.fast.projection import project_and_reduce
+from edgedistil.models.losses import at_least_float32
 
 Positions = Literal["all", "masked"]
 
 _COSINE_ROWS = 256
 _SHORTEST = 1e-8  # length that a hidden state is taken to have at least, as PyTorch's cosine similarity does
-
-
-def soft_target_loss(student_NV: Tensor, teacher_NV: Tensor, *, temperature: float) -> Tensor:
-    """Temperature-scaled KL divergence from the teacher's to the student's token distribution.
-
-        L = T² · mean_n Σ_v p (log p − log q),   p = softmax(teacher/T), q = softmax(student/T)
-
-    T² keeps the gradient's size independent of T, so the weights need no retuning.
-
-    Args:
-        student_NV: Student logits of N selected tokens, any float dtype; reduced in float32 at least.
-        teacher_NV: Teacher logits of the same tokens; receives no gradient.
-        temperature: T > 0, dimensionless.
-    Returns:
-        Scalar, nats per token, >= 0; 0 when the distributions are equal.
-    Raises:
-        ShapeError: The shapes differ, or N = 0 (a mean over nothing is NaN).
-    Source: Hinton et al. 2015, eq. 1 and §2; Sanh et al. 2019, §3.
-    """
-    _require_same(student_NV, teacher_NV, "logits")
-    log_q = F.log_softmax(_at_least_float32(student_NV) / temperature, dim=-1)
-    log_p = F.log_softmax(_at_least_float32(teacher_NV.detach()) / temperature, dim=-1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1).mean() * temperature**2
-
-
-def mlm_loss(student_NV: Tensor, labels_N: Tensor) -> Tensor:
-    """Cross-entropy of the right tokens at N masked positions, nats per token.
-
-    Raises:
-        ShapeError: Logits and labels differ in N, or N = 0.
-    """
-    if student_NV.ndim != 2 or labels_N.shape != student_NV.shape[:1] or not len(labels_N):
-        raise ShapeError(
-            f"expected logits (N, V) and labels (N,), N > 0; got {_told(student_NV, labels_N)}"
-        )
-    return F.cross_entropy(_at_least_float32(student_NV), labels_N)
-
-
-def cosine_loss(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    """Mean of 1 − cos between last hidden states of N tokens, 0..2; the teacher's receive no gradient.
-
-    Raises:
-        ShapeError: The shapes differ (the widths must be equal), or N = 0.
-    Source: Sanh et al. 2019, §3.
-    """
-    _require_same(student_ND, teacher_ND, "hidden states")
-    student, teacher = _at_least_float32(student_ND), _at_least_float32(teacher_ND.detach())
-    return (1 - F.cosine_similarity(student, teacher, dim=-1)).mean()
 
 
 @dataclass(frozen=True)
@@ -233,8 +185,8 @@ class _CosineSum(torch.autograd.Function):
         parts = [torch.split(part, block) for part in (student_ND, teacher_ND, grad_ND)]
         for student, teacher, grad in zip(*parts, strict=True):
             s, t = (
-                _at_least_float32(student),
-                _at_least_float32(teacher).to(_at_least_float32(student).dtype),
+                at_least_float32(student),
+                at_least_float32(teacher).to(at_least_float32(student).dtype),
             )
             s_length, t_length = (
                 torch.linalg.vecdot(v, v).sqrt_().clamp_min_(_SHORTEST) for v in (s, t)
@@ -250,10 +202,6 @@ class _CosineSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return ctx.saved_tensors[0] * grad, None
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def _check(
@@ -274,13 +222,6 @@ def _check(
     if not (counts.attended > 0 and counts.masked > 0):
         raise ShapeError(
             f"a mean over no tokens: {counts.attended:g} attended, {counts.masked:g} masked"
-        )
-
-
-def _require_same(student: Tensor, teacher: Tensor, what: str) -> None:
-    if student.ndim != 2 or student.shape != teacher.shape or not len(student):
-        raise ShapeError(
-            f"expected {what} of student and teacher of one shape (N, …), N > 0; got {_told(student, teacher)}"
         )
 
 

@@ -37,14 +37,14 @@ from edgedistil.evaluate import squad
 from edgedistil.evaluate.encode import Encoded, Ids, encode_texts, open_tokenizer, pad_id
 from edgedistil.evaluate.examples import Example
 from edgedistil.evaluate.scoring import Forward, Logits, all_logits, arrays
-from edgedistil.evaluate.soft_targets import (
+from edgedistil.evaluate.spec import SecondDistillation, Training
+from edgedistil.models.losses import (
     mixed_loss,
     partly_labelled_loss,
-    soft_label_loss,
     soft_span_loss,
+    soft_target_loss,
     soft_value_loss,
 )
-from edgedistil.evaluate.spec import SecondDistillation, Training
 from edgedistil.models.quiet import quiet
 
 _LABELS = (
@@ -362,7 +362,7 @@ def _soft_loss(
         return torch.stack(sides).mean()
     if kind == "regression":
         return soft_value_loss(logits[0][:, 0], soft[:, 0])
-    return soft_label_loss(logits[0], soft, temperature=temperature)
+    return soft_target_loss(logits[0], soft, temperature=temperature)
 
 
 class _Bar(TrainerCallback):  # type: ignore[misc] # transformers ships no types

@@ -228,7 +228,7 @@ def test_no_other_module_scales_a_divergence_by_its_temperature() -> None:
     squaring = set()
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-                if "temperature" in ast.unparse(node.left):
-                    squaring.add(path.relative_to(package).as_posix())
+            is_power = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)
+            if is_power and "temperature" in ast.unparse(node.left):
+                squaring.add(path.relative_to(package).as_posix())
     assert squaring == {"models/losses.py", "models/fast/projection.py"}

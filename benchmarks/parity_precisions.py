@@ -13,8 +13,8 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from edgedistil.core.precision import PRECISIONS, graph_name
 from edgedistil.core.records import NotMeasured, ParityFigures, this_host
-from edgedistil.export.package import graph_name
 from edgedistil.export.passes import Shape, run_passes, standard_passes
 from edgedistil.export.precisions import Workshop, make_variant
 from edgedistil.export.quantization_target import find_target
@@ -28,7 +28,6 @@ from edgedistil.parity.tolerances import TOLERANCES
 
 HERE = Path(__file__).resolve().parent
 FAULT = "int8, one scale a tensor (a known fault)"
-PRECISIONS = ("fp32", "fp16", "int8", "uint8", "int8-static", "int4")
 
 
 def measure(
@@ -59,7 +58,7 @@ def measure(
             found[precision] = [
                 check_artefact(
                     file, each, precision=precision, model=folder.name, task=task
-                ).overall  # type: ignore[arg-type]
+                ).overall
                 for each in probes
             ]
         faulty = graph.clone()

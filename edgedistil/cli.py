@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import edgedistil
+from edgedistil.core.precision import PRECISION_REQUESTS
 
 app = typer.Typer(
     name="edgedistil",
@@ -179,7 +180,7 @@ def export(
         list[str] | None,
         typer.Option(
             "--quantize",
-            help="none, fp16, int8, uint8, int8-static, int4, auto; repeat for several.",
+            help=f"{', '.join(PRECISION_REQUESTS)}; repeat for several.",
             metavar="PRECISION",
         ),
     ] = None,

@@ -15,6 +15,7 @@ import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgedistil.core.errors import RecipeError
+from edgedistil.core.precision import Precision
 from edgedistil.core.records import text_sha256
 from edgedistil.core.rundir import write_text
 from edgedistil.core.shipped import find_shipped
@@ -182,10 +183,7 @@ class Evaluate(Section):
 
 
 class Export(Section):
-    precisions: list[Literal["none", "fp16", "int8", "uint8", "int8-static", "int4"]] = [
-        "none",
-        "int8",
-    ]
+    precisions: list[Precision] = ["fp32", "int8"]
     target: str = Field("host", description="device whose instruction set the artefact is made for")
 
 

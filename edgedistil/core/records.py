@@ -19,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import edgedistil
 from edgedistil.core.errors import StorageError
+from edgedistil.core.precision import Precision
 from edgedistil.core.rundir import read_json, write_json
 
 Method = Literal["measured", "emulated", "predicted"]
 Role = Literal["teacher", "student"]
-Precision = Literal["fp32", "fp16", "int8", "uint8", "int8-static", "int4"]
 
 VERSIONED_PACKAGES = (
     "edgedistil",

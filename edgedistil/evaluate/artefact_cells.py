@@ -64,11 +64,11 @@ def check_precision(name: str) -> None:
 
     if name == "auto":
         raise InputError("--artefact auto: expected one precision, for example int8")
-    checked_precisions([_flag(name)])
+    checked_precisions([name])
 
 
 def _of_one(plan: CellPlan, precision: str) -> list[CellFile]:
-    precisions = list(dict.fromkeys(["fp32", "fp32" if precision == "none" else precision]))
+    precisions = list(dict.fromkeys(["fp32", precision]))
     files = {
         each: plan.file.with_name(f"{plan.source.name}-{plan.seed}.{each}.json")
         for each in precisions
@@ -102,15 +102,11 @@ def _export(plan: CellPlan, precision: str) -> list[_Artefact]:
         name=name,
         role="other",
         task=task,
-        precisions=[_flag(precision)],
+        precisions=[precision],
         text=texts,
     )
     folder = room.export(name, task)
     return [_read(folder, path) for path in sorted(folder.glob("export.*.json"))]
-
-
-def _flag(precision: str) -> str:
-    return "none" if precision == "fp32" else precision
 
 
 def _read(folder: Path, path: Path) -> _Artefact:

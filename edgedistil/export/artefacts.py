@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from edgedistil.core import console
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
+from edgedistil.core.precision import PrecisionRequest, graph_name
 from edgedistil.core.records import (
     ExplainRecord,
     ExportRecord,
@@ -20,9 +21,8 @@ from edgedistil.core.records import (
 )
 from edgedistil.core.rundir import RunDir, replacing, sha256_file, write_text
 from edgedistil.export.census import bytes_by_part, kept_float
-from edgedistil.export.package import graph_name
 from edgedistil.export.passes import Shape, run_passes, standard_passes
-from edgedistil.export.precisions import Variant, Workshop, make_variant, remake
+from edgedistil.export.precisions import REQUANTIZABLE, Variant, Workshop, make_variant, remake
 from edgedistil.export.quantization_target import Target
 from edgedistil.export.source import Source
 from edgedistil.export.storage import save_graph
@@ -38,7 +38,7 @@ from edgedistil.parity.probes import Probes
 class Job:
     """What is made of one model."""
 
-    precisions: tuple[str, ...]
+    precisions: tuple[PrecisionRequest, ...]
     target: Target
     max_drop: float = 0.01
     single_file: bool = False
@@ -106,11 +106,7 @@ def build(
             job.keep,
         )
         for precision in job.precisions:
-            variant = (
-                Variant(graph, "fp32", {}, [])
-                if precision == "fp32"
-                else make_variant(shop, precision)
-            )
+            variant = make_variant(shop, precision)
             _tell(precision, variant)
             file = folder / "onnx" / graph_name(variant.precision)
             files = save_graph(variant.graph, file, external=not job.single_file)
@@ -158,7 +154,7 @@ def _explained(shop: Workshop, file: Path, probes: Probes, job: Job) -> ExplainR
     if not job.explain:
         return None
     is_float = file == shop.float_file
-    integer = file.name in {graph_name("int8"), graph_name("uint8")}
+    integer = file.name in {graph_name(precision) for precision in REQUANTIZABLE}
     record = explain(
         file,
         probes,

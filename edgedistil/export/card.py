@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgedistil.core.precision import EXAMPLE_PRECISIONS, PRECISIONS
 from edgedistil.core.records import (
     Band,
     ExportRecord,
@@ -24,7 +25,6 @@ _CLASSES = {
     "token-classification": "ORTModelForTokenClassification",
     "question-answering": "ORTModelForQuestionAnswering",
 }
-_JS_DTYPES = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "uint8": "uint8", "int4": "q4"}
 
 
 def model_card(
@@ -204,11 +204,12 @@ def _plain(figure: float | int | Band | NotMeasured, *, scale: float = 1.0) -> s
 
 def _loading(name: str, task: str, records: Sequence[ExportRecord]) -> Iterator[str]:
     precisions = [record.precision for record in records]
-    best = next((p for p in ("int8", "uint8", "fp16", "fp32") if p in precisions), precisions[0])
+    best = next((p for p in EXAMPLE_PRECISIONS if p in precisions), precisions[0])
+    dtype = PRECISIONS[best].js_dtype or "fp32"
     path = next(record.files[0].path for record in records if record.precision == best)
     yield (
         "```js\n// transformers.js\n"
-        f"const run = await pipeline('{task}', '{name}', {{ dtype: '{_JS_DTYPES.get(best, 'fp32')}' }});\n```"
+        f"const run = await pipeline('{task}', '{name}', {{ dtype: '{dtype}' }});\n```"
     )
     yield (
         "```python\n# optimum\n"

@@ -37,15 +37,6 @@ from edgedistil.core.rundir import (
 from edgedistil.export.card import model_card
 from edgedistil.export.session_advice import session_advice
 
-SUFFIXES = {
-    "fp32": "",
-    "fp16": "_fp16",
-    "int8": "_int8",
-    "uint8": "_uint8",
-    "int8-static": "_int8_static",
-    "int4": "_q4",
-}
-
 _FAMILIES = {"bert": "Bert", "distilbert": "DistilBert"}
 _HEADS = {
     "fill-mask": "ForMaskedLM",
@@ -56,11 +47,6 @@ _HEADS = {
 }
 _TRANSFORMER_MODULE = "sentence_transformers.models.Transformer"
 _POOLING_MODULE = "sentence_transformers.models.Pooling"
-
-
-def graph_name(precision: str) -> str:
-    """File name of a precision's graph, with transformers.js's suffix where it has one."""
-    return f"model{SUFFIXES[precision]}.onnx"
 
 
 def write_package(

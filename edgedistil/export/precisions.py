@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,16 @@ import numpy as np
 import onnx_ir as ir
 
 from edgedistil.core.errors import CorpusError
-from edgedistil.core.records import Precision
+from edgedistil.core.precision import Precision, PrecisionRequest
 from edgedistil.export.calibrate import METHODS, collect, ranges
 from edgedistil.export.linears import find_words
 from edgedistil.export.precision_search import search, with_kept
-from edgedistil.export.quantization_target import Target, advise_int8, weight_only_reasons
+from edgedistil.export.quantization_target import (
+    Advice,
+    Target,
+    advise_int8,
+    weight_only_reasons,
+)
 from edgedistil.export.quantize import by_input, quantize_dynamic, quantize_static, wanted_linears
 from edgedistil.export.reference import make_probes
 from edgedistil.export.source import Source
@@ -64,37 +69,50 @@ class Variant:
     warnings: list[str]
 
 
-def make_variant(shop: Workshop, precision: str) -> Variant:
-    """The graph in a precision; the float graph stays as it is.
+def make_fp32(shop: Workshop) -> Variant:
+    return Variant(shop.graph, "fp32", {}, [])
+
+
+def make_fp16(shop: Workshop) -> Variant:
+    """Returns the graph with float16 weights.
 
     Raises:
-        CorpusError: Calibration without text.
-        ModelError: A weight that the precision cannot hold.
+        ModelError: A weight does not fit into float16.
     """
     copy = shop.graph.clone()
-    if precision in {"int8", "uint8"}:
-        advice = advise_int8(shop.target, signed=precision == "int8")
-        quantize_dynamic(copy, with_kept(advice.plan, shop.keep))
-        return Variant(
-            copy, "int8" if precision == "int8" else "uint8", advice.reasons, advice.warnings
-        )
-    if precision == "int8-static":
-        return _static(shop, copy)
-    if precision == "auto":
-        return _auto(shop, copy)
-    reasons, warnings = weight_only_reasons(shop.target, precision)
-    if precision == "fp16":
-        halve_weights(copy)
-        return Variant(copy, "fp16", reasons, warnings)
-    assert precision == "int4"
+    reasons, warnings = weight_only_reasons(shop.target, "fp16")
+    halve_weights(copy)
+    return Variant(copy, "fp16", reasons, warnings)
+
+
+def make_int8(shop: Workshop) -> Variant:
+    advice = advise_int8(shop.target, signed=True)
+    return Variant(_dynamic(shop, advice), "int8", advice.reasons, advice.warnings)
+
+
+def make_uint8(shop: Workshop) -> Variant:
+    advice = advise_int8(shop.target, signed=False)
+    return Variant(_dynamic(shop, advice), "uint8", advice.reasons, advice.warnings)
+
+
+def _dynamic(shop: Workshop, advice: Advice) -> ir.Model:
+    copy = shop.graph.clone()
+    quantize_dynamic(copy, with_kept(advice.plan, shop.keep))
+    return copy
+
+
+def make_int4(shop: Workshop) -> Variant:
+    copy = shop.graph.clone()
+    reasons, warnings = weight_only_reasons(shop.target, "int4")
     quantize_int4(copy, advise_int8(shop.target, signed=True).plan)
     return Variant(copy, "int4", reasons, warnings)
 
 
-def _static(shop: Workshop, copy: ir.Model) -> Variant:
+def make_int8_static(shop: Workshop) -> Variant:
     """Calibrated three ways; the one that answers most like PyTorch on the calibration text stays."""
     advice = advise_int8(shop.target, signed=True)
     plan = with_kept(advice.plan, shop.keep)
+    copy = shop.graph.clone()
     names = [x.name or "" for x in by_input(wanted_linears(copy, plan))]
     spreads = collect(shop.float_file, names, calibration_feeds(shop.source, shop.text))
     errors: dict[str, float] = {}
@@ -113,7 +131,8 @@ def _static(shop: Workshop, copy: ir.Model) -> Variant:
     return Variant(made[best], "int8-static", reasons, [lost])
 
 
-def _auto(shop: Workshop, copy: ir.Model) -> Variant:
+def make_auto(shop: Workshop) -> Variant:
+    copy = shop.graph.clone()
     advice = advise_int8(shop.target, signed=True)
     found = search(
         shop.graph,
@@ -136,6 +155,31 @@ def _auto(shop: Workshop, copy: ir.Model) -> Variant:
         ]
     )
     return Variant(copy, "int8", reasons, warnings)
+
+
+MAKERS: dict[PrecisionRequest, Callable[[Workshop], Variant]] = {
+    "fp32": make_fp32,
+    "fp16": make_fp16,
+    "int8": make_int8,
+    "uint8": make_uint8,
+    "int8-static": make_int8_static,
+    "int4": make_int4,
+    "auto": make_auto,
+}
+
+
+def make_variant(shop: Workshop, precision: PrecisionRequest) -> Variant:
+    """Returns the graph in a precision; the float graph of the shop is not changed.
+
+    Raises:
+        CorpusError: Calibration without text.
+        ModelError: A weight that the precision cannot hold.
+    """
+    return MAKERS[precision](shop)
+
+
+# Artefacts that `remake` can make again with some nodes in float, to explain their error.
+REQUANTIZABLE: tuple[Precision, ...] = ("int8", "uint8")
 
 
 def remake(shop: Workshop, nodes: Sequence[str]) -> Path:

@@ -8,11 +8,8 @@ from pathlib import Path
 
 from edgedistil.core.device import HOST, load_device
 from edgedistil.core.errors import TargetError
+from edgedistil.core.precision import PrecisionRequest, min_runtime
 from edgedistil.export.quantize import Int8Plan
-
-# onnxruntime that first has every operator which we write (docs/decisions.md), by precision
-_NEEDS_RUNTIME = {"int4": (1, 17), "auto": (1, 17)}
-_NEEDS_RUNTIME_ELSE = (1, 14)
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def find_target(name: str | None) -> Target:
     )
 
 
-def require_runtime(target: Target, precision: str) -> None:
+def require_runtime(target: Target, precision: PrecisionRequest) -> None:
     """Returns if the target's runtime has the operators and the opset of an artefact.
 
     Raises:
@@ -62,7 +59,7 @@ def require_runtime(target: Target, precision: str) -> None:
     if target.runtime is None:
         return
     oldest = tuple(int(part) for part in target.runtime.removeprefix(">=").split("."))
-    needed = _NEEDS_RUNTIME.get(precision, _NEEDS_RUNTIME_ELSE)
+    needed = min_runtime(precision)
     if oldest < needed:
         raise TargetError(
             f"{target.name} may have onnxruntime {'.'.join(map(str, oldest))}, and {precision} with opset 17 needs "

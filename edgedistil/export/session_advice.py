@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from edgedistil.core.precision import PRECISIONS
 from edgedistil.core.records import ExportRecord
-
-_INTEGER = {"int8", "uint8", "int8-static"}
 
 
 def session_advice(records: Sequence[ExportRecord]) -> dict[str, Any]:
@@ -27,7 +26,7 @@ def _advice(record: ExportRecord) -> dict[str, Any]:
             else "spinning threads cost energy on a board and take the cores from the application"
         ),
     }
-    if record.precision in _INTEGER:
+    if PRECISIONS[record.precision].integer_matmul:
         entries["session.x64quantprecision"] = "1"
         reasons["session.x64quantprecision"] = (
             "x86 without VNNI adds pairs of products in 16 bits and saturates; this keeps them exact there and changes"

@@ -12,6 +12,7 @@ from typing import Literal
 
 from edgedistil.core import console
 from edgedistil.core.errors import CorpusError, InputError, ParityError
+from edgedistil.core.precision import AUTO, PRECISION_REQUESTS, PrecisionRequest
 from edgedistil.core.recipe import load_recipe
 from edgedistil.core.records import ExportRecord, ParityRecord, read_record, write_record
 from edgedistil.core.rundir import RunDir, mark_latest, replacing
@@ -24,15 +25,6 @@ from edgedistil.export.reference import make_probes
 from edgedistil.export.source import load_source
 from edgedistil.parity.probes import Probes
 
-PRECISIONS = {
-    "none": "fp32",
-    "fp16": "fp16",
-    "int8": "int8",
-    "uint8": "uint8",
-    "int8-static": "int8-static",
-    "int4": "int4",
-    "auto": "auto",
-}
 PROBE_SEED = 20
 Artefacts = list[tuple[ExportRecord, ParityRecord]]
 
@@ -129,24 +121,25 @@ def export_folder(
     return _export_one(run, origin, Job(precisions=tuple(wanted), target=device), text)
 
 
-def checked_precisions(names: Sequence[str]) -> list[str]:
-    """float32 first, then what was asked for, each once.
+def checked_precisions(names: Sequence[str]) -> list[PrecisionRequest]:
+    """Returns the requested precisions without repetitions, float32 first.
 
     Raises:
-        InputError: Unknown; did you mean …?
+        InputError: A name is unknown; the message suggests the closest one.
     """
+    by_name = {request: request for request in PRECISION_REQUESTS}
+    requests: list[PrecisionRequest] = ["fp32"]
     for name in names:
-        if name not in PRECISIONS:
-            close = difflib.get_close_matches(name, [*PRECISIONS, "fp32"], n=1, cutoff=0.5)
-            advice = (
-                f"; did you mean '{'none' if close[0] == 'fp32' else close[0]}'?" if close else ""
-            )
+        if name not in PRECISION_REQUESTS:
+            close = difflib.get_close_matches(name, PRECISION_REQUESTS, n=1, cutoff=0.5)
+            advice = f"; did you mean '{close[0]}'?" if close else ""
             raise InputError(
-                f"no precision '{name}'{advice}", hint=f"there are: {', '.join(PRECISIONS)}"
+                f"no precision '{name}'{advice}", hint=f"there are: {', '.join(PRECISION_REQUESTS)}"
             )
-    wanted = list(dict.fromkeys(["fp32", *(PRECISIONS[name] for name in names)]))
-    # What the search finds is the int8 artefact: there is one file of that name.
-    return [each for each in wanted if not (each == "int8" and "auto" in wanted)]
+        requests.append(by_name[name])
+    unique = list(dict.fromkeys(requests))
+    # The search writes the artefact of its result's precision, so both cannot be made at once.
+    return [name for name in unique if not (AUTO.name in unique and name == AUTO.result)]
 
 
 def read_text(path: Path) -> list[str]:
@@ -264,7 +257,7 @@ def _heldout(run: RunDir, model: str | None) -> Path:
 
 def _recipe_precisions(run: RunDir) -> list[str]:
     return (
-        list(load_recipe(run.recipe).export.precisions) if run.recipe.exists() else ["none", "int8"]
+        list(load_recipe(run.recipe).export.precisions) if run.recipe.exists() else ["fp32", "int8"]
     )
 
 

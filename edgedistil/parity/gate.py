@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from edgedistil.core import console
 from edgedistil.core.errors import ModelError, ParityError
+from edgedistil.core.precision import Precision
 from edgedistil.core.records import (
     Method,
     NotMeasured,
     ParityFigures,
     ParityRecord,
-    Precision,
     Tolerance,
     ToleranceResult,
     provenance,

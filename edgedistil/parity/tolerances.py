@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgedistil.core.records import Precision, Tolerance
+from edgedistil.core.precision import PRECISIONS, Precision
+from edgedistil.core.records import Tolerance
 
 
 def tolerances_for(precision: Precision, task: str, *, one_value: bool = False) -> list[Tolerance]:
@@ -11,7 +12,11 @@ def tolerances_for(precision: Precision, task: str, *, one_value: bool = False) 
     Args:
         one_value: The answer is a single value (a regression): nothing is chosen, so its concordance is judged.
     """
-    return [each for each in TOLERANCES[precision] if _applies(each.figure, task, one_value)]
+    return [
+        each
+        for each in TOLERANCES[PRECISIONS[precision].tolerances]
+        if _applies(each.figure, task, one_value)
+    ]
 
 
 def _applies(figure: str, task: str, one_value: bool) -> bool:
@@ -68,7 +73,8 @@ _INT8 = [
     ),
 ]
 
-TOLERANCES: dict[Precision, list[Tolerance]] = {
+# By the key that a precision has in `core.precision`.
+TOLERANCES: dict[str, list[Tolerance]] = {
     "fp32": [
         _at_most(
             "max_abs",
@@ -104,7 +110,6 @@ TOLERANCES: dict[Precision, list[Tolerance]] = {
         ),
     ],
     "int8": _INT8,
-    "uint8": _INT8,
     "int8-static": [
         _at_least(
             "agreement",

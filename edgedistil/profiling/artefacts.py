@@ -12,10 +12,10 @@ import onnx
 from onnx import TensorProto
 
 from edgedistil.core.errors import ModelError, RunError
+from edgedistil.core.precision import Precision
 from edgedistil.core.records import (
     ExportRecord,
     FileFacts,
-    Precision,
     Role,
     read_record,
     text_sha256,

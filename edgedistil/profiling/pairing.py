@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgedistil.core.precision import PRECISIONS
 from edgedistil.profiling.artefacts import ENCODER_TASK, FILL_MASK_TASK, Artefact
 from edgedistil.profiling.claims import Kind
 
-_INTEGER = ("int8", "uint8", "int8-static", "int4")
+# What the claims "deploy" and "int8-pays" compare: the first of these that the student has.
+_SMALL = [name for name, row in PRECISIONS.items() if row.weight_bits <= 8]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def pairings(artefacts: Sequence[Artefact]) -> list[Pairing]:
     found = []
     for task, name in ((ENCODER_TASK, "encoders"), (FILL_MASK_TASK, "fill-mask models")):
         found += pair("speed", name, ("teacher", task, "fp32"), ("student", task, "fp32"))
-    integer = next((p for p in _INTEGER if ("student", ENCODER_TASK, p) in by), "int8")
+    integer = next((p for p in _SMALL if ("student", ENCODER_TASK, p) in by), "int8")
     student = ("student", ENCODER_TASK, integer)
     found += pair("deploy", "encoders", ("teacher", ENCODER_TASK, "fp32"), student)
     found += pair("int8-pays", "encoders", ("student", ENCODER_TASK, "fp32"), student)

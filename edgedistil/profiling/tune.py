@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistil.core import console
+from edgedistil.core.precision import PRECISIONS
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.latency import Ratio, speed_ratio
 from edgedistil.profiling.workload import Workload
@@ -26,7 +27,6 @@ _DEFAULTS = "defaults"
 _BLOCKS, _CALLS = 12, 4
 _NO_SLOWER = 0.98
 _GRAPH_LEVELS: tuple[GraphLevel, ...] = ("extended", "basic", "disabled")
-_INTEGER = ("int8", "uint8", "int8-static")
 _EXACT = "exact 8-bit products"
 
 
@@ -53,7 +53,7 @@ def tune(
         for artefact in chosen:
             threads, thread_reasons = _best_threads(target, artefact, work, inputs, most_threads)
             bar.advance()
-            exact = on_x86 and artefact.precision in _INTEGER
+            exact = on_x86 and PRECISIONS[artefact.precision].integer_matmul
             found[artefact.label] = _best_options(
                 target, artefact, work, inputs, threads, thread_reasons, exact
             )

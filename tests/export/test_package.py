@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from edgedistil.core.errors import InputError, ModelError, OfflineError
+from edgedistil.core.precision import Precision, graph_name
 from edgedistil.core.records import (
     Band,
     ExportRecord,
@@ -27,7 +28,7 @@ from edgedistil.core.records import (
 from edgedistil.core.rundir import RunDir, sha256_file, tree_manifest
 from edgedistil.export import push
 from edgedistil.export.ort_format import to_ort
-from edgedistil.export.package import graph_name, packaged_config, refresh_cards, write_package
+from edgedistil.export.package import packaged_config, refresh_cards, write_package
 from edgedistil.export.push import push_package
 from edgedistil.export.tokenizer_files import vocabulary_lines
 from edgedistil.parity.gate import open_runner
@@ -66,7 +67,7 @@ def _graph(path: Path, inputs: tuple[str, ...]) -> None:
     )
 
 
-def _record(folder: Path, precision: str, *, target: str = "host") -> ExportRecord:
+def _record(folder: Path, precision: Precision, *, target: str = "host") -> ExportRecord:
     file = folder / "onnx" / graph_name(precision)
     return ExportRecord(
         model="student",

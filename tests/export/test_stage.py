@@ -119,7 +119,7 @@ def test_exporting_twice_gives_the_same_bytes_and_keeps_other_precisions(
     run, _ = export("latest", model=source, quantize=["int8"], text=text_file)
     place = run.export("DistilBertForMaskedLM", "fill-mask")
     first = artefact_bytes(place)
-    export("latest", model=source, quantize=["none"], text=text_file)
+    export("latest", model=source, quantize=["fp32"], text=text_file)
     assert artefact_bytes(place) == first
     assert (place / "export.int8.json").is_file()
 
@@ -130,7 +130,7 @@ def test_single_file_loads_without_anything_beside_it(
     run, made = export(
         "latest",
         model=str(folder("DistilBertModel")),
-        quantize=["none"],
+        quantize=["fp32"],
         text=text_file,
         single_file=True,
     )
@@ -257,7 +257,7 @@ def test_interrupted_or_out_of_disk_leaves_what_was_there(
     error: BaseException,
 ) -> None:
     source = str(folder("DistilBertModel"))
-    run, _ = export("latest", model=source, quantize=["none"], text=text_file)
+    run, _ = export("latest", model=source, quantize=["fp32"], text=text_file)
     before = tree_manifest(run.path)
 
     def stop(*_args, **_options):
@@ -265,7 +265,7 @@ def test_interrupted_or_out_of_disk_leaves_what_was_there(
 
     monkeypatch.setattr(artefacts, "check_artefact", stop)  # the graph is written by then
     with pytest.raises(type(error)):
-        export("latest", model=source, quantize=["none"], text=text_file)
+        export("latest", model=source, quantize=["fp32"], text=text_file)
     assert tree_manifest(run.path) == before
 
 
@@ -275,7 +275,7 @@ def test_a_disk_that_is_full_at_the_very_end_changes_nothing(
 ) -> None:
     """The artefacts are written by then; the probes and the proofs are not."""
     source = str(folder("DistilBertModel"))
-    run, _ = export("latest", model=source, quantize=["none"], text=text_file)
+    run, _ = export("latest", model=source, quantize=["fp32"], text=text_file)
     before = tree_manifest(run.path)
     full = StorageError("cannot write x: No space left on device")
     write = stage.write_record
@@ -293,7 +293,7 @@ def test_a_disk_that_is_full_at_the_very_end_changes_nothing(
     else:
         monkeypatch.setattr("edgedistil.parity.probes.Probes.save", stop_probes)
     with pytest.raises(StorageError, match="No space left"):
-        export("latest", model=source, quantize=["none"], text=text_file)
+        export("latest", model=source, quantize=["fp32"], text=text_file)
     assert tree_manifest(run.path) == before
 
 
@@ -301,7 +301,7 @@ def test_a_disk_that_is_full_at_the_very_end_changes_nothing(
     ("given", "expected"),
     [
         (["int8"], ["fp32", "int8"]),
-        (["none", "int8", "int8"], ["fp32", "int8"]),
+        (["fp32", "int8", "int8"], ["fp32", "int8"]),
         (["auto", "int8"], ["fp32", "auto"]),
         (["int4", "fp16"], ["fp32", "int4", "fp16"]),
     ],
@@ -311,12 +311,12 @@ def test_float32_comes_first_and_each_precision_once(given: list[str], expected:
 
 
 @pytest.mark.parametrize(
-    ("name", "advice"), [("int9", "did you mean 'int8'"), ("fp32", "did you mean 'none'")]
+    ("name", "advice"), [("int9", "did you mean 'int8'"), ("fp23", "did you mean 'fp32'")]
 )
 def test_an_unknown_precision_is_refused(name: str, advice: str) -> None:
     with pytest.raises(InputError, match=f"no precision '{name}'; {advice}") as caught:
         checked_precisions([name])
-    assert "none, fp16, int8, uint8, int8-static, int4, auto" in str(caught.value)
+    assert "fp32, fp16, int8, uint8, int8-static, int4, auto" in str(caught.value)
     assert caught.value.exit_code == 2
 
 
@@ -364,18 +364,6 @@ def test_a_run_without_a_student_says_which_command_makes_one(runs: Path) -> Non
     (runs / "empty").mkdir(parents=True)
     with pytest.raises(InputError, match="has no student yet"):
         export("empty")
-
-
-def test_the_precisions_of_the_stage_are_those_of_the_command_line() -> None:
-    assert list(stage.PRECISIONS) == [
-        "none",
-        "fp16",
-        "int8",
-        "uint8",
-        "int8-static",
-        "int4",
-        "auto",
-    ]
 
 
 def test_explain_ort_and_push_go_with_an_export(

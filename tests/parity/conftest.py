@@ -79,7 +79,7 @@ def exported(
         name="student",
         role="student",
         task="fill-mask",
-        precisions=["none"],
+        precisions=["fp32"],
         text=english,
     )
     graph = run.export("student", "fill-mask") / "onnx" / "model.onnx"

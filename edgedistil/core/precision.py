@@ -15,7 +15,7 @@ PrecisionRequest = Precision | Literal["auto"]
 
 
 @dataclass(frozen=True)
-class PrecisionFacts:
+class PrecisionInfo:
     """Facts about one precision.
 
     Attributes:
@@ -55,10 +55,10 @@ class AutoPrecision:
 
 
 # The order is the order of preference where several 8-bit or 4-bit artefacts of a model exist.
-PRECISIONS: dict[Precision, PrecisionFacts] = {
+PRECISIONS: dict[Precision, PrecisionInfo] = {
     row.name: row
     for row in (
-        PrecisionFacts(
+        PrecisionInfo(
             name="fp32",
             description="Weights and arithmetic in float32, as PyTorch computes.",
             suffix="",
@@ -66,7 +66,7 @@ PRECISIONS: dict[Precision, PrecisionFacts] = {
             tolerances="fp32",
             js_dtype="fp32",
         ),
-        PrecisionFacts(
+        PrecisionInfo(
             name="fp16",
             description="Weights in float16, half the file size; CPUs compute in float32.",
             suffix="_fp16",
@@ -74,7 +74,7 @@ PRECISIONS: dict[Precision, PrecisionFacts] = {
             tolerances="fp16",
             js_dtype="fp16",
         ),
-        PrecisionFacts(
+        PrecisionInfo(
             name="int8",
             description="Signed 8-bit weights; activations are quantized during each call.",
             suffix="_int8",
@@ -83,7 +83,7 @@ PRECISIONS: dict[Precision, PrecisionFacts] = {
             js_dtype="int8",
             integer_matmul=True,
         ),
-        PrecisionFacts(
+        PrecisionInfo(
             name="uint8",
             description="Unsigned 8-bit weights; slower than int8 on every CPU measured.",
             suffix="_uint8",
@@ -92,7 +92,7 @@ PRECISIONS: dict[Precision, PrecisionFacts] = {
             js_dtype="uint8",
             integer_matmul=True,
         ),
-        PrecisionFacts(
+        PrecisionInfo(
             name="int8-static",
             description="Signed 8-bit weights; ranges of the activations are calibrated beforehand.",
             suffix="_int8_static",
@@ -100,7 +100,7 @@ PRECISIONS: dict[Precision, PrecisionFacts] = {
             tolerances="int8-static",
             integer_matmul=True,
         ),
-        PrecisionFacts(
+        PrecisionInfo(
             name="int4",
             description="4-bit weights in blocks of 32, the smallest file; slower than int8.",
             suffix="_q4",

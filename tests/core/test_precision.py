@@ -44,8 +44,8 @@ NEW_PRECISION = {
     "core/precision.py": [
         ('Precision = Literal["fp32", ', 'Precision = Literal["fp32", "toy8", '),
         (
-            '        PrecisionFacts(\n            name="fp16",\n',
-            """        PrecisionFacts(
+            '        PrecisionInfo(\n            name="fp16",\n',
+            """        PrecisionInfo(
             name="toy8",
             description="A copy of int8 under another name.",
             suffix="_toy8",
@@ -53,7 +53,7 @@ NEW_PRECISION = {
             tolerances="int8",
             integer_matmul=True,
         ),
-        PrecisionFacts(
+        PrecisionInfo(
             name="fp16",
 """,
         ),

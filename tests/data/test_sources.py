@@ -174,8 +174,8 @@ def test_a_hub_data_set_is_read_whole_and_streamed(hub_folder: Path, streaming: 
 
 def test_a_hub_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
     code = (
-        "from edgedistil.recipe import SourceSpec\nfrom edgedistil.data.sources import read_documents\n"
-        "import sys\nfrom edgedistil.errors import EdgeDistilError\n"
+        "from edgedistil.core.recipe import SourceSpec\nfrom edgedistil.data.sources import read_documents\n"
+        "import sys\nfrom edgedistil.core.errors import EdgeDistilError\n"
         "try: next(read_documents(SourceSpec(hub='wikimedia/wikipedia', config='20231101.en'), on_bad_utf8='refuse'))\n"
         "except EdgeDistilError as e: print(type(e).__name__, e)"
     )

@@ -120,7 +120,7 @@ import sys
 import torch
 from torch.profiler import ProfilerActivity, profile
 from edgedistil.distill.stage import distill
-from edgedistil.recipe import load_recipe
+from edgedistil.core.recipe import load_recipe
 
 torch.distributed.init_process_group("gloo")  # once: a second rendezvous in one process finds the first one's addresses
 for name in sys.argv[1:]:

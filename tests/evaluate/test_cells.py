@@ -129,7 +129,7 @@ def test_killed_cell_leaves_nothing_and_starts_over(run, own_task):
     """A real process, killed while it trains: no cell file; the next evaluation makes it."""
     task = own_task(epochs=400)
     code = (
-        "from pathlib import Path; from edgedistil.evaluate import stage; from edgedistil.rundir import RunDir\n"
+        "from pathlib import Path; from edgedistil.evaluate import stage; from edgedistil.core.rundir import RunDir\n"
         f"stage.evaluate(RunDir(Path({str(run.path)!r})), tasks=[{str(task)!r}], models=['student'], seeds=1)"
     )
     # EDGEDISTIL's own marker of training: the trainer's scratch folder

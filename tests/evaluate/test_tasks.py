@@ -247,7 +247,7 @@ def test_hub_out_of_reach_says_what_to_do_by_hand(tmp_path):
     """In a process of its own: the libraries read the offline switch when they are imported."""
     code = (
         "from edgedistil.evaluate.spec import load_task; from edgedistil.evaluate.tasks import load_data\n"
-        "from edgedistil.errors import OfflineError\n"
+        "from edgedistil.core.errors import OfflineError\n"
         "try: load_data(load_task('mnli'), None)\n"
         "except OfflineError as error: print(error.exit_code, error)"
     )

@@ -158,6 +158,8 @@ def test_a_failed_gate_sets_the_artefact_apart_and_changes_nothing_else(
 
     def spoil(shop, precision):  # a scale that is a thousand times too large
         variant = broken(shop, precision)
+        if precision != "int8":
+            return variant
         name = next(n for n in variant.graph.graph.initializers if n.endswith("lin1.weight.scale"))
         value = variant.graph.graph.initializers[name]
         value.const_value = artefacts_tensor(value, 1000)
@@ -210,6 +212,8 @@ def test_an_artefact_without_figures_is_set_apart_too(
 
     def spoil(shop, precision):
         variant = make(shop, precision)
+        if precision != "int8":
+            return variant
         graph = variant.graph.graph
         if spoilt == "nan":
             value = next(v for n, v in graph.initializers.items() if n.endswith("lin1.bias"))

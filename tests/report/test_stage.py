@@ -158,7 +158,7 @@ def test_comparison_puts_two_runs_side_by_side(full_run: RunDir, tmp_path) -> No
 
 def test_report_needs_neither_torch_nor_onnxruntime(full_run: RunDir) -> None:
     script = (
-        "import sys; from pathlib import Path; from edgedistil.rundir import RunDir;"
+        "import sys; from pathlib import Path; from edgedistil.core.rundir import RunDir;"
         "from edgedistil.report.stage import report;"
         f"report(RunDir(Path({str(full_run.path)!r})), against=None);"
         "print([m for m in ('torch', 'onnxruntime', 'transformers', 'onnx') if m in sys.modules])"

@@ -17,7 +17,7 @@ from statistics import median, stdev
 
 from edgedistil.core.records import EvaluationRecord, Retention, Summary, read_record, this_host
 from edgedistil.core.rundir import RunDir
-from edgedistil.evaluate.retention import bounds, change
+from edgedistil.evaluate.retention import confidence_interval, score_differences
 from edgedistil.evaluate.stage import predictions_of_record
 
 COMPARED = (
@@ -65,7 +65,7 @@ def told(run: RunDir, record: EvaluationRecord) -> str:
             f"## {task.title}",
             "",
             f"{task.train_examples:,} training and {task.dev_examples:,} dev examples; {task.metric}; "
-            f"a constant prediction has {100 * task.floor:.1f} ({task.floor_is}).",
+            f"a constant prediction has {100 * task.baseline:.1f} ({task.baseline_rule}).",
             *(
                 f"Intervals: {each}."
                 for each in dict.fromkeys(
@@ -102,7 +102,7 @@ def shares(kept: Retention) -> str:
     whole = (
         f"{percent(kept.retention)} ({percent(kept.retention_low)}–{percent(kept.retention_high)})"
     )
-    above = f"{percent(kept.above_floor)} ({percent(kept.above_floor_low)}–{percent(kept.above_floor_high)})"
+    above = f"{percent(kept.retention_above_baseline)} ({percent(kept.retention_above_baseline_low)}–{percent(kept.retention_above_baseline_high)})"
     return f"{whole} | {above}"
 
 
@@ -129,10 +129,10 @@ def ahead(run: RunDir, record: EvaluationRecord, task: str) -> Sequence[str]:
         if len(seeds) < 2:
             continue
         changes = [100 * (by_seed[1][seed] - by_seed[0][seed]) for seed in seeds]
-        values, _ = change(
+        values, _ = score_differences(
             *(predictions_of_record(run, of_task, model) for model in (worse, better))
         )
-        low, high = bounds(values)
+        low, high = confidence_interval(values)
         lines.append(
             f"- {words}: median over {len(seeds)} seeds {median(changes):+.2f}, standard deviation "
             f"{stdev(changes):.2f}, interval {100 * low:+.2f} … {100 * high:+.2f}."

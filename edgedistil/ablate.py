@@ -173,18 +173,18 @@ def _variation(
     runs: dict[str, RunDir],
     records: dict[str, EvaluationRecord],
 ) -> tuple[Variation, str]:
-    from edgedistil.evaluate.retention import bounds, change
+    from edgedistil.evaluate.retention import confidence_interval, score_differences
     from edgedistil.evaluate.stage import predictions_of_record
 
     full, own = records[BASELINE], records[name]
     changed = changed_keys(recipes[BASELINE], recipe)
     per_task = {each.task: each.median for each in own.summaries}
     score, full_score = (_mean(each.median for each in record.summaries) for record in (own, full))
-    values, described = change(
+    values, described = score_differences(
         predictions_of_record(runs[BASELINE], full, MODEL),
         predictions_of_record(runs[name], own, MODEL),
     )
-    low, high = bounds(values)
+    low, high = confidence_interval(values)
     absent = NotMeasured(not_measured="this is the full recipe")
     is_full = name == BASELINE
     return Variation(

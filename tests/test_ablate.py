@@ -114,7 +114,7 @@ def test_ablation_compares_runs_cell_by_cell(tmp_path, runs, monkeypatch):
         )
         facts = TaskFacts(
             name="t", title="T", kind="classification", metric="accuracy", train_examples=1, dev_examples=101,
-            floor=0.5, floor_is="", origin="", licence="", settings_source="",
+            baseline=0.5, baseline_rule="", origin="", licence="", settings_source="",
         )  # fmt: skip
         record = EvaluationRecord(
             cells=cells, summaries=[summary], retentions=[], tasks=[facts], provenance=provenance()

@@ -24,6 +24,7 @@ from edgedistil.core.rundir import read_json, write_json
 
 Method = Literal["measured", "emulated", "predicted"]
 Role = Literal["teacher", "student"]
+Kind = Literal["classification", "pair", "regression", "span"]  # of a labelled task
 
 VERSIONED_PACKAGES = (
     "edgedistil",
@@ -237,19 +238,19 @@ class PaperRow(Record):
 
 
 class TaskFacts(Record):
-    """A task as it was used: its data, its floor, and the paper's row where there is one."""
+    """A task as it was used: its data, its baseline, and the paper's row where there is one."""
 
     name: str
     title: str
-    kind: Literal["classification", "pair", "regression", "span"]
+    kind: Kind
     metric: str
     suite: str | None = Field(
         default=None, description="GLUE, or none: another data set is never called GLUE"
     )
     train_examples: int
     dev_examples: int
-    floor: float = Field(description="what the constant prediction scores on the dev set")
-    floor_is: str
+    baseline: float = Field(description="what the constant prediction scores on the dev set")
+    baseline_rule: str = Field(description="what the constant prediction is")
     origin: str
     licence: str
     settings_source: str = Field(description="where the hyper-parameters come from")
@@ -271,19 +272,21 @@ class Summary(Record):
 
 
 class Retention(Record):
-    """How much of the teacher's score a student keeps. `floor` is what a constant prediction scores."""
+    """Share of the teacher's score that a student retains; `baseline` is a constant prediction's."""
 
     task: str
     model: str
     artefact: str = "pytorch"
     metric: str
-    floor: float
+    baseline: float
     retention: Figure = Field(description="student median / teacher median")
     retention_low: Figure
     retention_high: Figure
-    above_floor: Figure = Field(description="(student - floor) / (teacher - floor)")
-    above_floor_low: Figure
-    above_floor_high: Figure
+    retention_above_baseline: Figure = Field(
+        description="(student - baseline) / (teacher - baseline)"
+    )
+    retention_above_baseline_low: Figure
+    retention_above_baseline_high: Figure
     interval: str = Field(
         default="", description="what the low and high figures are: level, what was resampled"
     )

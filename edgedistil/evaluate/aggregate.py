@@ -19,7 +19,7 @@ from edgedistil.core.records import (
 from edgedistil.evaluate.cells import CellFile
 from edgedistil.evaluate.examples import TaskData
 from edgedistil.evaluate.metrics import constant_prediction, constant_score
-from edgedistil.evaluate.retention import Predictions, what_is_kept
+from edgedistil.evaluate.retention import Predictions, estimate_retention
 from edgedistil.evaluate.spec import GLUE, TaskSpec, load_task
 
 MACRO_HOW = (
@@ -40,8 +40,8 @@ def task_facts(spec: TaskSpec, data: TaskData) -> TaskFacts:
         suite=spec.suite,
         train_examples=len(data.train),
         dev_examples=len(data.dev),
-        floor=_floor(spec, data),
-        floor_is=_floor_is(spec, data),
+        baseline=_baseline(spec, data),
+        baseline_rule=_baseline_rule(spec, data),
         origin=data.origin,
         licence=spec.licence,
         settings_source=spec.training.source,
@@ -50,14 +50,14 @@ def task_facts(spec: TaskSpec, data: TaskData) -> TaskFacts:
     )
 
 
-def _floor(spec: TaskSpec, data: TaskData) -> float:
+def _baseline(spec: TaskSpec, data: TaskData) -> float:
     if spec.kind == "span":
         return 0.0
     train, dev = (np.array([example.label for example in side]) for side in (data.train, data.dev))
     return constant_score(spec.metric, spec.kind, train, dev)
 
 
-def _floor_is(spec: TaskSpec, data: TaskData) -> str:
+def _baseline_rule(spec: TaskSpec, data: TaskData) -> str:
     if spec.kind == "span":
         return "no answer at all"
     constant = constant_prediction(spec.kind, np.array([example.label for example in data.train]))
@@ -122,26 +122,26 @@ def _retention(
         constant = constant_prediction(
             facts.kind, np.array([example.label for example in data.train])
         )
-    kept = what_is_kept(
+    estimate = estimate_retention(
         predictions_of(teacher),
         predictions_of(student),
         teacher_median=_median(teacher),
         student_median=_median(student),
-        floor=facts.floor,
+        baseline=facts.baseline,
         constant=constant,
     )
     return Retention(
         task=facts.name,
         model=model,
         metric=facts.metric,
-        floor=facts.floor,
-        retention=kept.retention,
-        retention_low=kept.retention_interval.low,
-        retention_high=kept.retention_interval.high,
-        above_floor=kept.above_floor,
-        above_floor_low=kept.above_floor_interval.low,
-        above_floor_high=kept.above_floor_interval.high,
-        interval=kept.interval,
+        baseline=facts.baseline,
+        retention=estimate.retention,
+        retention_low=estimate.retention_interval.low,
+        retention_high=estimate.retention_interval.high,
+        retention_above_baseline=estimate.above_baseline,
+        retention_above_baseline_low=estimate.above_baseline_interval.low,
+        retention_above_baseline_high=estimate.above_baseline_interval.high,
+        interval=estimate.interval,
         paper=_paper_retention(facts, model),
     )
 
@@ -159,7 +159,9 @@ def predictions_of(files: Sequence[CellFile]) -> Predictions:
     first = files[0]
     if first.per_question:
         by_seed = {file.cell.seed: np.array(file.per_question[file.cell.metric]) for file in files}
-        return Predictions(first.cell.metric, next(iter(by_seed.values())), by_seed, is_span=True)
+        return Predictions(
+            first.cell.metric, next(iter(by_seed.values())), by_seed, holds_scores=True
+        )
     by_seed = {file.cell.seed: np.array(file.predictions) for file in files}
     return Predictions(first.cell.metric, np.array(first.labels), by_seed)
 

@@ -1,7 +1,8 @@
-"""Medians over seeds, what a student keeps of its teacher's score, and how sure that is.
+"""Retention of the teacher's score by a student, with paired-bootstrap confidence intervals.
 
-The interval is a paired bootstrap: each resample draws dev examples, the same for both models, and seeds, and takes the
-median over the drawn seeds. With one seed it holds the dev set's noise alone, and says so.
+Each bootstrap resample draws dev examples (the same ones for both models) and seeds, and takes the
+median over the drawn seeds. With one seed the interval covers the sampling noise of the dev set
+only, and the description of the interval says so.
 """
 
 from __future__ import annotations
@@ -19,134 +20,166 @@ Ints = NDArray[np.int64]
 
 RESAMPLES = 1000
 LEVEL = 0.95
-_SEED = 20191002  # of the bootstrap itself: the same interval each time
+_BOOTSTRAP_SEED = 20191002  # fixed, so that repeated evaluations print the same interval
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model said about the dev set, by seed. A span task has per-question scores as `predictions`."""
+    """Predictions of one model for the dev set of one task, by seed.
+
+    Attributes:
+        metric: Name of the metric that counts.
+        labels: N classes or values.
+        by_seed: Seed → N predicted classes or values, or N scores where `holds_scores`.
+        holds_scores: Each example was already scored on its own (spans), so the metric is the
+            mean of `by_seed` and there is no constant prediction to compare with.
+    """
 
     metric: str
     labels: Floats
     by_seed: Mapping[int, Floats]
-    is_span: bool = False
+    holds_scores: bool = False
 
     def resampled(self, seed: int, draws_RN: Ints) -> Floats:
-        if self.is_span:
+        """Returns the metric on each of R resamples, shape (R,)."""
+        if self.holds_scores:
             return np.asarray(self.by_seed[seed][draws_RN].mean(axis=1))
         return resampled_scores(self.metric, self.labels, self.by_seed[seed], draws_RN)
 
 
 @dataclass(frozen=True)
 class Interval:
+    """Lower and upper bound of a confidence interval."""
+
     low: Figure
     high: Figure
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A student against its teacher on one task."""
+class RetentionEstimate:
+    """Retention of one student on one task, plain and above the baseline."""
 
     retention: Figure
     retention_interval: Interval
-    above_floor: Figure
-    above_floor_interval: Interval
+    above_baseline: Figure
+    above_baseline_interval: Interval
     interval: str
 
 
-def what_is_kept(
+def estimate_retention(
     teacher: Predictions,
     student: Predictions,
     *,
     teacher_median: float,
     student_median: float,
-    floor: float,
+    baseline: float,
     constant: float,
-) -> Kept:
-    """Retention, plain and above the floor, with intervals.
+) -> RetentionEstimate:
+    """Estimates retention and retention above the baseline, with confidence intervals.
 
-        retention = student / teacher,   above floor = (student - floor) / (teacher - floor)
+        retention                = student / teacher
+        retention above baseline = (student - baseline) / (teacher - baseline)
 
     Args:
-        floor: Score of the constant prediction on the dev set.
-        constant: The constant prediction itself; its score is taken anew on every resample. Spans have none.
+        teacher: Predictions of the fine-tuned teacher.
+        student: Predictions of the fine-tuned student for the same dev examples.
+        teacher_median: The teacher's score, median over its seeds.
+        student_median: The student's score, median over its seeds.
+        baseline: Score of the constant prediction on the dev set.
+        constant: The constant prediction itself; it is scored again on every resample. Ignored
+            where the predictions hold scores.
+    Returns:
+        Figures as shares; a figure is `NotMeasured` where the teacher does not exceed the baseline
+        by more than the noise.
     """
     resamples = _Resamples(len(teacher.labels), teacher, student)
     student_R, teacher_R = resamples.medians(student), resamples.medians(teacher)
-    floor_R = resamples.floors(teacher, constant)
-    return Kept(
+    baseline_R = resamples.baselines(teacher, constant)
+    return RetentionEstimate(
         retention=_ratio(student_median, teacher_median),
-        retention_interval=_interval(student_R, teacher_R),
-        above_floor=_ratio(student_median - floor, teacher_median - floor),
-        above_floor_interval=_interval(student_R - floor_R, teacher_R - floor_R),
-        interval=resamples.described,
+        retention_interval=_ratio_interval(student_R, teacher_R),
+        above_baseline=_ratio(student_median - baseline, teacher_median - baseline),
+        above_baseline_interval=_ratio_interval(student_R - baseline_R, teacher_R - baseline_R),
+        interval=resamples.description,
     )
 
 
-def change(full: Sequence[Predictions], varied: Sequence[Predictions]) -> tuple[Floats, str]:
-    """Resampled changes of the mean over tasks: varied - full, both by the same examples and seeds; shape (R,)."""
+def score_differences(
+    full: Sequence[Predictions], varied: Sequence[Predictions]
+) -> tuple[Floats, str]:
+    """Resamples the difference of two models' mean scores over several tasks.
+
+    Args:
+        full: Predictions of the reference model, one entry per task.
+        varied: Predictions of the other model for the same tasks, in the same order.
+    Returns:
+        varied - full on each resample, shape (R,), both scored on the same examples and seeds, and
+        a description of the resampling.
+    """
     total = np.zeros(RESAMPLES)
-    described = ""
-    for before, after in zip(full, varied, strict=True):
-        resamples = _Resamples(len(before.labels), before, after)
-        total += resamples.medians(after) - resamples.medians(before)
-        described = resamples.described
-    return total / len(full), described
+    description = ""
+    for reference, other in zip(full, varied, strict=True):
+        resamples = _Resamples(len(reference.labels), reference, other)
+        total += resamples.medians(other) - resamples.medians(reference)
+        description = resamples.description
+    return total / len(full), description
 
 
-def bounds(values_R: Floats) -> tuple[float, float]:
-    """The interval of LEVEL: observed values, not interpolated ones."""
+def confidence_interval(values_R: Floats) -> tuple[float, float]:
+    """Returns the bounds of the central LEVEL of the values: observed, not interpolated."""
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(values_R, [tail, 1 - tail], method="inverted_cdf")
     return float(low), float(high)
 
 
 class _Resamples:
+    """Bootstrap draws of examples and seeds that two models share."""
+
     def __init__(self, examples: int, first: Predictions, second: Predictions) -> None:
-        generator = np.random.default_rng(_SEED)
-        self._draws_RN = generator.integers(
-            0, examples, size=(RESAMPLES, examples), dtype=np.int32
-        ).astype(np.int64)
-        self._seeds = sorted(set(first.by_seed) & set(second.by_seed))
-        self._pairs_seeds = len(self._seeds) > 0
-        count = len(self._seeds) or min(len(first.by_seed), len(second.by_seed))
-        self._chosen_RS = generator.integers(0, count, size=(RESAMPLES, count))
-        what = (
-            f"dev examples and {count} seeds"
-            if count > 1
-            else "dev examples (one seed: its noise is not in it)"
-        )
-        self.described = f"{LEVEL:.0%}, {RESAMPLES} paired resamples of {what}"
+        generator = np.random.default_rng(_BOOTSTRAP_SEED)
+        # int32 draws halve the generator's work; indexing needs int64.
+        draws_RN = generator.integers(0, examples, size=(RESAMPLES, examples), dtype=np.int32)
+        self._draws_RN = draws_RN.astype(np.int64)
+
+        # Seeds are paired where both models have them; otherwise each model uses its first ones.
+        self._shared_seeds = sorted(set(first.by_seed) & set(second.by_seed))
+        count = len(self._shared_seeds) or min(len(first.by_seed), len(second.by_seed))
+        self._seed_draws_RS = generator.integers(0, count, size=(RESAMPLES, count))
+
+        resampled = "dev examples (one seed: its noise is not in it)"
+        if count > 1:
+            resampled = f"dev examples and {count} seeds"
+        self.description = f"{LEVEL:.0%}, {RESAMPLES} paired resamples of {resampled}"
 
     def medians(self, model: Predictions) -> Floats:
-        """Median over the drawn seeds of the metric on the drawn examples, for each resample."""
-        seeds = (
-            self._seeds if self._pairs_seeds else sorted(model.by_seed)[: self._chosen_RS.shape[1]]
-        )
+        """Returns the metric on each resample, median over the drawn seeds, shape (R,)."""
+        seeds = self._shared_seeds
+        if not seeds:
+            seeds = sorted(model.by_seed)[: self._seed_draws_RS.shape[1]]
         scores_SR = np.stack([model.resampled(seed, self._draws_RN) for seed in seeds])
-        return np.asarray(
-            np.median(np.take_along_axis(scores_SR.T, self._chosen_RS, axis=1), axis=1)
-        )
+        drawn_RS = np.take_along_axis(scores_SR.T, self._seed_draws_RS, axis=1)
+        return np.asarray(np.median(drawn_RS, axis=1))
 
-    def floors(self, model: Predictions, constant: float) -> Floats:
-        if model.is_span:
+    def baselines(self, model: Predictions, constant: float) -> Floats:
+        """Returns the score of the constant prediction on each resample, shape (R,)."""
+        if model.holds_scores:
             return np.zeros(RESAMPLES)
-        return resampled_scores(
-            model.metric, model.labels, np.full(len(model.labels), constant), self._draws_RN
-        )
+        predictions = np.full(len(model.labels), constant)
+        return resampled_scores(model.metric, model.labels, predictions, self._draws_RN)
 
 
-def _ratio(over: float, under: float) -> Figure:
-    if under <= 0:
+def _ratio(numerator: float, denominator: float) -> Figure:
+    if denominator <= 0:
         return NotMeasured(not_measured="the teacher does not score above the constant prediction")
-    return over / under
+    return numerator / denominator
 
 
-def _interval(over_R: Floats, under_R: Floats) -> Interval:
-    if float(np.mean(under_R <= 0)) > (1 - LEVEL) / 2:
-        why = NotMeasured(
+def _ratio_interval(numerator_R: Floats, denominator_R: Floats) -> Interval:
+    # A ratio has no meaningful interval when its denominator changes sign within the noise.
+    if float(np.mean(denominator_R <= 0)) > (1 - LEVEL) / 2:
+        reason = NotMeasured(
             not_measured="the teacher is not above the constant prediction by more than the noise"
         )
-        return Interval(why, why)
-    usable = under_R > 0
-    return Interval(*bounds(over_R[usable] / under_R[usable]))
+        return Interval(reason, reason)
+    usable = denominator_R > 0
+    return Interval(*confidence_interval(numerator_R[usable] / denominator_R[usable]))

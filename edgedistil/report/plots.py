@@ -391,8 +391,8 @@ def score_against(
 def _priced(
     evaluation: EvaluationRecord, cost: Literal["latency", "size"]
 ) -> list[tuple[str, str, str, float, float]]:
-    """(task, model, form, cost, percent of the teacher's score above the floor) of every artefact scored."""
-    floors = {task.name: task.floor for task in evaluation.tasks}
+    """(task, model, form, cost, percent of the teacher's score above the baseline) of every artefact scored."""
+    baselines = {task.name: task.baseline for task in evaluation.tasks}
     teacher = {
         s.task: s.median
         for s in evaluation.summaries
@@ -400,9 +400,9 @@ def _priced(
     }
     found = []
     for score in evaluation.artefacts:
-        lead = teacher.get(score.task, 0.0) - floors.get(score.task, 0.0)
+        lead = teacher.get(score.task, 0.0) - baselines.get(score.task, 0.0)
         price = score.latency_ms if cost == "latency" else score.bytes / 2**20
         if lead > 0 and not isinstance(price, NotMeasured):
-            share = 100 * (score.median - floors[score.task]) / lead
+            share = 100 * (score.median - baselines[score.task]) / lead
             found.append((score.task, score.model, score.artefact, float(price), share))
     return found

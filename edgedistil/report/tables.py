@@ -202,7 +202,9 @@ def _retention_cells(retention: Retention | None) -> list[str]:
     return [
         _with_interval(retention.retention, retention.retention_low, retention.retention_high),
         _with_interval(
-            retention.above_floor, retention.above_floor_low, retention.above_floor_high
+            retention.retention_above_baseline,
+            retention.retention_above_baseline_low,
+            retention.retention_above_baseline_high,
         ),
     ]
 
@@ -225,7 +227,7 @@ def task_table(record: EvaluationRecord) -> TableData:
             t.metric,
             f"{t.train_examples:,}",
             f"{t.dev_examples:,}",
-            f"{100 * t.floor:.1f}",
+            f"{100 * t.baseline:.1f}",
             ABSENT
             if t.paper is None
             else f"{100 * t.paper.teacher:.1f} / {100 * t.paper.student:.1f}",

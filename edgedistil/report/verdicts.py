@@ -141,9 +141,9 @@ def quality_verdict(facts: RunFacts) -> Verdict:
 def _also_kept(evaluation: EvaluationRecord, worst: Retention) -> str:
     """What a plain share hides, and what the same student keeps with the fine-tuned teacher's soft targets."""
     told = []
-    if not isinstance(worst.above_floor, NotMeasured):
+    if not isinstance(worst.retention_above_baseline, NotMeasured):
         told.append(
-            f"above a constant prediction ({percent(worst.floor)}) it keeps {percent(worst.above_floor)}"
+            f"above a constant prediction ({percent(worst.baseline)}) it keeps {percent(worst.retention_above_baseline)}"
         )
     for r in evaluation.retentions:
         if (r.task, r.model, r.artefact) == (worst.task, "student-d", "pytorch") and isinstance(
@@ -151,8 +151,8 @@ def _also_kept(evaluation: EvaluationRecord, worst: Retention) -> str:
         ):
             above = (
                 ""
-                if isinstance(r.above_floor, NotMeasured)
-                else f", {percent(r.above_floor)} above the constant"
+                if isinstance(r.retention_above_baseline, NotMeasured)
+                else f", {percent(r.retention_above_baseline)} above the constant"
             )
             told.append(
                 f"with the fine-tuned teacher's soft targets: {percent(r.retention)}{above}"

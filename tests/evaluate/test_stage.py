@@ -21,11 +21,11 @@ def test_record_has_medians_retention_floor_and_is_written(run, own_task):
     assert kept.model == "student"
     assert kept.retention == pytest.approx(student / teacher)
     assert (
-        kept.floor == record.tasks[0].floor == pytest.approx(8 / 17)
+        kept.baseline == record.tasks[0].baseline == pytest.approx(8 / 17)
     )  # commonest in train: 'bad', first of equals
-    assert kept.above_floor == pytest.approx((student - 8 / 17) / (teacher - 8 / 17))
+    assert kept.retention_above_baseline == pytest.approx((student - 8 / 17) / (teacher - 8 / 17))
     assert isinstance(kept.paper, NotMeasured)
-    assert "always 'bad'" in record.tasks[0].floor_is
+    assert "always 'bad'" in record.tasks[0].baseline_rule
 
 
 def test_one_cell_alone_writes_its_file_and_not_the_record(run, own_task):
@@ -94,7 +94,7 @@ def test_squad_and_imdb_go_the_same_way(run, squad, imdb):
         run, tasks=["squad", "imdb"], models=["teacher", "student"], seeds=1, data=squad
     )
     by_task = {retention.task: retention for retention in record.retentions}
-    assert by_task["squad"].floor == 0.0
+    assert by_task["squad"].baseline == 0.0
     assert by_task["imdb"].paper == pytest.approx(92.82 / 93.46)
     assert by_task["squad"].paper == pytest.approx(85.8 / 88.5)
 

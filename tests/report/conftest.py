@@ -122,13 +122,13 @@ def evaluated() -> EvaluationRecord:
             task="sentiment",
             model="student",
             metric="accuracy",
-            floor=0.57,
+            baseline=0.57,
             retention=0.988,
             retention_low=0.975,
             retention_high=1.002,
-            above_floor=0.962,
-            above_floor_low=0.92,
-            above_floor_high=1.01,
+            retention_above_baseline=0.962,
+            retention_above_baseline_low=0.92,
+            retention_above_baseline_high=1.01,
         )
     ]
     return EvaluationRecord(
@@ -154,8 +154,8 @@ def task_facts() -> TaskFacts:
         metric="accuracy",
         train_examples=4001,
         dev_examples=1301,
-        floor=0.57,
-        floor_is="the class that is most frequent",
+        baseline=0.57,
+        baseline_rule="the class that is most frequent",
         origin="made up",
         licence="CC0",
         settings_source="made up",

@@ -20,7 +20,7 @@ def test_a_score_is_told_as_a_share_of_the_teachers_lead(evaluation: EvaluationR
         for _, model, form, cost, share in plots._priced(evaluation, "size")
     }
     assert by_size["teacher", "pytorch"] == (87, pytest.approx(100))
-    floor = evaluation.tasks[0].floor
+    floor = evaluation.tasks[0].baseline
     assert by_size["student", "int8"] == (
         17,
         pytest.approx(100 * (0.8087 - floor) / (0.83 - floor)),

@@ -65,7 +65,7 @@ def test_an_interval_around_the_bound_tells_nothing(
 
 
 def test_soft_targets_stand_beside(judge: Judge, evaluation: EvaluationRecord) -> None:
-    soft = kept(evaluation, model="student-d", retention=0.995, above_floor=0.98)
+    soft = kept(evaluation, model="student-d", retention=0.995, retention_above_baseline=0.98)
     verdict = judge(retentions=[*evaluation.retentions, soft])
     assert verdict.figure.startswith("98.8%"), "the student's own figure is judged"
     assert verdict.caveat.endswith(

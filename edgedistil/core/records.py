@@ -21,10 +21,11 @@ import edgedistil
 from edgedistil.core.errors import StorageError
 from edgedistil.core.precision import Precision
 from edgedistil.core.rundir import read_json, write_json
+from edgedistil.core.task import LabelledKind
 
 Method = Literal["measured", "emulated", "predicted"]
 Role = Literal["teacher", "student"]
-Kind = Literal["classification", "pair", "regression", "span"]  # of a labelled task
+Kind = LabelledKind
 
 VERSIONED_PACKAGES = (
     "edgedistil",

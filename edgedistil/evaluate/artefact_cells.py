@@ -18,6 +18,7 @@ from edgedistil.core.records import (
     write_record,
 )
 from edgedistil.core.rundir import RunDir
+from edgedistil.core.task import task_of_kind
 from edgedistil.evaluate.artefact import (
     CONDITIONS,
     Timed,
@@ -28,12 +29,6 @@ from edgedistil.evaluate.artefact import (
 from edgedistil.evaluate.cells import CellFile, CellPlan, Timing, key_of, read_cell
 from edgedistil.evaluate.tasks import load_data
 
-_TASKS = {
-    "classification": "text-classification",
-    "pair": "text-classification",
-    "regression": "text-classification",
-    "span": "question-answering",
-}
 _PROBE_TEXTS = 256
 
 
@@ -95,7 +90,7 @@ def _export(plan: CellPlan, precision: str) -> list[_Artefact]:
         " ".join(example.texts) for example in load_data(plan.spec, plan.data).train[:_PROBE_TEXTS]
     ]
     room = RunDir(plan.file.with_name(f"{plan.source.name}-{plan.seed}.onnx"))
-    name, task = plan.source.name, _TASKS[plan.spec.kind]
+    name, task = plan.source.name, task_of_kind(plan.spec.kind)
     export_folder(
         room,
         plan.weights,

@@ -17,14 +17,7 @@ from edgedistil.core.records import (
     ProfileRecord,
     ProfileRow,
 )
-
-_CLASSES = {
-    "fill-mask": "ORTModelForMaskedLM",
-    "feature-extraction": "ORTModelForFeatureExtraction",
-    "text-classification": "ORTModelForSequenceClassification",
-    "token-classification": "ORTModelForTokenClassification",
-    "question-answering": "ORTModelForQuestionAnswering",
-}
+from edgedistil.core.task import ENCODER_TASK, find_task
 
 
 def model_card(
@@ -69,7 +62,7 @@ def _front_matter(task: str, licence: str | None) -> str:
         "- onnx",
         "- edgedistil",
     ]
-    if task == "feature-extraction":
+    if task == ENCODER_TASK:
         lines.append("- sentence-transformers")
     if licence:
         lines.insert(1, f"license: {json.dumps(licence)}")
@@ -207,15 +200,17 @@ def _loading(name: str, task: str, records: Sequence[ExportRecord]) -> Iterator[
     best = next((p for p in EXAMPLE_PRECISIONS if p in precisions), precisions[0])
     dtype = PRECISIONS[best].js_dtype or "fp32"
     path = next(record.files[0].path for record in records if record.precision == best)
+    row = find_task(task)
+    assert row is not None, "packaged_config has refused unknown tasks"
     yield (
         "```js\n// transformers.js\n"
         f"const run = await pipeline('{task}', '{name}', {{ dtype: '{dtype}' }});\n```"
     )
     yield (
         "```python\n# optimum\n"
-        f"model = {_CLASSES[task]}.from_pretrained('{name}', subfolder='onnx', file_name='{Path(path).name}')\n```"
+        f"model = {row.ort_class}.from_pretrained('{name}', subfolder='onnx', file_name='{Path(path).name}')\n```"
     )
-    if task == "feature-extraction":
+    if task == ENCODER_TASK:
         yield (
             "```python\n# sentence-transformers: the mean of the attended positions\n"
             f"model = SentenceTransformer('{name}', backend='onnx', model_kwargs={{'file_name': '{path}'}})\n```"

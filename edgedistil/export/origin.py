@@ -9,6 +9,7 @@ from typing import Literal
 
 from edgedistil.core.errors import ModelError, OfflineError
 from edgedistil.core.rundir import RunDir, create_run, open_run
+from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK
 from edgedistil.export.source import read_config, require_safetensors
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -56,12 +57,12 @@ def find_origins(run: str, *, model: str | None, task: str | None) -> tuple[RunD
     chosen.require(chosen.student, "edgedistil distill RECIPE")
     origins = [
         Origin("student", "student", chosen.student, each, quantized=True)
-        for each in ("fill-mask", "feature-extraction")
+        for each in (FILL_MASK_TASK, ENCODER_TASK)
     ]
     if chosen.teacher.exists():
         origins += [
             Origin("teacher", "teacher", chosen.teacher, each, quantized=False)
-            for each in ("fill-mask", "feature-extraction")
+            for each in (FILL_MASK_TASK, ENCODER_TASK)
         ]
     return chosen, origins
 

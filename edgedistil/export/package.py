@@ -34,17 +34,11 @@ from edgedistil.core.rundir import (
     write_json,
     write_text,
 )
+from edgedistil.core.task import ENCODER_TASK, TASKS, find_task
 from edgedistil.export.card import model_card
 from edgedistil.export.session_advice import session_advice
 
 _FAMILIES = {"bert": "Bert", "distilbert": "DistilBert"}
-_HEADS = {
-    "fill-mask": "ForMaskedLM",
-    "feature-extraction": "Model",
-    "text-classification": "ForSequenceClassification",
-    "token-classification": "ForTokenClassification",
-    "question-answering": "ForQuestionAnswering",
-}
 _TRANSFORMER_MODULE = "sentence_transformers.models.Transformer"
 _POOLING_MODULE = "sentence_transformers.models.Pooling"
 
@@ -84,7 +78,7 @@ def write_package(
     config = packaged_config(source_folder, task, graphs)
     write_json(folder / "config.json", config)
     longest = write_tokenizer(folder, source_folder, config, input_names=_input_names(graphs[0]))
-    if task == "feature-extraction":
+    if task == ENCODER_TASK:
         _write_sentence_transformers(folder, source_folder, width=_width(config), longest=longest)
     write_json(folder / "session.json", session_advice(records))
     provenance = _provenance(folder, model_name, task, records, command) | {
@@ -157,14 +151,14 @@ def packaged_config(source_folder: Path, task: str, graphs: Sequence[Path]) -> d
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
-    family, head = _FAMILIES.get(config.get("model_type", "")), _HEADS.get(task)
-    if family is None or head is None:
+    family, row = _FAMILIES.get(config.get("model_type", "")), find_task(task)
+    if family is None or row is None:
         raise ModelError(
             f"{path} is of the type '{config.get('model_type')}' for the task '{task}';"
-            f" supported: {', '.join(_FAMILIES)}; {', '.join(_HEADS)}"
+            f" supported: {', '.join(_FAMILIES)}; {', '.join(TASKS)}"
         )
     config.pop("_name_or_path", None)
-    config["architectures"] = [family + head]
+    config["architectures"] = [family + row.architectures[0]]
     beside = {graph.name: 1 for graph in graphs if graph.with_name(f"{graph.name}_data").is_file()}
     if beside:  # transformers.js opens a file beside the graph only when it is told to
         config["transformers.js_config"] = {"use_external_data_format": beside}

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgedistil.core import console
 from edgedistil.core.errors import CorpusError, ModelError
+from edgedistil.core.task import TASKS, Task
 from edgedistil.models.facts import weights_sha256
 from edgedistil.parity.compare import margins
 from edgedistil.parity.probes import ProbeBatch, Probes
@@ -43,25 +44,13 @@ MASKED_ROWS_SHARE = 0.75
 HIDDEN_ROWS_PER_SEQUENCE = 4
 WHOLE_LEAST_SEQUENCES = 4
 
-OUTPUTS = {
-    "fill-mask": ("logits",),
-    "feature-extraction": ("last_hidden_state",),
-    "text-classification": ("logits",),
-    "token-classification": ("logits",),
-    "question-answering": ("start_logits", "end_logits"),
-}
-PAIR_TASKS = {
-    "text-classification",
-    "question-answering",
-}  # their users send two sentences, with token types
-
 IntArray = NDArray[np.int64]
 
 
 def make_probes(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    task: str,
+    task: Task,
     text: Sequence[str],
     *,
     seed: int,
@@ -79,8 +68,8 @@ def make_probes(
         CorpusError: The text holds no words.
         ModelError: The task is not known, or the tokenizer lacks a special token.
     """
-    if task not in OUTPUTS:
-        raise ModelError(f"no probes for the task '{task}'; there are: {', '.join(OUTPUTS)}")
+    if task not in TASKS:
+        raise ModelError(f"no probes for the task '{task}'; there are: {', '.join(TASKS)}")
     rng = np.random.default_rng(seed)
     special = _special_tokens(tokenizer)
     documents = _tokenize(tokenizer, text, rng)
@@ -94,12 +83,14 @@ def make_probes(
     ):
         for length, count in calls:
             rows = [
-                _sequence(documents, size, special, rng, pair=task in PAIR_TASKS)
+                _sequence(documents, size, special, rng, pair=TASKS[task].sends_pairs)
                 for size in sizes(length, count)
             ]
             inputs = _pad(rows, length, special, with_types=model.config.model_type == "bert")
             masked_M2 = (
-                _mask(inputs, special, rng) if task == "fill-mask" else np.zeros((0, 2), np.int64)
+                _mask(inputs, special, rng)
+                if TASKS[task].level == "vocabulary"
+                else np.zeros((0, 2), np.int64)
             )
             whole = (
                 count >= WHOLE_LEAST_SEQUENCES
@@ -287,7 +278,7 @@ def _recording(model: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 def _ask(
     model: PreTrainedModel,
-    task: str,
+    task: Task,
     inputs: dict[str, IntArray],
     masked_M2: IntArray,
     seen: list[torch.Tensor],
@@ -300,17 +291,17 @@ def _ask(
     seen.clear()
     with torch.inference_mode():
         answer = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
-    outputs = {name: getattr(answer, name).numpy() for name in OUTPUTS[task]}
+    outputs = {name: getattr(answer, name).numpy() for name in TASKS[task].outputs}
     attended_A2 = np.argwhere(inputs["attention_mask"] == 1)
     rows_N2, choices_M, margins_M = attended_A2, np.zeros(0, np.int64), np.zeros(0, np.float32)
-    if task == "fill-mask":
+    if TASKS[task].level == "vocabulary":
         logits_BLV = outputs["logits"]
         masked_MV = logits_BLV[masked_M2[:, 0], masked_M2[:, 1]]
         choices_M, margins_M = masked_MV.argmax(axis=-1), margins(masked_MV)
         rows_N2 = _logit_rows(
             masked_M2, attended_A2, rng, count=round(share * _logit_budget(logits_BLV.shape[-1]))
         )
-    elif task == "text-classification":
+    elif TASKS[task].level == "sequence":
         rows_N2 = np.zeros((0, 2), np.int64)
     hidden_rows_R2 = _hidden_rows(inputs["attention_mask"], rng)
     return ProbeBatch(

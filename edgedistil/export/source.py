@@ -8,23 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from edgedistil.core.errors import ModelError
-from edgedistil.export.trace import OUTPUTS
+from edgedistil.core.task import TASKS, Task, find_task, task_of_architectures
 from edgedistil.models.quiet import quiet
 from edgedistil.models.teacher import read_tokenizer
 
 SUPPORTED = ("bert", "distilbert")
-_BY_ARCHITECTURE = {
-    "ForMaskedLM": "fill-mask",
-    "ForPreTraining": "fill-mask",
-    "ForSequenceClassification": "text-classification",
-    "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering",
-    "Model": "feature-extraction",
-}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 
 
@@ -34,7 +27,7 @@ class Source:
 
     name: str
     role: Literal["teacher", "student", "other"]
-    task: str
+    task: Task
     folder: Path
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -57,7 +50,7 @@ def load_source(
     config = read_config(folder)
     chosen = checked_task(task) if task is not None else infer_task(config, folder)
     require_safetensors(folder)
-    return Source(name, role, chosen, folder, _load(folder, config, chosen), read_tokenizer(folder))
+    return Source(name, role, chosen, folder, _load(folder, chosen), read_tokenizer(folder))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -92,23 +85,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def infer_task(config: dict[str, Any], folder: Path) -> str:
-    """The task that a config's architecture is for.
+def infer_task(config: dict[str, Any], folder: Path) -> Task:
+    """Returns the task that a config's architecture is for.
 
     Raises:
         ModelError: It names none that is supported.
     """
     named = config.get("architectures") or []
-    for ending, task in _BY_ARCHITECTURE.items():
-        if any(each.endswith(ending) for each in named):
-            return task
+    task = task_of_architectures(named)
+    if task is not None:
+        return task
     raise ModelError(
         f"{folder / 'config.json'} names {', '.join(named) or 'no architecture'}, and no task follows from it",
-        hint=f"give one with --task: {', '.join(OUTPUTS)}",
+        hint=f"give one with --task: {', '.join(TASKS)}",
     )
 
 
-def checked_task(task: str) -> str:
+def checked_task(task: str) -> Task:
     """TasksManager's name of a task; its synonyms (`masked-lm`, `default` …) are understood.
 
     Raises:
@@ -116,10 +109,10 @@ def checked_task(task: str) -> str:
     """
     from optimum.exporters.tasks import TasksManager
 
-    known = str(TasksManager.map_from_synonym(task))
-    if known not in OUTPUTS:
-        raise ModelError(f"no task '{task}'; supported: {', '.join(OUTPUTS)}")
-    return known
+    row = find_task(str(TasksManager.map_from_synonym(task)))
+    if row is None:
+        raise ModelError(f"no task '{task}'; supported: {', '.join(TASKS)}")
+    return row.name
 
 
 def require_safetensors(folder: Path) -> None:
@@ -139,12 +132,8 @@ def require_safetensors(folder: Path) -> None:
     )
 
 
-def _load(folder: Path, config: dict[str, Any], task: str) -> PreTrainedModel:
-    from optimum.exporters.tasks import TasksManager
-
-    model_class = TasksManager.get_model_class_for_task(
-        task, framework="pt", model_type=config["model_type"]
-    )
+def _load(folder: Path, task: Task) -> PreTrainedModel:
+    model_class: Any = getattr(transformers, TASKS[task].auto_class)
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             model, info = model_class.from_pretrained(
@@ -172,6 +161,6 @@ def _load(folder: Path, config: dict[str, Any], task: str) -> PreTrainedModel:
     return loaded
 
 
-def _unused(key: str, task: str) -> bool:
-    """A pooler is loaded with every BERT and read only where a sequence is classified."""
-    return "pooler" in key and task != "text-classification"
+def _unused(key: str, task: Task) -> bool:
+    """Whether a weight is not used: every BERT has a pooler, and few tasks read it."""
+    return "pooler" in key and not TASKS[task].reads_pooler

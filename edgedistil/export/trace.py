@@ -21,30 +21,24 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from edgedistil.core.task import TASKS, Task
+
 TRACED = "edgedistil_traced"
 DOMAIN = "edgedistil"
 TRACE_OPSET = 17  # the first with LayerNormalization; everything that a younger opset adds here is fused by us
 IR_VERSION = 8  # what onnxruntime 1.14 and onnxruntime-web read
 
-OUTPUTS = {
-    "fill-mask": ("logits",),
-    "feature-extraction": ("last_hidden_state",),
-    "text-classification": ("logits",),
-    "token-classification": ("logits",),
-    "question-answering": ("start_logits", "end_logits"),
-}
 
-
-def trace(model: PreTrainedModel, *, task: str, token_types: bool) -> ir.Model:
+def trace(model: PreTrainedModel, *, task: Task, token_types: bool) -> ir.Model:
     """The graph of a model. Its initializers share memory with the model's parameters.
 
     Args:
         model: BERT or DistilBERT in eval mode; not changed.
-        task: One of `OUTPUTS`.
+        task: A task of `edgedistil.core.task`.
         token_types: Whether `token_type_ids` is an input.
     """
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])]
-    outputs = list(OUTPUTS[task])
+    outputs = list(TASKS[task].outputs)
     traced = _Traced(model, inputs, outputs).eval()
     data = io.BytesIO()
     with _attention_as_one_node(model), _quiet_tracer(), torch.no_grad():
@@ -152,12 +146,11 @@ def _example(inputs: list[str]) -> tuple[Tensor, ...]:
     return tuple(of[name] for name in inputs)
 
 
-def _axes(name: str, task: str) -> dict[int, str]:
-    return (
-        {0: "batch"}
-        if name == "logits" and task == "text-classification"
-        else {0: "batch", 1: "sequence"}
-    )
+def _axes(name: str, task: Task) -> dict[int, str]:
+    """Names of the dynamic axes of an input or output."""
+    if name in TASKS[task].outputs and TASKS[task].level == "sequence":
+        return {0: "batch"}
+    return {0: "batch", 1: "sequence"}
 
 
 def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
 from edgedistil.core.records import Count, Figure, NotMeasured, ParityFigures
+from edgedistil.core.task import TASKS, Task
 from edgedistil.parity.probes import ProbeBatch, Probes
 
 Array = NDArray[Any]
@@ -128,7 +129,7 @@ def reduce_outputs(batch: ProbeBatch, outputs: Outputs) -> dict[str, Array]:
     return reduced
 
 
-def compare_batch(batch: ProbeBatch, outputs: Outputs, *, task: str) -> Tally:
+def compare_batch(batch: ProbeBatch, outputs: Outputs, *, task: Task) -> Tally:
     """The tally of one batch."""
     got = reduce_outputs(batch, outputs)
     tally = Tally(sequences=batch.sequences)
@@ -148,7 +149,7 @@ def compare_batch(batch: ProbeBatch, outputs: Outputs, *, task: str) -> Tally:
     )
 
 
-def figures(tally: Tally, *, length: Count, task: str) -> ParityFigures:
+def figures(tally: Tally, *, length: Count, task: Task) -> ParityFigures:
     """A tally as a record; what the task has no notion of is absent with its reason."""
     return ParityFigures(
         sequences=tally.sequences,
@@ -277,8 +278,8 @@ def _log_softmax(logits_NV: Array) -> NDArray[np.float64]:
     return result
 
 
-def _distributions(batch: ProbeBatch, got: Outputs, task: str) -> Tally:
-    if task == "question-answering":
+def _distributions(batch: ProbeBatch, got: Outputs, task: Task) -> Tally:
+    if TASKS[task].level == "span":
         pairs = [
             (expected[None], answered[None])
             for name in ("start_logits", "end_logits")
@@ -299,27 +300,27 @@ def _distributions(batch: ProbeBatch, got: Outputs, task: str) -> Tally:
     )
 
 
-def _one_value(batch: ProbeBatch, got: Outputs, task: str) -> Tally:
+def _one_value(batch: ProbeBatch, got: Outputs, task: Task) -> Tally:
     if not answers_one_value(batch, task):
         return Tally()
     expected_N, got_N = (each["logits"][:, 0].astype(np.float64) for each in (batch.outputs, got))
     return Tally(pairs=tuple(zip(expected_N.tolist(), got_N.tolist(), strict=True)))
 
 
-def answers_one_value(batch: ProbeBatch, task: str) -> bool:
+def answers_one_value(batch: ProbeBatch, task: Task) -> bool:
     """Whether the answer is a value, as a regression's is: nothing is chosen, and nothing is distributed."""
     return (
-        task == "text-classification"
+        TASKS[task].level == "sequence"
         and "logits" in batch.outputs
         and batch.outputs["logits"].shape[1] == 1
     )
 
 
-def _decisions(batch: ProbeBatch, got: Outputs, task: str) -> Tally:
-    if task == "fill-mask":
+def _decisions(batch: ProbeBatch, got: Outputs, task: Task) -> Tally:
+    if TASKS[task].level == "vocabulary":
         counts = batch.margins_M >= TIE_MARGIN
         agrees = batch.choices_M == got["choices"]
-    elif task == "question-answering":
+    elif TASKS[task].level == "span":
         counts, agrees = _spans(batch, got)
     elif "logits" in batch.outputs and batch.outputs["logits"].shape[1] > 1:
         expected = batch.outputs["logits"]

@@ -26,6 +26,7 @@ from edgedistil.core.records import (
     provenance,
 )
 from edgedistil.core.rundir import artefact_sha256
+from edgedistil.core.task import TASKS, find_task
 from edgedistil.parity.compare import Comparison, compare, reduce_outputs
 from edgedistil.parity.probes import ProbeBatch, Probes
 from edgedistil.parity.tolerances import tolerances_for
@@ -89,7 +90,10 @@ def judge(
     one_value = comparison.overall.decisions == 0 and isinstance(
         comparison.overall.concordance, float
     )
-    bounds = tolerances_for(precision, task, one_value=one_value)
+    row = find_task(task)
+    if row is None:
+        raise ModelError(f"no tolerances for the task '{task}'; there are: {', '.join(TASKS)}")
+    bounds = tolerances_for(precision, row.name, one_value=one_value)
     results = [check_tolerance(each, comparison.overall) for each in bounds]
     return ParityRecord(
         model=model,

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from edgedistil.core.errors import ShapeError, StorageError
 from edgedistil.core.rundir import replacing, storage_errors
+from edgedistil.core.task import Task
 
 FORMAT = 1
-SEQUENCE_LEVEL = {"text-classification"}
 
 Array = NDArray[Any]
 
@@ -81,7 +81,7 @@ class ProbeBatch:
 class Probes:
     """The batches, and which model answered them. Iterates over its batches."""
 
-    task: str
+    task: Task
     source_sha256: str
     seed: int
     boundaries: tuple[str, ...]

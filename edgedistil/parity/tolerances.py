@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from edgedistil.core.precision import PRECISIONS, Precision
 from edgedistil.core.records import Tolerance
+from edgedistil.core.task import TASKS, Task
 
 
-def tolerances_for(precision: Precision, task: str, *, one_value: bool = False) -> list[Tolerance]:
+def tolerances_for(precision: Precision, task: Task, *, one_value: bool = False) -> list[Tolerance]:
     """The bounds of a precision that a task has figures for; never empty.
 
     Args:
@@ -19,13 +20,13 @@ def tolerances_for(precision: Precision, task: str, *, one_value: bool = False) 
     ]
 
 
-def _applies(figure: str, task: str, one_value: bool) -> bool:
+def _applies(figure: str, task: Task, one_value: bool) -> bool:
     if figure == "concordance":
         return one_value
     if figure in {"agreement", "kl_nats"}:
-        return task != "feature-extraction" and not one_value
+        return TASKS[task].level != "hidden" and not one_value
     if figure in {"cosine_min", "cosine_mean"}:
-        return task == "feature-extraction"
+        return TASKS[task].level == "hidden"
     return True
 
 

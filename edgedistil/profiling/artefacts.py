@@ -24,8 +24,6 @@ from edgedistil.core.rundir import RunDir, artefact_sha256
 from edgedistil.parity.onnx_file import check_stored
 from edgedistil.runtime.protocol import JobModel
 
-ENCODER_TASK = "feature-extraction"
-FILL_MASK_TASK = "fill-mask"
 _GRAPH = (
     "graph.onnx"  # a user's file may have any name; external data keeps the one that the graph says
 )

@@ -20,7 +20,8 @@ from edgedistil.core.records import (
     ProfileRecord,
     ProfileRow,
 )
-from edgedistil.profiling.artefacts import ENCODER_TASK, Artefact
+from edgedistil.core.task import ENCODER_TASK
+from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.latency import Ratio, speed_ratio
 from edgedistil.runtime.protocol import Block
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from edgedistil.core import console
 from edgedistil.core.records import Claim, OpTime, ProfileRecord, ProfileRow, provenance
+from edgedistil.core.task import FILL_MASK_TASK
 from edgedistil.profiling import claims
-from edgedistil.profiling.artefacts import FILL_MASK_TASK, Artefact
+from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.pairing import Pairing, pairings
 from edgedistil.profiling.rows import layer_times, op_times, rows_of
 from edgedistil.profiling.workload import PAIRS, Workload

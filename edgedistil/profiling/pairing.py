@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgedistil.core.precision import PRECISIONS
-from edgedistil.profiling.artefacts import ENCODER_TASK, FILL_MASK_TASK, Artefact
+from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK
+from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.claims import Kind
 
 # What the claims "deploy" and "int8-pays" compare: the first of these that the student has.

@@ -16,6 +16,7 @@ from edgedistil.core.records import (
     ProfileRecord,
     ProfileRow,
 )
+from edgedistil.core.task import ENCODER_TASK, short_label
 from edgedistil.report.language_models import LanguageModel
 
 if TYPE_CHECKING:
@@ -238,8 +239,7 @@ def _no_ticks() -> Any:
 
 
 def label_of(row: ProfileRow) -> str:
-    short = {"feature-extraction": "encoder", "fill-mask": "fill-mask"}.get(row.task, row.task)
-    return f"{row.model} {short} {row.precision}"
+    return f"{row.model} {short_label(row.task)} {row.precision}"
 
 
 def measured_rows(profiles: Sequence[ProfileRecord]) -> list[ProfileRow]:
@@ -307,7 +307,7 @@ def size_against_latency(profiles: Sequence[ProfileRecord]) -> str | None:
         for row in rows:
             if not isinstance(row.latency_ms, float):
                 continue
-            marker = "o" if row.task == "feature-extraction" else "s"
+            marker = "o" if row.task == ENCODER_TASK else "s"
             size = row.file_bytes / 2**20
             label = f"{label_of(row)}: {milliseconds(row.latency_ms)} ms, {size:.0f} MiB"
             axes.plot(

@@ -8,6 +8,7 @@ from typing import Literal
 from edgedistil.core import paper
 from edgedistil.core.format import millions, percent
 from edgedistil.core.records import Claim, EvaluationRecord, NotMeasured, Retention
+from edgedistil.core.task import ENCODER_TASK
 from edgedistil.report.load import RunFacts
 
 Word = Literal["holds", "does not hold", "inconclusive", "not measured"]
@@ -83,9 +84,7 @@ def speed_verdict(facts: RunFacts) -> Verdict:
 
 def _paper_like(claims: list[Claim]) -> Claim:
     """The claim on the encoders, as the paper timed them; the fill-mask pair is a row of its own."""
-    encoders = [
-        c for c in claims if "feature-extraction" in c.conditions or "encoder" in c.conditions
-    ]
+    encoders = [c for c in claims if ENCODER_TASK in c.conditions or "encoder" in c.conditions]
     return (encoders or claims)[0]
 
 

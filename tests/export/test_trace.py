@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from edgedistil.core.task import TASKS
 from edgedistil.export.passes import Shape, run_passes, standard_passes
-from edgedistil.export.trace import OUTPUTS, TRACED, trace
+from edgedistil.export.trace import TRACED, trace
 
 CASES = [
     ("DistilBertForMaskedLM", "fill-mask"),
@@ -55,12 +56,12 @@ def feeds(opened: ort.InferenceSession, B: int, L: int, vocabulary: int) -> dict
 def test_shapes_that_were_not_traced_answer_like_pytorch(model, name: str, task: str) -> None:
     source = model(name)
     opened = session(finished(source, task))
-    assert [each.name for each in opened.get_outputs()] == list(OUTPUTS[task])
+    assert [each.name for each in opened.get_outputs()] == list(TASKS[task].outputs)
     for B, L in SHAPES:
         given = feeds(opened, B, L, source.config.vocab_size)
         with torch.no_grad():
             expected = source(**{key: torch.from_numpy(value) for key, value in given.items()})
-        for got, output in zip(opened.run(None, given), OUTPUTS[task], strict=True):
+        for got, output in zip(opened.run(None, given), TASKS[task].outputs, strict=True):
             want = expected[output].numpy()
             attended = (
                 given["attention_mask"] == 1

@@ -1,0 +1,144 @@
+"""Table of the tasks that a model can be exported for, one row each.
+
+A task is what optimum, transformers.js and the hub call by the same name (`fill-mask`). The row says
+which outputs the graph has, which classes load it, and on what level its answers are compared. To add
+a task, add its name and its row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Task = Literal[
+    "fill-mask",
+    "feature-extraction",
+    "text-classification",
+    "token-classification",
+    "question-answering",
+]
+# What one answer is about: a token of the vocabulary at a position, a label of a sequence or of a
+# token, a start and an end position, or a hidden state (nothing is decided).
+Level = Literal["vocabulary", "sequence", "token", "span", "hidden"]
+# Kinds of labelled data sets, as `edgedistil evaluate` calls them.
+LabelledKind = Literal["classification", "pair", "regression", "span"]
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """Facts about one task.
+
+    Attributes:
+        name: Name in records, folders and on the command line.
+        level: What one answer of the model is about; decides how outputs are compared.
+        outputs: Names of the graph's outputs, attributes of transformers' output object.
+        architectures: Endings of the class names in config.json; the first one is written there.
+        auto_class: Class of transformers that loads a model of any family for the task.
+        ort_class: Class of optimum that runs the exported folder.
+        label: Short name in plots and tables.
+        sends_pairs: Whether users send two texts, so that token types matter.
+        reads_pooler: Whether the pooler's weights are used; elsewhere they may be missing.
+        labelled_kinds: Kinds of labelled data sets that a model of this task is scored on.
+    """
+
+    name: Task
+    level: Level
+    outputs: tuple[str, ...]
+    architectures: tuple[str, ...]
+    auto_class: str
+    ort_class: str
+    label: str
+    sends_pairs: bool = False
+    reads_pooler: bool = False
+    labelled_kinds: tuple[LabelledKind, ...] = ()
+
+
+TASKS: dict[Task, TaskInfo] = {
+    row.name: row
+    for row in (
+        TaskInfo(
+            name="fill-mask",
+            level="vocabulary",
+            outputs=("logits",),
+            architectures=("ForMaskedLM", "ForPreTraining"),
+            auto_class="AutoModelForMaskedLM",
+            ort_class="ORTModelForMaskedLM",
+            label="fill-mask",
+        ),
+        TaskInfo(
+            name="feature-extraction",
+            level="hidden",
+            outputs=("last_hidden_state",),
+            architectures=("Model",),
+            auto_class="AutoModel",
+            ort_class="ORTModelForFeatureExtraction",
+            label="encoder",
+        ),
+        TaskInfo(
+            name="text-classification",
+            level="sequence",
+            outputs=("logits",),
+            architectures=("ForSequenceClassification",),
+            auto_class="AutoModelForSequenceClassification",
+            ort_class="ORTModelForSequenceClassification",
+            label="text-classification",
+            sends_pairs=True,
+            reads_pooler=True,
+            labelled_kinds=("classification", "pair", "regression"),
+        ),
+        TaskInfo(
+            name="token-classification",
+            level="token",
+            outputs=("logits",),
+            architectures=("ForTokenClassification",),
+            auto_class="AutoModelForTokenClassification",
+            ort_class="ORTModelForTokenClassification",
+            label="token-classification",
+        ),
+        TaskInfo(
+            name="question-answering",
+            level="span",
+            outputs=("start_logits", "end_logits"),
+            architectures=("ForQuestionAnswering",),
+            auto_class="AutoModelForQuestionAnswering",
+            ort_class="ORTModelForQuestionAnswering",
+            label="question-answering",
+            sends_pairs=True,
+            labelled_kinds=("span",),
+        ),
+    )
+}
+# Both are exported of every run: the speed claim is measured on the encoder, as the paper did, and
+# parity of the logits is shown on the masked language model.
+ENCODER_TASK: Task = "feature-extraction"
+FILL_MASK_TASK: Task = "fill-mask"
+
+assert tuple(TASKS) == get_args(Task), "every task has exactly one row"
+
+
+def find_task(name: str) -> TaskInfo | None:
+    """Row of the task of that name; None if there is no such task."""
+    rows: Mapping[str, TaskInfo] = {row.name: row for row in TASKS.values()}
+    return rows.get(name)
+
+
+def task_of_architectures(architectures: list[str]) -> Task | None:
+    """Task that class names from a config.json belong to; None if none of them is known."""
+    # A head says more than the encoder: "BertModel" counts only where no class has a head.
+    by_head = sorted(TASKS.values(), key=lambda task: task.level == "hidden")
+    for task in by_head:
+        if any(name.endswith(task.architectures) for name in architectures):
+            return task.name
+    return None
+
+
+def task_of_kind(kind: LabelledKind) -> Task:
+    """Task of a model that is scored on a kind of labelled data set."""
+    return next(task.name for task in TASKS.values() if kind in task.labelled_kinds)
+
+
+def short_label(name: str) -> str:
+    """Short name for plots and tables; a name that is not in the table stays as it is."""
+    task = find_task(name)
+    return task.label if task is not None else name

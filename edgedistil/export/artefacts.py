@@ -28,9 +28,9 @@ from edgedistil.export.source import Source
 from edgedistil.export.storage import save_graph
 from edgedistil.export.trace import TRACE_OPSET, trace
 from edgedistil.models.facts import model_facts
-from edgedistil.parity.gate import check_artefact, tell_failure
+from edgedistil.parity.gate import check_artefact, format_failure
 from edgedistil.parity.localize import explain
-from edgedistil.parity.onnx_file import check_stored
+from edgedistil.parity.onnx_file import check_onnx_file
 from edgedistil.parity.probes import Probes
 
 
@@ -70,7 +70,7 @@ class Made:
         """Which tolerances do not hold, or why nothing could be compared."""
         results = self.parity.results if self.parity is not None else []
         failed = (
-            "; ".join(tell_failure(result) for result in results if not result.holds)
+            "; ".join(format_failure(result) for result in results if not result.holds)
             or self.unproven
         )
         return f"{self.record.model} {self.record.task} {self.record.precision} failed its parity gate: {failed}"
@@ -110,7 +110,7 @@ def build(
             _tell(precision, variant)
             file = folder / "onnx" / graph_name(variant.precision)
             files = save_graph(variant.graph, file, external=not job.single_file)
-            check_stored(file)
+            check_onnx_file(file)
             record = ExportRecord(
                 model=source.name,
                 role=source.role,

@@ -95,7 +95,7 @@ def make_probes(
             whole = (
                 count >= WHOLE_LEAST_SEQUENCES
                 and length >= 2 * calls[0][0]
-                and all(batch.whole_KBLD is None for batch in batches)
+                and all(batch.full_hidden_KBLD is None for batch in batches)
             )
             batches.append(
                 _ask(asked, task, inputs, masked_M2, seen, rng, share=count / total, whole=whole)
@@ -317,7 +317,7 @@ def _ask(
         margins_M=margins_M,
         hidden_rows_R2=hidden_rows_R2,
         hidden_KRD=np.stack([_at(layer.numpy(), hidden_rows_R2) for layer in seen]),
-        whole_KBLD=np.stack([layer.numpy() for layer in seen]) if whole else None,
+        full_hidden_KBLD=np.stack([layer.numpy() for layer in seen]) if whole else None,
     )
 
 

@@ -1,14 +1,15 @@
-"""How far an artefact's answers are from PyTorch's on the same probes. Pure functions over arrays.
+"""Distances between an artefact's outputs and PyTorch's on the same probes.
 
-The largest difference alone misleads: one far-off value in a row of 30,522 can be harmless, and a small one can turn
-the answer. So six figures are taken: largest and mean absolute difference, smallest and mean cosine of an output row,
-mean KL divergence, and the share of decisions (words, labels, spans) that stay the same.
+Pure functions over arrays. The largest difference alone is misleading: one wrong value in a row of
+30,522 can be harmless, and a small one can change the prediction. So the figures are: largest and
+mean absolute difference, smallest and mean cosine of an output row, mean KL divergence, the share
+of decisions (tokens, labels, spans) that agree, and the concordance of a regression's values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,24 +17,26 @@ from numpy.typing import NDArray
 
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
 from edgedistil.core.records import Count, Figure, NotMeasured, ParityFigures
-from edgedistil.core.task import TASKS, Task
 from edgedistil.parity.probes import ProbeBatch, Probes
 
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
 
-# A word that leads by less than this in PyTorch's float32 is no decision that an artefact has to keep: an artefact
-# within the fp32 tolerance (1e-4 on each logit) may already turn it.
+# A prediction that leads by less than this in PyTorch's float32 is a tie and not counted: an
+# artefact within the fp32 tolerance (1e-4 on each logit) may already reverse it
+# (docs/decisions.md, "A near-tie is no decision").
 TIE_MARGIN = 2e-4
-# A cosine needs a direction: rows of a few logits have none worth the name (one label: always 1 or -1).
+# The direction of a row of a few logits means little: with one label the cosine is always 1 or -1.
 COSINE_MIN_WIDTH = 8
-MIN_VALUES = 8
+# A correlation of fewer values says nothing.
+CONCORDANCE_MIN_VALUES = 8
 _NO_DIRECTION = "rows of few values have no direction"
+_SPAN_OUTPUTS = ("start_logits", "end_logits")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`overall` and by padded length."""
+    """Figures of one artefact, over all probes and by padded length."""
 
     overall: ParityFigures
     by_length: list[ParityFigures]
@@ -41,7 +44,22 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums that add up over batches; `figures` turns them into a row."""
+    """Sums over batches, which `parity_figures` turns into figures.
+
+    Attributes:
+        sequences: Sequences compared.
+        values: Output values compared.
+        abs_sum: Sum of the absolute differences.
+        abs_max: Largest absolute difference.
+        cosine_min: Smallest cosine of a row.
+        cosine_sum: Sum of the cosines of `rows` rows.
+        rows: Rows that have a cosine.
+        distributions: Distributions compared.
+        kl_sum: Sum of their KL divergences, in nats.
+        decisions: Decisions that count.
+        agreed: Decisions that are the same.
+        value_pairs: (PyTorch's, the artefact's) value of each sequence of a regression.
+    """
 
     sequences: int = 0
     values: int = 0
@@ -54,9 +72,7 @@ class Tally:
     kl_sum: float = 0.0
     decisions: int = 0
     agreed: int = 0
-    pairs: tuple[
-        tuple[float, float], ...
-    ] = ()  # PyTorch's and the artefact's value, where the answer is one value
+    value_pairs: tuple[tuple[float, float], ...] = ()
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -71,286 +87,323 @@ class Tally:
             kl_sum=self.kl_sum + other.kl_sum,
             decisions=self.decisions + other.decisions,
             agreed=self.agreed + other.agreed,
-            pairs=self.pairs + other.pairs,
+            value_pairs=self.value_pairs + other.value_pairs,
         )
 
 
-def compare_outputs(probes: Probes, outputs: Iterable[Outputs]) -> ParityFigures:
-    """The figures over all probes of outputs that come from anywhere: a session here, a board, an emulator.
+def compare(probes: Probes, outputs: Iterable[Outputs]) -> Comparison:
+    """Compares outputs from any source (a session, a board, an emulator) with PyTorch's.
 
     Args:
-        probes: What was sent.
-        outputs: One mapping a batch, in order: the artefact's outputs as they are, or what `reduce_outputs` keeps.
+        probes: The inputs that were sent, with PyTorch's outputs.
+        outputs: One mapping per batch, in order: the artefact's raw outputs, or `reduce_outputs`
+            of them.
+    Returns:
+        The figures over all probes, and one row for each padded length.
     Raises:
-        ShapeError: Not one mapping a batch, or shapes that do not fit the probes.
+        ShapeError: Another number of mappings than batches, or shapes that do not fit the probes.
         ModelError: An output is missing.
         ParityError: An output holds NaN or an infinity.
     """
-    return compare(probes, outputs).overall
-
-
-def compare(probes: Probes, outputs: Iterable[Outputs]) -> Comparison:
-    """As `compare_outputs`, with a row for every padded length beside the overall one."""
     by_length: dict[int, Tally] = {}
-    given = 0
-    for batch, answer in zip(probes.batches, outputs, strict=False):
-        given += 1
-        tally = compare_batch(batch, answer, task=probes.task)
+    compared = 0
+    for batch, batch_outputs in zip(probes.batches, outputs, strict=False):
+        compared += 1
+        tally = compare_batch(batch, batch_outputs, task=probes.task)
         by_length[batch.length] = by_length.get(batch.length, Tally()) + tally
-    if given != len(probes.batches):
-        raise ShapeError(f"got the outputs of {given} batches, expected {len(probes.batches)}")
+    if compared != len(probes.batches):
+        raise ShapeError(f"got the outputs of {compared} batches, expected {len(probes.batches)}")
+
     overall = sum(by_length.values(), Tally())
-    everything = NotMeasured(
-        not_measured=f"all of {', '.join(str(length) for length in sorted(by_length))}"
-    )
+    lengths = sorted(by_length)
+    all_lengths = NotMeasured(not_measured=f"all of {', '.join(map(str, lengths))}")
     return Comparison(
-        overall=figures(overall, length=everything, task=probes.task),
+        overall=parity_figures(overall, length=all_lengths, task=probes.task),
         by_length=[
-            figures(by_length[length], length=length, task=probes.task)
-            for length in sorted(by_length)
+            parity_figures(by_length[length], length=length, task=probes.task) for length in lengths
         ],
     )
 
 
 def reduce_outputs(batch: ProbeBatch, outputs: Outputs) -> dict[str, Array]:
-    """What is compared of an artefact's raw outputs: a few rows instead of every position, so that it travels well.
+    """Selects what is compared: a few rows of the raw outputs instead of every position.
 
-    Reduced outputs pass through unchanged.
+    Outputs that are already reduced pass through unchanged, so a board can send reduced ones.
 
+    Args:
+        batch: The probes that the outputs belong to.
+        outputs: By output name: raw, shape (B, L, ...) or (B, ...), or reduced.
+    Returns:
+        By output name: shape (N, ...) at the batch's rows, or (B, ...) per sequence. For fill-mask
+        also "choices", shape (M,): the most likely token at each mask.
     Raises:
         ModelError: An output is missing.
-        ShapeError: An output has another shape than the probes ask for.
+        ShapeError: An output has a shape that does not fit the probes.
     """
-    reduced = {name: _compared_rows(batch, name, outputs) for name in batch.outputs}
+    reduced = {name: _select_rows(batch, name, outputs) for name in batch.outputs}
     if len(batch.masked_M2):
-        reduced["choices"] = (
-            outputs["choices"] if "choices" in outputs else _choices(batch, outputs["logits"])
-        )
+        if "choices" in outputs:
+            reduced["choices"] = outputs["choices"]
+        else:
+            reduced["choices"] = _choices(batch, outputs["logits"])
     return reduced
 
 
-def compare_batch(batch: ProbeBatch, outputs: Outputs, *, task: Task) -> Tally:
-    """The tally of one batch."""
-    got = reduce_outputs(batch, outputs)
+def compare_batch(batch: ProbeBatch, outputs: Outputs, *, task: str) -> Tally:
+    """Compares the outputs of one batch; raises like `compare`."""
+    actual = reduce_outputs(batch, outputs)
     tally = Tally(sequences=batch.sequences)
     for name, expected in batch.outputs.items():
-        if not np.isfinite(got[name]).all():
+        not_finite = np.count_nonzero(~np.isfinite(actual[name]))
+        if not_finite:
             raise ParityError(
-                f"output '{name}' holds {np.count_nonzero(~np.isfinite(got[name]))} values that are NaN or infinite"
+                f"output '{name}' holds {not_finite} values that are NaN or infinite"
                 f" (batch of {batch.sequences} × {batch.length} tokens); PyTorch's are all finite",
                 hint="half precision overflows above 65504: see where with export --explain",
             )
-        tally += _values(expected, got[name])
-    return (
-        tally
-        + _distributions(batch, got, task)
-        + _decisions(batch, got, task)
-        + _one_value(batch, got, task)
-    )
+        tally += _compare_values(expected, actual[name])
+        tally += _compare_cosines(expected, actual[name])
+    tally += _compare_distributions(batch, actual, task)
+    tally += _compare_decisions(batch, actual, task)
+    tally += _collect_regression_values(batch, actual, task)
+    return tally
 
 
-def figures(tally: Tally, *, length: Count, task: Task) -> ParityFigures:
-    """A tally as a record; what the task has no notion of is absent with its reason."""
+def parity_figures(tally: Tally, *, length: Count, task: str) -> ParityFigures:
+    """Turns sums into figures; what a task has no notion of is absent, with the reason.
+
+    Args:
+        tally: Sums over at least one batch.
+        length: Padded length of the batches, or why there is no single one.
+        task: Task of the probes; named in the reasons.
+    """
+    has_rows = tally.rows > 0
+    cosine_mean = tally.cosine_sum / max(tally.rows, 1)
+    mean_kl = tally.kl_sum / max(tally.distributions, 1)
+    agreement = tally.agreed / max(tally.decisions, 1)
     return ParityFigures(
         sequences=tally.sequences,
         length=length,
         max_abs=tally.abs_max,
         mean_abs=tally.abs_sum / tally.values,
-        cosine_min=_or_absent(tally.cosine_min, tally.rows > 0, _NO_DIRECTION),
-        cosine_mean=_or_absent(
-            tally.cosine_sum / max(tally.rows, 1), tally.rows > 0, _NO_DIRECTION
-        ),
-        kl_nats=_or_absent(
-            tally.kl_sum / max(tally.distributions, 1),
-            tally.distributions > 0,
-            f"{task}: no distribution",
-        ),
-        agreement=_or_absent(
-            tally.agreed / max(tally.decisions, 1),
-            tally.decisions > 0,
-            f"{task}: nothing is decided",
-        ),
+        cosine_min=_figure_if(has_rows, tally.cosine_min, _NO_DIRECTION),
+        cosine_mean=_figure_if(has_rows, cosine_mean, _NO_DIRECTION),
+        kl_nats=_figure_if(tally.distributions > 0, mean_kl, f"{task}: no distribution"),
+        agreement=_figure_if(tally.decisions > 0, agreement, f"{task}: nothing is decided"),
         decisions=tally.decisions,
-        concordance=_concordance(tally.pairs),
+        concordance=_concordance(tally.value_pairs),
     )
 
 
+def _figure_if(is_measured: bool, value: float, reason: str) -> Figure:
+    if is_measured:
+        return float(value)
+    return NotMeasured(not_measured=reason)
+
+
 def _concordance(pairs: Sequence[tuple[float, float]]) -> Figure:
-    """Lin 1989: 2 cov / (var + var + (difference of means)²). Pearson's would forgive values that are all doubled."""
-    if len(pairs) < MIN_VALUES:
+    """Lin's concordance coefficient: 2 cov / (var + var + (difference of means)²).
+
+    Pearson's correlation would accept values that are all doubled
+    (docs/log.md#what-the-student-keeps-on-tasks). Source: Lin 1989, Biometrics 45.
+    """
+    if len(pairs) < CONCORDANCE_MIN_VALUES:
         return NotMeasured(
-            not_measured=f"{len(pairs)} single values; their concordance needs {MIN_VALUES}"
+            not_measured=f"{len(pairs)} single values;"
+            f" their concordance needs {CONCORDANCE_MIN_VALUES}"
         )
-    ours_N, theirs_N = np.array(pairs).T
-    apart = ours_N.var() + theirs_N.var() + (ours_N.mean() - theirs_N.mean()) ** 2
-    together = 2 * np.mean((ours_N - ours_N.mean()) * (theirs_N - theirs_N.mean()))
-    return (
-        float(together / apart) if apart > 0 else 1.0
-    )  # 0: both say one value throughout, and the same
+    expected_N, actual_N = np.array(pairs).T
+    mean_difference = expected_N.mean() - actual_N.mean()
+    scale = expected_N.var() + actual_N.var() + mean_difference**2
+    if not scale > 0:  # both are the same constant
+        return 1.0
+    covariance = np.mean((expected_N - expected_N.mean()) * (actual_N - actual_N.mean()))
+    return float(2 * covariance / scale)
 
 
-def _or_absent(value: float, is_there: bool | np.bool_, reason: str) -> Figure:
-    return float(value) if is_there else NotMeasured(not_measured=reason)
+# --- selection of rows ---------------------------------------------------------------------------
 
 
-# --- picking -------------------------------------------------------------------------------------
-
-
-def _compared_rows(batch: ProbeBatch, name: str, outputs: Outputs) -> Array:
+def _select_rows(batch: ProbeBatch, name: str, outputs: Outputs) -> Array:
+    """Returns the compared rows of one output as float32, from a raw or a reduced output."""
     expected = batch.outputs[name]
     if name not in outputs:
         raise ModelError(
             f"the artefact has no output '{name}'; it has: {', '.join(outputs) or 'none'}"
         )
-    got = np.asarray(outputs[name])
-    if got.shape == expected.shape:
-        return got.astype(np.float32, copy=False)
-    whole = (
-        (batch.sequences, batch.length, *expected.shape[1:])
-        if len(batch.rows_N2)
-        else expected.shape
-    )
-    if got.shape != whole:
+    output = np.asarray(outputs[name])
+    if output.shape == expected.shape:
+        return output.astype(np.float32, copy=False)
+
+    raw_shape = expected.shape
+    if len(batch.rows_N2):
+        raw_shape = (batch.sequences, batch.length, *expected.shape[1:])
+    if output.shape != raw_shape:
         raise ShapeError(
-            f"output '{name}' has the shape {got.shape}, expected {whole} (or, reduced, {expected.shape})"
+            f"output '{name}' has the shape {output.shape},"
+            f" expected {raw_shape} (or, reduced, {expected.shape})"
         )
-    return got[batch.rows_N2[:, 0], batch.rows_N2[:, 1]].astype(np.float32, copy=False)
+    return output[batch.rows_N2[:, 0], batch.rows_N2[:, 1]].astype(np.float32, copy=False)
 
 
 def _choices(batch: ProbeBatch, logits_BLV: Array) -> Array:
+    """Most likely token at each masked position, from raw logits."""
     if logits_BLV.ndim != 3:
         raise ShapeError(
             f"reduced logits of shape {logits_BLV.shape} come without 'choices'",
             hint="use reduce_outputs",
         )
-    picked_MV = logits_BLV[batch.masked_M2[:, 0], batch.masked_M2[:, 1]]
-    choices: Array = np.argmax(picked_MV, axis=-1)
-    return choices
+    masked_MV = logits_BLV[batch.masked_M2[:, 0], batch.masked_M2[:, 1]]
+    choices_M: Array = np.argmax(masked_MV, axis=-1)
+    return choices_M
 
 
-# --- figures -------------------------------------------------------------------------------------
+# --- differences and cosines ---------------------------------------------------------------------
 
 
-def _values(expected: Array, got: Array) -> Tally:
-    difference = np.abs(expected.astype(np.float64) - got)
-    tally = Tally(
+def _compare_values(expected: Array, actual: Array) -> Tally:
+    difference = np.abs(expected.astype(np.float64) - actual)
+    return Tally(
         values=difference.size,
         abs_sum=float(difference.sum()),
         abs_max=float(difference.max(initial=0.0)),
     )
-    if expected.ndim == 2 and expected.shape[1] >= COSINE_MIN_WIDTH and len(expected):
-        found_N = cosines(expected, got)
-        tally = replace(
-            tally,
-            cosine_min=float(found_N.min()),
-            cosine_sum=float(found_N.sum()),
-            rows=len(found_N),
-        )
-    return tally
 
 
-def cosines(expected_ND: Array, got_ND: Array) -> NDArray[np.float64]:
-    """Cosine of each pair of rows; 1 for two zero rows, 0 when only one of them is zero."""
-    a_ND, b_ND = expected_ND.astype(np.float64), got_ND.astype(np.float64)
+def _compare_cosines(expected: Array, actual: Array) -> Tally:
+    if expected.ndim != 2 or expected.shape[1] < COSINE_MIN_WIDTH or not len(expected):
+        return Tally()
+    cosines_N = cosines(expected, actual)
+    return Tally(
+        cosine_min=float(cosines_N.min()),
+        cosine_sum=float(cosines_N.sum()),
+        rows=len(cosines_N),
+    )
+
+
+def cosines(expected_ND: Array, actual_ND: Array) -> NDArray[np.float64]:
+    """Cosine of each pair of rows, shape (N,); 1 for two zero rows, 0 if only one of them is zero.
+
+    Args:
+        expected_ND: Shape (N, D), any float dtype; reduced in float64.
+        actual_ND: Shape (N, D).
+    """
+    a_ND = expected_ND.astype(np.float64)
+    b_ND = actual_ND.astype(np.float64)
     norms_N = np.linalg.norm(a_ND, axis=-1) * np.linalg.norm(b_ND, axis=-1)
     both_zero_N = ~(a_ND.any(axis=-1) | b_ND.any(axis=-1))
     dots_N = np.einsum("nd,nd->n", a_ND, b_ND)
-    result: NDArray[np.float64] = np.where(
-        norms_N > 0, dots_N / np.where(norms_N > 0, norms_N, 1.0), both_zero_N
-    )
-    return np.clip(result, -1.0, 1.0)
+    safe_norms_N = np.where(norms_N > 0, norms_N, 1.0)
+    cosines_N: NDArray[np.float64] = np.where(norms_N > 0, dots_N / safe_norms_N, both_zero_N)
+    return np.clip(cosines_N, -1.0, 1.0)
 
 
-def kl_nats(expected_NV: Array, got_NV: Array) -> NDArray[np.float64]:
-    """KL(softmax(expected) ‖ softmax(got)) of each row, in nats, >= 0."""
-    log_p_NV, log_q_NV = _log_softmax(expected_NV), _log_softmax(got_NV)
-    result: NDArray[np.float64] = np.maximum(
-        (np.exp(log_p_NV) * (log_p_NV - log_q_NV)).sum(axis=-1), 0.0
+# --- distributions -------------------------------------------------------------------------------
+
+
+def _compare_distributions(batch: ProbeBatch, actual: Outputs, task: str) -> Tally:
+    pairs: list[tuple[Array, Array]] = []
+    if task == "question-answering":
+        # A span's distribution is over the attended positions of one sequence.
+        for name in _SPAN_OUTPUTS:
+            for _, expected_L, actual_L in _span_rows(batch, actual, name):
+                pairs.append((expected_L[None], actual_L[None]))
+    elif _has_classes(batch):
+        pairs.append((batch.outputs["logits"], actual["logits"]))
+    divergences = [kl_nats(expected_NV, actual_NV) for expected_NV, actual_NV in pairs]
+    return Tally(
+        distributions=sum(len(divergence_N) for divergence_N in divergences),
+        kl_sum=float(sum(divergence_N.sum() for divergence_N in divergences)),
     )
-    return result
+
+
+def _has_classes(batch: ProbeBatch) -> bool:
+    """Whether the output is a choice among several classes or tokens."""
+    return "logits" in batch.outputs and batch.outputs["logits"].shape[1] > 1
+
+
+def kl_nats(expected_NV: Array, actual_NV: Array) -> NDArray[np.float64]:
+    """KL(softmax(expected) ‖ softmax(actual)) of each row, in nats, >= 0.
+
+    Args:
+        expected_NV: Logits, shape (N, V), any float dtype; reduced in float64.
+        actual_NV: Logits, shape (N, V).
+    """
+    log_p_NV = _log_softmax(expected_NV)
+    log_q_NV = _log_softmax(actual_NV)
+    divergence_N = (np.exp(log_p_NV) * (log_p_NV - log_q_NV)).sum(axis=-1)
+    # Rounding can leave a small negative sum for equal distributions.
+    clipped_N: NDArray[np.float64] = np.maximum(divergence_N, 0.0)
+    return clipped_N
 
 
 def _log_softmax(logits_NV: Array) -> NDArray[np.float64]:
     shifted_NV = logits_NV.astype(np.float64) - logits_NV.max(axis=-1, keepdims=True)
-    result: NDArray[np.float64] = shifted_NV - np.log(
-        np.exp(shifted_NV).sum(axis=-1, keepdims=True)
-    )
-    return result
+    normalizer_N1 = np.log(np.exp(shifted_NV).sum(axis=-1, keepdims=True))
+    log_softmax_NV: NDArray[np.float64] = shifted_NV - normalizer_N1
+    return log_softmax_NV
 
 
-def _distributions(batch: ProbeBatch, got: Outputs, task: Task) -> Tally:
-    if TASKS[task].level == "span":
-        pairs = [
-            (expected[None], answered[None])
-            for name in ("start_logits", "end_logits")
-            for expected, answered in zip(
-                _by_sequence(batch, batch.outputs[name]),
-                _by_sequence(batch, got[name]),
-                strict=True,
-            )
-        ]
-    elif "logits" in batch.outputs and batch.outputs["logits"].shape[1] > 1:
-        pairs = [(batch.outputs["logits"], got["logits"])]
-    else:
-        return Tally()
-    divergences = [kl_nats(expected, answered) for expected, answered in pairs]
-    return Tally(
-        distributions=sum(len(d) for d in divergences),
-        kl_sum=float(sum(d.sum() for d in divergences)),
-    )
+# --- regression ----------------------------------------------------------------------------------
 
 
-def _one_value(batch: ProbeBatch, got: Outputs, task: Task) -> Tally:
-    if not answers_one_value(batch, task):
-        return Tally()
-    expected_N, got_N = (each["logits"][:, 0].astype(np.float64) for each in (batch.outputs, got))
-    return Tally(pairs=tuple(zip(expected_N.tolist(), got_N.tolist(), strict=True)))
-
-
-def answers_one_value(batch: ProbeBatch, task: Task) -> bool:
-    """Whether the answer is a value, as a regression's is: nothing is chosen, and nothing is distributed."""
+def is_regression(batch: ProbeBatch, task: str) -> bool:
+    """Whether the output is one value per sequence, without any choice or distribution."""
     return (
-        TASKS[task].level == "sequence"
+        task == "text-classification"
         and "logits" in batch.outputs
         and batch.outputs["logits"].shape[1] == 1
     )
 
 
-def _decisions(batch: ProbeBatch, got: Outputs, task: Task) -> Tally:
-    if TASKS[task].level == "vocabulary":
+def _collect_regression_values(batch: ProbeBatch, actual: Outputs, task: str) -> Tally:
+    if not is_regression(batch, task):
+        return Tally()
+    expected_N = batch.outputs["logits"][:, 0].astype(np.float64)
+    actual_N = actual["logits"][:, 0].astype(np.float64)
+    return Tally(value_pairs=tuple(zip(expected_N.tolist(), actual_N.tolist(), strict=True)))
+
+
+# --- decisions -----------------------------------------------------------------------------------
+
+
+def _compare_decisions(batch: ProbeBatch, actual: Outputs, task: str) -> Tally:
+    if task == "fill-mask":
         counts = batch.margins_M >= TIE_MARGIN
-        agrees = batch.choices_M == got["choices"]
-    elif TASKS[task].level == "span":
-        counts, agrees = _spans(batch, got)
-    elif "logits" in batch.outputs and batch.outputs["logits"].shape[1] > 1:
-        expected = batch.outputs["logits"]
-        counts = margins(expected) >= TIE_MARGIN
-        agrees = expected.argmax(axis=-1) == got["logits"].argmax(axis=-1)
+        agrees = batch.choices_M == actual["choices"]
+    elif task == "question-answering":
+        counts, agrees = _compare_spans(batch, actual)
+    elif _has_classes(batch):
+        expected_NV = batch.outputs["logits"]
+        counts = margins(expected_NV) >= TIE_MARGIN
+        agrees = expected_NV.argmax(axis=-1) == actual["logits"].argmax(axis=-1)
     else:
         return Tally()
     return Tally(decisions=int(counts.sum()), agreed=int((counts & agrees).sum()))
 
 
 def margins(logits_NV: Array) -> Array:
-    """By how much the largest value of each row leads the second largest."""
+    """Difference between the largest and the second largest value of each row, shape (N,)."""
     top_N2 = np.partition(logits_NV, -2, axis=-1)[:, -2:]
-    result: Array = top_N2[:, 1] - top_N2[:, 0]
-    return result
+    margins_N: Array = top_N2[:, 1] - top_N2[:, 0]
+    return margins_N
 
 
-def _spans(batch: ProbeBatch, got: Outputs) -> tuple[Array, Array]:
-    counts = np.ones(batch.sequences, dtype=bool)
-    agrees = np.ones(batch.sequences, dtype=bool)
-    for name in ("start_logits", "end_logits"):
-        rows = zip(
-            _by_sequence(batch, batch.outputs[name]), _by_sequence(batch, got[name]), strict=True
-        )
-        for sequence, (expected, answered) in enumerate(rows):
-            counts[sequence] &= margins(expected[None])[0] >= TIE_MARGIN
-            agrees[sequence] &= expected.argmax() == answered.argmax()
-    return counts, agrees
+def _compare_spans(batch: ProbeBatch, actual: Outputs) -> tuple[Array, Array]:
+    """Which spans count, and which agree; both ends must, shapes (B,)."""
+    counts_B = np.ones(batch.sequences, dtype=bool)
+    agrees_B = np.ones(batch.sequences, dtype=bool)
+    for name in _SPAN_OUTPUTS:
+        for sequence, expected_L, actual_L in _span_rows(batch, actual, name):
+            counts_B[sequence] &= margins(expected_L[None])[0] >= TIE_MARGIN
+            agrees_B[sequence] &= expected_L.argmax() == actual_L.argmax()
+    return counts_B, agrees_B
 
 
-def _by_sequence(batch: ProbeBatch, rows_N: Array) -> Sequence[Array]:
-    """The compared rows of each sequence; for spans these are its attended positions."""
-    return [rows_N[batch.rows_N2[:, 0] == sequence] for sequence in range(batch.sequences)]
+def _span_rows(
+    batch: ProbeBatch, actual: Outputs, name: str
+) -> Iterator[tuple[int, Array, Array]]:
+    """(sequence, PyTorch's, the artefact's) logits over the sequence's attended positions."""
+    for sequence in range(batch.sequences):
+        of_sequence_N = batch.rows_N2[:, 0] == sequence
+        yield sequence, batch.outputs[name][of_sequence_N], actual[name][of_sequence_N]

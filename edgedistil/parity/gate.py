@@ -1,7 +1,8 @@
-"""The gate: an artefact's answers on the probes against named tolerances, each with its reason.
+"""The parity check that an artefact must pass before it is published.
 
-Above the gate an artefact has a name and a record; below it, it is set apart. `check_artefact` measures and judges,
-`require_parity` refuses.
+`check_artefact` runs an ONNX file on the probes and applies the tolerances of its precision; the
+result is a `ParityRecord`. `require_parity` turns a failed record into an error. Outputs that were
+computed elsewhere (a board, an emulator) go through `judge` with the same tolerances.
 """
 
 from __future__ import annotations
@@ -26,14 +27,12 @@ from edgedistil.core.records import (
     provenance,
 )
 from edgedistil.core.rundir import artefact_sha256
-from edgedistil.core.task import TASKS, find_task
-from edgedistil.parity.compare import Comparison, compare, reduce_outputs
+from edgedistil.parity.compare import Comparison, Outputs, compare, reduce_outputs
 from edgedistil.parity.probes import ProbeBatch, Probes
 from edgedistil.parity.tolerances import tolerances_for
 
 Feeds = Mapping[str, NDArray[Any]]
-Answers = Mapping[str, NDArray[Any]]
-Runner = Callable[[Feeds], Answers]
+RunModel = Callable[[Feeds], Outputs]
 
 
 def check_artefact(
@@ -44,27 +43,29 @@ def check_artefact(
     model: str,
     task: str,
     session_options: ort.SessionOptions | None = None,
-    run: Runner | None = None,
+    run: RunModel | None = None,
 ) -> ParityRecord:
-    """The parity record of an ONNX file on this machine; whether it passed stands in it.
+    """Compares an ONNX file on this machine with PyTorch's outputs.
 
     Args:
-        model_file: The graph; its external data lies beside it.
-        probes: What PyTorch answered.
-        precision: Whose tolerances apply.
+        model_file: The graph, with its external data in the same folder.
+        probes: The inputs, with PyTorch's outputs.
+        precision: Selects the tolerances.
         model: student, teacher, or the model's name.
-        task: The probes' task.
-        session_options: Of the session that runs it; onnxruntime's defaults if not given.
-        run: Answers instead of an onnxruntime session here (a pass under trial, a remote shell).
+        task: Task of the artefact; must be the probes' task.
+        session_options: Options of the onnxruntime session; onnxruntime's defaults if None.
+        run: Computes the outputs instead of an onnxruntime session on this machine.
+    Returns:
+        The record; `passed` says whether every tolerance holds.
     Raises:
         ModelError: onnxruntime cannot load the file, or it lacks an output or an input.
-        ParityError: It cannot run a shape of the probes, or answers with NaN.
+        ParityError: It cannot run a shape of the probes, or an output holds NaN.
     """
     if task != probes.task:
         raise ModelError(f"the probes are of the task {probes.task}, the artefact is of {task}")
-    answer = run or open_runner(model_file, session_options)
-    label = f"parity {model} {task} {precision}"
-    comparison = compare(probes, _answers(answer, probes, label=label))
+    run_model = run or load_artefact(model_file, session_options)
+    label = f"parity check: {model} {task} {precision}"
+    comparison = compare(probes, _reduced_outputs(run_model, probes, label=label))
     return judge(
         comparison,
         precision=precision,
@@ -86,15 +87,25 @@ def judge(
     method: Method = "measured",
     device: str = "host",
 ) -> ParityRecord:
-    """The verdict on a comparison: for outputs that were computed elsewhere, say where and how."""
-    one_value = comparison.overall.decisions == 0 and isinstance(
-        comparison.overall.concordance, float
-    )
-    row = find_task(task)
-    if row is None:
-        raise ModelError(f"no tolerances for the task '{task}'; there are: {', '.join(TASKS)}")
-    bounds = tolerances_for(precision, row.name, one_value=one_value)
-    results = [check_tolerance(each, comparison.overall) for each in bounds]
+    """Applies the tolerances of a precision to a comparison.
+
+    Args:
+        comparison: Figures of the artefact.
+        precision: Selects the tolerances.
+        model: student, teacher, or the model's name.
+        task: Task of the artefact.
+        artefact_sha256: Digest of the artefact, external data included.
+        runtime: Name and version of what computed the outputs.
+        method: How the outputs were computed.
+        device: Where the outputs were computed.
+    Raises:
+        ParityError: A tolerance is on a figure that these probes do not have.
+    """
+    overall = comparison.overall
+    # A regression decides nothing but has a concordance; every other task decides something.
+    regression = overall.decisions == 0 and isinstance(overall.concordance, float)
+    tolerances = tolerances_for(precision, task, regression=regression)
+    results = [check_tolerance(tolerance, overall) for tolerance in tolerances]
     return ParityRecord(
         model=model,
         task=task,
@@ -103,7 +114,7 @@ def judge(
         runtime=runtime,
         method=method,
         device=device,
-        overall=comparison.overall,
+        overall=overall,
         by_length=comparison.by_length,
         results=results,
         passed=all(result.holds for result in results),
@@ -112,51 +123,65 @@ def judge(
 
 
 def check_tolerance(tolerance: Tolerance, figures: ParityFigures) -> ToleranceResult:
-    """Whether a figure keeps its bound.
+    """Checks one figure against its bound, which is inclusive.
 
     Raises:
-        ParityError: The figure is absent on these probes: a bound that nothing was held against proves nothing.
+        ParityError: The figure is absent on these probes, so the bound would prove nothing.
     """
-    got = getattr(figures, tolerance.figure)
-    if isinstance(got, NotMeasured):
+    value = getattr(figures, tolerance.figure)
+    if isinstance(value, NotMeasured):
         raise ParityError(
-            f"the tolerance on {tolerance.figure} cannot be checked: {got.not_measured}"
+            f"the tolerance on {tolerance.figure} cannot be checked: {value.not_measured}"
         )
-    holds = got <= tolerance.value if tolerance.bound == "at most" else got >= tolerance.value
-    return ToleranceResult(tolerance=tolerance, got=got, holds=holds)
+    if tolerance.bound == "at most":
+        holds = value <= tolerance.value
+    else:
+        holds = value >= tolerance.value
+    return ToleranceResult(tolerance=tolerance, got=value, holds=holds)
 
 
 def require_parity(record: ParityRecord) -> None:
-    """Returns if the artefact passed.
+    """Raises an error for a record that did not pass.
 
     Raises:
-        ParityError: Names every tolerance that does not hold, and by how much.
+        ParityError: Lists every tolerance that does not hold, and by how much it is missed.
     """
     if record.passed:
         return
-    failed = [tell_failure(result) for result in record.results if not result.holds]
+    failures = [format_failure(result) for result in record.results if not result.holds]
     raise ParityError(
-        f"{record.model} {record.task} {record.precision} is not the model it was made from: {'; '.join(failed)}",
+        f"{record.model} {record.task} {record.precision} does not match the model it was exported"
+        f" from: {'; '.join(failures)}",
         hint="edgedistil export --explain shows the error layer by layer",
     )
 
 
-def tell_failure(result: ToleranceResult) -> str:
-    """Which bound, what was got, and how far beyond."""
+def format_failure(result: ToleranceResult) -> str:
+    """Formats a failed tolerance: figure, value, bound, and by how much it is missed."""
     tolerance = result.tolerance
-    beyond = (
-        f"{result.got / tolerance.value:.3g} times the bound"
-        if tolerance.bound == "at most" and tolerance.value > 0
-        else f"{abs(tolerance.value - result.got):.3g} too {'much' if tolerance.bound == 'at most' else 'little'}"
+    distance = f"{abs(tolerance.value - result.got):.3g}"
+    if tolerance.bound == "at least":
+        excess = f"{distance} too little"
+    elif tolerance.value > 0:
+        excess = f"{result.got / tolerance.value:.3g} times the bound"
+    else:
+        excess = f"{distance} too much"
+    return (
+        f"{tolerance.figure} is {result.got:.4g},"
+        f" expected {tolerance.bound} {tolerance.value:g} ({excess})"
     )
-    return f"{tolerance.figure} is {result.got:.4g}, expected {tolerance.bound} {tolerance.value:g} ({beyond})"
 
 
-def open_runner(model_file: Path, session_options: ort.SessionOptions | None = None) -> Runner:
-    """A function that answers feeds with an onnxruntime session on the CPU.
+# --- running an artefact -------------------------------------------------------------------------
+
+
+def load_artefact(
+    model_file: Path, session_options: ort.SessionOptions | None = None
+) -> RunModel:
+    """Loads an ONNX file into a CPU session and returns a function from feeds to outputs.
 
     Raises:
-        ModelError: The file is missing, torn, or not for this runtime.
+        ModelError: The file is missing or corrupt, or this onnxruntime cannot load it.
     """
     try:
         session = ort.InferenceSession(
@@ -165,53 +190,59 @@ def open_runner(model_file: Path, session_options: ort.SessionOptions | None = N
     except Exception as error:  # onnxruntime's exceptions have no common ancestor below Exception
         raise ModelError(
             f"onnxruntime {ort.__version__} cannot load {model_file}: {_first_line(error)}",
-            hint="the file or its external data is damaged or incomplete, or needs a newer runtime: export it again",
+            hint="the file or its external data is corrupt or incomplete, or needs a newer"
+            " onnxruntime: export it again",
         ) from error
-    taken = {each.name for each in session.get_inputs()}
-    names = [each.name for each in session.get_outputs()]
+    input_names = {node.name for node in session.get_inputs()}
+    output_names = [node.name for node in session.get_outputs()]
 
-    def run(feeds: Feeds) -> Answers:
-        return dict(zip(names, session.run(names, _only_taken(feeds, taken)), strict=True))
+    def run(feeds: Feeds) -> Outputs:
+        values = session.run(output_names, _select_feeds(feeds, input_names))
+        return dict(zip(output_names, values, strict=True))
 
     return run
 
 
-def _only_taken(feeds: Feeds, taken: set[str]) -> dict[str, NDArray[Any]]:
-    """The feeds that a graph has inputs for. Only token types may be left over, and only if they are all zero."""
-    left = {name: array for name, array in feeds.items() if name not in taken}
-    if left.keys() - {"token_type_ids"} or any(array.any() for array in left.values()):
+def _select_feeds(feeds: Feeds, input_names: set[str]) -> dict[str, NDArray[Any]]:
+    """Matches feeds to a graph's inputs; only token types may be added or dropped, as zeros."""
+    unused = {name: array for name, array in feeds.items() if name not in input_names}
+    # Zeros are what a graph without token types assumes; anything else would change the outputs.
+    if unused.keys() - {"token_type_ids"} or any(array.any() for array in unused.values()):
         raise ModelError(
-            f"the artefact takes no {', '.join(left)}, which its probes need; it takes {', '.join(taken)}"
+            f"the artefact has no input {', '.join(unused)}, which its probes need;"
+            f" it has: {', '.join(input_names)}"
         )
-    lacking = taken - feeds.keys()
-    if lacking == {
-        "token_type_ids"
-    }:  # the source was asked without: zeros are what it then adds itself
+    missing = input_names - feeds.keys()
+    if missing == {"token_type_ids"}:
+        # PyTorch was called without token types: it then adds zeros itself.
         feeds = {**feeds, "token_type_ids": feeds["input_ids"] * 0}
-    elif lacking:
+    elif missing:
         raise ModelError(
-            f"the artefact also takes {', '.join(sorted(lacking))}, which is no input of a text encoder"
+            f"the artefact also needs {', '.join(sorted(missing))},"
+            " which a text encoder does not take"
         )
-    return {name: feeds[name] for name in taken}
+    return {name: feeds[name] for name in input_names}
 
 
-def _answers(run: Runner, probes: Probes, *, label: str) -> Iterator[Answers]:
-    """Reduced at once, so that the whole vocabulary at every position exists for one batch only."""
+def _reduced_outputs(run: RunModel, probes: Probes, *, label: str) -> Iterator[Outputs]:
+    """Runs the probes batch by batch; at most one batch of complete logits is in memory."""
     with console.progress(label, probes.sequences, unit="sequences") as bar:
         for batch in probes:
-            yield reduce_outputs(batch, _answer(run, batch))
+            yield reduce_outputs(batch, _run_batch(run, batch))
             bar.advance(batch.sequences)
 
 
-def _answer(run: Runner, batch: ProbeBatch) -> Answers:
+def _run_batch(run: RunModel, batch: ProbeBatch) -> Outputs:
     try:
         return run(batch.feeds())
     except ModelError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common ancestor below Exception
         raise ParityError(
-            f"the artefact cannot run {batch.sequences} × {batch.length} tokens: {_first_line(error)}",
-            hint="a tracer can bake a batch size or a length into the graph: export it with dynamic axes",
+            f"the artefact cannot run {batch.sequences} × {batch.length} tokens:"
+            f" {_first_line(error)}",
+            hint="a tracer can bake a batch size or a length into the graph:"
+            " export it with dynamic axes",
         ) from error
 
 

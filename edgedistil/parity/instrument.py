@@ -1,7 +1,8 @@
-"""An artefact's graph opened up: its parts, their inputs replaced by given ones, its inner tensors as outputs.
+"""A graph whose inner tensors can be read and replaced.
 
-The parts of a BERT or DistilBERT encoder end in a LayerNorm: one after the embeddings, two in each layer, one in a
-masked-LM head. They are found by operator, in the order of the graph, so no name of a tracer is needed.
+The parts of a BERT or DistilBERT encoder end in a LayerNorm: one after the embeddings, two in each
+layer, one in a masked-LM head. They are identified by operator, in the order of the graph, so no
+tracer's names are needed (docs/decisions.md, "LayerNorms divide the encoder into parts").
 """
 
 from __future__ import annotations
@@ -17,17 +18,26 @@ from numpy.typing import NDArray
 
 from edgedistil.core.errors import ModelError
 
-NORMS = {"LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization"}
-GIVEN = "/given"
-OUTPUT = "output"
+LAYER_NORMS = {"LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization"}
+# The part after the last LayerNorm.
+OUTPUT_PART = "output"
+# Suffix of the graph inputs that replace computed tensors.
+_REPLACED_SUFFIX = "/given"
 _FLOATS = {"tensor(float)", "tensor(float16)"}
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A graph without its external weights, and where it lies. Never written back."""
+class InstrumentedGraph:
+    """A graph divided into parts. It is never written back.
+
+    Attributes:
+        model: The graph, without its external weights.
+        folder: Folder of the external weights.
+        parts: Part → its nodes, in the order of the graph; the last part is `OUTPUT_PART`.
+        boundaries: Part → name of the tensor that ends it.
+    """
 
     model: onnx.ModelProto
     folder: Path
@@ -35,132 +45,157 @@ class Opened:
     boundaries: dict[str, str]
 
     def session(
-        self, outputs: Sequence[str], given: Mapping[str, Array] | None = None
+        self, outputs: Sequence[str], replaced: Mapping[str, Array] | None = None
     ) -> ort.InferenceSession:
-        """A session with these tensors as its only outputs, unoptimised, so that each of them exists.
+        """Creates a session that returns inner tensors.
+
+        The session is not optimized, so that each of these tensors exists.
 
         Args:
-            outputs: Names of tensors.
-            given: Tensors that are fed instead of computed, by name; whatever reads them reads what is fed.
+            outputs: Names of the tensors to return; the session has no other outputs.
+            replaced: Tensors that are fed instead of computed, by name. Only their dtype and rank
+                matter here; their consumers read the fed values.
         Raises:
             ModelError: onnxruntime cannot load the graph.
         """
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        replaced = given or {}
+        replaced = replaced or {}
         for node in model.graph.node:
             for index, name in enumerate(node.input):
                 if name in replaced:
-                    node.input[index] = name + GIVEN
-        model.graph.input.extend(_input(name + GIVEN, array) for name, array in replaced.items())
+                    node.input[index] = name + _REPLACED_SUFFIX
+        for name, array in replaced.items():
+            model.graph.input.append(_input_of(name + _REPLACED_SUFFIX, array))
         del model.graph.output[:]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(self.folder)
         )
-        options.log_severity_level = 3  # a boundary that nobody reads any more is no news
+        # Errors only: onnxruntime warns about every boundary that no node reads any more.
+        options.log_severity_level = 3
         try:
             return ort.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
-        except (
-            Exception
-        ) as error:  # onnxruntime's exceptions have no common ancestor below Exception
+        # onnxruntime's exceptions have no common ancestor below Exception.
+        except Exception as error:
             raise ModelError(
-                f"onnxruntime cannot load the opened graph: {str(error).splitlines()[0]}"
+                f"onnxruntime cannot load the instrumented graph: {str(error).splitlines()[0]}"
             ) from error
 
-    def answers(
+    def run(
         self,
         outputs: Sequence[str],
         feeds: Mapping[str, Array],
-        given: Mapping[str, Array] | None = None,
+        replaced: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
-        """The values of these tensors."""
-        replaced = {name: array for name, array in (given or {}).items() if self.reads(name)}
-        fed = {name + GIVEN: array for name, array in replaced.items()}
-        return run_session(self.session(outputs, replaced), {**feeds, **fed})
+        """Computes inner tensors, with other tensors replaced; see `session`."""
+        # onnxruntime refuses an input that no node reads.
+        consumed = {
+            name: array for name, array in (replaced or {}).items() if self.has_consumer(name)
+        }
+        extra_feeds = {name + _REPLACED_SUFFIX: array for name, array in consumed.items()}
+        return run_session(self.session(outputs, consumed), {**feeds, **extra_feeds})
 
-    def reads(self, tensor: str) -> bool:
-        """Whether some node takes this tensor."""
+    def has_consumer(self, tensor: str) -> bool:
+        """Whether some node reads this tensor."""
         return any(tensor in node.input for node in self.model.graph.node)
 
     def float_outputs(self, nodes: Sequence[onnx.NodeProto]) -> list[str]:
-        """The outputs of nodes that hold floats, as onnxruntime infers their types."""
+        """Names of the nodes' outputs that hold floats, by onnxruntime's type inference."""
         session = self.session([name for node in nodes for name in node.output if name])
-        return [each.name for each in session.get_outputs() if each.type in _FLOATS]
+        return [output.name for output in session.get_outputs() if output.type in _FLOATS]
 
 
 def run_session(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """All outputs by name; feeds that the session has no input for are left out.
+    """Computes all outputs of a session by name; feeds without an input are left out.
 
     Raises:
-        ModelError: It does not run.
+        ModelError: The session fails.
     """
-    names = [each.name for each in session.get_outputs()]
-    wanted = [each.name for each in session.get_inputs()]
+    output_names = [output.name for output in session.get_outputs()]
+    input_names = [node.name for node in session.get_inputs()]
+    known_feeds = {name: feeds[name] for name in input_names if name in feeds}
     try:
-        values = session.run(names, {name: feeds[name] for name in wanted if name in feeds})
+        values = session.run(output_names, known_feeds)
     except Exception as error:  # onnxruntime's exceptions have no common ancestor below Exception
-        raise ModelError(f"the opened graph does not run: {str(error).splitlines()[0]}") from error
-    return dict(zip(names, values, strict=True))
+        raise ModelError(
+            f"the instrumented graph does not run: {str(error).splitlines()[0]}"
+        ) from error
+    return dict(zip(output_names, values, strict=True))
 
 
-def open_graph(model_file: Path, boundaries: Sequence[str]) -> Opened:
-    """The graph in a file, divided into the parts that end at its LayerNorms.
+def instrument_graph(model_file: Path, boundaries: Sequence[str]) -> InstrumentedGraph:
+    """Reads a graph and divides it into the parts that end at its LayerNorms.
 
     Args:
         model_file: An ONNX graph.
-        boundaries: The names of the parts, as the probes have them.
+        boundaries: Names of the parts in order, as the probes have them.
     Raises:
-        ModelError: It cannot be read, or has another number of LayerNorms.
+        ModelError: The file cannot be read, or has another number of LayerNorms.
     """
     try:
         model = onnx.load(model_file, load_external_data=False)
-    except (
-        Exception
-    ) as error:  # protobuf's DecodeError and onnx's own have no common ancestor below Exception
-        raise ModelError(f"{model_file} is no ONNX graph that can be read: {error}") from error
-    norms = [node for node in model.graph.node if node.op_type in NORMS]
+    # protobuf's DecodeError and onnx's exceptions have no common ancestor below Exception.
+    except Exception as error:
+        raise ModelError(f"{model_file} is not a readable ONNX graph: {error}") from error
+    norms = [node for node in model.graph.node if node.op_type in LAYER_NORMS]
     if len(norms) != len(boundaries):
         raise ModelError(
-            f"{model_file} has {len(norms)} LayerNorms, its source {len(boundaries)}: its layers cannot be told apart",
-            hint="explain the artefact before an optimiser changed its normalisation",
+            f"{model_file} has {len(norms)} LayerNorms, the model it was exported from has"
+            f" {len(boundaries)}: its layers cannot be separated",
+            hint="explain the artefact before an optimizer changed its normalization",
         )
-    tensors = dict(zip(boundaries, (node.output[0] for node in norms), strict=True))
-    return Opened(model, model_file.resolve().parent, _divide(model, tensors), tensors)
+    boundary_tensors = {
+        part: norm.output[0] for part, norm in zip(boundaries, norms, strict=True)
+    }
+    return InstrumentedGraph(
+        model=model,
+        folder=model_file.resolve().parent,
+        parts=_divide(model, boundary_tensors),
+        boundaries=boundary_tensors,
+    )
 
 
-def _input(name: str, array: Array) -> onnx.ValueInfoProto:
+def _input_of(name: str, array: Array) -> onnx.ValueInfoProto:
+    """A graph input of an array's dtype and rank, of any shape."""
     element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
     return onnx.helper.make_tensor_value_info(name, element, [None] * array.ndim)
 
 
 def _divide(model: onnx.ModelProto, boundaries: dict[str, str]) -> dict[str, list[onnx.NodeProto]]:
-    """Every node to the part that needs it first, in the order of the graph."""
-    makers = {
-        output: index for index, node in enumerate(model.graph.node) for output in node.output
-    }
-    taken: set[int] = set()
+    """Assigns every node to the first part that needs it; nodes stay in the order of the graph."""
+    producers = {}
+    for index, node in enumerate(model.graph.node):
+        for output in node.output:
+            producers[output] = index
+    part_ends = {part: [tensor] for part, tensor in boundaries.items()}
+    part_ends[OUTPUT_PART] = [output.name for output in model.graph.output]
+
+    assigned: set[int] = set()
     parts: dict[str, list[onnx.NodeProto]] = {}
-    ends: list[tuple[str, list[str]]] = [(part, [tensor]) for part, tensor in boundaries.items()]
-    for part, tensors in [*ends, (OUTPUT, [each.name for each in model.graph.output])]:
-        new = _ancestors(model, makers, tensors, taken)
-        taken |= new
-        parts[part] = [model.graph.node[index] for index in sorted(new)]
+    for part, tensors in part_ends.items():
+        indices = _ancestors(model, producers, tensors, stop=assigned)
+        assigned |= indices
+        parts[part] = [model.graph.node[index] for index in sorted(indices)]
     return parts
 
 
 def _ancestors(
-    model: onnx.ModelProto, makers: dict[str, int], tensors: Sequence[str], taken: set[int]
+    model: onnx.ModelProto, producers: dict[str, int], tensors: Sequence[str], *, stop: set[int]
 ) -> set[int]:
-    found: set[int] = set()
-    waiting = [makers[name] for name in tensors if name in makers]
-    while waiting:
-        index = waiting.pop()
-        if index not in found and index not in taken:
-            found.add(index)
-            waiting += [makers[name] for name in model.graph.node[index].input if name in makers]
-    return found
+    """Indices of the nodes that tensors depend on, up to the nodes in `stop`."""
+    ancestors: set[int] = set()
+    pending = [producers[name] for name in tensors if name in producers]
+    while pending:
+        index = pending.pop()
+        if index in ancestors or index in stop:
+            continue
+        ancestors.add(index)
+        inputs = model.graph.node[index].input
+        pending += [producers[name] for name in inputs if name in producers]
+    return ancestors

@@ -1,12 +1,14 @@
-"""Where an artefact's error comes from: part by part against PyTorch, then node by node against a good artefact.
+"""Localization of an artefact's error: by part against PyTorch, then by node against fp32.
 
-Errors grow on their way through the layers, so the layer where they look largest need not be the one at fault. Each
-part is therefore fed PyTorch's own hidden states (the probes hold them whole for one batch) and judged by what it adds.
+Errors grow on their way through the layers, so the layer with the largest error need not be the one
+that caused it. Each part is therefore fed PyTorch's own hidden states (the probes hold all of them
+for one batch) and judged by the error that it adds (docs/decisions.md, "A part is judged by what it
+adds to exact inputs").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,22 @@ from edgedistil.core.records import (
 )
 from edgedistil.core.rundir import artefact_files, artefact_sha256
 from edgedistil.parity.compare import compare, reduce_outputs
-from edgedistil.parity.gate import open_runner
-from edgedistil.parity.instrument import OUTPUT, Opened, open_graph, run_session
+from edgedistil.parity.gate import load_artefact
+from edgedistil.parity.instrument import (
+    OUTPUT_PART,
+    InstrumentedGraph,
+    instrument_graph,
+    run_session,
+)
 from edgedistil.parity.probes import ProbeBatch, Probes
 
-INFINITELY_FAR = 1e9  # records hold no infinities
-_PRODUCTS = ("MatMul", "Gemm", "Attention", "Gather", "EmbedLayerNormalization")
+# Stands for an infinite error: records hold no infinities.
+NON_FINITE_ERROR = 1e9
+# Parts of the operator types that read weights; the others only pass an error on.
+_WEIGHT_OPERATORS = ("MatMul", "Gemm", "Attention", "Gather", "EmbedLayerNormalization")
 
 Array = NDArray[Any]
+# Quantizes the artefact again with the named nodes left in float; returns the new file.
 Requantize = Callable[[Sequence[str]], Path]
 
 
@@ -44,248 +54,297 @@ def explain(
     reference_file: Path | None = None,
     *,
     requantize: Requantize | None = None,
-    most_gains: int = 3,
+    max_gains: int = 3,
 ) -> ExplainRecord:
-    """The error of every part, the worst part, its worst node, and what leaving a part in float would buy.
+    """Finds the part and the node that add the error, and what leaving parts in float gains.
 
     Args:
-        model_file: The artefact, before or after the gate refused it.
-        probes: What PyTorch answered.
-        reference_file: A good float artefact of the same graph (the fp32 one that passed): names the node.
-        requantize: Makes the artefact again with these nodes of `reference_file` left in float, and says where.
-        most_gains: So many parts, worst first, are tried with `requantize`.
+        model_file: The artefact, whether or not it passed the parity check.
+        probes: The inputs, with PyTorch's outputs and hidden states.
+        reference_file: The fp32 artefact of the same graph that passed; needed to name the node.
+        requantize: Quantizes the artefact again with some nodes of `reference_file` left in float.
+        max_gains: Number of parts, worst first, that are tried with `requantize`.
     Raises:
-        ModelError: The graph cannot be read or run, or its parts cannot be told apart.
+        ModelError: A graph cannot be read or run, or its parts cannot be separated.
     """
-    opened = open_graph(model_file, probes.boundaries)
-    reference = open_graph(reference_file, probes.boundaries) if reference_file else None
-    batch = _whole_batch(probes)
-    parts = _parts(opened, probes, batch)
-    order = sorted(parts, key=lambda part: part.own, reverse=True)
-    worst = order[0].part
-    nodes = _nodes(opened, reference, worst, batch) if reference else []
+    graph = instrument_graph(model_file, probes.boundaries)
+    reference = None
+    if reference_file is not None:
+        reference = instrument_graph(reference_file, probes.boundaries)
+    batch = _batch_with_all_states(probes)
+
+    parts = _part_errors(graph, probes, batch)
+    by_own_error = sorted(parts, key=lambda part: part.own, reverse=True)
+    worst_part = by_own_error[0].part
+
+    nodes: list[NodeError] = []
+    if reference is not None:
+        nodes = _node_errors(graph, reference, worst_part, batch)
+    worst_node: NodeError | NotMeasured
+    if nodes:
+        worst_node = nodes[0]
+    else:
+        worst_node = NotMeasured(not_measured=_reason_without_node(reference))
+
+    tried_parts = [part.part for part in by_own_error[:max_gains]]
     return ExplainRecord(
         artefact_sha256=artefact_sha256(model_file),
         task=probes.task,
         parts=parts,
-        worst_part=worst,
-        worst_node=nodes[0] if nodes else NotMeasured(not_measured=_why_no_node(reference)),
+        worst_part=worst_part,
+        worst_node=worst_node,
         nodes=nodes,
-        bytes=_bytes(model_file),
-        figures=_figures_or_why(model_file, probes),
-        gains=_gains(requantize, reference, [part.part for part in order[:most_gains]], probes),
+        bytes=_artefact_bytes(model_file),
+        figures=_figures_or_reason(model_file, probes),
+        gains=_float_gains(requantize, reference, tried_parts, probes),
         provenance=provenance(),
     )
 
 
-def _whole_batch(probes: Probes) -> ProbeBatch:
+def _batch_with_all_states(probes: Probes) -> ProbeBatch:
     for batch in probes:
-        if batch.whole_KBLD is not None:
+        if batch.full_hidden_KBLD is not None:
             return batch
     raise ModelError(
-        "the probes hold no whole hidden states", hint="edgedistil export makes probes that do"
+        "the probes contain no complete hidden states",
+        hint="edgedistil export writes probes that do",
     )
 
 
-def _why_no_node(reference: Opened | None) -> str:
-    return (
-        "no tensor of its worst part has a namesake in the good artefact"
-        if reference
-        else "no good artefact given"
-    )
+def _reason_without_node(reference: InstrumentedGraph | None) -> str:
+    if reference is None:
+        return "no fp32 artefact to compare with"
+    return "no tensor of the worst part has the same name in the fp32 artefact"
 
 
-# --- parts -----------------------------------------------------------------------------------------
+# --- parts ---------------------------------------------------------------------------------------
 
 
-def _parts(opened: Opened, probes: Probes, batch: ProbeBatch) -> list[PartError]:
-    own = _own_errors(opened, batch, probes.boundaries)
-    reached = _reached_errors(opened, probes)
-    return [
-        PartError(
-            part=part, own=own[part], reached=reached[part][0], reached_max_abs=reached[part][1]
+def _part_errors(graph: InstrumentedGraph, probes: Probes, batch: ProbeBatch) -> list[PartError]:
+    own_errors = _own_errors(graph, batch, probes.boundaries)
+    reached_errors = _reached_errors(graph, probes)
+    parts = []
+    for part, own in own_errors.items():
+        reached, reached_max_abs = reached_errors[part]
+        parts.append(
+            PartError(part=part, own=own, reached=reached, reached_max_abs=reached_max_abs)
         )
-        for part in own
-    ]
+    return parts
 
 
-def _own_errors(opened: Opened, batch: ProbeBatch, boundaries: Sequence[str]) -> dict[str, float]:
-    """Relative error of every part's output, each part being fed what PyTorch's layers before it gave."""
-    names = [*opened.boundaries.values(), *_output_names(opened)]
-    answers = opened.answers(names, batch.feeds(), _pytorch_states(opened, batch))
+def _own_errors(
+    graph: InstrumentedGraph, batch: ProbeBatch, boundaries: Sequence[str]
+) -> dict[str, float]:
+    """Relative error of each part's output when the part is fed PyTorch's hidden states."""
+    names = [*graph.boundaries.values(), *_output_names(graph)]
+    outputs = graph.run(names, batch.feeds(), _pytorch_states(graph, batch))
     attended_BL = batch.attention_mask_BL == 1
-    errors = {
-        part: relative_error(
-            expected_BLD[attended_BL],
-            _batch_first(answers[opened.boundaries[part]], batch)[attended_BL],
-        )
-        for part, expected_BLD in zip(boundaries, _whole(batch), strict=True)
-    }
-    if opened.parts[OUTPUT]:  # an encoder's output is its last LayerNorm's: nothing comes after it
-        reduced = reduce_outputs(batch, answers)
-        errors[OUTPUT] = max(
+    errors = {}
+    for part, expected_BLD in zip(boundaries, _all_states(batch), strict=True):
+        actual_BLD = _batch_first(outputs[graph.boundaries[part]], batch)
+        errors[part] = relative_error(expected_BLD[attended_BL], actual_BLD[attended_BL])
+    # An encoder's output is that of its last LayerNorm: no node comes after it.
+    if graph.parts[OUTPUT_PART]:
+        reduced = reduce_outputs(batch, outputs)
+        errors[OUTPUT_PART] = max(
             relative_error(expected, reduced[name]) for name, expected in batch.outputs.items()
         )
     return errors
 
 
-def _reached_errors(opened: Opened, probes: Probes) -> dict[str, tuple[float, float]]:
-    """(relative error, largest difference) of every part's output in the running artefact, a batch of each length."""
-    session = opened.session([*opened.boundaries.values(), *_output_names(opened)])
-    kept: dict[str, list[tuple[Array, Array]]] = {part: [] for part in [*opened.boundaries, OUTPUT]}
+def _reached_errors(graph: InstrumentedGraph, probes: Probes) -> dict[str, tuple[float, float]]:
+    """(relative error, largest difference) of each part's output in the running artefact.
+
+    Runs one batch of each length, without replacing anything: earlier errors are included.
+    """
+    session = graph.session([*graph.boundaries.values(), *_output_names(graph)])
+    # Part → (PyTorch's, the artefact's) values of each batch.
+    pairs: dict[str, list[tuple[Array, Array]]] = {
+        part: [] for part in [*graph.boundaries, OUTPUT_PART]
+    }
     batches = {batch.length: batch for batch in probes}.values()
-    with console.progress(
-        "layer by layer", sum(b.sequences for b in batches), unit="sequences"
-    ) as bar:
+    sequences = sum(batch.sequences for batch in batches)
+    with console.progress("errors by layer", sequences, unit="sequences") as bar:
         for batch in batches:
-            answers = run_session(session, batch.feeds())
+            outputs = run_session(session, batch.feeds())
             rows_R2 = batch.hidden_rows_R2
             for expected_RD, (part, tensor) in zip(
-                batch.hidden_KRD, opened.boundaries.items(), strict=True
+                batch.hidden_KRD, graph.boundaries.items(), strict=True
             ):
-                got_BLD = _batch_first(answers[tensor], batch)
-                kept[part].append((expected_RD, got_BLD[rows_R2[:, 0], rows_R2[:, 1]]))
-            reduced = reduce_outputs(batch, answers)
-            kept[OUTPUT] += [(expected, reduced[name]) for name, expected in batch.outputs.items()]
+                actual_BLD = _batch_first(outputs[tensor], batch)
+                pairs[part].append((expected_RD, actual_BLD[rows_R2[:, 0], rows_R2[:, 1]]))
+            reduced = reduce_outputs(batch, outputs)
+            for name, expected in batch.outputs.items():
+                pairs[OUTPUT_PART].append((expected, reduced[name]))
             bar.advance(batch.sequences)
-    return {part: _pooled(pairs) for part, pairs in kept.items()}
+    return {part: _pooled_error(part_pairs) for part, part_pairs in pairs.items()}
 
 
-def _pooled(pairs: Sequence[tuple[Array, Array]]) -> tuple[float, float]:
+def _pooled_error(pairs: Sequence[tuple[Array, Array]]) -> tuple[float, float]:
+    """(relative error, largest difference) over all batches."""
     expected = np.concatenate([pair[0].ravel() for pair in pairs]).astype(np.float64)
-    got = np.concatenate([pair[1].ravel() for pair in pairs])
-    largest = float(np.abs(expected - got).max())
-    return relative_error(expected, got), largest if np.isfinite(largest) else INFINITELY_FAR
+    actual = np.concatenate([pair[1].ravel() for pair in pairs])
+    max_abs = float(np.abs(expected - actual).max())
+    if not np.isfinite(max_abs):
+        max_abs = NON_FINITE_ERROR
+    return relative_error(expected, actual), max_abs
 
 
-def relative_error(expected: Array, got: Array) -> float:
-    """‖got - expected‖ / ‖expected‖; `INFINITELY_FAR` when something in `got` is not finite."""
-    a, b = expected.astype(np.float64).ravel(), got.astype(np.float64).ravel()
+def relative_error(expected: Array, actual: Array) -> float:
+    """‖actual - expected‖ / ‖expected‖; `NON_FINITE_ERROR` if `actual` holds NaN or an infinity.
+
+    For `expected` of norm 0: 0 if `actual` is 0 as well, else 1.
+    """
+    a = expected.astype(np.float64).ravel()
+    b = actual.astype(np.float64).ravel()
     if not np.isfinite(b).all():
-        return INFINITELY_FAR
+        return NON_FINITE_ERROR
     norm = float(np.linalg.norm(a))
     distance = float(np.linalg.norm(b - a))
-    return distance / norm if norm > 0 else float(distance > 0)
+    if norm > 0:
+        return distance / norm
+    return float(distance > 0)
 
 
-def _output_names(opened: Opened) -> list[str]:
-    boundaries = set(opened.boundaries.values())
-    return [each.name for each in opened.model.graph.output if each.name not in boundaries]
+def _output_names(graph: InstrumentedGraph) -> list[str]:
+    """Names of the graph's outputs that are not a part's boundary."""
+    boundaries = set(graph.boundaries.values())
+    return [output.name for output in graph.model.graph.output if output.name not in boundaries]
 
 
-def _whole(batch: ProbeBatch) -> NDArray[np.float32]:
-    if batch.whole_KBLD is None:
-        raise ModelError(
-            "the probes hold no whole hidden states", hint="edgedistil export makes probes that do"
-        )
-    return batch.whole_KBLD
+def _all_states(batch: ProbeBatch) -> NDArray[np.float32]:
+    assert batch.full_hidden_KBLD is not None, "chosen by _batch_with_all_states"
+    return batch.full_hidden_KBLD
 
 
-def _pytorch_states(opened: Opened, batch: ProbeBatch) -> dict[str, Array]:
-    """What PyTorch has at the boundaries, by the artefact's names, in its element type and order of axes."""
-    computed = opened.answers(list(opened.boundaries.values()), batch.feeds())
+def _pytorch_states(graph: InstrumentedGraph, batch: ProbeBatch) -> dict[str, Array]:
+    """PyTorch's hidden states under the artefact's tensor names, in its dtype and order of axes."""
+    computed = graph.run(list(graph.boundaries.values()), batch.feeds())
     states = {}
-    for tensor, state_BLD in zip(opened.boundaries.values(), _whole(batch), strict=True):
-        turned = computed[tensor].shape[0] != batch.sequences
-        states[tensor] = (state_BLD.swapaxes(0, 1) if turned else state_BLD).astype(
-            computed[tensor].dtype
-        )
+    for tensor, state_BLD in zip(graph.boundaries.values(), _all_states(batch), strict=True):
+        state = state_BLD
+        if computed[tensor].shape[0] != batch.sequences:  # sequence first: (L, B, D)
+            state = state_BLD.swapaxes(0, 1)
+        states[tensor] = state.astype(computed[tensor].dtype)
     return states
 
 
 def _batch_first(states: Array, batch: ProbeBatch) -> Array:
-    """Hidden states as (B, L, D), from a graph that may keep them as (L, B, D). Probes never have B = L.
+    """Returns hidden states as (B, L, D), from a graph that may keep them as (L, B, D).
+
+    Probes never have B = L, so the two cannot be confused.
 
     Raises:
-        ModelError: They are neither.
+        ModelError: The shape is neither.
     """
     if states.shape[:2] == (batch.sequences, batch.length):
         return states
     if states.shape[:2] == (batch.length, batch.sequences):
         return states.swapaxes(0, 1)
     raise ModelError(
-        f"a LayerNorm's output has the shape {states.shape} for {batch.sequences} × {batch.length} tokens"
+        f"a LayerNorm's output has the shape {states.shape}"
+        f" for {batch.sequences} × {batch.length} tokens"
     )
 
 
-# --- nodes -----------------------------------------------------------------------------------------
+# --- nodes ---------------------------------------------------------------------------------------
 
 
-def _nodes(opened: Opened, reference: Opened, part: str, batch: ProbeBatch) -> list[NodeError]:
-    """The nodes of a part by the error that each adds to exact inputs, worst first.
+def _node_errors(
+    graph: InstrumentedGraph, reference: InstrumentedGraph, part: str, batch: ProbeBatch
+) -> list[NodeError]:
+    """Error that each node of a part adds to exact inputs, worst first.
 
-    A node of the artefact whose output has a namesake in the good one is judged with every such namesake's value fed to
-    it; what lies between two of them (quantize, multiply integers, scale) is judged as one, under its product's name.
+    A node is judged if a tensor of the same name exists in the fp32 artefact; all such tensors are
+    fed the fp32 artefact's values. Nodes between two of them (quantize, multiply integers, scale)
+    are judged as one, under the name of their MatMul.
     """
-    states = _pytorch_states(opened, batch)
-    ours = set(opened.float_outputs(opened.parts[part]))
-    shared = [name for name in reference.float_outputs(reference.parts[part]) if name in ours]
+    states = _pytorch_states(graph, batch)
+    own_names = set(graph.float_outputs(graph.parts[part]))
+    reference_names = reference.float_outputs(reference.parts[part])
+    shared = [name for name in reference_names if name in own_names]
     if not shared:
         return []
-    good = reference.answers(shared, batch.feeds(), _pytorch_states(reference, batch))
-    computed = opened.answers(shared, batch.feeds(), states)
-    shared = [name for name in shared if good[name].shape == computed[name].shape]
-    exact = {name: good[name].astype(computed[name].dtype) for name in shared}
-    answers = opened.answers(shared, batch.feeds(), {**exact, **states})
-    makers = {name: node for node in opened.parts[part] for name in node.output}
-    errors = [
-        NodeError(
-            node=node.name or name,
-            operator=node.op_type,
-            output=name,
-            own=relative_error(good[name], answers[name]),
+
+    # The fp32 artefact's tensors, in the artefact's dtypes; some have another layout there.
+    expected = reference.run(shared, batch.feeds(), _pytorch_states(reference, batch))
+    computed = graph.run(shared, batch.feeds(), states)
+    shared = [name for name in shared if expected[name].shape == computed[name].shape]
+    exact = {name: expected[name].astype(computed[name].dtype) for name in shared}
+
+    # Every shared tensor is computed from exact inputs: its consumers read the fed values.
+    outputs = graph.run(shared, batch.feeds(), {**exact, **states})
+    producers = {name: node for node in graph.parts[part] for name in node.output}
+    errors = []
+    for name in shared:
+        node = _weight_node(producers, name, stop={*exact, *states})
+        errors.append(
+            NodeError(
+                node=node.name or name,
+                operator=node.op_type,
+                output=name,
+                own=relative_error(expected[name], outputs[name]),
+            )
         )
-        for name in shared
-        for node in [_product(makers, name, stop={*exact, *states})]
-    ]
-    return sorted(errors, key=lambda each: each.own, reverse=True)
+    return sorted(errors, key=lambda error: error.own, reverse=True)
 
 
-def _product(makers: dict[str, onnx.NodeProto], tensor: str, *, stop: set[str]) -> onnx.NodeProto:
-    """The matrix product or look-up on the way from exact tensors to this one, else the node that makes it."""
-    waiting, seen = [tensor], set[str]()
-    while waiting:
-        node = makers[waiting.pop()]
-        if any(word in node.op_type for word in _PRODUCTS):
+def _weight_node(
+    producers: Mapping[str, onnx.NodeProto], tensor: str, *, stop: set[str]
+) -> onnx.NodeProto:
+    """Returns the MatMul or Gather between the tensors in `stop` and this one, else its producer."""
+    pending = [tensor]
+    seen: set[str] = set()
+    while pending:
+        node = producers[pending.pop()]
+        if any(operator in node.op_type for operator in _WEIGHT_OPERATORS):
             return node
-        new = [
-            name for name in node.input if name in makers and name not in stop and name not in seen
+        inputs = [
+            name
+            for name in node.input
+            if name in producers and name not in stop and name not in seen
         ]
-        seen.update(new)
-        waiting += new
-    return makers[tensor]
+        seen.update(inputs)
+        pending += inputs
+    return producers[tensor]
 
 
-# --- gains -----------------------------------------------------------------------------------------
+# --- gains ---------------------------------------------------------------------------------------
 
 
-def _gains(
-    requantize: Requantize | None, reference: Opened | None, parts: Sequence[str], probes: Probes
+def _float_gains(
+    requantize: Requantize | None,
+    reference: InstrumentedGraph | None,
+    parts: Sequence[str],
+    probes: Probes,
 ) -> list[FloatGain] | NotMeasured:
+    """Figures and size of the artefact with one part left in float, for each of `parts`."""
     if requantize is None or reference is None:
-        return NotMeasured(not_measured="nothing was quantized again")
+        return NotMeasured(not_measured="no part was quantized again")
     gains = []
     with console.progress("leaving parts in float", len(parts), unit="parts") as bar:
         for part in parts:
-            made = requantize([node.name for node in reference.parts[part]])
-            gains.append(FloatGain(part=part, figures=_figures(made, probes), bytes=_bytes(made)))
+            model_file = requantize([node.name for node in reference.parts[part]])
+            figures = _figures(model_file, probes)
+            gains.append(FloatGain(part=part, figures=figures, bytes=_artefact_bytes(model_file)))
             bar.advance()
     return gains
 
 
 def _figures(model_file: Path, probes: Probes) -> ParityFigures:
-    run = open_runner(model_file)
-    return compare(probes, (reduce_outputs(batch, run(batch.feeds())) for batch in probes)).overall
+    run = load_artefact(model_file)
+    # A generator, so that the complete logits of one batch only are in memory.
+    outputs = (reduce_outputs(batch, run(batch.feeds())) for batch in probes)
+    return compare(probes, outputs).overall
 
 
-def _figures_or_why(model_file: Path, probes: Probes) -> ParityFigures | NotMeasured:
+def _figures_or_reason(model_file: Path, probes: Probes) -> ParityFigures | NotMeasured:
     try:
         return _figures(model_file, probes)
-    except (
-        ParityError
-    ) as error:  # NaN: there are no figures, and where it comes from is asked for all the more
+    except ParityError as error:
+        # NaN in an output: there are no figures, but the part that produced it is worth finding.
         return NotMeasured(not_measured=error.message)
 
 
-def _bytes(model_file: Path) -> int:
+def _artefact_bytes(model_file: Path) -> int:
     return sum(file.stat().st_size for file in artefact_files(model_file))

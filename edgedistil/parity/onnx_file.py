@@ -1,4 +1,7 @@
-"""A stored graph and the weights beside it: looked at before anything opens them."""
+"""Checks of an ONNX file and its external data before anything opens them.
+
+onnxruntime notices the same problems, but on a board they would look like failures of the device.
+"""
 
 from __future__ import annotations
 
@@ -9,57 +12,62 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgedistil.core.errors import ModelError
 
+_CORRUPT_HINT = "it is truncated or corrupt: export it again"
 
-def check_stored(path: Path) -> list[Path]:
-    """The files of a stored graph, graph first, after a look at all of them; no weight is read.
 
+def check_onnx_file(path: Path) -> list[Path]:
+    """Checks a graph and its external data files without reading any weight.
+
+    Args:
+        path: The graph.
+    Returns:
+        The graph, then its external data files, sorted by name.
     Raises:
-        ModelError: No ONNX, torn, external data missing or too short, or outside the graph's folder.
+        ModelError: The graph is not readable, or external data is missing, truncated, or outside
+            the graph's folder.
     """
     try:
         model = onnx.load(path, load_external_data=False)
     except (OSError, DecodeError) as error:
-        raise ModelError(
-            f"{path} is no ONNX file that can be read: {error}",
-            hint="it is torn or damaged: export it again",
-        ) from error
+        raise ModelError(f"{path} is not a readable ONNX file: {error}", hint=_CORRUPT_HINT) from error
+    # protobuf reads an empty file, and some others, as a message without any field.
     if not model.graph.node:
         raise ModelError(
-            f"{path} is no ONNX file that can be read: it has no nodes",
-            hint="it is torn or damaged: export it again",
+            f"{path} is not a readable ONNX file: it has no nodes", hint=_CORRUPT_HINT
         )
-    files = {}
+    data_files = {}
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            file = _external_file(path, tensor)
-            files[file.name] = file
-    return [path, *(files[name] for name in sorted(files))]
+            data_file = _check_external_data(path, tensor)
+            data_files[data_file.name] = data_file
+    return [path, *(data_files[name] for name in sorted(data_files))]
 
 
-def _external_file(path: Path, tensor: onnx.TensorProto) -> Path:
-    entry = {each.key: each.value for each in tensor.external_data}
-    location = entry.get("location", "")
-    file: Path = path.parent / location
-    inside = (
-        location
-        and not Path(location).is_absolute()
-        and file.resolve().is_relative_to(path.parent.resolve())
-    )
-    if not inside:
+def _check_external_data(path: Path, tensor: onnx.TensorProto) -> Path:
+    """Returns the external data file of one weight after checking location and size."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    data_file: Path = path.parent / location
+
+    # resolve() follows symbolic links, so a link that leads outside is refused, too.
+    in_folder = data_file.resolve().is_relative_to(path.parent.resolve())
+    if not location or Path(location).is_absolute() or not in_folder:
         raise ModelError(
-            f"{path} keeps weight '{tensor.name}' in '{location}', outside its own folder: refused",
-            hint="external data lies beside its graph; a graph that points elsewhere can read any file of yours",
+            f"{path} stores weight '{tensor.name}' in '{location}', outside its own folder",
+            hint="external data must be in the folder of its graph; a graph that points elsewhere"
+            " could read any of your files",
         )
-    if not file.is_file():
+    if not data_file.is_file():
         raise ModelError(
-            f"{path} needs {location} beside it, and it is not there",
+            f"{path} needs {location} in the same folder, and it is not there",
             hint="copy both files, or export again",
         )
-    offset, length = int(entry.get("offset", 0)), int(entry.get("length", 0))
-    size = file.stat().st_size
-    if offset + length > size:
+    end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+    size = data_file.stat().st_size
+    if end > size:
         raise ModelError(
-            f"{file} is too short: weight '{tensor.name}' ends at byte {offset + length:,}, the file has {size:,}",
+            f"{data_file} is truncated: weight '{tensor.name}' ends at byte {end:,},"
+            f" the file has {size:,}",
             hint="it was cut off while it was copied or written: copy it again, or export again",
         )
-    return file
+    return data_file

@@ -1,9 +1,11 @@
-"""Probes: real text, and what PyTorch answers to it. One npz file without pickle, read without torch.
+"""Probes: batches of real text, with the outputs that PyTorch computed for them.
 
-A probe set is a list of batches as a user would send them: padded, of several lengths, some of one sequence. What
-PyTorch answered is kept where it is compared, not everywhere: the whole vocabulary at every position of a hundred
-sequences would be gigabytes, and its rows beyond a few hundred tell nothing new (`edgedistil/export/probe.py` says how
-many are kept and where).
+A probe set is a list of batches as a user would send them: padded, of several lengths, some of one
+sequence. PyTorch's outputs are stored only where they are compared: the complete vocabulary at
+every position of a hundred sequences would be gigabytes, and rows beyond a few hundred add no
+information (`edgedistil/export/reference.py` selects how many are stored and where).
+
+The file is one npz archive without pickle and is read without torch.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,37 +31,37 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class ProbeBatch:
-    """One call: what goes in, where it is compared, and what PyTorch answered there.
+    """Inputs of one call, the positions that are compared, and PyTorch's outputs there.
 
-    Shapes: B sequences, L padded length, N compared positions, M masked positions, R positions with hidden states,
-    K boundaries (the outputs of the LayerNorms, in order), D hidden.
+    Shapes: B sequences, L padded length, N compared positions, M masked positions, R positions with
+    hidden states, K boundaries (the outputs of the LayerNorms, in order), D hidden size.
+
+    Attributes:
+        input_ids_BL: Token ids.
+        attention_mask_BL: 1 for tokens, 0 for padding.
+        token_type_ids_BL: Segment ids; None for models without segments.
+        rows_N2: (sequence, position) of the compared rows; empty for outputs per sequence.
+        outputs: Output name → shape (N, ...), or (B, ...) per sequence.
+        masked_M2: (sequence, position) of every [MASK]; fill-mask only.
+        choices_M: PyTorch's most likely token at each [MASK].
+        margins_M: Lead of that token over the next one, in logits.
+        hidden_rows_R2: (sequence, position) of the stored hidden states.
+        hidden_KRD: Hidden states after each LayerNorm at these positions.
+        full_hidden_KBLD: Hidden states at every position, padding included; in one batch only,
+            None in the others.
     """
 
     input_ids_BL: NDArray[np.int64]
     attention_mask_BL: NDArray[np.int64]
     token_type_ids_BL: NDArray[np.int64] | None
-    rows_N2: NDArray[np.int64] = field(
-        metadata={"what": "(sequence, position) of the compared rows"}
-    )
-    outputs: Mapping[str, NDArray[np.float32]] = field(
-        metadata={"what": "by output name: (N, …), or (B, …) per sequence"}
-    )
-    masked_M2: NDArray[np.int64] = field(
-        metadata={"what": "(sequence, position) of every [MASK]; fill-mask only"}
-    )
-    choices_M: NDArray[np.int64] = field(
-        metadata={"what": "PyTorch's most likely word at each [MASK]"}
-    )
-    margins_M: NDArray[np.float32] = field(
-        metadata={"what": "by how much it leads the next word, in logits"}
-    )
-    hidden_rows_R2: NDArray[np.int64] = field(
-        metadata={"what": "(sequence, position) of the kept hidden states"}
-    )
+    rows_N2: NDArray[np.int64]
+    outputs: Mapping[str, NDArray[np.float32]]
+    masked_M2: NDArray[np.int64]
+    choices_M: NDArray[np.int64]
+    margins_M: NDArray[np.float32]
+    hidden_rows_R2: NDArray[np.int64]
     hidden_KRD: NDArray[np.float32]
-    whole_KBLD: NDArray[np.float32] | None = field(
-        metadata={"what": "every position's, padding too; one batch only"}
-    )
+    full_hidden_KBLD: NDArray[np.float32] | None
 
     @property
     def sequences(self) -> int:
@@ -67,10 +69,11 @@ class ProbeBatch:
 
     @property
     def length(self) -> int:
+        """Padded length, in tokens."""
         return int(self.input_ids_BL.shape[1])
 
     def feeds(self) -> dict[str, NDArray[np.int64]]:
-        """The inputs by their standard names."""
+        """The model's inputs by their standard names."""
         feeds = {"input_ids": self.input_ids_BL, "attention_mask": self.attention_mask_BL}
         if self.token_type_ids_BL is not None:
             feeds["token_type_ids"] = self.token_type_ids_BL
@@ -79,7 +82,15 @@ class ProbeBatch:
 
 @dataclass(frozen=True)
 class Probes:
-    """The batches, and which model answered them. Iterates over its batches."""
+    """All batches of a probe set, and the model that computed the outputs. Iterates over batches.
+
+    Attributes:
+        task: Task of the model.
+        source_sha256: Digest of the PyTorch model.
+        seed: Seed that the text and the positions were drawn with.
+        boundaries: Names of the parts that end at the LayerNorms, in order.
+        batches: The batches.
+    """
 
     task: Task
     source_sha256: str
@@ -96,26 +107,27 @@ class Probes:
 
     @property
     def lengths(self) -> list[int]:
+        """Padded lengths, ascending, without repetition."""
         return sorted({batch.length for batch in self.batches})
 
     @property
     def tokens(self) -> int:
-        """Positions computed by one pass, padding included."""
+        """Positions that one pass over all batches computes, padding included."""
         return sum(batch.input_ids_BL.size for batch in self.batches)
 
     def up_to(self, length: int) -> Probes:
-        """The probes whose padded length is at most `length`: a smaller set for a slow or small machine.
+        """Returns the batches of at most `length` tokens, for a slow or small machine.
 
         Raises:
-            ShapeError: None is that short.
+            ShapeError: No batch is that short.
         """
-        kept = tuple(batch for batch in self.batches if batch.length <= length)
-        if not kept:
-            raise ShapeError(f"no probe of at most {length} tokens; lengths: {self.lengths}")
-        return Probes(self.task, self.source_sha256, self.seed, self.boundaries, kept)
+        batches = tuple(batch for batch in self.batches if batch.length <= length)
+        if not batches:
+            raise ShapeError(f"no probe has at most {length} tokens; lengths: {self.lengths}")
+        return Probes(self.task, self.source_sha256, self.seed, self.boundaries, batches)
 
     def save(self, path: Path) -> None:
-        """Writes one npz file, whole or not at all; the same probes give the same bytes."""
+        """Writes one npz file atomically; equal probes give equal bytes."""
         head = {
             "format": FORMAT,
             "task": self.task,
@@ -126,34 +138,42 @@ class Probes:
         }
         arrays: dict[str, Array] = {"head": np.array(json.dumps(head, sort_keys=True))}
         for index, batch in enumerate(self.batches):
-            arrays.update({f"{index}/{name}": array for name, array in _arrays_of(batch).items()})
-        with replacing(path) as aside, storage_errors(path), aside.open("wb") as file:
+            for name, array in _arrays_of(batch).items():
+                arrays[f"{index}/{name}"] = array
+        with replacing(path) as temporary, storage_errors(path), temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> Probes:
-        """The probes in a file written by `save`.
+        """Reads a file written by `save`.
 
         Raises:
-            StorageError: Missing, torn, or of another format.
+            StorageError: The file is missing, corrupt, or of another format.
         """
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                head = json.loads(str(stored["head"]))
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                head = json.loads(str(archive["head"]))
                 if head["format"] != FORMAT:
                     raise ValueError(f"format {head['format']}, expected {FORMAT}")
-                batches = tuple(_batch_of(stored, index) for index in range(head["batches"]))
+                batches = tuple(_batch_of(archive, index) for index in range(head["batches"]))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise StorageError(
-                f"{path} holds no probes that can be read: {error}",
-                hint="edgedistil export makes them anew",
+                f"{path} does not contain readable probes: {error}",
+                hint="edgedistil export writes them again",
             ) from error
         return cls(
-            head["task"], head["source_sha256"], head["seed"], tuple(head["boundaries"]), batches
+            task=head["task"],
+            source_sha256=head["source_sha256"],
+            seed=head["seed"],
+            boundaries=tuple(head["boundaries"]),
+            batches=batches,
         )
 
 
-_PLAIN = (
+# --- npz format ----------------------------------------------------------------------------------
+
+# Arrays that every batch has, stored under the names of their fields.
+_REQUIRED = (
     "input_ids_BL",
     "attention_mask_BL",
     "rows_N2",
@@ -163,25 +183,40 @@ _PLAIN = (
     "hidden_rows_R2",
     "hidden_KRD",
 )
+_TOKEN_TYPES = "token_type_ids_BL"  # noqa: S105 -- the name of an array
+_FULL_HIDDEN = "whole_KBLD"  # stored name; part of FORMAT 1
+_OUTPUT_PREFIX = "output/"
 
 
 def _arrays_of(batch: ProbeBatch) -> dict[str, Array]:
-    arrays: dict[str, Array] = {name: getattr(batch, name) for name in _PLAIN}
-    optional = {"token_type_ids_BL": batch.token_type_ids_BL, "whole_KBLD": batch.whole_KBLD}
-    arrays.update({name: array for name, array in optional.items() if array is not None})
-    return arrays | {f"output/{name}": array for name, array in batch.outputs.items()}
+    """Stored name → array, in the order of the file."""
+    arrays: dict[str, Array] = {name: getattr(batch, name) for name in _REQUIRED}
+    if batch.token_type_ids_BL is not None:
+        arrays[_TOKEN_TYPES] = batch.token_type_ids_BL
+    if batch.full_hidden_KBLD is not None:
+        arrays[_FULL_HIDDEN] = batch.full_hidden_KBLD
+    for name, array in batch.outputs.items():
+        arrays[_OUTPUT_PREFIX + name] = array
+    return arrays
 
 
-def _batch_of(stored: Mapping[str, Array], index: int) -> ProbeBatch:
+def _batch_of(archive: Mapping[str, Array], index: int) -> ProbeBatch:
+    """Reads one batch; raises KeyError if an array is missing."""
     prefix = f"{index}/"
-    found = {name.removeprefix(prefix): stored[name] for name in stored if name.startswith(prefix)}
+    arrays: dict[str, Array] = {}
+    outputs: dict[str, Array] = {}
+    for stored_name in archive:
+        if not stored_name.startswith(prefix):
+            continue
+        name = stored_name.removeprefix(prefix)
+        if name.startswith(_OUTPUT_PREFIX):
+            outputs[name.removeprefix(_OUTPUT_PREFIX)] = archive[stored_name]
+        else:
+            arrays[name] = archive[stored_name]
+    required = {name: arrays[name] for name in _REQUIRED}
     return ProbeBatch(
-        token_type_ids_BL=found.get("token_type_ids_BL"),
-        whole_KBLD=found.get("whole_KBLD"),
-        outputs={
-            name.removeprefix("output/"): found[name]
-            for name in found
-            if name.startswith("output/")
-        },
-        **{name: found[name] for name in _PLAIN},
+        token_type_ids_BL=arrays.get(_TOKEN_TYPES),
+        full_hidden_KBLD=arrays.get(_FULL_HIDDEN),
+        outputs=outputs,
+        **required,
     )

@@ -21,7 +21,7 @@ from edgedistil.core.records import (
     text_sha256,
 )
 from edgedistil.core.rundir import RunDir, artefact_sha256
-from edgedistil.parity.onnx_file import check_stored
+from edgedistil.parity.onnx_file import check_onnx_file
 from edgedistil.runtime.protocol import JobModel
 
 _GRAPH = (
@@ -130,7 +130,7 @@ def file_artefact(path: Path) -> Artefact:
     if not path.is_file():
         raise ModelError(f"no model file {path}", hint="--model takes an .onnx file")
     graph = _load_graph(path)
-    _, *external = check_stored(path)
+    _, *external = check_onnx_file(path)
     return Artefact(
         model=path.stem,
         role="other",

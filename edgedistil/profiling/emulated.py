@@ -29,7 +29,7 @@ from edgedistil.core.records import (
 )
 from edgedistil.core.rundir import RunDir, artefact_sha256
 from edgedistil.parity.compare import compare
-from edgedistil.parity.gate import judge, tell_failure
+from edgedistil.parity.gate import judge, format_failure
 from edgedistil.parity.probes import Probes
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.memory_limit import memory_fit
@@ -282,7 +282,7 @@ def tell_parity(parity: ParityRecord) -> str:
         told += f", agreement {figures.agreement:.1%}"
     if parity.passed:
         return f"passed under these kernels: {told}"
-    failed = "; ".join(tell_failure(result) for result in parity.results if not result.holds)
+    failed = "; ".join(format_failure(result) for result in parity.results if not result.holds)
     return f"FAILED under these kernels: {told}: {failed}"
 
 

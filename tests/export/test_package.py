@@ -31,7 +31,7 @@ from edgedistil.export.ort_format import to_ort
 from edgedistil.export.package import packaged_config, refresh_cards, write_package
 from edgedistil.export.push import push_package
 from edgedistil.export.tokenizer_files import vocabulary_lines
-from edgedistil.parity.gate import open_runner
+from edgedistil.parity.gate import load_artefact
 
 
 def _graph(path: Path, inputs: tuple[str, ...]) -> None:
@@ -471,7 +471,7 @@ def test_ort_format_answers_like_the_graph_and_lists_its_operators(
     ]
     ids = AutoTokenizer.from_pretrained(package)(["ban cer dis"], return_tensors="np")
     feeds = {name: array.astype("int64") for name, array in ids.items()}
-    expected, got = (open_runner(path)(feeds)["last_hidden_state"] for path in (graph, model))
+    expected, got = (load_artefact(path)(feeds)["last_hidden_state"] for path in (graph, model))
     assert (expected == got).all()
     lines = operators.read_text().splitlines()
     assert lines[0] == "# operators of model_int8.ort"

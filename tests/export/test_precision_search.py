@@ -10,7 +10,7 @@ from edgedistil.export.passes import Shape, run_passes, standard_passes
 from edgedistil.export.precision_search import search, speed_of
 from edgedistil.export.quantize import Int8Plan, wanted_linears
 from edgedistil.export.trace import trace
-from edgedistil.parity.onnx_file import check_stored
+from edgedistil.parity.onnx_file import check_onnx_file
 
 SENSITIVE = {"transformer.layer.0.ffn.lin2": 0.03, "transformer.layer.1.attention.q_lin": 0.02}
 
@@ -28,7 +28,7 @@ def graph(model):
 
 def figures_of(file: Path) -> ParityFigures:
     """Every sensitive product in 8 bits costs its share; the others a thousandth each."""
-    check_stored(file)
+    check_onnx_file(file)
     import onnx
 
     names = {tensor.name for tensor in onnx.load(file, load_external_data=False).graph.initializer}

@@ -16,7 +16,7 @@ from edgedistil.export.reference import (
     sizes,
 )
 from edgedistil.models.facts import weights_sha256
-from edgedistil.parity.compare import compare_outputs
+from edgedistil.parity.compare import compare
 from edgedistil.parity.probes import Probes
 
 CLASSES = {
@@ -45,7 +45,7 @@ def test_the_model_itself_agrees_with_its_probes(
             return source(**{key: torch.from_numpy(array) for key, array in batch.feeds().items()})
 
     outputs = [{key: array.numpy() for key, array in answer(batch).items()} for batch in probes]
-    figures = compare_outputs(probes, outputs)
+    figures = compare(probes, outputs).overall
     assert figures.max_abs == 0
     assert figures.agreement == 1 or task == "feature-extraction"
 
@@ -89,13 +89,13 @@ def test_hidden_states_are_those_of_the_layers(model, tokenizer, text) -> None:
     source = model("BertModel")
     probes = make_probes(source, tokenizer, "feature-extraction", text, seed=5)
     assert probes.boundaries == boundary_names(2, found=5)
-    [batch] = [each for each in probes if each.whole_KBLD is not None]
+    [batch] = [each for each in probes if each.full_hidden_KBLD is not None]
     assert batch.sequences > 1
     with torch.inference_mode():
         feeds = {key: torch.from_numpy(array) for key, array in batch.feeds().items()}
         expected = source(**feeds, output_hidden_states=True).hidden_states
     for layer, index in enumerate((0, 2, 4)):  # the embeddings, then each layer's feed-forward half
-        np.testing.assert_array_equal(batch.whole_KBLD[index], expected[layer].numpy())
+        np.testing.assert_array_equal(batch.full_hidden_KBLD[index], expected[layer].numpy())
         rows = batch.hidden_rows_R2
         np.testing.assert_array_equal(
             batch.hidden_KRD[index], expected[layer].numpy()[rows[:, 0], rows[:, 1]]

@@ -12,7 +12,7 @@ from edgedistil.export import storage
 from edgedistil.export.passes import Shape, run_passes, standard_passes
 from edgedistil.export.storage import save_graph
 from edgedistil.export.trace import trace
-from edgedistil.parity.onnx_file import check_stored
+from edgedistil.parity.onnx_file import check_onnx_file
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def test_weights_lie_beside_the_graph_or_inside_it(graph, tmp_path: Path) -> Non
     inside = save_graph(graph, tmp_path / "b" / "model.onnx", external=False)
     assert [path.name for path in beside] == ["model.onnx", "model.onnx_data"]
     assert [path.name for path in inside] == ["model.onnx"]
-    assert check_stored(beside[0]) == beside
-    assert check_stored(inside[0]) == inside
+    assert check_onnx_file(beside[0]) == beside
+    assert check_onnx_file(inside[0]) == inside
     assert beside[0].stat().st_size < 60_000 < inside[0].stat().st_size
 
 

@@ -37,7 +37,7 @@ def english() -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer(english: list[str]) -> PreTrainedTokenizerFast:
-    """WordPiece of a few hundred pieces, learnt from the same paragraphs."""
+    """A WordPiece tokenizer of 307 tokens, trained on the same paragraphs."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -49,7 +49,7 @@ def tiny_tokenizer(english: list[str]) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def tiny_student(tiny_tokenizer: PreTrainedTokenizerFast) -> DistilBertForMaskedLM:
-    """Random weights, larger than transformers' own, so that a word wins by a margin."""
+    """Random weights, larger than transformers' own, so that a token wins by a margin."""
     torch.manual_seed(11)
     config = DistilBertConfig(
         vocab_size=len(tiny_tokenizer),

@@ -1,18 +1,21 @@
+"""Figures of a comparison, by hand, on batches of prime sizes."""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
-from edgedistil.core.records import NotMeasured
+from edgedistil.core.records import NotMeasured, ParityFigures
 from edgedistil.parity.compare import (
-    MIN_VALUES,
+    CONCORDANCE_MIN_VALUES,
     TIE_MARGIN,
+    Outputs,
     Tally,
     compare,
-    compare_outputs,
     cosines,
     kl_nats,
     margins,
@@ -31,14 +34,14 @@ def _batch(
     mask_BL = np.ones((B, length), np.int64)
     mask_BL[1, -1] = 0
     rows_N2, masked_M2 = np.argwhere(mask_BL == 1), np.zeros((0, 2), np.int64)
-    whole = {
+    raw_shapes: dict[str, tuple[int, ...]] = {
         "fill-mask": {"logits": (B, length, V)},
         "feature-extraction": {"last_hidden_state": (B, length, D)},
         "text-classification": {"logits": (B, labels)},
         "token-classification": {"logits": (B, length, labels)},
         "question-answering": {"start_logits": (B, length), "end_logits": (B, length)},
     }[task]
-    outputs = {name: RNG.normal(size=shape).astype(np.float32) for name, shape in whole.items()}
+    outputs = {name: RNG.normal(size=shape).astype(np.float32) for name, shape in raw_shapes.items()}
     choices_M, margins_M = np.zeros(0, np.int64), np.zeros(0, np.float32)
     if task == "fill-mask":
         masked_M2 = np.array([[0, 1], [0, 3], [1, 2]])
@@ -46,27 +49,31 @@ def _batch(
         choices_M, margins_M = masked_MV.argmax(-1), margins(masked_MV)
     elif task == "text-classification":
         rows_N2 = np.zeros((0, 2), np.int64)
-    picked = {
-        n: o[rows_N2[:, 0], rows_N2[:, 1]] if len(rows_N2) else o.copy() for n, o in outputs.items()
-    }
+    expected = {name: output.copy() for name, output in outputs.items()}
+    if len(rows_N2):
+        expected = {name: output[rows_N2[:, 0], rows_N2[:, 1]] for name, output in outputs.items()}
     batch = ProbeBatch(
         input_ids_BL=np.ones((B, length), np.int64),
         attention_mask_BL=mask_BL,
         token_type_ids_BL=None,
         rows_N2=rows_N2,
-        outputs=picked,
+        outputs=expected,
         masked_M2=masked_M2,
         choices_M=choices_M,
         margins_M=margins_M,
         hidden_rows_R2=np.zeros((0, 2), np.int64),
         hidden_KRD=np.zeros((1, 0, D), np.float32),
-        whole_KBLD=None,
+        full_hidden_KBLD=None,
     )
     return batch, outputs
 
 
 def _probes(task: str, *batches: ProbeBatch) -> Probes:
     return Probes(task, "0" * 64, 1, ("embeddings",), batches)
+
+
+def figures_of(probes: Probes, outputs: Sequence[Outputs]) -> ParityFigures:
+    return compare(probes, outputs).overall
 
 
 TASKS = [
@@ -81,7 +88,7 @@ TASKS = [
 @pytest.mark.parametrize("task", TASKS)
 def test_equal_outputs_have_no_error(task: str) -> None:
     batch, outputs = _batch(task)
-    figures = compare_outputs(_probes(task, batch), [outputs])
+    figures = figures_of(_probes(task, batch), [outputs])
     assert figures.max_abs == figures.mean_abs == 0
     assert figures.sequences == B
     if task == "feature-extraction":
@@ -102,7 +109,7 @@ def test_one_changed_value_is_the_largest_difference_and_the_mean_is_over_all(ta
     name = next(iter(outputs))
     changed = {key: array.copy() for key, array in outputs.items()}
     changed[name][0, 1] += 0.25
-    figures = compare_outputs(_probes(task, batch), [changed])
+    figures = figures_of(_probes(task, batch), [changed])
     values = sum(array.size for array in batch.outputs.values())
     touched = changed[name][0, 1].size
     assert figures.max_abs == pytest.approx(0.25, rel=1e-5)
@@ -112,17 +119,17 @@ def test_one_changed_value_is_the_largest_difference_and_the_mean_is_over_all(ta
 @pytest.mark.parametrize(
     "task", ["fill-mask", "feature-extraction", "token-classification", "question-answering"]
 )
-def test_what_stands_at_padding_does_not_count(task: str) -> None:
+def test_outputs_at_padding_do_not_count(task: str) -> None:
     batch, outputs = _batch(task)
     for array in outputs.values():
         array[1, -1] = 1e6
-    assert compare_outputs(_probes(task, batch), [outputs]).max_abs == 0
+    assert figures_of(_probes(task, batch), [outputs]).max_abs == 0
 
 
 def test_a_word_that_changes_at_a_mask_costs_agreement() -> None:
     batch, outputs = _batch("fill-mask")
     outputs["logits"][0, 3, int(batch.choices_M[1]) - 1] = 50
-    figures = compare_outputs(_probes("fill-mask", batch), [outputs])
+    figures = figures_of(_probes("fill-mask", batch), [outputs])
     assert figures.agreement == pytest.approx(2 / 3)
     assert figures.decisions == 3
 
@@ -131,7 +138,7 @@ def test_a_near_tie_in_pytorch_is_no_decision() -> None:
     batch, outputs = _batch("fill-mask")
     tied = replace(batch, margins_M=np.array([TIE_MARGIN / 2, 1, 1], np.float32))
     outputs["logits"][0, 1, int(batch.choices_M[0]) - 1] = 50
-    figures = compare_outputs(_probes("fill-mask", tied), [outputs])
+    figures = figures_of(_probes("fill-mask", tied), [outputs])
     assert (figures.agreement, figures.decisions) == (1, 2)
 
 
@@ -139,20 +146,20 @@ def test_a_span_agrees_only_with_both_its_ends() -> None:
     batch, outputs = _batch("question-answering")
     end = int(outputs["end_logits"][0].argmax())
     outputs["end_logits"][0, (end + 1) % L] = 50
-    figures = compare_outputs(_probes("question-answering", batch), [outputs])
+    figures = figures_of(_probes("question-answering", batch), [outputs])
     assert (figures.agreement, figures.decisions) == (0.5, 2)
 
 
 def test_a_regression_has_no_label_and_no_distribution() -> None:
     batch, outputs = _batch("text-classification", labels=1)
-    figures = compare_outputs(_probes("text-classification", batch), [outputs])
+    figures = figures_of(_probes("text-classification", batch), [outputs])
     assert isinstance(figures.agreement, NotMeasured)
     assert isinstance(figures.kl_nats, NotMeasured)
     assert isinstance(figures.cosine_min, NotMeasured)
     assert isinstance(figures.cosine_mean, NotMeasured)
 
 
-def test_by_length_adds_up_to_the_whole() -> None:
+def test_by_length_adds_up_to_the_overall_figures() -> None:
     (one, first), (two, second), (three, third) = (
         _batch("feature-extraction", length=n) for n in (3, 7, 3)
     )
@@ -179,35 +186,35 @@ def test_reduced_outputs_are_compared_as_the_raw_ones() -> None:
     reduced = reduce_outputs(batch, outputs)
     assert reduced["logits"].shape == batch.outputs["logits"].shape
     probes = _probes("fill-mask", batch)
-    assert compare_outputs(probes, [reduced]) == compare_outputs(probes, [outputs])
-    assert compare_outputs(probes, [reduce_outputs(batch, reduced)]) == compare_outputs(
+    assert figures_of(probes, [reduced]) == figures_of(probes, [outputs])
+    assert figures_of(probes, [reduce_outputs(batch, reduced)]) == figures_of(
         probes, [outputs]
     )
 
 
-def test_not_finite_is_told_not_compared() -> None:
+def test_not_finite_is_an_error_not_a_figure() -> None:
     batch, outputs = _batch("token-classification")
     outputs["logits"][0, 0, 0] = np.nan
     with pytest.raises(
         ParityError, match=r"output 'logits' holds 1 values that are NaN or infinite .*2 × 5 tokens"
     ):
-        compare_outputs(_probes("token-classification", batch), [outputs])
+        figures_of(_probes("token-classification", batch), [outputs])
 
 
-def test_wrong_outputs_are_told() -> None:
+def test_wrong_outputs_are_named() -> None:
     batch, outputs = _batch("feature-extraction")
     probes = _probes("feature-extraction", batch)
     with pytest.raises(ModelError, match="no output 'last_hidden_state'; it has: other"):
-        compare_outputs(probes, [{"other": outputs["last_hidden_state"]}])
+        figures_of(probes, [{"other": outputs["last_hidden_state"]}])
     with pytest.raises(ShapeError, match=r"has the shape \(2, 5, 7\), expected \(2, 5, 11\)"):
-        compare_outputs(probes, [{"last_hidden_state": outputs["last_hidden_state"][..., :7]}])
+        figures_of(probes, [{"last_hidden_state": outputs["last_hidden_state"][..., :7]}])
     with pytest.raises(ShapeError, match="got the outputs of 0 batches, expected 1"):
-        compare_outputs(probes, [])
+        figures_of(probes, [])
     masks, logits = _batch("fill-mask")
     reduced = reduce_outputs(masks, logits)
     del reduced["choices"]
     with pytest.raises(ShapeError, match="without 'choices'"):
-        compare_outputs(_probes("fill-mask", masks), [reduced])
+        figures_of(_probes("fill-mask", masks), [reduced])
 
 
 def test_kl_is_the_sum_it_is_defined_as_and_ignores_a_shift() -> None:
@@ -244,14 +251,14 @@ def test_an_empty_tally_adds_nothing() -> None:
 
 def test_concordance_of_single_values_by_hand() -> None:
     batch, outputs = _batch("text-classification", labels=1)
-    count = -(-MIN_VALUES // len(batch.outputs["logits"]))
+    count = -(-CONCORDANCE_MIN_VALUES // len(batch.outputs["logits"]))
     expected = np.concatenate([batch.outputs["logits"][:, 0]] * count)
     noisy = {
         "logits": outputs["logits"]
         + np.linspace(0, 1, len(outputs["logits"]), dtype=np.float32)[:, None]
     }
     probes = _probes("text-classification", *[batch] * count)
-    figures = compare_outputs(probes, [noisy] * count)
+    figures = figures_of(probes, [noisy] * count)
     got = np.tile(noisy["logits"][:, 0], count)
     by_hand = (
         2
@@ -261,12 +268,12 @@ def test_concordance_of_single_values_by_hand() -> None:
     assert figures.concordance == pytest.approx(by_hand, rel=1e-5)
 
     def of(logits: np.ndarray) -> object:
-        return compare_outputs(probes, [{"logits": logits.astype(np.float32)}] * count).concordance
+        return figures_of(probes, [{"logits": logits.astype(np.float32)}] * count).concordance
 
     assert of(outputs["logits"]) == pytest.approx(1.0)
     assert of(np.ones_like(outputs["logits"])) == 0.0
     assert of(outputs["logits"] * 2) < 0.95, "Pearson's would be 1"
     assert of(outputs["logits"] + 3) < 0.95, "Pearson's would be 1"
     assert isinstance(
-        compare_outputs(_probes("text-classification", batch), [outputs]).concordance, NotMeasured
-    ) == (len(batch.outputs["logits"]) < MIN_VALUES)
+        figures_of(_probes("text-classification", batch), [outputs]).concordance, NotMeasured
+    ) == (len(batch.outputs["logits"]) < CONCORDANCE_MIN_VALUES)

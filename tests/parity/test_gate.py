@@ -1,6 +1,9 @@
+"""The parity check: which artefacts pass, which fail, and what the messages say."""
+
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -8,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgedistil.core.errors import ModelError, ParityError
+from edgedistil.core.precision import PRECISIONS, Precision
 from edgedistil.core.records import (
     NotMeasured,
     ParityFigures,
@@ -18,16 +22,20 @@ from edgedistil.core.records import (
     write_record,
 )
 from edgedistil.core.rundir import artefact_sha256
-from edgedistil.parity.compare import compare
+from edgedistil.parity.compare import Outputs, compare
 from edgedistil.parity.gate import (
+    Feeds,
     check_artefact,
     check_tolerance,
     judge,
-    open_runner,
+    load_artefact,
     require_parity,
-    tell_failure,
+    format_failure,
 )
-from edgedistil.parity.tolerances import TOLERANCES, tolerances_for
+from edgedistil.parity.tolerances import tolerances_for
+
+if TYPE_CHECKING:
+    from tests.parity.conftest import Exported
 
 TASKS = [
     "fill-mask",
@@ -38,15 +46,12 @@ TASKS = [
 ]
 
 
-def _check(graph: Path, exported, **changed) -> ParityRecord:
-    return check_artefact(
-        graph,
-        exported.probes,
-        **{"precision": "fp32", "model": "student", "task": "fill-mask", **changed},
-    )
+def _check(graph: Path, exported: Exported, **changed: Any) -> ParityRecord:
+    arguments = {"precision": "fp32", "model": "student", "task": "fill-mask", **changed}
+    return check_artefact(graph, exported.probes, **arguments)
 
 
-def test_a_faithful_graph_passes_at_every_length(exported, tmp_path: Path) -> None:
+def test_a_faithful_graph_passes_at_every_length(exported: Exported, tmp_path: Path) -> None:
     record = _check(exported.graph, exported)
     require_parity(record)
     assert record.passed
@@ -60,10 +65,10 @@ def test_a_faithful_graph_passes_at_every_length(exported, tmp_path: Path) -> No
     assert read_record(tmp_path / "parity.json", ParityRecord) == record
 
 
-def test_a_difference_above_the_tolerance_is_refused_by_name_and_amount(exported) -> None:
-    run = open_runner(exported.graph)
+def test_a_difference_above_the_tolerance_is_refused_by_name_and_amount(exported: Exported) -> None:
+    run = load_artefact(exported.graph)
 
-    def shifted(feeds):
+    def shifted(feeds: Feeds) -> Outputs:
         return {name: array + np.float32(0.002) for name, array in run(feeds).items()}
 
     record = _check(exported.graph, exported, run=shifted)
@@ -77,21 +82,20 @@ def test_a_difference_above_the_tolerance_is_refused_by_name_and_amount(exported
     assert failed == ["max_abs"], "a shift of all logits turns no word"
 
 
-def test_the_same_words_are_asked_for_not_only_close_logits(exported) -> None:
-    run = open_runner(exported.graph)
-    half = exported.probes.batches[0]
-    choice = int(half.choices_M[0])
+def test_the_same_tokens_are_required_not_only_close_logits(exported: Exported) -> None:
+    run = load_artefact(exported.graph)
+    choice = int(exported.probes.batches[0].choices_M[0])
 
-    def turned(feeds):
+    def changed(feeds: Feeds) -> Outputs:
         logits = run(feeds)["logits"].copy()
         logits[..., choice] -= 30.0
         return {"logits": logits}
 
-    record = _check(exported.graph, exported, run=turned)
+    record = _check(exported.graph, exported, run=changed)
     assert "agreement" in {result.tolerance.figure for result in record.results if not result.holds}
 
 
-def test_a_baked_shape_is_told(exported, tmp_path: Path) -> None:
+def test_a_baked_shape_is_an_error(exported: Exported, tmp_path: Path) -> None:
     """A graph that only takes the length it was traced with."""
     graph = helper.make_graph(
         [helper.make_node("Gather", ["table", "input_ids"], ["logits"])],
@@ -105,23 +109,23 @@ def test_a_baked_shape_is_told(exported, tmp_path: Path) -> None:
         helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path
     )
 
-    def ids_only(feeds):
-        return open_runner(path)({"input_ids": feeds["input_ids"]})
+    def ids_only(feeds: Feeds) -> Outputs:
+        return load_artefact(path)({"input_ids": feeds["input_ids"]})
 
     with pytest.raises(ParityError, match=r"cannot run 3 × 8 tokens"):
         _check(path, exported, run=ids_only)
     with pytest.raises(
-        ModelError, match="takes no attention_mask, which its probes need; it takes input_ids"
+        ModelError, match="has no input attention_mask, which its probes need; it has: input_ids"
     ):
         _check(path, exported)
 
 
-def test_what_cannot_be_loaded_is_told(exported, tmp_path: Path) -> None:
-    torn = tmp_path / "model.onnx"
-    torn.write_bytes(exported.graph.read_bytes()[:1000])
-    for path in (torn, tmp_path / "missing.onnx"):
+def test_a_file_that_cannot_be_loaded_is_an_error(exported: Exported, tmp_path: Path) -> None:
+    truncated = tmp_path / "model.onnx"
+    truncated.write_bytes(exported.graph.read_bytes()[:1000])
+    for path in (truncated, tmp_path / "missing.onnx"):
         with pytest.raises(ModelError, match=r"onnxruntime .* cannot load"):
-            open_runner(path)
+            load_artefact(path)
     with pytest.raises(
         ModelError,
         match="the probes are of the task fill-mask, the artefact is of feature-extraction",
@@ -129,16 +133,16 @@ def test_what_cannot_be_loaded_is_told(exported, tmp_path: Path) -> None:
         _check(exported.graph, exported, task="feature-extraction")
 
 
-def test_a_graph_without_its_weights_file_is_told(exported, tmp_path: Path) -> None:
+def test_a_graph_without_its_weights_file_is_an_error(exported: Exported, tmp_path: Path) -> None:
     alone = tmp_path / "model.onnx"
     alone.write_bytes(exported.graph.read_bytes())
     with pytest.raises(ModelError, match="cannot load"):
-        open_runner(alone)
+        load_artefact(alone)
 
 
-def test_outputs_from_elsewhere_are_judged_by_the_same_bounds(exported) -> None:
+def test_outputs_from_elsewhere_are_judged_by_the_same_bounds(exported: Exported) -> None:
     short = exported.probes.up_to(16)
-    run = open_runner(exported.graph)
+    run = load_artefact(exported.graph)
     record = judge(
         compare(short, [run(batch.feeds()) for batch in short]),
         precision="fp32",
@@ -154,15 +158,15 @@ def test_outputs_from_elsewhere_are_judged_by_the_same_bounds(exported) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("precision", TOLERANCES)
-def test_every_precision_has_bounds_with_reasons_for_every_task(precision, task: str) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_has_bounds_with_reasons_for_every_task(precision: Precision, task: str) -> None:
     bounds = tolerances_for(precision, task)
     assert bounds
-    assert all(len(each.reason) > 20 and "provisional" not in each.reason for each in bounds)
+    assert all(len(bound.reason) > 20 and "provisional" not in bound.reason for bound in bounds)
 
 
-def test_float32_is_held_to_a_ten_thousandth_and_every_answer() -> None:
-    bounds = {each.figure: each for each in tolerances_for("fp32", "fill-mask")}
+def test_float32_must_match_to_a_ten_thousandth_and_in_every_decision() -> None:
+    bounds = {bound.figure: bound for bound in tolerances_for("fp32", "fill-mask")}
     assert (bounds["max_abs"].bound, bounds["max_abs"].value) == ("at most", 1e-4)
     assert (bounds["agreement"].bound, bounds["agreement"].value) == ("at least", 1.0)
 
@@ -176,7 +180,9 @@ def test_float32_is_held_to_a_ten_thousandth_and_every_answer() -> None:
         ("at least", 0.49, False),
     ],
 )
-def test_a_bound_holds_at_its_value(bound, got: float, holds: bool) -> None:
+def test_a_bound_holds_at_its_value(
+    bound: Literal["at most", "at least"], got: float, holds: bool
+) -> None:
     tolerance = Tolerance(figure="mean_abs", bound=bound, value=0.5, reason="a test")
     figures = ParityFigures(
         sequences=1,
@@ -197,9 +203,16 @@ def test_a_bound_holds_at_its_value(bound, got: float, holds: bool) -> None:
 def test_a_failure_says_by_how_much() -> None:
     low = Tolerance(figure="agreement", bound="at least", value=0.99, reason="a test")
     high = Tolerance(figure="kl_nats", bound="at most", value=0.01, reason="a test")
-    assert tell_failure(ToleranceResult(tolerance=low, got=0.9, holds=False)) == (
+    assert format_failure(ToleranceResult(tolerance=low, got=0.9, holds=False)) == (
         "agreement is 0.9, expected at least 0.99 (0.09 too little)"
     )
-    assert tell_failure(ToleranceResult(tolerance=high, got=0.05, holds=False)) == (
+    assert format_failure(ToleranceResult(tolerance=high, got=0.05, holds=False)) == (
         "kl_nats is 0.05, expected at most 0.01 (5 times the bound)"
+    )
+
+
+def test_a_bound_of_zero_is_missed_by_a_difference() -> None:
+    zero = Tolerance(figure="mean_abs", bound="at most", value=0, reason="a test")
+    assert format_failure(ToleranceResult(tolerance=zero, got=0.5, holds=False)) == (
+        "mean_abs is 0.5, expected at most 0 (0.5 too much)"
     )

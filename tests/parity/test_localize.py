@@ -1,7 +1,10 @@
+"""The part and the node that add an error are named, whatever comes after them."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -14,18 +17,21 @@ from edgedistil.core.records import ExplainRecord, NodeError, NotMeasured
 from edgedistil.export.quantize import Int8Plan, quantize_dynamic
 from edgedistil.export.storage import save_graph
 from edgedistil.parity.gate import check_artefact
-from edgedistil.parity.instrument import OUTPUT, open_graph
-from edgedistil.parity.localize import INFINITELY_FAR, explain, relative_error
+from edgedistil.parity.instrument import OUTPUT_PART, instrument_graph
+from edgedistil.parity.localize import NON_FINITE_ERROR, explain, relative_error
 from edgedistil.parity.probes import Probes
+
+if TYPE_CHECKING:
+    from tests.parity.conftest import Exported
 
 
 @pytest.fixture
-def break_weight(exported, tmp_path: Path) -> Callable[[str], Path]:
+def break_weight(exported: Exported, tmp_path: Path) -> Callable[[str], Path]:
     """The artefact with one output of one weight made wrong."""
 
     def _break(name: str, factor: float = 1.5) -> Path:
         model = onnx.load(exported.graph)
-        [weight] = [each for each in model.graph.initializer if each.name == name]
+        [weight] = [tensor for tensor in model.graph.initializer if tensor.name == name]
         values = numpy_helper.to_array(weight).copy()
         wrong = values[:, 3] if "embeddings" in name else values[3]
         wrong *= factor
@@ -37,7 +43,7 @@ def break_weight(exported, tmp_path: Path) -> Callable[[str], Path]:
     return _break
 
 
-def _explain(graph: Path, exported) -> ExplainRecord:
+def _explain(graph: Path, exported: Exported) -> ExplainRecord:
     return explain(graph, exported.probes, exported.graph)
 
 
@@ -59,107 +65,107 @@ def _explain(graph: Path, exported) -> ExplainRecord:
     ],
 )
 def test_a_broken_weight_fails_the_gate_and_its_layer_and_node_are_named(
-    weight: str, part: str, node: str, break_weight: Callable[..., Path], exported
+    weight: str, part: str, node: str, break_weight: Callable[..., Path], exported: Exported
 ) -> None:
     broken = break_weight(weight)
 
     record = check_artefact(
         broken, exported.probes, precision="fp32", model="student", task="fill-mask"
     )
-    told = _explain(broken, exported)
+    explained = _explain(broken, exported)
 
     assert not record.passed
-    assert told.worst_part == part
-    assert isinstance(told.worst_node, NodeError)
-    assert node in told.worst_node.node
-    own = {each.part: each.own for each in told.parts}
+    assert explained.worst_part == part
+    assert isinstance(explained.worst_node, NodeError)
+    assert node in explained.worst_node.node
+    own = {part.part: part.own for part in explained.parts}
     assert own.pop(part) > 1e-3
     assert max(own.values()) < 1e-5, "the other parts are as they were, given exact inputs"
 
 
 def test_errors_travel_on_but_are_not_blamed_on_later_layers(
-    break_weight: Callable[..., Path], exported
+    break_weight: Callable[..., Path], exported: Exported
 ) -> None:
-    told = _explain(break_weight("distilbert.transformer.layer.0.attention.v_lin.weight"), exported)
-    later = [each for each in told.parts if each.part.startswith("layer 2")]
+    explained = _explain(break_weight("distilbert.transformer.layer.0.attention.v_lin.weight"), exported)
+    later = [part for part in explained.parts if part.part.startswith("layer 2")]
     assert len(later) == 2
-    assert all(each.reached > 1e-3 and each.own < 1e-5 for each in later)
+    assert all(part.reached > 1e-3 and part.own < 1e-5 for part in later)
 
 
-def test_a_good_artefact_has_no_part_above_rounding(exported) -> None:
-    told = explain(exported.graph, exported.probes)
-    assert [each.part for each in told.parts] == [*exported.probes.boundaries, OUTPUT]
-    assert max(each.own for each in told.parts) < 1e-5
-    assert told.worst_node == NotMeasured(not_measured="no good artefact given")
-    assert told.gains == NotMeasured(not_measured="nothing was quantized again")
+def test_a_good_artefact_has_no_part_above_rounding(exported: Exported) -> None:
+    explained = explain(exported.graph, exported.probes)
+    assert [part.part for part in explained.parts] == [*exported.probes.boundaries, OUTPUT_PART]
+    assert max(part.own for part in explained.parts) < 1e-5
+    assert explained.worst_node == NotMeasured(not_measured="no fp32 artefact to compare with")
+    assert explained.gains == NotMeasured(not_measured="no part was quantized again")
 
 
 def test_a_weight_of_infinity_is_located_though_no_figures_can_be_had(
-    break_weight: Callable[..., Path], exported
+    break_weight: Callable[..., Path], exported: Exported
 ) -> None:
-    told = _explain(
+    explained = _explain(
         break_weight("distilbert.transformer.layer.1.ffn.lin2.weight", float("inf")), exported
     )
-    assert told.worst_part == "layer 1 feed-forward"
-    assert {each.part: each.own for each in told.parts}[told.worst_part] == INFINITELY_FAR
-    assert isinstance(told.figures, NotMeasured)
-    assert "NaN or infinite" in told.figures.not_measured
+    assert explained.worst_part == "layer 1 feed-forward"
+    assert {part.part: part.own for part in explained.parts}[explained.worst_part] == NON_FINITE_ERROR
+    assert isinstance(explained.figures, NotMeasured)
+    assert "NaN or infinite" in explained.figures.not_measured
 
 
-def test_leaving_a_part_of_an_int8_artefact_in_float_is_measured(exported, tmp_path: Path) -> None:
-    asked: list[Sequence[str]] = []
+def test_leaving_a_part_of_an_int8_artefact_in_float_is_measured(exported: Exported, tmp_path: Path) -> None:
+    requests: list[Sequence[str]] = []
 
     def requantize(nodes: Sequence[str]) -> Path:
-        asked.append(nodes)
+        requests.append(nodes)
         graph = ir.load(exported.graph)
         quantize_dynamic(
             graph, Int8Plan(keep=nodes, embeddings=not any("embeddings" in name for name in nodes))
         )
-        return save_graph(graph, tmp_path / f"model_{len(asked)}.onnx", external=True)[0]
+        return save_graph(graph, tmp_path / f"model_{len(requests)}.onnx", external=True)[0]
 
     int8 = requantize([])
-    told = explain(int8, exported.probes, exported.graph, requantize=requantize, most_gains=2)
+    explained = explain(int8, exported.probes, exported.graph, requantize=requantize, max_gains=2)
 
-    order = sorted(told.parts, key=lambda each: each.own, reverse=True)
-    assert not isinstance(told.gains, NotMeasured)
-    assert [gain.part for gain in told.gains] == [each.part for each in order[:2]]
-    assert told.worst_part == order[0].part
-    assert isinstance(told.worst_node, NodeError)
-    assert told.worst_node.operator in {
+    order = sorted(explained.parts, key=lambda part: part.own, reverse=True)
+    assert not isinstance(explained.gains, NotMeasured)
+    assert [gain.part for gain in explained.gains] == [part.part for part in order[:2]]
+    assert explained.worst_part == order[0].part
+    assert isinstance(explained.worst_node, NodeError)
+    assert explained.worst_node.operator in {
         "MatMulIntegerToFloat",
         "DynamicQuantizeMatMul",
         "Gather",
     }, "what was quantized is named, not the sum that follows it"
-    assert not isinstance(told.figures, NotMeasured)
-    assert told.gains[0].figures.mean_abs < told.figures.mean_abs, "less error"
-    assert told.gains[0].bytes > told.bytes, "for more bytes"
+    assert not isinstance(explained.figures, NotMeasured)
+    assert explained.gains[0].figures.mean_abs < explained.figures.mean_abs, "less error"
+    assert explained.gains[0].bytes > explained.bytes, "for more bytes"
 
 
-def test_a_graph_with_other_layers_is_refused(exported) -> None:
+def test_a_graph_with_other_layers_is_refused(exported: Exported) -> None:
     probes = exported.probes
     other = Probes(
         probes.task, probes.source_sha256, probes.seed, probes.boundaries[:-2], probes.batches
     )
     with pytest.raises(
-        ModelError, match=r"has 8 LayerNorms, its source 6: its layers cannot be told apart"
+        ModelError, match=r"has 8 LayerNorms, the model it was exported from has 6: its layers"
     ):
         explain(exported.graph, other)
 
 
 def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\xff" * 64)
-    with pytest.raises(ModelError, match="no ONNX graph that can be read"):
-        open_graph(tmp_path / "model.onnx", ["embeddings"])
+    with pytest.raises(ModelError, match="is not a readable ONNX graph"):
+        instrument_graph(tmp_path / "model.onnx", ["embeddings"])
 
 
-def test_every_node_belongs_to_one_part(exported) -> None:
-    opened = open_graph(exported.graph, exported.probes.boundaries)
-    named = [node.name for nodes in opened.parts.values() for node in nodes]
-    assert sorted(named) == sorted(node.name for node in opened.model.graph.node)
+def test_every_node_belongs_to_one_part(exported: Exported) -> None:
+    graph = instrument_graph(exported.graph, exported.probes.boundaries)
+    named = [node.name for nodes in graph.parts.values() for node in nodes]
+    assert sorted(named) == sorted(node.name for node in graph.model.graph.node)
 
 
 def test_relative_error() -> None:
     assert relative_error(np.array([3.0, 4.0]), np.array([3.0, 4.0])) == 0
     assert relative_error(np.array([3.0, 4.0]), np.array([6.0, 8.0])) == 1
     assert relative_error(np.array([0.0]), np.array([2.0])) == 1
-    assert relative_error(np.array([1.0]), np.array([np.nan])) == INFINITELY_FAR
+    assert relative_error(np.array([1.0]), np.array([np.nan])) == NON_FINITE_ERROR

@@ -1,6 +1,9 @@
+"""Probes on disk: complete, reproducible, and refused when corrupt."""
+
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -8,8 +11,11 @@ import pytest
 from edgedistil.core.errors import ShapeError, StorageError
 from edgedistil.parity.probes import Probes
 
+if TYPE_CHECKING:
+    from tests.parity.conftest import Exported
 
-def test_saved_probes_are_loaded_as_they_were(exported, tmp_path: Path) -> None:
+
+def test_saved_probes_are_loaded_as_they_were(exported: Exported, tmp_path: Path) -> None:
     probes = exported.probes
     probes.save(tmp_path / "probes.npz")
     loaded = Probes.load(tmp_path / "probes.npz")
@@ -31,31 +37,31 @@ def test_saved_probes_are_loaded_as_they_were(exported, tmp_path: Path) -> None:
             "hidden_KRD",
         ):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-        assert (one.whole_KBLD is None) == (other.whole_KBLD is None)
+        assert (one.full_hidden_KBLD is None) == (other.full_hidden_KBLD is None)
         np.testing.assert_array_equal(one.outputs["logits"], other.outputs["logits"])
 
 
-def test_the_same_probes_are_the_same_bytes(exported, tmp_path: Path) -> None:
+def test_the_same_probes_are_the_same_bytes(exported: Exported, tmp_path: Path) -> None:
     exported.probes.save(tmp_path / "one.npz")
     exported.probes.save(tmp_path / "two.npz")
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
 
 
-def test_up_to_keeps_the_short_batches(exported) -> None:
+def test_up_to_keeps_the_short_batches(exported: Exported) -> None:
     short = exported.probes.up_to(16)
     assert short.lengths == [8, 16]
     assert short.tokens == sum(b.input_ids_BL.size for b in exported.probes if b.length <= 16)
-    with pytest.raises(ShapeError, match="no probe of at most 3 tokens"):
+    with pytest.raises(ShapeError, match="no probe has at most 3 tokens"):
         exported.probes.up_to(3)
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 torn"])
-def test_a_torn_file_is_told(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut"])
+def test_a_corrupt_file_is_an_error(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "probes.npz"
     path.write_bytes(content)
-    with pytest.raises(StorageError, match="holds no probes that can be read"):
+    with pytest.raises(StorageError, match="does not contain readable probes"):
         Probes.load(path)
-    with pytest.raises(StorageError, match="holds no probes that can be read"):
+    with pytest.raises(StorageError, match="does not contain readable probes"):
         Probes.load(tmp_path / "missing.npz")
 
 
@@ -67,3 +73,10 @@ def test_another_format_and_pickles_are_refused(tmp_path: Path) -> None:
     np.savez(path, head=np.array([{"format": 1}], dtype=object))
     with pytest.raises(StorageError, match="allow_pickle=False"):
         Probes.load(path)
+
+
+def test_stored_names_are_part_of_the_format(exported: Exported, tmp_path: Path) -> None:
+    exported.probes.save(tmp_path / "probes.npz")
+    with np.load(tmp_path / "probes.npz") as archive:
+        names = {name.partition("/")[2] for name in archive if "/" in name}
+    assert names >= {"input_ids_BL", "hidden_KRD", "whole_KBLD", "output/logits"}

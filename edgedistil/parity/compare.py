@@ -24,7 +24,7 @@ Outputs = Mapping[str, Array]
 
 # A prediction that leads by less than this in PyTorch's float32 is a tie and not counted: an
 # artefact within the fp32 tolerance (1e-4 on each logit) may already reverse it
-# (docs/decisions.md, "A near-tie is no decision").
+# (docs/decisions.md#parity-and-package, on near-ties).
 TIE_MARGIN = 2e-4
 # The direction of a row of a few logits means little: with one label the cosine is always 1 or -1.
 COSINE_MIN_WIDTH = 8
@@ -114,6 +114,7 @@ def compare(probes: Probes, outputs: Iterable[Outputs]) -> Comparison:
     if compared != len(probes.batches):
         raise ShapeError(f"got the outputs of {compared} batches, expected {len(probes.batches)}")
 
+    # Sums, not means of means: lengths have different numbers of sequences.
     overall = sum(by_length.values(), Tally())
     lengths = sorted(by_length)
     all_lengths = NotMeasured(not_measured=f"all of {', '.join(map(str, lengths))}")
@@ -141,6 +142,7 @@ def reduce_outputs(batch: ProbeBatch, outputs: Outputs) -> dict[str, Array]:
         ShapeError: An output has a shape that does not fit the probes.
     """
     reduced = {name: _select_rows(batch, name, outputs) for name in batch.outputs}
+    # Masked positions outnumber the compared rows, but of each only the most likely token matters.
     if len(batch.masked_M2):
         if "choices" in outputs:
             reduced["choices"] = outputs["choices"]
@@ -154,6 +156,7 @@ def compare_batch(batch: ProbeBatch, outputs: Outputs, *, task: str) -> Tally:
     actual = reduce_outputs(batch, outputs)
     tally = Tally(sequences=batch.sequences)
     for name, expected in batch.outputs.items():
+        # A maximum or a mean over NaN would hide how many values are affected.
         not_finite = np.count_nonzero(~np.isfinite(actual[name]))
         if not_finite:
             raise ParityError(
@@ -174,9 +177,10 @@ def parity_figures(tally: Tally, *, length: Count, task: str) -> ParityFigures:
 
     Args:
         tally: Sums over at least one batch.
-        length: Padded length of the batches, or why there is no single one.
+        length: Padded length of the batches, or why it is not one length.
         task: Task of the probes; named in the reasons.
     """
+    # max(…, 1) only guards the division: a figure over nothing is replaced by its reason below.
     has_rows = tally.rows > 0
     cosine_mean = tally.cosine_sum / max(tally.rows, 1)
     mean_kl = tally.kl_sum / max(tally.distributions, 1)
@@ -212,6 +216,7 @@ def _concordance(pairs: Sequence[tuple[float, float]]) -> Figure:
             not_measured=f"{len(pairs)} single values;"
             f" their concordance needs {CONCORDANCE_MIN_VALUES}"
         )
+    # Population variances (ddof 0), as in the paper.
     expected_N, actual_N = np.array(pairs).T
     mean_difference = expected_N.mean() - actual_N.mean()
     scale = expected_N.var() + actual_N.var() + mean_difference**2
@@ -232,6 +237,7 @@ def _select_rows(batch: ProbeBatch, name: str, outputs: Outputs) -> Array:
             f"the artefact has no output '{name}'; it has: {', '.join(outputs) or 'none'}"
         )
     output = np.asarray(outputs[name])
+    # Already reduced, or an output per sequence, which has no positions to select.
     if output.shape == expected.shape:
         return output.astype(np.float32, copy=False)
 
@@ -262,6 +268,7 @@ def _choices(batch: ProbeBatch, logits_BLV: Array) -> Array:
 
 
 def _compare_values(expected: Array, actual: Array) -> Tally:
+    # In float64: a float32 difference of float32 values would round away the small errors.
     difference = np.abs(expected.astype(np.float64) - actual)
     return Tally(
         values=difference.size,
@@ -288,11 +295,14 @@ def cosines(expected_ND: Array, actual_ND: Array) -> NDArray[np.float64]:
         expected_ND: Shape (N, D), any float dtype; reduced in float64.
         actual_ND: Shape (N, D).
     """
+    # In float64: in float32, 1 - cosine of equal rows is already 1e-7.
     a_ND = expected_ND.astype(np.float64)
     b_ND = actual_ND.astype(np.float64)
     norms_N = np.linalg.norm(a_ND, axis=-1) * np.linalg.norm(b_ND, axis=-1)
+    # A zero row has no direction: equal zero rows count as the same, a single one as orthogonal.
     both_zero_N = ~(a_ND.any(axis=-1) | b_ND.any(axis=-1))
     dots_N = np.einsum("nd,nd->n", a_ND, b_ND)
+    # np.where computes both branches, so the divisor must not be zero in either.
     safe_norms_N = np.where(norms_N > 0, norms_N, 1.0)
     cosines_N: NDArray[np.float64] = np.where(norms_N > 0, dots_N / safe_norms_N, both_zero_N)
     return np.clip(cosines_N, -1.0, 1.0)
@@ -338,6 +348,7 @@ def kl_nats(expected_NV: Array, actual_NV: Array) -> NDArray[np.float64]:
 
 
 def _log_softmax(logits_NV: Array) -> NDArray[np.float64]:
+    # Shifted by the maximum, so that exp cannot overflow.
     shifted_NV = logits_NV.astype(np.float64) - logits_NV.max(axis=-1, keepdims=True)
     normalizer_N1 = np.log(np.exp(shifted_NV).sum(axis=-1, keepdims=True))
     log_softmax_NV: NDArray[np.float64] = shifted_NV - normalizer_N1
@@ -368,6 +379,7 @@ def _collect_regression_values(batch: ProbeBatch, actual: Outputs, task: str) ->
 
 
 def _compare_decisions(batch: ProbeBatch, actual: Outputs, task: str) -> Tally:
+    # `counts`: decisions that are not a tie in PyTorch; `agrees`: those that are the same.
     if task == "fill-mask":
         counts = batch.margins_M >= TIE_MARGIN
         agrees = batch.choices_M == actual["choices"]
@@ -384,6 +396,7 @@ def _compare_decisions(batch: ProbeBatch, actual: Outputs, task: str) -> Tally:
 
 def margins(logits_NV: Array) -> Array:
     """Difference between the largest and the second largest value of each row, shape (N,)."""
+    # partition, not sort: a row has tens of thousands of values.
     top_N2 = np.partition(logits_NV, -2, axis=-1)[:, -2:]
     margins_N: Array = top_N2[:, 1] - top_N2[:, 0]
     return margins_N
@@ -400,9 +413,7 @@ def _compare_spans(batch: ProbeBatch, actual: Outputs) -> tuple[Array, Array]:
     return counts_B, agrees_B
 
 
-def _span_rows(
-    batch: ProbeBatch, actual: Outputs, name: str
-) -> Iterator[tuple[int, Array, Array]]:
+def _span_rows(batch: ProbeBatch, actual: Outputs, name: str) -> Iterator[tuple[int, Array, Array]]:
     """(sequence, PyTorch's, the artefact's) logits over the sequence's attended positions."""
     for sequence in range(batch.sequences):
         of_sequence_N = batch.rows_N2[:, 0] == sequence

@@ -105,6 +105,7 @@ def judge(
     # A regression decides nothing but has a concordance; every other task decides something.
     regression = overall.decisions == 0 and isinstance(overall.concordance, float)
     tolerances = tolerances_for(precision, task, regression=regression)
+    # All of them, also after a failure: the message lists every tolerance that does not hold.
     results = [check_tolerance(tolerance, overall) for tolerance in tolerances]
     return ParityRecord(
         model=model,
@@ -133,10 +134,8 @@ def check_tolerance(tolerance: Tolerance, figures: ParityFigures) -> ToleranceRe
         raise ParityError(
             f"the tolerance on {tolerance.figure} cannot be checked: {value.not_measured}"
         )
-    if tolerance.bound == "at most":
-        holds = value <= tolerance.value
-    else:
-        holds = value >= tolerance.value
+    at_most = tolerance.bound == "at most"
+    holds = value <= tolerance.value if at_most else value >= tolerance.value
     return ToleranceResult(tolerance=tolerance, got=value, holds=holds)
 
 
@@ -175,9 +174,7 @@ def format_failure(result: ToleranceResult) -> str:
 # --- running an artefact -------------------------------------------------------------------------
 
 
-def load_artefact(
-    model_file: Path, session_options: ort.SessionOptions | None = None
-) -> RunModel:
+def load_artefact(model_file: Path, session_options: ort.SessionOptions | None = None) -> RunModel:
     """Loads an ONNX file into a CPU session and returns a function from feeds to outputs.
 
     Raises:
@@ -193,6 +190,7 @@ def load_artefact(
             hint="the file or its external data is corrupt or incomplete, or needs a newer"
             " onnxruntime: export it again",
         ) from error
+    # Names are read once per session, not once per call.
     input_names = {node.name for node in session.get_inputs()}
     output_names = [node.name for node in session.get_outputs()]
 
@@ -235,7 +233,7 @@ def _reduced_outputs(run: RunModel, probes: Probes, *, label: str) -> Iterator[O
 def _run_batch(run: RunModel, batch: ProbeBatch) -> Outputs:
     try:
         return run(batch.feeds())
-    except ModelError:
+    except ModelError:  # from _select_feeds: the message is already specific
         raise
     except Exception as error:  # onnxruntime's exceptions have no common ancestor below Exception
         raise ParityError(

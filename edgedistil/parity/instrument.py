@@ -2,7 +2,7 @@
 
 The parts of a BERT or DistilBERT encoder end in a LayerNorm: one after the embeddings, two in each
 layer, one in a masked-LM head. They are identified by operator, in the order of the graph, so no
-tracer's names are needed (docs/decisions.md, "LayerNorms divide the encoder into parts").
+tracer's names are needed (docs/decisions.md#parity-and-package).
 """
 
 from __future__ import annotations
@@ -58,20 +58,24 @@ class InstrumentedGraph:
         Raises:
             ModelError: onnxruntime cannot load the graph.
         """
+        # A copy, because a session changes inputs and outputs; external weights are not copied.
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         replaced = replaced or {}
+        # Consumers read a new input; the replaced tensor itself is still computed and can be read.
         for node in model.graph.node:
             for index, name in enumerate(node.input):
                 if name in replaced:
                     node.input[index] = name + _REPLACED_SUFFIX
         for name, array in replaced.items():
             model.graph.input.append(_input_of(name + _REPLACED_SUFFIX, array))
+        # An output without a type: onnxruntime infers it.
         del model.graph.output[:]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
 
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # The graph is passed as bytes, so onnxruntime does not know its folder.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(self.folder)
         )
@@ -150,9 +154,7 @@ def instrument_graph(model_file: Path, boundaries: Sequence[str]) -> Instrumente
             f" {len(boundaries)}: its layers cannot be separated",
             hint="explain the artefact before an optimizer changed its normalization",
         )
-    boundary_tensors = {
-        part: norm.output[0] for part, norm in zip(boundaries, norms, strict=True)
-    }
+    boundary_tensors = {part: norm.output[0] for part, norm in zip(boundaries, norms, strict=True)}
     return InstrumentedGraph(
         model=model,
         folder=model_file.resolve().parent,
@@ -173,6 +175,7 @@ def _divide(model: onnx.ModelProto, boundaries: dict[str, str]) -> dict[str, lis
     for index, node in enumerate(model.graph.node):
         for output in node.output:
             producers[output] = index
+    # A part needs all ancestors of its end; those that an earlier part has are not its own.
     part_ends = {part: [tensor] for part, tensor in boundaries.items()}
     part_ends[OUTPUT_PART] = [output.name for output in model.graph.output]
 

@@ -2,8 +2,8 @@
 
 Errors grow on their way through the layers, so the layer with the largest error need not be the one
 that caused it. Each part is therefore fed PyTorch's own hidden states (the probes hold all of them
-for one batch) and judged by the error that it adds (docs/decisions.md, "A part is judged by what it
-adds to exact inputs").
+for one batch) and judged by the error that it adds (docs/decisions.md#parity-and-package; what was tried before:
+docs/log.md#parity-and-interop).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from edgedistil.parity.instrument import (
 )
 from edgedistil.parity.probes import ProbeBatch, Probes
 
-# Stands for an infinite error: records hold no infinities.
+# In place of an infinite error: records cannot hold infinities.
 NON_FINITE_ERROR = 1e9
 # Parts of the operator types that read weights; the others only pass an error on.
 _WEIGHT_OPERATORS = ("MatMul", "Gemm", "Attention", "Gather", "EmbedLayerNormalization")
@@ -74,25 +74,24 @@ def explain(
     batch = _batch_with_all_states(probes)
 
     parts = _part_errors(graph, probes, batch)
+    # The worst part is the one that adds most, not the one where the error is largest.
     by_own_error = sorted(parts, key=lambda part: part.own, reverse=True)
     worst_part = by_own_error[0].part
 
+    # Within that part, node by node against the fp32 artefact, which has the same tensors.
     nodes: list[NodeError] = []
     if reference is not None:
         nodes = _node_errors(graph, reference, worst_part, batch)
-    worst_node: NodeError | NotMeasured
-    if nodes:
-        worst_node = nodes[0]
-    else:
-        worst_node = NotMeasured(not_measured=_reason_without_node(reference))
+    no_node = NotMeasured(not_measured=_reason_without_node(reference))
 
+    # What it would gain to leave a part in float; each trial quantizes and runs the artefact again.
     tried_parts = [part.part for part in by_own_error[:max_gains]]
     return ExplainRecord(
         artefact_sha256=artefact_sha256(model_file),
         task=probes.task,
         parts=parts,
         worst_part=worst_part,
-        worst_node=worst_node,
+        worst_node=nodes[0] if nodes else no_node,
         nodes=nodes,
         bytes=_artefact_bytes(model_file),
         figures=_figures_or_reason(model_file, probes),
@@ -136,8 +135,10 @@ def _own_errors(
     graph: InstrumentedGraph, batch: ProbeBatch, boundaries: Sequence[str]
 ) -> dict[str, float]:
     """Relative error of each part's output when the part is fed PyTorch's hidden states."""
+    # One pass for all parts: a boundary is read, and its consumers get PyTorch's states instead.
     names = [*graph.boundaries.values(), *_output_names(graph)]
     outputs = graph.run(names, batch.feeds(), _pytorch_states(graph, batch))
+    # Hidden states at padding are arbitrary.
     attended_BL = batch.attention_mask_BL == 1
     errors = {}
     for part, expected_BLD in zip(boundaries, _all_states(batch), strict=True):
@@ -162,6 +163,7 @@ def _reached_errors(graph: InstrumentedGraph, probes: Probes) -> dict[str, tuple
     pairs: dict[str, list[tuple[Array, Array]]] = {
         part: [] for part in [*graph.boundaries, OUTPUT_PART]
     }
+    # One batch of each length is enough to see where errors grow.
     batches = {batch.length: batch for batch in probes}.values()
     sequences = sum(batch.sequences for batch in batches)
     with console.progress("errors by layer", sequences, unit="sequences") as bar:
@@ -219,6 +221,7 @@ def _all_states(batch: ProbeBatch) -> NDArray[np.float32]:
 
 def _pytorch_states(graph: InstrumentedGraph, batch: ProbeBatch) -> dict[str, Array]:
     """PyTorch's hidden states under the artefact's tensor names, in its dtype and order of axes."""
+    # Only shapes and dtypes of this run are used.
     computed = graph.run(list(graph.boundaries.values()), batch.feeds())
     states = {}
     for tensor, state_BLD in zip(graph.boundaries.values(), _all_states(batch), strict=True):
@@ -259,6 +262,7 @@ def _node_errors(
     fed the fp32 artefact's values. Nodes between two of them (quantize, multiply integers, scale)
     are judged as one, under the name of their MatMul.
     """
+    # Tensors that both artefacts have; what quantization inserted has no counterpart.
     states = _pytorch_states(graph, batch)
     own_names = set(graph.float_outputs(graph.parts[part]))
     reference_names = reference.float_outputs(reference.parts[part])
@@ -274,6 +278,7 @@ def _node_errors(
 
     # Every shared tensor is computed from exact inputs: its consumers read the fed values.
     outputs = graph.run(shared, batch.feeds(), {**exact, **states})
+
     producers = {name: node for node in graph.parts[part] for name in node.output}
     errors = []
     for name in shared:
@@ -292,7 +297,8 @@ def _node_errors(
 def _weight_node(
     producers: Mapping[str, onnx.NodeProto], tensor: str, *, stop: set[str]
 ) -> onnx.NodeProto:
-    """Returns the MatMul or Gather between the tensors in `stop` and this one, else its producer."""
+    """Returns the weights' operator between `stop` and a tensor, else the tensor's producer."""
+    # Backwards from the tensor: an error at an Add or a LayerNorm comes from the weights before it.
     pending = [tensor]
     seen: set[str] = set()
     while pending:

@@ -26,15 +26,16 @@ def check_onnx_file(path: Path) -> list[Path]:
         ModelError: The graph is not readable, or external data is missing, truncated, or outside
             the graph's folder.
     """
+    # Only the graph is parsed: a complete load would read gigabytes for a look at their locations.
     try:
         model = onnx.load(path, load_external_data=False)
     except (OSError, DecodeError) as error:
-        raise ModelError(f"{path} is not a readable ONNX file: {error}", hint=_CORRUPT_HINT) from error
+        raise ModelError(
+            f"{path} is not a readable ONNX file: {error}", hint=_CORRUPT_HINT
+        ) from error
     # protobuf reads an empty file, and some others, as a message without any field.
     if not model.graph.node:
-        raise ModelError(
-            f"{path} is not a readable ONNX file: it has no nodes", hint=_CORRUPT_HINT
-        )
+        raise ModelError(f"{path} is not a readable ONNX file: it has no nodes", hint=_CORRUPT_HINT)
     data_files = {}
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:

@@ -136,6 +136,7 @@ class Probes:
             "boundaries": list(self.boundaries),
             "batches": len(self.batches),
         }
+        # The head is JSON in an array of text: npz without pickle stores arrays only.
         arrays: dict[str, Array] = {"head": np.array(json.dumps(head, sort_keys=True))}
         for index, batch in enumerate(self.batches):
             for name, array in _arrays_of(batch).items():
@@ -151,6 +152,7 @@ class Probes:
             StorageError: The file is missing, corrupt, or of another format.
         """
         try:
+            # Without pickle, so that a file from elsewhere cannot run code.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 head = json.loads(str(archive["head"]))
                 if head["format"] != FORMAT:

@@ -11,9 +11,7 @@ from edgedistil.core.precision import PRECISIONS, Precision
 from edgedistil.core.records import Tolerance
 
 
-def tolerances_for(
-    precision: Precision, task: str, *, regression: bool = False
-) -> list[Tolerance]:
+def tolerances_for(precision: Precision, task: str, *, regression: bool = False) -> list[Tolerance]:
     """Returns the tolerances of a precision that apply to a task; never empty.
 
     Args:
@@ -57,14 +55,14 @@ def _at_least(figure: str, value: float, reason: str) -> Tolerance:
 # between draws. The smallest cosine differs by 0.1 between draws: it was 0.862 in a correct
 # artefact and up to 0.901 with the fault (docs/log.md#export-the-graph-and-its-integers,
 # "the smallest cosine of 4,000 positions is a noisy figure").
-_ENCODER_FAULT = (
-    "one scale per tensor: 0.9741 to 0.9746 (student) and 0.9566 to 0.9573 (teacher)"
-)
+_ENCODER_FAULT = "one scale per tensor: 0.9741 to 0.9746 (student) and 0.9566 to 0.9573 (teacher)"
 _ONE_BROKEN_POSITION = (
     "a broken position is near 0; the worst of thousands is 0.862 in a correct int8 artefact,"
     " 0.873 in int4"
 )
 
+# The bounds for concordance: docs/log.md#what-the-student-keeps-on-tasks ("found by scoring a
+# regression's artefact").
 # Bounds of dynamic int8, whether its weights are signed or unsigned: both have the same values.
 _INT8 = [
     _at_least(

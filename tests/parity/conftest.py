@@ -1,4 +1,4 @@
-"""A tiny masked-LM student with a real tokenizer, its probes, and its ONNX graph as `edgedistil export` makes it."""
+"""A tiny masked-LM student with a real tokenizer, its probes, and its exported ONNX graph."""
 
 from __future__ import annotations
 

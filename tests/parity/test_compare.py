@@ -30,7 +30,7 @@ RNG = np.random.default_rng(3)
 def _batch(
     task: str, *, length: int = L, labels: int = 3
 ) -> tuple[ProbeBatch, dict[str, np.ndarray]]:
-    """A padded batch (the second sequence is one token shorter), and outputs equal to what it expects."""
+    """A padded batch (the second sequence is one token shorter), and outputs equal to its own."""
     mask_BL = np.ones((B, length), np.int64)
     mask_BL[1, -1] = 0
     rows_N2, masked_M2 = np.argwhere(mask_BL == 1), np.zeros((0, 2), np.int64)
@@ -41,7 +41,9 @@ def _batch(
         "token-classification": {"logits": (B, length, labels)},
         "question-answering": {"start_logits": (B, length), "end_logits": (B, length)},
     }[task]
-    outputs = {name: RNG.normal(size=shape).astype(np.float32) for name, shape in raw_shapes.items()}
+    outputs = {
+        name: RNG.normal(size=shape).astype(np.float32) for name, shape in raw_shapes.items()
+    }
     choices_M, margins_M = np.zeros(0, np.int64), np.zeros(0, np.float32)
     if task == "fill-mask":
         masked_M2 = np.array([[0, 1], [0, 3], [1, 2]])
@@ -187,9 +189,7 @@ def test_reduced_outputs_are_compared_as_the_raw_ones() -> None:
     assert reduced["logits"].shape == batch.outputs["logits"].shape
     probes = _probes("fill-mask", batch)
     assert figures_of(probes, [reduced]) == figures_of(probes, [outputs])
-    assert figures_of(probes, [reduce_outputs(batch, reduced)]) == figures_of(
-        probes, [outputs]
-    )
+    assert figures_of(probes, [reduce_outputs(batch, reduced)]) == figures_of(probes, [outputs])
 
 
 def test_not_finite_is_an_error_not_a_figure() -> None:

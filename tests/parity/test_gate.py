@@ -27,10 +27,10 @@ from edgedistil.parity.gate import (
     Feeds,
     check_artefact,
     check_tolerance,
+    format_failure,
     judge,
     load_artefact,
     require_parity,
-    format_failure,
 )
 from edgedistil.parity.tolerances import tolerances_for
 
@@ -159,7 +159,9 @@ def test_outputs_from_elsewhere_are_judged_by_the_same_bounds(exported: Exported
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_every_precision_has_bounds_with_reasons_for_every_task(precision: Precision, task: str) -> None:
+def test_every_precision_has_bounds_with_reasons_for_every_task(
+    precision: Precision, task: str
+) -> None:
     bounds = tolerances_for(precision, task)
     assert bounds
     assert all(len(bound.reason) > 20 and "provisional" not in bound.reason for bound in bounds)

@@ -86,7 +86,9 @@ def test_a_broken_weight_fails_the_gate_and_its_layer_and_node_are_named(
 def test_errors_travel_on_but_are_not_blamed_on_later_layers(
     break_weight: Callable[..., Path], exported: Exported
 ) -> None:
-    explained = _explain(break_weight("distilbert.transformer.layer.0.attention.v_lin.weight"), exported)
+    explained = _explain(
+        break_weight("distilbert.transformer.layer.0.attention.v_lin.weight"), exported
+    )
     later = [part for part in explained.parts if part.part.startswith("layer 2")]
     assert len(later) == 2
     assert all(part.reached > 1e-3 and part.own < 1e-5 for part in later)
@@ -107,12 +109,16 @@ def test_a_weight_of_infinity_is_located_though_no_figures_can_be_had(
         break_weight("distilbert.transformer.layer.1.ffn.lin2.weight", float("inf")), exported
     )
     assert explained.worst_part == "layer 1 feed-forward"
-    assert {part.part: part.own for part in explained.parts}[explained.worst_part] == NON_FINITE_ERROR
+    assert {part.part: part.own for part in explained.parts}[
+        explained.worst_part
+    ] == NON_FINITE_ERROR
     assert isinstance(explained.figures, NotMeasured)
     assert "NaN or infinite" in explained.figures.not_measured
 
 
-def test_leaving_a_part_of_an_int8_artefact_in_float_is_measured(exported: Exported, tmp_path: Path) -> None:
+def test_leaving_a_part_of_an_int8_artefact_in_float_is_measured(
+    exported: Exported, tmp_path: Path
+) -> None:
     requests: list[Sequence[str]] = []
 
     def requantize(nodes: Sequence[str]) -> Path:

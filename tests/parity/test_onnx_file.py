@@ -69,7 +69,9 @@ def test_truncated_external_data_says_how_much_is_missing(stored: Path) -> None:
 
 def test_missing_external_data_is_named(stored: Path) -> None:
     stored.with_name("model.onnx_data").unlink()
-    with pytest.raises(ModelError, match=r"needs model.onnx_data in the same folder, and it is not there"):
+    with pytest.raises(
+        ModelError, match=r"needs model.onnx_data in the same folder, and it is not there"
+    ):
         check_onnx_file(stored)
 
 

@@ -125,7 +125,8 @@ def test_a_run_keeps_what_failed_under_the_boards_kernels(make_run, tiny) -> Non
     )
     Probes(TASK, "ab" * 32, 7, (), (batch,)).save(run.probes("student", TASK))
     with pytest.raises(
-        ParityError, match="student feature-extraction int8 does not match the model it was exported"
+        ParityError,
+        match="student feature-extraction int8 does not match the model it was exported",
     ) as told:
         stage.profile("made", emulate=True, device="rpi4", lengths=[13])
     assert told.value.exit_code == 3

@@ -5,6 +5,9 @@ Costs add up over the nodes of a graph:
     node = multiply-adds / (peak · efficiency · fill) + weights / fetch rate + moved bytes / rate
            + elements · cycles + overhead;   a call = its nodes + a cost per call
 
+A sum, not a roofline: the larger of arithmetic and weight fetch is 45% off at 16 tokens
+(docs/log.md#costs-add-up).
+
 The peak, the clock, the bandwidth and the thread scaling are the device's. The rest are properties
 of a runtime on a family of cores (`Constants`) and are uncertain by a factor `spread`: that factor
 separates the ends of a latency band. The ratio of two models' times varies each constant for both
@@ -34,8 +37,7 @@ CostVector = NDArray[np.float64]
 _RATIO_RESIDUAL = 0.04
 # Weights are streamed in the same order on every call: under LRU replacement, a cache smaller than
 # the working set gets almost no hits. Hits fall linearly from all, at the cache's size, to none at
-# this multiple of it; chosen among five forms on measured ratios (docs/log.md#profiling,
-# "seven encoders alone and three pairs in turns").
+# this multiple of it (docs/log.md#cached-share-of-the-weights).
 _NO_HITS_AT = 1.5
 # A graph node below this many moved bytes only handles shapes and costs a fraction of the overhead.
 _SHAPE_ONLY_BYTES = 1024
@@ -134,8 +136,8 @@ ONNXRUNTIME_CONSTANTS: dict[CoreFamily, Constants] = {
         overhead_cycles=16000,
         call_cycles=80000,
         half_rows=1.0,
-        # Two A53 boards of the same clock differ by a factor of 2.03 (docs/log.md#profiling,
-        # "published rows of other runtimes"), so a band of 2 would be narrower than the family.
+        # Two A53 boards of the same clock differ by a factor of 2.03, so a band of 2 would be
+        # narrower than the family (docs/log.md#cost-model-against-published-rows).
         spread=3.0,
         origin=_ASSUMED,
     ),

@@ -3,7 +3,8 @@
 The graph runs once per sequence length on this host under onnxruntime's profiler, which reports the
 operator and the shapes of each executed node: fused, in order, with concrete shapes. Only counts
 (multiply-adds, bytes, elements) are taken from that run and never a time, because times belong to
-this host. Why a run and not shape inference: docs/decisions.md#profiling.
+this host. Why a run and not shape inference:
+docs/decisions.md#counts-come-from-a-run-not-from-shape-inference.
 """
 
 from __future__ import annotations

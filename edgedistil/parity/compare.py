@@ -24,7 +24,7 @@ Outputs = Mapping[str, Array]
 
 # A prediction that leads by less than this in PyTorch's float32 is a tie and not counted: an
 # artefact within the fp32 tolerance (1e-4 on each logit) may already reverse it
-# (docs/decisions.md#parity-and-package, on near-ties).
+# (docs/decisions.md#a-near-tie-is-not-a-decision).
 TIE_MARGIN = 2e-4
 # The direction of a row of a few logits means little: with one label the cosine is always 1 or -1.
 COSINE_MIN_WIDTH = 8
@@ -209,7 +209,7 @@ def _concordance(pairs: Sequence[tuple[float, float]]) -> Figure:
     """Lin's concordance coefficient: 2 cov / (var + var + (difference of means)²).
 
     Pearson's correlation would accept values that are all doubled
-    (docs/log.md#what-the-student-keeps-on-tasks). Source: Lin 1989, Biometrics 45.
+    (docs/log.md#scoring-a-regressions-artefact). Source: Lin 1989, Biometrics 45.
     """
     if len(pairs) < CONCORDANCE_MIN_VALUES:
         return NotMeasured(

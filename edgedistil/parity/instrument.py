@@ -2,7 +2,7 @@
 
 The parts of a BERT or DistilBERT encoder end in a LayerNorm: one after the embeddings, two in each
 layer, one in a masked-LM head. They are identified by operator, in the order of the graph, so no
-tracer's names are needed (docs/decisions.md#parity-and-package).
+tracer's names are needed (docs/decisions.md#layernorms-divide-the-encoder-into-parts).
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
 Errors grow on their way through the layers, so the layer with the largest error need not be the one
 that caused it. Each part is therefore fed PyTorch's own hidden states (the probes hold all of them
-for one batch) and judged by the error that it adds (docs/decisions.md#parity-and-package; what was tried before:
-docs/log.md#parity-and-interop).
+for one batch) and judged by the error that it adds
+(docs/decisions.md#a-part-is-judged-by-what-it-adds-to-exact-inputs). Tried before and dropped: the
+layer where the error grows most (docs/log.md#blaming-a-layer), and output error less input error of
+a node (docs/log.md#blaming-a-node).
 """
 
 from __future__ import annotations

@@ -53,17 +53,16 @@ def _at_least(figure: str, value: float, reason: str) -> Tolerance:
 #
 # An encoder is judged by its mean cosine over thousands of positions, which differs by 0.0005
 # between draws. The smallest cosine differs by 0.1 between draws: it was 0.862 in a correct
-# artefact and up to 0.901 with the fault (docs/log.md#export-the-graph-and-its-integers,
-# "the smallest cosine of 4,000 positions is a noisy figure").
+# artefact and up to 0.901 with the fault (docs/log.md#mean-cosine-instead-of-the-smallest).
 _ENCODER_FAULT = "one scale per tensor: 0.9741 to 0.9746 (student) and 0.9566 to 0.9573 (teacher)"
 _ONE_BROKEN_POSITION = (
     "a broken position is near 0; the worst of thousands is 0.862 in a correct int8 artefact,"
     " 0.873 in int4"
 )
 
-# The bounds for concordance: docs/log.md#what-the-student-keeps-on-tasks ("found by scoring a
-# regression's artefact").
-# Bounds of dynamic int8, whether its weights are signed or unsigned: both have the same values.
+# Bounds of dynamic int8, whether its weights are signed or unsigned: both have the same values. The
+# two bounds on predictions are explained in docs/log.md#agreement-depends-on-the-model, the one on
+# concordance in docs/log.md#scoring-a-regressions-artefact.
 _INT8 = [
     _at_least(
         "agreement",
@@ -94,7 +93,8 @@ _INT8 = [
 
 # By the key that a precision has in `core.precision`.
 TOLERANCES: dict[str, list[Tolerance]] = {
-    # Fixed, not measured: fp32 must compute what PyTorch computes.
+    # Fixed, not measured: fp32 must compute what PyTorch computes
+    # (docs/decisions.md#the-fp32-bounds-are-fixed-the-others-are-a-measurement-plus-room).
     "fp32": [
         _at_most(
             "max_abs",
@@ -137,7 +137,8 @@ TOLERANCES: dict[str, list[Tolerance]] = {
     ],
     "int8": _INT8,
     "int8-static": [
-        # An earlier bound of 0.85 was not measured: correct artefacts were on both sides of it.
+        # An earlier bound of 0.85 was not measured: correct artefacts were on both sides of it
+        # (docs/log.md#bounds-of-every-precision).
         _at_least(
             "agreement",
             0.80,

@@ -29,7 +29,7 @@ from edgedistil.core.records import (
 )
 from edgedistil.core.rundir import RunDir, artefact_sha256
 from edgedistil.parity.compare import compare
-from edgedistil.parity.gate import judge, format_failure
+from edgedistil.parity.gate import format_failure, judge
 from edgedistil.parity.probes import Probes
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.memory_limit import memory_fit

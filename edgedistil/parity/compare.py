@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
 from edgedistil.core.records import Count, Figure, NotMeasured, ParityFigures
+from edgedistil.core.task import TASKS, Task
 from edgedistil.parity.probes import ProbeBatch, Probes
 
 Array = NDArray[Any]
@@ -151,7 +152,7 @@ def reduce_outputs(batch: ProbeBatch, outputs: Outputs) -> dict[str, Array]:
     return reduced
 
 
-def compare_batch(batch: ProbeBatch, outputs: Outputs, *, task: str) -> Tally:
+def compare_batch(batch: ProbeBatch, outputs: Outputs, *, task: Task) -> Tally:
     """Compares the outputs of one batch; raises like `compare`."""
     actual = reduce_outputs(batch, outputs)
     tally = Tally(sequences=batch.sequences)
@@ -172,7 +173,7 @@ def compare_batch(batch: ProbeBatch, outputs: Outputs, *, task: str) -> Tally:
     return tally
 
 
-def parity_figures(tally: Tally, *, length: Count, task: str) -> ParityFigures:
+def parity_figures(tally: Tally, *, length: Count, task: Task) -> ParityFigures:
     """Turns sums into figures; what a task has no notion of is absent, with the reason.
 
     Args:
@@ -311,9 +312,9 @@ def cosines(expected_ND: Array, actual_ND: Array) -> NDArray[np.float64]:
 # --- distributions -------------------------------------------------------------------------------
 
 
-def _compare_distributions(batch: ProbeBatch, actual: Outputs, task: str) -> Tally:
+def _compare_distributions(batch: ProbeBatch, actual: Outputs, task: Task) -> Tally:
     pairs: list[tuple[Array, Array]] = []
-    if task == "question-answering":
+    if TASKS[task].level == "span":
         # A span's distribution is over the attended positions of one sequence.
         for name in _SPAN_OUTPUTS:
             for _, expected_L, actual_L in _span_rows(batch, actual, name):
@@ -358,16 +359,16 @@ def _log_softmax(logits_NV: Array) -> NDArray[np.float64]:
 # --- regression ----------------------------------------------------------------------------------
 
 
-def is_regression(batch: ProbeBatch, task: str) -> bool:
+def is_regression(batch: ProbeBatch, task: Task) -> bool:
     """Whether the output is one value per sequence, without any choice or distribution."""
     return (
-        task == "text-classification"
+        TASKS[task].level == "sequence"
         and "logits" in batch.outputs
         and batch.outputs["logits"].shape[1] == 1
     )
 
 
-def _collect_regression_values(batch: ProbeBatch, actual: Outputs, task: str) -> Tally:
+def _collect_regression_values(batch: ProbeBatch, actual: Outputs, task: Task) -> Tally:
     if not is_regression(batch, task):
         return Tally()
     expected_N = batch.outputs["logits"][:, 0].astype(np.float64)
@@ -378,12 +379,12 @@ def _collect_regression_values(batch: ProbeBatch, actual: Outputs, task: str) ->
 # --- decisions -----------------------------------------------------------------------------------
 
 
-def _compare_decisions(batch: ProbeBatch, actual: Outputs, task: str) -> Tally:
+def _compare_decisions(batch: ProbeBatch, actual: Outputs, task: Task) -> Tally:
     # `counts`: decisions that are not a tie in PyTorch; `agrees`: those that are the same.
-    if task == "fill-mask":
+    if TASKS[task].level == "vocabulary":
         counts = batch.margins_M >= TIE_MARGIN
         agrees = batch.choices_M == actual["choices"]
-    elif task == "question-answering":
+    elif TASKS[task].level == "span":
         counts, agrees = _compare_spans(batch, actual)
     elif _has_classes(batch):
         expected_NV = batch.outputs["logits"]

@@ -27,6 +27,7 @@ from edgedistil.core.records import (
     provenance,
 )
 from edgedistil.core.rundir import artefact_sha256
+from edgedistil.core.task import TASKS, find_task
 from edgedistil.parity.compare import Comparison, Outputs, compare, reduce_outputs
 from edgedistil.parity.probes import ProbeBatch, Probes
 from edgedistil.parity.tolerances import tolerances_for
@@ -99,12 +100,16 @@ def judge(
         method: How the outputs were computed.
         device: Where the outputs were computed.
     Raises:
+        ModelError: The task is unknown.
         ParityError: A tolerance is on a figure that these probes do not have.
     """
     overall = comparison.overall
     # A regression decides nothing but has a concordance; every other task decides something.
     regression = overall.decisions == 0 and isinstance(overall.concordance, float)
-    tolerances = tolerances_for(precision, task, regression=regression)
+    task_info = find_task(task)
+    if task_info is None:
+        raise ModelError(f"no tolerances for the task '{task}'; there are: {', '.join(TASKS)}")
+    tolerances = tolerances_for(precision, task_info.name, regression=regression)
     # All of them, also after a failure: the message lists every tolerance that does not hold.
     results = [check_tolerance(tolerance, overall) for tolerance in tolerances]
     return ParityRecord(

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from edgedistil.core.precision import PRECISIONS, Precision
 from edgedistil.core.records import Tolerance
+from edgedistil.core.task import TASKS, Task
 
 
-def tolerances_for(precision: Precision, task: str, *, regression: bool = False) -> list[Tolerance]:
+def tolerances_for(
+    precision: Precision, task: Task, *, regression: bool = False
+) -> list[Tolerance]:
     """Returns the tolerances of a precision that apply to a task; never empty.
 
     Args:
@@ -26,14 +29,14 @@ def tolerances_for(precision: Precision, task: str, *, regression: bool = False)
     ]
 
 
-def _applies(figure: str, task: str, *, regression: bool) -> bool:
+def _applies(figure: str, task: Task, *, regression: bool) -> bool:
     """Whether a task has a figure, so that a bound on it can be checked."""
     if figure == "concordance":
         return regression
     if figure in {"agreement", "kl_nats"}:
-        return task != "feature-extraction" and not regression
+        return TASKS[task].level != "hidden" and not regression
     if figure in {"cosine_min", "cosine_mean"}:
-        return task == "feature-extraction"
+        return TASKS[task].level == "hidden"
     return True
 
 

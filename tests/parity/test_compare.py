@@ -10,6 +10,7 @@ import pytest
 
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
 from edgedistil.core.records import NotMeasured, ParityFigures
+from edgedistil.core.task import TASKS, Task
 from edgedistil.parity.compare import (
     CONCORDANCE_MIN_VALUES,
     TIE_MARGIN,
@@ -28,7 +29,7 @@ RNG = np.random.default_rng(3)
 
 
 def _batch(
-    task: str, *, length: int = L, labels: int = 3
+    task: Task, *, length: int = L, labels: int = 3
 ) -> tuple[ProbeBatch, dict[str, np.ndarray]]:
     """A padded batch (the second sequence is one token shorter), and outputs equal to its own."""
     mask_BL = np.ones((B, length), np.int64)
@@ -70,7 +71,7 @@ def _batch(
     return batch, outputs
 
 
-def _probes(task: str, *batches: ProbeBatch) -> Probes:
+def _probes(task: Task, *batches: ProbeBatch) -> Probes:
     return Probes(task, "0" * 64, 1, ("embeddings",), batches)
 
 
@@ -78,17 +79,8 @@ def figures_of(probes: Probes, outputs: Sequence[Outputs]) -> ParityFigures:
     return compare(probes, outputs).overall
 
 
-TASKS = [
-    "fill-mask",
-    "feature-extraction",
-    "text-classification",
-    "token-classification",
-    "question-answering",
-]
-
-
 @pytest.mark.parametrize("task", TASKS)
-def test_equal_outputs_have_no_error(task: str) -> None:
+def test_equal_outputs_have_no_error(task: Task) -> None:
     batch, outputs = _batch(task)
     figures = figures_of(_probes(task, batch), [outputs])
     assert figures.max_abs == figures.mean_abs == 0
@@ -106,7 +98,7 @@ def test_equal_outputs_have_no_error(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_one_changed_value_is_the_largest_difference_and_the_mean_is_over_all(task: str) -> None:
+def test_one_changed_value_is_the_largest_difference_and_the_mean_is_over_all(task: Task) -> None:
     batch, outputs = _batch(task)
     name = next(iter(outputs))
     changed = {key: array.copy() for key, array in outputs.items()}
@@ -121,7 +113,7 @@ def test_one_changed_value_is_the_largest_difference_and_the_mean_is_over_all(ta
 @pytest.mark.parametrize(
     "task", ["fill-mask", "feature-extraction", "token-classification", "question-answering"]
 )
-def test_outputs_at_padding_do_not_count(task: str) -> None:
+def test_outputs_at_padding_do_not_count(task: Task) -> None:
     batch, outputs = _batch(task)
     for array in outputs.values():
         array[1, -1] = 1e6

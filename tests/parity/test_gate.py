@@ -22,6 +22,7 @@ from edgedistil.core.records import (
     write_record,
 )
 from edgedistil.core.rundir import artefact_sha256
+from edgedistil.core.task import TASKS, Task
 from edgedistil.parity.compare import Outputs, compare
 from edgedistil.parity.gate import (
     Feeds,
@@ -36,14 +37,6 @@ from edgedistil.parity.tolerances import tolerances_for
 
 if TYPE_CHECKING:
     from tests.parity.conftest import Exported
-
-TASKS = [
-    "fill-mask",
-    "feature-extraction",
-    "text-classification",
-    "token-classification",
-    "question-answering",
-]
 
 
 def _check(graph: Path, exported: Exported, **changed: Any) -> ParityRecord:

@@ -153,7 +153,7 @@ def test_outputs_from_elsewhere_are_judged_by_the_same_bounds(exported: Exported
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_has_bounds_with_reasons_for_every_task(
-    precision: Precision, task: str
+    precision: Precision, task: Task
 ) -> None:
     bounds = tolerances_for(precision, task)
     assert bounds

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.precision import EXAMPLE_PRECISIONS, PRECISIONS
 from edgedistil.core.records import (
     Band,
@@ -70,9 +71,8 @@ def _front_matter(task: str, licence: str | None) -> str:
 
 
 def _summary(config: dict[str, Any], longest: int, records: Sequence[ExportRecord]) -> str:
-    distil = config["model_type"] == "distilbert"
-    layers = config["n_layers"] if distil else config["num_hidden_layers"]
-    width = config["dim"] if distil else config["hidden_size"]
+    family = FAMILIES[config["model_type"]]
+    layers, width = family.layers(config), family.hidden(config)
     parameters = f"{records[0].parameters / 1e6:.1f}M parameters, " if records else ""
     return (
         f"`{config['architectures'][0]}`: {parameters}{layers} layers, {width} wide, vocabulary"

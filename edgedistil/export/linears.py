@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgedistil.core.family import FAMILIES
 from edgedistil.export.passes.edit import constant, only_user
 from edgedistil.export.passes.embeddings import POSITIONS
 
@@ -69,9 +70,10 @@ def find_linears(model: ir.Model) -> list[Linear]:
 def module_name(node: ir.Node) -> str:
     """`/model/distilbert/transformer/layer.0/ffn/lin1/MatMul` → `transformer.layer.0.ffn.lin1`."""
     parts = (node.name or "").strip("/").split("/")[1:-1]
-    return ".".join(
-        parts[1:] if parts[:1] in (["bert"], ["distilbert"]) and len(parts) > 1 else parts
-    )
+    prefixes = {family.module_prefix for family in FAMILIES.values()}
+    if len(parts) > 1 and parts[0] in prefixes:
+        parts = parts[1:]
+    return ".".join(parts)
 
 
 def find_words(model: ir.Model) -> ir.Node | None:

@@ -19,6 +19,7 @@ from typing import Any
 import onnx
 
 from edgedistil.core.errors import ModelError
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.records import (
     ExportRecord,
     ParityRecord,
@@ -38,7 +39,6 @@ from edgedistil.core.task import ENCODER_TASK, TASKS, find_task
 from edgedistil.export.card import model_card
 from edgedistil.export.session_advice import session_advice
 
-_FAMILIES = {"bert": "Bert", "distilbert": "DistilBert"}
 _TRANSFORMER_MODULE = "sentence_transformers.models.Transformer"
 _POOLING_MODULE = "sentence_transformers.models.Pooling"
 
@@ -79,7 +79,12 @@ def write_package(
     write_json(folder / "config.json", config)
     longest = write_tokenizer(folder, source_folder, config, input_names=_input_names(graphs[0]))
     if task == ENCODER_TASK:
-        _write_sentence_transformers(folder, source_folder, width=_width(config), longest=longest)
+        _write_sentence_transformers(
+            folder,
+            source_folder,
+            width=FAMILIES[config["model_type"]].hidden(config),
+            longest=longest,
+        )
     write_json(folder / "session.json", session_advice(records))
     provenance = _provenance(folder, model_name, task, records, command) | {
         "licence": _licence(source_folder)
@@ -151,14 +156,14 @@ def packaged_config(source_folder: Path, task: str, graphs: Sequence[Path]) -> d
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
-    family, row = _FAMILIES.get(config.get("model_type", "")), find_task(task)
+    family, row = FAMILIES.get(config.get("model_type", "")), find_task(task)
     if family is None or row is None:
         raise ModelError(
             f"{path} is of the type '{config.get('model_type')}' for the task '{task}';"
-            f" supported: {', '.join(_FAMILIES)}; {', '.join(TASKS)}"
+            f" supported: {', '.join(FAMILIES)}; {', '.join(TASKS)}"
         )
     config.pop("_name_or_path", None)
-    config["architectures"] = [family + row.architectures[0]]
+    config["architectures"] = [family.class_prefix + row.architectures[0]]
     beside = {graph.name: 1 for graph in graphs if graph.with_name(f"{graph.name}_data").is_file()}
     if beside:  # transformers.js opens a file beside the graph only when it is told to
         config["transformers.js_config"] = {"use_external_data_format": beside}
@@ -167,10 +172,6 @@ def packaged_config(source_folder: Path, task: str, graphs: Sequence[Path]) -> d
 
 def _input_names(graph: Path) -> list[str]:
     return [each.name for each in onnx.load(graph, load_external_data=False).graph.input]
-
-
-def _width(config: dict[str, Any]) -> int:
-    return int(config["dim"] if config["model_type"] == "distilbert" else config["hidden_size"])
 
 
 def _write_sentence_transformers(folder: Path, source: Path, *, width: int, longest: int) -> None:

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgedistil.core import console
 from edgedistil.core.errors import CorpusError, ModelError
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.task import TASKS, Task
 from edgedistil.models.facts import weights_sha256
 from edgedistil.parity.compare import margins
@@ -86,7 +87,9 @@ def make_probes(
                 _sequence(documents, size, special, rng, pair=TASKS[task].sends_pairs)
                 for size in sizes(length, count)
             ]
-            inputs = _pad(rows, length, special, with_types=model.config.model_type == "bert")
+            inputs = _pad(
+                rows, length, special, with_types=FAMILIES[model.config.model_type].token_types
+            )
             masked_M2 = (
                 _mask(inputs, special, rng)
                 if TASKS[task].level == "vocabulary"

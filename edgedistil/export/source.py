@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from edgedistil.core.errors import ModelError
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.task import TASKS, Task, find_task, task_of_architectures
 from edgedistil.models.quiet import quiet
 from edgedistil.models.teacher import read_tokenizer
 
-SUPPORTED = ("bert", "distilbert")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 
 
@@ -34,7 +34,7 @@ class Source:
 
     @property
     def takes_token_types(self) -> bool:
-        return bool(self.model.config.model_type == "bert")
+        return FAMILIES[self.model.config.model_type].token_types
 
 
 def load_source(
@@ -67,10 +67,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
     kind = config.get("model_type", "of unknown type")
-    if kind not in SUPPORTED:
+    if kind not in FAMILIES:
         named = ", ".join(config.get("architectures") or []) or "no architecture named"
         raise ModelError(
-            f"{folder} is a model of type '{kind}' ({named}); supported: {', '.join(SUPPORTED)}"
+            f"{folder} is a model of type '{kind}' ({named}); supported: {', '.join(FAMILIES)}"
         )
     if config.get("is_decoder") or config.get("position_embedding_type", "absolute") != "absolute":
         what = (
@@ -79,7 +79,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             else f"positions of type '{config['position_embedding_type']}'"
         )
         raise ModelError(f"{folder} has {what}; supported: encoders with absolute positions")
-    activation = config.get("activation" if kind == "distilbert" else "hidden_act", "gelu")
+    activation = config.get(FAMILIES[kind].keys.activation, "gelu")
     if activation != "gelu":
         raise ModelError(f"{folder} has the activation '{activation}'; supported: gelu")
     return config

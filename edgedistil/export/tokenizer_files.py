@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from edgedistil.core.errors import ModelError
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.rundir import write_json, write_text
 from edgedistil.models.teacher import read_tokenizer
 
-_CLASSES = {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer"}
 _SPECIALS = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -57,7 +57,7 @@ def write_tokenizer(
     write_json(
         folder / "tokenizer_config.json",
         {
-            "tokenizer_class": _CLASSES[config["model_type"]],
+            "tokenizer_class": FAMILIES[config["model_type"]].tokenizer_class,
             "model_max_length": longest,
             "model_input_names": [
                 name

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedT
 
 from edgedistil.core import assets
 from edgedistil.core.errors import ModelError, OfflineError, StorageError
+from edgedistil.core.family import TEACHER_FAMILIES
 from edgedistil.core.rundir import read_json, replacing, write_json
 from edgedistil.models.quiet import quiet
 
@@ -181,10 +182,11 @@ def _bert_config(folder: Path) -> BertConfig:
     except StorageError as error:
         raise ModelError(error.message) from error
     kind = data.get("model_type", "of unknown type")
-    if kind != "bert":
+    if kind not in TEACHER_FAMILIES:
         what = ", ".join(data.get("architectures") or []) or "no architecture named"
         raise ModelError(
-            f"the teacher in {folder} is a model of type '{kind}' ({what}); supported: bert",
+            f"the teacher in {folder} is a model of type '{kind}' ({what}); "
+            f"supported: {', '.join(TEACHER_FAMILIES)}",
             hint="choose a BERT with a safetensors file, for example google-bert/bert-base-uncased",
         )
     if data.get("position_embedding_type", "absolute") != "absolute" or data.get("is_decoder"):

@@ -15,6 +15,7 @@ from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.core.assets import find_asset
 from edgedistil.core.errors import InputError
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.recipe import SourceSpec
 from edgedistil.core.records import Count, NotMeasured, PlannedDevice, PlannedModel, this_host
 from edgedistil.distill.plan.flops import Shape, flops_per_token, gpu_memory_bytes
@@ -191,7 +192,7 @@ def objective_on(
 
 def _shape(model: BertForMaskedLM | DistilBertForMaskedLM) -> Shape:
     config = model.config
-    inner = config.intermediate_size if isinstance(model, BertForMaskedLM) else config.hidden_dim
+    inner = getattr(config, FAMILIES[config.model_type].keys.intermediate)
     return Shape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,

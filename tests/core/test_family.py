@@ -1,0 +1,39 @@
+"""The table of encoder families agrees with transformers."""
+
+from __future__ import annotations
+
+import pytest
+import transformers
+from transformers import AutoConfig
+
+from edgedistil.core.family import FAMILIES, TEACHER_FAMILIES, FamilyInfo
+from edgedistil.core.task import TASKS
+
+
+@pytest.fixture(params=list(FAMILIES))
+def family(request: pytest.FixtureRequest) -> FamilyInfo:
+    return FAMILIES[request.param]
+
+
+def test_the_classes_of_a_family_exist(family: FamilyInfo) -> None:
+    for task in TASKS.values():
+        assert hasattr(transformers, family.class_prefix + task.architectures[0])
+    assert hasattr(transformers, family.tokenizer_class)
+
+
+def test_the_encoder_of_a_model_with_a_head_is_where_the_row_says(family: FamilyInfo) -> None:
+    model_class = getattr(transformers, f"{family.class_prefix}ForMaskedLM")
+    assert model_class.base_model_prefix == family.module_prefix
+
+
+def test_sizes_are_read_from_the_written_config(family: FamilyInfo) -> None:
+    config = AutoConfig.for_model(family.model_type)
+    config.num_hidden_layers, config.hidden_size = 3, 44
+    written = config.to_dict()
+    assert (family.layers(written), family.hidden(written)) == (3, 44)
+    assert family.keys.intermediate in written
+    assert family.keys.activation in written
+
+
+def test_only_bert_teaches() -> None:
+    assert TEACHER_FAMILIES == ("bert",)

@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 
 from edgedistil.core.assets import fetch_asset
-from edgedistil.core.recipe import SourceSpec
+from edgedistil.core.recipe import Corpus, SourceSpec
 from edgedistil.core.records import this_host
 from edgedistil.data.corpus import prepare_corpus
 from edgedistil.data.sources import read_documents
@@ -124,17 +124,14 @@ def encode(tokenizer: Path, documents: list[str]) -> None:
 
 def prepare(text: Path, tokenizer: Path, layout: str, cores: int) -> None:
     with tempfile.TemporaryDirectory() as cache:
-        prepare_corpus(
-            [SourceSpec(files=str(text))],
-            tokenizer,
+        settings = Corpus(
+            sources=[SourceSpec(files=str(text))],
             layout=layout,  # type: ignore[arg-type]
             block_length=128,
             heldout_share=0.01,
             heldout_max_documents=2000,
-            on_bad_utf8="refuse",
-            cache=Path(cache),
-            workers=cores,
         )
+        prepare_corpus(settings, tokenizer, cache=Path(cache), workers=cores)
 
 
 def take_turns(

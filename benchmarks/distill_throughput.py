@@ -37,11 +37,11 @@ from transformers import BertConfig, BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.core.assets import cache_root
 from edgedistil.core.records import this_host
-from edgedistil.data.masking import IGNORED, generator_for, mask_bert
+from edgedistil.data.masking import IGNORED, row_generator, mask_bert
 from edgedistil.distill.allocator import freed_memory_kept
 from edgedistil.distill.losses import count_tokens, distillation_loss
-from edgedistil.models.fast.encoder import encode, encode_with_head, frozen, mlm_head
-from edgedistil.models.fast.projection import SLICE_WORDS
+from edgedistil.models.fast.encoder import encode, encode_with_head, freeze_teacher, mlm_head
+from edgedistil.models.fast.projection import SLICE_TOKENS
 from edgedistil.models.student import alternate_layers, make_student
 from edgedistil.models.teacher import load_teacher
 
@@ -136,7 +136,7 @@ def make_models(variant: str) -> tuple[DistilBertForMaskedLM, BertForMaskedLM]:
         teacher, layer_map=alternate_layers(12), init="teacher", fold_segment=False, copy_head_transform=False,
         freeze_positions=False, dropout=0.1, seed=6,
     )  # fmt: skip
-    return student, teacher if variant == "reference" else frozen(teacher, dtype=torch.bfloat16)
+    return student, teacher if variant == "reference" else freeze_teacher(teacher, dtype=torch.bfloat16)
 
 
 def make_step(variant: str) -> Callable[[Batch], None]:
@@ -205,7 +205,7 @@ class Text:
             ids_BL[index, : len(row) + 2] = torch.tensor([of.cls_token_id, *row, of.sep_token_id])
         mask_BL = (ids_BL != of.pad_token_id).long()
         masked = mask_bert(
-            ids_BL, mask_BL, generator=generator_for(8, number, range(len(rows))), share=0.15,
+            ids_BL, mask_BL, generator=row_generator(8, number, range(len(rows))), share=0.15,
             mask_id=of.mask_token_id, vocabulary=len(of), special_ids=of.all_special_ids,
         )  # fmt: skip
         return Batch(masked.input_ids_BL, mask_BL, masked.labels_BL)
@@ -290,7 +290,7 @@ def shares(variant: str, text: Text) -> dict[str, float]:
     torch.set_num_threads(threads)
     found: dict[str, float] = {"encoder": 0.0, "projection": 0.0, "attention": 0.0}
     by_name: dict[str, float] = {}
-    words = {30522, SLICE_WORDS, 30522 % SLICE_WORDS}
+    words = {30522, SLICE_TOKENS, 30522 % SLICE_TOKENS}
     for event in profiled.key_averages(group_by_input_shape=True):
         if event.key in {"aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise"}:
             of_words = any(

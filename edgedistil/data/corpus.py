@@ -1,11 +1,11 @@
-"""Sources → a tokenized corpus on disk: held-out part split off first, cached by what went in, whole or not at all."""
+"""Tokenizes text sources into a cached corpus: held-out part first, complete or not there at all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,30 +16,31 @@ from tokenizers import Tokenizer
 
 from edgedistil.core import console
 from edgedistil.core.errors import CorpusError, StorageError
-from edgedistil.core.recipe import SourceSpec
+from edgedistil.core.recipe import Corpus, SourceSpec
 from edgedistil.core.records import CorpusRecord, Source, read_record
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors
 from edgedistil.data.building import only_builder, remove_remains
-from edgedistil.data.fingerprint import source_identity
-from edgedistil.data.heldout import HeldOut
-from edgedistil.data.layouts import Layout, LayoutName, make_layout
+from edgedistil.data.fingerprint import source_fingerprint
+from edgedistil.data.heldout_split import HeldoutSplit
+from edgedistil.data.layouts import Layout, make_layout
 from edgedistil.data.sources import describe_source, read_documents, source_bytes
-from edgedistil.data.text_files import OnBadUtf8
 from edgedistil.data.token_store import StoreWriter, TokenStore
 from edgedistil.data.tokenization import (
     SpecialIds,
-    chunks,
+    chunk_documents,
     load_tokenizer,
     map_in_order,
     special_ids,
 )
 
-_FORMAT = 1  # of the cache: raise it when a reader, a layout or a file format changes
+# Version of the cache's content. Raise it when a reader, a layout or a file format changes: every
+# cached corpus is then built again.
+_FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """A tokenized corpus, memory-mapped. `folder` is in the cache and is not to be changed."""
+class TokenizedCorpus:
+    """A tokenized corpus in the cache, memory-mapped; its folder must not be changed."""
 
     folder: Path
     record: CorpusRecord
@@ -48,133 +49,149 @@ class Corpus:
 
     @property
     def heldout_text(self) -> Path:
-        """The held-out documents, one a line, UTF-8."""
+        """File of the held-out documents, one per line, UTF-8."""
         return self.folder / "heldout.txt"
 
     @property
     def token_counts_V(self) -> NDArray[np.int64]:  # noqa: N802 - the shape is part of the name
-        """How often each id stands in the training rows."""
+        """Occurrences of each token id in the training rows."""
         counts: NDArray[np.int64] = np.load(self.folder / "token_counts.npy")
         return counts
 
 
-@dataclass(frozen=True)
-class _Settings:
-    layout: LayoutName
-    block_length: int
-    heldout_share: float
-    heldout_max_documents: int
-    on_bad_utf8: OnBadUtf8
-
-
 def prepare_corpus(
-    sources: Sequence[SourceSpec],
-    tokenizer_folder: Path,
-    *,
-    layout: LayoutName,
-    block_length: int,
-    heldout_share: float,
-    heldout_max_documents: int,
-    on_bad_utf8: OnBadUtf8,
-    cache: Path,
-    workers: int | None = None,
-) -> Corpus:
-    """The corpus of these sources, out of the cache or built into it.
+    settings: Corpus, tokenizer_folder: Path, *, cache: Path, workers: int | None = None
+) -> TokenizedCorpus:
+    """Return the tokenized corpus, from the cache or built into it.
 
     Args:
-        sources: What is read, in order.
+        settings: The recipe's section `[corpus]`: sources, layout, row length, held-out part.
         tokenizer_folder: Model folder with tokenizer.json.
-        layout: packed (rows of exactly block_length, no padding) or lines (a sequence a document).
-        block_length: Most tokens of a row, special tokens included.
-        heldout_share: Share of the documents that nobody trains on; which ones, their hashes decide.
-        heldout_max_documents: Most of them.
-        on_bad_utf8: refuse or replace.
-        cache: The cache's root; the corpus lies under corpus/<key>.
-        workers: Threads that tokenize; None is one a core.
+        cache: Root of the cache; the corpus is stored under `corpus/<key>`.
+        workers: Threads that tokenize; None: one per core.
     Raises:
-        CorpusError: A source is missing, damaged or not UTF-8, or there is too little text for one row.
+        CorpusError: A source is missing, corrupt or not UTF-8, or has too little text for one row.
         OfflineError: A source cannot be reached.
-        ModelError: No usable tokenizer.
+        ModelError: The folder has no usable tokenizer.
         StorageError: The cache cannot be written.
     """
-    settings = _Settings(layout, block_length, heldout_share, heldout_max_documents, on_bad_utf8)
-    identities = [source_identity(spec, cache=cache) for spec in sources]
-    key = _cache_key(identities, tokenizer_folder, settings)
+    fingerprints = [source_fingerprint(spec, cache=cache) for spec in settings.sources]
+    key = _cache_key(fingerprints, tokenizer_folder, settings)
     folder = cache / "corpus" / key
-    found = _open_if_whole(folder, sources)
-    if found is not None:
-        return found
+
+    cached = _open_if_complete(folder, settings.sources)
+    if cached is not None:
+        return cached
     with only_builder(folder):
-        found = _open_if_whole(folder, sources)  # another process may have built it while we waited
-        if found is not None:
-            return found
+        # Another process may have built it while this one waited for the lock.
+        cached = _open_if_complete(folder, settings.sources)
+        if cached is not None:
+            return cached
         remove_remains(folder)
-        with replacing(folder) as aside:
-            _build(
-                aside,
-                sources,
-                identities,
-                tokenizer_folder,
-                settings,
-                key,
-                workers or os.cpu_count() or 1,
-            )
-        return _open(folder, sources)
+        with replacing(folder) as unfinished:
+            tokenizing = _Tokenizing.with_tokenizer(tokenizer_folder, settings, workers)
+            _build(unfinished, settings, fingerprints, tokenizing, key)
+        return _open(folder, settings.sources)
+
+
+@dataclass(frozen=True)
+class _Tokenizing:
+    """Everything that turns documents into the rows of a store."""
+
+    tokenizer: Tokenizer
+    special: SpecialIds
+    settings: Corpus
+    workers: int
+
+    @classmethod
+    def with_tokenizer(cls, folder: Path, settings: Corpus, workers: int | None) -> _Tokenizing:
+        tokenizer = load_tokenizer(folder)
+        return cls(
+            tokenizer, special_ids(tokenizer, folder), settings, workers or os.cpu_count() or 1
+        )
+
+    def write_store(self, folder: Path, documents: Iterable[str]) -> StoreWriter:
+        """Write the rows of `documents` into a new store; the returned writer is closed."""
+        # A layout carries the rest of the token stream from chunk to chunk: one per store.
+        layout: Layout = make_layout(
+            self.settings.layout,
+            tokenizer=self.tokenizer,
+            special=self.special,
+            length=self.settings.block_length,
+        )
+        writer = StoreWriter(
+            folder, vocabulary=self.tokenizer.get_vocab_size(), row_length=layout.row_length
+        )
+        chunks = chunk_documents(documents)
+        # Encoding runs in threads; rows are written here, in the order of the documents.
+        for encoded in map_in_order(layout.encode, chunks, workers=self.workers):
+            layout.write(encoded, writer)
+        writer.close()
+        return writer
 
 
 def _build(
-    aside: Path,
-    sources: Sequence[SourceSpec],
-    identities: Sequence[str],
-    tokenizer_folder: Path,
-    settings: _Settings,
+    folder: Path,
+    settings: Corpus,
+    fingerprints: Sequence[str],
+    tokenizing: _Tokenizing,
     key: str,
-    workers: int,
 ) -> None:
-    tokenizer = load_tokenizer(tokenizer_folder)
-    special = special_ids(tokenizer, tokenizer_folder)
-    split = HeldOut(settings.heldout_share, settings.heldout_max_documents)
-    facts: list[Source] = []
-    with storage_errors(aside):
-        aside.mkdir()
-    sizes = [source_bytes(spec) for spec in sources]
-    total = None if None in sizes else sum(size for size in sizes if size is not None)
+    """Read all sources once and write a complete corpus into `folder`."""
+    split = HeldoutSplit(settings.heldout_share, settings.heldout_max_documents)
+    sources: list[Source] = []
+    with storage_errors(folder):
+        folder.mkdir()
+
+    # Training documents are tokenized while they are read; the held-out ones stay in memory.
+    total = _total_bytes(settings.sources)
     with console.progress("tokenizing the corpus", total, unit="bytes") as bar:
-        training = _training_documents(sources, identities, settings, split, facts, bar)
-        train = _write_store(aside / "train", training, tokenizer, special, settings, workers)
-    held = split.documents()
-    heldout = _write_store(aside / "heldout", iter(held), tokenizer, special, settings, workers)
-    _refuse_empty(aside, facts, len(held), settings)
+        training = _training_documents(settings, fingerprints, split, sources, bar)
+        train = tokenizing.write_store(folder / "train", training)
+    heldout_documents = split.documents()
+    heldout = tokenizing.write_store(folder / "heldout", heldout_documents)
+    _check_not_empty(folder, sources, len(heldout_documents), settings)
+
     record = CorpusRecord(
-        sources=facts,
+        sources=sources,
         layout=settings.layout,
         block_length=settings.block_length,
-        vocabulary=tokenizer.get_vocab_size(),
+        vocabulary=tokenizing.tokenizer.get_vocab_size(),
         train_tokens=int(train.token_counts_V.sum()),
         heldout_tokens=int(heldout.token_counts_V.sum()),
-        heldout_documents=len(held),
+        heldout_documents=len(heldout_documents),
         cache_key=key,
         cached_at="",
     )
-    with storage_errors(aside):
-        np.save(aside / "token_counts.npy", train.token_counts_V)
-        (aside / "heldout.txt").write_text(
-            "".join(" ".join(d.split()) + "\n" for d in held), encoding="utf-8"
-        )
+    # One document per line: white space inside a document, line ends included, becomes a space.
+    heldout_lines = [" ".join(document.split()) + "\n" for document in heldout_documents]
+    with storage_errors(folder):
+        np.save(folder / "token_counts.npy", train.token_counts_V)
+        (folder / "heldout.txt").write_text("".join(heldout_lines), encoding="utf-8")
         text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False)
-        (aside / "corpus.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "corpus.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _total_bytes(sources: Sequence[SourceSpec]) -> int | None:
+    """Size of all sources in bytes; None when the size of one is unknown."""
+    total = 0
+    for spec in sources:
+        size = source_bytes(spec)
+        if size is None:
+            return None
+        total += size
+    return total
 
 
 def _training_documents(
-    sources: Sequence[SourceSpec],
-    identities: Sequence[str],
-    settings: _Settings,
-    split: HeldOut,
-    facts: list[Source],
+    settings: Corpus,
+    fingerprints: Sequence[str],
+    split: HeldoutSplit,
+    sources: list[Source],
     bar: console.Bar,
 ) -> Iterator[str]:
-    """Every document that is not held out; `facts` gets an entry as each source ends."""
-    for spec, identity in zip(sources, identities, strict=True):
+    """Yield every document that is not held out; append to `sources` as each source ends."""
+    for spec, fingerprint in zip(settings.sources, fingerprints, strict=True):
         documents, text_bytes = 0, 0
         content = hashlib.sha256()
         for document in read_documents(spec, on_bad_utf8=settings.on_bad_utf8, advance=bar.advance):
@@ -183,14 +200,15 @@ def _training_documents(
             text_bytes += len(raw)
             if spec.hub is not None:
                 content.update(raw)
-            yield from split.offer(document)
-        sha256 = content.hexdigest() if spec.hub is not None else identity
-        origin = describe_source(spec)
-        facts.append(
+            yield from split.add(document)
+        description = describe_source(spec)
+        # The fingerprint of a hub data set is its name and revision; its content is known only now.
+        sha256 = content.hexdigest() if spec.hub is not None else fingerprint
+        sources.append(
             Source(
-                name=origin.name,
-                licence=origin.licence,
-                origin=origin.origin,
+                name=description.name,
+                licence=description.licence,
+                origin=description.origin,
                 sha256=sha256,
                 documents=documents,
                 text_bytes=text_bytes,
@@ -198,71 +216,67 @@ def _training_documents(
         )
 
 
-def _write_store(
-    folder: Path,
-    documents: Iterator[str],
-    tokenizer: Tokenizer,
-    special: SpecialIds,
-    settings: _Settings,
-    workers: int,
-) -> StoreWriter:
-    layout: Layout = make_layout(
-        settings.layout, tokenizer=tokenizer, special=special, length=settings.block_length
-    )
-    writer = StoreWriter(
-        folder, vocabulary=tokenizer.get_vocab_size(), row_length=layout.row_length
-    )
-    for encoded in map_in_order(layout.encode, chunks(documents), workers=workers):
-        layout.write(encoded, writer)
-    writer.close()
-    return writer
-
-
-def _refuse_empty(aside: Path, facts: Sequence[Source], held: int, settings: _Settings) -> None:
-    documents = sum(source.documents for source in facts)
+def _check_not_empty(
+    folder: Path, sources: Sequence[Source], heldout_documents: int, settings: Corpus
+) -> None:
+    """Raise CorpusError unless both parts have at least one row."""
+    documents = sum(source.documents for source in sources)
     if documents == 0:
         raise CorpusError(
-            "the corpus is empty: no source has a line of text",
-            hint="look at corpus.sources in the recipe",
+            "the corpus is empty: none of its sources has a line of text",
+            hint="check corpus.sources in the recipe",
         )
-    for part, what in (("train", documents - held), ("heldout", held)):
-        if len(TokenStore(aside / part)) == 0:
+    counts = {"train": documents - heldout_documents, "heldout": heldout_documents}
+    for part, count in counts.items():
+        if len(TokenStore(folder / part)) == 0:
             raise CorpusError(
-                f"the corpus is too small: its {part} part ({what} of {documents} documents) fills no row of "
-                f"{settings.block_length} tokens ({settings.layout})",
-                hint="give more text, a larger corpus.heldout_share or a smaller corpus.block_length",
+                f"the corpus is too small: its {part} part ({count} of {documents} documents) "
+                f"fills no row of {settings.block_length} tokens ({settings.layout})",
+                hint="add text, increase corpus.heldout_share or decrease corpus.block_length",
             )
 
 
-def _cache_key(identities: Sequence[str], tokenizer_folder: Path, settings: _Settings) -> str:
-    load_tokenizer(tokenizer_folder)  # a missing tokenizer is told before anything else
+def _cache_key(fingerprints: Sequence[str], tokenizer_folder: Path, settings: Corpus) -> str:
+    """Hash of everything that decides the content of the corpus."""
+    load_tokenizer(tokenizer_folder)  # raises the clear error for a missing or corrupt tokenizer
     config = tokenizer_folder / "tokenizer_config.json"
-    what: dict[str, Any] = {
+    # These names are the key's format: another name or a new entry rebuilds every cached corpus.
+    parts: dict[str, Any] = {
         "format": _FORMAT,
-        "sources": list(identities),
+        "sources": list(fingerprints),
         "tokenizer": sha256_file(tokenizer_folder / "tokenizer.json"),
         "tokenizer_config": sha256_file(config) if config.is_file() else None,
-        **vars(settings),
+        "layout": settings.layout,
+        "block_length": settings.block_length,
+        "heldout_share": settings.heldout_share,
+        "heldout_max_documents": settings.heldout_max_documents,
+        "on_bad_utf8": settings.on_bad_utf8,
     }
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _open_if_whole(folder: Path, sources: Sequence[SourceSpec]) -> Corpus | None:
+def _open_if_complete(folder: Path, sources: Sequence[SourceSpec]) -> TokenizedCorpus | None:
+    """Open a cached corpus; None if it is missing, or corrupt (with a warning)."""
     if not folder.is_dir():
         return None
     try:
         return _open(folder, sources)
     except StorageError as error:
-        console.warn(f"the cached corpus is damaged and is built anew: {error.message}")
+        console.warn(f"the cached corpus is corrupt and will be rebuilt: {error.message}")
         return None
 
 
-def _open(folder: Path, sources: Sequence[SourceSpec]) -> Corpus:
-    """The corpus in a folder; names and licences are today's, for the cache knows a source by its content alone."""
+def _open(folder: Path, sources: Sequence[SourceSpec]) -> TokenizedCorpus:
+    """Open the corpus in a folder, with the sources' names and licences of today's recipe.
+
+    The cache is keyed by content, so another recipe may have named the same text differently.
+    """
     stored = read_record(folder / "corpus.json", CorpusRecord)
     named = [
         source.model_copy(update=vars(describe_source(spec)))
         for source, spec in zip(stored.sources, sources, strict=True)
     ]
     record = stored.model_copy(update={"sources": named, "cached_at": str(folder)})
-    return Corpus(folder, record, TokenStore(folder / "train"), TokenStore(folder / "heldout"))
+    return TokenizedCorpus(
+        folder, record, TokenStore(folder / "train"), TokenStore(folder / "heldout")
+    )

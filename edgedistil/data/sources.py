@@ -1,4 +1,4 @@
-"""Where text comes from: files, hub data sets, package assets. One document (paragraph, row) a string."""
+"""Text sources: files, hub data sets, package assets. One document (paragraph, row) is one string."""
 
 from __future__ import annotations
 
@@ -18,43 +18,46 @@ from edgedistil.core.errors import CorpusError, OfflineError
 from edgedistil.core.recipe import SourceSpec
 from edgedistil.core.rundir import replacing
 from edgedistil.data.asset_text import asset_text_bytes, read_asset, reader_for_asset
-from edgedistil.data.hub_text import read_hub
+from edgedistil.data.hub_text import read_hub_dataset
 from edgedistil.data.text_files import OnBadUtf8, read_text_file, reader_for
 
 _TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a source's text comes from, known without reading it."""
+class SourceDescription:
+    """Name, licence and origin of a source, known without reading it."""
 
     name: str
     licence: str
     origin: str
 
 
-def describe_source(spec: SourceSpec) -> Origin:
-    """Name, licence and origin of a source.
+def describe_source(spec: SourceSpec) -> SourceDescription:
+    """Return name, licence and origin of a source.
 
     Raises:
-        InputError: The asset is unknown or holds no text.
+        InputError: The asset is unknown or has no text.
     """
     if spec.asset is not None:
         reader_for_asset(spec.asset)
         asset = find_asset(spec.asset)
+        # "not stated" is the recipe's default: the asset's own licence is known.
         licence = asset.licence if spec.licence == "not stated" else spec.licence
-        return Origin(asset.name, licence, asset.origin)
+        return SourceDescription(asset.name, licence, asset.origin)
     if spec.files is not None:
-        return Origin(Path(spec.files).name, spec.licence, spec.files)
+        return SourceDescription(Path(spec.files).name, spec.licence, spec.files)
     name = f"{spec.hub}/{spec.config}" if spec.config else str(spec.hub)
-    return Origin(name, spec.licence, f"hub {name} {spec.split}")
+    return SourceDescription(name, spec.licence, f"hub {name} {spec.split}")
 
 
 def source_bytes(spec: SourceSpec) -> int | None:
-    """What `read_documents` will advance by in all; None of a hub data set, whose size nobody knows before.
+    """Return the total by which `read_documents` will advance its progress.
 
+    Returns:
+        Bytes; None for a hub data set, whose size is unknown before it is read.
     Raises:
-        CorpusError: No such file.
+        CorpusError: The file does not exist.
         OfflineError: The URL cannot be reached.
     """
     if spec.asset is not None:
@@ -67,14 +70,16 @@ def source_bytes(spec: SourceSpec) -> int | None:
 def read_documents(
     spec: SourceSpec, *, on_bad_utf8: OnBadUtf8, advance: Callable[[float], None] | None = None
 ) -> Iterator[str]:
-    """The documents of a source in its order, stripped; blank ones are skipped.
+    """Yield the documents of a source in its order, stripped, without blank ones.
 
     Args:
-        spec: Which source.
-        on_bad_utf8: `refuse` raises at the first bad byte of a file, `replace` puts U+FFFD there.
-        advance: Told how many more bytes of the source were read: of its files as they lie on disk, else of text.
+        spec: Source of a recipe.
+        on_bad_utf8: `refuse` raises at the first invalid byte of a file, `replace` substitutes
+            U+FFFD.
+        advance: Called with the bytes read since the last call: of the files as they are on disk,
+            for other sources of the text.
     Raises:
-        CorpusError: A file is missing, damaged, of an unknown format or not UTF-8.
+        CorpusError: A file is missing, corrupt, of an unknown format or not UTF-8.
         OfflineError: A hub data set, an asset or a URL cannot be reached.
     """
     for document in _read(spec, on_bad_utf8, advance):
@@ -92,11 +97,11 @@ def _read(
                 path, field=spec.field, on_bad_utf8=on_bad_utf8, advance=advance
             )
         return
-    documents = (
-        read_asset(spec.asset, fetch_asset(spec.asset))
-        if spec.asset is not None
-        else read_hub(spec)
-    )
+
+    if spec.asset is not None:
+        documents = read_asset(spec.asset, fetch_asset(spec.asset))
+    else:
+        documents = read_hub_dataset(spec)
     for document in documents:
         yield document
         if advance is not None:
@@ -104,31 +109,42 @@ def _read(
 
 
 def source_files(pattern: str) -> list[Path]:
-    """The files that a path, a glob or a URL means, sorted; each of a known format.
+    """Return the files that a path, a glob or a URL names, sorted.
 
     Raises:
-        CorpusError: Nothing matches, or a file is of no known format.
+        CorpusError: Nothing matches, or a file has an unsupported format.
         OfflineError: The URL cannot be reached.
     """
     if "://" in pattern:
-        return [_downloaded(pattern)]
-    expanded = str(Path(pattern).expanduser())
-    given = Path(expanded)
-    paths = [given] if given.is_file() else sorted(map(Path, glob.glob(expanded, recursive=True)))  # noqa: PTH207 - absolute patterns, which Path.glob refuses
-    if given.is_dir() or not [p for p in paths if p.is_file()]:
-        said = "is a folder" if given.is_dir() else "matches no file"
-        raise CorpusError(
-            f"corpus source files = '{pattern}' {said}",
-            hint=f"name a file or a glob such as {given}/*.txt",
-        )
-    files = [path for path in paths if path.is_file()]
-    for path in files:
-        reader_for(path)
+        return [_download(pattern)]
+
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        raise _no_files(pattern, "is a folder", path)
+    # A file whose name contains glob characters, "a[1].txt", is taken as it is.
+    if path.is_file():
+        files = [path]
+    else:
+        matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - absolute patterns, which Path.glob refuses
+        files = [match for match in matches if match.is_file()]
+    if not files:
+        raise _no_files(pattern, "matches no file", path)
+
+    # An unsupported format fails here, before the first of many files is read.
+    for file in files:
+        reader_for(file)
     return files
 
 
-def _downloaded(url: str) -> Path:
-    """The file behind a URL, fetched once into the cache."""
+def _no_files(pattern: str, problem: str, path: Path) -> CorpusError:
+    return CorpusError(
+        f"corpus source files = '{pattern}' {problem}",
+        hint=f"name a file or a glob such as {path}/*.txt",
+    )
+
+
+def _download(url: str) -> Path:
+    """Fetch a URL once into the cache; return the file."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"}:
         raise CorpusError(
@@ -136,19 +152,21 @@ def _downloaded(url: str) -> Path:
             hint="a local file needs no scheme",
         )
     name = Path(parts.path).name
-    reader_for(Path(name))
+    reader_for(Path(name))  # an unsupported format fails before the download
+    # The hash keeps files of the same name from different places apart.
     path = cache_root() / "downloads" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     if path.is_file():
         return path
+
     console.say(f"fetching {url}")
     try:
-        # the scheme was checked above
-        answer = urllib.request.urlopen(url, timeout=_TIMEOUT_S)  # noqa: S310
-        with answer, replacing(path) as aside, aside.open("wb") as file:
-            shutil.copyfileobj(answer, file)
+        # The scheme was checked above.
+        response = urllib.request.urlopen(url, timeout=_TIMEOUT_S)  # noqa: S310
+        with response, replacing(path) as unfinished, unfinished.open("wb") as file:
+            shutil.copyfileobj(response, file)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         raise OfflineError(
-            f"cannot fetch {url}: {reason}", hint=f"fetch it by hand and put it at {path}"
+            f"cannot fetch {url}: {reason}", hint=f"download it by hand and save it as {path}"
         ) from error
     return path

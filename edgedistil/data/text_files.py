@@ -1,4 +1,4 @@
-"""Documents out of text files: .txt (a line each), .jsonl and .parquet (a row each), plain, .gz or .zst."""
+"""Documents from text files: .txt, .jsonl and .parquet, plain or compressed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from edgedistil.core.errors import CorpusError
 OnBadUtf8 = Literal["refuse", "replace"]
 SUPPORTED = ".txt, .jsonl, .parquet, each also as .gz or .zst (parquet: plain only)"
 _READ_BYTES = 1 << 20
-_TELL_EVERY = 64
+# Documents between two progress updates: one for every line would slow the reading down.
+_ADVANCE_EVERY = 64
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -31,42 +32,51 @@ def read_text_file(
     on_bad_utf8: OnBadUtf8,
     advance: Callable[[float], None] | None = None,
 ) -> Iterator[str]:
-    """The documents of one file, in its order; blank ones too.
+    """Yield the documents of one file in its order, blank ones included.
+
+    A document is a line of .txt, or a row of .jsonl and .parquet.
 
     Args:
-        path: Suffix says the format.
+        path: File; its suffix decides the format.
         field: Column of .jsonl and .parquet that holds the text.
-        on_bad_utf8: `refuse` raises; `replace` puts U+FFFD in the place of each bad byte.
-        advance: Told now and then how many more of the file's bytes were read, in all the file's size.
+        on_bad_utf8: `refuse` raises; `replace` substitutes U+FFFD for each invalid byte.
+        advance: Called now and then with the bytes of the file read since the last call; the total
+            is the file's size.
     Raises:
-        CorpusError: Missing, of no known format, damaged, not UTF-8 (says which byte), or without `field`.
+        CorpusError: The file is missing, of an unsupported format, corrupt, not UTF-8 (with the
+            position of the byte), or without `field`.
     """
     reader = reader_for(path)
-    told = 0
-    with _raw(path) as raw:
+    reported = 0
+    with _open_raw(path) as raw:
         for number, document in enumerate(reader(path, raw, field, on_bad_utf8)):
             yield document
-            if advance is not None and number % _TELL_EVERY == 0:
+            if advance is not None and number % _ADVANCE_EVERY == 0:
                 position = raw.tell()
-                advance(position - told)
-                told = position
+                advance(position - reported)
+                reported = position
         if advance is not None:
-            advance(path.stat().st_size - told)
+            advance(path.stat().st_size - reported)
 
 
 Reader = Callable[[Path, BinaryIO, str, OnBadUtf8], Iterator[str]]
 
 
 def reader_for(path: Path) -> Reader:
-    """The function that reads files with this suffix.
+    """Return the function that reads files with this suffix.
 
     Raises:
-        CorpusError: No known suffix.
+        CorpusError: The suffix is not supported.
     """
-    inner = path.with_suffix("") if path.suffix in {".gz", ".zst"} else path
-    reader = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}.get(inner.suffix)
-    if reader is None or (reader is _read_parquet and inner != path):
-        raise CorpusError(f"{path} is no text file that we read", hint=f"supported: {SUPPORTED}")
+    is_compressed = path.suffix in {".gz", ".zst"}
+    suffix = path.with_suffix("").suffix if is_compressed else path.suffix
+    readers = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    reader = readers.get(suffix)
+    # Parquet is read with seeks, which a decompressed stream does not have.
+    if reader is None or (is_compressed and reader is _read_parquet):
+        raise CorpusError(
+            f"{path} is not in a supported text format", hint=f"supported: {SUPPORTED}"
+        )
     return reader
 
 
@@ -82,14 +92,19 @@ def _read_jsonl(path: Path, raw: BinaryIO, field: str, on_bad_utf8: OnBadUtf8) -
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise CorpusError(f"{path} line {number} is no JSON: {error}") from error
-        if not isinstance(row, dict) or not isinstance(row.get(field), str):
-            there = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-            raise CorpusError(
-                f"{path} line {number} has no text in '{field}' (there: {there or 'nothing'})",
-                hint="name the text column with `field` in the recipe's corpus source",
-            )
+            raise CorpusError(f"{path} line {number} is not valid JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise _no_text(path, number, field, f"got a JSON {type(row).__name__}")
+        if not isinstance(row.get(field), str):
+            raise _no_text(path, number, field, f"columns: {', '.join(row) or 'none'}")
         yield row[field]
+
+
+def _no_text(path: Path, line: int, field: str, content: str) -> CorpusError:
+    return CorpusError(
+        f"{path} line {line} has no text in '{field}' ({content})",
+        hint="name the text column with `field` in the recipe's corpus source",
+    )
 
 
 def _read_parquet(path: Path, raw: BinaryIO, field: str, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
@@ -99,52 +114,57 @@ def _read_parquet(path: Path, raw: BinaryIO, field: str, on_bad_utf8: OnBadUtf8)
             _check_column(path, table.schema_arrow, field)
             for batch in table.iter_batches(batch_size=1024, columns=[field]):
                 column = batch.column(0)
-                plain = (
-                    column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-                )
-                for value in plain.cast(pa.large_binary()).to_pylist():
-                    yield _decoded(value or b"", on_bad_utf8, f"{path} row {row}", 0)
+                if pa.types.is_dictionary(column.type):
+                    column = column.dictionary_decode()
+                # As bytes: parquet does not check that its strings are UTF-8, and pyarrow would
+                # raise an error without the row's number.
+                for value in column.cast(pa.large_binary()).to_pylist():
+                    yield _decode(value or b"", on_bad_utf8, f"{path} row {row}", 0)
                     row += 1
     except pa.ArrowInvalid as error:
-        raise CorpusError(f"{path} is no readable parquet file: {error}") from error
+        raise CorpusError(f"{path} is not a readable parquet file: {error}") from error
 
 
 def _check_column(path: Path, schema: Any, field: str) -> None:
+    """Raise CorpusError unless the table has a text column of this name."""
     if field not in schema.names:
         raise CorpusError(
-            f"{path} has no column '{field}' (there: {', '.join(schema.names)})",
+            f"{path} has no column '{field}' (columns: {', '.join(schema.names)})",
             hint="name the text column with `field` in the recipe's corpus source",
         )
-    kind = schema.field(field).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise CorpusError(f"{path} column '{field}' is {kind}, expected text (string)")
+    dtype = schema.field(field).type
+    if pa.types.is_dictionary(dtype):
+        dtype = dtype.value_type
+    if not (pa.types.is_string(dtype) or pa.types.is_large_string(dtype)):
+        raise CorpusError(f"{path} column '{field}' is {dtype}, expected text (string)")
 
 
 def _lines(path: Path, raw: BinaryIO, on_bad_utf8: OnBadUtf8) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line) with where a bad byte stands counted in the decompressed text."""
+    """Yield (line number from 1, line); byte positions in errors count the decompressed text."""
     offset = 0
-    with _damage_told(path):
-        for number, line in enumerate(_decompressed(path, raw), start=1):
+    with _explain_corruption(path):
+        for number, line in enumerate(_decompress(path, raw), start=1):
             text = line.removeprefix(_BOM) if number == 1 else line
-            yield number, _decoded(text, on_bad_utf8, str(path), offset + len(line) - len(text))
+            yield number, _decode(text, on_bad_utf8, str(path), offset + len(line) - len(text))
             offset += len(line)
 
 
-def _decoded(raw: bytes, on_bad_utf8: OnBadUtf8, where: str, offset: int) -> str:
+def _decode(raw: bytes, on_bad_utf8: OnBadUtf8, where: str, offset: int) -> str:
+    """Decode UTF-8; `offset` is the position of the first byte in the file or row."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         if on_bad_utf8 == "replace":
             return raw.decode("utf-8", errors="replace")
+        position, byte = offset + error.start, raw[error.start]
         raise CorpusError(
-            f"{where} is not UTF-8: byte {offset + error.start} is 0x{raw[error.start]:02x} ({error.reason})",
+            f"{where} is not UTF-8: byte {position} is 0x{byte:02x} ({error.reason})",
             hint='convert the file, or set corpus.on_bad_utf8 = "replace" in the recipe',
         ) from None
 
 
 @contextmanager
-def _raw(path: Path) -> Iterator[BinaryIO]:
+def _open_raw(path: Path) -> Iterator[BinaryIO]:
     try:
         file = path.open("rb")
     except OSError as error:
@@ -153,7 +173,7 @@ def _raw(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
+def _decompress(path: Path, raw: BinaryIO) -> BinaryIO:
     if path.suffix == ".gz":
         return cast(BinaryIO, io.BufferedReader(gzip.GzipFile(fileobj=raw), _READ_BYTES))
     if path.suffix == ".zst":
@@ -162,8 +182,13 @@ def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
 
 
 class _ZstdStream(io.RawIOBase):
-    """Decompressed bytes of one or more frames; the library's own reader takes a torn file for a whole one."""
+    """Decompressed bytes of one or more zstd frames.
 
+    The library's own `stream_reader` reads a truncated file to its end without an error
+    (docs/log.md#corpus-and-masking); here `eof` of the decompression object is checked.
+    """
+
+    # Small: a highly compressible piece is many thousand times as large when decompressed.
     _COMPRESSED_BYTES = 1 << 13
 
     def __init__(self, file: BinaryIO) -> None:
@@ -176,6 +201,7 @@ class _ZstdStream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` with decompressed bytes; 0 at the end of the file."""
         while not self._ready:
             raw = self._file.read(self._COMPRESSED_BYTES)
             if not raw:
@@ -192,16 +218,20 @@ class _ZstdStream(io.RawIOBase):
         while raw:
             yield self._decoder.decompress(raw)
             self._is_between_frames = self._decoder.eof
-            raw = self._decoder.unused_data if self._decoder.eof else b""
-            if self._decoder.eof:
-                self._decoder = zstandard.ZstdDecompressor().decompressobj()
+            if not self._decoder.eof:
+                return
+            # A decompression object is for one frame; the rest belongs to the next.
+            raw = self._decoder.unused_data
+            self._decoder = zstandard.ZstdDecompressor().decompressobj()
 
 
 @contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+def _explain_corruption(path: Path) -> Iterator[None]:
+    """Turn the decompressors' errors into a CorpusError that names the file."""
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise CorpusError(
-            f"{path} is damaged or no {path.suffix} file: {error}", hint="fetch or compress it anew"
+            f"{path} is truncated, corrupt or not a {path.suffix} file: {error}",
+            hint="download or compress it again",
         ) from error

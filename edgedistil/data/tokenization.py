@@ -1,4 +1,7 @@
-"""Text to ids, in parallel, in order: a fast tokenizer in threads (it works outside Python's lock)."""
+"""Text to token ids, in parallel and in order.
+
+A fast tokenizer works outside Python's global lock, so threads are enough.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ from tokenizers import Tokenizer
 
 from edgedistil.core.errors import ModelError
 
-CHUNK_CHARACTERS = (
-    1 << 16
-)  # small enough that an allocator reuses what it has: larger ones are slower
-_PIECE_CHARACTERS = (
-    1 << 15
-)  # longer documents are encoded in pieces: an Encoding takes some 100 bytes a token
+# Text that a thread encodes at once. Smaller chunks pay overhead, larger ones make the allocator
+# ask for fresh memory each time: 16 to 128 KiB measured equal, 256 KiB slower
+# (docs/log.md#corpus-and-masking).
+CHUNK_CHARACTERS = 1 << 16
+# Longer documents are encoded in pieces: the library's Encoding takes some 100 bytes per token.
+_PIECE_CHARACTERS = 1 << 15
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,24 +40,25 @@ class SpecialIds:
     mask: int
     unk: int
 
-    @property
-    def all(self) -> tuple[int, ...]:
-        return (self.cls, self.sep, self.pad, self.mask, self.unk)
-
 
 @dataclass(frozen=True)
 class Chunk:
-    """Pieces of text that are encoded together; `ends[i]` says whether a document ends with piece i."""
+    """Pieces of text that are encoded together.
+
+    Attributes:
+        texts: The pieces, in order.
+        ends: Whether a document ends with each piece.
+    """
 
     texts: list[str]
     ends: list[bool]
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The fast tokenizer of a model folder, without the truncation and padding that its file may have baked in.
+    """Load a model folder's fast tokenizer, without truncation and padding.
 
     Raises:
-        ModelError: No tokenizer.json, or a damaged one.
+        ModelError: The folder has no tokenizer.json, or a corrupt one.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -65,43 +69,45 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
-        raise ModelError(f"{path} is no tokenizer: {error}") from error
+        raise ModelError(f"{path} is not a valid tokenizer: {error}") from error
+    # Files may have both baked in: MiniLM's cuts at 128 tokens and pads up to them.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # "[MASK]" in a text is text
+    # "[MASK]" in a text is text, not a special token.
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def special_ids(tokenizer: Tokenizer, folder: Path) -> SpecialIds:
-    """Ids of the special tokens, under the names that the folder's tokenizer_config.json gives them.
+    """Look up the special tokens, by the names in the folder's tokenizer_config.json.
 
     Raises:
-        ModelError: The vocabulary lacks one.
+        ModelError: The vocabulary has no such token.
     """
-    config = folder / "tokenizer_config.json"
-    named: dict[str, Any] = (
-        json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    )
-    ids = {
-        kind: _special_id(tokenizer, named, kind, folder)
-        for kind in ("cls", "sep", "pad", "mask", "unk")
-    }
-    return SpecialIds(**ids)
+    path = folder / "tokenizer_config.json"
+    config: dict[str, Any] = {}
+    if path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8"))
+    kinds = ("cls", "sep", "pad", "mask", "unk")
+    return SpecialIds(**{kind: _special_id(tokenizer, config, kind, folder) for kind in kinds})
 
 
-def _special_id(tokenizer: Tokenizer, named: dict[str, Any], kind: str, folder: Path) -> int:
-    given = named.get(f"{kind}_token") or f"[{kind.upper()}]"
-    token = given["content"] if isinstance(given, dict) else str(given)
-    found = tokenizer.token_to_id(token)
-    if found is None:
+def _special_id(tokenizer: Tokenizer, config: dict[str, Any], kind: str, folder: Path) -> int:
+    # transformers writes a token as a string, or as an object with its content and flags.
+    entry = config.get(f"{kind}_token") or f"[{kind.upper()}]"
+    token = entry["content"] if isinstance(entry, dict) else str(entry)
+    token_id = tokenizer.token_to_id(token)
+    if token_id is None:
         raise ModelError(
             f"the tokenizer in {folder} has no {token}", hint="a BERT tokenizer is needed"
         )
-    return int(found)
+    return int(token_id)
 
 
-def chunks(documents: Iterable[str], *, characters: int = CHUNK_CHARACTERS) -> Iterator[Chunk]:
-    """Documents in portions of about `characters`, so that memory does not grow with the corpus."""
+def chunk_documents(
+    documents: Iterable[str], *, characters: int = CHUNK_CHARACTERS
+) -> Iterator[Chunk]:
+    """Yield documents in chunks of about `characters`, so that memory stays constant."""
     texts: list[str] = []
     ends: list[bool] = []
     size = 0
@@ -118,19 +124,25 @@ def chunks(documents: Iterable[str], *, characters: int = CHUNK_CHARACTERS) -> I
 
 
 def _pieces(document: str) -> Iterator[tuple[str, bool]]:
-    """A long document cut at white space where there is some: (piece, whether it is the last)."""
+    """Yield (piece, whether it is the last); long documents are cut at a space if there is one."""
     start = 0
     while len(document) - start > _PIECE_CHARACTERS:
         cut = document.rfind(" ", start, start + _PIECE_CHARACTERS)
         stop = cut if cut > start else start + _PIECE_CHARACTERS
         yield document[start:stop], False
         start = stop
-    yield document[start:] if start else document, True
+    yield document[start:], True
 
 
 def map_in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:
-    """`work(item)` of each item, in order, by `workers` threads with at most two items each under way."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="tokenize") as pool, one_thread_a_call():
+    """Yield `work(item)` for each item in order, computed by `workers` threads.
+
+    At most two items per thread are in progress, so `items` is not read far ahead.
+    """
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="tokenize") as pool,
+        disable_tokenizer_pool(),
+    ):
         pending: deque[Future[R]] = deque()
         try:
             for item in items:
@@ -140,13 +152,17 @@ def map_in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int) ->
             while pending:
                 yield pending.popleft().result()
         finally:
+            # After a failure, or when the caller stops early.
             for future in pending:
                 future.cancel()
 
 
 @contextmanager
-def one_thread_a_call() -> Iterator[None]:
-    """Keeps the tokenizer library from starting its own pool inside our threads (it also would not survive a fork)."""
+def disable_tokenizer_pool() -> Iterator[None]:
+    """Keep the tokenizer library from starting its own pool inside our threads.
+
+    The two pools would compete for the cores, and the library's would not survive a fork.
+    """
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:

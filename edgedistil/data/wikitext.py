@@ -1,85 +1,105 @@
-"""Plain paragraphs out of a MediaWiki XML dump: templates, tables, references, links and headings are taken off."""
+"""Plain paragraphs from a MediaWiki XML dump.
+
+Templates, tables, references, links and headings are removed by regular expressions, innermost
+first. That is enough for paragraphs of prose, and it is fast (docs/decisions.md has the comparison
+with mwparserfromhell). The text of the `wikipedia-sample` asset, and with it every cached corpus
+that reads it, depends on each expression here.
+"""
 
 from __future__ import annotations
 
 import html
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from xml.etree import ElementTree
 
-_LEAST_WORDS = 8  # shorter lines are captions, list items and leftovers of tables
-_DROPPED_ELEMENTS = "ref|math|gallery|table|timeline|code|source|syntaxhighlight|pre|nowiki|score|imagemap|hiero|div"
+# Shorter lines are captions, list items and remains of tables.
+_MIN_WORDS = 8
+# Elements whose content is not prose.
+_DROPPED_ELEMENTS = (
+    "ref|math|gallery|table|timeline|code|source|syntaxhighlight|pre|nowiki|score|imagemap|hiero"
+    "|div"
+)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _EMPTY_ELEMENT = re.compile(rf"<(?:{_DROPPED_ELEMENTS})\b[^<>]*/>", re.IGNORECASE)
 _ELEMENT = re.compile(rf"<({_DROPPED_ELEMENTS})\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+# Templates, tables and links nest: each expression matches an innermost one only.
 _TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
 _TABLE = re.compile(r"\{\|(?:(?!\{\|).)*?\|\}", re.DOTALL)
 _LINK = re.compile(r"\[\[([^\[\]]*)\]\]")
 _WEB_LINK = re.compile(r"\[(?:https?:|ftp:)?//[^\s\]]+\s*([^\]]*)\]")
 _QUOTES = re.compile(r"'{2,}")
 _SPACES = re.compile(r"\s+")
+# What remains of "(Greek: {{lang|…}}; )" and its like when the templates are gone.
 _EMPTY_BRACKETS = re.compile(r"\(\s*[;,]*\s*\)")
+# First characters of headings, list items, table rows, indented lines and unclosed templates.
+_MARKUP_STARTS = frozenset("=|!*#;:{}")
 
 
 def dump_paragraphs(xml: bytes) -> Iterator[str]:
-    """The paragraphs of the articles of a dump (namespace 0, no redirects), in its order."""
+    """Yield the paragraphs of a dump's articles (namespace 0, no redirects), in its order."""
     for _event, element in ElementTree.iterparse(io.BytesIO(xml)):  # noqa: S314 - the pinned file, checked by sha256
-        if _local(element.tag) != "page":
+        if _local_name(element.tag) != "page":
             continue
-        fields = {_local(child.tag): child.text or "" for child in element.iter()}
+        fields = {_local_name(child.tag): child.text or "" for child in element.iter()}
         if fields.get("ns") == "0" and "redirect" not in fields:
             yield from wikitext_paragraphs(fields.get("text", ""))
-        element.clear()
+        element.clear()  # frees the page, or the whole dump would stay in memory
 
 
 def wikitext_paragraphs(source: str) -> Iterator[str]:
-    """The prose of one article: lines of at least eight words that are neither heading nor list item."""
-    for line in _without_markup(source).split("\n"):
+    """Yield the prose of one article: lines of at least eight words without markup."""
+    for line in _remove_markup(source).split("\n"):
         paragraph = _SPACES.sub(" ", _EMPTY_BRACKETS.sub("", line)).strip()
-        if not _is_markup(paragraph) and len(paragraph.split()) >= _LEAST_WORDS:
+        if not _is_markup(paragraph) and len(paragraph.split()) >= _MIN_WORDS:
             yield paragraph
 
 
 def _is_markup(line: str) -> bool:
-    """Headings, list items, rows of tables, and links that were never closed."""
-    return line[:1] in set("=|!*#;:{}") or "[[" in line or "]]" in line
+    """Whether a line is a heading, a list item, a table row, or has a link that was never closed.
+
+    An empty line is none of them; it has too few words anyway.
+    """
+    return line[:1] in _MARKUP_STARTS or "[[" in line or "]]" in line
 
 
-def _without_markup(source: str) -> str:
+def _remove_markup(source: str) -> str:
     text = _COMMENT.sub("", source)
+    # Elements without content first: `<ref name=a />` would open an element that ends much later.
     text = _ELEMENT.sub("", _EMPTY_ELEMENT.sub("", text))
-    text = _until_stable(_TEMPLATE, text, "")
-    text = _until_stable(_TABLE, text, "")
-    text = _until_stable(_LINK, text, _link_text)
+    text = _substitute_nested(_TEMPLATE, text, "")
+    text = _substitute_nested(_TABLE, text, "")
+    text = _substitute_nested(_LINK, text, _link_text)
     text = _WEB_LINK.sub(r"\1", text)
     text = _QUOTES.sub("", _TAG.sub("", text))
+    # Entities last: "&lt;" is text, not a tag.
     return html.unescape(text).replace("\xa0", " ")
 
 
-def _until_stable(pattern: re.Pattern[str], text: str, replacement: object) -> str:
-    """Innermost first, until nothing is left: templates, tables and links nest."""
+def _substitute_nested(
+    pattern: re.Pattern[str], text: str, replacement: str | Callable[[re.Match[str]], str]
+) -> str:
+    """Replace innermost matches again and again, until there are no more."""
     count = 1
     while count:
-        text, count = pattern.subn(replacement, text)  # type: ignore[call-overload]
+        text, count = pattern.subn(replacement, text)
     return text
 
 
 def _link_text(match: re.Match[str]) -> str:
-    """What a reader sees of [[target|shown]]; nothing of a file, a category or another language."""
-    target, *shown = match.group(1).split("|")
-    prefix, colon, _rest = target.partition(":")
-    if (
-        colon
-        and prefix
-        and not target.startswith(":")
-        and not prefix.startswith(" ")
-        and not _rest.startswith(" ")
-    ):
+    """Text that a reader sees of [[target|text]]; none for a file, category or other language."""
+    target, *labels = match.group(1).split("|")
+    prefix, colon, rest = target.partition(":")
+    # "File:a.png" and "fr:Page" are not shown; ":Category:Towns" is a visible link, and a space
+    # next to the colon makes it part of a title ("Star Trek: First Contact").
+    is_namespace = colon and prefix and not prefix.startswith(" ") and not rest.startswith(" ")
+    if is_namespace:
         return ""
-    return shown[-1] if shown else target.lstrip(":")
+    return labels[-1] if labels else target.lstrip(":")
 
 
-def _local(tag: str) -> str:
+def _local_name(tag: str) -> str:
+    """Name of an XML tag without its namespace."""
     return tag.rpartition("}")[2]

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from edgedistil.data.batches import Batch, BatchOrder
+from edgedistil.data.batches import TokenBatch, BatchOrder
 from edgedistil.data.masking import (
     MaskedBatch,
-    generator_for,
+    row_generator,
     mask_bert,
     mask_rarity,
     rarity_weights,
@@ -70,8 +70,8 @@ class Masker:
                 counts_V, exponent=rarity_exponent, special_ids=self._special
             )
 
-    def mask(self, batch: Batch, *, step: int, purpose: str = "mask") -> MaskedBatch:
-        generator = generator_for(self._seed, step, batch.places_B, purpose=purpose)
+    def mask(self, batch: TokenBatch, *, step: int, purpose: str = "mask") -> MaskedBatch:
+        generator = row_generator(self._seed, step, batch.row_indices_B, purpose=purpose)
         if self._weights_V is None:
             return mask_bert(
                 batch.input_ids_BL,
@@ -131,13 +131,13 @@ def ahead(batches_at: BatchesAt, *, steps: int) -> Iterator[BatchesAt]:
         yield at
 
 
-def _micro_batch(batch: Batch, masked: MaskedBatch, size: int, device: torch.device) -> MicroBatch:
+def _micro_batch(batch: TokenBatch, masked: MaskedBatch, size: int, device: torch.device) -> MicroBatch:
     counts = count_tokens(
         masked.labels_BL, batch.attention_mask_BL
     )  # before the move: no waiting for a device
     padded = int(counts.attended) < batch.input_ids_BL.numel()
     return MicroBatch(
-        number=int(batch.places_B[0]) // size,
+        number=int(batch.row_indices_B[0]) // size,
         input_ids_BL=masked.input_ids_BL.to(device, non_blocking=True),
         attention_mask_BL=batch.attention_mask_BL.to(device, non_blocking=True) if padded else None,
         labels_BL=masked.labels_BL.to(device, non_blocking=True),

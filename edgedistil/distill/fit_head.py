@@ -22,9 +22,9 @@ from transformers import BertForMaskedLM
 from edgedistil.core import console
 from edgedistil.core.errors import TrainingDiverged
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors, write_json
-from edgedistil.data.batches import Batch, BatchOrder
+from edgedistil.data.batches import TokenBatch, BatchOrder
 from edgedistil.data.building import only_builder, remove_remains
-from edgedistil.data.masking import MaskedBatch, generator_for, mask_bert
+from edgedistil.data.masking import MaskedBatch, row_generator, mask_bert
 from edgedistil.data.token_store import TokenStore
 from edgedistil.distill.allocator import freed_memory_kept
 from edgedistil.distill.distributed import TORCH_DTYPES, chosen_precision
@@ -232,11 +232,11 @@ class _Batches:
             for batch in self._order.micro_batches(step, pad_id=self._pad_id)
         ]
 
-    def _masked(self, batch: Batch, step: int) -> tuple[MaskedBatch, Tensor | None]:
+    def _masked(self, batch: TokenBatch, step: int) -> tuple[MaskedBatch, Tensor | None]:
         masked = mask_bert(
             batch.input_ids_BL,
             batch.attention_mask_BL,
-            generator=generator_for(self._seed, step, batch.places_B, purpose="fit-head"),
+            generator=row_generator(self._seed, step, batch.row_indices_B, purpose="fit-head"),
             share=MASKED_SHARE,
             mask_id=self._mask_id,
             vocabulary=self._vocabulary,

@@ -9,10 +9,10 @@ from transformers import BertForMaskedLM, DistilBertForMaskedLM
 from edgedistil.core.assets import cache_root
 from edgedistil.core.errors import ModelError
 from edgedistil.core.recipe import Recipe
-from edgedistil.data.corpus import Corpus, prepare_corpus
+from edgedistil.data.corpus import TokenizedCorpus, prepare_corpus
 from edgedistil.distill.fit_head import fit_head
 from edgedistil.distill.schedule import RunLength, run_length
-from edgedistil.models.student import alternate_layers, freeze, load_student, make_student
+from edgedistil.models.student import alternate_layers, freeze_position_embeddings, load_student, make_student
 from edgedistil.models.teacher import Teacher, load_teacher
 
 
@@ -74,21 +74,12 @@ def layer_map(recipe: Recipe, teacher: BertForMaskedLM) -> list[int]:
     return recipe.student.layers
 
 
-def prepared_corpus(recipe: Recipe, teacher: Teacher) -> Corpus:
+def prepared_corpus(recipe: Recipe, teacher: Teacher) -> TokenizedCorpus:
     """The recipe's corpus in the teacher's words, out of the cache or built into it."""
-    return prepare_corpus(
-        recipe.corpus.sources,
-        teacher.folder,
-        layout=recipe.corpus.layout,
-        block_length=recipe.corpus.block_length,
-        heldout_share=recipe.corpus.heldout_share,
-        heldout_max_documents=recipe.corpus.heldout_max_documents,
-        on_bad_utf8=recipe.corpus.on_bad_utf8,
-        cache=cache_root(),
-    )
+    return prepare_corpus(recipe.corpus, teacher.folder, cache=cache_root())
 
 
-def with_head(recipe: Recipe, teacher: Teacher, corpus: Corpus) -> Teacher:
+def with_head(recipe: Recipe, teacher: Teacher, corpus: TokenizedCorpus) -> Teacher:
     """The teacher, with a head fitted on the corpus if it came without."""
     if teacher.has_mlm_head:
         return teacher
@@ -117,7 +108,7 @@ def made_student(recipe: Recipe, teacher: BertForMaskedLM) -> DistilBertForMaske
             Path(init), teacher, layers=len(layers), dropout=recipe.student.dropout
         )
         if recipe.student.freeze_positions:
-            freeze(student)
+            freeze_position_embeddings(student)
         return student
     return make_student(
         teacher,

@@ -26,7 +26,7 @@ from edgedistil.core.records import (
 )
 from edgedistil.core.rundir import RunDir, create_run, mark_latest, replacing, storage_errors
 from edgedistil.data.batches import BatchOrder
-from edgedistil.data.corpus import Corpus
+from edgedistil.data.corpus import TokenizedCorpus
 from edgedistil.distill import distributed as processes
 from edgedistil.distill import memory
 from edgedistil.distill import setup as preparation
@@ -39,7 +39,7 @@ from edgedistil.distill.plan.plan import plan
 from edgedistil.distill.schedule import RunLength
 from edgedistil.distill.train import Objective, train
 from edgedistil.models.facts import model_facts
-from edgedistil.models.fast.encoder import frozen
+from edgedistil.models.fast.encoder import freeze_teacher
 from edgedistil.models.teacher import Teacher, read_teacher
 
 __all__ = ["distill", "plan"]
@@ -79,7 +79,7 @@ class Prepared:
     """All that a run needs before its first step."""
 
     teacher: Teacher
-    corpus: Corpus
+    corpus: TokenizedCorpus
     student: DistilBertForMaskedLM
     layer_map: list[int]
     length: RunLength
@@ -158,7 +158,7 @@ def _told_how_to_go_on(run: RunDir, processes: int) -> Iterator[None]:
 def _prepare(recipe: Recipe, run: RunDir, state: PartialState) -> Prepared:
     """Loads, checks and makes everything; the main process first, so that the others find it in the cache."""
     processes.from_main(state, lambda: _check_settings(recipe, state))
-    made: list[tuple[Teacher, Corpus]] = []
+    made: list[tuple[Teacher, TokenizedCorpus]] = []
     processes.from_main(state, lambda: made.append(_begun(recipe, run)))
     teacher, corpus = made[0] if made else _teacher_and_corpus(recipe, run)
     student = preparation.made_student(recipe, teacher.model)
@@ -184,7 +184,7 @@ def _check_settings(recipe: Recipe, state: PartialState) -> None:
     )
 
 
-def _teacher_and_corpus(recipe: Recipe, run: RunDir) -> tuple[Teacher, Corpus]:
+def _teacher_and_corpus(recipe: Recipe, run: RunDir) -> tuple[Teacher, TokenizedCorpus]:
     """Both as the run began with them, or as the recipe says."""
     begun = run.recipe.exists()
     if begun:
@@ -198,7 +198,7 @@ def _teacher_and_corpus(recipe: Recipe, run: RunDir) -> tuple[Teacher, Corpus]:
     return preparation.with_head(recipe, teacher, corpus), corpus
 
 
-def _check_same_corpus(run: RunDir, corpus: Corpus) -> None:
+def _check_same_corpus(run: RunDir, corpus: TokenizedCorpus) -> None:
     began_with = read_record(run.corpus, CorpusRecord)
     if began_with.cache_key != corpus.record.cache_key:
         raise RunError(
@@ -207,7 +207,7 @@ def _check_same_corpus(run: RunDir, corpus: Corpus) -> None:
         )
 
 
-def _begun(recipe: Recipe, run: RunDir) -> tuple[Teacher, Corpus]:
+def _begun(recipe: Recipe, run: RunDir) -> tuple[Teacher, TokenizedCorpus]:
     """Teacher and corpus, with what a run begins with written: the recipe last, so its presence means all is there."""
     teacher, corpus = _teacher_and_corpus(recipe, run)
     if run.recipe.exists():
@@ -239,7 +239,7 @@ def _train(recipe: Recipe, run: RunDir, prepared: Prepared, state: PartialState)
         unused_parameters=loss.soft_target == loss.mlm == 0,
     )
     teacher_facts = model_facts(prepared.teacher.model, name=prepared.teacher.name)
-    teacher = frozen(prepared.teacher.model, dtype=processes.TORCH_DTYPES[precision]).to(
+    teacher = freeze_teacher(prepared.teacher.model, dtype=processes.TORCH_DTYPES[precision]).to(
         state.device
     )
     masker = _masker(recipe, prepared)

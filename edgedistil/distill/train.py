@@ -26,7 +26,7 @@ from edgedistil.core import console
 from edgedistil.core.errors import Interrupted, TrainingDiverged
 from edgedistil.core.records import HeldoutMlm
 from edgedistil.core.rundir import replacing, storage_errors
-from edgedistil.data.counter_rng import key_of
+from edgedistil.data.counter_rng import stream_key
 from edgedistil.distill.allocator import freed_memory_kept
 from edgedistil.distill.batches import BatchesAt, MicroBatch, ahead
 from edgedistil.distill.checkpoint import (
@@ -209,7 +209,7 @@ def train(
                 if interruption.asked and accelerator.num_processes == 1:
                     stop()  # alone, nobody waits for the rest of a long step; it is done again from its start
                 # The same dropout whichever process this micro-batch is on, and whenever it is done again.
-                torch.manual_seed(key_of(seed, "dropout", step, batch.number))
+                torch.manual_seed(stream_key(seed, "dropout", step, batch.number))
                 # DDP averages over processes; with the counts so divided, its average is the sum we want.
                 over = counts.divided(accelerator.num_processes)
                 if mean == "micro-batch":

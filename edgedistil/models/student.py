@@ -81,7 +81,7 @@ def make_student(
                 _copy_layer(teacher_model.bert.encoder.layer[source], target)
             _copy_head(teacher_model, student, copy_head_transform)
     if freeze_positions:
-        freeze(student)
+        freeze_position_embeddings(student)
     return student.train()
 
 
@@ -137,7 +137,7 @@ def load_student(
     return student.train()
 
 
-def freeze(student: DistilBertForMaskedLM) -> None:
+def freeze_position_embeddings(student: DistilBertForMaskedLM) -> None:
     """Exclude the position table from training.
 
     The original froze BERT's positions by saying that they are sinusoidal; today that flag fills sinusoids in and

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from edgedistil.core.recipe import SourceSpec
-from edgedistil.data.corpus import Corpus, prepare_corpus
+from edgedistil.core.recipe import Corpus, SourceSpec
+from edgedistil.data.corpus import TokenizedCorpus, prepare_corpus
 
 WORDS = [f"w{number:03d}" for number in range(97)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def corpus_settings(sources: list[SourceSpec], **changed: Any) -> Corpus:
+    """A recipe's corpus section that fits a few lines of text."""
+    small = {"block_length": 17, "heldout_share": 0.2, "heldout_max_documents": 1000}
+    return Corpus(sources=sources, **{**small, **changed})
 
 
 @pytest.fixture(scope="session")
@@ -45,21 +52,16 @@ def text_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def prepare(tokenizer_folder: Path, tmp_path: Path) -> Callable[..., Corpus]:
-    """`prepare(path, …)`: a corpus of files with small settings, each of which may be given."""
+def prepare(tokenizer_folder: Path, tmp_path: Path) -> Callable[..., TokenizedCorpus]:
+    """`prepare(path, …)`: a corpus of files with small settings, each of which may be changed."""
 
-    def _prepare(*patterns: Path | str, **changed: object) -> Corpus:
-        settings = {
-            "layout": "packed",
-            "block_length": 17,
-            "heldout_share": 0.2,
-            "heldout_max_documents": 1000,
-            "on_bad_utf8": "refuse",
-            "cache": tmp_path / "cache",
-            **changed,
-        }
-        return prepare_corpus(
-            [SourceSpec(files=str(p)) for p in patterns], tokenizer_folder, **settings
-        )  # type: ignore[arg-type]
+    def _prepare(
+        *patterns: Path | str,
+        cache: Path = tmp_path / "cache",
+        workers: int | None = None,
+        **changed: Any,
+    ) -> TokenizedCorpus:
+        settings = corpus_settings([SourceSpec(files=str(p)) for p in patterns], **changed)
+        return prepare_corpus(settings, tokenizer_folder, cache=cache, workers=workers)
 
     return _prepare

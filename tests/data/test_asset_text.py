@@ -79,7 +79,7 @@ def test_newsgroups_are_the_train_file_without_its_groups_and_attributions(
 
 def test_an_asset_without_text_says_which_have_some() -> None:
     with pytest.raises(
-        InputError, match=r"'minilm' holds no corpus text; those that do: wikipedia-sample"
+        InputError, match=r"'minilm' has no corpus text; expected one of: wikipedia-sample"
     ):
         read_asset("minilm", Path())
     with pytest.raises(InputError, match="no asset 'wiki'"):

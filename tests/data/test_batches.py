@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistil.core.errors import CorpusError, InputError
-from edgedistil.data.batches import Batch, BatchOrder
-from edgedistil.data.masking import generator_for, mask_bert, mask_rarity
+from edgedistil.data.batches import TokenBatch, BatchOrder
+from edgedistil.data.masking import row_generator, mask_bert, mask_rarity
 from edgedistil.data.token_store import StoreWriter, TokenStore
 
 V = 1009
@@ -38,13 +38,12 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     return make_store(tmp_path_factory.mktemp("lines") / "s", lengths, row_length=None)
 
 
-def rows_of(batch: Batch) -> list[int]:
+def rows_of(batch: TokenBatch) -> list[int]:
     return (batch.input_ids_BL[:, 0] - 5).tolist()
 
 
 def test_an_epoch_reads_every_packed_row_once_and_goes_on_into_the_next(packed: TokenStore) -> None:
     order = BatchOrder(packed, seed=1, global_batch=8, micro_batch=4)
-    assert order.steps_per_epoch == 13
     read = np.concatenate([order.rows(step) for step in range(2 * 101 // 8 + 1)])
     assert sorted(read[:101].tolist()) == list(range(101))
     assert sorted(read[101:202].tolist()) == list(range(101))
@@ -68,7 +67,6 @@ def test_a_global_batch_larger_than_the_store_is_filled_from_several_epochs(
 ) -> None:
     for store in (packed, lines):
         order = BatchOrder(store, seed=1, global_batch=1024, micro_batch=64)
-        assert order.steps_per_epoch == 1
         assert sum(len(rows_of(batch)) for batch in order.micro_batches(0)) == 1024
         counts = np.bincount(order.rows(0), minlength=len(store))
         assert counts.max() <= 1024 // len(store) + 2
@@ -85,7 +83,7 @@ def test_a_step_is_the_same_asked_again_in_any_order(
         for one, other in zip(first[step], again.micro_batches(step), strict=True):
             assert torch.equal(one.input_ids_BL, other.input_ids_BL)
             assert torch.equal(one.attention_mask_BL, other.attention_mask_BL)
-            assert torch.equal(one.places_B, other.places_B)
+            assert torch.equal(one.row_indices_B, other.row_indices_B)
     other_seed = BatchOrder(store, seed=6, global_batch=16, micro_batch=8)
     assert other_seed.rows(0).tolist() != order.rows(0).tolist()
 
@@ -106,11 +104,11 @@ def test_ranks_share_the_global_batch_whatever_their_number(
         for rank in range(world)
     ]
     parts = [order.micro_batches(step) for order in orders]
-    assert {len(part) for part in parts} == {orders[0].micro_batches_per_step}
+    assert {len(part) for part in parts} == {24 // world // orders[0].micro_batch}
     placed = {}
     for batch in (batch for part in parts for batch in part):
         assert len(rows_of(batch)) == orders[0].micro_batch <= micro
-        placed.update(zip(batch.places_B.tolist(), rows_of(batch), strict=True))
+        placed.update(zip(batch.row_indices_B.tolist(), rows_of(batch), strict=True))
     assert [placed[place] for place in range(24)] == orders[0].rows(step).tolist()
     one_process = BatchOrder(store, seed=5, global_batch=24, micro_batch=24)
     assert orders[0].rows(step).tolist() == one_process.rows(step).tolist()
@@ -153,7 +151,7 @@ def masked(order: BatchOrder, step: int, kind: str) -> dict[int, list[int]]:
     settings = {"share": 0.3, "mask_id": 4, "vocabulary": V, "special_ids": range(5)}
     found = {}
     for batch in order.micro_batches(step):
-        generator = generator_for(7, step, batch.places_B)
+        generator = row_generator(7, step, batch.row_indices_B)
         ids, attended = batch.input_ids_BL, batch.attention_mask_BL
         if kind == "bert":
             result = mask_bert(ids, attended, generator=generator, **settings)
@@ -166,7 +164,7 @@ def masked(order: BatchOrder, step: int, kind: str) -> dict[int, list[int]]:
                 token_weights_V=torch.ones(V).double(),
             )
         for place, row, length in zip(
-            batch.places_B.tolist(), result.input_ids_BL, attended.sum(1), strict=True
+            batch.row_indices_B.tolist(), result.input_ids_BL, attended.sum(1), strict=True
         ):
             found[place] = row[:length].tolist()
     return found

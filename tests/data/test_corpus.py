@@ -17,11 +17,11 @@ from edgedistil.core.errors import CorpusError, ModelError, StorageError
 from edgedistil.core.recipe import SourceSpec
 from edgedistil.core.rundir import tree_manifest
 from edgedistil.data import corpus as module
-from edgedistil.data.corpus import Corpus
-from edgedistil.data.heldout import document_hash
+from edgedistil.data.corpus import TokenizedCorpus
+from edgedistil.data.heldout_split import document_hash
 from edgedistil.data.tokenization import load_tokenizer
 
-Prepare = Callable[..., Corpus]
+Prepare = Callable[..., TokenizedCorpus]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LONG_WORDS = [letter * 500 for letter in "abcdefghijklm"]
 
@@ -120,16 +120,8 @@ def test_a_cached_corpus_shows_the_licence_that_the_recipe_says_now(
     first = prepare(text_file)
     assert first.record.sources[0].licence == "not stated"
     moved = text_file.rename(tmp_path / "moved.txt")
-    again = module.prepare_corpus(
-        [SourceSpec(files=str(moved), licence="CC0")],
-        tokenizer_folder,
-        layout="packed",
-        block_length=17,
-        heldout_share=0.2,
-        heldout_max_documents=1000,
-        on_bad_utf8="refuse",
-        cache=tmp_path / "cache",
-    )
+    settings = corpus_settings([SourceSpec(files=str(moved), licence="CC0")])
+    again = module.prepare_corpus(settings, tokenizer_folder, cache=tmp_path / "cache")
     assert again.folder == first.folder
     assert (again.record.sources[0].licence, again.record.sources[0].origin) == ("CC0", str(moved))
 
@@ -165,7 +157,7 @@ def test_a_damaged_cache_is_built_anew(
     (first.folder / victim).write_bytes((first.folder / victim).read_bytes()[:-7])
     prepare(text_file)
     assert tree_manifest(first.folder) == whole
-    assert "damaged" in capsys.readouterr().err
+    assert "is corrupt and will be rebuilt" in capsys.readouterr().err
 
 
 _BUILD = """
@@ -190,12 +182,12 @@ token_store.StoreWriter.append = counting
 if moment == "index":
     token_store.StoreWriter.close = die
 if moment == "heldout":
-    corpus._refuse_empty = die
+    corpus._check_not_empty = die
 if moment == "rename":
     replace = os.replace
     rundir.os.replace = lambda old, new: die() if Path(new).parent.name == "corpus" else replace(old, new)
-corpus.prepare_corpus([SourceSpec(files=text)], Path(tokenizer), layout="packed", block_length=17, heldout_share=0.2,
-                      heldout_max_documents=1000, on_bad_utf8="refuse", cache=Path(cache), workers=2)
+settings = Corpus(sources=[SourceSpec(files=text)], block_length=17, heldout_share=0.2, heldout_max_documents=1000)
+corpus.prepare_corpus(settings, Path(tokenizer), cache=Path(cache), workers=2)
 """
 
 
@@ -296,9 +288,9 @@ resource.setrlimit(resource.RLIMIT_DATA, (held + int(headroom),) * 2)
 if how == "naive":
     documents = Path(text).read_text().splitlines()
 else:
-    corpus = prepare_corpus([SourceSpec(files=text)], Path(tokenizer), layout=layout, block_length=128,
-                            heldout_share=0.001, heldout_max_documents=100, on_bad_utf8="refuse", cache=Path(cache),
-                            workers=2)
+    settings = Corpus(sources=[SourceSpec(files=text)], layout=layout, block_length=128, heldout_share=0.001,
+                      heldout_max_documents=100)
+    corpus = prepare_corpus(settings, Path(tokenizer), cache=Path(cache), workers=2)
     some = [len(corpus.train[row]) for row in range(0, len(corpus.train), 97)]
     print(len(corpus.train), corpus.train.tokens, sum(some))
 """
@@ -358,19 +350,20 @@ def test_a_corpus_larger_than_memory(
 
 def test_an_empty_corpus_is_refused(prepare: Prepare, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n  \n\n")
-    with pytest.raises(CorpusError, match="the corpus is empty: no source has a line of text"):
+    with pytest.raises(CorpusError, match="the corpus is empty: none of its sources has a line of text"):
         prepare(tmp_path / "a.txt")
     assert not [p for p in (tmp_path / "cache" / "corpus").iterdir() if p.is_dir()]
 
 
-@pytest.mark.parametrize(("share", "part"), [(0.001, "heldout"), (0.999, "train")])
+@pytest.mark.parametrize(
+    ("share", "length", "part"), [(0.001, 2048, "heldout"), (0.5, 4096, "train")]
+)
 def test_too_little_text_is_refused(
-    prepare: Prepare, text_file: Path, share: float, part: str
+    prepare: Prepare, text_file: Path, share: float, length: int, part: str
 ) -> None:
-    with pytest.raises(
-        CorpusError, match=rf"its {part} part \(\d+ of 211 documents\) fills no row of 2048 tokens"
-    ):
-        prepare(text_file, heldout_share=share, block_length=2048)
+    message = rf"its {part} part \(\d+ of 211 documents\) fills no row of {length} tokens"
+    with pytest.raises(CorpusError, match=message):
+        prepare(text_file, heldout_share=share, block_length=length)
 
 
 def test_a_bad_file_leaves_no_corpus(prepare: Prepare, tmp_path: Path, text_file: Path) -> None:
@@ -389,14 +382,7 @@ def test_a_folder_without_a_tokenizer_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match=r"has no tokenizer\.json"):
         module.prepare_corpus(
-            [SourceSpec(files=str(text_file))],
-            tmp_path,
-            layout="packed",
-            block_length=17,
-            heldout_share=0.1,
-            heldout_max_documents=10,
-            on_bad_utf8="refuse",
-            cache=tmp_path,
+            corpus_settings([SourceSpec(files=str(text_file))]), tmp_path, cache=tmp_path
         )
 
 

@@ -13,7 +13,7 @@ from edgedistil.core.errors import CorpusError
 from edgedistil.core.recipe import SourceSpec
 from edgedistil.core.rundir import sha256_file
 from edgedistil.data import fingerprint as module
-from edgedistil.data.fingerprint import file_sha256, source_identity
+from edgedistil.data.fingerprint import cached_sha256, source_fingerprint
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ def test_a_settled_file_is_read_once_and_again_when_it_changes(
     path: Path, tmp_path: Path, reads: list[Path]
 ) -> None:
     age(path, 100)
-    first = file_sha256(path, cache=tmp_path / "cache")
-    assert file_sha256(path, cache=tmp_path / "cache") == first == sha256_file(path)
+    first = cached_sha256(path, cache=tmp_path / "cache")
+    assert cached_sha256(path, cache=tmp_path / "cache") == first == sha256_file(path)
     assert len(reads) == 1
     path.write_text("two\n")
     age(path, 50)
-    assert file_sha256(path, cache=tmp_path / "cache") == sha256_file(path) != first
+    assert cached_sha256(path, cache=tmp_path / "cache") == sha256_file(path) != first
     assert len(reads) == 2
 
 
@@ -56,7 +56,7 @@ def test_a_file_that_has_just_changed_is_not_trusted(
     path: Path, tmp_path: Path, reads: list[Path]
 ) -> None:
     for _ in range(2):
-        file_sha256(path, cache=tmp_path / "cache")
+        cached_sha256(path, cache=tmp_path / "cache")
     assert len(reads) == 2
 
 
@@ -64,16 +64,16 @@ def test_the_identity_is_of_the_content_not_of_the_place(path: Path, tmp_path: P
     moved = tmp_path / "b.txt"
     moved.write_bytes(path.read_bytes())
     one, other = (
-        source_identity(SourceSpec(files=str(p)), cache=tmp_path / "cache") for p in (path, moved)
+        source_fingerprint(SourceSpec(files=str(p)), cache=tmp_path / "cache") for p in (path, moved)
     )
     assert one == other
     moved.write_text("changed\n")
-    assert source_identity(SourceSpec(files=str(moved)), cache=tmp_path / "cache") != one
+    assert source_fingerprint(SourceSpec(files=str(moved)), cache=tmp_path / "cache") != one
 
 
 def test_assets_and_hub_data_sets_are_known_without_reading(tmp_path: Path) -> None:
     assert (
-        source_identity(SourceSpec(asset="reviews"), cache=tmp_path) == find_asset("reviews").sha256
+        source_fingerprint(SourceSpec(asset="reviews"), cache=tmp_path) == find_asset("reviews").sha256
     )
     hubs = [
         {"hub": "a/b"},
@@ -81,9 +81,9 @@ def test_assets_and_hub_data_sets_are_known_without_reading(tmp_path: Path) -> N
         {"hub": "a/b", "revision": "v1"},
         {"hub": "a/b", "split": "x"},
     ]
-    assert len({source_identity(SourceSpec(**spec), cache=tmp_path) for spec in hubs}) == 4  # type: ignore[arg-type]
+    assert len({source_fingerprint(SourceSpec(**spec), cache=tmp_path) for spec in hubs}) == 4  # type: ignore[arg-type]
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"cannot read .*gone\.txt: No such file"):
-        file_sha256(tmp_path / "gone.txt", cache=tmp_path)
+        cached_sha256(tmp_path / "gone.txt", cache=tmp_path)

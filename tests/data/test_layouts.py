@@ -9,7 +9,7 @@ import pytest
 
 from edgedistil.data.layouts import LayoutName, make_layout
 from edgedistil.data.token_store import StoreWriter, TokenStore
-from edgedistil.data.tokenization import chunks, load_tokenizer, special_ids
+from edgedistil.data.tokenization import chunk_documents, load_tokenizer, special_ids
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 
@@ -23,7 +23,7 @@ def rows(
     writer = StoreWriter(
         folder, vocabulary=tokenizer.get_vocab_size(), row_length=layout.row_length
     )
-    for chunk in chunks(documents, characters=40):
+    for chunk in chunk_documents(documents, characters=40):
         layout.write(layout.encode(chunk), writer)
     writer.close()
     store = TokenStore(folder)

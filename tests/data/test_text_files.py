@@ -98,20 +98,20 @@ def test_a_parquet_row_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.jsonl", b'{"text": "x"}\n{"text": ', "line 2 is no JSON"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": ', "line 2 is not valid JSON"),
         (
             "a.jsonl",
             b'{"body": "x", "id": 1}\n',
-            r"line 1 has no text in 'text' \(there: body, id\)",
+            r"line 1 has no text in 'text' \(columns: body, id\)",
         ),
-        ("a.jsonl", b'{"text": 7}\n', r"line 1 has no text in 'text' \(there: text\)"),
-        ("a.jsonl", b'["x"]\n', r"line 1 has no text in 'text' \(there: list\)"),
-        ("a.parquet", b"PAR1 not at all", "no readable parquet file"),
-        ("a.txt.gz", b"plain text", "damaged or no .gz file"),
-        ("a.txt.gz", gzip.compress(b"x" * 999, mtime=0)[:-9], "damaged or no .gz file"),
-        ("a.txt.zst", b"plain text", "damaged or no .zst file"),
-        ("a.csv", b"a,b", r"no text file that we read\n.*\.txt, \.jsonl, \.parquet"),
-        ("a.parquet.gz", b"", "no text file that we read"),
+        ("a.jsonl", b'{"text": 7}\n', r"line 1 has no text in 'text' \(columns: text\)"),
+        ("a.jsonl", b'["x"]\n', r"line 1 has no text in 'text' \(got a JSON list\)"),
+        ("a.parquet", b"PAR1 not at all", "is not a readable parquet file"),
+        ("a.txt.gz", b"plain text", "corrupt or not a .gz file"),
+        ("a.txt.gz", gzip.compress(b"x" * 999, mtime=0)[:-9], "corrupt or not a .gz file"),
+        ("a.txt.zst", b"plain text", "corrupt or not a .zst file"),
+        ("a.csv", b"a,b", r"not in a supported text format\n.*\.txt, \.jsonl, \.parquet"),
+        ("a.parquet.gz", b"", "not in a supported text format"),
     ],
 )
 def test_a_bad_file_is_told(tmp_path: Path, name: str, data: bytes, message: str) -> None:
@@ -123,13 +123,13 @@ def test_a_bad_file_is_told(tmp_path: Path, name: str, data: bytes, message: str
 def test_a_torn_zst_file_is_told(tmp_path: Path) -> None:
     lines = "\n".join(f"line {n} {n * 7919 % 10007}" for n in range(100_000)).encode()
     (tmp_path / "a.txt.zst").write_bytes(zstandard.compress(lines)[:-100])
-    with pytest.raises(CorpusError, match=r"damaged or no \.zst file"):
+    with pytest.raises(CorpusError, match=r"truncated, corrupt or not a \.zst file"):
         read(tmp_path / "a.txt.zst")
 
 
 def test_a_missing_column_says_which_there_are(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["x"], "n": [1]}), tmp_path / "a.parquet")
-    with pytest.raises(CorpusError, match=r"no column 'text' \(there: body, n\)"):
+    with pytest.raises(CorpusError, match=r"no column 'text' \(columns: body, n\)"):
         read(tmp_path / "a.parquet")
     with pytest.raises(CorpusError, match="column 'n' is int64, expected text"):
         read(tmp_path / "a.parquet", field="n")

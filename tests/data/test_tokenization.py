@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistil.core.errors import ModelError
-from edgedistil.data.tokenization import chunks, load_tokenizer, map_in_order, special_ids
+from edgedistil.data.tokenization import chunk_documents, load_tokenizer, map_in_order, special_ids
 
 
 def test_truncation_and_padding_of_the_file_are_off(tokenizer_folder: Path) -> None:
@@ -43,11 +43,11 @@ def test_special_ids_follow_the_tokenizers_own_names(
         assert getattr(special, name.removesuffix("_token")) == expected
 
 
-def test_what_is_no_tokenizer_is_told(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_an_invalid_tokenizer_is_refused(tokenizer_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no tokenizer\.json"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"tokenizer\.json is no tokenizer"):
+    with pytest.raises(ModelError, match=r"tokenizer\.json is not a valid tokenizer"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"mask_token": "<mask>"}')
     with pytest.raises(ModelError, match="has no <mask>"):
@@ -62,7 +62,7 @@ def test_chunks_lose_nothing_and_know_where_documents_end(
     documents: list[str], characters: int
 ) -> None:
     joined: list[str] = [""]
-    for chunk in chunks(documents, characters=characters):
+    for chunk in chunk_documents(documents, characters=characters):
         assert len(chunk.texts) == len(chunk.ends)
         assert max(map(len, chunk.texts)) <= 1 << 15
         for text, is_last in zip(chunk.texts, chunk.ends, strict=True):
@@ -74,7 +74,7 @@ def test_chunks_lose_nothing_and_know_where_documents_end(
 
 def test_a_long_document_is_cut_between_words() -> None:
     words = [f"word{n}" for n in range(50_000)]
-    pieces = [text for chunk in chunks([" ".join(words)]) for text in chunk.texts]
+    pieces = [text for chunk in chunk_documents([" ".join(words)]) for text in chunk.texts]
     assert len(pieces) > 5
     assert [word for piece in pieces for word in piece.split()] == words
 

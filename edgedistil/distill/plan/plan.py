@@ -14,7 +14,7 @@ from edgedistil.distill import setup as preparation
 from edgedistil.distill.plan import estimate as forecast
 from edgedistil.distill.plan.presets import known_shape
 from edgedistil.distill.schedule import RunLength
-from edgedistil.models.fast.encoder import frozen
+from edgedistil.models.fast.encoder import freeze_teacher
 from edgedistil.models.teacher import Teacher
 
 
@@ -41,7 +41,7 @@ def plan(recipe: Recipe) -> PlanRecord:
         student = preparation.made_student(recipe, teacher)
         work = _work(recipe, length, heldout_tokens)
         objective = forecast.objective_on(
-            frozen(teacher, dtype=processes.TORCH_DTYPES[precision]),
+            freeze_teacher(teacher, dtype=processes.TORCH_DTYPES[precision]),
             student,
             device=state.device,
             soft_target=recipe.loss.soft_target,

@@ -46,7 +46,7 @@ def attention(
     return dropped(scores.softmax(-1), dropout) @ value
 
 
-def keep_bits(like: Tensor, probability: float) -> Tensor | None:
+def draw_keep_bits(like: Tensor, probability: float) -> Tensor | None:
     """Integers as wide as the elements of `like`: 0 with this probability (to 1/65536), else all bits set.
 
     None where the probability is 0: nothing is drawn then.
@@ -87,7 +87,7 @@ def _dropped_levels(probability: float) -> int:
 class _Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, probability: float) -> Tensor:
-        bits = keep_bits(values, probability)
+        bits = draw_keep_bits(values, probability)
         ctx.save_for_backward(bits)
         ctx.factor = factor(probability)
         return masked(values, bits).mul_(ctx.factor)

@@ -2,7 +2,7 @@
 
 How a training loop stays fast:
 
-    teacher = frozen(model, dtype=torch.bfloat16)
+    teacher = freeze_teacher(model, dtype=torch.bfloat16)
     with freed_memory_kept():                                                   # around the whole loop, on a CPU
         student_BLD, head = encode_with_head(student, input_ids_BL, mask_BL)    # None as mask where nothing is padded
         with torch.no_grad():
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.models.fast.dropout import attention, dropped
-from edgedistil.models.fast.layer import LayerShape, layer_on_cpu
+from edgedistil.models.fast.layer import LayerSettings, transformer_layer
 
 EncoderWithHead: TypeAlias = BertForMaskedLM | DistilBertForMaskedLM
 
@@ -95,7 +95,7 @@ def mlm_head(model: EncoderWithHead) -> MlmHead:
     )
 
 
-def frozen(model: BertForMaskedLM, *, dtype: torch.dtype) -> BertForMaskedLM:
+def freeze_teacher(model: BertForMaskedLM, *, dtype: torch.dtype) -> BertForMaskedLM:
     """The model made ready for teaching, in place: weights in `dtype` (cast once), eval mode, no gradients.
 
     In place, because the weights as they were would cost more memory than the cast ones, for nothing.
@@ -193,7 +193,7 @@ class _Layer:
     exact_gelu: bool
 
     def weights(self) -> list[Tensor]:
-        """As `layer_on_cpu` takes them."""
+        """As `transformer_layer` takes them."""
         parts = (self.query, self.key, self.value, self.attention_output, self.attention_norm,
                  self.up, self.down, self.output_norm)  # fmt: skip
         return [tensor for part in parts for tensor in (part.weight, part.bias)]
@@ -230,10 +230,10 @@ def _layer(
 ) -> Tensor:
     if layer.exact_gelu and hidden_BLD.device.type == "cpu" and not torch.compiler.is_compiling():
         epsilons = layer.attention_norm.eps, layer.output_norm.eps
-        shape = LayerShape(
+        shape = LayerSettings(
             layer.heads, dropout.attention, dropout.attention_output, dropout.hidden, epsilons
         )
-        return layer_on_cpu(hidden_BLD, bias_B11L, shape, layer.weights())
+        return transformer_layer(hidden_BLD, bias_B11L, shape, layer.weights())
     query, key, value = (
         _linear(part, hidden_BLD).view(*hidden_BLD.shape[:2], layer.heads, -1).transpose(1, 2)
         for part in (layer.query, layer.key, layer.value)

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgedistil.models.fast.dropout import factor, keep_bits, masked, masked_
+from edgedistil.models.fast.dropout import factor, draw_keep_bits, masked, masked_
 
 _has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 _fused = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _has_onednn else None
 
 
 @dataclass(frozen=True)
-class LayerShape:
+class LayerSettings:
     """What a layer is besides its weights.
 
     Attributes:
@@ -40,8 +40,8 @@ class LayerShape:
     epsilons: tuple[float, float]
 
 
-def layer_on_cpu(
-    hidden_BLD: Tensor, bias_B11L: Tensor | None, shape: LayerShape, weights: Sequence[Tensor]
+def transformer_layer(
+    hidden_BLD: Tensor, bias_B11L: Tensor | None, shape: LayerSettings, weights: Sequence[Tensor]
 ) -> Tensor:
     """A post-norm layer with an exact GELU.
 
@@ -56,7 +56,7 @@ def layer_on_cpu(
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_BLD: Tensor, bias_B11L: Tensor | None, shape: LayerShape, *weights: Tensor
+        ctx: Any, hidden_BLD: Tensor, bias_B11L: Tensor | None, shape: LayerSettings, *weights: Tensor
     ) -> Tensor:
         learns = any(ctx.needs_input_grad)
         cast = _Cast(weights, hidden_BLD.dtype, shape)
@@ -74,12 +74,12 @@ class _Layer(torch.autograd.Function):
             attended, kept = _attention(heads_5, bias_B11L, shape)
         mixed_MD = attended.view(batch, shape.heads, length, -1).transpose(1, 2).reshape(-1, width)
         out_MD = _affine(mixed_MD, cast.out, cast.out_bias)
-        out_bits = keep_bits(out_MD, shape.attention_output_dropout)
+        out_bits = draw_keep_bits(out_MD, shape.attention_output_dropout)
         first_MD = masked_(out_MD, out_bits).add_(x_MD)
         middle_MD, *first_stats = _norm(first_MD, weights[8:10], shape.epsilons[0])
         up_MF = _affine(middle_MD, cast.up, cast.up_bias)
         down_MD = _affine(F.gelu(up_MF), cast.down, cast.down_bias)
-        down_bits = keep_bits(down_MD, shape.hidden_dropout)
+        down_bits = draw_keep_bits(down_MD, shape.hidden_dropout)
         second_MD = masked_(down_MD, down_bits).add_(middle_MD)
         last_MD, *second_stats = _norm(second_MD, weights[14:16], shape.epsilons[1])
         if learns:
@@ -135,7 +135,7 @@ class _Layer(torch.autograd.Function):
 class _Cast:
     """A layer's weights in the dtype of the computation, scaled by what their products would be scaled by."""
 
-    def __init__(self, weights: Sequence[Tensor], dtype: torch.dtype, shape: LayerShape) -> None:
+    def __init__(self, weights: Sequence[Tensor], dtype: torch.dtype, shape: LayerSettings) -> None:
         width = weights[0].shape[1]
         scale = 1 / math.sqrt(width // shape.heads)
         self._qkv_scales = (scale, 1.0, factor(shape.attention_dropout))
@@ -176,7 +176,7 @@ class _Cast:
 
 
 def _attention(
-    heads_5: Tensor, bias_B11L: Tensor | None, shape: LayerShape
+    heads_5: Tensor, bias_B11L: Tensor | None, shape: LayerSettings
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """Attended values (B·H, L, D/H), and what the backward pass needs; queries are scaled already."""
     _, batch, heads, length, width = heads_5.shape
@@ -185,7 +185,7 @@ def _attention(
     if bias_B11L is not None:
         weights.view(batch, heads, length, length).add_(bias_B11L)
     torch.ops.aten._softmax.out(weights, -1, False, out=weights)
-    bits = keep_bits(weights, shape.attention_dropout)
+    bits = draw_keep_bits(weights, shape.attention_dropout)
     attended = masked(weights, bits) @ value
     return attended, (query, key, value, weights, bits)
 

@@ -19,17 +19,17 @@ from torch import Tensor
 
 CHUNK_ROWS = 768
 BLOCK_ROWS = 8
-SLICE_WORDS = 3816
+SLICE_TOKENS = 3816
 
 _LEAST_EXACT = 1e-30  # below it a float32 may have lost digits
 
-Teaching = tuple[
+TeacherInputs = tuple[
     Tensor, Tensor, Tensor
 ]  # transformed hidden states (N, D'), weight (V, D'), bias (V)
 
 
 @dataclass(frozen=True)
-class Projected:
+class ProjectedLosses:
     """`total` carries the gradient; the sums are over tokens, unweighted, float32, detached."""
 
     total: Tensor
@@ -41,13 +41,13 @@ def project_and_reduce(
     student_ND: Tensor,
     weight_VD: Tensor,
     bias_V: Tensor,
-    teaching: Teaching | None,
+    teaching: TeacherInputs | None,
     labels_K: Tensor | None,
     *,
     soft_scale: float,
     mlm_scale: float,
     temperature: float,
-) -> Projected:
+) -> ProjectedLosses:
     """soft_scale · Σ_n T² KL_n + mlm_scale · Σ_k CE_k of N tokens.
 
     Computes in autocast's dtype where autocast is on, else in the student's; reduces in float32 at least.
@@ -69,7 +69,7 @@ def project_and_reduce(
             (soft_scale, mlm_scale, temperature),
             dtype,
         )
-    return Projected(total, soft_sum, mlm_sum)
+    return ProjectedLosses(total, soft_sum, mlm_sum)
 
 
 class _ProjectAndReduce(torch.autograd.Function):
@@ -79,7 +79,7 @@ class _ProjectAndReduce(torch.autograd.Function):
         student_ND: Tensor,
         weight_VD: Tensor,
         bias_V: Tensor,
-        teaching: Teaching | None,
+        teaching: TeacherInputs | None,
         labels_K: Tensor | None,
         scales: tuple[float, float, float],
         dtype: torch.dtype,
@@ -125,7 +125,7 @@ class _Reduction:
         student_ND: Tensor,
         weight_VD: Tensor,
         bias_V: Tensor,
-        teaching: Teaching | None,
+        teaching: TeacherInputs | None,
         labels_K: Tensor | None,
         scales: tuple[float, float, float],
         dtype: torch.dtype,
@@ -290,8 +290,8 @@ class _Reduction:
         )  # h/T was multiplied
         # A slice of the vocabulary is multiplied, widened and added while it is in cache.
         slices = (
-            torch.split(self.grad_VD, SLICE_WORDS),
-            torch.split(gradient_CV, SLICE_WORDS, dim=1),
+            torch.split(self.grad_VD, SLICE_TOKENS),
+            torch.split(gradient_CV, SLICE_TOKENS, dim=1),
         )
         for into, gradient in zip(*slices, strict=True):
             product = self.scratch.take("product", into.shape, self.dtype)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from edgedistil.models.fast.dropout import attention, dropped, factor, keep_bits, masked, masked_
+from edgedistil.models.fast.dropout import attention, dropped, factor, draw_keep_bits, masked, masked_
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
@@ -23,7 +23,7 @@ def test_probability_zero_is_the_identity_and_draws_nothing() -> None:
     values = torch.randn(3, 5)
     before = torch.get_rng_state()
     assert dropped(values, 0) is values
-    assert keep_bits(values, 0) is None
+    assert draw_keep_bits(values, 0) is None
     assert masked(values, None) is values
     assert factor(0) == 1
     assert torch.equal(torch.get_rng_state(), before)
@@ -33,7 +33,7 @@ def test_same_seed_same_bits_whatever_the_dtype() -> None:
     bits = []
     for seed, dtype in ((1, torch.float32), (1, torch.bfloat16), (2, torch.float32)):
         torch.manual_seed(seed)
-        drawn = keep_bits(torch.empty(7, 11, dtype=dtype), 0.5)
+        drawn = draw_keep_bits(torch.empty(7, 11, dtype=dtype), 0.5)
         assert drawn is not None
         bits.append(drawn != 0)
     assert torch.equal(bits[0], bits[1])
@@ -42,7 +42,7 @@ def test_same_seed_same_bits_whatever_the_dtype() -> None:
 
 def test_masked_keeps_values_bit_for_bit() -> None:
     values = torch.randn(7, 11)
-    bits = keep_bits(values, 0.5)
+    bits = draw_keep_bits(values, 0.5)
     assert bits is not None
     kept = masked(values, bits)
     assert torch.equal(kept, torch.where(bits != 0, values, 0.0))

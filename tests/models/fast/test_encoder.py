@@ -138,7 +138,7 @@ def test_autocast_decides_the_dtype() -> None:
 def test_frozen_learns_nothing_and_holds_no_second_copy() -> None:
     model = _model("bert")
     assert isinstance(model, BertForMaskedLM)
-    teacher = frozen(model, dtype=torch.bfloat16)
+    teacher = freeze_teacher(model, dtype=torch.bfloat16)
     assert teacher is model and teacher.dtype == torch.bfloat16
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert (

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgedistil.models.fast import dropout
-from edgedistil.models.fast.layer import LayerShape, layer_on_cpu
+from edgedistil.models.fast.layer import LayerSettings, transformer_layer
 
 B, L, H, D, FF = 3, 7, 2, 22, 31
 
@@ -22,7 +22,7 @@ def _weights(dtype: torch.dtype = torch.float64) -> list[Tensor]:
     return [each.to(dtype).requires_grad_() for each in drawn]
 
 
-def _plain(hidden: Tensor, bias: Tensor | None, shape: LayerShape, weights: list[Tensor]) -> Tensor:
+def _plain(hidden: Tensor, bias: Tensor | None, shape: LayerSettings, weights: list[Tensor]) -> Tensor:
     query, key, value = (
         F.linear(hidden, *weights[2 * i : 2 * i + 2]).view(B, L, H, -1).transpose(1, 2)
         for i in range(3)
@@ -55,13 +55,13 @@ def _bias(padded: bool) -> Tensor | None:
 def test_value_and_gradients_equal_autograds(
     padded: bool, probabilities: tuple[float, float, float]
 ) -> None:
-    shape = LayerShape(H, *probabilities, (1e-12, 1e-5))
+    shape = LayerSettings(H, *probabilities, (1e-12, 1e-5))
     hidden = torch.randn(
         B, L, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     ).requires_grad_()
     towards = torch.randn(B, L, D, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     found = []
-    for layer in (_plain, layer_on_cpu):
+    for layer in (_plain, transformer_layer):
         weights = _weights()
         torch.manual_seed(3)
         out = layer(hidden, _bias(padded), shape, weights)
@@ -72,30 +72,30 @@ def test_value_and_gradients_equal_autograds(
 
 
 def test_without_gradient_the_same_values() -> None:
-    shape = LayerShape(H, 0.0, 0.0, 0.0, (1e-12, 1e-12))
+    shape = LayerSettings(H, 0.0, 0.0, 0.0, (1e-12, 1e-12))
     hidden, weights = torch.randn(B, L, D, dtype=torch.float64), _weights()
     with torch.no_grad():
-        quiet = layer_on_cpu(hidden, _bias(True), shape, weights)
+        quiet = transformer_layer(hidden, _bias(True), shape, weights)
     assert not quiet.requires_grad
-    assert torch.allclose(quiet, layer_on_cpu(hidden, _bias(True), shape, weights), rtol=1e-9)
+    assert torch.allclose(quiet, transformer_layer(hidden, _bias(True), shape, weights), rtol=1e-9)
 
 
 def test_frozen_weights_let_the_gradient_through() -> None:
-    shape = LayerShape(H, 0.1, 0.0, 0.1, (1e-12, 1e-12))
+    shape = LayerSettings(H, 0.1, 0.0, 0.1, (1e-12, 1e-12))
     hidden = torch.randn(B, L, D, dtype=torch.float64, requires_grad=True)
     frozen = [weight.detach() for weight in _weights()]
-    layer_on_cpu(hidden, None, shape, frozen).sum().backward()
+    transformer_layer(hidden, None, shape, frozen).sum().backward()
     assert hidden.grad is not None and all(weight.grad is None for weight in frozen)
 
 
 def test_bfloat16_stays_near_float64() -> None:
-    shape = LayerShape(H, 0.1, 0.0, 0.1, (1e-12, 1e-12))
+    shape = LayerSettings(H, 0.1, 0.0, 0.1, (1e-12, 1e-12))
     hidden = torch.randn(B, L, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found = []
     for dtype in (torch.float64, torch.bfloat16):
         weights = _weights(torch.float32 if dtype == torch.bfloat16 else dtype)
         torch.manual_seed(3)
-        out = layer_on_cpu(hidden.to(dtype), None, shape, weights)
+        out = transformer_layer(hidden.to(dtype), None, shape, weights)
         out.double().square().sum().backward()
         assert all(w.grad is not None and w.grad.dtype == w.dtype for w in weights)
         found.append(

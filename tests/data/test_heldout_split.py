@@ -7,14 +7,14 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedistil.data.heldout import HeldOut, document_hash
+from edgedistil.data.heldout_split import HeldoutSplit, document_hash
 
 documents_of_any_kind = st.lists(st.text("abcdef ", min_size=1, max_size=4), max_size=60)
 
 
 def split(documents: list[str], share: float = 0.3, most: int = 7) -> tuple[list[str], list[str]]:
-    held = HeldOut(share, most)
-    training = [out for document in documents for out in held.offer(document)]
+    held = HeldoutSplit(share, most)
+    training = [out for document in documents for out in held.add(document)]
     return training, held.documents()
 
 

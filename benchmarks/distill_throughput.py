@@ -37,7 +37,7 @@ from transformers import BertConfig, BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.core.assets import cache_root
 from edgedistil.core.records import this_host
-from edgedistil.data.masking import IGNORED, row_generator, mask_bert
+from edgedistil.data.masking import IGNORED, mask_bert, row_generator
 from edgedistil.distill.allocator import freed_memory_kept
 from edgedistil.distill.losses import count_tokens, distillation_loss
 from edgedistil.models.fast.encoder import encode, encode_with_head, freeze_teacher, mlm_head
@@ -136,7 +136,9 @@ def make_models(variant: str) -> tuple[DistilBertForMaskedLM, BertForMaskedLM]:
         teacher, layer_map=alternate_layers(12), init="teacher", fold_segment=False, copy_head_transform=False,
         freeze_positions=False, dropout=0.1, seed=6,
     )  # fmt: skip
-    return student, teacher if variant == "reference" else freeze_teacher(teacher, dtype=torch.bfloat16)
+    return student, teacher if variant == "reference" else freeze_teacher(
+        teacher, dtype=torch.bfloat16
+    )
 
 
 def make_step(variant: str) -> Callable[[Batch], None]:

@@ -283,5 +283,5 @@ def _map_ends(folder: Path, shard: int, rows: int) -> NDArray[np.int64]:
 
 def _lengths_in(ends: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
     """Lengths of rows start … stop − 1, from where each row ends."""
-    before = ends[start - 1] if start else 0
-    return np.diff(np.asarray(ends[start:stop]), prepend=before)
+    piece = np.asarray(ends[start:stop])
+    return np.diff(piece, prepend=ends[start - 1] if start else 0)

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from edgedistil.data.batches import TokenBatch, BatchOrder
+from edgedistil.data.batches import BatchOrder, TokenBatch
 from edgedistil.data.masking import (
     MaskedBatch,
-    row_generator,
     mask_bert,
     mask_rarity,
     rarity_weights,
+    row_generator,
 )
 from edgedistil.distill.losses import TokenCounts, count_tokens
 
@@ -131,7 +131,9 @@ def ahead(batches_at: BatchesAt, *, steps: int) -> Iterator[BatchesAt]:
         yield at
 
 
-def _micro_batch(batch: TokenBatch, masked: MaskedBatch, size: int, device: torch.device) -> MicroBatch:
+def _micro_batch(
+    batch: TokenBatch, masked: MaskedBatch, size: int, device: torch.device
+) -> MicroBatch:
     counts = count_tokens(
         masked.labels_BL, batch.attention_mask_BL
     )  # before the move: no waiting for a device

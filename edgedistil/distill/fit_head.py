@@ -22,9 +22,9 @@ from transformers import BertForMaskedLM
 from edgedistil.core import console
 from edgedistil.core.errors import TrainingDiverged
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors, write_json
-from edgedistil.data.batches import TokenBatch, BatchOrder
+from edgedistil.data.batches import BatchOrder, TokenBatch
 from edgedistil.data.building import only_builder, remove_remains
-from edgedistil.data.masking import MaskedBatch, row_generator, mask_bert
+from edgedistil.data.masking import MaskedBatch, mask_bert, row_generator
 from edgedistil.data.token_store import TokenStore
 from edgedistil.distill.allocator import freed_memory_kept
 from edgedistil.distill.distributed import TORCH_DTYPES, chosen_precision

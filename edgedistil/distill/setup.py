@@ -12,7 +12,12 @@ from edgedistil.core.recipe import Recipe
 from edgedistil.data.corpus import TokenizedCorpus, prepare_corpus
 from edgedistil.distill.fit_head import fit_head
 from edgedistil.distill.schedule import RunLength, run_length
-from edgedistil.models.student import alternate_layers, freeze_position_embeddings, load_student, make_student
+from edgedistil.models.student import (
+    alternate_layers,
+    freeze_position_embeddings,
+    load_student,
+    make_student,
+)
 from edgedistil.models.teacher import Teacher, load_teacher
 
 

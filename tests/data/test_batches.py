@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistil.core.errors import CorpusError, InputError
-from edgedistil.data.batches import TokenBatch, BatchOrder
-from edgedistil.data.masking import row_generator, mask_bert, mask_rarity
+from edgedistil.data.batches import BatchOrder, TokenBatch
+from edgedistil.data.masking import mask_bert, mask_rarity, row_generator
 from edgedistil.data.token_store import StoreWriter, TokenStore
 
 V = 1009

@@ -20,6 +20,7 @@ from edgedistil.data import corpus as module
 from edgedistil.data.corpus import TokenizedCorpus
 from edgedistil.data.heldout_split import document_hash
 from edgedistil.data.tokenization import load_tokenizer
+from tests.data.conftest import corpus_settings
 
 Prepare = Callable[..., TokenizedCorpus]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -44,7 +45,8 @@ def test_two_builds_give_identical_bytes(
 def test_the_record_counts_what_is_there(prepare: Prepare, text_file: Path) -> None:
     corpus = prepare(text_file, layout="lines", block_length=64)
     record = corpus.record
-    assert record.train_tokens == corpus.train.tokens == int(corpus.train.lengths.sum())
+    lengths = corpus.train.row_lengths(np.arange(len(corpus.train)))
+    assert record.train_tokens == corpus.train.tokens == int(lengths.sum())
     assert record.heldout_tokens == corpus.heldout.tokens > 0
     assert record.heldout_documents == len(lines_of(corpus.heldout_text)) == len(corpus.heldout)
     assert record.sources[0].documents == 211 == len(corpus.train) + len(corpus.heldout)
@@ -163,9 +165,9 @@ def test_a_damaged_cache_is_built_anew(
 _BUILD = """
 import os, signal, sys
 from pathlib import Path
-from edgedistil import rundir
+from edgedistil.core import rundir
 from edgedistil.data import corpus, token_store
-from edgedistil.core.recipe import SourceSpec
+from edgedistil.core.recipe import Corpus, SourceSpec
 
 def die(*_args, **_kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -279,7 +281,7 @@ _LIMITED = """
 import resource, sys
 from pathlib import Path
 from edgedistil.data.corpus import prepare_corpus
-from edgedistil.core.recipe import SourceSpec
+from edgedistil.core.recipe import Corpus, SourceSpec
 import numpy, concurrent.futures.thread
 
 how, text, tokenizer, cache, layout, headroom = sys.argv[1:]
@@ -350,7 +352,9 @@ def test_a_corpus_larger_than_memory(
 
 def test_an_empty_corpus_is_refused(prepare: Prepare, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n  \n\n")
-    with pytest.raises(CorpusError, match="the corpus is empty: none of its sources has a line of text"):
+    with pytest.raises(
+        CorpusError, match="the corpus is empty: none of its sources has a line of text"
+    ):
         prepare(tmp_path / "a.txt")
     assert not [p for p in (tmp_path / "cache" / "corpus").iterdir() if p.is_dir()]
 

@@ -8,7 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedistil.data.counter_rng import stream_key, splitmix64, splitmix64_array, permute, key_tensor, uniform
+from edgedistil.data.counter_rng import (
+    key_tensor,
+    permute,
+    splitmix64,
+    splitmix64_array,
+    stream_key,
+    uniform,
+)
 
 
 @settings(deadline=None)

@@ -64,7 +64,8 @@ def test_the_identity_is_of_the_content_not_of_the_place(path: Path, tmp_path: P
     moved = tmp_path / "b.txt"
     moved.write_bytes(path.read_bytes())
     one, other = (
-        source_fingerprint(SourceSpec(files=str(p)), cache=tmp_path / "cache") for p in (path, moved)
+        source_fingerprint(SourceSpec(files=str(p)), cache=tmp_path / "cache")
+        for p in (path, moved)
     )
     assert one == other
     moved.write_text("changed\n")
@@ -73,7 +74,8 @@ def test_the_identity_is_of_the_content_not_of_the_place(path: Path, tmp_path: P
 
 def test_assets_and_hub_data_sets_are_known_without_reading(tmp_path: Path) -> None:
     assert (
-        source_fingerprint(SourceSpec(asset="reviews"), cache=tmp_path) == find_asset("reviews").sha256
+        source_fingerprint(SourceSpec(asset="reviews"), cache=tmp_path)
+        == find_asset("reviews").sha256
     )
     hubs = [
         {"hub": "a/b"},

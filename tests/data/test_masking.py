@@ -13,12 +13,12 @@ from torch import Tensor
 from edgedistil.core.errors import ShapeError
 from edgedistil.data.masking import (
     IGNORED,
-    RowGenerator,
     MaskedBatch,
-    row_generator,
+    RowGenerator,
     mask_bert,
     mask_rarity,
     rarity_weights,
+    row_generator,
 )
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = (0, 1, 2, 3, 4)

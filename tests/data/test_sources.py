@@ -183,8 +183,10 @@ def test_a_hub_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("OfflineError cannot fetch the hub data set 'wikimedia/wikipedia'")
-    assert "name them with `files` instead of `hub`" in done.stdout
+    assert done.stdout.startswith(
+        "OfflineError cannot fetch the hub data set 'wikimedia/wikipedia'"
+    )
+    assert "with `files` instead of `hub`" in done.stdout
     assert "Traceback" not in done.stderr
 
 

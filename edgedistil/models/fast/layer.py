@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgedistil.models.fast.dropout import factor, draw_keep_bits, masked, masked_
+from edgedistil.models.fast.dropout import draw_keep_bits, factor, masked, masked_
 
 _has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 _fused = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _has_onednn else None
@@ -56,7 +56,11 @@ def transformer_layer(
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_BLD: Tensor, bias_B11L: Tensor | None, shape: LayerSettings, *weights: Tensor
+        ctx: Any,
+        hidden_BLD: Tensor,
+        bias_B11L: Tensor | None,
+        shape: LayerSettings,
+        *weights: Tensor,
     ) -> Tensor:
         learns = any(ctx.needs_input_grad)
         cast = _Cast(weights, hidden_BLD.dtype, shape)

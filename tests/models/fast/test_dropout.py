@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from edgedistil.models.fast.dropout import attention, dropped, factor, draw_keep_bits, masked, masked_
+from edgedistil.models.fast.dropout import (
+    attention,
+    draw_keep_bits,
+    dropped,
+    factor,
+    masked,
+    masked_,
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

@@ -11,7 +11,7 @@ from edgedistil.models.fast.encoder import (
     EncoderWithHead,
     encode,
     encode_with_head,
-    frozen,
+    freeze_teacher,
     mlm_head,
 )
 

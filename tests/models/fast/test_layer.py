@@ -22,7 +22,9 @@ def _weights(dtype: torch.dtype = torch.float64) -> list[Tensor]:
     return [each.to(dtype).requires_grad_() for each in drawn]
 
 
-def _plain(hidden: Tensor, bias: Tensor | None, shape: LayerSettings, weights: list[Tensor]) -> Tensor:
+def _plain(
+    hidden: Tensor, bias: Tensor | None, shape: LayerSettings, weights: list[Tensor]
+) -> Tensor:
     query, key, value = (
         F.linear(hidden, *weights[2 * i : 2 * i + 2]).view(B, L, H, -1).transpose(1, 2)
         for i in range(3)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from edgedistil.core import console
 from edgedistil.core.assets import ASSETS, cache_root
+from edgedistil.core.cpu import BFLOAT16_FLAGS, INT8_FLAGS, this_cpu
 from edgedistil.core.records import this_host
 from edgedistil.core.rundir import run_names, runs_root
 
@@ -74,7 +75,7 @@ def look_at_packages() -> list[Finding]:
 
 
 def look_at_instructions() -> list[Finding]:
-    flags = _cpu_flags()
+    flags = this_cpu().flags
     if not flags:
         return [
             Finding(
@@ -84,8 +85,8 @@ def look_at_instructions() -> list[Finding]:
                 "training uses float32",
             )
         ]
-    bfloat16 = sorted(flags & {"amx_bf16", "avx512_bf16", "bf16"})
-    int8 = sorted(flags & {"amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "i8mm"})
+    bfloat16 = sorted(flags & BFLOAT16_FLAGS)
+    int8 = sorted(flags & INT8_FLAGS)
     return [
         Finding(
             "bfloat16",
@@ -165,13 +166,3 @@ def _folder(what: str, path: Path) -> Finding:
     if free < MIN_FREE_BYTES:
         return Finding(what, "note", found, "the demo takes about 2 GiB, bert-base about 5 GiB")
     return Finding(what, "ok", found)
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith(("flags", "Features")):
-                return set(line.split(":", 1)[1].split())
-    except OSError:
-        pass  # not Linux
-    return set()

@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import edgedistil
+from edgedistil.core.cpu import this_cpu
 from edgedistil.core.errors import StorageError
 from edgedistil.core.precision import Precision
 from edgedistil.core.rundir import read_json, write_json
@@ -687,22 +688,12 @@ def installed_versions() -> dict[str, str]:
 def this_host() -> Host:
     return Host(
         machine=platform.machine(),
-        cpu=_cpu_name(),
+        cpu=this_cpu().name,
         cores=os.cpu_count() or 1,
         memory_bytes=_memory_bytes(),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
     )
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.lower().startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass  # not Linux: the platform module knows what there is to know
-    return platform.processor() or platform.machine()
 
 
 def _memory_bytes() -> Count:

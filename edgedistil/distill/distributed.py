@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list
 
 from edgedistil.core import console
 from edgedistil.core.errors import EdgeDistilError, InputError
+from edgedistil.models.native_dtype import bfloat16_is_native
 
 T = TypeVar("T")
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -105,7 +106,7 @@ def chosen_precision(
         InputError: float16 without a GPU: it needs a loss scaler, and CPUs gain nothing from it.
     """
     if wanted == "auto":
-        return "bfloat16" if _has_bfloat16(device) else "float32"
+        return "bfloat16" if bfloat16_is_native(device) else "float32"
     if wanted == "float16" and device.type == "cpu":
         raise InputError(
             'train.precision = "float16" needs a GPU; this run is on the CPU',
@@ -169,23 +170,3 @@ def _several() -> bool:
 
 def _all_on_cpu() -> bool:
     return _several() and not (torch.cuda.is_available() or torch.xpu.is_available())
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    # Without these instructions bfloat16 on a CPU is emulated, and slower than float32.
-    x86 = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return x86 or "bf16" in _arm_features()
-
-
-def _arm_features() -> list[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    return next(
-        (line.split(":", 1)[1].split() for line in lines if line.startswith("Features")), []
-    )

@@ -38,6 +38,7 @@ from edgedistil.evaluate.encode import Encoded, Ids, encode_texts, open_tokenize
 from edgedistil.evaluate.examples import Example
 from edgedistil.evaluate.scoring import Forward, Logits, all_logits, arrays
 from edgedistil.evaluate.spec import SecondDistillation, Training
+from edgedistil.models import native_dtype
 from edgedistil.models.losses import (
     mixed_loss,
     partly_labelled_loss,
@@ -205,10 +206,9 @@ def fine_tune(
 
 
 def bfloat16_is_native() -> bool:
-    """Whether products in bfloat16 are computed by the hardware; elsewhere autocast would only cost precision."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    """Whether the device that the Trainer picks computes in bfloat16 natively."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return native_dtype.bfloat16_is_native(device)
 
 
 def accepted_inputs(model: PreTrainedModel) -> set[str]:

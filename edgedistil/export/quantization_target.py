@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 
+from edgedistil.core.cpu import this_cpu
 from edgedistil.core.device import HOST, load_device
 from edgedistil.core.errors import TargetError
 from edgedistil.core.precision import PrecisionRequest, min_runtime
@@ -122,23 +121,7 @@ def _unsigned_loses(target: Target) -> str:
 
 
 def _this_machine() -> Target:
-    arm = platform.machine().lower() in {"aarch64", "arm64"}
-    flags = _cpu_flags()
+    cpu = this_cpu()
     return Target(
-        name=HOST,
-        arm=arm,
-        vnni=bool({"avx512_vnni", "avx_vnni"} & flags),
-        dot_product="asimddp" in flags,
+        name=HOST, arm=cpu.is_arm, vnni=cpu.has("vnni"), dot_product=cpu.has("dot_product")
     )
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return set()  # not Linux: the careful choices are taken
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip().lower() in {"flags", "features"}:
-            return set(value.split())
-    return set()

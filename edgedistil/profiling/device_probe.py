@@ -8,12 +8,13 @@ import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgedistil.core.cpu import find_arm_core, is_arm, isa_features
 from edgedistil.core.device import DeviceSpec, parse_device
 from edgedistil.core.errors import TargetError
 from edgedistil.runtime.protocol import Bandwidth, Case, Job, JobModel, MachineIdentity, Reply
@@ -21,20 +22,6 @@ from edgedistil.runtime.target import Target, raise_failure
 
 _SIDE = 512
 _KINDS = ("fp32", "int8")
-
-# ARM's part numbers as the kernel prints them → core, pipeline, and the qemu core of the same kernels.
-Pipeline = Literal["in-order", "out-of-order"]
-_PARTS: dict[str, tuple[str, Pipeline, str]] = {
-    "0xd03": ("Cortex-A53", "in-order", "cortex-a53"),
-    "0xd05": ("Cortex-A55", "in-order", "cortex-a55"),
-    "0xd07": ("Cortex-A57", "out-of-order", "cortex-a57"),
-    "0xd08": ("Cortex-A72", "out-of-order", "cortex-a72"),
-    "0xd0b": ("Cortex-A76", "out-of-order", "cortex-a76"),
-    "0xd41": ("Cortex-A78", "out-of-order", "cortex-a76"),
-    "0xd42": ("Cortex-A78AE", "out-of-order", "cortex-a76"),
-    "0xd0c": ("Neoverse-N1", "out-of-order", "neoverse-n1"),
-    "0xd40": ("Neoverse-V1", "out-of-order", "neoverse-n1"),
-}
 
 
 @dataclass(frozen=True)
@@ -141,10 +128,8 @@ def _product(folder: Path, kind: str) -> Path:
 def draft(found: Measured, *, cores: int) -> DeviceSpec:
     """A device file's content. What the machine does not tell is marked assumed, to be corrected by hand."""
     identity, day = found.identity, datetime.now(UTC).strftime("%Y-%m-%d")
-    arm = identity.machine in ("aarch64", "arm64")
-    core, pipeline, qemu = _PARTS.get(
-        identity.cpu_part or "", (identity.cpu or "unknown core", "out-of-order", None)
-    )
+    arm = is_arm(identity.machine)
+    arm_core = find_arm_core(identity.cpu_part)
     measured = f"measured {day} by edgedistil devices probe, onnxruntime {identity.onnxruntime}"
     clock, clock_origin = _clock(identity)
     peak = {
@@ -163,11 +148,11 @@ def draft(found: Measured, *, cores: int) -> DeviceSpec:
             else [flag for flag in ("avx2", "avx512f", "avx512_vnni") if flag in identity.flags],
             "source": f"the machine itself, {day}",
         },
-        "isa": _isa(set(identity.flags), arm, day),
+        "isa": _isa(identity, day),
         "clusters": [
             {
-                "core": core,
-                "pipeline": pipeline,
+                "core": arm_core.name if arm_core else identity.cpu or "unknown core",
+                "pipeline": arm_core.pipeline if arm_core else "out-of-order",
                 "cores": _figure(cores, f"the machine itself, {day}"),
                 "clock_ghz": {"value": clock, **clock_origin},
                 "macs_per_cycle": peak,
@@ -191,8 +176,8 @@ def draft(found: Measured, *, cores: int) -> DeviceSpec:
             "source": f"ran there, {day}",
         },
     }
-    if arm and qemu:
-        data["qemu_cpu"] = qemu
+    if arm and arm_core is not None:
+        data["qemu_cpu"] = arm_core.qemu_cpu
     return parse_device(data, where="draft")
 
 
@@ -219,23 +204,17 @@ def _clock(identity: MachineIdentity) -> tuple[float, dict[str, str]]:
     }
 
 
-def _isa(flags: set[str], arm: bool, day: str) -> dict[str, Any]:
-    if arm:
-        features = {
-            "dot_product": "asimddp",
-            "i8mm": "i8mm",
-            "fp16": "asimdhp",
-            "bf16": "bf16",
-            "sve": "sve",
-        }
-        level = "ARMv8.2-A or later" if "asimddp" in flags else "ARMv8.0-A"
+def _isa(identity: MachineIdentity, day: str) -> dict[str, Any]:
+    features = isa_features(identity.machine, identity.flags)
+    if is_arm(identity.machine):
+        level = "ARMv8.2-A or later" if features["dot_product"] else "ARMv8.0-A"
+    elif features["avx512"]:
+        level = "x86-64-v4"
+    elif features["avx2"]:
+        level = "x86-64-v3"
     else:
-        features = {"avx2": "avx2", "avx512": "avx512f", "vnni": "avx512_vnni", "amx": "amx_int8"}
-        level = "x86-64-v4" if "avx512f" in flags else "x86-64-v3" if "avx2" in flags else "x86-64"
-    found: dict[str, Any] = {name: flag in flags for name, flag in features.items()}
-    if not arm:
-        found["vnni"] = found["vnni"] or "avx_vnni" in flags
-    return {"level": level, **found, "source": f"flags of /proc/cpuinfo, {day}"}
+        level = "x86-64"
+    return {"level": level, **features, "source": f"flags of /proc/cpuinfo, {day}"}
 
 
 def _caches(caches: dict[int, Any], day: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgedistil.core import console
+from edgedistil.core.cpu import usable_cores
 from edgedistil.core.device import HOST, DeviceSpec, Figure, device_names, dump_device, load_device
 from edgedistil.core.errors import DeviceFileError, InputError
 from edgedistil.core.rundir import write_text
@@ -15,9 +16,7 @@ from edgedistil.runtime.target import Target
 
 def list_devices() -> None:
     """Prints a line a device; a file with problems is told in its line."""
-    rows = [
-        [HOST, f"this machine ({host.machine_name()})", str(host.usable_cores()), "–", "measured"]
-    ]
+    rows = [[HOST, f"this machine ({host.machine_name()})", str(usable_cores()), "–", "measured"]]
     for name in device_names():
         try:
             spec = load_device(name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistil.core import console
+from edgedistil.core.cpu import usable_cores
 from edgedistil.core.device import HOST, DeviceSpec, load_device
 from edgedistil.core.errors import InputError
 from edgedistil.core.records import Method, ProfileRecord, read_record, write_record
@@ -167,7 +168,7 @@ def _on_host(ask: _Ask) -> ProfileRecord:
             write_record(ask.run.profile_within(HOST, limit), record)
         return record
     identity = host.identity()
-    record = _measured(ask, target, HOST, ask.counts(host.usable_cores()), host.conditions())
+    record = _measured(ask, target, HOST, ask.counts(usable_cores()), host.conditions())
     if ask.flags.calibrate:
         _calibrate(
             ask, match_device(identity), record, identity.cpu or identity.board or "this machine"

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import runpy
 from collections.abc import Collection
 
 from edgedistil.runtime.protocol import RUNNER, MachineIdentity
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def conditions() -> dict[str, str]:

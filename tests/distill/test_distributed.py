@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from edgedistil.core.cpu import Cpu
 from edgedistil.core.errors import InputError
 from edgedistil.distill import distributed as processes
+from edgedistil.models import native_dtype
 
 CPU = torch.device("cpu")
 
@@ -20,10 +22,11 @@ def test_world_size_has_to_divide_the_global_batch() -> None:
 def test_auto_is_bfloat16_only_where_the_cpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(processes, "_arm_features", list)
+    monkeypatch.setattr(native_dtype, "this_cpu", lambda: Cpu("aarch64", "a core", frozenset()))
     assert processes.chosen_precision("auto", CPU) == "float32"
     assert processes.chosen_precision("bfloat16", CPU) == "bfloat16"
-    monkeypatch.setattr(processes, "_arm_features", lambda: ["asimd", "bf16"])
+    with_bfloat16 = Cpu("aarch64", "a core", frozenset({"asimd", "bf16"}))
+    monkeypatch.setattr(native_dtype, "this_cpu", lambda: with_bfloat16)
     assert processes.chosen_precision("auto", CPU) == "bfloat16"
 
 

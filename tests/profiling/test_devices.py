@@ -12,6 +12,7 @@ from edgedistil.profiling import devices
 from edgedistil.profiling.device_probe import Measured, draft
 from edgedistil.runtime import match
 from edgedistil.runtime.protocol import Bandwidth, CacheFacts, MachineIdentity
+from edgedistil.runtime.qemu.guest import cpu_features, cpuinfo, emulated_cpu
 
 
 def test_every_device_is_listed_and_a_broken_one_does_not_hide_the_others(
@@ -105,6 +106,22 @@ def test_a_draft_keeps_what_was_told_and_marks_what_was_not() -> None:
     assert spec.caches.l2_shared and spec.memory.size_gib.value == 2
     assert spec.thread_scaling.of(4) == 3.3
     assert match.matches(spec, identity)
+
+
+def test_a_device_file_drafted_on_a_graviton2_can_be_emulated() -> None:
+    graviton2 = load_device("graviton2")
+    identity = MachineIdentity(
+        machine="aarch64",
+        board="Amazon EC2 m6g.xlarge",
+        cpu_part="0xd0c",
+        flags=cpu_features(graviton2.isa),
+        onnxruntime="1.32.0",
+    )
+    copies = Bandwidth(one_core=2.1e9, all_cores=3.4e9, threads=4)
+    spec = draft(Measured(identity, {"fp32": 4e10, "int8": 1e11}, [1.0], copies), cores=1)
+    assert spec.clusters[0].core == graviton2.clusters[0].core
+    assert emulated_cpu(spec) == "neoverse-n1"
+    assert "CPU part\t: 0xd0c" in cpuinfo(spec)
 
 
 def test_probing_this_machine_writes_a_file_that_loads(

@@ -7,9 +7,9 @@ a device is one tiny folder of such files, with links to the sysroot for everyth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from edgedistil.core.cpu import ARM_CORES, ArmCore
 from edgedistil.core.device import Cluster, DeviceSpec, Isa
 from edgedistil.core.errors import DeviceFileError, InputError
 from edgedistil.runtime.qemu.sysroot import Sysroot
@@ -17,29 +17,6 @@ from edgedistil.runtime.qemu.sysroot import Sysroot
 # What the kernel, firmware and services of a board without a desktop keep for themselves: a 1 GB Pi has 0.8 to give.
 USABLE_MEMORY_SHARE = 0.8
 _ARM, _LINKED = 0x41, ("bin", "etc", "lib", "sbin", "usr")
-
-
-@dataclass(frozen=True)
-class Part:
-    """How a core names itself: part number, variant and revision (MIDR_EL1)."""
-
-    number: int
-    variant: int
-    revision: int
-
-
-# Arm's technical reference manuals; variant and revision as on the boards in devices/.
-PARTS = {
-    "Cortex-A53": Part(0xD03, 0, 4),
-    "Cortex-A55": Part(0xD05, 2, 0),
-    "Cortex-A57": Part(0xD07, 1, 3),
-    "Cortex-A72": Part(0xD08, 0, 3),
-    "Cortex-A73": Part(0xD09, 0, 2),
-    "Cortex-A76": Part(0xD0B, 4, 1),
-    "Cortex-A78": Part(0xD41, 1, 1),
-    "Cortex-A78AE": Part(0xD42, 0, 1),
-    "Neoverse N1": Part(0xD0C, 3, 1),
-}
 
 
 def emulated_cpu(spec: DeviceSpec) -> str:
@@ -72,7 +49,7 @@ def build_guest_root(folder: Path, sysroot: Sysroot, spec: DeviceSpec) -> Path:
     """Fills `folder` so that `qemu-aarch64 -L folder` shows the device; returns it.
 
     Raises:
-        DeviceFileError: A core of the device is not in `PARTS`.
+        DeviceFileError: A core of the device is not in `core.cpu.ARM_CORES`.
     """
     for name in _LINKED:
         if (sysroot.root / name).exists():
@@ -96,16 +73,16 @@ def cpuinfo(spec: DeviceSpec) -> str:
     features = " ".join(cpu_features(spec.isa))
     blocks = []
     for number, cluster in enumerate(_cores(spec)):
-        part = _part(spec, cluster)
+        core = _arm_core(spec, cluster)
         blocks.append(
             f"processor\t: {number}\n"
             f"BogoMIPS\t: 108.00\n"
             f"Features\t: {features}\n"
             f"CPU implementer\t: {_ARM:#04x}\n"
             f"CPU architecture: 8\n"
-            f"CPU variant\t: {part.variant:#x}\n"
-            f"CPU part\t: {part.number:#05x}\n"
-            f"CPU revision\t: {part.revision}\n"
+            f"CPU variant\t: {core.variant:#x}\n"
+            f"CPU part\t: {core.part:#05x}\n"
+            f"CPU revision\t: {core.revision}\n"
         )
     return "\n".join(blocks) + "\n"
 
@@ -138,14 +115,15 @@ def _cores(spec: DeviceSpec) -> list[Cluster]:
     return [cluster for cluster in reversed(spec.clusters) for _ in range(int(cluster.cores.value))]
 
 
-def _part(spec: DeviceSpec, cluster: Cluster) -> Part:
-    try:
-        return PARTS[cluster.core]
-    except KeyError:
+def _arm_core(spec: DeviceSpec, cluster: Cluster) -> ArmCore:
+    core = ARM_CORES.get(cluster.core)
+    if core is None:
         raise DeviceFileError(
-            f"device {spec.name}: the part number of a {cluster.core} is not known; known are {', '.join(PARTS)}",
-            hint="add it to PARTS in edgedistil/profiling/guest.py from Arm's technical reference manual",
-        ) from None
+            f"device {spec.name}: the part number of a {cluster.core} is not known; "
+            f"known are {', '.join(ARM_CORES)}",
+            hint="add it to ARM_CORES in edgedistil/core/cpu.py from Arm's technical reference manual",
+        )
+    return core
 
 
 def _meminfo(spec: DeviceSpec) -> str:

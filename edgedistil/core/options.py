@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
+
+from edgedistil.core.precision import Precision, PrecisionRequest
+
+ArtefactFormat = Literal["onnx", "ort"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class ProfileOptions:
         str | None,
         Flag(
             "--memory-limit",
-            "Check whether each artefact runs within this memory, for example 512M. Default: no limit.",
+            "Check whether each artefact runs within this memory, such as 512M. Default: no limit.",
             metavar="SIZE",
         ),
     ] = None
@@ -107,8 +111,8 @@ class ProfileOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """Which tasks, models and seeds `evaluate` runs, and where the labelled data are."""
+class TaskOptions:
+    """Which tasks are scored, how often, and on which data."""
 
     tasks: Annotated[
         Sequence[str] | None,
@@ -123,6 +127,23 @@ class EvaluateOptions:
             minimum=1,
         ),
     ] = None
+    data: Annotated[
+        Path | None,
+        Flag(
+            "--data",
+            "Folder with the data sets' official files. Default: packaged data or the hub.",
+            metavar="FOLDER",
+        ),
+    ] = None
+    jobs: Annotated[
+        int, Flag("--jobs", "Cells that run at the same time.", metavar="N", minimum=1)
+    ] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(TaskOptions):
+    """Which models `evaluate` compares, and whether exported artefacts are scored too."""
+
     models: Annotated[
         Sequence[str] | None,
         Flag(
@@ -136,21 +157,79 @@ class EvaluateOptions:
         Flag("--cell", "Run this single cell. Default: all cells.", metavar="TASK:MODEL:SEED"),
     ] = None
     artefact: Annotated[
-        str | None,
+        Precision | None,
         Flag(
             "--artefact",
             "Also score the ONNX artefact of this precision. Default: PyTorch only.",
-            metavar="PRECISION",
         ),
     ] = None
-    data: Annotated[
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Which models `export` writes, in which precisions, and for which device."""
+
+    precisions: Annotated[
+        Sequence[PrecisionRequest] | None,
+        Flag(
+            "--quantize",
+            "Precision; repeat for several. Default: the recipe's precisions. "
+            "fp32 is always written.",
+        ),
+    ] = None
+    target: Annotated[
+        str | None,
+        Flag(
+            "--target",
+            "Device that the artefacts are made for. Default: the recipe's, otherwise host.",
+            metavar="DEVICE",
+        ),
+    ] = None
+    model: Annotated[
+        str | None,
+        Flag(
+            "--model",
+            "Folder or hub id of a model. Default: the run's student and teacher.",
+            metavar="MODEL",
+        ),
+    ] = None
+    task: Annotated[
+        str | None,
+        Flag("--task", "Task of --model. Default: inferred from its config.json.", metavar="TASK"),
+    ] = None
+    max_drop: Annotated[
+        float,
+        Flag(
+            "--max-drop",
+            "With --quantize auto: maximum drop in top-1 agreement.",
+            metavar="SHARE",
+        ),
+    ] = 0.01
+    explain: Annotated[bool, Flag("--explain", "Also report the error of every layer.")] = False
+    text: Annotated[
         Path | None,
         Flag(
-            "--data",
-            "Folder with the data sets' official files. Default: packaged data or the hub.",
-            metavar="FOLDER",
+            "--text",
+            "UTF-8 text for the parity check, one sequence a line. "
+            "Default: the run's held-out text.",
+            metavar="FILE",
         ),
     ] = None
-    jobs: Annotated[
-        int, Flag("--jobs", "Cells that run at the same time.", metavar="N", minimum=1)
-    ] = 1
+    format: Annotated[
+        ArtefactFormat,
+        Flag("--format", "onnx, or ort to add a file for reduced builds of onnxruntime."),
+    ] = "onnx"
+    single_file: Annotated[
+        bool,
+        Flag(
+            "--single-file", "Store the weights in the graph file. Default: in a file next to it."
+        ),
+    ] = False
+    push: Annotated[
+        str | None,
+        Flag(
+            "--push",
+            "Upload the folder to this hub repository. Default: no upload.",
+            metavar="REPO",
+        ),
+    ] = None

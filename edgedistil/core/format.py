@@ -1,54 +1,160 @@
-"""Figures as a person reads them: shares, sizes, times; a dash where there is none."""
+"""Figures and names as readers see them in tables, plots, model cards and on the terminal.
+
+Every output of the project formats through these functions, so a figure looks the same everywhere.
+A figure that was not measured is shown as a dash; a predicted one as its band.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from edgedistil.core.records import Band, NotMeasured
 
 ABSENT = "–"
 
+_MEBIBYTE = 2**20
+_GIBIBYTE = 2**30
+_MINUTE_S = 60
+_HOUR_S = 3600
+_DAY_S = 86400
+
+
+class ArtefactKey(Protocol):
+    """Anything that says which artefact it is about, such as a record."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def artefact_name(artefact: ArtefactKey) -> str:
+    """Name of an artefact in messages, tables and plots: `student fill-mask int8`."""
+    return f"{model_and_task(artefact)} {artefact.precision}"
+
+
+def model_and_task(artefact: ArtefactKey) -> str:
+    """Name of an artefact where the precision has a column of its own: `student fill-mask`."""
+    return f"{artefact.model} {artefact.task}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Returns a count with its noun: `1 thread`, `4 threads`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}s"
+
+
+# --- figures -------------------------------------------------------------------------------------
+
 
 def percent(value: float | NotMeasured, digits: int = 1) -> str:
-    return ABSENT if isinstance(value, NotMeasured) else f"{100 * value:.{digits}f}%"
+    """Formats a share of 1: 0.975 → `97.5%`."""
+    return _format(value, lambda share: f"{100 * share:.{digits}f}%")
+
+
+def hundredths(value: float | NotMeasured, digits: int = 2, *, sign: bool = False) -> str:
+    """Formats a score times 100, as benchmarks report them: 0.8117 → `81.17`."""
+    plus = "+" if sign else ""
+    return _format(value, lambda score: f"{100 * score:{plus}.{digits}f}")
 
 
 def number(value: float | NotMeasured, digits: int = 3) -> str:
-    return ABSENT if isinstance(value, NotMeasured) else f"{value:.{digits}f}"
+    """Formats with a fixed number of decimals."""
+    return _format(value, lambda number: f"{number:.{digits}f}")
+
+
+def significant(value: float | NotMeasured, digits: int = 2) -> str:
+    """Formats with significant digits, for errors of any magnitude: 0.000031 → `3.1e-05`."""
+    return _format(value, lambda number: f"{number:.{digits}g}")
+
+
+def with_interval(
+    value: float | NotMeasured,
+    low: float | NotMeasured,
+    high: float | NotMeasured,
+    formatter: Callable[[float], str],
+    *,
+    unit: str = "",
+) -> str:
+    """Formats a value with its confidence interval where it has one: `1.96x (1.91–2.02)`."""
+    interval = ""
+    if not (isinstance(low, NotMeasured) or isinstance(high, NotMeasured)):
+        interval = f" ({formatter(low)}–{formatter(high)})"
+    return _format(value, lambda middle: f"{formatter(middle)}{unit}{interval}")
 
 
 def mebibytes(value: float | NotMeasured | Band) -> str:
-    if isinstance(value, NotMeasured):
-        return ABSENT
-    if isinstance(value, Band):
-        return f"{value.low / 2**20:.0f}–{value.high / 2**20:.0f}"
-    return f"{value / 2**20:.0f}" if value >= 10 * 2**20 else f"{value / 2**20:.1f}"
+    """Formats bytes as MiB, without the unit; one decimal below 10 MiB."""
+    return _format(value, _mebibytes)
 
 
 def gibibytes(value: float | NotMeasured) -> str:
-    return ABSENT if isinstance(value, NotMeasured) else f"{value / 2**30:.1f}"
+    """Formats bytes as GiB, without the unit."""
+    return _format(value, lambda size: f"{size / _GIBIBYTE:.1f}")
 
 
 def millions(value: float) -> str:
+    """Formats a count in millions: `66.4M`."""
     return f"{value / 1e6:.1f}M"
 
 
 def milliseconds(value: float | NotMeasured | Band) -> str:
-    if isinstance(value, NotMeasured):
-        return ABSENT
-    if isinstance(value, Band):
-        return f"{three_digits(value.low)}–{three_digits(value.high)}"
-    return three_digits(value)
+    """Formats milliseconds, without the unit, with about three significant digits."""
+    return _format(value, three_digits)
 
 
 def three_digits(value: float) -> str:
-    """Three significant digits at most, none after the point above 100."""
+    """Formats with three significant digits; all digits before the point are shown."""
     if value >= 100:
         return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    if value >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}"
 
 
-def span(seconds: float) -> str:
-    """A length of time for a person: 45 s, 12 min, 3.4 h, 5.1 days."""
-    for limit, unit, name in ((2 * 86400, 86400, "days"), (2 * 3600, 3600, "h"), (120, 60, "min")):
-        if seconds >= limit:
-            return f"{seconds / unit:.1f} {name}"
+def duration(seconds: float) -> str:
+    """Formats a time in the largest unit of which there are two: `45 s`, `12.0 min`, `3.4 h`."""
+    if seconds >= 2 * _DAY_S:
+        return f"{seconds / _DAY_S:.1f} days"
+    if seconds >= 2 * _HOUR_S:
+        return f"{seconds / _HOUR_S:.1f} h"
+    if seconds >= 2 * _MINUTE_S:
+        return f"{seconds / _MINUTE_S:.1f} min"
     return f"{seconds:.0f} s"
+
+
+def _format(value: float | NotMeasured | Band, formatter: Callable[[float], str]) -> str:
+    if isinstance(value, NotMeasured):
+        return ABSENT
+    if isinstance(value, Band):
+        return f"{formatter(value.low)}–{formatter(value.high)}"
+    return formatter(value)
+
+
+def _mebibytes(size: float) -> str:
+    # A small file or graph would otherwise round to one digit.
+    if size < 10 * _MEBIBYTE:
+        return f"{size / _MEBIBYTE:.1f}"
+    return f"{size / _MEBIBYTE:.0f}"
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Formats a table as GitHub-flavoured markdown; text in a cell cannot break it."""
+    lines = [_markdown_row(columns), "|" + "---|" * len(columns)]
+    lines += [_markdown_row(row) for row in rows]
+    return "\n".join(lines)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    escaped = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
+    return "| " + " | ".join(escaped) + " |"

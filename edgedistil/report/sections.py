@@ -56,7 +56,7 @@ def distilling(facts: RunFacts) -> Section:
         ),
     ]
     lead = (
-        f"{record.steps} steps over {record.tokens_seen / 1e6:.2f} million tokens in {wording.span(record.seconds)}"
+        f"{record.steps} steps over {record.tokens_seen / 1e6:.2f} million tokens in {wording.duration(record.seconds)}"
         f" ({record.tokens_per_s:,.0f} tokens a second); {tables.started_from(record)}."
     )
     shown = [

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from edgedistil.core import console
-from edgedistil.core.format import ABSENT, gibibytes, mebibytes, millions, number, percent, span
+from edgedistil.core.format import ABSENT, gibibytes, mebibytes, millions, number, percent, duration
 from edgedistil.core.records import (
     AblationRecord,
     DistillRecord,
@@ -94,7 +94,7 @@ def show_distill(run: RunDir, record: DistillRecord) -> None:
     model_table([("teacher", record.teacher), ("student", record.student)]).show()
     heldout_table(record.heldout).show()
     console.result(
-        f"  {record.steps} steps, {record.tokens_seen / 1e6:.2f}M tokens in {span(record.seconds)}"
+        f"  {record.steps} steps, {record.tokens_seen / 1e6:.2f}M tokens in {duration(record.seconds)}"
         f" ({record.tokens_per_s:.0f} tokens/s); {started_from(record)}"
     )
 
@@ -136,7 +136,7 @@ def plan_tables(plan: PlanRecord) -> list[TableData]:
             str(d.processes),
             str(d.micro_batch),
             ABSENT if isinstance(d.tokens_per_s, NotMeasured) else f"{d.tokens_per_s:,.0f}",
-            d.seconds.not_measured if isinstance(d.seconds, NotMeasured) else span(d.seconds),
+            d.seconds.not_measured if isinstance(d.seconds, NotMeasured) else duration(d.seconds),
             gibibytes(d.memory_bytes),
             gibibytes(d.device_memory_bytes),
             d.how,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from edgedistil.core import console
-from edgedistil.core.format import ABSENT, gibibytes, mebibytes, millions, number, percent, duration
+from edgedistil.core.format import ABSENT, duration, gibibytes, mebibytes, millions, number, percent
 from edgedistil.core.records import (
     AblationRecord,
     DistillRecord,

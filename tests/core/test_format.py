@@ -25,7 +25,8 @@ def test_an_artefact_is_named_by_model_task_and_precision() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 threads"), (1, "1 thread"), (2, "2 threads"), (1500, "1,500 threads")]
+    ("count", "text"),
+    [(0, "0 threads"), (1, "1 thread"), (2, "2 threads"), (1500, "1,500 threads")],
 )
 def test_plural_of_a_count(count: int, text: str) -> None:
     assert formats.plural(count, "thread") == text

@@ -37,7 +37,7 @@ class TokenBatch:
         input_ids_BL: Token ids.
         attention_mask_BL: 1 at tokens, 0 at padding.
         row_indices_B: Index of each row in the step's global batch, independent of rank and
-            micro-batch size: `masking.row_generator(seed, step, batch.row_indices_B)` draws from it.
+            micro-batch size: `masking.row_generator` draws from it.
     """
 
     input_ids_BL: Tensor
@@ -78,6 +78,7 @@ class BatchOrder:
             InputError: The world size does not divide the global batch.
             CorpusError: The store is empty.
         """
+        # Every rank must get as many rows as the others, or an all-reduce would wait forever.
         if global_batch % world_size:
             raise InputError(
                 f"world size {world_size} does not divide the global batch {global_batch}",
@@ -119,6 +120,8 @@ class BatchOrder:
             in_epoch = places[epochs == epoch] % self._groups_per_epoch
             parts.append(self._rows_of_groups(epoch, in_epoch))
         rows = np.concatenate(parts)
+        # Rows of `lines` are sorted so that a micro-batch holds neighbouring lengths. Stable: equal
+        # lengths come in the same order on every rank.
         if self._store.row_length is not None:
             return rows
         return rows[np.argsort(-self._store.row_lengths(rows), kind="stable")]
@@ -139,6 +142,7 @@ class BatchOrder:
 
     def _shuffle_within_buckets(self, places: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         """Exchange rows of one length bucket, so that a group is of other rows each epoch."""
+        # A permutation inside of a bucket keeps the order by length.
         result = np.empty_like(places)
         buckets = np.searchsorted(self._bucket_starts, places, side="right") - 1
         for bucket in np.unique(buckets).tolist():
@@ -160,6 +164,7 @@ def pad_rows(rows: list[NDArray[np.int64]], *, pad_id: int) -> tuple[Tensor, Ten
     Returns:
         Ids and attention mask, int64, shape (B, L).
     """
+    # One masked assignment instead of a copy for each row.
     lengths = np.array([len(row) for row in rows])
     attended_BL = np.arange(lengths.max())[None, :] < lengths[:, None]
     ids_BL = np.full(attended_BL.shape, pad_id, np.int64)

@@ -13,10 +13,14 @@ from edgedistil.core.rundir import storage_errors
 
 @contextmanager
 def only_builder(folder: Path) -> Iterator[None]:
-    """Inside, no other process makes `folder`: the others wait, and a killed builder's lock is free at once.
+    """Hold the lock of `folder`: other processes that build it wait.
 
-    Whoever builds calls `remove_remains` first.
+    The caller calls `remove_remains` before it builds.
+
+    Raises:
+        StorageError: The lock file cannot be written.
     """
+    # flock, not a file that exists: the system frees the lock of a killed process at once.
     path = folder.with_name(f"{folder.name}.lock")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,6 +31,9 @@ def only_builder(folder: Path) -> Iterator[None]:
 
 
 def remove_remains(folder: Path) -> None:
-    """What a killed builder of the same folder left beside it: we hold its lock, so nobody works there."""
+    """Delete the unfinished folders that killed builders of `folder` left next to it.
+
+    The caller holds the lock of `only_builder`, so no other process works there.
+    """
     for remains in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(remains, ignore_errors=True)

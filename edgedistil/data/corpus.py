@@ -1,4 +1,7 @@
-"""Tokenizes text sources into a cached corpus: held-out part first, complete or not there at all."""
+"""Tokenizes text sources into a cached corpus.
+
+A corpus is in the cache complete, or not at all.
+"""
 
 from __future__ import annotations
 
@@ -75,6 +78,7 @@ def prepare_corpus(
         ModelError: The folder has no usable tokenizer.
         StorageError: The cache cannot be written.
     """
+    # Hash what goes in; text is read only where no cached corpus has this key.
     fingerprints = [source_fingerprint(spec, cache=cache) for spec in settings.sources]
     key = _cache_key(fingerprints, tokenizer_folder, settings)
     folder = cache / "corpus" / key
@@ -152,6 +156,7 @@ def _build(
     heldout = tokenizing.write_store(folder / "heldout", heldout_documents)
     _check_not_empty(folder, sources, len(heldout_documents), settings)
 
+    # `cached_at` is filled in when the corpus is opened: the folder is renamed after this.
     record = CorpusRecord(
         sources=sources,
         layout=settings.layout,
@@ -196,6 +201,7 @@ def _training_documents(
         content = hashlib.sha256()
         for document in read_documents(spec, on_bad_utf8=settings.on_bad_utf8, advance=bar.advance):
             documents += 1
+            # `replace`: a JSON string may hold a lone surrogate, which UTF-8 cannot encode.
             raw = document.encode("utf-8", "replace")
             text_bytes += len(raw)
             if spec.hub is not None:
@@ -226,6 +232,7 @@ def _check_not_empty(
             "the corpus is empty: none of its sources has a line of text",
             hint="check corpus.sources in the recipe",
         )
+    # A part may have documents and no row: too few tokens, or all rows dropped by a filter.
     counts = {"train": documents - heldout_documents, "heldout": heldout_documents}
     for part, count in counts.items():
         if len(TokenStore(folder / part)) == 0:

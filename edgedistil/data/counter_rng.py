@@ -75,6 +75,7 @@ def permute(positions: NDArray[np.int64], size: int, *, key: int) -> NDArray[np.
     Returns:
         Integers in [0, size), same shape.
     """
+    # Feistel halves have equal width, so the range is rounded up to an even power of two.
     half_bits = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     result = _feistel(positions.astype(np.uint64), half_bits, key)
     # The power of two is at most 4 · size: four passes on average, at worst.
@@ -92,6 +93,7 @@ def key_tensor(key: int) -> Tensor:
 
 def _feistel(values: NDArray[np.uint64], half_bits: np.uint64, key: int) -> NDArray[np.uint64]:
     """Permute values of 2 · half_bits bits."""
+    # Each round is invertible whatever its mixing function is, so the result is a permutation.
     low_bits = (np.uint64(1) << half_bits) - np.uint64(1)
     left, right = values >> half_bits, values & low_bits
     for round_number in range(_FEISTEL_ROUNDS):

@@ -38,6 +38,7 @@ def source_fingerprint(spec: SourceSpec, *, cache: Path) -> str:
         OfflineError: A URL cannot be reached.
     """
     if spec.asset is not None:
+        # Called for its error: an asset without text fails before anything is built.
         reader_for_asset(spec.asset)
         return find_asset(spec.asset).sha256
 
@@ -62,6 +63,7 @@ def cached_sha256(path: Path, *, cache: Path) -> str:
         name = hashlib.sha256(str(absolute).encode()).hexdigest()[:32]
         memo = cache / "hashes" / f"{name}.json"
         looks = [str(absolute), stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        # Hashing reads the file from end to end, which a large corpus should pay for only once.
         if memo.is_file():
             remembered = read_json(memo)
             if remembered["looks"] == looks:

@@ -18,6 +18,7 @@ def read_hub_dataset(spec: SourceSpec) -> Iterator[str]:
         CorpusError: The data set, configuration, split or column does not exist.
     """
     streaming = " (streaming)" if spec.streaming else ""
+    # Opening may download for minutes.
     console.say(f"opening the hub data set '{spec.hub}'{streaming}")
     rows = _load(spec)
     # A streamed data set may not know its columns before the first row is read.

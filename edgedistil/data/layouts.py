@@ -73,6 +73,8 @@ class PackedLayout:
 
     def encode(self, chunk: Chunk) -> EncodedChunk:
         """Tokenize a chunk; safe in any thread."""
+        # Special tokens are added here and in `write`: the tokenizer would wrap every piece of a
+        # long document in its own [CLS] … [SEP].
         ids: list[int] = []
         encodings = self._tokenizer.encode_batch_fast(chunk.texts, add_special_tokens=False)
         for encoding, is_last in zip(encodings, chunk.ends, strict=True):
@@ -83,11 +85,13 @@ class PackedLayout:
 
     def write(self, encoded: EncodedChunk, writer: StoreWriter) -> None:
         """Write the full rows of the stream so far; keep the rest for the next chunk."""
+        # Cut the stream into rows and keep what fills no row.
         stream = np.concatenate([self._rest, encoded.ids])
         inside = self._length - 2
         rows = len(stream) // inside
         self._rest = stream[rows * inside :]
 
+        # Put [CLS] and [SEP] around each row.
         blocks_NL = np.empty((rows, self._length), self._dtype)
         blocks_NL[:, 0] = self._special.cls
         blocks_NL[:, 1:-1] = stream[: rows * inside].reshape(rows, inside)
@@ -115,6 +119,7 @@ class LinesLayout:
         inside = self._length - 2
         encodings = self._tokenizer.encode_batch_fast(chunk.texts, add_special_tokens=False)
         for encoding in encodings:
+            # `ids` copies out of the library at each access.
             tokens = encoding.ids
             for start in range(0, len(tokens), inside):
                 row = [self._special.cls, *tokens[start : start + inside], self._special.sep]

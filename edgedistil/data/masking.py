@@ -93,7 +93,7 @@ def mask_bert(
 
     A row of n ordinary tokens gets max(1, round(share · n)) selected ones, without replacement, so
     every row with an ordinary token has a label. Of these, 80% become [MASK], 10% stay, and 10%
-    become a random id of the whole vocabulary.
+    become a random id of the vocabulary.
 
     Args:
         ids_BL: Token ids, int64.
@@ -137,9 +137,9 @@ def mask_rarity(
 ) -> MaskedBatch:
     """Mask like the original DistilBERT: rare tokens more often, an exact count per batch.
 
-    ⌈share · attended tokens⌉ positions are drawn without replacement over the batch, each with its
-    token's weight, or all positions with a weight where there are fewer. Of these, 80% become
-    [MASK], 10% stay, and 10% become a random id of the whole vocabulary.
+    ⌈share · attended tokens⌉ positions are drawn without replacement over the batch, each with the
+    weight of its token, or all positions with a weight where there are fewer. Of these, 80% become
+    [MASK], 10% stay, and 10% become a random id of the vocabulary.
 
     Args:
         ids_BL: Token ids, int64.
@@ -159,6 +159,7 @@ def mask_rarity(
             f"token_weights_V has shape {tuple(token_weights_V.shape)}, expected ({vocabulary},)"
         )
     candidates_BL = _candidates(ids_BL, attention_mask_BL, generator, special_ids)
+    # The original masks an exact number of tokens of the batch, not of each row.
     weights_BL = token_weights_V.double().to(ids_BL.device)[ids_BL] * candidates_BL
     count = min(math.ceil(share * int(attention_mask_BL.sum())), int((weights_BL > 0).sum()))
 
@@ -180,6 +181,7 @@ def rarity_weights(
     Returns:
         Float64, shape (V).
     """
+    # An id that does not occur counts once, or its weight would be infinite.
     weights_V = torch.as_tensor(token_counts_V).double().clamp(min=1).pow(-exponent)
     weights_V[list(special_ids)] = 0
     return weights_V
@@ -210,6 +212,7 @@ def _replace_selected(
     random_N = (random_draws_N * vocabulary).long()
     original_N = ids_BL[rows_N, columns_N]
 
+    # One draw in [0, 1) decides: below 0.8 [MASK], below 0.9 unchanged, else random.
     unmasked_N = torch.where(fate_N < _MASK_SHARE + _UNCHANGED_SHARE, original_N, random_N)
     new_N = torch.where(fate_N < _MASK_SHARE, mask_id, unmasked_N)
     return MaskedBatch(

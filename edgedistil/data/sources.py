@@ -1,4 +1,7 @@
-"""Text sources: files, hub data sets, package assets. One document (paragraph, row) is one string."""
+"""Text sources: files, hub data sets, package assets.
+
+A document (a line, paragraph or row) is one string.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from edgedistil.data.asset_text import asset_text_bytes, read_asset, reader_for_
 from edgedistil.data.hub_text import read_hub_dataset
 from edgedistil.data.text_files import OnBadUtf8, read_text_file, reader_for
 
+# Seconds without an answer or new bytes, not of the complete download.
 _TIMEOUT_S = 30
 
 
@@ -40,6 +44,7 @@ def describe_source(spec: SourceSpec) -> SourceDescription:
         InputError: The asset is unknown or has no text.
     """
     if spec.asset is not None:
+        # Called for its error: the asset may have no corpus text.
         reader_for_asset(spec.asset)
         asset = find_asset(spec.asset)
         # "not stated" is the recipe's default: the asset's own licence is known.
@@ -125,7 +130,9 @@ def source_files(pattern: str) -> list[Path]:
     if path.is_file():
         files = [path]
     else:
-        matches = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - absolute patterns, which Path.glob refuses
+        # Path.glob refuses absolute patterns.
+        names = glob.glob(str(path), recursive=True)  # noqa: PTH207
+        matches = sorted(map(Path, names))
         files = [match for match in matches if match.is_file()]
     if not files:
         raise _no_files(pattern, "matches no file", path)
@@ -161,6 +168,7 @@ def _download(url: str) -> Path:
     console.say(f"fetching {url}")
     try:
         # The scheme was checked above.
+        # `replacing` renames only at the end, so an interrupted download leaves no file.
         response = urllib.request.urlopen(url, timeout=_TIMEOUT_S)  # noqa: S310
         with response, replacing(path) as unfinished, unfinished.open("wb") as file:
             shutil.copyfileobj(response, file)

@@ -19,6 +19,7 @@ from edgedistil.core.errors import CorpusError
 
 OnBadUtf8 = Literal["refuse", "replace"]
 SUPPORTED = ".txt, .jsonl, .parquet, each also as .gz or .zst (parquet: plain only)"
+# Decompressed bytes in memory at once; lines are cut out of them.
 _READ_BYTES = 1 << 20
 # Documents between two progress updates: one for every line would slow the reading down.
 _ADVANCE_EVERY = 64
@@ -51,6 +52,7 @@ def read_text_file(
     with _open_raw(path) as raw:
         for number, document in enumerate(reader(path, raw, field, on_bad_utf8)):
             yield document
+            # The position in the compressed file: the size of the text is not known beforehand.
             if advance is not None and number % _ADVANCE_EVERY == 0:
                 position = raw.tell()
                 advance(position - reported)
@@ -93,6 +95,7 @@ def _read_jsonl(path: Path, raw: BinaryIO, field: str, on_bad_utf8: OnBadUtf8) -
             row = json.loads(line)
         except ValueError as error:
             raise CorpusError(f"{path} line {number} is not valid JSON: {error}") from error
+        # The error lists the columns, because a wrong `field` is the usual cause.
         if not isinstance(row, dict):
             raise _no_text(path, number, field, f"got a JSON {type(row).__name__}")
         if not isinstance(row.get(field), str):
@@ -114,6 +117,7 @@ def _read_parquet(path: Path, raw: BinaryIO, field: str, on_bad_utf8: OnBadUtf8)
             _check_column(path, table.schema_arrow, field)
             for batch in table.iter_batches(batch_size=1024, columns=[field]):
                 column = batch.column(0)
+                # pandas writes categories as dictionaries.
                 if pa.types.is_dictionary(column.type):
                     column = column.dictionary_decode()
                 # As bytes: parquet does not check that its strings are UTF-8, and pyarrow would
@@ -133,6 +137,7 @@ def _check_column(path: Path, schema: Any, field: str) -> None:
             hint="name the text column with `field` in the recipe's corpus source",
         )
     dtype = schema.field(field).type
+    # Of a dictionary column the values count, not the indices.
     if pa.types.is_dictionary(dtype):
         dtype = dtype.value_type
     if not (pa.types.is_string(dtype) or pa.types.is_large_string(dtype)):
@@ -144,6 +149,7 @@ def _lines(path: Path, raw: BinaryIO, on_bad_utf8: OnBadUtf8) -> Iterator[tuple[
     offset = 0
     with _explain_corruption(path):
         for number, line in enumerate(_decompress(path, raw), start=1):
+            # Windows editors put a byte order mark before the first line.
             text = line.removeprefix(_BOM) if number == 1 else line
             yield number, _decode(text, on_bad_utf8, str(path), offset + len(line) - len(text))
             offset += len(line)
@@ -202,6 +208,7 @@ class _ZstdStream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer` with decompressed bytes; 0 at the end of the file."""
+        # A read may give no decompressed bytes yet: 0 would mean the end of the file.
         while not self._ready:
             raw = self._file.read(self._COMPRESSED_BYTES)
             if not raw:

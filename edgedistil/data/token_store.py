@@ -27,6 +27,7 @@ SHARD_TOKENS = 1 << 26
 BUCKET_WIDTH = 4
 # Rows that are sorted into buckets at once: bounds memory to some 20 MB, whatever the corpus.
 _INDEX_CHUNK = 1 << 20
+# Bytes that are written at once when a file is allocated.
 _ZEROS_BYTES = 1 << 20
 
 Ids = NDArray[Any]
@@ -88,13 +89,16 @@ class StoreWriter:
         if not self._files or self._tokens[-1] + len(ids) > self._shard_tokens:
             self._start_shard()
 
+        # Counted while the ids are in memory: rarity masking needs the counts of the training rows.
         self.token_counts_V += np.bincount(ids, minlength=len(self.token_counts_V))
+        # Rows of one length need no `ends`.
         with storage_errors(self._folder):
             self._files[0].write(ids.astype(self._dtype).tobytes())
             if self._row_length is None:
                 ends = self._tokens[-1] + np.cumsum(lengths, dtype=np.int64)
                 self._files[1].write(ends.astype("<i8").tobytes())
 
+        # The bucket sizes make `close` a counting sort that needs no second count.
         buckets, counts = np.unique(length_buckets(lengths), return_counts=True)
         for bucket, count in zip(buckets.tolist(), counts.tolist(), strict=True):
             self._buckets[bucket] = self._buckets.get(bucket, 0) + count
@@ -104,6 +108,7 @@ class StoreWriter:
     def close(self) -> None:
         """Write the index files; only then can the store be opened."""
         self._close_files()
+        # store.json comes last: a store without it is unfinished.
         if self._row_length is None:
             with storage_errors(self._folder):
                 self._write_by_bucket()
@@ -123,7 +128,9 @@ class StoreWriter:
         stem = self._folder / f"shard-{len(self._rows):05d}"
         suffixes = ("tokens",) if self._row_length is not None else ("tokens", "ends")
         with storage_errors(self._folder):
-            self._files = [Path(f"{stem}.{suffix}").open("wb") for suffix in suffixes]  # noqa: SIM115
+            # Closed by `_close_files`, when the shard is full or the store complete.
+            paths = [Path(f"{stem}.{suffix}") for suffix in suffixes]
+            self._files = [path.open("wb") for path in paths]
         self._rows.append(0)
         self._tokens.append(0)
 
@@ -152,6 +159,7 @@ class StoreWriter:
         first = 0
         for shard, count in enumerate(self._rows):
             ends = _map_ends(self._folder, shard, count)
+            # Within a piece, place the rows of each bucket at once instead of row by row.
             for start in range(0, count, _INDEX_CHUNK):
                 buckets = length_buckets(_lengths_in(ends, start, start + _INDEX_CHUNK))
                 for bucket in np.unique(buckets).tolist():
@@ -197,6 +205,7 @@ class TokenStore:
         """Return the ids of one row, memory-mapped, in the store's own dtype."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of a store with {len(self)} rows")
+        # Negative rows count from the end, as in a list.
         row %= len(self)
         shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
         inside = row - int(self._first_rows[shard])

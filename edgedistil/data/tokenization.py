@@ -84,6 +84,7 @@ def special_ids(tokenizer: Tokenizer, folder: Path) -> SpecialIds:
     Raises:
         ModelError: The vocabulary has no such token.
     """
+    # A folder without the configuration has BERT's own names.
     path = folder / "tokenizer_config.json"
     config: dict[str, Any] = {}
     if path.is_file():
@@ -147,6 +148,7 @@ def map_in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int) ->
         try:
             for item in items:
                 pending.append(pool.submit(work, item))
+                # The oldest result is waited for, which keeps the order.
                 if len(pending) >= 2 * workers:
                     yield pending.popleft().result()
             while pending:

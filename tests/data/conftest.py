@@ -1,4 +1,4 @@
-"""A tokenizer that is made in a moment, and settings of a corpus that tests vary."""
+"""A small tokenizer, and corpus settings that tests vary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def corpus_settings(sources: list[SourceSpec], **changed: Any) -> Corpus:
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """97 words and BERT's special tokens; truncation and padding are baked in, as in MiniLM's file."""
+    """A tokenizer of 97 words and BERT's special tokens.
+
+    Truncation and padding are baked in, as in MiniLM's file.
+    """
     folder = tmp_path_factory.mktemp("tokenizer")
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *WORDS])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))

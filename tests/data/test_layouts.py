@@ -69,14 +69,15 @@ def test_lines_of_half_unknown_words_are_dropped(
     tmp_path: Path, tokenizer_folder: Path, unknown: int, is_kept: bool
 ) -> None:
     text = " ".join(["w001"] * (14 - unknown) + ["zzz"] * unknown)
-    found = rows(tmp_path / "s", "lines", [text], length=20, tokenizer_folder=tokenizer_folder)
-    assert [len(row) for row in found] == ([16] if is_kept else [])
+    result = rows(tmp_path / "s", "lines", [text], length=20, tokenizer_folder=tokenizer_folder)
+    assert [len(row) for row in result] == ([16] if is_kept else [])
 
 
 def test_no_row_holds_padding_or_a_mask(tmp_path: Path, tokenizer_folder: Path) -> None:
     documents = [words(n, 5 + n % 23)[0] + " [MASK] [PAD]" for n in range(50)]
     for name in ("packed", "lines"):
-        found = rows(tmp_path / name, name, documents, length=13, tokenizer_folder=tokenizer_folder)  # type: ignore[arg-type]
-        assert found
-        assert not {PAD, MASK} & set(np.concatenate(found).tolist())
-        assert all(row[0] == CLS and row[-1] == SEP for row in found)
+        store = tmp_path / name
+        result = rows(store, name, documents, length=13, tokenizer_folder=tokenizer_folder)  # type: ignore[arg-type]
+        assert result
+        assert not {PAD, MASK} & set(np.concatenate(result).tolist())
+        assert all(row[0] == CLS and row[-1] == SEP for row in result)

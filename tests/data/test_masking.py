@@ -1,4 +1,4 @@
-"""What is masked: exact counts, never special or padding tokens, BERT's fates, the same in any batch."""
+"""Masking: exact counts, no special or padding tokens, BERT's shares, the same in any batch."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_eighty_ten_ten(mask) -> None:
     assert abs((fates == MASK).double().mean() - (0.8 + 0.1 / V)) < deviation
     assert abs((fates == 7).double().mean() - (0.1 + 0.1 / V)) < deviation
     random_ids = fates[(fates != MASK) & (fates != 7)]
-    assert len(random_ids.unique()) == V - 2  # out of the whole vocabulary, special ids too
+    assert len(random_ids.unique()) == V - 2  # from the complete vocabulary, special ids too
 
 
 @kinds
@@ -149,8 +149,8 @@ def test_rarity_prefers_rare_tokens_by_the_power_of_their_count() -> None:
     masked = rarity(
         ids_BL, torch.ones_like(ids_BL), row_generator(1, 1, range(5003)), weights_V, share=0.02
     )
-    chosen = ids_BL[masked.selected_BL]
-    ratio = float((chosen == 13).sum() / (chosen == 11).sum())
+    selected = ids_BL[masked.selected_BL]
+    ratio = float((selected == 13).sum() / (selected == 11).sum())
     assert ratio == pytest.approx((1000 / 10) ** 0.7, rel=0.2)
 
 
@@ -194,7 +194,7 @@ def test_inputs_are_not_changed() -> None:
     assert torch.equal(ids_BL, before)
 
 
-def test_shapes_that_do_not_fit_are_told() -> None:
+def test_shapes_that_do_not_fit_are_reported() -> None:
     ids_BL, attended_BL = rows([5, 7], 7)
     with pytest.raises(ShapeError, match=r"expected .* got ids \(2, 7\).*rows \(3,\)"):
         bert(ids_BL, attended_BL, row_generator(1, 1, range(3)))

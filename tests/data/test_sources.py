@@ -1,4 +1,4 @@
-"""Files by path, glob and URL; hub data sets read from a local folder; what cannot be reached is told."""
+"""Files by path, glob and URL; hub data sets from a local folder; errors of unreachable sources."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path: Path) -> None:
     assert read(files=str(tmp_path / "a[1].txt")) == ["x"]
 
 
-def test_no_match_and_a_folder_are_told(folder: Path) -> None:
+def test_no_match_and_a_folder_are_reported(folder: Path) -> None:
     with pytest.raises(CorpusError, match=r"none\*\.txt' matches no file"):
         read(files=str(folder / "none*.txt"))
     with pytest.raises(CorpusError, match=r"is a folder\n.*deep/\*\.txt"):
@@ -69,10 +69,10 @@ def test_progress_adds_up(
     folder: Path, monkeypatch: pytest.MonkeyPatch, spec: dict[str, str]
 ) -> None:
     monkeypatch.chdir(folder)
-    told: list[float] = []
+    advances: list[float] = []
     source = SourceSpec(**spec)
-    list(read_documents(source, on_bad_utf8="refuse", advance=told.append))
-    assert sum(told) == source_bytes(source)
+    list(read_documents(source, on_bad_utf8="refuse", advance=advances.append))
+    assert sum(advances) == source_bytes(source)
 
 
 def test_a_source_says_its_name_licence_and_origin() -> None:
@@ -90,7 +90,7 @@ def test_a_source_says_its_name_licence_and_origin() -> None:
         describe_source(SourceSpec(asset="bible"))
 
 
-# --- over the network -------------------------------------------------------------------------------------------
+# --- over the network ------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -122,13 +122,13 @@ def test_a_url_is_fetched_once(web: str, folder: Path) -> None:
         read(files=f"{web}/gone.txt")
 
 
-def test_a_url_that_cannot_be_reached_is_told(
+def test_a_url_that_cannot_be_reached_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEDISTIL_CACHE", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        taken.bind(("127.0.0.1", 0))  # no process listens there
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.txt"
         with pytest.raises(
             OfflineError,
@@ -145,7 +145,7 @@ def test_other_schemes_and_formats_are_refused() -> None:
         read(files="https://example.org/book.pdf")
 
 
-# --- hub data sets ------------------------------------------------------------------------------------------------
+# --- hub data sets ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -172,11 +172,13 @@ def test_a_hub_data_set_is_read_whole_and_streamed(hub_folder: Path, streaming: 
         read(hub=str(hub_folder), streaming=streaming, split="test")
 
 
-def test_a_hub_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
+def test_a_hub_that_cannot_be_reached_is_reported(tmp_path: Path) -> None:
     code = (
-        "from edgedistil.core.recipe import SourceSpec\nfrom edgedistil.data.sources import read_documents\n"
+        "from edgedistil.core.recipe import SourceSpec\n"
+        "from edgedistil.data.sources import read_documents\n"
         "import sys\nfrom edgedistil.core.errors import EdgeDistilError\n"
-        "try: next(read_documents(SourceSpec(hub='wikimedia/wikipedia', config='20231101.en'), on_bad_utf8='refuse'))\n"
+        "source = SourceSpec(hub='wikimedia/wikipedia', config='20231101.en')\n"
+        "try: next(read_documents(source, on_bad_utf8='refuse'))\n"
         "except EdgeDistilError as e: print(type(e).__name__, e)"
     )
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}

@@ -1,4 +1,4 @@
-"""Every format is read as it was written, and every bad file is told with what and where."""
+"""Every format is read as it was written, and every bad file is advances with what and where."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ DOCUMENTS = ["One line.", "Ein Blümchen · 花", "tab\tinside", 'with "quotes"'
 
 
 def read(path: Path, field: str = "text", on_bad_utf8: str = "refuse") -> list[str]:
-    return [d.strip() for d in read_text_file(path, field=field, on_bad_utf8=on_bad_utf8)]  # type: ignore[arg-type]
+    documents = read_text_file(path, field=field, on_bad_utf8=on_bad_utf8)  # type: ignore[arg-type]
+    return [document.strip() for document in documents]
 
 
 def compressed(path: Path, data: bytes) -> Path:
@@ -114,13 +115,13 @@ def test_a_parquet_row_that_is_not_utf8_is_named(tmp_path: Path) -> None:
         ("a.parquet.gz", b"", "not in a supported text format"),
     ],
 )
-def test_a_bad_file_is_told(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+def test_a_bad_file_is_reported(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(CorpusError, match=message):
         read(tmp_path / name)
 
 
-def test_a_torn_zst_file_is_told(tmp_path: Path) -> None:
+def test_a_truncated_zst_file_is_reported(tmp_path: Path) -> None:
     lines = "\n".join(f"line {n} {n * 7919 % 10007}" for n in range(100_000)).encode()
     (tmp_path / "a.txt.zst").write_bytes(zstandard.compress(lines)[:-100])
     with pytest.raises(CorpusError, match=r"truncated, corrupt or not a \.zst file"):
@@ -135,7 +136,7 @@ def test_a_missing_column_says_which_there_are(tmp_path: Path) -> None:
         read(tmp_path / "a.parquet", field="n")
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"cannot read .*gone\.txt: No such file"):
         read(tmp_path / "gone.txt")
 
@@ -143,9 +144,10 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".txt", ".txt.gz", ".txt.zst"])
 def test_progress_adds_up_to_the_files_size(tmp_path: Path, suffix: str) -> None:
     path = compressed(tmp_path / f"a{suffix}", b"some words\n" * 5000)
-    told: list[float] = []
+    advances: list[float] = []
     assert (
-        len(list(read_text_file(path, field="", on_bad_utf8="refuse", advance=told.append))) == 5000
+        len(list(read_text_file(path, field="", on_bad_utf8="refuse", advance=advances.append)))
+        == 5000
     )
-    assert sum(told) == path.stat().st_size
-    assert min(told) >= 0
+    assert sum(advances) == path.stat().st_size
+    assert min(advances) >= 0

@@ -1,4 +1,4 @@
-"""Text to ids: nothing cut, nothing padded, special tokens in a text are text, order kept by threads."""
+"""Text to ids: no truncation, no padding, special tokens in a text are text, order preserved."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def test_threads_keep_the_order_and_do_not_run_ahead() -> None:
         time.sleep(0.002 * (number % 3))
         return number
 
-    for expected, got in enumerate(map_in_order(slow, items(), workers=3)):  # type: ignore[arg-type]
+    results = map_in_order(slow, items(), workers=3)  # type: ignore[arg-type]
+    for expected, got in enumerate(results):
         assert got == expected
         assert len(started) <= expected + 2 * 3 + 1
 

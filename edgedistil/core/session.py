@@ -1,0 +1,228 @@
+"""Options of an onnxruntime session, and the file session.json that recommends them.
+
+`export` recommends options from what is known about an artefact, and `profile --tune` from measurements
+on one machine. Both write the same file, in onnxruntime's own names, so that one client reads either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from edgedistil.core.errors import StorageError
+from edgedistil.core.precision import Precision
+from edgedistil.core.records import Record
+from edgedistil.core.rundir import read_json, write_json
+
+SESSION_FILE = "session.json"
+FORMAT = 1
+PROVIDERS = ("CPUExecutionProvider",)
+
+# Keys of onnxruntime's `add_session_config_entry`.
+ALLOW_SPINNING = "session.intra_op.allow_spinning"
+DISABLE_PREPACKING = "session.disable_prepacking"
+EXACT_INT8 = "session.x64quantprecision"
+
+GraphLevel = Literal["disabled", "basic", "extended", "all"]
+# Level → member of onnxruntime's `GraphOptimizationLevel`.
+GRAPH_LEVELS: Mapping[GraphLevel, str] = {
+    "disabled": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+# Attributes of onnxruntime's `SessionOptions` whose values are members of an enumeration.
+_ENUMERATIONS = {
+    "graph_optimization_level": "GraphOptimizationLevel",
+    "execution_mode": "ExecutionMode",
+}
+
+
+class SessionOptions(Record):
+    """Options of one onnxruntime session on the CPU; the defaults are onnxruntime's own."""
+
+    threads: int = Field(
+        default=0, ge=0, description="Threads of one operator; 0: one per physical core."
+    )
+    spinning: bool = Field(
+        default=True, description="Waiting threads spin, which is faster and occupies their cores."
+    )
+    arena: bool = Field(
+        default=True, description="Memory is taken from an arena, which keeps what it has taken."
+    )
+    graph_level: GraphLevel = Field(
+        default="all", description="Level of onnxruntime's graph optimizations."
+    )
+    prepacking: bool = Field(
+        default=True, description="Weights are rearranged when the graph is loaded."
+    )
+    exact_int8: bool = Field(
+        default=False,
+        description="On x86 without VNNI, sums of two int8 products do not saturate in 16 bits.",
+    )
+
+    def attributes(self) -> dict[str, str | int | bool]:
+        """Attributes of onnxruntime's `SessionOptions`; enumeration members by name."""
+        return {
+            "graph_optimization_level": GRAPH_LEVELS[self.graph_level],
+            # An encoder is one chain of operators: there is nothing to run in parallel.
+            "execution_mode": "ORT_SEQUENTIAL",
+            "inter_op_num_threads": 1,
+            "intra_op_num_threads": self.threads,
+            "enable_cpu_mem_arena": self.arena,
+        }
+
+    def config_entries(self) -> dict[str, str]:
+        """Key → value for onnxruntime's `add_session_config_entry`."""
+        entries = {ALLOW_SPINNING: "1" if self.spinning else "0"}
+        if not self.prepacking:
+            entries[DISABLE_PREPACKING] = "1"
+        if self.exact_int8:
+            entries[EXACT_INT8] = "1"
+        return entries
+
+    def to_onnxruntime(self) -> Any:
+        """Returns an `onnxruntime.SessionOptions` that logs errors only."""
+        # Core is imported on machines that have no onnxruntime.
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        for name, value in self.attributes().items():
+            if name in _ENUMERATIONS:
+                value = getattr(getattr(onnxruntime, _ENUMERATIONS[name]), str(value))
+            setattr(options, name, value)
+        for key, text in self.config_entries().items():
+            options.add_session_config_entry(key, text)
+        return options
+
+    def describe(self) -> str:
+        """One line for a person: `2 threads, arena on, spinning off, ...`."""
+        threads = {0: "all cores", 1: "1 thread"}.get(self.threads, f"{self.threads} threads")
+        parts = [
+            threads,
+            f"arena {_on_or_off(self.arena)}",
+            f"spinning {_on_or_off(self.spinning)}",
+            f"pre-packing {_on_or_off(self.prepacking)}",
+            f"graph level {self.graph_level}",
+        ]
+        if self.exact_int8:
+            parts.append("exact int8 sums")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionAdvice:
+    """Recommended session options of one artefact.
+
+    Attributes:
+        session: The options.
+        reasons: Option or variant → why, or the ratio that was measured.
+        precision: Precision of the artefact.
+        target_device: Device that the options are for.
+        opset: ONNX operator set of the graph; None if the writer did not read the graph.
+        ir_version: ONNX IR version of the graph; None if the writer did not read the graph.
+    """
+
+    session: SessionOptions
+    reasons: Mapping[str, str]
+    precision: Precision
+    target_device: str
+    opset: int | None = None
+    ir_version: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of this artefact in session.json."""
+        versions = {"opset": self.opset, "ir_version": self.ir_version}
+        return {
+            "precision": self.precision,
+            **{name: version for name, version in versions.items() if version is not None},
+            "target_device": self.target_device,
+            "providers": list(PROVIDERS),
+            "options": self.session.attributes(),
+            "config_entries": self.session.config_entries(),
+            "reasons": dict(self.reasons),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SessionAdvice:
+        """Reads an entry of session.json; an option that is absent has onnxruntime's default.
+
+        Raises:
+            KeyError, TypeError, ValueError: The entry is malformed, or has an unknown option.
+        """
+        return cls(
+            session=_parse_options(data["options"], data["config_entries"]),
+            reasons=dict(data["reasons"]),
+            precision=data["precision"],
+            target_device=data["target_device"],
+            opset=data.get("opset"),
+            ir_version=data.get("ir_version"),
+        )
+
+
+def session_file(artefacts: Mapping[str, SessionAdvice]) -> dict[str, Any]:
+    """Content of session.json for artefacts by their path, or by their label in a profile."""
+    return {
+        "format": FORMAT,
+        "artefacts": {name: advice.to_json() for name, advice in artefacts.items()},
+    }
+
+
+def write_session_file(path: Path, artefacts: Mapping[str, SessionAdvice]) -> None:
+    """Writes session.json for artefacts by their path, or by their label in a profile."""
+    write_json(path, session_file(artefacts))
+
+
+def read_session_file(path: Path) -> dict[str, SessionAdvice]:
+    """Reads a session.json that `export` or `profile --tune` wrote.
+
+    Returns:
+        Path or label of the artefact → advice.
+    Raises:
+        StorageError: The file is missing, corrupt or of another format.
+    """
+    data = read_json(path)
+    try:
+        if data["format"] != FORMAT:
+            raise ValueError(f"format {data['format']}, expected {FORMAT}")
+        return {name: SessionAdvice.from_json(entry) for name, entry in data["artefacts"].items()}
+    except KeyError as error:
+        raise _not_a_session_file(path, f"{error} is missing") from error
+    except (TypeError, ValueError, AttributeError, ValidationError) as error:
+        raise _not_a_session_file(path, str(error)) from error
+
+
+def _not_a_session_file(path: Path, problem: str) -> StorageError:
+    return StorageError(
+        f"{path} is not a valid {SESSION_FILE}: {problem}",
+        hint="write it again with edgedistil export or edgedistil profile --tune",
+    )
+
+
+def _parse_options(attributes: Mapping[str, Any], entries: Mapping[str, str]) -> SessionOptions:
+    defaults = SessionOptions()
+    known = [*defaults.attributes(), ALLOW_SPINNING, DISABLE_PREPACKING, EXACT_INT8]
+    unknown = [name for name in [*attributes, *entries] if name not in known]
+    if unknown:
+        raise ValueError(
+            f"unknown option {', '.join(unknown)}; expected one of: {', '.join(known)}"
+        )
+    values = {**defaults.attributes(), **attributes}
+    levels = {member: level for level, member in GRAPH_LEVELS.items()}
+    return SessionOptions(
+        threads=values["intra_op_num_threads"],
+        spinning=entries.get(ALLOW_SPINNING, "1") == "1",
+        arena=values["enable_cpu_mem_arena"],
+        graph_level=levels[values["graph_optimization_level"]],
+        prepacking=entries.get(DISABLE_PREPACKING, "0") == "0",
+        exact_int8=entries.get(EXACT_INT8, "0") == "1",
+    )
+
+
+def _on_or_off(value: bool) -> str:
+    return "on" if value else "off"

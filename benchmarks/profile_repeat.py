@@ -29,14 +29,15 @@ BOUND_SECONDS, BOUND_COST_US, RATE = 30, 20, 0.95
 
 def own_cost_us(calls: int = 200_000) -> float:
     """Microseconds that the runner's timed loop itself adds to a call: the loop around a call that does nothing."""
-    timed_calls = runpy.run_path(str(RUNNER))["timed_calls"]
+    runner = runpy.run_path(str(RUNNER))
+    budget = runner["CallBudget"](calls, 0, 60)
 
     def nothing(_outputs: object, _feed: object) -> None:
         return None
 
     best = float("inf")
     for _ in range(5):
-        _, wall = timed_calls(nothing, [{}], calls, 0, 60)
+        _, wall = runner["timed_calls"](nothing, [{}], budget)
         best = min(best, wall / calls / 1000)
     return best
 

@@ -1,4 +1,4 @@
-"""What this host is, for the rows that are measured on it: its cores, and which kernels onnxruntime takes here."""
+"""Facts about this host for its rows: its name, and the kernels that onnxruntime selects on it."""
 
 from __future__ import annotations
 
@@ -6,44 +6,64 @@ import platform
 import runpy
 from collections.abc import Collection
 
+from edgedistil.core.cpu import is_arm
 from edgedistil.runtime.protocol import RUNNER, MachineIdentity
 
 
 def conditions() -> dict[str, str]:
-    found = identity()
-    return {"kernels": dispatched_kernels(found.machine or platform.machine(), found.flags)}
+    """Returns the conditions of a row that is measured on this host."""
+    host = identity()
+    return {"kernels": dispatched_kernels(host.machine or platform.machine(), host.flags)}
 
 
 def dispatched_kernels(machine: str, flags: Collection[str]) -> str:
-    """Which instruction set onnxruntime's kernels use, by its dispatch on the processor's flags."""
-    have = set(flags)
-    if not have:
-        return "not told by this machine"
-    if machine in ("aarch64", "arm64"):
-        integer = (
-            "int8 matrix products (smmla)"
-            if "i8mm" in have
-            else "dot product (sdot)"
-            if "asimddp" in have
-            else "NEON"
-        )
-        return f"fp32 NEON, int8 {integer}"
-    if "amx_int8" in have and "avx512f" in have:
-        return "fp32 AVX-512, int8 AMX tiles"
-    if "avx512_vnni" in have and "avx512f" in have:
-        return "fp32 AVX-512, int8 AVX-512 VNNI"
-    if "avx512f" in have:
-        return "fp32 AVX-512, int8 AVX-512 without VNNI (saturates in 16 bits)"
-    if "avx2" in have:
-        return f"fp32 AVX2, int8 {'AVX-VNNI' if 'avx_vnni' in have else 'AVX2 without VNNI (saturates in 16 bits)'}"
+    """Describes the instruction sets of onnxruntime's kernels on a processor.
+
+    The order of the checks is the order of onnxruntime's own dispatch: the first set that the
+    processor has is used.
+
+    Args:
+        machine: Machine name, as `uname -m` prints it.
+        flags: Flags of /proc/cpuinfo.
+    """
+    present = set(flags)
+    if not present:
+        return "not reported by this machine"
+    if is_arm(machine):
+        return f"fp32 NEON, int8 {_arm_int8_kernels(present)}"
+    if "avx512f" in present:
+        return f"fp32 AVX-512, int8 {_avx512_int8_kernels(present)}"
+    if "avx2" in present and "avx_vnni" in present:
+        return "fp32 AVX2, int8 AVX-VNNI"
+    if "avx2" in present:
+        return "fp32 AVX2, int8 AVX2 without VNNI (saturates in 16 bits)"
     return "fp32 SSE or AVX, int8 SSE"
 
 
+def _arm_int8_kernels(flags: set[str]) -> str:
+    if "i8mm" in flags:
+        return "matrix products (smmla)"
+    if "asimddp" in flags:
+        return "dot product (sdot)"
+    return "NEON"
+
+
+def _avx512_int8_kernels(flags: set[str]) -> str:
+    # AMX is three times as fast as VNNI: docs/log.md#amx-in-int8.
+    if "amx_int8" in flags:
+        return "AMX tiles"
+    if "avx512_vnni" in flags:
+        return "AVX-512 VNNI"
+    # Pairs of 8-bit products are added in 16 bits and saturate.
+    return "AVX-512 without VNNI (saturates in 16 bits)"
+
+
 def identity() -> MachineIdentity:
-    """This machine in the runner's words."""
-    return MachineIdentity.model_validate(runpy.run_path(str(RUNNER))["identity"]())
+    """Describes this machine as the runner does, without numpy and onnxruntime."""
+    return MachineIdentity.model_validate(runpy.run_path(str(RUNNER))["read_identity"]())
 
 
 def machine_name() -> str:
-    found = identity()
-    return found.board or found.cpu or found.machine or platform.machine()
+    """Returns the board's name, else the processor's, else the architecture's."""
+    host = identity()
+    return host.board or host.cpu or host.machine or platform.machine()

@@ -1,4 +1,4 @@
-"""One job on one machine: writes the inputs, collects the files, runs it, checks the outcome."""
+"""Runs one job on one machine: writes the inputs, collects the files, checks the outcome."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from edgedistil.runtime.target import Target, raise_failure
 
 
 class JobArtefact(Protocol):
-    """A model that a job runs: knows the files it consists of."""
+    """A model that a job runs: it knows its files."""
 
     def job_files(self) -> Mapping[str, Path]:
-        """Name in the job's folder → local file, external data included."""
+        """Returns name in the job's folder → local file, external data included."""
 
 
 class JobInputs(Protocol):
-    """The inputs of a job: can write themselves as npz (a profiling workload, `NpzInputs`)."""
+    """The inputs of a job: a profiling workload, or `NpzInputs`."""
 
     def save(self, path: Path) -> None:
-        """Writes the arrays to `path`, named as `runner.read_feeds` expects them."""
+        """Writes the arrays as npz, named as `runner.read_feeds` expects them."""
 
 
 @dataclass(frozen=True)
 class NpzInputs:
-    """Inputs as plain arrays, named KEY/INPUT ("probe0/input_ids")."""
+    """Inputs as arrays, named KEY/INPUT ("probe0/input_ids")."""
 
     arrays: Mapping[str, Any]
 
     def save(self, path: Path) -> None:
+        """Writes the arrays as npz."""
         np.savez(path, **self.arrays)
 
 
@@ -54,8 +55,9 @@ def run_job(
         artefacts: The models of the job.
         job: What to run; `job.inputs` is the name under which `workload` is sent.
         workload: The inputs.
-        outputs_to: Where to put the outputs of the phase `outputs`; None when the job has no such phase.
-        check: Raise when the job failed there. Without it the caller looks at `reply.ok`.
+        outputs_to: Where to put the outputs of the phase `outputs`; None if the job has no such
+            phase.
+        check: Raise if the job failed there. Without it the caller examines `reply.ok`.
     Returns:
         The reply.
     Raises:

@@ -8,26 +8,31 @@ from edgedistil.runtime.protocol import MachineIdentity
 
 
 def match_device(identity: MachineIdentity) -> DeviceSpec | None:
-    """The device file that a machine fits: by its board's name, else (x86) by its instruction-set flags."""
+    """Returns the device file that describes a machine; None if there is none.
+
+    A board matches by its name; an x86 machine, which has no board name, by its instruction-set
+    flags.
+    """
     for name in device_names():
         try:
             spec = load_device(name)
         except DeviceFileError:
-            continue  # a broken file of the user's must not hide the others; `devices` tells its problems
+            # An invalid file of the user's must not hide the others; `devices` reports it.
+            continue
         if matches(spec, identity):
             return spec
     return None
 
 
 def matches(spec: DeviceSpec, identity: MachineIdentity) -> bool:
-    wanted = spec.identity
-    if identity.machine != wanted.machine:
+    """Whether a device file describes a machine."""
+    expected = spec.identity
+    if identity.machine != expected.machine:
         return False
-    if wanted.boards:
-        return any((identity.board or "").startswith(board) for board in wanted.boards)
+    # A prefix, because boards append their revision: "Raspberry Pi 4 Model B Rev 1.4".
+    if expected.boards:
+        return any((identity.board or "").startswith(board) for board in expected.boards)
+    if not expected.flags:
+        return False
     flags = set(identity.flags)
-    return (
-        bool(wanted.flags)
-        and flags.issuperset(wanted.flags)
-        and not flags.intersection(wanted.without_flags)
-    )
+    return flags.issuperset(expected.flags) and flags.isdisjoint(expected.without_flags)

@@ -1,8 +1,9 @@
-"""What the host sends to a runner (`Job`) and what comes back (`Reply`), field by field; runner.py is the other end.
+"""Job and reply: what the host sends to a runner and what comes back, field by field.
 
-A job is a JSON object with a folder of files beside it; a reply is one JSON object. Times are raw nanoseconds of every
-call, memory is bytes. A field that a machine does not tell is missing, never 0. A reply from a board is input like any
-other: it is checked here, with a bound on its size, before anything reads a figure from it.
+A job is a JSON object in a folder with the files it names; a reply is one JSON object. runner.py is
+the other end. Times are raw nanoseconds of every call, memory is in bytes. A field that a machine
+does not report is missing, never 0. A reply from a board is untrusted input: it is validated here,
+with a bound on its size, before anything reads a figure from it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pydantic import ConfigDict, Field, ValidationError
 from edgedistil.core.errors import TargetError
 from edgedistil.core.records import Record
 
+# A case of two million samples, the maximum, takes about 20 MB; a larger reply would only cost the
+# host memory.
 MAX_REPLY_BYTES = 64 * 2**20
 RUNNER = Path(__file__).with_name("runner.py")
 
@@ -25,11 +28,11 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
-# --- host → runner -----------------------------------------------------------------------------------
+# --- host → runner -------------------------------------------------------------------------------
 
 
 class SessionOptions(Record):
-    """Knobs of an onnxruntime session; the defaults are onnxruntime's own."""
+    """Options of an onnxruntime session; the defaults are onnxruntime's own."""
 
     spinning: bool = True
     arena: bool = True
@@ -37,20 +40,25 @@ class SessionOptions(Record):
     prepacking: bool = True
     exact_products: bool = Field(
         default=False,
-        description="session.x64quantprecision: x86 without VNNI keeps int8 products from saturating in 16 bits",
+        description="session.x64quantprecision: x86 without VNNI adds int8 products in 32 bits",
     )
 
 
 class JobModel(Record):
+    """One model of a job."""
+
     file: str = Field(
-        description="path of the graph, relative to the job's folder; external data lies beside it"
+        description="path of the graph, relative to the job's folder; external data is next to it"
     )
     session: SessionOptions | None = Field(default=None, description="instead of the job's own")
     threads: PositiveInt | None = Field(default=None, description="instead of the job's own")
 
 
 class Case(Record):
-    """Inputs that are timed together. `steady` cycles them until both minima are met, `pass` goes through them once."""
+    """Inputs that are timed together.
+
+    `steady` cycles through them until both minima are met, `pass` goes through them once.
+    """
 
     name: str
     keys: list[str] = Field(
@@ -58,12 +66,14 @@ class Case(Record):
     )
     mode: Literal["steady", "pass"] = "steady"
     max_seconds: float | None = Field(
-        default=None, gt=0, description="of a pass: it ends there, and the reply says so"
+        default=None,
+        gt=0,
+        description="limit of a pass: it ends there, and the reply reports it as truncated",
     )
 
 
 class Alternation(Record):
-    """Blocks of calls of two of the job's models on the same inputs, taking turns."""
+    """Alternating blocks of calls of two of the job's models on the same inputs."""
 
     name: str
     first: str = Field(description="label of a model, the teacher in a speed claim")
@@ -75,16 +85,17 @@ class Alternation(Record):
 
 
 class Job(Record):
-    """One visit to a machine: these models, on these inputs, with these threads.
+    """What a machine runs: models, inputs, phases and budgets.
 
-    `isolate`: the runner starts a fresh worker process and survives its death. Off where a process cannot start another
-    one (an emulator without binfmt): then `start_to_first_result_ns` is missing and a crash leaves `OUT.json` as it was
-    when the last phase began (`phase` names it, `ok` is still true: the exit status tells).
+    Without `isolate`, the runner works in its own process, for machines where a process cannot
+    start another one (an emulator without binfmt). Then `start_to_first_result_ns` is missing, and
+    a crash leaves the reply as it was when the last phase started: `phase` names it, but `ok` is
+    still true, and only the exit status reports the crash.
     """
 
     format: Literal[1] = 1
     models: dict[str, JobModel] = Field(
-        min_length=1, description="by label; memory figures want one model a job"
+        min_length=1, description="by label; memory figures need one model per job"
     )
     inputs: str = "inputs.npz"
     cases: list[Case] = Field(
@@ -98,16 +109,16 @@ class Job(Record):
     min_calls: PositiveInt = 20
     min_seconds: float = Field(default=0.5, ge=0)
     desired_calls: NonNegativeInt = Field(
-        default=0, description="beyond the minima, as far as `desired_seconds` reach"
+        default=0, description="calls beyond the minima, as far as `desired_seconds` allow"
     )
     desired_seconds: float = Field(default=0, ge=0)
     max_seconds: float = Field(
         default=10,
         gt=0,
-        description="a steady case ends here, a minimum met or not, if it has 5 calls",
+        description="limit of a steady case with at least 5 calls, even below its minima",
     )
     timeout_seconds: float | None = Field(
-        default=None, description="the supervisor kills the worker after this"
+        default=None, description="the supervisor kills the worker after this time"
     )
     isolate: bool = True
     memory_limit_bytes: PositiveInt | None = Field(
@@ -121,27 +132,28 @@ class Job(Record):
         default=None, description="npz that the phase `outputs` writes: arrays LABEL/KEY/OUTPUT"
     )
     output_keys: list[str] | None = Field(
-        default=None, description="inputs whose outputs are wanted; none: all"
+        default=None, description="inputs whose outputs are written; all if missing"
     )
     ops_calls: PositiveInt = 10
     ops_keys: list[str] | None = None
     energy_seconds: float = Field(default=2, gt=0)
 
     def to_json(self) -> str:
+        """Returns the text of job.json."""
         return json.dumps(self.model_dump(mode="json"), allow_nan=False)
 
 
-# --- runner → host -----------------------------------------------------------------------------------
+# --- runner → host -------------------------------------------------------------------------------
 
 
 class ReplyPart(Record):
-    """Part of a reply. Unlike our own records it lets unknown fields pass: a newer runner may tell more."""
+    """Part of a reply; unlike a record it accepts unknown fields: a newer runner may report more."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class Failure(ReplyPart):
-    """Why a job did not end. `phase` is where it was: 'load student-…', 'steady …'."""
+    """Why a job failed, and in which phase: 'load student-…', 'steady …'."""
 
     kind: Literal["memory", "exception", "signal", "exit", "timeout"]
     phase: str
@@ -161,7 +173,7 @@ class CacheFacts(ReplyPart):
 
 
 class MachineIdentity(ReplyPart):
-    """What a machine says of itself."""
+    """Description of a machine by its own kernel and Python."""
 
     machine: str | None = None
     system: str | None = None
@@ -187,7 +199,7 @@ class MachineIdentity(ReplyPart):
 
 
 class Condition(ReplyPart):
-    """Clock, heat and throttling at one moment."""
+    """Clock, temperature and throttling at one moment."""
 
     governor: str | None = None
     clock_mhz: list[float] | None = None
@@ -203,6 +215,8 @@ class Condition(ReplyPart):
 
 
 class PageFaults(ReplyPart):
+    """Page faults of a process during one phase."""
+
     minor: NonNegativeInt
     major: NonNegativeInt
 
@@ -220,6 +234,8 @@ class PhaseMemory(ReplyPart):
 
 
 class CaseTimes(ReplyPart):
+    """Raw times of one case."""
+
     samples_ns: list[NonNegativeInt] = Field(max_length=2_000_000)
     wall_ns: NonNegativeInt
     cpu_ns: NonNegativeInt
@@ -228,7 +244,7 @@ class CaseTimes(ReplyPart):
 
 
 class NodeTime(ReplyPart):
-    """One node of the graph as the runtime ran it, summed over the profiled calls; nodes come in order of execution."""
+    """One node as the runtime ran it, summed over the profiled calls; in order of execution."""
 
     node: str
     op: str
@@ -237,6 +253,8 @@ class NodeTime(ReplyPart):
 
 
 class Energy(ReplyPart):
+    """Energy of a series of calls; `absent` is the reason if it could not be measured."""
+
     absent: str | None = None
     counter: str | None = None
     joules: float | None = None
@@ -245,6 +263,8 @@ class Energy(ReplyPart):
 
 
 class ModelResult(ReplyPart):
+    """Everything observed of one model."""
+
     memory: PhaseMemory = PhaseMemory()
     load_ns: NonNegativeInt | None = None
     load_cpu_ns: NonNegativeInt | None = None
@@ -259,11 +279,15 @@ class ModelResult(ReplyPart):
 
 
 class Block(ReplyPart):
+    """Times of one block of calls of either model."""
+
     first_ns: list[NonNegativeInt]
     second_ns: list[NonNegativeInt]
 
 
 class AlternationResult(ReplyPart):
+    """Blocks of one `Alternation`."""
+
     name: str
     first: str
     second: str
@@ -271,7 +295,7 @@ class AlternationResult(ReplyPart):
 
 
 class Bandwidth(ReplyPart):
-    """Bytes a second of large copies, read and written both counted."""
+    """Bytes per second of large copies, bytes read and bytes written both counted."""
 
     one_core: Annotated[float, Field(gt=0)]
     all_cores: Annotated[float, Field(gt=0)]
@@ -279,13 +303,18 @@ class Bandwidth(ReplyPart):
 
 
 class OutputsFile(ReplyPart):
+    """The npz that the phase `outputs` wrote."""
+
     file: str
     sha256: str
     arrays: int
 
 
 class Reply(ReplyPart):
-    """All that a runner observed. `ok` false: `error` says why, and what was observed before it is still here."""
+    """Everything that a runner observed.
+
+    If `ok` is false, `error` is the reason, and what was observed before it is still here.
+    """
 
     format: Literal[1]
     ok: bool
@@ -302,37 +331,42 @@ class Reply(ReplyPart):
     bandwidth: Bandwidth | None = None
     conditions: dict[str, str] = Field(
         default={},
-        description="set by a target, not by the runner: what it knows about the run (kernels, guest cpu …), in words",
+        description="set by a target, not by the runner: facts about the run (kernels, guest cpu), "
+        "in words",
     )
 
 
 def parse_reply(data: bytes, *, source: str) -> Reply:
-    """The reply in `data`.
+    """Parses and validates a reply.
 
     Args:
-        source: Who sent it, for the message: "pi@rpi4.local".
+        data: Bytes of reply.json.
+        source: Name of the sender in messages: "pi@rpi4.local".
     Raises:
-        TargetError: Too large, no JSON, NaN inside, torn, or not a reply of this format.
+        TargetError: The reply is too large, not JSON, truncated, contains NaN, or has another format.
     """
     if len(data) > MAX_REPLY_BYTES:
         raise TargetError(
-            f"{source} sent a reply of {len(data)} bytes; at most {MAX_REPLY_BYTES} are read"
+            f"{source} sent a reply of {len(data)} bytes; the limit is {MAX_REPLY_BYTES}"
         )
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        value = json.loads(data.decode("utf-8"), parse_constant=_reject_constant)
+    # A reply of 100,000 opening brackets ends in a RecursionError.
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        shown = data[:80].decode("utf-8", "replace")
+        beginning = data[:80].decode("utf-8", "replace")
         raise TargetError(
-            f"{source} sent no readable reply: {error}; it begins with {shown!r}",
-            hint="half a reply means that the connection or the disk there ended early: try again",
+            f"{source} sent an unreadable reply: {error}; it begins with {beginning!r}",
+            hint="a truncated reply means that the connection failed or the disk there is full: "
+            "try again",
         ) from error
     try:
         return Reply.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the reply"
-        raise TargetError(f"{source} sent a reply that is none: {where}: {first['msg']}") from error
+        place = ".".join(str(part) for part in first["loc"]) or "the reply"
+        raise TargetError(f"{source} sent an invalid reply: {place}: {first['msg']}") from error
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no figure")
+def _reject_constant(name: str) -> Any:
+    """Raises for NaN and the infinities: Python's parser accepts them, JSON does not."""
+    raise ValueError(f"{name} is not a number")

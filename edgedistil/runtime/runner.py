@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Runs ONNX files as a job says and writes down what was observed. One self-contained file.
+"""Runs ONNX models as a job describes and writes a reply.
 
-    python3 runner.py JOB.json OUT.json
+    python3 runner.py JOB.json REPLY.json
 
-Needs Python 3.9+, numpy and onnxruntime, nothing else: it is sent to boards. The job and the reply are described, field
-by field, in `messages.py`; this file knows nothing of it. Everything observed is raw (nanoseconds of every call):
-percentiles and verdicts are made on the host, by one implementation.
+One self-contained file for Python 3.9 or newer with numpy and onnxruntime: it is sent to boards.
+`protocol.py` defines the job and the reply, field by field; this file cannot import it. All times
+are raw nanoseconds of every call: percentiles and verdicts are computed on the host, by one
+implementation (docs/decisions.md#one-runner-file-raw-nanoseconds-statistics-on-the-host).
 
-The runner supervises itself: it starts a second, fresh process for the work (`--worker`), so that a crash, a kill or an
-out-of-memory of the runtime is still a reply (`error`), with all that was observed before it. Exit status 0 means that
-a reply was written, whatever it says; 2 means that the job could not be read or the reply not be written.
+The runner supervises itself: it starts a second process for the work (`--worker`), so that a crash,
+a kill or an out-of-memory of the runtime still produces a reply with an `error` and everything that
+was observed before. Exit status 0: a reply was written, whether the job succeeded or not. Exit
+status 2: the job could not be read or the reply could not be written.
 """
 
 from __future__ import annotations
@@ -29,10 +31,12 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 FORMAT = 1
-LEAST_CALLS = 5  # a median wants them, however slow the machine is
+# A steady case makes this many calls even after its time is over: a median needs them, and an
+# emulated board makes three in 10 s (docs/log.md#duration-over-ssh).
+MIN_MEDIAN_CALLS = 5
 STARTED_ENV = "EDGEDISTIL_STARTED_NS"
 GRAPH_LEVELS = {
     "disabled": "ORT_DISABLE_ALL",
@@ -43,12 +47,13 @@ GRAPH_LEVELS = {
 
 
 def main(arguments: list[Any]) -> int:
-    worker = arguments[:1] == ["--worker"]
-    paths = arguments[1:] if worker else arguments
+    """Runs the supervisor, or the worker after `--worker`; returns the exit status."""
+    is_worker = arguments[:1] == ["--worker"]
+    paths = arguments[1:] if is_worker else arguments
     if len(paths) != 2:
-        print("usage: python3 runner.py JOB.json OUT.json", file=sys.stderr)
+        print("usage: python3 runner.py JOB.json REPLY.json", file=sys.stderr)
         return 2
-    job_path, out_path = os.path.abspath(paths[0]), os.path.abspath(paths[1])
+    job_path, reply_path = os.path.abspath(paths[0]), os.path.abspath(paths[1])
     try:
         with open(job_path, encoding="utf-8") as file:
             job = json.load(file)
@@ -56,61 +61,73 @@ def main(arguments: list[Any]) -> int:
         print(f"cannot read the job {job_path}: {error}", file=sys.stderr)
         return 2
     try:
-        if worker or not job.get("isolate", True):
-            write_json(out_path, work(job, os.path.dirname(job_path), out_path))
+        if is_worker or not job.get("isolate", True):
+            reply = Worker(job, os.path.dirname(job_path), reply_path).run()
         else:
-            write_json(out_path, supervise(job, job_path, out_path))
+            reply = supervise(job, job_path, reply_path)
+        write_json(reply_path, reply)
     except OSError as error:
-        print(f"cannot write the reply {out_path}: {error}", file=sys.stderr)
+        print(f"cannot write the reply {reply_path}: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-# --- the supervisor: a reply whatever happens -------------------------------------------------------
+# --- the supervisor ------------------------------------------------------------------------------
 
 
-def supervise(job: dict[str, Any], job_path: str, out_path: str) -> dict[str, Any]:
-    """The reply of a fresh worker process, or what was observed until it died and how it died."""
-    partial = out_path + ".part"
+def supervise(job: dict[str, Any], job_path: str, reply_path: str) -> dict[str, Any]:
+    """Runs the job in a fresh process and returns its reply.
+
+    If the process dies, the reply is what it had written before, with an `error` that describes how
+    it ended.
+    """
+    partial_path = reply_path + ".part"
     environment = dict(os.environ)
     with tempfile.TemporaryFile() as stderr:
+        # The last moment before the start: the worker reports its time to the first result.
         environment[STARTED_ENV] = str(monotonic_ns())
         child = subprocess.Popen(
-            [sys.executable, os.path.abspath(__file__), "--worker", job_path, partial],
+            [sys.executable, os.path.abspath(__file__), "--worker", job_path, partial_path],
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             stdin=subprocess.DEVNULL,
             env=environment,
         )
-        forward = {
+        # A supervisor that is terminated must not leave its worker running on the board.
+        previous_handlers = {
             number: signal.signal(number, lambda *_: child.kill())
             for number in (signal.SIGTERM, signal.SIGINT)
         }
         try:
-            code = child.wait(timeout=job.get("timeout_seconds"))
+            status = child.wait(timeout=job.get("timeout_seconds"))
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-            code = None
+            status = None
         finally:
-            for number, handler in forward.items():
+            for number, handler in previous_handlers.items():
                 signal.signal(number, handler)
         stderr.seek(0)
-        said = stderr.read()[-4000:].decode("utf-8", "replace").strip()
-    reply = read_partial(partial)
-    if code is None:
-        fail(reply, "timeout", f"still at work after {job.get('timeout_seconds')} s", said)
-    elif code < 0:
-        name = signal_name(-code)
-        fail(reply, "signal", f"the runtime's process died of {name}", said, signal=name)
-    elif code > 0:
-        fail(reply, "exit", f"the runtime's process ended with status {code}", said, status=code)
-    if os.path.exists(partial):
-        os.unlink(partial)
+        printed = stderr.read()[-4000:].decode("utf-8", "replace").strip()
+    reply = read_partial_reply(partial_path)
+    if status is None:
+        seconds = job.get("timeout_seconds")
+        message = f"the worker process did not finish within {seconds} s"
+        set_error(reply, "timeout", message, printed)
+    elif status < 0:
+        name = signal_name(-status)
+        message = f"the worker process was terminated by {name}"
+        set_error(reply, "signal", message, printed, signal=name)
+    elif status > 0:
+        message = f"the worker process exited with status {status}"
+        set_error(reply, "exit", message, printed, status=status)
+    if os.path.exists(partial_path):
+        os.unlink(partial_path)
     return reply
 
 
-def read_partial(path: str) -> dict[str, Any]:
+def read_partial_reply(path: str) -> dict[str, Any]:
+    """Reads what a worker wrote; an empty reply if it wrote nothing."""
     try:
         with open(path, encoding="utf-8") as file:
             reply: dict[str, Any] = json.load(file)
@@ -120,20 +137,21 @@ def read_partial(path: str) -> dict[str, Any]:
 
 
 def new_reply() -> dict[str, Any]:
+    """Returns a reply in which nothing was observed yet."""
     with open(os.path.abspath(__file__), "rb") as file:
-        own = hashlib.sha256(file.read()).hexdigest()
+        runner_sha256 = hashlib.sha256(file.read()).hexdigest()
     return {
         "format": FORMAT,
         "ok": True,
         "error": None,
         "phase": "start",
-        "runner_sha256": own,
+        "runner_sha256": runner_sha256,
         "models": {},
-        "absent": {},
     }
 
 
-def fail(reply: dict[str, Any], kind: str, message: str, details: str, **more: Any) -> None:
+def set_error(reply: dict[str, Any], kind: str, message: str, details: str, **more: Any) -> None:
+    """Marks a reply as failed in its current phase."""
     reply["ok"] = False
     reply["error"] = {
         "kind": kind,
@@ -145,470 +163,584 @@ def fail(reply: dict[str, Any], kind: str, message: str, details: str, **more: A
 
 
 def signal_name(number: int) -> str:
+    """Returns `SIGKILL` for 9; `signal N` for a number that this system does not name."""
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
 
 
-# --- the worker --------------------------------------------------------------------------------------
+# --- the worker ----------------------------------------------------------------------------------
 
 
-def work(job: dict[str, Any], folder: str, out_path: str) -> dict[str, Any]:
-    reply = new_reply()
+class Worker:
+    """One job in this process, with a reply that grows phase by phase.
 
-    def enter(phase: str) -> None:
-        """Names the phase on disk before it starts: a crash can then say where it was."""
-        reply["phase"] = phase
-        write_json(out_path, reply)
+    Attributes:
+        job: The job, as `protocol.Job` defines it.
+        folder: Folder of the job; its paths are relative to it.
+        reply_path: Where the reply is written at the start of every phase.
+        reply: Everything observed so far.
+        sessions: Loaded models, by label.
+        feeds: Inputs of the job, by key.
+    """
 
-    try:
-        enter("start")
-        if job.get("format") != FORMAT:
-            raise ValueError(f"job of format {job.get('format')!r}, this runner reads {FORMAT}")
-        limit_memory(job.get("memory_limit_bytes"))
-        do_job(job, folder, reply, enter)
-        reply["phase"] = "done"
-    except MemoryError as error:
-        fail(reply, "memory", f"out of memory: {error}", "")
-    except Exception as error:  # whatever the runtime throws is an answer
-        text = f"{type(error).__name__}: {error}"
-        out_of_memory = (
-            "bad_alloc" in text or "Failed to allocate" in text or "cannot allocate" in text.lower()
-        )
-        fail(reply, "memory" if out_of_memory else "exception", text[:2000], "")
-    return reply
+    def __init__(self, job: dict[str, Any], folder: str, reply_path: str) -> None:
+        self.job = job
+        self.folder = folder
+        self.reply_path = reply_path
+        self.reply = new_reply()
+        self.sessions: dict[str, ModelSession] = {}
+        self.feeds: dict[str, Any] = {}
 
+    def run(self) -> dict[str, Any]:
+        """Runs the job and returns the reply; a failure becomes the reply's `error`."""
+        try:
+            self.start_phase("start")
+            if self.job.get("format") != FORMAT:
+                raise ValueError(
+                    f"the job has format {self.job.get('format')!r}, this runner reads {FORMAT}"
+                )
+            limit_memory(self.job.get("memory_limit_bytes"))
+            self._run_phases()
+            self.reply["phase"] = "done"
+        except MemoryError as error:
+            set_error(self.reply, "memory", f"out of memory: {error}", "")
+        # Anything that the runtime raises is a result of the job, not a failure of the runner.
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            kind = "memory" if is_out_of_memory(text) else "exception"
+            set_error(self.reply, kind, text[:2000], "")
+        return self.reply
 
-def do_job(job: dict[str, Any], folder: str, reply: dict[str, Any], enter: Any) -> None:
-    phases = job["phases"]
-    resident = Resident(job.get("guest_range"))
-    memory = {"start": resident.now()}
-    reply["identity"] = identity()
-    reply["before"] = condition()
-    enter("import")
-    begun = time.perf_counter_ns()
-    import numpy
-    import onnxruntime
+    def start_phase(self, phase: str) -> None:
+        """Writes the phase to disk before it starts: after a crash, the file says where it was."""
+        self.reply["phase"] = phase
+        write_json(self.reply_path, self.reply)
 
-    onnxruntime.set_default_logger_severity(3)
-    reply["import_ns"] = time.perf_counter_ns() - begun
-    reply["identity"].update(
-        numpy=numpy.__version__,
-        onnxruntime=onnxruntime.__version__,
-        providers=onnxruntime.get_available_providers(),
-    )
-    memory["import"] = resident.now()
-    with numpy.load(os.path.join(folder, job["inputs"]), allow_pickle=False) as archive:
-        feeds = read_feeds(archive)
-    memory["inputs"] = resident.now()
-    sessions = {}
-    for label, model in job["models"].items():
-        entry = reply["models"][label] = {"memory": dict(memory), "cases": {}}
-        session = load(label, model, job, folder, entry, resident, enter)
-        sessions[label] = Caller(session, feeds)
-        first_call(label, sessions[label], job, entry, resident, enter)
-        if "steady" in phases:
-            for case in job["cases"]:
-                enter(f"steady {label} {case['name']}")
-                entry["cases"][case["name"]] = steady(sessions[label], case, job)
-            entry["memory"]["run"] = resident.now()
-        entry["memory"]["peak"] = resident.peak()
-    if job.get("alternate"):
-        enter("alternate")
-        reply["alternation"] = [alternate(sessions, each) for each in job["alternate"]]
-    reply["after"] = condition()
-    if "bandwidth" in phases:
-        enter("bandwidth")
-        reply["bandwidth"] = bandwidth(int(job["threads"]))
-    if "outputs" in phases:
-        enter("outputs")
-        reply["outputs"] = write_outputs(sessions, job, folder)
-    if "energy" in phases:
-        enter("energy")
-        for label, caller in sessions.items():
-            reply["models"][label]["energy"] = energy(caller, job)
-    sessions.clear()
-    if "ops" in phases:
+    def _run_phases(self) -> None:
+        job, reply = self.job, self.reply
+        phases = job["phases"]
+        memory = ResidentMemory(job.get("guest_range"))
+        process_memory = {"start": memory.current()}
+        reply["identity"] = read_identity()
+        reply["before"] = read_condition()
+        self._import_runtime()
+        process_memory["import"] = memory.current()
+        self._read_inputs()
+        process_memory["inputs"] = memory.current()
+
+        # Load, first call and steady calls of every model.
         for label, model in job["models"].items():
-            enter(f"ops {label}")
-            reply["models"][label]["ops"] = per_op(model, job, folder, feeds)
+            entry = {"memory": dict(process_memory), "cases": {}}
+            reply["models"][label] = entry
+            self._load_model(label, model, entry, memory)
+            self._call_first(label, entry, memory)
+            if "steady" in phases:
+                for case in job["cases"]:
+                    self.start_phase(f"steady {label} {case['name']}")
+                    entry["cases"][case["name"]] = measure_case(self.sessions[label], case, job)
+                entry["memory"]["run"] = memory.current()
+            entry["memory"]["peak"] = memory.peak()
+        if job.get("alternate"):
+            self.start_phase("alternate")
+            reply["alternation"] = [
+                alternate(self.sessions, alternation) for alternation in job["alternate"]
+            ]
+        # Everything that is timed is over: what follows may heat the machine or use its memory.
+        reply["after"] = read_condition()
+
+        # Passes of their own, so that they do not disturb the timed calls.
+        if "bandwidth" in phases:
+            self.start_phase("bandwidth")
+            reply["bandwidth"] = measure_bandwidth(int(job["threads"]))
+        if "outputs" in phases:
+            self.start_phase("outputs")
+            reply["outputs"] = write_outputs(self.sessions, job, self.folder)
+        if "energy" in phases:
+            self.start_phase("energy")
+            for label, session in self.sessions.items():
+                reply["models"][label]["energy"] = measure_energy(session, job)
+        # The profiler needs sessions with other options; two copies of a model may not fit.
+        self.sessions.clear()
+        if "ops" in phases:
+            for label, model in job["models"].items():
+                self.start_phase(f"ops {label}")
+                reply["models"][label]["ops"] = profile_nodes(model, job, self.folder, self.feeds)
+
+    def _import_runtime(self) -> None:
+        self.start_phase("import")
+        started = time.perf_counter_ns()
+        import numpy
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)  # errors only
+        self.reply["import_ns"] = time.perf_counter_ns() - started
+        self.reply["identity"].update(
+            numpy=numpy.__version__,
+            onnxruntime=onnxruntime.__version__,
+            providers=onnxruntime.get_available_providers(),
+        )
+
+    def _read_inputs(self) -> None:
+        import numpy
+
+        path = os.path.join(self.folder, self.job["inputs"])
+        with numpy.load(path, allow_pickle=False) as archive:
+            self.feeds = read_feeds(archive)
+
+    def _load_model(
+        self, label: str, model: dict[str, Any], entry: dict[str, Any], memory: ResidentMemory
+    ) -> None:
+        import onnxruntime
+
+        self.start_phase(f"load {label}")
+        options = session_options(self.job, model)
+        path = os.path.join(self.folder, model["file"])
+        cpu_ns, faults = time.process_time_ns(), fault_counts()
+        started = time.perf_counter_ns()
+        session = onnxruntime.InferenceSession(
+            path, sess_options=options, providers=["CPUExecutionProvider"]
+        )
+        entry["load_ns"] = time.perf_counter_ns() - started
+        entry["load_cpu_ns"] = time.process_time_ns() - cpu_ns
+        entry["load_faults"] = faults_since(faults)
+        entry["memory"]["load"] = memory.current()
+        self.sessions[label] = ModelSession(session, self.feeds)
+
+    def _call_first(self, label: str, entry: dict[str, Any], memory: ResidentMemory) -> None:
+        self.start_phase(f"first call {label}")
+        session = self.sessions[label]
+        feed = session.feeds[self.job["cases"][0]["keys"][0]]
+        started = time.perf_counter_ns()
+        session.run(None, feed)
+        entry["first_call_ns"] = time.perf_counter_ns() - started
+        entry["start_to_first_result_ns"] = since_start_ns()
+        entry["memory"]["first_call"] = memory.current()
 
 
-class Caller:
-    """A session and the feeds it takes (each model takes only the inputs it has)."""
+def is_out_of_memory(text: str) -> bool:
+    """Whether an error's text reports a failed allocation: onnxruntime has no type for it."""
+    if "bad_alloc" in text or "Failed to allocate" in text:
+        return True
+    return "cannot allocate" in text.lower()
+
+
+class ModelSession:
+    """An onnxruntime session with, of every feed, the inputs that the model has.
+
+    Attributes:
+        run: `InferenceSession.run`.
+        output_names: Names of the outputs, in the order of `run`.
+        feeds: Inputs by key: {KEY: {INPUT: array}}.
+    """
 
     def __init__(self, session: Any, feeds: dict[str, Any]) -> None:
         self.run = session.run
         self.output_names = [output.name for output in session.get_outputs()]
-        wanted = [each.name for each in session.get_inputs()]
-        self.feeds = {key: self._fitting(key, feed, wanted) for key, feed in feeds.items()}
+        input_names = [value.name for value in session.get_inputs()]
+        self.feeds = {key: self._select(key, feed, input_names) for key, feed in feeds.items()}
 
     @staticmethod
-    def _fitting(key: str, feed: dict[str, Any], wanted: list[Any]) -> dict[str, Any]:
-        missing = [name for name in wanted if name not in feed]
+    def _select(key: str, feed: dict[str, Any], input_names: list[Any]) -> dict[str, Any]:
+        missing = [name for name in input_names if name not in feed]
         if missing:
             raise ValueError(
-                f"the model takes {', '.join(missing)}, which inputs '{key}' lack (there: {', '.join(feed)})"
+                f"the model needs {', '.join(missing)}, which inputs '{key}' lack "
+                f"(they have {', '.join(feed)})"
             )
-        return {name: feed[name] for name in wanted}
+        return {name: feed[name] for name in input_names}
 
 
 def read_feeds(archive: Any) -> dict[str, Any]:
-    """Arrays named KEY/INPUT become {KEY: {INPUT: array}}; many short rows lie end to end (a file each costs 0.1 ms).
+    """Returns {KEY: {INPUT: array}} from the arrays KEY/INPUT of an npz.
 
-    Those: "packed:keys", "packed:lengths" and, for every input, "packed:INPUT"; each row becomes an array (1, length).
+    Many short rows are stored end to end in one array, because opening one array for each costs
+    0.1 ms: `packed:keys`, `packed:lengths` and, for every input, `packed:INPUT`. Each row becomes an
+    array of shape (1, length).
     """
     feeds: dict[str, Any] = {}
-    whole = {name: archive[name] for name in archive.files if name.startswith("packed:")}
-    keys, lengths = whole.pop("packed:keys", ()), whole.pop("packed:lengths", ())
+    packed = {name: archive[name] for name in archive.files if name.startswith("packed:")}
+    keys, lengths = packed.pop("packed:keys", ()), packed.pop("packed:lengths", ())
     start = 0
     for key, length in zip(keys, lengths):
-        rows = {
-            name[len("packed:") :]: flat[None, start : start + int(length)]
-            for name, flat in whole.items()
-        }
-        feeds[str(key)] = rows
-        start += int(length)
+        end = start + int(length)
+        row = {}
+        for name, flat in packed.items():
+            row[name[len("packed:") :]] = flat[None, start:end]
+        feeds[str(key)] = row
+        start = end
     for name in archive.files:
         if not name.startswith("packed:"):
-            key, _, which = name.partition("/")
-            feeds.setdefault(key, {})[which] = archive[name]
+            key, _, input_name = name.partition("/")
+            feeds.setdefault(key, {})[input_name] = archive[name]
     return feeds
 
 
-def load(
-    label: str,
-    model: dict[str, Any],
-    job: dict[str, Any],
-    folder: str,
-    entry: dict[str, Any],
-    resident: Resident,
-    enter: Any,
-) -> Any:
-    import onnxruntime
-
-    enter(f"load {label}")
-    options = session_options(job, model)
-    path = os.path.join(folder, model["file"])
-    cpu, faults, begun = time.process_time_ns(), fault_counts(), time.perf_counter_ns()
-    session = onnxruntime.InferenceSession(
-        path, sess_options=options, providers=["CPUExecutionProvider"]
-    )
-    entry["load_ns"] = time.perf_counter_ns() - begun
-    entry["load_cpu_ns"] = time.process_time_ns() - cpu
-    entry["load_faults"] = faults_since(faults)
-    entry["memory"]["load"] = resident.now()
-    return session
-
-
-def first_call(
-    label: str,
-    caller: Caller,
-    job: dict[str, Any],
-    entry: dict[str, Any],
-    resident: Resident,
-    enter: Any,
-) -> None:
-    enter(f"first call {label}")
-    feed = caller.feeds[job["cases"][0]["keys"][0]]
-    begun = time.perf_counter_ns()
-    caller.run(None, feed)
-    entry["first_call_ns"] = time.perf_counter_ns() - begun
-    entry["start_to_first_result_ns"] = since_start_ns()
-    entry["memory"]["first_call"] = resident.now()
-
-
 def session_options(job: dict[str, Any], model: dict[str, Any]) -> Any:
+    """Returns onnxruntime's options for a model of a job."""
     import onnxruntime
 
-    asked = dict(job.get("session") or {}, **(model.get("session") or {}))
+    settings = dict(job.get("session") or {}, **(model.get("session") or {}))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = int(model.get("threads") or job["threads"])
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    level = GRAPH_LEVELS[asked.get("graph_level", "all")]
+    level = GRAPH_LEVELS[settings.get("graph_level", "all")]
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    options.enable_cpu_mem_arena = bool(asked.get("arena", True))
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "1" if asked.get("spinning", True) else "0"
-    )
+    options.enable_cpu_mem_arena = bool(settings.get("arena", True))
+    spinning = "1" if settings.get("spinning", True) else "0"
+    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     if job.get("alternate"):
-        # Two live sessions: the idle one's threads must not spin into the other's calls.
+        # Two sessions are alive: the idle one's threads must not spin during the other's calls.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-    if not asked.get("prepacking", True):
+    if not settings.get("prepacking", True):
         options.add_session_config_entry("session.disable_prepacking", "1")
-    if asked.get("exact_products", False):
+    if settings.get("exact_products", False):
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 
-# --- timed calls --------------------------------------------------------------------------------------
+# --- timed calls ---------------------------------------------------------------------------------
 
 
-def steady(caller: Caller, case: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
-    """Every call's nanoseconds. A `steady` case cycles its inputs until both minima are met; a `pass` goes once.
+class CallBudget(NamedTuple):
+    """Bounds of a series of timed calls.
 
-    A pass may have a time of its own (`max_seconds`): then it ends there, and says so (`truncated`).
+    Attributes:
+        min_calls: The series makes at least this many calls ...
+        min_seconds: ... and lasts at least this long,
+        max_seconds: but ends after this time, once it has MIN_MEDIAN_CALLS.
+        desired_calls: Calls to make beyond the minima ...
+        desired_seconds: ... as long as the series is younger than this: a high percentile, where
+            calls are short.
     """
-    feeds = [caller.feeds[key] for key in case["keys"]]
+
+    min_calls: int
+    min_seconds: float
+    max_seconds: float
+    desired_calls: int = 0
+    desired_seconds: float = 0
+
+
+def measure_case(session: ModelSession, case: dict[str, Any], job: dict[str, Any]) -> Any:
+    """Times the calls of a case after the warm-up.
+
+    A `steady` case cycles its inputs until both minima of the job are met. A `pass` goes through
+    them once; with `max_seconds` it ends at that time and reports that it was truncated.
+    """
+    feeds = [session.feeds[key] for key in case["keys"]]
     for index in range(int(job.get("warmup_calls", 3))):
-        caller.run(None, feeds[index % len(feeds)])
+        session.run(None, feeds[index % len(feeds)])
     if case.get("mode", "steady") == "pass":
-        return measured(caller, feeds, len(feeds), 0, case.get("max_seconds") or math.inf)
-    wanted = (job.get("desired_calls", 0), job.get("desired_seconds", 0))
-    return measured(caller, feeds, job["min_calls"], job["min_seconds"], job["max_seconds"], wanted)
-
-
-def measured(
-    caller: Caller,
-    feeds: list[Any],
-    min_calls: int,
-    min_seconds: float,
-    max_seconds: float,
-    wanted: Any = (0, 0),
-) -> dict[str, Any]:
-    cpu, faults = time.process_time_ns(), fault_counts()
-    samples, wall = timed_calls(caller.run, feeds, min_calls, min_seconds, max_seconds, *wanted)
+        budget = CallBudget(len(feeds), 0, case.get("max_seconds") or math.inf)
+    else:
+        budget = CallBudget(
+            job["min_calls"],
+            job["min_seconds"],
+            job["max_seconds"],
+            job.get("desired_calls", 0),
+            job.get("desired_seconds", 0),
+        )
+    cpu_ns, faults = time.process_time_ns(), fault_counts()
+    samples, wall_ns = timed_calls(session.run, feeds, budget)
     return {
         "samples_ns": samples,
-        "wall_ns": wall,
-        "cpu_ns": time.process_time_ns() - cpu,
+        "wall_ns": wall_ns,
+        "cpu_ns": time.process_time_ns() - cpu_ns,
         "faults": faults_since(faults),
-        "truncated": len(samples) < min_calls,
+        "truncated": len(samples) < budget.min_calls,
     }
 
 
-def timed_calls(
-    run: Any,
-    feeds: list[Any],
-    min_calls: int,
-    min_seconds: float,
-    max_seconds: float,
-    desired_calls: int = 0,
-    desired_seconds: float = 0,
-) -> tuple[Any, ...]:
-    """Nanoseconds of each call until both minima are met, or `max_seconds` are over. The loop is all our own cost.
+def timed_calls(run: Any, feeds: list[Any], budget: CallBudget) -> tuple[Any, ...]:
+    """Times calls of `run`, cycling through the feeds.
 
-    `desired_calls` are made beyond the minima if `desired_seconds` suffice: a high percentile where calls are short.
+    Returns:
+        Nanoseconds of each call, and of the complete series. The loop adds 1.3 µs to a call
+        (docs/log.md#overhead-of-the-timed-loop).
     """
-    clock, samples, count, index = time.perf_counter_ns, [], len(feeds), 0
-    least, most, patience = int(min_seconds * 1e9), max_seconds * 1e9, int(desired_seconds * 1e9)
+    # Local names and integers: an attribute look-up in the loop would be part of what is timed.
+    clock = time.perf_counter_ns
+    min_calls, desired_calls = budget.min_calls, budget.desired_calls
+    min_ns, max_ns = int(budget.min_seconds * 1e9), budget.max_seconds * 1e9
+    desired_ns = int(budget.desired_seconds * 1e9)
+    samples: list[int] = []
+    count = len(feeds)
+    index = 0
+    # A garbage collection during a call would be counted as the model's time.
     gc.collect()
     gc.disable()
     try:
         started = ended = clock()
         while (
             index < min_calls
-            or ended - started < least
-            or (index < desired_calls and ended - started < patience)
+            or ended - started < min_ns
+            or (index < desired_calls and ended - started < desired_ns)
         ):
             feed = feeds[index % count]
-            begun = clock()
+            call_started = clock()
             run(None, feed)
             ended = clock()
-            samples.append(ended - begun)
+            samples.append(ended - call_started)
             index += 1
-            if ended - started > most and index >= LEAST_CALLS:
+            if ended - started > max_ns and index >= MIN_MEDIAN_CALLS:
                 break
     finally:
         gc.enable()
     return samples, ended - started
 
 
-def alternate(callers: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
-    """Blocks of one model's calls and the other's on the same inputs, taking turns in who goes first.
+def alternate(sessions: dict[str, ModelSession], alternation: dict[str, Any]) -> dict[str, Any]:
+    """Times two models in alternating blocks of calls on the same inputs.
 
-    What the machine does to one model (heat, neighbours, clock) it then does to the other within milliseconds.
+    A change of the machine (heat, other programs, the clock) reaches both models within
+    milliseconds, so their ratio is stable where two separate measurements are not
+    (docs/decisions.md#claims-come-from-models-that-take-turns-in-one-process).
     """
-    labels = [job["first"], job["second"]]
-    keys = job["keys"]
-    deadline = time.perf_counter_ns() + job.get("max_seconds", 60) * 1e9
-    for label in labels:
+    first, second = alternation["first"], alternation["second"]
+    keys = alternation["keys"]
+    deadline = time.perf_counter_ns() + alternation.get("max_seconds", 60) * 1e9
+    # Warm up both models.
+    for label in (first, second):
         for key in keys[:3]:
-            callers[label].run(None, callers[label].feeds[key])
-    blocks, position, size = [], 0, job["calls_per_block"]
-    for number in range(job["blocks"]):
-        chosen = [keys[(position + offset) % len(keys)] for offset in range(size)]
+            sessions[label].run(None, sessions[label].feeds[key])
+
+    blocks = []
+    position, size = 0, alternation["calls_per_block"]
+    for number in range(alternation["blocks"]):
+        block_keys = [keys[(position + offset) % len(keys)] for offset in range(size)]
         position += size
-        block: dict[str, Any] = {}
-        for label in labels if number % 2 == 0 else labels[::-1]:
-            feeds = [callers[label].feeds[key] for key in chosen]
-            block[label], _ = timed_calls(callers[label].run, feeds, size, 0, math.inf)
-        blocks.append({"first_ns": block[labels[0]], "second_ns": block[labels[1]]})
+        # The models also alternate in which one is first, so that neither always runs on the
+        # caches and the clock that the other left.
+        order = (first, second) if number % 2 == 0 else (second, first)
+        samples: dict[str, Any] = {}
+        for label in order:
+            feeds = [sessions[label].feeds[key] for key in block_keys]
+            samples[label], _ = timed_calls(
+                sessions[label].run, feeds, CallBudget(size, 0, math.inf)
+            )
+        blocks.append({"first_ns": samples[first], "second_ns": samples[second]})
         if time.perf_counter_ns() > deadline:
             break
-    return {"name": job["name"], "first": labels[0], "second": labels[1], "blocks": blocks}
+    return {"name": alternation["name"], "first": first, "second": second, "blocks": blocks}
 
 
 def fault_counts() -> tuple[Any, ...]:
+    """Returns minor and major page faults of this process so far."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_minflt, usage.ru_majflt
 
 
 def faults_since(before: tuple[Any, ...]) -> dict[str, Any]:
+    """Returns the page faults since `before`, a result of `fault_counts`."""
     minor, major = fault_counts()
     return {"minor": minor - before[0], "major": major - before[1]}
 
 
 def since_start_ns() -> Any:
-    """Nanoseconds since the supervisor started this process; None when nobody noted it."""
+    """Returns nanoseconds since the supervisor started this process; None without a supervisor."""
     started = os.environ.get(STARTED_ENV)
     return monotonic_ns() - int(started) if started else None
 
 
 def monotonic_ns() -> int:
-    return (
-        time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        if hasattr(time, "clock_gettime_ns")
-        else time.monotonic_ns()
-    )
+    """Reads a clock that the supervisor and its worker share."""
+    # perf_counter may start at zero in every process; CLOCK_MONOTONIC counts from the boot.
+    if hasattr(time, "clock_gettime_ns"):
+        return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    return time.monotonic_ns()
 
 
-# --- outputs, operators, energy -------------------------------------------------------------------------
+# --- outputs, nodes, bandwidth -------------------------------------------------------------------
 
 
-def write_outputs(callers: dict[str, Any], job: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Writes what each model answers to `output_keys` (arrays LABEL/KEY/OUTPUT) and tells the file and its sha256."""
+def write_outputs(
+    sessions: dict[str, ModelSession], job: dict[str, Any], folder: str
+) -> dict[str, Any]:
+    """Writes the outputs of every model for `output_keys` as npz arrays LABEL/KEY/OUTPUT."""
     import numpy
 
     arrays = {}
-    for label, caller in callers.items():
-        for key in job.get("output_keys") or list(caller.feeds):
-            for name, array in zip(caller.output_names, caller.run(None, caller.feeds[key])):
+    for label, session in sessions.items():
+        for key in job.get("output_keys") or list(session.feeds):
+            outputs = session.run(None, session.feeds[key])
+            for name, array in zip(session.output_names, outputs):
                 arrays[f"{label}/{key}/{name}"] = array
     path = os.path.join(folder, job["outputs"])
     with open(path, "wb") as file:
         numpy.savez(file, **arrays)
     with open(path, "rb") as file:
-        return {
-            "file": job["outputs"],
-            "sha256": hashlib.sha256(file.read()).hexdigest(),
-            "arrays": len(arrays),
-        }
+        sha256 = hashlib.sha256(file.read()).hexdigest()
+    return {"file": job["outputs"], "sha256": sha256, "arrays": len(arrays)}
 
 
-def per_op(
+def profile_nodes(
     model: dict[str, Any], job: dict[str, Any], folder: str, feeds: dict[str, Any]
 ) -> list[Any]:
-    """Nodes in the order they ran, with calls and microseconds, of a pass of its own under ORT's profiler."""
+    """Returns calls and microseconds of every node, from a session with onnxruntime's profiler."""
     import onnxruntime
 
+    warmup = 3
     scratch = tempfile.mkdtemp(prefix="edgedistil-ops-")
     try:
         options = session_options(job, model)
         options.enable_profiling = True
         options.profile_file_prefix = os.path.join(scratch, "ops")
         path = os.path.join(folder, model["file"])
-        session = onnxruntime.InferenceSession(
+        inference = onnxruntime.InferenceSession(
             path, sess_options=options, providers=["CPUExecutionProvider"]
         )
-        caller = Caller(session, feeds)
-        calls = int(job.get("ops_calls", 10))
+        session = ModelSession(inference, feeds)
         keys = job.get("ops_keys") or job["cases"][0]["keys"]
-        for index in range(3):
-            caller.run(None, caller.feeds[keys[index % len(keys)]])
-        mark = len(keys)
-        for index in range(calls):
-            caller.run(None, caller.feeds[keys[index % mark]])
-        with open(session.end_profiling(), encoding="utf-8") as file:
-            return node_times(json.load(file), skip_runs=3)
+        for count in (warmup, int(job.get("ops_calls", 10))):
+            for index in range(count):
+                session.run(None, session.feeds[keys[index % len(keys)]])
+        with open(inference.end_profiling(), encoding="utf-8") as file:
+            return node_times(json.load(file), skip_runs=warmup)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def node_times(events: list[Any], skip_runs: int) -> list[Any]:
-    """Sums ORT's kernel events by node, in the order of execution, without the first `skip_runs` runs."""
-    runs = sorted(e["ts"] for e in events if e.get("name") == "model_run")
+    """Sums onnxruntime's kernel events by node, in order of execution.
+
+    Args:
+        events: Events of the profiler's file.
+        skip_runs: Number of warm-up runs at the beginning that are left out.
+    """
+    suffix = "_kernel_time"
+    runs = sorted(event["ts"] for event in events if event.get("name") == "model_run")
     start = runs[skip_runs] if len(runs) > skip_runs else 0
     nodes: dict[str, Any] = {}
     for event in events:
-        if (
-            event.get("cat") != "Node"
-            or not event.get("name", "").endswith("_kernel_time")
-            or event["ts"] < start
-        ):
+        name = event.get("name", "")
+        if event.get("cat") != "Node" or not name.endswith(suffix) or event["ts"] < start:
             continue
-        name = event["name"][: -len("_kernel_time")]
-        entry = nodes.setdefault(
-            name, {"node": name, "op": event["args"].get("op_name", "?"), "calls": 0, "total_us": 0}
-        )
+        name = name[: -len(suffix)]
+        empty = {
+            "node": name,
+            "op": event["args"].get("op_name", "?"),
+            "calls": 0,
+            "total_us": 0,
+        }
+        entry = nodes.setdefault(name, empty)
         entry["calls"] += 1
         entry["total_us"] += event["dur"]
     return list(nodes.values())
 
 
-def energy(caller: Caller, job: dict[str, Any]) -> dict[str, Any]:
-    """Joules a call in a pass of its own, from the machine's counter; `absent` with the reason where there is none."""
+def measure_bandwidth(threads: int) -> dict[str, Any]:
+    """Measures bytes per second of large copies, by one thread and by `threads` at once."""
+    import numpy
+
+    repetitions = 3
+    # 128 MiB do not fit into the caches of a board; on small boards all buffers together take at
+    # most half of the available memory.
+    available = read_meminfo().get("MemAvailable") or 2**30
+    size = int(min(2**27, available // (4 * threads)))
+    pairs = [(numpy.ones(size, numpy.uint8), numpy.ones(size, numpy.uint8)) for _ in range(threads)]
+
+    # Threads suffice: numpy releases the interpreter lock while it copies.
+    def copy(pair: tuple[Any, Any]) -> None:
+        for _ in range(repetitions):
+            numpy.copyto(pair[0], pair[1])
+
+    def rate(count: int) -> float:
+        best = 0.0
+        # The best of three: other programs can only make a copy slower.
+        for _ in range(3):
+            workers = [threading.Thread(target=copy, args=(pair,)) for pair in pairs[:count]]
+            started = time.perf_counter_ns()
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+            # A copied byte is read once and written once.
+            copied = count * repetitions * 2 * size
+            best = max(best, copied / (time.perf_counter_ns() - started) * 1e9)
+        return best
+
+    return {"one_core": rate(1), "all_cores": rate(threads), "threads": threads}
+
+
+# --- energy --------------------------------------------------------------------------------------
+
+
+def measure_energy(session: ModelSession, job: dict[str, Any]) -> dict[str, Any]:
+    """Measures joules of a series of calls; `absent` is the reason if the machine cannot."""
     meter = RaplMeter.find() or PmicMeter.find()
     if meter is None:
         return {
             "absent": "no readable energy counter (/sys/class/powercap, vcgencmd pmic_read_adc)"
         }
-    keys = job["cases"][0]["keys"]
-    feeds = [caller.feeds[key] for key in keys]
+    feeds = [session.feeds[key] for key in job["cases"][0]["keys"]]
     seconds = float(job.get("energy_seconds", 2))
     meter.start()
-    samples, wall = timed_calls(caller.run, feeds, 1, seconds, seconds * 2)
+    samples, wall_ns = timed_calls(session.run, feeds, CallBudget(1, seconds, seconds * 2))
     joules = meter.stop()
     if joules is None:
-        return {"absent": f"{meter.name} gave no usable reading"}
-    return {"counter": meter.name, "joules": joules, "calls": len(samples), "wall_ns": wall}
+        return {"absent": f"{meter.name} returned no usable reading"}
+    return {"counter": meter.name, "joules": joules, "calls": len(samples), "wall_ns": wall_ns}
 
 
 class RaplMeter:
-    """Intel's and AMD's running energy counters of the packages, in microjoules."""
+    """Energy counters of Intel's and AMD's processor packages, in microjoules."""
 
     name = "RAPL packages"
 
-    def __init__(self, counters: list[Any]) -> None:
-        self.counters = counters
-        self.begun: list[Any] = []
+    def __init__(self, zones: list[Any]) -> None:
+        self.zones = zones
+        self.started_uj: list[Any] = []
 
     @classmethod
     def find(cls) -> Any:
-        zones = [
-            os.path.dirname(p)
-            for p in sorted(glob.glob("/sys/class/powercap/intel-rapl:?/energy_uj"))
-        ]
-        readable = [
-            zone for zone in zones if read_number(os.path.join(zone, "energy_uj")) is not None
-        ]
-        return cls(readable) if readable else None
+        """Returns a meter; None if there are no counters or only root may read them."""
+        counters = sorted(glob.glob("/sys/class/powercap/intel-rapl:?/energy_uj"))
+        zones = [os.path.dirname(path) for path in counters if read_number(path) is not None]
+        return cls(zones) if zones else None
 
     def start(self) -> None:
-        self.begun = [read_number(os.path.join(zone, "energy_uj")) for zone in self.counters]
+        """Reads the counters at the beginning."""
+        self.started_uj = [read_number(os.path.join(zone, "energy_uj")) for zone in self.zones]
 
     def stop(self) -> Any:
+        """Returns joules since `start`; None if a counter could not be read."""
         total = 0
-        for zone, before in zip(self.counters, self.begun):
+        for zone, before in zip(self.zones, self.started_uj):
             after = read_number(os.path.join(zone, "energy_uj"))
             if after is None or before is None:
                 return None
-            wrap = read_number(os.path.join(zone, "max_energy_range_uj")) or 0
-            total += after - before if after >= before else after - before + wrap
+            total += after - before
+            # The counter wrapped at the end of its range.
+            if after < before:
+                total += read_number(os.path.join(zone, "max_energy_range_uj")) or 0
         return total / 1e6
 
 
 class PmicMeter:
-    """Raspberry Pi 5's power chip: volts times amperes of every rail, sampled beside the calls."""
+    """Power chip of a Raspberry Pi 5: volts times amperes of every rail, sampled during the calls."""
 
     name = "vcgencmd pmic_read_adc"
+    # A reading starts a program: four a second keep its share of the processor small.
+    interval_s = 0.25
 
     def __init__(self) -> None:
         self.watts: list[Any] = []
         self.halt = threading.Event()
-        self.begun = 0.0
+        self.started = 0.0
 
     @classmethod
     def find(cls) -> Any:
-        return (
-            cls() if pmic_watts(command_output(["vcgencmd", "pmic_read_adc"])) is not None else None
-        )
+        """Returns a meter; None on machines without this chip."""
+        if pmic_watts(command_output(["vcgencmd", "pmic_read_adc"])) is None:
+            return None
+        return cls()
 
     def start(self) -> None:
-        self.begun = time.monotonic()
+        """Starts to sample in a thread."""
+        self.started = time.monotonic()
         self.thread = threading.Thread(target=self._sample, daemon=True)
         self.thread.start()
 
@@ -617,17 +749,20 @@ class PmicMeter:
             watts = pmic_watts(command_output(["vcgencmd", "pmic_read_adc"]))
             if watts is not None:
                 self.watts.append(watts)
-            self.halt.wait(0.25)
+            self.halt.wait(self.interval_s)
 
     def stop(self) -> Any:
+        """Returns joules since `start`: the mean power times the time; None without a sample."""
         self.halt.set()
         self.thread.join(5)
-        seconds = time.monotonic() - self.begun
-        return sum(self.watts) / len(self.watts) * seconds if self.watts else None
+        seconds = time.monotonic() - self.started
+        if not self.watts:
+            return None
+        return sum(self.watts) / len(self.watts) * seconds
 
 
 def pmic_watts(text: Any) -> Any:
-    """Sum over the rails of volts × amperes; lines look like `  VDD_CORE_A current(7)=1.23A`."""
+    """Sums volts times amperes over the rails; lines look like `  VDD_CORE_A current(7)=1.23A`."""
     rails: dict[str, Any] = {}
     for line in str(text or "").splitlines():
         name, equals, value = line.strip().partition("=")
@@ -637,184 +772,186 @@ def pmic_watts(text: Any) -> Any:
                 rails.setdefault(rail[:-2], {})[rail[-1]] = float(value.rstrip("AV"))
         except ValueError:
             continue
-    complete = [pair for pair in rails.values() if set(pair) == {"A", "V"}]
-    return sum(pair["A"] * pair["V"] for pair in complete) if complete else None
+    # Some rails report only a voltage, such as the 5 V supply: they have no power of their own.
+    complete = [rail for rail in rails.values() if set(rail) == {"A", "V"}]
+    return sum(rail["A"] * rail["V"] for rail in complete) if complete else None
 
 
-# --- what the machine says of itself ----------------------------------------------------------------------
+# --- the machine ---------------------------------------------------------------------------------
 
 
-def identity() -> dict[str, Any]:
-    """Who this machine is. A field that it does not tell is missing."""
-    info, memory = cpu_info(), meminfo()
-    found = {
+def read_identity() -> dict[str, Any]:
+    """Describes this machine; a field that it does not report is missing."""
+    cpu, memory = read_cpuinfo(), read_meminfo()
+    cores_allowed = None
+    if hasattr(os, "sched_getaffinity"):
+        cores_allowed = len(os.sched_getaffinity(0))
+    swap_used = None
+    if "SwapFree" in memory:
+        swap_used = memory["SwapTotal"] - memory["SwapFree"]
+    facts = {
         "machine": platform.machine(),
         "system": platform.system(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "board": read_text("/proc/device-tree/model") or arm_server(),
-        "cpu": info.get("model name") or info.get("Hardware"),
-        "cpu_part": info.get("CPU part"),
-        "flags": sorted((info.get("flags") or info.get("Features") or "").split()),
+        "board": read_text("/proc/device-tree/model") or read_arm_server(),
+        "cpu": cpu.get("model name") or cpu.get("Hardware"),
+        "cpu_part": cpu.get("CPU part"),
+        "flags": sorted((cpu.get("flags") or cpu.get("Features") or "").split()),
         "cores": os.cpu_count(),
-        "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cores_allowed": cores_allowed,
         "page_bytes": resource.getpagesize(),
-        "clock_max_mhz": clock_max_mhz(),
-        "caches": cache_facts(),
+        "clock_max_mhz": read_clock_max_mhz(),
+        "caches": read_caches(),
         "memory_bytes": memory.get("MemTotal"),
         "memory_available_bytes": memory.get("MemAvailable"),
-        "swap_used_bytes": memory["SwapTotal"] - memory["SwapFree"]
-        if "SwapFree" in memory
-        else None,
+        "swap_used_bytes": swap_used,
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in facts.items() if value is not None}
 
 
-def arm_server() -> Any:
-    """An ARM machine with firmware tables instead of a device tree: "Amazon EC2 m6g.xlarge". A PC is no board."""
+def read_arm_server() -> Any:
+    """Returns vendor and product of an ARM server: "Amazon EC2 m6g.xlarge".
+
+    An ARM server has firmware tables instead of a device tree
+    (docs/log.md#arm-servers-have-no-device-tree). None on other machines: a PC is not a board.
+    """
     if platform.machine() not in ("aarch64", "arm64"):
         return None
-    told = [read_text("/sys/class/dmi/id/" + name) for name in ("sys_vendor", "product_name")]
-    return " ".join(each for each in told if each) or None
+    names = [read_text("/sys/class/dmi/id/" + name) for name in ("sys_vendor", "product_name")]
+    return " ".join(name for name in names if name) or None
 
 
-def clock_max_mhz() -> Any:
-    value = read_number("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
-    return value / 1000 if value is not None else None
+def read_clock_max_mhz() -> Any:
+    """Returns the highest clock of the first core; None if the kernel does not report it."""
+    khz = read_number("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
+    return khz / 1000 if khz is not None else None
 
 
-def cache_facts() -> list[dict[str, Any]]:
-    """Caches of the first core, as the kernel lists them."""
-    found = []
+def read_caches() -> list[dict[str, Any]]:
+    """Returns the caches of the first core, in the order of the kernel."""
+    units = {"K": 1024, "M": 1024 * 1024}
+    caches = []
     for index in sorted(glob.glob("/sys/devices/system/cpu/cpu0/cache/index*")):
-        told = {
-            name: read_text(os.path.join(index, name))
-            for name in ("level", "type", "size", "shared_cpu_list")
-        }
-        size = str(told["size"] or "")
-        if told["level"] and size[:-1].isdigit() and size[-1] in "KM":
-            scale = 1024 if size[-1] == "K" else 1024 * 1024
-            entry = {
-                "level": int(told["level"]),
-                "kind": told["type"] or "",
-                "bytes": int(size[:-1]) * scale,
+        level = read_text(os.path.join(index, "level"))
+        size = str(read_text(os.path.join(index, "size")) or "")
+        # A size is printed as `512K` or `2M`; a cache without one is left out.
+        if not level or not size[:-1].isdigit() or size[-1] not in units:
+            continue
+        caches.append(
+            {
+                "level": int(level),
+                "kind": read_text(os.path.join(index, "type")) or "",
+                "bytes": int(size[:-1]) * units[size[-1]],
+                "shared_by": read_text(os.path.join(index, "shared_cpu_list")) or "",
             }
-            found.append(dict(entry, shared_by=told["shared_cpu_list"] or ""))
-    return found
+        )
+    return caches
 
 
-def bandwidth(threads: int) -> dict[str, Any]:
-    """Bytes a second of copies that no cache holds, by one thread and by `threads` at once (numpy frees the lock)."""
-    import numpy
-
-    available = meminfo().get("MemAvailable") or 2**30
-    size = int(min(2**27, available // (4 * threads)))
-    pairs = [(numpy.ones(size, numpy.uint8), numpy.ones(size, numpy.uint8)) for _ in range(threads)]
-
-    def copy(pair: tuple[Any, Any]) -> None:
-        for _ in range(3):
-            numpy.copyto(pair[0], pair[1])
-
-    def rate(count: int) -> float:
-        best = 0.0
-        for _ in range(3):
-            workers = [threading.Thread(target=copy, args=(pair,)) for pair in pairs[:count]]
-            begun = time.perf_counter_ns()
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                worker.join()
-            best = max(best, count * 3 * 2 * size / (time.perf_counter_ns() - begun) * 1e9)
-        return best
-
-    return {"one_core": rate(1), "all_cores": rate(threads), "threads": threads}
-
-
-def condition() -> dict[str, Any]:
-    """Clock, heat and throttling right now. A field that the machine does not tell is missing."""
+def read_condition() -> dict[str, Any]:
+    """Returns clock, temperature and throttling now; a field that is not reported is missing."""
     base = "/sys/devices/system/cpu"
-    clocks = [
-        read_number(p) for p in sorted(glob.glob(base + "/cpu[0-9]*/cpufreq/scaling_cur_freq"))
-    ]
-    throttle_counts = [
-        read_number(p) for p in glob.glob(base + "/cpu[0-9]*/thermal_throttle/core_throttle_count")
-    ]
+    clock_paths = sorted(glob.glob(base + "/cpu[0-9]*/cpufreq/scaling_cur_freq"))
+    clocks_khz = [read_number(path) for path in clock_paths]
+    throttle_paths = glob.glob(base + "/cpu[0-9]*/thermal_throttle/core_throttle_count")
+    throttle_counts = [read_number(path) for path in throttle_paths]
+    throttle_count = None
+    if throttle_counts:
+        throttle_count = sum(count for count in throttle_counts if count is not None)
+    # Raspberry Pi: `throttled=0x50005`, bits of undervoltage and throttling.
+    throttled = (command_output(["vcgencmd", "get_throttled"]) or "").strip().partition("=")[2]
+    try:
+        load_1min = os.getloadavg()[0]
+    except OSError:
+        load_1min = None
+    facts = {
+        "governor": read_text(base + "/cpu0/cpufreq/scaling_governor"),
+        "clock_mhz": [khz / 1000 for khz in clocks_khz if khz is not None] or None,
+        "temperature_c": read_temperatures() or None,
+        "throttled_bits": int(throttled, 16) if throttled.startswith("0x") else None,
+        "throttle_count": throttle_count,
+        "load_1min": load_1min,
+        "memory_available_bytes": read_meminfo().get("MemAvailable"),
+    }
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def read_temperatures() -> dict[str, float]:
+    """Returns degrees Celsius by thermal zone."""
     temperatures = {}
     for zone in sorted(glob.glob("/sys/class/thermal/thermal_zone*")):
         value = read_number(os.path.join(zone, "temp"))
         if value is not None:
             kind = read_text(os.path.join(zone, "type")) or "zone"
             temperatures[f"{os.path.basename(zone)} {kind}"] = value / 1000
-    throttled = (command_output(["vcgencmd", "get_throttled"]) or "").strip().partition("=")[2]
-    try:
-        load_1min = os.getloadavg()[0]
-    except OSError:
-        load_1min = None
-    found = {
-        "governor": read_text(base + "/cpu0/cpufreq/scaling_governor"),
-        "clock_mhz": [value / 1000 for value in clocks if value is not None] or None,
-        "temperature_c": temperatures or None,
-        "throttled_bits": int(throttled, 16) if throttled.startswith("0x") else None,
-        "throttle_count": sum(v for v in throttle_counts if v is not None)
-        if throttle_counts
-        else None,
-        "load_1min": load_1min,
-        "memory_available_bytes": meminfo().get("MemAvailable"),
-    }
-    return {key: value for key, value in found.items() if value is not None}
+    return temperatures
 
 
-def cpu_info() -> dict[str, Any]:
-    """First value of every key in /proc/cpuinfo."""
-    found: dict[str, Any] = {}
+def read_cpuinfo() -> dict[str, Any]:
+    """Returns the first value of every key in /proc/cpuinfo."""
+    values: dict[str, Any] = {}
     for line in (read_text("/proc/cpuinfo") or "").splitlines():
         key, colon, value = line.partition(":")
         if colon:
-            found.setdefault(key.strip(), value.strip())
-    return found
+            values.setdefault(key.strip(), value.strip())
+    return values
 
 
-def meminfo() -> dict[str, Any]:
-    """Bytes by name, from /proc/meminfo."""
-    found = {}
+def read_meminfo() -> dict[str, Any]:
+    """Returns the figures of /proc/meminfo, in bytes."""
+    values = {}
     for line in (read_text("/proc/meminfo") or "").splitlines():
         name, _, rest = line.partition(":")
         parts = rest.split()
         if parts and parts[0].isdigit():
-            found[name] = int(parts[0]) * 1024
-    return found
+            values[name] = int(parts[0]) * 1024
+    return values
 
 
-class Resident:
-    """Resident bytes of this process; of the guest's address range only, when it runs under an emulator."""
+# --- memory of this process ----------------------------------------------------------------------
+
+
+class ResidentMemory:
+    """Resident bytes of this process.
+
+    Under an emulator only the guest's address range counts: the process also holds over 100 MiB of
+    the emulator's own (docs/log.md#only-guest-addresses-count).
+    """
 
     def __init__(self, guest_range: Any) -> None:
-        self.range = guest_range
+        self.guest_range = guest_range
         self.highest = 0
 
-    def now(self) -> Any:
-        value = self._guest() if self.range else status_bytes("VmRSS")
+    def current(self) -> Any:
+        """Returns resident bytes now; None if the system does not report them."""
+        value = self._guest_bytes() if self.guest_range else status_bytes("VmRSS")
         if value is not None:
             self.highest = max(self.highest, value)
         return value
 
     def peak(self) -> Any:
-        """High-water mark; under an emulator the largest of the phases (the kernel's mark counts the emulator)."""
-        if self.range:
-            self.now()
+        """Returns the high-water mark of this process, in bytes."""
+        # The kernel's mark counts the emulator too: the largest phase takes its place.
+        if self.guest_range:
+            self.current()
             return self.highest or None
-        if status_bytes("VmHWM") is not None:
-            return status_bytes("VmHWM")
+        high_water_mark = status_bytes("VmHWM")
+        if high_water_mark is not None:
+            return high_water_mark
+        # ru_maxrss is in bytes on macOS and in KiB elsewhere.
         scale = 1 if platform.system() == "Darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
-    def _guest(self) -> Any:
-        low, high = self.range
+    def _guest_bytes(self) -> Any:
+        """Sums `Rss` over the mappings of /proc/self/smaps inside the guest's range."""
+        low, high = self.guest_range
         total, inside = 0, False
         try:
             with open("/proc/self/smaps", encoding="utf-8", errors="replace") as file:
                 for line in file:
                     first = line.split(None, 1)[0]
+                    # A mapping starts with `BEGIN-END`; its figures follow as `Name: N kB`.
                     if "-" in first and not first.endswith(":"):
                         begin, _, end = first.partition("-")
                         inside = low <= int(begin, 16) and int(end, 16) <= high
@@ -826,6 +963,7 @@ class Resident:
 
 
 def status_bytes(field: str) -> Any:
+    """Returns a figure of /proc/self/status in bytes; None if it is not there."""
     for line in (read_text("/proc/self/status") or "").splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
@@ -833,19 +971,26 @@ def status_bytes(field: str) -> Any:
 
 
 def limit_memory(limit: Any) -> None:
+    """Limits the address space of this process, if a limit in bytes is set."""
     if limit:
         resource.setrlimit(resource.RLIMIT_AS, (int(limit), int(limit)))
 
 
+# --- files and programs --------------------------------------------------------------------------
+
+
 def read_text(path: str) -> Any:
+    """Returns the text of a file without surrounding whitespace; None if missing or empty."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
+            # Strings of the device tree end with a zero byte.
             return file.read().strip().rstrip("\0").strip() or None
     except OSError:
         return None
 
 
 def read_number(path: str) -> Any:
+    """Returns the integer in a file; None if it is missing or contains something else."""
     text = read_text(path)
     try:
         return int(text) if text is not None else None
@@ -854,7 +999,7 @@ def read_number(path: str) -> Any:
 
 
 def command_output(command: list[Any]) -> Any:
-    """What a program prints; None when it is missing or fails."""
+    """Returns the output of a program; None if it is missing or fails."""
     if shutil.which(command[0]) is None:
         return None
     try:
@@ -865,13 +1010,13 @@ def command_output(command: list[Any]) -> Any:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Whole or not at all; NaN is refused."""
-    aside = f"{path}.tmp{os.getpid()}"
-    with open(aside, "w", encoding="utf-8") as file:
+    """Writes a JSON file atomically; raises ValueError for NaN, which JSON cannot represent."""
+    temporary = f"{path}.tmp{os.getpid()}"
+    with open(temporary, "w", encoding="utf-8") as file:
         json.dump(value, file, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, path)
+    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

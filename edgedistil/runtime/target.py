@@ -1,27 +1,27 @@
-"""The one interface of all targets: ask a machine who it is, and let it run a job.
+"""Interface of all targets: identify a machine, and run a job on it.
 
-    local.py      this machine                          method "measured"
-    ssh.py        a board through the ssh binary        method "measured"
-    emulated.py   a board's instruction set under qemu  method "emulated": never a latency
-    predicted.py  a cost model; it runs nothing, so it does not implement `Target` (see `predicted.predict`)
+    local.py        this machine                         method "measured"
+    ssh/target.py   a board through the ssh program      method "measured"
+    qemu/target.py  a board's instruction set in qemu    method "emulated": never a latency
 
-How a target is written:
+Predictions come from `profiling/predicted.py`, which runs nothing and has no target.
 
-    class SshTarget:                                   # no inheritance: a Protocol
-        def __init__(self, destination: str, *, bootstrap: bool = False) -> None: ...
+To add a target, write a class with these members; it needs no base class:
+
+    class SshTarget:
         name, method, source = …
         def identify(self) -> MachineIdentity: ...
         def run(self, job, files, *, outputs_to=None) -> Reply: ...
 
-A target moves files and bytes. It does not time, does not choose what is run, and makes no rows: `measure.py` builds
-jobs, `rows.py` turns replies into rows (and gives an emulated row no latency, whatever the reply holds).
-`messages.RUNNER` is the file to send; start it as `python3 runner.py job.json reply.json` in a folder that holds
-`job.json` (`job.to_json()`) and every file of `files` under its name. Reply bytes go through
-`messages.parse_reply(data, source=…)`.
+A target moves files and bytes. It does not time, choose what is run, or build rows: that is done by
+`profiling/measured.py` and `profiling/rows.py`, which gives an emulated row no latency whatever the
+reply contains. `run` starts `protocol.RUNNER` as `python3 runner.py job.json reply.json` in a folder
+that contains `job.json` (`job.to_json()`) and every file of `files` under its name, and passes the
+bytes of the reply to `protocol.parse_reply`.
 
-A reply with `ok=False` (the runtime crashed, was killed, ran out of memory) is an answer, and `run` returns it; `run`
-raises TargetError only when there is no reply (unreachable, no Python, timed out, half a reply). `raise_failure` turns
-such an answer into a message of its own.
+A reply with `ok=False` (the runtime crashed, was killed, ran out of memory) is a result: `run`
+returns it. `run` raises TargetError only if there is no reply at all (unreachable, no Python, timed
+out, truncated). `raise_failure` turns such a result into an error.
 """
 
 from __future__ import annotations
@@ -40,63 +40,67 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """Device name for the rows: "host", "rpi4"; a board that no device file knows keeps its destination."""
+        """Device name in rows: "host", "rpi4"; the destination of a board without a device file."""
 
     @property
     def method(self) -> Method:
-        """ "measured" or "emulated"."""
+        """How its figures come about: "measured" or "emulated"."""
 
     @property
     def source(self) -> str:
-        """Who it is in messages: "this machine", "pi@rpi4.local", "qemu-aarch64 -cpu cortex-a72"."""
+        """Name in messages: "this machine", "pi@rpi4.local", "qemu-aarch64 -cpu cortex-a72"."""
 
     def identify(self) -> MachineIdentity:
-        """What the machine says of itself, before anything heavy is sent.
+        """Describes the machine, before any large file is sent.
 
         Raises:
-            TargetError: It cannot be reached, or lacks what the runner needs; says what and what to do.
+            TargetError: It cannot be reached, or lacks what the runner needs.
         """
 
     def run(self, job: Job, files: Mapping[str, Path], *, outputs_to: Path | None = None) -> Reply:
-        """The reply to `job`.
+        """Runs a job and returns the reply.
 
         Args:
             job: What to run. Its paths are names in `files`.
-            files: Name in the job's folder → local file. A name is relative, with at most one folder in it
-                ("student-fill-mask/model.onnx"), letters, digits and `._-` only; a graph's external data has its own
-                entry beside the graph, under the name that the graph refers to.
-            outputs_to: Where the file that the phase `outputs` wrote is put; None when the job has no such phase.
+            files: Name in the job's folder → local file. A name is relative, at most one folder
+                deep ("student-fill-mask/model.onnx"), and consists of letters, digits and `._-`.
+                A graph's external data is an entry of its own, in the graph's folder and under the
+                name that the graph refers to.
+            outputs_to: Where to put the file of the phase `outputs`; None if the job has no such
+                phase.
         Raises:
             TargetError: There is no reply.
         """
 
 
 def raise_failure(reply: Reply, *, source: str) -> None:
-    """Does nothing for a reply that is ok.
+    """Raises if the job of a reply failed.
 
     Raises:
-        TargetError: The job failed there: what happened, in which phase, and what to do about it.
+        TargetError: The job failed; the message has the reason, the phase and what to do.
     """
     if reply.ok:
         return
     error = reply.error
     if error is None:
-        raise TargetError(f"{source} failed in the phase '{reply.phase}' and did not say why")
-    details = error.details.strip().splitlines()
-    said = f" ({details[-1]})" if details else ""
+        raise TargetError(f"{source} failed during '{reply.phase}' and did not report a reason")
+    lines = error.details.strip().splitlines()
+    last_line = f" ({lines[-1]})" if lines else ""
     raise TargetError(
-        f"{source}: {error.message} in the phase '{error.phase}'{said}",
+        f"{source}: {error.message} during '{error.phase}'{last_line}",
         hint=_advice(error.kind, error.signal),
     )
 
 
 def _advice(kind: str, signal: str | None) -> str | None:
+    # SIGKILL comes from the kernel's out-of-memory killer unless a user sent it.
     if kind == "memory" or signal == "SIGKILL":
-        return (
-            "it ran out of memory: try the int8 model, a shorter length, or look at --memory-limit"
-        )
+        return "it ran out of memory: try the int8 model or a shorter length, or --memory-limit"
     if signal == "SIGILL":
-        return "this onnxruntime uses instructions that the machine lacks: install another version there"
+        return (
+            "this onnxruntime uses instructions that the processor lacks: "
+            "install another version there"
+        )
     if kind == "timeout":
-        return "give it fewer lengths or fewer threads, or a smaller model"
+        return "use fewer lengths or fewer threads, or a smaller model"
     return None

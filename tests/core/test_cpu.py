@@ -67,7 +67,7 @@ def test_a_system_without_cpuinfo_has_no_features(tmp_path: Path) -> None:
 
 def test_the_runner_reads_the_same_as_the_host() -> None:
     """runner.py has a reader of its own, because it is sent to boards as one file."""
-    identity = runner.identity()
+    identity = runner.read_identity()
     here = cpu.this_cpu()
     assert frozenset(identity["flags"]) == here.flags
     assert identity["machine"] == here.machine

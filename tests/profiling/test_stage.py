@@ -308,7 +308,7 @@ def test_many_cases_share_the_time_that_one_model_has_for_itself() -> None:
         ("x86_64", ["avx2", "avx_vnni"], "AVX-VNNI"),
         ("aarch64", ["asimd"], "int8 NEON"),
         ("aarch64", ["asimd", "asimddp"], "dot product"),
-        ("x86_64", [], "not told"),
+        ("x86_64", [], "not reported"),
     ],
 )
 def test_which_kernels_are_told_from_the_flags(machine: str, flags: list[str], told: str) -> None:

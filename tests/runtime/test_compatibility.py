@@ -1,3 +1,5 @@
+"""Versions of onnxruntime that crash on a machine are rejected before they are started."""
+
 from __future__ import annotations
 
 import pytest
@@ -11,20 +13,20 @@ OLD = MachineIdentity(machine="aarch64", onnxruntime="1.21.0", flags=["fp", "asi
 NEW = MachineIdentity(machine="aarch64", onnxruntime="1.21.0", flags=["fp", "asimd", "asimddp"])
 
 
-def test_1_21_0_is_refused_on_a_board_that_no_file_knows_by_its_features() -> None:
+def test_1_21_0_is_rejected_by_features_on_a_board_without_a_device_file() -> None:
     with pytest.raises(
-        TargetError, match=r"pi: onnxruntime 1\.21\.0 must not run .* dies with SIGILL on ARMv8\.0"
-    ) as told:
+        TargetError, match=r"pi: onnxruntime 1\.21\.0 cannot run .* dies with SIGILL on ARMv8\.0"
+    ) as error:
         check_runtime_compatible(OLD, None, source="pi")
-    assert "install another version there" in str(told.value)
+    assert "install another version there" in str(error.value)
 
 
-def test_it_runs_where_there_are_dot_products() -> None:
+def test_it_runs_on_a_core_with_dot_products() -> None:
     check_runtime_compatible(NEW, None, source="pi")
     check_runtime_compatible(NEW, load_device("rpi5"), source="pi")
 
 
-def test_a_device_file_can_refuse_versions_of_its_own() -> None:
+def test_a_device_file_can_exclude_versions_of_its_own() -> None:
     with pytest.raises(TargetError, match="dies with SIGILL"):
         check_runtime_compatible(NEW, load_device("rpi4"), source="pi")
 
@@ -36,7 +38,7 @@ def test_other_versions_pass(version: str | None) -> None:
     )
 
 
-def test_a_machine_that_does_not_tell_its_features_is_not_guessed_about() -> None:
+def test_a_machine_that_reports_no_features_is_not_rejected() -> None:
     check_runtime_compatible(
         MachineIdentity(machine="x86_64", onnxruntime="1.21.0", flags=["avx2"]), None, source="pc"
     )

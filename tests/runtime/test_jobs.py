@@ -1,4 +1,4 @@
-"""One job on a target that remembers what it was sent."""
+"""One job on a target that records what it was sent."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ FAILED = Reply(
     ok=False,
     phase="import",
     runner_sha256="ab",
-    error=Failure(kind="exit", phase="import", message="the worker ended with status 1"),
+    error=Failure(kind="exit", phase="import", message="the worker exited with status 1"),
 )
 INPUTS = NpzInputs({"a/input_ids": np.arange(7).reshape(1, 7)})
 JOB = Job(models={"m": JobModel(file="m/graph.onnx")}, cases=[Case(name="7", keys=["a"])])
 
 
 @dataclass
-class RememberingTarget:
-    """Replies as a test says, and reads the inputs while they exist."""
+class RecordingTarget:
+    """Returns a fixed reply, and reads the inputs while they exist."""
 
     reply: Reply
     source: str = "a test board"
@@ -61,7 +61,7 @@ class OneFile:
 
 
 def test_a_job_gets_its_inputs_and_the_files_of_every_model(tmp_path: Path) -> None:
-    target = RememberingTarget(OK)
+    target = RecordingTarget(OK)
     models = [OneFile("m/graph.onnx", tmp_path / "m"), OneFile("n/graph.onnx", tmp_path / "n")]
     assert run_job(target, models, JOB, INPUTS, outputs_to=tmp_path / "out.npz") is OK
     assert target.files.keys() == {"inputs.npz", "m/graph.onnx", "n/graph.onnx"}
@@ -71,14 +71,14 @@ def test_a_job_gets_its_inputs_and_the_files_of_every_model(tmp_path: Path) -> N
 
 
 def test_equal_inputs_are_equal_files(tmp_path: Path) -> None:
-    target = RememberingTarget(OK)
+    target = RecordingTarget(OK)
     for _ in range(2):
         run_job(target, [], JOB, INPUTS)
     first, second = target.inputs_sha256
     assert first == second
 
 
-def test_a_failed_job_is_an_error_unless_the_caller_looks_at_it() -> None:
-    with pytest.raises(TargetError, match="a test board: the worker ended with status 1 in the"):
-        run_job(RememberingTarget(FAILED), [], JOB, INPUTS)
-    assert run_job(RememberingTarget(FAILED), [], JOB, INPUTS, check=False) is FAILED
+def test_a_failed_job_is_an_error_unless_the_caller_examines_it() -> None:
+    with pytest.raises(TargetError, match="a test board: the worker exited with status 1 during"):
+        run_job(RecordingTarget(FAILED), [], JOB, INPUTS)
+    assert run_job(RecordingTarget(FAILED), [], JOB, INPUTS, check=False) is FAILED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import platform
 import runpy
 import subprocess
@@ -34,7 +33,7 @@ runner = runpy.run_path(str(RUNNER))
 
 @pytest.fixture
 def folder(exported: RunDir, tmp_path: Path) -> Path:
-    """A job's folder as a target leaves it on a board, without the job."""
+    """A job's folder as a target prepares it on a board, without the job."""
     place = tmp_path / "job folder; $(quoted)"
     place.mkdir()
     for artefact in run_artefacts(exported):
@@ -46,7 +45,7 @@ def folder(exported: RunDir, tmp_path: Path) -> Path:
     return place
 
 
-def job(*labels: str, **changes: Any) -> Job:
+def job_of(*labels: str, **changes: Any) -> Job:
     models = {
         label: JobModel(file=f"{label}/graph.onnx")
         for label in labels or ("student-feature-extraction.fp32",)
@@ -61,105 +60,104 @@ def job(*labels: str, **changes: Any) -> Job:
     return Job(**{**standard, **changes})
 
 
-def run(folder: Path, asked: Job | dict[str, Any]) -> tuple[int, Reply]:
-    text = asked.to_json() if isinstance(asked, Job) else json.dumps(asked)
-    (folder / "job.json").write_text(text, encoding="utf-8")
+def run(folder: Path, job: Job) -> tuple[int, Reply]:
+    (folder / "job.json").write_text(job.to_json(), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, RUNNER, "job.json", "reply.json"], cwd=folder, check=False, timeout=120
     )
     return done.returncode, parse_reply((folder / "reply.json").read_bytes(), source="test")
 
 
-def test_a_whole_visit(folder: Path) -> None:
+def test_a_complete_job(folder: Path) -> None:
     label = "student-feature-extraction.fp32"
-    asked = job(
+    job = job_of(
         phases=["steady", "outputs", "energy", "ops"], outputs="out.npz", energy_seconds=0.01
     )
-    status, reply = run(folder, asked)
+    status, reply = run(folder, job)
     assert (status, reply.ok, reply.error, reply.phase) == (0, True, None, "done")
-    answer = reply.models[label]
-    steady = answer.cases["5"]
+    result = reply.models[label]
+    steady = result.cases["5"]
     assert len(steady.samples_ns) == 23 and not steady.truncated
     assert sum(steady.samples_ns) <= steady.wall_ns
-    assert len(answer.cases["both"].samples_ns) == 2
-    assert answer.load_ns and answer.first_call_ns and answer.start_to_first_result_ns
-    assert answer.start_to_first_result_ns > answer.load_ns + answer.first_call_ns
-    memory = answer.memory
+    assert len(result.cases["both"].samples_ns) == 2
+    assert result.load_ns and result.first_call_ns and result.start_to_first_result_ns
+    assert result.start_to_first_result_ns > result.load_ns + result.first_call_ns
+    memory = result.memory
     assert memory.start and memory.imported and memory.load and memory.run and memory.peak
     assert memory.start < memory.imported < memory.peak
-    assert answer.energy is not None and (answer.energy.absent or answer.energy.joules)
-    assert answer.ops[0].op == "Gather" and all(node.calls == 10 for node in answer.ops)
+    assert result.energy is not None and (result.energy.absent or result.energy.joules)
+    assert result.ops[0].op == "Gather" and all(node.calls == 10 for node in result.ops)
     assert reply.identity.onnxruntime and reply.identity.memory_bytes and reply.identity.page_bytes
     assert reply.outputs is not None
     with np.load(folder / "out.npz") as stored:
         assert stored[f"{label}/a11/last_hidden_state"].shape == (1, 11, 31)
     assert not list(folder.glob("*.part")) and not list(folder.glob("*.tmp*")), (
-        "it leaves only what was asked for"
+        "it leaves no temporary files"
     )
 
 
-def test_a_pass_ends_when_its_time_is_over_and_says_so(folder: Path) -> None:
+def test_a_pass_that_runs_out_of_time_is_reported_as_truncated(folder: Path) -> None:
     cases = [
         Case(name=str(limit), keys=["a5", "a11"] * 4, mode="pass", max_seconds=limit)
         for limit in (1e-6, 60)
     ]
-    _, reply = run(folder, job(cases=cases))
-    cut, whole = reply.models["student-feature-extraction.fp32"].cases.values()
-    assert (len(cut.samples_ns), cut.truncated) == (5, True)
-    assert (len(whole.samples_ns), whole.truncated) == (8, False)
+    _, reply = run(folder, job_of(cases=cases))
+    truncated, complete = reply.models["student-feature-extraction.fp32"].cases.values()
+    assert (len(truncated.samples_ns), truncated.truncated) == (5, True)
+    assert (len(complete.samples_ns), complete.truncated) == (8, False)
 
 
-def test_models_take_turns_on_the_same_inputs(folder: Path) -> None:
+def test_models_alternate_on_the_same_inputs(folder: Path) -> None:
     one, two = "teacher-feature-extraction.fp32", "student-feature-extraction.int8"
-    turns = Alternation(
+    alternation = Alternation(
         name="speed", first=one, second=two, keys=["a5", "a11"], blocks=7, calls_per_block=3
     )
-    _, reply = run(folder, job(one, two, alternate=[turns], phases=[]))
-    answer = reply.alternation[0]
-    assert (answer.first, answer.second, len(answer.blocks)) == (one, two, 7)
-    assert all(len(b.first_ns) == len(b.second_ns) == 3 for b in answer.blocks)
+    _, reply = run(folder, job_of(one, two, alternate=[alternation], phases=[]))
+    result = reply.alternation[0]
+    assert (result.first, result.second, len(result.blocks)) == (one, two, 7)
+    assert all(len(b.first_ns) == len(b.second_ns) == 3 for b in result.blocks)
 
 
-def test_a_broken_graph_is_an_answer(folder: Path) -> None:
+def test_a_corrupt_graph_is_reported(folder: Path) -> None:
     label = "student-feature-extraction.fp32"
-    (folder / label / "graph.onnx").write_bytes(b"no graph")
-    status, reply = run(folder, job())
+    (folder / label / "graph.onnx").write_bytes(b"not a graph")
+    status, reply = run(folder, job_of())
     assert status == 0 and not reply.ok and reply.error is not None
     assert (reply.error.kind, reply.error.phase) == ("exception", f"load {label}")
 
 
-def test_missing_inputs_are_told_by_name(folder: Path) -> None:
+def test_missing_inputs_are_reported_by_name(folder: Path) -> None:
     np.savez(folder / "inputs.npz", **{"a5/words": np.zeros((1, 5), np.int64)})
-    _, reply = run(folder, job())
+    _, reply = run(folder, job_of())
     assert (
         reply.error is not None
-        and "the model takes input_ids, which inputs 'a5' lack" in reply.error.message
+        and "the model needs input_ids, which inputs 'a5' lack" in reply.error.message
     )
 
 
-def test_a_limit_that_is_too_small_is_told_as_memory(folder: Path) -> None:
-    _, reply = run(folder, job(memory_limit_bytes=48 * 2**20))
+def test_a_memory_limit_that_is_too_small_is_reported(folder: Path) -> None:
+    _, reply = run(folder, job_of(memory_limit_bytes=48 * 2**20))
     assert not reply.ok and reply.error is not None
     assert reply.error.phase in ("import", "load student-feature-extraction.fp32")
 
 
-def test_a_worker_that_takes_too_long_is_ended(folder: Path) -> None:
-    _, reply = run(folder, job(min_calls=10**9, max_seconds=60, timeout_seconds=3))
+def test_a_worker_that_takes_too_long_is_killed(folder: Path) -> None:
+    _, reply = run(folder, job_of(min_calls=10**9, max_seconds=60, timeout_seconds=3))
     assert reply.error is not None and reply.error.kind == "timeout"
-    assert reply.error.phase.startswith("steady"), "what was observed before it is kept"
+    assert reply.error.phase.startswith("steady"), "what was observed before is still there"
     assert reply.identity.onnxruntime
 
 
-def test_a_worker_that_dies_is_told_with_its_signal(folder: Path, tmp_path: Path) -> None:
+def test_a_worker_that_crashes_is_reported_with_its_signal(folder: Path, tmp_path: Path) -> None:
     crash = tmp_path / "runner.py"
     text = RUNNER.read_text(encoding="utf-8")
     crash.write_text(
         text.replace(
-            "    first_call(label, sess",
-            "    os.kill(os.getpid(), 4)\n        first_call(label, sess",
+            "            self._call_first(label",
+            "            os.kill(os.getpid(), 4)\n            self._call_first(label",
         )
     )
-    (folder / "job.json").write_text(job().to_json(), encoding="utf-8")
+    (folder / "job.json").write_text(job_of().to_json(), encoding="utf-8")
     assert "os.kill" in crash.read_text(encoding="utf-8")
     done = subprocess.run(
         [sys.executable, crash, "job.json", "reply.json"], cwd=folder, check=False, timeout=60
@@ -170,8 +168,8 @@ def test_a_worker_that_dies_is_told_with_its_signal(folder: Path, tmp_path: Path
     assert reply.error.phase == "load student-feature-extraction.fp32"
 
 
-def test_without_isolation_it_works_in_place(folder: Path) -> None:
-    _, reply = run(folder, job(isolate=False))
+def test_without_isolation_there_is_one_process(folder: Path) -> None:
+    _, reply = run(folder, job_of(isolate=False))
     assert reply.ok
     assert reply.models["student-feature-extraction.fp32"].start_to_first_result_ns is None
 
@@ -191,28 +189,27 @@ def test_a_job_that_cannot_be_read_is_status_2(content: str | None, tmp_path: Pa
     assert not (tmp_path / "reply.json").exists()
 
 
+def timed_calls(run: Any, feeds: list[Any], *budget: float) -> Any:
+    return runner["timed_calls"](run, feeds, runner["CallBudget"](*budget))
+
+
 def test_steady_meets_both_minima_and_stops_at_the_maximum() -> None:
     calls: list[int] = []
-    timed = runner["timed_calls"]
-    samples, _ = timed(lambda _, feed: calls.append(feed), [1, 2, 3], 7, 0, 10)
+    samples, _ = timed_calls(lambda _, feed: calls.append(feed), [1, 2, 3], 7, 0, 10)
     assert len(samples) == 7 and calls == [1, 2, 3, 1, 2, 3, 1]
-    _, wall = timed(lambda *_: None, [1], 1, 0.02, 10)
+    _, wall = timed_calls(lambda *_: None, [1], 1, 0.02, 10)
     assert wall >= 20_000_000
-    assert len(timed(lambda *_: None, [1], 10**9, 0, 0.01)[0]) < 10**9
-    assert len(timed(lambda *_: time.sleep(0.002), [1], 100, 0, 0.001)[0]) == 5, (
-        "a median, however slow the machine is"
-    )
+    assert len(timed_calls(lambda *_: None, [1], 10**9, 0, 0.01)[0]) < 10**9
+    slow, _ = timed_calls(lambda *_: time.sleep(0.002), [1], 100, 0, 0.001)
+    assert len(slow) == 5, "enough for a median, however slow the machine is"
 
 
-def test_wanted_calls_are_made_while_there_is_time_for_them() -> None:
-    timed = runner["timed_calls"]
-    assert len(timed(lambda *_: None, [1], 7, 0, 10, 31, 5)[0]) == 31, (
-        "short calls: as many as wanted"
-    )
-    assert len(timed(lambda *_: time.sleep(0.01), [1], 3, 0, 10, 1000, 0.05)[0]) in range(3, 7), (
-        "then its time is over"
-    )
-    assert len(timed(lambda *_: None, [1], 7, 0, 10, 31, 0)[0]) == 7
+def test_desired_calls_are_made_while_there_is_time_for_them() -> None:
+    short, _ = timed_calls(lambda *_: None, [1], 7, 0, 10, 31, 5)
+    assert len(short) == 31, "short calls: all desired calls"
+    long, _ = timed_calls(lambda *_: time.sleep(0.01), [1], 3, 0, 10, 1000, 0.05)
+    assert len(long) in range(3, 7), "long calls: until the time is over"
+    assert len(timed_calls(lambda *_: None, [1], 7, 0, 10, 31, 0)[0]) == 7
 
 
 def test_an_arm_server_has_a_name_without_a_device_tree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,14 +217,14 @@ def test_an_arm_server_has_a_name_without_a_device_tree(monkeypatch: pytest.Monk
         "/sys/class/dmi/id/sys_vendor": "Amazon EC2",
         "/sys/class/dmi/id/product_name": "m6g.xlarge",
     }
-    arm_server = runner["arm_server"]
-    monkeypatch.setitem(arm_server.__globals__, "read_text", files.get)
+    read_arm_server = runner["read_arm_server"]
+    monkeypatch.setitem(read_arm_server.__globals__, "read_text", files.get)
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert arm_server() == "Amazon EC2 m6g.xlarge"
-    found = match_device(MachineIdentity(machine="aarch64", board=arm_server()))
-    assert found is not None and found.name == "graviton2"
+    assert read_arm_server() == "Amazon EC2 m6g.xlarge"
+    spec = match_device(MachineIdentity(machine="aarch64", board=read_arm_server()))
+    assert spec is not None and spec.name == "graviton2"
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    assert arm_server() is None
+    assert read_arm_server() is None
 
 
 def test_nodes_are_summed_in_order_without_the_warm_up() -> None:
@@ -251,7 +248,7 @@ def test_nodes_are_summed_in_order_without_the_warm_up() -> None:
 
 
 def test_the_pi_5_power_chip_is_read_rail_by_rail() -> None:
-    text = " VDD_CORE_A current(7)=2.0A\n VDD_CORE_V volt(15)=0.75V\n EXT5V_V volt(24)=5.1V\n 3V3_SYS_A current(1)=torn"
+    text = " VDD_CORE_A current(7)=2.0A\n VDD_CORE_V volt(15)=0.75V\n EXT5V_V volt(24)=5.1V\n 3V3_SYS_A current(1)=?"
     assert runner["pmic_watts"](text) == pytest.approx(1.5)
     assert runner["pmic_watts"](None) is None and runner["pmic_watts"]("nothing") is None
 
@@ -269,29 +266,24 @@ def test_rapl_counters_wrap(tmp_path: Path) -> None:
 
 def test_it_is_one_file_for_python_3_9_with_numpy_and_onnxruntime_only() -> None:
     tree = ast.parse(RUNNER.read_text(encoding="utf-8"), feature_version=(3, 9))
-    tops = {
-        name.split(".")[0]
-        for node in ast.walk(tree)
-        for name in (
-            [each.name for each in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
-    assert tops - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
-    assert not any(isinstance(node, ast.Match) for node in ast.walk(tree))
-    first_lines = {
-        node.lineno
+    modules: set[str] = set()
+    for node in ast.walk(tree):
+        assert not isinstance(node, ast.Match)
+        if isinstance(node, ast.Import):
+            modules.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            modules.add((node.module or "").split(".")[0])
+    assert modules - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
+    future = [
+        node
         for node in tree.body
         if isinstance(node, ast.ImportFrom) and node.module == "__future__"
-    }
-    assert first_lines, "its annotations are never evaluated: 3.9 has no X | Y"
+    ]
+    assert future, "without it, Python 3.9 would evaluate X | Y in annotations"
 
 
 def test_its_own_cost_a_call_is_under_20_microseconds() -> None:
-    runs = [runner["timed_calls"](lambda *_: None, [{}], 5_000, 0, 60) for _ in range(4)]
+    runs = [timed_calls(lambda *_: None, [{}], 5_000, 0, 60) for _ in range(4)]
     assert all(len(samples) == 5_000 for samples, _ in runs)
     best = min(wall for _, wall in runs) / 5_000
     assert best < 20_000, f"{best:.0f} ns"

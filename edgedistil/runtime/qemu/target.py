@@ -47,7 +47,7 @@ _NO_REPLY_TIMEOUT_S = 3600.0
 _PROBE_TIMEOUT_S = 120.0
 _PROBE = """
 import json, runpy, sys
-found = runpy.run_path(sys.argv[1])["identity"]()
+found = runpy.run_path(sys.argv[1])["read_identity"]()
 import numpy, onnxruntime
 print(json.dumps({**found, "numpy": numpy.__version__, "onnxruntime": onnxruntime.__version__}))
 """

@@ -48,7 +48,7 @@ exit 0
 
 _TELL = """
 import importlib.util, json, platform, re, runpy, sys
-found = runpy.run_path(sys.argv[1])["identity"]()
+found = runpy.run_path(sys.argv[1])["read_identity"]()
 def version(module, names):
     # without importing it: a version that does not fit this processor dies when it is imported
     from importlib import metadata

@@ -250,7 +250,7 @@ def test_a_runtime_that_crashes_is_told_with_its_signal_and_phase(
     )
     with SshTarget(board.destination) as target:
         reply = target.run(tiny.job(), tiny.files(tiny.int8))
-    with pytest.raises(TargetError, match=f"died of SIG{name} in the phase 'start'") as told:
+    with pytest.raises(TargetError, match=f"was terminated by SIG{name} during 'start'") as told:
         raise_failure(reply, source=board.destination)
     assert advice in str(told.value)
     assert told.value.exit_code == 4
@@ -263,7 +263,7 @@ def test_memory_that_the_board_refuses_is_told(quick, tiny, tmp_path: Path) -> N
         reply = target.run(job, tiny.files(tmp_path / "hungry.onnx"))
     assert reply.error is not None
     assert (reply.ok, reply.error.kind, reply.phase) == (False, "memory", "first call tiny")
-    with pytest.raises(TargetError, match="in the phase 'first call tiny'") as told:
+    with pytest.raises(TargetError, match="during 'first call tiny'") as told:
         raise_failure(reply, source=quick.destination)
     assert "it ran out of memory: try the int8 model" in str(told.value)
 
@@ -280,11 +280,11 @@ def test_memory_that_the_board_refuses_is_told(quick, tiny, tmp_path: Path) -> N
         ("exit 0", "ended with status 0 and left no reply"),
         (
             "printf 'I am no JSON' > reply.json; exit 0",
-            "sent no readable reply.*begins with 'I am no JSON'",
+            "sent an unreadable reply.*begins with 'I am no JSON'",
         ),
-        ('printf \'{"format": 1, "ok": tr\' > reply.json; exit 0', "sent no readable reply"),
-        ("printf '{\"format\": NaN}' > reply.json; exit 0", "sent no readable reply.*NaN"),
-        ("printf '[]' > reply.json; exit 0", "sent a reply that is none"),
+        ('printf \'{"format": 1, "ok": tr\' > reply.json; exit 0', "sent an unreadable reply"),
+        ("printf '{\"format\": NaN}' > reply.json; exit 0", "sent an unreadable reply.*NaN"),
+        ("printf '[]' > reply.json; exit 0", "sent an invalid reply"),
         (
             f"truncate -s {MAX_REPLY_BYTES + 1} reply.json; exit 0",
             f"has a reply of {MAX_REPLY_BYTES + 1} bytes",
@@ -308,7 +308,7 @@ def test_a_reply_cannot_move_this_terminal(board, install, tiny) -> None:
     install.python(board, instead={JOB: 'cat "$HOME/evil" > reply.json; exit 0'})
     with SshTarget(board.destination) as target, pytest.raises(TargetError) as told:
         raise_failure(target.run(tiny.job(), tiny.files(tiny.int8)), source="board")
-    assert "gone?]0;pwned? in the phase 'load' (?[31mred)" in str(told.value)
+    assert "gone?]0;pwned? during 'load' (?[31mred)" in str(told.value)
 
 
 def test_half_a_reply_is_seen_by_its_digest(quick, install, tiny) -> None:

@@ -16,6 +16,7 @@ from edgedistil.core.precision import AUTO, PRECISION_REQUESTS, PrecisionRequest
 from edgedistil.core.recipe import load_recipe
 from edgedistil.core.records import ExportRecord, ParityRecord, read_record, write_record
 from edgedistil.core.rundir import RunDir, mark_latest, replacing
+from edgedistil.core.text import read_lines
 from edgedistil.export.artefacts import Job, Made, build, set_apart
 from edgedistil.export.origin import Origin, find_origins
 from edgedistil.export.ort_format import to_ort
@@ -73,7 +74,7 @@ def export(
     precisions = checked_precisions(quantize or _recipe_precisions(chosen))
     for precision in precisions:
         require_runtime(device, precision)
-    lines = read_text(text or _heldout(chosen, model))
+    lines = read_lines(text or _heldout(chosen, model))
     console.say(f"exporting run {chosen.name} for {device.name}: {', '.join(precisions)}")
     made: Artefacts = []
     for origin in origins:
@@ -140,28 +141,6 @@ def checked_precisions(names: Sequence[str]) -> list[PrecisionRequest]:
     unique = list(dict.fromkeys(requests))
     # The search writes the artefact of its result's precision, so both cannot be made at once.
     return [name for name in unique if not (AUTO.name in unique and name == AUTO.result)]
-
-
-def read_text(path: Path) -> list[str]:
-    """Lines of a text that are not empty.
-
-    Raises:
-        CorpusError: Missing, no UTF-8, or empty.
-    """
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise CorpusError(
-            f"cannot read {path}: {error.strerror}", hint="give a text with --text FILE"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is not UTF-8 text: byte {error.start}") from error
-    if not lines:
-        raise CorpusError(
-            f"{path} is empty: no probes and no calibration without text",
-            hint="give real text with --text FILE",
-        )
-    return lines
 
 
 def _export_one(run: RunDir, origin: Origin, job: Job, lines: list[str]) -> Artefacts:

@@ -11,7 +11,6 @@ import onnxruntime as ort
 import pytest
 
 from edgedistil.core.errors import (
-    CorpusError,
     EdgeDistilError,
     InputError,
     ParityError,
@@ -26,7 +25,7 @@ from edgedistil.core.records import (
 )
 from edgedistil.core.rundir import RunDir, open_run, tree_manifest
 from edgedistil.export import artefacts, stage
-from edgedistil.export.stage import checked_precisions, export, read_text
+from edgedistil.export.stage import checked_precisions, export
 
 Folder = Callable[[str], Path]
 
@@ -327,19 +326,6 @@ def test_an_unknown_precision_is_refused(name: str, advice: str) -> None:
 def test_an_unknown_format_is_refused(finished_run: RunDir) -> None:
     with pytest.raises(InputError, match="no format 'tflite'; there are: onnx, ort"):
         export("latest", format_="tflite")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"", "is empty"), (b"\n  \n", "is empty"), (b"\xff\xfe", "is not UTF-8 text: byte 0")],
-)
-def test_text_that_is_no_text_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "text.txt"
-    path.write_bytes(content)
-    with pytest.raises(CorpusError, match=message):
-        read_text(path)
-    with pytest.raises(CorpusError, match="cannot read"):
-        read_text(tmp_path / "absent.txt")
 
 
 def test_a_model_without_text_says_what_to_give(folder: Folder, runs: Path) -> None:

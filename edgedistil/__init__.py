@@ -1,3 +1,241 @@
-"""EdgeDistil: distil a language encoder before fine-tuning, export it, prove it, and profile it on its device."""
+"""EdgeDistil distils a text encoder, exports it to ONNX, checks it and profiles it on a device.
 
-__version__ = "0.1.0"
+The functions below are the Python API; the command line is a thin layer on it (docs/api.md):
+
+    import edgedistil
+
+    recipe = edgedistil.load_recipe("tiny")
+    run, record = edgedistil.distill(recipe)
+    edgedistil.export(run)
+
+Importing the package loads neither torch nor onnxruntime; each function imports what it needs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
+from edgedistil.core.version import __version__
+
+if TYPE_CHECKING:
+    from edgedistil.core.recipe import Recipe
+    from edgedistil.core.records import (
+        DistillRecord,
+        EvaluationRecord,
+        ExportRecord,
+        ParityRecord,
+        PlanRecord,
+        ProfileRecord,
+    )
+    from edgedistil.core.rundir import RunDir
+
+__all__ = [
+    "EvaluateOptions",
+    "ExportOptions",
+    "ProfileOptions",
+    "__version__",
+    "distill",
+    "evaluate",
+    "export",
+    "load_recipe",
+    "plan",
+    "profile",
+    "report",
+]
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads and checks a recipe.
+
+    Args:
+        path: A TOML file, or the name of a recipe that comes with the package, such as "tiny".
+        overrides: Changes of single keys, such as "train.tokens=2000000".
+    Raises:
+        RecipeError: The file is missing, is not valid TOML, or has unknown or invalid keys; the
+            message lists all problems.
+    """
+    from edgedistil.core import recipe
+
+    return recipe.load_recipe(path, list(overrides))
+
+
+def plan(recipe: Recipe) -> PlanRecord:
+    """Estimates time, memory and tokens of a distillation, without training.
+
+    Raises:
+        InputError: The teacher or the corpus cannot be used, or does not fit the recipe.
+    """
+    from edgedistil.distill import stage
+
+    return stage.plan(recipe)
+
+
+def distill(
+    recipe: Recipe, *, run: str | None = None, resume: bool = False
+) -> tuple[RunDir, DistillRecord]:
+    """Distils the recipe's teacher into its student.
+
+    Args:
+        recipe: As `load_recipe` returns it.
+        run: Name of the run; None for the recipe's own name.
+        resume: Continue an interrupted run from its last checkpoint.
+    Returns:
+        The run directory, and the record that is stored in it.
+    Raises:
+        InputError: The recipe, teacher or corpus cannot be used, or the run already exists.
+        TrainingDiverged: The loss is not finite; the last good checkpoint remains.
+    """
+    from edgedistil.distill import stage
+
+    return stage.distill(recipe, run_name=run, resume=resume)
+
+
+def evaluate(
+    run: RunDir | str = "latest", options: EvaluateOptions | None = None
+) -> tuple[RunDir, EvaluationRecord]:
+    """Fine-tunes a run's models on labelled tasks and compares student with teacher.
+
+    Args:
+        run: A run directory, or its name; "latest" is the run that was finished last.
+        options: Tasks, models, seeds and data; None for the recipe's.
+    Returns:
+        The run directory, and the record with scores and retention.
+    Raises:
+        InputError: A run, task or model is unknown, or the data are invalid.
+    """
+    from edgedistil.evaluate import stage
+
+    opened = _open_run(run)
+    options = options or EvaluateOptions()
+    return opened, stage.evaluate(
+        opened,
+        tasks=list(options.tasks) if options.tasks else None,
+        seeds=options.seeds,
+        models=list(options.models) if options.models else None,
+        cell=options.cell,
+        artefact=options.artefact,
+        data=options.data,
+        jobs=options.jobs,
+    )
+
+
+def export(
+    run: RunDir | str = "latest", options: ExportOptions | None = None
+) -> tuple[RunDir, list[tuple[ExportRecord, ParityRecord]]]:
+    """Exports a run's models, or any other model, to ONNX and checks the outputs.
+
+    Args:
+        run: A run directory, or its name; not used if `options.model` names a model.
+        options: Precisions, target device, model and text; None for the recipe's.
+    Returns:
+        The run directory, and for each artefact its record and that of its parity check.
+    Raises:
+        InputError: A precision, device, model or text is unknown or not supported.
+        ParityError: An artefact's outputs do not match PyTorch's; it is moved to `rejected/` and
+            earlier exports are left untouched.
+    """
+    from edgedistil.export import stage
+
+    options = options or ExportOptions()
+    return stage.export(
+        _run_name(run),
+        quantize=list(options.precisions) if options.precisions else None,
+        target=options.target,
+        model=options.model,
+        task=options.task,
+        max_drop=options.max_drop,
+        explain=options.explain,
+        text=options.text,
+        format_=options.format,
+        single_file=options.single_file,
+        push=options.push,
+    )
+
+
+def profile(
+    run: RunDir | str = "latest",
+    options: ProfileOptions | None = None,
+    *,
+    require: Sequence[str] = (),
+) -> tuple[RunDir | None, list[ProfileRecord]]:
+    """Measures, emulates or predicts memory and latency of a run's artefacts on a device.
+
+    Args:
+        run: A run directory, or its name; not used if `options.model` names an ONNX file.
+        options: Device, method, lengths and threads; None measures this machine.
+        require: Claims that have to hold, such as "speedup>=1.6".
+    Returns:
+        The run directory (None for an ONNX file), and one record for each device and method.
+    Raises:
+        InputError: A run, device, option or requirement is unknown, or options exclude each other.
+        DeviceError: The device cannot be reached, or cannot run what was sent.
+        ClaimError: A requirement does not hold. The records are stored nevertheless.
+    """
+    from edgedistil.profiling import stage
+
+    stage.check_requirements(list(require))
+    options = options or ProfileOptions()
+    profiled, records = stage.profile(
+        _run_name(run),
+        device=options.device,
+        ssh=options.ssh,
+        emulate=options.emulate,
+        model=options.model,
+        threads=list(options.threads) if options.threads else None,
+        lengths=list(options.lengths) if options.lengths else None,
+        text=options.text,
+        memory_limit=options.memory_limit,
+        tune=options.tune,
+        bootstrap=options.bootstrap,
+        calibrate=options.calibrate,
+        sentence_pairs=options.sentence_pairs,
+        claim_pairs=options.claim_pairs,
+    )
+    stage.require_claims(records, list(require))
+    return profiled, records
+
+
+def report(run: RunDir | str = "latest", *, against: RunDir | str | None = None) -> Path:
+    """Writes report.html, report.md and report.json from a run's records.
+
+    Args:
+        run: A run directory, or its name.
+        against: Another run to compare with.
+    Returns:
+        Path of report.html.
+    """
+    from edgedistil.report import stage
+
+    other = None if against is None else _open_run(against)
+    return stage.report(_open_run(run), against=other)
+
+
+def _open_run(run: RunDir | str) -> RunDir:
+    from edgedistil.core.rundir import open_run
+
+    return open_run(run) if isinstance(run, str) else run
+
+
+def _run_name(run: RunDir | str) -> str:
+    return run if isinstance(run, str) else run.name
+
+
+class _Package(ModuleType):
+    """The package's module type: keeps the API where a subpackage has the same name.
+
+    Importing `edgedistil.distill.stage` sets the attribute `distill` of this package to the
+    subpackage. Without this class that would hide the function `edgedistil.distill`.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        hides_api = name in __all__ and isinstance(value, ModuleType)
+        if not hides_api:
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,17 +1,19 @@
-"""`edgedistil ablate`: what removing a part of a recipe costs (the paper's table 4), with the noise beside it.
+"""`edgedistil ablate`: the cost of removing a part of a recipe (the paper's table 4).
 
-It stands beside the pipeline because it calls two stages, which do not know each other.
+This module is at the top level because it calls two stages, which do not import each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import stdev
 from typing import Any
 
 from edgedistil.core import console
 from edgedistil.core.errors import RecipeError
+from edgedistil.core.options import EvaluateOptions, TaskOptions
 from edgedistil.core.recipe import Recipe, load_recipe
 from edgedistil.core.records import (
     AblationRecord,
@@ -27,17 +29,19 @@ from edgedistil.core.records import (
 from edgedistil.core.rundir import RunDir, runs_root
 from edgedistil.core.shipped import shipped_folder
 
-BASELINE = "full"
+FULL_RECIPE = "full"
 MODEL = "student"
 # Changed key → change of GLUE's macro-score, as a share (Sanh et al. 2019, table 4).
-PAPER = {
+PAPER_CHANGES: Mapping[str, float] = {
     "loss.soft_target": -0.0296,
     "loss.cosine": -0.0146,
     "loss.mlm": -0.0031,
     "student.init": -0.0369,
 }
-# What must be equal for a change of the score to be the change's: the text, the budget, the evaluation.
-_EQUAL = (
+# The paper removes a loss or starts from random weights; other values of these keys have no row.
+_PAPER_VALUES = ("0.0", "random")
+# A difference in text, budget or evaluation would change the score too, and hide the ablated part.
+_MUST_BE_EQUAL = (
     "seed",
     "teacher",
     "corpus",
@@ -47,215 +51,245 @@ _EQUAL = (
     "train.steps",
     "train.global_batch",
 )
+# Keys that name a recipe and do not affect its result.
+_LABELS = ("name", "description")
 
 
-def ablate(
-    folder: Path,
-    *,
-    tasks: list[str] | None = None,
-    seeds: int | None = None,
-    data: Path | None = None,
-    jobs: int = 1,
-) -> tuple[RunDir, AblationRecord]:
+def ablate(folder: Path, options: TaskOptions) -> tuple[RunDir, AblationRecord]:
     """Distils and evaluates every recipe of a folder and compares each with `full.toml`.
 
-    What is done already is not done again: each recipe has its own run, and each evaluation its cells.
+    Completed work is not repeated: each recipe has a run of its own, each evaluation its cells.
 
     Args:
-        folder: Holds `full.toml` and its variations, which differ from it in what is ablated and nothing else.
-        tasks, seeds, data, jobs: As `edgedistil evaluate` takes them.
+        folder: Holds `full.toml` and variations, which differ from it only in what is ablated.
+        options: Tasks, seeds and data, as for `edgedistil evaluate`.
     Returns:
-        The full recipe's run, which holds the record, and the record.
+        The full recipe's run, which stores the record, and the record.
     Raises:
-        RecipeError: No `full.toml`, no variation, or another budget than the full recipe's.
+        RecipeError: `full.toml` or every variation is missing, or a variation has another budget.
     """
     recipes = ablation_recipes(folder)
-    runs = {
-        name: _make(recipe, tasks=tasks, seeds=seeds, data=data, jobs=jobs)
+    runs = {name: _distil_and_evaluate(recipe, options) for name, recipe in recipes.items()}
+    results = [
+        _Result(name, recipe, runs[name], read_record(runs[name].evaluation, EvaluationRecord))
         for name, recipe in recipes.items()
-    }
-    record = _compare(recipes, runs)
-    home = runs[BASELINE]
-    write_record(home.ablation, record)
-    return home, record
+    ]
+    record = _compare(results)
+    full_run = runs[FULL_RECIPE]
+    write_record(full_run.ablation, record)
+    return full_run, record
 
 
 def ablation_recipes(folder: Path) -> dict[str, Recipe]:
-    """The recipes of a folder, the full one first; a shipped folder when there is none of that name here.
+    """Loads the recipes of a folder, the full one first; falls back to a shipped folder.
 
     Raises:
-        RecipeError: No `full.toml`, no variation, or one that is no fair comparison (says which keys differ).
+        RecipeError: `full.toml` or every variation is missing, or a variation is not comparable
+            (the message names the keys that differ).
     """
-    found = folder if folder.is_dir() else shipped_folder("recipes") / Path(folder.name)
-    paths = {path.stem: path for path in sorted(found.glob("*.toml"))}
-    if BASELINE not in paths or len(paths) < 2:
-        there = ", ".join(paths) or "none"
+    source = folder if folder.is_dir() else shipped_folder("recipes") / Path(folder.name)
+    paths = {path.stem: path for path in sorted(source.glob("*.toml"))}
+    if FULL_RECIPE not in paths or len(paths) < 2:
+        names = ", ".join(paths) or "none"
         raise RecipeError(
-            f"{folder}: expected {BASELINE}.toml and variations of it; recipes there: {there}"
+            f"{folder}: expected {FULL_RECIPE}.toml and variations of it, got recipes: {names}"
         )
-    recipes = {
-        name: load_recipe(paths[name]) for name in [BASELINE, *(n for n in paths if n != BASELINE)]
-    }
+    variations = [name for name in paths if name != FULL_RECIPE]
+    recipes = {name: load_recipe(paths[name]) for name in [FULL_RECIPE, *variations]}
     for name, recipe in recipes.items():
-        _refuse_unfair(name, changed_keys(recipes[BASELINE], recipe))
+        _check_comparable(name, changed_keys(recipes[FULL_RECIPE], recipe))
     return recipes
 
 
-def _refuse_unfair(name: str, changed: dict[str, str]) -> None:
-    unfair = [
-        key for key in changed if any(key == each or key.startswith(f"{each}.") for each in _EQUAL)
-    ]
+def _check_comparable(name: str, changed: Mapping[str, str]) -> None:
+    """Raises RecipeError if a variation has another text, budget or evaluation."""
+    unfair = [key for key in changed if _must_be_equal(key)]
     if unfair:
-        told = "; ".join(f"{key} is {changed[key]}" for key in unfair)
+        differences = "; ".join(f"{key} is {changed[key]}" for key in unfair)
         raise RecipeError(
-            f"ablation '{name}' is no fair comparison: {told}",
-            hint="variations are distilled from the same text with the same tokens and evaluated alike",
+            f"ablation '{name}' is not comparable with the full recipe: {differences}",
+            hint="use the same text, number of tokens and evaluation in all recipes of the folder",
         )
 
 
+def _must_be_equal(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in _MUST_BE_EQUAL)
+
+
 def changed_keys(full: Recipe, other: Recipe) -> dict[str, str]:
-    """Dotted keys whose values differ → "here (full recipe's)"; names and descriptions aside."""
-    before, after = (_flat(recipe.model_dump(mode="json")) for recipe in (full, other))
-    keys = [key for key in before | after if key not in ("name", "description")]
-    return {
-        key: f"{after.get(key, 'not set')} ({before.get(key, 'not set')})"
-        for key in keys
-        if before.get(key) != after.get(key)
-    }
+    """Returns dotted keys whose values differ, each with "other's value (full recipe's value)"."""
+    before = _flatten(full.model_dump(mode="json"))
+    after = _flatten(other.model_dump(mode="json"))
+    changes = {}
+    for key in before | after:
+        if key not in _LABELS and before.get(key) != after.get(key):
+            changes[key] = f"{after.get(key, 'not set')} ({before.get(key, 'not set')})"
+    return changes
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
-    return {
-        k: v
-        for key, each in value.items()
-        for k, v in _flat(each, f"{prefix}.{key}" if prefix else key).items()
-    }
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flatten(item, f"{prefix}.{key}" if prefix else key)
+    return flat
 
 
-def _make(
-    recipe: Recipe, *, tasks: list[str] | None, seeds: int | None, data: Path | None, jobs: int
-) -> RunDir:
-    from edgedistil.distill import stage as distilling
-    from edgedistil.evaluate import stage as evaluating
+def _distil_and_evaluate(recipe: Recipe, options: TaskOptions) -> RunDir:
+    import edgedistil
 
     console.say(f"ablation: {recipe.name}: {recipe.description}")
-    exists = (runs_root() / recipe.name).is_dir()
-    run, _ = distilling.distill(recipe, run_name=None, resume=exists)
-    evaluating.evaluate(run, tasks=tasks, seeds=seeds, models=[MODEL], data=data, jobs=jobs)
+    resume = (runs_root() / recipe.name).is_dir()
+    run, _ = edgedistil.distill(recipe, resume=resume)
+    evaluation = EvaluateOptions(
+        tasks=options.tasks,
+        seeds=options.seeds,
+        models=[MODEL],
+        data=options.data,
+        jobs=options.jobs,
+    )
+    edgedistil.evaluate(run, evaluation)
     return run
 
 
-def _compare(recipes: dict[str, Recipe], runs: dict[str, RunDir]) -> AblationRecord:
-    records = {name: read_record(run.evaluation, EvaluationRecord) for name, run in runs.items()}
-    tasks = [task.name for task in records[BASELINE].tasks]
-    variations = []
-    described = ""
-    for name, recipe in recipes.items():
-        variation, described = _variation(name, recipe, recipes, runs, records)
-        variations.append(variation)
-    seeds = sorted({cell.seed for cell in records[BASELINE].cells})
+# --- comparing ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Result:
+    """One evaluated recipe of the study."""
+
+    name: str
+    recipe: Recipe
+    run: RunDir
+    evaluation: EvaluationRecord
+
+    @property
+    def score(self) -> float:
+        """Mean over the tasks of the medians over the seeds."""
+        return _mean(summary.median for summary in self.evaluation.summaries)
+
+
+def _compare(results: Sequence[_Result]) -> AblationRecord:
+    """Compares all results with the first, which is the full recipe's."""
+    full = results[0]
+    _, method = _score_differences(full, full)
+    variations = [_unchanged(full), *(_variation(full, other) for other in results[1:])]
     return AblationRecord(
-        tasks=tasks,
-        seeds=seeds,
-        interval=f"{described}; one distillation each: the noise of the distillation itself is not in it",
+        tasks=[task.name for task in full.evaluation.tasks],
+        seeds=sorted({cell.seed for cell in full.evaluation.cells}),
+        interval=f"{method}; one distillation per recipe: its own noise is not included",
         variations=variations,
         agrees_with_paper=order_against_paper(variations),
         provenance=provenance(),
     )
 
 
-def _variation(
-    name: str,
-    recipe: Recipe,
-    recipes: dict[str, Recipe],
-    runs: dict[str, RunDir],
-    records: dict[str, EvaluationRecord],
-) -> tuple[Variation, str]:
-    from edgedistil.evaluate.retention import confidence_interval, score_differences
-    from edgedistil.evaluate.stage import predictions_of_record
-
-    full, own = records[BASELINE], records[name]
-    changed = changed_keys(recipes[BASELINE], recipe)
-    per_task = {each.task: each.median for each in own.summaries}
-    score, full_score = (_mean(each.median for each in record.summaries) for record in (own, full))
-    values, described = score_differences(
-        predictions_of_record(runs[BASELINE], full, MODEL),
-        predictions_of_record(runs[name], own, MODEL),
-    )
-    low, high = confidence_interval(values)
+def _unchanged(full: _Result) -> Variation:
+    """Returns the full recipe's entry, which has no changes."""
     absent = NotMeasured(not_measured="this is the full recipe")
-    is_full = name == BASELINE
     return Variation(
-        name=name,
-        description=recipe.description,
-        run=runs[name].name,
+        **_facts(full),
+        changed={},
+        change=absent,
+        change_low=absent,
+        change_high=absent,
+        spread=absent,
+        within_noise=True,
+        paper_change=NotMeasured(not_measured="the paper has no such row"),
+    )
+
+
+def _variation(full: _Result, other: _Result) -> Variation:
+    from edgedistil.evaluate.retention import confidence_interval
+
+    changed = changed_keys(full.recipe, other.recipe)
+    differences, _ = _score_differences(full, other)
+    low, high = confidence_interval(differences)
+    return Variation(
+        **_facts(other),
         changed=changed,
-        tokens_seen=_tokens_seen(runs[name]),
-        score=score,
-        per_task=per_task,
-        change=absent if is_full else score - full_score,
-        change_low=absent if is_full else low,
-        change_high=absent if is_full else high,
-        spread=absent if is_full else _spread(full, own),
-        within_noise=is_full or low <= 0 <= high,
+        change=other.score - full.score,
+        change_low=low,
+        change_high=high,
+        spread=_spread(full.evaluation, other.evaluation),
+        within_noise=low <= 0 <= high,
         paper_change=_paper_change(changed),
-    ), described
+    )
+
+
+def _facts(result: _Result) -> dict[str, Any]:
+    """Returns the fields of a variation that do not depend on the full recipe."""
+    return {
+        "name": result.name,
+        "description": result.recipe.description,
+        "run": result.run.name,
+        "tokens_seen": _tokens_seen(result.run),
+        "score": result.score,
+        "per_task": {summary.task: summary.median for summary in result.evaluation.summaries},
+    }
 
 
 def _tokens_seen(run: RunDir) -> int:
     return read_record(run.distill, DistillRecord).tokens_seen
 
 
-def _spread(full: EvaluationRecord, own: EvaluationRecord) -> Figure:
+def _score_differences(full: _Result, other: _Result) -> tuple[Any, str]:
+    """Returns bootstrap samples of the change of the mean score, and how they were drawn."""
+    from edgedistil.evaluate.retention import score_differences
+    from edgedistil.evaluate.stage import predictions_of_record
+
+    return score_differences(
+        predictions_of_record(full.run, full.evaluation, MODEL),
+        predictions_of_record(other.run, other.evaluation, MODEL),
+    )
+
+
+def _spread(full: EvaluationRecord, other: EvaluationRecord) -> Figure:
     """Standard deviation over the seeds of the change of the mean over the tasks."""
-    before, after = (_by_seed(record) for record in (full, own))
+    before, after = _score_by_seed(full), _score_by_seed(other)
     changes = [after[seed] - before[seed] for seed in sorted(set(before) & set(after))]
     if len(changes) < 2:
         return NotMeasured(not_measured="one seed has no spread: give --seeds 5")
     return stdev(changes)
 
 
-def _by_seed(record: EvaluationRecord) -> dict[int, float]:
-    seeds = {cell.seed for cell in record.cells}
-    return {
-        seed: _mean(c.scores[c.metric] for c in record.cells if c.seed == seed) for seed in seeds
-    }
+def _score_by_seed(record: EvaluationRecord) -> dict[int, float]:
+    scores: dict[int, list[float]] = {}
+    for cell in record.cells:
+        scores.setdefault(cell.seed, []).append(cell.scores[cell.metric])
+    return {seed: _mean(values) for seed, values in scores.items()}
 
 
-def _mean(values: Any) -> float:
+def _mean(values: Iterable[float]) -> float:
     listed = list(values)
     return float(sum(listed) / len(listed))
 
 
-def _paper_change(changed: dict[str, str]) -> Figure:
+def _paper_change(changed: Mapping[str, str]) -> Figure:
+    """Returns the paper's change of score for a recipe that changes one key as the paper does."""
     if len(changed) == 1:
         key, value = next(iter(changed.items()))
-        if key in PAPER and value.split()[0] in ("0.0", "random"):
-            return PAPER[key]
+        if key in PAPER_CHANGES and value.split()[0] in _PAPER_VALUES:
+            return PAPER_CHANGES[key]
     return NotMeasured(not_measured="the paper has no such row")
 
 
 def order_against_paper(variations: Sequence[Variation]) -> str:
-    """Whether the paper's rows come in the paper's order here, and which of them are within the noise."""
+    """Compares the order of the paper's rows with their order here."""
     rows = [
-        each
-        for each in variations
-        if isinstance(each.paper_change, float) and isinstance(each.change, float)
+        (row.name, row.change, row.paper_change, row.within_noise)
+        for row in variations
+        if isinstance(row.paper_change, float) and isinstance(row.change, float)
     ]
     if len(rows) < 2:
         return "inconclusive: fewer than two of the paper's rows were run"
-    here = [each.name for each in sorted(rows, key=lambda row: _figure(row.change))]
-    paper = [each.name for each in sorted(rows, key=lambda row: _figure(row.paper_change))]
-    noisy = [each.name for each in rows if each.within_noise]
-    verdict = (
-        "the paper's order" if here == paper else f"not the paper's order ({' < '.join(paper)})"
-    )
-    noise = f"; within the noise: {', '.join(noisy)}" if noisy else ""
+    here = [name for name, _, _, _ in sorted(rows, key=lambda row: row[1])]
+    paper = [name for name, _, _, _ in sorted(rows, key=lambda row: row[2])]
+    within_noise = [name for name, _, _, noisy in rows if noisy]
+    verdict = "the paper's order"
+    if here != paper:
+        verdict = f"not the paper's order ({' < '.join(paper)})"
+    noise = f"; within the noise: {', '.join(within_noise)}" if within_noise else ""
     return f"worst first: {' < '.join(here)}: {verdict}{noise}"
-
-
-def _figure(value: Figure) -> float:
-    assert isinstance(value, float)
-    return value

@@ -1,373 +1,397 @@
-"""The command line: one command is one function call. Heavy imports live in the command bodies, results in records."""
+"""The command line: one command calls one function of the Python API and prints its record.
+
+Heavy imports are in the bodies of the commands, so that `--help` is fast.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, fields
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import typer
 
 import edgedistil
-from edgedistil.core.precision import PRECISION_REQUESTS
-
-app = typer.Typer(
-    name="edgedistil",
-    help="Distil a language encoder, export it to ONNX, prove it, and profile it on its device.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+from edgedistil.core.options import (
+    EvaluateOptions,
+    ExportOptions,
+    Flag,
+    ProfileOptions,
+    TaskOptions,
 )
 
-Run = Annotated[str, typer.Option("--run", help="Name of the run.", metavar="NAME")]
-NewRun = Annotated[
+SUMMARY = "Distil a text encoder, export it to ONNX, check it, and profile it on a device."
+
+# Plain help and error texts: they are read in logs and pasted into issues.
+_PLAIN: dict[str, Any] = {"rich_markup_mode": None, "no_args_is_help": True}
+app = typer.Typer(name="edgedistil", help=SUMMARY, pretty_exceptions_enable=False, **_PLAIN)
+devices_app = typer.Typer(help="List devices, show one, or draft a device file.", **_PLAIN)
+recipe_app = typer.Typer(help="List the shipped recipes, or explain the keys of a file.", **_PLAIN)
+app.add_typer(devices_app, name="devices")
+app.add_typer(recipe_app, name="recipe")
+
+# --- options that several commands share ----------------------------------------------------------
+
+RunName = Annotated[
+    str,
+    typer.Option(
+        "--run",
+        help="Name of the run. Default: the run finished last.",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
+NewRunName = Annotated[
     str | None,
-    typer.Option("--run", help="Name of the run; the recipe's own if not given.", metavar="NAME"),
+    typer.Option("--run", help="Name of the run. Default: the recipe's name.", metavar="NAME"),
 ]
-RecipeArg = Annotated[
-    str, typer.Argument(help="Recipe file, or the name of a shipped one.", metavar="RECIPE")
+RecipeArgument = Annotated[
+    str, typer.Argument(help="Recipe file, or the name of a shipped recipe.", metavar="RECIPE")
 ]
-Set = Annotated[
+Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a key of the recipe.", metavar="KEY=VALUE"),
-]
-Text = Annotated[
-    Path | None, typer.Option("--text", help="Your own text, one sequence a line.", metavar="FILE")
+    typer.Option(
+        "--set",
+        help="Override a key of the recipe; repeat for several. Default: no change.",
+        metavar="KEY=VALUE",
+    ),
 ]
 
 
-def _version(value: bool) -> None:
-    if value:
+def with_options(options_class: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command a flag for every field of an options class that carries a `Flag`.
+
+    The command takes the object as its argument `options`; typer sees the flags instead.
+    """
+    hints = get_type_hints(options_class, include_extras=True)
+    flagged = [field for field in fields(options_class) if _flag(hints[field.name]) is not None]
+    flags = [_parameter(field, hints[field.name]) for field in flagged]
+    names = [field.name for field in flagged]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        others = [
+            item.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for item in signature.parameters.values()
+            if item.name != "options"
+        ]
+
+        @functools.wraps(command)
+        def run_command(**values: Any) -> None:
+            options = options_class(
+                **{name: _without_enumerations(values.pop(name)) for name in names}
+            )
+            command(options=options, **values)
+
+        # typer reads both: the order from the signature, the types from the annotations.
+        parameters = [*flags, *others]
+        run_command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run_command.__annotations__ = {item.name: item.annotation for item in parameters}
+        return run_command
+
+    return decorate
+
+
+def _flag(annotation: Any) -> Flag | None:
+    metadata = getattr(annotation, "__metadata__", ())
+    return next((item for item in metadata if isinstance(item, Flag)), None)
+
+
+def _parameter(field: Field[Any], annotation: Any) -> inspect.Parameter:
+    """Returns the keyword parameter from which typer makes a field's flag."""
+    flag = _flag(annotation)
+    assert flag is not None
+    option = typer.Option(
+        flag.name,
+        help=flag.help,
+        metavar=flag.metavar or _choices_metavar(get_args(annotation)[0]),
+        min=flag.minimum,
+        # The help text says what happens by default; None and False would only repeat it.
+        show_default=field.default not in (None, False),
+    )
+    default = inspect.Parameter.empty if field.default is MISSING else field.default
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[_typer_type(get_args(annotation)[0]), option],
+    )
+
+
+def _typer_type(annotation: Any) -> Any:
+    """Rewrites a type for typer, which cannot offer choices for a list of Literals."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Sequence:
+        return list[_typer_type(arguments[0])]  # type: ignore[misc]
+    if NoneType in arguments:
+        (inner,) = (item for item in arguments if item is not NoneType)
+        return _typer_type(inner) | None
+    choices = _literal_values(annotation)
+    return StrEnum("Choice", {value: value for value in choices}) if choices else annotation
+
+
+def _literal_values(annotation: Any) -> list[str]:
+    """Returns the values of a Literal or of a union of Literals; empty for other types."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        return [value for item in get_args(annotation) for value in _literal_values(item)]
+    return []
+
+
+def _choices_metavar(annotation: Any) -> str | None:
+    """Returns `<a|b|c>` for a sequence of choices, which typer would show as `list[a|b|c]`."""
+    for item in (annotation, *get_args(annotation)):
+        if get_origin(item) is Sequence and _literal_values(get_args(item)[0]):
+            return f"<{'|'.join(_literal_values(get_args(item)[0]))}>"
+    return None
+
+
+def _without_enumerations(value: Any) -> Any:
+    """Replaces enumeration members, which typer makes of choices, by their values."""
+    if isinstance(value, list):
+        return [_without_enumerations(item) for item in value]
+    return value.value if isinstance(value, StrEnum) else value
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"edgedistil {edgedistil.__version__}")
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help=SUMMARY)
 def _top(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
-    """Distil a language encoder, export it to ONNX, prove it, and profile it on its device."""
+    pass
 
 
-@app.command()
-def run(
-    recipe: RecipeArg,
-    set_: Set = None,
-    run: NewRun = None,
-) -> None:
-    """Do the whole chain; go on where it stopped."""
-    from edgedistil.core.recipe import load_recipe
-
-    loaded = load_recipe(recipe, set_)  # a wrong recipe is told before anything heavy is imported
+@app.command("run")
+def run_stages(recipe: RecipeArgument, overrides: Overrides = None, run: NewRunName = None) -> None:
+    """Run all stages, resuming from the last completed one."""
+    # The recipe is checked before anything heavy is imported.
+    checked = edgedistil.load_recipe(recipe, overrides or ())
     from edgedistil.pipeline import run_all
 
-    run_all(loaded, run_name=run)
+    run_all(checked, run_name=run)
 
 
 @app.command()
 def distill(
-    recipe: RecipeArg,
-    set_: Set = None,
-    run: NewRun = None,
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    run: NewRunName = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Only tell what it would do and take.")
+        bool,
+        typer.Option(
+            "--plan", help="Only print the estimated time, memory and tokens; train nothing."
+        ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a run that was interrupted.")
+        bool,
+        typer.Option(
+            "--resume", help="Continue an interrupted run. Default: a run must not exist yet."
+        ),
     ] = False,
 ) -> None:
     """Distil a teacher into a student before fine-tuning."""
-    from edgedistil.core.recipe import load_recipe
-
-    loaded = load_recipe(recipe, set_)
-    from edgedistil.distill import stage
+    checked = edgedistil.load_recipe(recipe, overrides or ())
     from edgedistil.report import tables
 
     if plan:
-        tables.show_plan(stage.plan(loaded))
+        tables.show_plan(edgedistil.plan(checked))
         return
-    chosen, record = stage.distill(loaded, run_name=run, resume=resume)
-    tables.show_distill(chosen, record)
+    distilled, record = edgedistil.distill(checked, run=run, resume=resume)
+    tables.show_distill(distilled, record)
 
 
 @app.command()
-def evaluate(
-    task: Annotated[
-        list[str] | None,
-        typer.Option("--task", help="Task to evaluate on; repeat for several.", metavar="TASK"),
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option("--seeds", min=1, help="Fine-tuning runs per task and model.", metavar="N"),
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", help="Model of the run, or a folder.", metavar="MODEL"),
-    ] = None,
-    cell: Annotated[
-        str | None, typer.Option("--cell", help="One cell alone.", metavar="TASK:MODEL:SEED")
-    ] = None,
-    artefact: Annotated[
-        str | None,
-        typer.Option("--artefact", help="Score the ONNX artefact too.", metavar="PRECISION"),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", help="Folder with the data sets' official files.", metavar="FOLDER"),
-    ] = None,
-    jobs: Annotated[
-        int, typer.Option("--jobs", min=1, help="Cells that run at the same time.", metavar="N")
-    ] = 1,
-    run: Run = "latest",
-) -> None:
-    """Fine-tune teacher and student, and compare them."""
-    from edgedistil.core.rundir import open_run
-
-    chosen = open_run(run)
-    from edgedistil.evaluate import stage
+@with_options(EvaluateOptions)
+def evaluate(options: EvaluateOptions, run: RunName = "latest") -> None:
+    """Fine-tune teacher and student on labelled tasks, and compare them."""
     from edgedistil.report import tables
 
-    record = stage.evaluate(
-        chosen,
-        tasks=task,
-        seeds=seeds,
-        models=model,
-        cell=cell,
-        artefact=artefact,
-        data=data,
-        jobs=jobs,
-    )
-    tables.show_evaluation(chosen, record)
+    evaluated, record = edgedistil.evaluate(run, options)
+    tables.show_evaluation(evaluated, record)
 
 
 @app.command()
+@with_options(TaskOptions)
 def ablate(
+    options: TaskOptions,
     recipes: Annotated[
-        Path, typer.Argument(help="Folder with full.toml and its variations.", metavar="FOLDER")
+        Path, typer.Argument(help="Folder with full.toml and variations of it.", metavar="FOLDER")
     ] = Path("recipes/ablation"),
-    task: Annotated[
-        list[str] | None,
-        typer.Option("--task", help="Task to evaluate on; repeat for several.", metavar="TASK"),
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option("--seeds", min=1, help="Fine-tuning runs per task and recipe.", metavar="N"),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", help="Folder with the data sets' official files.", metavar="FOLDER"),
-    ] = None,
-    jobs: Annotated[
-        int, typer.Option("--jobs", min=1, help="Cells that run at the same time.", metavar="N")
-    ] = 1,
 ) -> None:
-    """Tell what each part of a recipe is worth."""
-    from edgedistil.ablate import ablate as compare
+    """Run an ablation study over a folder of recipes."""
+    from edgedistil import ablate as ablation
     from edgedistil.report import tables
 
-    chosen, record = compare(recipes, tasks=task, seeds=seeds, data=data, jobs=jobs)
-    tables.show_ablation(chosen, record)
+    full_run, record = ablation.ablate(recipes, options)
+    tables.show_ablation(full_run, record)
 
 
 @app.command()
-def export(
-    quantize: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--quantize",
-            help=f"{', '.join(PRECISION_REQUESTS)}; repeat for several.",
-            metavar="PRECISION",
-        ),
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option("--target", help="Device it is made for.", metavar="DEVICE")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", help="Folder or hub id instead of a run's models.", metavar="MODEL"
-        ),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option("--task", help="Task of --model; inferred if not given.", metavar="TASK"),
-    ] = None,
-    max_drop: Annotated[
-        float,
-        typer.Option("--max-drop", help="auto: most agreement that may be lost.", metavar="SHARE"),
-    ] = 0.01,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Show the error layer by layer.")
-    ] = False,
-    text: Text = None,
-    format_: Annotated[
-        str, typer.Option("--format", help="onnx, or ort for reduced builds.", metavar="FORMAT")
-    ] = "onnx",
-    single_file: Annotated[
-        bool, typer.Option("--single-file", help="Weights inside the graph file.")
-    ] = False,
-    push: Annotated[
-        str | None,
-        typer.Option("--push", help="Upload the folder to this hub repository.", metavar="REPO"),
-    ] = None,
-    run: Run = "latest",
-) -> None:
-    """Trace to ONNX, quantize, prove against PyTorch."""
-    from edgedistil.export import stage
+@with_options(ExportOptions)
+def export(options: ExportOptions, run: RunName = "latest") -> None:
+    """Export to ONNX, quantize, and check the outputs against PyTorch."""
     from edgedistil.report import tables
 
-    chosen, artefacts = stage.export(
-        run,
-        quantize=quantize,
-        target=target,
-        model=model,
-        task=task,
-        max_drop=max_drop,
-        explain=explain,
-        text=text,
-        format_=format_,
-        single_file=single_file,
-        push=push,
-    )
-    tables.show_export(chosen, artefacts)
+    exported, artefacts = edgedistil.export(run, options)
+    tables.show_export(exported, artefacts)
 
 
 @app.command()
+@with_options(ProfileOptions)
 def profile(
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device", help="Device to answer for; host is this machine.", metavar="DEVICE"
-        ),
-    ] = "host",
-    ssh: Annotated[
-        str | None, typer.Option("--ssh", help="Measure on a board.", metavar="USER@HOST")
-    ] = None,
-    emulate: Annotated[
-        bool, typer.Option("--emulate", help="Run the board's kernels under emulation.")
-    ] = False,
-    model: Annotated[
-        Path | None, typer.Option("--model", help="One ONNX file instead of a run.", metavar="FILE")
-    ] = None,
-    threads: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--threads", min=1, help="Thread counts; 1 and all if not given.", metavar="N"
-        ),
-    ] = None,
-    length: Annotated[
-        list[int] | None,
-        typer.Option("--length", min=2, help="Sequence lengths in tokens.", metavar="TOKENS"),
-    ] = None,
-    text: Text = None,
+    options: ProfileOptions,
     require: Annotated[
         list[str] | None,
-        typer.Option("--require", help='Gate, such as "speedup>=1.6".', metavar="CLAIM"),
+        typer.Option(
+            "--require",
+            help='Exit with code 3 unless this claim holds, such as "speedup>=1.6"; repeat for '
+            "several. Default: no requirement.",
+            metavar="CLAIM",
+        ),
     ] = None,
-    memory_limit: Annotated[
-        str | None,
-        typer.Option("--memory-limit", help="Does it fit, for example in 512M?", metavar="SIZE"),
-    ] = None,
-    tune: Annotated[bool, typer.Option("--tune", help="Find the best session options.")] = False,
-    bootstrap: Annotated[
-        bool, typer.Option("--bootstrap", help="Send the board what it lacks.")
-    ] = False,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Fit the device's constants from real runs.")
-    ] = False,
-    run: Run = "latest",
+    run: RunName = "latest",
 ) -> None:
-    """Memory and latency: measured, emulated or predicted."""
-    from edgedistil.export.package import refresh_cards
+    """Report memory and latency: measured, emulated or predicted."""
     from edgedistil.profiling import stage
     from edgedistil.report import profile_tables
 
+    # Requirements are read before the measurement, and judged after its tables are printed.
     stage.check_requirements(require or [])
-    chosen, records = stage.profile(
-        run,
-        device=device,
-        ssh=ssh,
-        emulate=emulate,
-        model=model,
-        threads=threads,
-        lengths=length,
-        text=text,
-        memory_limit=memory_limit,
-        tune=tune,
-        bootstrap=bootstrap,
-        calibrate=calibrate,
-    )
-    profile_tables.show_profiles(chosen, records)
-    if chosen is not None:
-        refresh_cards(chosen)  # the model cards show what was measured
+    profiled, records = edgedistil.profile(run, options)
+    profile_tables.show_profiles(profiled, records)
     stage.require_claims(records, require or [])
 
 
 @app.command()
 def report(
-    run: Run = "latest",
+    run: RunName = "latest",
     against: Annotated[
-        str | None, typer.Option("--against", help="Another run to compare with.", metavar="NAME")
-    ] = None,
-) -> None:
-    """Write everything a run knows onto one page."""
-    from edgedistil.core.rundir import open_run
-    from edgedistil.report import stage
-
-    stage.report(open_run(run), against=open_run(against) if against else None)
-
-
-@app.command()
-def devices(
-    name: Annotated[
-        str | None, typer.Argument(help="Device to explain, or 'probe' to draft a file.")
-    ] = None,
-    ssh: Annotated[
         str | None,
-        typer.Option("--ssh", help="probe: the machine to look at.", metavar="USER@HOST"),
+        typer.Option(
+            "--against", help="Another run to compare with. Default: none.", metavar="NAME"
+        ),
     ] = None,
 ) -> None:
-    """List devices, explain one, or draft one."""
-    from edgedistil.profiling import devices as listing
+    """Write all records of a run onto one page."""
+    from edgedistil.core import console
 
-    if name == "probe":
-        listing.probe_device(ssh=ssh)
-    elif name is not None:
-        listing.explain_device(name)
-    else:
-        listing.list_devices()
+    console.result(f"report: {edgedistil.report(run, against=against)}")
 
 
 @app.command()
 def doctor() -> None:
-    """Check what this machine has and lacks."""
+    """Check what each stage needs on this machine."""
     from edgedistil.doctor import examine
 
     raise typer.Exit(0 if examine() else 1)
 
 
+@devices_app.command("list")
+def devices_list() -> None:
+    """List the devices that --device and --target accept."""
+    from edgedistil.profiling import devices
+
+    devices.list_devices()
+
+
+@devices_app.command("show")
+def devices_show(
+    name: Annotated[str, typer.Argument(help="Device, or path of a device file.", metavar="NAME")],
+) -> None:
+    """Show every figure of a device with its source."""
+    from edgedistil.profiling import devices
+
+    devices.explain_device(name)
+
+
+@devices_app.command("probe")
+def devices_probe(
+    ssh: Annotated[
+        str | None,
+        typer.Option(
+            "--ssh", help="Board to examine over SSH. Default: this machine.", metavar="USER@HOST"
+        ),
+    ] = None,
+) -> None:
+    """Examine a machine and print a draft of its device file."""
+    from edgedistil.profiling import devices
+
+    devices.probe_device(ssh=ssh)
+
+
+@recipe_app.command("list")
+def recipe_list() -> None:
+    """List the shipped recipes and those in ./recipes."""
+    from edgedistil.core import console
+    from edgedistil.core.recipe import load_recipe, shipped_recipes
+
+    rows = [[name, load_recipe(name).description] for name in shipped_recipes()]
+    console.table("Recipes", ["name", "description"], rows)
+
+
+@recipe_app.command("explain")
+def recipe_explain(
+    key: Annotated[
+        str | None,
+        typer.Argument(
+            help="Key or section, such as train.learning_rate or loss. Default: all keys.",
+            metavar="[KEY]",
+            show_default=False,
+        ),
+    ] = None,
+    of: Annotated[
+        Literal["recipe", "task", "device"],
+        typer.Option("--of", help="Kind of file whose keys are explained."),
+    ] = "recipe",
+) -> None:
+    """Explain the keys of recipes, task files or device files."""
+    from edgedistil.file_keys import show_keys
+
+    show_keys(of, key)
+
+
+# --- entry point ----------------------------------------------------------------------------------
+
+
 def main() -> NoReturn:
-    """Entry point: turns exceptions into one-line messages and exit codes."""
+    """Runs the command line; turns exceptions into one-line messages and exit codes."""
     from edgedistil.core.errors import EdgeDistilError
 
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(standalone_mode=True)
     except EdgeDistilError as error:
         _fail(f"error: {error}", error.exit_code)
     except SystemExit as stop:
-        if stop.code == 130:  # typer turns KeyboardInterrupt into this, without a word
+        # typer turns KeyboardInterrupt into exit code 130 and prints nothing.
+        if stop.code == 130:
             _fail("interrupted", 130)
         raise
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the reader of our pipe has left
+        # The reader of our pipe (`| head`) has ended: nothing more can be written to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     sys.exit(0)
 
@@ -377,5 +401,5 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _terminated(_number: int, _frame: Any) -> None:
+def _interrupt(_number: int, _frame: Any) -> None:
     raise KeyboardInterrupt

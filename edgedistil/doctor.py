@@ -1,4 +1,4 @@
-"""`edgedistil doctor`: what this machine has and lacks for each stage, without loading anything heavy."""
+"""`edgedistil doctor`: what each stage needs on this machine, checked without heavy imports."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from edgedistil.core.cpu import BFLOAT16_FLAGS, INT8_FLAGS, this_cpu
 from edgedistil.core.records import this_host
 from edgedistil.core.rundir import run_names, runs_root
 
-State = Literal["ok", "lacks", "note"]
-NEEDED = (
+State = Literal["ok", "missing", "note"]
+REQUIRED_PACKAGES = (
     "torch",
     "transformers",
     "accelerate",
@@ -29,140 +29,143 @@ NEEDED = (
     "tokenizers",
     "numpy",
 )
+# A run of bert-base with its checkpoints and exports takes about this much.
 MIN_FREE_BYTES = 5 * 2**30
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `lacks` is what a stage cannot do without; `note` is good to know."""
+    """Result of one check.
 
-    what: str
+    Attributes:
+        subject: Package, tool, folder or feature that was checked.
+        state: `missing` if a stage cannot run without it, `note` if it only informs.
+        detail: Version, path or value.
+        advice: What to do; empty if nothing.
+    """
+
+    subject: str
     state: State
-    found: str
+    detail: str
     advice: str = ""
 
 
 def examine() -> bool:
-    """Prints the findings; True when no stage lacks anything."""
-    findings = [finding for look in LOOKS for finding in look()]
-    rows = [[f.what, f.state, f.found, f.advice] for f in findings]
-    console.table("edgedistil doctor", ["what", "state", "found", "what to do"], rows)
-    lacking = [f.what for f in findings if f.state == "lacks"]
-    console.result(
-        f"lacks: {', '.join(lacking)}" if lacking else "every stage can work on this machine"
-    )
-    return not lacking
+    """Prints all findings; returns whether every stage can run."""
+    findings = [finding for check in CHECKS for finding in check()]
+    rows = [[item.subject, item.state, item.detail, item.advice] for item in findings]
+    console.table("edgedistil doctor", ["check", "state", "found", "what to do"], rows)
+    missing = [item.subject for item in findings if item.state == "missing"]
+    if missing:
+        console.result(f"missing: {', '.join(missing)}")
+    else:
+        console.result("every stage can run on this machine")
+    return not missing
 
 
-def look_at_python() -> list[Finding]:
+def check_python() -> list[Finding]:
+    """Checks the Python version, and describes the host."""
     host = this_host()
+    supported: State = "ok" if sys.version_info >= (3, 11) else "missing"
     return [
-        Finding("python", "ok" if sys.version_info >= (3, 11) else "lacks", host.python),
+        Finding("python", supported, host.python),
         Finding("host", "note", f"{host.cpu}, {host.cores} cores, {host.machine}"),
     ]
 
 
-def look_at_packages() -> list[Finding]:
-    found = []
-    for name in NEEDED:
+def check_packages() -> list[Finding]:
+    """Checks that the required packages are installed, by their metadata."""
+    findings = []
+    for name in REQUIRED_PACKAGES:
         try:
-            found.append(Finding(name, "ok", metadata.version(name)))
+            findings.append(Finding(name, "ok", metadata.version(name)))
         except metadata.PackageNotFoundError:
-            found.append(
-                Finding(name, "lacks", "not installed", f"pip install -c constraints.txt {name}")
-            )
-    return found
+            advice = f"pip install -c constraints.txt {name}"
+            findings.append(Finding(name, "missing", "not installed", advice))
+    return findings
 
 
-def look_at_instructions() -> list[Finding]:
+def check_instructions() -> list[Finding]:
+    """Reports instructions that decide the training precision and the speed of int8."""
     flags = this_cpu().flags
     if not flags:
-        return [
-            Finding(
-                "bfloat16",
-                "note",
-                "this system does not list its instructions",
-                "training uses float32",
-            )
-        ]
+        detail = "this system does not list its instructions"
+        return [Finding("bfloat16", "note", detail, "training uses float32")]
     bfloat16 = sorted(flags & BFLOAT16_FLAGS)
     int8 = sorted(flags & INT8_FLAGS)
     return [
-        Finding(
-            "bfloat16",
-            "note",
-            ", ".join(bfloat16) or "none",
-            "" if bfloat16 else "training uses float32",
-        ),
-        Finding(
-            "int8 dot product",
-            "note",
-            ", ".join(int8) or "none",
-            "" if int8 else "int8 may not be faster here",
-        ),
+        _instruction("bfloat16", bfloat16, "training uses float32"),
+        _instruction("int8 dot product", int8, "int8 may not be faster on this machine"),
     ]
 
 
-def look_at_storage() -> list[Finding]:
+def _instruction(subject: str, flags: list[str], consequence: str) -> Finding:
+    if flags:
+        return Finding(subject, "note", ", ".join(flags))
+    return Finding(subject, "note", "none", consequence)
+
+
+def check_storage() -> list[Finding]:
+    """Checks that the cache and the runs can be written and have space."""
     return [_folder("cache", cache_root()), _folder("runs", runs_root())]
 
 
-def look_at_assets() -> list[Finding]:
+def _folder(subject: str, path: Path) -> Finding:
+    # The folder itself may not exist yet: its closest existing parent decides.
+    parent = path.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free
+    detail = f"{path}, {free / 2**30:.0f} GiB free"
+    if not os.access(parent, os.W_OK):
+        advice = f"{parent} is not writable: set EDGEDISTIL_{subject.upper()} to another folder"
+        return Finding(subject, "missing", detail, advice)
+    if free < MIN_FREE_BYTES:
+        advice = "the demo takes about 2 GiB, bert-base about 5 GiB"
+        return Finding(subject, "note", detail, advice)
+    return Finding(subject, "ok", detail)
+
+
+def check_assets() -> list[Finding]:
+    """Reports how many of the pinned downloads are in the cache."""
     folder = cache_root() / "assets"
     missing = [asset for asset in ASSETS.values() if not (folder / asset.filename).is_file()]
     if not missing:
-        return [Finding("assets", "ok", f"all {len(ASSETS)} cached: works without a network")]
-    size = sum(asset.bytes for asset in missing) / 1e6
-    return [
-        Finding(
-            "assets",
-            "note",
-            f"{len(missing)} of {len(ASSETS)} not cached",
-            f"{size:.0f} MB fetched when needed",
-        )
-    ]
+        return [Finding("assets", "ok", f"all {len(ASSETS)} cached: no network needed")]
+    megabytes = sum(asset.bytes for asset in missing) / 1e6
+    detail = f"{len(missing)} of {len(ASSETS)} not cached"
+    return [Finding("assets", "note", detail, f"{megabytes:.0f} MB are downloaded when needed")]
 
 
-def look_at_tools() -> list[Finding]:
+def check_tools() -> list[Finding]:
+    """Looks for the programs that measure on boards and run emulation."""
     tools = {
-        "ssh": "apt install openssh-client (profile --ssh)",
-        "qemu-aarch64": "apt install qemu-user (profile --emulate)",
+        "ssh": "apt install openssh-client (for profile --ssh)",
+        "qemu-aarch64": "apt install qemu-user (for profile --emulate)",
         "apt-get": "profile --emulate builds its arm64 system with it",
     }
-    return [
-        Finding(tool, "ok", str(shutil.which(tool)))
-        if shutil.which(tool)
-        else Finding(tool, "note", "missing", advice)
-        for tool, advice in tools.items()
-    ]
+    findings = []
+    for tool, advice in tools.items():
+        path = shutil.which(tool)
+        if path is None:
+            findings.append(Finding(tool, "note", "not installed", advice))
+        else:
+            findings.append(Finding(tool, "ok", path))
+    return findings
 
 
-def look_at_runs() -> list[Finding]:
+def check_runs() -> list[Finding]:
+    """Lists the runs of this folder."""
     names = run_names()
-    return [Finding("finished and unfinished runs", "note", ", ".join(names) or "none")]
+    return [Finding("runs here", "note", ", ".join(names) or "none")]
 
 
-LOOKS: tuple[Callable[[], list[Finding]], ...] = (
-    look_at_python,
-    look_at_packages,
-    look_at_instructions,
-    look_at_storage,
-    look_at_assets,
-    look_at_tools,
-    look_at_runs,
+CHECKS: tuple[Callable[[], list[Finding]], ...] = (
+    check_python,
+    check_packages,
+    check_instructions,
+    check_storage,
+    check_assets,
+    check_tools,
+    check_runs,
 )
-
-
-def _folder(what: str, path: Path) -> Finding:
-    there = path.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    found = f"{path}, {free / 2**30:.0f} GiB free"
-    if not os.access(there, os.W_OK):
-        return Finding(
-            what, "lacks", found, f"{there} cannot be written: set EDGEDISTIL_{what.upper()}"
-        )
-    if free < MIN_FREE_BYTES:
-        return Finding(what, "note", found, "the demo takes about 2 GiB, bert-base about 5 GiB")
-    return Finding(what, "ok", found)

@@ -1,113 +1,107 @@
-"""`edgedistil run`: all stages in order. A stage whose inputs have not changed since it ended is not done again."""
+"""`edgedistil run`: all stages in order, without those that are done with the same inputs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import edgedistil
 from edgedistil.core import console
+from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
 from edgedistil.core.recipe import Recipe
-from edgedistil.core.records import Record, text_sha256
+from edgedistil.core.records import text_sha256
 from edgedistil.core.rundir import RunDir, read_json, runs_root, sha256_file, write_json
+
+# Evaluation cells of small models run faster with one thread each than sharing all threads; beyond
+# four at a time their memory counts more than the gain.
+_MAX_JOBS = 4
 
 
 def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
-    """Distil, evaluate, export and prove, profile, report.
+    """Distils, evaluates, exports, profiles and reports.
 
-    A run of that name is continued: what is finished stays, what was interrupted goes on from its last checkpoint.
+    An existing run of that name is continued: completed stages are skipped, an interrupted
+    distillation resumes from its last checkpoint.
 
     Raises:
-        RunError: The run exists and was made by a recipe that would give another result (says which keys differ).
+        RunError: The run exists and was made by a recipe that would give another result; the
+            message names the keys that differ.
     """
-    from edgedistil.distill import stage as distilling
-    from edgedistil.report import stage as reporting
     from edgedistil.report import tables
 
     name = run_name or recipe.name
-    exists = (runs_root() / name).is_dir()
-    run, distilled = distilling.distill(recipe, run_name=run_name, resume=exists)
+    resume = (runs_root() / name).is_dir()
+    run, distilled = edgedistil.distill(recipe, run=run_name, resume=resume)
     tables.show_distill(run, distilled)
 
-    _unless_done(
-        run,
-        "evaluate",
-        [recipe.evaluate, recipe.seed],
-        [run.distill],
-        lambda: _evaluate(run, recipe),
+    evaluation_settings = [recipe.evaluate, recipe.seed]
+    _run_unless_done(
+        run, "evaluate", evaluation_settings, [run.distill], lambda: _evaluate(run, recipe)
     )
-    _unless_done(run, "export", [recipe.export], [run.distill], lambda: _export(run, recipe))
+    _run_unless_done(run, "export", [recipe.export], [run.distill], lambda: _export(run, recipe))
     exported = sorted(run.exports.glob("*/export.*.json"))
-    _unless_done(run, "profile", [recipe.profile], exported, lambda: _profile(run, recipe))
-    reporting.report(run, against=None)
+    _run_unless_done(run, "profile", [recipe.profile], exported, lambda: _profile(run, recipe))
+    page = edgedistil.report(run)
+    console.result(f"report: {page}")
     return run
 
 
 def _evaluate(run: RunDir, recipe: Recipe) -> None:
-    from edgedistil.evaluate import stage
     from edgedistil.report import tables
 
-    record = stage.evaluate(
-        run,
+    options = EvaluateOptions(
         tasks=recipe.evaluate.tasks,
         seeds=recipe.evaluate.seeds,
         models=recipe.evaluate.models,
-        cell=None,
-        artefact=None,
-        data=None,
-        jobs=min(
-            os.cpu_count() or 1, 4
-        ),  # cells of small models: one thread each beats sharing threads
+        jobs=min(os.cpu_count() or 1, _MAX_JOBS),
     )
+    _, record = edgedistil.evaluate(run, options)
     tables.show_evaluation(run, record)
 
 
 def _export(run: RunDir, recipe: Recipe) -> None:
-    from edgedistil.export import stage
     from edgedistil.report import tables
 
-    _, artefacts = stage.export(
-        run.name, quantize=list(recipe.export.precisions), target=recipe.export.target
-    )
+    options = ExportOptions(precisions=recipe.export.precisions, target=recipe.export.target)
+    _, artefacts = edgedistil.export(run, options)
     tables.show_export(run, artefacts)
 
 
 def _profile(run: RunDir, recipe: Recipe) -> None:
-    from edgedistil.export.package import refresh_cards
-    from edgedistil.profiling import stage
     from edgedistil.report import profile_tables
 
     for device in recipe.profile.devices:
-        _, records = stage.profile(
-            run.name,
+        options = ProfileOptions(
             device=device,
             threads=recipe.profile.threads,
             lengths=recipe.profile.lengths,
             sentence_pairs=recipe.profile.sentence_pairs,
             claim_pairs=recipe.profile.claim_pairs,
         )
+        _, records = edgedistil.profile(run, options)
         profile_tables.show_profiles(run, records)
-    refresh_cards(run)  # the model cards show what was measured
 
 
-def _unless_done(
+def _run_unless_done(
     run: RunDir,
     stage: str,
-    settings: list[Record | object],
-    inputs: list[Path],
+    settings: Sequence[object],
+    inputs: Sequence[Path],
     work: Callable[[], None],
 ) -> None:
-    """Does `work` unless the ledger says that it ended with the same settings and input files."""
+    """Calls `work` unless stages.json has the same settings and input files for this stage."""
     ledger_file = run.path / "stages.json"
-    ledger = read_json(ledger_file) if ledger_file.exists() else {}
-    key = text_sha256(
-        "\n".join(
-            [*(repr(each) for each in settings), *(f"{p.name} {sha256_file(p)}" for p in inputs)]
-        )
-    )
-    if ledger.get(stage) == key:
-        console.say(f"{stage}: done already (edgedistil {stage} does it again)")
+    described = [repr(setting) for setting in settings]
+    described += [f"{path.name} {sha256_file(path)}" for path in inputs]
+    key = text_sha256("\n".join(described))
+    if _read_ledger(ledger_file).get(stage) == key:
+        console.say(f"{stage}: already done (run `edgedistil {stage}` to repeat it)")
         return
     work()
-    ledger = read_json(ledger_file) if ledger_file.exists() else {}
-    write_json(ledger_file, {**ledger, stage: key})
+    # Read again: the work itself may have taken hours, and a second command may have added a stage.
+    write_json(ledger_file, _read_ledger(ledger_file) | {stage: key})
+
+
+def _read_ledger(path: Path) -> dict[str, str]:
+    return read_json(path) if path.exists() else {}

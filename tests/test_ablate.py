@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from edgedistil.ablate import BASELINE, ablation_recipes, changed_keys, order_against_paper
+from edgedistil.ablate import FULL_RECIPE, ablation_recipes, changed_keys, order_against_paper
 from edgedistil.core.errors import RecipeError
+from edgedistil.core.options import TaskOptions
 from edgedistil.core.records import NotMeasured, Variation
 
 TEXT = """name = "{name}"
@@ -36,14 +37,15 @@ def variation(name: str, change: float, paper: float | None, *, noisy: bool = Fa
 
 def test_shipped_ablations_are_fair_and_full_comes_first():
     recipes = ablation_recipes(Path("recipes/ablation"))
-    assert next(iter(recipes)) == BASELINE
+    assert next(iter(recipes)) == FULL_RECIPE
     assert {"no-soft-target", "no-cosine", "no-mlm", "random-init"} <= set(recipes)
-    assert changed_keys(recipes[BASELINE], recipes["no-cosine"]) == {"loss.cosine": "0.0 (1.0)"}
+    assert changed_keys(recipes[FULL_RECIPE], recipes["no-cosine"]) == {"loss.cosine": "0.0 (1.0)"}
 
 
 def test_other_budget_is_refused(tmp_path):
     with pytest.raises(
-        RecipeError, match=r"'less' is no fair comparison: train.tokens is 50 \(100\)"
+        RecipeError,
+        match=r"'less' is not comparable with the full recipe: train.tokens is 50 \(100\)",
     ):
         ablation_recipes(folder_of(tmp_path, full=(1.0, 100), less=(0.0, 50)))
 
@@ -86,7 +88,7 @@ def test_ablation_compares_runs_cell_by_cell(tmp_path, runs, monkeypatch):
 
     labels = [float(i % 2) for i in range(101)]
 
-    def ready(recipe, **_) -> RunDir:
+    def ready(recipe, _options) -> RunDir:
         run = RunDir(runs / recipe.name)
         cells = []
         for seed in (1, 2, 3):
@@ -122,9 +124,10 @@ def test_ablation_compares_runs_cell_by_cell(tmp_path, runs, monkeypatch):
         write_record(run.evaluation, record)
         return run
 
-    monkeypatch.setattr(module, "_make", ready)
+    monkeypatch.setattr(module, "_distil_and_evaluate", ready)
     monkeypatch.setattr(module, "_tokens_seen", lambda run: 100)
-    home, record = module.ablate(folder_of(tmp_path, full=(1.0, 100), none=(0.0, 100)))
+    folder = folder_of(tmp_path, full=(1.0, 100), none=(0.0, 100))
+    home, record = module.ablate(folder, TaskOptions())
     assert read_record(home.ablation, AblationRecord) == record
     full, none = record.variations
     assert isinstance(full.change, NotMeasured)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,43 +20,49 @@ COMMANDS = {
     "evaluate": {
         "--task",
         "--seeds",
+        "--data",
+        "--jobs",
         "--model",
         "--cell",
         "--artefact",
-        "--data",
-        "--jobs",
         "--run",
     },
+    "ablate": {"--task", "--seeds", "--data", "--jobs"},
     "export": {
-        *(
-            "--quantize",
-            "--target",
-            "--model",
-            "--task",
-            "--max-drop",
-            "--explain",
-            "--text",
-            "--format",
-        ),
-        *("--single-file", "--push", "--run"),
+        "--quantize",
+        "--target",
+        "--model",
+        "--task",
+        "--max-drop",
+        "--explain",
+        "--text",
+        "--format",
+        "--single-file",
+        "--push",
+        "--run",
     },
     "profile": {
-        *(
-            "--device",
-            "--ssh",
-            "--emulate",
-            "--model",
-            "--threads",
-            "--length",
-            "--text",
-            "--require",
-        ),
-        *("--memory-limit", "--tune", "--bootstrap", "--calibrate", "--run"),
+        "--device",
+        "--ssh",
+        "--emulate",
+        "--model",
+        "--threads",
+        "--length",
+        "--text",
+        "--memory-limit",
+        "--tune",
+        "--bootstrap",
+        "--calibrate",
+        "--require",
+        "--run",
     },
-    "ablate": {"--task", "--seeds", "--data", "--jobs"},
     "report": {"--run", "--against"},
-    "devices": {"--ssh"},
     "doctor": set(),
+    "devices list": set(),
+    "devices show": set(),
+    "devices probe": {"--ssh"},
+    "recipe list": set(),
+    "recipe explain": {"--of"},
 }
 
 
@@ -73,22 +80,72 @@ def edgedistil(*arguments: str, cwd: Path, **environment: str) -> subprocess.Com
     )
 
 
-def test_commands_and_flags_are_frozen() -> None:
+def all_commands() -> dict[str, Any]:
+    """Name → command of typer, with "group command" for the commands of a group."""
     from typer.main import get_command
 
     from edgedistil.cli import app
 
-    group = get_command(app)
-    found = {
-        name: {
-            option
-            for p in command.params
-            for option in p.opts
-            if option.startswith("--") and option != "--help"
-        }
-        for name, command in group.commands.items()  # type: ignore[attr-defined]
-    }
-    assert found == COMMANDS
+    commands = {}
+    for name, command in get_command(app).commands.items():
+        subcommands = getattr(command, "commands", None)
+        if subcommands is None:
+            commands[name] = command
+        else:
+            commands |= {f"{name} {sub}": child for sub, child in subcommands.items()}
+    return commands
+
+
+def flags(command: Any) -> set[str]:
+    names = {name for parameter in command.params for name in parameter.opts}
+    return {name for name in names if name.startswith("--")} - {"--help"}
+
+
+def test_commands_and_flags_are_frozen() -> None:
+    assert {name: flags(command) for name, command in all_commands().items()} == COMMANDS
+
+
+def test_every_option_says_what_happens_without_it() -> None:
+    """A switch is off by default; any other option names its default, or typer shows it."""
+    silent = []
+    for name, command in all_commands().items():
+        for option in command.params:
+            text = option.help or ""
+            switch = getattr(option, "is_flag", False)
+            explained = switch or option.required or "Default:" in text
+            shown = option.show_default and option.default is not None
+            if option.name != "help" and not (explained or shown or "without it" in text):
+                silent.append(f"{name} {option.name}")
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "choices"),
+    [
+        ("export --quantize", ["fp32", "fp16", "int8", "uint8", "int8-static", "int4", "auto"]),
+        ("export --format", ["onnx", "ort"]),
+        ("evaluate --artefact", ["fp32", "fp16", "int8", "uint8", "int8-static", "int4"]),
+        ("recipe explain --of", ["recipe", "task", "device"]),
+    ],
+)
+def test_choices_are_typed(flag: str, choices: list[str], tmp_path: Path) -> None:
+    """The parser knows the values: they are in the error message and in completion."""
+    done = edgedistil(*flag.split(), "bogus", cwd=tmp_path)
+    assert done.returncode == 2
+    assert ", ".join(f"'{choice}'" for choice in choices) in done.stderr
+    assert complete(f"edgedistil {flag} ", cwd=tmp_path) == choices
+
+
+def test_shell_completion_is_offered(tmp_path: Path) -> None:
+    assert set(complete("edgedistil devices ", cwd=tmp_path)) >= {"list", "show", "probe"}
+    assert "--show-completion" in edgedistil("--help", cwd=tmp_path).stdout
+
+
+def complete(line: str, cwd: Path) -> list[str]:
+    """Completions of a line, as bash asks for them."""
+    words = str(len(line.split()))
+    environment = {"_EDGEDISTIL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": words}
+    return edgedistil(cwd=cwd, **environment).stdout.split()
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
@@ -135,7 +192,7 @@ def test_help_of_a_command_imports_no_torch(command: str, tmp_path: Path) -> Non
         (["evaluate"], "there is no finished run"),
         (["report"], "there is no finished run"),
         (["report", "--run", "nope"], "no run 'nope'"),
-        (["devices", "rpi44"], "did you mean 'rpi4'?"),
+        (["devices", "show", "rpi44"], "did you mean 'rpi4'?"),
         (["profile", "--device", "rpi44"], "did you mean 'rpi4'?"),
         (["export", "--quantize", "int7"], "int7"),
     ],
@@ -188,10 +245,10 @@ def test_a_signal_ends_with_130(number: int, tmp_path: Path) -> None:
     assert said.strip() == "interrupted"
 
 
-def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("edgedistil")
     done = subprocess.run(
-        f"{program} devices | head -1",
+        f"{program} devices list | head -1",
         shell=True,
         capture_output=True,
         text=True,
@@ -207,26 +264,3 @@ def test_doctor_looks_at_everything(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     for part in ("torch", "onnxruntime", "cache", "assets", "not cached"):
         assert part in done.stdout
-
-
-def test_profile_alone_writes_the_model_cards_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from typer.testing import CliRunner
-
-    from edgedistil.cli import app
-    from edgedistil.core.rundir import RunDir
-    from edgedistil.export import package
-    from edgedistil.profiling import stage
-    from edgedistil.report import profile_tables
-
-    run, written = RunDir(tmp_path), []
-    monkeypatch.setattr(
-        stage, "profile", lambda *_args, model, **_options: (None if model else run, [])
-    )
-    monkeypatch.setattr(profile_tables, "show_profiles", lambda *_args: None)
-    monkeypatch.setattr(package, "refresh_cards", written.append)
-    assert CliRunner().invoke(app, ["profile"]).exit_code == 0
-    assert written == [run]
-    assert CliRunner().invoke(app, ["profile", "--model", "some.onnx"]).exit_code == 0
-    assert written == [run], "one file belongs to no run and has no card"

@@ -57,7 +57,8 @@ def test_every_shipped_file_is_in_the_wheel(wheel: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["devices"], ["devices", "rpi4"], ["distill", "--help"], ["doctor"]]
+    "arguments",
+    [["devices", "list"], ["devices", "show", "rpi4"], ["distill", "--help"], ["doctor"]],
 )
 def test_an_installed_package_works_anywhere(
     installed: Path, arguments: list[str], tmp_path: Path

@@ -107,7 +107,7 @@ class ProfileOptions:
         bool, Flag("--calibrate", "Fit the device's prediction constants to these measurements.")
     ] = False
     sentence_pairs: int = 1500
-    claim_pairs: int = 200
+    claim_pairs: int = 60
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,12 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import edgedistil
 from edgedistil.core.cpu import this_cpu
 from edgedistil.core.errors import StorageError
 from edgedistil.core.precision import Precision
 from edgedistil.core.rundir import read_json, write_json
 from edgedistil.core.task import LabelledKind
+from edgedistil.core.version import __version__
 
 Method = Literal["measured", "emulated", "predicted"]
 Role = Literal["teacher", "student"]
@@ -676,7 +676,7 @@ def provenance(command: str | None = None) -> Provenance:
 
 
 def installed_versions() -> dict[str, str]:
-    versions = {"edgedistil": edgedistil.__version__}
+    versions = {"edgedistil": __version__}
     for name in VERSIONED_PACKAGES[1:]:
         try:
             versions[name] = metadata.version(name)

@@ -9,7 +9,7 @@ from importlib import resources
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-import edgedistil
+from edgedistil.core.version import __version__
 from edgedistil.report import sections
 from edgedistil.report.load import RunFacts
 from edgedistil.report.tables import TableData
@@ -32,7 +32,7 @@ def render(facts: RunFacts, judged: Sequence[Verdict], compared: TableData | Non
         compared=compared,
         sections=sections.all_sections(facts),
         recipe=facts.recipe,
-        version=edgedistil.__version__,
+        version=__version__,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 

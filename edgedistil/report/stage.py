@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from edgedistil.core import console
 from edgedistil.core.rundir import RunDir, write_json, write_text
 from edgedistil.report import diff, page, text
 from edgedistil.report.load import gather
-from edgedistil.report.tables import TableData
 from edgedistil.report.verdicts import verdicts
 
 
-def report(run: RunDir, *, against: RunDir | None) -> list[TableData]:
+def report(run: RunDir, *, against: RunDir | None = None) -> Path:
     """Writes `report.html`, `report.md` and `report.json` into the run, and shows the verdicts.
 
     Args:
         run: The run to report on; stages that are missing are named in the page.
         against: Another run; its figures are put beside this run's.
     Returns:
-        The verdict table, and the comparison where one was asked for.
+        Path of report.html.
     Raises:
         RunError: The run has no results yet.
     """
@@ -31,5 +32,4 @@ def report(run: RunDir, *, against: RunDir | None) -> list[TableData]:
     console.result(f"\nrun {run.name} ({run.path})")
     for each in shown:
         each.show()
-    console.result(f"\nreport: {run.report}")
-    return shown
+    return run.report

@@ -12,6 +12,8 @@ import pytest
 
 from edgedistil.core.errors import RunError
 from edgedistil.core.rundir import RunDir
+from edgedistil.report import diff
+from edgedistil.report.load import gather
 from edgedistil.report.stage import report
 
 
@@ -147,8 +149,9 @@ def test_empty_run_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_comparison_puts_two_runs_side_by_side(full_run: RunDir, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    tables = report(full_run, against=full_run)
-    comparison = tables[-1]
+    assert report(full_run, against=full_run) == full_run.report
+    facts = gather(full_run)
+    comparison = diff.comparison(facts, facts)
     assert comparison.title == "made-up against made-up"
     changes = {row[0]: row[3] for row in comparison.rows}
     assert changes["held-out top-1"] == "+0.0%"

@@ -182,7 +182,7 @@ def test_help_of_a_command_imports_no_torch(command: str, tmp_path: Path) -> Non
     [
         (["distil"], "No such command 'distil'"),
         (["distill"], "RECIPE"),
-        (["distill", "nowhere.toml"], "error: no recipe 'nowhere.toml'"),
+        (["distill", "nowhere.toml"], "error: unknown recipe 'nowhere.toml'"),
         (["distill", "tiny", "--set", "loss.mlm"], "expected key=value"),
         (["distill", "tiny", "--set", "loss.temprature=2.0"], "did you mean 'temperature'?"),
         (["distill", "tiny", "--run", "../x"], "cannot name a run"),
@@ -211,7 +211,7 @@ def test_broken_toml_names_the_place(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("name = \n")
     done = edgedistil("distill", "x.toml", cwd=tmp_path)
     assert done.returncode == 2
-    assert "x.toml is no TOML" in done.stderr
+    assert "x.toml is not valid TOML" in done.stderr
     assert "line 1, column 8" in done.stderr
 
 

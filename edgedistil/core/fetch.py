@@ -228,6 +228,9 @@ def download_url(url: str, path: Path) -> None:
         with response, replacing(path) as unfinished, unfinished.open("wb") as file:
             shutil.copyfileobj(response, file)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        # An HTTP status such as 404 arrives as an error that still holds the connection.
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         reason = getattr(error, "reason", error)
         raise OfflineError(
             f"cannot download {url}: {reason}", hint=f"download it by hand and save it as {path}"

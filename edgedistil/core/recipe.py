@@ -1,340 +1,386 @@
-"""TOML → Recipe: frozen, strict, with every problem told at once.
+"""Recipes: TOML files that say what is distilled, from which text, and what happens to the student.
 
-A recipe says what is distilled from what, on which text, with which losses, and what happens to the student after.
-Below a stage's entry function nobody sees a Recipe: everything takes plain values.
+A recipe is frozen and strict, and all its problems are reported at once. Functions below a stage's
+entry take a section, never the whole recipe. `edgedistil recipe explain` prints the descriptions.
 """
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from edgedistil.core.errors import RecipeError
 from edgedistil.core.precision import Precision
 from edgedistil.core.records import text_sha256
 from edgedistil.core.rundir import write_text
-from edgedistil.core.shipped import find_shipped
+from edgedistil.core.shipped import find_shipped, shipped_names
+from edgedistil.core.toml import StrictSection, did_you_mean, parse_section, read_toml
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
+# Keys of [train] of which a recipe has exactly one.
+RUN_LENGTHS = ("tokens", "epochs", "steps")
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+class FitHead(StrictSection):
+    """How an MLM head is fitted to a teacher without one; the encoder is trained along with it.
 
-class FitHead(Section):
-    """How an MLM head is fitted onto a teacher that comes without one (head and encoder together)."""
+    The defaults are measured: docs/log.md#the-fitted-mlm-head.
+    """
 
-    steps: Positive = 750
-    batch_tokens: Positive = 2048
-    learning_rate: float = Field(5e-4, gt=0)
+    steps: Positive = Field(750, description="Optimizer steps.")
+    batch_tokens: Positive = Field(2048, description="Tokens of one optimizer step.")
+    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of the head.")
     encoder_rate: float = Field(
-        1.0, ge=0, le=1, description="the encoder's learning rate as a share of the head's"
+        1.0,
+        ge=0,
+        le=1,
+        description="Learning rate of the encoder as a share of the head's; 0 freezes it.",
     )
-    warmup: Share = 0.1
+    warmup: Share = Field(0.1, description="Share of the steps with a rising learning rate.")
 
 
-class Teacher(Section):
-    source: str = Field(min_length=1, description="hub id, folder, or asset:NAME")
-    revision: str | None = Field(None, description="commit or tag of a hub model")
-    mlm_head: Literal["own", "fit"] = "own"
-    fit: FitHead = FitHead()
+class Teacher(StrictSection):
+    """The model that is distilled."""
+
+    source: str = Field(min_length=1, description="Hub id, folder, or asset:NAME.")
+    revision: str | None = Field(None, description="Commit or tag of a hub model.")
+    mlm_head: Literal["own", "fit"] = Field(
+        "own",
+        description="own uses the teacher's MLM head; fit trains one for an encoder without it.",
+    )
+    fit: FitHead = Field(FitHead(), description="How the head is fitted, with mlm_head = fit.")
 
 
-class Student(Section):
+class Student(StrictSection):
+    """Depth and initial weights of the student."""
+
     layers: Literal["alternate"] | list[Annotated[int, Field(ge=0)]] = Field(
-        "alternate", description="teacher layers that become the student's, or every other one"
+        "alternate",
+        description="Teacher layers that the student starts from; alternate takes every other one.",
     )
     init: str = Field(
-        "teacher", description="teacher, random, or the folder of a student to distil further"
+        "teacher",
+        description="teacher, random, or the folder of a student that is distilled further.",
     )
     fold_segment: bool = Field(
-        True, description="add the teacher's segment-A vector to the positions"
+        True,
+        description="Add the teacher's segment-A embedding to the student's position embeddings.",
     )
     copy_head_transform: bool = Field(
-        True, description="copy the MLM head's dense layer and LayerNorm"
+        True, description="Copy the dense layer and LayerNorm of the teacher's MLM head."
     )
-    freeze_positions: bool = False
-    dropout: Share = 0.1
+    freeze_positions: bool = Field(False, description="Do not train the position embeddings.")
+    dropout: Share = Field(0.1, description="Dropout of hidden states and attention weights.")
 
 
-class SourceSpec(Section):
+class SourceSpec(StrictSection):
     """One text source: exactly one of asset, files, hub."""
 
-    asset: str | None = None
+    asset: str | None = Field(None, description="Text of a pinned package, by its asset name.")
     files: str | None = Field(
-        None, description="path or glob: .txt .jsonl .parquet, also .gz and .zst"
+        None, description="Path, glob or URL of .txt, .jsonl or .parquet files, also .gz and .zst."
     )
-    hub: str | None = None
-    config: str | None = Field(None, description="configuration of a hub data set")
-    split: str = "train"
+    hub: str | None = Field(None, description="Id of a hub data set.")
+    config: str | None = Field(None, description="Configuration of a hub data set.")
+    split: str = Field("train", description="Split of a hub data set.")
     revision: str | None = Field(
-        None, description="commit or tag of a hub data set: pins what the cache is keyed by"
+        None, description="Commit or tag of a hub data set; part of the corpus cache's key."
     )
-    field: str = Field("text", description="text column of jsonl, parquet and hub data sets")
-    streaming: bool = False
-    licence: str = Field("not stated", description="shown in the record; assets bring their own")
+    field: str = Field(
+        "text", description="Column with the text in .jsonl, .parquet and hub data sets."
+    )
+    streaming: bool = Field(
+        False, description="Read a hub data set over the network without storing it first."
+    )
+    licence: str = Field(
+        "not stated", description="Licence shown in the record; assets have their own."
+    )
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        given = [k for k in ("asset", "files", "hub") if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"expected exactly one of asset, files, hub; got {' and '.join(given) or 'none'}"
-            )
+    def _check_one_origin(self) -> Self:
+        _check_exactly_one(self, ("asset", "files", "hub"))
         return self
 
 
-class Corpus(Section):
-    sources: list[SourceSpec] = Field(min_length=1)
-    layout: Literal["packed", "lines"] = "packed"
-    block_length: Annotated[int, Field(ge=8, le=8192)] = 128
-    heldout_share: Annotated[float, Field(gt=0, le=0.5)] = 0.02
-    heldout_max_documents: Positive = 2000
-    on_bad_utf8: Literal["refuse", "replace"] = "refuse"
+class Corpus(StrictSection):
+    """The text that the student is distilled on."""
+
+    sources: list[SourceSpec] = Field(min_length=1, description="Text sources, read in order.")
+    layout: Literal["packed", "lines"] = Field(
+        "packed",
+        description="packed fills rows across document ends; lines has one document per row.",
+    )
+    block_length: Annotated[int, Field(ge=8, le=8192)] = Field(
+        128, description="Longest row in tokens, special tokens included."
+    )
+    heldout_share: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        0.02, description="Share of the documents that is held out from training."
+    )
+    heldout_max_documents: Positive = Field(
+        2000, description="Largest number of held-out documents."
+    )
+    on_bad_utf8: Literal["refuse", "replace"] = Field(
+        "refuse", description="Whether invalid UTF-8 is an error or is replaced by U+FFFD."
+    )
 
 
-class Masking(Section):
-    kind: Literal["bert", "rarity"] = "bert"
-    share: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    rarity_exponent: Annotated[float, Field(ge=0)] = 0.7
+class Masking(StrictSection):
+    """Which tokens are masked in each step."""
+
+    kind: Literal["bert", "rarity"] = Field(
+        "bert", description="bert selects tokens uniformly; rarity prefers rare tokens."
+    )
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.15, description="Share of the tokens that is selected."
+    )
+    rarity_exponent: Annotated[float, Field(ge=0)] = Field(
+        0.7, description="With kind = rarity, tokens are drawn by frequency to minus this power."
+    )
 
 
-class Loss(Section):
-    soft_target: Annotated[float, Field(ge=0)] = 5.0
-    mlm: Annotated[float, Field(ge=0)] = 2.0
-    cosine: Annotated[float, Field(ge=0)] = 1.0
-    temperature: Annotated[float, Field(gt=0)] = 2.0
+class Loss(StrictSection):
+    """Weights of the three losses, and the tokens that they are computed on."""
+
+    soft_target: Annotated[float, Field(ge=0)] = Field(
+        5.0, description="Weight of the KL divergence from the teacher's token distribution."
+    )
+    mlm: Annotated[float, Field(ge=0)] = Field(
+        2.0, description="Weight of the cross-entropy of masked tokens."
+    )
+    cosine: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="Weight of the cosine distance between last hidden states."
+    )
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="Temperature of the soft-target loss."
+    )
     positions: Literal["all", "masked"] = Field(
-        "all", description="where the soft-target loss looks"
+        "all", description="Tokens that the soft-target loss is computed on."
     )
     mean: Literal["step", "micro-batch"] = Field(
-        "step", description="over all tokens of a step, or the original's"
+        "step",
+        description="Average over the tokens of a step, or over micro-batches as the original did.",
     )
 
     @model_validator(mode="after")
-    def _some_weight(self) -> Self:
+    def _check_weights(self) -> Self:
         if self.soft_target == self.mlm == self.cosine == 0:
             raise ValueError(
-                "all loss weights are 0: nothing would be learnt; set soft_target, mlm or cosine"
+                "all loss weights are 0, so nothing would be trained; set soft_target, mlm or cosine"
             )
         return self
 
 
-class Train(Section):
+class Train(StrictSection):
+    """Length of the run, batches, optimizer and checkpoints."""
+
     precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
-        "auto", description="auto: bfloat16 where the device computes it natively, else float32"
+        "auto",
+        description="Compute type; auto is bfloat16 where the device has it natively, "
+        "otherwise float32.",
     )
-    tokens: Positive | None = Field(None, description="length of the run in tokens, or:")
-    epochs: Positive | None = None
-    steps: Positive | None = None
-    global_batch: Positive = Field(32, description="sequences of an optimizer step, over all ranks")
-    micro_batch: Positive = Field(32, description="sequences of one forward pass on one rank")
-    learning_rate: float = Field(5e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    epsilon: float = Field(1e-6, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    warmup: Share = 0.05
-    clip: float = Field(5.0, gt=0)
-    compile: bool = False
-    checkpoint_minutes: float = Field(10.0, gt=0)
-    keep_checkpoints: Positive = 2
+    tokens: Positive | None = Field(None, description="Length of the run in tokens.")
+    epochs: Positive | None = Field(None, description="Length of the run in epochs.")
+    steps: Positive | None = Field(None, description="Length of the run in optimizer steps.")
+    global_batch: Positive = Field(
+        32, description="Sequences of one optimizer step, over all processes."
+    )
+    micro_batch: Positive = Field(
+        32, description="Sequences of one forward pass in one process; divides global_batch."
+    )
+    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="Betas of AdamW.")
+    epsilon: float = Field(1e-6, gt=0, description="Epsilon of AdamW.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    warmup: Share = Field(0.05, description="Share of the steps with a rising learning rate.")
+    clip: float = Field(5.0, gt=0, description="Largest gradient norm; larger ones are scaled.")
+    compile: bool = Field(False, description="Compile the student with torch.compile.")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="Minutes between checkpoints.")
+    keep_checkpoints: Positive = Field(2, description="Newest checkpoints that are not deleted.")
     evaluate_every: Positive | None = Field(
-        None, description="steps between held-out evaluations; none: ten times"
+        None, description="Steps between held-out evaluations; ten evaluations by default."
     )
     heldout_tokens: Positive = Field(
-        65_536, description="most held-out tokens that an evaluation reads"
+        65_536, description="Largest number of held-out tokens in one evaluation."
     )
-    trackers: list[str] = Field([], description="accelerate trackers: tensorboard, wandb, …")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _betas_from_toml(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("betas"), list):
-            data = {**data, "betas": tuple(data["betas"])}
-        return data
+    trackers: list[str] = Field(
+        [], description="Trackers of accelerate, such as tensorboard or wandb."
+    )
 
     @model_validator(mode="after")
-    def _length(self) -> Self:
-        given = [k for k in ("tokens", "epochs", "steps") if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"expected exactly one of tokens, epochs, steps; got {' and '.join(given) or 'none'}"
-            )
+    def _check_length_and_batches(self) -> Self:
+        _check_exactly_one(self, RUN_LENGTHS)
         if self.global_batch % self.micro_batch:
             raise ValueError(
-                f"global_batch {self.global_batch} is no multiple of micro_batch {self.micro_batch}"
+                f"global_batch {self.global_batch} is not a multiple of"
+                f" micro_batch {self.micro_batch}"
             )
         return self
 
 
-class Evaluate(Section):
-    tasks: list[str] = ["sentiment"]
-    models: list[str] = ["teacher", "student-step0", "student"]
-    seeds: Positive = 1
-    epochs: Positive | None = Field(None, description="none: what the task's file says")
-    train_limit: Positive | None = Field(None, description="examples; none: all")
+class Evaluate(StrictSection):
+    """Labelled tasks on which teacher and student are compared."""
 
-
-class Export(Section):
-    precisions: list[Precision] = ["fp32", "int8"]
-    target: str = Field("host", description="device whose instruction set the artefact is made for")
-
-
-class Profile(Section):
-    devices: list[str] = Field(
-        ["host"], description="host is measured; a board is predicted unless it is reached"
+    tasks: list[str] = Field(
+        ["sentiment"], description="Built-in tasks, groups (glue, paper) or task files."
     )
-    lengths: list[Positive] = [16, 32, 64, 128, 256]
-    threads: list[Positive] | None = Field(None, description="none: 1 and all")
+    models: list[str] = Field(
+        ["teacher", "student-step0", "student"],
+        description="Models of the run that are fine-tuned and scored.",
+    )
+    seeds: Positive = Field(1, description="Fine-tuning runs for each task and model.")
+    epochs: Positive | None = Field(
+        None, description="Epochs of fine-tuning; by default as the task's file says."
+    )
+    train_limit: Positive | None = Field(
+        None, description="Largest number of training examples; all by default."
+    )
+
+
+class Export(StrictSection):
+    """ONNX artefacts that are written for the student."""
+
+    precisions: list[Precision] = Field(
+        ["fp32", "int8"], description="Precisions that are written; fp32 always is."
+    )
+    target: str = Field(
+        "host", description="Device whose instruction set the artefacts are made for."
+    )
+
+
+class Profile(StrictSection):
+    """What is profiled, and on which devices."""
+
+    devices: list[str] = Field(
+        ["host"],
+        description="Devices; host is measured, a board without SSH is predicted.",
+    )
+    lengths: list[Positive] = Field(
+        [16, 32, 64, 128, 256], description="Sequence lengths in tokens."
+    )
+    threads: list[Positive] | None = Field(
+        None, description="Thread counts; 1 and all usable cores by default."
+    )
     sentence_pairs: Positive = Field(
-        1500, description="pairs of the pass beside the paper's table 3 (STS-B's number)"
+        1500, description="Sentence pairs of the pass that repeats the paper's table 3 (STS-B)."
     )
     claim_pairs: Positive = Field(
-        200, description="pairs over which two models take turns for the speed claim"
+        200, description="Sentence pairs on which two models alternate for the speed claim."
     )
 
 
-class Recipe(Section):
-    name: str = Field(min_length=1)
-    description: str = ""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 56
+class Recipe(StrictSection):
+    """Everything that decides a run's result."""
+
+    name: str = Field(min_length=1, description="Name of the run, unless --run gives another.")
+    description: str = Field("", description="One line for people.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        56, description="Seed of masks, order, dropout and random weights."
+    )
     world_size: Positive = Field(
-        1, description="processes that the recipe is meant for; `--plan` reckons with them"
+        1, description="Processes that the recipe is meant for; --plan estimates with them."
     )
-    teacher: Teacher
-    student: Student = Student()
-    corpus: Corpus
-    masking: Masking = Masking()
-    loss: Loss = Loss()
-    train: Train
-    evaluate: Evaluate = Evaluate()
-    export: Export = Export()
-    profile: Profile = Profile()
+    teacher: Teacher = Field(description="The model that is distilled.")
+    student: Student = Field(Student(), description="Depth and initial weights of the student.")
+    corpus: Corpus = Field(description="The text that the student is distilled on.")
+    masking: Masking = Field(Masking(), description="Which tokens are masked in each step.")
+    loss: Loss = Field(Loss(), description="Weights of the three losses.")
+    train: Train = Field(description="Length, batches, optimizer and checkpoints.")
+    evaluate: Evaluate = Field(Evaluate(), description="Labelled tasks for teacher and student.")
+    export: Export = Field(Export(), description="ONNX artefacts of the student.")
+    profile: Profile = Field(Profile(), description="What is profiled, and on which devices.")
 
     @property
     def sha256(self) -> str:
-        """Digest of everything that the recipe says, defaults included."""
+        """Digest of the recipe with every default written out."""
         return text_sha256(dump_recipe(self))
 
 
+def _check_exactly_one(section: StrictSection, names: tuple[str, ...]) -> None:
+    """Raises ValueError unless exactly one of some keys has a value."""
+    present = [name for name in names if getattr(section, name) is not None]
+    if len(present) != 1:
+        raise ValueError(
+            f"expected exactly one of {', '.join(names)}; got {' and '.join(present) or 'none'}"
+        )
+
+
+# --- reading and writing -----------------------------------------------------------------------
+
+
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """The recipe in a file: a path, or the name of a shipped recipe (`recipes/tiny.toml`, `tiny`).
+    """Reads a recipe file, or a shipped recipe by its name (`recipes/tiny.toml`, `tiny`).
 
     Args:
-        path: The user's own file wins over a shipped one of the same name.
+        path: The user's own file has precedence over a shipped one of the same name.
         overrides: `key=value` strings, dotted keys, TOML values: `train.tokens=1000`, `name="x"`.
     Raises:
-        RecipeError: Missing, no TOML (line and column), or problems: all of them, with "did you mean".
+        RecipeError: The file is missing or not valid TOML (with line and column), or has
+            problems; all of them are listed, with "did you mean".
     """
-    found = find_shipped("recipes", str(path))
-    if found is None:
+    file = find_shipped("recipes", str(path))
+    if file is None:
+        names = shipped_recipes()
         raise RecipeError(
-            f"no recipe '{path}'", hint=f"shipped recipes: {', '.join(shipped_recipes())}"
+            f"unknown recipe '{path}'{did_you_mean(str(path), names)}",
+            hint=f"expected a TOML file or one of: {', '.join(names)}",
         )
-    try:
-        data = tomllib.loads(found.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8 text: byte {error.start}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path} is no TOML: {error}") from error
+    data = read_toml(file, error=RecipeError, name=str(path))
     for override in overrides or []:
-        _override(data, override)
+        _apply_override(data, override)
     return parse_recipe(data, where=str(path))
 
 
 def parse_recipe(data: dict[str, Any], *, where: str) -> Recipe:
-    """A Recipe from parsed TOML.
+    """Returns the recipe in parsed TOML.
 
     Raises:
-        RecipeError: One line a problem, all problems.
+        RecipeError: All problems, one line for each.
     """
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        raise RecipeError(f"{where}: {tell_problems(error, Recipe)}") from error
+    return parse_section(Recipe, data, where=where, error=RecipeError)
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as TOML with every default written out; a key without a value is left out."""
+    """The recipe as TOML with every default written out; keys without a value are left out."""
     return tomlkit.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Writes a recipe with every default."""
     write_text(path, dump_recipe(recipe))
 
 
 def shipped_recipes() -> list[str]:
-    from edgedistil.core.shipped import shipped_names
-
+    """Names of the shipped and the user's own recipes."""
     return shipped_names("recipes")
 
 
-def tell_problems(error: ValidationError, model: type[BaseModel]) -> str:
-    """All problems that pydantic found, a line each (on the same line when there is one), with "did you mean"."""
-    lines = [_tell(problem, model) for problem in error.errors()]
-    if len(lines) == 1:
-        return lines[0]
-    return f"{len(lines)} problems\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def _tell(problem: Any, model: type[BaseModel]) -> str:
-    loc = [part for part in problem["loc"] if not _is_union_branch(part)]
-    key = ".".join(str(part) for part in loc)
-    if problem["type"] == "extra_forbidden":
-        known = list(_fields_at(model, loc[:-1]))
-        close = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
-        advice = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-        return f"unknown key '{key}'; {advice}"
-    if problem["type"] == "missing":
-        return f"'{key}' is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    if problem["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"'{key}' is {problem['input']!r}: {message}"
-
-
-def _is_union_branch(part: Any) -> bool:
-    """pydantic puts the tried branch of a union into the location: 'list[…]', "literal['alternate']"."""
-    return isinstance(part, str) and ("[" in part or part in {"int", "float", "str", "bool"})
-
-
-def _fields_at(model: type[BaseModel], loc: list[Any]) -> dict[str, Any]:
-    current: Any = model
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        annotation = current.model_fields[part].annotation
-        for candidate in (annotation, *getattr(annotation, "__args__", ())):
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                current = candidate
-                break
-    return dict(current.model_fields)
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    """Sets one `key=value` of --set in parsed TOML."""
+    key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"--set {override}: expected key=value, for example train.tokens=1000000")
     try:
-        parsed = tomllib.loads(f"v = {value}")["v"]
+        value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
-        parsed = value  # a bare word is a string: the shell has eaten the quotes
+        value = text  # a bare word is a string: the shell removes quotes
     *parents, last = key.strip().split(".")
-    node = data
+
+    # Create the sections on the way to the key.
+    section = data
     for parent in parents:
-        child = node.setdefault(parent, {})
+        child = section.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise RecipeError(f"--set {override}: '{parent}' is no section")
-        node = child
-    if last in {"tokens", "epochs", "steps"} and parents == ["train"]:
-        for other in {"tokens", "epochs", "steps"} - {last}:
-            node.pop(other, None)  # the three are one choice: setting one replaces the other
-    node[last] = parsed
+            raise RecipeError(f"--set {override}: '{parent}' is not a section")
+        section = child
+
+    # The three lengths of a run are one choice: setting one replaces the others.
+    if parents == ["train"] and last in RUN_LENGTHS:
+        for name in RUN_LENGTHS:
+            section.pop(name, None)
+    section[last] = value

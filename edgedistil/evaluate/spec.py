@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgedistil.core.errors import TaskError
-from edgedistil.core.recipe import tell_problems
+from edgedistil.core.toml import format_problems
 from edgedistil.evaluate.metrics import METRICS_OF
 
 Kind = Literal["classification", "pair", "regression", "span"]
@@ -258,7 +258,7 @@ def load_task(name: str) -> TaskSpec:
             {"name": path.stem, **data, "base": str(path.parent) if is_own else None}
         )
     except ValidationError as error:
-        raise TaskError(f"{path if is_own else name}: {tell_problems(error, TaskSpec)}") from error
+        raise TaskError(f"{path if is_own else name}: {format_problems(error, TaskSpec)}") from error
 
 
 def expand_groups(names: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Device files: every shipped one loads, every figure says where it is from, every problem is told."""
+"""Device files: every shipped one loads, every figure has a source, every problem is reported."""
 
 from __future__ import annotations
 
@@ -53,21 +53,23 @@ def test_armv8_0_boards_refuse_the_runtime_that_dies_there() -> None:
     assert load_device("rpi5").runtime.refused == {}
 
 
-def test_an_unknown_device_is_told_with_its_neighbour() -> None:
-    with pytest.raises(DeviceFileError, match=r"no device 'rpi44'; did you mean 'rpi4'") as told:
+def test_an_unknown_device_gets_a_suggestion() -> None:
+    with pytest.raises(
+        DeviceFileError, match=r"unknown device 'rpi44'; did you mean 'rpi4'"
+    ) as caught:
         load_device("rpi44")
-    assert "zero2w" in str(told.value)
-    assert told.value.exit_code == 2
+    assert "zero2w" in str(caught.value)
+    assert caught.value.exit_code == 2
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     data = rpi4()
     data["clusters"][0]["cores"]["value"] = -4
     data["memory"]["bandwith_gb_per_s"] = data["memory"].pop("bandwidth_gb_per_s")
     del data["caches"]["l2_kib"]
-    with pytest.raises(DeviceFileError) as told:
+    with pytest.raises(DeviceFileError) as caught:
         parse_device(data, where="mine")
-    message = told.value.message
+    message = caught.value.message
     assert "4 problems" in message
     assert "unknown key 'memory.bandwith_gb_per_s'; did you mean 'bandwidth_gb_per_s'?" in message
     assert "'memory.bandwidth_gb_per_s' is missing" in message
@@ -101,10 +103,10 @@ def test_thread_scaling_starts_at_one_and_ends_flat() -> None:
 
 
 @pytest.mark.parametrize("text", ["name = [", "\x00", 'name = "a"\nname = "b"'])
-def test_a_broken_file_is_told_with_its_place(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml_is_reported(text: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(DeviceFileError, match="is no TOML"):
+    with pytest.raises(DeviceFileError, match="is not valid TOML"):
         load_device(path)
 
 

@@ -258,7 +258,9 @@ def load_task(name: str) -> TaskSpec:
             {"name": path.stem, **data, "base": str(path.parent) if is_own else None}
         )
     except ValidationError as error:
-        raise TaskError(f"{path if is_own else name}: {format_problems(error, TaskSpec)}") from error
+        raise TaskError(
+            f"{path if is_own else name}: {format_problems(error, TaskSpec)}"
+        ) from error
 
 
 def expand_groups(names: list[str]) -> list[str]:

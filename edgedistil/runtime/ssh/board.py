@@ -1,7 +1,8 @@
-"""A folder of ours on a board, over a connection: what the board says of itself, files by sha256, jobs, then gone.
+"""A folder of ours on a board: files by sha256, jobs, and the removal of everything at the end.
 
-Every script here is for `sh`, and every value in it is quoted. Nothing stays behind: the folder is removed at the end,
-what runs in it is killed first, and folders that a lost connection left are removed on a later visit.
+Every script here is for `sh`, and every value in it is quoted. Nothing stays on the board: at the
+end its processes are killed and the folder is removed, and folders that a lost connection left
+behind are removed by a later connection (docs/decisions.md#the-board-is-left-as-it-was).
 """
 
 from __future__ import annotations
@@ -26,13 +27,21 @@ from edgedistil.runtime.protocol import RUNNER
 from edgedistil.runtime.ssh.connection import CommandResult, Connection, printable
 
 OLDEST_PYTHON = (3, 9)
+# Limit of commands that only look at the board or move files on it.
 _SHORT_S = 120.0
-_SLOWEST_BYTES_PER_S = 50_000  # a transfer below this is called stuck
+_UNPACK_S = 600.0
+# A transfer slower than this is considered stuck.
+_SLOWEST_BYTES_PER_S = 50_000
+# Between SIGTERM and SIGKILL: the runner's supervisor uses it to kill its worker.
 _KILL_AFTER_S = 10
 _NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)?[A-Za-z0-9_][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# Exit statuses of our own scripts.
+_CANNOT_STORE, _WRONG_SHA256 = 3, 4
 
-_HELLO = """
+# Removes folders older than a day (a newer one may belong to another connection) and makes a new
+# one: not in /tmp, which is memory on newer systems and would falsify what is measured.
+_OPEN_SCRIPT = """
 umask 077
 for program in timeout sha256sum mktemp find; do
   command -v $program >/dev/null 2>&1 || echo "lacks=$program"
@@ -46,32 +55,43 @@ command -v python3 >/dev/null 2>&1 && echo "python=$(python3 -c 'import sys; pri
 exit 0
 """
 
-_TELL = """
+# Reads the versions without importing the packages: onnxruntime 1.21.0 dies of SIGILL at import on
+# ARMv8.0 (docs/log.md#onnxruntime-121-on-armv80). The version of a package that was installed
+# without metadata is in its source.
+_DESCRIBE_SCRIPT = """
 import importlib.util, json, platform, re, runpy, sys
-found = runpy.run_path(sys.argv[1])["read_identity"]()
-def version(module, names):
-    # without importing it: a version that does not fit this processor dies when it is imported
-    from importlib import metadata
-    for name in names:
+from importlib import metadata
+facts = runpy.run_path(sys.argv[1])["read_identity"]()
+def version(module, distributions):
+    for distribution in distributions:
         try:
-            return metadata.version(name)
+            return metadata.version(distribution)
         except metadata.PackageNotFoundError:
             pass
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.origin:
         return None
-    told = re.search(r"__version__\\s*=\\s*[\\"']([^\\"']+)", open(spec.origin, encoding="utf-8").read())
-    return told.group(1) if told else "of an untold version"
-found["numpy"] = version("numpy", ["numpy"])
-found["onnxruntime"] = version("onnxruntime", ["onnxruntime", "onnxruntime-gpu"])
-found["libc"] = " ".join(platform.libc_ver())
-print(json.dumps(found))
+    with open(spec.origin, encoding="utf-8") as file:
+        match = re.search(r"__version__\\s*=\\s*[\\"']([^\\"']+)", file.read())
+    return match.group(1) if match else "unknown version"
+facts["numpy"] = version("numpy", ["numpy"])
+facts["onnxruntime"] = version("onnxruntime", ["onnxruntime", "onnxruntime-gpu"])
+facts["libc"] = " ".join(platform.libc_ver())
+print(json.dumps(facts))
 """
 
 
 @dataclass
 class Board:
-    """A board that answered: our folder there, and what has been sent to it."""
+    """Our folder on a board.
+
+    Attributes:
+        connection: Connection to the board.
+        folder: Absolute path of the folder there.
+        python: Version of python3 there: "3.11".
+        environment: Further environment variables of python3 there.
+        sent_bytes: Bytes of all files sent so far.
+    """
 
     connection: Connection
     folder: str
@@ -82,313 +102,347 @@ class Board:
 
     @property
     def source(self) -> str:
+        """Name in messages."""
         return str(self.connection.destination)
 
-    # --- what it says of itself -----------------------------------------------------------------------
+    # --- identity --------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
-        """MachineIdentity, and the versions of numpy and onnxruntime, found without importing them."""
+        """Returns the fields of MachineIdentity, with package versions, and the C library.
+
+        Raises:
+            TargetError: Python there did not return a JSON object.
+        """
         runner = self.place(RUNNER)
-        answer = self._sh(f"{self._python()} -c {quote(_TELL)} {quote(runner)}")
+        result = self._sh(f"{self._python()} -c {quote(_DESCRIBE_SCRIPT)} {quote(runner)}")
         try:
-            found = json.loads(answer.stdout.decode("utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError("no object")
+            facts = json.loads(result.stdout.decode("utf-8"))
+            if not isinstance(facts, dict):
+                raise ValueError("not a JSON object")
         except ValueError as error:
             raise TargetError(
-                f"{self.source}: Python {self.python} there could not say what the board is: {_last(answer)}"
+                f"{self.source}: Python {self.python} there could not describe the board: "
+                f"{_last_line(result)}"
             ) from error
-        return {
-            key: printable(value) if isinstance(value, str) else value
-            for key, value in found.items()
-        }
+        for key, value in facts.items():
+            if isinstance(value, str):
+                facts[key] = printable(value)
+        return facts
 
     def check_import(self, versions: str) -> None:
-        """Returns if numpy and onnxruntime can be imported there.
+        """Raises TargetError if numpy and onnxruntime cannot be imported there.
 
+        Args:
+            versions: Names and versions for the message.
         Raises:
-            TargetError: They cannot; says of what it died.
+            TargetError: The import fails or crashes.
         """
-        answer = self._sh(f"{self._python()} -c {quote('import numpy, onnxruntime')}")
-        if answer.status != 0:
+        result = self._sh(f"{self._python()} -c {quote('import numpy, onnxruntime')}")
+        if result.status != 0:
             raise TargetError(
-                f"{self.source}: {versions} cannot be imported there: {_ending(answer)}",
-                hint="install another version there, or let --bootstrap send one",
+                f"{self.source}: {versions} cannot be imported there: {_format_failure(result)}",
+                hint="install another version there, or send one with --bootstrap",
             )
 
-    # --- files ------------------------------------------------------------------------------------------
+    # --- files -----------------------------------------------------------------------------------
 
     def place(self, file: Path) -> str:
-        """Where a local file lies there; it is sent unless it was before, and takes its name only if it came whole.
+        """Returns the path of a local file on the board; sends it unless it was sent before.
 
         Raises:
-            TargetError: It did not come whole, or there is no room for it.
+            TargetError: The transfer was incomplete, or the board cannot store the file.
         """
         sha256 = sha256_file(file)
-        there = f"{self.folder}/files/{sha256}"
+        remote = f"{self.folder}/files/{sha256}"
         if sha256 not in self._sent:
-            self._send(file, sha256, there)
+            self._send(file, sha256, remote)
             self._sent.add(sha256)
-        return there
+        return remote
 
-    def _send(self, file: Path, sha256: str, there: str) -> None:
-        size, part = file.stat().st_size, quote(there + ".part")
+    def _send(self, file: Path, sha256: str, remote: str) -> None:
+        size = file.stat().st_size
+        part = quote(remote + ".part")
+        # The file gets its name only after its digest was compared.
         script = (
-            f"umask 077; cat > {part} || {{ rm -f {part}; exit 3; }}\n"
-            f'told=$(sha256sum < {part}); if [ "${{told%% *}}" != {sha256} ]; then rm -f {part}; exit 4; fi\n'
-            f"mv -f {part} {quote(there)}"
+            f"umask 077; cat > {part} || {{ rm -f {part}; exit {_CANNOT_STORE}; }}\n"
+            f"digest=$(sha256sum < {part})\n"
+            f'if [ "${{digest%% *}}" != {sha256} ]; then rm -f {part}; exit {_WRONG_SHA256}; fi\n'
+            f"mv -f {part} {quote(remote)}"
         )
+        timeout = _SHORT_S + size / _SLOWEST_BYTES_PER_S
         with (
             file.open("rb") as stream,
             console.progress(f"sending {file.name}", size, unit="bytes") as bar,
         ):
-            timeout = _SHORT_S + size / _SLOWEST_BYTES_PER_S
-            answer = self.connection.run(
-                script, stdin=stream, timeout_s=timeout, tick=_advance(bar, stream)
-            )
-        if answer.status == 4:
+            tick = _advance_with(stream, bar)
+            result = self.connection.run(script, stdin=stream, timeout_s=timeout, tick=tick)
+        if result.status == _WRONG_SHA256:
             raise TargetError(
-                f"{self.source}: {file.name} did not arrive whole (sha256 differs); try again"
+                f"{self.source}: transfer of {file.name} incomplete: sha256 mismatch; try again"
             )
-        if answer.status != 0:
+        if result.status != 0:
             raise TargetError(
-                f"{self.source} cannot store {file.name} ({size} bytes): {_last(answer)}",
-                hint="is there room on its disk? the model has to fit there",
+                f"{self.source} cannot store {file.name} ({size} bytes): {_last_line(result)}",
+                hint="check the free space on its disk: the model has to fit there",
             )
         self.sent_bytes += size
 
     def unpack(self, archives: list[str], name: str) -> str:
-        """A folder there with the contents of zip files (wheels) that were placed before."""
-        into = f"{self.folder}/{name}"
+        """Unpacks placed zip files (wheels) into one folder there; returns its path."""
+        folder = f"{self.folder}/{name}"
         for archive in archives:
-            answer = self._sh(
-                f"python3 -m zipfile -e {quote(archive)} {quote(into)}", timeout_s=600
-            )
-            if answer.status != 0:
+            # Python is there in any case, `unzip` may not be.
+            script = f"python3 -m zipfile -e {quote(archive)} {quote(folder)}"
+            result = self._sh(script, timeout_s=_UNPACK_S)
+            if result.status != 0:
                 raise TargetError(
-                    f"{self.source} cannot unpack {name}: {_last(answer)}",
-                    hint="is there room on its disk?",
+                    f"{self.source} cannot unpack {name}: {_last_line(result)}",
+                    hint="check the free space on its disk",
                 )
-        return into
+        return folder
 
-    # --- one job ------------------------------------------------------------------------------------------
+    # --- one job ---------------------------------------------------------------------------------
 
-    def start(self, job: bytes, files: dict[str, str], *, timeout_s: float) -> Ending:
-        """Runs the runner on a job in a fresh folder until it ends; `timeout_s` is enforced there, a bit later here.
+    def start(self, job: bytes, files: dict[str, str], *, timeout_s: float) -> JobOutcome:
+        """Runs the runner on a job in a fresh folder and waits until it ends.
 
         Args:
-            files: Name in the job's folder → where it was placed.
+            job: Bytes of job.json.
+            files: Name in the job's folder → path on the board, as `place` returned it.
+            timeout_s: Enforced on the board, and somewhat later here.
         """
-        place = f"{self.folder}/job"
-        names = [check_name(name) for name in files]
-        folders = sorted({f"{place}/{name.rpartition('/')[0]}" for name in names})
-        links = [
-            f"ln -f {quote(files[name])} {quote(f'{place}/{name}')} || exit 3" for name in names
-        ]
-        with _stream(job) as stream:
-            answer = self.connection.run(
-                "\n".join(
-                    [
-                        f"umask 077; rm -rf {quote(place)}; mkdir -p {' '.join(map(quote, folders))} || exit 3",
-                        *links,
-                        f"cat > {quote(place)}/job.json",
-                    ]
-                ),
-                stdin=stream,
-                timeout_s=_SHORT_S,
-            )
-        if answer.status != 0:
-            raise TargetError(f"{self.source} cannot prepare the job: {_last(answer)}")
+        self._prepare_job(job, files)
+        folder = quote(f"{self.folder}/job")
         runner = quote(self.place(RUNNER))
-        answer = self.connection.run(
-            f"""cd {quote(place)} || exit 3
-timeout -k {_KILL_AFTER_S} {int(timeout_s)} {self._python()} {runner} job.json reply.json </dev/null >/dev/null 2>said &
+        # The job runs in the background so that its process id can be stored: `close` kills it by
+        # that id, and by the process group that `timeout` makes.
+        script = f"""cd {folder} || exit {_CANNOT_STORE}
+timeout -k {_KILL_AFTER_S} {int(timeout_s)} {self._python()} {runner} job.json reply.json \
+  </dev/null >/dev/null 2>messages &
 echo $! > ../pid
 wait $!
 echo "status=$?"
 rm -f ../pid
 [ -f reply.json ] && echo "bytes=$(wc -c < reply.json)" && echo "sha256=$(sha256sum < reply.json)"
-tail -c 2000 said >&2
-exit 0""",
-            timeout_s=timeout_s + 2 * _KILL_AFTER_S + _SHORT_S,
+tail -c 2000 messages >&2
+exit 0"""
+        local_timeout = timeout_s + 2 * _KILL_AFTER_S + _SHORT_S
+        result = self.connection.run(script, timeout_s=local_timeout)
+        values = _parse_values(result)
+        if not values.get("status", "").isdigit():
+            raise TargetError(
+                f"{self.source} did not report how the job ended: {_last_line(result)}"
+            )
+        size = values.get("bytes", "").strip()
+        return JobOutcome(
+            status=int(values["status"]),
+            reply_bytes=int(size) if size.isdigit() else None,
+            reply_sha256=values.get("sha256", "")[:64],
+            messages=result.stderr.strip(),
         )
-        told = _lines(answer)
-        if not told.get("status", "").isdigit():
-            raise TargetError(f"{self.source} did not say how the job ended: {_last(answer)}")
-        size = told.get("bytes", "").strip()
-        sha256 = told.get("sha256", "")[:64]
-        return Ending(
-            int(told["status"]),
-            int(size) if size.isdigit() else None,
-            sha256,
-            answer.stderr.strip(),
-        )
+
+    def _prepare_job(self, job: bytes, files: dict[str, str]) -> None:
+        """Makes the job's folder there, with links to its files."""
+        folder = f"{self.folder}/job"
+        names = [check_name(name) for name in files]
+        subfolders = sorted({f"{folder}/{name.rpartition('/')[0]}" for name in names})
+        quoted = " ".join(quote(subfolder) for subfolder in subfolders)
+        lines = [
+            "umask 077",
+            f"rm -rf {quote(folder)}",
+            f"mkdir -p {quoted} || exit {_CANNOT_STORE}",
+        ]
+        # Hard links: a job needs no second copy of a model on the board's disk.
+        for name in names:
+            link = quote(f"{folder}/{name}")
+            lines.append(f"ln -f {quote(files[name])} {link} || exit {_CANNOT_STORE}")
+        lines.append(f"cat > {quote(folder)}/job.json")
+        with _stream(job) as stream:
+            result = self.connection.run("\n".join(lines), stdin=stream, timeout_s=_SHORT_S)
+        if result.status != 0:
+            raise TargetError(f"{self.source} cannot prepare the job: {_last_line(result)}")
 
     def fetch(self, name: str, *, limit_bytes: int, sha256: str) -> bytes:
-        """A file of the job's folder, checked.
+        """Reads a file of the job's folder.
 
         Raises:
-            TargetError: It is larger than the limit, or did not come whole.
+            TargetError: It exceeds the limit, or the transfer was incomplete.
         """
-        there = quote(f"{self.folder}/job/{check_name(name)}")
-        answer = self.connection.run(
-            f"cat {there}",
-            timeout_s=_SHORT_S + limit_bytes / _SLOWEST_BYTES_PER_S,
-            limit_bytes=limit_bytes,
-        )
-        if answer.status != 0:
-            raise TargetError(f"{self.source} cannot read {name}: {_last(answer)}")
-        check_whole(answer.stdout, sha256, name=name, source=self.source)
-        return answer.stdout
+        remote = quote(f"{self.folder}/job/{check_name(name)}")
+        timeout = _SHORT_S + limit_bytes / _SLOWEST_BYTES_PER_S
+        result = self.connection.run(f"cat {remote}", timeout_s=timeout, limit_bytes=limit_bytes)
+        if result.status != 0:
+            raise TargetError(f"{self.source} cannot read {name}: {_last_line(result)}")
+        check_sha256(result.stdout, sha256, name=name, source=self.source)
+        return result.stdout
 
-    # --- the end ---------------------------------------------------------------------------------------------
+    # --- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Ends what runs there, and removes our folder; says so when it cannot."""
+        """Kills what runs in our folder and removes it; warns if it cannot be removed."""
         folder = quote(self.folder)
+        # First the job itself, so that the supervisor can end its worker, then its process group.
         script = (
             f"if pid=$(cat {folder}/pid 2>/dev/null); then\n"
             f'  kill -s TERM "$pid" 2>/dev/null; sleep 0.5; kill -s KILL -- "-$pid" 2>/dev/null\n'
             f"fi\nrm -rf {folder}"
         )
         try:
-            answer = self.connection.run(script, timeout_s=_SHORT_S)
-            failed = _last(answer) if answer.status != 0 else None
+            result = self.connection.run(script, timeout_s=_SHORT_S)
+            reason = _last_line(result) if result.status != 0 else None
         except TargetError as error:
-            failed = error.message
-        if failed is not None:
-            console.warn(f"{self.folder} could not be removed on {self.source}: {failed}")
+            reason = error.message
+        if reason is not None:
+            console.warn(f"{self.folder} could not be removed on {self.source}: {reason}")
 
     def _python(self) -> str:
-        # onnxruntime keeps a device id and a database of its own in the cache folder: it must not stay behind.
+        """Returns the beginning of a command line that runs python3 there."""
+        # onnxruntime writes a device id and a database into the cache folder, which must not stay
+        # on the board: docs/log.md#onnxruntime-writes-into-the-cache-folder.
         scratch = self.folder + "/scratch"
-        given = {"TMPDIR": scratch, "XDG_CACHE_HOME": scratch, **self.environment}
-        return " ".join(
-            ["env", *(f"{name}={quote(value)}" for name, value in given.items()), "python3"]
-        )
+        variables = {"TMPDIR": scratch, "XDG_CACHE_HOME": scratch, **self.environment}
+        assignments = [f"{name}={quote(value)}" for name, value in variables.items()]
+        return " ".join(["env", *assignments, "python3"])
 
     def _sh(self, script: str, *, timeout_s: float = _SHORT_S) -> CommandResult:
         return self.connection.run(script, timeout_s=timeout_s)
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a job ended there, and what it left."""
+class JobOutcome:
+    """How a job ended on the board.
+
+    Attributes:
+        status: Exit status of the runner; above 128, a signal; 124, `timeout` stopped it.
+        reply_bytes: Size of the reply; None if there is none.
+        reply_sha256: Digest of the reply.
+        messages: The end of the runner's stderr.
+    """
 
     status: int
     reply_bytes: int | None
     reply_sha256: str
-    said: str
+    messages: str
 
 
 def open_board(connection: Connection) -> Board:
-    """A board with a folder of ours.
+    """Makes a folder of ours on the board and checks what the board has.
 
     Raises:
-        TargetError: It lacks Python 3.9 or newer, or a program that every Linux has.
+        TargetError: It lacks Python 3.9 or newer, or a standard program of Linux.
     """
     source = str(connection.destination)
-    told = _lines(connection.run(_HELLO, timeout_s=_SHORT_S))
-    folder = told.get("folder", "")
+    values = _parse_values(connection.run(_OPEN_SCRIPT, timeout_s=_SHORT_S))
+    folder = values.get("folder", "")
     if not folder.startswith("/"):
         raise TargetError(
-            f"{source} has no folder to work in: neither its home nor /var/tmp can be written"
+            f"{source}: cannot create a folder, neither in the home folder nor in /var/tmp"
         )
-    board = Board(connection, folder, told.get("python", ""))
+    board = Board(connection, folder, values.get("python", ""))
     try:
-        _check_greeting(told, source)
+        _check_programs(values, source)
     except BaseException:
         board.close()
         raise
     return board
 
 
-def _check_greeting(told: dict[str, str], source: str) -> None:
-    if "lacks" in told:
+def _check_programs(values: dict[str, str], source: str) -> None:
+    """Raises TargetError if the board lacks a program or has an old Python."""
+    if "lacks" in values:
         raise TargetError(
-            f"{source} lacks the program {told['lacks']}",
+            f"{source} lacks the program {values['lacks']}",
             hint="install coreutils and findutils there",
         )
-    if "python" not in told:
+    if "python" not in values:
         raise TargetError(
             f"{source} has no python3", hint="install it there: sudo apt install python3"
         )
-    version = re.fullmatch(r"(\d+)\.(\d+)", told["python"])
+    version = re.fullmatch(r"(\d+)\.(\d+)", values["python"])
     if version is None:
         raise TargetError(f"{source}: python3 does not work there")
     if (int(version[1]), int(version[2])) < OLDEST_PYTHON:
-        raise TargetError(f"{source} has Python {told['python']}; the runner needs 3.9 or newer")
+        raise TargetError(f"{source} has Python {values['python']}; the runner needs 3.9 or newer")
 
 
 def check_name(name: str) -> str:
-    """A file name in a job's folder, at most one folder deep.
+    """Returns the name of a file in a job's folder, unchanged.
 
     Raises:
-        InputError: It is none.
+        InputError: It has other characters than a shell and a path read as they are, or more than
+            one folder.
     """
     if not _NAME.fullmatch(name) or ".." in name.split("/"):
         raise InputError(
-            f"{name!r} cannot name a file of a job: expected letters, digits and ._-, at most one folder"
+            f"{name!r} is not a valid name of a job's file: expected letters, digits and ._-, in "
+            f"at most one folder"
         )
     return name
 
 
-def check_whole(data: bytes, sha256: str, *, name: str, source: str) -> None:
-    """Returns if `data` has that digest.
+def check_sha256(data: bytes, sha256: str, *, name: str, source: str) -> None:
+    """Raises TargetError if `data` does not have the digest.
 
-    Raises:
-        TargetError: It has not: half a file came.
+    Args:
+        data: Content of a file from the board.
+        sha256: Digest that the board reported.
+        name: Name of the file in the message.
+        source: Name of the board in the message.
     """
     if not _SHA256.fullmatch(sha256) or hashlib.sha256(data).hexdigest() != sha256:
         raise TargetError(
-            f"{source}: {name} came in half ({len(data)} bytes whose sha256 is not the one told there)",
-            hint="the connection or the disk there ended early: try again",
+            f"{source}: transfer of {name} incomplete: sha256 mismatch after {len(data)} bytes",
+            hint="the connection failed or the disk there is full: try again",
         )
 
 
 def signal_of(status: int) -> str | None:
-    """Name of the signal that a shell's status stands for, if it is one (128 + number)."""
+    """Returns the signal that a shell reports as 128 + number; None for other statuses."""
+    if status <= 128:
+        return None
     try:
-        return signal.Signals(status - 128).name if status > 128 else None
+        return signal.Signals(status - 128).name
     except ValueError:
         return f"signal {status - 128}"
 
 
-def _ending(answer: CommandResult) -> str:
-    died = signal_of(answer.status)
-    return f"it dies of {died}" if died else _last(answer)
+def _format_failure(result: CommandResult) -> str:
+    name = signal_of(result.status)
+    return f"it dies of {name}" if name else _last_line(result)
 
 
-def _last(answer: CommandResult) -> str:
-    lines = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
-    return lines[-1] if lines else f"status {answer.status}"
+def _last_line(result: CommandResult) -> str:
+    lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+    return lines[-1] if lines else f"status {result.status}"
 
 
-def _lines(answer: CommandResult) -> dict[str, str]:
-    """Lines of `key=value`; what a key says first counts."""
-    found: dict[str, str] = {}
-    for line in printable(answer.stdout.decode("utf-8", "replace")).splitlines():
+def _parse_values(result: CommandResult) -> dict[str, str]:
+    """Parses lines of `key=value`; the first value of a key counts."""
+    values: dict[str, str] = {}
+    for line in printable(result.stdout.decode("utf-8", "replace")).splitlines():
         key, equals, value = line.partition("=")
         if equals:
-            found.setdefault(key, value)
-    return found
+            values.setdefault(key, value)
+    return values
 
 
-def _advance(bar: console.Bar, stream: IO[bytes]) -> Callable[[], None]:
-    """Moves a bar by what ssh has read: it reads through the same open file, so the position is shared."""
+def _advance_with(stream: IO[bytes], bar: console.Bar) -> Callable[[], None]:
+    """Returns a function that moves a bar to the position up to which ssh has read a file."""
     done = 0
 
     def tick() -> None:
         nonlocal done
-        at = os.lseek(stream.fileno(), 0, os.SEEK_CUR)
-        bar.advance(at - done)
-        done = at
+        # ssh inherited the open file, so both processes share its position.
+        position = os.lseek(stream.fileno(), 0, os.SEEK_CUR)
+        bar.advance(position - done)
+        done = position
 
     return tick
 
 
 @contextmanager
 def _stream(data: bytes) -> Iterator[IO[bytes]]:
+    """Yields an open file that contains `data`, for the input of ssh."""
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.seek(0)

@@ -1,8 +1,10 @@
-"""One ssh connection through the `ssh` binary: the user's config, agent, jump hosts and known hosts work as always.
+"""One ssh connection through the `ssh` program.
 
-A master process of our own holds the connection (its control socket in a private folder); every command goes through
-it, so that a failure to connect and a failure of a command cannot be mistaken for each other. Nothing reaches a shell
-unquoted: commands are composed with `shlex.quote`, and the destination is checked and stands behind `--`.
+The user's config, agent, jump hosts and known hosts apply as usual. A master process of our own
+holds the connection, with its control socket in a private folder, and every command goes through
+it: so a failure to connect cannot be confused with a failure of a command
+(docs/decisions.md#the-ssh-binary-with-a-master-process-of-our-own). Nothing reaches a shell
+unquoted: commands are built with `shlex.quote`, and the destination is validated and follows `--`.
 """
 
 from __future__ import annotations
@@ -20,25 +22,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from edgedistil.core.errors import InputError, TargetError
 
 Tick = Callable[[], None]
 
 CONNECT_TIMEOUT_S = 15
+# Key exchange and login on a slow, busy board take longer than the TCP connection.
 _AUTHENTICATE_TIMEOUT_S = 45.0
-_SOCKET_PATH_LIMIT = (
-    80  # a unix socket's path has 108 bytes, and ssh appends some of its own while it binds
-)
+# The path of a unix socket has at most 108 bytes, and ssh appends some while it binds.
+_SOCKET_PATH_LIMIT = 80
+# A login script may print this much on top of a command's expected output.
+_LOGIN_OUTPUT_BYTES = 2**16
+_STDERR_BYTES = 2**16
+_READ_BYTES = 2**16
+# Bounds the delay of a timeout and of the progress bar while nothing arrives.
+_POLL_S = 0.2
+
 _USER = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _HOST = r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?\]"
 _DESTINATION = re.compile(rf"(?:(?P<user>{_USER})@)?(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?")
 _OPTIONS = {
+    # No terminal to ask for a password: ssh must fail instead of waiting for one.
     "BatchMode": "yes",
     "ConnectTimeout": str(CONNECT_TIMEOUT_S),
+    # Two minutes without an answer: a board that swaps may need one of them.
     "ServerAliveInterval": "10",
-    "ServerAliveCountMax": "12",  # a board that swaps may not answer for a minute
+    "ServerAliveCountMax": "12",
+    # The user's config may ask for these; they would be side effects of a measurement.
     "ClearAllForwardings": "yes",
     "ForwardAgent": "no",
     "ForwardX11": "no",
@@ -46,80 +58,117 @@ _OPTIONS = {
     "RemoteCommand": "none",
     "RequestTTY": "no",
 }
-# What ssh prints → what it means and what to do. The first that fits counts.
-_REASONS = (
-    (
+
+
+class ConnectFailure(NamedTuple):
+    """A message of ssh, with its meaning and what to do.
+
+    Attributes:
+        pattern: Text that ssh prints.
+        meaning: Continues "cannot connect to HOST: ".
+        advice: Hint of the error.
+    """
+
+    pattern: str
+    meaning: str
+    advice: str
+
+
+# In this order: the first pattern that occurs decides. A changed host key also ends in "Host key
+# verification failed", so it is checked first.
+_CONNECT_FAILURES = (
+    ConnectFailure(
         "Could not resolve hostname",
-        "its name is not known",
-        "check the spelling, or name an address",
+        "the host name cannot be resolved",
+        "check the spelling, or use an IP address",
     ),
-    (
+    ConnectFailure(
         "Connection refused",
-        "nothing listens there",
-        "start the ssh server on the board, or name its port: host:2222",
+        "no ssh server listens on this port",
+        "start the ssh server on the board, or give its port: host:2222",
     ),
-    ("No route to host", "it cannot be reached", "is it on, and on this network?"),
-    ("Network is unreachable", "it cannot be reached", "is this machine on a network?"),
-    ("timed out", "it does not answer", "is it on, and on this network?"),
-    (
+    ConnectFailure(
+        "No route to host",
+        "the host is unreachable",
+        "check that it is switched on and on this network",
+    ),
+    ConnectFailure(
+        "Network is unreachable",
+        "the network is unreachable",
+        "check that this machine has a network",
+    ),
+    ConnectFailure(
+        "timed out",
+        "the host does not respond",
+        "check that it is switched on and on this network",
+    ),
+    ConnectFailure(
         "IDENTIFICATION HAS CHANGED",
-        "its host key is not the one that is known",
-        "if the board was set up anew: ssh-keygen -R HOST, then connect once by hand; else someone may be in between",
+        "its host key differs from the known one",
+        "If the board was reinstalled, run ssh-keygen -R HOST and connect once manually; "
+        "otherwise this may be a man-in-the-middle attack.",
     ),
-    (
+    ConnectFailure(
         "Host key verification failed",
-        "its host key is not known here",
-        "connect once by hand with ssh, compare the fingerprint, and accept it",
+        "its host key is unknown",
+        "connect once manually with ssh, compare the fingerprint, and accept it",
     ),
-    (
+    ConnectFailure(
         "Permission denied",
         "it does not accept this user's key",
-        "no password can be asked for here: ssh-copy-id puts a key on the board; `ssh -v` shows which ones are tried",
+        "passwords are not supported: copy a key to the board with ssh-copy-id; "
+        "`ssh -v` shows which keys are tried",
     ),
-    (
+    ConnectFailure(
         "Too many authentication failures",
-        "it was offered too many keys",
-        "set IdentitiesOnly and IdentityFile for it",
+        "ssh offered it too many keys",
+        "set IdentitiesOnly and IdentityFile for it in your ssh config",
     ),
 )
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where to connect to, checked: it cannot be mistaken for an option, nor hold anything for a shell."""
+    """A validated ssh destination: neither an option of ssh nor anything for a shell."""
 
     user: str | None
     host: str
     port: int | None
 
     def arguments(self) -> list[str]:
+        """Returns the arguments of ssh that select it."""
         port = [] if self.port is None else ["-p", str(self.port)]
-        return [*port, "--", self.host if self.user is None else f"{self.user}@{self.host}"]
+        return [*port, "--", self._user_prefix() + self.host]
 
     def __str__(self) -> str:
-        user = "" if self.user is None else f"{self.user}@"
-        return user + (self.host if self.port is None else f"{self.host}:{self.port}")
+        port = "" if self.port is None else f":{self.port}"
+        return self._user_prefix() + self.host + port
+
+    def _user_prefix(self) -> str:
+        return "" if self.user is None else f"{self.user}@"
 
 
 def parse_destination(text: str) -> Destination:
-    """A checked destination: `host`, `user@host`, `user@host:port`, `user@[address]:port`.
+    """Parses `host`, `user@host`, `user@host:port` or `user@[address]:port`.
 
     Raises:
-        InputError: It is none; nothing was started.
+        InputError: It is something else; nothing was started.
     """
-    found = _DESTINATION.fullmatch(text)
-    port = int(found["port"]) if found and found["port"] else None
-    if found is None or (port is not None and not 0 < port < 65536):
+    match = _DESTINATION.fullmatch(text)
+    port = int(match["port"]) if match and match["port"] else None
+    if match is None or (port is not None and not 0 < port < 65536):
         raise InputError(
-            f"--ssh {text!r} is no destination: expected host, user@host or user@host:port, of letters, digits and ._-",
-            hint="for anything else (jump hosts, other keys), give the board a name in your ssh config",
+            f"--ssh {text!r} is not a valid destination: expected host, user@host or "
+            f"user@host:port, of letters, digits and ._-",
+            hint="for anything else (jump hosts, other keys), give the board a name in your ssh "
+            "config",
         )
-    return Destination(found["user"], found["host"].strip("[]"), port)
+    return Destination(match["user"], match["host"].strip("[]"), port)
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a remote command printed, and the status that its shell told."""
+    """Output of a remote command, and the exit status that its shell reported."""
 
     status: int
     stdout: bytes
@@ -127,7 +176,11 @@ class CommandResult:
 
 
 class Connection:
-    """An open connection. Use it as a context manager, or close it."""
+    """An open ssh connection; call `close` at the end.
+
+    Raises:
+        TargetError: ssh is not installed, or the board cannot be reached.
+    """
 
     def __init__(self, destination: Destination) -> None:
         self.destination = destination
@@ -135,18 +188,18 @@ class Connection:
         if not self._ssh:
             raise TargetError(
                 "--ssh needs the ssh program, which is not installed",
-                hint="apt-get install openssh-client",
+                hint="on Debian and Ubuntu: apt-get install openssh-client",
             )
         self._folder = _short_folder()
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the connection
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in _clean_up
         try:
             self._master = self._connect()
         except BaseException:
-            self._forget()
+            self._clean_up()
             raise
 
     def close(self) -> None:
-        """Ends the connection; harmless when it has ended already."""
+        """Ends the connection; does no harm if it has already ended."""
         if self._master.poll() is None:
             self._master.terminate()
             try:
@@ -154,7 +207,7 @@ class Connection:
             except subprocess.TimeoutExpired:
                 self._master.kill()
                 self._master.wait()
-        self._forget()
+        self._clean_up()
 
     def run(
         self,
@@ -165,48 +218,55 @@ class Connection:
         limit_bytes: int = 2**20,
         tick: Tick | None = None,
     ) -> CommandResult:
-        """What a POSIX shell script says there.
+        """Runs a POSIX shell script on the board.
 
         Args:
-            script: For `sh`; the caller has quoted what it put in.
-            stdin: A stream for its input; nothing if not given.
-            timeout_s: The local end: what runs there has to have a bound of its own.
-            limit_bytes: More than this on stdout is an error, and reading stops there.
+            script: For `sh`; the caller has quoted every value in it.
+            stdin: Its input; empty if missing.
+            timeout_s: When to stop waiting here; what runs there needs a limit of its own.
+            limit_bytes: More output than this is an error, and the rest is not read.
             tick: Called about five times a second while it runs.
         Raises:
-            TargetError: The connection was lost, the command did not end, or it says too much.
+            TargetError: The connection was lost, or the command exceeded its time or output limit.
         """
-        # What a login script prints comes before the mark, and ssh's own status 255 cannot be told from the script's.
+        # The output is between two marks and the status follows the second one: a login script
+        # prints before the first, and ssh's own status 255 may also be the script's.
         mark = f"edgedistil-{secrets.token_hex(8)}"
-        wrapped = f"printf '\\n%s\\n' {mark}; ( {script}\n); printf '\\n%s %s\\n' {mark} $?"
-        with self._started(f"exec sh -c {shlex.quote(wrapped)}", stdin) as (process, stderr):
+        marked = f"printf '\\n%s\\n' {mark}; ( {script}\n); printf '\\n%s %s\\n' {mark} $?"
+        with self._start(f"exec sh -c {shlex.quote(marked)}", stdin) as (process, stderr):
             data = self._read(process, timeout_s, limit_bytes, tick)
             stderr.seek(0)
-            said = printable(stderr.read(2**16).decode("utf-8", "replace"))
-        return self._answer(data, mark, said)
+            messages = printable(stderr.read(_STDERR_BYTES).decode("utf-8", "replace"))
+        return self._parse_output(data, mark, messages)
 
-    def _answer(self, data: bytes, mark: str, said: str) -> CommandResult:
+    def _parse_output(self, data: bytes, mark: str, messages: str) -> CommandResult:
         _, _, rest = data.partition(f"\n{mark}\n".encode())
-        body, end, status = rest.rpartition(f"\n{mark} ".encode())
+        stdout, end, status = rest.rpartition(f"\n{mark} ".encode())
+        # Without the second mark the output is incomplete.
         if not end or not status.strip().isdigit():
-            last = (said.strip().splitlines() or ["no reason was told"])[-1]
+            lines = messages.strip().splitlines()
+            reason = lines[-1] if lines else "ssh gave no reason"
             raise TargetError(
-                f"the connection to {self.destination} ended in the middle of an answer: {last}",
-                hint="the board may have been switched off, restarted, or run out of memory; try again",
+                f"the connection to {self.destination} was lost during a command: {reason}",
+                hint="the board may have been switched off or restarted, or it ran out of memory; "
+                "try again",
             )
-        return CommandResult(int(status), body, said)
+        return CommandResult(int(status), stdout, messages)
 
     @contextmanager
-    def _started(
+    def _start(
         self, command: str, stdin: IO[bytes] | None
     ) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+        """Starts a command through the master; yields its process and the file of its stderr."""
+        arguments = [*self._ssh_command(), "-o", "ControlMaster=no"]
         with tempfile.TemporaryFile() as stderr:
             process = subprocess.Popen(  # noqa: S603 - checked destination, quoted command, no shell here
-                [*self._base(), "-o", "ControlMaster=no", *self.destination.arguments(), command],
+                [*arguments, *self.destination.arguments(), command],
                 stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                start_new_session=True,  # Ctrl-C is ours: we end the remote side before we end ssh
+                # Ctrl-C must not reach ssh: we end the remote process before the connection.
+                start_new_session=True,
             )
             try:
                 yield process, stderr
@@ -224,45 +284,52 @@ class Connection:
         limit_bytes: int,
         tick: Tick | None,
     ) -> bytes:
+        """Reads the output until its end, within the limits."""
         assert process.stdout is not None
-        descriptor, deadline, size = process.stdout.fileno(), time.monotonic() + timeout_s, 0
+        descriptor = process.stdout.fileno()
+        deadline = time.monotonic() + timeout_s
         parts: list[bytes] = []
-        with selectors.DefaultSelector() as ready:
-            ready.register(descriptor, selectors.EVENT_READ)
+        size = 0
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
             while True:
                 if tick is not None:
                     tick()
                 if time.monotonic() > deadline:
-                    raise TargetError(f"{self.destination} did not answer within {timeout_s:.0f} s")
-                if not ready.select(timeout=0.2):
+                    raise TargetError(
+                        f"{self.destination} did not respond within {timeout_s:.0f} s"
+                    )
+                if not selector.select(timeout=_POLL_S):
                     continue
-                part = os.read(descriptor, 2**16)
+                part = os.read(descriptor, _READ_BYTES)
                 if not part:
                     return b"".join(parts)
                 parts.append(part)
                 size += len(part)
-                if size > limit_bytes + 2**16:  # room for what a login script prints
+                if size > limit_bytes + _LOGIN_OUTPUT_BYTES:
                     raise TargetError(
-                        f"{self.destination} sent more than the {limit_bytes} bytes expected; the rest was not read"
+                        f"{self.destination} sent more than the expected {limit_bytes} bytes; "
+                        f"the rest was not read"
                     )
 
-    # --- the master ---------------------------------------------------------------------------------
+    # --- the master ------------------------------------------------------------------------------
 
-    def _base(self) -> list[str]:
-        options = [part for key, value in _OPTIONS.items() for part in ("-o", f"{key}={value}")]
-        return [self._ssh, *options, "-S", str(self._folder / "s")]
+    def _ssh_command(self) -> list[str]:
+        command = [self._ssh]
+        for key, value in _OPTIONS.items():
+            command += ["-o", f"{key}={value}"]
+        return [*command, "-S", str(self._socket)]
+
+    @property
+    def _socket(self) -> Path:
+        return self._folder / "s"
 
     def _connect(self) -> subprocess.Popen[bytes]:
+        """Starts the master and waits until its control socket exists."""
+        # ControlPersist would leave a process behind that outlives this one.
+        options = ["-o", "ControlMaster=yes", "-o", "ControlPersist=no", "-N"]
         master = subprocess.Popen(  # noqa: S603 - checked destination, no shell
-            [
-                *self._base(),
-                "-o",
-                "ControlMaster=yes",
-                "-o",
-                "ControlPersist=no",
-                "-N",
-                *self.destination.arguments(),
-            ],
+            [*self._ssh_command(), *options, *self.destination.arguments()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
@@ -270,12 +337,13 @@ class Connection:
         )
         deadline = time.monotonic() + CONNECT_TIMEOUT_S + _AUTHENTICATE_TIMEOUT_S
         try:
-            while not (self._folder / "s").exists():
+            # ssh creates the socket after the login succeeded.
+            while not self._socket.exists():
                 if master.poll() is not None:
-                    raise self._refusal()
+                    raise self._connect_error()
                 if time.monotonic() > deadline:
                     raise TargetError(
-                        f"cannot connect to {self.destination}: no answer to the login"
+                        f"cannot connect to {self.destination}: the login did not complete"
                     )
                 time.sleep(0.02)
         except BaseException:
@@ -284,39 +352,40 @@ class Connection:
             raise
         return master
 
-    def _refusal(self) -> TargetError:
+    def _connect_error(self) -> TargetError:
+        """Translates what ssh printed into an error."""
         self._stderr.seek(0)
-        said = printable(self._stderr.read(2**16).decode("utf-8", "replace"))
-        lines = [
-            line
-            for line in said.splitlines()
-            if line.strip() and not line.startswith("Warning: Permanently")
-        ]
-        told = lines[-1].strip().removeprefix("ssh: ") if lines else "ssh ended without a word"
-        for sign, meaning, advice in _REASONS:
-            if sign in said:
+        messages = printable(self._stderr.read(_STDERR_BYTES).decode("utf-8", "replace"))
+        # ssh reports every newly accepted host key; that is not the reason of a failure.
+        ignored = "Warning: Permanently"
+        lines = [line.strip() for line in messages.splitlines() if not line.startswith(ignored)]
+        lines = [line for line in lines if line]
+        last_line = lines[-1].removeprefix("ssh: ") if lines else "ssh printed no reason"
+        for failure in _CONNECT_FAILURES:
+            if failure.pattern in messages:
                 return TargetError(
-                    f"cannot connect to {self.destination}: {meaning} (ssh: {told})", hint=advice
+                    f"cannot connect to {self.destination}: {failure.meaning} (ssh: {last_line})",
+                    hint=failure.advice,
                 )
         return TargetError(
-            f"cannot connect to {self.destination}: {told}",
-            hint="does `ssh` connect when run by hand?",
+            f"cannot connect to {self.destination}: {last_line}",
+            hint="check that `ssh` connects when it is run manually",
         )
 
-    def _forget(self) -> None:
+    def _clean_up(self) -> None:
         self._stderr.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def printable(text: str) -> str:
-    """Text of another machine without the control characters that could move or colour this terminal."""
-    lines = text.replace(
-        "\r\n", "\n"
-    )  # ssh ends its own lines as a terminal in raw mode wants them
-    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in lines)
+    """Replaces the control characters in a machine's text that could affect this terminal."""
+    # ssh ends its own lines with \r\n: docs/log.md#sshs-carriage-returns.
+    lines = text.replace("\r\n", "\n")
+    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in lines)
 
 
 def _short_folder() -> Path:
+    """Creates a private folder whose path leaves room for the control socket's name."""
     folder = Path(tempfile.mkdtemp(prefix="edgedistil-ssh-"))
     if len(str(folder)) <= _SOCKET_PATH_LIMIT:
         return folder

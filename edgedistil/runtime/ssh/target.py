@@ -1,4 +1,4 @@
-"""A board over ssh: measured for real, and left as it was found."""
+"""A board over ssh as a target: measured on the real processor, and left as it was."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 from pydantic import ValidationError
 
 from edgedistil.core import console
+from edgedistil.core.cpu import is_arm
 from edgedistil.core.device import DeviceSpec
 from edgedistil.core.errors import InputError, TargetError
 from edgedistil.core.records import Method
@@ -24,27 +25,37 @@ from edgedistil.runtime.protocol import (
     ReplyPart,
     parse_reply,
 )
-from edgedistil.runtime.ssh.board import Board, Ending, check_name, open_board, signal_of
+from edgedistil.runtime.ssh.board import Board, JobOutcome, check_name, open_board, signal_of
 from edgedistil.runtime.ssh.connection import Connection, parse_destination, printable
 from edgedistil.runtime.wheels import arm64_wheels, fetch_wheels
 
-A = TypeVar("A", bound=ReplyPart)
+Part = TypeVar("Part", bound=ReplyPart)
 
+# A job without a timeout of its own gets this one: a board must not compute forever.
 _DEFAULT_TIMEOUT_S = 3600.0
-_GRACE_S = 30.0  # the runner's own supervisor ends a job first: it can still say where it was
+# The runner's supervisor enforces the job's timeout and can report the phase: it gets this much
+# longer before `timeout` stops the runner itself.
+_GRACE_S = 30.0
+# Larger than the outputs of any parity check; bounds what a board can make this host store.
 _MAX_OUTPUTS_BYTES = 2**30
+# The pinned wheels are manylinux_2_28 (wheels.PLATFORMS).
 _OLDEST_GLIBC = (2, 28)
+# Exit status of `timeout` when it had to stop the program.
+_TIMED_OUT = 124
 
 
 class SshTarget:
-    """A board behind an ssh destination. Use it as a context manager: the end removes everything of ours there.
+    """A board behind an ssh destination.
+
+    Use it as a context manager: the end removes everything of ours from the board.
 
     Args:
         destination: `host`, `user@host`, `user@host:port`, or a name from the user's ssh config.
-        bootstrap: Send aarch64 wheels of numpy and onnxruntime if the board lacks them, or has a version that dies.
-        spec: What is known of the device; found by the board's name if not given.
+        bootstrap: Send aarch64 wheels of numpy and onnxruntime if the board lacks them, or has a
+            version that crashes there.
+        spec: Device file of the board; found by the board's name if missing.
     Raises:
-        InputError: `destination` is none (nothing was started).
+        InputError: `destination` is not valid (nothing was started).
     """
 
     method: Method = "measured"
@@ -53,7 +64,8 @@ class SshTarget:
         self, destination: str, *, bootstrap: bool = False, spec: DeviceSpec | None = None
     ) -> None:
         self._destination = parse_destination(destination)
-        self._bootstrap, self.spec = bootstrap, spec
+        self._bootstrap = bootstrap
+        self.spec = spec
         self._connection: Connection | None = None
         self._board: Board | None = None
         self._identity: MachineIdentity | None = None
@@ -65,55 +77,59 @@ class SshTarget:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        at: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
     @property
     def name(self) -> str:
-        """The device's name; a board that no device file knows keeps its host name."""
+        """Device name in rows; the host name of a board without a device file."""
         return self.spec.name if self.spec is not None else self._destination.host
 
     @property
     def source(self) -> str:
+        """Name in messages."""
         return str(self._destination)
 
     @property
     def sent_bytes(self) -> int:
-        """What was sent so far: a file that lies there already is not sent again."""
+        """Bytes of all files sent so far; a file is sent only once."""
         return self._board.sent_bytes if self._board is not None else 0
 
     def identify(self) -> MachineIdentity:
-        """What the board says of itself; asks once. A runtime that would crash there is refused before it is imported.
+        """Describes the board; connects on the first call.
+
+        A runtime that would crash there is rejected before it is imported.
 
         Raises:
-            TargetError: Not reached, or it lacks what the runner needs.
+            TargetError: The board cannot be reached, or lacks what the runner needs.
         """
         if self._identity is None:
             self._identity = self._examine(self._open())
         return self._identity
 
     def run(self, job: Job, files: Mapping[str, Path], *, outputs_to: Path | None = None) -> Reply:
+        """Runs a job; sends the files that the board does not have yet."""
+        # All names are checked before anything is sent.
         for name in files:
             check_name(name)
         self.identify()
         board = self._open()
-        placed = {name: board.place(path) for name, path in files.items()}
-        limit = job.timeout_seconds or _DEFAULT_TIMEOUT_S
-        ending = board.start(job.to_json().encode(), placed, timeout_s=limit + _GRACE_S)
-        reply = sanitize_reply(
-            parse_reply(self._fetch_reply(board, ending, limit), source=self.source)
-        )
+        remote = {name: board.place(path) for name, path in files.items()}
+        limit_s = job.timeout_seconds or _DEFAULT_TIMEOUT_S
+        outcome = board.start(job.to_json().encode(), remote, timeout_s=limit_s + _GRACE_S)
+        data = self._fetch_reply(board, outcome, limit_s)
+        reply = sanitize_reply(parse_reply(data, source=self.source))
         if outputs_to is not None and reply.outputs is not None and job.outputs is not None:
-            # The name is ours, not the reply's: a board cannot make us read or write another file.
-            data = board.fetch(
+            # The name is the job's, not the reply's: a board must not choose which file is read.
+            outputs = board.fetch(
                 job.outputs, limit_bytes=_MAX_OUTPUTS_BYTES, sha256=reply.outputs.sha256
             )
-            write_bytes(outputs_to, data)
+            write_bytes(outputs_to, outputs)
         return reply
 
     def close(self) -> None:
-        """Removes our folder there and ends the connection."""
+        """Removes our folder from the board and ends the connection."""
         board, connection = self._board, self._connection
         self._board = self._connection = self._identity = None
         try:
@@ -123,7 +139,7 @@ class SshTarget:
             if connection is not None:
                 connection.close()
 
-    # --- first contact ---------------------------------------------------------------------------------
+    # --- first contact ---------------------------------------------------------------------------
 
     def _open(self) -> Board:
         if self._board is None:
@@ -132,130 +148,142 @@ class SshTarget:
         return self._board
 
     def _examine(self, board: Board) -> MachineIdentity:
-        told = board.describe()
-        identity = self._identity_of(told)
+        facts = board.describe()
+        identity = self._validate_identity(facts)
         self.spec = self.spec or match_device(identity)
-        console.say(_introduction(self.source, identity))
-        identity = self._with_runtime(board, identity, str(told.get("libc", "")))
+        console.say(_format_identity(self.source, identity))
+        if self._needs_runtime(board, identity):
+            identity = self._send_runtime(board, identity, str(facts.get("libc", "")))
         check_runtime_compatible(identity, self.spec, source=self.source)
         board.check_import(f"numpy {identity.numpy} and onnxruntime {identity.onnxruntime}")
         return identity
 
-    def _identity_of(self, told: dict[str, Any]) -> MachineIdentity:
+    def _validate_identity(self, facts: dict[str, Any]) -> MachineIdentity:
         try:
-            return MachineIdentity.model_validate(told)
+            return MachineIdentity.model_validate(facts)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+            place = ".".join(str(part) for part in first["loc"])
             raise TargetError(
-                f"{self.source} told something strange of itself: {where}: {first['msg']}"
+                f"{self.source} returned an invalid identity record: {place}: {first['msg']}"
             ) from error
 
-    def _with_runtime(self, board: Board, identity: MachineIdentity, libc: str) -> MachineIdentity:
+    def _needs_runtime(self, board: Board, identity: MachineIdentity) -> bool:
+        """Whether packages have to be sent; raises TargetError if they may not be."""
         missing = [name for name in ("numpy", "onnxruntime") if getattr(identity, name) is None]
-        if not missing:
-            try:
-                check_runtime_compatible(identity, self.spec, source=self.source)
-            except TargetError:
-                if not self._bootstrap:
-                    raise
-            else:
-                return identity
-        if not self._bootstrap:
+        if missing and not self._bootstrap:
             raise TargetError(
                 f"{self.source} has no {' and no '.join(missing)} for Python {board.python}",
-                hint=f"install it there (python3 -m pip install {' '.join(missing)}), or let --bootstrap send it",
+                hint=f"install it there (python3 -m pip install {' '.join(missing)}) or send it "
+                f"with --bootstrap",
             )
-        return self._send_runtime(board, identity, libc)
+        if missing:
+            return True
+        try:
+            check_runtime_compatible(identity, self.spec, source=self.source)
+        except TargetError:
+            if not self._bootstrap:
+                raise
+            return True
+        return False
 
     def _send_runtime(self, board: Board, identity: MachineIdentity, libc: str) -> MachineIdentity:
-        if identity.machine != "aarch64":
+        """Sends and unpacks wheels; returns the identity with their versions."""
+        if not is_arm(identity.machine):
             raise TargetError(
                 f"--bootstrap sends wheels for 64-bit ARM; {self.source} is {identity.machine}"
             )
-        if not _new_enough(libc):
+        if not _is_new_glibc(libc):
             raise TargetError(
-                f"--bootstrap needs glibc 2.28 or newer on the board; {self.source} has {libc or 'another'}"
+                f"--bootstrap needs glibc 2.28 or newer on the board; {self.source} has "
+                f"{libc or 'another C library'}"
             )
         try:
             wheels = arm64_wheels(board.python)
         except InputError as error:
+            # The Python version is the board's, not the user's input.
             raise TargetError(f"{self.source}: {error.message}", hint=error.hint) from error
         numpy, runtime = wheels
-        placed = [board.place(file) for file in fetch_wheels(wheels)]
-        board.environment["PYTHONPATH"] = board.unpack(placed, "site")
+        remote = [board.place(file) for file in fetch_wheels(wheels)]
+        board.environment["PYTHONPATH"] = board.unpack(remote, "site")
         console.say(
-            f"{self.source}: sent numpy {numpy.version} and onnxruntime {runtime.version} for this visit"
+            f"{self.source}: sent numpy {numpy.version} and onnxruntime {runtime.version}; they "
+            f"are removed at the end"
         )
         return identity.model_copy(update={"numpy": numpy.version, "onnxruntime": runtime.version})
 
-    # --- the reply ---------------------------------------------------------------------------------------
+    # --- the reply -------------------------------------------------------------------------------
 
-    def _fetch_reply(self, board: Board, ending: Ending, limit_s: float) -> bytes:
-        size = ending.reply_bytes
+    def _fetch_reply(self, board: Board, outcome: JobOutcome, limit_s: float) -> bytes:
+        size = outcome.reply_bytes
         if size is None:
             raise TargetError(
-                f"{self.source}: {_why_no_reply(ending, limit_s)}", hint=_advice(ending)
+                f"{self.source}: {_format_failure(outcome, limit_s)}", hint=_advice(outcome)
             )
         if size > MAX_REPLY_BYTES:
             raise TargetError(
-                f"{self.source} has a reply of {size} bytes; at most {MAX_REPLY_BYTES} are read, so it was not fetched"
+                f"{self.source} has a reply of {size} bytes, which was not fetched; the limit is "
+                f"{MAX_REPLY_BYTES}"
             )
-        return board.fetch("reply.json", limit_bytes=size, sha256=ending.reply_sha256)
+        return board.fetch("reply.json", limit_bytes=size, sha256=outcome.reply_sha256)
 
 
 def sanitize_reply(reply: Reply) -> Reply:
-    """The reply without control characters in the words that a person is going to read."""
+    """Replaces control characters in the texts of a reply that are printed."""
     changes: dict[str, Any] = {
-        "identity": _printable(reply.identity),
+        "identity": _sanitize(reply.identity),
         "phase": printable(reply.phase),
     }
     if reply.error is not None:
-        changes["error"] = _printable(reply.error)
+        changes["error"] = _sanitize(reply.error)
     return reply.model_copy(update=changes)
 
 
-def _printable(told: A) -> A:
-    words = {name: printable(value) for name, value in told if isinstance(value, str)}
-    return told.model_copy(update=words)
+def _sanitize(part: Part) -> Part:
+    texts = {name: printable(value) for name, value in part if isinstance(value, str)}
+    return part.model_copy(update=texts)
 
 
-def _introduction(source: str, identity: MachineIdentity) -> str:
-    what = (
-        identity.board or identity.cpu or identity.machine or "a machine that does not name itself"
-    )
-    memory = f", {identity.memory_bytes / 2**30:.1f} GiB" if identity.memory_bytes else ""
-    return (
-        f"{source}: {what}, {identity.cores or '?'} cores{memory}, Python {identity.python}, "
-        f"numpy {identity.numpy or 'missing'}, onnxruntime {identity.onnxruntime or 'missing'}"
-    )
+def _format_identity(source: str, identity: MachineIdentity) -> str:
+    """Returns the line that is printed after connecting."""
+    machine = identity.board or identity.cpu or identity.machine or "unknown machine"
+    facts = [f"{machine}, {identity.cores or '?'} cores"]
+    if identity.memory_bytes:
+        facts.append(f"{identity.memory_bytes / 2**30:.1f} GiB")
+    facts += [
+        f"Python {identity.python}",
+        f"numpy {identity.numpy or 'missing'}",
+        f"onnxruntime {identity.onnxruntime or 'missing'}",
+    ]
+    return f"{source}: {', '.join(facts)}"
 
 
-def _new_enough(libc: str) -> bool:
+def _is_new_glibc(libc: str) -> bool:
+    """Whether "glibc 2.31", as `platform.libc_ver` reports it, can load the pinned wheels."""
     name, _, version = libc.partition(" ")
     numbers = version.split(".")[:2]
-    return (
-        name == "glibc"
-        and all(n.isdigit() for n in numbers)
-        and tuple(map(int, numbers)) >= _OLDEST_GLIBC
-    )
+    if name != "glibc" or not all(number.isdigit() for number in numbers):
+        return False
+    return tuple(int(number) for number in numbers) >= _OLDEST_GLIBC
 
 
-def _why_no_reply(ending: Ending, limit_s: float) -> str:
-    died = signal_of(ending.status)
-    said = f" ({ending.said.splitlines()[-1]})" if ending.said else ""
-    if ending.status == 124:
-        return f"the job was still at work after {limit_s:.0f} s and was stopped there"
-    if died == "SIGKILL":
-        return f"the runner was killed there{said}: most likely the board ran out of memory"
-    if died is not None:
-        return f"the runner died there of {died}{said}"
-    return f"the runner ended with status {ending.status} and left no reply{said}"
+def _format_failure(outcome: JobOutcome, limit_s: float) -> str:
+    """Describes why a job left no reply."""
+    if outcome.status == _TIMED_OUT:
+        return f"the job did not finish within {limit_s:.0f} s and was stopped there"
+    last_line = f" ({outcome.messages.splitlines()[-1]})" if outcome.messages else ""
+    name = signal_of(outcome.status)
+    # Nothing else on a board sends SIGKILL, except the kernel when memory runs out.
+    if name == "SIGKILL":
+        return f"the runner was killed there{last_line}: most likely the board ran out of memory"
+    if name is not None:
+        return f"the runner was terminated there by {name}{last_line}"
+    return f"the runner exited with status {outcome.status} and wrote no reply{last_line}"
 
 
-def _advice(ending: Ending) -> str | None:
-    if ending.status == 124:
-        return "give it fewer lengths or fewer threads, or a smaller model"
-    if signal_of(ending.status) == "SIGKILL":
+def _advice(outcome: JobOutcome) -> str | None:
+    if outcome.status == _TIMED_OUT:
+        return "use fewer lengths or fewer threads, or a smaller model"
+    if signal_of(outcome.status) == "SIGKILL":
         return "try the int8 model, or stop other programs there"
     return None

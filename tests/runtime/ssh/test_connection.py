@@ -1,3 +1,5 @@
+"""Validation of destinations, and text of other machines."""
+
 from __future__ import annotations
 
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from edgedistil.core.errors import InputError
 from edgedistil.runtime.ssh.connection import parse_destination, printable
 
+# Options, shell syntax, and what is not a host name or a port.
 HOSTILE = [
     "",
     "-oProxyCommand=touch pwned",
@@ -40,12 +43,13 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_what_is_no_destination_is_refused_before_anything_starts(text: str) -> None:
+def test_an_invalid_destination_is_rejected_before_anything_starts(text: str) -> None:
     with pytest.raises(
-        InputError, match="is no destination: expected host, user@host or user@host:port"
-    ) as told:
+        InputError,
+        match="is not a valid destination: expected host, user@host or user@host:port",
+    ) as error:
         parse_destination(text)
-    assert told.value.exit_code == 2
+    assert error.value.exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -58,14 +62,14 @@ def test_what_is_no_destination_is_refused_before_anything_starts(text: str) -> 
         ("a_b.c-d@e_f-1", ["--", "a_b.c-d@e_f-1"]),
     ],
 )
-def test_destinations_stand_behind_two_dashes(text: str, arguments: list[str]) -> None:
+def test_destinations_follow_two_dashes(text: str, arguments: list[str]) -> None:
     assert parse_destination(text).arguments() == arguments
 
 
-def test_a_destination_is_told_as_it_was_given() -> None:
+def test_a_destination_is_printed_as_it_was_entered() -> None:
     assert str(parse_destination("pi@rpi4.local:2222")) == "pi@rpi4.local:2222"
 
 
-def test_text_of_another_machine_cannot_move_this_terminal() -> None:
+def test_text_of_another_machine_cannot_affect_this_terminal() -> None:
     assert printable("a\x1b[2Jb\r\x07c\td\ne") == "a?[2Jb??c\td\ne"
     assert printable("Connection refused\r\n") == "Connection refused\n"

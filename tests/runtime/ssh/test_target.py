@@ -1,4 +1,4 @@
-"""The whole ssh path for real: an sshd of our own on loopback, in front of an emulated Raspberry Pi 4."""
+"""The complete ssh path: a real sshd on loopback, in front of an emulated Raspberry Pi 4."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.needs("qemu-aarch64", "sshd", "ssh")
 JOB = "*job.json*reply.json"
 
 
-def test_a_board_is_probed_measured_and_left_clean(pi4, tiny, tmp_path: Path) -> None:
+def test_a_board_is_identified_measured_and_left_clean(pi4, tiny, tmp_path: Path) -> None:
     outputs = tmp_path / "outputs.npz"
     with SshTarget(pi4.destination) as target:
         identity = target.identify()
@@ -42,15 +42,14 @@ def test_a_board_is_probed_measured_and_left_clean(pi4, tiny, tmp_path: Path) ->
     assert pi4.leftovers() == []
 
 
-def test_onnxruntime_1_21_0_is_refused_on_armv8_0_before_it_is_imported(board, install) -> None:
+def test_onnxruntime_1_21_0_is_rejected_on_armv8_0_before_it_is_imported(board, install) -> None:
     with open_guest(load_device("rpi4"), onnxruntime="1.21.0") as guest:
         install.guest_python(board, guest)
-        with SshTarget(board.destination) as target, pytest.raises(TargetError) as told:
+        with SshTarget(board.destination) as target, pytest.raises(TargetError) as error:
             target.identify()
-    assert "onnxruntime 1.21.0 must not run on this machine: dies with SIGILL on ARMv8.0" in str(
-        told.value
-    )
-    assert told.value.exit_code == 4
+    message = "onnxruntime 1.21.0 cannot run on this machine: dies with SIGILL on ARMv8.0"
+    assert message in str(error.value)
+    assert error.value.exit_code == 4
     assert board.leftovers() == []
 
 
@@ -70,7 +69,7 @@ def test_bootstrap_sends_what_a_board_without_packages_lacks(
     assert board.leftovers() == []
 
 
-def test_a_file_that_lies_there_is_not_sent_again(quick, tiny) -> None:
+def test_a_file_is_sent_only_once(quick, tiny) -> None:
     with SshTarget(quick.destination) as target:
         first = target.run(tiny.job(), tiny.files(tiny.int8))
         sent = target.sent_bytes
@@ -117,13 +116,17 @@ def test_the_command_measures_a_board(quick, tiny_model_folder: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("destination", "code", "message"),
     [
-        ("me@127.0.0.1:9", 4, "cannot connect to me@127.0.0.1:9: nothing listens there"),
-        ("-oProxyCommand=touch pwned", 2, "is no destination"),
-        ("$(touch pwned)", 2, "is no destination"),
-        ("board; touch pwned", 2, "is no destination"),
+        (
+            "me@127.0.0.1:9",
+            4,
+            "cannot connect to me@127.0.0.1:9: no ssh server listens on this port",
+        ),
+        ("-oProxyCommand=touch pwned", 2, "is not a valid destination"),
+        ("$(touch pwned)", 2, "is not a valid destination"),
+        ("board; touch pwned", 2, "is not a valid destination"),
     ],
 )
-def test_the_command_tells_failures_apart(
+def test_the_command_distinguishes_failures(
     board, tiny_model_folder, tmp_path, destination, code, message
 ) -> None:
     model = str(tiny_model_folder / "model_int8.onnx")
@@ -136,17 +139,17 @@ def test_the_command_tells_failures_apart(
 # --- failures to reach it ---------------------------------------------------------------------------------
 
 
-def test_nothing_listens(board) -> None:
-    told_by_ssh = r"nothing listens there \(ssh: connect to host .*refused\)"
+def test_no_server_listens(board) -> None:
+    reason = r"no ssh server listens on this port \(ssh: connect to host .*refused\)"
     with pytest.raises(
-        TargetError, match=r"cannot connect to me@127\.0\.0\.1:9: " + told_by_ssh
-    ) as told:
+        TargetError, match=r"cannot connect to me@127\.0\.0\.1:9: " + reason
+    ) as error:
         SshTarget("me@127.0.0.1:9").identify()
-    assert told.value.exit_code == 4
+    assert error.value.exit_code == 4
 
 
 def test_no_such_host(board) -> None:
-    with pytest.raises(TargetError, match="its name is not known"):
+    with pytest.raises(TargetError, match="the host name cannot be resolved"):
         SshTarget("no-such-board.invalid").identify()
 
 
@@ -159,7 +162,7 @@ def test_the_wrong_key(board, install) -> None:
 def test_an_unknown_host_key(board, install) -> None:
     (board.folder / "none_known").touch()
     install.client_config(known="none_known")
-    with pytest.raises(TargetError, match="its host key is not known here"):
+    with pytest.raises(TargetError, match="its host key is unknown"):
         SshTarget(board.destination).identify()
 
 
@@ -167,7 +170,7 @@ def test_a_changed_host_key(board, install) -> None:
     other = (board.folder / "stranger_key.pub").read_text().split()
     (board.folder / "other_known").write_text(f"[127.0.0.1]:{board.port} {other[0]} {other[1]}\n")
     install.client_config(known="other_known")
-    with pytest.raises(TargetError, match="its host key is not the one that is known"):
+    with pytest.raises(TargetError, match="its host key differs from the known one"):
         SshTarget(board.destination).identify()
 
 
@@ -204,10 +207,10 @@ def test_a_board_without_numpy(board, install) -> None:
     install.python(board, flags="-I -S")
     with (
         SshTarget(board.destination) as target,
-        pytest.raises(TargetError, match="has no numpy and no onnxruntime") as e,
+        pytest.raises(TargetError, match="has no numpy and no onnxruntime") as error,
     ):
         target.identify()
-    assert "--bootstrap" in str(e.value)
+    assert "--bootstrap" in str(error.value)
 
 
 def test_bootstrap_is_for_arm(board, install) -> None:
@@ -239,10 +242,10 @@ def test_a_runtime_that_dies_when_it_is_imported(board, install) -> None:
     [
         ("SEGV", ""),
         ("KILL", "it ran out of memory"),
-        ("ILL", "uses instructions that the machine lacks"),
+        ("ILL", "uses instructions that the processor lacks"),
     ],
 )
-def test_a_runtime_that_crashes_is_told_with_its_signal_and_phase(
+def test_a_runtime_that_crashes_is_reported_with_its_signal_and_phase(
     board, install, tiny, name: str, advice: str
 ) -> None:
     install.python(
@@ -250,68 +253,70 @@ def test_a_runtime_that_crashes_is_told_with_its_signal_and_phase(
     )
     with SshTarget(board.destination) as target:
         reply = target.run(tiny.job(), tiny.files(tiny.int8))
-    with pytest.raises(TargetError, match=f"was terminated by SIG{name} during 'start'") as told:
+    with pytest.raises(TargetError, match=f"was terminated by SIG{name} during 'start'") as error:
         raise_failure(reply, source=board.destination)
-    assert advice in str(told.value)
-    assert told.value.exit_code == 4
+    assert advice in str(error.value)
+    assert error.value.exit_code == 4
 
 
-def test_memory_that_the_board_refuses_is_told(quick, tiny, tmp_path: Path) -> None:
+def test_running_out_of_memory_is_reported(quick, tiny, tmp_path: Path) -> None:
     onnx.save(hungry_model(), tmp_path / "hungry.onnx")
     job = tiny.job(memory_limit_bytes=2**30, phases=["steady"])
     with SshTarget(quick.destination) as target:
         reply = target.run(job, tiny.files(tmp_path / "hungry.onnx"))
     assert reply.error is not None
     assert (reply.ok, reply.error.kind, reply.phase) == (False, "memory", "first call tiny")
-    with pytest.raises(TargetError, match="during 'first call tiny'") as told:
+    with pytest.raises(TargetError, match="during 'first call tiny'") as error:
         raise_failure(reply, source=quick.destination)
-    assert "it ran out of memory: try the int8 model" in str(told.value)
+    assert "it ran out of memory: try the int8 model" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("deed", "message"),
+    ("action", "message"),
     [
         ("kill -KILL $$", "the runner was killed there.*: most likely the board ran out of memory"),
-        ("kill -BUS $$", "the runner died there of SIGBUS"),
+        ("kill -BUS $$", "the runner was terminated there by SIGBUS"),
         (
             "echo no space left >&2; exit 5",
-            r"ended with status 5 and left no reply \(no space left\)",
+            r"exited with status 5 and wrote no reply \(no space left\)",
         ),
-        ("exit 0", "ended with status 0 and left no reply"),
+        ("exit 0", "exited with status 0 and wrote no reply"),
         (
-            "printf 'I am no JSON' > reply.json; exit 0",
-            "sent an unreadable reply.*begins with 'I am no JSON'",
+            "printf 'not JSON' > reply.json; exit 0",
+            "sent an unreadable reply.*begins with 'not JSON'",
         ),
         ('printf \'{"format": 1, "ok": tr\' > reply.json; exit 0', "sent an unreadable reply"),
         ("printf '{\"format\": NaN}' > reply.json; exit 0", "sent an unreadable reply.*NaN"),
         ("printf '[]' > reply.json; exit 0", "sent an invalid reply"),
         (
             f"truncate -s {MAX_REPLY_BYTES + 1} reply.json; exit 0",
-            f"has a reply of {MAX_REPLY_BYTES + 1} bytes",
+            f"has a reply of {MAX_REPLY_BYTES + 1} bytes, which was not fetched",
         ),
     ],
 )
-def test_a_bad_ending_has_its_own_message(board, install, tiny, deed: str, message: str) -> None:
-    install.python(board, instead={JOB: deed})
-    with SshTarget(board.destination) as target, pytest.raises(TargetError, match=message) as told:
+def test_every_missing_or_invalid_reply_has_its_own_message(
+    board, install, tiny, action: str, message: str
+) -> None:
+    install.python(board, instead={JOB: action})
+    with SshTarget(board.destination) as target, pytest.raises(TargetError, match=message) as error:
         target.run(tiny.job(), tiny.files(tiny.int8))
-    assert told.value.exit_code == 4
+    assert error.value.exit_code == 4
     assert board.leftovers() == []
 
 
-def test_a_reply_cannot_move_this_terminal(board, install, tiny) -> None:
+def test_a_reply_cannot_affect_this_terminal(board, install, tiny) -> None:
     evil = '{"format": 1, "ok": false, "phase": "load\\u001b[2J", "runner_sha256": "x", "error": {"kind": "exit", '
     evil += (
         '"phase": "load", "message": "gone\\u001b]0;pwned\\u0007", "details": "\\u001b[31mred"}}'
     )
     (board.home / "evil").write_text(evil)
     install.python(board, instead={JOB: 'cat "$HOME/evil" > reply.json; exit 0'})
-    with SshTarget(board.destination) as target, pytest.raises(TargetError) as told:
+    with SshTarget(board.destination) as target, pytest.raises(TargetError) as error:
         raise_failure(target.run(tiny.job(), tiny.files(tiny.int8)), source="board")
-    assert "gone?]0;pwned? during 'load' (?[31mred)" in str(told.value)
+    assert "gone?]0;pwned? during 'load' (?[31mred)" in str(error.value)
 
 
-def test_half_a_reply_is_seen_by_its_digest(quick, install, tiny) -> None:
+def test_a_truncated_reply_is_detected_by_its_digest(quick, install, tiny) -> None:
     install.program(
         quick,
         "cat",
@@ -319,16 +324,18 @@ def test_half_a_reply_is_seen_by_its_digest(quick, install, tiny) -> None:
     )
     with (
         SshTarget(quick.destination) as target,
-        pytest.raises(TargetError, match=r"reply.json came in half \(5 bytes"),
+        pytest.raises(
+            TargetError, match=r"transfer of reply\.json incomplete: sha256 mismatch after 5 bytes"
+        ),
     ):
         target.run(tiny.job(), tiny.files(tiny.int8))
 
 
-def test_a_torn_file_is_not_used(quick, install, tiny) -> None:
+def test_a_corrupt_file_is_not_used(quick, install, tiny) -> None:
     install.program(quick, "sha256sum", "#!/bin/sh\necho 0000000  -\n")
     with (
         SshTarget(quick.destination) as target,
-        pytest.raises(TargetError, match=r"runner\.py did not arrive whole"),
+        pytest.raises(TargetError, match=r"transfer of runner\.py incomplete: sha256 mismatch"),
     ):
         target.run(tiny.job(), tiny.files(tiny.int8))
     assert quick.leftovers() == []
@@ -339,25 +346,25 @@ def test_a_job_that_does_not_end_is_stopped_there(board, install, tiny, monkeypa
     install.python(board, instead={JOB: "echo $$ > ../../sleeper; exec sleep 61"})
     with (
         SshTarget(board.destination) as target,
-        pytest.raises(TargetError, match="still at work after 1 s and was stopped"),
+        pytest.raises(TargetError, match="did not finish within 1 s and was stopped"),
     ):
         target.run(tiny.job(timeout_seconds=1), tiny.files(tiny.int8))
     assert not is_alive(int((board.home / "sleeper").read_text()))
     assert board.leftovers() == ["sleeper"]
 
 
-def test_a_lost_connection_is_told(board, install, tiny) -> None:
+def test_a_lost_connection_is_reported(board, install, tiny) -> None:
     # Ends the server's process of this session, as a board that is switched off would.
     walk = 'p=$PPID; while [ "$(ps -o comm= -p $p)" != sshd ]; do p=$(ps -o ppid= -p $p | tail -n 1); p=${p##* }; done'
     install.python(board, instead={JOB: f"{walk}; kill -KILL $p; sleep 5"})
     with (
         SshTarget(board.destination) as target,
-        pytest.raises(TargetError, match="ended in the middle of an answer"),
+        pytest.raises(TargetError, match="was lost during a command"),
     ):
         target.run(tiny.job(), tiny.files(tiny.int8))
 
 
-def test_ctrl_c_leaves_nothing_running_and_nothing_lying_there(board, install, tiny) -> None:
+def test_ctrl_c_leaves_no_process_and_no_file(board, install, tiny) -> None:
     install.python(board, instead={JOB: "echo $$ > ../../sleeper; exec sleep 61"})
     files = tiny.files(tiny.int8)
     script = (
@@ -371,8 +378,8 @@ def test_ctrl_c_leaves_nothing_running_and_nothing_lying_there(board, install, t
     sleeper = board.home / "sleeper"
     wait_until(lambda: sleeper.exists() and sleeper.read_text().strip() != "", process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert b"KeyboardInterrupt" in said
+    _, stderr = process.communicate(timeout=30)
+    assert b"KeyboardInterrupt" in stderr
     assert not is_alive(int(sleeper.read_text()))
     assert board.leftovers() == ["sleeper"]
 
@@ -409,6 +416,6 @@ def wait_until(condition, process: subprocess.Popen[bytes]) -> None:
     for _ in range(1200):
         if condition():
             return
-        assert process.poll() is None, "it ended before the job began"
+        assert process.poll() is None, "the process ended before the job started"
         time.sleep(0.05)
-    pytest.fail("it did not come to the job")
+    pytest.fail("the job did not start")

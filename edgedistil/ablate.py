@@ -15,6 +15,7 @@ from edgedistil.core import console
 from edgedistil.core.errors import RecipeError
 from edgedistil.core.options import EvaluateOptions, TaskOptions
 from edgedistil.core.recipe import Recipe, load_recipe
+from edgedistil.core.recipe_diff import differences
 from edgedistil.core.records import (
     AblationRecord,
     DistillRecord,
@@ -105,9 +106,9 @@ def _check_comparable(name: str, changed: Mapping[str, str]) -> None:
     """Raises RecipeError if a variation has another text, budget or evaluation."""
     unfair = [key for key in changed if _must_be_equal(key)]
     if unfair:
-        differences = "; ".join(f"{key} is {changed[key]}" for key in unfair)
+        described = "; ".join(f"{key} is {changed[key]}" for key in unfair)
         raise RecipeError(
-            f"ablation '{name}' is not comparable with the full recipe: {differences}",
+            f"ablation '{name}' is not comparable with the full recipe: {described}",
             hint="use the same text, number of tokens and evaluation in all recipes of the folder",
         )
 
@@ -118,22 +119,12 @@ def _must_be_equal(key: str) -> bool:
 
 def changed_keys(full: Recipe, other: Recipe) -> dict[str, str]:
     """Returns dotted keys whose values differ, each with "other's value (full recipe's value)"."""
-    before = _flatten(full.model_dump(mode="json"))
-    after = _flatten(other.model_dump(mode="json"))
-    changes = {}
-    for key in before | after:
-        if key not in _LABELS and before.get(key) != after.get(key):
-            changes[key] = f"{after.get(key, 'not set')} ({before.get(key, 'not set')})"
-    return changes
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flatten(item, f"{prefix}.{key}" if prefix else key)
-    return flat
+    changes = differences(full, other)
+    return {
+        key: f"{change.after} ({change.before})"
+        for key, change in changes.items()
+        if key not in _LABELS
+    }
 
 
 def _distil_and_evaluate(recipe: Recipe, options: TaskOptions) -> RunDir:

@@ -33,11 +33,13 @@ def show_keys(kind: FileKind, key: str | None) -> None:
     Raises:
         InputError: The key is unknown; the message suggests the closest one.
     """
-    from edgedistil.core.field_docs import (  # type: ignore[import-untyped]
+    from edgedistil.core.field_docs import (
         describe_fields,
         matching_fields,
         show_fields,
     )
 
     documented = describe_fields(file_model(kind))
-    show_fields(matching_fields(documented, key) if key else documented)
+    if key is not None:
+        documented = matching_fields(documented, key)
+    show_fields(f"keys of a {kind} file", documented)

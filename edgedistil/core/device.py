@@ -29,6 +29,8 @@ SourceText = Annotated[str, Field(min_length=3)]
 class Figure(StrictSection):
     """A positive figure, and where it is from or why it was assumed."""
 
+    written_as = "{ value, source or assumed }"
+
     value: Annotated[float, Field(gt=0)] = Field(description="The figure.")
     source: SourceText | None = Field(None, description="Publication or measurement.")
     assumed: SourceText | None = Field(None, description="Reason for an assumed figure.")

@@ -1,22 +1,25 @@
-"""Which keys of two recipes differ, and which of them would make a resumed run another run."""
+"""Differences between two recipes, and the keys that may change when a run is resumed."""
 
 from __future__ import annotations
 
 import fnmatch
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgedistil.core import console
 from edgedistil.core.errors import RunError
 from edgedistil.core.recipe import Recipe
 
-# What may change between two sessions of a run: names, how often it is saved and looked at, and later stages.
-# Order of data, masks and dropout do not depend on the number of processes, nor on the size of a micro-batch … but
-# rarity masking draws over a micro-batch, so that one stays.
-HARMLESS = (
+NOT_SET = "not set"
+
+# Keys that do not change the result of training: names, how often a run is saved and evaluated, and
+# later stages. Order of the data, masks and dropout do not depend on the number of processes, and
+# only rarity masking depends on the size of a micro-batch, which therefore is not listed.
+RESUMABLE_KEYS = (
     "name",
     "description",
     "world_size",
-    "train.precision",  # what counts is what it comes to on this machine: compared with the checkpoint's
+    # `auto` may resolve to another type here; the checkpoint's resolved type is compared instead.
+    "train.precision",
     "train.checkpoint_minutes",
     "train.keep_checkpoints",
     "train.evaluate_every",
@@ -28,47 +31,62 @@ HARMLESS = (
 )
 
 
-def refuse_changes(before: Recipe, now: Recipe, *, run: str) -> None:
-    """Tells which keys differ from the ones that a run began with.
+class Difference(NamedTuple):
+    """Values of one key in two recipes; `NOT_SET` where a recipe has no such key."""
 
-    Raises:
-        RunError: One of them would change the result (names all of those).
+    before: Any
+    after: Any
+
+
+def differences(before: Recipe, after: Recipe) -> dict[str, Difference]:
+    """Returns the keys whose values differ, in the order of the recipe.
+
+    Lists of sections are compared item by item (`corpus.sources.1.asset`); other lists are one value.
     """
-    changed = differences(before, now)
-    harmful = [
-        line
-        for key, line in changed.items()
-        if not any(fnmatch.fnmatch(key, each) for each in HARMLESS)
-    ]
-    if harmful:
+    old = _flatten(before.model_dump(mode="json"))
+    new = _flatten(after.model_dump(mode="json"))
+    changes = {}
+    for key in old | new:
+        difference = Difference(old.get(key, NOT_SET), new.get(key, NOT_SET))
+        if difference.before != difference.after:
+            changes[key] = difference
+    return changes
+
+
+def check_resumable(before: Recipe, now: Recipe, *, run: str) -> None:
+    """Raises RunError if a changed key would change a resumed run's result; prints other changes."""
+    changes = differences(before, now)
+    result_changing = {key: change for key, change in changes.items() if not _is_resumable(key)}
+    if result_changing:
         raise RunError(
-            f"run '{run}' began with another recipe: {'; '.join(harmful)}",
-            hint="resume with the recipe that it began with, or start another run with --run NEW-NAME",
+            f"run '{run}' was started with another recipe: {_format(result_changing)}",
+            hint="resume with the recipe that it was started with, or start another run with"
+            " --run NEW-NAME",
         )
-    if changed:
-        console.say(
-            f"recipe changed where it does not change the result: {'; '.join(changed.values())}"
-        )
+    if changes:
+        console.say(f"recipe changes that do not affect the result: {_format(changes)}")
 
 
-def differences(before: Recipe, now: Recipe) -> dict[str, str]:
-    """Dotted key → `key was → is` of everything that differs."""
-    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
-    return {
-        key: f"{key} {old.get(key, 'absent')!r} → {new.get(key, 'absent')!r}"
-        for key in [*old, *(key for key in new if key not in old)]
-        if old.get(key) != new.get(key)
-    }
+def _is_resumable(key: str) -> bool:
+    return any(fnmatch.fnmatch(key, pattern) for pattern in RESUMABLE_KEYS)
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _format(changes: dict[str, Difference]) -> str:
+    """One line: `train.steps 11 → 12; loss.cosine 1.0 → 0.0`."""
+    return "; ".join(
+        f"{key} {change.before!r} → {change.after!r}" for key, change in changes.items()
+    )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key → value; only lists of sections are flattened."""
     if isinstance(value, dict):
-        parts = value.items()
-    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        parts = {str(index): each for index, each in enumerate(value)}.items()
+        parts = value
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        parts = {str(index): item for index, item in enumerate(value)}
     else:
         return {prefix: value}
-    found: dict[str, Any] = {}
-    for key, each in parts:
-        found |= _flat(each, f"{prefix}.{key}" if prefix else key)
-    return found
+    flat: dict[str, Any] = {}
+    for key, item in parts.items():
+        flat |= _flatten(item, f"{prefix}.{key}" if prefix else key)
+    return flat

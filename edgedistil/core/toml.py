@@ -10,7 +10,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -29,6 +29,10 @@ class StrictSection(BaseModel):
     """A section of a TOML file: frozen, without unknown keys, conversions, NaN or infinities."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    # How a small section is written as one value, `{ value, source }`; field_docs then shows the
+    # section as one key.
+    written_as: ClassVar[str] = ""
 
     @model_validator(mode="before")
     @classmethod

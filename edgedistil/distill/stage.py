@@ -16,7 +16,7 @@ from transformers import DistilBertForMaskedLM
 from edgedistil.core import console
 from edgedistil.core.errors import Interrupted, RunError, StorageError
 from edgedistil.core.recipe import Recipe, load_recipe, write_recipe
-from edgedistil.core.recipe_diff import refuse_changes
+from edgedistil.core.recipe_diff import check_resumable
 from edgedistil.core.records import (
     CorpusRecord,
     DistillRecord,
@@ -56,7 +56,7 @@ def distill(recipe: Recipe, *, run_name: str | None, resume: bool) -> tuple[RunD
         run_name: Name of the run; none: the recipe's.
         resume: Go on with a run of that name; a finished one is returned as it is.
     Raises:
-        RunError: The run exists (and `resume` is off), is being worked on, or began with another recipe.
+        RunError: The run exists (and `resume` is off), is being worked on, or was started with another recipe.
         InputError: Something in the recipe does not fit this teacher, corpus or machine.
         Interrupted: SIGINT or SIGTERM; what was done is saved.
         TrainingDiverged: A loss is NaN or infinite.
@@ -93,7 +93,7 @@ def _claim(recipe: Recipe, name: str, resume: bool) -> RunDir:
     if resume and not run.recipe.exists():
         console.say(f"there is no run '{name}' to resume: starting it")
     if run.recipe.exists():
-        refuse_changes(load_recipe(run.recipe), recipe, run=name)
+        check_resumable(load_recipe(run.recipe), recipe, run=name)
         write_recipe(run.recipe, recipe)
     console.say(f"run {run.name} ({run.path})")
     return run

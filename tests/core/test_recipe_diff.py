@@ -1,3 +1,5 @@
+"""Differences of recipes, and which of them may be resumed with."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -6,31 +8,49 @@ import pytest
 
 from edgedistil.core.errors import RunError
 from edgedistil.core.recipe import Recipe
-from edgedistil.core.recipe_diff import differences, refuse_changes
+from edgedistil.core.recipe_diff import (
+    NOT_SET,
+    RESUMABLE_KEYS,
+    Difference,
+    check_resumable,
+    differences,
+)
 
 Make = Callable[..., Recipe]
 
 
-def test_differences_are_dotted_keys(small_recipe: Make) -> None:
-    changed = differences(small_recipe(), small_recipe(loss={"cosine": 0.0}, train={"steps": 12}))
-    assert changed == {"loss.cosine": "loss.cosine 1.0 → 0.0", "train.steps": "train.steps 11 → 12"}
+def test_differences_have_dotted_keys_and_both_values(small_recipe: Make) -> None:
+    changes = differences(small_recipe(), small_recipe(loss={"cosine": 0.0}, train={"steps": 12}))
+    assert changes == {"loss.cosine": Difference(1.0, 0.0), "train.steps": Difference(11, 12)}
 
 
-def test_a_source_more_is_a_difference(small_recipe: Make) -> None:
+def test_a_list_of_sections_is_compared_item_by_item(small_recipe: Make) -> None:
     before = small_recipe()
-    sources = [
-        *(s.model_dump(exclude_none=True) for s in before.corpus.sources),
-        {"asset": "reviews"},
-    ]
-    assert "corpus.sources.1.asset" in differences(
-        before, small_recipe(corpus={"sources": sources})
-    )
+    sources = [source.model_dump(exclude_none=True) for source in before.corpus.sources]
+    after = small_recipe(corpus={"sources": [*sources, {"asset": "reviews"}]})
+    changes = differences(before, after)
+    assert changes["corpus.sources.1.asset"] == Difference(NOT_SET, "reviews")
+    assert not any(key.startswith("corpus.sources.0") for key in changes)
 
 
-def test_harmless_changes_are_told(small_recipe: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_list_is_one_value(small_recipe: Make) -> None:
+    changes = differences(small_recipe(), small_recipe(profile={"lengths": [16, 32]}))
+    assert changes == {"profile.lengths": Difference([16, 32, 64, 128, 256], [16, 32])}
+
+
+def test_changes_that_do_not_affect_the_result_are_printed(
+    small_recipe: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     after = small_recipe(train={"checkpoint_minutes": 3.0}, evaluate={"seeds": 5})
-    refuse_changes(small_recipe(), after, run="small")
+    check_resumable(small_recipe(), after, run="small")
     assert "train.checkpoint_minutes 10.0 → 3.0; evaluate.seeds 1 → 5" in capsys.readouterr().err
+
+
+def test_an_unchanged_recipe_prints_nothing(
+    small_recipe: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_resumable(small_recipe(), small_recipe(), run="small")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -47,7 +67,19 @@ def test_changes_of_the_result_are_refused(small_recipe: Make, change: dict[str,
     after = small_recipe(**change, evaluate={"seeds": 5})
     (key,) = (key for key in differences(small_recipe(), after) if not key.startswith("evaluate"))
     with pytest.raises(
-        RunError, match=rf"^run 'small' began with another recipe: {key} \S+ → \S+\n"
+        RunError, match=rf"^run 'small' was started with another recipe: {key} \S+ → \S+\n"
     ) as caught:
-        refuse_changes(small_recipe(), after, run="small")
+        check_resumable(small_recipe(), after, run="small")
     assert caught.value.exit_code == 2
+
+
+def test_resumable_keys_exist(small_recipe: Make) -> None:
+    """A renamed key must not silently drop out of the list."""
+    recipe = small_recipe().model_dump(mode="json")
+    for pattern in RESUMABLE_KEYS:
+        section = recipe
+        for part in pattern.split("."):
+            if part == "*":
+                section = section[0] if isinstance(section, list) else section
+            else:
+                section = section[part]

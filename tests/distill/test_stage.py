@@ -169,7 +169,7 @@ def test_an_existing_name_is_refused_and_nothing_touched(tiny_recipe: Make, runs
     with pytest.raises(RunError, match="run 'small' exists already") as caught:
         distill(tiny_recipe(train={"steps": 3}), run_name=None, resume=False)
     assert caught.value.exit_code == 2
-    with pytest.raises(RunError, match=r"began with another recipe: train.steps 2 → 3"):
+    with pytest.raises(RunError, match=r"was started with another recipe: train.steps 2 → 3"):
         distill(tiny_recipe(train={"steps": 3}), run_name=None, resume=True)
     assert read_record(run.distill, DistillRecord) == record
 

@@ -213,23 +213,23 @@ def distill(
 ) -> None:
     """Distil a teacher into a student before fine-tuning."""
     checked = edgedistil.load_recipe(recipe, overrides or ())
-    from edgedistil.report import tables
+    from edgedistil.report import terminal
 
     if plan:
-        tables.show_plan(edgedistil.plan(checked))
+        terminal.show_plan(edgedistil.plan(checked))
         return
     distilled, record = edgedistil.distill(checked, run=run, resume=resume)
-    tables.show_distill(distilled, record)
+    terminal.show_distill(distilled, record)
 
 
 @app.command()
 @with_options(EvaluateOptions)
 def evaluate(options: EvaluateOptions, run: RunName = "latest") -> None:
     """Fine-tune teacher and student on labelled tasks, and compare them."""
-    from edgedistil.report import tables
+    from edgedistil.report import terminal
 
     evaluated, record = edgedistil.evaluate(run, options)
-    tables.show_evaluation(evaluated, record)
+    terminal.show_evaluation(evaluated, record)
 
 
 @app.command()
@@ -242,20 +242,20 @@ def ablate(
 ) -> None:
     """Run an ablation study over a folder of recipes."""
     from edgedistil import ablate as ablation
-    from edgedistil.report import tables
+    from edgedistil.report import terminal
 
     full_run, record = ablation.ablate(recipes, options)
-    tables.show_ablation(full_run, record)
+    terminal.show_ablation(full_run, record)
 
 
 @app.command()
 @with_options(ExportOptions)
 def export(options: ExportOptions, run: RunName = "latest") -> None:
     """Export to ONNX, quantize, and check the outputs against PyTorch."""
-    from edgedistil.report import tables
+    from edgedistil.report import terminal
 
     exported, artefacts = edgedistil.export(run, options)
-    tables.show_export(exported, artefacts)
+    terminal.show_export(exported, artefacts)
 
 
 @app.command()
@@ -275,12 +275,12 @@ def profile(
 ) -> None:
     """Report memory and latency: measured, emulated or predicted."""
     from edgedistil.profiling import stage
-    from edgedistil.report import profile_tables
+    from edgedistil.report import terminal
 
     # Requirements are read before the measurement, and judged after its tables are printed.
     stage.check_requirements(require or [])
     profiled, records = edgedistil.profile(run, options)
-    profile_tables.show_profiles(profiled, records)
+    terminal.show_profiles(profiled, records)
     stage.require_claims(records, require or [])
 
 

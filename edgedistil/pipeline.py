@@ -28,12 +28,12 @@ def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
         RunError: The run exists and was made by a recipe that would give another result; the
             message names the keys that differ.
     """
-    from edgedistil.report import tables
+    from edgedistil.report import terminal
 
     name = run_name or recipe.name
     resume = (runs_root() / name).is_dir()
     run, distilled = edgedistil.distill(recipe, run=run_name, resume=resume)
-    tables.show_distill(run, distilled)
+    terminal.show_distill(run, distilled)
 
     evaluation_settings = [recipe.evaluate, recipe.seed]
     _run_unless_done(
@@ -48,7 +48,7 @@ def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
 
 
 def _evaluate(run: RunDir, recipe: Recipe) -> None:
-    from edgedistil.report import tables
+    from edgedistil.report import terminal
 
     options = EvaluateOptions(
         tasks=recipe.evaluate.tasks,
@@ -57,19 +57,19 @@ def _evaluate(run: RunDir, recipe: Recipe) -> None:
         jobs=min(os.cpu_count() or 1, _MAX_JOBS),
     )
     _, record = edgedistil.evaluate(run, options)
-    tables.show_evaluation(run, record)
+    terminal.show_evaluation(run, record)
 
 
 def _export(run: RunDir, recipe: Recipe) -> None:
-    from edgedistil.report import tables
+    from edgedistil.report import terminal
 
     options = ExportOptions(precisions=recipe.export.precisions, target=recipe.export.target)
     _, artefacts = edgedistil.export(run, options)
-    tables.show_export(run, artefacts)
+    terminal.show_export(run, artefacts)
 
 
 def _profile(run: RunDir, recipe: Recipe) -> None:
-    from edgedistil.report import profile_tables
+    from edgedistil.report import terminal
 
     for device in recipe.profile.devices:
         options = ProfileOptions(
@@ -80,7 +80,7 @@ def _profile(run: RunDir, recipe: Recipe) -> None:
             claim_pairs=recipe.profile.claim_pairs,
         )
         _, records = edgedistil.profile(run, options)
-        profile_tables.show_profiles(run, records)
+        terminal.show_profiles(run, records)
 
 
 def _run_unless_done(

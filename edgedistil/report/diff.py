@@ -1,64 +1,90 @@
-"""Two runs side by side."""
+"""Comparison of the figures of two runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from edgedistil.core.format import ABSENT, number, percent
-from edgedistil.report.load import RunFacts
-from edgedistil.report.tables import TableData
+from edgedistil.core.format import ABSENT, artefact_name, number, percent, plural
+from edgedistil.core.records import ProfileRow
+from edgedistil.report.load import RunResults
+from edgedistil.report.table import TableData
 
-Figures = dict[str, tuple[float, Callable[[float], str]]]
+
+@dataclass(frozen=True)
+class _Figure:
+    """A figure that two runs can have in common."""
+
+    name: str
+    value: float
+    formatter: Callable[[float], str]
+
+    def __str__(self) -> str:
+        return self.formatter(self.value)
 
 
-def comparison(this: RunFacts, other: RunFacts) -> TableData:
-    """Every figure that at least one of two runs has: this run's, the other's, and the change."""
-    ours, theirs = dict(_figures(this)), dict(_figures(other))
+def compare_runs(this: RunResults, other: RunResults) -> TableData:
+    """Every figure that at least one of two runs has, and the relative change from other to this."""
+    this_figures = {figure.name: figure for figure in _figures(this)}
+    other_figures = {figure.name: figure for figure in _figures(other)}
     rows = []
-    for name in dict.fromkeys([*ours, *theirs]):
-        mine, yours = ours.get(name), theirs.get(name)
-        show = (mine or yours or (0.0, str))[1]
-        change = f"{mine[0] / yours[0] - 1:+.1%}" if mine and yours and yours[0] else ABSENT
-        rows.append(
-            [name, show(mine[0]) if mine else ABSENT, show(yours[0]) if yours else ABSENT, change]
-        )
-    return TableData(
-        f"{this.name} against {other.name}", ["figure", this.name, other.name, "change"], rows
-    )
+    for name in dict.fromkeys([*this_figures, *other_figures]):
+        mine = this_figures.get(name)
+        theirs = other_figures.get(name)
+        rows.append([name, str(mine or ABSENT), str(theirs or ABSENT), _change(mine, theirs)])
+    columns = ["figure", this.name, other.name, "change"]
+    return TableData(f"{this.name} compared with {other.name}", columns, rows)
 
 
-def _figures(facts: RunFacts) -> Iterator[tuple[str, tuple[float, Callable[[float], str]]]]:
-    if facts.distill:
-        yield "student parameters (M)", (facts.distill.student.parameters / 1e6, _one)
-        yield "training tokens (M)", (facts.distill.tokens_seen / 1e6, _two)
-        for held in facts.distill.heldout:
-            if held.model == "student" and held.step:
-                yield "held-out MLM loss (nats)", (held.mlm_loss_nats, number)
-                yield "held-out top-1", (held.top1, percent)
-                if isinstance(held.agreement, float):
-                    yield "held-out agreement", (held.agreement, percent)
-    for summary in facts.evaluation.summaries if facts.evaluation else []:
-        yield (
-            f"{summary.task} {summary.model} {summary.artefact} ({summary.metric})",
-            (summary.median, percent),
-        )
-    for export in facts.exports:
-        size = sum(f.bytes for f in export.files) / 2**20
-        yield f"{export.model} {export.task} {export.precision} (MiB)", (size, _one)
-    for profile in facts.profiles:
+def _change(this: _Figure | None, other: _Figure | None) -> str:
+    # A change relative to zero has no meaning.
+    if this is None or other is None or other.value == 0:
+        return ABSENT
+    return f"{this.value / other.value - 1:+.1%}"
+
+
+def _figures(results: RunResults) -> Iterator[_Figure]:
+    yield from _distill_figures(results)
+    if results.evaluation is not None:
+        for summary in results.evaluation.summaries:
+            name = f"{summary.task} {summary.model} {summary.artefact} ({summary.metric})"
+            yield _Figure(name, summary.median, percent)
+    for export in results.exports:
+        mebibytes = sum(file.bytes for file in export.files) / 2**20
+        yield _Figure(f"{artefact_name(export)} (MiB)", mebibytes, _one_decimal)
+    for profile in results.profiles:
         for row in profile.rows:
-            if row.valid and isinstance(row.latency_ms, float):
-                threads = "1 thread" if row.threads == 1 else f"{row.threads} threads"
-                where = f"{row.device} {row.method}, {threads}, length {row.length}"
-                yield (
-                    f"{row.model} {row.task} {row.precision} p50 (ms), {where}",
-                    (row.latency_ms, _two),
-                )
+            yield from _latency_figures(row)
 
 
-def _one(value: float) -> str:
+def _distill_figures(results: RunResults) -> Iterator[_Figure]:
+    record = results.distill
+    if record is None:
+        return
+    yield _Figure("student parameters (M)", record.student.parameters / 1e6, _one_decimal)
+    yield _Figure("training tokens (M)", record.tokens_seen / 1e6, _two_decimals)
+    for heldout in record.heldout:
+        # Step 0 is the student before training; the teacher does not depend on the recipe.
+        if heldout.model != "student" or heldout.step == 0:
+            continue
+        yield _Figure("held-out MLM loss (nats)", heldout.mlm_loss_nats, number)
+        yield _Figure("held-out top-1", heldout.top1, percent)
+        if isinstance(heldout.agreement, float):
+            yield _Figure("held-out agreement", heldout.agreement, percent)
+
+
+def _latency_figures(row: ProfileRow) -> Iterator[_Figure]:
+    # A predicted band has no single value that could change.
+    if row.valid and isinstance(row.latency_ms, float):
+        conditions = (
+            f"{row.device} {row.method}, {plural(row.threads, 'thread')}, length {row.length}"
+        )
+        yield _Figure(f"{artefact_name(row)} p50 (ms), {conditions}", row.latency_ms, _two_decimals)
+
+
+def _one_decimal(value: float) -> str:
     return f"{value:.1f}"
 
 
-def _two(value: float) -> str:
+def _two_decimals(value: float) -> str:
     return f"{value:.2f}"

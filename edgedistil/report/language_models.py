@@ -1,4 +1,4 @@
-"""Parameter counts of well-known language models: what figure 1 of Sanh et al. 2019 puts a student beside."""
+"""Parameter counts of published language models, as in figure 1 of Sanh et al. 2019."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from edgedistil.report.tables import TableData
+from edgedistil.report.table import TableData
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A published model. `parameters` in millions, `year` of its first public version."""
+    """A published model.
+
+    Attributes:
+        name: Name in plots.
+        year: Year of its first public version.
+        parameters: Number of parameters, in millions.
+        source: Paper, and what confirmed the count.
+    """
 
     name: str
     year: int
@@ -21,21 +28,17 @@ class LanguageModel:
 
 
 def language_models() -> list[LanguageModel]:
-    """The packaged list."""
-    text = (
-        resources.files("edgedistil.report")
-        .joinpath("language_models.toml")
-        .read_text(encoding="utf-8")
-    )
-    return [LanguageModel(**row) for row in tomllib.loads(text)["model"]]
+    """Reads the list that is part of the package."""
+    path = resources.files("edgedistil.report").joinpath("language_models.toml")
+    rows = tomllib.loads(path.read_text(encoding="utf-8"))["model"]
+    return [LanguageModel(**row) for row in rows]
 
 
 def language_model_table(models: Sequence[LanguageModel]) -> TableData:
-    """Smallest first, each with where its count was found."""
+    """Published models, smallest first, each with the source of its count."""
     rows = [
-        [m.name, str(m.year), f"{m.parameters:,g}", m.source]
-        for m in sorted(models, key=lambda m: m.parameters)
+        [model.name, str(model.year), f"{model.parameters:,g}", model.source]
+        for model in sorted(models, key=lambda model: model.parameters)
     ]
-    return TableData(
-        "Language models in the picture", ["model", "year", "million parameters", "source"], rows
-    )
+    columns = ["model", "year", "million parameters", "source"]
+    return TableData("Published language models", columns, rows)

@@ -1,9 +1,9 @@
-"""Everything that a run directory knows, read once and checked."""
+"""Reads all records of a run directory."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,17 +23,32 @@ from edgedistil.core.records import (
 from edgedistil.core.rundir import RunDir
 
 R = TypeVar("R", bound=Record)
+TraceEntry = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class RunFacts:
-    """The records of a run; what a stage has not made yet is None or empty."""
+class RunResults:
+    """Results of a run; those of stages that have not run are None or empty.
+
+    Attributes:
+        name: Name of the run.
+        distill: Result of the distillation.
+        corpus: Corpus that was trained on.
+        trace: Training losses, one entry per logged step.
+        heldout_trace: Evaluations of the student on held-out text, each with the tokens seen.
+        evaluation: Scores on labelled tasks.
+        ablation: Result of an ablation study.
+        exports: Exported artefacts.
+        parities: Parity checks of the artefacts.
+        profiles: Profiles, one per device and method.
+        recipe: The recipe as TOML, all defaults included.
+    """
 
     name: str
     distill: DistillRecord | None
     corpus: CorpusRecord | None
-    trace: list[dict[str, Any]]
-    heldout_trace: list[dict[str, Any]]
+    trace: list[TraceEntry]
+    heldout_trace: list[TraceEntry]
     evaluation: EvaluationRecord | None
     ablation: AblationRecord | None
     exports: list[ExportRecord]
@@ -41,73 +56,85 @@ class RunFacts:
     profiles: list[ProfileRecord]
     recipe: str
 
-    def records(self) -> dict[str, Record | list[Record] | None]:
-        """By name, for the JSON form of the report."""
+    def records(self) -> dict[str, Record | Sequence[Record] | None]:
+        """Records by their names in the JSON report."""
         return {
             "distill": self.distill,
             "corpus": self.corpus,
             "evaluation": self.evaluation,
             "ablation": self.ablation,
-            "exports": list(self.exports),
-            "parity": list(self.parities),
-            "profiles": list(self.profiles),
+            "exports": self.exports,
+            "parity": self.parities,
+            "profiles": self.profiles,
         }
 
 
-def gather(run: RunDir) -> RunFacts:
+def load_results(run: RunDir) -> RunResults:
     """Reads all records of a run.
 
     Raises:
-        RunError: There is nothing to report yet.
-        StorageError: A record is torn or of another version (names it).
+        RunError: The run has no results yet, or its trace is corrupt.
+        StorageError: A record is corrupt or of another version.
     """
-    entries = list(_lines(run.metrics))
-    facts = RunFacts(
+    trace = _read_trace(run.metrics)
+    recipe = ""
+    if run.recipe.exists():
+        recipe = run.recipe.read_text(encoding="utf-8")
+    results = RunResults(
         name=run.name,
-        distill=_maybe(run.distill, DistillRecord),
-        corpus=_maybe(run.corpus, CorpusRecord),
-        trace=[entry for entry in entries if entry.get("kind") == "train"],
-        heldout_trace=_student_heldout(entries),
-        evaluation=_maybe(run.evaluation, EvaluationRecord),
-        ablation=_maybe(run.ablation, AblationRecord),
-        exports=[read_record(p, ExportRecord) for p in sorted(run.exports.glob("*/export.*.json"))],
-        parities=[
-            read_record(p, ParityRecord) for p in sorted((run.path / "parity").glob("*.json"))
-        ],
-        profiles=[read_record(p, ProfileRecord) for p in sorted(run.profiles.glob("*.json"))],
-        recipe=run.recipe.read_text(encoding="utf-8") if run.recipe.exists() else "",
+        distill=_read_if_exists(run.distill, DistillRecord),
+        corpus=_read_if_exists(run.corpus, CorpusRecord),
+        trace=[entry for entry in trace if entry.get("kind") == "train"],
+        heldout_trace=_student_heldout(trace),
+        evaluation=_read_if_exists(run.evaluation, EvaluationRecord),
+        ablation=_read_if_exists(run.ablation, AblationRecord),
+        exports=_read_all(run.exports, "*/export.*.json", ExportRecord),
+        parities=_read_all(run.path / "parity", "*.json", ParityRecord),
+        profiles=_read_all(run.profiles, "*.json", ProfileRecord),
+        recipe=recipe,
     )
-    if not (facts.distill or facts.exports or facts.profiles):
+    # An evaluation alone is not enough: it is about models that another stage describes.
+    if not (results.distill or results.exports or results.profiles):
         raise RunError(
             f"run '{run.name}' has nothing to report yet",
-            hint="edgedistil distill RECIPE comes first",
+            hint="run edgedistil distill RECIPE first",
         )
-    return facts
+    return results
 
 
-def _student_heldout(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The student's held-out evaluations, each with the tokens seen up to its step."""
-    tokens = {entry["step"]: entry["tokens"] for entry in entries if entry.get("kind") == "train"}
-    held = [e for e in entries if e.get("kind") == "heldout" and e.get("model") == "student"]
-    return [
-        {**e, "tokens": tokens.get(e["step"], 0)}
-        for e in held
-        if e["step"] == 0 or e["step"] in tokens
-    ]
-
-
-def _maybe(path: Path, kind: type[R]) -> R | None:
+def _read_if_exists(path: Path, kind: type[R]) -> R | None:
     return read_record(path, kind) if path.exists() else None
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of a trace. The last line of a killed run may be torn: it is left out, any other is an error."""
+def _read_all(folder: Path, pattern: str, kind: type[R]) -> list[R]:
+    """Reads all records of a folder, in the order of their names."""
+    return [read_record(path, kind) for path in sorted(folder.glob(pattern))]
+
+
+def _read_trace(path: Path) -> list[TraceEntry]:
+    """Reads the entries of metrics.jsonl; an empty list if there is no such file."""
     if not path.exists():
-        return
+        return []
+    entries = []
     lines = path.read_text(encoding="utf-8").splitlines()
-    for index, line in enumerate(lines):
+    for number, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)
+            entries.append(json.loads(line))
         except ValueError as error:
-            if index < len(lines) - 1:
-                raise RunError(f"{path}, line {index + 1} is no JSON: {error}") from error
+            # A killed run leaves its last line truncated; any other broken line is an error.
+            if number < len(lines):
+                raise RunError(f"{path}, line {number} is not valid JSON: {error}") from error
+    return entries
+
+
+def _student_heldout(trace: Sequence[TraceEntry]) -> list[TraceEntry]:
+    """Held-out evaluations of the student, each with the tokens seen up to its step."""
+    tokens_at = {entry["step"]: entry["tokens"] for entry in trace if entry.get("kind") == "train"}
+    # Step 0 is evaluated before the first training step is logged.
+    tokens_at.setdefault(0, 0)
+    evaluations = []
+    for entry in trace:
+        is_student = entry.get("kind") == "heldout" and entry.get("model") == "student"
+        if is_student and entry["step"] in tokens_at:
+            evaluations.append({**entry, "tokens": tokens_at[entry["step"]]})
+    return evaluations

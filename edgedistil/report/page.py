@@ -1,4 +1,4 @@
-"""The report as one self-contained page: no network, no script, light and dark, wide and narrow."""
+"""The report as one self-contained HTML page, without scripts or network access."""
 
 from __future__ import annotations
 
@@ -9,36 +9,40 @@ from importlib import resources
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from edgedistil.core.format import ABSENT
 from edgedistil.core.version import __version__
-from edgedistil.report import sections
-from edgedistil.report.load import RunFacts
-from edgedistil.report.tables import TableData
+from edgedistil.report.load import RunResults
+from edgedistil.report.sections import all_sections
+from edgedistil.report.table import TableData
 from edgedistil.report.verdicts import Verdict
 
+# Characters of a cell that is right-aligned: digits with signs, units, intervals and exponents.
+_FIGURE_CHARACTERS = "0123456789.,+−-–<>~()%eExMK/ "
 
-def render(facts: RunFacts, judged: Sequence[Verdict], compared: TableData | None) -> str:
-    """The page as HTML. Everything that comes from a record is escaped; only our own pictures are markup."""
+
+def render(results: RunResults, verdicts: Sequence[Verdict], comparison: TableData | None) -> str:
+    """Renders the page; everything that comes from a record is escaped."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["picture"] = Markup  # SVG that plots.py drew itself
-    environment.filters["is_figure"] = _is_figure
-    template = environment.from_string(
-        resources.files("edgedistil.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    )
-    return template.render(
-        name=facts.name,
-        verdicts=judged,
-        compared=compared,
-        sections=sections.all_sections(facts),
-        recipe=facts.recipe,
+    # Only SVG that plots.py drew may pass as markup.
+    environment.filters["picture"] = Markup
+    environment.filters["is_figure"] = is_figure
+    template = resources.files("edgedistil.report").joinpath("page.html.j2")
+    return environment.from_string(template.read_text(encoding="utf-8")).render(
+        name=results.name,
+        verdicts=verdicts,
+        comparison=comparison,
+        sections=all_sections(results),
+        recipe=results.recipe,
         version=__version__,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        generated=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
-def _is_figure(cell: str) -> bool:
-    """A number with its sign, unit or interval, or the dash that stands for an absent one."""
-    return cell == "–" or (
-        any(c.isdigit() for c in cell) and not cell.strip("0123456789.,+−-–<>~()%eExMK/ ")
-    )
+def is_figure(cell: str) -> bool:
+    """Whether a cell holds a figure, or the dash of an absent one, and is right-aligned."""
+    if cell == ABSENT:
+        return True
+    has_digit = any(character.isdigit() for character in cell)
+    return has_digit and not cell.strip(_FIGURE_CHARACTERS)

@@ -1,159 +1,115 @@
-"""Profile records → tables. What was measured, emulated and predicted never share a table, and every row says which."""
+"""Tables of profiles; measured, emulated and predicted figures never share a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgedistil.core import console
-from edgedistil.core.format import ABSENT, mebibytes, milliseconds
+from edgedistil.core.format import (
+    ABSENT,
+    artefact_name,
+    mebibytes,
+    milliseconds,
+    model_and_task,
+    plural,
+    with_interval,
+)
 from edgedistil.core.paper import SPEED_ROW
 from edgedistil.core.records import (
     Claim,
     LatencyStats,
+    MemoryFit,
     MemoryStats,
     NotMeasured,
     ProfileRecord,
     ProfileRow,
 )
-from edgedistil.core.rundir import RunDir
-from edgedistil.report.tables import TableData
+from edgedistil.report.table import TableData
 
 
 def main_tables(record: ProfileRecord) -> list[TableData]:
-    """What is seen first: latency or, under emulation, what it is for; and what fits."""
-    first = emulation_table if record.method == "emulated" else latency_table
-    return [
-        *([first(record)] if record.rows else []),
-        *([fit_table(record)] if record.fits else []),
-    ]
+    """Tables of a profile that are shown first; empty ones are left out."""
+    tables = []
+    if record.rows and record.method == "emulated":
+        tables.append(emulation_table(record))
+    elif record.rows:
+        tables.append(latency_table(record))
+    if record.fits:
+        tables.append(memory_limit_table(record))
+    return tables
+
+
+# --- latency -------------------------------------------------------------------------------------
 
 
 def latency_table(record: ProfileRecord) -> TableData:
-    """The median at each length, one line an artefact and thread count: what fits on a screen."""
+    """Median latency at each length, one row per artefact and thread count."""
     lengths = list(dict.fromkeys(row.length for row in record.rows))
-    together: dict[tuple[str, str, int], list[ProfileRow]] = {}
+    # A record has one row per length; the table has one column per length.
+    groups: dict[tuple[str, str, int], list[ProfileRow]] = {}
     for row in record.rows:
-        together.setdefault((_artefact(row), row.precision, row.threads), []).append(row)
+        key = (model_and_task(row), row.precision, row.threads)
+        groups.setdefault(key, []).append(row)
     rows = []
-    for (artefact, precision, threads), of_it in together.items():
-        by_length = {row.length: row for row in of_it}
+    for group in groups.values():
+        by_length = {row.length: row for row in group}
         medians = [_median_cell(by_length.get(length)) for length in lengths]
-        first = of_it[0]
+        # Loading and memory do not depend on the length, so the first row has them.
+        first = group[0]
         rows.append(
             [
-                *(artefact, precision, first.method, str(threads), *medians),
-                *(
-                    milliseconds(first.load_ms),
-                    milliseconds(first.first_call_ms),
-                    mebibytes(first.peak_memory_bytes),
-                ),
+                model_and_task(first),
+                first.precision,
+                first.method,
+                str(first.threads),
+                *medians,
+                milliseconds(first.load_ms),
+                milliseconds(first.first_call_ms),
+                mebibytes(first.peak_memory_bytes),
             ]
         )
     heads = [str(length).replace("sentence-pairs", "pairs") for length in lengths]
     return TableData(
-        f"{record.device}: {record.method} milliseconds a call (median), by length in tokens",
+        f"{record.device}: {record.method} milliseconds per call (median), by length in tokens",
         ["artefact", "precision", "method", "threads", *heads, "load", "first call", "peak MiB"],
         rows,
-        [*record.notes, *_passes(record.rows)],
+        [*record.notes, *_sentence_pair_notes(record.rows)],
     )
-
-
-def _passes(rows: Sequence[ProfileRow]) -> list[str]:
-    """What each artefact's pass over the sentence pairs took (its longest one), beside the paper's."""
-    longest: dict[str, tuple[int, str]] = {}
-    for row in rows:
-        if row.length == "sentence-pairs" and row.valid and isinstance(row.latency, LatencyStats):
-            calls, seconds = row.latency.calls, sum(row.latency.samples_ms) / 1000
-            threads = "1 thread" if row.threads == 1 else f"{row.threads} threads"
-            name = f"{_artefact(row)} {row.precision}"
-            told = f"{name}, {threads}: {seconds:.3g} s for {calls:,} sentence pairs"
-            longest[name] = max(longest.get(name, (0, "")), (calls, told))
-    return [
-        *(told for _, told in longest.values()),
-        *([f"the paper's pass: {SPEED_ROW}"] if longest else []),
-    ]
-
-
-def _artefact(row: ProfileRow) -> str:
-    return f"{row.model} {row.task}"
 
 
 def _median_cell(row: ProfileRow | None) -> str:
     if row is None:
         return ABSENT
-    return milliseconds(row.latency_ms) if row.valid else "invalid"
+    if not row.valid:
+        return "invalid"
+    return milliseconds(row.latency_ms)
 
 
-def emulation_table(record: ProfileRecord) -> TableData:
-    """Does it start there, are its answers right there, which kernels ran, what does it hold. No latency."""
-    rows = []
-    for row in record.rows:
-        memory = row.memory if isinstance(row.memory, MemoryStats) else None
-        held = (
-            [mebibytes(memory.after_load_bytes), mebibytes(memory.after_run_bytes)]
-            if memory
-            else [ABSENT, ABSENT]
+def _sentence_pair_notes(rows: Sequence[ProfileRow]) -> list[str]:
+    """Total time of each artefact's longest pass over sentence pairs, then the paper's."""
+    longest: dict[str, tuple[int, str]] = {}
+    for row in rows:
+        if row.length != "sentence-pairs" or not row.valid:
+            continue
+        if not isinstance(row.latency, LatencyStats):
+            continue
+        calls = row.latency.calls
+        seconds = sum(row.latency.samples_ms) / 1000
+        name = artefact_name(row)
+        note = (
+            f"{name}, {plural(row.threads, 'thread')}:"
+            f" {seconds:.3g} s for {plural(calls, 'sentence pair')}"
         )
-        rows.append(
-            [
-                *(_artefact(row), row.precision, row.method, str(row.length)),
-                "starts" if row.valid else f"NO: {row.invalid_reason}",
-                row.conditions.get("parity", ABSENT).partition(" under these kernels")[0],
-                row.conditions.get("int8 kernels", ABSENT).partition(":")[0],
-                *held,
-                mebibytes(row.peak_memory_bytes),
-            ]
-        )
-    return TableData(
-        f"{record.device}: emulated, MiB of memory; no latency comes of it",
-        [
-            "artefact",
-            "precision",
-            "method",
-            "tokens",
-            "starts",
-            "parity",
-            "int8 kernels",
-            "loaded",
-            "after a run",
-            "peak",
-        ],
-        rows,
-        record.notes,
-    )
-
-
-def fit_table(record: ProfileRecord) -> TableData:
-    """What fits into a memory limit, with the peak and what enforced the limit."""
-    rows = [
-        [
-            *(f"{fit.model} {fit.task}", fit.precision, f"{fit.limit_bytes / 2**20:.0f}"),
-            *(
-                "fits" if fit.fits else f"does not fit: {fit.ended}",
-                mebibytes(fit.peak_memory_bytes),
-            ),
-            *(str(fit.length), str(fit.threads), fit.method, fit.enforced_by),
-        ]
-        for fit in record.fits
-    ]
-    heads = [
-        "artefact",
-        "precision",
-        "limit MiB",
-        "outcome",
-        "peak MiB",
-        "tokens",
-        "threads",
-        "method",
-        "limited by",
-    ]
-    return TableData(f"{record.device}: does it fit?", heads, rows)
+        longest[name] = max(longest.get(name, (0, "")), (calls, note))
+    if not longest:
+        return []
+    notes = [note for _, note in longest.values()]
+    return [*notes, f"in the paper: {SPEED_ROW}"]
 
 
 def profile_table(record: ProfileRecord) -> TableData:
-    """Every row with its percentiles."""
+    """Every row of a profile with its percentiles."""
     rows = [_profile_cells(row) for row in record.rows]
-    heads = [
+    columns = [
         "artefact",
         "precision",
         "method",
@@ -163,73 +119,149 @@ def profile_table(record: ProfileRecord) -> TableData:
         "p50 ms",
         "p95 ms",
         "p99 ms",
+        "load ms",
+        "first ms",
+        "peak MiB",
     ]
-    return TableData(
-        f"{record.device}: {record.method}, every row",
-        [*heads, "load ms", "first ms", "peak MiB"],
-        rows,
-        _refused(record.rows),
-    )
+    title = f"{record.device}: {record.method}, all rows"
+    return TableData(title, columns, rows, _missing_percentile_notes(record.rows))
 
 
 def _profile_cells(row: ProfileRow) -> list[str]:
-    latency = row.latency if isinstance(row.latency, LatencyStats) else None
+    calls, p95, p99 = ABSENT, ABSENT, ABSENT
+    if isinstance(row.latency, LatencyStats):
+        calls = str(row.latency.calls)
+        p95 = milliseconds(row.latency.p95_ms)
+        p99 = milliseconds(row.latency.p99_ms)
+    method: str = row.method
+    if not row.valid:
+        method = f"{row.method}, INVALID: {row.invalid_reason}"
     return [
-        _artefact(row),
+        model_and_task(row),
         row.precision,
-        row.method if row.valid else f"{row.method}, INVALID: {row.invalid_reason}",
+        method,
         str(row.threads),
         str(row.length),
-        str(latency.calls) if latency else ABSENT,
+        calls,
         milliseconds(row.latency_ms),
-        milliseconds(latency.p95_ms) if latency else ABSENT,
-        milliseconds(latency.p99_ms) if latency else ABSENT,
+        p95,
+        p99,
         milliseconds(row.load_ms),
         milliseconds(row.first_call_ms),
         mebibytes(row.peak_memory_bytes),
     ]
 
 
-def _refused(rows: Sequence[ProfileRow]) -> list[str]:
-    """Why some rows have no p95 or p99: in how many, and the reason of the first."""
+def _missing_percentile_notes(rows: Sequence[ProfileRow]) -> list[str]:
+    """How many rows lack a percentile, with the reason of the first one."""
+    latencies = [row.latency for row in rows if isinstance(row.latency, LatencyStats)]
+    percentiles = {
+        "p95": [latency.p95_ms for latency in latencies],
+        "p99": [latency.p99_ms for latency in latencies],
+    }
     notes = []
-    for name in ("p95_ms", "p99_ms"):
-        figures = [
-            getattr(row.latency, name) for row in rows if isinstance(row.latency, LatencyStats)
-        ]
-        absent = [each.not_measured for each in figures if isinstance(each, NotMeasured)]
-        if absent:
+    for name, figures in percentiles.items():
+        reasons = [figure.not_measured for figure in figures if isinstance(figure, NotMeasured)]
+        if reasons:
             notes.append(
-                f"no {name[:3]} in {len(absent)} of {len(figures)} rows, for example: {absent[0]}"
+                f"no {name} in {len(reasons)} of {len(figures)} rows, for example: {reasons[0]}"
             )
     return notes
 
 
+# --- emulation -----------------------------------------------------------------------------------
+
+
+def emulation_table(record: ProfileRecord) -> TableData:
+    """Whether artefacts start, their parity, kernels and memory; an emulator's time means nothing."""
+    rows = [_emulation_cells(row) for row in record.rows]
+    columns = [
+        "artefact",
+        "precision",
+        "method",
+        "tokens",
+        "starts",
+        "parity",
+        "int8 kernels",
+        "loaded",
+        "after a run",
+        "peak",
+    ]
+    title = f"{record.device}: emulated, memory in MiB; emulation gives no latency"
+    return TableData(title, columns, rows, record.notes)
+
+
+def _emulation_cells(row: ProfileRow) -> list[str]:
+    loaded, after_run = ABSENT, ABSENT
+    if isinstance(row.memory, MemoryStats):
+        loaded = mebibytes(row.memory.after_load_bytes)
+        after_run = mebibytes(row.memory.after_run_bytes)
+    # The conditions are sentences; the cell needs their first words only.
+    parity = row.conditions.get("parity", ABSENT).partition(" under these kernels")[0]
+    kernels = row.conditions.get("int8 kernels", ABSENT).partition(":")[0]
+    return [
+        model_and_task(row),
+        row.precision,
+        row.method,
+        str(row.length),
+        "starts" if row.valid else f"NO: {row.invalid_reason}",
+        parity,
+        kernels,
+        loaded,
+        after_run,
+        mebibytes(row.peak_memory_bytes),
+    ]
+
+
+# --- memory limit --------------------------------------------------------------------------------
+
+
+def memory_limit_table(record: ProfileRecord) -> TableData:
+    """Artefacts under a memory limit: whether each fits, its peak, and what enforced the limit."""
+    rows = [_memory_limit_cells(fit) for fit in record.fits]
+    columns = [
+        "artefact",
+        "precision",
+        "limit MiB",
+        "outcome",
+        "peak MiB",
+        "tokens",
+        "threads",
+        "method",
+        "enforced by",
+    ]
+    return TableData(f"{record.device}: memory limit", columns, rows)
+
+
+def _memory_limit_cells(fit: MemoryFit) -> list[str]:
+    return [
+        model_and_task(fit),
+        fit.precision,
+        f"{fit.limit_bytes / 2**20:.0f}",
+        "fits" if fit.fits else f"does not fit: {fit.ended}",
+        mebibytes(fit.peak_memory_bytes),
+        str(fit.length),
+        str(fit.threads),
+        fit.method,
+        fit.enforced_by,
+    ]
+
+
+# --- claims --------------------------------------------------------------------------------------
+
+
 def claims_table(claims: Sequence[Claim]) -> TableData:
-    """Each claim with its verdict; what the paper has stands below."""
-    rows = [[c.verdict, c.sentence, _claim_value(c), c.method, c.conditions] for c in claims]
-    papers = list(dict.fromkeys(c.paper for c in claims if not c.paper.startswith("not ")))
-    return TableData(
-        "Claims",
-        ["verdict", "claim", "figure", "method", "conditions"],
-        rows,
-        [f"the paper: {p}" for p in papers],
-    )
+    """Claims about teacher and student, each with its verdict; the paper's figures as notes."""
+    rows = [
+        [claim.verdict, claim.sentence, _claim_figure(claim), claim.method, claim.conditions]
+        for claim in claims
+    ]
+    # A claim without a figure in the paper says so: "not in the paper".
+    papers = [claim.paper for claim in claims if not claim.paper.startswith("not ")]
+    notes = [f"in the paper: {paper}" for paper in dict.fromkeys(papers)]
+    columns = ["verdict", "claim", "figure", "method", "conditions"]
+    return TableData("Claims", columns, rows, notes)
 
 
-def _claim_value(claim: Claim) -> str:
-    if isinstance(claim.value, NotMeasured):
-        return ABSENT
-    if isinstance(claim.low, NotMeasured) or isinstance(claim.high, NotMeasured):
-        return f"{claim.value:.2f}"
-    return f"{claim.value:.2f} ({claim.low:.2f}–{claim.high:.2f})"
-
-
-def show_profiles(run: RunDir | None, records: Sequence[ProfileRecord]) -> None:
-    if run is not None:
-        console.result(f"\nrun {run.name} ({run.profiles})")
-    for record in records:
-        for table in main_tables(record):
-            table.show()
-        for claim in record.claims:
-            console.result(f"  {claim.verdict.upper()}: {claim.sentence}")
+def _claim_figure(claim: Claim) -> str:
+    return with_interval(claim.value, claim.low, claim.high, lambda value: f"{value:.2f}")

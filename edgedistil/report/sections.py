@@ -1,267 +1,335 @@
-"""What the report says, in order: one section a stage, with its tables and pictures, or why it is absent."""
+"""Sections of the report, in order: one per stage, with its tables and plots."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from edgedistil.core import format as wording
-from edgedistil.core.format import mebibytes
-from edgedistil.core.records import EvaluationRecord, ParityRecord, ProfileRecord, Provenance
-from edgedistil.report import plots, profile_tables, tables
+from edgedistil.core.format import duration, mebibytes, millions, plural
+from edgedistil.core.records import CorpusRecord, ExportRecord, Provenance
+from edgedistil.report import plots
+from edgedistil.report.distill_tables import (
+    describe_initialization,
+    heldout_table,
+    model_table,
+)
+from edgedistil.report.evaluation_tables import ablation_table, evaluation_tables
+from edgedistil.report.export_tables import (
+    error_by_length_table,
+    export_table,
+    parity_length_table,
+    parts_table,
+    tolerance_table,
+)
 from edgedistil.report.language_models import language_model_table, language_models
-from edgedistil.report.load import RunFacts
-from edgedistil.report.tables import TableData
+from edgedistil.report.load import RunResults
+from edgedistil.report.profile_tables import claims_table, main_tables, profile_table
+from edgedistil.report.table import TableData
 
-SHORT_HASH = 12
+# Enough characters to recognise a file; the JSON report has the complete digest.
+_SHORT_SHA256 = 12
 
 
 @dataclass(frozen=True)
-class Section:
-    """A part of the report. `absent` says what would fill it."""
+class Picture:
+    """A plot as an SVG element, and the caption below it."""
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class ReportSection:
+    """One section of the report.
+
+    Attributes:
+        title: Heading.
+        anchor: Id of the heading in the page.
+        lead: Paragraph below the heading.
+        tables: Tables that are always shown.
+        pictures: Plots, shown in the page only.
+        absent: Why there are no results, and the command that makes them.
+        folded: Tables that the page shows on demand; the Markdown report leaves them out.
+    """
 
     title: str
     anchor: str
     lead: str = ""
     tables: Sequence[TableData] = ()
-    pictures: Sequence[tuple[str, str]] = ()
+    pictures: Sequence[Picture] = ()
     absent: str = ""
-    folded: Sequence[TableData] = field(default=())
+    folded: Sequence[TableData] = ()
 
 
-def all_sections(facts: RunFacts) -> list[Section]:
+def all_sections(results: RunResults) -> list[ReportSection]:
+    """Builds all sections; a stage that has not run has a section that says so."""
     return [
-        distilling(facts),
-        size(facts),
-        quality(facts),
-        artefacts(facts),
-        speed(facts),
-        origins(facts),
+        distillation_section(results),
+        size_section(results),
+        quality_section(results),
+        artefact_section(results),
+        profile_section(results),
+        provenance_section(results),
     ]
 
 
-def distilling(facts: RunFacts) -> Section:
+def _pictures(plots_and_captions: Iterable[tuple[str | None, str]]) -> list[Picture]:
+    """Keeps the plots that have data."""
+    return [Picture(svg, caption) for svg, caption in plots_and_captions if svg is not None]
+
+
+# --- distillation --------------------------------------------------------------------------------
+
+
+def distillation_section(results: RunResults) -> ReportSection:
+    """Losses and held-out evaluations of the distillation."""
     title, anchor = "Distillation", "distillation"
-    record = facts.distill
+    record = results.distill
     if record is None:
-        return Section(title, anchor, absent="Not done in this run: edgedistil distill RECIPE")
-    pictures = [
-        (
-            plots.loss_curves(facts.trace),
-            "The three losses while training; faint: every step, bold: smoothed.",
-        ),
-        (
-            plots.heldout_curves(facts.heldout_trace, record),
-            "Masked words of held-out text, while training.",
-        ),
-    ]
+        absent = "Not run: edgedistil distill RECIPE"
+        return ReportSection(title, anchor, absent=absent)
     lead = (
-        f"{record.steps} steps over {record.tokens_seen / 1e6:.2f} million tokens in {wording.duration(record.seconds)}"
-        f" ({record.tokens_per_s:,.0f} tokens a second); {tables.started_from(record)}."
+        f"{record.steps} steps over {record.tokens_seen / 1e6:.2f} million tokens in"
+        f" {duration(record.seconds)} ({record.tokens_per_s:,.0f} tokens/s);"
+        f" {describe_initialization(record)}."
     )
-    shown = [
-        tables.heldout_table(record.heldout),
-        tables.model_table([("teacher", record.teacher), ("student", record.student)]),
-    ]
-    return Section(title, anchor, lead, shown, [(p, c) for p, c in pictures if p])
+    pictures = _pictures(
+        [
+            (
+                plots.loss_curves(results.trace),
+                "The three training losses; faint: each step, bold: moving average.",
+            ),
+            (
+                plots.heldout_curves(results.heldout_trace, record),
+                "Predictions of masked tokens of held-out text during training.",
+            ),
+        ]
+    )
+    models = model_table([("teacher", record.teacher), ("student", record.student)])
+    tables = [heldout_table(record.heldout), models]
+    return ReportSection(title, anchor, lead, tables, pictures)
 
 
-def size(facts: RunFacts) -> Section:
-    """Figure 1 of the paper with this run's two models on it."""
+def size_section(results: RunResults) -> ReportSection:
+    """Figure 1 of the paper with the models of this run added."""
     title, anchor = "Size among language models", "size"
-    if facts.distill is None:
-        return Section(
-            title, anchor, absent="Nothing was distilled in this run: edgedistil distill RECIPE"
-        )
-    teacher, student = facts.distill.teacher, facts.distill.student
-    known = language_models()
-    picture = plots.parameter_counts(known, teacher=teacher.parameters, student=student.parameters)
-    caption = "After figure 1 of Sanh et al. 2019: published counts by year, and this run's teacher and student."
-    return Section(
+    record = results.distill
+    if record is None:
+        absent = "Not run: edgedistil distill RECIPE"
+        return ReportSection(title, anchor, absent=absent)
+    teacher, student = record.teacher.parameters, record.student.parameters
+    published = language_models()
+    picture = Picture(
+        plots.parameter_counts(published, teacher=teacher, student=student),
+        "After figure 1 of Sanh et al. 2019: published parameter counts by year,"
+        " and this run's teacher and student.",
+    )
+    lead = (
+        f"The student has {millions(student)} parameters and the teacher {millions(teacher)},"
+        " counted from their weights. The sources of the other counts are in the table below."
+    )
+    return ReportSection(
         title,
         anchor,
-        f"The student has {wording.millions(student.parameters)} parameters and the teacher"
-        f" {wording.millions(teacher.parameters)}, counted from their weights. The table below says where each of the"
-        " other counts is from.",
-        pictures=[(picture, caption)],
-        folded=[language_model_table(known)],
+        lead,
+        pictures=[picture],
+        folded=[language_model_table(published)],
     )
 
 
-def quality(facts: RunFacts) -> Section:
+# --- evaluation ----------------------------------------------------------------------------------
+
+
+def quality_section(results: RunResults) -> ReportSection:
+    """Scores on labelled tasks, and the ablation study."""
     title, anchor = "Quality on tasks", "quality"
-    ablation = [tables.ablation_table(facts.ablation)] if facts.ablation else []
-    if facts.evaluation is None:
-        return Section(
-            title, anchor, tables=ablation, absent="Not measured in this run: edgedistil evaluate"
-        )
-    priced = "Fine-tuned models as PyTorch and as artefacts, the score against what it costs: "
-    drawn = [
-        (
-            plots.scores(facts.evaluation),
-            "Each model fine-tuned with the same budget; student-step0 is the student before distillation.",
-        ),
-        (plots.score_against(facts.evaluation, "latency"), f"{priced}time."),
-        (plots.score_against(facts.evaluation, "size"), f"{priced}bytes."),
-    ]
-    return Section(
-        title,
-        anchor,
-        "Teacher and student were fine-tuned alike. Retention is student / teacher; because much of a score can be had"
-        " without any skill, the share of what lies above a constant prediction stands beside it.",
-        [*_evaluation_tables(facts.evaluation), *ablation],
-        [(picture, caption) for picture, caption in drawn if picture],
+    ablation = []
+    if results.ablation is not None:
+        ablation.append(ablation_table(results.ablation))
+    record = results.evaluation
+    if record is None:
+        # An ablation study evaluates its own runs, so it can exist without an evaluation.
+        absent = "Not run: edgedistil evaluate"
+        return ReportSection(title, anchor, tables=ablation, absent=absent)
+    pictures = _pictures(
+        [
+            (
+                plots.scores(record),
+                "Models fine-tuned with the same budget; student-step0 is the student before"
+                " distillation.",
+            ),
+            (
+                plots.score_against_cost(record, "latency"),
+                "Fine-tuned models in PyTorch and as artefacts: score against latency.",
+            ),
+            (
+                plots.score_against_cost(record, "size"),
+                "Fine-tuned models in PyTorch and as artefacts: score against file size.",
+            ),
+        ]
     )
+    lead = (
+        "Teacher and student were fine-tuned with the same budget. Retention is the student's score"
+        " divided by the teacher's. A constant prediction already reaches much of a score, so"
+        " retention above baseline is given too: (student − baseline) / (teacher − baseline)."
+    )
+    return ReportSection(title, anchor, lead, [*evaluation_tables(record), *ablation], pictures)
 
 
-def _evaluation_tables(record: EvaluationRecord) -> list[TableData]:
-    """What the terminal shows, in its order."""
-    return [
-        *([tables.task_table(record)] if record.tasks else []),
-        tables.evaluation_table(record),
-        *([tables.macro_table(record)] if record.macros else []),
-        *([tables.artefact_score_table(record)] if record.artefacts else []),
-    ]
+# --- export --------------------------------------------------------------------------------------
 
 
-def artefacts(facts: RunFacts) -> Section:
+def artefact_section(results: RunResults) -> ReportSection:
+    """Exported artefacts with their parity checks."""
     title, anchor = "Artefacts and parity", "artefacts"
-    if not facts.exports:
-        return Section(title, anchor, absent="Not done in this run: edgedistil export")
-    by_artefact = {(p.model, p.task, p.precision): p for p in facts.parities}
-    pairs = [
-        (export, by_artefact[key])
-        for export in facts.exports
-        if (key := (export.model, export.task, export.precision)) in by_artefact
-    ]
-    folded = [
-        each
-        for parity in facts.parities
-        for each in (tables.parity_length_table(parity), tables.tolerance_table(parity))
-    ]
-    return Section(
+    if not results.exports:
+        return ReportSection(title, anchor, absent="Not run: edgedistil export")
+    # Pair each artefact with its parity check; one that was exported without is left out.
+    parities = {(p.model, p.task, p.precision): p for p in results.parities}
+    pairs = []
+    for export in results.exports:
+        parity = parities.get((export.model, export.task, export.precision))
+        if parity is not None:
+            pairs.append((export, parity))
+    folded = []
+    for parity in results.parities:
+        folded += [parity_length_table(parity), tolerance_table(parity)]
+    return ReportSection(
         title,
         anchor,
-        "Real held-out text went through PyTorch and through each artefact, padded, at several lengths.",
-        [tables.export_table(pairs), agreement_table(facts.parities), parts_table(facts)],
+        "PyTorch and each artefact ran on the same held-out text, in padded batches of several"
+        " lengths.",
+        [
+            export_table(pairs),
+            error_by_length_table(results.parities),
+            parts_table(results.exports),
+        ],
         folded=folded,
     )
 
 
-def agreement_table(parities: Sequence[ParityRecord]) -> TableData:
-    """Largest error per artefact and length, at a glance."""
-    lengths = sorted({f.length for p in parities for f in p.by_length if isinstance(f.length, int)})
-    rows = []
-    for parity in parities:
-        errors = {f.length: f.max_abs for f in parity.by_length if isinstance(f.length, int)}
-        cells = [
-            f"{errors[length]:.2g}" if length in errors else wording.ABSENT for length in lengths
-        ]
-        rows.append([f"{parity.model} {parity.task}", parity.precision, *cells])
-    return TableData(
-        "Largest error by sequence length", ["artefact", "precision", *map(str, lengths)], rows
-    )
+# --- profile -------------------------------------------------------------------------------------
 
 
-def parts_table(facts: RunFacts) -> TableData:
-    """Where the bytes are."""
-    parts = list(dict.fromkeys(part for e in facts.exports for part in e.bytes_by_part))
-    rows = [
-        [
-            f"{e.model} {e.task}",
-            e.precision,
-            *(mebibytes(e.bytes_by_part.get(part, 0)) for part in parts),
-        ]
-        for e in facts.exports
-    ]
-    return TableData("MiB by part", ["artefact", "precision", *parts], rows)
-
-
-def speed(facts: RunFacts) -> Section:
+def profile_section(results: RunResults) -> ReportSection:
+    """Latency, memory and claims, one table per device and method."""
     title, anchor = "Latency and memory", "latency"
-    if not facts.profiles:
-        return Section(title, anchor, absent="Not measured in this run: edgedistil profile")
-    pictures = [
-        (plots.size_against_latency(facts.profiles), _at(facts.profiles, "Size against latency")),
-        (plots.latency_distributions(facts.profiles), _at(facts.profiles, "Every measured call")),
-    ]
-    claims = [claim for profile in facts.profiles for claim in profile.claims]
-    return Section(
+    if not results.profiles:
+        return ReportSection(title, anchor, absent="Not run: edgedistil profile")
+    conditions = _plot_conditions(results)
+    pictures = _pictures(
+        [
+            (
+                plots.size_against_latency(results.profiles),
+                f"Size against latency{conditions}.",
+            ),
+            (
+                plots.latency_distributions(results.profiles),
+                f"Latency of every measured call{conditions}.",
+            ),
+        ]
+    )
+    claims = [claim for profile in results.profiles for claim in profile.claims]
+    tables = []
+    if claims:
+        tables.append(claims_table(claims))
+    for profile in results.profiles:
+        tables += main_tables(profile)
+    return ReportSection(
         title,
         anchor,
-        "Each row says how it was found. Measured: on that machine. Emulated: its kernels, no time at all."
-        " Predicted: a cost model's band, no board was involved.",
-        [
-            *([profile_tables.claims_table(claims)] if claims else []),
-            *(table for profile in facts.profiles for table in profile_tables.main_tables(profile)),
-        ],
-        [(p, c) for p, c in pictures if p],
-        folded=[
-            profile_tables.profile_table(profile) for profile in facts.profiles if profile.rows
-        ],
+        "Each row names its method. Measured: on the device. Emulated: the device's kernels under an"
+        " emulator, no latency. Predicted: a band from a cost model, without the device.",
+        tables,
+        pictures,
+        folded=[profile_table(profile) for profile in results.profiles if profile.rows],
     )
 
 
-def _at(profiles: Sequence[ProfileRecord], what: str) -> str:
-    rows = plots.measured_rows(profiles)
+def _plot_conditions(results: RunResults) -> str:
+    """Conditions of the rows that the latency plots show; empty if none was measured."""
+    rows = plots.measured_rows(results.profiles)
     if not rows:
-        return what
+        return ""
     row = rows[0]
-    threads = "1 thread" if row.threads == 1 else f"{row.threads} threads"
-    return f"{what}: measured on {row.device}, {threads}, batch {row.batch}, {row.length} tokens, {row.runtime}."
+    return (
+        f": measured on {row.device}, {plural(row.threads, 'thread')}, batch {row.batch},"
+        f" {row.length} tokens, {row.runtime}"
+    )
 
 
-def origins(facts: RunFacts) -> Section:
-    """Sources, versions, hashes: what one needs to get the same figures again."""
-    found = []
-    if facts.corpus:
-        rows = [
-            [
-                s.name,
-                s.licence,
-                s.origin,
-                str(s.documents),
-                f"{s.text_bytes / 1e6:.1f}",
-                s.sha256[:SHORT_HASH],
-            ]
-            for s in facts.corpus.sources
+# --- provenance ----------------------------------------------------------------------------------
+
+
+def provenance_section(results: RunResults) -> ReportSection:
+    """Sources, files and versions: what is needed to reproduce the figures."""
+    tables = []
+    if results.corpus is not None:
+        tables.append(corpus_table(results.corpus))
+    if results.exports:
+        tables.append(file_table(results.exports))
+    tables.append(version_table(results))
+    return ReportSection("Provenance", "provenance", tables=tables)
+
+
+def corpus_table(corpus: CorpusRecord) -> TableData:
+    """Sources of the training text."""
+    rows = [
+        [
+            source.name,
+            source.licence,
+            source.origin,
+            str(source.documents),
+            f"{source.text_bytes / 1e6:.1f}",
+            source.sha256[:_SHORT_SHA256],
         ]
-        columns = ["source", "licence", "origin", "documents", "MB", "sha256"]
-        notes = [
-            f"{facts.corpus.train_tokens / 1e6:.2f}M tokens to train on,"
-            f" {facts.corpus.heldout_tokens / 1e3:.1f}K held out before training"
-        ]
-        found.append(TableData("Text", columns, rows, notes))
-    files = [
-        [f"{e.model}-{e.task}/{f.path}", mebibytes(f.bytes), f.sha256[:SHORT_HASH]]
-        for e in facts.exports
-        for f in e.files
+        for source in corpus.sources
     ]
-    if files:
-        found.append(TableData("Files", ["file", "MiB", "sha256"], files))
-    found.append(_versions(facts))
-    return Section("Where it comes from", "origins", tables=found)
+    columns = ["source", "licence", "origin", "documents", "MB", "sha256"]
+    note = (
+        f"{corpus.train_tokens / 1e6:.2f}M tokens for training,"
+        f" {corpus.heldout_tokens / 1e3:.1f}K held out before training"
+    )
+    return TableData("Text", columns, rows, [note])
 
 
-def _versions(facts: RunFacts) -> TableData:
-    stages: list[tuple[str, Provenance]] = []
-    if facts.distill:
-        stages.append(("distill", facts.distill.provenance))
-    if facts.evaluation:
-        stages.append(("evaluate", facts.evaluation.provenance))
-    if facts.ablation:
-        stages.append(("ablation", facts.ablation.provenance))
-    if facts.exports:
-        stages.append(("export", facts.exports[0].provenance))
-    stages += [(f"profile {p.device} {p.method}", p.provenance) for p in facts.profiles]
+def file_table(exports: Sequence[ExportRecord]) -> TableData:
+    """Exported files with their digests."""
+    rows = []
+    for export in exports:
+        for file in export.files:
+            path = f"{export.model}-{export.task}/{file.path}"
+            rows.append([path, mebibytes(file.bytes), file.sha256[:_SHORT_SHA256]])
+    return TableData("Files", ["file", "MiB", "sha256"], rows)
+
+
+def version_table(results: RunResults) -> TableData:
+    """Command, host and package versions of every stage."""
     rows = [
         [
             stage,
-            p.created_utc,
-            p.command,
-            f"{p.host.cpu}, {p.host.cores} cores",
-            ", ".join(f"{name} {version}" for name, version in p.versions.items()),
+            provenance.created_utc,
+            provenance.command,
+            f"{provenance.host.cpu}, {plural(provenance.host.cores, 'core')}",
+            ", ".join(f"{name} {version}" for name, version in provenance.versions.items()),
         ]
-        for stage, p in stages
+        for stage, provenance in _provenances(results)
     ]
-    return TableData("Commands and versions", ["stage", "UTC", "command", "host", "versions"], rows)
+    columns = ["stage", "UTC", "command", "host", "versions"]
+    return TableData("Commands and versions", columns, rows)
+
+
+def _provenances(results: RunResults) -> list[tuple[str, Provenance]]:
+    """(stage, provenance) of every result, in the order of the stages."""
+    stages = []
+    if results.distill is not None:
+        stages.append(("distill", results.distill.provenance))
+    if results.evaluation is not None:
+        stages.append(("evaluate", results.evaluation.provenance))
+    if results.ablation is not None:
+        stages.append(("ablate", results.ablation.provenance))
+    # One export command writes all artefacts, so the first record represents all.
+    if results.exports:
+        stages.append(("export", results.exports[0].provenance))
+    profiles = [(f"profile {p.device} {p.method}", p.provenance) for p in results.profiles]
+    return [*stages, *profiles]

@@ -1,35 +1,41 @@
-"""`edgedistil report`: one page from all records of a run, and the same as markdown and JSON."""
+"""`edgedistil report`: one page from all records of a run, also as Markdown and JSON."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from edgedistil.core import console
 from edgedistil.core.rundir import RunDir, write_json, write_text
-from edgedistil.report import diff, page, text
-from edgedistil.report.load import gather
-from edgedistil.report.verdicts import verdicts
+from edgedistil.report import page, terminal, text
+from edgedistil.report.diff import compare_runs
+from edgedistil.report.load import load_results
+from edgedistil.report.verdicts import judge_claims
 
 
 def report(run: RunDir, *, against: RunDir | None = None) -> Path:
-    """Writes `report.html`, `report.md` and `report.json` into the run, and shows the verdicts.
+    """Writes `report.html`, `report.md` and `report.json` into a run and prints the verdicts.
 
     Args:
-        run: The run to report on; stages that are missing are named in the page.
-        against: Another run; its figures are put beside this run's.
+        run: Run to report on; the page says which stages have not run.
+        against: Another run to compare the figures with.
     Returns:
-        Path of report.html.
+        Path of the page.
     Raises:
-        RunError: The run has no results yet.
+        RunError: A run has no results yet.
+        StorageError: A record is corrupt or of another version.
     """
-    facts = gather(run)
-    judged = verdicts(facts)
-    compared = diff.comparison(facts, gather(against)) if against else None
-    write_text(run.report, page.render(facts, judged, compared))
-    write_text(run.report.with_suffix(".md"), text.markdown(facts, judged, compared))
-    write_json(run.report.with_suffix(".json"), text.as_json(facts, judged))
-    shown = [text.verdict_table(judged), *([compared] if compared else [])]
-    console.result(f"\nrun {run.name} ({run.path})")
-    for each in shown:
-        each.show()
+    # Read both runs before anything is written.
+    results = load_results(run)
+    comparison = None
+    if against is not None:
+        comparison = compare_runs(results, load_results(against))
+    verdicts = judge_claims(results)
+
+    write_text(run.report, page.render(results, verdicts, comparison))
+    write_text(run.report.with_suffix(".md"), text.render_markdown(results, verdicts, comparison))
+    write_json(run.report.with_suffix(".json"), text.report_json(results, verdicts))
+
+    terminal.show_run(run, run.path)
+    terminal.show_tables([text.verdict_table(verdicts)])
+    if comparison is not None:
+        terminal.show_tables([comparison])
     return run.report

@@ -1,4 +1,4 @@
-"""The report as markdown and as JSON: the same figures as the page."""
+"""The report as Markdown and as JSON, with the same figures as the page."""
 
 from __future__ import annotations
 
@@ -6,56 +6,53 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from edgedistil.core.format import markdown_table
 from edgedistil.core.records import Record
-from edgedistil.report import sections
-from edgedistil.report.load import RunFacts
-from edgedistil.report.tables import TableData
+from edgedistil.report.load import RunResults
+from edgedistil.report.sections import all_sections
+from edgedistil.report.table import TableData
 from edgedistil.report.verdicts import Verdict
 
 
-def verdict_table(judged: Sequence[Verdict]) -> TableData:
-    rows = [[v.claim, v.word, v.figure, v.how] for v in judged]
-    notes = [f"{v.claim}: {v.caveat}" for v in judged if v.caveat]
-    return TableData(
-        "Is it really …", ["claim", "verdict", "figure", "how it was found"], rows, notes
-    )
+def render_markdown(
+    results: RunResults, verdicts: Sequence[Verdict], comparison: TableData | None
+) -> str:
+    """Renders the report as GitHub-flavoured Markdown."""
+    blocks = [f"# EdgeDistil report: {results.name}", render_table(verdict_table(verdicts))]
+    if comparison is not None:
+        blocks.append(render_table(comparison))
+    for section in all_sections(results):
+        blocks.append(f"## {section.title}")
+        blocks += [paragraph for paragraph in (section.lead, section.absent) if paragraph]
+        blocks += [render_table(table) for table in section.tables]
+    return "\n\n".join(blocks) + "\n"
 
 
-def markdown(facts: RunFacts, judged: Sequence[Verdict], compared: TableData | None) -> str:
-    """The report as GitHub-flavoured markdown."""
-    parts = [f"# EdgeDistil report: {facts.name}", table(verdict_table(judged))]
-    if compared:
-        parts.append(table(compared))
-    for section in sections.all_sections(facts):
-        parts.append(f"## {section.title}")
-        parts += [paragraph for paragraph in (section.lead, section.absent) if paragraph]
-        parts += [table(each) for each in section.tables]
-    return "\n\n".join(parts) + "\n"
+def verdict_table(verdicts: Sequence[Verdict]) -> TableData:
+    """The verdicts as a table; caveats become notes."""
+    rows = [[verdict.claim, verdict.word, verdict.figure, verdict.how] for verdict in verdicts]
+    notes = [f"{verdict.claim}: {verdict.caveat}" for verdict in verdicts if verdict.caveat]
+    return TableData("The paper's claims", ["claim", "verdict", "figure", "basis"], rows, notes)
 
 
-def table(data: TableData) -> str:
-    """One table as markdown, its title in bold above and its notes below."""
-    head = "| " + " | ".join(data.columns) + " |"
-    rule = "|" + "---|" * len(data.columns)
-    rows = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in data.rows]
-    notes = [f"*{note}*" for note in data.notes]
-    return "\n\n".join([f"**{data.title}**", "\n".join([head, rule, *rows]), *notes])
+def render_table(table: TableData) -> str:
+    """Renders one table, with its title in bold above and its notes below."""
+    notes = [f"*{note}*" for note in table.notes]
+    return "\n\n".join([f"**{table.title}**", markdown_table(table.columns, table.rows), *notes])
 
 
-def as_json(facts: RunFacts, judged: Sequence[Verdict]) -> dict[str, Any]:
+def report_json(results: RunResults, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Verdicts and all records, for programs."""
     return {
-        "run": facts.name,
-        "verdicts": [asdict(verdict) for verdict in judged],
-        "records": {name: _dump(value) for name, value in facts.records().items()},
+        "run": results.name,
+        "verdicts": [asdict(verdict) for verdict in verdicts],
+        "records": {name: _dump(value) for name, value in results.records().items()},
     }
 
 
-def _dump(value: Record | list[Record] | None) -> Any:
-    if isinstance(value, list):
-        return [each.model_dump(mode="json") for each in value]
-    return value.model_dump(mode="json") if value else None
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _dump(value: Record | Sequence[Record] | None) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, Record):
+        return value.model_dump(mode="json")
+    return [record.model_dump(mode="json") for record in value]

@@ -1,22 +1,36 @@
-"""The three claims of the paper, judged from records: 40% smaller, 60% faster, 97% as good."""
+"""The paper's three claims, judged from records: 40% smaller, 60% faster, 97% as good."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from edgedistil.core import paper
-from edgedistil.core.format import millions, percent
-from edgedistil.core.records import Claim, EvaluationRecord, NotMeasured, Retention
+from edgedistil.core.format import ABSENT, hundredths, millions, percent, plural, with_interval
+from edgedistil.core.records import Claim, EvaluationRecord, ModelFacts, NotMeasured, Retention
 from edgedistil.core.task import ENCODER_TASK
-from edgedistil.report.load import RunFacts
+from edgedistil.report.load import RunResults
 
 Word = Literal["holds", "does not hold", "inconclusive", "not measured"]
+
+SIZE_CLAIM = "40% smaller"
+SPEED_CLAIM = "60% faster"
+QUALITY_CLAIM = "97% as good"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim: the paper's, what this run has, and how that was found."""
+    """Verdict on one claim of the paper. The fields are keys of the JSON report.
+
+    Attributes:
+        name: size, speed or quality.
+        claim: The paper's claim.
+        word: The verdict.
+        figure: This run's figure, or a dash.
+        how: How the figure was obtained, or the command that measures it.
+        caveat: What a reader should know before quoting the figure; may be empty.
+    """
 
     name: str
     claim: str
@@ -26,154 +40,189 @@ class Verdict:
     caveat: str = ""
 
 
-def verdicts(facts: RunFacts) -> list[Verdict]:
-    """Size, speed and quality, in this order; a claim nobody measured says what would measure it."""
-    return [size_verdict(facts), speed_verdict(facts), quality_verdict(facts)]
+def judge_claims(results: RunResults) -> list[Verdict]:
+    """Judges size, speed and quality, in this order."""
+    return [
+        size_verdict(results),
+        speed_verdict(results),
+        quality_verdict(results.evaluation),
+    ]
 
 
-def size_verdict(facts: RunFacts) -> Verdict:
-    claim = "40% smaller"
-    if facts.distill is None:
-        return Verdict(
-            "size",
-            claim,
-            "not measured",
-            "–",
-            "edgedistil distill counts the parameters of both models",
-        )
-    teacher, student = facts.distill.teacher, facts.distill.student
+# --- size ----------------------------------------------------------------------------------------
+
+
+def size_verdict(results: RunResults) -> Verdict:
+    """Judges the share of parameters that the student saves."""
+    if results.distill is None:
+        how = "edgedistil distill counts the parameters of both models"
+        return Verdict("size", SIZE_CLAIM, "not measured", ABSENT, how)
+    teacher, student = results.distill.teacher, results.distill.student
     saved = 1 - student.parameters / teacher.parameters
-    encoder = 1 - student.encoder_parameters / teacher.encoder_parameters
-    return Verdict(
-        "size",
-        claim,
-        "holds" if saved >= paper.PARAMETERS_SAVED else "does not hold",
-        f"{percent(saved, 0)} fewer parameters",
-        f"counted on the models, tied weights once: {millions(teacher.parameters)} → {millions(student.parameters)};"
-        f" the encoders alone: {millions(teacher.encoder_parameters)} → {millions(student.encoder_parameters)}"
-        f" ({percent(encoder, 0)} fewer)",
-        _embedding_caveat(facts) if saved < paper.PARAMETERS_SAVED else "",
+    encoder_saved = 1 - student.encoder_parameters / teacher.encoder_parameters
+    word: Word = "holds"
+    caveat = ""
+    if saved < paper.PARAMETERS_SAVED:
+        word = "does not hold"
+        caveat = _embedding_caveat(student)
+    how = (
+        "counted from the weights, tied weights once:"
+        f" {millions(teacher.parameters)} → {millions(student.parameters)}; encoders alone:"
+        f" {millions(teacher.encoder_parameters)} → {millions(student.encoder_parameters)}"
+        f" ({percent(encoder_saved, 0)} fewer)"
     )
+    figure = f"{percent(saved, 0)} fewer parameters"
+    return Verdict("size", SIZE_CLAIM, word, figure, how, caveat)
 
 
-def _embedding_caveat(facts: RunFacts) -> str:
-    assert facts.distill is not None
-    student = facts.distill.student
-    embeddings = student.vocabulary * student.hidden
-    share = embeddings / student.parameters
+def _embedding_caveat(student: ModelFacts) -> str:
+    """Share of the parameters that halving the layers cannot reduce."""
+    share = student.vocabulary * student.hidden / student.parameters
     return (
-        f"the vocabulary table, which both models need whole, is {percent(share, 0)} of the student:"
-        " halving the layers of a narrow model saves less than halving those of BERT-base"
+        "the word-embedding matrix, which has the same size in both models, is"
+        f" {percent(share, 0)} of the student: halving the layers of a narrow model saves less than"
+        " halving those of BERT-base"
     )
 
 
-def speed_verdict(facts: RunFacts) -> Verdict:
-    claim = "60% faster"
-    speeds = [c for profile in facts.profiles for c in profile.claims if c.claim == "speed"]
-    measured = [c for c in speeds if c.method == "measured"]
+# --- speed ---------------------------------------------------------------------------------------
+
+
+def speed_verdict(results: RunResults) -> Verdict:
+    """Repeats the measured speed claim; predictions are mentioned and never decide."""
+    claims = [
+        claim for profile in results.profiles for claim in profile.claims if claim.claim == "speed"
+    ]
+    measured = [claim for claim in claims if claim.method == "measured"]
     if not measured:
-        advice = "edgedistil profile measures this host"
-        if speeds:
-            advice += f"; predicted only: {speeds[0].sentence}"
-        return Verdict("speed", claim, "not measured", "–", advice)
-    chosen = _paper_like(measured)
-    return Verdict(
-        "speed", claim, chosen.verdict, _ratio(chosen), chosen.sentence, chosen.conditions
+        how = "edgedistil profile measures this host"
+        if claims:
+            how += f"; predicted only: {claims[0].sentence}"
+        return Verdict("speed", SPEED_CLAIM, "not measured", ABSENT, how)
+    claim = _encoder_claim(measured)
+    figure = with_interval(
+        claim.value, claim.low, claim.high, lambda ratio: f"{ratio:.2f}", unit="x"
     )
+    return Verdict("speed", SPEED_CLAIM, claim.verdict, figure, claim.sentence, claim.conditions)
 
 
-def _paper_like(claims: list[Claim]) -> Claim:
-    """The claim on the encoders, as the paper timed them; the fill-mask pair is a row of its own."""
-    encoders = [c for c in claims if ENCODER_TASK in c.conditions or "encoder" in c.conditions]
-    return (encoders or claims)[0]
+def _encoder_claim(claims: Sequence[Claim]) -> Claim:
+    """The claim on the encoders, which the paper timed, if there is one; otherwise the first."""
+    for claim in claims:
+        if ENCODER_TASK in claim.conditions or "encoder" in claim.conditions:
+            return claim
+    return claims[0]
 
 
-def _ratio(claim: Claim) -> str:
-    if isinstance(claim.value, NotMeasured):
-        return "–"
-    if isinstance(claim.low, NotMeasured) or isinstance(claim.high, NotMeasured):
-        return f"{claim.value:.2f}x"
-    return f"{claim.value:.2f}x ({claim.low:.2f}–{claim.high:.2f})"
+# --- quality -------------------------------------------------------------------------------------
 
 
-def quality_verdict(facts: RunFacts) -> Verdict:
-    """GLUE's macro-score where teacher and student have one, as the paper claims; else the worst of the tasks."""
-    claim = "97% as good"
-    chosen = _student_retentions(facts.evaluation)
-    if not chosen:
-        return Verdict(
-            "quality",
-            claim,
-            "not measured",
-            "–",
-            "edgedistil evaluate fine-tunes teacher and student",
-        )
-    assert facts.evaluation is not None
-    scores = _macro_scores(facts.evaluation)
-    if scores is not None:
-        teacher, student = scores
-        word: Word = "holds" if student / teacher >= paper.RETENTION else "does not hold"
-        how = f"{100 * student:.1f} of {100 * teacher:.1f}, nine tasks fine-tuned with the same budget"
-        return Verdict(
-            "quality", claim, word, f"{percent(student / teacher)} of the teacher's GLUE macro-score", how,
-            "the macro-score has no interval; the tasks' own are in the table",
-        )  # fmt: skip
-    worst = min(chosen, key=lambda r: r.retention if isinstance(r.retention, float) else 1.0)
-    if isinstance(worst.retention, NotMeasured):
-        return Verdict("quality", claim, "inconclusive", "–", worst.retention.not_measured)
-    seeds = max(
-        (len(s.seeds) for s in facts.evaluation.summaries if s.task == worst.task), default=0
-    )
-    suite = next((task.suite for task in facts.evaluation.tasks if task.name == worst.task), None)
-    return Verdict(
-        "quality",
-        claim,
-        _quality_word(worst),
-        f"{percent(worst.retention)} of the teacher's {worst.metric}",
-        f"task {worst.task}{', the worst of ' + str(len(chosen)) if len(chosen) > 1 else ''}, fine-tuned with the same"
-        f" budget, {seeds} seed{'s' if seeds != 1 else ''}; the paper's figure is GLUE's macro-score, this is"
-        f" {'one task of GLUE' if suite == 'GLUE' else 'not GLUE'}",
-        _also_kept(facts.evaluation, worst),
-    )
+def quality_verdict(evaluation: EvaluationRecord | None) -> Verdict:
+    """Judges GLUE's macro-score, as the paper does; without one, the task with the lowest retention."""
+    how = "edgedistil evaluate fine-tunes teacher and student"
+    not_measured = Verdict("quality", QUALITY_CLAIM, "not measured", ABSENT, how)
+    if evaluation is None:
+        return not_measured
+    retentions = _student_retentions(evaluation)
+    if not retentions:
+        return not_measured
+    macro_scores = _macro_scores(evaluation)
+    if macro_scores is not None:
+        return _macro_verdict(*macro_scores)
+    return _worst_task_verdict(evaluation, retentions)
 
 
-def _also_kept(evaluation: EvaluationRecord, worst: Retention) -> str:
-    """What a plain share hides, and what the same student keeps with the fine-tuned teacher's soft targets."""
-    told = []
-    if not isinstance(worst.retention_above_baseline, NotMeasured):
-        told.append(
-            f"above a constant prediction ({percent(worst.baseline)}) it keeps {percent(worst.retention_above_baseline)}"
-        )
-    for r in evaluation.retentions:
-        if (r.task, r.model, r.artefact) == (worst.task, "student-d", "pytorch") and isinstance(
-            r.retention, float
-        ):
-            above = (
-                ""
-                if isinstance(r.retention_above_baseline, NotMeasured)
-                else f", {percent(r.retention_above_baseline)} above the constant"
-            )
-            told.append(
-                f"with the fine-tuned teacher's soft targets: {percent(r.retention)}{above}"
-            )
-    return "; ".join(told)
+def _student_retentions(evaluation: EvaluationRecord) -> list[Retention]:
+    """Retentions of the distilled student in PyTorch; artefacts have a table of their own."""
+    return [
+        retention
+        for retention in evaluation.retentions
+        if (retention.model, retention.artefact) == ("student", "pytorch")
+    ]
 
 
 def _macro_scores(evaluation: EvaluationRecord) -> tuple[float, float] | None:
-    found = {m.model: m.score for m in evaluation.macros if m.artefact == "pytorch"}
-    teacher, student = found.get("teacher"), found.get("student")
-    return (teacher, student) if isinstance(teacher, float) and isinstance(student, float) else None
+    """Macro-scores of teacher and student; None unless both were scored on every task."""
+    scores = {
+        macro.model: macro.score for macro in evaluation.macros if macro.artefact == "pytorch"
+    }
+    teacher, student = scores.get("teacher"), scores.get("student")
+    if isinstance(teacher, float) and isinstance(student, float):
+        return teacher, student
+    return None
 
 
-def _student_retentions(evaluation: EvaluationRecord | None) -> list[Retention]:
-    if evaluation is None:
-        return []
-    return [r for r in evaluation.retentions if r.model == "student" and r.artefact == "pytorch"]
+def _macro_verdict(teacher: float, student: float) -> Verdict:
+    retention = student / teacher
+    word: Word = "holds" if retention >= paper.RETENTION else "does not hold"
+    return Verdict(
+        "quality",
+        QUALITY_CLAIM,
+        word,
+        f"{percent(retention)} of the teacher's GLUE macro-score",
+        f"{hundredths(student, 1)} of {hundredths(teacher, 1)}, nine tasks fine-tuned with the same"
+        " budget",
+        "the macro-score has no confidence interval; those of the tasks are in the table",
+    )
 
 
-def _quality_word(retention: Retention) -> Word:
+def _worst_task_verdict(evaluation: EvaluationRecord, retentions: Sequence[Retention]) -> Verdict:
+    worst = min(retentions, key=_sort_key)
+    if isinstance(worst.retention, NotMeasured):
+        how = worst.retention.not_measured
+        return Verdict("quality", QUALITY_CLAIM, "inconclusive", ABSENT, how)
+    return Verdict(
+        "quality",
+        QUALITY_CLAIM,
+        _word_for(worst.retention, worst),
+        f"{percent(worst.retention)} of the teacher's {worst.metric}",
+        _describe_task(evaluation, worst.task, tasks=len(retentions)),
+        _quality_caveat(evaluation, worst),
+    )
+
+
+def _sort_key(retention: Retention) -> float:
+    # A task without a retention decides nothing unless no task has one.
+    if isinstance(retention.retention, NotMeasured):
+        return 1.0
+    return retention.retention
+
+
+def _word_for(value: float, retention: Retention) -> Word:
     low, high = retention.retention_low, retention.retention_high
-    assert isinstance(retention.retention, float)
     if isinstance(low, float) and isinstance(high, float) and low < paper.RETENTION <= high:
         return "inconclusive"
-    return "holds" if retention.retention >= paper.RETENTION else "does not hold"
+    return "holds" if value >= paper.RETENTION else "does not hold"
+
+
+def _describe_task(evaluation: EvaluationRecord, task: str, *, tasks: int) -> str:
+    """Describes the task that decides, and how it differs from the paper's figure."""
+    seeds = max((len(s.seeds) for s in evaluation.summaries if s.task == task), default=0)
+    suites = {facts.name: facts.suite for facts in evaluation.tasks}
+    rank = f", the lowest of {tasks}" if tasks > 1 else ""
+    suite = "one task of GLUE" if suites.get(task) == "GLUE" else "not GLUE"
+    return (
+        f"task {task}{rank}, fine-tuned with the same budget, {plural(seeds, 'seed')}; the paper's"
+        f" figure is GLUE's macro-score, this is {suite}"
+    )
+
+
+def _quality_caveat(evaluation: EvaluationRecord, worst: Retention) -> str:
+    """Retention above baseline, and retention of the student trained with soft targets."""
+    caveats = []
+    above_baseline = worst.retention_above_baseline
+    if not isinstance(above_baseline, NotMeasured):
+        caveats.append(
+            f"retention above the baseline of {percent(worst.baseline)}: {percent(above_baseline)}"
+        )
+    for retention in evaluation.retentions:
+        key = (retention.task, retention.model, retention.artefact)
+        if key != (worst.task, "student-d", "pytorch"):
+            continue
+        if isinstance(retention.retention, NotMeasured):
+            continue
+        caveat = f"with the fine-tuned teacher's soft targets: {percent(retention.retention)}"
+        if not isinstance(retention.retention_above_baseline, NotMeasured):
+            caveat += f", above baseline {percent(retention.retention_above_baseline)}"
+        caveats.append(caveat)
+    return "; ".join(caveats)

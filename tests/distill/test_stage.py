@@ -22,7 +22,7 @@ from edgedistil.core.recipe import Recipe, load_recipe
 from edgedistil.core.records import CorpusRecord, DistillRecord, read_record
 from edgedistil.core.rundir import RunDir, open_run
 from edgedistil.distill.stage import distill
-from edgedistil.report.tables import started_from
+from edgedistil.report.distill_tables import describe_initialization
 
 Make = Callable[..., Recipe]
 TRACED = (
@@ -74,10 +74,10 @@ def test_what_a_run_holds(tiny_recipe: Make, runs: Path) -> None:
 
 def test_a_run_says_what_its_student_was_before(tiny_recipe: Make, runs: Path) -> None:
     first, record = distill(tiny_recipe(train={"steps": 2}), run_name="first", resume=False)
-    assert started_from(record) == "student layers began as teacher layers 0, 3"
+    assert describe_initialization(record) == "student layers initialized from teacher layers 0, 3"
     further = tiny_recipe(train={"steps": 2}, student={"init": str(first.student)})
     _, record = distill(further, run_name="further", resume=False)
-    assert started_from(record) == f"student began as {first.student}"
+    assert describe_initialization(record) == f"student initialized from {first.student}"
     assert record.heldout[1].mlm_loss_nats == pytest.approx(_student_now(first), abs=1e-6)
 
 

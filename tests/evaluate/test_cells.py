@@ -14,7 +14,7 @@ from edgedistil.core.errors import InputError, ModelError
 from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate import cells, stage
 from edgedistil.evaluate.cells import parse_cell, read_cell
-from edgedistil.report.tables import task_table
+from edgedistil.report.evaluation_tables import task_table
 
 
 def times(run: RunDir) -> dict[str, int]:

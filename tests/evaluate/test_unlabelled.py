@@ -17,7 +17,7 @@ from edgedistil.evaluate.encode import open_tokenizer
 from edgedistil.evaluate.examples import Answer, Example, normalised
 from edgedistil.evaluate.spec import SecondDistillation, Training, load_task
 from edgedistil.evaluate.tasks import load_data
-from edgedistil.report.tables import task_table
+from edgedistil.report.evaluation_tables import task_table
 
 SOFT = '[second_distillation]\nunlabelled = "{}"\n'
 
@@ -285,7 +285,7 @@ def test_texts_are_part_of_a_soft_cells_key_alone(run, own_task):
     before = cells()
     notes = task_table(read_record(run.evaluation, EvaluationRecord)).notes
     assert notes[-1].startswith(
-        "opinion: student-d, student-step0-d from 2 texts more, without labels"
+        "opinion: student-d, student-step0-d on 2 more texts, without labels"
     )
     assert set(before) == {"teacher-1", "student-1", "student-d-1", "student-step0-d-1"}
     soft = read_cell(run.cells / "opinion" / "student-d-1.json").cell

@@ -14,7 +14,7 @@ from edgedistil.profiling import claims, stage
 from edgedistil.profiling import memory_limit as fit
 from edgedistil.profiling.artefacts import run_artefacts
 from edgedistil.profiling.workload import build
-from edgedistil.report.load import gather
+from edgedistil.report.load import load_results
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_without_a_cgroup_it_is_an_address_limit(
 def test_the_outcome_lies_in_the_run_and_on_its_page(
     exported: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from edgedistil.report import profile_tables
-    from edgedistil.report.sections import speed
+    from edgedistil.report import terminal
+    from edgedistil.report.sections import profile_section
 
     asked = {"lengths": [5], "threads": [1], "sentence_pairs": 3}
     _, (host,) = stage.profile("latest", **asked)  # type: ignore[arg-type]
@@ -92,16 +92,16 @@ def test_the_outcome_lies_in_the_run_and_on_its_page(
     assert {each.precision for each in record.fits} == {"fp32", "int8"} and all(
         each.fits for each in record.fits
     )
-    profile_tables.show_profiles(run, [record])
+    terminal.show_profiles(run, [record])
     shown = capsys.readouterr().out
     assert (
-        "does it fit?" in shown
+        "memory limit" in shown
         and "900" in shown
         and record.fits[0].enforced_by.split()[0] in shown
     )
-    assert "milliseconds a call" not in shown
-    section = speed(gather(run))
-    assert [table.title for table in section.tables].count("host: does it fit?") == 1
+    assert "milliseconds per call" not in shown
+    section = profile_section(load_results(run))
+    assert [table.title for table in section.tables].count("host: memory limit") == 1
     claims.require([record], ["peak_mib<=900"])
 
 

@@ -1,4 +1,4 @@
-"""A run directory with every record in it, written by hand: figures are made up and easy to recognise."""
+"""A run directory with all records; their figures are invented and easy to recognise."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def heldout(
 
 
 def distilled() -> DistillRecord:
-    itself = NotMeasured(not_measured="the teacher is compared with nobody")
+    itself = NotMeasured(not_measured="the teacher is the reference")
     return DistillRecord(
         recipe_sha256="cd" * 32,
         teacher=model("minilm", 6, 22_861_000, 22_565_000),
@@ -155,7 +155,7 @@ def task_facts() -> TaskFacts:
         train_examples=4001,
         dev_examples=1301,
         baseline=0.57,
-        baseline_rule="the class that is most frequent",
+        baseline_rule="the majority class",
         origin="made up",
         licence="CC0",
         settings_source="made up",
@@ -170,7 +170,7 @@ def macro() -> MacroScore:
         model="student",
         score=0.7613,
         tasks=["a", "b"],
-        how="how the macro-score was made",
+        how="how the macro-score was computed",
         paper=0.77,
     )
 
@@ -270,7 +270,9 @@ def artefact(role: str, task: str, precision: str, size: int) -> tuple[ExportRec
         seconds=3.0,
         provenance=provenance("edgedistil export"),
     )
-    tolerance = Tolerance(figure="max_abs", bound="at most", value=1.0, reason="made up for a test")
+    tolerance = Tolerance(
+        figure="max_abs", bound="at most", value=1.0, reason="invented for a test"
+    )
     parity = ParityRecord(
         model=role,
         task=task,
@@ -367,7 +369,7 @@ def speed_claim(method: str, device: str) -> Claim:
 
 @pytest.fixture
 def full_run(tmp_path: Path) -> RunDir:
-    """Everything that a finished run has."""
+    """A run in which every stage has finished."""
     run = RunDir(tmp_path / "runs" / "made-up")
     write_record(run.distill, distilled())
     write_record(run.evaluation, evaluated())
@@ -398,7 +400,7 @@ def full_run(tmp_path: Path) -> RunDir:
         write_record(run.export(role, task) / f"export.{precision}.json", export)
         write_record(run.parity(role, task, precision), parity)
     for device, method in (("host", "measured"), ("rpi4", "predicted")):
-        rows = [row(*each, measured=method == "measured") for each in ARTEFACTS]
+        rows = [row(*artefact, measured=method == "measured") for artefact in ARTEFACTS]
         record = ProfileRecord(
             device=device,
             method=method,

@@ -1,12 +1,22 @@
-"""What the pictures are drawn from, and when there is none."""
+"""Plots: the data they show, and None where there is nothing to draw."""
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
+
 import pytest
 
-from edgedistil.core.records import EvaluationRecord, NotMeasured, read_record
+from edgedistil.core.records import EvaluationRecord, NotMeasured, ProfileRecord, read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.report import plots
+from edgedistil.report.language_models import LanguageModel
+from edgedistil.report.load import RunResults, load_results
+
+
+@pytest.fixture
+def results(full_run: RunDir) -> RunResults:
+    return load_results(full_run)
 
 
 @pytest.fixture
@@ -14,42 +24,139 @@ def evaluation(full_run: RunDir) -> EvaluationRecord:
     return read_record(full_run.evaluation, EvaluationRecord)
 
 
-def test_a_score_is_told_as_a_share_of_the_teachers_lead(evaluation: EvaluationRecord) -> None:
-    by_size = {
-        (model, form): (cost, share)
-        for _, model, form, cost, share in plots._priced(evaluation, "size")
-    }
-    assert by_size["teacher", "pytorch"] == (87, pytest.approx(100))
-    floor = evaluation.tasks[0].baseline
-    assert by_size["student", "int8"] == (
-        17,
-        pytest.approx(100 * (0.8087 - floor) / (0.83 - floor)),
-    )
-    by_latency = {
-        (model, form): cost for _, model, form, cost, _ in plots._priced(evaluation, "latency")
-    }
-    assert by_latency == {
-        ("teacher", "pytorch"): 9.7,
-        ("student", "pytorch"): 4.7,
-        ("student", "int8"): 1.9,
-    }
+# --- training ------------------------------------------------------------------------------------
 
 
-def test_the_picture_names_every_artefact_and_task(evaluation: EvaluationRecord) -> None:
-    for cost in ("latency", "size"):
-        drawn = plots.score_against(evaluation, cost)
-        assert drawn is not None and f'aria-label="Score against {cost}"' in drawn
-        for name in ("teacher pytorch", "student pytorch", "student int8", "sentiment"):
-            assert name in drawn
+def test_every_loss_of_the_trace_has_a_curve(results: RunResults) -> None:
+    drawn = plots.loss_curves(results.trace)
+    assert drawn is not None
+    for label in plots.LOSSES.values():
+        assert f">{label}</text>" in drawn
 
 
-def test_no_picture_without_a_teacher_or_without_a_figure(evaluation: EvaluationRecord) -> None:
+def test_a_loss_that_was_not_trained_has_no_curve(results: RunResults) -> None:
+    trace = [{**entry, "cosine": None} for entry in results.trace]
+    drawn = plots.loss_curves(trace)
+    assert drawn is not None
+    assert ">cosine</text>" not in drawn
+
+
+def test_one_entry_is_no_curve(results: RunResults) -> None:
+    assert plots.loss_curves(results.trace[:1]) is None
+    assert plots.heldout_curves(results.heldout_trace[:1], results.distill) is None
+
+
+def test_the_moving_average_of_a_constant_is_the_constant() -> None:
+    assert plots.moving_average([7.0] * 500) == [7.0] * 500
+    assert plots.moving_average([1.0, 2.0, 6.0]) == [1.5, 3.0, 4.0]
+
+
+def test_the_teacher_is_a_line_where_it_was_evaluated(results: RunResults) -> None:
+    with_teacher = plots.heldout_curves(results.heldout_trace, results.distill)
+    without = plots.heldout_curves(results.heldout_trace, None)
+    assert with_teacher is not None and "teacher's top-1 accuracy" in with_teacher
+    assert without is not None and "teacher's" not in without
+
+
+# --- size ----------------------------------------------------------------------------------------
+
+
+def test_no_two_names_of_a_year_overlap() -> None:
+    crowd = [LanguageModel(f"model {i}", 2019, 110 + i / 7, "x") for i in range(7)]
+    # Makes the axis as long as that of the packaged list.
+    giant = LanguageModel("giant", 2020, 175_000, "x")
+    picture = plots.parameter_counts([*crowd, giant], teacher=110_000_000, student=66_000_000)
+    heights = [_height_of(picture, model.name) for model in crowd]
+    assert all(lower - upper >= 9.5 for lower, upper in pairwise(heights)), heights
+
+
+def _height_of(picture: str, name: str) -> float:
+    """Distance from the top, in points: a line of these names is 9.5 high."""
+    text = re.search(rf'<text [^>]*?(?:translate\([\d.]+ |y=")([\d.]+)[^>]*>{name}</text>', picture)
+    assert text, name
+    return float(text.group(1))
+
+
+# --- profile -------------------------------------------------------------------------------------
+
+
+def host_profile(results: RunResults) -> ProfileRecord:
+    return next(profile for profile in results.profiles if profile.method == "measured")
+
+
+def test_rows_under_one_condition_are_compared(results: RunResults) -> None:
+    host = host_profile(results)
+    shorter = [row.model_copy(update={"length": 32}) for row in host.rows]
+    threaded = [row.model_copy(update={"threads": 4}) for row in host.rows]
+    pairs = [row.model_copy(update={"length": "sentence-pairs"}) for row in host.rows]
+    invalid = [row.model_copy(update={"valid": False}) for row in host.rows]
+    mixed = host.model_copy(update={"rows": [*shorter, *threaded, *pairs, *invalid, *host.rows]})
+    assert plots.measured_rows([mixed]) == host.rows
+
+
+def test_predictions_are_not_drawn(results: RunResults) -> None:
+    predicted = [profile for profile in results.profiles if profile.method == "predicted"]
+    assert plots.measured_rows(predicted) == []
+    assert plots.latency_distributions(predicted) is None
+    assert plots.size_against_latency(predicted) is None
+
+
+def test_every_artefact_is_named(results: RunResults) -> None:
+    distributions = plots.latency_distributions(results.profiles)
+    sizes = plots.size_against_latency(results.profiles)
+    assert distributions is not None and sizes is not None
+    for name in ("teacher encoder fp32", "student encoder int8", "student fill-mask fp32"):
+        assert f">{name}</text>" in distributions
+        assert f">{name}: " in sizes
+
+
+def test_one_artefact_has_nothing_to_compare_with(results: RunResults) -> None:
+    host = host_profile(results)
+    single = host.model_copy(update={"rows": host.rows[:1]})
+    assert plots.size_against_latency([single]) is None
+    assert plots.latency_distributions([single]) is not None
+
+
+# --- quality -------------------------------------------------------------------------------------
+
+
+def test_one_model_has_nothing_to_compare_with(evaluation: EvaluationRecord) -> None:
+    assert plots.scores(evaluation) is not None
+    alone = [s for s in evaluation.summaries if s.model == "teacher"]
+    assert plots.scores(evaluation.model_copy(update={"summaries": alone})) is None
+
+
+def test_scores_become_retention_above_baseline(evaluation: EvaluationRecord) -> None:
+    by_size = {point.form: point for point in plots.cost_points(evaluation, "size")}
+    teacher = by_size["teacher pytorch"]
+    assert (teacher.cost, teacher.retention) == (87, pytest.approx(100))
+    baseline = evaluation.tasks[0].baseline
+    student = by_size["student int8"]
+    expected = 100 * (0.8087 - baseline) / (0.83 - baseline)
+    assert (student.cost, student.retention) == (17, pytest.approx(expected))
+    by_latency = {point.form: point.cost for point in plots.cost_points(evaluation, "latency")}
+    assert by_latency == {"teacher pytorch": 9.7, "student pytorch": 4.7, "student int8": 1.9}
+
+
+@pytest.mark.parametrize("cost", ["latency", "size"])
+def test_the_plot_names_every_artefact_and_task(
+    evaluation: EvaluationRecord, cost: plots.Cost
+) -> None:
+    drawn = plots.score_against_cost(evaluation, cost)
+    assert drawn is not None
+    assert f'aria-label="Score against {cost}"' in drawn
+    for name in ("teacher pytorch", "student pytorch", "student int8", "sentiment"):
+        assert name in drawn
+
+
+def test_no_plot_without_a_teacher_or_without_a_figure(evaluation: EvaluationRecord) -> None:
     alone = [s for s in evaluation.summaries if s.model != "teacher"]
-    assert plots.score_against(evaluation.model_copy(update={"summaries": alone}), "size") is None
+    without_teacher = evaluation.model_copy(update={"summaries": alone})
+    assert plots.score_against_cost(without_teacher, "size") is None
     untimed = [
-        a.model_copy(update={"latency_ms": NotMeasured(not_measured="no time")})
-        for a in evaluation.artefacts
+        score.model_copy(update={"latency_ms": NotMeasured(not_measured="no time")})
+        for score in evaluation.artefacts
     ]
-    without = evaluation.model_copy(update={"artefacts": untimed})
-    assert plots.score_against(without, "latency") is None
-    assert plots.score_against(without, "size") is not None
+    without_time = evaluation.model_copy(update={"artefacts": untimed})
+    assert plots.score_against_cost(without_time, "latency") is None
+    assert plots.score_against_cost(without_time, "size") is not None

@@ -1,4 +1,4 @@
-"""Tables of profiles: which method, why a percentile is absent, what emulation tells, what fits."""
+"""Tables of profiles: methods, absent percentiles, emulation and memory limits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from edgedistil.core.paper import SPEED_ROW
 from edgedistil.core.records import (
+    Claim,
     MemoryFit,
     MemoryStats,
     NotMeasured,
@@ -17,10 +18,11 @@ from edgedistil.core.records import (
 )
 from edgedistil.profiling.latency import summarize
 from edgedistil.report.profile_tables import (
+    claims_table,
     emulation_table,
-    fit_table,
     latency_table,
     main_tables,
+    memory_limit_table,
     profile_table,
 )
 
@@ -65,15 +67,15 @@ def record(*rows: ProfileRow, **changes: Any) -> ProfileRecord:
 
 
 def cells(table: Any, column: str) -> list[str]:
-    return [each[list(table.columns).index(column)] for each in table.rows]
+    return [row[list(table.columns).index(column)] for row in table.rows]
 
 
-def test_every_row_says_by_which_method() -> None:
+def test_every_row_names_its_method() -> None:
     assert cells(latency_table(record(row())), "method") == ["measured"]
     assert cells(profile_table(record(row())), "method") == ["measured"]
 
 
-def test_a_refused_percentile_is_absent_with_its_reason() -> None:
+def test_an_absent_percentile_has_its_reason() -> None:
     table = profile_table(record(row(), row(latency=summarize([5_000_000] * 101))))
     assert cells(table, "calls") == ["23", "101"]
     assert cells(table, "p99 ms")[0] == "–" != cells(table, "p99 ms")[1]
@@ -82,26 +84,24 @@ def test_a_refused_percentile_is_absent_with_its_reason() -> None:
     ]
 
 
-def test_the_longest_pass_of_each_artefact_stands_beside_the_papers() -> None:
+def test_the_longest_pass_of_each_artefact_is_compared_with_the_papers() -> None:
     long = row(length="sentence-pairs", latency=summarize([5_000_000] * 1500))
     short = row(length="sentence-pairs", threads=2, latency=summarize([3_000_000] * 60))
     notes = latency_table(record(row(), long, short)).notes
     assert notes[0] == "student feature-extraction int8, 1 thread: 7.5 s for 1,500 sentence pairs"
-    assert notes[1:] == [f"the paper's pass: {SPEED_ROW}"]
+    assert notes[1:] == [f"in the paper: {SPEED_ROW}"]
     assert latency_table(record(row())).notes == []
     other = long.model_copy(update={"task": "text-classification"})
-    assert len(latency_table(record(long, other)).notes) == 3, (
-        "a task's pass does not stand for another's"
-    )
+    assert len(latency_table(record(long, other)).notes) == 3, "each task has its own pass"
 
 
-def test_emulation_shows_what_it_is_for_and_no_milliseconds() -> None:
-    told = {
+def test_emulation_shows_kernels_and_memory_and_no_latency() -> None:
+    conditions = {
         "parity": "passed under these kernels: 39 sequences, largest error 0.15",
         "int8 kernels": "signed widening multiplies (smlal, smull)",
     }
     fields = ("latency_ms", "latency", "load_ms", "first_call_ms", "start_to_first_result_ms")
-    emulated = row(method="emulated", conditions=told, **dict.fromkeys(fields, ABSENT))
+    emulated = row(method="emulated", conditions=conditions, **dict.fromkeys(fields, ABSENT))
     died = row(method="emulated", valid=False, invalid_reason="it died of SIGILL", memory=ABSENT)
     (table,) = main_tables(record(emulated, died))
     assert table == emulation_table(record(emulated, died))
@@ -114,9 +114,9 @@ def test_emulation_shows_what_it_is_for_and_no_milliseconds() -> None:
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_what_fits_is_told_with_the_limit_and_what_enforced_it(fits: bool) -> None:
+def test_a_memory_limit_is_shown_with_its_outcome(fits: bool) -> None:
     killed = "the kernel killed it (out of memory) in the phase 'load'"
-    found = MemoryFit(
+    fit = MemoryFit(
         model="student",
         role="student",
         task="fill-mask",
@@ -132,8 +132,44 @@ def test_what_fits_is_told_with_the_limit_and_what_enforced_it(fits: bool) -> No
         peak_memory_bytes=51 << 20 if fits else NotMeasured(not_measured=killed),
         ended=None if fits else killed,
     )
-    told = record(fits=[found])
-    assert main_tables(told) == [fit_table(told)], "no empty table of latencies"
-    assert cells(fit_table(told), "outcome") == ["fits" if fits else f"does not fit: {killed}"]
-    assert cells(fit_table(told), "peak MiB") == ["51" if fits else "–"]
-    assert cells(fit_table(told), "limited by") == ["cgroup v2"]
+    limited = record(fits=[fit])
+    assert main_tables(limited) == [memory_limit_table(limited)], "no empty table of latencies"
+    assert cells(memory_limit_table(limited), "outcome") == [
+        "fits" if fits else f"does not fit: {killed}"
+    ]
+    assert cells(memory_limit_table(limited), "peak MiB") == ["51" if fits else "–"]
+    assert cells(memory_limit_table(limited), "enforced by") == ["cgroup v2"]
+
+
+def test_an_invalid_row_shows_its_reason_instead_of_a_figure() -> None:
+    invalid = record(row(valid=False, invalid_reason="throttled"))
+    assert cells(latency_table(invalid), "17") == ["invalid"]
+    assert cells(profile_table(invalid), "method") == ["measured, INVALID: throttled"]
+
+
+def test_one_row_per_artefact_and_thread_count_with_a_column_per_length() -> None:
+    table = latency_table(record(row(), row(length=128, latency_ms=151.0), row(threads=4)))
+    assert table.columns[4:6] == ["17", "128"]
+    assert cells(table, "threads") == ["1", "4"]
+    assert cells(table, "128") == ["151", "–"]
+
+
+def test_claims_have_their_interval_and_the_papers_figure() -> None:
+    speed = Claim(
+        claim="speed",
+        verdict="holds",
+        sentence="twice as fast",
+        method="measured",
+        device="rpi4",
+        conditions="1 thread",
+        figure="speed ratio",
+        value=1.96,
+        low=1.91,
+        high=2.02,
+        threshold=1.6,
+        paper=SPEED_ROW,
+    )
+    other = speed.model_copy(update={"value": ABSENT, "paper": "not in the paper"})
+    table = claims_table([speed, other, speed])
+    assert cells(table, "figure") == ["1.96 (1.91–2.02)", "–", "1.96 (1.91–2.02)"]
+    assert table.notes == [f"in the paper: {SPEED_ROW}"]

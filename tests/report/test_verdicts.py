@@ -1,4 +1,4 @@
-"""What is said of "97% as good": by the macro-score where there is one, else by the worst task, called what it is."""
+"""Verdicts on the paper's claims: size, speed, and quality by macro-score or by the lowest task."""
 
 from __future__ import annotations
 
@@ -8,33 +8,123 @@ from typing import Any
 
 import pytest
 
-from edgedistil.core.records import EvaluationRecord, MacroScore, NotMeasured, Retention
+from edgedistil.core.records import (
+    Claim,
+    DistillRecord,
+    EvaluationRecord,
+    MacroScore,
+    NotMeasured,
+    ProfileRecord,
+    Retention,
+)
 from edgedistil.core.rundir import RunDir
-from edgedistil.report.load import gather
-from edgedistil.report.verdicts import Verdict, quality_verdict
+from edgedistil.report.load import RunResults, load_results
+from edgedistil.report.verdicts import (
+    Verdict,
+    judge_claims,
+    quality_verdict,
+    size_verdict,
+    speed_verdict,
+)
 
 Judge = Callable[..., Verdict]
 
 
 @pytest.fixture
-def evaluation(full_run: RunDir) -> EvaluationRecord:
-    found = gather(full_run).evaluation
-    assert found is not None
-    return found
+def results(full_run: RunDir) -> RunResults:
+    return load_results(full_run)
 
 
 @pytest.fixture
-def judge(full_run: RunDir, evaluation: EvaluationRecord) -> Judge:
+def evaluation(results: RunResults) -> EvaluationRecord:
+    assert results.evaluation is not None
+    return results.evaluation
+
+
+@pytest.fixture
+def judge(evaluation: EvaluationRecord) -> Judge:
+    """Judges the quality of an evaluation with changed fields."""
+
     def judge(**changed: Any) -> Verdict:
-        return quality_verdict(
-            replace(gather(full_run), evaluation=evaluation.model_copy(update=changed))
-        )
+        return quality_verdict(evaluation.model_copy(update=changed))
 
     return judge
 
 
-def kept(evaluation: EvaluationRecord, **changed: Any) -> Retention:
+def retention_with(evaluation: EvaluationRecord, **changed: Any) -> Retention:
     return evaluation.retentions[0].model_copy(update=changed)
+
+
+def test_three_claims_are_judged(results: RunResults) -> None:
+    names = [verdict.name for verdict in judge_claims(results)]
+    assert names == ["size", "speed", "quality"]
+
+
+def test_a_stage_that_has_not_run_is_not_measured(results: RunResults) -> None:
+    empty = replace(results, distill=None, evaluation=None, profiles=[])
+    for verdict in judge_claims(empty):
+        assert (verdict.word, verdict.figure) == ("not measured", "–")
+        assert verdict.how.startswith("edgedistil ")
+
+
+# --- size ----------------------------------------------------------------------------------------
+
+
+def with_student(record: DistillRecord, parameters: int) -> DistillRecord:
+    student = record.student.model_copy(update={"parameters": parameters})
+    return record.model_copy(update={"student": student})
+
+
+def test_a_narrow_student_does_not_save_enough(results: RunResults) -> None:
+    verdict = size_verdict(results)
+    assert (verdict.word, verdict.figure) == ("does not hold", "24% fewer parameters")
+    assert "22.9M → 17.3M; encoders alone: 22.6M → 17.1M (24% fewer)" in verdict.how
+    # 30,522 tokens × 384 of 17.29M parameters.
+    assert "the word-embedding matrix" in verdict.caveat
+    assert "68% of the student" in verdict.caveat
+
+
+def test_a_student_that_saves_enough_has_no_caveat(results: RunResults) -> None:
+    assert results.distill is not None
+    verdict = size_verdict(replace(results, distill=with_student(results.distill, 12_000_000)))
+    assert (verdict.word, verdict.caveat) == ("holds", "")
+
+
+# --- speed ---------------------------------------------------------------------------------------
+
+
+def with_claims(results: RunResults, **changed: Any) -> RunResults:
+    """Changes the speed claim of every profile."""
+    profiles: list[ProfileRecord] = []
+    for profile in results.profiles:
+        claims = [claim.model_copy(update=changed) for claim in profile.claims]
+        profiles.append(profile.model_copy(update={"claims": claims}))
+    return replace(results, profiles=profiles)
+
+
+def test_the_measured_claim_is_repeated(results: RunResults) -> None:
+    verdict = speed_verdict(results)
+    assert (verdict.word, verdict.figure) == ("holds", "1.96x (1.91–2.02)")
+    assert verdict.how.endswith("on host")
+
+
+def test_a_prediction_is_mentioned_and_decides_nothing(results: RunResults) -> None:
+    verdict = speed_verdict(with_claims(results, method="predicted"))
+    assert (verdict.word, verdict.figure) == ("not measured", "–")
+    assert "; predicted only: the student's encoder is 1.96 times" in verdict.how
+
+
+def test_the_claim_on_the_encoders_comes_first(results: RunResults) -> None:
+    host = next(profile for profile in results.profiles if profile.method == "measured")
+    (encoders,) = host.claims
+    other: Claim = encoders.model_copy(update={"conditions": "fill-mask, fp32", "value": 1.7})
+    both = host.model_copy(update={"claims": [other, encoders]})
+    assert speed_verdict(replace(results, profiles=[both])).figure.startswith("1.96x")
+    alone = host.model_copy(update={"claims": [other]})
+    assert speed_verdict(replace(results, profiles=[alone])).figure.startswith("1.70x")
+
+
+# --- quality -------------------------------------------------------------------------------------
 
 
 def test_one_task_is_named_and_not_called_glue(judge: Judge) -> None:
@@ -42,7 +132,7 @@ def test_one_task_is_named_and_not_called_glue(judge: Judge) -> None:
     assert (verdict.word, verdict.figure) == ("holds", "98.8% of the teacher's accuracy")
     assert verdict.how.startswith("task sentiment, fine-tuned with the same budget, 1 seed;")
     assert verdict.how.endswith("this is not GLUE")
-    assert verdict.caveat == "above a constant prediction (57.0%) it keeps 96.2%"
+    assert verdict.caveat == "retention above the baseline of 57.0%: 96.2%"
 
 
 def test_a_task_of_glue_is_called_one(judge: Judge, evaluation: EvaluationRecord) -> None:
@@ -52,24 +142,28 @@ def test_a_task_of_glue_is_called_one(judge: Judge, evaluation: EvaluationRecord
 
 
 def test_the_worst_task_decides(judge: Judge, evaluation: EvaluationRecord) -> None:
-    worse = kept(evaluation, task="topics", retention=0.93, retention_low=0.91, retention_high=0.95)
+    worse = retention_with(
+        evaluation, task="topics", retention=0.93, retention_low=0.91, retention_high=0.95
+    )
     verdict = judge(retentions=[*evaluation.retentions, worse])
     assert (verdict.word, verdict.figure) == ("does not hold", "93.0% of the teacher's accuracy")
-    assert verdict.how.startswith("task topics, the worst of 2,")
+    assert verdict.how.startswith("task topics, the lowest of 2,")
 
 
-def test_an_interval_around_the_bound_tells_nothing(
+def test_an_interval_around_the_bound_is_inconclusive(
     judge: Judge, evaluation: EvaluationRecord
 ) -> None:
-    assert judge(retentions=[kept(evaluation, retention_low=0.96)]).word == "inconclusive"
+    assert judge(retentions=[retention_with(evaluation, retention_low=0.96)]).word == "inconclusive"
 
 
-def test_soft_targets_stand_beside(judge: Judge, evaluation: EvaluationRecord) -> None:
-    soft = kept(evaluation, model="student-d", retention=0.995, retention_above_baseline=0.98)
+def test_soft_targets_are_a_caveat(judge: Judge, evaluation: EvaluationRecord) -> None:
+    soft = retention_with(
+        evaluation, model="student-d", retention=0.995, retention_above_baseline=0.98
+    )
     verdict = judge(retentions=[*evaluation.retentions, soft])
     assert verdict.figure.startswith("98.8%"), "the student's own figure is judged"
     assert verdict.caveat.endswith(
-        "the fine-tuned teacher's soft targets: 99.5%, 98.0% above the constant"
+        "the fine-tuned teacher's soft targets: 99.5%, above baseline 98.0%"
     )
 
 

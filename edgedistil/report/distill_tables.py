@@ -1,0 +1,160 @@
+"""Tables of a distillation and of its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from edgedistil.core.format import ABSENT, duration, gibibytes, millions, number, percent
+from edgedistil.core.records import (
+    DistillRecord,
+    HeldoutMlm,
+    ModelFacts,
+    NotMeasured,
+    PlannedDevice,
+    PlannedModel,
+    PlanRecord,
+)
+from edgedistil.report.table import TableData
+
+
+def model_table(models: Iterable[tuple[str, ModelFacts]]) -> TableData:
+    """Sizes of models, counted on their weights.
+
+    Args:
+        models: (role, facts) of each model.
+    """
+    rows = [
+        [
+            role,
+            model.name,
+            model.architecture,
+            str(model.layers),
+            str(model.hidden),
+            millions(model.parameters),
+            millions(model.encoder_parameters),
+        ]
+        for role, model in models
+    ]
+    columns = [
+        "role",
+        "name",
+        "architecture",
+        "layers",
+        "hidden",
+        "parameters",
+        "encoder parameters",
+    ]
+    return TableData("Models", columns, rows)
+
+
+def heldout_table(heldout: Sequence[HeldoutMlm]) -> TableData:
+    """Masked-token predictions on held-out text, one row per model and step."""
+    rows = [
+        [
+            evaluation.model,
+            str(evaluation.step),
+            number(evaluation.mlm_loss_nats),
+            percent(evaluation.top1),
+            percent(evaluation.agreement),
+            number(evaluation.kl_nats),
+        ]
+        for evaluation in heldout
+    ]
+    columns = [
+        "model",
+        "step",
+        "MLM loss (nats)",
+        "top-1",
+        "agreement with teacher",
+        "KL from teacher (nats)",
+    ]
+    # Every model is evaluated at the same masked positions, so one count holds for all rows.
+    masked_tokens = 0
+    if heldout:
+        masked_tokens = heldout[0].masked_tokens
+    note = (
+        f"the same {masked_tokens} masked tokens for every model; no model was trained on the text"
+    )
+    return TableData("Masked tokens of held-out text", columns, rows, [note])
+
+
+def describe_training(record: DistillRecord) -> str:
+    """Describes the length and speed of a training run in one sentence."""
+    return (
+        f"{record.steps} steps, {record.tokens_seen / 1e6:.2f}M tokens"
+        f" in {duration(record.seconds)} ({record.tokens_per_s:,.0f} tokens/s);"
+        f" {describe_initialization(record)}"
+    )
+
+
+def describe_initialization(record: DistillRecord) -> str:
+    """Describes how the student's weights were initialized."""
+    if record.student_init == "teacher":
+        layers = ", ".join(map(str, record.layer_map))
+        return f"student layers initialized from teacher layers {layers}"
+    if record.student_init == "random":
+        return "student initialized at random"
+    return f"student initialized from {record.student_init}"
+
+
+# --- plan ----------------------------------------------------------------------------------------
+
+
+def plan_tables(plan: PlanRecord) -> list[TableData]:
+    """Models of a planned run, and the estimated time and memory on each device."""
+    models = [_planned_model("teacher", plan.teacher), _planned_model("student", plan.student)]
+    total = (
+        f"{plan.tokens / 1e6:,.1f}M tokens in {plan.steps:,} steps of {plan.tokens_per_step:,} tokens;"
+        f" corpus: {plan.corpus_tokens / 1e6:,.1f}M tokens ({plan.corpus_how}); {plan.precision}"
+    )
+    model_columns = ["role", "name", "layers", "hidden", "vocabulary", "parameters", "basis"]
+    device_columns = [
+        "device",
+        "method",
+        "processes",
+        "micro-batch",
+        "tokens/s",
+        "time",
+        "GiB needed",
+        "GiB available",
+        "basis",
+    ]
+    devices = [_planned_device(device) for device in plan.devices]
+    return [
+        TableData("Plan", model_columns, models, [total]),
+        TableData("Estimated time and memory", device_columns, devices, list(plan.notes)),
+    ]
+
+
+def _planned_model(role: str, model: PlannedModel) -> list[str]:
+    return [
+        role,
+        model.name,
+        str(model.layers),
+        str(model.hidden),
+        str(model.vocabulary),
+        millions(model.parameters),
+        model.how,
+    ]
+
+
+def _planned_device(device: PlannedDevice) -> list[str]:
+    tokens_per_s = ABSENT
+    if not isinstance(device.tokens_per_s, NotMeasured):
+        tokens_per_s = f"{device.tokens_per_s:,.0f}"
+    # The reason replaces the time: it is what a reader of a plan needs to know.
+    if isinstance(device.seconds, NotMeasured):
+        time = device.seconds.not_measured
+    else:
+        time = duration(device.seconds)
+    return [
+        device.device,
+        device.method,
+        str(device.processes),
+        str(device.micro_batch),
+        tokens_per_s,
+        time,
+        gibibytes(device.memory_bytes),
+        gibibytes(device.device_memory_bytes),
+        device.how,
+    ]

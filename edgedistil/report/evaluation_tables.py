@@ -1,0 +1,239 @@
+"""Tables of an evaluation on labelled tasks, and of an ablation study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgedistil.core.format import ABSENT, hundredths, mebibytes, number, percent, with_interval
+from edgedistil.core.records import (
+    AblationRecord,
+    ArtefactScore,
+    EvaluationRecord,
+    NotMeasured,
+    Retention,
+    Summary,
+    TaskFacts,
+    Variation,
+)
+from edgedistil.report.table import TableData
+
+
+def evaluation_tables(record: EvaluationRecord) -> list[TableData]:
+    """All tables of an evaluation, in reading order; empty ones are left out."""
+    tables = []
+    if record.tasks:
+        tables.append(task_table(record))
+    tables.append(score_table(record))
+    if record.macros:
+        tables.append(macro_table(record))
+    if record.artefacts:
+        tables.append(artefact_score_table(record))
+    return tables
+
+
+# --- tasks ---------------------------------------------------------------------------------------
+
+
+def task_table(record: EvaluationRecord) -> TableData:
+    """Tasks as they were used, with the paper's scores where it has the task."""
+    rows = [
+        [
+            _title(task),
+            task.metric,
+            f"{task.train_examples:,}",
+            f"{task.dev_examples:,}",
+            hundredths(task.baseline, 1),
+            _paper_scores(task),
+        ]
+        for task in record.tasks
+    ]
+    columns = ["task", "metric", "train", "dev", "baseline", "paper: BERT / DistilBERT"]
+    # Warnings of all tasks come first, as they qualify every score.
+    notes: list[str] = []
+    for task in record.tasks:
+        notes += [f"{_title(task)}: {warning}" for warning in task.warnings]
+    notes = list(dict.fromkeys(notes))
+    for task in record.tasks:
+        notes += _learning_rate_notes(task, record)
+        notes += _unlabelled_notes(task, record)
+    return TableData("Tasks", columns, rows, notes)
+
+
+def _title(task: TaskFacts) -> str:
+    return task.title or task.name
+
+
+def _paper_scores(task: TaskFacts) -> str:
+    if task.paper is None:
+        return ABSENT
+    return f"{hundredths(task.paper.teacher, 1)} / {hundredths(task.paper.student, 1)}"
+
+
+def _learning_rate_notes(task: TaskFacts, record: EvaluationRecord) -> Iterator[str]:
+    """Yields the learning rate of each model if they differ within a task."""
+    by_rate = _models_by_setting(task, record, "learning_rate")
+    if len(by_rate) > 1:
+        rates = "; ".join(f"{rate:g} for {', '.join(models)}" for rate, models in by_rate.items())
+        yield f"{_title(task)}: learning rate {rates} ({task.settings_source})"
+
+
+def _unlabelled_notes(task: TaskFacts, record: EvaluationRecord) -> Iterator[str]:
+    """Yields the number of unlabelled texts that some models were trained on in addition."""
+    by_count = _models_by_setting(task, record, "unlabelled")
+    by_count.pop(0.0, None)
+    if by_count:
+        counts = "; ".join(
+            f"{', '.join(models)} on {count:,.0f} more texts" for count, models in by_count.items()
+        )
+        yield f"{_title(task)}: {counts}, without labels, from the teacher's soft targets alone"
+
+
+def _models_by_setting(
+    task: TaskFacts, record: EvaluationRecord, setting: str
+) -> dict[float, list[str]]:
+    """Groups the models of a task by the value of a hyper-parameter; keeps the order of the cells."""
+    models: dict[float, list[str]] = {}
+    for cell in record.cells:
+        if cell.task != task.name or setting not in cell.hyper_parameters:
+            continue
+        group = models.setdefault(float(cell.hyper_parameters[setting]), [])
+        # A model has one cell per seed.
+        if cell.model not in group:
+            group.append(cell.model)
+    return models
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def score_table(record: EvaluationRecord) -> TableData:
+    """Scores over the seeds, with the share of the teacher's score that each student retains."""
+    retentions = {(r.task, r.model, r.artefact): r for r in record.retentions}
+    rows = []
+    for summary in record.summaries:
+        retention = retentions.get((summary.task, summary.model, summary.artefact))
+        rows.append([*_score_cells(summary), *_retention_cells(retention)])
+    metrics = ", ".join(sorted({f"{s.task}: {s.metric}" for s in record.summaries}))
+    columns = [
+        "task",
+        "model",
+        "median",
+        "range",
+        "seeds",
+        "retention",
+        "retention above baseline",
+    ]
+    return TableData(
+        "Models fine-tuned on labelled tasks", columns, rows, [f"scores × 100 ({metrics})"]
+    )
+
+
+def _score_cells(summary: Summary) -> list[str]:
+    model = summary.model
+    if summary.artefact != "pytorch":
+        model = f"{summary.model} {summary.artefact}"
+    score_range = ABSENT
+    if len(summary.seeds) > 1:
+        score_range = f"{hundredths(summary.lowest, 1)}–{hundredths(summary.highest, 1)}"
+    return [
+        summary.task,
+        model,
+        hundredths(summary.median, 1),
+        score_range,
+        str(len(summary.seeds)),
+    ]
+
+
+def _retention_cells(retention: Retention | None) -> list[str]:
+    """Retention and retention above baseline; dashes for the teacher itself."""
+    if retention is None:
+        return [ABSENT, ABSENT]
+    plain = with_interval(
+        retention.retention, retention.retention_low, retention.retention_high, percent
+    )
+    above_baseline = with_interval(
+        retention.retention_above_baseline,
+        retention.retention_above_baseline_low,
+        retention.retention_above_baseline_high,
+        percent,
+    )
+    return [plain, above_baseline]
+
+
+def macro_table(record: EvaluationRecord) -> TableData:
+    """Macro-scores of task suites, next to the paper's."""
+    rows = [
+        [
+            macro.suite,
+            macro.model,
+            hundredths(macro.score),
+            hundredths(macro.paper),
+            str(len(macro.tasks)),
+        ]
+        for macro in record.macros
+    ]
+    columns = ["suite", "model", "score", "paper", "tasks"]
+    return TableData("Macro-score", columns, rows, [record.macros[0].how])
+
+
+def artefact_score_table(record: EvaluationRecord) -> TableData:
+    """Score, size and latency of fine-tuned models in PyTorch and as ONNX artefacts."""
+    rows = [_artefact_cells(score) for score in record.artefacts]
+    columns = ["model", "artefact", "score", "drop", "MiB", "p50 ms"]
+    conditions = [f"latency: {score.latency_conditions}" for score in record.artefacts]
+    return TableData(
+        "Artefacts on the same dev set", columns, rows, list(dict.fromkeys(conditions))
+    )
+
+
+def _artefact_cells(score: ArtefactScore) -> list[str]:
+    return [
+        f"{score.task} {score.model}",
+        score.artefact,
+        hundredths(score.median, 1),
+        hundredths(score.drop, sign=True),
+        mebibytes(score.bytes),
+        number(score.latency_ms, 1),
+    ]
+
+
+# --- ablation ------------------------------------------------------------------------------------
+
+
+def ablation_table(record: AblationRecord) -> TableData:
+    """Change of the score by each variation of a recipe, and whether it exceeds the noise."""
+    rows = [_variation_cells(variation) for variation in record.variations]
+    columns = [
+        "recipe",
+        "score",
+        "change",
+        "interval",
+        "sd over seeds",
+        "difference",
+        "paper (GLUE)",
+    ]
+    notes = [
+        f"mean of {', '.join(record.tasks)}, {len(record.seeds)} seeds; {record.interval}",
+        record.agrees_with_paper,
+    ]
+    return TableData("Ablation", columns, rows, notes)
+
+
+def _variation_cells(variation: Variation) -> list[str]:
+    interval = ABSENT
+    difference = ABSENT
+    # The full recipe is the first row; it has no change from itself.
+    if not isinstance(variation.change, NotMeasured):
+        low = hundredths(variation.change_low, sign=True)
+        high = hundredths(variation.change_high, sign=True)
+        interval = f"{low} … {high}"
+        difference = "within noise" if variation.within_noise else "significant"
+    return [
+        variation.name,
+        hundredths(variation.score),
+        hundredths(variation.change, sign=True),
+        interval,
+        hundredths(variation.spread),
+        difference,
+        hundredths(variation.paper_change, sign=True),
+    ]

@@ -1,0 +1,130 @@
+"""Tables of exported artefacts and of their parity with PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgedistil.core.format import (
+    ABSENT,
+    mebibytes,
+    model_and_task,
+    number,
+    percent,
+    significant,
+)
+from edgedistil.core.records import (
+    ExportRecord,
+    ParityFigures,
+    ParityRecord,
+    ToleranceResult,
+)
+from edgedistil.report.table import TableData
+
+
+def export_table(artefacts: Sequence[tuple[ExportRecord, ParityRecord]]) -> TableData:
+    """Artefacts with their size, their errors over all probes and the result of the parity check."""
+    rows = [_artefact_cells(export, parity) for export, parity in artefacts]
+    columns = [
+        "artefact",
+        "precision",
+        "MiB",
+        "max error",
+        "mean error",
+        "min cosine",
+        "agreement",
+        "parity",
+    ]
+    return TableData("Artefacts and their parity with PyTorch", columns, rows)
+
+
+def _artefact_cells(export: ExportRecord, parity: ParityRecord) -> list[str]:
+    figures = parity.overall
+    return [
+        model_and_task(export),
+        export.precision,
+        mebibytes(sum(file.bytes for file in export.files)),
+        significant(figures.max_abs),
+        significant(figures.mean_abs),
+        number(figures.cosine_min, 5),
+        percent(figures.agreement),
+        "passed" if parity.passed else "FAILED",
+    ]
+
+
+def error_by_length_table(parities: Sequence[ParityRecord]) -> TableData:
+    """Largest error of each artefact at each sequence length."""
+    lengths = sorted({length for parity in parities for length in _errors_by_length(parity)})
+    rows = []
+    for parity in parities:
+        errors = _errors_by_length(parity)
+        cells = [significant(errors[at]) if at in errors else ABSENT for at in lengths]
+        rows.append([model_and_task(parity), parity.precision, *cells])
+    columns = ["artefact", "precision", *map(str, lengths)]
+    return TableData("Largest error by sequence length", columns, rows)
+
+
+def _errors_by_length(parity: ParityRecord) -> dict[int, float]:
+    return {
+        figures.length: figures.max_abs
+        for figures in parity.by_length
+        if isinstance(figures.length, int)
+    }
+
+
+def parity_length_table(record: ParityRecord) -> TableData:
+    """All parity figures of one artefact, one row per sequence length."""
+    rows = [_length_cells(figures) for figures in record.by_length]
+    columns = [
+        "length",
+        "sequences",
+        "max error",
+        "mean error",
+        "min cosine",
+        "mean cosine",
+        "KL (nats)",
+        "agreement",
+    ]
+    return TableData(f"{model_and_task(record)}, {record.precision}", columns, rows)
+
+
+def _length_cells(figures: ParityFigures) -> list[str]:
+    return [
+        str(figures.length) if isinstance(figures.length, int) else "mixed",
+        str(figures.sequences),
+        significant(figures.max_abs),
+        significant(figures.mean_abs),
+        number(figures.cosine_min, 5),
+        number(figures.cosine_mean, 5),
+        number(figures.kl_nats, 5),
+        percent(figures.agreement),
+    ]
+
+
+def tolerance_table(record: ParityRecord) -> TableData:
+    """Bounds that the parity check applied to one artefact, each with its reason."""
+    rows = [_tolerance_cells(result) for result in record.results]
+    columns = ["figure", "bound", "measured", "result", "reason for the bound"]
+    return TableData(f"Tolerances of {record.precision}", columns, rows)
+
+
+def _tolerance_cells(result: ToleranceResult) -> list[str]:
+    tolerance = result.tolerance
+    return [
+        tolerance.figure,
+        f"{tolerance.bound} {tolerance.value:g}",
+        significant(result.got, 3),
+        "passed" if result.holds else "FAILED",
+        tolerance.reason,
+    ]
+
+
+def parts_table(exports: Sequence[ExportRecord]) -> TableData:
+    """Size of each artefact by part of the model: embeddings, attention and so on."""
+    parts: list[str] = []
+    for export in exports:
+        parts += [part for part in export.bytes_by_part if part not in parts]
+    rows = []
+    for export in exports:
+        sizes = [mebibytes(export.bytes_by_part.get(part, 0)) for part in parts]
+        rows.append([model_and_task(export), export.precision, *sizes])
+    return TableData("MiB by part", ["artefact", "precision", *parts], rows)

@@ -1,0 +1,87 @@
+"""Prints the result of each stage on the terminal, from the same tables as the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from edgedistil.core import console
+from edgedistil.core.records import (
+    AblationRecord,
+    DistillRecord,
+    EvaluationRecord,
+    ExportRecord,
+    ParityRecord,
+    PlanRecord,
+    ProfileRecord,
+)
+from edgedistil.core.rundir import RunDir
+from edgedistil.report.distill_tables import (
+    describe_training,
+    heldout_table,
+    model_table,
+    plan_tables,
+)
+from edgedistil.report.evaluation_tables import ablation_table, evaluation_tables
+from edgedistil.report.export_tables import export_table
+from edgedistil.report.profile_tables import main_tables
+from edgedistil.report.table import TableData
+
+
+def show_plan(plan: PlanRecord) -> None:
+    """Prints the estimates of `distill --plan`."""
+    show_tables(plan_tables(plan))
+
+
+def show_distill(run: RunDir, record: DistillRecord) -> None:
+    """Prints the models, the held-out evaluation and the speed of a distillation."""
+    show_run(run, run.path)
+    models = model_table([("teacher", record.teacher), ("student", record.student)])
+    show_tables([models, heldout_table(record.heldout)])
+    console.result(f"  {describe_training(record)}")
+
+
+def show_evaluation(run: RunDir, record: EvaluationRecord) -> None:
+    """Prints the tasks, scores and retentions of an evaluation."""
+    show_run(run, run.path)
+    show_tables(evaluation_tables(record))
+
+
+def show_ablation(run: RunDir, record: AblationRecord) -> None:
+    """Prints the table of an ablation study."""
+    show_run(run, run.ablation)
+    show_tables([ablation_table(record)])
+
+
+def show_export(run: RunDir, artefacts: Sequence[tuple[ExportRecord, ParityRecord]]) -> None:
+    """Prints the exported artefacts with the result of their parity check."""
+    show_run(run, run.exports)
+    show_tables([export_table(artefacts)])
+
+
+def show_profiles(run: RunDir | None, records: Sequence[ProfileRecord]) -> None:
+    """Prints profiles and their claims.
+
+    Args:
+        run: Run of the profiled artefacts; None if a single ONNX file was profiled.
+        records: Profiles, one per device and method.
+    """
+    if run is not None:
+        show_run(run, run.profiles)
+    for record in records:
+        show_tables(main_tables(record))
+        for claim in record.claims:
+            console.result(f"  {claim.verdict.upper()}: {claim.sentence}")
+
+
+def show_run(run: RunDir, path: Path) -> None:
+    """Prints the name of a run and where its results are."""
+    console.result(f"\nrun {run.name} ({path})")
+
+
+def show_tables(tables: Iterable[TableData]) -> None:
+    """Prints tables, each with its notes below."""
+    for table in tables:
+        console.table(table.title, table.columns, table.rows)
+        for note in table.notes:
+            console.result(f"  {note}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from edgedistil.core.errors import ShapeError
 from edgedistil.data.masking import IGNORED
 from edgedistil.models.fast.encoder import MlmHead
-from edgedistil.models.fast.projection import project_and_reduce
+from edgedistil.models.fast.projection import TeacherInputs, project_and_reduce
 from edgedistil.models.losses import at_least_float32
 
 Positions = Literal["all", "masked"]
@@ -127,7 +127,7 @@ def distillation_loss(
             assert teacher_BLD is not None and teacher_head is not None
             with torch.no_grad():
                 transformed = teacher_head.transform(teacher_BLD.flatten(0, 1)[masked_first])
-            teaching = (transformed, teacher_head.weight_VD, teacher_head.bias_V)
+            teaching = TeacherInputs(transformed, teacher_head.weight_VD, teacher_head.bias_V)
         projected = project_and_reduce(
             student_head.transform(student_MD[masked_first]),
             student_head.weight_VD,

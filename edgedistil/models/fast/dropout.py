@@ -1,10 +1,11 @@
-"""Dropout that a CPU can afford, and attention with it.
+"""Dropout for a CPU, and attention that uses it.
 
-PyTorch draws a Bernoulli number per element on one thread, and a dropout in attention switches its fast kernel off:
-together they cost as much as the matrix products of a layer. Here one number drawn from PyTorch's generator seeds a
-generator that fills whole arrays with random bits, 16 for each element; so the result is still a function of
-PyTorch's random state. What is dropped is a bitwise "and" with 0, which costs a fifth of a multiplication of 16-bit
-floats. On a GPU PyTorch's own dropout is used.
+PyTorch draws a Bernoulli number per element on one thread, and dropout in attention disables its
+fast kernel: together they cost more than the MatMuls of a layer (docs/log.md#dropout-masks). Here
+one number from PyTorch's generator seeds an SFC64 stream, which fills arrays with random bits, 16
+per element. So the result is still a function of PyTorch's random state. Dropping is a bitwise
+"and" with 0 instead of a multiplication (docs/log.md#dropout-as-a-bitwise-and). On a GPU PyTorch's
+own dropout is used.
 """
 
 from __future__ import annotations
@@ -17,25 +18,43 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Values that 16 random bits distinguish: a probability is rounded to a multiple of 1/65536.
 _LEVELS = 1 << 16
-_BITS_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# A mask must be as wide as the floats that it is applied to.
+_MASK_DTYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def dropped(values: Tensor, probability: float) -> Tensor:
-    """`values` with each element 0 with this probability, the others scaled up so that the mean stays."""
+def apply_dropout(values: Tensor, probability: float) -> Tensor:
+    """Return `values` after dropout; the kept elements are scaled up so that the mean stays.
+
+    Args:
+        values: Any shape and float dtype.
+        probability: Of an element to become 0; 0 returns `values` themselves.
+    """
     if probability == 0:
         return values
     if values.device.type != "cpu":
         return F.dropout(values, probability)
-    out: Tensor = _Dropped.apply(values, probability)  # type: ignore[no-untyped-call]
+    out: Tensor = _Dropout.apply(values, probability)  # type: ignore[no-untyped-call]
     return out
 
 
 def attention(
     query: Tensor, key: Tensor, value: Tensor, bias_B11L: Tensor | None, *, dropout: float
 ) -> Tensor:
-    """Attention of (B, H, L, D/H) tensors with an additive bias at the keys; (B, H, L, D/H)."""
-    # PyTorch's fast attention on a CPU knows no dropout, and its backward pass takes longer than these products.
+    """Return scaled dot-product attention with dropout on the attention weights.
+
+    Args:
+        query: (B, H, L, D/H), as are `key` and `value`.
+        key: See `query`.
+        value: See `query`.
+        bias_B11L: Added to the scores of the keys; None where nothing is padded.
+        dropout: Probability, of the attention weights.
+    Returns:
+        (B, H, L, D/H).
+    """
+    # On a CPU PyTorch's fast kernel has no dropout, and its backward pass is slower than these
+    # plain operations (docs/log.md#pytorchs-fused-attention-on-the-cpu).
     if query.device.type != "cpu" or not (dropout or query.requires_grad):
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=bias_B11L, dropout_p=dropout
@@ -43,56 +62,67 @@ def attention(
     scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-1, -2)
     if bias_B11L is not None:
         scores = scores + bias_B11L
-    return dropped(scores.softmax(-1), dropout) @ value
+    return apply_dropout(scores.softmax(-1), dropout) @ value
 
 
-def draw_keep_bits(like: Tensor, probability: float) -> Tensor | None:
-    """Integers as wide as the elements of `like`: 0 with this probability (to 1/65536), else all bits set.
+def draw_keep_mask(like: Tensor, probability: float) -> Tensor | None:
+    """Draw a bit mask: 0 with this probability, otherwise all bits set.
 
-    None where the probability is 0: nothing is drawn then.
+    Args:
+        like: Tensor that the mask will be applied to; gives its shape and element width.
+        probability: Of a 0, rounded to a multiple of 1/65536.
+    Returns:
+        Integers of the width of `like`; None, and nothing is drawn, where the probability is 0.
     """
     if probability == 0:
         return None
     seed = int(torch.randint(1 << 62, ()))
     count = like.numel()
+    # A raw number has 64 bits, enough for four elements.
     raw = np.random.SFC64(seed).random_raw(-(-count // 4))
-    bits = torch.from_numpy(raw.view(np.int16)[:count]).view(like.shape)
-    bits.ge_(
-        _dropped_levels(probability) - _LEVELS // 2
-    ).neg_()  # in place it stays in 16 bits, and is vectorised
-    return bits.to(_BITS_OF_SIZE[like.element_size()])
+    mask = torch.from_numpy(raw.view(np.int16)[:count]).view(like.shape)
+    # Comparing gives 1 where an element is kept, and −1 has all bits set. In place the numbers stay
+    # 16 bits wide and both operations are vectorized (docs/log.md#dropout-as-a-bitwise-and).
+    mask.ge_(_dropped_levels(probability) - _LEVELS // 2).neg_()
+    return mask.to(_MASK_DTYPES[like.element_size()])
 
 
-def factor(probability: float) -> float:
-    """What the kept elements are multiplied by."""
+def dropout_scale(probability: float) -> float:
+    """Return the factor of the kept elements, 1 / (1 − rounded probability)."""
     return _LEVELS / (_LEVELS - _dropped_levels(probability))
 
 
-def masked(values: Tensor, bits: Tensor | None) -> Tensor:
-    """`values` with 0 where `bits` are 0; without `bits` themselves. No gradient flows."""
-    return values if bits is None else (values.view(bits.dtype) & bits).view(values.dtype)
+def apply_mask(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return `values` with 0 where `mask` is 0, unscaled; `values` themselves without a mask.
+
+    No gradient flows.
+    """
+    if mask is None:
+        return values
+    return (values.view(mask.dtype) & mask).view(values.dtype)
 
 
-def masked_(values: Tensor, bits: Tensor | None) -> Tensor:
-    """The same in place."""
-    if bits is not None:
-        values.view(bits.dtype).bitwise_and_(bits)
+def apply_mask_(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Apply a mask in place; return `values`."""
+    if mask is not None:
+        values.view(mask.dtype).bitwise_and_(mask)
     return values
 
 
 def _dropped_levels(probability: float) -> int:
+    """Number of the 65,536 values of 16 bits that mean 0."""
     return round(probability * _LEVELS)
 
 
-class _Dropped(torch.autograd.Function):
+class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, probability: float) -> Tensor:
-        bits = draw_keep_bits(values, probability)
-        ctx.save_for_backward(bits)
-        ctx.factor = factor(probability)
-        return masked(values, bits).mul_(ctx.factor)
+        mask = draw_keep_mask(values, probability)
+        ctx.save_for_backward(mask)
+        ctx.scale = dropout_scale(probability)
+        return apply_mask(values, mask).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (bits,) = ctx.saved_tensors
-        return masked(grad, bits).mul_(ctx.factor), None
+        (mask,) = ctx.saved_tensors
+        return apply_mask(grad, mask).mul_(ctx.scale), None

@@ -1,15 +1,15 @@
-"""The fast path through BERT and DistilBERT: the encoder alone, and the MLM head taken apart.
+"""Fast path through BERT and DistilBERT: the encoder alone, and the MLM head in two parts.
 
-How a training loop stays fast:
+In a training loop:
 
     teacher = freeze_teacher(model, dtype=torch.bfloat16)
-    with freed_memory_kept():                                                   # around the whole loop, on a CPU
-        student_BLD, head = encode_with_head(student, input_ids_BL, mask_BL)    # None as mask where nothing is padded
-        with torch.no_grad():
-            teacher_BLD = encode(teacher, input_ids_BL, mask_BL)
-        loss = distillation_loss(student_BLD, teacher_BLD, …, head, mlm_head(teacher), …)
+    student_BLD, head = encode_with_head(student, input_ids_BL, mask_BL)
+    with torch.no_grad():
+        teacher_BLD = encode(teacher, input_ids_BL, mask_BL)
+    loss = distillation_loss(student_BLD, teacher_BLD, …, head, mlm_head(teacher), …)
 
-Calling a `…ForMaskedLM` itself projects every position onto the vocabulary, which costs more than the encoder.
+Pass None instead of a mask where nothing is padded. Calling a `…ForMaskedLM` itself would project
+every position onto the vocabulary, which costs more than the encoder.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
-from edgedistil.models.fast.dropout import attention, dropped
-from edgedistil.models.fast.layer import LayerSettings, transformer_layer
+from edgedistil.models.fast.dropout import apply_dropout, attention
+from edgedistil.models.fast.layer import LayerSettings, LayerWeights, transformer_layer
 
 EncoderWithHead: TypeAlias = BertForMaskedLM | DistilBertForMaskedLM
+
+
+# --- the MLM head --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class MlmHead:
 
     Attributes:
         transform: Dense layer, activation and LayerNorm.
-        weight_VD: Projection, tied to the word embeddings.
+        weight_VD: Projection, tied to the word-embedding matrix.
+        bias_V: Bias of the projection.
     """
 
     transform: nn.Module
@@ -43,17 +47,101 @@ class MlmHead:
     bias_V: Tensor
 
 
-class _Tied(torch.autograd.Function):
-    """Rows of a table, and the table itself for another use."""
+class _DistilBertTransform(nn.Module):
+    """DistilBERT has the parts of the transform as attributes of the model, not as a module."""
+
+    def __init__(self, model: DistilBertForMaskedLM) -> None:
+        super().__init__()
+        self.dense = model.vocab_transform
+        self.activation = model.activation
+        self.norm = model.vocab_layer_norm
+
+    def forward(self, hidden_ND: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.activation(self.dense(hidden_ND)))
+        return out
+
+
+def mlm_head(model: EncoderWithHead) -> MlmHead:
+    """Return the model's MLM head; its tensors are the model's parameters, not copies."""
+    if isinstance(model, BertForMaskedLM):
+        head = model.cls.predictions
+        return MlmHead(head.transform, head.decoder.weight, head.decoder.bias)
+    projector = model.vocab_projector
+    return MlmHead(_DistilBertTransform(model), projector.weight, projector.bias)
+
+
+def freeze_teacher(model: BertForMaskedLM, *, dtype: torch.dtype) -> BertForMaskedLM:
+    """Cast a teacher in place, switch to eval mode and disable its gradients.
+
+    In place, because the original weights would only cost memory
+    (docs/decisions.md#the-teacher-is-cast-in-place).
+    """
+    model.to(dtype)
+    return model.eval().requires_grad_(False)
+
+
+# --- the encoder ---------------------------------------------------------------------------------
+
+
+def encode(
+    model: EncoderWithHead, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
+) -> Tensor:
+    """Return the last hidden states, as `base_model(…).last_hidden_state` of the model does.
+
+    Under autocast everything between the embeddings and the end is in autocast's dtype:
+    transformers' forward pass leaves the residual stream in float32 there and casts it again for
+    each MatMul (docs/log.md#forward-pass-in-one-dtype). In training mode on a CPU, dropout costs a
+    tenth of PyTorch's (`dropout`).
+
+    Args:
+        model: BERT or DistilBERT.
+        input_ids_BL: Token ids, int64.
+        attention_mask_BL: 0 at padding; None where nothing is padded, which is faster.
+    Returns:
+        Hidden states, shape (B, L, D).
+    """
+    words_BLD = model.base_model.embeddings.word_embeddings(input_ids_BL)
+    return _encode(model, words_BLD, attention_mask_BL)
+
+
+def encode_with_head(
+    model: EncoderWithHead, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
+) -> tuple[Tensor, MlmHead]:
+    """Return `encode` and `mlm_head`, with one gradient for the tied word-embedding matrix.
+
+    An embedding's own gradient is as large as the matrix and 0 except for a few rows. Here these
+    rows are added to the gradient of the projection instead of summing two matrices
+    (docs/log.md#one-gradient-for-the-tied-embedding). The arguments are those of `encode`.
+
+    Returns:
+        Hidden states, and the head for a loss that projects them.
+    """
+    head = mlm_head(model)
+    embedding = model.base_model.embeddings.word_embeddings
+    # Nothing to share where the two are not tied or not trained.
+    if head.weight_VD is not embedding.weight or not embedding.weight.requires_grad:
+        return encode(model, input_ids_BL, attention_mask_BL), head
+    # The loss must use the returned matrix, not the parameter, for the gradients to meet.
+    words_BLD, weight_VD = _TiedEmbedding.apply(  # type: ignore[no-untyped-call]
+        embedding.weight, input_ids_BL, embedding.padding_idx
+    )
+    hidden_BLD = _encode(model, words_BLD, attention_mask_BL)
+    return hidden_BLD, replace(head, weight_VD=weight_VD)
+
+
+class _TiedEmbedding(torch.autograd.Function):
+    """Looked-up rows of a matrix, and the matrix itself for the projection."""
 
     @staticmethod
     def forward(
-        ctx: Any, table_VD: Tensor, ids_BL: Tensor, padding_id: int | None
+        ctx: Any, weight_VD: Tensor, ids_BL: Tensor, padding_id: int | None
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(ids_BL)
-        ctx.shape, ctx.padding_id = table_VD.shape, padding_id
+        ctx.shape, ctx.padding_id = weight_VD.shape, padding_id
+        # Nothing but the ids is stored: the backward pass writes rows, it does not read them.
+        # A gradient that is not needed stays None instead of a matrix of zeros.
         ctx.set_materialize_grads(False)
-        return F.embedding(ids_BL, table_VD), table_VD.view_as(table_VD)
+        return F.embedding(ids_BL, weight_VD), weight_VD.view_as(weight_VD)
 
     @staticmethod
     def backward(
@@ -64,121 +152,80 @@ class _Tied(torch.autograd.Function):
         (ids_BL,) = ctx.saved_tensors
         if grad_VD is None:
             grad_VD = torch.zeros(ctx.shape, dtype=grad_BLD.dtype, device=grad_BLD.device)
-        if ctx.padding_id is not None:  # as an embedding does
-            grad_BLD = grad_BLD.masked_fill((ids_BL == ctx.padding_id).unsqueeze(-1), 0)
-        # In place: what comes from the projection was made for this, and nobody else reads it.
-        own_VD = grad_VD if grad_VD.is_contiguous() else grad_VD.contiguous()
-        return own_VD.index_add_(0, ids_BL.flatten(), grad_BLD.flatten(0, 1)), None, None
-
-
-class _DistilBertTransform(nn.Module):
-    def __init__(self, model: DistilBertForMaskedLM) -> None:
-        super().__init__()
-        self.dense, self.activation, self.norm = (
-            model.vocab_transform,
-            model.activation,
-            model.vocab_layer_norm,
-        )
-
-    def forward(self, hidden_ND: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.activation(self.dense(hidden_ND)))
-        return out
-
-
-def mlm_head(model: EncoderWithHead) -> MlmHead:
-    """The model's own head; its tensors are the model's parameters, not copies."""
-    if isinstance(model, BertForMaskedLM):
-        head = model.cls.predictions
-        return MlmHead(head.transform, head.decoder.weight, head.decoder.bias)
-    return MlmHead(
-        _DistilBertTransform(model), model.vocab_projector.weight, model.vocab_projector.bias
-    )
-
-
-def freeze_teacher(model: BertForMaskedLM, *, dtype: torch.dtype) -> BertForMaskedLM:
-    """The model made ready for teaching, in place: weights in `dtype` (cast once), eval mode, no gradients.
-
-    In place, because the weights as they were would cost more memory than the cast ones, for nothing.
-    """
-    model.to(dtype)
-    return model.eval().requires_grad_(False)
-
-
-def encode_with_head(
-    model: EncoderWithHead, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
-) -> tuple[Tensor, MlmHead]:
-    """`encode` and `mlm_head`, for a loss that projects: the table that both use gets one gradient, not a sum of two.
-
-    An embedding's own gradient is as large as the table, and 0 but for a few rows; here these rows are added to the
-    gradient that comes from the projection.
-    """
-    head, table = mlm_head(model), model.base_model.embeddings.word_embeddings
-    if head.weight_VD is not table.weight or not table.weight.requires_grad:
-        return encode(model, input_ids_BL, attention_mask_BL), head
-    words_BLD, weight_VD = _Tied.apply(table.weight, input_ids_BL, table.padding_idx)  # type: ignore[no-untyped-call]
-    hidden_BLD = _encode(model, words_BLD, attention_mask_BL)
-    return hidden_BLD, replace(head, weight_VD=weight_VD)
-
-
-def encode(
-    model: EncoderWithHead, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
-) -> Tensor:
-    """Last hidden states (B, L, D), the same as the model's own `base_model(…).last_hidden_state`.
-
-    Under autocast everything between the embeddings and the end is in autocast's dtype: transformers' own forward pass
-    leaves the residual stream in float32 there and casts it anew for each of the matrix products. In training mode
-    dropout costs a tenth of PyTorch's on a CPU (see dropout.py).
-
-    Args:
-        attention_mask_BL: 0 at padding. Give None where nothing is padded: attention is faster without.
-    """
-    return _encode(
-        model, model.base_model.embeddings.word_embeddings(input_ids_BL), attention_mask_BL
-    )
+        # As in nn.Embedding, the row of the padding id receives no gradient from the lookup.
+        if ctx.padding_id is not None:
+            is_padding_BL1 = (ids_BL == ctx.padding_id).unsqueeze(-1)
+            grad_BLD = grad_BLD.masked_fill(is_padding_BL1, 0)
+        # Adding in place is safe: the projection computed this gradient for us alone.
+        total_VD = grad_VD.contiguous()
+        return total_VD.index_add_(0, ids_BL.flatten(), grad_BLD.flatten(0, 1)), None, None
 
 
 def _encode(model: EncoderWithHead, words_BLD: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
-    kind = words_BLD.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
+    device_type = words_BLD.device.type
+    dtype = model.dtype
+    if torch.is_autocast_enabled(device_type):
+        dtype = torch.get_autocast_dtype(device_type)
     bias_B11L = None
     if attention_mask_BL is not None:
-        zeros = torch.zeros(attention_mask_BL.shape, dtype=dtype, device=attention_mask_BL.device)
-        bias_B11L = zeros.masked_fill_(attention_mask_BL == 0, torch.finfo(dtype).min)[
-            :, None, None, :
-        ]
-    dropout = _Dropout.of(model)
-    with torch.autocast(kind, enabled=False):
-        hidden_BLD = dropped(_embed(model, words_BLD).to(dtype), dropout.hidden)
+        bias_B11L = _attention_bias(attention_mask_BL, dtype)
+    rates = _DropoutRates.of(model)
+    # The dtype is set once, here: with autocast on, operations would cast back and forth.
+    with torch.autocast(device_type, enabled=False):
+        hidden_BLD = apply_dropout(_embed(model, words_BLD).to(dtype), rates.hidden)
         for layer in _layers(model):
-            hidden_BLD = _layer(layer, hidden_BLD, bias_B11L, dropout)
+            hidden_BLD = _run_layer(layer, hidden_BLD, bias_B11L, rates)
     return hidden_BLD
 
 
+def _attention_bias(attention_mask_BL: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 at tokens, the lowest finite number at padding; (B, 1, 1, L)."""
+    bias_BL = torch.zeros(attention_mask_BL.shape, dtype=dtype, device=attention_mask_BL.device)
+    # Finite, because −inf in all of a row would make its softmax NaN.
+    bias_BL.masked_fill_(attention_mask_BL == 0, torch.finfo(dtype).min)
+    return bias_BL[:, None, None, :]
+
+
+def _embed(model: EncoderWithHead, words_BLD: Tensor) -> Tensor:
+    """Embeddings after their LayerNorm; all tokens are in segment A."""
+    embeddings = model.base_model.embeddings
+    # Rows are read from the start, so positions are a slice and need no lookup.
+    positions_LD = embeddings.position_embeddings.weight[: words_BLD.shape[1]]
+    if isinstance(model, BertForMaskedLM):
+        positions_LD = positions_LD + embeddings.token_type_embeddings.weight[0]
+    out: Tensor = embeddings.LayerNorm(words_BLD + positions_LD)
+    return out
+
+
 @dataclass(frozen=True)
-class _Dropout:
-    """Probabilities that are in force; 0 in eval mode. BERT drops a layer's attention output, DistilBERT does not."""
+class _DropoutRates:
+    """Dropout probabilities in effect; all 0 in eval mode.
+
+    DistilBERT has no dropout on a layer's attention output, BERT has.
+    """
 
     hidden: float
     attention_output: float
     attention: float
 
     @classmethod
-    def of(cls, model: EncoderWithHead) -> _Dropout:
+    def of(cls, model: EncoderWithHead) -> _DropoutRates:
+        """Read the probabilities of a model's configuration."""
         if not model.training:
             return cls(0.0, 0.0, 0.0)
         config = model.config
         if isinstance(model, BertForMaskedLM):
-            return cls(
-                config.hidden_dropout_prob,
-                config.hidden_dropout_prob,
-                config.attention_probs_dropout_prob,
-            )
+            hidden = config.hidden_dropout_prob
+            return cls(hidden, hidden, config.attention_probs_dropout_prob)
         return cls(config.dropout, 0.0, config.attention_dropout)
 
 
+# --- layers --------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class _Layer:
-    """The parts of a transformer layer, whatever the model calls them."""
+class _LayerModules:
+    """The modules of a transformer layer, under the same names for BERT and DistilBERT."""
 
     query: nn.Linear
     key: nn.Linear
@@ -190,66 +237,100 @@ class _Layer:
     down: nn.Linear
     output_norm: nn.LayerNorm
     heads: int
-    exact_gelu: bool
+    has_exact_gelu: bool
 
-    def weights(self) -> list[Tensor]:
-        """As `transformer_layer` takes them."""
-        parts = (self.query, self.key, self.value, self.attention_output, self.attention_norm,
-                 self.up, self.down, self.output_norm)  # fmt: skip
-        return [tensor for part in parts for tensor in (part.weight, part.bias)]
+    def weights(self) -> LayerWeights:
+        """Return weight and bias of every module, in the order of `LayerWeights`."""
+        attention_modules = (self.query, self.key, self.value, self.attention_output)
+        others = (self.attention_norm, self.up, self.down, self.output_norm)
+        tensors = []
+        for module in (*attention_modules, *others):
+            tensors += [module.weight, module.bias]
+        return LayerWeights(*tensors)
 
 
-def _layers(model: EncoderWithHead) -> Iterator[_Layer]:
+def _layers(model: EncoderWithHead) -> Iterator[_LayerModules]:
     heads = model.config.num_attention_heads
     if isinstance(model, BertForMaskedLM):
-        for layer in model.bert.encoder.layer:
-            own, out = layer.attention.self, layer.attention.output
-            up, down = layer.intermediate, layer.output
-            yield _Layer(own.query, own.key, own.value, out.dense, out.LayerNorm,
-                         up.dense, up.intermediate_act_fn, down.dense, down.LayerNorm, heads,
-                         model.config.hidden_act == "gelu")  # fmt: skip
+        for bert_layer in model.bert.encoder.layer:
+            yield _bert_modules(bert_layer, heads, model.config.hidden_act == "gelu")
         return
-    for layer in model.distilbert.transformer.layer:
-        own, ffn = layer.attention, layer.ffn
-        yield _Layer(own.q_lin, own.k_lin, own.v_lin, own.out_lin, layer.sa_layer_norm,
-                     ffn.lin1, ffn.activation, ffn.lin2, layer.output_layer_norm, heads,
-                     model.config.activation == "gelu")  # fmt: skip
+    for distilbert_layer in model.distilbert.transformer.layer:
+        yield _distilbert_modules(distilbert_layer, heads, model.config.activation == "gelu")
 
 
-def _embed(model: EncoderWithHead, words_BLD: Tensor) -> Tensor:
-    parts = model.base_model.embeddings
-    positions_LD = parts.position_embeddings.weight[: words_BLD.shape[1]]
-    if isinstance(model, BertForMaskedLM):
-        positions_LD = positions_LD + parts.token_type_embeddings.weight[0]
-    out: Tensor = parts.LayerNorm(words_BLD + positions_LD)
+def _bert_modules(layer: Any, heads: int, has_exact_gelu: bool) -> _LayerModules:
+    attention_in, attention_out = layer.attention.self, layer.attention.output
+    return _LayerModules(
+        query=attention_in.query,
+        key=attention_in.key,
+        value=attention_in.value,
+        attention_output=attention_out.dense,
+        attention_norm=attention_out.LayerNorm,
+        up=layer.intermediate.dense,
+        activation=layer.intermediate.intermediate_act_fn,
+        down=layer.output.dense,
+        output_norm=layer.output.LayerNorm,
+        heads=heads,
+        has_exact_gelu=has_exact_gelu,
+    )
+
+
+def _distilbert_modules(layer: Any, heads: int, has_exact_gelu: bool) -> _LayerModules:
+    return _LayerModules(
+        query=layer.attention.q_lin,
+        key=layer.attention.k_lin,
+        value=layer.attention.v_lin,
+        attention_output=layer.attention.out_lin,
+        attention_norm=layer.sa_layer_norm,
+        up=layer.ffn.lin1,
+        activation=layer.ffn.activation,
+        down=layer.ffn.lin2,
+        output_norm=layer.output_layer_norm,
+        heads=heads,
+        has_exact_gelu=has_exact_gelu,
+    )
+
+
+def _run_layer(
+    layer: _LayerModules, hidden_BLD: Tensor, bias_B11L: Tensor | None, rates: _DropoutRates
+) -> Tensor:
+    # The hand-written layer is for CPUs and the exact GELU; torch.compile cannot look into it and
+    # fuses the plain operations itself.
+    is_cpu = hidden_BLD.device.type == "cpu"
+    if layer.has_exact_gelu and is_cpu and not torch.compiler.is_compiling():
+        settings = LayerSettings(
+            heads=layer.heads,
+            attention_dropout=rates.attention,
+            attention_output_dropout=rates.attention_output,
+            hidden_dropout=rates.hidden,
+            epsilons=(layer.attention_norm.eps, layer.output_norm.eps),
+        )
+        return transformer_layer(hidden_BLD, bias_B11L, settings, layer.weights())
+
+    # The same computation in plain operations.
+    attended_BLD = _plain_attention(layer, hidden_BLD, bias_B11L, rates.attention)
+    attended_BLD = apply_dropout(attended_BLD, rates.attention_output)
+    hidden_BLD = layer.attention_norm(hidden_BLD + attended_BLD)
+    down_BLD = _linear(layer.down, layer.activation(_linear(layer.up, hidden_BLD)))
+    down_BLD = apply_dropout(down_BLD, rates.hidden)
+    out: Tensor = layer.output_norm(hidden_BLD + down_BLD)
     return out
 
 
-def _layer(
-    layer: _Layer, hidden_BLD: Tensor, bias_B11L: Tensor | None, dropout: _Dropout
+def _plain_attention(
+    layer: _LayerModules, hidden_BLD: Tensor, bias_B11L: Tensor | None, dropout: float
 ) -> Tensor:
-    if layer.exact_gelu and hidden_BLD.device.type == "cpu" and not torch.compiler.is_compiling():
-        epsilons = layer.attention_norm.eps, layer.output_norm.eps
-        shape = LayerSettings(
-            layer.heads, dropout.attention, dropout.attention_output, dropout.hidden, epsilons
-        )
-        return transformer_layer(hidden_BLD, bias_B11L, shape, layer.weights())
+    """Multi-head attention with its output projection, (B, L, D)."""
+    batch, length, _width = hidden_BLD.shape
     query, key, value = (
-        _linear(part, hidden_BLD).view(*hidden_BLD.shape[:2], layer.heads, -1).transpose(1, 2)
-        for part in (layer.query, layer.key, layer.value)
+        _linear(linear, hidden_BLD).view(batch, length, layer.heads, -1).transpose(1, 2)
+        for linear in (layer.query, layer.key, layer.value)
     )
-    attended = attention(query, key, value, bias_B11L, dropout=dropout.attention)
-    attended_BLD = _linear(layer.attention_output, attended.transpose(1, 2).flatten(2))
-    hidden_BLD = _norm(
-        layer.attention_norm, hidden_BLD + dropped(attended_BLD, dropout.attention_output)
-    )
-    fed_BLD = _linear(layer.down, layer.activation(_linear(layer.up, hidden_BLD)))
-    return _norm(layer.output_norm, hidden_BLD + dropped(fed_BLD, dropout.hidden))
+    attended = attention(query, key, value, bias_B11L, dropout=dropout)
+    return _linear(layer.attention_output, attended.transpose(1, 2).flatten(2))
 
 
 def _linear(layer: nn.Linear, values: Tensor) -> Tensor:
+    # Parameters stay in float32 for the optimizer and are cast where they are used.
     return F.linear(values, layer.weight.to(values.dtype), layer.bias.to(values.dtype))
-
-
-def _norm(norm: nn.LayerNorm, values: Tensor) -> Tensor:
-    return F.layer_norm(values, norm.normalized_shape, norm.weight, norm.bias, norm.eps)

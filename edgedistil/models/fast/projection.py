@@ -1,73 +1,131 @@
-"""Projection onto the vocabulary and the losses on it, in chunks, with the gradients computed on the way forward.
+"""Losses on the vocabulary in chunks, with the gradients computed in the forward pass.
 
-Logits of N tokens are N × V numbers: at V = 30,522 more than everything else in a step. Here a chunk of rows is
-projected, reduced to its loss and to its gradient, and dropped; nothing but the gradients with respect to the hidden
-states and to the head survives. So there is no backward pass to speak of: it scales what is ready.
+The logits of N tokens are N × V numbers: at V = 30,522 more than everything else in a step. Here a
+chunk of rows is projected, reduced to its loss and its gradient, and dropped. Only the gradients of
+the hidden states and of the head remain, so the backward pass just scales them
+(docs/decisions.md#the-engine-computes-gradients-in-the-forward-pass).
 
-Three sizes decide the speed on a CPU. The matrix products run over CHUNK_ROWS, because each chunk passes once over the
-head's weight gradient (V × D in float32). The reductions run over BLOCK_ROWS in float32, so that a block stays in the
-processor's cache. And all scratch memory is kept between calls (`_Scratch`): fresh pages cost more than the arithmetic.
+Both losses share one gradient of the logits. With the hidden states h, the temperature T,
+x = (h/T)·Wᵀ + b/T, q = softmax(x) and the teacher's p, the gradient with respect to h is
+
+    T · soft_scale · G · W
+    G = (q − p) + r · (softmax(T·x) − onehot)
+    r = mlm_scale / (soft_scale · T)
+
+so the scales are applied to the small results (N × D and V × D), never to N × V numbers. Without a
+teacher T and r are 1, q − p is left out, and mlm_scale replaces T · soft_scale.
+
+Shape suffixes: N tokens, K of them with a label, V vocabulary, D width, C rows of a chunk, R rows
+of a block.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from edgedistil.models.fast.scratch import Scratch
+
+# Rows that are projected at once. Each chunk passes once over the head's weight gradient (V × D in
+# float32), so chunks are large; 1,024 rows are no faster per token and need more memory
+# (docs/log.md#chunk-size-of-the-projection).
 CHUNK_ROWS = 768
+# Rows that are reduced at once on a CPU: the float32 buffers of 32 rows no longer fit its cache
+# (docs/log.md#blocks-of-the-projection).
 BLOCK_ROWS = 8
+# Rows of the weight gradient that are computed at once, an eighth of BERT's vocabulary: a temporary
+# of all V rows would add 40 MB to the peak (docs/log.md#peak-memory-of-a-step).
 SLICE_TOKENS = 3816
 
-_LEAST_EXACT = 1e-30  # below it a float32 may have lost digits
+# A float32 probability below this may have lost digits, so its logarithm is not used.
+_MIN_EXACT_PROBABILITY = 1e-30
 
-TeacherInputs = tuple[
-    Tensor, Tensor, Tensor
-]  # transformed hidden states (N, D'), weight (V, D'), bias (V)
+
+class TeacherInputs(NamedTuple):
+    """The teacher's part of the soft-target loss.
+
+    Attributes:
+        hidden_ND: Transformed hidden states of the same tokens; the width may differ from the
+            student's.
+        weight_VD: Projection of the teacher's head.
+        bias_V: Its bias.
+    """
+
+    hidden_ND: Tensor
+    weight_VD: Tensor
+    bias_V: Tensor
 
 
 @dataclass(frozen=True)
 class ProjectedLosses:
-    """`total` carries the gradient; the sums are over tokens, unweighted, float32, detached."""
+    """Losses on the vocabulary.
+
+    Attributes:
+        total: Weighted sum; carries the gradient.
+        soft_target_sum: Sum over the tokens, with T², unweighted, float32, detached.
+        mlm_sum: Sum over the labelled tokens, unweighted, float32, detached.
+    """
 
     total: Tensor
     soft_target_sum: Tensor
     mlm_sum: Tensor
 
 
+class _Projection(NamedTuple):
+    """Hidden states and a head whose product is logits / T, in the compute dtype."""
+
+    hidden_ND: Tensor
+    weight_VD: Tensor
+    bias_V: Tensor
+
+
+class _Scales(NamedTuple):
+    """Factors of the two losses, and the temperature."""
+
+    soft_target: float
+    mlm: float
+    temperature: float
+
+
 def project_and_reduce(
     student_ND: Tensor,
     weight_VD: Tensor,
     bias_V: Tensor,
-    teaching: TeacherInputs | None,
+    teacher: TeacherInputs | None,
     labels_K: Tensor | None,
     *,
     soft_scale: float,
     mlm_scale: float,
     temperature: float,
 ) -> ProjectedLosses:
-    """soft_scale · Σ_n T² KL_n + mlm_scale · Σ_k CE_k of N tokens.
+    """Return soft_scale · Σ_n T² KL_n + mlm_scale · Σ_k CE_k of N tokens.
 
-    Computes in autocast's dtype where autocast is on, else in the student's; reduces in float32 at least.
+    Computes in autocast's dtype if autocast is on, otherwise in the student's; reduces in float32
+    at least. `edgedistil.models.losses` has the plain formulas.
 
     Args:
         student_ND: Transformed hidden states of the student.
-        teaching: The teacher's side, or None without a soft-target loss.
-        labels_K: Right tokens of the first K rows; None without an MLM loss. Without `teaching` K is N.
+        weight_VD: Projection of the student's head.
+        bias_V: Its bias.
+        teacher: The teacher's part; None without a soft-target loss.
+        labels_K: Original tokens of the first K rows; None without an MLM loss. Without `teacher` K
+            is N.
+        soft_scale: Factor of the soft-target loss, > 0 with `teacher`.
+        mlm_scale: Factor of the MLM loss.
+        temperature: T > 0, dimensionless.
     """
-    kind = student_ND.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else student_ND.dtype
-    with torch.autocast(kind, enabled=False):
+    device_type = student_ND.device.type
+    dtype = student_ND.dtype
+    if torch.is_autocast_enabled(device_type):
+        dtype = torch.get_autocast_dtype(device_type)
+    scales = _Scales(soft_scale, mlm_scale, temperature)
+    with torch.autocast(device_type, enabled=False):
         total, soft_sum, mlm_sum = _ProjectAndReduce.apply(  # type: ignore[no-untyped-call]
-            student_ND,
-            weight_VD,
-            bias_V,
-            teaching,
-            labels_K,
-            (soft_scale, mlm_scale, temperature),
-            dtype,
+            student_ND, weight_VD, bias_V, teacher, labels_K, scales, dtype
         )
     return ProjectedLosses(total, soft_sum, mlm_sum)
 
@@ -79,22 +137,14 @@ class _ProjectAndReduce(torch.autograd.Function):
         student_ND: Tensor,
         weight_VD: Tensor,
         bias_V: Tensor,
-        teaching: TeacherInputs | None,
+        teacher: TeacherInputs | None,
         labels_K: Tensor | None,
-        scales: tuple[float, float, float],
+        scales: _Scales,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        needs_weight, needs_bias = ctx.needs_input_grad[1:3]
+        needs_weight_and_bias = ctx.needs_input_grad[1:3]
         reduction = _Reduction(
-            student_ND,
-            weight_VD,
-            bias_V,
-            teaching,
-            labels_K,
-            scales,
-            dtype,
-            needs_weight,
-            needs_bias,
+            student_ND, weight_VD, bias_V, teacher, labels_K, scales, dtype, needs_weight_and_bias
         )
         total, soft_sum, mlm_sum = reduction.run()
         ctx.save_for_backward(reduction.grad_ND, reduction.grad_VD, reduction.grad_V)
@@ -103,21 +153,22 @@ class _ProjectAndReduce(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
-        is_one = (
-            grad_total.device.type == "cpu" and float(grad_total) == 1.0
-        )  # elsewhere asking would wait
-        scaled = [
-            ready if ready is None or is_one else ready * grad_total for ready in ctx.saved_tensors
-        ]
-        return *scaled, None, None, None, None
+        gradients: list[Tensor | None] = list(ctx.saved_tensors)
+        # A loop calls backward on the total itself, so the factor is usually 1 and a pass over
+        # V × D numbers is saved. On a GPU reading the factor would wait for the device.
+        is_one = grad_total.device.type == "cpu" and float(grad_total) == 1.0
+        if not is_one:
+            gradients = [grad if grad is None else grad * grad_total for grad in gradients]
+        return *gradients, None, None, None, None
 
 
 class _Reduction:
-    """One pass over the chunks.
+    """One pass over the chunks; computes the losses and leaves the gradients in attributes.
 
-    The temperature is folded into what is projected, x = (h/T)·Wᵀ + b/T, and both losses share one gradient
-    G = (q − p) + r · (softmax(T·x) − onehot) with r = mlm_scale / (soft_scale · T): the scale is applied to the small
-    results, hidden · W and hidden · hidden, and never to N × V numbers.
+    Attributes:
+        grad_ND: Gradient of the student's hidden states.
+        grad_VD: Gradient of its projection; None if not needed.
+        grad_V: Gradient of its bias; None if not needed.
     """
 
     def __init__(
@@ -125,227 +176,265 @@ class _Reduction:
         student_ND: Tensor,
         weight_VD: Tensor,
         bias_V: Tensor,
-        teaching: TeacherInputs | None,
+        teacher: TeacherInputs | None,
         labels_K: Tensor | None,
-        scales: tuple[float, float, float],
+        scales: _Scales,
         dtype: torch.dtype,
-        needs_weight: bool,
-        needs_bias: bool,
+        needs_weight_and_bias: tuple[bool, bool],
     ) -> None:
-        soft_scale, mlm_scale, temperature = scales
-        self.soft_scale, self.mlm_scale = soft_scale, mlm_scale
-        self.temperature = temperature if teaching is not None else 1.0
-        self.mlm_ratio = (
-            mlm_scale / (soft_scale * self.temperature) if teaching is not None else 1.0
-        )
-        self.gradient_scale = soft_scale * self.temperature if teaching is not None else mlm_scale
         self.labels_K = labels_K
         self.device, self.dtype = student_ND.device, dtype
         self.wide = torch.promote_types(dtype, torch.float32)
-        self.scratch = _Scratch.of(self.device)
+        self.scratch = Scratch.of(self.device)
 
-        inverse = 1 / self.temperature
-        self.hidden_ND = (student_ND.detach() * inverse).to(dtype)
-        self.weight_VD = self.scratch.narrowed("student", weight_VD.detach(), dtype)
-        self.bias_V = bias_V.detach().to(self.wide) * inverse
-        if teaching is not None:
-            hidden, weight, bias = (part.detach() for part in teaching)
-            self.teacher_ND = (hidden * inverse).to(dtype)
-            self.teacher_VD = self.scratch.narrowed("teacher", weight, dtype)
-            self.teacher_bias_V = bias.to(self.wide) * inverse
-        self.teaches = teaching is not None
+        # The module's docstring defines these three.
+        self.soft_scale, self.mlm_scale = scales.soft_target, scales.mlm
+        if teacher is None:
+            self.temperature, self.mlm_ratio, self.gradient_scale = 1.0, 1.0, scales.mlm
+        else:
+            self.temperature = scales.temperature
+            self.mlm_ratio = scales.mlm / (scales.soft_target * self.temperature)
+            self.gradient_scale = scales.soft_target * self.temperature
 
-        # The weight's gradient is a sum over h · scale: V × D numbers need no scaling. Float16 has no room for it.
-        self.scaled_early = dtype != torch.float16
-        self.scaled_ND = (
-            (student_ND.detach() * self.gradient_scale).to(dtype)
-            if self.scaled_early
-            else self.hidden_ND
-        )
+        # The temperature divides N × D hidden states and the bias instead of N × V logits.
+        self.student = self._divide_by_temperature("student", student_ND, weight_VD, bias_V)
+        self.teacher = None
+        if teacher is not None:
+            self.teacher = self._divide_by_temperature("teacher", *teacher)
 
+        # The weight gradient is a sum over rows of h, so the scale is applied to h beforehand
+        # instead of to V × D numbers afterwards. In float16 the scaled rows would underflow.
+        self.is_scaled_early = dtype != torch.float16
+        self.scaled_ND = self.student.hidden_ND
+        if self.is_scaled_early:
+            self.scaled_ND = (student_ND.detach() * self.gradient_scale).to(dtype)
+
+        needs_weight, needs_bias = needs_weight_and_bias
         self.grad_ND = torch.empty(student_ND.shape, dtype=student_ND.dtype, device=self.device)
-        self.grad_VD = (
-            torch.empty(weight_VD.shape, dtype=self.wide, device=self.device)
-            if needs_weight
-            else None
-        )
-        self.grad_V = (
-            torch.zeros(bias_V.shape, dtype=self.wide, device=self.device) if needs_bias else None
+        self.grad_VD: Tensor | None = None
+        if needs_weight:
+            self.grad_VD = torch.empty(weight_VD.shape, dtype=self.wide, device=self.device)
+        self.grad_V: Tensor | None = None
+        if needs_bias:
+            self.grad_V = torch.zeros(bias_V.shape, dtype=self.wide, device=self.device)
+
+    def _divide_by_temperature(
+        self, name: str, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor
+    ) -> _Projection:
+        inverse = 1 / self.temperature
+        return _Projection(
+            (hidden_ND.detach() * inverse).to(self.dtype),
+            self.scratch.cast(name, weight_VD.detach(), self.dtype),
+            bias_V.detach().to(self.wide) * inverse,
         )
 
     def run(self) -> tuple[Tensor, Tensor, Tensor]:
-        zero = torch.zeros((), dtype=self.wide, device=self.device)
-        soft_sum, mlm_sum = zero, zero.clone()
-        rows = -(
-            -len(self.hidden_ND) // max(1, -(-len(self.hidden_ND) // CHUNK_ROWS))
-        )  # chunks of one size
-        for start in range(0, len(self.hidden_ND), rows):
-            soft, mlm = self._chunk(start, min(start + rows, len(self.hidden_ND)))
-            soft_sum, mlm_sum = soft_sum + soft, mlm_sum + mlm
-        return soft_sum * self.soft_scale + mlm_sum * self.mlm_scale, soft_sum, mlm_sum
-
-    def _chunk(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        rows, vocabulary = stop - start, len(self.weight_VD)
-        logits_CV = self.scratch.take("student logits", (rows, vocabulary), self.dtype)
-        torch.mm(self.hidden_ND[start:stop], self.weight_VD.T, out=logits_CV)
-        taught_CV = None
-        if self.teaches:
-            taught_CV = self.scratch.take("teacher logits", (rows, vocabulary), self.dtype)
-            torch.mm(self.teacher_ND[start:stop], self.teacher_VD.T, out=taught_CV)
+        """Return the weighted total and the two sums."""
         soft_sum = torch.zeros((), dtype=self.wide, device=self.device)
         mlm_sum = soft_sum.clone()
-        block = BLOCK_ROWS if self.device.type == "cpu" else rows
-        for first in range(0, rows, block):
-            here = slice(first, min(first + block, rows))
-            labels = (
-                None
-                if self.labels_K is None
-                else self.labels_K[start + here.start : start + here.stop]
+        for rows in _equal_chunks(len(self.student.hidden_ND), CHUNK_ROWS):
+            chunk_soft_sum, chunk_mlm_sum = self._reduce_chunk(rows)
+            soft_sum = soft_sum + chunk_soft_sum
+            mlm_sum = mlm_sum + chunk_mlm_sum
+        return soft_sum * self.soft_scale + mlm_sum * self.mlm_scale, soft_sum, mlm_sum
+
+    # --- a chunk ---------------------------------------------------------------------------------
+
+    def _reduce_chunk(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Both losses of a chunk of rows; collects its gradients."""
+        # Project. The bias is added later, in float32: `addmm` takes a third longer than `mm`
+        # (docs/log.md#addmm-with-the-bias).
+        logits_CV = self._project("student logits", self.student, rows)
+        teacher_CV = None
+        if self.teacher is not None:
+            teacher_CV = self._project("teacher logits", self.teacher, rows)
+        labels = None
+        if self.labels_K is not None:
+            # Empty where the chunk is behind the labelled rows.
+            labels = self.labels_K[rows]
+
+        # Reduce block by block, in float32 buffers that stay in the processor's cache.
+        soft_sum = torch.zeros((), dtype=self.wide, device=self.device)
+        mlm_sum = soft_sum.clone()
+        block_rows = BLOCK_ROWS if self.device.type == "cpu" else len(logits_CV)
+        for start in range(0, len(logits_CV), block_rows):
+            block = slice(start, start + block_rows)
+            block_soft_sum, block_mlm_sum = self._reduce_block(
+                logits_CV[block],
+                None if teacher_CV is None else teacher_CV[block],
+                None if labels is None else labels[block],
             )
-            soft, mlm = self._block(
-                logits_CV[here], None if taught_CV is None else taught_CV[here], labels
-            )
-            soft_sum += soft
-            mlm_sum += mlm
-        self._collect(logits_CV, start, stop)  # they hold the gradient now
+            soft_sum += block_soft_sum
+            mlm_sum += block_mlm_sum
+
+        # The student's logits have been overwritten by their gradient.
+        self._collect_gradients(logits_CV, rows)
         return soft_sum, mlm_sum
 
-    def _block(
-        self, logits_RV: Tensor, taught_RV: Tensor | None, labels: Tensor | None
+    def _project(self, name: str, side: _Projection, rows: slice) -> Tensor:
+        hidden_CD = side.hidden_ND[rows]
+        shape = (len(hidden_CD), len(side.weight_VD))
+        logits_CV = self.scratch.take(name, shape, self.dtype)
+        return torch.mm(hidden_CD, side.weight_VD.T, out=logits_CV)
+
+    def _collect_gradients(self, gradient_CV: Tensor, rows: slice) -> None:
+        """Compute the gradients of hidden states and projection from that of a chunk's logits."""
+        shape_CD = (len(gradient_CV), self.student.weight_VD.shape[1])
+        hidden_CD = self.scratch.take("hidden", shape_CD, self.dtype)
+        torch.mm(gradient_CV, self.student.weight_VD, out=hidden_CD)
+        torch.mul(hidden_CD, self.gradient_scale, out=self.grad_ND[rows])
+        if self.grad_VD is None:
+            return
+
+        scale = 1.0
+        if not self.is_scaled_early:
+            # h was divided by T.
+            scale = self.gradient_scale * self.temperature
+        # A slice of the vocabulary is multiplied, widened and added while it is in cache.
+        target_slices = torch.split(self.grad_VD, SLICE_TOKENS)
+        gradient_slices = torch.split(gradient_CV, SLICE_TOKENS, dim=1)
+        for target, gradient in zip(target_slices, gradient_slices, strict=True):
+            product = self.scratch.take("product", target.shape, self.dtype)
+            torch.mm(gradient.T, self.scaled_ND[rows], out=product)
+            # The first chunk writes instead of adding, so the gradient needs no zeros.
+            if rows.start == 0:
+                target.copy_(product)
+                if scale != 1:
+                    target.mul_(scale)
+            else:
+                widened = self.scratch.take("widened", product.shape, self.wide).copy_(product)
+                target.add_(widened, alpha=scale)
+
+    # --- a block ---------------------------------------------------------------------------------
+
+    def _reduce_block(
+        self, logits_RV: Tensor, teacher_RV: Tensor | None, labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Both losses of a block of rows; leaves their gradient where the student's logits were."""
-        shape, scratch = logits_RV.shape, self.scratch
-        x_RV = scratch.take("x", shape, self.wide).copy_(logits_RV).add_(self.bias_V)
-        # On a CPU asking whether all rows have a label, and looking at them, is free.
-        columns = (
-            None
-            if labels is None or len(labels) < len(x_RV) or x_RV.device.type != "cpu"
-            else labels
-        )
-        if taught_RV is None:
+        """Both losses of a block of rows; overwrites the student's logits by their gradient."""
+        shape = logits_RV.shape
+        x_RV = self.scratch.take("x", shape, self.wide).copy_(logits_RV)
+        x_RV.add_(self.student.bias_V)
+        if teacher_RV is None:
             assert labels is not None
-            g_RV = scratch.take("y", shape, self.wide)
-            mlm_sum = self._add_mlm(x_RV, g_RV.zero_(), labels)
+            g_RV = self.scratch.take("y", shape, self.wide).zero_()
+            mlm_sum = self._add_mlm(x_RV, g_RV, labels)
             soft_sum = torch.zeros_like(mlm_sum)
         else:
-            y_RV = scratch.take("y", shape, self.wide).copy_(taught_RV).add_(self.teacher_bias_V)
-            p_RV = scratch.take("p", shape, self.wide)
-            divergence = -_softmax(y_RV, p_RV, columns)
-            expected = torch.dot(y_RV.sub_(x_RV).view(-1), p_RV.view(-1))
-            g_RV = y_RV
-            normalizers = _softmax(x_RV, g_RV, columns)
-            soft_sum = (expected + (divergence + normalizers).sum()) * self.temperature**2
-            mlm_sum = torch.zeros_like(soft_sum)
-            if labels is not None and len(labels) and self.temperature == 2:
-                mlm_sum = self._add_mlm_by_squares(x_RV, g_RV, normalizers, labels)
-                g_RV.sub_(p_RV)
-            else:
-                g_RV.sub_(p_RV)
-                if labels is not None and len(labels):
-                    mlm_sum = self._add_mlm(x_RV, g_RV, labels)
+            soft_sum, mlm_sum, g_RV = self._reduce_with_teacher(x_RV, teacher_RV, labels)
+
+        # Summed here: a sum over the chunk with dtype float32 would copy it
+        # (docs/log.md#bias-gradient-of-a-bfloat16-chunk).
         if self.grad_V is not None:
             self.grad_V.add_(g_RV.sum(0), alpha=self.gradient_scale)
         logits_RV.copy_(g_RV)
         return soft_sum, mlm_sum
 
+    def _reduce_with_teacher(
+        self, x_RV: Tensor, teacher_RV: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Soft-target sum, MLM sum, and G of the module's docstring; overwrites `x_RV`.
+
+        KL_n = Σ_v p (log p − log q) = Σ_v p (y − x) − log Z_y + log Z_x, with the normalizers Z.
+        """
+        assert self.teacher is not None
+        shape = x_RV.shape
+        # A label's column spares the search for the largest logit in `_softmax`. Whether each row
+        # has a label, and what it is, can be read on a CPU at no cost.
+        columns = None
+        if labels is not None and len(labels) == len(x_RV) and x_RV.device.type == "cpu":
+            columns = labels
+
+        # Teacher: p, then y − x in place of y.
+        y_RV = self.scratch.take("y", shape, self.wide).copy_(teacher_RV)
+        y_RV.add_(self.teacher.bias_V)
+        p_RV = self.scratch.take("p", shape, self.wide)
+        teacher_normalizers_R = _softmax(y_RV, p_RV, columns)
+        expected = torch.dot(y_RV.sub_(x_RV).view(-1), p_RV.view(-1))
+
+        # Student: q in place of y − x, which is not needed any more.
+        q_RV = y_RV
+        normalizers_R = _softmax(x_RV, q_RV, columns)
+        normalizer_sum = (-teacher_normalizers_R + normalizers_R).sum()
+        soft_sum = (expected + normalizer_sum) * self.temperature**2
+
+        # G in place of q. Both ways of adding the MLM loss overwrite x.
+        if labels is None or len(labels) == 0:
+            return soft_sum, torch.zeros_like(soft_sum), q_RV.sub_(p_RV)
+        if self.temperature == 2:
+            # Before q − p: it computes from q.
+            mlm_sum = self._add_mlm_by_squares(x_RV, q_RV, normalizers_R, labels)
+            return soft_sum, mlm_sum, q_RV.sub_(p_RV)
+        g_RV = q_RV.sub_(p_RV)
+        return soft_sum, self._add_mlm(x_RV, g_RV, labels), g_RV
+
     def _add_mlm(self, x_RV: Tensor, g_RV: Tensor, labels: Tensor) -> Tensor:
-        """Sum of the cross-entropies of the first rows; adds their gradient to `g_RV`, and spoils `x_RV`."""
+        """Sum of the cross-entropies of the first rows; adds their gradient to `g_RV`.
+
+        Overwrites `x_RV`.
+        """
+        # Logits at temperature 1.
         z_KV = x_RV[: len(labels)].mul_(self.temperature)
-        s_KV = self.scratch.take("s", z_KV.shape, self.wide)
-        right = labels.unsqueeze(1)
-        right_logits = z_KV.gather(1, right).sum()
-        mlm_sum = (
-            _softmax(z_KV, s_KV, labels if z_KV.device.type == "cpu" else None).sum() - right_logits
-        )
-        g_RV[: len(labels)].add_(s_KV, alpha=self.mlm_ratio)
-        self._subtract_right(g_RV, right)
+        probabilities_KV = self.scratch.take("s", z_KV.shape, self.wide)
+        labels_K1 = labels.unsqueeze(1)
+        label_logits_sum = z_KV.gather(1, labels_K1).sum()
+        columns = labels if z_KV.device.type == "cpu" else None
+        mlm_sum = _softmax(z_KV, probabilities_KV, columns).sum() - label_logits_sum
+        g_RV[: len(labels)].add_(probabilities_KV, alpha=self.mlm_ratio)
+        self._subtract_onehot(g_RV, labels_K1)
         return mlm_sum
 
     def _add_mlm_by_squares(
-        self, x_RV: Tensor, q_RV: Tensor, normalizers: Tensor, labels: Tensor
+        self, x_RV: Tensor, q_RV: Tensor, normalizers_R: Tensor, labels: Tensor
     ) -> Tensor:
-        """The same at T = 2 from q = softmax(x): softmax(2x) is q² over its sum, without another exponential."""
+        """`_add_mlm` at T = 2 without another exponential; adds the gradient to q = softmax(x).
+
+        softmax(2x) is q² over its sum (docs/log.md#blocks-of-the-projection), and the cross-entropy
+        is 2 (log Z_x − x_label) + log Σ q².
+        """
         x_KV, q_KV = x_RV[: len(labels)], q_RV[: len(labels)]
-        right = labels.unsqueeze(1)
-        squares = torch.linalg.vecdot(q_KV, q_KV)
-        apart_K = normalizers[: len(labels)] - x_KV.gather(1, right).squeeze(1)
-        mlm_sum: Tensor = (2 * apart_K + squares.log()).sum()
-        torch.mul(q_KV, (self.mlm_ratio / squares).unsqueeze(1), out=x_KV)
+        labels_K1 = labels.unsqueeze(1)
+        square_sums_K = torch.linalg.vecdot(q_KV, q_KV)
+        surprisals_K = normalizers_R[: len(labels)] - x_KV.gather(1, labels_K1).squeeze(1)
+        mlm_sum: Tensor = (2 * surprisals_K + square_sums_K.log()).sum()
+        # r · q² / Σ q² as q · (q · r / Σ q²), in the memory of x.
+        torch.mul(q_KV, (self.mlm_ratio / square_sums_K).unsqueeze(1), out=x_KV)
         q_KV.addcmul_(q_KV, x_KV)
-        self._subtract_right(q_RV, right)
+        self._subtract_onehot(q_RV, labels_K1)
         return mlm_sum
 
-    def _subtract_right(self, g_RV: Tensor, right: Tensor) -> None:
-        g_RV[: len(right)].scatter_add_(1, right, torch.full(right.shape, -self.mlm_ratio).to(g_RV))
-
-    def _collect(self, gradient_CV: Tensor, start: int, stop: int) -> None:
-        """Gradients of hidden states and head from a chunk's gradient of the logits."""
-        hidden_CD = self.scratch.take("hidden", (stop - start, self.weight_VD.shape[1]), self.dtype)
-        torch.mm(gradient_CV, self.weight_VD, out=hidden_CD)
-        torch.mul(hidden_CD, self.gradient_scale, out=self.grad_ND[start:stop])
-        if self.grad_VD is None:
-            return
-        scale = (
-            1.0 if self.scaled_early else self.gradient_scale * self.temperature
-        )  # h/T was multiplied
-        # A slice of the vocabulary is multiplied, widened and added while it is in cache.
-        slices = (
-            torch.split(self.grad_VD, SLICE_TOKENS),
-            torch.split(gradient_CV, SLICE_TOKENS, dim=1),
-        )
-        for into, gradient in zip(*slices, strict=True):
-            product = self.scratch.take("product", into.shape, self.dtype)
-            torch.mm(gradient.T, self.scaled_ND[start:stop], out=product)
-            if start == 0:
-                into.copy_(product)
-                if scale != 1:
-                    into.mul_(scale)
-            else:
-                widened = self.scratch.take("widened", product.shape, self.wide).copy_(product)
-                into.add_(widened, alpha=scale)
+    def _subtract_onehot(self, g_RV: Tensor, labels_K1: Tensor) -> None:
+        """Subtract r at the label of each of the first rows."""
+        minus_ratio_K1 = torch.full(labels_K1.shape, -self.mlm_ratio).to(g_RV)
+        g_RV[: len(labels_K1)].scatter_add_(1, labels_K1, minus_ratio_K1)
 
 
-def _softmax(z_RV: Tensor, into_RV: Tensor, columns: Tensor | None) -> Tensor:
-    """Writes softmax of the rows into `into_RV`; returns their log-normalizers (R).
+def _equal_chunks(rows: int, maximum: int) -> Iterator[slice]:
+    """Slices of about the same size, so that no MatMul runs over a small rest."""
+    if rows == 0:
+        return
+    chunks = -(-rows // maximum)
+    size = -(-rows // chunks)
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
 
-    log Σ exp z = z_c − log softmax(z)_c for any column c: one exponential per element, where log_softmax and exp take
-    two. `columns` names one for each row, which saves the search for the largest; it serves unless its probability is
-    too small to be exact.
+
+def _softmax(z_RV: Tensor, out_RV: Tensor, columns: Tensor | None) -> Tensor:
+    """Write the softmax of each row to `out_RV`; return the log-normalizers, shape (R,).
+
+    log Σ exp z = z_c − log softmax(z)_c for any column c. This needs one exponential per element,
+    where log_softmax and exp need two (docs/log.md#softmax-with-one-exponential).
+
+    Args:
+        z_RV: Logits.
+        out_RV: Receives the softmax.
+        columns: Column c of each row; None: that of the largest logit, whose search is a pass over
+            all elements.
     """
-    torch.ops.aten._softmax.out(z_RV, -1, False, out=into_RV)
+    torch.ops.aten._softmax.out(z_RV, -1, False, out=out_RV)
     if columns is not None:
-        there = columns.unsqueeze(1)
-        chances = into_RV.gather(1, there)
-        if float(chances.min()) > _LEAST_EXACT:
-            return (z_RV.gather(1, there) - chances.log_()).squeeze(1)
-    largest: Tensor = z_RV.amax(-1)
-    return largest - into_RV.amax(-1).log_()
-
-
-class _Scratch:
-    """Memory that is kept between calls, by name; what lies in it means nothing after a call."""
-
-    _by_device: ClassVar[dict[torch.device, _Scratch]] = {}
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._held: dict[tuple[str, torch.dtype], Tensor] = {}
-
-    @classmethod
-    def of(cls, device: torch.device) -> _Scratch:
-        return cls._by_device.setdefault(device, cls(device))
-
-    def take(self, name: str, shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        size = 1
-        for length in shape:
-            size *= length
-        held = self._held.get((name, dtype))
-        if held is None or len(held) < size:
-            held = self._held[name, dtype] = torch.empty(size, dtype=dtype, device=self._device)
-        return held[:size].view(shape)
-
-    def narrowed(self, name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """`values` in `dtype`: themselves where they are that already."""
-        return (
-            values if values.dtype == dtype else self.take(name, values.shape, dtype).copy_(values)
-        )
+        columns_R1 = columns.unsqueeze(1)
+        probabilities_R1 = out_RV.gather(1, columns_R1)
+        if float(probabilities_R1.min()) > _MIN_EXACT_PROBABILITY:
+            return (z_RV.gather(1, columns_R1) - probabilities_R1.log_()).squeeze(1)
+    largest_R: Tensor = z_RV.amax(-1)
+    return largest_R - out_RV.amax(-1).log_()

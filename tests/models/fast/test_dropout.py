@@ -1,4 +1,4 @@
-"""Dropout keeps the mean, drops the share that was asked for, and is a function of PyTorch's random state."""
+"""Dropout keeps the mean, drops the given share, and is a function of PyTorch's random state."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ import torch
 from torch.nn import functional as F
 
 from edgedistil.models.fast.dropout import (
+    apply_dropout,
+    apply_mask,
+    apply_mask_,
     attention,
-    draw_keep_bits,
-    dropped,
-    factor,
-    masked,
-    masked_,
+    draw_keep_mask,
+    dropout_scale,
 )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("probability", [0.1, 0.5])
-def test_what_is_kept_has_the_share_and_the_mean(probability: float, dtype: torch.dtype) -> None:
+def test_what_stays_has_the_share_and_the_mean(probability: float, dtype: torch.dtype) -> None:
     torch.manual_seed(5)
-    kept = dropped(torch.ones(499, 997, dtype=dtype), probability)
-    assert abs((kept == 0).double().mean() - probability) < 0.003
-    assert abs(kept.double().mean() - 1) < 0.005
-    assert kept.unique().tolist() == torch.tensor([0, factor(probability)], dtype=dtype).tolist()
+    dropped = apply_dropout(torch.ones(499, 997, dtype=dtype), probability)
+    assert abs((dropped == 0).double().mean() - probability) < 0.003
+    assert abs(dropped.double().mean() - 1) < 0.005
+    expected = torch.tensor([0, dropout_scale(probability)], dtype=dtype)
+    assert torch.equal(dropped.unique(), expected)
 
 
 def test_probability_zero_is_the_identity_and_draws_nothing() -> None:
     values = torch.randn(3, 5)
     before = torch.get_rng_state()
-    assert dropped(values, 0) is values
-    assert draw_keep_bits(values, 0) is None
-    assert masked(values, None) is values
-    assert factor(0) == 1
+    assert apply_dropout(values, 0) is values
+    assert draw_keep_mask(values, 0) is None
+    assert apply_mask(values, None) is values
+    assert dropout_scale(0) == 1
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -40,30 +41,30 @@ def test_same_seed_same_bits_whatever_the_dtype() -> None:
     bits = []
     for seed, dtype in ((1, torch.float32), (1, torch.bfloat16), (2, torch.float32)):
         torch.manual_seed(seed)
-        drawn = draw_keep_bits(torch.empty(7, 11, dtype=dtype), 0.5)
+        drawn = draw_keep_mask(torch.empty(7, 11, dtype=dtype), 0.5)
         assert drawn is not None
         bits.append(drawn != 0)
     assert torch.equal(bits[0], bits[1])
     assert not torch.equal(bits[0], bits[2])
 
 
-def test_masked_keeps_values_bit_for_bit() -> None:
+def test_a_mask_keeps_values_bit_for_bit() -> None:
     values = torch.randn(7, 11)
-    bits = draw_keep_bits(values, 0.5)
+    bits = draw_keep_mask(values, 0.5)
     assert bits is not None
-    kept = masked(values, bits)
-    assert torch.equal(kept, torch.where(bits != 0, values, 0.0))
-    assert masked_(values, bits) is values
-    assert torch.equal(values, kept)
+    dropped = apply_mask(values, bits)
+    assert torch.equal(dropped, torch.where(bits != 0, values, 0.0))
+    assert apply_mask_(values, bits) is values
+    assert torch.equal(values, dropped)
 
 
-def test_gradient_flows_where_something_was_kept() -> None:
+def test_gradient_flows_where_an_element_stayed() -> None:
     values = torch.ones(13, 17, requires_grad=True)
     torch.manual_seed(3)
-    kept = dropped(values, 0.3)
-    kept.backward(torch.full_like(values, 2.0))
+    dropped = apply_dropout(values, 0.3)
+    dropped.backward(torch.full_like(values, 2.0))
     assert values.grad is not None
-    assert torch.equal(values.grad, 2 * kept.detach())
+    assert torch.equal(values.grad, 2 * dropped.detach())
 
 
 def test_attention_with_gradient_equals_pytorchs() -> None:
@@ -75,7 +76,7 @@ def test_attention_with_gradient_equals_pytorchs() -> None:
 
 
 def test_attention_drops_weights_not_outputs() -> None:
-    """With one key the weight is 1: an output row is either gone or scaled up as a whole."""
+    """With one key the weight is 1: an output row is either gone or scaled up as one."""
     torch.manual_seed(4)
     query, key, value = torch.randn(3, 1, 2, 101, 3)
     out = attention(query, key[..., :1, :], value[..., :1, :], None, dropout=0.25)

@@ -1,4 +1,4 @@
-"""The fast path is the model's own forward pass, told twice: here the two are held against each other."""
+"""The fast path equals the forward pass of transformers, in values and gradients."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _model(kind: str) -> EncoderWithHead:
         )
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(std=0.3)  # every bias and gain counts
+            parameter.normal_(std=0.3)  # so that every bias and gain matters
     return model
 
 
@@ -99,8 +99,8 @@ def test_a_table_of_two_uses_gets_the_gradient_of_both(kind: str, uses: str) -> 
             total = (
                 hidden_BLD.square().sum() if uses == "hidden states" else weight_VD.square().sum()
             )
-        (found,) = torch.autograd.grad(total, [table])
-        return found
+        (table_gradient,) = torch.autograd.grad(total, [table])
+        return table_gradient
 
     apart = gradient(encode(model, ids_BL, None), table)
     hidden_BLD, head = encode_with_head(model, ids_BL, None)
@@ -135,7 +135,7 @@ def test_autocast_decides_the_dtype() -> None:
     assert (narrow.float() - exact)[mask_BL.bool()].abs().mean() < 0.02
 
 
-def test_frozen_learns_nothing_and_holds_no_second_copy() -> None:
+def test_a_frozen_teacher_has_no_gradient_and_no_second_copy() -> None:
     model = _model("bert")
     assert isinstance(model, BertForMaskedLM)
     teacher = freeze_teacher(model, dtype=torch.bfloat16)

@@ -1,14 +1,15 @@
-"""Documents that state a fact are checked: help blocks are the program's, commands parse, links lead somewhere."""
+"""Documents that state a fact are checked: generated pages, commands, links, cited files."""
 
 from __future__ import annotations
 
-import os
+import importlib.util
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -35,22 +36,39 @@ def commands() -> list[tuple[str, str]]:
     return [(page, line) for page, line in lines if line.startswith("edgedistil ")]
 
 
-def test_help_blocks_are_what_the_program_prints() -> None:
-    shown = list(blocks("console"))
-    assert len(shown) >= 5, "README shows the help of the commands"
-    for page, body in shown:
-        first, rest = body.split("\n", 1)
-        assert first.startswith("$ edgedistil"), f"{page.name}: {first}"
-        program = str(Path(sys.executable).with_name("edgedistil"))
-        done = subprocess.run(
-            [program, *shlex.split(first)[2:]],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100"},
-        )
-        printed = "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
-        assert rest.strip() == printed, f"{page.name}: {first} prints something else now"
+def update_docs() -> ModuleType:
+    """The script that generates pages, imported from its file."""
+    spec = importlib.util.spec_from_file_location("update_docs", ROOT / "scripts/update_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["cli.md", "recipe.md"])
+def test_generated_pages_are_up_to_date(page: str) -> None:
+    path = ROOT / "docs" / page
+    generated = update_docs().PAGES[path]()
+    assert path.read_text(encoding="utf-8") == generated, "run python scripts/update_docs.py"
+
+
+def test_the_options_page_has_every_command() -> None:
+    shown = re.findall(r"^\$ (edgedistil.*) --help$", (ROOT / "docs/cli.md").read_text(), re.MULTILINE)
+    assert {"edgedistil", "edgedistil export", "edgedistil devices show"} <= set(shown)
+    assert len(shown) == len(set(shown)) >= 15
+
+
+@pytest.mark.slow
+def test_the_api_example_runs(tmp_path: Path) -> None:
+    """The example of docs/api.md, as it is printed there."""
+    (example,) = (body for page, body in blocks("python") if page.name == "api.md")
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/api-example/report.html").stat().st_size > 1000
+    assert "student feature-extraction fp32 True" in done.stdout
 
 
 def test_there_are_commands_to_check() -> None:
@@ -64,15 +82,18 @@ def test_commands_parse(page: str, line: str) -> None:
 
     from edgedistil.cli import app
 
-    _, name, *arguments = shlex.split(line)
-    group = get_command(app)
-    command = group.commands[name]  # type: ignore[attr-defined]
+    _, *arguments = shlex.split(line)
+    command = get_command(app)
+    # Groups such as `devices` have commands of their own.
+    while hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
     with command.make_context(name, arguments) as context:
         assert context.info_name == name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_linked_files_exist(page: Path) -> None:
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         if "://" in target:
             continue

@@ -1,13 +1,13 @@
 # Two commands do everything on a machine that has Python 3.11+, make and git:
-#   make demo    distil, evaluate, export, prove, profile, report (recipes/tiny.toml)
-#   make test    the tests
+#   make demo            all stages (recipes/tiny.toml)
+#   make test            the tests
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# Two workers with one thread each: threads that share two cores with others spend their time waiting for each other.
+# Two workers with one thread each: on two cores, more threads wait for each other.
 PYTEST ?= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-interop lint bench clean
+.PHONY: help demo test test-interop lint bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,22 +22,22 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: $(VENV)/.ready
 	$(BIN)/edgedistil run recipes/tiny.toml
 
-#   make test-interop    other people's tools load what we export (each in an environment of its own)
 test: $(VENV)/.ready
 	bash scripts/install-test-tools.sh
 	$(PYTEST) -n 2 --dist loadfile --ignore=tests/interop
 
+#   make test-interop    exported folders in optimum, sentence-transformers and transformers.js
 test-interop: $(VENV)/.ready
 	bash scripts/install-test-tools.sh node:nodejs npm:npm
 	$(PYTEST) tests/interop
 
-#   make lint    ruff and mypy
+#   make lint            ruff and mypy
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-#   make bench   the benchmarks that need nothing but this machine; results go to benchmarks/results
+#   make bench           the benchmarks that need only this machine; results in benchmarks/results
 BENCHMARKS := corpus_throughput plan_accuracy export_self
 bench: $(VENV)/.ready
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done

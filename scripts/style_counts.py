@@ -28,7 +28,7 @@ BANNED_WORDS = {
     r"guilty": "responsible",
     r"reckon(?:s|ed|ing)?": "estimate",
     r"held against": "compared with",
-    r"is no (?!longer\b|more\b|less\b)[a-z]+": "is not a ...",
+    r"(?<!there )is no (?!longer\b|more\b|less\b)[a-z]+": "is not a ...",
     r"(?:is|are) none": "there is no ...",
     r"of (?:its|their) own accord": "automatically",
     r"stands?": "is, is located",

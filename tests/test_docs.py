@@ -54,7 +54,9 @@ def test_generated_pages_are_up_to_date(page: str) -> None:
 
 
 def test_the_options_page_has_every_command() -> None:
-    shown = re.findall(r"^\$ (edgedistil.*) --help$", (ROOT / "docs/cli.md").read_text(), re.MULTILINE)
+    shown = re.findall(
+        r"^\$ (edgedistil.*) --help$", (ROOT / "docs/cli.md").read_text(), re.MULTILINE
+    )
     assert {"edgedistil", "edgedistil export", "edgedistil devices show"} <= set(shown)
     assert len(shown) == len(set(shown)) >= 15
 

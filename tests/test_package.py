@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -24,8 +28,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         capture_output=True,
     )
-    (found,) = folder.glob("edgedistil-*.whl")
-    return found
+    (path,) = folder.glob("edgedistil-*.whl")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +100,31 @@ def test_shipped_recipes_load_from_the_wheel(installed: Path, tmp_path: Path) ->
     count, name = done.stdout.split()
     assert name == "tiny"
     assert int(count) == len(list((ROOT / "recipes").rglob("*.toml")))
+
+
+def imported_distributions(folder: Path) -> set[str]:
+    """Distributions that the Python files of a folder import, at any depth."""
+    provided_by = metadata.packages_distributions()
+    names = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                names.add(node.module.partition(".")[0])
+    third_party = names - set(sys.stdlib_module_names) - {"edgedistil"}
+    return {normalized(provided_by[name][0]) for name in third_party if name in provided_by}
+
+
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_imported_package_is_declared_and_every_declared_one_is_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [re.match(r"[\w.-]+", item) for item in project["dependencies"]]
+    declared = {normalized(found[0]) for found in requirements if found}
+    imported = imported_distributions(ROOT / "edgedistil")
+    assert imported - declared == set(), "imported and not declared"
+    # optimum imports requests without declaring it.
+    assert declared - imported - {"requests"} == set(), "declared and not imported"

@@ -43,8 +43,11 @@ def cli_page() -> str:
     from edgedistil.cli import app
 
     parts = [_CLI_HEAD]
-    for command in _command_lines(get_command(app), "edgedistil"):
-        parts.append(f"## {command}\n\n```console\n$ {command} --help\n{_help(command)}\n```\n")
+    commands = _command_lines(get_command(app), "edgedistil")
+    parts += [
+        f"## {command}\n\n```console\n$ {command} --help\n{_help(command)}\n```\n"
+        for command in commands
+    ]
     return "\n".join(parts)
 
 

@@ -1,22 +1,20 @@
-"""numpy and onnxruntime for 64-bit ARM Linux, pinned, fetched by pip on any host: for emulation and for `--bootstrap`.
+"""Pinned numpy and onnxruntime for 64-bit ARM Linux, for emulation and for `--bootstrap`.
 
-A wheel is a zip file: pip only fetches it here (and checks its sha256); nothing of it is installed or run on the host.
+A wheel is a zip file: pip downloads it on any host and checks its sha256; nothing of it is installed
+or run on the host.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistil.core import console
 from edgedistil.core.assets import cache_root
-from edgedistil.core.errors import ChecksumError, InputError, OfflineError
-from edgedistil.core.rundir import replacing, sha256_file, storage_errors
+from edgedistil.core.errors import InputError
+from edgedistil.core.fetch import PinnedPackage, check_sha256, pip_download
 
+# Platform tags that the pinned wheels may carry; the first one needs glibc 2.28 on the board.
 PLATFORMS = (
     "manylinux_2_28_aarch64",
     "manylinux_2_27_aarch64",
@@ -24,9 +22,10 @@ PLATFORMS = (
     "manylinux_2_17_aarch64",
 )
 
-# The newest pair that has wheels for each Python that a board may carry (3.9 is Debian 11's, 3.13 Debian 13's).
-# onnxruntime 1.21.0 dies of SIGILL on ARMv8.0 cores: it is pinned so that the failure can be shown under emulation,
-# and it is never the default. Columns: Python, package, version, bytes, sha256.
+# The newest pair that has wheels for each Python that a board may have (3.9 is Debian 11's, 3.13 is
+# Debian 13's). onnxruntime 1.21.0 is here so that its crash on ARMv8.0 can be reproduced under
+# emulation (docs/log.md#onnxruntime-121-on-armv80); it follows the newer version of its Python, so
+# it is never the default. Columns: Python, package, version, bytes, sha256.
 _PINNED = """
 3.9  numpy       2.0.2  13912596 1e795a8be3ddbac43274f18588329c72939870a16cae810c2b73461c40718ab1
 3.9  onnxruntime 1.19.2 11498178 df2a94179a42d530b936f154615b54748239c2908ee44f0d722cb4df10670f68
@@ -48,7 +47,15 @@ _PINNED = """
 
 @dataclass(frozen=True)
 class Wheel:
-    """One pinned package file for aarch64."""
+    """One pinned package file for aarch64.
+
+    Attributes:
+        python: Python version that it is for: "3.11".
+        package: Name of the package.
+        version: Version of the package.
+        bytes: Size of the file.
+        sha256: Digest of the file.
+    """
 
     python: str
     package: str
@@ -56,127 +63,89 @@ class Wheel:
     bytes: int
     sha256: str
 
+    @property
+    def folder(self) -> Path:
+        """Its folder in the cache."""
+        return cache_root() / "wheels" / self.sha256[:16]
 
-def _table() -> tuple[Wheel, ...]:
-    rows = (line.split() for line in _PINNED.strip().splitlines())
-    return tuple(
-        Wheel(python, package, version, int(size), sha256)
-        for python, package, version, size, sha256 in rows
-    )
+    @property
+    def pin(self) -> PinnedPackage:
+        """What pip downloads."""
+        flags = ["--implementation", "cp", "--python-version", self.python]
+        for platform in PLATFORMS:
+            flags += ["--platform", platform]
+        tag = self.python.replace(".", "")
+        return PinnedPackage(
+            package=self.package,
+            version=self.version,
+            sha256=self.sha256,
+            file=f"the cp{tag} aarch64 wheel of {self.package} {self.version}",
+            pip_flags=tuple(flags),
+        )
+
+    def find_cached(self) -> Path | None:
+        """Returns its file in the cache, unchecked; None if it is not there."""
+        return next(iter(sorted(self.folder.glob("*.whl"))), None)
 
 
-PINNED = _table()
+def _parse_table(table: str) -> tuple[Wheel, ...]:
+    wheels = []
+    for line in table.strip().splitlines():
+        python, package, version, size, sha256 = line.split()
+        wheels.append(Wheel(python, package, version, int(size), sha256))
+    return tuple(wheels)
+
+
+PINNED = _parse_table(_PINNED)
 
 
 def arm64_wheels(python: str, *, onnxruntime: str | None = None) -> tuple[Wheel, Wheel]:
-    """The pinned numpy and onnxruntime for a Python ("3.11"); the newest onnxruntime if no version is named.
+    """Returns the pinned numpy and onnxruntime for a Python version.
 
+    Args:
+        python: Python version: "3.11".
+        onnxruntime: Version of onnxruntime; the newest if missing.
     Raises:
-        InputError: There is no pinned pair for that Python or version.
+        InputError: No such pair is pinned.
     """
-    fitting = [wheel for wheel in PINNED if wheel.python == python]
-    numpy = next((wheel for wheel in fitting if wheel.package == "numpy"), None)
-    runtimes = [wheel for wheel in fitting if wheel.package == "onnxruntime"]
-    runtime = next((wheel for wheel in runtimes if onnxruntime in (None, wheel.version)), None)
-    if numpy is None:
-        known = ", ".join(dict.fromkeys(wheel.python for wheel in PINNED))
+    wheels = [wheel for wheel in PINNED if wheel.python == python]
+    numpys = [wheel for wheel in wheels if wheel.package == "numpy"]
+    runtimes = [wheel for wheel in wheels if wheel.package == "onnxruntime"]
+    if not numpys:
+        pythons = dict.fromkeys(wheel.python for wheel in PINNED)
         raise InputError(
-            f"no aarch64 wheels are pinned for Python {python}; there are for: {known}"
+            f"no aarch64 wheels for Python {python}: expected one of {', '.join(pythons)}"
         )
-    if runtime is None:
-        known = ", ".join(wheel.version for wheel in runtimes)
-        raise InputError(
-            f"onnxruntime {onnxruntime} for Python {python} is not pinned; there are: {known}"
-        )
-    return numpy, runtime
+    for runtime in runtimes:
+        if onnxruntime in (None, runtime.version):
+            return numpys[0], runtime
+    versions = ", ".join(runtime.version for runtime in runtimes)
+    raise InputError(
+        f"no aarch64 wheel of onnxruntime {onnxruntime} for Python {python}: "
+        f"expected one of {versions}"
+    )
 
 
 def fetch_wheels(wheels: tuple[Wheel, ...]) -> list[Path]:
-    """The wheel files, from the cache or fetched into it and checked.
+    """Returns the wheel files from the cache, downloaded first if they are not there.
 
     Raises:
-        OfflineError: One is not cached and pip cannot fetch it.
-        ChecksumError: A cached file is not the pinned one (it is removed).
+        OfflineError: A wheel is not cached and cannot be downloaded.
+        ChecksumError: A file is not the pinned one (a cached one is removed).
     """
-    missing = [wheel for wheel in wheels if _cached(wheel) is None]
+    missing = [wheel for wheel in wheels if wheel.find_cached() is None]
     if missing:
         total = sum(wheel.bytes for wheel in missing)
-        with console.progress("fetching aarch64 wheels", total, unit="bytes") as bar:
+        with console.progress("downloading aarch64 wheels", total, unit="bytes") as bar:
             for wheel in missing:
                 bar.note(f"{wheel.package} {wheel.version}")
-                _download(wheel)
+                pip_download(wheel.pin, wheel.folder)
                 bar.advance(wheel.bytes)
-    return [_checked(wheel) for wheel in wheels]
+    return [_checked_file(wheel) for wheel in wheels]
 
 
-def _folder(wheel: Wheel) -> Path:
-    return cache_root() / "wheels" / wheel.sha256[:16]
-
-
-def _cached(wheel: Wheel) -> Path | None:
-    return next(iter(sorted(_folder(wheel).glob("*.whl"))), None)
-
-
-def _checked(wheel: Wheel) -> Path:
-    path = _cached(wheel)
-    if path is None:
-        raise OfflineError(f"pip brought no file for {wheel.package} {wheel.version}")
-    got = sha256_file(path)
-    if got != wheel.sha256:
-        path.unlink()
-        raise ChecksumError(
-            f"{path} is not the pinned {wheel.package} {wheel.version}: expected sha256 {wheel.sha256}, got {got}",
-            hint="the file was removed; run the command again to fetch it",
-        )
+def _checked_file(wheel: Wheel) -> Path:
+    path = wheel.find_cached() or pip_download(wheel.pin, wheel.folder)
+    # A file may have been put into the cache manually, as the offline message suggests.
+    check_sha256(path, wheel.pin)
     return path
-
-
-def _download(wheel: Wheel) -> None:
-    if importlib.util.find_spec("pip") is None:
-        raise OfflineError(
-            f"pip is not installed in this environment, and {wheel.package} {wheel.version} has to be fetched with it",
-            hint=f"install pip, or {_by_hand(wheel)}",
-        )
-    with storage_errors(_folder(wheel)):
-        _folder(wheel).parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_folder(wheel).parent, prefix=".fetch.") as scratch:
-        requirements = Path(scratch) / "requirements.txt"
-        requirements.write_text(f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
-        platforms = [flag for platform in PLATFORMS for flag in ("--platform", platform)]
-        command = [
-            *(
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--disable-pip-version-check",
-            ),
-            *(
-                "--only-binary=:all:",
-                "--implementation",
-                "cp",
-                "--python-version",
-                wheel.python,
-                *platforms,
-            ),
-            *("--dest", str(Path(scratch) / "files"), "--requirement", str(requirements)),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
-        if done.returncode != 0:
-            said = (done.stderr or done.stdout).strip().splitlines()
-            raise OfflineError(
-                f"cannot fetch {wheel.package} {wheel.version} for aarch64: {said[-1] if said else 'pip failed'}",
-                hint=f"without a network, {_by_hand(wheel)}",
-            )
-        with replacing(_folder(wheel)) as aside:
-            (Path(scratch) / "files").rename(aside)
-
-
-def _by_hand(wheel: Wheel) -> str:
-    tag = wheel.python.replace(".", "")
-    return (
-        f"put the cp{tag} aarch64 wheel of {wheel.package} {wheel.version} (sha256 {wheel.sha256}) "
-        f"into {_folder(wheel)} by hand"
-    )

@@ -1,3 +1,5 @@
+"""Pinned wheels for boards, from a cache that is checked."""
+
 from __future__ import annotations
 
 import subprocess
@@ -6,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from edgedistil.core import fetch
 from edgedistil.core.errors import ChecksumError, InputError, OfflineError
 from edgedistil.core.rundir import sha256_file
-from edgedistil.runtime import wheels
-from edgedistil.runtime.wheels import PINNED, Wheel, arm64_wheels, fetch_wheels
+from edgedistil.runtime.wheels import PINNED, PLATFORMS, Wheel, arm64_wheels, fetch_wheels
 
 
 def test_every_python_has_a_pair_and_every_digest_is_its_own() -> None:
@@ -24,17 +26,25 @@ def test_every_python_has_a_pair_and_every_digest_is_its_own() -> None:
     assert all(len(digest) == 64 for digest in digests)
 
 
-def test_a_version_that_is_not_pinned_is_told() -> None:
+def test_a_version_that_is_not_pinned_is_an_error() -> None:
     assert arm64_wheels("3.11", onnxruntime="1.21.0")[1].version == "1.21.0"
     with pytest.raises(
         InputError,
-        match=r"no aarch64 wheels are pinned for Python 3\.7; there are for: 3\.9, 3\.10",
+        match=r"no aarch64 wheels for Python 3\.7: expected one of 3\.9, 3\.10",
     ):
         arm64_wheels("3.7")
     with pytest.raises(
-        InputError, match=r"onnxruntime 9\.9\.9 for Python 3\.11 is not pinned; there are: 1\.32\.0"
+        InputError,
+        match=r"no aarch64 wheel of onnxruntime 9\.9\.9 for Python 3\.11: expected one of 1\.32\.0",
     ):
         arm64_wheels("3.11", onnxruntime="9.9.9")
+
+
+def test_pip_is_asked_for_the_boards_platform_and_python() -> None:
+    flags = arm64_wheels("3.11")[0].pin.pip_flags
+    assert flags[:4] == ("--implementation", "cp", "--python-version", "3.11")
+    assert flags[4:].count("--platform") == len(PLATFORMS)
+    assert flags[5::2] == PLATFORMS
 
 
 @pytest.fixture
@@ -55,28 +65,28 @@ def wheel_file(folder: Path) -> Path:
     return path
 
 
-def test_a_cached_wheel_is_checked_and_a_false_one_removed(cache: Path, tmp_path: Path) -> None:
+def test_a_cached_wheel_is_checked_and_a_wrong_one_removed(cache: Path, tmp_path: Path) -> None:
     wheel = pinned(wheel_file(tmp_path))
-    there = wheel_file(cache / "wheels" / wheel.sha256[:16])
-    there.write_bytes((tmp_path / there.name).read_bytes())
-    assert fetch_wheels((wheel,)) == [there]
-    there.write_bytes(b"something else")
-    with pytest.raises(ChecksumError, match=r"is not the pinned numpy 0\.0\.1"):
+    cached = wheel_file(cache / "wheels" / wheel.sha256[:16])
+    cached.write_bytes((tmp_path / cached.name).read_bytes())
+    assert fetch_wheels((wheel,)) == [cached]
+    cached.write_bytes(b"something else")
+    with pytest.raises(ChecksumError, match=r"is not the pinned file of PyPI numpy 0\.0\.1"):
         fetch_wheels((wheel,))
-    assert not there.exists()
+    assert not cached.exists()
 
 
-def test_without_a_network_it_says_what_to_put_where(
+def test_without_a_network_the_error_says_what_to_put_where(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = "ERROR: No matching distribution found"
-    failed = subprocess.CompletedProcess([], 1, "", said)
-    monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: failed)
+    reason = "ERROR: No matching distribution found"
+    failed = subprocess.CompletedProcess([], 1, "", reason)
+    monkeypatch.setattr(fetch.subprocess, "run", lambda *_, **__: failed)
     wheel = pinned(wheel_file(tmp_path))
     with pytest.raises(
-        OfflineError, match=rf"cannot fetch numpy 0\.0\.1 for aarch64: {said}"
-    ) as told:
+        OfflineError, match=rf"cannot download PyPI numpy 0\.0\.1: {reason}"
+    ) as error:
         fetch_wheels((wheel,))
-    assert "put the cp311 aarch64 wheel of numpy 0.0.1" in str(told.value)
-    assert wheel.sha256 in str(told.value)
+    assert "put the cp311 aarch64 wheel of numpy 0.0.1" in str(error.value)
+    assert wheel.sha256 in str(error.value)
     assert not (cache / "wheels" / wheel.sha256[:16]).exists()

@@ -1,8 +1,9 @@
-"""What an emulated process sees of its machine: `/proc` and `/sys` as the device would show them, and no more.
+"""Files of /proc and /sys that show a device to an emulated process.
 
-onnxruntime asks `/proc/cpuinfo` and `/sys/devices/system/cpu` which cores it runs on, and aborts or picks other kernels
-when the host answers instead of the device. `qemu-aarch64 -L PREFIX` redirects every path that exists below PREFIX: so
-a device is one tiny folder of such files, with links to the sysroot for everything else.
+onnxruntime reads /proc/cpuinfo and /sys/devices/system/cpu to learn which cores it runs on, and
+aborts or picks other kernels if it sees the host's. `qemu-aarch64 -L PREFIX` redirects every path
+that exists below PREFIX. So a device is one small folder of such files, with links to the sysroot
+for everything else.
 """
 
 from __future__ import annotations
@@ -14,71 +15,84 @@ from edgedistil.core.device import Cluster, DeviceSpec, Isa
 from edgedistil.core.errors import DeviceFileError, InputError
 from edgedistil.runtime.qemu.sysroot import Sysroot
 
-# What the kernel, firmware and services of a board without a desktop keep for themselves: a 1 GB Pi has 0.8 to give.
+# The kernel, firmware and services of a board without a desktop use the rest: a Raspberry Pi with
+# 1 GB has 0.8 GB for one process.
 USABLE_MEMORY_SHARE = 0.8
-_ARM, _LINKED = 0x41, ("bin", "etc", "lib", "sbin", "usr")
+# `CPU implementer` of Arm Ltd. in /proc/cpuinfo.
+_ARM_IMPLEMENTER = 0x41
+_LINKED_FOLDERS = ("bin", "etc", "lib", "sbin", "usr")
+# Cores of qemu that are no device's: `max` has every feature that qemu knows.
+_GENERIC_CPUS = ("max", "host")
 
 
 def emulated_cpu(spec: DeviceSpec) -> str:
-    """The `-cpu` that a device is emulated with.
+    """Returns the `-cpu` of qemu for a device.
 
     Raises:
-        InputError: The device is no 64-bit ARM board.
-        DeviceFileError: Its `qemu_cpu` would not be the device: `max` has every feature that qemu knows.
+        InputError: The device is not a 64-bit ARM board.
+        DeviceFileError: Its `qemu_cpu` is not a real core.
     """
     if spec.identity.machine != "aarch64" or spec.qemu_cpu is None:
         raise InputError(
-            f"{spec.name} cannot be emulated: expected a 64-bit ARM device with qemu_cpu, got {spec.identity.machine}",
-            hint="leave --emulate out for a prediction; on such a machine itself, use --device host",
+            f"{spec.name} cannot be emulated: expected a 64-bit ARM device with qemu_cpu, got "
+            f"{spec.identity.machine}",
+            hint="without --emulate there is a prediction; on such a machine, use --device host",
         )
-    if spec.qemu_cpu in ("max", "host"):
+    if spec.qemu_cpu in _GENERIC_CPUS:
         raise DeviceFileError(
-            f"device {spec.name}: qemu_cpu = '{spec.qemu_cpu}' has instructions that no board has, and qemu 7.2 "
-            f"computes wrong int8 results with them",
-            hint="name the device's own core: cortex-a53, cortex-a72, cortex-a76, neoverse-n1",
+            f"device {spec.name}: qemu_cpu = '{spec.qemu_cpu}' has instructions that no board has, "
+            f"and qemu 7.2 computes wrong int8 results with them",
+            hint="expected the device's own core: cortex-a53, cortex-a72, cortex-a76, neoverse-n1",
         )
     return spec.qemu_cpu
 
 
 def usable_memory_bytes(spec: DeviceSpec) -> int:
-    """What a device has to give to one process, `USABLE_MEMORY_SHARE` of its memory."""
+    """Returns the memory that a device has for one process, in bytes."""
     return int(spec.memory_bytes * USABLE_MEMORY_SHARE)
 
 
 def build_guest_root(folder: Path, sysroot: Sysroot, spec: DeviceSpec) -> Path:
-    """Fills `folder` so that `qemu-aarch64 -L folder` shows the device; returns it.
+    """Fills a folder so that `qemu-aarch64 -L folder` shows the device; returns the folder.
 
     Raises:
         DeviceFileError: A core of the device is not in `core.cpu.ARM_CORES`.
     """
-    for name in _LINKED:
+    for name in _LINKED_FOLDERS:
         if (sysroot.root / name).exists():
             (folder / name).symlink_to(sysroot.root / name)
     _write(folder / "proc/cpuinfo", cpuinfo(spec))
     _write(folder / "proc/meminfo", _meminfo(spec))
     if spec.identity.boards:
+        # The kernel ends strings of the device tree with a zero byte.
         _write(folder / "proc/device-tree/model", f"{spec.identity.boards[0]}\0")
+    # Empty, so that the guest does not see the host's vendor, temperatures and energy counters:
+    # they are not the device's.
     for name in ("sys_vendor", "product_name"):
-        _write(folder / "sys/class/dmi/id" / name, "")  # the host's are not the device's
-    (folder / "sys/class/thermal").mkdir(
-        parents=True
-    )  # empty: the host's temperatures are not the device's
-    (folder / "sys/class/powercap").mkdir(parents=True)
+        _write(folder / "sys/class/dmi/id" / name, "")
+    for name in ("thermal", "powercap"):
+        (folder / "sys/class" / name).mkdir(parents=True)
     _write_cpus(folder / "sys/devices/system/cpu", spec)
     return folder
 
 
+# --- /proc ---------------------------------------------------------------------------------------
+
+
 def cpuinfo(spec: DeviceSpec) -> str:
-    """`/proc/cpuinfo` as an arm64 kernel writes it: no model name, part numbers and features instead."""
+    """Returns /proc/cpuinfo of a device, as an arm64 kernel writes it.
+
+    Such a kernel prints no model name: a core is identified by its part number and features.
+    """
     features = " ".join(cpu_features(spec.isa))
     blocks = []
-    for number, cluster in enumerate(_cores(spec)):
-        core = _arm_core(spec, cluster)
+    for number, cluster in enumerate(_clusters_by_core(spec)):
+        core = _find_core(spec, cluster)
         blocks.append(
             f"processor\t: {number}\n"
             f"BogoMIPS\t: 108.00\n"
             f"Features\t: {features}\n"
-            f"CPU implementer\t: {_ARM:#04x}\n"
+            f"CPU implementer\t: {_ARM_IMPLEMENTER:#04x}\n"
             f"CPU architecture: 8\n"
             f"CPU variant\t: {core.variant:#x}\n"
             f"CPU part\t: {core.part:#05x}\n"
@@ -88,99 +102,108 @@ def cpuinfo(spec: DeviceSpec) -> str:
 
 
 def cpu_features(isa: Isa) -> list[str]:
-    """The kernel's names of what a core can do, as far as the device file tells."""
-    later = not isa.level.startswith("ARMv8.0")
-    told = {
-        "atomics": later,
+    """Returns the kernel's names of the features that a device file describes."""
+    # ARMv8.1 added atomics and the rounding multiplies together.
+    is_later = not isa.level.startswith("ARMv8.0")
+    optional = {
+        "atomics": is_later,
         "fphp": isa.fp16,
         "asimdhp": isa.fp16,
-        "asimdrdm": later,
+        "asimdrdm": is_later,
         "asimddp": isa.dot_product,
         "sve": isa.sve,
         "i8mm": isa.i8mm,
         "bf16": isa.bf16,
     }
-    return [
-        "fp",
-        "asimd",
-        "evtstrm",
-        "crc32",
-        "cpuid",
-        *(name for name, there in told.items() if there),
-    ]
+    # These five are on every 64-bit ARM board in devices/.
+    features = ["fp", "asimd", "evtstrm", "crc32", "cpuid"]
+    features += [name for name, present in optional.items() if present]
+    return features
 
 
-def _cores(spec: DeviceSpec) -> list[Cluster]:
-    """One entry a core; boards with two kinds of cores number the small ones first."""
-    return [cluster for cluster in reversed(spec.clusters) for _ in range(int(cluster.cores.value))]
+def _clusters_by_core(spec: DeviceSpec) -> list[Cluster]:
+    """Returns the cluster of every core, by core number."""
+    clusters: list[Cluster] = []
+    # Device files list the fast cluster first; boards number the cores of the slow one first.
+    for cluster in reversed(spec.clusters):
+        clusters += [cluster] * int(cluster.cores.value)
+    return clusters
 
 
-def _arm_core(spec: DeviceSpec, cluster: Cluster) -> ArmCore:
+def _find_core(spec: DeviceSpec, cluster: Cluster) -> ArmCore:
     core = ARM_CORES.get(cluster.core)
     if core is None:
         raise DeviceFileError(
-            f"device {spec.name}: the part number of a {cluster.core} is not known; "
-            f"known are {', '.join(ARM_CORES)}",
-            hint="add it to ARM_CORES in edgedistil/core/cpu.py from Arm's technical reference manual",
+            f"device {spec.name}: unknown core '{cluster.core}'; expected one of: "
+            f"{', '.join(ARM_CORES)}",
+            hint="add its part number to ARM_CORES in edgedistil/core/cpu.py, from Arm's technical "
+            "reference manual",
         )
     return core
 
 
 def _meminfo(spec: DeviceSpec) -> str:
-    total, usable = spec.memory_bytes // 1024, usable_memory_bytes(spec) // 1024
-    lines = {
-        "MemTotal": total,
-        "MemFree": usable,
-        "MemAvailable": usable,
+    usable_kib = usable_memory_bytes(spec) // 1024
+    values = {
+        "MemTotal": spec.memory_bytes // 1024,
+        "MemFree": usable_kib,
+        "MemAvailable": usable_kib,
+        # No swap: limits and figures are about resident memory.
         "SwapTotal": 0,
         "SwapFree": 0,
     }
-    return "".join(f"{name + ':':<16}{value:>8} kB\n" for name, value in lines.items())
+    return "".join(f"{name + ':':<16}{value:>8} kB\n" for name, value in values.items())
+
+
+# --- /sys ----------------------------------------------------------------------------------------
 
 
 def _write_cpus(folder: Path, spec: DeviceSpec) -> None:
-    cores = _cores(spec)
+    """Writes /sys/devices/system/cpu."""
+    count = len(_clusters_by_core(spec))
     for name in ("possible", "present", "online"):
-        _write(folder / name, _span(0, len(cores) - 1))
+        _write(folder / name, _core_range(0, count - 1))
     first = 0
     for package, cluster in enumerate(reversed(spec.clusters)):
         last = first + int(cluster.cores.value) - 1
+        siblings = _core_range(first, last)
         for number in range(first, last + 1):
-            _write_cpu(folder / f"cpu{number}", spec, cluster, package, number, _span(first, last))
+            _write_frequencies(folder / f"cpu{number}/cpufreq", cluster)
+            _write_topology(folder / f"cpu{number}/topology", number, package, siblings)
+            _write_caches(folder / f"cpu{number}/cache", spec, number, siblings)
         first = last + 1
 
 
-def _write_cpu(
-    folder: Path, spec: DeviceSpec, cluster: Cluster, package: int, number: int, siblings: str
-) -> None:
+def _write_frequencies(folder: Path, cluster: Cluster) -> None:
     khz = f"{cluster.clock_ghz.value * 1e6:.0f}\n"
     for name in ("cpuinfo_max_freq", "scaling_max_freq"):
-        _write(folder / "cpufreq" / name, khz)
-    topology = {
-        "core_id": f"{number}\n",
-        "physical_package_id": f"{package}\n",
-        "core_siblings_list": siblings,
-        "thread_siblings_list": f"{number}\n",
-    }
-    for name, text in topology.items():
-        _write(folder / "topology" / name, text)
+        _write(folder / name, khz)
+
+
+def _write_topology(folder: Path, number: int, package: int, siblings: str) -> None:
+    _write(folder / "core_id", f"{number}\n")
+    _write(folder / "physical_package_id", f"{package}\n")
+    _write(folder / "core_siblings_list", siblings)
+    _write(folder / "thread_siblings_list", f"{number}\n")
+
+
+def _write_caches(folder: Path, spec: DeviceSpec, number: int, siblings: str) -> None:
     caches = spec.caches
-    kinds = [("1", "Data", caches.l1d_kib.value, f"{number}\n")]
-    kinds.append(
-        ("2", "Unified", caches.l2_kib.value, siblings if caches.l2_shared else f"{number}\n")
-    )
-    for index, (level, kind, kib, shared) in enumerate(kinds):
-        place = folder / "cache" / f"index{index}"
-        for name, text in (
-            ("level", f"{level}\n"),
-            ("type", f"{kind}\n"),
-            ("size", f"{kib:.0f}K\n"),
-        ):
-            _write(place / name, text)
-        _write(place / "shared_cpu_list", shared)
+    own = f"{number}\n"
+    l2_cores = siblings if caches.l2_shared else own
+    _write_cache(folder / "index0", "1", "Data", caches.l1d_kib.value, own)
+    _write_cache(folder / "index1", "2", "Unified", caches.l2_kib.value, l2_cores)
 
 
-def _span(first: int, last: int) -> str:
+def _write_cache(folder: Path, level: str, kind: str, kib: float, cores: str) -> None:
+    _write(folder / "level", f"{level}\n")
+    _write(folder / "type", f"{kind}\n")
+    _write(folder / "size", f"{kib:.0f}K\n")
+    _write(folder / "shared_cpu_list", cores)
+
+
+def _core_range(first: int, last: int) -> str:
+    """Returns a range of cores as the kernel prints it: `0-3`."""
     return f"{first}-{last}\n" if last > first else f"{first}\n"
 
 

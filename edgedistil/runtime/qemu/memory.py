@@ -1,4 +1,9 @@
-"""Resident memory of an emulated process, seen from outside: the guest's part, its peak, and a limit that kills."""
+"""Resident memory of an emulated process, sampled from outside, and a limit that kills it.
+
+Only the guest's address range counts (docs/decisions.md#memory-of-the-guests-address-range-only);
+the sum over it agrees with a real process within 4%
+(docs/log.md#guest-memory-against-host-memory).
+"""
 
 from __future__ import annotations
 
@@ -9,110 +14,127 @@ from pathlib import Path
 
 from edgedistil.runtime.protocol import PhaseMemory, Reply
 
-# qemu maps a 64-bit guest below 2^39 and itself far above; the emulator's own 100 MiB and more are not the guest's.
+# qemu maps a 64-bit guest below 2^39 and itself far above.
 GUEST_RANGE = (0, 1 << 39)
-_EVERY_S, _REST = (
-    0.05,
-    10,
-)  # a sample walks hundreds of mappings: at most a tenth of the time goes there
-# What is gathered for the parity gate is not what a deployment holds.
+# A sample reads hundreds of mappings: the pause after it is ten times as long, so that sampling
+# takes at most a tenth of a core.
+_INTERVAL_S = 0.05
+_PAUSE_FACTOR = 10
+# Phases in which the process holds more than a deployed model would: what they collect is for the
+# parity check and the report.
 _NOT_DEPLOYED = ("outputs", "ops", "energy")
+# Field of `PhaseMemory` → beginning of the names of its phases.
+_PHASES = {"import": "import", "load": "load", "first_call": "first", "run": "steady"}
 
 
 class MemoryWatch:
-    """Samples a process until it ends, and kills it when the guest holds more than `limit`.
+    """Samples a process until it ends, and kills it if the guest holds more than the limit.
 
-    The runner's own sums (taken inside, exactly at the end of a phase) are the better ones where the emulator lets the
-    guest read /proc/self/smaps; newer ones answer zeros, and then the last sample of each phase stands in.
+    The runner also sums its own memory, exactly at the end of each phase. Those figures are used
+    where the emulator shows the guest the real /proc/self/smaps; newer ones return zeros there, and
+    then the last sample of each phase takes their place.
+
+    Attributes:
+        samples: Last sample of each phase, in bytes.
+        peak: Largest sample, in bytes.
+        killed: Whether the limit was exceeded.
+        source: Where the figures per phase come from, for records.
     """
 
     def __init__(self, pid: int, reply: Path, *, limit: int, emulator: str) -> None:
         self._smaps = Path(f"/proc/{pid}/smaps")
-        self._reply, self._limit, self._emulator = reply, limit, emulator
-        self._phase, self._phase_at = "start", 0
-        self.last: dict[str, int] = {}
+        self._reply = reply
+        self._limit = limit
+        self._emulator = emulator
+        self._phase, self._phase_mtime_ns = "start", 0
+        self.samples: dict[str, int] = {}
         self.peak = 0
         self.killed = False
-        self.how = "summed inside it"
+        self.source = "summed inside it"
 
     def watch(self, process: subprocess.Popen[bytes], timeout_seconds: float) -> int:
-        """The exit status, negative for a signal.
+        """Samples until the process ends; returns its exit status, negative for a signal.
 
         Raises:
             subprocess.TimeoutExpired: It did not end in time.
         """
         deadline = time.monotonic() + timeout_seconds
         while (status := process.poll()) is None:
-            begun = time.monotonic()
+            started = time.monotonic()
             self._sample(process)
             if time.monotonic() > deadline:
                 raise subprocess.TimeoutExpired(process.args, timeout_seconds)
-            time.sleep(max(_EVERY_S, _REST * (time.monotonic() - begun)))
+            time.sleep(max(_INTERVAL_S, _PAUSE_FACTOR * (time.monotonic() - started)))
         return status
 
     def fill_in(self, reply: Reply) -> Reply:
-        """The reply with the sampled peak, and with sampled phases where the guest could not sum its own memory."""
+        """Returns the reply with the sampled peak, and with sampled phases where they are zero."""
+        # With several models in one process, no figure belongs to one of them.
         if len(reply.models) != 1:
-            return reply  # several models in one process: no figure belongs to one of them
-        (label, answer), *_ = reply.models.items()
-        memory = answer.memory if answer.memory.load else self._sampled()
+            return reply
+        ((label, result),) = reply.models.items()
+        memory = result.memory
+        if not memory.load:
+            self.source = f"sampled from outside about every {_INTERVAL_S * 1e3:.0f} ms"
+            memory = self._sampled_phases()
         peak = max(self.peak, memory.peak or 0) or None
-        told = answer.model_copy(update={"memory": memory.model_copy(update={"peak": peak})})
-        return reply.model_copy(update={"models": {label: told}})
+        memory = memory.model_copy(update={"peak": peak})
+        return reply.model_copy(
+            update={"models": {label: result.model_copy(update={"memory": memory})}}
+        )
 
-    def _sampled(self) -> PhaseMemory:
-        self.how = f"sampled from outside about every {_EVERY_S * 1e3:.0f} ms"
-
-        def last(phase: str) -> int | None:
-            return next(
-                (value for name, value in reversed(self.last.items()) if name.startswith(phase)),
-                None,
-            )
-
-        found = {
-            "import": last("import"),
-            "load": last("load"),
-            "first_call": last("first"),
-            "run": last("steady"),
-        }
-        return PhaseMemory.model_validate(found)
+    def _sampled_phases(self) -> PhaseMemory:
+        values = {}
+        for field, beginning in _PHASES.items():
+            # The last one of the phases that belong to the field (`steady … 16`, `steady … 128`).
+            for phase, sample in self.samples.items():
+                if phase.startswith(beginning):
+                    values[field] = sample
+        return PhaseMemory.model_validate(values)
 
     def _sample(self, process: subprocess.Popen[bytes]) -> None:
-        held = self._guest_bytes()
-        if held is None:
+        resident = self._guest_bytes()
+        if resident is None:
             return
         phase = self._current_phase()
-        self.last[phase] = held
+        self.samples[phase] = resident
         if phase.startswith(_NOT_DEPLOYED):
             return
-        self.peak = max(self.peak, held)
-        if held > self._limit:
+        self.peak = max(self.peak, resident)
+        if resident > self._limit:
             self.killed = True
             process.kill()
 
     def _current_phase(self) -> str:
+        """Returns the phase that the runner wrote into its reply last."""
         try:
-            at = self._reply.stat().st_mtime_ns
-            if at != self._phase_at:
-                self._phase, self._phase_at = json.loads(self._reply.read_bytes())["phase"], at
+            mtime_ns = self._reply.stat().st_mtime_ns
+            # The reply grows to megabytes: it is parsed only after it changed.
+            if mtime_ns != self._phase_mtime_ns:
+                self._phase = json.loads(self._reply.read_bytes())["phase"]
+                self._phase_mtime_ns = mtime_ns
         except (OSError, ValueError, KeyError):
             pass  # not written yet
         return self._phase
 
     def _guest_bytes(self) -> int | None:
+        """Sums `Rss` over the guest's mappings; None if the process has ended."""
         total, inside = 0, False
         try:
             with self._smaps.open(encoding="utf-8", errors="replace") as lines:
                 for line in lines:
+                    # Lines with figures begin with a capital letter, mappings with an address.
                     if line.startswith("Rss:"):
                         total += int(line.split()[1]) * 1024 if inside else 0
                     elif not line[0].isupper():
                         inside = self._is_guest(line)
         except (OSError, ValueError):
-            return None  # it has just ended
+            return None
         return total
 
     def _is_guest(self, mapping: str) -> bool:
         begin, _, end = mapping.split(None, 1)[0].partition("-")
         low, high = GUEST_RANGE
-        return low <= int(begin, 16) and int(end, 16) <= high and self._emulator not in mapping
+        # The emulator's own program may be mapped in the guest's range.
+        is_emulator = self._emulator in mapping
+        return low <= int(begin, 16) and int(end, 16) <= high and not is_emulator

@@ -1,19 +1,18 @@
-"""A root file system of 64-bit ARM Linux with Python, numpy and onnxruntime, built once, for qemu-user to run.
+"""Root file system of 64-bit ARM Linux with Python, numpy and onnxruntime, for qemu-user.
 
-No foreign dpkg and no debootstrap: apt, with a private state of architecture arm64, resolves and fetches the packages
-from the sources that this machine is set up with (and checks their signatures); `dpkg-deb -x` unpacks them into a
-folder. The host's packages, its apt state and its architectures are not touched. Snapshots of a distribution vanish,
-so what is pinned is the list of packages, and the version and sha256 of every file that came is on record beside it.
-Wheels are pinned by sha256 (`wheels.py`).
+It is built once, without debootstrap and without a foreign dpkg: apt, with a private state of
+architecture arm64, resolves and downloads the packages from the sources of this machine (and checks
+their signatures), and `dpkg-deb --extract` unpacks them into a folder. The host's packages, its apt
+state and its architectures do not change (docs/decisions.md#a-sysroot-from-apt-with-a-private-state).
+Wheels are pinned by sha256 (`runtime/wheels.py`).
 
-    <cache>/sysroot/<distribution>-<key>/root         the file system
-    <cache>/sysroot/<distribution>-<key>/sysroot.json what it is made of
-    <cache>/sysroot/site-py3.11-onnxruntime-…-<key>/  unpacked wheels
+    <cache>/sysroot/<distribution>-<key>/root          the file system
+    <cache>/sysroot/<distribution>-<key>/sysroot.json  version and sha256 of every package in it
+    <cache>/sysroot/site-py3.11-onnxruntime-…-<key>/   unpacked wheels
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
@@ -23,8 +22,6 @@ import struct
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -32,10 +29,13 @@ from urllib.parse import unquote
 from edgedistil.core import console
 from edgedistil.core.assets import cache_root
 from edgedistil.core.errors import InputError, OfflineError, StorageError
-from edgedistil.core.rundir import read_json, replacing, sha256_file, storage_errors, write_json
+from edgedistil.core.fetch import cache_lock
+from edgedistil.core.rundir import read_json, replacing, sha256_file, write_json
 from edgedistil.runtime.wheels import arm64_wheels, fetch_wheels
 
 FORMAT = 1
+# Names only: snapshots of a distribution vanish, so a pinned version could not be built next month.
+# The versions that apt brought are in sysroot.json.
 PACKAGES = (
     "python3-minimal",
     "libpython3-stdlib",
@@ -45,17 +45,25 @@ PACKAGES = (
     "libgomp1",
     "zlib1g",
 )
-OWN_ROOT = "EDGEDISTIL_ARM64_ROOT"
+ROOT_VARIABLE = "EDGEDISTIL_ARM64_ROOT"
+# ELF machine number of 64-bit ARM.
 _EM_AARCH64 = 183
-_BY_HAND = (
-    f"any arm64 root with Python serves: `docker create --platform linux/arm64 python:3.11-slim`, `docker export` it "
-    f"into a folder, and set {OWN_ROOT} to that folder"
+_MANUAL_ROOT = (
+    f"any arm64 root with Python works: `docker create --platform linux/arm64 python:3.11-slim`, "
+    f"`docker export` it into a folder, and set {ROOT_VARIABLE} to that folder"
 )
 
 
 @dataclass(frozen=True)
 class Sysroot:
-    """An arm64 root file system, and the Python in it."""
+    """An arm64 root file system with Python.
+
+    Attributes:
+        root: Folder of the file system.
+        interpreter: Path of its Python.
+        python: Version of its Python: "3.11".
+        description: Where it comes from, for records.
+    """
 
     root: Path
     interpreter: Path
@@ -64,13 +72,13 @@ class Sysroot:
 
     @property
     def home(self) -> Path:
-        """What PYTHONHOME has to be for that interpreter."""
+        """PYTHONHOME of the interpreter."""
         return self.interpreter.parent.parent
 
 
 @dataclass(frozen=True)
 class Site:
-    """A folder with numpy and onnxruntime for a sysroot's Python."""
+    """A folder with numpy and onnxruntime for a sysroot's Python, and their versions."""
 
     path: Path
     numpy: str
@@ -78,78 +86,88 @@ class Site:
 
 
 def ensure_sysroot() -> Sysroot:
-    """The sysroot in the cache, built first if it is not there; or the folder that `EDGEDISTIL_ARM64_ROOT` names.
+    """Returns the sysroot, built first if it is not in the cache.
+
+    The environment variable EDGEDISTIL_ARM64_ROOT selects another root.
 
     Raises:
-        OfflineError: It is not built yet, and this machine has no apt, or apt cannot fetch the packages.
-        InputError: `EDGEDISTIL_ARM64_ROOT` names no arm64 root with Python.
+        OfflineError: It is not built yet, and this machine has no apt, or apt cannot download the
+            packages.
+        InputError: EDGEDISTIL_ARM64_ROOT is not an arm64 root with Python.
     """
-    own = os.environ.get(OWN_ROOT)
-    if own:
-        return _examine(Path(own).resolve(), f"{OWN_ROOT}={own}")
+    configured = os.environ.get(ROOT_VARIABLE)
+    if configured:
+        return _find_python(Path(configured).resolve(), f"{ROOT_VARIABLE}={configured}")
     folder = _sysroots() / f"{_distribution()}-{_key()}"
     if not (folder / "sysroot.json").is_file():
-        with _only_builder(folder):
-            if not (
-                folder / "sysroot.json"
-            ).is_file():  # another process may have built it while this one waited
+        with cache_lock(folder):
+            # Another process may have built it while this one waited.
+            if not (folder / "sysroot.json").is_file():
                 _build(folder)
     record = read_json(folder / "sysroot.json")
-    return _examine(
-        folder / "root", f"{record['distribution']}, {len(record['packages'])} arm64 packages"
-    )
+    packages = len(record["packages"])
+    return _find_python(folder / "root", f"{record['distribution']}, {packages} arm64 packages")
 
 
 def ensure_site(python: str, *, onnxruntime: str | None = None) -> Site:
-    """numpy and onnxruntime for the sysroot's Python, unpacked in the cache; the newest pinned pair if none is named.
+    """Returns numpy and onnxruntime for a sysroot's Python, unpacked in the cache.
 
+    Args:
+        python: Version of the sysroot's Python: "3.11".
+        onnxruntime: Version of onnxruntime; the newest pinned one if missing.
     Raises:
-        OfflineError: They are not cached and cannot be fetched.
+        OfflineError: They are not cached and cannot be downloaded.
         InputError: That version is not pinned for that Python.
     """
     wheels = arm64_wheels(python, onnxruntime=onnxruntime)
     numpy, runtime = wheels
-    key = hashlib.sha256("".join(wheel.sha256 for wheel in wheels).encode()).hexdigest()[:8]
+    digests = "".join(wheel.sha256 for wheel in wheels)
+    key = hashlib.sha256(digests.encode()).hexdigest()[:8]
     folder = _sysroots() / f"site-py{python}-onnxruntime-{runtime.version}-{key}"
     if not folder.is_dir():
         files = fetch_wheels(wheels)
-        with _only_builder(folder):
+        with cache_lock(folder):
             if not folder.is_dir():
-                with replacing(folder) as aside:
-                    for file in files:
-                        with zipfile.ZipFile(file) as wheel:
-                            wheel.extractall(aside)
+                _unpack_wheels(files, folder)
     return Site(folder, numpy.version, runtime.version)
 
 
-# --- what a root is ------------------------------------------------------------------------------------
+def _unpack_wheels(files: list[Path], folder: Path) -> None:
+    with replacing(folder) as unfinished:
+        for file in files:
+            with zipfile.ZipFile(file) as wheel:
+                wheel.extractall(unfinished)
 
 
-def _examine(root: Path, description: str) -> Sysroot:
-    candidates = [
-        path
-        for folder in ("usr/local/bin", "usr/bin")
-        for path in sorted((root / folder).glob("python3.*"))
-    ]
+# --- examining a root ----------------------------------------------------------------------------
+
+
+def _find_python(root: Path, description: str) -> Sysroot:
+    """Returns the sysroot of a folder; raises InputError if it has no arm64 Python."""
+    # Images of python.org's Python have it in /usr/local, where it comes first on the PATH.
+    candidates: list[Path] = []
+    for folder in ("usr/local/bin", "usr/bin"):
+        candidates += sorted((root / folder).glob("python3.*"))
     for path in candidates:
         version = re.fullmatch(r"python(3\.\d+)", path.name)
         if version and path.is_file() and _is_aarch64(path):
             return Sysroot(root, path, version[1], description)
-    found = ", ".join(str(path.relative_to(root)) for path in candidates) or "none at all"
+    names = ", ".join(str(path.relative_to(root)) for path in candidates) or "nothing"
     raise InputError(
-        f"{root} holds no 64-bit ARM Python: expected usr/bin/python3.N or usr/local/bin/python3.N, found {found}",
-        hint=_BY_HAND,
+        f"{root} contains no 64-bit ARM Python: expected usr/bin/python3.N or "
+        f"usr/local/bin/python3.N, found {names}",
+        hint=_MANUAL_ROOT,
     )
 
 
 def _is_aarch64(path: Path) -> bool:
+    """Whether a file is a 64-bit ARM program, by its ELF header."""
     with path.open("rb") as file:
-        head = file.read(20)
-    return (
-        len(head) == 20
-        and head[:4] == b"\x7fELF"
-        and struct.unpack("<H", head[18:20])[0] == _EM_AARCH64
-    )
+        header = file.read(20)
+    if len(header) < 20 or header[:4] != b"\x7fELF":
+        return False
+    (machine,) = struct.unpack("<H", header[18:20])
+    return bool(machine == _EM_AARCH64)
 
 
 def _sysroots() -> Path:
@@ -157,78 +175,81 @@ def _sysroots() -> Path:
 
 
 def _distribution() -> str:
+    """Returns "debian-12"; the packages come from the sources of this distribution."""
     try:
         release = platform.freedesktop_os_release()
     except OSError:
         return "linux"
-    return "-".join(
-        re.sub(r"[^a-z0-9.]+", "", release.get(key, "").lower()) or "x"
-        for key in ("ID", "VERSION_ID")
-    )
+    parts = []
+    for key in ("ID", "VERSION_ID"):
+        part = re.sub(r"[^a-z0-9.]+", "", release.get(key, "").lower())
+        parts.append(part or "x")
+    return "-".join(parts)
 
 
 def _key() -> str:
     return hashlib.sha256(repr((FORMAT, PACKAGES)).encode()).hexdigest()[:8]
 
 
-@contextmanager
-def _only_builder(folder: Path) -> Iterator[None]:
-    """Lets one process at a time build `folder`; the lock goes with the process that held it."""
-    with storage_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = (folder.parent / f".{folder.name}.lock").open("w")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-# --- building one ----------------------------------------------------------------------------------------
+# --- building ------------------------------------------------------------------------------------
 
 
 def _build(folder: Path) -> None:
     missing = [program for program in ("apt-get", "dpkg-deb") if shutil.which(program) is None]
     if missing:
         raise OfflineError(
-            f"the arm64 sysroot for emulation is built with apt, and this machine has no {' and no '.join(missing)}",
-            hint=_BY_HAND,
+            f"the arm64 sysroot for emulation is built with apt, and this machine has no "
+            f"{' and no '.join(missing)}",
+            hint=_MANUAL_ROOT,
         )
+    # docs/log.md#building-the-sysroot
     console.say(
-        "building the arm64 sysroot for emulation (once; about 16 MB of packages and 40 MB of wheels)"
+        "building the arm64 sysroot for emulation (once; about 16 MB of packages and 40 MB of "
+        "wheels)"
     )
-    with tempfile.TemporaryDirectory(prefix="edgedistil-apt-") as state, replacing(folder) as aside:
-        files = _fetch_packages(Path(state))
-        (aside / "root").mkdir(parents=True)
-        for file in files:
-            _unpack(file, aside / "root")
-        _merge_usr(aside / "root")
-        _examine(aside / "root", "")
-        write_json(
-            aside / "sysroot.json",
-            {"format": FORMAT, "distribution": _distribution(), "packages": _facts(files)},
-        )
+    with (
+        tempfile.TemporaryDirectory(prefix="edgedistil-apt-") as state,
+        replacing(folder) as unfinished,
+    ):
+        root = unfinished / "root"
+        root.mkdir(parents=True)
+        packages = _fetch_packages(Path(state))
+        for package in packages:
+            _unpack(package, root)
+        _complete(root)
+        # A root without a working Python must not get into the cache.
+        _find_python(root, "")
+        record = {
+            "format": FORMAT,
+            "distribution": _distribution(),
+            "packages": [_describe_package(package) for package in packages],
+        }
+        write_json(unfinished / "sysroot.json", record)
 
 
 def _fetch_packages(state: Path) -> list[Path]:
+    """Downloads the packages and what they depend on into apt's private state."""
     for part in ("lists/partial", "cache/archives/partial", "log"):
         (state / part).mkdir(parents=True)
+    # An empty status file: apt believes that nothing is installed and downloads everything.
     (state / "status").touch()
     configuration = state / "apt.conf"
     configuration.write_text(_apt_configuration(state))
-    with console.progress("fetching arm64 packages", 200, unit="%") as bar:
+    install = ["install", "--yes", "--download-only", "--no-install-recommends", *PACKAGES]
+    # 100% each for the package lists and for the packages.
+    with console.progress("downloading arm64 packages", 200, unit="%") as bar:
         _apt(configuration, ["update"], bar)
-        _apt(
-            configuration,
-            ["install", "--yes", "--download-only", "--no-install-recommends", *PACKAGES],
-            bar,
-        )
-    files = sorted((state / "cache" / "archives").glob("*.deb"))
-    if not files:
-        raise OfflineError("apt brought no arm64 packages", hint=_BY_HAND)
-    return files
+        _apt(configuration, install, bar)
+    packages = sorted((state / "cache" / "archives").glob("*.deb"))
+    if not packages:
+        raise OfflineError("apt downloaded no arm64 packages", hint=_MANUAL_ROOT)
+    return packages
 
 
 def _apt_configuration(state: Path) -> str:
-    """What apt reads and writes about installed packages is private; sources, keys and proxies are the host's."""
+    """Returns an apt.conf with private state; sources, keys and proxies remain the host's."""
+    # Sandbox: apt's own user could not write into our folder. Post-Invoke: a hook of the host, which
+    # would change the host's caches. Languages: no translations of descriptions.
     return f"""
 Dir::State "{state}";
 Dir::State::lists "{state}/lists";
@@ -245,50 +266,59 @@ Acquire::Retries "2";
 
 
 def _apt(configuration: Path, arguments: list[str], bar: console.Bar) -> None:
+    """Runs apt-get and moves the bar by up to 100%."""
     reading, writing = os.pipe()
     command = ["apt-get", "--quiet", "--option", f"APT::Status-Fd={writing}", *arguments]
     environment = {
         **os.environ,
         "APT_CONFIG": str(configuration),
+        # English messages: the lines with `E:` are shown to the user and looked for below.
         "LC_ALL": "C",
         "DEBIAN_FRONTEND": "noninteractive",
     }
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(  # noqa: S603 - our own arguments
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             pass_fds=(writing,),
         )
+        # Our copy of the writing end must be closed, or the reading end never ends.
         os.close(writing)
         try:
             _follow(reading, bar)
-            code = process.wait()
+            status = process.wait()
         except BaseException:
             process.kill()
             process.wait()
             raise
-        said.seek(0)
-        lines = said.read().splitlines()
-    if code != 0:
-        errors = [line for line in lines if line.startswith("E:")] or lines[-1:] or ["nothing"]
+        output.seek(0)
+        lines = output.read().splitlines()
+    if status != 0:
+        errors = [line for line in lines if line.startswith("E:")]
+        reason = (errors or lines[-1:] or ["no message"])[0]
         raise OfflineError(
-            f"cannot fetch the arm64 packages of the sysroot: apt-get {arguments[0]} says: {errors[0]}",
-            hint=f"apt needs a network and sources that carry arm64; else {_BY_HAND}",
+            f"cannot download the arm64 packages of the sysroot: apt-get {arguments[0]} failed: "
+            f"{reason}",
+            hint=f"apt needs a network and sources with arm64 packages; otherwise {_MANUAL_ROOT}",
         )
 
 
 def _follow(descriptor: int, bar: console.Bar) -> None:
-    """Moves the bar as apt tells its progress: lines of `dlstatus:ITEM:PERCENT:WORDS`."""
+    """Moves the bar by apt's progress: lines of `dlstatus:ITEM:PERCENT:TEXT`."""
     done = 0.0
     with os.fdopen(descriptor, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            told = re.match(r"dlstatus:\d+:([\d.]+):", line)
-            if told and float(told[1]) > done:
-                bar.advance(float(told[1]) - done)
-                done = float(told[1])
+            status = re.match(r"dlstatus:\d+:([\d.]+):", line)
+            if status is None:
+                continue
+            percent = float(status[1])
+            # apt's percentage may also fall; the bar only moves forward.
+            if percent > done:
+                bar.advance(percent - done)
+                done = percent
 
 
 def _unpack(package: Path, root: Path) -> None:
@@ -298,22 +328,18 @@ def _unpack(package: Path, root: Path) -> None:
         raise StorageError(f"cannot unpack {package.name} into {root}: {done.stderr.strip()}")
 
 
-def _merge_usr(root: Path) -> None:
-    """What the package base-files would do: /lib is /usr/lib where the distribution puts everything there.
-
-    An empty ld.so.cache keeps the guest's loader from reading the host's.
-    """
+def _complete(root: Path) -> None:
+    """Adds to a root what the package base-files would: /lib as a link to /usr/lib."""
     for name in ("bin", "sbin", "lib"):
         if not (root / name).exists() and (root / "usr" / name).exists():
             (root / name).symlink_to(f"usr/{name}")
+    # qemu takes paths that are missing here from the host: an empty file keeps the guest's loader
+    # from reading the host's cache of libraries.
     (root / "etc").mkdir(exist_ok=True)
     (root / "etc" / "ld.so.cache").touch()
 
 
-def _facts(files: list[Path]) -> list[dict[str, str]]:
-    """Name, version and sha256 of every package; apt writes them into the file names, quoted."""
-    facts = []
-    for file in files:
-        name, version, _ = file.name.split("_")
-        facts.append({"package": name, "version": unquote(version), "sha256": sha256_file(file)})
-    return facts
+def _describe_package(package: Path) -> dict[str, str]:
+    """Returns name, version and sha256; apt writes the first two, quoted, into the file name."""
+    name, version, _ = package.name.split("_")
+    return {"package": name, "version": unquote(version), "sha256": sha256_file(package)}

@@ -1,8 +1,9 @@
-"""A board's instruction set on this machine: the real aarch64 onnxruntime under qemu-user, with the board's own `-cpu`.
+"""A board's instruction set as a target: the real aarch64 onnxruntime in qemu-user.
 
-What this may claim: that a model starts there, what it answers there, which int8 kernels ran, and how much memory the
-guest held. What it may not: any latency (an emulated A72 makes int8 look six times as fast as fp32, where 1.4 to 1.7
-is likely). `rows.py` gives an emulated row none, whatever the reply holds.
+With the board's own `-cpu`. A run shows that a model starts there, what its outputs are, which int8
+kernels ran and how much memory the guest held. It shows no latency: an emulated Cortex-A72 makes
+int8 look six times as fast as fp32, where 1.4 to 1.7 is likely. `profiling/rows.py` gives an emulated
+row no latency, whatever the reply contains.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgedistil.core.device import DeviceSpec
-from edgedistil.core.errors import InputError, TargetError
+from edgedistil.core.errors import TargetError
 from edgedistil.core.records import Method
 from edgedistil.core.rundir import sha256_file
 from edgedistil.runtime.compatibility import check_runtime_compatible
+from edgedistil.runtime.local import with_local_paths
 from edgedistil.runtime.protocol import (
     RUNNER,
     Condition,
@@ -39,23 +41,37 @@ from edgedistil.runtime.qemu.memory import GUEST_RANGE, MemoryWatch
 from edgedistil.runtime.qemu.sysroot import Site, Sysroot, ensure_site, ensure_sysroot
 
 QEMU = "qemu-aarch64"
-_TRACED = (
-    "0x4000000000..0x8000000000"  # where qemu maps the libraries of a 64-bit guest, 7.2 and newer
-)
+# Where qemu 7.2 and newer map the libraries of a 64-bit guest: the log has only these addresses.
+_TRACED = "0x4000000000..0x8000000000"
 _LIBRARY = "onnxruntime_pybind11_state"
-_NO_REPLY_TIMEOUT_S = 3600.0
-_PROBE_TIMEOUT_S = 120.0
-_PROBE = """
+# A job without a timeout of its own gets this one.
+_DEFAULT_TIMEOUT_S = 3600.0
+# The imports take half a second with compiled modules and 2.6 s without them
+# (docs/log.md#compiled-modules-under-emulation); the rest is room for a loaded machine.
+_IDENTIFY_TIMEOUT_S = 120.0
+_IDENTIFY_SCRIPT = """
 import json, runpy, sys
-found = runpy.run_path(sys.argv[1])["read_identity"]()
+facts = runpy.run_path(sys.argv[1])["read_identity"]()
 import numpy, onnxruntime
-print(json.dumps({**found, "numpy": numpy.__version__, "onnxruntime": onnxruntime.__version__}))
+print(json.dumps({**facts, "numpy": numpy.__version__, "onnxruntime": onnxruntime.__version__}))
 """
+_MESSAGE_CHARACTERS = 2000
+
+
+# --- the guest -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Guest:
-    """An emulated Python: what to start, and with which environment."""
+    """An emulated Python.
+
+    Attributes:
+        qemu: Path of qemu-aarch64.
+        cpu: Its `-cpu`.
+        root: Folder with the device's /proc and /sys.
+        sysroot: Root file system with Python.
+        site: Folder with numpy and onnxruntime.
+    """
 
     qemu: str
     cpu: str
@@ -66,12 +82,19 @@ class Guest:
     def command(
         self, *arguments: str, options: tuple[str, ...] = (), name: str = "/usr/bin/python3"
     ) -> list[str]:
-        """The command line that runs the guest's Python with `arguments`; `name` is its sys.executable."""
+        """Returns the command line that runs the guest's Python.
+
+        Args:
+            arguments: Arguments of Python.
+            options: Options of qemu.
+            name: The guest's `sys.executable`.
+        """
         emulator = [self.qemu, "-L", str(self.root), "-cpu", self.cpu, *options, "-0", name]
+        # No site module: packages come from PYTHONPATH only.
         return [*emulator, str(self.sysroot.interpreter), "-s", "-S", *arguments]
 
     def environment(self) -> dict[str, str]:
-        """Nothing of the host's environment reaches the guest: no library paths, no programs."""
+        """Returns the guest's environment, without any variable of the host."""
         return {
             "PATH": "/nonexistent",
             "HOME": "/nonexistent",
@@ -79,18 +102,22 @@ class Guest:
             "TMPDIR": tempfile.gettempdir(),
             "PYTHONHOME": str(self.sysroot.home),
             "PYTHONPATH": str(self.site.path),
+            # docs/log.md#compiled-modules-under-emulation
             "PYTHONPYCACHEPREFIX": str(self.site.path.parent / "pycache"),
         }
 
 
 @contextmanager
 def open_guest(spec: DeviceSpec, *, onnxruntime: str | None = None) -> Iterator[Guest]:
-    """An emulated Python that sees `spec` in /proc and /sys; its tiny root is gone at the end.
+    """Yields an emulated Python that sees a device in /proc and /sys.
 
+    Args:
+        spec: The device.
+        onnxruntime: Version of onnxruntime; the newest pinned one if missing.
     Raises:
         TargetError: qemu-aarch64 is missing, or does not know the device's core.
-        InputError: The device is no 64-bit ARM board.
-        OfflineError: The sysroot or the wheels are not cached and cannot be fetched.
+        InputError: The device is not a 64-bit ARM board.
+        OfflineError: The sysroot or the wheels are not cached and cannot be downloaded.
     """
     cpu = emulated_cpu(spec)
     qemu = find_qemu(cpu)
@@ -101,7 +128,7 @@ def open_guest(spec: DeviceSpec, *, onnxruntime: str | None = None) -> Iterator[
 
 
 def find_qemu(cpu: str) -> str:
-    """Path of qemu-aarch64.
+    """Returns the path of qemu-aarch64.
 
     Raises:
         TargetError: It is not installed, or does not know `cpu`.
@@ -112,226 +139,271 @@ def find_qemu(cpu: str) -> str:
             f"emulation needs {QEMU}, which is not installed",
             hint="on Debian and Ubuntu: apt-get install qemu-user",
         )
-    told = subprocess.run([qemu, "-cpu", "help"], capture_output=True, text=True, check=False)  # noqa: S603
-    if cpu not in told.stdout.split():
+    cpus = subprocess.run([qemu, "-cpu", "help"], capture_output=True, text=True, check=False)  # noqa: S603
+    if cpu not in cpus.stdout.split():
         raise TargetError(
             f"this {QEMU} does not know -cpu {cpu}",
-            hint="a newer qemu may; or name a core of the same architecture level in the device file",
+            hint="install a newer qemu, or name a core of the same architecture level in the "
+            "device file",
         )
     return qemu
 
 
+# --- the target ----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class EmulatedTarget:
-    """A device under emulation. Its memory is applied: a guest that holds more than the device can give is killed."""
+    """A device under emulation.
+
+    A guest that holds more memory than the device has for one process is killed.
+    """
 
     spec: DeviceSpec
     onnxruntime: str | None = field(default=None)
 
     @property
     def name(self) -> str:
+        """Device name in rows."""
         return self.spec.name
 
     @property
     def method(self) -> Method:
+        """Figures of a guest are emulated."""
         return "emulated"
 
     @property
     def source(self) -> str:
+        """Name in messages."""
         return f"{QEMU} -cpu {emulated_cpu(self.spec)} ({self.spec.name})"
 
     def identify(self) -> MachineIdentity:
-        """What the guest says of itself. A runtime that would crash there is refused without starting it.
+        """Describes the guest; a runtime that would crash there is rejected without starting it.
 
         Raises:
-            TargetError: The version is refused on this device, or Python or onnxruntime does not start.
+            TargetError: The version is excluded on this device, or Python or onnxruntime does not
+                start.
         """
         with open_guest(self.spec, onnxruntime=self.onnxruntime) as guest:
             expected = MachineIdentity(machine="aarch64", onnxruntime=guest.site.onnxruntime)
             check_runtime_compatible(expected, self.spec, source=self.source)
-            return self._identity(guest)
+            return self._identify(guest)
 
-    def _identity(self, guest: Guest) -> MachineIdentity:
+    def _identify(self, guest: Guest) -> MachineIdentity:
         try:
             done = subprocess.run(  # noqa: S603 - our own arguments, no shell
-                guest.command("-c", _PROBE, str(RUNNER)),
+                guest.command("-c", _IDENTIFY_SCRIPT, str(RUNNER)),
                 env=guest.environment(),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 check=False,
-                timeout=_PROBE_TIMEOUT_S,
+                timeout=_IDENTIFY_TIMEOUT_S,
             )
         except subprocess.TimeoutExpired as error:
             raise TargetError(
-                f"{self.source}: Python did not answer within {_PROBE_TIMEOUT_S:.0f} s"
+                f"{self.source}: Python did not start within {_IDENTIFY_TIMEOUT_S:.0f} s"
             ) from error
         if done.returncode != 0:
             raise TargetError(
-                f"{self.source}: onnxruntime {guest.site.onnxruntime} does not start: {_ending(done.returncode)}"
-                f"{_last_line(done.stderr)}",
-                hint="this onnxruntime uses instructions that the core lacks: name another version in the device file",
+                f"{self.source}: onnxruntime {guest.site.onnxruntime} does not start: "
+                f"{_format_status(done.returncode)}{_last_line(done.stderr)}",
+                hint="this onnxruntime uses instructions that the core lacks: name another version "
+                "in the device file",
             )
         return MachineIdentity.model_validate(json.loads(done.stdout))
 
     def run(self, job: Job, files: Mapping[str, Path], *, outputs_to: Path | None = None) -> Reply:
-        """The reply to `job`; its memory limit, or the device's memory, is held against the guest's resident memory."""
+        """Runs a job, with its memory limit or the device's memory as limit of the guest."""
         limit = job.memory_limit_bytes or usable_memory_bytes(self.spec)
         with (
             open_guest(self.spec, onnxruntime=self.onnxruntime) as guest,
             tempfile.TemporaryDirectory(prefix="edgedistil-emulated-") as scratch,
         ):
             folder = Path(scratch)
-            (folder / "job.json").write_text(_for_guest(job, files).to_json(), encoding="utf-8")
-            running = _Running(guest, folder, limit)
-            running.wait(job.timeout_seconds or _NO_REPLY_TIMEOUT_S, source=self.source)
-            reply = self._reply(running, folder, limit)
+            guest_job = _for_guest(with_local_paths(job, files))
+            (folder / "job.json").write_text(guest_job.to_json(), encoding="utf-8")
+            process = GuestProcess(guest, folder, limit)
+            process.wait(job.timeout_seconds or _DEFAULT_TIMEOUT_S, source=self.source)
+            reply = self._read_reply(process, folder, limit)
             if outputs_to is not None and reply.outputs is not None:
                 shutil.move(folder / reply.outputs.file, outputs_to)
-            # The guest reads the host's clock, heat and load: they say nothing about the device.
-            untold = {"before": Condition(), "after": None}
-            return reply.model_copy(
-                update={**untold, "conditions": self._conditions(guest, running, limit)}
-            )
+        # The guest reads the host's clock, temperature and load: they are not the device's.
+        conditions = _conditions(guest, process, limit)
+        return reply.model_copy(
+            update={"before": Condition(), "after": None, "conditions": conditions}
+        )
 
-    def _reply(self, running: _Running, folder: Path, limit: int) -> Reply:
+    def _read_reply(self, process: GuestProcess, folder: Path, limit: int) -> Reply:
         path = folder / "reply.json"
         if path.is_file():
             reply = parse_reply(path.read_bytes(), source=self.source)
-        elif running.status < 0 or running.memory.killed:
+        elif process.status < 0 or process.memory.killed:
+            # It died before the first phase.
             reply = Reply(format=1, ok=True, phase="start", runner_sha256=sha256_file(RUNNER))
         else:
             raise TargetError(
-                f"{self.source} left no reply ({_ending(running.status)}){_last_line(running.stderr)}",
+                f"{self.source} wrote no reply ({_format_status(process.status)})"
+                f"{_last_line(process.stderr)}",
             )
-        reply = running.memory.fill_in(reply)
-        failure = _failure(running, reply.phase, limit)
-        return (
-            reply if failure is None else reply.model_copy(update={"ok": False, "error": failure})
-        )
-
-    def _conditions(self, guest: Guest, running: _Running, limit: int) -> dict[str, str]:
-        return {
-            "emulator": f"{_version(guest.qemu)}, -cpu {guest.cpu}",
-            "sysroot": guest.sysroot.description,
-            "int8 kernels": describe_kernels(running.found, running.instructions),
-            "int8 kernels by": "instructions that the emulator translated inside onnxruntime: each ran at least once",
-            "memory": f"resident memory in the guest's address range, {running.memory.how}; about ±10%",
-            "memory limit": f"{limit / 2**20:.0f} MiB of resident memory in the guest",
-        }
+        reply = process.memory.fill_in(reply)
+        # Without a supervisor the reply does not know how its process ended.
+        failure = _find_failure(process, reply.phase, limit)
+        if failure is None:
+            return reply
+        return reply.model_copy(update={"ok": False, "error": failure})
 
 
-def _for_guest(job: Job, files: Mapping[str, Path]) -> Job:
-    """The job with absolute paths, in one process (a guest cannot start another one), counting the guest's memory."""
-    where = {name: str(path.resolve()) for name, path in files.items()}
-    try:
-        models = {
-            label: each.model_copy(update={"file": where[each.file]})
-            for label, each in job.models.items()
-        }
-        inputs = where[job.inputs]
-    except KeyError as error:
-        raise InputError(
-            f"the job names {error.args[0]!r}, which is not among its files: {', '.join(files)}"
-        ) from error
-    changes = {"models": models, "inputs": inputs, "isolate": False, "memory_limit_bytes": None}
-    return job.model_copy(update={**changes, "guest_range": GUEST_RANGE})
+def _for_guest(job: Job) -> Job:
+    """Returns the job for one process that counts the guest's memory only."""
+    changes = {
+        # Without binfmt a guest cannot start another emulated process.
+        "isolate": False,
+        # qemu-user ignores RLIMIT_AS; `MemoryWatch` enforces the limit.
+        "memory_limit_bytes": None,
+        "guest_range": GUEST_RANGE,
+    }
+    return job.model_copy(update=changes)
 
 
-class _Running:
-    """The emulator at work, with a reader of its translation log and a watch on its memory."""
+def _conditions(guest: Guest, process: GuestProcess, limit: int) -> dict[str, str]:
+    """Returns the conditions of a row, in words."""
+    return {
+        "emulator": f"{_qemu_version(guest.qemu)}, -cpu {guest.cpu}",
+        "sysroot": guest.sysroot.description,
+        "int8 kernels": describe_kernels(process.instruction_names, process.instructions),
+        "int8 kernels by": "instructions that the emulator translated inside onnxruntime: each ran "
+        "at least once",
+        "memory": f"resident memory in the guest's address range, {process.memory.source}; "
+        "about ±10%",
+        "memory limit": f"{limit / 2**20:.0f} MiB of resident memory in the guest",
+    }
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+class GuestProcess:
+    """The emulator running a job.
+
+    A thread reads its translation log, and `memory` samples its memory.
+
+    Attributes:
+        status: Exit status after `wait`, negative for a signal.
+        stderr: What it printed, after `wait`.
+        instruction_names: 8-bit multiplications that ran inside onnxruntime, after `wait`.
+        instructions: Number of instructions in the log, after `wait`.
+        memory: Samples of the guest's memory.
+    """
 
     def __init__(self, guest: Guest, folder: Path, limit: int) -> None:
-        self.found: set[str] = set()
-        self.instructions = 0
         self.status = 0
-        self._library: list[tuple[int, int]] = []
         self.stderr = b""
+        self.instruction_names: set[str] = set()
+        self.instructions = 0
+        self._library: list[tuple[int, int]] = []
+        # The log has 33 to 47 MB even for a tiny model: it goes through a pipe, not to disk
+        # (docs/log.md#cost-of-the-translation-log).
         reading, writing = os.pipe()
         options = ("-d", "in_asm", "-D", f"/dev/fd/{writing}", "-dfilter", _TRACED)
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `wait`
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `wait`
         self._process = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
             guest.command(str(RUNNER), "job.json", "reply.json", options=options),
             cwd=folder,
             env=guest.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=self._said,
+            stderr=self._output,
             pass_fds=(writing,),
-            start_new_session=True,  # Ctrl-C comes to us first, and we end it
+            # Ctrl-C reaches only this process, which then ends the emulator.
+            start_new_session=True,
         )
+        # Our copy of the writing end must be closed, or the reading end never ends.
         os.close(writing)
         self.memory = MemoryWatch(
             self._process.pid, folder / "reply.json", limit=limit, emulator=guest.qemu
         )
-        self._reader = threading.Thread(target=self._read, args=(reading,), daemon=True)
+        self._reader = threading.Thread(target=self._read_log, args=(reading,), daemon=True)
         self._reader.start()
 
     def wait(self, timeout_seconds: float, *, source: str) -> None:
-        """Returns when it has ended, by itself or because the memory limit was passed.
+        """Waits until it has ended, by itself or because it exceeded the memory limit.
 
+        Args:
+            timeout_seconds: When to kill it.
+            source: Name of the target in messages.
         Raises:
-            TargetError: It was still at work after `timeout_seconds`; it was killed.
+            TargetError: It did not finish in time; it was killed.
         """
         try:
             self.status = self.memory.watch(self._process, timeout_seconds)
         except subprocess.TimeoutExpired as error:
             raise TargetError(
-                f"{source} was still at work after {timeout_seconds:.0f} s and was stopped",
-                hint="emulation is slow: fewer or shorter sequences, or a smaller model",
+                f"{source} did not finish within {timeout_seconds:.0f} s and was stopped",
+                hint="emulation is slow: use fewer or shorter sequences, or a smaller model",
             ) from error
         finally:
             if self._process.poll() is None:
                 self._process.kill()
                 self._process.wait()
             self._reader.join()
-            self._said.seek(0)
-            self.stderr = self._said.read()
-            self._said.close()
+            self._output.seek(0)
+            self.stderr = self._output.read()
+            self._output.close()
 
-    def _read(self, descriptor: int) -> None:
-        with os.fdopen(descriptor, "rb") as lines:
-            self.found, self.instructions = read_translation(lines, self._inside)
+    def _read_log(self, descriptor: int) -> None:
+        with os.fdopen(descriptor, "rb") as log:
+            self.instruction_names, self.instructions = read_translation(log, self._is_inside)
 
-    def _inside(self, address: int) -> bool:
-        """Whether an address lies in the guest's onnxruntime."""
-        if not any(begin <= address < end for begin, end in self._library):
+    def _is_inside(self, address: int) -> bool:
+        """Whether an address is in the guest's onnxruntime."""
+        # The library is not mapped from the beginning: look again until it contains the address.
+        if not _contains(self._library, address):
             self._library = library_ranges(self._process.pid) or self._library
-        return any(begin <= address < end for begin, end in self._library)
+        return _contains(self._library, address)
+
+
+def _contains(ranges: list[tuple[int, int]], address: int) -> bool:
+    return any(begin <= address < end for begin, end in ranges)
 
 
 def library_ranges(pid: int) -> list[tuple[int, int]]:
-    """Where a process has mapped onnxruntime's library; nothing when it has not yet, or has ended."""
+    """Returns where a process has mapped onnxruntime's library; empty before and after."""
     try:
         maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    spans = [line.split(None, 1)[0].split("-") for line in maps.splitlines() if _LIBRARY in line]
-    return [(int(begin, 16), int(end, 16)) for begin, end in spans]
+    ranges = []
+    for line in maps.splitlines():
+        if _LIBRARY in line:
+            begin, end = line.split(None, 1)[0].split("-")
+            ranges.append((int(begin, 16), int(end, 16)))
+    return ranges
 
 
-def _failure(running: _Running, phase: str, limit: int) -> Failure | None:
-    if running.memory.killed:
+def _find_failure(process: GuestProcess, phase: str, limit: int) -> Failure | None:
+    """Describes how the emulator failed; None if it ended normally."""
+    if process.memory.killed:
+        peak_mib, limit_mib = process.memory.peak / 2**20, limit / 2**20
         message = (
-            f"its resident memory passed the limit ({running.memory.peak / 2**20:.0f} of {limit / 2**20:.0f} MiB): "
+            f"its resident memory exceeded the limit ({peak_mib:.0f} of {limit_mib:.0f} MiB): "
             f"it was killed, as the board's kernel would"
         )
         return Failure(kind="memory", phase=phase, message=message)
-    said = running.stderr.decode("utf-8", "replace").strip()[-2000:]
-    if running.status < 0:
-        name = _signal_name(-running.status)
-        return Failure(
-            kind="signal", phase=phase, message=f"it died of {name}", details=said, signal=name
-        )
-    if running.status > 0:
-        message = f"it ended with status {running.status}"
-        return Failure(
-            kind="exit", phase=phase, message=message, details=said, status=running.status
-        )
+    details = process.stderr.decode("utf-8", "replace").strip()[-_MESSAGE_CHARACTERS:]
+    message = _format_status(process.status)
+    if process.status < 0:
+        name = _signal_name(-process.status)
+        return Failure(kind="signal", phase=phase, message=message, details=details, signal=name)
+    if process.status > 0:
+        status = process.status
+        return Failure(kind="exit", phase=phase, message=message, details=details, status=status)
     return None
 
 
-def _ending(status: int) -> str:
-    return f"it died of {_signal_name(-status)}" if status < 0 else f"status {status}"
+def _format_status(status: int) -> str:
+    if status < 0:
+        return f"it was terminated by {_signal_name(-status)}"
+    return f"it exited with status {status}"
 
 
 def _signal_name(number: int) -> str:
@@ -341,11 +413,13 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _last_line(said: bytes) -> str:
-    lines = said.decode("utf-8", "replace").strip().splitlines()
+def _last_line(output: bytes) -> str:
+    lines = output.decode("utf-8", "replace").strip().splitlines()
     return f": {lines[-1]}" if lines else ""
 
 
-def _version(qemu: str) -> str:
-    told = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
-    return told.stdout.splitlines()[0].partition(" (")[0] if told.stdout else QEMU
+def _qemu_version(qemu: str) -> str:
+    """Returns "qemu-aarch64 version 7.2.22", without the distribution's suffix."""
+    done = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    lines = done.stdout.splitlines()
+    return lines[0].partition(" (")[0] if lines else QEMU

@@ -1,3 +1,5 @@
+"""What an emulated process sees of its device."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -21,7 +23,7 @@ BOARDS = ["graviton2", "jetson-orin-nano", "rk3588", "rpi3", "rpi4", "rpi5", "ze
 def sysroot_in(folder: Path) -> Sysroot:
     for name in ("usr/bin", "lib"):
         (folder / name).mkdir(parents=True)
-    return Sysroot(folder, folder / "usr/bin/python3.11", "3.11", "made for a test")
+    return Sysroot(folder, folder / "usr/bin/python3.11", "3.11", "a test")
 
 
 def root_of(name: str, tmp_path: Path) -> Path:
@@ -39,7 +41,7 @@ def test_every_arm_board_can_be_shown_to_a_guest(tmp_path: Path) -> None:
         )
 
 
-def test_a_pi_4_says_cortex_a72_without_dot_products() -> None:
+def test_a_pi_4_is_a_cortex_a72_without_dot_products() -> None:
     blocks = cpuinfo(load_device("rpi4")).split("\n\n")
     assert len([block for block in blocks if block.strip()]) == 4
     assert "CPU part\t: 0xd08" in blocks[0]
@@ -79,11 +81,11 @@ def test_the_guest_sees_the_device_and_nothing_of_the_host(tmp_path: Path) -> No
     assert (root / "lib").resolve() == (tmp_path / "sysroot/lib").resolve()
 
 
-def test_a_512_mb_board_has_410_to_give() -> None:
+def test_a_512_mb_board_has_410_mb_for_one_process() -> None:
     assert usable_memory_bytes(load_device("zero2w")) == int(512 * 2**20 * 0.8)
 
 
-def test_what_cannot_be_emulated_is_refused() -> None:
+def test_a_device_that_cannot_be_emulated_is_rejected() -> None:
     with pytest.raises(InputError, match="x86-avx2 cannot be emulated"):
         emulated_cpu(load_device("x86-avx2"))
     with pytest.raises(InputError, match="expected a 64-bit ARM device with qemu_cpu"):
@@ -91,11 +93,11 @@ def test_what_cannot_be_emulated_is_refused() -> None:
     assert emulated_cpu(load_device("rpi4")) == "cortex-a72"
 
 
-def test_an_unknown_core_is_told() -> None:
+def test_an_unknown_core_is_an_error() -> None:
     spec = load_device("rpi4")
     other = spec.clusters[0].model_copy(update={"core": "Cortex-Z9000"})
     with pytest.raises(
         DeviceFileError,
-        match="the part number of a Cortex-Z9000 is not known; known are Cortex-A53",
+        match="unknown core 'Cortex-Z9000'; expected one of: Cortex-A53",
     ):
         cpuinfo(spec.model_copy(update={"clusters": [other]}))

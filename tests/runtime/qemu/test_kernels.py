@@ -1,3 +1,5 @@
+"""Decoding of A64 instruction words, and qemu's log."""
+
 from __future__ import annotations
 
 import io
@@ -31,7 +33,7 @@ from edgedistil.runtime.qemu.kernels import (
         (0x2E228020, "umlal"),
         (0x2F422020, "umlal"),  # umlal v0.4s, v1.4h, v2.h[0]
         (0x6F722820, "umlal"),  # umlal2 v0.4s, v1.8h, v2.h[7]
-        (0x9B3C7C13, None),  # smull x19, w0, w28: an address, not a product of bytes
+        (0x9B3C7C13, None),  # smull x19, w0, w28: an address, not a multiplication of bytes
         (0x0E62C020, None),  # smull v0.4s, v1.4h, v2.4h: 16-bit
         (0x4E22CC20, None),  # fmla v0.4s, v1.4s, v2.4s
         (0x4F821020, None),  # fmla v0.4s, v1.4s, v2.s[0]
@@ -40,11 +42,13 @@ from edgedistil.runtime.qemu.kernels import (
         (0xFFFFFFFF, None),
     ],
 )
-def test_products_of_bytes_are_told_from_everything_else(word: int, name: str | None) -> None:
+def test_byte_multiplications_are_distinguished_from_everything_else(
+    word: int, name: str | None
+) -> None:
     assert int8_instruction(word) == name
 
 
-def test_every_pattern_is_its_own() -> None:
+def test_every_pattern_is_distinct() -> None:
     for pattern in PATTERNS:
         assert pattern.value & pattern.mask == pattern.value
         assert int8_instruction(pattern.value) == pattern.name
@@ -72,7 +76,7 @@ def test_only_what_ran_inside_the_library_counts() -> None:
     assert read_translation(io.BytesIO(b""), lambda _: True) == (set(), 0)
 
 
-def test_a_line_that_comes_in_pieces_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_arrives_in_pieces_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     for size in (1, 7, 23):
         monkeypatch.setattr(kernels, "_CHUNK", size)
         assert read_translation(io.BytesIO(LOG), lambda _: True) == ({"sdot", "udot"}, 4)
@@ -83,5 +87,5 @@ def test_words_for_a_record() -> None:
     assert describe_kernels({"smull", "smlal"}, 5) == "signed widening multiplies (smlal, smull)"
     both = describe_kernels({"sdot", "smmla"}, 5)
     assert both == "8-bit matrix products (smmla) and 8-bit dot products (sdot)"
-    assert describe_kernels(set(), 5) == "none: no 8-bit product ran inside onnxruntime"
-    assert describe_kernels(set(), 0) == "not told: this qemu writes no translated instructions"
+    assert describe_kernels(set(), 5) == "none: no 8-bit multiplication ran inside onnxruntime"
+    assert describe_kernels(set(), 0) == "unknown: this qemu writes no translated instructions"

@@ -1,3 +1,5 @@
+"""Sums over /proc/PID/smaps, the memory limit, and sampled phases."""
+
 from __future__ import annotations
 
 import subprocess
@@ -32,7 +34,7 @@ def test_only_the_guest_counts_not_the_emulator(tmp_path: Path) -> None:
     assert GUEST_RANGE == (0, 2**39)
 
 
-def test_what_is_gathered_for_the_gate_is_no_peak_and_is_not_killed(tmp_path: Path) -> None:
+def test_memory_of_the_parity_check_is_neither_peak_nor_limited(tmp_path: Path) -> None:
     (tmp_path / "reply.json").write_text('{"phase": "outputs"}')
     watch = watch_of(tmp_path, limit=1)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
@@ -47,7 +49,7 @@ def test_what_is_gathered_for_the_gate_is_no_peak_and_is_not_killed(tmp_path: Pa
 
 def test_phases_are_sampled_where_the_guest_cannot_sum_its_own_memory(tmp_path: Path) -> None:
     watch = watch_of(tmp_path)
-    watch.last = {"import": 11, "load tiny": 13, "first call tiny": 17, "steady tiny 7": 19}
+    watch.samples = {"import": 11, "load tiny": 13, "first call tiny": 17, "steady tiny 7": 19}
     watch.peak = 23
     zeros = {"start": 0, "import": 0, "load": 0, "run": 0}
     reply = Reply.model_validate(
@@ -67,4 +69,4 @@ def test_phases_are_sampled_where_the_guest_cannot_sum_its_own_memory(tmp_path: 
         19,
         23,
     )
-    assert watch.how == "sampled from outside about every 50 ms"
+    assert watch.source == "sampled from outside about every 50 ms"

@@ -1,3 +1,5 @@
+"""The sysroot: real apt where it is installed, a fake one for failures."""
+
 from __future__ import annotations
 
 import json
@@ -39,9 +41,10 @@ def test_the_sysroot_is_arm64_and_its_packages_are_on_record() -> None:
     assert built.interpreter.name == f"python{built.python}"
     assert (built.home / "lib" / built.interpreter.name / "json").is_dir()
     record = json.loads((built.root.parent / "sysroot.json").read_text())
-    names = {each["package"] for each in record["packages"]}
+    names = {package["package"] for package in record["packages"]}
     assert set(sysroot.PACKAGES) <= names
-    assert all(len(each["sha256"]) == 64 and each["version"] for each in record["packages"])
+    for package in record["packages"]:
+        assert len(package["sha256"]) == 64 and package["version"]
     assert not (built.root / "proc").exists()
 
 
@@ -53,35 +56,35 @@ def test_its_site_has_the_pinned_pair() -> None:
     assert site.onnxruntime == "1.32.0"
 
 
-def test_ones_own_root_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configured_root_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python_in(tmp_path, machine=AARCH64, where="usr/local/bin/python3.12")
     monkeypatch.setenv("EDGEDISTIL_ARM64_ROOT", str(tmp_path))
-    found = ensure_sysroot()
-    assert (found.python, found.home) == ("3.12", tmp_path / "usr/local")
+    configured = ensure_sysroot()
+    assert (configured.python, configured.home) == ("3.12", tmp_path / "usr/local")
 
 
-def test_a_root_of_another_machine_is_refused(
+def test_a_root_of_another_architecture_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python_in(tmp_path, machine=X86_64)
     monkeypatch.setenv("EDGEDISTIL_ARM64_ROOT", str(tmp_path))
     with pytest.raises(
-        InputError, match=r"holds no 64-bit ARM Python: .*, found usr/bin/python3\.12"
-    ) as told:
+        InputError, match=r"contains no 64-bit ARM Python: .*, found usr/bin/python3\.12"
+    ) as error:
         ensure_sysroot()
-    assert "docker export" in str(told.value)
+    assert "docker export" in str(error.value)
 
 
-def test_without_apt_it_says_what_to_do(
+def test_without_apt_the_error_says_what_to_do(
     empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(OfflineError, match="this machine has no apt-get and no dpkg-deb") as told:
+    with pytest.raises(OfflineError, match="this machine has no apt-get and no dpkg-deb") as error:
         ensure_sysroot()
-    assert "EDGEDISTIL_ARM64_ROOT" in str(told.value)
+    assert "EDGEDISTIL_ARM64_ROOT" in str(error.value)
 
 
-def test_without_a_network_it_tells_what_apt_said_and_leaves_nothing(
+def test_without_a_network_the_error_has_apts_reason_and_nothing_is_left(
     empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program(
@@ -90,7 +93,7 @@ def test_without_a_network_it_tells_what_apt_said_and_leaves_nothing(
     program(tmp_path / "bin", "dpkg-deb", "exit 0")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     with pytest.raises(
-        OfflineError, match="apt-get update says: E: Unable to locate package python3-minimal"
+        OfflineError, match="apt-get update failed: E: Unable to locate package python3-minimal"
     ):
         ensure_sysroot()
     assert [path.name for path in (empty_cache / "sysroot").iterdir() if path.is_dir()] == []
@@ -106,7 +109,7 @@ def test_apt_gets_a_private_state_and_the_packages_are_recorded(
         f'cp "$APT_CONFIG" {tmp_path}/seen.conf\n'
         f'case "$*" in *install*) printf deb > "{archives}/python3_3.11.2-1%2bb1_arm64.deb";; esac',
     )
-    source = python_in(tmp_path / "made", machine=AARCH64)
+    source = python_in(tmp_path / "packed", machine=AARCH64)
     program(
         tmp_path / "bin",
         "dpkg-deb",
@@ -115,13 +118,12 @@ def test_apt_gets_a_private_state_and_the_packages_are_recorded(
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     built = ensure_sysroot()
     record = json.loads((built.root.parent / "sysroot.json").read_text())
-    assert [(each["package"], each["version"]) for each in record["packages"]] == [
-        ("python3", "3.11.2-1+b1")
-    ]
+    (package,) = record["packages"]
+    assert (package["package"], package["version"]) == ("python3", "3.11.2-1+b1")
     assert (built.root / "bin").is_symlink()
-    assert not (built.root / "lib").exists()  # the made package brought none
+    assert not (built.root / "lib").exists()  # the package contained none
     configuration = (tmp_path / "seen.conf").read_text()
     assert 'APT::Architectures { "arm64"; };' in configuration
     assert "/var/lib" not in configuration
     (tmp_path / "bin" / "apt-get").unlink()
-    assert ensure_sysroot() == built  # cached: apt is not asked again
+    assert ensure_sysroot() == built  # cached: apt does not run again

@@ -16,7 +16,7 @@ qemu = pytest.mark.needs("qemu-aarch64")
 
 
 @qemu
-def test_a_device_says_who_it_is() -> None:
+def test_a_device_describes_itself() -> None:
     identity = EmulatedTarget(load_device("zero2w")).identify()
     assert (identity.machine, identity.board, identity.cpu_part) == (
         "aarch64",
@@ -51,19 +51,21 @@ def test_a_reply_has_memory_by_phase_and_nothing_of_the_host(tiny, tmp_path: Pat
     )  # the emulator's own 100 MiB and more are not in it
     assert (reply.before.load_1min, reply.after) == (None, None)
     assert np.load(outputs)["tiny/a/last_hidden_state"].shape == (2, 7, 32)
-    assert reply.conditions["int8 kernels"] == "none: no 8-bit product ran inside onnxruntime"
+    assert (
+        reply.conditions["int8 kernels"] == "none: no 8-bit multiplication ran inside onnxruntime"
+    )
     assert "-cpu cortex-a72" in reply.conditions["emulator"]
 
 
 @qemu
-def test_onnxruntime_1_21_0_is_refused_before_it_dies_of_sigill(tiny) -> None:
+def test_onnxruntime_1_21_0_is_rejected_before_it_dies_of_sigill(tiny) -> None:
     target = EmulatedTarget(load_device("rpi4"), onnxruntime="1.21.0")
     with pytest.raises(
-        TargetError, match=r"onnxruntime 1\.21\.0 must not run .* SIGILL on ARMv8\.0"
-    ) as told:
+        TargetError, match=r"onnxruntime 1\.21\.0 cannot run .* SIGILL on ARMv8\.0"
+    ) as error:
         target.identify()
-    assert told.value.exit_code == 4
-    reply = target.run(tiny.job(), tiny.files(tiny.fp32))  # it would have
+    assert error.value.exit_code == 4
+    reply = target.run(tiny.job(), tiny.files(tiny.fp32))  # without the check
     assert reply.error is not None
     assert (reply.ok, reply.error.kind, reply.error.signal) == (False, "signal", "SIGILL")
 
@@ -74,23 +76,23 @@ def test_a_memory_limit_kills(tiny) -> None:
     reply = EmulatedTarget(load_device("rpi4")).run(job, tiny.files(tiny.fp32))
     assert reply.error is not None
     assert (reply.ok, reply.error.kind) == (False, "memory")
-    assert "passed the limit" in reply.error.message
+    assert "exceeded the limit" in reply.error.message
     assert "of 40 MiB" in reply.error.message
 
 
 @qemu
 def test_a_job_that_does_not_end_is_stopped(tiny) -> None:
-    with pytest.raises(TargetError, match="still at work after 0 s and was stopped"):
+    with pytest.raises(TargetError, match="did not finish within 0 s and was stopped"):
         EmulatedTarget(load_device("rpi4")).run(
             tiny.job(timeout_seconds=0.01), tiny.files(tiny.fp32)
         )
 
 
 @qemu
-def test_a_failing_model_is_an_answer(tiny, tmp_path: Path) -> None:
-    torn = tmp_path / "torn.onnx"
-    torn.write_bytes(tiny.fp32.read_bytes()[:200])
-    reply = EmulatedTarget(load_device("rpi5")).run(tiny.job(), tiny.files(torn))
+def test_a_corrupt_model_is_a_reply(tiny, tmp_path: Path) -> None:
+    truncated = tmp_path / "truncated.onnx"
+    truncated.write_bytes(tiny.fp32.read_bytes()[:200])
+    reply = EmulatedTarget(load_device("rpi5")).run(tiny.job(), tiny.files(truncated))
     assert reply.error is not None
     assert (reply.ok, reply.error.kind, reply.phase) == (False, "exception", "load tiny")
 
@@ -101,13 +103,13 @@ def test_qemu_must_know_the_core() -> None:
         find_qemu("cortex-z9000")
 
 
-def test_without_qemu_it_says_what_to_install(
+def test_without_qemu_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(TargetError, match="apt-get install qemu-user") as told:
+    with pytest.raises(TargetError, match="apt-get install qemu-user") as error:
         EmulatedTarget(load_device("rpi4")).identify()
-    assert told.value.exit_code == 4
+    assert error.value.exit_code == 4
 
 
 def test_only_arm_boards_are_emulated(tiny) -> None:
@@ -117,7 +119,7 @@ def test_only_arm_boards_are_emulated(tiny) -> None:
         EmulatedTarget(load_device("x86-avx2")).identify()
 
 
-def test_never_the_core_that_has_everything() -> None:
+def test_a_core_with_every_feature_is_rejected() -> None:
     spec = load_device("rpi4").model_copy(update={"qemu_cpu": "max"})
     assert isinstance(spec, DeviceSpec)
     with pytest.raises(
@@ -127,7 +129,7 @@ def test_never_the_core_that_has_everything() -> None:
 
 
 @qemu
-def test_a_job_whose_files_were_not_given_is_refused(tiny) -> None:
+def test_a_job_without_its_files_is_rejected(tiny) -> None:
     job = tiny.job(
         models={"tiny": JobModel(file="m/other.onnx")}, cases=[Case(name="7", keys=["a"])]
     )

@@ -61,6 +61,7 @@ def percent(value: float | NotMeasured, digits: int = 1) -> str:
 
 def hundredths(value: float | NotMeasured, digits: int = 2, *, sign: bool = False) -> str:
     """Formats a score times 100, as benchmarks report them: 0.8117 → `81.17`."""
+    # A change needs its sign; a score does not.
     plus = "+" if sign else ""
     return _format(value, lambda score: f"{100 * score:{plus}.{digits}f}")
 
@@ -84,6 +85,7 @@ def with_interval(
     unit: str = "",
 ) -> str:
     """Formats a value with its confidence interval where it has one: `1.96x (1.91–2.02)`."""
+    # Few seeds give no interval; the value is then shown alone.
     interval = ""
     if not (isinstance(low, NotMeasured) or isinstance(high, NotMeasured)):
         interval = f" ({formatter(low)}–{formatter(high)})"
@@ -112,6 +114,7 @@ def milliseconds(value: float | NotMeasured | Band) -> str:
 
 def three_digits(value: float) -> str:
     """Formats with three significant digits; all digits before the point are shown."""
+    # Latencies range from 0.1 ms to 10 s in one column.
     if value >= 100:
         return f"{value:.0f}"
     if value >= 10:
@@ -121,6 +124,7 @@ def three_digits(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Formats a time in the largest unit of which there are two: `45 s`, `12.0 min`, `3.4 h`."""
+    # From two units on: "90 min" says more than "1.5 h".
     if seconds >= 2 * _DAY_S:
         return f"{seconds / _DAY_S:.1f} days"
     if seconds >= 2 * _HOUR_S:
@@ -133,6 +137,7 @@ def duration(seconds: float) -> str:
 def _format(value: float | NotMeasured | Band, formatter: Callable[[float], str]) -> str:
     if isinstance(value, NotMeasured):
         return ABSENT
+    # A predicted figure is never shown as a single number.
     if isinstance(value, Band):
         return f"{formatter(value.low)}–{formatter(value.high)}"
     return formatter(value)
@@ -156,5 +161,6 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
+    # A vertical bar would start a new cell, a line break a new row.
     escaped = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
     return "| " + " | ".join(escaped) + " |"

@@ -24,14 +24,16 @@ class _Figure:
 
 
 def compare_runs(this: RunResults, other: RunResults) -> TableData:
-    """Every figure that at least one of two runs has, and the relative change from other to this."""
+    """Figures that at least one of two runs has, and the change from the other to this one."""
     this_figures = {figure.name: figure for figure in _figures(this)}
     other_figures = {figure.name: figure for figure in _figures(other)}
+    # Names are the keys: figures of the same name have the same unit and conditions.
     rows = []
     for name in dict.fromkeys([*this_figures, *other_figures]):
         mine = this_figures.get(name)
         theirs = other_figures.get(name)
         rows.append([name, str(mine or ABSENT), str(theirs or ABSENT), _change(mine, theirs)])
+    # The other run is the reference of the change.
     columns = ["figure", this.name, other.name, "change"]
     return TableData(f"{this.name} compared with {other.name}", columns, rows)
 
@@ -49,6 +51,7 @@ def _figures(results: RunResults) -> Iterator[_Figure]:
         for summary in results.evaluation.summaries:
             name = f"{summary.task} {summary.model} {summary.artefact} ({summary.metric})"
             yield _Figure(name, summary.median, percent)
+    # Sizes are compared for every artefact, whether or not it passed the parity check.
     for export in results.exports:
         mebibytes = sum(file.bytes for file in export.files) / 2**20
         yield _Figure(f"{artefact_name(export)} (MiB)", mebibytes, _one_decimal)
@@ -69,6 +72,7 @@ def _distill_figures(results: RunResults) -> Iterator[_Figure]:
             continue
         yield _Figure("held-out MLM loss (nats)", heldout.mlm_loss_nats, number)
         yield _Figure("held-out top-1", heldout.top1, percent)
+        # Agreement is absent where the vocabularies of teacher and student differ.
         if isinstance(heldout.agreement, float):
             yield _Figure("held-out agreement", heldout.agreement, percent)
 

@@ -23,18 +23,7 @@ def model_table(models: Iterable[tuple[str, ModelFacts]]) -> TableData:
     Args:
         models: (role, facts) of each model.
     """
-    rows = [
-        [
-            role,
-            model.name,
-            model.architecture,
-            str(model.layers),
-            str(model.hidden),
-            millions(model.parameters),
-            millions(model.encoder_parameters),
-        ]
-        for role, model in models
-    ]
+    rows = [[role, *_model_cells(model)] for role, model in models]
     columns = [
         "role",
         "name",
@@ -47,19 +36,20 @@ def model_table(models: Iterable[tuple[str, ModelFacts]]) -> TableData:
     return TableData("Models", columns, rows)
 
 
+def _model_cells(model: ModelFacts) -> list[str]:
+    return [
+        model.name,
+        model.architecture,
+        str(model.layers),
+        str(model.hidden),
+        millions(model.parameters),
+        millions(model.encoder_parameters),
+    ]
+
+
 def heldout_table(heldout: Sequence[HeldoutMlm]) -> TableData:
     """Masked-token predictions on held-out text, one row per model and step."""
-    rows = [
-        [
-            evaluation.model,
-            str(evaluation.step),
-            number(evaluation.mlm_loss_nats),
-            percent(evaluation.top1),
-            percent(evaluation.agreement),
-            number(evaluation.kl_nats),
-        ]
-        for evaluation in heldout
-    ]
+    rows = [_heldout_cells(evaluation) for evaluation in heldout]
     columns = [
         "model",
         "step",
@@ -78,6 +68,17 @@ def heldout_table(heldout: Sequence[HeldoutMlm]) -> TableData:
     return TableData("Masked tokens of held-out text", columns, rows, [note])
 
 
+def _heldout_cells(evaluation: HeldoutMlm) -> list[str]:
+    return [
+        evaluation.model,
+        str(evaluation.step),
+        number(evaluation.mlm_loss_nats),
+        percent(evaluation.top1),
+        percent(evaluation.agreement),
+        number(evaluation.kl_nats),
+    ]
+
+
 def describe_training(record: DistillRecord) -> str:
     """Describes the length and speed of a training run in one sentence."""
     return (
@@ -89,6 +90,7 @@ def describe_training(record: DistillRecord) -> str:
 
 def describe_initialization(record: DistillRecord) -> str:
     """Describes how the student's weights were initialized."""
+    # "teacher" and "random" are words of the recipe; anything else is the folder of a student.
     if record.student_init == "teacher":
         layers = ", ".join(map(str, record.layer_map))
         return f"student layers initialized from teacher layers {layers}"
@@ -102,10 +104,13 @@ def describe_initialization(record: DistillRecord) -> str:
 
 def plan_tables(plan: PlanRecord) -> list[TableData]:
     """Models of a planned run, and the estimated time and memory on each device."""
+    # Two tables: what would be trained, then what it would take on each device.
     models = [_planned_model("teacher", plan.teacher), _planned_model("student", plan.student)]
+    # One sentence below the models, as these figures belong to the run and not to a model.
     total = (
-        f"{plan.tokens / 1e6:,.1f}M tokens in {plan.steps:,} steps of {plan.tokens_per_step:,} tokens;"
-        f" corpus: {plan.corpus_tokens / 1e6:,.1f}M tokens ({plan.corpus_how}); {plan.precision}"
+        f"{plan.tokens / 1e6:,.1f}M tokens in {plan.steps:,} steps of {plan.tokens_per_step:,}"
+        f" tokens; corpus: {plan.corpus_tokens / 1e6:,.1f}M tokens ({plan.corpus_how});"
+        f" {plan.precision}"
     )
     model_columns = ["role", "name", "layers", "hidden", "vocabulary", "parameters", "basis"]
     device_columns = [
@@ -139,6 +144,7 @@ def _planned_model(role: str, model: PlannedModel) -> list[str]:
 
 
 def _planned_device(device: PlannedDevice) -> list[str]:
+    # Thousands separators instead of digits: rates range from 1e3 to 1e7.
     tokens_per_s = ABSENT
     if not isinstance(device.tokens_per_s, NotMeasured):
         tokens_per_s = f"{device.tokens_per_s:,.0f}"
@@ -156,5 +162,6 @@ def _planned_device(device: PlannedDevice) -> list[str]:
         time,
         gibibytes(device.memory_bytes),
         gibibytes(device.device_memory_bytes),
+        # How the estimate was made, in words: timed on this machine, or computed from shapes.
         device.how,
     ]

@@ -52,6 +52,7 @@ def task_table(record: EvaluationRecord) -> TableData:
     notes: list[str] = []
     for task in record.tasks:
         notes += [f"{_title(task)}: {warning}" for warning in task.warnings]
+    # Cells of a task repeat its warnings.
     notes = list(dict.fromkeys(notes))
     for task in record.tasks:
         notes += _learning_rate_notes(task, record)
@@ -72,26 +73,31 @@ def _paper_scores(task: TaskFacts) -> str:
 def _learning_rate_notes(task: TaskFacts, record: EvaluationRecord) -> Iterator[str]:
     """Yields the learning rate of each model if they differ within a task."""
     by_rate = _models_by_setting(task, record, "learning_rate")
+    # One rate for all models is the normal case and needs no note.
     if len(by_rate) > 1:
-        rates = "; ".join(f"{rate:g} for {', '.join(models)}" for rate, models in by_rate.items())
-        yield f"{_title(task)}: learning rate {rates} ({task.settings_source})"
+        rates = [f"{rate:g} for {', '.join(models)}" for rate, models in by_rate.items()]
+        yield f"{_title(task)}: learning rate {'; '.join(rates)} ({task.settings_source})"
 
 
 def _unlabelled_notes(task: TaskFacts, record: EvaluationRecord) -> Iterator[str]:
     """Yields the number of unlabelled texts that some models were trained on in addition."""
     by_count = _models_by_setting(task, record, "unlabelled")
+    # Models trained on labelled examples only.
     by_count.pop(0.0, None)
     if by_count:
-        counts = "; ".join(
+        counts = [
             f"{', '.join(models)} on {count:,.0f} more texts" for count, models in by_count.items()
+        ]
+        yield (
+            f"{_title(task)}: {'; '.join(counts)}, without labels, from the teacher's soft targets"
+            " alone"
         )
-        yield f"{_title(task)}: {counts}, without labels, from the teacher's soft targets alone"
 
 
 def _models_by_setting(
     task: TaskFacts, record: EvaluationRecord, setting: str
 ) -> dict[float, list[str]]:
-    """Groups the models of a task by the value of a hyper-parameter; keeps the order of the cells."""
+    """Groups the models of a task by the value of a hyper-parameter, in the order of the cells."""
     models: dict[float, list[str]] = {}
     for cell in record.cells:
         if cell.task != task.name or setting not in cell.hyper_parameters:
@@ -108,11 +114,13 @@ def _models_by_setting(
 
 def score_table(record: EvaluationRecord) -> TableData:
     """Scores over the seeds, with the share of the teacher's score that each student retains."""
+    # The teacher has scores and no retention.
     retentions = {(r.task, r.model, r.artefact): r for r in record.retentions}
     rows = []
     for summary in record.summaries:
         retention = retentions.get((summary.task, summary.model, summary.artefact))
         rows.append([*_score_cells(summary), *_retention_cells(retention)])
+    # Metrics differ between tasks (accuracy, F1, correlation), so a note names them.
     metrics = ", ".join(sorted({f"{s.task}: {s.metric}" for s in record.summaries}))
     columns = [
         "task",
@@ -131,6 +139,7 @@ def score_table(record: EvaluationRecord) -> TableData:
 def _score_cells(summary: Summary) -> list[str]:
     model = summary.model
     if summary.artefact != "pytorch":
+        # Scores of artefacts share the table with those of PyTorch.
         model = f"{summary.model} {summary.artefact}"
     score_range = ABSENT
     if len(summary.seeds) > 1:
@@ -151,6 +160,7 @@ def _retention_cells(retention: Retention | None) -> list[str]:
     plain = with_interval(
         retention.retention, retention.retention_low, retention.retention_high, percent
     )
+    # Undefined, so absent, where the teacher does not beat the baseline.
     above_baseline = with_interval(
         retention.retention_above_baseline,
         retention.retention_above_baseline_low,
@@ -173,6 +183,7 @@ def macro_table(record: EvaluationRecord) -> TableData:
         for macro in record.macros
     ]
     columns = ["suite", "model", "score", "paper", "tasks"]
+    # All macro-scores are computed in the same way; the first record describes it.
     return TableData("Macro-score", columns, rows, [record.macros[0].how])
 
 
@@ -191,6 +202,7 @@ def _artefact_cells(score: ArtefactScore) -> list[str]:
         f"{score.task} {score.model}",
         score.artefact,
         hundredths(score.median, 1),
+        # Positive: the artefact scores lower than PyTorch with the same weights.
         hundredths(score.drop, sign=True),
         mebibytes(score.bytes),
         number(score.latency_ms, 1),
@@ -213,6 +225,7 @@ def ablation_table(record: AblationRecord) -> TableData:
         "paper (GLUE)",
     ]
     notes = [
+        # The score of a recipe is a mean over tasks; without their names it says nothing.
         f"mean of {', '.join(record.tasks)}, {len(record.seeds)} seeds; {record.interval}",
         record.agrees_with_paper,
     ]
@@ -235,5 +248,6 @@ def _variation_cells(variation: Variation) -> list[str]:
         interval,
         hundredths(variation.spread),
         difference,
+        # Of the paper's table 4, on GLUE: the order is comparable, the size is not.
         hundredths(variation.paper_change, sign=True),
     ]

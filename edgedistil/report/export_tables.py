@@ -22,7 +22,7 @@ from edgedistil.report.table import TableData
 
 
 def export_table(artefacts: Sequence[tuple[ExportRecord, ParityRecord]]) -> TableData:
-    """Artefacts with their size, their errors over all probes and the result of the parity check."""
+    """Artefacts with their size, errors over all probes and result of the parity check."""
     rows = [_artefact_cells(export, parity) for export, parity in artefacts]
     columns = [
         "artefact",
@@ -38,10 +38,12 @@ def export_table(artefacts: Sequence[tuple[ExportRecord, ParityRecord]]) -> Tabl
 
 
 def _artefact_cells(export: ExportRecord, parity: ParityRecord) -> list[str]:
+    # Over all probes; the figures of each length are in a table of their own.
     figures = parity.overall
     return [
         model_and_task(export),
         export.precision,
+        # A large graph has its weights in a second file.
         mebibytes(sum(file.bytes for file in export.files)),
         significant(figures.max_abs),
         significant(figures.mean_abs),
@@ -53,12 +55,16 @@ def _artefact_cells(export: ExportRecord, parity: ParityRecord) -> list[str]:
 
 def error_by_length_table(parities: Sequence[ParityRecord]) -> TableData:
     """Largest error of each artefact at each sequence length."""
-    lengths = sorted({length for parity in parities for length in _errors_by_length(parity)})
+    all_lengths: set[int] = set()
+    for parity in parities:
+        all_lengths |= set(_errors_by_length(parity))
+    lengths = sorted(all_lengths)
     rows = []
     for parity in parities:
         errors = _errors_by_length(parity)
         cells = [significant(errors[at]) if at in errors else ABSENT for at in lengths]
         rows.append([model_and_task(parity), parity.precision, *cells])
+    # A dash marks a length at which an artefact was not compared.
     columns = ["artefact", "precision", *map(str, lengths)]
     return TableData("Largest error by sequence length", columns, rows)
 
@@ -67,6 +73,7 @@ def _errors_by_length(parity: ParityRecord) -> dict[int, float]:
     return {
         figures.length: figures.max_abs
         for figures in parity.by_length
+        # Probes of mixed lengths have no column.
         if isinstance(figures.length, int)
     }
 
@@ -94,6 +101,7 @@ def _length_cells(figures: ParityFigures) -> list[str]:
         significant(figures.max_abs),
         significant(figures.mean_abs),
         number(figures.cosine_min, 5),
+        # Five decimals, because the cosines of correct artefacts are close to 1.
         number(figures.cosine_mean, 5),
         number(figures.kl_nats, 5),
         percent(figures.agreement),
@@ -112,6 +120,7 @@ def _tolerance_cells(result: ToleranceResult) -> list[str]:
     return [
         tolerance.figure,
         f"{tolerance.bound} {tolerance.value:g}",
+        # Three digits, because a figure can be close to its bound.
         significant(result.got, 3),
         "passed" if result.holds else "FAILED",
         tolerance.reason,
@@ -120,6 +129,7 @@ def _tolerance_cells(result: ToleranceResult) -> list[str]:
 
 def parts_table(exports: Sequence[ExportRecord]) -> TableData:
     """Size of each artefact by part of the model: embeddings, attention and so on."""
+    # Artefacts of different tasks have different heads, so their parts differ.
     parts: list[str] = []
     for export in exports:
         parts += [part for part in export.bytes_by_part if part not in parts]

@@ -30,6 +30,7 @@ class LanguageModel:
 def language_models() -> list[LanguageModel]:
     """Reads the list that is part of the package."""
     path = resources.files("edgedistil.report").joinpath("language_models.toml")
+    # The file is part of the package and covered by tests, so it is not validated here.
     rows = tomllib.loads(path.read_text(encoding="utf-8"))["model"]
     return [LanguageModel(**row) for row in rows]
 
@@ -38,6 +39,7 @@ def language_model_table(models: Sequence[LanguageModel]) -> TableData:
     """Published models, smallest first, each with the source of its count."""
     rows = [
         [model.name, str(model.year), f"{model.parameters:,g}", model.source]
+        # Smallest first, as in the plot from bottom to top.
         for model in sorted(models, key=lambda model: model.parameters)
     ]
     columns = ["model", "year", "million parameters", "source"]

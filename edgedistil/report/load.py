@@ -28,7 +28,7 @@ TraceEntry = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunResults:
-    """Results of a run; those of stages that have not run are None or empty.
+    """Results of a run; None or empty for stages that have not run.
 
     Attributes:
         name: Name of the run.
@@ -56,6 +56,7 @@ class RunResults:
     profiles: list[ProfileRecord]
     recipe: str
 
+    # The traces are not records: metrics.jsonl is their only home.
     def records(self) -> dict[str, Record | Sequence[Record] | None]:
         """Records by their names in the JSON report."""
         return {
@@ -76,6 +77,7 @@ def load_results(run: RunDir) -> RunResults:
         RunError: The run has no results yet, or its trace is corrupt.
         StorageError: A record is corrupt or of another version.
     """
+    # A missing file means that a stage has not run; a corrupt file is an error.
     trace = _read_trace(run.metrics)
     recipe = ""
     if run.recipe.exists():
@@ -89,6 +91,7 @@ def load_results(run: RunDir) -> RunResults:
         evaluation=_read_if_exists(run.evaluation, EvaluationRecord),
         ablation=_read_if_exists(run.ablation, AblationRecord),
         exports=_read_all(run.exports, "*/export.*.json", ExportRecord),
+        # Files of this folder itself; checks made on boards are in subfolders.
         parities=_read_all(run.path / "parity", "*.json", ParityRecord),
         profiles=_read_all(run.profiles, "*.json", ProfileRecord),
         recipe=recipe,
@@ -112,7 +115,7 @@ def _read_all(folder: Path, pattern: str, kind: type[R]) -> list[R]:
 
 
 def _read_trace(path: Path) -> list[TraceEntry]:
-    """Reads the entries of metrics.jsonl; an empty list if there is no such file."""
+    """Reads the entries of metrics.jsonl; an empty list if the file does not exist."""
     if not path.exists():
         return []
     entries = []
@@ -129,6 +132,7 @@ def _read_trace(path: Path) -> list[TraceEntry]:
 
 def _student_heldout(trace: Sequence[TraceEntry]) -> list[TraceEntry]:
     """Held-out evaluations of the student, each with the tokens seen up to its step."""
+    # Held-out entries have a step only; plots need tokens, as steps of two runs differ in size.
     tokens_at = {entry["step"]: entry["tokens"] for entry in trace if entry.get("kind") == "train"}
     # Step 0 is evaluated before the first training step is logged.
     tokens_at.setdefault(0, 0)

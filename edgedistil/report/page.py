@@ -44,5 +44,6 @@ def is_figure(cell: str) -> bool:
     """Whether a cell holds a figure, or the dash of an absent one, and is right-aligned."""
     if cell == ABSENT:
         return True
+    # A word such as "Ex" consists of these characters too, so a digit is required.
     has_digit = any(character.isdigit() for character in cell)
     return has_digit and not cell.strip(_FIGURE_CHARACTERS)

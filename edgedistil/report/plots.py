@@ -55,16 +55,17 @@ def loss_curves(trace: Sequence[TraceEntry]) -> str | None:
         return None
 
     def draw(axes: Axes) -> None:
-        # A loss with weight 0 is not in the trace.
-        logged = [key for key in LOSSES if any(entry.get(key) is not None for entry in trace)]
-        for key, colour in zip(logged, SERIES, strict=False):
+        for index, (key, label) in enumerate(LOSSES.items()):
+            # A loss with weight 0 is not in the trace.
             entries = [entry for entry in trace if entry.get(key) is not None]
+            if not entries:
+                continue
+            colour = series_colour(index)
             tokens = [entry["tokens"] / 1e6 for entry in entries]
             values = [entry[key] for entry in entries]
+            # Raw values stay visible behind the average, so that outliers are not hidden.
             axes.plot(tokens, values, color=colour, alpha=0.22, linewidth=0.7)
-            axes.plot(
-                tokens, moving_average(values), color=colour, linewidth=1.8, label=LOSSES[key]
-            )
+            axes.plot(tokens, moving_average(values), color=colour, linewidth=1.8, label=label)
         axes.set_yscale("log")
         axes.set_xlabel("million tokens seen")
         axes.set_ylabel("nats per token (cosine: 1 − cos)")
@@ -88,24 +89,25 @@ def heldout_curves(trace: Sequence[TraceEntry], record: DistillRecord | None) ->
 
     Args:
         trace: Held-out evaluations of the student, each with the tokens seen.
-        record: Has the teacher's evaluation; None if there is none.
+        record: Has the teacher's evaluation; None if it is missing.
     """
     if len(trace) < 2:
         return None
 
     def draw(axes: Axes) -> None:
         tokens = [entry["tokens"] / 1e6 for entry in trace]
-        for (key, label), colour in zip(HELDOUT_FIGURES.items(), SERIES, strict=False):
+        for index, (key, label) in enumerate(HELDOUT_FIGURES.items()):
             values = [100 * entry[key] for entry in trace]
-            axes.plot(
-                tokens, values, color=colour, linewidth=1.8, marker="o", markersize=3, label=label
-            )
+            colour = series_colour(index)
+            axes.plot(tokens, values, "o-", color=colour, linewidth=1.8, markersize=3, label=label)
+        # The teacher does not train: its accuracy is a level, not a curve.
         heldout = record.heldout if record is not None else []
         for model in heldout:
             if model.model == "teacher":
                 _draw_level(axes, 100 * model.top1, tokens[-1], "teacher's top-1 accuracy")
         axes.set_xlabel("million tokens seen")
         axes.set_ylabel("% of masked tokens")
+        # From zero, so that a small gain looks small.
         axes.set_ylim(bottom=0)
         legend_above(axes)
 
@@ -144,12 +146,9 @@ def parameter_counts(models: Sequence[LanguageModel], *, teacher: int, student: 
         teacher: Parameters of the teacher.
         student: Parameters of the student.
     """
-    columns: dict[str, list[_Dot]] = {}
-    for model in sorted(models, key=lambda model: model.year):
-        dot = _Dot(model.name, model.parameters * 1e6, FAINT)
-        columns.setdefault(str(model.year), []).append(dot)
+    columns = _columns_by_year(models)
     columns["this run"] = [_Dot("teacher", teacher, SERIES[0]), _Dot("student", student, SERIES[1])]
-    largest = max(dot.parameters for dots in columns.values() for dot in dots)
+    largest = max(teacher, student, *(model.parameters * 1e6 for model in models))
 
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import NullLocator
@@ -162,11 +161,21 @@ def parameter_counts(models: Sequence[LanguageModel], *, teacher: int, student: 
         axes.set_xticks(range(len(columns)), list(columns))
         axes.grid(axis="x", visible=False)
         axes.set_ylabel("parameters")
+        # The axis ends at the first tick above the largest model.
         ticks = {e: name for e, name in _COUNT_TICKS.items() if 10**e <= 4 * largest}
         axes.set_yticks([10.0**exponent for exponent in ticks], list(ticks.values()))
+        # Minor ticks of a logarithmic axis would collide with the names.
         axes.yaxis.set_minor_locator(NullLocator())
 
     return draw_svg("Parameter counts", draw, height=_COUNTS_HEIGHT_INCHES)
+
+
+def _columns_by_year(models: Sequence[LanguageModel]) -> dict[str, list[_Dot]]:
+    columns: dict[str, list[_Dot]] = {}
+    for model in sorted(models, key=lambda model: model.year):
+        dot = _Dot(model.name, model.parameters * 1e6, FAINT)
+        columns.setdefault(str(model.year), []).append(dot)
+    return columns
 
 
 def _draw_column(axes: Axes, position: int, dots: Sequence[_Dot]) -> None:
@@ -177,6 +186,7 @@ def _draw_column(axes: Axes, position: int, dots: Sequence[_Dot]) -> None:
     label_exponents = separate(exponents, distance=_LABEL_DECADES)
     for dot, label_exponent in zip(ordered, label_exponents, strict=True):
         label_height = 10**label_exponent
+        # The models of this run are larger and coloured.
         is_published = dot.colour == FAINT
         axes.plot(
             [position, position + 0.09], [dot.parameters, label_height], color=FAINT, linewidth=0.6
@@ -212,6 +222,7 @@ def measured_rows(profiles: Sequence[ProfileRecord]) -> list[ProfileRow]:
         rows += [row for row in profile.rows if _is_measured(row)]
     if not rows:
         return []
+    # Rows under different conditions cannot be compared, so one condition is chosen.
     device = rows[0].device
     threads = min(row.threads for row in rows)
     lengths = [row.length for row in rows if isinstance(row.length, int)]
@@ -282,14 +293,10 @@ def size_against_latency(profiles: Sequence[ProfileRecord]) -> str | None:
             if not isinstance(row.latency_ms, float):
                 continue
             size = row.file_bytes / 2**20
-            axes.plot(
-                [row.latency_ms],
-                [size],
-                "o" if row.task == ENCODER_TASK else "s",
-                color=_artefact_colour(row),
-                markersize=8,
-                label=f"{row_label(row)}: {milliseconds(row.latency_ms)} ms, {size:.0f} MiB",
-            )
+            label = f"{row_label(row)}: {milliseconds(row.latency_ms)} ms, {size:.0f} MiB"
+            marker = "o" if row.task == ENCODER_TASK else "s"
+            colour = _artefact_colour(row)
+            axes.plot([row.latency_ms], [size], marker, color=colour, markersize=8, label=label)
         # Both axes start at 0, so that areas and distances show ratios.
         axes.set_xlim(0, 1.1 * max(latencies))
         axes.set_ylim(0, 1.15 * max(row.file_bytes for row in rows) / 2**20)
@@ -338,6 +345,7 @@ def _draw_medians(
     label: str,
 ) -> None:
     """Draws the medians of one task with error bars, one per model."""
+    # matplotlib takes the bars as distances from the median.
     medians = [100 * summary.median for summary in summaries.values()]
     below = [100 * (summary.median - summary.lowest) for summary in summaries.values()]
     above = [100 * (summary.highest - summary.median) for summary in summaries.values()]
@@ -412,6 +420,7 @@ _COST_LABELS: dict[Cost, str] = {
 
 def cost_points(evaluation: EvaluationRecord, cost: Cost) -> list[CostPoint]:
     """Points of `score_against_cost`; tasks without a useful teacher are left out."""
+    # Retention needs the baseline and the teacher's score of the same task.
     baselines = {task.name: task.baseline for task in evaluation.tasks}
     teacher_scores = {
         summary.task: summary.median

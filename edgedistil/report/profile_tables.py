@@ -29,6 +29,7 @@ from edgedistil.report.table import TableData
 def main_tables(record: ProfileRecord) -> list[TableData]:
     """Tables of a profile that are shown first; empty ones are left out."""
     tables = []
+    # An emulator's time says nothing about the device, so its table has no latency.
     if record.rows and record.method == "emulated":
         tables.append(emulation_table(record))
     elif record.rows:
@@ -44,29 +45,16 @@ def main_tables(record: ProfileRecord) -> list[TableData]:
 def latency_table(record: ProfileRecord) -> TableData:
     """Median latency at each length, one row per artefact and thread count."""
     lengths = list(dict.fromkeys(row.length for row in record.rows))
-    # A record has one row per length; the table has one column per length.
-    groups: dict[tuple[str, str, int], list[ProfileRow]] = {}
-    for row in record.rows:
-        key = (model_and_task(row), row.precision, row.threads)
-        groups.setdefault(key, []).append(row)
     rows = []
-    for group in groups.values():
+    for group in _group_by_artefact(record.rows):
         by_length = {row.length: row for row in group}
         medians = [_median_cell(by_length.get(length)) for length in lengths]
         # Loading and memory do not depend on the length, so the first row has them.
         first = group[0]
-        rows.append(
-            [
-                model_and_task(first),
-                first.precision,
-                first.method,
-                str(first.threads),
-                *medians,
-                milliseconds(first.load_ms),
-                milliseconds(first.first_call_ms),
-                mebibytes(first.peak_memory_bytes),
-            ]
-        )
+        names = [model_and_task(first), first.precision, first.method, str(first.threads)]
+        start = [milliseconds(first.load_ms), milliseconds(first.first_call_ms)]
+        rows.append([*names, *medians, *start, mebibytes(first.peak_memory_bytes)])
+    # Short heads keep the table narrow enough for a terminal.
     heads = [str(length).replace("sentence-pairs", "pairs") for length in lengths]
     return TableData(
         f"{record.device}: {record.method} milliseconds per call (median), by length in tokens",
@@ -76,10 +64,19 @@ def latency_table(record: ProfileRecord) -> TableData:
     )
 
 
+def _group_by_artefact(rows: Sequence[ProfileRow]) -> list[list[ProfileRow]]:
+    """Groups rows that differ in length only: they become one row of the table."""
+    groups: dict[tuple[str, int], list[ProfileRow]] = {}
+    for row in rows:
+        groups.setdefault((artefact_name(row), row.threads), []).append(row)
+    return list(groups.values())
+
+
 def _median_cell(row: ProfileRow | None) -> str:
     if row is None:
         return ABSENT
     if not row.valid:
+        # The reason is in the table of all rows.
         return "invalid"
     return milliseconds(row.latency_ms)
 
@@ -92,6 +89,7 @@ def _sentence_pair_notes(rows: Sequence[ProfileRow]) -> list[str]:
             continue
         if not isinstance(row.latency, LatencyStats):
             continue
+        # The samples add up to the time of the pass: calls followed one another.
         calls = row.latency.calls
         seconds = sum(row.latency.samples_ms) / 1000
         name = artefact_name(row)
@@ -102,6 +100,7 @@ def _sentence_pair_notes(rows: Sequence[ProfileRow]) -> list[str]:
         longest[name] = max(longest.get(name, (0, "")), (calls, note))
     if not longest:
         return []
+    # The paper reports one pass over the sentence pairs of STS-B.
     notes = [note for _, note in longest.values()]
     return [*notes, f"in the paper: {SPEED_ROW}"]
 
@@ -135,6 +134,7 @@ def _profile_cells(row: ProfileRow) -> list[str]:
         p99 = milliseconds(row.latency.p99_ms)
     method: str = row.method
     if not row.valid:
+        # Invalid rows stay visible, because leaving them out would hide a throttled device.
         method = f"{row.method}, INVALID: {row.invalid_reason}"
     return [
         model_and_task(row),
@@ -155,6 +155,7 @@ def _profile_cells(row: ProfileRow) -> list[str]:
 def _missing_percentile_notes(rows: Sequence[ProfileRow]) -> list[str]:
     """How many rows lack a percentile, with the reason of the first one."""
     latencies = [row.latency for row in rows if isinstance(row.latency, LatencyStats)]
+    # p50 is never refused; p99 needs 100 samples.
     percentiles = {
         "p95": [latency.p95_ms for latency in latencies],
         "p99": [latency.p99_ms for latency in latencies],
@@ -163,6 +164,7 @@ def _missing_percentile_notes(rows: Sequence[ProfileRow]) -> list[str]:
     for name, figures in percentiles.items():
         reasons = [figure.not_measured for figure in figures if isinstance(figure, NotMeasured)]
         if reasons:
+            # One example is enough: the reasons differ only in the number of samples.
             notes.append(
                 f"no {name} in {len(reasons)} of {len(figures)} rows, for example: {reasons[0]}"
             )
@@ -173,7 +175,7 @@ def _missing_percentile_notes(rows: Sequence[ProfileRow]) -> list[str]:
 
 
 def emulation_table(record: ProfileRecord) -> TableData:
-    """Whether artefacts start, their parity, kernels and memory; an emulator's time means nothing."""
+    """Whether artefacts start under emulation, with their parity, kernels and memory."""
     rows = [_emulation_cells(row) for row in record.rows]
     columns = [
         "artefact",
@@ -238,6 +240,7 @@ def _memory_limit_cells(fit: MemoryFit) -> list[str]:
         model_and_task(fit),
         fit.precision,
         f"{fit.limit_bytes / 2**20:.0f}",
+        # The way in which a process ended distinguishes a limit from a crash.
         "fits" if fit.fits else f"does not fit: {fit.ended}",
         mebibytes(fit.peak_memory_bytes),
         str(fit.length),
@@ -258,6 +261,7 @@ def claims_table(claims: Sequence[Claim]) -> TableData:
     ]
     # A claim without a figure in the paper says so: "not in the paper".
     papers = [claim.paper for claim in claims if not claim.paper.startswith("not ")]
+    # Several claims share one row of the paper.
     notes = [f"in the paper: {paper}" for paper in dict.fromkeys(papers)]
     columns = ["verdict", "claim", "figure", "method", "conditions"]
     return TableData("Claims", columns, rows, notes)

@@ -105,6 +105,7 @@ def distillation_section(results: RunResults) -> ReportSection:
             ),
         ]
     )
+    # Results first, then the models they belong to.
     models = model_table([("teacher", record.teacher), ("student", record.student)])
     tables = [heldout_table(record.heldout), models]
     return ReportSection(title, anchor, lead, tables, pictures)
@@ -118,6 +119,7 @@ def size_section(results: RunResults) -> ReportSection:
         absent = "Not run: edgedistil distill RECIPE"
         return ReportSection(title, anchor, absent=absent)
     teacher, student = record.teacher.parameters, record.student.parameters
+    # The paper's figure 1 puts DistilBERT among the models of its time.
     published = language_models()
     picture = Picture(
         plots.parameter_counts(published, teacher=teacher, student=student),
@@ -138,6 +140,13 @@ def size_section(results: RunResults) -> ReportSection:
 
 
 # --- evaluation ----------------------------------------------------------------------------------
+
+# Defines both columns of retention, which are easy to confuse.
+_RETENTION = (
+    "Teacher and student were fine-tuned with the same budget. Retention is the student's score"
+    " divided by the teacher's. A constant prediction already reaches much of a score, so retention"
+    " above baseline is given too: (student − baseline) / (teacher − baseline)."
+)
 
 
 def quality_section(results: RunResults) -> ReportSection:
@@ -168,12 +177,8 @@ def quality_section(results: RunResults) -> ReportSection:
             ),
         ]
     )
-    lead = (
-        "Teacher and student were fine-tuned with the same budget. Retention is the student's score"
-        " divided by the teacher's. A constant prediction already reaches much of a score, so"
-        " retention above baseline is given too: (student − baseline) / (teacher − baseline)."
-    )
-    return ReportSection(title, anchor, lead, [*evaluation_tables(record), *ablation], pictures)
+    tables = [*evaluation_tables(record), *ablation]
+    return ReportSection(title, anchor, _RETENTION, tables, pictures)
 
 
 # --- export --------------------------------------------------------------------------------------
@@ -192,6 +197,7 @@ def artefact_section(results: RunResults) -> ReportSection:
         if parity is not None:
             pairs.append((export, parity))
     folded = []
+    # Two tables per artefact: too long to be shown at first.
     for parity in results.parities:
         folded += [parity_length_table(parity), tolerance_table(parity)]
     return ReportSection(
@@ -210,12 +216,18 @@ def artefact_section(results: RunResults) -> ReportSection:
 
 # --- profile -------------------------------------------------------------------------------------
 
+_METHODS = (
+    "Each row names its method. Measured: on the device. Emulated: the device's kernels under an"
+    " emulator, no latency. Predicted: a band from a cost model, without the device."
+)
+
 
 def profile_section(results: RunResults) -> ReportSection:
     """Latency, memory and claims, one table per device and method."""
     title, anchor = "Latency and memory", "latency"
     if not results.profiles:
         return ReportSection(title, anchor, absent="Not run: edgedistil profile")
+    # A latency without its conditions cannot be compared with another one.
     conditions = _plot_conditions(results)
     pictures = _pictures(
         [
@@ -233,13 +245,13 @@ def profile_section(results: RunResults) -> ReportSection:
     tables = []
     if claims:
         tables.append(claims_table(claims))
+    # One table per profile, so that methods never mix.
     for profile in results.profiles:
         tables += main_tables(profile)
     return ReportSection(
         title,
         anchor,
-        "Each row names its method. Measured: on the device. Emulated: the device's kernels under an"
-        " emulator, no latency. Predicted: a band from a cost model, without the device.",
+        _METHODS,
         tables,
         pictures,
         folded=[profile_table(profile) for profile in results.profiles if profile.rows],
@@ -251,6 +263,7 @@ def _plot_conditions(results: RunResults) -> str:
     rows = plots.measured_rows(results.profiles)
     if not rows:
         return ""
+    # All rows of the plots share these conditions.
     row = rows[0]
     return (
         f": measured on {row.device}, {plural(row.threads, 'thread')}, batch {row.batch},"
@@ -268,6 +281,7 @@ def provenance_section(results: RunResults) -> ReportSection:
         tables.append(corpus_table(results.corpus))
     if results.exports:
         tables.append(file_table(results.exports))
+    # Always there: any run has at least one result.
     tables.append(version_table(results))
     return ReportSection("Provenance", "provenance", tables=tables)
 
@@ -281,6 +295,7 @@ def corpus_table(corpus: CorpusRecord) -> TableData:
             source.origin,
             str(source.documents),
             f"{source.text_bytes / 1e6:.1f}",
+            # The digest pins the text even if the origin changes.
             source.sha256[:_SHORT_SHA256],
         ]
         for source in corpus.sources
@@ -305,18 +320,19 @@ def file_table(exports: Sequence[ExportRecord]) -> TableData:
 
 def version_table(results: RunResults) -> TableData:
     """Command, host and package versions of every stage."""
-    rows = [
-        [
-            stage,
-            provenance.created_utc,
-            provenance.command,
-            f"{provenance.host.cpu}, {plural(provenance.host.cores, 'core')}",
-            ", ".join(f"{name} {version}" for name, version in provenance.versions.items()),
-        ]
-        for stage, provenance in _provenances(results)
-    ]
+    rows = [[stage, *_provenance_cells(provenance)] for stage, provenance in _provenances(results)]
     columns = ["stage", "UTC", "command", "host", "versions"]
     return TableData("Commands and versions", columns, rows)
+
+
+def _provenance_cells(provenance: Provenance) -> list[str]:
+    versions = [f"{name} {version}" for name, version in provenance.versions.items()]
+    return [
+        provenance.created_utc,
+        provenance.command,
+        f"{provenance.host.cpu}, {plural(provenance.host.cores, 'core')}",
+        ", ".join(versions),
+    ]
 
 
 def _provenances(results: RunResults) -> list[tuple[str, Provenance]]:

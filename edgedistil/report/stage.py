@@ -30,10 +30,12 @@ def report(run: RunDir, *, against: RunDir | None = None) -> Path:
         comparison = compare_runs(results, load_results(against))
     verdicts = judge_claims(results)
 
+    # The same results in three forms: to read, to paste, and for programs.
     write_text(run.report, page.render(results, verdicts, comparison))
     write_text(run.report.with_suffix(".md"), text.render_markdown(results, verdicts, comparison))
     write_json(run.report.with_suffix(".json"), text.report_json(results, verdicts))
 
+    # The verdicts are the short answer; the page has everything else.
     terminal.show_run(run, run.path)
     terminal.show_tables([text.verdict_table(verdicts)])
     if comparison is not None:

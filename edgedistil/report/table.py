@@ -19,5 +19,6 @@ class TableData:
 
     title: str
     columns: Sequence[str]
+    # Cells are formatted already, so that no output can format a figure in its own way.
     rows: list[list[str]]
     notes: list[str] = field(default_factory=list)

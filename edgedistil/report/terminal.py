@@ -36,6 +36,7 @@ def show_plan(plan: PlanRecord) -> None:
 def show_distill(run: RunDir, record: DistillRecord) -> None:
     """Prints the models, the held-out evaluation and the speed of a distillation."""
     show_run(run, run.path)
+    # The models first: sizes give the figures below their meaning.
     models = model_table([("teacher", record.teacher), ("student", record.student)])
     show_tables([models, heldout_table(record.heldout)])
     console.result(f"  {describe_training(record)}")
@@ -49,6 +50,7 @@ def show_evaluation(run: RunDir, record: EvaluationRecord) -> None:
 
 def show_ablation(run: RunDir, record: AblationRecord) -> None:
     """Prints the table of an ablation study."""
+    # The runs of the variations have directories of their own; the record is here.
     show_run(run, run.ablation)
     show_tables([ablation_table(record)])
 
@@ -68,6 +70,7 @@ def show_profiles(run: RunDir | None, records: Sequence[ProfileRecord]) -> None:
     """
     if run is not None:
         show_run(run, run.profiles)
+    # Claims follow the tables of their own profile.
     for record in records:
         show_tables(main_tables(record))
         for claim in record.claims:
@@ -83,5 +86,6 @@ def show_tables(tables: Iterable[TableData]) -> None:
     """Prints tables, each with its notes below."""
     for table in tables:
         console.table(table.title, table.columns, table.rows)
+        # Indented, to separate notes from the rows of the table.
         for note in table.notes:
             console.result(f"  {note}")

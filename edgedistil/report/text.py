@@ -21,6 +21,7 @@ def render_markdown(
     blocks = [f"# EdgeDistil report: {results.name}", render_table(verdict_table(verdicts))]
     if comparison is not None:
         blocks.append(render_table(comparison))
+    # Markdown has neither plots nor folded tables: it is pasted into issues and pull requests.
     for section in all_sections(results):
         blocks.append(f"## {section.title}")
         blocks += [paragraph for paragraph in (section.lead, section.absent) if paragraph]
@@ -31,12 +32,14 @@ def render_markdown(
 def verdict_table(verdicts: Sequence[Verdict]) -> TableData:
     """The verdicts as a table; caveats become notes."""
     rows = [[verdict.claim, verdict.word, verdict.figure, verdict.how] for verdict in verdicts]
+    # A caveat is too long for a cell.
     notes = [f"{verdict.claim}: {verdict.caveat}" for verdict in verdicts if verdict.caveat]
     return TableData("The paper's claims", ["claim", "verdict", "figure", "basis"], rows, notes)
 
 
 def render_table(table: TableData) -> str:
     """Renders one table, with its title in bold above and its notes below."""
+    # In italics, so that notes differ from the paragraphs of a section.
     notes = [f"*{note}*" for note in table.notes]
     return "\n\n".join([f"**{table.title}**", markdown_table(table.columns, table.rows), *notes])
 
@@ -53,6 +56,7 @@ def report_json(results: RunResults, verdicts: Sequence[Verdict]) -> dict[str, A
 def _dump(value: Record | Sequence[Record] | None) -> Any:
     if value is None:
         return None
+    # The field names of records and verdicts are the keys that programs rely on.
     if isinstance(value, Record):
         return value.model_dump(mode="json")
     return [record.model_dump(mode="json") for record in value]

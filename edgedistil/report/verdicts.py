@@ -58,6 +58,8 @@ def size_verdict(results: RunResults) -> Verdict:
         how = "edgedistil distill counts the parameters of both models"
         return Verdict("size", SIZE_CLAIM, "not measured", ABSENT, how)
     teacher, student = results.distill.teacher, results.distill.student
+    # The claim is about all parameters; the encoders alone are shown because narrow models have
+    # most parameters in the embeddings.
     saved = 1 - student.parameters / teacher.parameters
     encoder_saved = 1 - student.encoder_parameters / teacher.encoder_parameters
     word: Word = "holds"
@@ -90,9 +92,10 @@ def _embedding_caveat(student: ModelFacts) -> str:
 
 def speed_verdict(results: RunResults) -> Verdict:
     """Repeats the measured speed claim; predictions are mentioned and never decide."""
-    claims = [
-        claim for profile in results.profiles for claim in profile.claims if claim.claim == "speed"
-    ]
+    claims: list[Claim] = []
+    for profile in results.profiles:
+        claims += [claim for claim in profile.claims if claim.claim == "speed"]
+    # A predicted band may hold, but the paper's claim is about a measured time.
     measured = [claim for claim in claims if claim.method == "measured"]
     if not measured:
         how = "edgedistil profile measures this host"
@@ -118,7 +121,7 @@ def _encoder_claim(claims: Sequence[Claim]) -> Claim:
 
 
 def quality_verdict(evaluation: EvaluationRecord | None) -> Verdict:
-    """Judges GLUE's macro-score, as the paper does; without one, the task with the lowest retention."""
+    """Judges GLUE's macro-score, as the paper does, or else the task with the lowest retention."""
     how = "edgedistil evaluate fine-tunes teacher and student"
     not_measured = Verdict("quality", QUALITY_CLAIM, "not measured", ABSENT, how)
     if evaluation is None:
@@ -126,6 +129,7 @@ def quality_verdict(evaluation: EvaluationRecord | None) -> Verdict:
     retentions = _student_retentions(evaluation)
     if not retentions:
         return not_measured
+    # The paper's 97% is a ratio of macro-scores, so it decides where it exists.
     macro_scores = _macro_scores(evaluation)
     if macro_scores is not None:
         return _macro_verdict(*macro_scores)
@@ -167,6 +171,7 @@ def _macro_verdict(teacher: float, student: float) -> Verdict:
 
 
 def _worst_task_verdict(evaluation: EvaluationRecord, retentions: Sequence[Retention]) -> Verdict:
+    # No mean over tasks: a good one must not hide a bad one.
     worst = min(retentions, key=_sort_key)
     if isinstance(worst.retention, NotMeasured):
         how = worst.retention.not_measured
@@ -190,6 +195,7 @@ def _sort_key(retention: Retention) -> float:
 
 def _word_for(value: float, retention: Retention) -> Word:
     low, high = retention.retention_low, retention.retention_high
+    # The interval contains the bound, so the seeds do not decide.
     if isinstance(low, float) and isinstance(high, float) and low < paper.RETENTION <= high:
         return "inconclusive"
     return "holds" if value >= paper.RETENTION else "does not hold"
@@ -197,6 +203,7 @@ def _word_for(value: float, retention: Retention) -> Word:
 
 def _describe_task(evaluation: EvaluationRecord, task: str, *, tasks: int) -> str:
     """Describes the task that decides, and how it differs from the paper's figure."""
+    # Teacher and student may have different numbers of seeds.
     seeds = max((len(s.seeds) for s in evaluation.summaries if s.task == task), default=0)
     suites = {facts.name: facts.suite for facts in evaluation.tasks}
     rank = f", the lowest of {tasks}" if tasks > 1 else ""
@@ -209,6 +216,7 @@ def _describe_task(evaluation: EvaluationRecord, task: str, *, tasks: int) -> st
 
 def _quality_caveat(evaluation: EvaluationRecord, worst: Retention) -> str:
     """Retention above baseline, and retention of the student trained with soft targets."""
+    # A constant prediction already scores high on some tasks, so plain retention flatters.
     caveats = []
     above_baseline = worst.retention_above_baseline
     if not isinstance(above_baseline, NotMeasured):
@@ -217,6 +225,7 @@ def _quality_caveat(evaluation: EvaluationRecord, worst: Retention) -> str:
         )
     for retention in evaluation.retentions:
         key = (retention.task, retention.model, retention.artefact)
+        # student-d is the student fine-tuned with the teacher's soft targets, the paper's (D) row.
         if key != (worst.task, "student-d", "pytorch"):
             continue
         if isinstance(retention.retention, NotMeasured):

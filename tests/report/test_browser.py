@@ -1,4 +1,4 @@
-"""The page in a real browser: all plots are drawn, and wide and narrow windows never scroll sideways."""
+"""The page in a real browser: plots are drawn, and no window scrolls sideways."""
 
 from __future__ import annotations
 

@@ -23,15 +23,16 @@ _CLI_HEAD = f"""{_GENERATED}
 
 # Command line
 
-Every command names the run that it used. `--run` selects another one. Choices are checked before anything is read, and a
-wrong value is reported with the possible ones (exit code 2). `edgedistil --install-completion` adds completion to your shell.
+Every command names the run that it used. `--run` selects another one. Choices are checked before
+anything is read, and a wrong value is reported with the possible ones (exit code 2).
+`edgedistil --install-completion` adds completion to your shell.
 """
 _RECIPE_HEAD = f"""{_GENERATED}
 
 # Keys of recipes, task files and device files
 
-`edgedistil recipe explain [KEY]` prints these descriptions; `--of task` and `--of device` select the other two kinds of file.
-An unknown key is an error with a suggestion.
+`edgedistil recipe explain [KEY]` prints these descriptions; `--of task` and `--of device` select
+the other two kinds of file. An unknown key is an error with a suggestion.
 """
 _KIND_TITLES = {"recipe": "Recipes", "task": "Task files", "device": "Device files"}
 

@@ -18,7 +18,9 @@ def is_installed(program: str) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test marked `needs("prog")` skips where the program is missing; in CI that is a failure, not a skip."""
+    """A test marked `needs("prog")` skips where the program is missing; in CI that is a failure,
+    not a skip.
+    """
     for item in items:
         for mark in item.iter_markers("needs"):
             missing = [program for program in mark.args if not is_installed(program)]

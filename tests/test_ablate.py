@@ -29,10 +29,20 @@ def folder_of(tmp_path: Path, **recipes: tuple[float, int]) -> Path:
 
 def variation(name: str, change: float, paper: float | None, *, noisy: bool = False) -> Variation:
     return Variation(
-        name=name, description="", run=name, changed={}, tokens_seen=1, score=0.5, per_task={}, change=change,
-        change_low=change - 0.01, change_high=change + 0.01, spread=0.01, within_noise=noisy,
+        name=name,
+        description="",
+        run=name,
+        changed={},
+        tokens_seen=1,
+        score=0.5,
+        per_task={},
+        change=change,
+        change_low=change - 0.01,
+        change_high=change + 0.01,
+        spread=0.01,
+        within_noise=noisy,
         paper_change=NotMeasured(not_measured="none") if paper is None else paper,
-    )  # fmt: skip
+    )
 
 
 def test_shipped_ablations_are_fair_and_full_comes_first():
@@ -71,9 +81,11 @@ def test_order_is_held_against_the_papers():
 
 
 def test_ablation_compares_runs_cell_by_cell(tmp_path, runs, monkeypatch):
-    """Distillation is played by two ready-made runs; evaluation and comparison are the real ones on their cells."""
+    """Distillation is played by two ready-made runs; evaluation and comparison are the real ones on
+    their cells.
+    """
     from edgedistil import ablate as module
-    from edgedistil.core.records import (  # fmt: skip
+    from edgedistil.core.records import (
         AblationRecord,
         Cell,
         EvaluationRecord,
@@ -93,15 +105,24 @@ def test_ablation_compares_runs_cell_by_cell(tmp_path, runs, monkeypatch):
         cells = []
         for seed in (1, 2, 3):
             wrong = 10 + seed + (20 + seed if recipe.loss.cosine == 0 else 0)
-            said = [1 - label if i < wrong else label for i, label in enumerate(labels)]
+            predictions = [1 - label if i < wrong else label for i, label in enumerate(labels)]
             score = 1 - wrong / len(labels)
             cell = Cell(
-                task="t", model="student", seed=seed, scores={"accuracy": score}, metric="accuracy", dev_examples=101,
-                train_examples=1, seconds=1, provenance=provenance(),
-            )  # fmt: skip
+                task="t",
+                model="student",
+                seed=seed,
+                scores={"accuracy": score},
+                metric="accuracy",
+                dev_examples=101,
+                train_examples=1,
+                seconds=1,
+                provenance=provenance(),
+            )
             write_record(
                 run.cells / "t" / f"student-{seed}.json",
-                CellFile(key="k", model_sha256="m", cell=cell, labels=labels, predictions=said),
+                CellFile(
+                    key="k", model_sha256="m", cell=cell, labels=labels, predictions=predictions
+                ),
             )
             cells.append(cell)
         middle = sorted(cell.scores["accuracy"] for cell in cells)[1]
@@ -115,9 +136,18 @@ def test_ablation_compares_runs_cell_by_cell(tmp_path, runs, monkeypatch):
             highest=1,
         )
         facts = TaskFacts(
-            name="t", title="T", kind="classification", metric="accuracy", train_examples=1, dev_examples=101,
-            baseline=0.5, baseline_rule="", origin="", licence="", settings_source="",
-        )  # fmt: skip
+            name="t",
+            title="T",
+            kind="classification",
+            metric="accuracy",
+            train_examples=1,
+            dev_examples=101,
+            baseline=0.5,
+            baseline_rule="",
+            origin="",
+            licence="",
+            settings_source="",
+        )
         record = EvaluationRecord(
             cells=cells, summaries=[summary], retentions=[], tasks=[facts], provenance=provenance()
         )

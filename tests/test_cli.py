@@ -152,7 +152,8 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     script = (
         "import sys\nsys.argv = ['edgedistil', '--help']\nfrom edgedistil.cli import main\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    code = stop.code\n"
-        "heavy = ['torch', 'onnxruntime', 'transformers', 'numpy', 'pydantic', 'matplotlib', 'onnx']\n"
+        "heavy = ['torch', 'onnxruntime', 'transformers', 'numpy', 'pydantic', 'matplotlib', "
+        "'onnx']\n"
         "print(code, [m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run(
@@ -167,9 +168,11 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
 )
 def test_help_of_a_command_imports_no_torch(command: str, tmp_path: Path) -> None:
     script = (
-        f"import sys\nsys.argv = ['edgedistil', {command!r}, '--help']\nfrom edgedistil.cli import main\n"
+        f"import sys\nsys.argv = ['edgedistil', {command!r}, '--help']\nfrom edgedistil.cli import "
+        f"main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print([m for m in ('torch', 'transformers', 'optimum', 'onnxruntime') if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'optimum', 'onnxruntime') if m in "
+        "sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
@@ -225,7 +228,8 @@ def test_version(tmp_path: Path) -> None:
 def test_a_signal_ends_with_130(number: int, tmp_path: Path) -> None:
     script = (
         "import signal, time\nfrom edgedistil import cli, doctor\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job is born deaf to it
+        # a shell's background job is born deaf to it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait():\n    print('working', flush=True)\n    time.sleep(60)\n"
         "doctor.examine = wait\nimport sys\nsys.argv = ['edgedistil', 'doctor']\ncli.main()"
     )
@@ -240,9 +244,9 @@ def test_a_signal_ends_with_130(number: int, tmp_path: Path) -> None:
         assert process.stdout.readline() == "working\n"
         time.sleep(0.05)
         process.send_signal(number)
-        _, said = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert said.strip() == "interrupted"
+    assert stderr.strip() == "interrupted"
 
 
 def test_a_closed_pipe_is_not_an_error(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The tiny path for real, through the installed command line: MiniLM, real English, ONNX Runtime; fewer steps.
+"""The tiny path for real, through the installed command line: MiniLM, real English, ONNX Runtime;
+fewer steps.
 
 One run is made once and read by every test here.
 """
@@ -203,9 +204,9 @@ def test_interrupted_and_resumed(home: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert "--resume" in said
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "--resume" in stderr
     assert not (home / "runs" / "stopped" / "distill.json").exists()
     done = edgedistil(*arguments, "--resume", cwd=home)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The direction of imports: down, never across. Checked for every import, wherever in a file it stands."""
+"""The direction of imports: down, never across. Checked for every import, anywhere in a file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ MAY_USE: dict[str, set[str]] = {
     "costmodel": {"onnx", "onnxruntime"},
     "profiling": {"onnx", "onnxruntime"},
 }
-# module → heavy libraries that it may import inside a function, when it is called by someone who has them
+# module → heavy libraries that it may import inside a function, when it is called by someone who
+# has them
 MAY_USE_WHEN_CALLED = {"core/session.py": {"onnxruntime"}}
 # device-side and command-line modules that must not even pull these in by way of others
 LIGHT = (
@@ -70,7 +71,9 @@ def room(path: Path) -> str:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of everything imported in a syntax tree, at any depth, type-checking blocks included."""
+    """Dotted names of everything imported in a syntax tree, at any depth, type-checking blocks
+    included.
+    """
     for node in ast.walk(tree):
         yield from _imported_by(node)
 
@@ -93,7 +96,7 @@ def imports_at_load(tree: ast.Module) -> set[str]:
 
 def violations(path: Path, source: str) -> list[str]:
     here = room(path)
-    found = []
+    problems = []
     tree = ast.parse(source)
     at_load = imports_at_load(tree)
     when_called = MAY_USE_WHEN_CALLED.get(path.relative_to(PACKAGE).as_posix(), set())
@@ -101,13 +104,13 @@ def violations(path: Path, source: str) -> list[str]:
         top, *rest = name.split(".")
         lazy = top in when_called and name not in at_load
         if top in TORCH_SIDE | GRAPH_SIDE and top not in MAY_USE.get(here, set()) and not lazy:
-            found.append(f"{here} uses {top}")
+            problems.append(f"{here} uses {top}")
         if top == "edgedistil" and rest and here not in ENTRY:
             there = rest[0]
             allowed = {here, "core"} | MAY_IMPORT.get(here, set())
             if there not in allowed:
-                found.append(f"{here} imports {there}")
-    return found
+                problems.append(f"{here} imports {there}")
+    return problems
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -67,7 +67,7 @@ def test_every_shipped_file_is_in_the_wheel(wheel: Path) -> None:
 def test_an_installed_package_works_anywhere(
     installed: Path, arguments: list[str], tmp_path: Path
 ) -> None:
-    script = f"import edgedistil, sys; assert edgedistil.__file__.startswith({str(installed)!r}), edgedistil.__file__"
+    script = f"import edgedistil; assert edgedistil.__file__.startswith({str(installed)!r})"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=tmp_path)
     done = subprocess.run(
@@ -123,7 +123,7 @@ def normalized(name: str) -> str:
 def test_every_imported_package_is_declared_and_every_declared_one_is_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     requirements = [re.match(r"[\w.-]+", item) for item in project["dependencies"]]
-    declared = {normalized(found[0]) for found in requirements if found}
+    declared = {normalized(match[0]) for match in requirements if match}
     imported = imported_distributions(ROOT / "edgedistil")
     assert imported - declared == set(), "imported and not declared"
     # optimum imports requests without declaring it.

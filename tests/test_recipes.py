@@ -1,4 +1,6 @@
-"""Every shipped recipe loads; base.toml is the paper's; an ablation changes what its name says and nothing else."""
+"""Every shipped recipe loads; base.toml is the paper's; an ablation changes what its name says and
+nothing else.
+"""
 
 from __future__ import annotations
 

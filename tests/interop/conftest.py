@@ -1,4 +1,6 @@
-"""Packages of real MiniLM models as `edgedistil export` makes them, what PyTorch says to the same text, the clients."""
+"""Packages of real MiniLM models as `edgedistil export` makes them, what PyTorch says to the same
+text, the clients.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ _spec.loader.exec_module(environments)
 
 @dataclass(frozen=True)
 class Package:
-    """A hub-ready folder, and the PyTorch model that it was made from."""
+    """A hub-ready folder, and the PyTorch model that it was exported from."""
 
     folder: Path
     task: str
@@ -51,7 +53,7 @@ class Package:
 def texts() -> list[str]:
     """Real English of several lengths, and what trips tokenizers."""
     licence = (HERE.parents[1] / "LICENSE").read_text(encoding="utf-8")
-    paragraphs = [" ".join(each.split()) for each in licence.split("\n\n")]
+    paragraphs = [" ".join(paragraph.split()) for paragraph in licence.split("\n\n")]
     return [
         "The capital of France is Paris.",
         "It wasn't naïve: the Café's owner paid 1,299.50 € for 中文 books — and he'd do it again!",
@@ -64,14 +66,16 @@ def texts() -> list[str]:
 def masked_texts() -> list[str]:
     return [
         "The capital of France is [MASK].",
-        "She opened the door and [MASK] into the dark room, where nobody had been for many years.",
+        "She opened the door and [MASK] into the dark room, where no one had been for many years.",
         "Licensor shall mean the [MASK] owner.",
     ]
 
 
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> dict[str, Package]:
-    """MiniLM as teacher encoder, a student of its layers 0 2 4 as masked LM, encoder and classifier; fp32 and int8."""
+    """MiniLM as teacher encoder, a student of its layers 0 2 4 as masked LM, encoder and
+    classifier; fp32 and int8.
+    """
     teacher = load_teacher("asset:minilm", revision=None, cache=assets.cache_root())
     student = make_student(
         teacher.model,
@@ -90,9 +94,10 @@ def packages(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> dict
     classifier = DistilBertForSequenceClassification(config)
     classifier.distilbert.load_state_dict(student.distilbert.state_dict())
     run = RunDir(tmp_path_factory.mktemp("interop") / "run")
-    made = {}
+    packages = {}
     with pytest.MonkeyPatch.context() as patch:
-        # The masked-LM head is untrained, so int8 turns its words at random: the clients are on trial, not the gate.
+        # The masked-LM head is untrained, so int8 turns its words at random: the clients are on
+        # trial, not the gate.
         patch.setattr(stage, "_refuse_failed", lambda *_: None)
         patch.setattr(probe, "CALLS", {512: (2,)})
         for name, task, model in (
@@ -108,8 +113,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> dict
                 run, source, name=name, role="other", task=task, precisions=["int8"], text=texts
             )
             package = Package(run.export(name, task), task, model)
-            made[package.key] = package
-    return made
+            packages[package.key] = package
+    return packages
 
 
 @pytest.fixture(scope="session")
@@ -138,7 +143,7 @@ def pytorch(packages: dict[str, Package]) -> Callable[[Package, list[str]], dict
 
 @pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """`client(environment, script, jobs)`: the answers of another program in its own environment."""
+    """`client(environment, script, jobs)`: outputs of another program in its own environment."""
 
     def _ask(name: str, script: str, jobs: list[dict[str, Any]]) -> Any:
         environment = environments.ENVIRONMENTS[name]

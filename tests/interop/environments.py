@@ -1,10 +1,10 @@
-"""Environments of other people's tools: one folder each in the user's cache, named after a hash of what is in it.
+"""Environments of other libraries: each in a cache folder named by the hash of its content.
 
-    python tests/interop/environments.py            builds what is missing, prints where each is
+    python tests/interop/environments.py            builds what is missing, prints the folders
     python tests/interop/environments.py optimum    only this one
 
-A finished environment is used as it is, without asking any registry: the second time needs no network. `torch` is held
-to the version of constraints.txt, so that no second copy of it is fetched.
+A finished environment is used as it is, without asking any registry: the second time needs no
+network. `torch` is held to the version of constraints.txt, so that no second copy of it is fetched.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ class Environment:
 
 
 ENVIRONMENTS = {
-    each.name: each
-    for each in (
-        # The newest optimum-onnx needs transformers below 4.58, hence an environment of its own; sentence-transformers'
+    environment.name: environment
+    for environment in (
+        # The newest optimum-onnx needs transformers below 4.58, hence an environment of its own;
+        # sentence-transformers'
         # ONNX backend is optimum-onnx, so it lives there too.
         Environment(
             "optimum",
@@ -109,7 +110,7 @@ def build(environment: Environment) -> Path:
         (folder / "package.json").write_text(
             '{"name": "interop", "private": true, "type": "module"}\n'
         )
-        # The CPU runtime lies in the package; its install script would only fetch one for a GPU.
+        # The CPU runtime is in the package; its install script would only download one for a GPU.
         npm = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
         _run([*npm, *environment.packages], cwd=folder)
     (folder / READY).touch()
@@ -135,5 +136,5 @@ def clean_environment() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or list(ENVIRONMENTS):
-        print(f"{chosen}: {build(ENVIRONMENTS[chosen])}")
+    for name in sys.argv[1:] or list(ENVIRONMENTS):
+        print(f"{name}: {build(ENVIRONMENTS[name])}")

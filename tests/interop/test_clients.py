@@ -1,7 +1,7 @@
-"""What other people's tools compute from a package, beside what PyTorch computes from its source.
+"""Outputs of other libraries for a package, compared with PyTorch's for its source.
 
-float32 is held to PyTorch; int8 to the package's own numbers in this environment's onnxruntime (whose distance to
-PyTorch is the gate's business): the client must add nothing.
+float32 is held to PyTorch; int8 to the package's own numbers in this environment's onnxruntime
+(whose distance to PyTorch is the gate's business): the client must add nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 FLOAT32 = 1e-4  # the gate's own tolerance
 SAME_KERNELS = 1e-5  # the same onnxruntime, perhaps with other session options
-# int8 on another release of onnxruntime: an activation that rounds the other way moves an output by a step or two.
+# int8 on another release of onnxruntime: an activation that rounds the other way moves an output by
+# a step or two.
 OTHER_RELEASE = 0.01
 TEXTS, LONGEST = 4, 512
 
@@ -26,7 +27,8 @@ TEXTS, LONGEST = 4, 512
 def expect(packages, pytorch) -> Callable[[list[dict[str, Any]]], dict[str, dict[str, np.ndarray]]]:
     """By job: token ids and output, of PyTorch for fp32, of onnxruntime here for int8.
 
-    Always for the very texts of the job: int8 activations share one scale a call, so an answer depends on its batch.
+    Always for the very texts of the job: int8 activations share one scale a call, so an answer
+    depends on its batch.
     """
 
     def _expect(jobs: list[dict[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
@@ -57,12 +59,12 @@ def _here(package, file: str, answer: dict[str, np.ndarray]) -> np.ndarray:
         "attention_mask": answer["attention_mask"],
         "token_type_ids": ids * 0,
     }
-    [output] = session.run(None, {each.name: feeds[each.name] for each in session.get_inputs()})
+    [output] = session.run(None, {item.name: feeds[item.name] for item in session.get_inputs()})
     return output[ids == 103] if package.task == "fill-mask" else output
 
 
 def _attended(answer: dict[str, np.ndarray], output: np.ndarray) -> np.ndarray:
-    """Hidden states where there is text; what a client leaves at padding is its own business."""
+    """Hidden states where there is text; values at padding are not compared."""
     return output[answer["attention_mask"] == 1] if output.ndim == 3 else output
 
 
@@ -77,11 +79,11 @@ def _assert_as_expected(
     for job in jobs:
         key, answer = job["key"], expected[job["key"]]
         np.testing.assert_array_equal(answers[f"{key}/input_ids"], answer["input_ids"], err_msg=key)
-        got, wanted = (
-            _attended(answer, each) for each in (answers[f"{key}/output"], answer["output"])
+        got, reference = (
+            _attended(answer, output) for output in (answers[f"{key}/output"], answer["output"])
         )
-        assert got.shape == wanted.shape, key
-        assert np.abs(got - wanted).max() <= (
+        assert got.shape == reference.shape, key
+        assert np.abs(got - reference).max() <= (
             FLOAT32 if job["dtype"] == "fp32" else SAME_KERNELS
         ), key
 
@@ -101,12 +103,12 @@ def test_optimum_loads_every_package(client, expected, jobs) -> None:
     assert len(encoders) == 4
     for job in encoders:  # sentence-transformers, from the same folder
         answer = expected[job["key"]]
-        wanted = _mean(answer, answer["output"])
+        reference = _mean(answer, answer["output"])
         got = answers[f"{job['key']}/sentence"]
         tolerance = (
             FLOAT32 if job["dtype"] == "fp32" else SAME_KERNELS
         )  # texts in another order, the same batch
-        assert np.abs(got - wanted).max() <= tolerance, job["key"]
+        assert np.abs(got - reference).max() <= tolerance, job["key"]
 
 
 def test_onnxruntime_with_tokenizers_is_enough(client, expected, jobs) -> None:
@@ -115,7 +117,8 @@ def test_onnxruntime_with_tokenizers_is_enough(client, expected, jobs) -> None:
 
 @pytest.mark.needs("node", "npm")
 def test_transformers_js_runs_fp32_and_int8_on_node(client, expect, jobs) -> None:
-    # It cuts a text that is too long after it has added [SEP], and so loses that: its own affair, whatever the folder.
+    # It cuts a text that is too long after it has added [SEP], and so loses that, whatever the
+    # folder.
     asked = [
         job | {"texts": job["texts"][:3]} for job in jobs if job["task"] != "text-classification"
     ]
@@ -123,29 +126,33 @@ def test_transformers_js_runs_fp32_and_int8_on_node(client, expect, jobs) -> Non
     assert len(asked) == 6
     expected = expect(asked)
     for job in asked:
-        answer, wanted = answers[job["key"]], expected[job["key"]]
+        answer, reference = answers[job["key"]], expected[job["key"]]
         ids = np.array(answer["input_ids"]).reshape(answer["shape"])
-        np.testing.assert_array_equal(ids, wanted["input_ids"], err_msg=job["key"])
+        np.testing.assert_array_equal(ids, reference["input_ids"], err_msg=job["key"])
         tolerance = FLOAT32 if job["dtype"] == "fp32" else OTHER_RELEASE
         if job["task"] == "fill-mask":
             _assert_same_words(
-                answer["output"], wanted["output"], job["key"], relative=10 * tolerance
+                answer["output"], reference["output"], job["key"], relative=10 * tolerance
             )
         else:
             got = np.array(answer["output"]).reshape(answer["dims"])
-            assert np.abs(got - _mean(wanted, wanted["output"])).max() <= tolerance, job["key"]
+            assert np.abs(got - _mean(reference, reference["output"])).max() <= tolerance, job[
+                "key"
+            ]
 
 
 def _assert_same_words(
-    found: list[list[dict[str, Any]]], logits_NV: np.ndarray, key: str, *, relative: float
+    predictions: list[list[dict[str, Any]]], logits_NV: np.ndarray, key: str, *, relative: float
 ) -> None:
-    """The scores of the five words that the client likes best are the model's own, in a falling order."""
+    """The scores of the five words that the client likes best are the model's own, in a falling
+    order.
+    """
     shifted_NV = np.exp(logits_NV.astype(np.float64) - logits_NV.max(axis=-1, keepdims=True))
     scores_NV = shifted_NV / shifted_NV.sum(axis=-1, keepdims=True)
-    assert len(found) == len(scores_NV)
-    for words, scores_V in zip(found, scores_NV, strict=True):
+    assert len(predictions) == len(scores_NV)
+    for words, scores_V in zip(predictions, scores_NV, strict=True):
         assert len(words) == 5
         got = np.array([word["score"] for word in words])
-        wanted = scores_V[[word["token"] for word in words]]
-        np.testing.assert_allclose(got, wanted, rtol=relative, err_msg=key)
+        reference = scores_V[[word["token"] for word in words]]
+        np.testing.assert_allclose(got, reference, rtol=relative, err_msg=key)
         assert got[0] == pytest.approx(scores_V.max(), rel=relative), key

@@ -27,7 +27,7 @@ def test_a_finished_environment_is_used_without_an_installer(
     assert environments.build(environment) == environment.folder
 
 
-def test_an_interrupted_build_starts_over_and_a_failed_one_is_told(
+def test_an_interrupted_build_starts_over_and_a_failed_one_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEDISTIL_CACHE", str(tmp_path))

@@ -39,9 +39,9 @@ def encode(folder: str, file: str, texts: list[str]) -> dict[str, np.ndarray]:
 request = json.loads(Path(sys.argv[1]).read_text())
 answers = {}
 for job in request["jobs"]:
-    found = ask(job["folder"], job["task"], job["file"], job["texts"])
-    answers.update({f"{job['key']}/{name}": array for name, array in found.items()})
+    outputs = ask(job["folder"], job["task"], job["file"], job["texts"])
+    answers.update({f"{job['key']}/{name}": array for name, array in outputs.items()})
     if job["task"] == "feature-extraction":
-        found = encode(job["folder"], job["file"], job["texts"])
-        answers[f"{job['key']}/sentence"] = found["output"]
+        outputs = encode(job["folder"], job["file"], job["texts"])
+        answers[f"{job['key']}/sentence"] = outputs["output"]
 np.savez(sys.argv[2], **answers)

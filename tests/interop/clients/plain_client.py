@@ -1,4 +1,5 @@
-"""Runs in the environment `plain`, which has no transformers: python plain_client.py REQUEST.json ANSWER.npz
+"""Runs in the environment `plain`, which has no transformers: python plain_client.py REQUEST.json
+ANSWER.npz
 
 Sessions are made as the package's session.json recommends.
 """
@@ -38,8 +39,10 @@ def ask(folder: Path, task: str, file: str, texts: list[str]) -> dict[str, np.nd
     columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
     session = session_for(folder, file)
     feeds = {
-        each.name: np.array([getattr(one, columns[each.name]) for one in encoded], np.int64)
-        for each in session.get_inputs()
+        graph_input.name: np.array(
+            [getattr(encoding, columns[graph_input.name]) for encoding in encoded], np.int64
+        )
+        for graph_input in session.get_inputs()
     }
     assert set(feeds) == set(config["model_input_names"])
     output = session.run(None, feeds)[0]
@@ -51,6 +54,6 @@ def ask(folder: Path, task: str, file: str, texts: list[str]) -> dict[str, np.nd
 request = json.loads(Path(sys.argv[1]).read_text())
 answers = {}
 for job in request["jobs"]:
-    found = ask(Path(job["folder"]), job["task"], job["file"], job["texts"])
-    answers.update({f"{job['key']}/{name}": array for name, array in found.items()})
+    outputs = ask(Path(job["folder"]), job["task"], job["file"], job["texts"])
+    answers.update({f"{job['key']}/{name}": array for name, array in outputs.items()})
 np.savez(sys.argv[2], **answers)

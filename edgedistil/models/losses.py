@@ -22,8 +22,7 @@ def soft_target_loss(student_NV: Tensor, teacher_NV: Tensor, *, temperature: flo
     T² keeps the gradient's size independent of T, so the loss weights need no retuning.
 
     Args:
-        student_NV: Student logits of N tokens or examples over V tokens or classes, shape (N, V),
-            any float dtype; reduced in float32 at least.
+        student_NV: Logits of N tokens or examples over V tokens or classes; reduced in float32.
         teacher_NV: Teacher logits of the same rows, shape (N, V); receives no gradient.
         temperature: T > 0, dimensionless.
     Returns:
@@ -53,6 +52,7 @@ def mlm_loss(student_NV: Tensor, labels_N: Tensor) -> Tensor:
         ShapeError: Logits and labels differ in N, or N = 0.
     Source: Devlin et al. 2018, §3.1.
     """
+    # Checked here: a mean over no tokens is NaN, which would reach the weights.
     if student_NV.ndim != 2 or labels_N.shape != student_NV.shape[:1] or not len(labels_N):
         raise ShapeError(
             "expected logits (N, V) and labels (N,), N > 0; "
@@ -87,6 +87,7 @@ def soft_value_loss(student_N: Tensor, teacher_N: Tensor) -> Tensor:
     Raises:
         ShapeError: The shapes differ, or N = 0.
     """
+    # Shapes (N,) and (N, 1) would broadcast to N × N without an error.
     _check_same_shape(student_N, teacher_N, "values", dimensions=1)
     return F.mse_loss(student_N.float(), teacher_N.float())
 
@@ -109,7 +110,7 @@ def soft_span_loss(
     """
     _check_same_shape(student_BL, teacher_BL, "logits", dimensions=2)
     padding_BL = mask_BL == 0
-    # A finite floor: with −inf, padding in both would be −inf − −inf = NaN.
+    # A finite lower bound: with −inf, padding in both would be −inf − −inf = NaN.
     lowest = torch.finfo(torch.float32).min / 4
     student_BL = (student_BL.float() / temperature).masked_fill(padding_BL, lowest)
     teacher_BL = (teacher_BL.float() / temperature).masked_fill(padding_BL, lowest)
@@ -139,11 +140,12 @@ def partly_labelled_loss(labelled: tuple[Tensor, int], unlabelled: tuple[Tensor,
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Return `values` in float32, or in float64 where they are that already."""
+    """Return `values` in float32, or in float64 if they have that dtype."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def _check_same_shape(student: Tensor, teacher: Tensor, what: str, *, dimensions: int) -> None:
+    """Raise ShapeError unless both have the same shape, this many dimensions, and N > 0."""
     if student.ndim != dimensions or student.shape != teacher.shape or not len(student):
         raise ShapeError(
             f"expected {what} of student and teacher of one shape of {dimensions} dimensions, "

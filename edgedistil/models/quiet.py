@@ -1,4 +1,4 @@
-"""Silence for transformers: its bars and load reports are not what our user asked for."""
+"""Silences the progress bars and warnings of transformers and huggingface_hub."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from transformers.utils import logging
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, transformers and huggingface_hub show errors only and draw no progress bars."""
+    """Hide warnings and progress bars of transformers and huggingface_hub inside the block."""
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
     )
 
-    verbosity, bars, hub_bars_off = (
-        logging.get_verbosity(),
-        logging.is_progress_bar_enabled(),
-        are_progress_bars_disabled(),
-    )
-    # "This checkpoint seem corrupted" comes as an error for a BertModel that is loaded with a head still to be fitted.
+    verbosity = logging.get_verbosity()
+    had_bars, had_hub_bars = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    # CRITICAL, not ERROR: loading a BertModel that still lacks its head logs an error,
+    # "This checkpoint seem corrupted".
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     disable_progress_bars()
     try:
         yield
     finally:
+        # Restore what a caller of our API had set.
         logging.set_verbosity(verbosity)
-        if bars:
+        if had_bars:
             logging.enable_progress_bar()
-        if not hub_bars_off:
+        if had_hub_bars:
             enable_progress_bars()

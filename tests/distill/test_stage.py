@@ -245,7 +245,7 @@ def test_bfloat16(tiny_recipe: Make, runs: Path) -> None:
         (
             {"teacher": {"source": "nobody/nothing"}},
             OfflineError,
-            "cannot fetch model 'nobody/nothing'",
+            "cannot download model 'nobody/nothing'",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a model is, counted on the model."""
+"""Type, size and digest of a model, counted on the model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ D, F, V, P, T = 22, 31, 53, 13, 2  # hidden, feed-forward, vocabulary, positions
 
 def _config() -> BertConfig:
     return BertConfig(
-        vocab_size=V, hidden_size=D, num_attention_heads=2, intermediate_size=F, num_hidden_layers=3,
+        vocab_size=V,
+        hidden_size=D,
+        num_attention_heads=2,
+        intermediate_size=F,
+        num_hidden_layers=3,
         max_position_embeddings=P,
-    )  # fmt: skip
+    )
 
 
 def test_parameters_by_hand() -> None:
@@ -28,7 +32,7 @@ def test_parameters_by_hand() -> None:
     assert (facts.layers, facts.hidden, facts.vocabulary) == (3, D, V)
 
 
-def test_a_pooler_is_no_encoder() -> None:
+def test_a_pooler_does_not_count_as_encoder() -> None:
     with_pooler = model_facts(BertModel(_config()), name="p")
     assert with_pooler.parameters - with_pooler.encoder_parameters == D * D + D
 

@@ -36,7 +36,7 @@ def rows(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-# --- soft targets -----------------------------------------------------------------------------------
+# --- soft targets --------------------------------------------------------------------------------
 
 
 def test_soft_target_loss_by_hand() -> None:
@@ -127,7 +127,7 @@ def test_float64_is_not_narrowed() -> None:
     assert at_least_float32(torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.float32
 
 
-# --- hidden states, spans, values, mixtures ------------------------------------------------------------
+# --- hidden states, spans, values, mixtures ------------------------------------------------------
 
 
 def test_cosine_loss_spans_zero_to_two() -> None:
@@ -188,12 +188,12 @@ def test_a_part_without_examples_is_left_out_even_if_it_is_nan() -> None:
         lambda: cosine_loss(torch.zeros(0, D), torch.zeros(0, D)),
     ],
 )
-def test_formulas_refuse_shapes_that_do_not_fit(call: Callable[[], Tensor]) -> None:
+def test_formulas_refuse_shapes_that_do_not_match(call: Callable[[], Tensor]) -> None:
     with pytest.raises(ShapeError, match=r"expected .* N > 0; got \("):
         call()
 
 
-def test_a_refusal_names_both_shapes() -> None:
+def test_the_error_has_both_shapes() -> None:
     with pytest.raises(ShapeError, match=r"\(5, 3\).*\(5, 2\)"):
         soft_target_loss(rows(1, N, C), rows(1, N, 2), temperature=1.0)
 

@@ -1,4 +1,4 @@
-"""One answer to whether bfloat16 is computed by the hardware, for distillation and fine-tuning."""
+"""Distillation and fine-tuning decide alike whether a device computes bfloat16 natively."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def answers(device: torch.device) -> tuple[bool, bool]:
-    """What distillation and fine-tuning decide for a device."""
+    """Return what distillation and fine-tuning decide for a device."""
     distilling = distributed.chosen_precision("auto", device) == "bfloat16"
     return distilling, finetune.bfloat16_is_native()
 

@@ -1,4 +1,4 @@
-"""Which layers a student gets, and whether every weight ends up where it belongs."""
+"""The layers that a student is built from, and where every weight is copied to."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ from edgedistil.models.teacher import load_teacher
 def _teacher(layers: int = 4) -> BertForMaskedLM:
     torch.manual_seed(1)
     config = BertConfig(
-        vocab_size=53, hidden_size=22, num_attention_heads=2, intermediate_size=31, num_hidden_layers=layers,
+        vocab_size=53,
+        hidden_size=22,
+        num_attention_heads=2,
+        intermediate_size=31,
+        num_hidden_layers=layers,
         max_position_embeddings=13,
-    )  # fmt: skip
+    )
     model = BertForMaskedLM(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -32,18 +36,30 @@ def _teacher(layers: int = 4) -> BertForMaskedLM:
 
 
 def _student(teacher: BertForMaskedLM, **changes: Any) -> DistilBertForMaskedLM:
-    given_: dict[str, Any] = {
-        "layer_map": [0, 2], "init": "teacher", "fold_segment": True, "copy_head_transform": True,
-        "freeze_positions": False, "dropout": 0.1, "seed": 7,
-    }  # fmt: skip
-    return make_student(teacher, **{**given_, **changes})
+    settings: dict[str, Any] = {
+        "layer_map": [0, 2],
+        "init": "teacher",
+        "fold_segment": True,
+        "copy_head_transform": True,
+        "freeze_positions": False,
+        "dropout": 0.1,
+        "seed": 7,
+    }
+    return make_student(teacher, **{**settings, **changes})
 
 
 @pytest.mark.parametrize(
     ("teacher", "student", "expected"),
-    [(12, 6, [0, 2, 4, 7, 9, 11]), (12, None, [0, 2, 4, 7, 9, 11]), (6, 3, [0, 2, 5]), (4, 4, [0, 1, 2, 3]),
-     (5, 1, [0]), (1, None, [0]), (24, 6, [0, 5, 9, 14, 18, 23])],
-)  # fmt: skip
+    [
+        (12, 6, [0, 2, 4, 7, 9, 11]),
+        (12, None, [0, 2, 4, 7, 9, 11]),
+        (6, 3, [0, 2, 5]),
+        (4, 4, [0, 1, 2, 3]),
+        (5, 1, [0]),
+        (1, None, [0]),
+        (24, 6, [0, 5, 9, 14, 18, 23]),
+    ],
+)
 def test_alternate_layers(teacher: int, student: int | None, expected: list[int]) -> None:
     assert alternate_layers(teacher, student) == expected
 
@@ -68,17 +84,17 @@ def test_alternate_layers_refuses(teacher: int, student: int | None) -> None:
 def test_identity_map_with_folded_segment_equals_the_real_teacher() -> None:
     teacher = load_teacher("asset:minilm", revision=None, cache=cache_root())
     student = _student(teacher.model, layer_map=range(6)).eval()
-    batch = teacher.tokenizer(
-        ["The student reads what its teacher reads.", "Quantities of [MASK] were found, in 1923, near the river bank."],
-        padding=True, return_tensors="pt",
-    )  # fmt: skip
+    sentences = [
+        "The student reads what its teacher reads.",
+        "Quantities of [MASK] were found, in 1923, near the river bank.",
+    ]
+    batch = teacher.tokenizer(sentences, padding=True, return_tensors="pt")
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     with torch.no_grad():
-        theirs = teacher.model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-        ).logits
-        ours = student(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        theirs = teacher.model(**inputs).logits
+        ours = student(**inputs).logits
         unfolded = _student(teacher.model, layer_map=range(6), fold_segment=False).eval()
-        off = unfolded(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        off = unfolded(**inputs).logits
     attended = batch["attention_mask"].bool()
     assert (theirs - ours)[attended].abs().max() < 1e-4
     assert (theirs - off)[attended].abs().max() > 1e-2  # so the line above could have failed
@@ -145,7 +161,7 @@ def test_making_a_student_leaves_the_global_generator_alone() -> None:
 
 @pytest.mark.parametrize(
     ("layer_map", "message"),
-    [([0, 4], "no layer 4"), ([-1], "no layer -1"), ([], "layer map is empty")],
+    [([0, 4], "no layer 4"), ([-1], "no layer -1"), ([], "the layer map is empty")],
 )
 def test_layer_map_out_of_range(layer_map: list[int], message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
@@ -164,18 +180,28 @@ def test_a_student_is_distilled_further_from_where_it_was(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("layers", "made_for", "told"),
+    ("layers", "saved", "message"),
     [
-        (3, 4, "has layers 2, expected 3"),
-        (2, None, "no config.json there"),
+        (3, "student", "has layers 2, expected 3"),
+        (2, None, "has no config.json"),
         (2, "bert", "is a bert, not a distilbert"),
     ],
 )
-def test_a_student_that_does_not_fit_is_told(
-    layers: int, made_for: object, told: str, tmp_path: Path
+def test_a_student_that_does_not_match_is_refused(
+    layers: int, saved: str | None, message: str, tmp_path: Path
 ) -> None:
     teacher = _teacher()
-    if made_for is not None:
-        (teacher if made_for == "bert" else _student(teacher)).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=told):
+    if saved == "bert":
+        teacher.save_pretrained(tmp_path)
+    elif saved == "student":
+        _student(teacher).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=message):
         load_student(tmp_path, teacher, layers=layers, dropout=0.1)
+
+
+def test_a_student_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    teacher = _teacher()
+    _student(teacher).save_pretrained(tmp_path)
+    teacher.config.vocab_size = 59
+    with pytest.raises(ModelError, match="has vocabulary 53, expected 59"):
+        load_student(tmp_path, teacher, layers=2, dropout=0.1)

@@ -1,8 +1,9 @@
-"""What is accepted as a teacher, and what is said when something is not."""
+"""Models that are accepted as a teacher, and the errors for those that are not."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -38,9 +39,13 @@ WORDS = [
 
 def _config(vocabulary: int = len(WORDS)) -> BertConfig:
     return BertConfig(
-        vocab_size=vocabulary, hidden_size=22, num_attention_heads=2, intermediate_size=31, num_hidden_layers=2,
+        vocab_size=vocabulary,
+        hidden_size=22,
+        num_attention_heads=2,
+        intermediate_size=31,
+        num_hidden_layers=2,
         max_position_embeddings=13,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def test_the_real_package(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert not teacher.has_mlm_head and teacher.name == "minilm"
     assert len(teacher.tokenizer) == teacher.model.config.vocab_size == 30522
     long = "a sentence of many words " * 60
-    # the package's own tokenizer cuts at 128 and pads up to it
+    # The package's own tokenizer truncates at 128 tokens and pads up to them.
     assert len(teacher.tokenizer(long)["input_ids"]) == 302
     assert len(teacher.tokenizer("a")["input_ids"]) == 3
     on_disk = json.loads((teacher.folder / "tokenizer.json").read_text())
@@ -118,6 +123,23 @@ def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
     assert "save_pretrained" in str(caught.value)
 
 
+@pytest.mark.parametrize("file", ["tf_model.h5", "flax_model.msgpack", "model.ckpt", "model.pth"])
+def test_every_other_weight_format_is_reported(folder: Path, tmp_path: Path, file: str) -> None:
+    """The list of refused formats is core/fetch's, the same for teachers and exported models."""
+    (folder / "model.safetensors").unlink()
+    (folder / file).write_bytes(b"weights")
+    with pytest.raises(ModelError, match=f"no weights in safetensors, only {re.escape(file)}"):
+        _load(folder, tmp_path)
+
+
+def test_relative_positions_are_refused(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["position_embedding_type"] = "relative_key"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="has positions of type 'relative_key'; supported"):
+        _load(folder, tmp_path)
+
+
 def test_a_model_of_another_kind(folder: Path, tmp_path: Path) -> None:
     config = DistilBertConfig(vocab_size=len(WORDS), dim=22, n_heads=2, hidden_dim=31, n_layers=1)
     DistilBertForMaskedLM(config).save_pretrained(folder)
@@ -129,16 +151,16 @@ def test_a_model_of_another_kind(folder: Path, tmp_path: Path) -> None:
 
 def test_vocabularies_that_differ(folder: Path, tmp_path: Path) -> None:
     BertForMaskedLM(_config(vocabulary=13)).save_pretrained(folder)
-    with pytest.raises(
-        ModelError, match="do not belong together: 11 tokens in the tokenizer, 13 in the model"
-    ):
+    with pytest.raises(ModelError, match=r"differ: 11 tokens in the tokenizer, 13 in the model"):
         _load(folder, tmp_path)
 
 
-def test_torn_weights(folder: Path, tmp_path: Path) -> None:
+def test_truncated_weights(folder: Path, tmp_path: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ModelError, match=r"model\.safetensors is torn or no safetensors file"):
+    with pytest.raises(
+        ModelError, match=r"model\.safetensors is truncated or not a safetensors file"
+    ):
         _load(folder, tmp_path)
 
 
@@ -152,7 +174,7 @@ def test_weights_that_lack_a_layer(folder: Path, tmp_path: Path) -> None:
 def test_a_decoder(folder: Path, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "is_decoder": True}))
-    with pytest.raises(ModelError, match="has a decoder; supported: a BERT encoder"):
+    with pytest.raises(ModelError, match="is a decoder; supported: a BERT encoder"):
         _load(folder, tmp_path)
 
 
@@ -167,9 +189,12 @@ def test_a_folder_that_lacks_a_file(folder: Path, tmp_path: Path, file: str, mes
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("./nowhere", "no model './nowhere': no such folder"), ("a/b/c", "no hub id"),
-     ("asset:reviews", "asset 'reviews' is no model; models are: minilm")],
-)  # fmt: skip
+    [
+        ("./nowhere", "no model './nowhere': no such folder"),
+        ("a/b/c", "not a valid hub id"),
+        ("asset:reviews", "asset 'reviews' is not a model; expected one of: minilm"),
+    ],
+)
 def test_no_such_source(source: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=message):
         _load(source, tmp_path)
@@ -177,8 +202,8 @@ def test_no_such_source(source: str, message: str, tmp_path: Path) -> None:
 
 def test_the_hub_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(OfflineError, match="cannot fetch model 'nobody/no-such-bert'") as caught:
-        _load("nobody/no-such-bert", tmp_path)
+    with pytest.raises(OfflineError, match="cannot download model 'no-one/no-such-bert'") as caught:
+        _load("no-one/no-such-bert", tmp_path)
     assert "model.safetensors" in str(caught.value)
 
 

@@ -249,15 +249,9 @@ class _CastWeights:
         }
         self._parameter_dtype = weights.query.dtype
 
-        # Cast query, key and value weights into one matrix.
         self.qkv = torch.empty(3 * width, width, dtype=dtype)
         self.qkv_bias = torch.empty(3 * width, dtype=dtype)
-        parts = zip(self._qkv_scales, weights[0:6:2], weights[1:6:2], strict=True)
-        for index, (scale, weight, bias) in enumerate(parts):
-            rows = slice(index * width, (index + 1) * width)
-            self.qkv[rows] = _scaled(weight, scale)
-            self.qkv_bias[rows] = _scaled(bias, scale)
-
+        self._cast_qkv(weights)
         scale = self._scales["attention_output"]
         self.attention_output = _scaled(weights.attention_output, scale).to(dtype)
         self.attention_output_bias = _scaled(weights.attention_output_bias, scale).to(dtype)
@@ -265,6 +259,14 @@ class _CastWeights:
         scale = self._scales["down"]
         self.down = _scaled(weights.down, scale).to(dtype)
         self.down_bias = _scaled(weights.down_bias, scale).to(dtype)
+
+    def _cast_qkv(self, weights: LayerWeights) -> None:
+        """Cast and scale query, key and value weights into one matrix."""
+        parts = zip(self._qkv_scales, weights[0:6:2], weights[1:6:2], strict=True)
+        for index, (scale, weight, bias) in enumerate(parts):
+            rows = slice(index * len(weight), (index + 1) * len(weight))
+            self.qkv[rows] = _scaled(weight, scale)
+            self.qkv_bias[rows] = _scaled(bias, scale)
 
     def gradients(self, name: str, grad_MN: Tensor, input_MK: Tensor) -> tuple[Tensor, Tensor]:
         """Return gradients of a weight and its bias, from the gradient of the MatMul's output."""
@@ -285,10 +287,7 @@ class _CastWeights:
 def _attention(
     qkv_3BHLd: Tensor, bias_B11L: Tensor | None, settings: LayerSettings, needs_gradient: bool
 ) -> tuple[Tensor, _AttentionState | None]:
-    """Attended values (B, H, L, d) and the state for the backward pass.
-
-    The queries are scaled already, and the values by the scale of dropout.
-    """
+    """Attended values (B, H, L, d), and the state for the backward pass; queries are scaled."""
     # Where nothing is learnt and dropped PyTorch's fused kernel does as well
     # (docs/log.md#plain-attention-for-the-teacher).
     if not needs_gradient and not settings.attention_dropout:
@@ -297,10 +296,10 @@ def _attention(
         return attended, None
 
     # With a gradient plain operations are faster than its backward pass
-    # (docs/log.md#pytorchs-fused-attention-on-the-cpu). The scores are overwritten in place.
+    # (docs/log.md#pytorchs-fused-attention-on-the-cpu).
     _, batch, heads, length, width = qkv_3BHLd.shape
     query, key, value = qkv_3BHLd.reshape(3, batch * heads, length, width)
-    scores = query @ key.transpose(1, 2)
+    scores = query @ key.transpose(1, 2)  # overwritten in place
     if bias_B11L is not None:
         scores.view(batch, heads, length, length).add_(bias_B11L)
     probabilities = torch.ops.aten._softmax.out(scores, -1, False, out=scores)

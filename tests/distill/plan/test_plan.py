@@ -57,7 +57,7 @@ def test_an_unknown_teacher_without_the_hub(
     tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(OfflineError, match="cannot fetch model 'nobody/nothing'"):
+    with pytest.raises(OfflineError, match="cannot download model 'nobody/nothing'"):
         plan(tiny_recipe(teacher={"source": "nobody/nothing"}))
 
 

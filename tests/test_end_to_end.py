@@ -171,7 +171,7 @@ def test_a_run_that_exists_is_refused(home: Path) -> None:
     before = (home / "runs" / "e2e" / "distill.json").read_bytes()
     done = edgedistil("distill", "recipes/tiny.toml", "--run", "e2e", *SETTINGS, cwd=home)
     assert done.returncode == 2
-    assert "exists already" in done.stderr
+    assert "already exists" in done.stderr
     assert "--resume" in done.stderr
     assert (home / "runs" / "e2e" / "distill.json").read_bytes() == before
 

@@ -83,7 +83,8 @@ ASSETS = {
             sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
             bytes=83_506_384,
             licence="Apache-2.0",
-            description="BERT encoder of 6 layers, hidden 384 (sentence-transformers/all-MiniLM-L6-v2), without MLM head",
+            description="BERT encoder of 6 layers, hidden 384, without MLM head "
+            "(sentence-transformers/all-MiniLM-L6-v2)",
         ),
         Asset(
             name="wikipedia-sample",

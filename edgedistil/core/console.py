@@ -1,6 +1,7 @@
-"""What a person sees while a command works: progress with rate and time left on stderr, results on stdout.
+"""Terminal output: progress and messages on stderr, results on stdout.
 
-Stages take no console; they call these functions. Without a terminal the bars become a line now and then.
+Stages take no console object; they call these functions. Where stderr is not a terminal, a progress
+bar prints a line from time to time instead.
 """
 
 from __future__ import annotations
@@ -25,69 +26,115 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-_PLAIN_WIDTH = 140  # a file or a pipe has no width: do not fold tables at 80
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+# A file or a pipe has no width, and rich would then fold tables at 80 columns.
+_PLAIN_WIDTH = 140
+# Often enough to show that a command is working, rare enough for the log of a long run.
+_PLAIN_INTERVAL_S = 15.0
+# Start of a cell that is a figure, such as "−0.5" or "≥ 3".
+_FIGURE = re.compile(r"[-+−±<>≥≤~]?\s*\d")
+# Cells without a figure, which do not decide a column's alignment.
+_EMPTY_CELLS = {"", "–"}
+
+
+def _plain_width() -> int | None:
+    if sys.stdout.isatty():
+        return None
+    return _PLAIN_WIDTH
+
+
+out = Console(highlight=False, soft_wrap=True, width=_plain_width())
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-_PLAIN_EVERY_S = 15.0
-_FIGURE = re.compile(r"[-+−±<>≥≤~]?\s*\d")
+# --- messages ------------------------------------------------------------------------------------
 
 
 def say(message: str) -> None:
-    """One line on stderr: what is being done, on what."""
+    """Prints one line about the present step on stderr."""
     err.print(escape(message))
 
 
 def warn(message: str) -> None:
+    """Prints a warning on stderr."""
     err.print(f"[yellow]warning:[/] {escape(message)}")
 
 
+def result(message: str) -> None:
+    """Prints one line of result on stdout."""
+    out.print(escape(message))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table on stdout; columns of figures are right-aligned, except the first."""
+    rich_table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=None,
+        pad_edge=False,
+    )
+    for index, column in enumerate(columns):
+        cells = [row[index] for row in rows if row[index] not in _EMPTY_CELLS]
+        are_figures = bool(cells) and all(_FIGURE.match(cell) for cell in cells)
+        justify = "right" if are_figures and index > 0 else "left"
+        rich_table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in rows:
+        rich_table.add_row(*(escape(cell) for cell in row))
+    out.print()
+    out.print(rich_table)
+
+
+# --- progress ------------------------------------------------------------------------------------
+
+
 class Bar:
-    """A running progress bar. `advance` moves it; `note` shows a few words (losses, say) beside it."""
+    """A running progress bar."""
 
     def __init__(
         self, progress: Progress | None, task: int, label: str, total: float | None, unit: str
     ) -> None:
         self._progress, self._task = progress, task
         self._label, self._total, self._unit = label, total, unit
+        # `_before` is the amount of an earlier process, which does not count in the rate.
         self._done, self._before, self._note = 0.0, 0.0, ""
-        self._started = self._told = time.monotonic()
+        self._started = self._printed = time.monotonic()
 
     def advance(self, amount: float = 1) -> None:
+        """Adds to the amount that is done."""
         self._done += amount
         if self._progress is not None:
             self._progress.advance(self._task, amount)  # type: ignore[arg-type]
-        elif time.monotonic() - self._told >= _PLAIN_EVERY_S:
-            self._tell()
+        elif time.monotonic() - self._printed >= _PLAIN_INTERVAL_S:
+            self._print_line()
 
     def note(self, text: str) -> None:
+        """Sets the text after the bar, such as the present loss."""
         self._note = text
         if self._progress is not None:
             self._progress.update(self._task, note=text)  # type: ignore[arg-type]
 
-    def _tell(self) -> None:
-        self._told = time.monotonic()
-        rate = (self._done - self._before) / max(self._told - self._started, 1e-9)
-        of, left = "", ""
+    def _print_line(self) -> None:
+        self._printed = time.monotonic()
+        rate = (self._done - self._before) / max(self._printed - self._started, 1e-9)
+        line = f"{self._label}: {_amount(self._done)}"
         if self._total:
-            of = f" of {_amount(self._total)}"
-            left = f", {_span((self._total - self._done) / rate)} left" if rate > 0 else ""
-        note = f" · {self._note}" if self._note else ""
-        err.print(
-            escape(
-                f"{self._label}: {_amount(self._done)}{of} {self._unit}, {_amount(rate)}/s{left}{note}"
-            ),
-        )
+            line += f" of {_amount(self._total)}"
+        line += f" {self._unit}, {_amount(rate)}/s"
+        if self._total and rate > 0:
+            line += f", {_clock((self._total - self._done) / rate)} left"
+        if self._note:
+            line += f" · {self._note}"
+        err.print(escape(line))
 
 
 @contextmanager
 def progress(label: str, total: float | None, *, unit: str = "", start: float = 0) -> Iterator[Bar]:
-    """A progress bar for anything that takes over two seconds.
+    """Shows a progress bar, for anything that takes over two seconds.
 
     Args:
-        label: What is being done.
-        total: Amount at the end in `unit`; None when nobody knows.
-        unit: tokens, steps, bytes, …
+        label: The activity.
+        total: Amount at the end, in `unit`; None if it is not known.
+        unit: tokens, steps, bytes, ...
         start: Amount already done by an earlier process.
     """
     if not err.is_terminal:
@@ -99,64 +146,50 @@ def progress(label: str, total: float | None, *, unit: str = "", start: float = 
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        _Amount(unit),
+        _AmountColumn(unit),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}"),
         console=err,
         transient=False,
-    ) as shown:
-        task = shown.add_task(escape(label), total=total, completed=int(start), note="")
-        yield Bar(shown, task, label, total, unit)
+    ) as display:
+        task = display.add_task(escape(label), total=total, completed=int(start), note="")
+        yield Bar(display, task, label, total, unit)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A summary table on stdout. A column of figures is right-aligned."""
-    shown = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        header_style="bold",
-        box=None,
-        pad_edge=False,
-    )
-    for index, column in enumerate(columns):
-        cells = [row[index] for row in rows if row[index] not in {"", "–"}]
-        figures = bool(cells) and all(_FIGURE.match(cell) for cell in cells)
-        shown.add_column(column, justify="right" if figures and index else "left", overflow="fold")
-    for row in rows:
-        shown.add_row(*(escape(cell) for cell in row))
-    out.print()
-    out.print(shown)
+class _AmountColumn(ProgressColumn):
+    """Column of a progress bar: `3.2M/8.0M tokens 51.0K/s`."""
 
-
-def result(message: str) -> None:
-    """One line of result on stdout."""
-    out.print(escape(message))
-
-
-class _Amount(ProgressColumn):
     def __init__(self, unit: str) -> None:
         super().__init__()
         self._unit = unit
 
     def render(self, task: Task) -> Text:
-        of = f"/{_amount(task.total)}" if task.total else ""
-        speed = f" {_amount(task.speed)}/s" if task.speed else ""
-        return Text(f"{_amount(task.completed)}{of} {self._unit}{speed}")
+        text = _amount(task.completed)
+        if task.total:
+            text += f"/{_amount(task.total)}"
+        text += f" {self._unit}"
+        if task.speed:
+            text += f" {_amount(task.speed)}/s"
+        return Text(text)
 
 
 def _amount(value: float) -> str:
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "K")):
-        if value >= limit:
-            return f"{value / (1e3 if suffix == 'K' else limit):.1f}{suffix}"
-    return f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+    """Formats an amount in a width that hardly changes while it grows: `9999`, `10.0K`."""
+    if value >= 1e9:
+        return f"{value / 1e9:.1f}G"
+    if value >= 1e6:
+        return f"{value / 1e6:.1f}M"
+    if value >= 1e4:
+        return f"{value / 1e3:.1f}K"
+    if value >= 10 or value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.1f}"
 
 
-def _span(seconds: float) -> str:
+def _clock(seconds: float) -> str:
+    """Formats a time as `1:20` or `2:03:04`."""
     minutes, rest = divmod(int(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def is_interactive() -> bool:
-    return sys.stderr.isatty()
+    if hours:
+        return f"{hours}:{minutes:02d}:{rest:02d}"
+    return f"{minutes}:{rest:02d}"

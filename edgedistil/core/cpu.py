@@ -1,7 +1,7 @@
 """Facts about processors: this machine's, and the table of ARM cores.
 
-`/proc/cpuinfo` is read here and nowhere else on the host. `runtime/runner.py` has a reader of its own
-because it is sent to boards as a single file; what it reports is interpreted here too.
+`/proc/cpuinfo` is read here and nowhere else on the host. `runtime/runner.py` has a reader of its
+own because it is sent to boards as a single file; what it reports is interpreted here too.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def this_cpu() -> Cpu:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on; fewer than the machine has under taskset or in a container."""
+    """Cores that this process may run on: fewer than all under taskset or in a container."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -155,7 +155,7 @@ ARM_CORES: dict[str, ArmCore] = {
 
 
 def find_arm_core(part: str | None) -> ArmCore | None:
-    """The core with a part number as the kernel prints it (`0xd08`); None if it is not in the table."""
+    """The core with a part number as the kernel prints it (`0xd08`); None if it is unknown."""
     for core in ARM_CORES.values():
         if part is not None and part.lower() == f"{core.part:#05x}":
             return core

@@ -1,14 +1,21 @@
-"""The exception tree. The branch an exception grows on decides the exit code; only the command line exits.
+"""The exception tree; an exception's branch decides the exit code of the command line.
 
-A message says what, got, expected and what to do, on one line where it can. `hint` is the "what to do".
+A message says what is wrong, what was expected, and what was found, on one line where possible. The
+hint says what to do.
 """
 
 from __future__ import annotations
 
 
 class EdgeDistilError(Exception):
-    """A failure that we foresaw. `exit_code` is what the command line ends with."""
+    """An anticipated failure.
 
+    Attributes:
+        message: What is wrong, expected and found.
+        hint: What to do; None if the message suffices.
+    """
+
+    # Exit code of the command line.
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
@@ -17,28 +24,30 @@ class EdgeDistilError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+        if self.hint is None:
+            return self.message
+        return f"{self.message}\n  {self.hint}"
 
 
 class StorageError(EdgeDistilError):
-    """The disk is full, a folder cannot be written, a file of ours is torn."""
+    """The disk is full, a folder is not writable, or one of our files is corrupt."""
 
 
 class TrainingDiverged(EdgeDistilError):
-    """The loss is NaN or infinite; says at which step and where the batch was saved."""
+    """The loss is NaN or infinite; the message has the step and the file with the batch."""
 
 
-# --- the user's input: exit code 2 -------------------------------------------------------------
+# --- the user's input: exit code 2 ---------------------------------------------------------------
 
 
 class InputError(EdgeDistilError):
-    """Something that the user gave is wrong, missing or not supported."""
+    """Something that the user passed is wrong, missing or not supported."""
 
     exit_code = 2
 
 
 class RecipeError(InputError):
-    """A recipe is missing, is no TOML, or has problems (all of them are told at once)."""
+    """A recipe is missing, is not valid TOML, or has problems; all of them are listed."""
 
 
 class DeviceFileError(InputError):
@@ -46,7 +55,7 @@ class DeviceFileError(InputError):
 
 
 class RunError(InputError):
-    """A run exists already, does not exist yet, or lacks what the command reads."""
+    """A run already exists, does not exist yet, or lacks what the command reads."""
 
 
 class CorpusError(InputError):
@@ -54,55 +63,56 @@ class CorpusError(InputError):
 
 
 class ModelError(InputError):
-    """A model or tokenizer is missing, unsupported, unsafe (pickle) or does not fit its partner."""
+    """A model or tokenizer is missing, unsupported, unsafe (pickle) or does not match another."""
 
 
 class TaskError(InputError):
-    """A labelled data set is missing, unknown or malformed; names file and line."""
+    """A labelled data set is missing, unknown or malformed; the message has file and line."""
 
 
 class ChecksumError(InputError):
-    """A fetched file is not the pinned one; it was removed."""
+    """A downloaded file is not the pinned one; it was removed."""
 
 
 class OfflineError(InputError):
-    """Something has to be fetched and cannot be; says what, and where to put it by hand."""
+    """A download failed; the hint says which file to put where by hand."""
 
 
 class ShapeError(InputError, ValueError):
-    """Arrays whose shapes do not fit each other."""
+    """Arrays have shapes that do not match."""
 
 
-# --- a gate said no: exit code 3 ---------------------------------------------------------------
+# --- a check failed: exit code 3 -----------------------------------------------------------------
 
 
 class GateError(EdgeDistilError):
-    """A measured figure is outside the bound that was asked for."""
+    """A measured figure is outside the requested bound."""
 
     exit_code = 3
 
 
 class ParityError(GateError):
-    """An artefact's outputs are outside the tolerance of its precision."""
+    """An artefact's outputs are outside the tolerances of its precision."""
 
 
 class ClaimError(GateError):
-    """A claim given with `--require` does not hold or is inconclusive."""
+    """A claim of `--require` does not hold or is inconclusive."""
 
 
-# --- the device: exit code 4 -------------------------------------------------------------------
+# --- the device: exit code 4 ---------------------------------------------------------------------
 
 
 class TargetError(EdgeDistilError):
-    """The device could not be reached, or could not run what was sent."""
+    """The device could not be reached, or could not run what was sent to it."""
 
     exit_code = 4
 
 
-# --- interrupted: exit code 130 ----------------------------------------------------------------
+# --- interrupted: exit code 130 ------------------------------------------------------------------
 
 
 class Interrupted(EdgeDistilError):
-    """SIGINT or SIGTERM; what was done is saved, and the message says how to go on."""
+    """SIGINT or SIGTERM; the work is saved, and the hint has the command that continues it."""
 
+    # 128 + SIGINT, as shells report it.
     exit_code = 130

@@ -26,7 +26,7 @@ from edgedistil.core.rundir import replacing, sha256_file, storage_errors
 # Long enough for a slow mirror to answer, short enough that a wrong host fails while someone looks.
 _TIMEOUT_S = 30
 
-# --- package files, through pip --------------------------------------------------------------------
+# --- package files, through pip ------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +68,12 @@ def pip_download(pin: PinnedPackage, folder: Path) -> Path:
             f"pip is not installed in this environment, and {pin.origin} is downloaded with it",
             hint=f"install pip, or {by_hand}",
         )
-    # On the same file system as the folder, which is created only when there is a file to put there.
+    # On the same file system as the folder, which is created only if the download succeeds.
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch.") as scratch:
         requirements = Path(scratch) / "requirements.txt"
-        # pip checks the digest before it asks a source distribution for its metadata, which runs code.
+        # pip checks the digest before it reads a source distribution's metadata, which runs code.
         requirements.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n")
         files = Path(scratch) / "files"
         done = subprocess.run(  # noqa: S603 - our own arguments
@@ -121,13 +121,14 @@ def check_sha256(path: Path, pin: PinnedPackage) -> None:
         return
     path.unlink()
     raise ChecksumError(
-        f"{path} is not the pinned file of {pin.origin}: expected sha256 {pin.sha256}, got {digest}",
+        f"{path} is not the pinned file of {pin.origin}: "
+        f"expected sha256 {pin.sha256}, got {digest}",
         hint="the file was removed; run the command again to download it, and check your mirror "
         "if the error recurs",
     )
 
 
-# --- models ----------------------------------------------------------------------------------------
+# --- models --------------------------------------------------------------------------------------
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # Weights in safetensors only: other formats are never downloaded.
@@ -213,7 +214,7 @@ def require_safetensors(folder: Path) -> None:
     )
 
 
-# --- URLs ------------------------------------------------------------------------------------------
+# --- URLs ----------------------------------------------------------------------------------------
 
 
 def download_url(url: str, path: Path) -> None:
@@ -224,7 +225,8 @@ def download_url(url: str, path: Path) -> None:
         StorageError: The file cannot be written.
     """
     try:
-        response = urllib.request.urlopen(url, timeout=_TIMEOUT_S)  # noqa: S310 - the caller checks the scheme
+        # The caller checks the scheme.
+        response = urllib.request.urlopen(url, timeout=_TIMEOUT_S)  # noqa: S310
         with response, replacing(path) as unfinished, unfinished.open("wb") as file:
             shutil.copyfileobj(response, file)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
@@ -237,7 +239,7 @@ def download_url(url: str, path: Path) -> None:
         ) from error
 
 
-# --- locks -----------------------------------------------------------------------------------------
+# --- locks ---------------------------------------------------------------------------------------
 
 
 @contextmanager

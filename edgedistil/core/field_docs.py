@@ -41,8 +41,8 @@ class FieldDoc:
     Attributes:
         key: Dotted path, such as `train.learning_rate`.
         type: Type in words: `number`, `list of integers`, `section`.
-        default: Default as TOML writes it; `required` or `not set` if there is none.
-        bounds: Constraints on the value, `> 0, < 1`; empty if there are none.
+        default: Default as TOML writes it; `required`, or `not set` for an optional key.
+        bounds: Constraints on the value, `> 0, < 1`; empty without constraints.
         description: One sentence.
     """
 

@@ -1,7 +1,8 @@
 """Options of the commands, each declared once.
 
-The command line makes a flag of every field that carries a `Flag` (edgedistil/cli.py), the Python API
-takes these objects, and docs/cli.md shows them. A field without a `Flag` is for callers in Python.
+The command line makes a flag of every field that carries a `Flag` (edgedistil/cli.py), the Python
+API takes these objects, and docs/cli.md shows them. A field without a `Flag` is for callers in
+Python.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Every package reads its facts about a precision from here: file names, records, help texts, the
 minimum onnxruntime version and which tolerances the parity check applies. To add a precision, add
-its name and its row here, and register the function that makes it in `edgedistil.export.precisions`.
+its name and its row here, and register the function that builds it in
+`edgedistil.export.precisions`.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ PRECISIONS: dict[Precision, PrecisionInfo] = {
         ),
         PrecisionInfo(
             name="int8-static",
-            description="Signed 8-bit weights; ranges of the activations are calibrated beforehand.",
+            description="Signed 8-bit weights; activation ranges are calibrated beforehand.",
             suffix="_int8_static",
             weight_bits=8,
             tolerances="int8-static",

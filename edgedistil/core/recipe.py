@@ -1,7 +1,8 @@
 """Recipes: TOML files that say what is distilled, from which text, and what happens to the student.
 
 A recipe is frozen and strict, and all its problems are reported at once. Functions below a stage's
-entry take a section, never the whole recipe. `edgedistil recipe explain` prints the descriptions.
+entry take a section, never the complete recipe. `edgedistil recipe explain` prints the
+descriptions.
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ class Loss(StrictSection):
     def _check_weights(self) -> Self:
         if self.soft_target == self.mlm == self.cosine == 0:
             raise ValueError(
-                "all loss weights are 0, so nothing would be trained; set soft_target, mlm or cosine"
+                "all loss weights are 0, so nothing would be trained;"
+                " set soft_target, mlm or cosine"
             )
         return self
 

@@ -41,7 +41,8 @@ class Difference(NamedTuple):
 def differences(before: Recipe, after: Recipe) -> dict[str, Difference]:
     """Returns the keys whose values differ, in the order of the recipe.
 
-    Lists of sections are compared item by item (`corpus.sources.1.asset`); other lists are one value.
+    Lists of sections are compared item by item (`corpus.sources.1.asset`); other lists are one
+    value.
     """
     old = _flatten(before.model_dump(mode="json"))
     new = _flatten(after.model_dump(mode="json"))
@@ -54,7 +55,7 @@ def differences(before: Recipe, after: Recipe) -> dict[str, Difference]:
 
 
 def check_resumable(before: Recipe, now: Recipe, *, run: str) -> None:
-    """Raises RunError if a changed key would change a resumed run's result; prints other changes."""
+    """Raises RunError if a changed key affects a resumed run's result; prints other changes."""
     changes = differences(before, now)
     result_changing = {key: change for key, change in changes.items() if not _is_resumable(key)}
     if result_changing:

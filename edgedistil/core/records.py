@@ -1,7 +1,9 @@
-"""What stages hand on. Units are in the names, provenance is inside, raw samples are kept.
+"""Records: the JSON files through which stages pass their results on.
 
-A record is frozen, strict, and JSON on disk (`write_record`, `read_record`). A figure that could not be had is a
-`NotMeasured` with its reason, never 0, -1 or "unknown"; NaN and infinities are refused.
+A record is frozen and strict. Units are in the field names; provenance and raw samples are
+included. A figure that is not available is a `NotMeasured` with a reason, never 0, -1 or "unknown";
+NaN and infinities are refused. Field names are the JSON keys of users' files, so a renamed field
+makes earlier files unreadable.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ from edgedistil.core.rundir import read_json, write_json
 from edgedistil.core.task import LabelledKind
 from edgedistil.core.version import __version__
 
+# How a figure was obtained: on the device, under QEMU, or from the cost model.
 Method = Literal["measured", "emulated", "predicted"]
-Role = Literal["teacher", "student"]
-Kind = LabelledKind
+Role = Literal["teacher", "student", "other"]
 
+# Packages whose versions can change a figure.
 VERSIONED_PACKAGES = (
     "edgedistil",
     "torch",
@@ -41,13 +44,17 @@ VERSIONED_PACKAGES = (
 
 
 class Record(BaseModel):
+    """Base of all records."""
+
+    # Not strict, because JSON writes the float 2.0 as 2 where another program wrote the file.
+    # `model_type` and the like are ordinary field names here, hence no protected namespaces.
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=False, allow_inf_nan=False, protected_namespaces=()
     )
 
 
 class NotMeasured(Record):
-    """An absent figure, and why it is absent."""
+    """An absent figure, and the reason why it is absent."""
 
     not_measured: str = Field(min_length=1)
 
@@ -57,211 +64,246 @@ Count = int | NotMeasured
 
 
 class Host(Record):
-    """The machine that a figure was taken on."""
+    """The machine on which a figure was obtained."""
 
+    # Machine name as `uname -m` prints it.
     machine: str
+    # Model name of the processor.
     cpu: str
+    # Logical cores of the machine.
     cores: int
     memory_bytes: Count
+    # Operating system and kernel release.
     system: str
+    # Version of Python.
     python: str
 
 
 class Provenance(Record):
+    """When, where and with what a record was written."""
+
+    # UTC, ISO 8601.
     created_utc: str
+    # Command line.
     command: str
+    # Package → version, of the installed packages in VERSIONED_PACKAGES.
     versions: dict[str, str]
     host: Host
 
 
-# --- distil ---------------------------------------------------------------------------------------
+# --- distil --------------------------------------------------------------------------------------
 
 
-class Source(Record):
-    """One corpus source as it was used."""
+class CorpusSource(Record):
+    """One text source as it was used."""
 
+    # Asset, path or glob, or hub id.
     name: str
     licence: str
+    # Where the text is from, such as "PyPI gensim 4.4.0".
     origin: str
+    # Digest of the source's content, or of its pinned revision.
     sha256: str
     documents: int
     text_bytes: int
 
 
 class CorpusRecord(Record):
-    sources: list[Source]
+    """The tokenized corpus of a run: `corpus.json`."""
+
+    sources: list[CorpusSource]
+    # packed fills rows across document ends; lines has one document per row.
     layout: Literal["packed", "lines"]
+    # Longest row in tokens.
     block_length: int
+    # Tokens in the tokenizer's vocabulary.
     vocabulary: int
     train_tokens: int
     heldout_tokens: int
     heldout_documents: int
+    # Key of the corpus in the cache, and its folder there.
     cache_key: str
     cached_at: str
 
 
 class ModelFacts(Record):
-    """What a model is, counted on the model itself."""
+    """Sizes of a model, counted on the model itself."""
 
     name: str
+    # `model_type` and class name, as in config.json.
     model_type: str
     architecture: str
+    # Transformer layers, width of the hidden states, tokens in the vocabulary.
     layers: int
     hidden: int
     vocabulary: int
-    parameters: int = Field(description="of the whole model, tied weights once")
-    encoder_parameters: int = Field(description="without any head")
+    # All parameters; tied weights count once.
+    parameters: int
+    # Parameters without any head.
+    encoder_parameters: int
     weights_sha256: str
 
 
 class HeldoutMlm(Record):
-    """Masked-LM quality on held-out text, the same masked positions for every model."""
+    """Masked-LM quality on held-out text; every model sees the same masked positions."""
 
+    # teacher, student-step0 or student.
     model: str
+    # Optimizer steps of training before this evaluation.
     step: int
     masked_tokens: int
+    # Mean cross-entropy per masked token, in nats.
     mlm_loss_nats: float
-    top1: float = Field(
-        description="share of masked tokens whose most likely word is the right one, 0..1"
-    )
-    agreement: Figure = Field(
-        description="share of masked tokens with the teacher's most likely word, 0..1"
-    )
-    kl_nats: Figure = Field(
-        description="KL(teacher || student) at T = 1, mean over the masked tokens"
-    )
+    # Share of the masked tokens that the model predicts correctly (top 1), 0 to 1.
+    top1: float
+    # Share of the masked tokens with the same top-1 prediction as the teacher, 0 to 1.
+    agreement: Figure
+    # KL(teacher || student) at temperature 1, mean per masked token, in nats.
+    kl_nats: Figure
 
 
 class DistillRecord(Record):
-    """The result of `distill`; the trace itself is in metrics.jsonl."""
+    """The result of `distill`: `distill.json`. The loss trace is in metrics.jsonl."""
 
     recipe_sha256: str
     teacher: ModelFacts
     student: ModelFacts
-    student_init: str = Field(
-        default="teacher", description="teacher, random, or the folder of a student"
-    )
-    layer_map: list[int] = Field(
-        description="teacher layers that the student starts from, where it does"
-    )
+    # teacher, random, or the folder of a student.
+    student_init: str = "teacher"
+    # Teacher layer from which each student layer was initialized.
+    layer_map: list[int]
+    # Optimizer steps, and tokens of all micro-batches over all processes.
     steps: int
     tokens_seen: int
+    # Duration of the training loop, and tokens_seen divided by it.
     seconds: float
     tokens_per_s: float
-    heldout: list[HeldoutMlm] = Field(description="teacher, student at step 0, student now")
-    precision: str = Field(default="float32", description="that the loop computed in")
+    # Teacher, student at step 0, student after training.
+    heldout: list[HeldoutMlm]
+    # Compute type of the loop: float32, bfloat16 or float16.
+    precision: str = "float32"
     processes: int = 1
-    peak_memory_bytes: Count = Field(
-        default=NotMeasured(not_measured="not looked at"),
-        description="of the main process while it trained",
-    )
+    # Peak resident memory of the main process while it trained.
+    peak_memory_bytes: Count = NotMeasured(not_measured="not recorded")
     provenance: Provenance
 
 
 class PlannedModel(Record):
-    """A model that a plan is about: counted on the model, or reckoned from known shapes."""
+    """Sizes of a model in a plan, counted on the model or known for its name."""
 
     name: str
     layers: int
     hidden: int
     vocabulary: int
     parameters: int
+    # Whether the sizes were counted or are published ones.
     how: str
 
 
 class PlannedDevice(Record):
-    """What the run would take on one kind of device. `method` says whether steps were timed or only reckoned."""
+    """Estimated time and memory of a run on one kind of device."""
 
     device: str
+    # measured: steps were timed on this machine; predicted: computed from FLOPs.
     method: Method
     processes: int
+    # Sequences of one forward pass in one process.
     micro_batch: int
-    tokens_per_s: Figure = Field(description="over all processes")
-    seconds: Figure = Field(
-        description="of the loop: training, held-out evaluations in it, checkpoints"
-    )
-    memory_bytes: Count = Field(description="peak of one process")
-    device_memory_bytes: Count = Field(description="what there is")
+    # Over all processes.
+    tokens_per_s: Figure
+    # Duration of the loop: training, its held-out evaluations, and checkpoints.
+    seconds: Figure
+    # Peak memory of one process, and the memory that the device has.
+    memory_bytes: Count
+    device_memory_bytes: Count
+    # The basis of the estimate.
     how: str
 
 
 class PlanRecord(Record):
-    """What `distill` would do, and what it would take."""
+    """The result of `distill --plan`: work, time and memory without training."""
 
     recipe: str
     teacher: PlannedModel
     student: PlannedModel
     layer_map: list[int]
-    corpus_tokens: int = Field(description="tokens of one pass over the training part")
+    # Tokens of one pass over the training part, and how they were counted or estimated.
+    corpus_tokens: int
     corpus_how: str
-    tokens: int = Field(description="tokens that the run will see")
+    # Tokens that training will see, optimizer steps, and tokens of one step.
+    tokens: int
     steps: int
     tokens_per_step: int
+    # Compute type, as in the recipe.
     precision: str
     devices: list[PlannedDevice]
     notes: list[str] = []
     provenance: Provenance
 
 
-# --- evaluate -------------------------------------------------------------------------------------
+# --- evaluate ------------------------------------------------------------------------------------
 
 
 class Cell(Record):
-    """One model fine-tuned (and scored) on one task with one seed."""
+    """One model, fine-tuned and scored on one task with one seed."""
 
     task: str
-    model: str = Field(
-        description="teacher · student · student-step0 · student-random · student-d …"
-    )
+    # teacher, student, student-step0, student-random, student-d, or a folder's name.
+    model: str
     seed: int
-    scores: dict[str, float] = Field(description="metric name → value, 0..1 or -1..1; not percent")
-    metric: str = Field(description="the one of `scores` that counts")
+    # Metric → score, 0 to 1 or -1 to 1; not percent.
+    scores: dict[str, float]
+    # The metric in `scores` that summaries use.
+    metric: str
     dev_examples: int
     train_examples: int
+    # Duration of fine-tuning and scoring.
     seconds: float
-    artefact: str = Field(
-        default="pytorch", description="pytorch, or the precision of the ONNX artefact scored"
-    )
+    # pytorch, or the precision of the ONNX artefact that was scored.
+    artefact: str = "pytorch"
     warnings: list[str] = []
-    hyper_parameters: dict[str, float | int | str] = Field(
-        default={}, description="of fine-tuning, limits included"
-    )
+    # Hyper-parameters of fine-tuning, limits of examples included.
+    hyper_parameters: dict[str, float | int | str] = {}
     provenance: Provenance
 
 
 class PaperRow(Record):
-    """What Sanh et al. 2019 report for a task; shares, not percent."""
+    """Scores of Sanh et al. 2019 for a task, 0 to 1; not percent."""
 
     metric: str
     teacher: float
     student: float
+    # With a second distillation while fine-tuning.
     student_d: Figure = NotMeasured(not_measured="the paper has no (D) row for this task")
+    # Table of the paper.
     source: str
 
 
 class TaskFacts(Record):
-    """A task as it was used: its data, its baseline, and the paper's row where there is one."""
+    """A task as it was used: its data, its baseline, and the paper's row if there is one."""
 
     name: str
     title: str
-    kind: Kind
+    kind: LabelledKind
     metric: str
-    suite: str | None = Field(
-        default=None, description="GLUE, or none: another data set is never called GLUE"
-    )
+    # GLUE, or None; only GLUE's own data sets carry that name.
+    suite: str | None = None
     train_examples: int
     dev_examples: int
-    baseline: float = Field(description="what the constant prediction scores on the dev set")
-    baseline_rule: str = Field(description="what the constant prediction is")
+    # Score of a constant prediction on the dev set, and the rule of that prediction.
+    baseline: float
+    baseline_rule: str
+    # Where the data is from.
     origin: str
     licence: str
-    settings_source: str = Field(description="where the hyper-parameters come from")
+    # Publication or measurement that the hyper-parameters come from.
+    settings_source: str
     paper: PaperRow | None = None
     warnings: list[str] = []
 
 
 class Summary(Record):
-    """A task and model over its seeds."""
+    """Scores of one model on one task over its seeds, 0 to 1 or -1 to 1."""
 
     task: str
     model: str
@@ -274,60 +316,65 @@ class Summary(Record):
 
 
 class Retention(Record):
-    """Share of the teacher's score that a student retains; `baseline` is a constant prediction's."""
+    """Share of the teacher's score that a student retains on one task, 0 to 1."""
 
     task: str
     model: str
     artefact: str = "pytorch"
     metric: str
+    # Score of a constant prediction.
     baseline: float
-    retention: Figure = Field(description="student median / teacher median")
+    # Student's median / teacher's median, with its confidence interval.
+    retention: Figure
     retention_low: Figure
     retention_high: Figure
-    retention_above_baseline: Figure = Field(
-        description="(student - baseline) / (teacher - baseline)"
-    )
+    # (student - baseline) / (teacher - baseline), with its confidence interval.
+    retention_above_baseline: Figure
     retention_above_baseline_low: Figure
     retention_above_baseline_high: Figure
-    interval: str = Field(
-        default="", description="what the low and high figures are: level, what was resampled"
-    )
-    paper: Figure = Field(
-        default=NotMeasured(not_measured="the paper has no row for this task"),
-        description="retention in the paper",
-    )
+    # Level of the intervals, and what was resampled.
+    interval: str = ""
+    # Retention in the paper.
+    paper: Figure = NotMeasured(not_measured="the paper has no row for this task")
 
 
 class MacroScore(Record):
-    """Plain mean of a suite's task scores (medians over the seeds)."""
+    """Mean of a suite's task scores (medians over the seeds), 0 to 1."""
 
     suite: str
     model: str
     artefact: str = "pytorch"
-    score: Figure = Field(description="absent unless every task of the suite was scored")
+    # Absent unless every task of the suite was scored.
+    score: Figure
     tasks: list[str]
+    # The tasks' metrics and how they are averaged.
     how: str
+    # Macro-score in the paper.
     paper: Figure
 
 
 class ArtefactScore(Record):
-    """A fine-tuned model as PyTorch or as one ONNX artefact: score, size and latency side by side."""
+    """Score, size and latency of a fine-tuned model in PyTorch or as one ONNX artefact."""
 
     task: str
     model: str
-    artefact: str = Field(description="pytorch, or the precision of the ONNX artefact")
+    # pytorch, or the precision of the ONNX artefact.
+    artefact: str
     metric: str
     seeds: list[int]
     median: float
-    drop: float = Field(
-        description="median over the seeds of (pytorch score - this score), same weights"
-    )
-    bytes: int = Field(description="weights file, or the graph with its external data")
-    latency_ms: Figure = Field(description="p50 of single dev examples, one thread")
+    # Median over the seeds of (score in PyTorch - this score), with the same weights.
+    drop: float
+    # Size of the weights file, or of the graph with its external data.
+    bytes: int
+    # Median of single dev examples on one thread, and the conditions of the measurement.
+    latency_ms: Figure
     latency_conditions: str
 
 
 class EvaluationRecord(Record):
+    """The result of `evaluate`: `evaluation.json`."""
+
     cells: list[Cell]
     summaries: list[Summary]
     retentions: list[Retention]
@@ -338,95 +385,114 @@ class EvaluationRecord(Record):
 
 
 class Variation(Record):
-    """One run of an ablation against the full recipe: same tokens, same seeds, same tasks."""
+    """One run of an ablation, compared with the full recipe: same tokens, seeds and tasks."""
 
     name: str
     description: str
+    # Name of the run.
     run: str
-    changed: dict[str, str] = Field(description="recipe key → value here (the full recipe's value)")
+    # Recipe key → "value here (the full recipe's value)".
+    changed: dict[str, str]
     tokens_seen: int
-    score: float = Field(description="mean over the tasks of the medians over the seeds")
+    # Mean over the tasks of the medians over the seeds, 0 to 1.
+    score: float
+    # Task → median over the seeds.
     per_task: dict[str, float]
-    change: Figure = Field(description="score - the full recipe's score")
+    # score - the full recipe's score, with its confidence interval.
+    change: Figure
     change_low: Figure
     change_high: Figure
-    spread: Figure = Field(description="standard deviation over the seeds of the change")
-    within_noise: bool = Field(description="the interval of the change holds 0")
-    paper_change: Figure = Field(description="what the paper's table 4 says, on GLUE's macro-score")
+    # Standard deviation of the change over the seeds.
+    spread: Figure
+    # Whether the confidence interval of the change contains 0.
+    within_noise: bool
+    # Change in the paper's table 4, on GLUE's macro-score.
+    paper_change: Figure
 
 
 class AblationRecord(Record):
-    """What removing a part of the recipe costs (the paper's table 4); `variations[0]` is the full recipe."""
+    """The result of `ablate`: `ablation.json` in the full recipe's run."""
 
     tasks: list[str]
     seeds: list[int]
+    # Level of the intervals, and what was resampled.
     interval: str
+    # The full recipe first.
     variations: list[Variation]
-    agrees_with_paper: str = Field(
-        description="whether the order of the changes is the paper's, in words"
-    )
+    # Whether the changes have the same order as in the paper, in words.
+    agrees_with_paper: str
     provenance: Provenance
 
 
-# --- export and parity ------------------------------------------------------------------------------
+# --- export and parity ---------------------------------------------------------------------------
 
 
 class FileFacts(Record):
-    path: str = Field(description="relative to the export folder")
+    """One file of an export folder."""
+
+    # Relative to the export folder.
+    path: str
     bytes: int
     sha256: str
 
 
 class ExportRecord(Record):
-    """One artefact: what was made, from what, and what it costs. `export.<precision>.json` in the export folder."""
+    """One artefact: `export.<precision>.json` in the export folder."""
 
-    model: str = Field(description="student, teacher, or the name of the exported model")
-    role: Role | Literal["other"]
+    # student, teacher, or the name of the exported model.
+    model: str
+    role: Role
     task: str
     precision: Precision
-    files: list[FileFacts] = Field(description="the graph first, then its external data")
+    # The graph first, then its external data.
+    files: list[FileFacts]
+    # Digest of the weights that were exported.
     source_sha256: str
     parameters: int
+    # Operator set and IR version of the graph.
     opset: int
     ir_version: int
+    # host, or the device that the artefact is made for.
     target_device: str
-    reasons: dict[str, str] = Field(
-        description="choice made → why (signedness, per channel, tracer, embeddings …)"
-    )
-    fused: dict[str, int] = Field(description="what the graph passes fused, counted")
-    kept_float: list[str] = Field(description="initializers over 1 KiB that stayed in float")
-    bytes_by_part: dict[str, int] = Field(
-        description="embeddings, attention, feed-forward, head, other"
-    )
+    # Choice → reason (signedness, per channel, tracer, embeddings, ...).
+    reasons: dict[str, str]
+    # Graph pass → number of places that it changed.
+    fused: dict[str, int]
+    # Initializers over 1 KiB that are stored in float.
+    kept_float: list[str]
+    # embeddings, attention, feed-forward, head, other → bytes of the weights.
+    bytes_by_part: dict[str, int]
+    # Duration of the export of this artefact.
     seconds: float
     provenance: Provenance
 
 
 class ParityFigures(Record):
-    """How far an artefact's outputs are from PyTorch's on one set of probes."""
+    """Differences between an artefact's outputs and PyTorch's on one set of probes."""
 
     sequences: int
+    # Tokens of every sequence; absent where lengths are mixed.
     length: Count
+    # Absolute error, in units of the output.
     max_abs: float
     mean_abs: float
-    cosine_min: Figure = Field(
-        description="smallest cosine of a hidden state (or of an output row)"
-    )
-    cosine_mean: Figure = Field(description="mean cosine of the same rows")
+    # Cosine of hidden states, or of rows of the output: smallest and mean.
+    cosine_min: Figure
+    cosine_mean: Figure
+    # KL(PyTorch || artefact) of the output distributions, mean, in nats.
     kl_nats: Figure
-    agreement: Figure = Field(description="top-1 at masked positions, of labels, or of spans, 0..1")
-    decisions: int = Field(
-        default=0, description="masked positions, labels or spans that `agreement` is over"
-    )
-    concordance: Figure = Field(
-        default=NotMeasured(not_measured="the task's answer is not one value"),
-        description="Lin's coefficient of a regression's values over the probes; a shift or another scale lowers it",
-    )
+    # Share of equal decisions (top token of a masked position, label, span), 0 to 1.
+    agreement: Figure
+    # Number of decisions in `agreement`.
+    decisions: int = 0
+    # Lin's concordance coefficient of a regression's outputs; a shift or another scale lowers it.
+    concordance: Figure = NotMeasured(not_measured="the task's answer is not one value")
 
 
 class Tolerance(Record):
-    """A bound that a figure must keep, and why it is what it is."""
+    """A bound on a figure of the parity check, with its reason."""
 
+    # Field of ParityFigures.
     figure: str
     bound: Literal["at most", "at least"]
     value: float
@@ -434,59 +500,62 @@ class Tolerance(Record):
 
 
 class ToleranceResult(Record):
+    """A bound, and the figure that was compared with it."""
+
     tolerance: Tolerance
     got: float
     holds: bool
 
 
 class ParityRecord(Record):
+    """The parity check of one artefact: `parity/<model>-<task>.<precision>.json`."""
+
     model: str
     task: str
     precision: Precision
     artefact_sha256: str
+    # onnxruntime and its version.
     runtime: str
-    method: Method = Field(
-        default="measured", description="emulated when it ran under another instruction set"
-    )
+    # emulated where the artefact ran under another instruction set.
+    method: Method = "measured"
     device: str = "host"
+    # Figures over all probes, and for each sequence length.
     overall: ParityFigures
     by_length: list[ParityFigures]
     results: list[ToleranceResult]
+    # Whether every bound holds.
     passed: bool
     provenance: Provenance
 
 
 class PartError(Record):
-    """The error of one part of an encoder: the embeddings, half a layer, the head.
+    """Error of one part of an encoder: the embeddings, half a layer, the head.
 
     Relative errors are ‖artefact - PyTorch‖ / ‖PyTorch‖ over the probes' hidden states.
     """
 
-    part: str = Field(
-        description="embeddings · layer N attention · layer N feed-forward · head · output"
-    )
-    own: float = Field(
-        description="relative error of its output when its input is PyTorch's, exactly"
-    )
-    reached: float = Field(
-        description="relative error of its output in the running artefact, earlier errors included"
-    )
+    # embeddings, layer N attention, layer N feed-forward, head, or output.
+    part: str
+    # Relative error of the part's output when its input is exactly PyTorch's.
+    own: float
+    # Relative error of the part's output in the running artefact, earlier errors included.
+    reached: float
+    # Largest absolute error of the part's output in the running artefact.
     reached_max_abs: float
 
 
 class NodeError(Record):
-    """The error that one node of a part adds to exact inputs."""
+    """Error that one node of a part adds to exact inputs."""
 
     node: str
     operator: str
     output: str
-    own: float = Field(
-        description="relative error of its output when its inputs are the good artefact's"
-    )
+    # Relative error of the node's output when its inputs are the reference artefact's.
+    own: float
 
 
 class FloatGain(Record):
-    """What leaving one part in float buys: the figures of the artefact made so, and its size."""
+    """Effect of leaving one part in float: figures and size of such an artefact."""
 
     part: str
     figures: ParityFigures
@@ -494,41 +563,47 @@ class FloatGain(Record):
 
 
 class ExplainRecord(Record):
-    """Where an artefact's error comes from."""
+    """The result of `export --explain`: where an artefact's error comes from."""
 
     artefact_sha256: str
     task: str
     parts: list[PartError]
+    # Part with the largest own error, and its node with the largest error.
     worst_part: str
     worst_node: NodeError | NotMeasured
-    nodes: list[NodeError] = Field(description="of the worst part, worst first")
+    # Nodes of the worst part, largest error first.
+    nodes: list[NodeError]
+    # Size and figures of the artefact as it is.
     bytes: int
-    figures: ParityFigures | NotMeasured = Field(description="of the artefact as it is")
+    figures: ParityFigures | NotMeasured
+    # Effect of leaving each of the worst parts in float.
     gains: list[FloatGain] | NotMeasured
     provenance: Provenance
 
 
-# --- profile ----------------------------------------------------------------------------------------
+# --- profile -------------------------------------------------------------------------------------
 
 
 class Band(Record):
-    """A predicted figure: low and high, never a bare number."""
+    """A predicted figure: never a single number, always a lower and an upper bound."""
 
     low: float
     high: float
 
 
 class LatencyStats(Record):
-    """Observed percentiles (nearest rank) of steady calls, and the raw samples behind them."""
+    """Observed percentiles (nearest rank) of steady calls, and the raw samples."""
 
     calls: int
+    # Absent where there are too few samples for the percentile.
     p50_ms: Figure
     p90_ms: Figure
     p95_ms: Figure
     p99_ms: Figure
     min_ms: float
     mean_ms: float
-    drift: Figure = Field(description="median of the last third / median of the first third - 1")
+    # Median of the last third / median of the first third - 1.
+    drift: Figure
     samples_ms: list[float]
 
 
@@ -542,117 +617,124 @@ class MemoryStats(Record):
 
 
 class ProfileRow(Record):
-    """One artefact at one length and thread count on one device by one method."""
+    """One artefact at one length and thread count, on one device by one method."""
 
     model: str
-    role: Role | Literal["other"]
+    role: Role
     task: str
     precision: Precision
+    # Size of the graph with its external data.
     file_bytes: int
     parameters: int
     artefact_sha256: str
     device: str
     method: Method
+    # onnxruntime and its version.
     runtime: str
     threads: int
     batch: int
+    # Tokens of a sequence; sentence-pairs is the pass over STS-B-like pairs of mixed lengths.
     length: int | Literal["sentence-pairs"]
-    latency_ms: Figure | Band = Field(
-        description="p50 of steady calls, a predicted band, or why there is none"
-    )
+    # Median of steady calls, a predicted band, or a reason for its absence.
+    latency_ms: Figure | Band
     latency: LatencyStats | NotMeasured
+    # Creating the session, its first call, and both with the start of the process.
     load_ms: Figure | Band
     first_call_ms: Figure | Band
     start_to_first_result_ms: Figure | Band
     memory: MemoryStats | NotMeasured
     peak_memory_bytes: Count | Band
+    # False for a throttled or too noisy run; `invalid_reason` then says why.
     valid: bool
     invalid_reason: str | None = None
-    conditions: dict[str, str] = Field(
-        description="governor, clock, temperature, calibration, kernels …; as read"
-    )
+    # Governor, clock, temperature, calibration, kernels, ...; as the machine reports them.
+    conditions: dict[str, str]
 
 
 class Claim(Record):
-    """Teacher against student under equal conditions, next to the paper's figure."""
+    """Comparison of teacher and student under equal conditions, with the paper's figure."""
 
     claim: Literal["speed", "size", "quality", "deploy", "int8-pays"]
     verdict: Literal["holds", "does not hold", "inconclusive"]
+    # The claim with its figures, for people.
     sentence: str
     method: Method
     device: str
-    conditions: str = Field(
-        description="models, task, precision, runtime, threads, lengths, in words"
-    )
-    figure: str = Field(description="what `value` is: speed ratio, parameters saved, …")
+    # Models, task, precision, runtime, threads and lengths, in words.
+    conditions: str
+    # Meaning of `value`: speed ratio, share of parameters saved, ...
+    figure: str
+    # Value with its confidence interval, and the bound that it is compared with.
     value: Figure
     low: Figure
     high: Figure
     threshold: float
+    # The paper's row.
     paper: str
 
 
 class OpTime(Record):
-    """Share of one kind of operator or of one layer in the profiled pass."""
+    """Time of one kind of operator, or of one layer, in the profiled calls."""
 
     name: str
     calls: int
     total_ms: float
+    # Share of the time of all operators, 0 to 1.
     share: float
 
 
 class MemoryFit(Record):
-    """One artefact under a memory limit: whether it fits, with its peak, and what enforced the limit."""
+    """Whether one artefact runs within a memory limit."""
 
     model: str
-    role: Role | Literal["other"]
+    role: Role
     task: str
     precision: Precision
     artefact_sha256: str
     device: str
     method: Method
     limit_bytes: int
-    enforced_by: str = Field(
-        description="cgroup v2, cgroup v1, RLIMIT_AS, a watch on the guest's pages"
-    )
+    # cgroup v2, cgroup v1, RLIMIT_AS, or a watch on the guest's pages.
+    enforced_by: str
     threads: int
+    # Tokens of the sequence that was run.
     length: int
     fits: bool
     peak_memory_bytes: Count
-    ended: str | None = Field(
-        default=None, description="where and of what it died, when it does not fit"
-    )
+    # Phase and cause of the failure, if it does not fit.
+    ended: str | None = None
 
 
 class ProfileRecord(Record):
+    """The result of `profile` for one device and method: `profile/<device>.<method>.json`."""
+
     device: str
     method: Method
     rows: list[ProfileRow]
     claims: list[Claim]
     fits: list[MemoryFit] = []
-    op_times: dict[str, list[OpTime]] = Field(
-        default={}, description="artefact label → times by kind of operator"
-    )
+    # Label of an artefact → times by kind of operator, or by layer.
+    op_times: dict[str, list[OpTime]] = {}
     layer_times: dict[str, list[OpTime]] = {}
     notes: list[str] = []
     provenance: Provenance
 
 
-# --- reading and writing ------------------------------------------------------------------------------
+# --- reading and writing -------------------------------------------------------------------------
 
 R = TypeVar("R", bound=Record)
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Writes a record as JSON, whole or not at all."""
+    """Writes a record as JSON; the file appears complete or not at all."""
     write_json(path, record.model_dump(mode="json"))
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """The record in `path`.
+    """Reads a record.
 
     Raises:
-        StorageError: The file is missing, torn, or of another kind or version.
+        StorageError: The file is missing, corrupt, or not a record of this kind and version.
     """
     try:
         return kind.model_validate(read_json(path))
@@ -660,13 +742,13 @@ def read_record(path: Path, kind: type[R]) -> R:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise StorageError(
-            f"{path} is no {kind.__name__}: {where}: {first['msg']}",
-            hint="it was written by another version, or changed by hand: make it anew",
+            f"{path} is not a valid {kind.__name__}: {where}: {first['msg']}",
+            hint="it was written by another version or edited by hand; create it again",
         ) from error
 
 
 def provenance(command: str | None = None) -> Provenance:
-    """Who made a figure, when and where: UTC time, command line, versions, host."""
+    """Returns the present time, command line, package versions and machine."""
     return Provenance(
         created_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         command=command or " ".join(["edgedistil", *sys.argv[1:]]),
@@ -676,16 +758,19 @@ def provenance(command: str | None = None) -> Provenance:
 
 
 def installed_versions() -> dict[str, str]:
+    """Returns the versions of the installed packages in VERSIONED_PACKAGES."""
     versions = {"edgedistil": __version__}
     for name in VERSIONED_PACKAGES[1:]:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            continue  # the device side runs without the training packages
+            # A machine that only runs artefacts has no training packages.
+            continue
     return versions
 
 
 def this_host() -> Host:
+    """Returns the machine that this process runs on."""
     return Host(
         machine=platform.machine(),
         cpu=this_cpu().name,
@@ -700,8 +785,9 @@ def _memory_bytes() -> Count:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
-        return NotMeasured(not_measured="this system does not tell its memory size")
+        return NotMeasured(not_measured="this system does not report its memory size")
 
 
 def text_sha256(text: str) -> str:
+    """Returns the hex digest of a text in UTF-8."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

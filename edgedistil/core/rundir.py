@@ -1,7 +1,7 @@
-"""The run directory: the name of every artefact, atomic writes, the manifest, and which run is the latest.
+"""The run directory: paths of a run's files, atomic writes, digests, and the latest run.
 
-Every stage leaves its result here as a file, and the next stage reads that file. Nothing in a run directory is ever
-deleted by us except what we replace whole.
+Every stage leaves its result here as a file, and the next stage reads that file. Nothing in a run
+directory is deleted, except a file or folder that is replaced by a new version of itself.
 """
 
 from __future__ import annotations
@@ -20,68 +20,76 @@ from typing import Any
 
 from edgedistil.core.errors import RunError, StorageError
 
+# Name that means the run which completed a stage last; a file of this name holds that run's name.
 LATEST = "latest"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# A plain file name without characters that shells interpret.
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def runs_root() -> Path:
-    """Folder that holds the runs: `$EDGEDISTIL_RUNS`, else `runs` in the working directory."""
+    """Folder of the runs: `$EDGEDISTIL_RUNS`, otherwise `runs` in the working directory."""
     return Path(os.environ.get("EDGEDISTIL_RUNS") or "runs")
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """One run. Properties name what lies in it; they do not promise that it is there yet."""
+    """Paths of one run's files; a path may not exist yet."""
 
     path: Path
 
     @property
     def name(self) -> str:
+        """Name of the run."""
         return self.path.name
+
+    # --- distil ---
 
     @property
     def recipe(self) -> Path:
-        """The resolved recipe, every default written out."""
+        """The recipe with every default written out."""
         return self.path / "recipe.toml"
 
     @property
     def corpus(self) -> Path:
-        """CorpusRecord: sources with licences, tokens, hashes, where the cached token shards lie."""
+        """CorpusRecord."""
         return self.path / "corpus.json"
 
     @property
     def heldout_text(self) -> Path:
-        """Held-out text, one paragraph a line, UTF-8: probes, calibration and profiling read it."""
+        """Held-out text, UTF-8, one paragraph a line; used for probes, calibration and profiles."""
         return self.path / "heldout.txt"
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line: the training trace and the held-out evaluations."""
+        """Training trace and held-out evaluations, one JSON object a line."""
         return self.path / "metrics.jsonl"
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the training checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def teacher(self) -> Path:
-        """The teacher with its MLM head and tokenizer, as a folder that transformers loads."""
+        """The teacher with its MLM head and tokenizer, in transformers' format."""
         return self.path / "teacher"
 
     @property
     def student(self) -> Path:
-        """The distilled student with its tokenizer, as a folder that transformers loads."""
+        """The distilled student with its tokenizer, in transformers' format."""
         return self.path / "student"
 
     @property
     def student_step0(self) -> Path:
-        """The student as it was initialised: the baseline that distillation has to beat."""
+        """The initialized student, a baseline for distillation."""
         return self.path / "student-step0"
 
     @property
     def distill(self) -> Path:
         """DistillRecord."""
         return self.path / "distill.json"
+
+    # --- evaluate ---
 
     @property
     def evaluation(self) -> Path:
@@ -95,20 +103,23 @@ class RunDir:
 
     @property
     def cells(self) -> Path:
-        """One file per (task, model, seed) of the evaluation."""
+        """Folder with one file per task, model and seed of the evaluation."""
         return self.path / "evaluate"
+
+    # --- export ---
 
     @property
     def exports(self) -> Path:
-        """One hub-ready folder per model and task: `student-fill-mask`, `teacher-feature-extraction` …"""
+        """Folder of the export folders."""
         return self.path / "export"
 
     def export(self, model: str, task: str) -> Path:
+        """Hub-ready folder of one model and task: `export/student-fill-mask`."""
         return self.exports / f"{model}-{task}"
 
     @property
     def rejected(self) -> Path:
-        """Artefacts that a parity gate refused, with their reports."""
+        """Folder of the artefacts that failed the parity check, with their reports."""
         return self.path / "rejected"
 
     def parity(self, model: str, task: str, precision: str) -> Path:
@@ -120,11 +131,14 @@ class RunDir:
         return self.path / "parity" / device / f"{model}-{task}.{precision}.json"
 
     def probes(self, model: str, task: str) -> Path:
-        """Real text and what PyTorch answers to it (npz)."""
+        """Inputs from held-out text and PyTorch's outputs (npz)."""
         return self.path / "parity" / f"{model}-{task}.probes.npz"
+
+    # --- profile and report ---
 
     @property
     def profiles(self) -> Path:
+        """Folder of the profile records."""
         return self.path / "profile"
 
     def profile(self, device: str, method: str) -> Path:
@@ -132,39 +146,51 @@ class RunDir:
         return self.profiles / f"{device}.{method}.json"
 
     def profile_within(self, device: str, limit_bytes: int) -> Path:
-        """ProfileRecord of what fits into a memory limit on one device."""
+        """ProfileRecord of the artefacts under a memory limit on one device."""
         return self.profiles / f"{device}.within-{limit_bytes / 2**20:.0f}MiB.json"
 
     @property
     def report(self) -> Path:
+        """The page that `report` writes."""
         return self.path / "report.html"
 
     def require(self, path: Path, made_by: str) -> Path:
-        """`path`, which the command `made_by` writes.
+        """Returns `path` if it exists.
 
+        Args:
+            path: A path of this run.
+            made_by: Command that writes it.
         Raises:
-            RunError: It is not there yet.
+            RunError: The path does not exist yet.
         """
         if not path.exists():
             raise RunError(
                 f"run '{self.name}' has no {path.relative_to(self.path)} yet",
-                hint=f"make it with: {made_by}",
+                hint=f"create it with: {made_by}",
             )
         return path
 
 
-def create_run(name: str, *, root: Path | None = None, resume: bool = False) -> RunDir:
-    """A run directory for writing.
+# --- opening runs --------------------------------------------------------------------------------
 
+
+def create_run(name: str, *, root: Path | None = None, resume: bool = False) -> RunDir:
+    """Creates a run directory, or opens it to continue a run.
+
+    Args:
+        name: Name of the run.
+        root: Folder of the runs; `runs_root()` by default.
+        resume: Whether the run may exist already.
     Raises:
-        RunError: The name is not a plain file name, or a run of that name exists and `resume` is off.
-        StorageError: The folder cannot be made.
+        RunError: The name is not a plain file name, or the run exists and `resume` is false.
+        StorageError: The folder cannot be created.
     """
     path = (root or runs_root()) / checked_name(name)
     if path.exists() and not resume and any(path.iterdir()):
         raise RunError(
-            f"run '{name}' exists already ({path})",
-            hint="continue it with --resume, or start another one with --run NEW-NAME; nothing was changed",
+            f"run '{name}' already exists ({path})",
+            hint="continue it with --resume, or start another one with --run NEW-NAME;"
+            " nothing was changed",
         )
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -172,149 +198,133 @@ def create_run(name: str, *, root: Path | None = None, resume: bool = False) -> 
 
 
 def open_run(name: str = LATEST, *, root: Path | None = None) -> RunDir:
-    """An existing run; `latest` is the one that a stage completed last.
+    """Opens an existing run; `latest` is the one that completed a stage last.
 
     Raises:
-        RunError: There is no such run (says which ones there are).
+        RunError: The run does not exist (the message lists the existing ones).
     """
     base = root or runs_root()
-    chosen = _read_latest(base) if name == LATEST else checked_name(name)
-    path = base / chosen
+    run_name = _read_latest(base) if name == LATEST else checked_name(name)
+    path = base / run_name
     if not path.is_dir():
-        there = ", ".join(run_names(base)) or "none"
+        existing = ", ".join(run_names(base)) or "no runs yet"
         raise RunError(
-            f"no run '{chosen}' in {base} (there: {there})",
-            hint="edgedistil distill RECIPE makes one",
+            f"unknown run '{run_name}' in {base}; existing: {existing}",
+            hint="create one with: edgedistil distill RECIPE",
         )
     return RunDir(path)
 
 
 def run_names(root: Path | None = None) -> list[str]:
+    """Names of all runs, sorted."""
     base = root or runs_root()
-    return sorted(p.name for p in base.iterdir() if p.is_dir()) if base.is_dir() else []
+    if not base.is_dir():
+        return []
+    return sorted(path.name for path in base.iterdir() if path.is_dir())
 
 
 def mark_latest(run: RunDir) -> None:
-    """Let `--run latest` mean this run from now on."""
+    """Makes `--run latest` mean this run."""
     write_text(run.path.parent / LATEST, run.name + "\n")
 
 
 def checked_name(name: str) -> str:
-    """`name`, if it is a plain file name that is not `latest`.
+    """Returns a run's name unchanged.
 
     Raises:
-        RunError: It is not.
+        RunError: The name is not a plain file name, or is `latest`.
     """
-    if name == LATEST or not _NAME.fullmatch(name):
+    if name == LATEST or not _RUN_NAME.fullmatch(name):
         raise RunError(
-            f"'{name}' cannot name a run: expected letters, digits, '.', '_', '-', at most 100, not '{LATEST}'"
+            f"'{name}' is not a valid name of a run: expected at most 100 letters, digits,"
+            f" '.', '_', '-', and not '{LATEST}'"
         )
     return name
 
 
 def _read_latest(base: Path) -> str:
     try:
+        # The file may have been edited: its content must not lead out of the folder.
         return checked_name((base / LATEST).read_text(encoding="utf-8").strip())
     except FileNotFoundError:
-        there = run_names(base)
-        raise RunError(
-            f"there is no finished run in {base} yet",
-            hint=f"unfinished: {', '.join(there)}; name one with --run"
-            if there
-            else "edgedistil distill RECIPE makes one",
-        ) from None
+        pass
+    unfinished = run_names(base)
+    hint = "create one with: edgedistil distill RECIPE"
+    if unfinished:
+        hint = f"unfinished: {', '.join(unfinished)}; select one with --run"
+    raise RunError(f"{base} has no finished run yet", hint=hint)
 
 
-# --- files that appear whole or not at all -------------------------------------------------------
+# --- files that appear complete or not at all ----------------------------------------------------
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turns what the operating system says about `path` into a StorageError with a sentence."""
+    """Converts the operating system's errors about `path` into a StorageError with a hint."""
     try:
         yield
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}",
-            hint="free some space or choose another folder; what was there before is unchanged",
+            hint="free some space or choose another folder; existing files are unchanged",
         ) from error
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A sibling path to write to; it takes the name `path` only if the body ends well (write aside, fsync, rename).
+    """Yields a temporary path for a file or folder; renames it to `path` if the body succeeds.
 
-    For a file, or for a folder: an old folder is moved aside and removed after the new one has its name.
+    The content is synced to disk before the rename, so that after a crash `path` is the old or the
+    new version, complete.
     """
+    # In the same folder, because a rename is atomic within one file system only.
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    aside = scratch / path.name
+    unfinished = scratch / path.name
     try:
-        yield aside
+        yield unfinished
         with storage_errors(path):
-            _fsync_tree(aside)
+            _fsync_tree(unfinished)
+            # A folder cannot be renamed over another one that is not empty.
             if path.is_dir() and not path.is_symlink():
                 path.rename(scratch / "old")
-            aside.replace(path)
+            unfinished.replace(path)
             _fsync(path.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    with replacing(path) as aside, storage_errors(path):
-        aside.write_bytes(data)
+    """Writes a file, complete or not at all."""
+    with replacing(path) as unfinished, storage_errors(path):
+        unfinished.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 file, complete or not at all."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, whole or not at all.
+    """Writes a JSON file, complete or not at all.
 
     Raises:
-        ValueError: `value` holds NaN or an infinity: such a figure must be an absence with a reason.
+        ValueError: `value` contains NaN or an infinity; an absent figure is a NotMeasured.
     """
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        StorageError: The file is missing or not valid JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot read {path}: {error}") from error
-
-
-def sha256_file(path: Path) -> str:
-    """Hex digest of a file's content, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def artefact_files(graph: Path) -> list[Path]:
-    """An ONNX graph and its external data: the files beside it that are named after it (`model.onnx_data`)."""
-    return [
-        graph,
-        *sorted(p for p in graph.parent.glob(f"{graph.name}*") if p != graph and p.is_file()),
-    ]
-
-
-def artefact_sha256(graph: Path) -> str:
-    """Digest of an artefact: the file's own sha256, or with external data that of all its files' names and digests."""
-    files = artefact_files(graph)
-    if len(files) == 1:
-        return sha256_file(graph)
-    lines = [f"{sha256_file(file)}  {file.name}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
-
-
-def tree_manifest(folder: Path) -> dict[str, str]:
-    """sha256 by relative path of every file below `folder`, in sorted order."""
-    return {
-        str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()
-    }
 
 
 def _fsync(path: Path) -> None:
@@ -326,6 +336,40 @@ def _fsync(path: Path) -> None:
 
 
 def _fsync_tree(path: Path) -> None:
-    for each in [*path.rglob("*"), path] if path.is_dir() else [path]:
-        if not each.is_symlink():  # a link is on the disk with its folder, and may point nowhere
-            _fsync(each)
+    paths = [path]
+    if path.is_dir():
+        paths = [*path.rglob("*"), path]
+    for item in paths:
+        # A link is stored in its folder, and its target may not exist.
+        if not item.is_symlink():
+            _fsync(item)
+
+
+# --- digests -------------------------------------------------------------------------------------
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's content, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def artefact_files(graph: Path) -> list[Path]:
+    """An ONNX graph and its external data: files named after it, such as `model.onnx_data`."""
+    siblings = sorted(graph.parent.glob(f"{graph.name}*"))
+    return [graph, *(path for path in siblings if path != graph and path.is_file())]
+
+
+def artefact_sha256(graph: Path) -> str:
+    """Digest of an artefact: its file's, or with external data of all files' names and digests."""
+    files = artefact_files(graph)
+    if len(files) == 1:
+        return sha256_file(graph)
+    lines = [f"{sha256_file(file)}  {file.name}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
+
+
+def tree_manifest(folder: Path) -> dict[str, str]:
+    """Relative path → digest of every file below a folder, sorted."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(file.relative_to(folder)): sha256_file(file) for file in files}

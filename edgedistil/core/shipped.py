@@ -1,4 +1,4 @@
-"""Where the shipped recipes and device files are, installed or in a checkout; a user's own file wins."""
+"""Locations of recipes and device files: the user's own, then the shipped ones."""
 
 from __future__ import annotations
 
@@ -8,22 +8,35 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def shipped_folder(kind: str) -> Path:
-    """Folder of the shipped `recipes` or `devices`: inside the wheel, or beside the package in a checkout."""
-    inside = _PACKAGE / "shipped_files" / kind
-    return inside if inside.is_dir() else _PACKAGE.parent / kind
+    """Folder of the shipped `recipes` or `devices`."""
+    # Inside the package when installed from a wheel, next to the package in a checkout.
+    installed = _PACKAGE / "shipped_files" / kind
+    if installed.is_dir():
+        return installed
+    return _PACKAGE.parent / kind
 
 
 def find_shipped(kind: str, name: str) -> Path | None:
-    """The file that `name` means: the user's path, then `kind/name.toml` here, then the shipped one."""
-    given = Path(name)
-    if given.is_file():
-        return given
-    stem = given.with_suffix("") if given.suffix == ".toml" else given
-    if given.is_absolute() or ".." in given.parts:
+    """Returns the file of a name, or None if no file has it.
+
+    The order is: the path itself, `kind/name.toml` in the working directory, the shipped file.
+
+    Args:
+        kind: `recipes` or `devices`.
+        name: Path, `tiny`, `tiny.toml` or `recipes/tiny.toml`.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    # A name must not lead out of the folders.
+    if path.is_absolute() or ".." in path.parts:
         return None
-    inner = Path(*stem.parts[1:]) if stem.parts[:1] == (kind,) else stem
+    if path.suffix == ".toml":
+        path = path.with_suffix("")
+    if path.parts[:1] == (kind,):
+        path = path.relative_to(kind)
     for folder in (Path(kind), shipped_folder(kind)):
-        candidate = folder / f"{inner}.toml"
+        candidate = folder / f"{path}.toml"
         if candidate.is_file():
             return candidate
     return None
@@ -31,10 +44,8 @@ def find_shipped(kind: str, name: str) -> Path | None:
 
 def shipped_names(kind: str) -> list[str]:
     """Names of the shipped and the user's own files of a kind, sorted."""
-    names = {
-        str(path.relative_to(folder).with_suffix(""))
-        for folder in (Path(kind), shipped_folder(kind))
-        if folder.is_dir()
-        for path in folder.rglob("*.toml")
-    }
+    names = set()
+    for folder in (Path(kind), shipped_folder(kind)):
+        for path in folder.rglob("*.toml"):
+            names.add(str(path.relative_to(folder).with_suffix("")))
     return sorted(names)

@@ -1,8 +1,8 @@
 """Table of the tasks that a model can be exported for, one row each.
 
 A task is what optimum, transformers.js and the hub call by the same name (`fill-mask`). The row says
-which outputs the graph has, which classes load it, and on what level its answers are compared. To add
-a task, add its name and its row here.
+which outputs the graph has, which classes load it, and on what level its outputs are compared. To
+add a task, add its name and its row here.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ assert tuple(TASKS) == get_args(Task), "every task has exactly one row"
 
 
 def find_task(name: str) -> TaskInfo | None:
-    """Row of the task of that name; None if there is no such task."""
+    """Row of a task; None if the name is unknown."""
     rows: Mapping[str, TaskInfo] = {row.name: row for row in TASKS.values()}
     return rows.get(name)
 

@@ -1,6 +1,6 @@
-"""Text files that a user gives: one sequence a line, UTF-8.
+"""Text files of the user: one sequence a line, UTF-8.
 
-The parity check, the calibration of static ranges and the latency measurements all read such a file.
+The parity check, the calibration of static ranges and the latency measurements read such a file.
 """
 
 from __future__ import annotations

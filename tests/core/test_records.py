@@ -1,4 +1,4 @@
-"""Records: strict, whole, and absent figures have reasons."""
+"""Records: strict, complete, and absent figures have reasons."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgedistil.core.records import (
 )
 
 HELDOUT = {"model": "student", "step": 3, "masked_tokens": 7, "mlm_loss_nats": 2.5, "top1": 0.5}
-ABSENT = NotMeasured(not_measured="nobody looked")
+ABSENT = NotMeasured(not_measured="not measured here")
 
 
 def test_round_trip_keeps_absence_and_its_reason(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_round_trip_keeps_absence_and_its_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_nan_is_no_figure(value: float) -> None:
+def test_nan_is_refused(value: float) -> None:
     with pytest.raises(ValidationError):
         HeldoutMlm(**{**HELDOUT, "top1": value}, agreement=0.25, kl_nats=0.1)
 
@@ -50,21 +50,21 @@ def test_a_record_is_frozen_and_strict() -> None:
         Band(low=2.0, high=3.0, middle=2.5)  # type: ignore[call-arg]
 
 
-def test_another_kind_of_file_is_named(tmp_path: Path) -> None:
+def test_another_kind_of_record_is_reported(tmp_path: Path) -> None:
     write_record(tmp_path / "x.json", Band(low=2.0, high=3.0))
-    with pytest.raises(StorageError, match=r"x.json is no CorpusRecord: sources"):
+    with pytest.raises(StorageError, match=r"x.json is not a valid CorpusRecord: sources"):
         read_record(tmp_path / "x.json", CorpusRecord)
 
 
-def test_a_torn_file_is_named(tmp_path: Path) -> None:
+def test_a_truncated_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"low": 2.0, "hi')
     with pytest.raises(StorageError, match=r"cannot read .*x.json"):
         read_record(tmp_path / "x.json", Band)
 
 
-def test_provenance_says_who_when_and_where() -> None:
-    made = provenance("edgedistil distill x")
-    assert made.command == "edgedistil distill x"
-    assert made.created_utc.endswith("Z")
-    assert {"edgedistil", "torch", "onnxruntime", "numpy"} <= set(made.versions)
-    assert made.host.cores >= 1
+def test_provenance_has_command_time_versions_and_machine() -> None:
+    record = provenance("edgedistil distill x")
+    assert record.command == "edgedistil distill x"
+    assert record.created_utc.endswith("Z")
+    assert {"edgedistil", "torch", "onnxruntime", "numpy"} <= set(record.versions)
+    assert record.host.cores >= 1

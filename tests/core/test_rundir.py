@@ -1,4 +1,4 @@
-"""The run directory: names, refusals, and files that appear whole or not at all."""
+"""The run directory: names, refusals, and files that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def test_a_new_run_and_the_latest(runs: Path) -> None:
 def test_a_run_that_exists_is_refused_and_unchanged(runs: Path) -> None:
     run = create_run("mine")
     write_text(run.recipe, "precious")
-    with pytest.raises(RunError, match="run 'mine' exists already"):
+    with pytest.raises(RunError, match="run 'mine' already exists"):
         create_run("mine")
     assert run.recipe.read_text() == "precious"
     assert create_run("mine", resume=True).recipe.read_text() == "precious"
 
 
 def test_no_run_yet(runs: Path) -> None:
-    with pytest.raises(RunError, match="no finished run") as caught:
+    with pytest.raises(RunError, match="has no finished run yet") as caught:
         open_run()
     assert caught.value.exit_code == 2
     create_run("half")
@@ -55,32 +55,32 @@ def test_no_run_yet(runs: Path) -> None:
         open_run()
 
 
-def test_an_unknown_run_says_which_there_are(runs: Path) -> None:
+def test_an_unknown_run_lists_the_existing_ones(runs: Path) -> None:
     create_run("a")
     create_run("b")
-    with pytest.raises(RunError, match=r"no run 'c' in .* \(there: a, b\)"):
+    with pytest.raises(RunError, match=r"unknown run 'c' in .*; existing: a, b"):
         open_run("c")
 
 
 @pytest.mark.parametrize(
     "name", ["", "latest", "../up", "a/b", "-x", ".hidden", "a b", "x" * 101, "$(id)", "a;b"]
 )
-def test_names_that_are_no_plain_file_names(name: str) -> None:
-    with pytest.raises(RunError, match="cannot name a run"):
+def test_a_name_that_is_not_a_plain_file_name_is_refused(name: str) -> None:
+    with pytest.raises(RunError, match="is not a valid name of a run"):
         checked_name(name)
 
 
 def test_a_latest_file_that_points_outside_is_refused(runs: Path) -> None:
     create_run("a")
     (runs / "latest").write_text("../../etc\n")
-    with pytest.raises(RunError, match="cannot name a run"):
+    with pytest.raises(RunError, match="is not a valid name of a run"):
         open_run()
 
 
 def test_what_a_stage_reads_is_required(runs: Path) -> None:
     run = create_run("x")
     with pytest.raises(
-        RunError, match=r"has no distill.json yet\n  make it with: edgedistil distill"
+        RunError, match=r"has no distill.json yet\n  create it with: edgedistil distill"
     ):
         run.require(run.distill, "edgedistil distill")
 
@@ -88,19 +88,19 @@ def test_what_a_stage_reads_is_required(runs: Path) -> None:
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), replacing(path) as aside:
-        aside.write_text("half of the n")
+    with pytest.raises(RuntimeError), replacing(path) as unfinished:
+        unfinished.write_text("half of the n")
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_completely(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     for content in ("old", "new"):
-        with replacing(folder) as aside:
-            aside.mkdir()
-            (aside / content).write_text(content)
+        with replacing(folder) as unfinished:
+            unfinished.mkdir()
+            (unfinished / content).write_text(content)
     assert [p.name for p in folder.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -110,8 +110,8 @@ def test_killed_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     write_text(path, "old")
     script = (
         "import sys, time; from pathlib import Path; from edgedistil.core.rundir import replacing\n"
-        f"with replacing(Path({str(path)!r})) as aside:\n"
-        "    aside.write_text('half'); print('writing', flush=True); time.sleep(60)"
+        f"with replacing(Path({str(path)!r})) as unfinished:\n"
+        "    unfinished.write_text('half'); print('writing', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
@@ -122,18 +122,16 @@ def test_killed_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
 
 
-def test_an_unwritable_folder_is_a_sentence(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_a_storage_error(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
-    blocked.write_text("I am no folder")
-    with pytest.raises(
-        StorageError, match=r"cannot write (.|\n)*what was there before is unchanged"
-    ):
+    blocked.write_text("I am not a folder")
+    with pytest.raises(StorageError, match=r"cannot write (.|\n)*existing files are unchanged"):
         write_text(blocked / "inner", "x")
-    assert blocked.read_text() == "I am no folder"
+    assert blocked.read_text() == "I am not a folder"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_json_refuses_what_is_no_number(tmp_path: Path, value: float) -> None:
+def test_json_refuses_nan_and_infinity(tmp_path: Path, value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", {"ms": value})
     assert not (tmp_path / "x.json").exists()

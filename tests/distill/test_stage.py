@@ -166,7 +166,7 @@ def test_a_finished_run_is_returned_as_it_is(
 
 def test_an_existing_name_is_refused_and_nothing_touched(tiny_recipe: Make, runs: Path) -> None:
     run, record = distill(tiny_recipe(train={"steps": 2}), run_name=None, resume=False)
-    with pytest.raises(RunError, match="run 'small' exists already") as caught:
+    with pytest.raises(RunError, match="run 'small' already exists") as caught:
         distill(tiny_recipe(train={"steps": 3}), run_name=None, resume=False)
     assert caught.value.exit_code == 2
     with pytest.raises(RunError, match=r"was started with another recipe: train.steps 2 → 3"):

@@ -157,7 +157,7 @@ def test_an_unknown_device_and_a_run_without_exports(exported: RunDir) -> None:
     with pytest.raises(DeviceFileError, match=r"did you mean 'rpi4'\?"):
         profile(device="rpi44")
     create_run("empty")
-    with pytest.raises(RunError, match="make it with: edgedistil export"):
+    with pytest.raises(RunError, match="create it with: edgedistil export"):
         stage.profile("empty")
 
 

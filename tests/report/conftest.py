@@ -15,6 +15,7 @@ from edgedistil.core.records import (
     Cell,
     Claim,
     CorpusRecord,
+    CorpusSource,
     DistillRecord,
     EvaluationRecord,
     ExportRecord,
@@ -31,7 +32,6 @@ from edgedistil.core.records import (
     ProfileRecord,
     ProfileRow,
     Retention,
-    Source,
     Summary,
     TaskFacts,
     Tolerance,
@@ -374,7 +374,7 @@ def full_run(tmp_path: Path) -> RunDir:
     write_record(run.distill, distilled())
     write_record(run.evaluation, evaluated())
     write_record(run.ablation, ablated())
-    source = Source(
+    source = CorpusSource(
         name="<b>hostile</b>",
         licence="CC0",
         origin="PyPI x 1",

@@ -29,6 +29,7 @@ def dispatched_kernels(machine: str, flags: Collection[str]) -> str:
     present = set(flags)
     if not present:
         return "not reported by this machine"
+    # All 64-bit ARM cores have NEON; float32 kernels use nothing newer.
     if is_arm(machine):
         return f"fp32 NEON, int8 {_arm_int8_kernels(present)}"
     if "avx512f" in present:

@@ -105,6 +105,7 @@ class Job(Record):
     phases: list[Phase] = Field(default=["steady"])
     threads: PositiveInt = 1
     session: SessionOptions = SessionOptions()
+    # Budget of a steady case.
     warmup_calls: NonNegativeInt = 3
     min_calls: PositiveInt = 20
     min_seconds: float = Field(default=0.5, ge=0)
@@ -117,6 +118,7 @@ class Job(Record):
         gt=0,
         description="limit of a steady case with at least 5 calls, even below its minima",
     )
+    # Process of the worker.
     timeout_seconds: float | None = Field(
         default=None, description="the supervisor kills the worker after this time"
     )
@@ -128,6 +130,7 @@ class Job(Record):
         default=None,
         description="count resident memory only between these addresses (an emulated process)",
     )
+    # Phases after the timed calls.
     outputs: str | None = Field(
         default=None, description="npz that the phase `outputs` writes: arrays LABEL/KEY/OUTPUT"
     )
@@ -147,8 +150,9 @@ class Job(Record):
 
 
 class ReplyPart(Record):
-    """Part of a reply; unlike a record it accepts unknown fields: a newer runner may report more."""
+    """Part of a reply; unlike other records it accepts unknown fields."""
 
+    # A runner that is newer than this host may report more.
     model_config = ConfigDict(extra="ignore")
 
 
@@ -225,6 +229,7 @@ class PhaseMemory(ReplyPart):
     """Resident bytes after each phase of a fresh process."""
 
     start: int | None = None
+    # `import` is a keyword of Python.
     imported: int | None = Field(default=None, alias="import")
     inputs: int | None = None
     load: int | None = None
@@ -236,6 +241,7 @@ class PhaseMemory(ReplyPart):
 class CaseTimes(ReplyPart):
     """Raw times of one case."""
 
+    # More than a pass over any workload has; bounds what a reply can make this host allocate.
     samples_ns: list[NonNegativeInt] = Field(max_length=2_000_000)
     wall_ns: NonNegativeInt
     cpu_ns: NonNegativeInt
@@ -343,7 +349,8 @@ def parse_reply(data: bytes, *, source: str) -> Reply:
         data: Bytes of reply.json.
         source: Name of the sender in messages: "pi@rpi4.local".
     Raises:
-        TargetError: The reply is too large, not JSON, truncated, contains NaN, or has another format.
+        TargetError: The reply is too large, truncated, not JSON, contains NaN, or has another
+            format.
     """
     if len(data) > MAX_REPLY_BYTES:
         raise TargetError(

@@ -60,6 +60,7 @@ def main(arguments: list[Any]) -> int:
     except (OSError, ValueError) as error:
         print(f"cannot read the job {job_path}: {error}", file=sys.stderr)
         return 2
+    # The worker, and a job without isolation, run in this process.
     try:
         if is_worker or not job.get("isolate", True):
             reply = Worker(job, os.path.dirname(job_path), reply_path).run()
@@ -86,6 +87,7 @@ def supervise(job: dict[str, Any], job_path: str, reply_path: str) -> dict[str, 
     with tempfile.TemporaryFile() as stderr:
         # The last moment before the start: the worker reports its time to the first result.
         environment[STARTED_ENV] = str(monotonic_ns())
+        # stderr goes to a file: a full pipe would block a runtime that prints much.
         child = subprocess.Popen(
             [sys.executable, os.path.abspath(__file__), "--worker", job_path, partial_path],
             stdout=subprocess.DEVNULL,
@@ -109,6 +111,7 @@ def supervise(job: dict[str, Any], job_path: str, reply_path: str) -> dict[str, 
                 signal.signal(number, handler)
         stderr.seek(0)
         printed = stderr.read()[-4000:].decode("utf-8", "replace").strip()
+    # An abnormal end becomes the error of whatever the worker had written.
     reply = read_partial_reply(partial_path)
     if status is None:
         seconds = job.get("timeout_seconds")
@@ -271,6 +274,7 @@ class Worker:
     def _import_runtime(self) -> None:
         self.start_phase("import")
         started = time.perf_counter_ns()
+        # Not at the top of the file: this is a phase that is timed, and some versions crash in it.
         import numpy
         import onnxruntime
 
@@ -297,6 +301,7 @@ class Worker:
         self.start_phase(f"load {label}")
         options = session_options(self.job, model)
         path = os.path.join(self.folder, model["file"])
+        # From here to `load_ns`, only the session is created. The file is in the page cache.
         cpu_ns, faults = time.process_time_ns(), fault_counts()
         started = time.perf_counter_ns()
         session = onnxruntime.InferenceSession(
@@ -310,6 +315,7 @@ class Worker:
 
     def _call_first(self, label: str, entry: dict[str, Any], memory: ResidentMemory) -> None:
         self.start_phase(f"first call {label}")
+        # The first call does work that later ones do not repeat: it is a figure of its own.
         session = self.sessions[label]
         feed = session.feeds[self.job["cases"][0]["keys"][0]]
         started = time.perf_counter_ns()
@@ -356,10 +362,11 @@ def read_feeds(archive: Any) -> dict[str, Any]:
     """Returns {KEY: {INPUT: array}} from the arrays KEY/INPUT of an npz.
 
     Many short rows are stored end to end in one array, because opening one array for each costs
-    0.1 ms: `packed:keys`, `packed:lengths` and, for every input, `packed:INPUT`. Each row becomes an
-    array of shape (1, length).
+    0.1 ms: `packed:keys`, `packed:lengths` and, for every input, `packed:INPUT`. Each row becomes
+    an array of shape (1, length).
     """
     feeds: dict[str, Any] = {}
+    # Rows that are stored end to end.
     packed = {name: archive[name] for name in archive.files if name.startswith("packed:")}
     keys, lengths = packed.pop("packed:keys", ()), packed.pop("packed:lengths", ())
     start = 0
@@ -370,6 +377,7 @@ def read_feeds(archive: Any) -> dict[str, Any]:
             row[name[len("packed:") :]] = flat[None, start:end]
         feeds[str(key)] = row
         start = end
+    # All other arrays have any shape.
     for name in archive.files:
         if not name.startswith("packed:"):
             key, _, input_name = name.partition("/")
@@ -431,6 +439,7 @@ def measure_case(session: ModelSession, case: dict[str, Any], job: dict[str, Any
     them once; with `max_seconds` it ends at that time and reports that it was truncated.
     """
     feeds = [session.feeds[key] for key in case["keys"]]
+    # Warm-up calls are not timed.
     for index in range(int(job.get("warmup_calls", 3))):
         session.run(None, feeds[index % len(feeds)])
     if case.get("mode", "steady") == "pass":
@@ -568,6 +577,7 @@ def write_outputs(
             outputs = session.run(None, session.feeds[key])
             for name, array in zip(session.output_names, outputs):
                 arrays[f"{label}/{key}/{name}"] = array
+    # A file object, because numpy appends `.npz` to a path without it.
     path = os.path.join(folder, job["outputs"])
     with open(path, "wb") as file:
         numpy.savez(file, **arrays)
@@ -587,6 +597,7 @@ def profile_nodes(
     try:
         options = session_options(job, model)
         options.enable_profiling = True
+        # Without a prefix, onnxruntime writes its file into the working directory.
         options.profile_file_prefix = os.path.join(scratch, "ops")
         path = os.path.join(folder, model["file"])
         inference = onnxruntime.InferenceSession(
@@ -594,6 +605,7 @@ def profile_nodes(
         )
         session = ModelSession(inference, feeds)
         keys = job.get("ops_keys") or job["cases"][0]["keys"]
+        # The warm-up, which `node_times` skips, and the profiled calls.
         for count in (warmup, int(job.get("ops_calls", 10))):
             for index in range(count):
                 session.run(None, session.feeds[keys[index % len(keys)]])
@@ -611,8 +623,10 @@ def node_times(events: list[Any], skip_runs: int) -> list[Any]:
         skip_runs: Number of warm-up runs at the beginning that are left out.
     """
     suffix = "_kernel_time"
+    # Time stamps are microseconds since the session was created.
     runs = sorted(event["ts"] for event in events if event.get("name") == "model_run")
     start = runs[skip_runs] if len(runs) > skip_runs else 0
+    # In the order of insertion, which is the order of execution.
     nodes: dict[str, Any] = {}
     for event in events:
         name = event.get("name", "")
@@ -675,6 +689,7 @@ def measure_energy(session: ModelSession, job: dict[str, Any]) -> dict[str, Any]
         return {
             "absent": "no readable energy counter (/sys/class/powercap, vcgencmd pmic_read_adc)"
         }
+    # A series of its own: a meter's readings must not disturb the timed calls.
     feeds = [session.feeds[key] for key in job["cases"][0]["keys"]]
     seconds = float(job.get("energy_seconds", 2))
     meter.start()
@@ -720,7 +735,7 @@ class RaplMeter:
 
 
 class PmicMeter:
-    """Power chip of a Raspberry Pi 5: volts times amperes of every rail, sampled during the calls."""
+    """Power chip of a Raspberry Pi 5: watts of every rail, sampled during the calls."""
 
     name = "vcgencmd pmic_read_adc"
     # A reading starts a program: four a second keep its share of the processor small.
@@ -789,6 +804,8 @@ def read_identity() -> dict[str, Any]:
     swap_used = None
     if "SwapFree" in memory:
         swap_used = memory["SwapTotal"] - memory["SwapFree"]
+    # /proc/cpuinfo has `model name` and `flags` on x86; ARM has `Features`, a part number and, on
+    # older kernels, the name of the chip as `Hardware`.
     facts = {
         "machine": platform.machine(),
         "system": platform.system(),
@@ -852,8 +869,10 @@ def read_caches() -> list[dict[str, Any]]:
 def read_condition() -> dict[str, Any]:
     """Returns clock, temperature and throttling now; a field that is not reported is missing."""
     base = "/sys/devices/system/cpu"
+    # One clock per core, in kHz.
     clock_paths = sorted(glob.glob(base + "/cpu[0-9]*/cpufreq/scaling_cur_freq"))
     clocks_khz = [read_number(path) for path in clock_paths]
+    # Thermal throttling events since boot, on x86.
     throttle_paths = glob.glob(base + "/cpu[0-9]*/thermal_throttle/core_throttle_count")
     throttle_counts = [read_number(path) for path in throttle_paths]
     throttle_count = None
@@ -883,6 +902,7 @@ def read_temperatures() -> dict[str, float]:
     for zone in sorted(glob.glob("/sys/class/thermal/thermal_zone*")):
         value = read_number(os.path.join(zone, "temp"))
         if value is not None:
+            # With the zone's number, because several zones may have one type.
             kind = read_text(os.path.join(zone, "type")) or "zone"
             temperatures[f"{os.path.basename(zone)} {kind}"] = value / 1000
     return temperatures
@@ -890,6 +910,7 @@ def read_temperatures() -> dict[str, float]:
 
 def read_cpuinfo() -> dict[str, Any]:
     """Returns the first value of every key in /proc/cpuinfo."""
+    # The first core only: a device file describes the other cores of a board.
     values: dict[str, Any] = {}
     for line in (read_text("/proc/cpuinfo") or "").splitlines():
         key, colon, value = line.partition(":")
@@ -902,6 +923,7 @@ def read_meminfo() -> dict[str, Any]:
     """Returns the figures of /proc/meminfo, in bytes."""
     values = {}
     for line in (read_text("/proc/meminfo") or "").splitlines():
+        # `MemTotal:       16384256 kB`; some lines are counts without a unit, which nothing reads.
         name, _, rest = line.partition(":")
         parts = rest.split()
         if parts and parts[0].isdigit():
@@ -972,6 +994,7 @@ def status_bytes(field: str) -> Any:
 
 def limit_memory(limit: Any) -> None:
     """Limits the address space of this process, if a limit in bytes is set."""
+    # Address space, because without a cgroup the kernel cannot limit resident memory.
     if limit:
         resource.setrlimit(resource.RLIMIT_AS, (int(limit), int(limit)))
 
@@ -1003,6 +1026,7 @@ def command_output(command: list[Any]) -> Any:
     if shutil.which(command[0]) is None:
         return None
     try:
+        # These programs answer at once or not at all.
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.SubprocessError):
         return None
@@ -1011,9 +1035,11 @@ def command_output(command: list[Any]) -> Any:
 
 def write_json(path: str, value: Any) -> None:
     """Writes a JSON file atomically; raises ValueError for NaN, which JSON cannot represent."""
+    # With the process id: the supervisor and the worker must not write the same file.
     temporary = f"{path}.tmp{os.getpid()}"
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(value, file, allow_nan=False)
+        # Before the rename: otherwise the file could be empty after a power failure.
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

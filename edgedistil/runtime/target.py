@@ -15,13 +15,13 @@ To add a target, write a class with these members; it needs no base class:
 
 A target moves files and bytes. It does not time, choose what is run, or build rows: that is done by
 `profiling/measured.py` and `profiling/rows.py`, which gives an emulated row no latency whatever the
-reply contains. `run` starts `protocol.RUNNER` as `python3 runner.py job.json reply.json` in a folder
-that contains `job.json` (`job.to_json()`) and every file of `files` under its name, and passes the
-bytes of the reply to `protocol.parse_reply`.
+reply contains. `run` starts `protocol.RUNNER` as `python3 runner.py job.json reply.json` in a
+folder that contains `job.json` (`job.to_json()`) and every file of `files` under its name, and
+passes the bytes of the reply to `protocol.parse_reply`.
 
 A reply with `ok=False` (the runtime crashed, was killed, ran out of memory) is a result: `run`
-returns it. `run` raises TargetError only if there is no reply at all (unreachable, no Python, timed
-out, truncated). `raise_failure` turns such a result into an error.
+returns it. `run` raises TargetError only if a reply is missing altogether (unreachable, no Python,
+timed out, truncated). `raise_failure` turns such a result into an error.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Target(Protocol):
             outputs_to: Where to put the file of the phase `outputs`; None if the job has no such
                 phase.
         Raises:
-            TargetError: There is no reply.
+            TargetError: The machine sent no reply.
         """
 
 
@@ -84,6 +84,7 @@ def raise_failure(reply: Reply, *, source: str) -> None:
     error = reply.error
     if error is None:
         raise TargetError(f"{source} failed during '{reply.phase}' and did not report a reason")
+    # The last line of what the process printed is usually the reason.
     lines = error.details.strip().splitlines()
     last_line = f" ({lines[-1]})" if lines else ""
     raise TargetError(

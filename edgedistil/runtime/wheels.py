@@ -1,7 +1,7 @@
 """Pinned numpy and onnxruntime for 64-bit ARM Linux, for emulation and for `--bootstrap`.
 
-A wheel is a zip file: pip downloads it on any host and checks its sha256; nothing of it is installed
-or run on the host.
+A wheel is a zip file: pip downloads it on any host and checks its sha256; nothing of it is
+installed or run on the host.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ def arm64_wheels(python: str, *, onnxruntime: str | None = None) -> tuple[Wheel,
         raise InputError(
             f"no aarch64 wheels for Python {python}: expected one of {', '.join(pythons)}"
         )
+    # The first row of a Python is its newest version.
     for runtime in runtimes:
         if onnxruntime in (None, runtime.version):
             return numpys[0], runtime

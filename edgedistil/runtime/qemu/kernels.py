@@ -2,9 +2,9 @@
 
 With `-d in_asm`, qemu writes every block of guest code once, when it is about to run for the first
 time. An instruction in that log inside onnxruntime's library ran at least once; how often is not in
-it (docs/decisions.md#int8-kernels-from-the-emulators-translation-log). Instructions are decoded here
-from their words, because qemu's disassembler may not know the newer ones: it prints dot products as
-`.byte` (docs/log.md#disassembler-text).
+it (docs/decisions.md#int8-kernels-from-the-emulators-translation-log). Instructions are decoded
+here from their words, because qemu's disassembler may not know the newer ones: it prints dot
+products as `.byte` (docs/log.md#disassembler-text).
 """
 
 from __future__ import annotations

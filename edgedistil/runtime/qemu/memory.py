@@ -86,7 +86,7 @@ class MemoryWatch:
     def _sampled_phases(self) -> PhaseMemory:
         values = {}
         for field, beginning in _PHASES.items():
-            # The last one of the phases that belong to the field (`steady … 16`, `steady … 128`).
+            # A field may have several phases (`steady … 16`, `steady … 128`): the last one counts.
             for phase, sample in self.samples.items():
                 if phase.startswith(beginning):
                     values[field] = sample

@@ -3,8 +3,9 @@
 It is built once, without debootstrap and without a foreign dpkg: apt, with a private state of
 architecture arm64, resolves and downloads the packages from the sources of this machine (and checks
 their signatures), and `dpkg-deb --extract` unpacks them into a folder. The host's packages, its apt
-state and its architectures do not change (docs/decisions.md#a-sysroot-from-apt-with-a-private-state).
-Wheels are pinned by sha256 (`runtime/wheels.py`).
+state and its architectures do not change
+(docs/decisions.md#a-sysroot-from-apt-with-a-private-state). Wheels are pinned by sha256
+(`runtime/wheels.py`).
 
     <cache>/sysroot/<distribution>-<key>/root          the file system
     <cache>/sysroot/<distribution>-<key>/sysroot.json  version and sha256 of every package in it
@@ -248,8 +249,8 @@ def _fetch_packages(state: Path) -> list[Path]:
 
 def _apt_configuration(state: Path) -> str:
     """Returns an apt.conf with private state; sources, keys and proxies remain the host's."""
-    # Sandbox: apt's own user could not write into our folder. Post-Invoke: a hook of the host, which
-    # would change the host's caches. Languages: no translations of descriptions.
+    # Sandbox: apt's own user could not write into our folder. Post-Invoke: a hook of the host,
+    # which would change the host's caches. Languages: no translations of descriptions.
     return f"""
 Dir::State "{state}";
 Dir::State::lists "{state}/lists";
@@ -323,7 +324,9 @@ def _follow(descriptor: int, bar: console.Bar) -> None:
 
 def _unpack(package: Path, root: Path) -> None:
     command = ["dpkg-deb", "--extract", str(package), str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
+    done = subprocess.run(  # noqa: S603 - our own arguments
+        command, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise StorageError(f"cannot unpack {package.name} into {root}: {done.stderr.strip()}")
 

@@ -2,8 +2,8 @@
 
 With the board's own `-cpu`. A run shows that a model starts there, what its outputs are, which int8
 kernels ran and how much memory the guest held. It shows no latency: an emulated Cortex-A72 makes
-int8 look six times as fast as fp32, where 1.4 to 1.7 is likely. `profiling/rows.py` gives an emulated
-row no latency, whatever the reply contains.
+int8 look six times as fast as fp32, where 1.4 to 1.7 is likely. `profiling/rows.py` gives an
+emulated row no latency, whatever the reply contains.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ facts = runpy.run_path(sys.argv[1])["read_identity"]()
 import numpy, onnxruntime
 print(json.dumps({**facts, "numpy": numpy.__version__, "onnxruntime": onnxruntime.__version__}))
 """
+# Of stderr, its end: enough for a Python traceback.
 _MESSAGE_CHARACTERS = 2000
 
 
@@ -139,7 +140,9 @@ def find_qemu(cpu: str) -> str:
             f"emulation needs {QEMU}, which is not installed",
             hint="on Debian and Ubuntu: apt-get install qemu-user",
         )
-    cpus = subprocess.run([qemu, "-cpu", "help"], capture_output=True, text=True, check=False)  # noqa: S603
+    cpus = subprocess.run(  # noqa: S603 - our own arguments
+        [qemu, "-cpu", "help"], capture_output=True, text=True, check=False
+    )
     if cpu not in cpus.stdout.split():
         raise TargetError(
             f"this {QEMU} does not know -cpu {cpu}",
@@ -203,6 +206,7 @@ class EmulatedTarget:
             raise TargetError(
                 f"{self.source}: Python did not start within {_IDENTIFY_TIMEOUT_S:.0f} s"
             ) from error
+        # A version that is not known to be incompatible may crash all the same.
         if done.returncode != 0:
             raise TargetError(
                 f"{self.source}: onnxruntime {guest.site.onnxruntime} does not start: "
@@ -420,6 +424,8 @@ def _last_line(output: bytes) -> str:
 
 def _qemu_version(qemu: str) -> str:
     """Returns "qemu-aarch64 version 7.2.22", without the distribution's suffix."""
-    done = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(  # noqa: S603 - our own arguments
+        [qemu, "--version"], capture_output=True, text=True, check=False
+    )
     lines = done.stdout.splitlines()
     return lines[0].partition(" (")[0] if lines else QEMU

@@ -25,6 +25,7 @@ from edgedistil.core.errors import InputError, TargetError
 from edgedistil.core.rundir import sha256_file
 from edgedistil.runtime.protocol import RUNNER
 from edgedistil.runtime.ssh.connection import CommandResult, Connection, printable
+from edgedistil.runtime.ssh.scripts import DESCRIBE_SCRIPT, OPEN_SCRIPT
 
 OLDEST_PYTHON = (3, 9)
 # Limit of commands that only look at the board or move files on it.
@@ -38,47 +39,6 @@ _NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)?[A-Za-z0-9_][A-Za-z0-9._-]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Exit statuses of our own scripts.
 _CANNOT_STORE, _WRONG_SHA256 = 3, 4
-
-# Removes folders older than a day (a newer one may belong to another connection) and makes a new
-# one: not in /tmp, which is memory on newer systems and would falsify what is measured.
-_OPEN_SCRIPT = """
-umask 077
-for program in timeout sha256sum mktemp find; do
-  command -v $program >/dev/null 2>&1 || echo "lacks=$program"
-done
-find "$HOME" /var/tmp -maxdepth 1 -type d \\( -name '.edgedistil.??????' -o -name 'edgedistil.??????' \\) \
-  -user "$(id -un)" -mmin +1440 -exec rm -rf {} + 2>/dev/null
-folder=$(mktemp -d "$HOME/.edgedistil.XXXXXX" 2>/dev/null || mktemp -d /var/tmp/edgedistil.XXXXXX) || exit 1
-mkdir "$folder/files" "$folder/scratch"
-echo "folder=$folder"
-command -v python3 >/dev/null 2>&1 && echo "python=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
-exit 0
-"""
-
-# Reads the versions without importing the packages: onnxruntime 1.21.0 dies of SIGILL at import on
-# ARMv8.0 (docs/log.md#onnxruntime-121-on-armv80). The version of a package that was installed
-# without metadata is in its source.
-_DESCRIBE_SCRIPT = """
-import importlib.util, json, platform, re, runpy, sys
-from importlib import metadata
-facts = runpy.run_path(sys.argv[1])["read_identity"]()
-def version(module, distributions):
-    for distribution in distributions:
-        try:
-            return metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            pass
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.origin:
-        return None
-    with open(spec.origin, encoding="utf-8") as file:
-        match = re.search(r"__version__\\s*=\\s*[\\"']([^\\"']+)", file.read())
-    return match.group(1) if match else "unknown version"
-facts["numpy"] = version("numpy", ["numpy"])
-facts["onnxruntime"] = version("onnxruntime", ["onnxruntime", "onnxruntime-gpu"])
-facts["libc"] = " ".join(platform.libc_ver())
-print(json.dumps(facts))
-"""
 
 
 @dataclass
@@ -114,7 +74,7 @@ class Board:
             TargetError: Python there did not return a JSON object.
         """
         runner = self.place(RUNNER)
-        result = self._sh(f"{self._python()} -c {quote(_DESCRIBE_SCRIPT)} {quote(runner)}")
+        result = self._sh(f"{self._python()} -c {quote(DESCRIBE_SCRIPT)} {quote(runner)}")
         try:
             facts = json.loads(result.stdout.decode("utf-8"))
             if not isinstance(facts, dict):
@@ -314,7 +274,7 @@ class JobOutcome:
 
     Attributes:
         status: Exit status of the runner; above 128, a signal; 124, `timeout` stopped it.
-        reply_bytes: Size of the reply; None if there is none.
+        reply_bytes: Size of the reply; None if it is missing.
         reply_sha256: Digest of the reply.
         messages: The end of the runner's stderr.
     """
@@ -332,7 +292,7 @@ def open_board(connection: Connection) -> Board:
         TargetError: It lacks Python 3.9 or newer, or a standard program of Linux.
     """
     source = str(connection.destination)
-    values = _parse_values(connection.run(_OPEN_SCRIPT, timeout_s=_SHORT_S))
+    values = _parse_values(connection.run(OPEN_SCRIPT, timeout_s=_SHORT_S))
     folder = values.get("folder", "")
     if not folder.startswith("/"):
         raise TargetError(

@@ -259,8 +259,9 @@ class Connection:
     ) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
         """Starts a command through the master; yields its process and the file of its stderr."""
         arguments = [*self._ssh_command(), "-o", "ControlMaster=no"]
+        # A file, because stderr is read only after the command has ended.
         with tempfile.TemporaryFile() as stderr:
-            process = subprocess.Popen(  # noqa: S603 - checked destination, quoted command, no shell here
+            process = subprocess.Popen(  # noqa: S603 - checked destination, quoted command
                 [*arguments, *self.destination.arguments(), command],
                 stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=subprocess.PIPE,

@@ -148,6 +148,7 @@ class SshTarget:
         return self._board
 
     def _examine(self, board: Board) -> MachineIdentity:
+        # Nothing below imports onnxruntime before its version was checked.
         facts = board.describe()
         identity = self._validate_identity(facts)
         self.spec = self.spec or match_device(identity)

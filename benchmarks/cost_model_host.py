@@ -114,7 +114,7 @@ def main() -> None:
     if asked.make:
         return
     load = os.getloadavg()[0]
-    work = workload.build(
+    work = workload.build_workload(
         asked.tokenizer, SAMPLE_TEXT.splitlines(), source="built-in", lengths=LENGTHS, pairs=1
     )
     alone: dict[tuple[str, str, int], list[list[float]]] = {}

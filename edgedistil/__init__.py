@@ -177,26 +177,11 @@ def profile(
         ClaimError: A requirement does not hold. The records are stored nevertheless.
     """
     from edgedistil.profiling import stage
+    from edgedistil.profiling.requirements import read_requirements, require_claims
 
-    stage.check_requirements(list(require))
-    options = options or ProfileOptions()
-    profiled, records = stage.profile(
-        _run_name(run),
-        device=options.device,
-        ssh=options.ssh,
-        emulate=options.emulate,
-        model=options.model,
-        threads=list(options.threads) if options.threads else None,
-        lengths=list(options.lengths) if options.lengths else None,
-        text=options.text,
-        memory_limit=options.memory_limit,
-        tune=options.tune,
-        bootstrap=options.bootstrap,
-        calibrate=options.calibrate,
-        sentence_pairs=options.sentence_pairs,
-        claim_pairs=options.claim_pairs,
-    )
-    stage.require_claims(records, list(require))
+    requirements = read_requirements(require)
+    profiled, records = stage.profile(_run_name(run), options or ProfileOptions())
+    require_claims(records, requirements)
     return profiled, records
 
 

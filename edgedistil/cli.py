@@ -274,14 +274,14 @@ def profile(
     run: RunName = "latest",
 ) -> None:
     """Report memory and latency: measured, emulated or predicted."""
-    from edgedistil.profiling import stage
+    from edgedistil.profiling.requirements import read_requirements, require_claims
     from edgedistil.report import terminal
 
     # Requirements are read before the measurement, and judged after its tables are printed.
-    stage.check_requirements(require or [])
+    requirements = read_requirements(require or [])
     profiled, records = edgedistil.profile(run, options)
     terminal.show_profiles(profiled, records)
-    stage.require_claims(records, require or [])
+    require_claims(records, requirements)
 
 
 @app.command()
@@ -323,7 +323,7 @@ def devices_show(
     """Show every figure of a device with its source."""
     from edgedistil.profiling import devices
 
-    devices.explain_device(name)
+    devices.show_device(name)
 
 
 @devices_app.command("probe")

@@ -1,11 +1,13 @@
-"""Real runs → the device's own constants of the cost model, kept for the user; later predictions say so."""
+"""Fits a device's own constants of the cost model to measured rows, and stores them for the user.
+
+Later predictions for the device use them and say so.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from edgedistil.core.records import ProfileRecord, Record, read_record, write_re
 from edgedistil.costmodel.model import (
     ONNXRUNTIME_CONSTANTS,
     Constants,
+    CostVector,
     core_family,
     cost_terms,
     fit_constants,
@@ -23,13 +26,18 @@ from edgedistil.costmodel.model import (
 from edgedistil.costmodel.workload import count_work
 from edgedistil.profiling.artefacts import Artefact
 
-_LEAST_RUNS = 4
-_NARROWEST = 1.15
-_WORST = float(np.log(1.5))
+# Ten constants are fitted; below this many rows almost all of them would stay at the prior.
+_MIN_ROWS = 4
+# A calibrated band is never narrower than this, however well the rows fit: other models and lengths
+# are predicted worse than those that were fitted.
+_MIN_SPREAD = 1.15
+# An error of the best fit above 50% means that the rows contradict each other: the machine was busy
+# or throttled.
+_MAX_LOG_ERROR = float(np.log(1.5))
 
 
 class Calibration(Record):
-    """Constants fitted on one machine, and how well they tell the times that they were fitted on."""
+    """Constants fitted on one device, and the error of the fit."""
 
     device: str
     constants: dict[str, float]
@@ -40,87 +48,101 @@ class Calibration(Record):
 
 
 def calibration_path(device: str) -> Path:
+    """Returns the file in the user's cache that holds a device's calibration."""
     return cache_root() / "calibration" / f"{device}.json"
 
 
 def calibrate(
     spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRecord, *, source: str
 ) -> Path:
-    """Fits the constants on the measured rows of `record` and stores them; the file it wrote.
+    """Fits the constants to the measured rows of `record` and stores them.
 
+    Args:
+        spec: The device that was measured.
+        artefacts: The artefacts of the rows.
+        record: Rows that are not valid or have no length in tokens are left out.
+        source: What was measured, for reports: "pi@rpi4.local".
+    Returns:
+        The file that it wrote.
     Raises:
-        InputError: Too few valid measured rows, or rows that contradict each other.
+        InputError: There are too few valid measured rows, or the rows contradict each other.
     """
-    samples = _samples(spec, artefacts, record)
-    if len(samples) < _LEAST_RUNS:
+    samples = _fit_samples(spec, artefacts, record)
+    if len(samples) < _MIN_ROWS:
         raise InputError(
-            f"--calibrate needs {_LEAST_RUNS} valid measured rows with a length in tokens, there are {len(samples)}",
+            f"--calibrate needs {_MIN_ROWS} valid measured rows with a length in tokens, "
+            f"got {len(samples)}",
             hint="measure more lengths or artefacts",
         )
     prior = ONNXRUNTIME_CONSTANTS[core_family(spec)]
     day = record.provenance.created_utc[:10]
     origin = f"calibrated on {source}, {day}, {len(samples)} runs"
     fitted = fit_constants(samples, prior, origin=origin, spread=1.0)
+
     errors = [float(terms @ fitted.unit_costs) / seconds for terms, seconds in samples]
-    worst = float(np.max(np.abs(np.log(errors))))
-    if worst > _WORST:
+    log_error = float(np.max(np.abs(np.log(errors))))
+    largest_error = float(np.exp(log_error) - 1)
+    if log_error > _MAX_LOG_ERROR:
         raise InputError(
-            f"--calibrate: the runs contradict each other (the best fit is {np.exp(worst) - 1:.0%} off); not stored",
-            hint="the machine was busy or throttled: let it rest and measure again",
+            "--calibrate: the measured rows contradict each other "
+            f"(the best fit is {largest_error:.0%} off); nothing was stored",
+            hint="the machine was busy or throttled: let it cool down and measure again",
         )
-    # Twice the largest error seen: other models and lengths will be told a little worse than those fitted on.
-    spread = min(prior.spread, max(_NARROWEST, float(np.exp(2 * worst))))
-    values = {key: value for key, value in asdict(fitted).items() if isinstance(value, float)}
-    values.pop("spread")
+    # Twice the largest error: other models and lengths are predicted worse than those fitted.
+    spread = min(prior.spread, max(_MIN_SPREAD, float(np.exp(2 * log_error))))
+
+    constants = {name: value for name, value in asdict(fitted).items() if isinstance(value, float)}
+    constants.pop("spread")
     path = calibration_path(spec.name)
     write_record(
         path,
         Calibration(
             device=spec.name,
-            constants=values,
+            constants=constants,
             spread=spread,
-            origin=f"{origin}, worst {np.exp(worst) - 1:.0%} off",
+            origin=f"{origin}, worst {largest_error:.0%} off",
             runs=len(samples),
-            largest_error=float(np.exp(worst) - 1),
+            largest_error=largest_error,
         ),
     )
     return path
 
 
-def _samples(
+def _fit_samples(
     spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRecord
-) -> list[tuple[Any, float]]:
-    """(cost terms, measured seconds) of every valid row with a length in tokens."""
+) -> list[tuple[CostVector, float]]:
+    """Returns (cost terms, measured seconds) of every valid row with a length in tokens."""
     half_rows = ONNXRUNTIME_CONSTANTS[core_family(spec)].half_rows
-    found = []
+    samples = []
     for artefact in artefacts:
-        rows = [
-            row
-            for row in record.rows
-            if row.artefact_sha256 == artefact.sha256 and row.valid and isinstance(row.length, int)
-        ]
-        lengths = sorted({row.length for row in rows if isinstance(row.length, int)})
+        times: list[tuple[int, int, float]] = []
+        for row in record.rows:
+            if row.artefact_sha256 != artefact.sha256 or not row.valid:
+                continue
+            if isinstance(row.length, int) and isinstance(row.latency_ms, float):
+                times.append((row.length, row.threads, row.latency_ms))
+        lengths = sorted({length for length, _, _ in times})
         work = count_work(artefact.path, artefact.inputs, lengths) if lengths else {}
-        for row in rows:
-            if isinstance(row.latency_ms, float) and isinstance(row.length, int):
-                terms = cost_terms(work[row.length], spec, threads=row.threads, half_rows=half_rows)
-                found.append((terms, row.latency_ms / 1000))
-    return found
+        for length, threads, milliseconds in times:
+            terms = cost_terms(work[length], spec, threads=threads, half_rows=half_rows)
+            samples.append((terms, milliseconds / 1000))
+    return samples
 
 
-def load(spec: DeviceSpec) -> Constants | None:
-    """The user's calibration of a device; None when there is none.
+def load_calibration(spec: DeviceSpec) -> Constants | None:
+    """Returns the user's calibration of a device; None if there was no calibration.
 
     Raises:
-        InputError: It is of another version of the model.
+        InputError: The file was written for another version of the cost model.
     """
     path = calibration_path(spec.name)
     if not path.is_file():
         return None
-    kept = read_record(path, Calibration)
-    if set(kept.constants) != {each.name for each in fields(Constants)} - {"spread", "origin"}:
+    calibration = read_record(path, Calibration)
+    expected = {field.name for field in fields(Constants)} - {"spread", "origin"}
+    if set(calibration.constants) != expected:
         raise InputError(
             f"{path} was calibrated with another version of the cost model",
             hint=f"measure and calibrate {spec.name} again, or remove the file",
         )
-    return Constants(**kept.constants, spread=kept.spread, origin=kept.origin)
+    return Constants(**calibration.constants, spread=calibration.spread, origin=calibration.origin)

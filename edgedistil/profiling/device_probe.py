@@ -1,14 +1,15 @@
-"""A live machine → a draft of its device file: what it says of itself, and what small benchmarks measured on it."""
+"""Drafts a device file from what a machine reports and from short benchmarks on it."""
 
 from __future__ import annotations
 
 import math
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -17,65 +18,101 @@ from onnx import TensorProto, helper, numpy_helper
 from edgedistil.core.cpu import find_arm_core, is_arm, isa_features
 from edgedistil.core.device import DeviceSpec, parse_device
 from edgedistil.core.errors import TargetError
-from edgedistil.runtime.protocol import Bandwidth, Case, Job, JobModel, MachineIdentity, Reply
-from edgedistil.runtime.target import Target, raise_failure
+from edgedistil.runtime.jobs import NpzInputs, run_job
+from edgedistil.runtime.protocol import (
+    Bandwidth,
+    CacheFacts,
+    Case,
+    Job,
+    JobModel,
+    MachineIdentity,
+    Reply,
+)
+from edgedistil.runtime.target import Target
 
+MatMulKind = Literal["fp32", "int8"]
+
+# Side of the square matrices: large enough for the peak rate (docs/log.md#amx-in-int8), small enough
+# for a call of milliseconds.
 _SIDE = 512
-_KINDS = ("fp32", "int8")
+_MATMUL_KINDS: tuple[MatMulKind, ...] = ("fp32", "int8")
+# x86 flags that a drafted device file requires of a machine.
+_IDENTIFYING_FLAGS = ("avx2", "avx512f", "avx512_vnni")
+# Used where a machine does not report its clock: rates per cycle are then for this clock.
+_ASSUMED_CLOCK_GHZ = 2.0
+_ASSUMED = "not reported by the machine"
+
+
+# --- benchmarks ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the benchmarks found: products a second by kind on one core, speed-ups, bandwidth."""
+class MachineBenchmark:
+    """What a machine reports about itself, and what the benchmarks measured.
+
+    Attributes:
+        identity: The machine.
+        macs_per_s: Kind of MatMul → multiply-adds per second of one core.
+        speedups: Speed-up by number of threads, from 1 on.
+        bandwidth: Bytes per second of large copies.
+    """
 
     identity: MachineIdentity
-    macs_per_s: dict[str, float]
+    macs_per_s: dict[MatMulKind, float]
     speedups: list[float]
     bandwidth: Bandwidth
 
 
-def measure_machine(target: Target, *, cores: int) -> Measured:
-    """Peak products of one core, speed-up by threads, and bandwidth: a few seconds.
+@dataclass(frozen=True)
+class _MatMulGraph:
+    """The graph of one MatMul, as a model of a job."""
 
-    Conditions: a 512³ product in fp32 and in int8 (unsigned × signed) by onnxruntime, best of the calls of 0.4 seconds.
+    kind: MatMulKind
+    path: Path
+
+    def job_model(self) -> JobModel:
+        return JobModel(file=f"{self.kind}/model.onnx")
+
+    def job_files(self) -> dict[str, Path]:
+        return {f"{self.kind}/model.onnx": self.path}
+
+
+def benchmark_machine(target: Target, *, cores: int) -> MachineBenchmark:
+    """Measures MatMul rates of one core, speed-up by threads, and bandwidth, in a few seconds.
+
+    Args:
+        target: The machine.
+        cores: Cores of the machine; the speed-up is measured up to this many threads.
+    Conditions:
+        A MatMul of two 512x512 matrices in fp32 and in int8 (unsigned x signed) by onnxruntime; the
+        fastest of the calls of 0.4 seconds.
     Raises:
-        TargetError: The target gave no reply, or the benchmarks failed there.
+        TargetError: The target sent no reply, or the benchmarks failed there.
     """
-    with tempfile.TemporaryDirectory(prefix="edgedistil-probe-") as name:
-        folder = Path(name)
-        files = {f"{kind}/model.onnx": _product(folder, kind) for kind in _KINDS}
-        files["inputs.npz"] = _inputs(folder)
-        first = _run(target, _job(["fp32", "int8"], 1), files)
+    inputs = _matmul_inputs()
+    with tempfile.TemporaryDirectory(prefix="edgedistil-probe-") as folder:
+        graphs = [_save_matmul(Path(folder), kind) for kind in _MATMUL_KINDS]
+        fp32_only = graphs[:1]
+        one_thread = run_job(target, graphs, _matmul_job(graphs, 1), inputs)
         speedups = [1.0]
         for threads in range(2, cores + 1):
-            reply = _run(target, _job(["fp32"], threads), files)
-            speedups.append(_best_s(first, "fp32") / _best_s(reply, "fp32"))
-        last = _run(
-            target, _job(["fp32"], cores).model_copy(update={"phases": ["bandwidth"]}), files
-        )
-    if last.bandwidth is None:
-        raise TargetError(f"{target.source} measured no bandwidth")
-    rates = {kind: _SIDE**3 / _best_s(first, kind) for kind in _KINDS}
-    return Measured(first.identity, rates, speedups, last.bandwidth)
+            reply = run_job(target, fp32_only, _matmul_job(fp32_only, threads), inputs)
+            speedups.append(_fastest_s(one_thread, "fp32") / _fastest_s(reply, "fp32"))
+        bandwidth_job = _matmul_job(fp32_only, cores).model_copy(update={"phases": ["bandwidth"]})
+        copies = run_job(target, fp32_only, bandwidth_job, inputs)
+    if copies.bandwidth is None:
+        raise TargetError(f"{target.source} sent no memory bandwidth")
+    return MachineBenchmark(
+        identity=one_thread.identity,
+        macs_per_s={kind: _SIDE**3 / _fastest_s(one_thread, kind) for kind in _MATMUL_KINDS},
+        speedups=speedups,
+        bandwidth=copies.bandwidth,
+    )
 
 
-def _run(target: Target, job: Job, files: dict[str, Path]) -> Reply:
-    reply = target.run(job, {name: path for name, path in files.items() if _wanted(name, job)})
-    raise_failure(reply, source=target.source)
-    return reply
-
-
-def _wanted(name: str, job: Job) -> bool:
-    return name == job.inputs or any(name == model.file for model in job.models.values())
-
-
-def _best_s(reply: Reply, kind: str) -> float:
-    return min(reply.models[kind].cases["product"].samples_ns) / 1e9
-
-
-def _job(kinds: list[str], threads: int) -> Job:
+def _matmul_job(graphs: Sequence[_MatMulGraph], threads: int) -> Job:
     return Job(
-        models={kind: JobModel(file=f"{kind}/model.onnx") for kind in kinds},
+        models={graph.kind: graph.job_model() for graph in graphs},
         cases=[Case(name="product", keys=["x"])],
         threads=threads,
         min_calls=10,
@@ -84,91 +121,77 @@ def _job(kinds: list[str], threads: int) -> Job:
     )
 
 
-def _inputs(folder: Path) -> Path:
+def _fastest_s(reply: Reply, kind: MatMulKind) -> float:
+    """Returns the fastest call in seconds: noise only ever adds time to a peak rate."""
+    return min(reply.models[kind].cases["product"].samples_ns) / 1e9
+
+
+def _matmul_inputs() -> NpzInputs:
     random = np.random.default_rng(1)
-    arrays: dict[str, Any] = {
-        "x/fp32": random.random((_SIDE, _SIDE), np.float32),
-        "x/int8": random.integers(0, 255, (_SIDE, _SIDE)).astype(np.uint8),
-    }
-    np.savez(folder / "inputs.npz", **arrays)
-    return folder / "inputs.npz"
+    return NpzInputs(
+        {
+            "x/fp32": random.random((_SIDE, _SIDE), np.float32),
+            "x/int8": random.integers(0, 255, (_SIDE, _SIDE)).astype(np.uint8),
+        }
+    )
 
 
-def _product(folder: Path, kind: str) -> Path:
-    """A graph of one product with a constant right side."""
+def _save_matmul(folder: Path, kind: MatMulKind) -> _MatMulGraph:
+    """Saves a graph of one MatMul of its input with a constant matrix."""
     random = np.random.default_rng(2)
-    integer = kind == "int8"
-    weights = (
-        random.integers(-127, 127, (_SIDE, _SIDE)).astype(np.int8)
-        if integer
-        else random.random((_SIDE, _SIDE))
-    )
-    constant = numpy_helper.from_array(
-        weights if integer else weights.astype(np.float32), "weights"
-    )
-    taken = TensorProto.UINT8 if integer else TensorProto.FLOAT
-    given = TensorProto.INT32 if integer else TensorProto.FLOAT
+    if kind == "int8":
+        weights = random.integers(-127, 127, (_SIDE, _SIDE)).astype(np.int8)
+        operator, input_type, output_type = "MatMulInteger", TensorProto.UINT8, TensorProto.INT32
+    else:
+        weights = random.random((_SIDE, _SIDE)).astype(np.float32)
+        operator, input_type, output_type = "MatMul", TensorProto.FLOAT, TensorProto.FLOAT
     graph = helper.make_graph(
-        [helper.make_node("MatMulInteger" if integer else "MatMul", [kind, "weights"], ["y"])],
+        [helper.make_node(operator, [kind, "weights"], ["y"])],
         kind,
-        [helper.make_tensor_value_info(kind, taken, [_SIDE, _SIDE])],
-        [helper.make_tensor_value_info("y", given, [_SIDE, _SIDE])],
-        [constant],
+        [helper.make_tensor_value_info(kind, input_type, [_SIDE, _SIDE])],
+        [helper.make_tensor_value_info("y", output_type, [_SIDE, _SIDE])],
+        [numpy_helper.from_array(weights, "weights")],
     )
+    # Opset 17 with IR version 9 is what every supported onnxruntime reads.
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     path = folder / f"{kind}.onnx"
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path
-    )
-    return path
+    onnx.save(model, path)
+    return _MatMulGraph(kind, path)
 
 
-# --- the draft -----------------------------------------------------------------------------------------
+# --- draft ---------------------------------------------------------------------------------------
 
 
-def draft(found: Measured, *, cores: int) -> DeviceSpec:
-    """A device file's content. What the machine does not tell is marked assumed, to be corrected by hand."""
-    identity, day = found.identity, datetime.now(UTC).strftime("%Y-%m-%d")
-    arm = is_arm(identity.machine)
-    arm_core = find_arm_core(identity.cpu_part)
+def draft_device(benchmark: MachineBenchmark, *, cores: int) -> DeviceSpec:
+    """Returns a device file's content; figures that the machine does not report are assumed.
+
+    Args:
+        benchmark: Result of `benchmark_machine`.
+        cores: Cores of the machine.
+    """
+    identity = benchmark.identity
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    reported = f"the machine itself, {day}"
     measured = f"measured {day} by edgedistil devices probe, onnxruntime {identity.onnxruntime}"
-    clock, clock_origin = _clock(identity)
-    peak = {
-        kind: _figure(rate / (clock * 1e9), measured) for kind, rate in found.macs_per_s.items()
-    }
-    caches = {each.level: each for each in identity.caches if each.kind != "Instruction"}
+    arm_core = find_arm_core(identity.cpu_part)
     data: dict[str, Any] = {
-        "name": slug(identity.board or identity.cpu or "machine"),
-        "title": identity.board or identity.cpu or "a machine that does not tell its name",
-        "notes": ["A draft: every figure marked assumed wants to be looked up."],
-        "identity": {
-            "machine": "aarch64" if arm else "x86_64",
-            "boards": [identity.board] if identity.board else [],
-            "flags": []
-            if arm
-            else [flag for flag in ("avx2", "avx512f", "avx512_vnni") if flag in identity.flags],
-            "source": f"the machine itself, {day}",
-        },
-        "isa": _isa(identity, day),
-        "clusters": [
-            {
-                "core": arm_core.name if arm_core else identity.cpu or "unknown core",
-                "pipeline": arm_core.pipeline if arm_core else "out-of-order",
-                "cores": _figure(cores, f"the machine itself, {day}"),
-                "clock_ghz": {"value": clock, **clock_origin},
-                "macs_per_cycle": peak,
-            }
-        ],
-        "caches": _caches(caches, day),
+        "name": device_name(identity),
+        "title": identity.board or identity.cpu or "a machine without a name",
+        "notes": ["A draft: look up every figure that is marked assumed."],
+        "identity": _identity_section(identity, reported),
+        "isa": _isa_section(identity, day),
+        "clusters": [_cluster(benchmark, cores=cores, reported=reported, measured=measured)],
+        "caches": _caches_section(identity, day),
         "memory": {
-            "size_gib": _or_assumed(
-                identity.memory_bytes, 2**30, 1.0, f"the machine itself, {day}"
+            "size_gib": _figure_or_assumed(identity.memory_bytes, 2**30, 1.0, reported),
+            "bandwidth_gb_per_s": _figure(
+                benchmark.bandwidth.all_cores / 1e9, f"{measured}: copies"
             ),
-            "bandwidth_gb_per_s": _figure(found.bandwidth.all_cores / 1e9, f"{measured}: copies"),
-            "one_core_gb_per_s": _figure(found.bandwidth.one_core / 1e9, f"{measured}: copies"),
-            "page_kib": _or_assumed(identity.page_bytes, 1024, 4.0, f"the machine itself, {day}"),
+            "one_core_gb_per_s": _figure(benchmark.bandwidth.one_core / 1e9, f"{measured}: copies"),
+            "page_kib": _figure_or_assumed(identity.page_bytes, 1024, 4.0, reported),
         },
         "thread_scaling": {
-            "speedups": [round(each, 2) for each in found.speedups],
+            "speedups": [round(speedup, 2) for speedup in benchmark.speedups],
             "source": f"{measured}: 512³",
         },
         "runtime": {
@@ -176,35 +199,30 @@ def draft(found: Measured, *, cores: int) -> DeviceSpec:
             "source": f"ran there, {day}",
         },
     }
-    if arm and arm_core is not None:
+    if arm_core is not None and is_arm(identity.machine):
         data["qemu_cpu"] = arm_core.qemu_cpu
     return parse_device(data, where="draft")
 
 
-def _figure(value: float, source: str) -> dict[str, Any]:
-    return {"value": _short(value), "source": source}
+def device_name(identity: MachineIdentity) -> str:
+    """Returns a device name that is also a file name: "raspberry-pi-4-model-b-rev-1-4"."""
+    text = identity.board or identity.cpu or "machine"
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "machine"
 
 
-def _short(value: float) -> float:
-    """Three significant digits: a benchmark of a second knows no more."""
-    return round(value, 2 - math.floor(math.log10(abs(value))))
-
-
-def _or_assumed(value: int | None, unit: int, otherwise: float, source: str) -> dict[str, Any]:
-    if value is None:
-        return {"value": otherwise, "assumed": "the machine does not tell it"}
-    return _figure(value / unit, source)
-
-
-def _clock(identity: MachineIdentity) -> tuple[float, dict[str, str]]:
-    if identity.clock_max_mhz is not None:
-        return identity.clock_max_mhz / 1000, {"source": "cpuinfo_max_freq of the first core"}
-    return 2.0, {
-        "assumed": "the machine does not tell it: multiply-adds a cycle below are for this clock"
+def _identity_section(identity: MachineIdentity, reported: str) -> dict[str, Any]:
+    arm = is_arm(identity.machine)
+    # A board is recognized by its name; an x86 machine without one by its flags.
+    flags = [] if arm else [flag for flag in _IDENTIFYING_FLAGS if flag in identity.flags]
+    return {
+        "machine": "aarch64" if arm else "x86_64",
+        "boards": [identity.board] if identity.board else [],
+        "flags": flags,
+        "source": reported,
     }
 
 
-def _isa(identity: MachineIdentity, day: str) -> dict[str, Any]:
+def _isa_section(identity: MachineIdentity, day: str) -> dict[str, Any]:
     features = isa_features(identity.machine, identity.flags)
     if is_arm(identity.machine):
         level = "ARMv8.2-A or later" if features["dot_product"] else "ARMv8.0-A"
@@ -217,19 +235,61 @@ def _isa(identity: MachineIdentity, day: str) -> dict[str, Any]:
     return {"level": level, **features, "source": f"flags of /proc/cpuinfo, {day}"}
 
 
-def _caches(caches: dict[int, Any], day: str) -> dict[str, Any]:
-    told = f"/sys/devices/system/cpu/cpu0/cache, {day}"
-    level2 = caches.get(2)
-    found: dict[str, Any] = {
-        "l1d_kib": _or_assumed(caches[1].bytes if 1 in caches else None, 1024, 32.0, told),
-        "l2_kib": _or_assumed(level2.bytes if level2 is not None else None, 1024, 512.0, told),
-        "l2_shared": level2 is not None and re.search(r"[-,]", level2.shared_by) is not None,
+def _cluster(
+    benchmark: MachineBenchmark, *, cores: int, reported: str, measured: str
+) -> dict[str, Any]:
+    identity = benchmark.identity
+    core, pipeline = identity.cpu or "unknown core", "out-of-order"
+    arm_core = find_arm_core(identity.cpu_part)
+    if arm_core is not None:
+        core, pipeline = arm_core.name, arm_core.pipeline
+    clock_ghz = _ASSUMED_CLOCK_GHZ
+    clock_origin = {"assumed": f"{_ASSUMED}: the multiply-adds a cycle below are for this clock"}
+    if identity.clock_max_mhz is not None:
+        clock_ghz = identity.clock_max_mhz / 1000
+        clock_origin = {"source": "cpuinfo_max_freq of the first core"}
+    peak = {}
+    for kind, rate in benchmark.macs_per_s.items():
+        peak[kind] = _figure(rate / (clock_ghz * 1e9), measured)
+    return {
+        "core": core,
+        "pipeline": pipeline,
+        "cores": _figure(cores, reported),
+        "clock_ghz": {"value": clock_ghz, **clock_origin},
+        "macs_per_cycle": peak,
     }
-    if 3 in caches:
-        found["l3_kib"] = _figure(caches[3].bytes / 1024, told)
-    return found
 
 
-def slug(text: str) -> str:
-    """A file name of a machine's name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "machine"
+def _caches_section(identity: MachineIdentity, day: str) -> dict[str, Any]:
+    source = f"/sys/devices/system/cpu/cpu0/cache, {day}"
+    by_level: dict[int, CacheFacts] = {}
+    for cache in identity.caches:
+        if cache.kind != "Instruction":
+            by_level[cache.level] = cache
+    level1, level2, level3 = by_level.get(1), by_level.get(2), by_level.get(3)
+    # A list of cores with a range or a comma (0-3 or 0,1) has more than one core.
+    shared = level2 is not None and re.search(r"[-,]", level2.shared_by) is not None
+    section: dict[str, Any] = {
+        "l1d_kib": _figure_or_assumed(_cache_bytes(level1), 1024, 32.0, source),
+        "l2_kib": _figure_or_assumed(_cache_bytes(level2), 1024, 512.0, source),
+        "l2_shared": shared,
+    }
+    if level3 is not None:
+        section["l3_kib"] = _figure(level3.bytes / 1024, source)
+    return section
+
+
+def _cache_bytes(cache: CacheFacts | None) -> int | None:
+    return cache.bytes if cache is not None else None
+
+
+def _figure(value: float, source: str) -> dict[str, Any]:
+    """Returns a device file's figure, with the three digits that a short benchmark supports."""
+    digits = 2 - math.floor(math.log10(abs(value)))
+    return {"value": round(value, digits), "source": source}
+
+
+def _figure_or_assumed(value: int | None, unit: int, assumed: float, source: str) -> dict[str, Any]:
+    if value is None:
+        return {"value": assumed, "assumed": _ASSUMED}
+    return _figure(value / unit, source)

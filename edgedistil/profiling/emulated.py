@@ -1,7 +1,8 @@
-"""Artefacts under a board's instruction set: do they start there, are the answers right there, what do they hold?
+"""Runs artefacts under a board's instruction set, and checks outputs and memory.
 
-One guest process an artefact: it loads the graph, makes one call a length, and then answers the probes that PyTorch
-answered when the artefact was made. Memory is read before those answers are gathered. No row has a latency.
+Each artefact has a guest process of its own: it loads the graph, makes one call per length, and
+then runs the probes that the export stored together with PyTorch's outputs. Memory is read before
+the outputs are collected. No row has a latency.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import numpy as np
 from edgedistil.core import console
 from edgedistil.core.device import DeviceSpec
 from edgedistil.core.errors import TargetError
+from edgedistil.core.format import artefact_name
 from edgedistil.core.records import (
+    Count,
     MemoryFit,
     MemoryStats,
     NotMeasured,
-    ParityFigures,
     ParityRecord,
     ProfileRecord,
     ProfileRow,
@@ -30,59 +32,141 @@ from edgedistil.core.records import (
 from edgedistil.core.rundir import RunDir, artefact_sha256
 from edgedistil.parity.compare import compare
 from edgedistil.parity.gate import format_failure, judge
-from edgedistil.parity.probes import Probes
+from edgedistil.parity.probes import ProbeBatch, Probes
 from edgedistil.profiling.artefacts import Artefact
-from edgedistil.profiling.memory_limit import memory_fit
-from edgedistil.profiling.rows import EMULATED_LATENCY, facts, memory_stats, rows_of
+from edgedistil.profiling.memory_limit import FitSetting, memory_fit
+from edgedistil.profiling.rows import (
+    EMULATED_LATENCY,
+    NOT_REPORTED,
+    artefact_fields,
+    memory_stats,
+    rows_from_reply,
+)
 from edgedistil.profiling.workload import Workload
+from edgedistil.runtime.jobs import NpzInputs, run_job
 from edgedistil.runtime.protocol import Case, Job, Reply
 from edgedistil.runtime.qemu.guest import usable_memory_bytes
 from edgedistil.runtime.qemu.target import EmulatedTarget
 from edgedistil.runtime.target import Target, raise_failure
 
-_LENGTH = 128
+# One call at about this length: each takes seconds (docs/log.md#cost-of-an-emulated-call).
+_DEFAULT_LENGTH = 128
 _OUTPUTS = "outputs.npz"
-# An emulated core does roughly 0.2 G multiply-adds a second in fp32: a minute or two an artefact.
-_PROBE_WORK = 1.5e10
-_LEAST_TOKENS, _MOST_TOKENS = 256, 2048
+# Multiply-adds that the probes of an artefact may cost. An emulated core computes about 0.2 G of
+# them a second in fp32, so this takes a minute or two (docs/log.md#cost-of-an-emulated-call).
+_PROBE_MACS = 1.5e10
+# Bounds on the probes' tokens: enough to find a wrong kernel, and no more than a small model needs.
+_MIN_PROBE_TOKENS = 256
+_MAX_PROBE_TOKENS = 2048
 
 ProbesOf = Callable[[Artefact], Probes | None]
 
 
 @dataclass(frozen=True)
 class Emulation:
-    """What came of it: rows without latency, and a parity record for every artefact that has probes."""
+    """Result of emulating several artefacts.
+
+    Attributes:
+        record: Rows without latency.
+        parities: Artefact label → parity check under the device's kernels, where there are probes.
+    """
 
     record: ProfileRecord
     parities: dict[str, ParityRecord]
 
 
+@dataclass(frozen=True)
+class EmulatedRun:
+    """One artefact on an emulated device: what is sent there.
+
+    Attributes:
+        spec: The device.
+        artefact: The artefact.
+        workload: Inputs of the calls at `lengths`.
+        lengths: Sequence lengths in tokens, one call each.
+        probes: Text with PyTorch's outputs; None if the artefact has none.
+        memory_limit_bytes: Limit on the guest's memory; None for what the device has.
+    """
+
+    spec: DeviceSpec
+    artefact: Artefact
+    workload: Workload
+    lengths: Sequence[int]
+    probes: Probes | None
+    memory_limit_bytes: int | None
+
+    def arrays(self) -> dict[str, Any]:
+        """Returns the inputs of the calls and of the probes, named KEY/INPUT."""
+        feeds_by_key: dict[str, dict[str, Any]] = {}
+        for length in self.lengths:
+            key = self.workload.lengths[length][0]
+            feeds_by_key[key] = self.workload.inputs[key]
+        for index, batch in enumerate(self.probes or ()):
+            feeds = batch.feeds()
+            # Probes without token types mean zeros: PyTorch's model adds them itself.
+            feeds.setdefault("token_type_ids", feeds["input_ids"] * 0)
+            feeds_by_key[_probe_key(index)] = feeds
+
+        arrays = {}
+        for key, feeds in feeds_by_key.items():
+            for name, array in feeds.items():
+                arrays[f"{key}/{name}"] = array
+        return arrays
+
+    def job(self) -> Job:
+        """Returns a job with one call per length, followed by the probes."""
+        keys_by_length = self.workload.lengths
+        cases = [Case(name=str(n), keys=keys_by_length[n][:1]) for n in self.lengths]
+        job = Job(
+            models={self.artefact.label: self.artefact.job_model()},
+            cases=cases,
+            phases=["steady"],
+            threads=1,
+            warmup_calls=0,
+            min_calls=1,
+            min_seconds=0,
+            memory_limit_bytes=self.memory_limit_bytes,
+        )
+        if self.probes is None:
+            return job
+        keys = [_probe_key(index) for index in range(len(self.probes.batches))]
+        return job.model_copy(
+            update={"phases": ["steady", "outputs"], "outputs": _OUTPUTS, "output_keys": keys}
+        )
+
+
+# --- all artefacts -------------------------------------------------------------------------------
+
+
 def emulate(
     spec: DeviceSpec,
     artefacts: Sequence[Artefact],
-    work: Workload,
+    workload: Workload,
     *,
     lengths: Sequence[int] | None = None,
     memory_limit_bytes: int | None = None,
     probes_of: ProbesOf = lambda _: None,
     target: Target | None = None,
 ) -> Emulation:
-    """Every artefact on an emulated device, one thread.
+    """Runs every artefact on an emulated device, with one thread.
 
     Args:
-        work: Where the inputs of the calls are from.
-        lengths: Of the calls; about 128 tokens if not given.
-        memory_limit_bytes: Instead of what the device has to give.
-        probes_of: The probes of an artefact; None when there are none.
-        target: Instead of an emulator of `spec`.
+        spec: The device.
+        artefacts: What to run.
+        workload: Inputs of the calls.
+        lengths: Sequence lengths in tokens; None for one of about 128 tokens.
+        memory_limit_bytes: Limit on a guest's memory; None for what the device has.
+        probes_of: Returns the probes of an artefact, or None if it has none.
+        target: Used instead of an emulator of `spec`.
     Raises:
-        TargetError: No emulator, a runtime that is refused there, or no artefact that starts.
-        InputError: The device is no 64-bit ARM board.
+        TargetError: qemu is missing, onnxruntime does not run on the device, or no artefact starts.
+        InputError: The device is not a 64-bit ARM board.
     """
     machine = target or EmulatedTarget(spec)
     identity = machine.identify()
     console.say(
-        f"{machine.source}: onnxruntime {identity.onnxruntime} starts, {spec.memory.size_gib.value:g} GiB"
+        f"{machine.source}: onnxruntime {identity.onnxruntime} starts, "
+        f"{spec.memory.size_gib.value:g} GiB"
     )
     rows: list[ProfileRow] = []
     fits: list[MemoryFit] = []
@@ -90,251 +174,236 @@ def emulate(
     with console.progress(f"emulating {spec.name}", len(artefacts), unit="artefacts") as bar:
         for artefact in artefacts:
             bar.note(artefact.label)
-            visit = _Visit(
-                spec,
-                artefact,
-                work,
-                _chosen(work, lengths),
-                probes_of(artefact),
-                memory_limit_bytes,
+            probes = probes_of(artefact)
+            if probes is not None:
+                probes = select_probes(probes, artefact.parameters)
+            run = EmulatedRun(
+                spec=spec,
+                artefact=artefact,
+                workload=workload,
+                lengths=_select_lengths(workload, lengths),
+                probes=probes,
+                memory_limit_bytes=memory_limit_bytes,
             )
-            found, parity, fit = visit.to(machine)
-            rows += found
-            fits += fit
+            run_rows, parity, fit = _run_artefact(run, machine)
+            rows += run_rows
             if parity is not None:
                 parities[artefact.label] = parity
+            if fit is not None:
+                fits.append(fit)
             bar.advance()
     if not any(row.valid for row in rows):
-        raise TargetError(f"{machine.source}: nothing runs there: {rows[0].invalid_reason}")
-    invalid = [
-        f"{row.model} {row.task} {row.precision}: {row.invalid_reason}"
-        for row in rows
-        if not row.valid
-    ]
-    for each in invalid:
-        console.warn(f"{spec.name}: {each}")
+        raise TargetError(f"{machine.source}: no artefact runs there: {rows[0].invalid_reason}")
+    failures = [f"{artefact_name(row)}: {row.invalid_reason}" for row in rows if not row.valid]
+    for failure in failures:
+        console.warn(f"{spec.name}: {failure}")
     record = ProfileRecord(
         device=spec.name,
         method="emulated",
         rows=rows,
         claims=[],
         fits=fits,
-        notes=[*_notes(work), *(_tell(row) for row in rows if row.valid), *invalid],
+        notes=[
+            f"workload: {workload.source}",
+            "no row has a latency: an emulator's time says nothing about the device's",
+            *(_describe_row(row) for row in rows if row.valid),
+            *failures,
+        ],
         provenance=provenance(),
     )
     return Emulation(record, parities)
 
 
-@dataclass(frozen=True)
-class _Visit:
-    """One artefact's way through the emulator."""
+def _select_lengths(workload: Workload, lengths: Sequence[int] | None) -> list[int]:
+    if lengths:
+        return sorted(lengths)
+    short = [length for length in workload.lengths if length <= _DEFAULT_LENGTH]
+    return [max(short) if short else min(workload.lengths)]
 
-    spec: DeviceSpec
-    artefact: Artefact
-    work: Workload
-    lengths: list[int]
-    probes: Probes | None
-    memory_limit_bytes: int | None
 
-    def to(self, machine: Target) -> tuple[list[ProfileRow], ParityRecord | None, list[MemoryFit]]:
-        few = None if self.probes is None else few_probes(self.probes, self.artefact.parameters)
-        with tempfile.TemporaryDirectory(prefix="edgedistil-emulation-") as scratch:
-            inputs, outputs = Path(scratch) / "inputs.npz", Path(scratch) / _OUTPUTS
-            np.savez(inputs, **self._inputs(few))
-            reply = machine.run(
-                self._job(few),
-                {"inputs.npz": inputs, **self.artefact.job_files()},
-                outputs_to=outputs,
-            )
-            fit = self._fit(machine, reply)
-            if not reply.ok:
-                return [self._failed(machine, reply)], None, fit
-            rows = rows_of(self.artefact, reply, device=machine.name, method="emulated", threads=1)
-            if few is None:
-                return (
-                    [
-                        _with(row, "parity", "not checked: no probes of this artefact")
-                        for row in rows
-                    ],
-                    None,
-                    fit,
-                )
-            parity = self._judge(few, outputs, machine, reply)
-        return [_with(row, "parity", tell_parity(parity)) for row in rows], parity, fit
+def _describe_row(row: ProfileRow) -> str:
+    """Describes what an emulated artefact did in one line: memory, kernels, parity check."""
+    memory = ""
+    if isinstance(row.memory, MemoryStats):
+        after_load = _mebibytes(row.memory.after_load_bytes)
+        after_run = _mebibytes(row.memory.after_run_bytes)
+        memory = f", holds {after_load} after loading and {after_run} after a run"
+    kernels = row.conditions.get("int8 kernels", NOT_REPORTED)
+    return (
+        f"{artefact_name(row)}: it starts{memory}; "
+        f"int8 kernels: {kernels}; parity {row.conditions['parity']}"
+    )
 
-    def _fit(self, machine: Target, reply: Reply) -> list[MemoryFit]:
-        """Whether it fits into what the device can give; nothing when it ended for another reason."""
-        if reply.error is not None and reply.error.kind != "memory":
-            return []
-        ended = (
-            None
-            if reply.error is None
-            else f"{reply.error.message}, in the phase '{reply.error.phase}'"
+
+def _mebibytes(count: Count) -> str:
+    return f"{count / 2**20:.0f} MiB" if isinstance(count, int) else "an unknown amount"
+
+
+# --- one artefact --------------------------------------------------------------------------------
+
+
+def _run_artefact(
+    run: EmulatedRun, machine: Target
+) -> tuple[list[ProfileRow], ParityRecord | None, MemoryFit | None]:
+    """Runs one artefact; returns its rows, its parity check and whether it fits in memory."""
+    with tempfile.TemporaryDirectory(prefix="edgedistil-emulation-") as folder:
+        outputs = Path(folder) / _OUTPUTS
+        reply = run_job(
+            machine,
+            [run.artefact],
+            run.job(),
+            NpzInputs(run.arrays()),
+            outputs_to=outputs,
+            check=False,
         )
-        return [
-            memory_fit(
-                self.artefact,
-                reply,
-                device=machine.name,
-                limit_bytes=self.memory_limit_bytes or usable_memory_bytes(self.spec),
-                how="a watch on the guest's resident memory",
-                length=max(self.lengths),
-                method="emulated",
-                ended=ended,
-            )
-        ]
-
-    def _inputs(self, probes: Probes | None) -> dict[str, Any]:
-        found = {}
-        for length in self.lengths:
-            key = self.work.lengths[length][0]
-            found.update({f"{key}/{name}": array for name, array in self.work.inputs[key].items()})
-        for index, batch in enumerate(probes or ()):
-            feeds = batch.feeds()
-            feeds.setdefault(
-                "token_type_ids", feeds["input_ids"] * 0
-            )  # what a model that takes them adds itself
-            found.update({f"{_key(index)}/{name}": array for name, array in feeds.items()})
-        return found
-
-    def _job(self, probes: Probes | None) -> Job:
-        return Job(
-            models={self.artefact.label: self.artefact.job_model()},
-            cases=[
-                Case(name=str(length), keys=self.work.lengths[length][:1])
-                for length in self.lengths
-            ],
-            phases=["steady"] if probes is None else ["steady", "outputs"],
-            outputs=None if probes is None else _OUTPUTS,
-            output_keys=None
-            if probes is None
-            else [_key(index) for index in range(len(probes.batches))],
-            threads=1,
-            warmup_calls=0,
-            min_calls=1,
-            min_seconds=0,
-            memory_limit_bytes=self.memory_limit_bytes,
-        )
-
-    def _judge(self, probes: Probes, outputs: Path, machine: Target, reply: Reply) -> ParityRecord:
-        return judge(
-            compare(probes, _answers(outputs, self.artefact.label, probes)),
-            precision=self.artefact.precision,
-            model=self.artefact.model,
-            task=self.artefact.task,
-            artefact_sha256=artefact_sha256(self.artefact.path),
-            runtime=f"onnxruntime {reply.identity.onnxruntime} under {machine.source}",
-            method="emulated",
-            device=machine.name,
-        )
-
-    def _failed(self, machine: Target, reply: Reply) -> ProfileRow:
-        """A row that says why there is nothing to say."""
-        try:
-            raise_failure(reply, source=machine.source)
-            raise AssertionError("an ok reply is no failure")
-        except TargetError as error:
-            reason = error.message
-        answer = reply.models.get(self.artefact.label)
-        absent = NotMeasured(not_measured=reason)
-        memory: MemoryStats | NotMeasured = (
-            absent if answer is None else memory_stats(answer.memory)
-        )
-        return ProfileRow(
-            **facts(self.artefact),
-            device=machine.name,
-            method="emulated",
-            runtime=f"onnxruntime {reply.identity.onnxruntime or 'did not start'}",
-            threads=1,
-            batch=1,
-            length=self.lengths[0],
-            latency_ms=EMULATED_LATENCY,
-            latency=EMULATED_LATENCY,
-            load_ms=EMULATED_LATENCY,
-            first_call_ms=EMULATED_LATENCY,
-            start_to_first_result_ms=EMULATED_LATENCY,
-            memory=memory,
-            peak_memory_bytes=memory.peak_bytes if isinstance(memory, MemoryStats) else absent,
-            valid=False,
-            invalid_reason=reason,
-            conditions=dict(reply.conditions),
-        )
+        fit = _check_fit(run, machine, reply)
+        if not reply.ok:
+            return [_failed_row(run, machine, reply)], None, fit
+        parity = _check_parity(run, machine, reply, outputs)
+    outcome = "not checked: no probes of this artefact"
+    if parity is not None:
+        outcome = describe_parity(parity)
+    rows = []
+    for row in rows_from_reply(
+        run.artefact, reply, device=machine.name, method="emulated", threads=1
+    ):
+        conditions = {**row.conditions, "parity": outcome}
+        rows.append(row.model_copy(update={"conditions": conditions}))
+    return rows, parity, fit
 
 
-def few_probes(probes: Probes, parameters: int) -> Probes:
-    """As many probes as an emulator can answer in a minute or two, the smallest calls first; at least one."""
-    budget = min(_MOST_TOKENS, max(_LEAST_TOKENS, int(_PROBE_WORK / max(parameters, 1))))
-    by_size = sorted(probes.batches, key=lambda batch: int(batch.input_ids_BL.size))
-    kept, tokens = by_size[:1], int(by_size[0].input_ids_BL.size)
-    for batch in by_size[1:]:
-        tokens += int(batch.input_ids_BL.size)
-        if tokens > budget:
-            break
-        kept.append(batch)
-    return replace(probes, batches=tuple(kept))
+def _check_fit(run: EmulatedRun, machine: Target, reply: Reply) -> MemoryFit | None:
+    """Returns whether the artefact fits in the device's memory; None if it failed otherwise."""
+    ended = None
+    if reply.error is not None:
+        if reply.error.kind != "memory":
+            return None
+        ended = f"{reply.error.message}, in the phase '{reply.error.phase}'"
+    setting = FitSetting(
+        device=machine.name,
+        limit_bytes=run.memory_limit_bytes or usable_memory_bytes(run.spec),
+        enforced_by="a watch on the guest's resident memory",
+        length=max(run.lengths),
+        method="emulated",
+    )
+    return memory_fit(run.artefact, reply, setting, ended=ended)
 
 
-def tell_parity(parity: ParityRecord) -> str:
-    """The gate's verdict in words, with the figures."""
-    figures: ParityFigures = parity.overall
-    told = f"{figures.sequences} sequences, largest error {figures.max_abs:.2g}"
-    if isinstance(figures.agreement, float):
-        told += f", agreement {figures.agreement:.1%}"
-    if parity.passed:
-        return f"passed under these kernels: {told}"
-    failed = "; ".join(format_failure(result) for result in parity.results if not result.holds)
-    return f"FAILED under these kernels: {told}: {failed}"
+def _failed_row(run: EmulatedRun, machine: Target, reply: Reply) -> ProfileRow:
+    """Returns an invalid row that says why the artefact did not run."""
+    reason = _failure_reason(machine, reply)
+    absent = NotMeasured(not_measured=reason)
+    result = reply.models.get(run.artefact.label)
+    memory: MemoryStats | NotMeasured = absent
+    peak: Count = absent
+    if result is not None:
+        memory = memory_stats(result.memory)
+        peak = memory.peak_bytes
+    return ProfileRow(
+        **artefact_fields(run.artefact),
+        device=machine.name,
+        method="emulated",
+        runtime=f"onnxruntime {reply.identity.onnxruntime or 'did not start'}",
+        threads=1,
+        batch=1,
+        length=run.lengths[0],
+        latency_ms=EMULATED_LATENCY,
+        latency=EMULATED_LATENCY,
+        load_ms=EMULATED_LATENCY,
+        first_call_ms=EMULATED_LATENCY,
+        start_to_first_result_ms=EMULATED_LATENCY,
+        memory=memory,
+        peak_memory_bytes=peak,
+        valid=False,
+        invalid_reason=reason,
+        conditions=dict(reply.conditions),
+    )
+
+
+def _failure_reason(machine: Target, reply: Reply) -> str:
+    """Returns the message of a failed reply, without its hint."""
+    try:
+        raise_failure(reply, source=machine.source)
+    except TargetError as error:
+        return error.message
+    raise AssertionError("a reply that is ok has no failure")
+
+
+# --- parity --------------------------------------------------------------------------------------
+
+
+def _check_parity(
+    run: EmulatedRun, machine: Target, reply: Reply, outputs: Path
+) -> ParityRecord | None:
+    """Compares the outputs under the device's kernels with PyTorch's; None without probes."""
+    if run.probes is None:
+        return None
+    return judge(
+        compare(run.probes, _read_outputs(outputs, run.artefact.label, run.probes)),
+        precision=run.artefact.precision,
+        model=run.artefact.model,
+        task=run.artefact.task,
+        artefact_sha256=artefact_sha256(run.artefact.path),
+        runtime=f"onnxruntime {reply.identity.onnxruntime} under {machine.source}",
+        method="emulated",
+        device=machine.name,
+    )
+
+
+def _read_outputs(outputs: Path, label: str, probes: Probes) -> Iterator[Mapping[str, Any]]:
+    """Yields output name → array of each probe call; one call is in memory at a time."""
+    with np.load(outputs, allow_pickle=False) as stored:
+        for index in range(len(probes.batches)):
+            prefix = f"{label}/{_probe_key(index)}/"
+            arrays = {}
+            for name in stored.files:
+                if name.startswith(prefix):
+                    arrays[name.removeprefix(prefix)] = stored[name]
+            yield arrays
 
 
 def run_probes(run: RunDir | None) -> ProbesOf:
-    """The probes that the export left in a run; none for a file that no run knows."""
+    """Returns a function that loads an artefact's probes from a run; without a run, none."""
 
-    def find(artefact: Artefact) -> Probes | None:
+    def load_probes(artefact: Artefact) -> Probes | None:
         if run is None or not run.probes(artefact.model, artefact.task).is_file():
             return None
         return Probes.load(run.probes(artefact.model, artefact.task))
 
-    return find
+    return load_probes
 
 
-def _answers(outputs: Path, label: str, probes: Probes) -> Iterator[Mapping[str, Any]]:
-    """The outputs of each probe call, one call in memory at a time."""
-    with np.load(outputs, allow_pickle=False) as stored:
-        for index in range(len(probes.batches)):
-            prefix = f"{label}/{_key(index)}/"
-            yield {
-                name.removeprefix(prefix): stored[name]
-                for name in stored.files
-                if name.startswith(prefix)
-            }
+def select_probes(probes: Probes, parameters: int) -> Probes:
+    """Returns the smallest probes that an emulator can compute in a minute or two, at least one.
+
+    Args:
+        probes: All probes of the artefact.
+        parameters: Parameters of the artefact; a token costs about as many multiply-adds.
+    """
+    affordable = int(_PROBE_MACS / max(parameters, 1))
+    budget = min(_MAX_PROBE_TOKENS, max(_MIN_PROBE_TOKENS, affordable))
+    by_size = sorted(probes.batches, key=lambda batch: int(batch.input_ids_BL.size))
+    selected: list[ProbeBatch] = []
+    tokens = 0
+    for batch in by_size:
+        tokens += int(batch.input_ids_BL.size)
+        if selected and tokens > budget:
+            break
+        selected.append(batch)
+    return replace(probes, batches=tuple(selected))
 
 
-def _chosen(work: Workload, lengths: Sequence[int] | None) -> list[int]:
-    if lengths:
-        return sorted(lengths)
-    fitting = [length for length in work.lengths if length <= _LENGTH]
-    return [max(fitting) if fitting else min(work.lengths)]
+def describe_parity(parity: ParityRecord) -> str:
+    """Describes the outcome of a parity check in one line, with its figures."""
+    overall = parity.overall
+    figures = f"{overall.sequences} sequences, largest error {overall.max_abs:.2g}"
+    if isinstance(overall.agreement, float):
+        figures += f", agreement {overall.agreement:.1%}"
+    if parity.passed:
+        return f"passed under these kernels: {figures}"
+    failures = [format_failure(result) for result in parity.results if not result.holds]
+    return f"FAILED under these kernels: {figures}: {'; '.join(failures)}"
 
 
-def _notes(work: Workload) -> list[str]:
-    return [f"workload: {work.source}", "an emulator's time is worth nothing: no row has a latency"]
-
-
-def _tell(row: ProfileRow) -> str:
-    """What emulation is for, in a line: kernels, gate, memory."""
-    told = f"{row.model} {row.task} {row.precision}: it starts"
-    if isinstance(row.memory, MemoryStats):
-        sizes = (row.memory.after_load_bytes, row.memory.after_run_bytes)
-        load, run = (
-            f"{each / 2**20:.0f} MiB" if isinstance(each, int) else "untold" for each in sizes
-        )
-        told += f", holds {load} after loading and {run} after a run"
-    return f"{told}; int8 kernels: {row.conditions.get('int8 kernels', 'not told')}; parity {row.conditions['parity']}"
-
-
-def _key(index: int) -> str:
+def _probe_key(index: int) -> str:
     return f"probe{index}"
-
-
-def _with(row: ProfileRow, key: str, value: str) -> ProfileRow:
-    return row.model_copy(update={"conditions": {**row.conditions, key: value}})

@@ -1,4 +1,4 @@
-"""Which layer of the model a node belongs to: by its name, by its weights' names, else by its place in the order."""
+"""Assigns the nodes of a graph to the layers of the model."""
 
 from __future__ import annotations
 
@@ -14,26 +14,32 @@ _HEAD = re.compile(r"vocab|cls|lm_head|predictions|classifier|pooler|qa_outputs"
 
 
 def layer_of_nodes(path: Path, executed: Sequence[str]) -> list[str]:
-    """A layer's name ("embeddings", "layer 0", "head") for every node in the order of execution.
+    """Returns the layer of each executed node: "embeddings", "layer 0" or "head".
+
+    The layer comes from the node's own name, from the names of its weights and values in the
+    graph, or else from the node executed before: fused nodes have new names.
 
     Args:
-        path: The graph as exported: its nodes tell which weights they take.
-        executed: Node names as the runtime ran them; a fused node has a new name, and the layer of the node before.
+        path: The graph as exported.
+        executed: Node names, in the order in which the runtime ran them.
     """
     graph = onnx.load(str(path), load_external_data=False).graph
-    known: dict[str, str] = {}
+    layer_by_node: dict[str, str] = {}
     for node in graph.node:
-        layer = _layer_in([node.name, *node.input, *node.output])
+        layer = _find_layer([node.name, *node.input, *node.output])
         if layer is not None:
-            known[node.name] = layer
-    current, found = "embeddings", []
+            layer_by_node[node.name] = layer
+    layers = []
+    current = "embeddings"
     for name in executed:
-        current = _layer_in([name]) or known.get(name) or current
-        found.append(current)
-    return found
+        current = _find_layer([name]) or layer_by_node.get(name) or current
+        layers.append(current)
+    return layers
 
 
-def _layer_in(names: Sequence[str]) -> str | None:
+def _find_layer(names: Sequence[str]) -> str | None:
+    """Layer that the first matching name belongs to; None if no name matches."""
+    # A layer number comes first: a head's node may also read a value named after a layer.
     for name in names:
         match = _LAYER.search(name)
         if match:

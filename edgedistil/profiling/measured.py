@@ -1,55 +1,77 @@
-"""Artefacts × workload × target → a measured ProfileRecord: which jobs are sent, and what is made of the replies."""
+"""Measures artefacts on a target: builds the jobs, and turns the replies into a ProfileRecord."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgedistil.core import console
+from edgedistil.core.format import plural
 from edgedistil.core.records import Claim, OpTime, ProfileRecord, ProfileRow, provenance
 from edgedistil.core.task import FILL_MASK_TASK
-from edgedistil.profiling import claims
 from edgedistil.profiling.artefacts import Artefact
-from edgedistil.profiling.pairing import Pairing, pairings
-from edgedistil.profiling.rows import layer_times, op_times, rows_of
+from edgedistil.profiling.claims import (
+    ClaimSetting,
+    Pairing,
+    pairings,
+    size_claims,
+    speed_claim,
+)
+from edgedistil.profiling.rows import layer_times, op_times, rows_from_reply
 from edgedistil.profiling.workload import PAIRS, Workload
-from edgedistil.runtime.protocol import Alternation, Block, Case, Job, Phase, Reply, SessionOptions
-from edgedistil.runtime.target import Target, raise_failure
+from edgedistil.runtime.jobs import run_job
+from edgedistil.runtime.protocol import Alternation, Block, Case, Job, Phase
+from edgedistil.runtime.target import Target
 
-_OPS_LENGTH, _OPS_CALLS = 128, 5
+# Operator times are taken at the length closest to this one, averaged over a few calls: the shares
+# of the operators change little with either.
+_OPS_LENGTH = 128
+_OPS_CALLS = 5
+# Calls of one model before the other one takes its turn: few, so that a change of clock or load
+# hits both models.
 _CALLS_PER_BLOCK = 5
+_MIN_BLOCKS = 3
+# Limit of a job with all its cases: far above any run seen, so that only a hung one ends here.
+_TIMEOUT_SECONDS = 3600
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How long is measured. A percentile that the samples do not carry is refused, never guessed.
+class MeasurementBudget:
+    """How long a profile may take, and how many calls its figures need.
 
-    p90 needs 10 calls, p95 20, p99 100: a case (an artefact at a length and thread count) gets 10, and up to 100 as far
-    as its share of `steady_seconds` reaches: one small model has its p99, a run with many artefacts ends in time.
-    The pass over all sentence pairs is made at the first thread count and ends after `pass_seconds` on a slow machine;
-    at the others it goes over the claim's pairs.
+    p90 needs 10 calls, p95 20 and p99 100; a percentile without enough samples is reported as not
+    measured. A case (one artefact at one length and thread count) makes `min_calls`, and up to
+    `desired_calls` as far as its share of `steady_seconds` allows: a single small model gets a p99,
+    and a run with many artefacts ends in time (docs/log.md#duration-of-a-profile).
+
+    Attributes:
+        min_calls: Calls of a steady case, however slow they are.
+        min_seconds: Time of a steady case, however fast its calls are.
+        desired_calls: Calls of a steady case while its share of the time lasts.
+        steady_seconds: Time for the desired calls of all cases.
+        max_share_seconds: Most of it that one case may use.
+        max_seconds: A steady case ends here even below `min_calls`.
+        processes: Processes of a speed claim: what differs between starts is in its interval.
+        energy_seconds: Time of the energy measurement of an artefact.
+        pass_seconds: The pass over the sentence pairs ends here.
     """
 
     min_calls: int = 10
     min_seconds: float = 0.06
     desired_calls: int = 100
     steady_seconds: float = 6.0
-    longest_share: float = 0.5
+    max_share_seconds: float = 0.5
     max_seconds: float = 10.0
     processes: int = 3
     energy_seconds: float = 1.0
     pass_seconds: float = 20.0
 
-    def share(self, cases: int) -> float:
-        """Seconds of one of `cases`, beyond which its calls end as soon as the minima are met."""
-        return min(self.longest_share, self.steady_seconds / max(cases, 1))
+    def share_seconds(self, cases: int) -> float:
+        """Returns the seconds for the desired calls of one of `cases`."""
+        return min(self.max_share_seconds, self.steady_seconds / max(cases, 1))
 
 
-DEFAULT_EFFORT = Effort()
-DEFAULT_SESSION = SessionOptions()
+DEFAULT_BUDGET = MeasurementBudget()
 
 
 def measure(
@@ -57,63 +79,71 @@ def measure(
     artefacts: Sequence[Artefact],
     workload: Workload,
     *,
-    device: str,
     threads: Sequence[int],
-    effort: Effort = DEFAULT_EFFORT,
-    session: SessionOptions = DEFAULT_SESSION,
-    conditions: dict[str, str] | None = None,
+    budget: MeasurementBudget = DEFAULT_BUDGET,
+    conditions: Mapping[str, str] | None = None,
 ) -> ProfileRecord:
-    """Rows, claims and operator times of `artefacts` on `target`.
+    """Returns the rows, claims and operator times of artefacts on a target.
 
-    Conditions: every artefact at every thread count runs in a fresh process of its own (load, first call, 3 warm-up
-    calls, then steady calls at each length and, unless it is a fill-mask model, a pass over the sentence pairs). The
-    claims come from processes that hold both models and let them take turns.
+    Args:
+        target: The machine.
+        artefacts: What to measure.
+        workload: The inputs.
+        threads: Thread counts. At the first one, energy and operators are measured too, the pass
+            covers all sentence pairs, and all claims are made; at the others the pass covers the
+            pairs of the claims, and only the speed of the encoders is claimed.
+        budget: How long to measure.
+        conditions: Added to the conditions of every row.
+    Conditions:
+        Every artefact runs at every thread count in a fresh process: load, first call, 3 warm-up
+        calls, steady calls at each length, and, unless it is a fill-mask model, one pass over the
+        sentence pairs. Claims come from processes in which both models alternate.
     Raises:
-        TargetError: The target gave no reply, or a job failed there.
+        TargetError: The target sent no reply, or a job failed there.
     """
-    pairs = pairings(artefacts)
+    cases = len(artefacts) * len(threads) * len(workload.lengths)
+    measurement = _Measurement(target, workload, budget, budget.share_seconds(cases))
     rows: list[ProfileRow] = []
+    claims: list[Claim] = []
     operators: dict[str, list[OpTime]] = {}
     layers: dict[str, list[OpTime]] = {}
-    ratios: list[Claim] = []
-    share = effort.share(len(artefacts) * len(threads) * len(workload.lengths))
-    with (
-        _files(workload) as inputs,
-        console.progress(f"measuring on {device}", None, unit="jobs") as bar,
-    ):
+    with console.progress(f"measuring on {target.name}", None, unit="jobs") as bar:
         for count in threads:
+            is_first_count = count == threads[0]
+
+            # Each artefact in a process of its own.
             for artefact in artefacts:
-                bar.note(f"{artefact.label}, {claims.told_threads(count)}")
-                phases: list[Phase] = (
-                    ["steady", "energy", "ops"] if count == threads[0] else ["steady"]
-                )
-                over = workload.pairs if count == threads[0] else workload.claim_pairs
-                job = _job(artefact, workload, over, count, effort, session, phases, share)
-                reply = _visit(target, [artefact], job, inputs)
-                rows += rows_of(
+                bar.note(f"{artefact.label}, {plural(count, 'thread')}")
+                job = measurement.job(artefact, count, is_first_count=is_first_count)
+                reply = run_job(target, [artefact], job, workload)
+                rows += rows_from_reply(
                     artefact,
                     reply,
-                    device=device,
+                    device=target.name,
                     method=target.method,
                     threads=count,
                     conditions=conditions,
                 )
-                if nodes := reply.models[artefact.label].ops:
+                nodes = reply.models[artefact.label].ops
+                if nodes:
                     operators[artefact.label] = op_times(nodes)
                     layers[artefact.label] = layer_times(artefact, nodes)
                 bar.advance()
-            asked = (
-                pairs if count == threads[0] else [each for each in pairs if _of_the_paper(each)]
-            )
-            if asked and workload.claim_pairs:
-                bar.note(f"teacher and student taking turns, {claims.told_threads(count)}")
-                ratios += _claims(target, asked, workload, inputs, device, count, effort, session)
+
+            # Pairs of artefacts, alternating in common processes.
+            pairs = pairings(artefacts)
+            if not is_first_count:
+                pairs = [pairing for pairing in pairs if _claimed_at_every_count(pairing)]
+            if pairs and workload.claim_pairs:
+                bar.note(f"teacher and student alternating, {plural(count, 'thread')}")
+                claims += measurement.speed_claims(pairs, count)
                 bar.advance()
+    claims += size_claims(artefacts, device=target.name, method=target.method)
     return ProfileRecord(
-        device=device,
+        device=target.name,
         method=target.method,
         rows=rows,
-        claims=[*ratios, *claims.size_claims(artefacts, device=device, method=target.method)],
+        claims=claims,
         op_times=operators,
         layer_times=layers,
         notes=[f"workload: {workload.source}"],
@@ -121,134 +151,127 @@ def measure(
     )
 
 
-def _of_the_paper(pairing: Pairing) -> bool:
-    """The one claim that is made at every thread count: the encoders' speed."""
+def _claimed_at_every_count(pairing: Pairing) -> bool:
+    """Whether a claim is made at every thread count: the paper's, about the encoders."""
     return pairing.kind == "speed" and pairing.first.task != FILL_MASK_TASK
 
 
-@contextmanager
-def _files(workload: Workload) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="edgedistil-inputs-") as folder:
-        path = Path(folder) / "inputs.npz"
-        workload.save(path)
-        yield path
+@dataclass(frozen=True)
+class _Measurement:
+    """What all jobs of one profile share."""
 
+    target: Target
+    workload: Workload
+    budget: MeasurementBudget
+    share_seconds: float
 
-def _visit(target: Target, artefacts: Sequence[Artefact], job: Job, inputs: Path) -> Reply:
-    files = {"inputs.npz": inputs}
-    for artefact in artefacts:
-        files.update(artefact.job_files())
-    reply = target.run(job, files)
-    raise_failure(reply, source=target.source)
-    return reply
-
-
-def _job(
-    artefact: Artefact,
-    workload: Workload,
-    pairs: list[str],
-    threads: int,
-    effort: Effort,
-    session: SessionOptions,
-    phases: list[Phase],
-    share: float,
-) -> Job:
-    cases = [Case(name=str(length), keys=keys) for length, keys in workload.lengths.items()]
-    if pairs and artefact.task != FILL_MASK_TASK:
-        cases.append(Case(name=PAIRS, keys=pairs, mode="pass", max_seconds=effort.pass_seconds))
-    shown = min(workload.lengths, key=lambda each: abs(each - _OPS_LENGTH), default=None)
-    return Job(
-        models={artefact.label: artefact.job_model()},
-        cases=cases,
-        phases=phases,
-        threads=threads,
-        session=session,
-        min_calls=effort.min_calls,
-        min_seconds=effort.min_seconds,
-        desired_calls=effort.desired_calls,
-        desired_seconds=share,
-        ops_calls=_OPS_CALLS,
-        max_seconds=effort.max_seconds,
-        energy_seconds=effort.energy_seconds,
-        ops_keys=workload.lengths[shown] if shown is not None else None,
-        timeout_seconds=3600,
-    )
-
-
-def _claims(
-    target: Target,
-    asked: Sequence[Pairing],
-    workload: Workload,
-    inputs: Path,
-    device: str,
-    threads: int,
-    effort: Effort,
-    session: SessionOptions,
-) -> list[Claim]:
-    """The speed claims: several processes, each with its share of the sentence pairs, so that no pair counts twice."""
-    blocks: dict[str, list[list[Block]]] = {}
-    runtime = ""
-    for number in range(effort.processes):
-        share = workload.claim_pairs[number :: effort.processes]
-        if not share:
-            continue
-        reply = _visit(
-            target, _distinct(asked), _alternating_job(asked, share, threads, session), inputs
-        )
-        runtime = f"onnxruntime {reply.identity.onnxruntime}"
-        for answer in reply.alternation:
-            blocks.setdefault(answer.name, []).append(answer.blocks)
-    return [
-        claims.speed_claim(
-            each.kind,
-            each.name,
-            each.first,
-            each.second,
-            blocks[_name(each)],
-            device=device,
-            method=target.method,
+    def job(self, artefact: Artefact, threads: int, *, is_first_count: bool) -> Job:
+        """Returns the job that measures one artefact at one thread count."""
+        cases = [
+            Case(name=str(length), keys=keys) for length, keys in self.workload.lengths.items()
+        ]
+        phases: list[Phase] = ["steady"]
+        pairs = self.workload.claim_pairs
+        if is_first_count:
+            phases = ["steady", "energy", "ops"]
+            pairs = self.workload.pairs
+        # Fill-mask models make no pass: a call costs a multiple of the encoder's, and the paper's
+        # table is about encoders.
+        if pairs and artefact.task != FILL_MASK_TASK:
+            cases.append(
+                Case(name=PAIRS, keys=pairs, mode="pass", max_seconds=self.budget.pass_seconds)
+            )
+        return Job(
+            models={artefact.label: artefact.job_model()},
+            cases=cases,
+            phases=phases,
             threads=threads,
-            runtime=runtime,
-            text=f"{len(_texts(each, workload.claim_pairs))} sentence pairs, batch 1",
+            min_calls=self.budget.min_calls,
+            min_seconds=self.budget.min_seconds,
+            desired_calls=self.budget.desired_calls,
+            desired_seconds=self.share_seconds,
+            max_seconds=self.budget.max_seconds,
+            energy_seconds=self.budget.energy_seconds,
+            ops_calls=_OPS_CALLS,
+            ops_keys=self._ops_keys(),
+            timeout_seconds=_TIMEOUT_SECONDS,
         )
-        for each in asked
-    ]
+
+    def _ops_keys(self) -> list[str] | None:
+        """Keys of the inputs at which operators are timed."""
+        if not self.workload.lengths:
+            return None
+        nearest = min(self.workload.lengths, key=lambda length: abs(length - _OPS_LENGTH))
+        return self.workload.lengths[nearest]
+
+    def speed_claims(self, pairs: Sequence[Pairing], threads: int) -> list[Claim]:
+        """Measures pairs of artefacts in several processes and returns their claims."""
+        blocks: dict[str, list[list[Block]]] = {}
+        runtime = ""
+        for keys in self._keys_by_process():
+            artefacts = _artefacts_of(pairs)
+            job = _alternating_job(pairs, artefacts, keys, threads)
+            reply = run_job(self.target, artefacts, job, self.workload)
+            runtime = f"onnxruntime {reply.identity.onnxruntime}"
+            for result in reply.alternation:
+                blocks.setdefault(result.name, []).append(result.blocks)
+        claims = []
+        for pairing in pairs:
+            texts = len(_alternated_keys(pairing, self.workload.claim_pairs))
+            setting = ClaimSetting(
+                device=self.target.name,
+                method=self.target.method,
+                threads=threads,
+                runtime=runtime,
+                text=f"{texts} sentence pairs, batch 1",
+            )
+            claims.append(speed_claim(pairing, blocks[pairing.name], setting))
+        return claims
+
+    def _keys_by_process(self) -> Iterator[list[str]]:
+        """Splits the sentence pairs over the processes, so that no pair counts twice."""
+        for number in range(self.budget.processes):
+            keys = self.workload.claim_pairs[number :: self.budget.processes]
+            if keys:
+                yield keys
 
 
 def _alternating_job(
-    asked: Sequence[Pairing], keys: list[str], threads: int, session: SessionOptions
+    pairs: Sequence[Pairing], artefacts: Sequence[Artefact], keys: list[str], threads: int
 ) -> Job:
-    alternations = [
-        Alternation(
-            name=_name(each),
-            first=each.first.label,
-            second=each.second.label,
-            keys=texts,
-            blocks=max(3, len(texts) // _CALLS_PER_BLOCK),
-            calls_per_block=_CALLS_PER_BLOCK,
+    """Returns a job in which the artefacts of each pairing alternate on the same texts."""
+    alternations = []
+    for pairing in pairs:
+        pairing_keys = _alternated_keys(pairing, keys)
+        alternations.append(
+            Alternation(
+                name=pairing.name,
+                first=pairing.first.label,
+                second=pairing.second.label,
+                keys=pairing_keys,
+                blocks=max(_MIN_BLOCKS, len(pairing_keys) // _CALLS_PER_BLOCK),
+                calls_per_block=_CALLS_PER_BLOCK,
+            )
         )
-        for each in asked
-        for texts in [_texts(each, keys)]
-    ]
     return Job(
-        models={artefact.label: artefact.job_model() for artefact in _distinct(asked)},
+        models={artefact.label: artefact.job_model() for artefact in artefacts},
         cases=[Case(name=PAIRS, keys=keys, mode="pass")],
         alternate=alternations,
         phases=[],
         threads=threads,
-        session=session,
-        timeout_seconds=3600,
+        timeout_seconds=_TIMEOUT_SECONDS,
     )
 
 
-def _texts(pairing: Pairing, keys: list[str]) -> list[str]:
-    """Half of the pairs serve the fill-mask models: each call costs a multiple, and theirs is the second row."""
+def _alternated_keys(pairing: Pairing, keys: list[str]) -> list[str]:
+    """Sentence pairs of a pairing: every second one for fill-mask models, whose calls are slow."""
     return keys[::2] if pairing.first.task == FILL_MASK_TASK else keys
 
 
-def _distinct(asked: Sequence[Pairing]) -> list[Artefact]:
-    return list({a.label: a for each in asked for a in (each.first, each.second)}.values())
-
-
-def _name(pairing: Pairing) -> str:
-    return f"{pairing.kind} {pairing.name}"
+def _artefacts_of(pairs: Sequence[Pairing]) -> list[Artefact]:
+    """Returns the artefacts of all pairings, each one once."""
+    artefacts: dict[str, Artefact] = {}
+    for pairing in pairs:
+        artefacts[pairing.first.label] = pairing.first
+        artefacts[pairing.second.label] = pairing.second
+    return list(artefacts.values())

@@ -1,11 +1,11 @@
-"""Does it fit? Runs artefacts under a memory limit: in a cgroup of ours (v2, v1), else under RLIMIT_AS."""
+"""Runs artefacts under a memory limit: in a cgroup (v2, then v1), or else under RLIMIT_AS."""
 
 from __future__ import annotations
 
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,47 +13,65 @@ from pathlib import Path
 from edgedistil.core import console
 from edgedistil.core.device import HOST
 from edgedistil.core.errors import InputError
-from edgedistil.core.records import MemoryFit, Method, NotMeasured, ProfileRecord, provenance
+from edgedistil.core.format import artefact_name
+from edgedistil.core.records import Count, MemoryFit, Method, NotMeasured, ProfileRecord, provenance
 from edgedistil.profiling.artefacts import Artefact
+from edgedistil.profiling.rows import NOT_REPORTED
 from edgedistil.profiling.workload import Workload
+from edgedistil.runtime.jobs import run_job
 from edgedistil.runtime.local import LocalTarget
 from edgedistil.runtime.protocol import Case, Job, Reply
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-_LEAST = 32 * 2**20
-_GROUPS = Path("/sys/fs/cgroup")
+# Python, numpy and onnxruntime alone take more than this (docs/log.md#only-guest-addresses-count).
+_MIN_LIMIT = 32 * 2**20
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+# Far above one load and a few calls: only a hung process ends here.
+_TIMEOUT_SECONDS = 600
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes in "512M", "1.5G" or "536870912".
+    """Parses a size such as "512M", "1.5G" or "536870912".
 
     Raises:
-        InputError: It is none of these, or too small for a Python process.
+        InputError: The text is not a size, or the size is too small for a Python process.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
     if match is None:
         raise InputError(f"--memory-limit {text}: expected a size such as 512M or 1.5G")
-    value = int(float(match[1]) * _UNITS[match[2].upper()])
-    if value < _LEAST:
+    size = int(float(match[1]) * _UNITS[match[2].upper()])
+    if size < _MIN_LIMIT:
         raise InputError(
-            f"--memory-limit {text}: Python and onnxruntime alone take more than {_LEAST // 2**20}M"
+            f"--memory-limit {text}: expected at least {_MIN_LIMIT // 2**20}M, "
+            "because Python and onnxruntime alone take more"
         )
-    return value
+    return size
+
+
+# --- limits --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Fence:
-    """A limit that is in force: how, the command prefix that enters it, and how often it killed."""
+class MemoryLimit:
+    """A memory limit that is in force.
 
-    how: str
-    prefix: tuple[str, ...]
-    group: Path | None
-    rlimit: bool = False
+    Attributes:
+        mechanism: What enforces it, for reports.
+        prefix: Command prefix that starts a process under the limit.
+        group: Folder of the cgroup; None without one.
+        uses_rlimit: Whether the process has to set RLIMIT_AS itself.
+    """
 
-    def kills(self) -> int:
-        """Processes that the kernel killed in it."""
+    mechanism: str
+    prefix: tuple[str, ...] = ()
+    group: Path | None = None
+    uses_rlimit: bool = False
+
+    def count_kills(self) -> int:
+        """Number of processes that the kernel killed for exceeding the limit."""
         if self.group is None:
             return 0
+        # cgroup v2 counts in memory.events, v1 in memory.oom_control.
         for name in ("memory.events", "memory.oom_control"):
             try:
                 text = (self.group / name).read_text(encoding="ascii")
@@ -66,29 +84,32 @@ class Fence:
 
 
 @contextmanager
-def fence(limit_bytes: int) -> Iterator[Fence]:
-    """A memory limit for processes that are started with its prefix; the group is removed at the end."""
-    found = _cgroup_v2(limit_bytes) or _cgroup_v1(limit_bytes)
-    if found is None:
-        yield Fence(
-            "RLIMIT_AS (no cgroup can be made here): counts addresses, not resident memory",
-            (),
-            None,
-            True,
+def memory_limit(limit_bytes: int) -> Iterator[MemoryLimit]:
+    """Provides a limit for processes started with its prefix; removes its cgroup at the end."""
+    limit = _limit_with_cgroup_v2(limit_bytes) or _limit_with_cgroup_v1(limit_bytes)
+    if limit is None:
+        # Containers and most user sessions may not create cgroups.
+        yield MemoryLimit(
+            "RLIMIT_AS (cgroups are not available here): counts addresses, not resident memory",
+            uses_rlimit=True,
         )
         return
     try:
-        yield found
+        yield limit
     finally:
-        if found.group is not None:
+        if limit.group is not None:
             try:
-                found.group.rmdir()
+                limit.group.rmdir()
             except OSError as error:
-                console.warn(f"cannot remove {found.group}: {error.strerror}")
+                console.warn(f"cannot remove {limit.group}: {error.strerror}")
 
 
-def _own_group(controller: str) -> str | None:
-    """Path of this process's group in a hierarchy: "memory" in v1, "" is the unified one."""
+def _own_cgroup(controller: str) -> str | None:
+    """Path of this process's cgroup in one hierarchy; None if this system does not have it.
+
+    Args:
+        controller: "memory" for v1; "" for the unified hierarchy of v2.
+    """
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -100,171 +121,207 @@ def _own_group(controller: str) -> str | None:
     return None
 
 
-def _cgroup_v2(limit_bytes: int) -> Fence | None:
-    own = _own_group("")
-    if own is None or not (_GROUPS / "cgroup.controllers").is_file():
+def _limit_with_cgroup_v2(limit_bytes: int) -> MemoryLimit | None:
+    own = _own_cgroup("")
+    if own is None or not (_CGROUP_ROOT / "cgroup.controllers").is_file():
         return None
-    for parent in (_GROUPS / own.lstrip("/"), (_GROUPS / own.lstrip("/")).parent):
-        group = _made(
-            parent, {"memory.max": limit_bytes, "memory.swap.max": 0}, needed="memory.max"
-        )
+    # In v2 a group with processes has no children with controllers: then its parent is tried.
+    folder = _CGROUP_ROOT / own.lstrip("/")
+    for parent in (folder, folder.parent):
+        settings = {"memory.max": limit_bytes, "memory.swap.max": 0}
+        group = _create_cgroup(parent, settings, required="memory.max")
         if group is not None:
-            return Fence("cgroup v2", _entering(group), group)
+            return MemoryLimit("cgroup v2", _enter_command(group), group)
     return None
 
 
-def _cgroup_v1(limit_bytes: int) -> Fence | None:
-    own = _own_group("memory")
+def _limit_with_cgroup_v1(limit_bytes: int) -> MemoryLimit | None:
+    own = _own_cgroup("memory")
     if own is None:
         return None
-    for parent in (_GROUPS / "memory" / own.lstrip("/"), _GROUPS / "memory"):
+    for parent in (_CGROUP_ROOT / "memory" / own.lstrip("/"), _CGROUP_ROOT / "memory"):
         settings = {
             "memory.limit_in_bytes": limit_bytes,
             "memory.memsw.limit_in_bytes": limit_bytes,
         }
-        group = _made(parent, settings, needed="memory.limit_in_bytes")
+        group = _create_cgroup(parent, settings, required="memory.limit_in_bytes")
         if group is not None:
-            return Fence("cgroup v1", _entering(group), group)
+            return MemoryLimit("cgroup v1", _enter_command(group), group)
     return None
 
 
-def _made(parent: Path, settings: dict[str, int], *, needed: str) -> Path | None:
+def _create_cgroup(parent: Path, settings: Mapping[str, int], *, required: str) -> Path | None:
+    """Creates a cgroup with `settings`; None where that is not possible.
+
+    Args:
+        parent: Folder of the parent group.
+        settings: Interface file → value.
+        required: The setting without which the group is useless.
+    """
     try:
         group = Path(tempfile.mkdtemp(prefix="edgedistil-", dir=parent))
     except OSError:
         return None
     try:
-        (group / needed).write_text(str(settings[needed]), encoding="ascii")
+        (group / required).write_text(str(settings[required]), encoding="ascii")
     except OSError:
         group.rmdir()
         return None
-    for name in settings.keys() - {needed}:
+    for name in settings.keys() - {required}:
         try:
             (group / name).write_text(str(settings[name]), encoding="ascii")
         except OSError:
-            continue  # no swap accounting in this kernel: then swap, if there is any, is not limited
+            continue  # a kernel without swap accounting: swap, if there is any, is not limited
     if not os.access(group / "cgroup.procs", os.W_OK):
         group.rmdir()
         return None
     return group
 
 
-def _entering(group: Path) -> tuple[str, ...]:
-    """A command prefix: the shell enters the group, then becomes the command. Paths travel as arguments, unparsed."""
+def _enter_command(group: Path) -> tuple[str, ...]:
+    """Returns a command prefix: the shell enters the cgroup, then becomes the command.
+
+    Paths are passed as arguments and never parsed by the shell.
+    """
     return ("/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs"))
 
 
-def fit_within(
-    limit_bytes: int, artefacts: Sequence[Artefact], work: Workload, *, threads: int
-) -> ProfileRecord:
-    """Which artefacts fit: each one's peak under the limit, or where it ended. No row: nothing is timed under a limit.
+# --- artefacts under a limit ---------------------------------------------------------------------
 
-    Conditions: a fresh process in a limit of its own, at the longest length; what the file cache takes can be
-    reclaimed and does not count.
+
+@dataclass(frozen=True)
+class FitSetting:
+    """The limit under which an artefact ran, and how it ran.
+
+    Attributes:
+        device: Name of the device.
+        limit_bytes: The limit.
+        enforced_by: What enforces the limit.
+        length: Sequence length in tokens.
+        threads: Threads of the session.
+        method: "measured" or "emulated".
     """
-    found = []
-    longest = max(work.lengths)
-    with (
-        tempfile.TemporaryDirectory(prefix="edgedistil-fit-") as folder,
-        console.progress("trying under the limit", len(artefacts), unit="artefacts") as bar,
-    ):
-        inputs = Path(folder) / "inputs.npz"
-        work.save(inputs)
+
+    device: str
+    limit_bytes: int
+    enforced_by: str
+    length: int
+    threads: int = 1
+    method: Method = "measured"
+
+
+def measure_fits(
+    limit_bytes: int, artefacts: Sequence[Artefact], workload: Workload, *, threads: int
+) -> ProfileRecord:
+    """Returns a record that says which artefacts fit within a limit on this host.
+
+    The record has no rows, because nothing is timed under a limit.
+
+    Args:
+        limit_bytes: The limit.
+        artefacts: What to run.
+        workload: The inputs; the longest ones are used.
+        threads: Threads of the session.
+    Conditions:
+        Every artefact runs in a fresh process with a limit of its own. Memory of the file cache can
+        be reclaimed and does not count.
+    """
+    fits = []
+    with console.progress("running under the limit", len(artefacts), unit="artefacts") as bar:
         for artefact in artefacts:
             bar.note(artefact.label)
-            found.append(_one(limit_bytes, artefact, work, longest, threads, inputs))
+            fits.append(_measure_fit(limit_bytes, artefact, workload, threads))
             bar.advance()
-    notes = [f"workload: {work.source}", *(tell_fit(each) for each in found)]
+    notes = [f"workload: {workload.source}"]
+    notes += [describe_fit(fit) for fit in fits]
     return ProfileRecord(
         device=HOST,
         method="measured",
         rows=[],
         claims=[],
-        fits=found,
+        fits=fits,
         notes=notes,
         provenance=provenance(),
     )
 
 
-def _one(
-    limit_bytes: int, artefact: Artefact, work: Workload, length: int, threads: int, inputs: Path
+def _measure_fit(
+    limit_bytes: int, artefact: Artefact, workload: Workload, threads: int
 ) -> MemoryFit:
-    with fence(limit_bytes) as limit:
+    length = max(workload.lengths)
+    with memory_limit(limit_bytes) as limit:
         job = Job(
             models={artefact.label: artefact.job_model()},
-            cases=[Case(name=str(length), keys=work.lengths[length])],
+            cases=[Case(name=str(length), keys=workload.lengths[length])],
             threads=threads,
-            memory_limit_bytes=limit_bytes if limit.rlimit else None,
-            timeout_seconds=600,
+            memory_limit_bytes=limit_bytes if limit.uses_rlimit else None,
+            timeout_seconds=_TIMEOUT_SECONDS,
         )
-        reply = LocalTarget(prefix=limit.prefix).run(
-            job, {"inputs.npz": inputs, **artefact.job_files()}
-        )
-        ended = None if reply.ok else _ending(reply, limit.kills())
-    return memory_fit(
-        artefact,
-        reply,
+        # A job that is killed is a result here, not an error.
+        target = LocalTarget(prefix=limit.prefix)
+        reply = run_job(target, [artefact], job, workload, check=False)
+        ended = None if reply.ok else _describe_end(reply, limit.count_kills())
+    setting = FitSetting(
         device=HOST,
         limit_bytes=limit_bytes,
-        how=limit.how,
+        enforced_by=limit.mechanism,
         length=length,
         threads=threads,
-        ended=ended,
     )
+    return memory_fit(artefact, reply, setting, ended=ended)
+
+
+def _describe_end(reply: Reply, kills: int) -> str:
+    """Says in which phase a job failed, and why."""
+    error = reply.error
+    if kills:
+        phase = error.phase if error is not None else reply.phase
+        return f"the kernel killed it (out of memory) in the phase '{phase}'"
+    if error is None:
+        return f"it failed in the phase '{reply.phase}'"
+    return f"{error.message} in the phase '{error.phase}'"
 
 
 def memory_fit(
-    artefact: Artefact,
-    reply: Reply,
-    *,
-    device: str,
-    limit_bytes: int,
-    how: str,
-    length: int,
-    threads: int = 1,
-    method: Method = "measured",
-    ended: str | None,
+    artefact: Artefact, reply: Reply, setting: FitSetting, *, ended: str | None
 ) -> MemoryFit:
-    """What a reply to a job under a limit says about the artefact; `ended` is None when it fits."""
-    answer = reply.models.get(artefact.label)
-    peak = answer.memory.peak if answer is not None else None
+    """Returns what a job under a limit says about its artefact.
+
+    Args:
+        artefact: The model of the job.
+        reply: The reply; it may be a failure.
+        setting: The limit.
+        ended: How the job failed; None if the artefact fits.
+    """
+    result = reply.models.get(artefact.label)
+    peak: Count = NotMeasured(not_measured=ended or NOT_REPORTED)
+    if result is not None and result.memory.peak is not None:
+        peak = result.memory.peak
     return MemoryFit(
         model=artefact.model,
         role=artefact.role,
         task=artefact.task,
         precision=artefact.precision,
         artefact_sha256=artefact.sha256,
-        device=device,
-        method=method,
-        limit_bytes=limit_bytes,
-        enforced_by=how,
-        threads=threads,
-        length=length,
+        device=setting.device,
+        method=setting.method,
+        limit_bytes=setting.limit_bytes,
+        enforced_by=setting.enforced_by,
+        threads=setting.threads,
+        length=setting.length,
         fits=ended is None,
-        peak_memory_bytes=NotMeasured(not_measured=ended or "this machine does not tell it")
-        if peak is None
-        else peak,
+        peak_memory_bytes=peak,
         ended=ended,
     )
 
 
-def tell_fit(fit: MemoryFit) -> str:
-    """The outcome in a line."""
-    who, limit = f"{fit.model} {fit.task} {fit.precision}", f"{fit.limit_bytes / 2**20:.0f} MiB"
+def describe_fit(fit: MemoryFit) -> str:
+    """Describes an outcome in one line."""
+    name = artefact_name(fit)
+    limit = f"{fit.limit_bytes / 2**20:.0f} MiB"
     if not fit.fits:
-        return f"{who} does not fit in {limit}: {fit.ended} ({fit.enforced_by})"
-    told = fit.peak_memory_bytes
-    peak = (
-        "peak not told by this machine"
-        if isinstance(told, NotMeasured)
-        else f"peak {told / 2**20:.0f} MiB"
-    )
-    return f"{who} fits in {limit}: {peak} at {fit.length} tokens ({fit.enforced_by})"
-
-
-def _ending(reply: Reply, kills: int) -> str:
-    error = reply.error
-    phase = error.phase if error is not None else reply.phase
-    if kills:
-        return f"the kernel killed it (out of memory) in the phase '{phase}'"
-    return f"{error.message if error is not None else 'it failed'} in the phase '{phase}'"
+        return f"{name} does not fit in {limit}: {fit.ended} ({fit.enforced_by})"
+    peak = f"peak {NOT_REPORTED}"
+    if isinstance(fit.peak_memory_bytes, int):
+        peak = f"peak {fit.peak_memory_bytes / 2**20:.0f} MiB"
+    return f"{name} fits in {limit}: {peak} at {fit.length} tokens ({fit.enforced_by})"

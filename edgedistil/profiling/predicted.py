@@ -1,13 +1,14 @@
-"""A device without the device: the cost model's bands for every artefact, and what follows for the claims.
+"""Predicts the profile of artefacts on a device that is not there, with the cost model.
 
-It runs nothing on the device, so it is no `Target`. The graph is traced on this host for its counts; no time of this
-host gets into a row.
+Nothing runs on the device, so this is not a `Target`. The graph runs once on this host to count its
+work; no time of this host enters a row.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -34,13 +35,28 @@ from edgedistil.costmodel.model import (
     ratio_band,
 )
 from edgedistil.costmodel.workload import NodeWork, count_work
-from edgedistil.profiling import claims
 from edgedistil.profiling.artefacts import Artefact
-from edgedistil.profiling.pairing import Pairing, pairings
-from edgedistil.profiling.rows import facts
+from edgedistil.profiling.claims import (
+    ClaimSetting,
+    Pairing,
+    pairings,
+    predicted_claim,
+    size_claims,
+)
+from edgedistil.profiling.rows import artefact_fields
 
 _NOT_RUN = NotMeasured(not_measured="predicted: nothing was run on this device")
-_FROM_STORAGE = NotMeasured(not_measured="not predicted: it depends on what the file is read from")
+_DEPENDS_ON_STORAGE = NotMeasured(
+    not_measured="not predicted: it depends on the storage that the file is read from"
+)
+_NO_MEMORY_STATS = MemoryStats(
+    after_import_bytes=_NOT_RUN,
+    after_load_bytes=_NOT_RUN,
+    after_run_bytes=_NOT_RUN,
+    peak_bytes=_NOT_RUN,
+)
+
+WorkByLength = dict[int, list[NodeWork]]
 
 
 def predict(
@@ -52,165 +68,166 @@ def predict(
     threads: Sequence[int],
     constants: Constants | None = None,
 ) -> ProfileRecord:
-    """Bands for every artefact, length and thread count on a device, and predicted claims.
+    """Returns a band for every artefact, length and thread count, and predicted claims.
 
     Args:
-        pair_lengths: Token counts of the sentence pairs of the workload; their row is predicted over all of them.
-        constants: Calibrated ones; none: those of onnxruntime on the device's family of cores.
+        spec: The device.
+        artefacts: What to predict.
+        lengths: Sequence lengths in tokens.
+        pair_lengths: Tokens of each sentence pair of the workload; may be empty.
+        threads: Thread counts.
+        constants: Calibrated constants; None for onnxruntime's on the device's family of cores.
     Raises:
         ModelError: A graph does not run on this host, where its work is counted.
     """
-    known = constants or ONNXRUNTIME_CONSTANTS[core_family(spec)]
-    steps = _steps(lengths, pair_lengths)
-    works: dict[str, dict[int, list[NodeWork]]] = {}
+    prediction = _Prediction(
+        spec=spec,
+        lengths=lengths,
+        pair_lengths=pair_lengths,
+        constants=constants or ONNXRUNTIME_CONSTANTS[core_family(spec)],
+    )
+    work_by_label: dict[str, WorkByLength] = {}
     with console.progress(f"predicting {spec.name}", len(artefacts), unit="artefacts") as bar:
         for artefact in artefacts:
-            works[artefact.label] = count_work(artefact.path, artefact.inputs, steps)
+            counted = count_work(artefact.path, artefact.inputs, prediction.counted_lengths())
+            work_by_label[artefact.label] = counted
             bar.advance()
-    rows = [
-        row
-        for count in threads
-        for artefact in artefacts
-        for row in _rows(spec, artefact, works[artefact.label], lengths, pair_lengths, count, known)
-    ]
-    ratios = [
-        _claim(spec, each, works, pair_lengths, count, known)
-        for count in threads
-        for each in pairings(artefacts)
-        if pair_lengths
-    ]
+
+    rows: list[ProfileRow] = []
+    claims: list[Claim] = []
+    for count in threads:
+        for artefact in artefacts:
+            rows += prediction.rows(artefact, work_by_label[artefact.label], count)
+        if pair_lengths:
+            pairs = pairings(artefacts)
+            claims += [prediction.claim(pairing, work_by_label, count) for pairing in pairs]
+    claims += size_claims(artefacts, device=spec.name, method="predicted")
     return ProfileRecord(
         device=spec.name,
         method="predicted",
         rows=rows,
-        claims=[*ratios, *claims.size_claims(artefacts, device=spec.name, method="predicted")],
-        notes=_notes(spec, known),
+        claims=claims,
+        notes=prediction.notes(),
         provenance=provenance(),
     )
 
 
-def _steps(lengths: Sequence[int], pair_lengths: Sequence[int]) -> list[int]:
-    """Lengths that are traced: the asked ones, and enough to interpolate the pairs'."""
-    if not pair_lengths:
-        return sorted(set(lengths))
-    low, high = min(pair_lengths), max(pair_lengths)
-    return sorted({*lengths, low, (low + high) // 2, high})
+@dataclass(frozen=True)
+class _Prediction:
+    """What all rows and claims of a predicted record share.
 
+    Attributes:
+        spec: The device.
+        lengths: Sequence lengths in tokens.
+        pair_lengths: Tokens of each sentence pair.
+        constants: Constants of the cost model.
+    """
 
-def _notes(spec: DeviceSpec, constants: Constants) -> list[str]:
-    clock = spec.clusters[0].clock_ghz.value
-    return [
-        f"predicted, not measured: no figure here was taken on a {spec.title}",
-        f"bands for onnxruntime at {clock:g} GHz; constants: {constants.origin}; high is {constants.spread:.2g} × low",
-    ]
+    spec: DeviceSpec
+    lengths: Sequence[int]
+    pair_lengths: Sequence[int]
+    constants: Constants
 
+    def counted_lengths(self) -> list[int]:
+        """Lengths at which work is counted: those of the rows, and three between the pairs'."""
+        lengths = set(self.lengths)
+        if self.pair_lengths:
+            low, high = min(self.pair_lengths), max(self.pair_lengths)
+            lengths |= {low, (low + high) // 2, high}
+        return sorted(lengths)
 
-def _conditions(spec: DeviceSpec, constants: Constants, threads: int) -> dict[str, str]:
-    scaling = spec.thread_scaling
-    return {
-        "runtime": f"onnxruntime, graph as {onnxruntime.__version__} runs it here",
-        "clock": f"{spec.clusters[0].clock_ghz.value:g} GHz, {spec.clusters[0].core}",
-        "threads": f"{threads}; speed-up {scaling.of(threads):g} ({scaling.source or scaling.assumed})",
-        "calibration": constants.origin,
-    }
-
-
-def _rows(
-    spec: DeviceSpec,
-    artefact: Artefact,
-    work: dict[int, list[NodeWork]],
-    lengths: Sequence[int],
-    pair_lengths: Sequence[int],
-    threads: int,
-    constants: Constants,
-) -> list[ProfileRow]:
-    peak = _memory(spec, artefact, work)
-    fits = peak.high <= spec.memory_bytes
-    told = _conditions(spec, constants, threads)
-    if not fits:
-        told["memory"] = f"may not fit: the device has {spec.memory.size_gib.value:g} GiB"
-    bands: list[tuple[int | Literal["sentence-pairs"], Band]] = [
-        (length, latency_band(work[length], spec, constants, threads=threads)) for length in lengths
-    ]
-    if pair_lengths:
-        middle = float(np.median(_over_lengths(spec, work, pair_lengths, threads, constants)))
-        bands.append(("sentence-pairs", _around(middle * 1000, constants)))
-    return [
-        ProfileRow(
-            **facts(artefact),
-            device=spec.name,
-            method="predicted",
-            runtime="onnxruntime (predicted)",
-            threads=threads,
-            batch=1,
-            length=length,
-            latency_ms=band,
-            latency=_NOT_RUN,
-            load_ms=_FROM_STORAGE,
-            first_call_ms=_NOT_RUN,
-            start_to_first_result_ms=_FROM_STORAGE,
-            memory=MemoryStats(
-                after_import_bytes=_NOT_RUN,
-                after_load_bytes=_NOT_RUN,
-                after_run_bytes=_NOT_RUN,
-                peak_bytes=_NOT_RUN,
-            ),
-            peak_memory_bytes=peak,
-            valid=True,
-            conditions=told,
+    def rows(self, artefact: Artefact, work: WorkByLength, threads: int) -> list[ProfileRow]:
+        """Returns a row for each length, and one for the sentence pairs."""
+        peak_memory = memory_band(
+            artefact.file_bytes,
+            external=bool(artefact.external),
+            work=work[max(work)],
+            page_bytes=self.spec.memory.page_kib.value * 1024,
         )
-        for length, band in bands
-    ]
+        conditions = self._conditions(threads)
+        if peak_memory.high > self.spec.memory_bytes:
+            size_gib = self.spec.memory.size_gib.value
+            conditions["memory"] = f"may not fit: the device has {size_gib:g} GiB"
+        return [
+            ProfileRow(
+                **artefact_fields(artefact),
+                device=self.spec.name,
+                method="predicted",
+                runtime="onnxruntime (predicted)",
+                threads=threads,
+                batch=1,
+                length=length,
+                latency_ms=band,
+                latency=_NOT_RUN,
+                load_ms=_DEPENDS_ON_STORAGE,
+                first_call_ms=_NOT_RUN,
+                start_to_first_result_ms=_DEPENDS_ON_STORAGE,
+                memory=_NO_MEMORY_STATS,
+                peak_memory_bytes=peak_memory,
+                valid=True,
+                conditions=conditions,
+            )
+            for length, band in self._latencies(work, threads)
+        ]
 
+    def claim(
+        self, pairing: Pairing, work_by_label: dict[str, WorkByLength], threads: int
+    ) -> Claim:
+        """Returns the predicted claim at the counted length closest to the pairs' mean length."""
+        first = work_by_label[pairing.first.label]
+        second = work_by_label[pairing.second.label]
+        mean_length = float(np.mean(self.pair_lengths))
+        nearest = min(first, key=lambda length: abs(length - mean_length))
+        middle, band = ratio_band(
+            first[nearest], second[nearest], self.spec, self.constants, threads=threads
+        )
+        setting = ClaimSetting(
+            device=self.spec.name,
+            method="predicted",
+            threads=threads,
+            runtime="onnxruntime",
+            text=f"{nearest} tokens; constants: {self.constants.origin}",
+        )
+        return predicted_claim(pairing, middle, band, setting)
 
-def _memory(spec: DeviceSpec, artefact: Artefact, work: dict[int, list[NodeWork]]) -> Band:
-    return memory_band(
-        artefact.file_bytes,
-        external=bool(artefact.external),
-        work=work[max(work)],
-        page_bytes=spec.memory.page_kib.value * 1024,
-    )
+    def notes(self) -> list[str]:
+        """Says on the record that nothing was measured, and how wide the bands are."""
+        clock = self.spec.clusters[0].clock_ghz.value
+        return [
+            f"predicted, not measured: no figure here was taken on a {self.spec.title}",
+            f"bands for onnxruntime at {clock:g} GHz; constants: {self.constants.origin}; "
+            f"high is {self.constants.spread:.2g} × low",
+        ]
 
+    def _latencies(
+        self, work: WorkByLength, threads: int
+    ) -> list[tuple[int | Literal["sentence-pairs"], Band]]:
+        latencies: list[tuple[int | Literal["sentence-pairs"], Band]] = []
+        for length in self.lengths:
+            band = latency_band(work[length], self.spec, self.constants, threads=threads)
+            latencies.append((length, band))
+        if self.pair_lengths:
+            latencies.append(("sentence-pairs", self._pairs_band(work, threads)))
+        return latencies
 
-def _around(middle: float, constants: Constants) -> Band:
-    step = math.sqrt(constants.spread)
-    return Band(low=middle / step, high=middle * step)
+    def _pairs_band(self, work: WorkByLength, threads: int) -> Band:
+        """Band of the median over the sentence pairs, interpolated between counted lengths."""
+        counted = sorted(work)
+        seconds = [self._seconds(work[length], threads) for length in counted]
+        middle = float(np.median(np.interp(self.pair_lengths, counted, seconds))) * 1000
+        step = math.sqrt(self.constants.spread)
+        return Band(low=middle / step, high=middle * step)
 
+    def _seconds(self, work: list[NodeWork], threads: int) -> float:
+        return predict_seconds(work, self.spec, self.constants, threads=threads)
 
-def _over_lengths(
-    spec: DeviceSpec,
-    work: dict[int, list[NodeWork]],
-    pair_lengths: Sequence[int],
-    threads: int,
-    constants: Constants,
-) -> list[float]:
-    """Seconds at each of `pair_lengths`, interpolated between the traced lengths."""
-    known = sorted(work)
-    times = [predict_seconds(work[length], spec, constants, threads=threads) for length in known]
-    return [float(each) for each in np.interp(pair_lengths, known, times)]
-
-
-def _claim(
-    spec: DeviceSpec,
-    pairing: Pairing,
-    works: dict[str, dict[int, list[NodeWork]]],
-    pair_lengths: Sequence[int],
-    threads: int,
-    constants: Constants,
-) -> Claim:
-    """The ratio at the pairs' mean length, where the pass spends its time on average."""
-    first, second = works[pairing.first.label], works[pairing.second.label]
-    nearest = min(first, key=lambda length: abs(length - float(np.mean(pair_lengths))))
-    middle, band = ratio_band(first[nearest], second[nearest], spec, constants, threads=threads)
-    return claims.predicted_claim(
-        pairing.kind,
-        pairing.name,
-        pairing.first,
-        pairing.second,
-        middle,
-        band,
-        device=spec.name,
-        conditions=f"{pairing.first.label} against {pairing.second.label}, onnxruntime, "
-        f"{claims.told_threads(threads)}, {nearest} tokens; constants: {constants.origin}",
-        threads=threads,
-    )
+    def _conditions(self, threads: int) -> dict[str, str]:
+        cluster = self.spec.clusters[0]
+        scaling = self.spec.thread_scaling
+        origin = scaling.source or scaling.assumed
+        return {
+            "runtime": f"onnxruntime, graph as {onnxruntime.__version__} runs it here",
+            "clock": f"{cluster.clock_ghz.value:g} GHz, {cluster.core}",
+            "threads": f"{threads}; speed-up {scaling.of(threads):g} ({origin})",
+            "calibration": self.constants.origin,
+        }

@@ -1,8 +1,11 @@
-"""Replies → rows and tables of operators. Refuses what a method may not claim: an emulated row has no latency."""
+"""Turns a runner's reply into profile rows, operator times and layer times.
+
+A row never has a figure that its method cannot give: an emulated row has memory and no times.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgedistil.core.records import (
@@ -19,70 +22,83 @@ from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.latency import summarize
 from edgedistil.profiling.layers import layer_of_nodes
 from edgedistil.profiling.workload import PAIRS
-from edgedistil.runtime.protocol import CaseTimes, Condition, Energy, NodeTime, PhaseMemory, Reply
+from edgedistil.runtime.protocol import (
+    CaseTimes,
+    Condition,
+    Energy,
+    ModelResult,
+    NodeTime,
+    PhaseMemory,
+    Reply,
+)
 
-EMULATED_LATENCY = NotMeasured(not_measured="an emulator's time says nothing about the device's")
+NOT_REPORTED = "not reported by this machine"
+EMULATED_LATENCY = NotMeasured(
+    not_measured="an emulator's time says nothing about the device's time"
+)
+# Bits 0 to 3 of `vcgencmd get_throttled` are the present state, bits 16 to 19 what happened since
+# the board started.
 _THROTTLED_NOW = 0b1111
+# A machine that heats up slows down over a case. Below this share it is noise, above it the
+# median depends on when the measurement began.
 _MAX_DRIFT = 0.15
 
 
-def rows_of(
+def rows_from_reply(
     artefact: Artefact,
     reply: Reply,
     *,
     device: str,
     method: Method,
     threads: int,
-    conditions: dict[str, str] | None = None,
+    conditions: Mapping[str, str] | None = None,
 ) -> list[ProfileRow]:
-    """One row a case of an ok reply to a job with this one model.
+    """Returns one row for each case of a successful job with this model only.
 
     Args:
-        method: "measured" or "emulated"; an emulated row keeps memory and loses every time.
-        conditions: In words, beside what the reply itself tells (governor, clock, temperature, energy …).
+        artefact: The model of the job.
+        reply: The reply to the job.
+        device: Name of the device.
+        method: "measured" or "emulated"; an emulated row has no times.
+        threads: Threads of the session.
+        conditions: Added to the conditions that the reply reports (governor, clock, energy, ...).
     """
-    answer = reply.models[artefact.label]
-    runtime = f"onnxruntime {reply.identity.onnxruntime}"
-    told = {**conditions_of(reply.before, reply.after), **reply.conditions, **(conditions or {})}
-    told.update(_energy(answer.energy))
-    first = next(iter(answer.cases), "")
+    result = reply.models[artefact.label]
+    all_conditions = {
+        **describe_conditions(reply.before, reply.after),
+        **reply.conditions,
+        **(conditions or {}),
+        **_describe_energy(result.energy),
+    }
     rows = []
-    for name, case in answer.cases.items():
-        stats: LatencyStats | NotMeasured = (
-            EMULATED_LATENCY if method == "emulated" else summarize(case.samples_ns)
-        )
-        invalid = None if method == "emulated" else invalid_reason(reply, stats)
+    for index, (name, case) in enumerate(result.cases.items()):
+        latency = EMULATED_LATENCY if method == "emulated" else summarize(case.samples_ns)
+        reason = None if method == "emulated" else invalid_reason(reply, latency)
         rows.append(
             ProfileRow(
-                **facts(artefact),
+                **artefact_fields(artefact),
                 device=device,
                 method=method,
-                runtime=runtime,
+                runtime=f"onnxruntime {reply.identity.onnxruntime}",
                 threads=threads,
                 batch=1,
                 length="sentence-pairs" if name == PAIRS else int(name),
-                latency_ms=stats.p50_ms if isinstance(stats, LatencyStats) else stats,
-                latency=stats,
-                load_ms=_ms(answer.load_ns, method),
-                first_call_ms=_ms(answer.first_call_ns, method)
-                if name == first
-                else _of_another_length(first),
-                start_to_first_result_ms=(
-                    _ms(answer.start_to_first_result_ns, method)
-                    if name == first
-                    else _of_another_length(first)
-                ),
-                memory=memory_stats(answer.memory),
-                peak_memory_bytes=_count(answer.memory.peak),
-                valid=invalid is None,
-                invalid_reason=invalid,
-                conditions={**told, **_call_costs(case, method)},
+                latency_ms=latency.p50_ms if isinstance(latency, LatencyStats) else latency,
+                latency=latency,
+                load_ms=_milliseconds(result.load_ns, method),
+                **_first_call_fields(result, method, is_first_case=index == 0),
+                memory=memory_stats(result.memory),
+                peak_memory_bytes=_count(result.memory.peak),
+                valid=reason is None,
+                invalid_reason=reason,
+                conditions={**all_conditions, **_describe_calls(case, method)},
             )
         )
     return rows
 
 
-def facts(artefact: Artefact) -> dict[str, Any]:
+def artefact_fields(artefact: Artefact) -> dict[str, Any]:
+    """Fields of a `ProfileRow` that describe the artefact."""
     return {
         "model": artefact.model,
         "role": artefact.role,
@@ -94,66 +110,97 @@ def facts(artefact: Artefact) -> dict[str, Any]:
     }
 
 
-def invalid_reason(reply: Reply, stats: LatencyStats | NotMeasured) -> str | None:
-    """Why the figures must not be used, if so: throttled, or slowing down while it was measured."""
-    if reply.after is not None and (reply.after.throttled_bits or 0) & _THROTTLED_NOW:
-        bits = f"get_throttled 0x{reply.after.throttled_bits:x}"
-        return f"the machine throttles now ({bits}): cool it, check its power supply"
-    before, after = reply.before.throttle_count, reply.after.throttle_count if reply.after else None
-    if before is not None and after is not None and after > before:
-        return f"the processor throttled {after - before} times while it was measured"
-    if isinstance(stats, NotMeasured):
-        return stats.not_measured
-    hot = reply.before.temperature_c and reply.after and reply.after.temperature_c
-    if hot and isinstance(stats.drift, float) and stats.drift > _MAX_DRIFT:
-        return f"calls became {stats.drift:.0%} slower while it was measured: it is not at a steady state"
+def _first_call_fields(
+    result: ModelResult, method: Method, *, is_first_case: bool
+) -> dict[str, Figure]:
+    """Times of the first call; only the row of the first case has them."""
+    if is_first_case:
+        return {
+            "first_call_ms": _milliseconds(result.first_call_ns, method),
+            "start_to_first_result_ms": _milliseconds(result.start_to_first_result_ns, method),
+        }
+    first_case = next(iter(result.cases))
+    absent = NotMeasured(not_measured=f"the process's first call was at {first_case} tokens")
+    return {"first_call_ms": absent, "start_to_first_result_ms": absent}
+
+
+def invalid_reason(reply: Reply, latency: LatencyStats | NotMeasured) -> str | None:
+    """Reason why a row must not be used: throttling, drift or no samples; None if it is valid."""
+    before, after = reply.before, reply.after
+    if after is not None and (after.throttled_bits or 0) & _THROTTLED_NOW:
+        return (
+            f"the machine is throttling (get_throttled 0x{after.throttled_bits:x}): "
+            "cool it, and check its power supply"
+        )
+    if after is not None and before.throttle_count is not None and after.throttle_count is not None:
+        events = after.throttle_count - before.throttle_count
+        if events > 0:
+            return f"the processor throttled {events} times during the measurement"
+    if isinstance(latency, NotMeasured):
+        return latency.not_measured
+    # Drift alone may be other load; it invalidates only where the machine reports temperatures.
+    has_temperature = before.temperature_c and after is not None and after.temperature_c
+    if has_temperature and isinstance(latency.drift, float) and latency.drift > _MAX_DRIFT:
+        return (
+            f"calls became {latency.drift:.0%} slower during the measurement: "
+            "the machine was not in a steady state"
+        )
     return None
 
 
-def conditions_of(before: Condition, after: Condition | None) -> dict[str, str]:
-    """Governor, clock, temperature and load, as read; what the machine does not tell is named as such."""
-    found = {"governor": before.governor or "not told by this machine"}
+def describe_conditions(before: Condition, after: Condition | None) -> dict[str, str]:
+    """Describes governor, clock, temperature and load as the machine reported them.
+
+    Args:
+        before: State before the measurement.
+        after: State after it; None if the job ended early.
+    """
+    conditions = {
+        "governor": before.governor or NOT_REPORTED,
+        "clock": NOT_REPORTED,
+        "temperature": NOT_REPORTED,
+    }
     clocks = (after or before).clock_mhz
-    found["clock"] = (
-        f"{min(clocks):.0f} to {max(clocks):.0f} MHz" if clocks else "not told by this machine"
-    )
+    if clocks:
+        conditions["clock"] = f"{min(clocks):.0f} to {max(clocks):.0f} MHz"
     if before.temperature_c and after and after.temperature_c:
-        found["temperature"] = (
-            f"{max(before.temperature_c.values()):.0f} °C → {max(after.temperature_c.values()):.0f} °C"
-        )
-    else:
-        found["temperature"] = "not told by this machine"
+        hottest_before = max(before.temperature_c.values())
+        hottest_after = max(after.temperature_c.values())
+        conditions["temperature"] = f"{hottest_before:.0f} °C → {hottest_after:.0f} °C"
     if before.load_1min is not None:
-        found["load before"] = f"{before.load_1min:.2f}"
+        conditions["load before"] = f"{before.load_1min:.2f}"
     if after and after.throttled_bits is not None:
-        found["throttled"] = f"0x{after.throttled_bits:x}"
-    return found
+        conditions["throttled"] = f"0x{after.throttled_bits:x}"
+    return conditions
 
 
-def _call_costs(case: CaseTimes, method: Method) -> dict[str, str]:
+def _describe_calls(case: CaseTimes, method: Method) -> dict[str, str]:
+    """Processor time and page faults of a case, and whether it ended early."""
     if method == "emulated" or not case.samples_ns:
         return {}
     calls = len(case.samples_ns)
-    costs = {
+    faults = case.faults
+    conditions = {
         "cpu time a call": f"{case.cpu_ns / calls / 1e6:.3f} ms",
-        "page faults": f"{case.faults.minor} minor, {case.faults.major} major in {calls} calls",
+        "page faults": f"{faults.minor} minor, {faults.major} major in {calls} calls",
     }
     if case.truncated:
-        costs["ended early"] = f"after {calls} calls: its time was over before the minimum count"
-    return costs
+        conditions["ended early"] = f"after {calls} calls, below the minimum: time limit reached"
+    return conditions
 
 
-def _energy(energy: Energy | None) -> dict[str, str]:
+def _describe_energy(energy: Energy | None) -> dict[str, str]:
     if energy is None:
         return {}
     if energy.joules is None or not energy.calls:
         return {"energy": f"not measured: {energy.absent or 'no reading'}"}
-    return {
-        "energy": f"{energy.joules / energy.calls * 1000:.2f} mJ a call ({energy.counter}, whole machine)"
-    }
+    millijoules = energy.joules / energy.calls * 1000
+    # The counters measure the machine, not this process.
+    return {"energy": f"{millijoules:.2f} mJ a call ({energy.counter}, complete machine)"}
 
 
 def memory_stats(memory: PhaseMemory) -> MemoryStats:
+    """Returns the resident bytes after import, loading and running, and the peak."""
     return MemoryStats(
         after_import_bytes=_count(memory.imported),
         after_load_bytes=_count(memory.load),
@@ -163,44 +210,46 @@ def memory_stats(memory: PhaseMemory) -> MemoryStats:
 
 
 def _count(value: int | None) -> Count:
-    return NotMeasured(not_measured="this machine does not tell it") if value is None else value
+    return NotMeasured(not_measured=NOT_REPORTED) if value is None else value
 
 
-def _ms(value: int | None, method: Method) -> Figure:
+def _milliseconds(nanoseconds: int | None, method: Method) -> Figure:
     if method == "emulated":
         return EMULATED_LATENCY
-    return NotMeasured(not_measured="the runner did not tell it") if value is None else value / 1e6
+    if nanoseconds is None:
+        return NotMeasured(not_measured="not reported by the runner")
+    return nanoseconds / 1e6
 
 
-def _of_another_length(first: str) -> NotMeasured:
-    return NotMeasured(not_measured=f"the process's first call was at {first} tokens")
-
-
-# --- operators and layers ---------------------------------------------------------------------------------
+# --- operators and layers ------------------------------------------------------------------------
 
 
 def op_times(nodes: Sequence[NodeTime]) -> list[OpTime]:
-    """Times by kind of operator, the longest first."""
-    return _shares([(node.op, node) for node in nodes])
+    """Sums the nodes' times by kind of operator, longest first."""
+    times = _sum_times([(node.op, node) for node in nodes])
+    return sorted(times, key=lambda time: -time.total_ms)
 
 
 def layer_times(artefact: Artefact, nodes: Sequence[NodeTime]) -> list[OpTime]:
-    """Times by layer of the model, in the order of execution."""
+    """Sums the nodes' times by layer of the model, in the order of execution."""
     layers = layer_of_nodes(artefact.path, [node.node for node in nodes])
-    return _shares(
-        [(layer, node) for layer, node in zip(layers, nodes, strict=True)], in_order=True
-    )
+    return _sum_times(list(zip(layers, nodes, strict=True)))
 
 
-def _shares(named: Sequence[tuple[str, NodeTime]], *, in_order: bool = False) -> list[OpTime]:
-    total = sum(node.total_us for _, node in named) or 1
-    sums: dict[str, list[int]] = {}
-    for name, node in named:
-        entry = sums.setdefault(name, [0, 0])
-        entry[0] += node.calls
-        entry[1] += node.total_us
-    found = [
-        OpTime(name=name, calls=calls, total_ms=microseconds / 1000, share=microseconds / total)
-        for name, (calls, microseconds) in sums.items()
+def _sum_times(named_nodes: Sequence[tuple[str, NodeTime]]) -> list[OpTime]:
+    """Sums calls and times of the nodes with the same name, in order of the first one."""
+    total_us = sum(node.total_us for _, node in named_nodes) or 1
+    calls: dict[str, int] = {}
+    microseconds: dict[str, int] = {}
+    for name, node in named_nodes:
+        calls[name] = calls.get(name, 0) + node.calls
+        microseconds[name] = microseconds.get(name, 0) + node.total_us
+    return [
+        OpTime(
+            name=name,
+            calls=calls[name],
+            total_ms=microseconds[name] / 1000,
+            share=microseconds[name] / total_us,
+        )
+        for name in calls
     ]
-    return found if in_order else sorted(found, key=lambda each: -each.total_ms)

@@ -1,181 +1,208 @@
-"""Which session options are best on this machine: each is tried against the defaults, taking turns in one process."""
+"""Finds the fastest session options of each artefact on one machine, for session.json.
+
+Every option is compared with the defaults: both sessions are in one process and alternate, so that
+noise hits both.
+"""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from edgedistil.core import console
+from edgedistil.core.format import plural
 from edgedistil.core.precision import PRECISIONS
+from edgedistil.core.session import GraphLevel, SessionAdvice, SessionOptions
 from edgedistil.profiling.artefacts import Artefact
+from edgedistil.profiling.claims import block_times
 from edgedistil.profiling.latency import Ratio, speed_ratio
 from edgedistil.profiling.workload import Workload
-from edgedistil.runtime.protocol import (
-    Alternation,
-    AlternationResult,
-    Case,
-    GraphLevel,
-    Job,
-    JobModel,
-    SessionOptions,
-)
-from edgedistil.runtime.target import Target, raise_failure
+from edgedistil.runtime import protocol
+from edgedistil.runtime.jobs import run_job
+from edgedistil.runtime.protocol import Alternation, AlternationResult, Case, Job, JobModel
+from edgedistil.runtime.target import Target
+
+# 12 blocks of 4 calls: an interval of a few percent, in seconds per option.
+_BLOCKS = 12
+_CALLS_PER_BLOCK = 4
+# The arena and spinning have a cost besides time, so they are switched off unless that makes calls
+# slower for certain by more than this.
+_SLOWER_THAN_DEFAULTS = 0.98
+_TIMEOUT_SECONDS = 1800
 
 _DEFAULTS = "defaults"
-_BLOCKS, _CALLS = 12, 4
-_NO_SLOWER = 0.98
+_ARENA_OFF = "arena off"
+_SPINNING_OFF = "spinning off"
+_PREPACKING_OFF = "pre-packing off"
+_EXACT_INT8 = "exact int8 sums"
+# Levels below the default. Exported graphs are fused already and need little of the optimizer
+# (docs/log.md#lower-optimization-levels), so a lower level may be as fast or faster.
 _GRAPH_LEVELS: tuple[GraphLevel, ...] = ("extended", "basic", "disabled")
-_EXACT = "exact 8-bit products"
 
 
 def tune(
-    target: Target, artefacts: Sequence[Artefact], work: Workload, *, most_threads: int
-) -> dict[str, dict[str, Any]]:
-    """Per student artefact the recommended session, as written to session.json.
+    target: Target, artefacts: Sequence[Artefact], workload: Workload, *, max_threads: int
+) -> dict[str, SessionAdvice]:
+    """Returns the recommended session of every artefact that is not a teacher.
 
-    Conditions: every option alone against the defaults at the best thread count, on the workload's middle length.
-    `session.x64quantprecision` is tried for 8-bit artefacts on x86-64 and set there whatever it costs: without VNNI it
-    decides whether the answers are right. What it costs is in the reasons.
+    Args:
+        target: The machine.
+        artefacts: Artefacts of a run, or a single one.
+        workload: The inputs; those of the middle length are used.
+        max_threads: Most threads to try.
+    Returns:
+        Artefact label → advice.
+    Conditions:
+        Each option alone against the defaults, at the best thread count. Exact int8 sums are set
+        for 8-bit artefacts on x86-64 whatever they cost, because without VNNI the outputs are wrong
+        otherwise; the reasons contain the cost.
     Raises:
-        TargetError: The target gave no reply, or a session could not be made.
+        TargetError: The target sent no reply, or a session could not be created.
     """
-    chosen = [artefact for artefact in artefacts if artefact.role != "teacher"]
+    tuned = [artefact for artefact in artefacts if artefact.role != "teacher"]
     on_x86 = target.identify().machine == "x86_64"
-    with (
-        tempfile.TemporaryDirectory(prefix="edgedistil-tune-") as folder,
-        console.progress("tuning", 2 * len(chosen), unit="jobs") as bar,
-    ):
-        inputs = Path(folder) / "inputs.npz"
-        work.save(inputs)
-        found = {}
-        for artefact in chosen:
-            threads, thread_reasons = _best_threads(target, artefact, work, inputs, most_threads)
+    advice = {}
+    with console.progress("tuning", 2 * len(tuned), unit="jobs") as bar:
+        for artefact in tuned:
+            comparison = _Comparison(target, artefact, workload)
+            threads, thread_reasons = _best_threads(comparison, max_threads)
             bar.advance()
-            exact = on_x86 and PRECISIONS[artefact.precision].integer_matmul
-            found[artefact.label] = _best_options(
-                target, artefact, work, inputs, threads, thread_reasons, exact
+            exact_int8 = on_x86 and PRECISIONS[artefact.precision].integer_matmul
+            session, reasons = _best_options(comparison, threads, exact_int8=exact_int8)
+            bar.advance()
+            advice[artefact.label] = SessionAdvice(
+                session=session,
+                reasons={**thread_reasons, **reasons},
+                precision=artefact.precision,
+                target_device=target.name,
             )
-            bar.advance()
-        return found
+    return advice
 
 
-def _best_threads(
-    target: Target, artefact: Artefact, work: Workload, inputs: Path, most: int
-) -> tuple[int, dict[str, str]]:
-    if most == 1:
-        return 1, {"threads": "one: this machine gives no more"}
-    counts = sorted(
-        {2**power for power in range(1, most.bit_length()) if 2**power <= most} | {most}
-    )
-    variants = {f"{count} threads": JobModel(file="", threads=count) for count in counts}
-    ratios = _against_defaults(target, artefact, work, inputs, variants, threads=1)
-    best = max(counts, key=lambda count: ratios[f"{count} threads"].value)
-    ratio = ratios[f"{best} threads"]
-    reasons = {name: _told(each, "one thread") for name, each in ratios.items()}
-    if ratio.low > 1:
-        return best, reasons
-    return 1, {**reasons, "threads": "one: more threads are not faster for sure"}
+@dataclass(frozen=True)
+class _Comparison:
+    """Compares sessions of one artefact with the default session."""
 
+    target: Target
+    artefact: Artefact
+    workload: Workload
 
-def _best_options(
-    target: Target,
-    artefact: Artefact,
-    work: Workload,
-    inputs: Path,
-    threads: int,
-    reasons: dict[str, str],
-    exact: bool,
-) -> dict[str, Any]:
-    options = {
-        "arena off": SessionOptions(arena=False),
-        "pre-packing off": SessionOptions(prepacking=False),
-        **({"spinning off": SessionOptions(spinning=False)} if threads > 1 else {}),
-        **({_EXACT: SessionOptions(exact_products=True)} if exact else {}),
-        **{f"graph level {level}": SessionOptions(graph_level=level) for level in _GRAPH_LEVELS},
-    }
-    variants = {name: JobModel(file="", session=each) for name, each in options.items()}
-    ratios = _against_defaults(target, artefact, work, inputs, variants, threads=threads)
-    # The arena holds what it once took, and spinning burns the other cores: off, where that costs no speed.
-    arena = ratios["arena off"].low < _NO_SLOWER
-    spinning = "spinning off" in ratios and ratios["spinning off"].low < _NO_SLOWER
-    prepacking = ratios["pre-packing off"].low <= 1
-    faster = [level for level in _GRAPH_LEVELS if ratios[f"graph level {level}"].low > 1]
-    level: GraphLevel = max(
-        faster, key=lambda each: ratios[f"graph level {each}"].value, default="all"
-    )
-    session = SessionOptions(
-        arena=arena,
-        spinning=spinning,
-        prepacking=prepacking,
-        graph_level=level,
-        exact_products=exact,
-    )
-    told = {**reasons, **{name: _told(each, "the defaults") for name, each in ratios.items()}}
-    return {
-        "intra_op_num_threads": threads,
-        "enable_cpu_mem_arena": arena,
-        "graph_optimization_level": level,
-        "config": {
-            "session.intra_op.allow_spinning": "1" if spinning else "0",
-            "session.disable_prepacking": "0" if prepacking else "1",
-            **({"session.x64quantprecision": "1"} if exact else {}),
-        },
-        "in_words": _in_words(threads, session),
-        "reasons": told,
-    }
+    def run(self, variants: Mapping[str, JobModel], *, threads: int) -> dict[str, Ratio]:
+        """Returns how many times faster each variant is than the defaults.
 
-
-def _in_words(threads: int, session: SessionOptions) -> str:
-    return (
-        f"{threads} thread{'s' if threads > 1 else ''}, arena {'on' if session.arena else 'off'}, "
-        f"spinning {'on' if session.spinning else 'off'}, pre-packing {'on' if session.prepacking else 'off'}, "
-        f"graph level {session.graph_level}{', ' + _EXACT if session.exact_products else ''}"
-    )
-
-
-def _told(ratio: Ratio, against: str) -> str:
-    return f"{ratio.value:.2f} times as fast as {against} ({ratio.low:.2f} to {ratio.high:.2f})"
-
-
-def _against_defaults(
-    target: Target,
-    artefact: Artefact,
-    work: Workload,
-    inputs: Path,
-    variants: dict[str, JobModel],
-    *,
-    threads: int,
-) -> dict[str, Ratio]:
-    """How many times faster each variant is than the defaults; all are alive in one process and take turns."""
-    file = artefact.job_model().file
-    models = {_DEFAULTS: JobModel(file=file)}
-    models.update({name: each.model_copy(update={"file": file}) for name, each in variants.items()})
-    lengths = sorted(work.lengths)
-    keys = work.lengths[lengths[len(lengths) // 2]]
-    job = Job(
-        models=models,
-        cases=[Case(name="tune", keys=keys)],
-        phases=[],
-        alternate=[
+        Args:
+            variants: Name → model of the job, with session options or threads of its own.
+            threads: Threads of the default session and of variants without their own number.
+        """
+        lengths = sorted(self.workload.lengths)
+        keys = self.workload.lengths[lengths[len(lengths) // 2]]
+        alternations = [
             Alternation(
                 name=name,
                 first=_DEFAULTS,
                 second=name,
                 keys=keys,
                 blocks=_BLOCKS,
-                calls_per_block=_CALLS,
+                calls_per_block=_CALLS_PER_BLOCK,
             )
             for name in variants
-        ],
+        ]
+        job = Job(
+            models={_DEFAULTS: self.artefact.job_model(), **variants},
+            cases=[Case(name="tune", keys=keys)],
+            phases=[],
+            alternate=alternations,
+            threads=threads,
+            timeout_seconds=_TIMEOUT_SECONDS,
+        )
+        reply = run_job(self.target, [self.artefact], job, self.workload)
+        return {result.name: _ratio(result) for result in reply.alternation}
+
+    def model(
+        self, session: SessionOptions | None = None, *, threads: int | None = None
+    ) -> JobModel:
+        """Returns the artefact as a model of a job, with a session of its own."""
+        changes = {"session": _job_session(session) if session is not None else None}
+        return self.artefact.job_model().model_copy(update={**changes, "threads": threads})
+
+
+def _best_threads(comparison: _Comparison, max_threads: int) -> tuple[int, dict[str, str]]:
+    """Returns the fastest number of threads, and the reasons."""
+    if max_threads == 1:
+        return 1, {"threads": "one: this machine has no more"}
+    counts = {2**power for power in range(1, max_threads.bit_length())}
+    counts = {count for count in counts if count <= max_threads} | {max_threads}
+    names = {count: plural(count, "thread") for count in sorted(counts)}
+    variants = {name: comparison.model(threads=count) for count, name in names.items()}
+    ratios = comparison.run(variants, threads=1)
+    reasons = {name: _describe_ratio(ratio, "one thread") for name, ratio in ratios.items()}
+    best = max(names, key=lambda count: ratios[names[count]].value)
+    if ratios[names[best]].low > 1:
+        return best, reasons
+    return 1, {**reasons, "threads": "one: more threads are not faster for certain"}
+
+
+def _best_options(
+    comparison: _Comparison, threads: int, *, exact_int8: bool
+) -> tuple[SessionOptions, dict[str, str]]:
+    """Returns the fastest session options at a number of threads, and the reasons."""
+    variants = {
+        _ARENA_OFF: SessionOptions(arena=False),
+        _PREPACKING_OFF: SessionOptions(prepacking=False),
+    }
+    if threads > 1:
+        variants[_SPINNING_OFF] = SessionOptions(spinning=False)
+    if exact_int8:
+        variants[_EXACT_INT8] = SessionOptions(exact_int8=True)
+    for level in _GRAPH_LEVELS:
+        variants[_graph_level_name(level)] = SessionOptions(graph_level=level)
+    models = {name: comparison.model(session) for name, session in variants.items()}
+    ratios = comparison.run(models, threads=threads)
+
+    # The arena keeps the memory it has taken, and spinning occupies the other cores.
+    arena = ratios[_ARENA_OFF].low < _SLOWER_THAN_DEFAULTS
+    spinning = _SPINNING_OFF in ratios and ratios[_SPINNING_OFF].low < _SLOWER_THAN_DEFAULTS
+    session = SessionOptions(
         threads=threads,
-        timeout_seconds=1800,
+        arena=arena,
+        spinning=spinning,
+        prepacking=ratios[_PREPACKING_OFF].low <= 1,
+        graph_level=_best_graph_level(ratios),
+        exact_int8=exact_int8,
     )
-    reply = target.run(job, {"inputs.npz": inputs, **artefact.job_files()})
-    raise_failure(reply, source=target.source)
-    return {answer.name: _ratio(answer) for answer in reply.alternation}
+    reasons = {name: _describe_ratio(ratio, "the defaults") for name, ratio in ratios.items()}
+    return session, reasons
 
 
-def _ratio(answer: AlternationResult) -> Ratio:
-    return speed_ratio([[(sum(block.first_ns), sum(block.second_ns)) for block in answer.blocks]])
+def _best_graph_level(ratios: Mapping[str, Ratio]) -> GraphLevel:
+    """Returns the fastest level of those that are faster than the default for certain."""
+    best: GraphLevel = "all"
+    best_value = 0.0
+    for level in _GRAPH_LEVELS:
+        ratio = ratios[_graph_level_name(level)]
+        if ratio.low > 1 and ratio.value > best_value:
+            best, best_value = level, ratio.value
+    return best
+
+
+def _graph_level_name(level: GraphLevel) -> str:
+    return f"graph level {level}"
+
+
+def _job_session(session: SessionOptions) -> protocol.SessionOptions:
+    """Converts session options to those of a job; the threads are the job's own."""
+    return protocol.SessionOptions(
+        spinning=session.spinning,
+        arena=session.arena,
+        graph_level=session.graph_level,
+        prepacking=session.prepacking,
+        exact_products=session.exact_int8,
+    )
+
+
+def _ratio(result: AlternationResult) -> Ratio:
+    return speed_ratio([block_times(result.blocks)])
+
+
+def _describe_ratio(ratio: Ratio, baseline: str) -> str:
+    return f"{ratio.value:.2f} times as fast as {baseline} ({ratio.low:.2f} to {ratio.high:.2f})"

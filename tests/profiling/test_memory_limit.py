@@ -8,13 +8,23 @@ from pathlib import Path
 import pytest
 
 from edgedistil.core.errors import ClaimError, InputError
-from edgedistil.core.records import MemoryFit, ProfileRecord, read_record
+from edgedistil.core.records import MemoryFit, NotMeasured, ProfileRecord, read_record
 from edgedistil.core.rundir import RunDir
-from edgedistil.profiling import claims, stage
-from edgedistil.profiling import memory_limit as fit
+from edgedistil.profiling import memory_limit
 from edgedistil.profiling.artefacts import run_artefacts
-from edgedistil.profiling.workload import build
+from edgedistil.profiling.memory_limit import (
+    FitSetting,
+    describe_fit,
+    measure_fits,
+    memory_fit,
+    parse_bytes,
+)
+from edgedistil.profiling.requirements import read_requirements, require_claims
+from edgedistil.profiling.workload import build_workload
+from edgedistil.report import terminal
 from edgedistil.report.load import load_results
+from edgedistil.report.sections import profile_section
+from tests.profiling.conftest import make_artefact, make_reply, profile_latest
 
 
 @pytest.mark.parametrize(
@@ -28,103 +38,116 @@ from edgedistil.report.load import load_results
     ],
 )
 def test_sizes(text: str, expected: int) -> None:
-    assert fit.parse_bytes(text) == expected
+    assert parse_bytes(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "M", "-5M", "512X", "1e9", "16M", "512M; rm -rf /"])
-def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(InputError, match="--memory-limit"):
-        fit.parse_bytes(text)
+@pytest.mark.parametrize("text", ["", "M", "-5M", "512X", "1e9", "512M; rm -rf /"])
+def test_a_text_that_is_not_a_size_is_an_error(text: str) -> None:
+    with pytest.raises(InputError, match=r"--memory-limit .*: expected a size such as 512M"):
+        parse_bytes(text)
 
 
-def tried(run: RunDir, limit: int) -> MemoryFit:
+def test_a_limit_below_python_itself_is_an_error() -> None:
+    with pytest.raises(InputError, match="--memory-limit 16M: expected at least 32M"):
+        parse_bytes("16M")
+
+
+# --- artefacts under a limit ---------------------------------------------------------------------
+
+
+def run_student(run: RunDir, limit: int) -> MemoryFit:
+    """Runs the student's fp32 artefact under a limit."""
     lines = run.heldout_text.read_text(encoding="utf-8").splitlines()
     student = [a for a in run_artefacts(run) if a.role == "student" and a.precision == "fp32"]
-    work = build(student[0].tokenizer, lines, source="test", lengths=[13], pairs=1)
-    record = fit.fit_within(limit, student, work, threads=1)
+    workload = build_workload(student[0].tokenizer, lines, source="test", lengths=[13], pairs=1)
+    record = measure_fits(limit, student, workload, threads=1)
     assert record.rows == [], "nothing is timed under a limit"
-    assert fit.tell_fit(record.fits[0]) in record.notes
+    assert describe_fit(record.fits[0]) in record.notes
     return record.fits[0]
 
 
-def test_what_fits_is_told_with_its_peak(exported: RunDir) -> None:
-    found = tried(exported, 2**30)
-    assert found.fits and found.ended is None and found.limit_bytes == 2**30 and found.length == 13
-    assert isinstance(found.peak_memory_bytes, int) and 2**24 < found.peak_memory_bytes < 2**30
-    assert "fits in 1024 MiB: peak" in fit.tell_fit(found)
+def test_an_artefact_that_fits_has_a_peak(exported: RunDir) -> None:
+    fit = run_student(exported, 2**30)
+    assert fit.fits and fit.ended is None and fit.limit_bytes == 2**30 and fit.length == 13
+    assert isinstance(fit.peak_memory_bytes, int) and 2**24 < fit.peak_memory_bytes < 2**30
+    assert "student feature-extraction fp32 fits in 1024 MiB: peak" in describe_fit(fit)
 
 
-def test_a_limit_that_kills(exported: RunDir) -> None:
-    with fit.fence(36 * 2**20) as fence:
-        in_a_group = fence.group is not None
-    found = tried(exported, 36 * 2**20)
-    assert not found.fits and found.ended is not None
-    assert "does not fit in 36 MiB" in fit.tell_fit(found)
-    if in_a_group:
-        assert "the kernel killed it (out of memory)" in found.ended
+def test_an_artefact_above_its_limit_is_killed(exported: RunDir) -> None:
+    with memory_limit.memory_limit(36 * 2**20) as limit:
+        has_cgroup = limit.group is not None
+    fit = run_student(exported, 36 * 2**20)
+    assert not fit.fits and fit.ended is not None
+    assert "does not fit in 36 MiB" in describe_fit(fit)
+    if has_cgroup:
+        assert "the kernel killed it (out of memory)" in fit.ended
     else:
-        assert "RLIMIT_AS" in found.enforced_by
+        assert "RLIMIT_AS" in fit.enforced_by
 
 
-def test_without_a_cgroup_it_is_an_address_limit(
+def test_without_cgroups_the_limit_is_on_addresses(
     exported: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "_GROUPS", Path("/nonexistent"))
-    found = tried(exported, 36 * 2**20)
-    assert not found.fits
-    assert "RLIMIT_AS" in found.enforced_by
+    monkeypatch.setattr(memory_limit, "_CGROUP_ROOT", Path("/nonexistent"))
+    fit = run_student(exported, 36 * 2**20)
+    assert not fit.fits
+    assert "RLIMIT_AS" in fit.enforced_by
 
 
-def test_the_outcome_lies_in_the_run_and_on_its_page(
+def test_a_peak_that_is_not_reported_has_a_reason() -> None:
+    student = make_artefact("student")
+    setting = FitSetting(device="rpi4", limit_bytes=2**29, enforced_by="a watch", length=13)
+    reply = make_reply(student.label, models={})
+    fits = memory_fit(student, reply, setting, ended=None)
+    assert describe_fit(fits) == (
+        "student feature-extraction fp32 fits in 512 MiB: "
+        "peak not reported by this machine at 13 tokens (a watch)"
+    )
+    ended = memory_fit(student, reply, setting, ended="it died of SIGKILL")
+    assert ended.peak_memory_bytes == NotMeasured(not_measured="it died of SIGKILL")
+    assert not ended.fits and ended.ended == "it died of SIGKILL"
+
+
+def test_the_outcome_is_in_the_run_and_on_its_page(
     exported: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from edgedistil.report import terminal
-    from edgedistil.report.sections import profile_section
-
-    asked = {"lengths": [5], "threads": [1], "sentence_pairs": 3}
-    _, (host,) = stage.profile("latest", **asked)  # type: ignore[arg-type]
-    run, (record,) = stage.profile("latest", memory_limit="900M", **asked)  # type: ignore[arg-type]
+    _, (host,) = profile_latest(lengths=[5], sentence_pairs=3)
+    run, (record,) = profile_latest(lengths=[5], sentence_pairs=3, memory_limit="900M")
     assert run is not None
     assert read_record(run.profile_within("host", 900 * 2**20), ProfileRecord) == record
-    assert read_record(run.profile("host", "measured"), ProfileRecord) == host, (
-        "figures without a limit stay"
-    )
-    assert {each.precision for each in record.fits} == {"fp32", "int8"} and all(
-        each.fits for each in record.fits
-    )
+    unlimited = read_record(run.profile("host", "measured"), ProfileRecord)
+    assert unlimited == host, "figures without a limit remain"
+    assert {fit.precision for fit in record.fits} == {"fp32", "int8"}
+    assert all(fit.fits for fit in record.fits)
+
     terminal.show_profiles(run, [record])
-    shown = capsys.readouterr().out
-    assert (
-        "memory limit" in shown
-        and "900" in shown
-        and record.fits[0].enforced_by.split()[0] in shown
-    )
-    assert "milliseconds per call" not in shown
-    section = profile_section(load_results(run))
-    assert [table.title for table in section.tables].count("host: memory limit") == 1
-    claims.require([record], ["peak_mib<=900"])
+    printed = capsys.readouterr().out
+    assert "memory limit" in printed
+    assert "900" in printed and record.fits[0].enforced_by.split()[0] in printed
+    assert "milliseconds per call" not in printed
+    titles = [table.title for table in profile_section(load_results(run)).tables]
+    assert titles.count("host: memory limit") == 1
+    require_claims([record], read_requirements(["peak_mib<=900"]))
 
 
 def test_a_model_that_does_not_fit_fails_a_requirement(exported: RunDir) -> None:
-    _, (record,) = stage.profile(
-        "latest", lengths=[5], threads=[1], sentence_pairs=3, memory_limit="36M"
-    )
-    assert not any(each.fits for each in record.fits)
+    _, (record,) = profile_latest(lengths=[5], sentence_pairs=3, memory_limit="36M")
+    assert not any(fit.fits for fit in record.fits)
     with pytest.raises(
         ClaimError, match=r"peak_mib<=900 is inconclusive: .*does not fit in 36 MiB"
     ):
-        claims.require([record], ["peak_mib<=900"])
+        require_claims([record], read_requirements(["peak_mib<=900"]))
 
 
-# --- cgroup v2, where this kernel gives its memory controller to v1 -----------------------------------------
+# --- cgroup v2, where this kernel gives its memory controller to v1 ------------------------------
 
 
-def unified_tree(folder: Path, *, controllers: str = "memory pids") -> Path:
-    """A unified hierarchy as the kernel shows it: a directory below makes its interface files, as mkdir does there."""
+def make_unified_tree(folder: Path) -> Path:
+    """A unified hierarchy as the kernel shows it; returns the process's own group."""
     own = folder / "user.slice" / "app.scope"
     own.mkdir(parents=True)
     for group in (folder, folder / "user.slice", own):
-        (group / "cgroup.controllers").write_text(f"{controllers}\n")
+        (group / "cgroup.controllers").write_text("memory pids\n")
         (group / "cgroup.procs").write_text("")
     return own
 
@@ -132,23 +155,24 @@ def unified_tree(folder: Path, *, controllers: str = "memory pids") -> Path:
 def test_unified_groups_get_their_limit_and_no_swap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the seam only: `_made` writes into a tree of plain files; the kernel's own answer is not in it."""
-    own = unified_tree(tmp_path)
-    monkeypatch.setattr(fit, "_GROUPS", tmp_path)
+    """At the seam only: a tree of plain files takes the place of the kernel's."""
+    own = make_unified_tree(tmp_path)
+    monkeypatch.setattr(memory_limit, "_CGROUP_ROOT", tmp_path)
     monkeypatch.setattr(
-        fit, "_own_group", lambda controller: "/user.slice/app.scope" if controller == "" else None
+        memory_limit,
+        "_own_cgroup",
+        lambda controller: "/user.slice/app.scope" if controller == "" else None,
     )
-    made: list[Path] = []
+    groups: list[Path] = []
 
-    def like_the_kernel(prefix: str, dir: Path) -> str:
-        group = dir / f"{prefix}x{len(made)}"
+    def mkdtemp_like_the_kernel(prefix: str, dir: Path) -> str:
+        group = dir / f"{prefix}x{len(groups)}"
         group.mkdir()
-        made.append(group)
+        groups.append(group)
         for name in ("cgroup.procs", "memory.swap.max"):
             (group / name).write_text("max")
-        if (
-            dir == own
-        ):  # processes live in `own`: its children get no controller, and no file can be made there
+        if dir == own:
+            # A group with processes gives its children no controller: the file cannot be written.
             (group / "memory.max").mkdir()
         else:
             (group / "memory.max").write_text("max")
@@ -157,26 +181,23 @@ def test_unified_groups_get_their_limit_and_no_swap(
         )
         return str(group)
 
-    monkeypatch.setattr(fit.tempfile, "mkdtemp", like_the_kernel)
-    monkeypatch.setattr(
-        Path, "rmdir", lambda group: shutil.rmtree(group)
-    )  # the kernel removes interface files along
-    found = fit._cgroup_v2(123 * 2**20)
-    assert found is not None and found.group is not None and found.how == "cgroup v2"
-    assert found.group.parent == tmp_path / "user.slice", (
-        "its own group has processes: the one above it is asked"
-    )
-    assert len(made) == 2 and not made[0].exists()
-    assert (found.group / "memory.max").read_text() == str(123 * 2**20)
-    assert (found.group / "memory.swap.max").read_text() == "0"
-    assert found.kills() == 2, "oom_kill, not oom_group_kill or oom"
-    assert found.prefix[-1] == str(found.group / "cgroup.procs")
+    monkeypatch.setattr(memory_limit.tempfile, "mkdtemp", mkdtemp_like_the_kernel)
+    # The kernel removes interface files together with the group.
+    monkeypatch.setattr(Path, "rmdir", lambda group: shutil.rmtree(group))
+    limit = memory_limit._limit_with_cgroup_v2(123 * 2**20)
+    assert limit is not None and limit.group is not None and limit.mechanism == "cgroup v2"
+    assert limit.group.parent == tmp_path / "user.slice", "the own group has processes"
+    assert len(groups) == 2 and not groups[0].exists()
+    assert (limit.group / "memory.max").read_text() == str(123 * 2**20)
+    assert (limit.group / "memory.swap.max").read_text() == "0"
+    assert limit.count_kills() == 2, "oom_kill, not oom_group_kill or oom"
+    assert limit.prefix[-1] == str(limit.group / "cgroup.procs")
 
 
-def test_the_group_is_gone_afterwards() -> None:
-    with fit.fence(2**29) as fence:
-        group = fence.group
+def test_the_group_is_removed_at_the_end() -> None:
+    with memory_limit.memory_limit(2**29) as limit:
+        group = limit.group
         if group is None:
-            pytest.skip("no cgroup can be made here")
+            pytest.skip("cgroups are not available here")
         assert group.is_dir()
     assert not group.exists()

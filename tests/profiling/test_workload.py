@@ -1,4 +1,4 @@
-"""Real text at exact lengths, pairs as long as STS-B's, the same ids for the same seed."""
+"""Text at exact lengths, pairs as long as STS-B's, and the same ids for the same seed."""
 
 from __future__ import annotations
 
@@ -10,52 +10,50 @@ import pytest
 
 from edgedistil.core.errors import CorpusError, InputError, ModelError
 from edgedistil.core.rundir import RunDir
-from edgedistil.profiling import measured as measure
 from edgedistil.profiling.sample_text import SAMPLE_TEXT
 from edgedistil.profiling.workload import (
     Workload,
-    build,
-    checked_lengths,
-    read_lines,
+    build_workload,
+    select_lengths,
     sentence_pairs,
 )
+from edgedistil.runtime.protocol import RUNNER
 
 
-def small(run: RunDir, *, seed: int = 56, pairs: int = 13) -> Workload:
+def small_workload(run: RunDir, *, seed: int = 56, pairs: int = 13) -> Workload:
     lines = run.heldout_text.read_text(encoding="utf-8").splitlines()
     tokenizer = run.export("student", "feature-extraction") / "tokenizer.json"
-    return build(tokenizer, lines, source="test", lengths=[7, 29], pairs=pairs, seed=seed)
+    return build_workload(tokenizer, lines, source="test", lengths=[7, 29], pairs=pairs, seed=seed)
 
 
-def test_lengths_are_exact_and_framed(exported: RunDir) -> None:
-    work = small(exported)
-    for length, keys in work.lengths.items():
+def test_lengths_are_exact_with_special_tokens(exported: RunDir) -> None:
+    workload = small_workload(exported)
+    for length, keys in workload.lengths.items():
         for key in keys:
-            ids = work.inputs[key]["input_ids"]
+            ids = workload.inputs[key]["input_ids"]
             assert ids.shape == (1, length)
             assert (ids[0, 0], ids[0, -1]) == (2, 3)
-            assert work.inputs[key]["attention_mask"].tolist() == [[1] * length]
-    different = {work.inputs[key]["input_ids"].tobytes() for key in work.lengths[29]}
-    assert len(different) > 1, "one text cannot stand for all"
+            assert workload.inputs[key]["attention_mask"].tolist() == [[1] * length]
+    texts = {workload.inputs[key]["input_ids"].tobytes() for key in workload.lengths[29]}
+    assert len(texts) > 1, "figures must not depend on one text"
 
 
 def test_pairs_have_segments_and_no_padding(exported: RunDir) -> None:
-    work = small(exported)
-    assert len(work.pairs) == 13
-    for key in work.pairs:
-        types = work.inputs[key]["token_type_ids"][0].tolist()
+    workload = small_workload(exported)
+    assert len(workload.pairs) == 13
+    for key in workload.pairs:
+        types = workload.inputs[key]["token_type_ids"][0].tolist()
         assert set(types) == {0, 1} and types == sorted(types)
-        assert work.inputs[key]["attention_mask"].all()
+        assert workload.inputs[key]["attention_mask"].all()
 
 
 def test_the_same_seed_gives_the_same_ids(exported: RunDir) -> None:
-    one, again, other = small(exported), small(exported), small(exported, seed=57)
-    assert all(
-        np.array_equal(one.inputs[k]["input_ids"], again.inputs[k]["input_ids"]) for k in one.inputs
-    )
+    one, same, other = (small_workload(exported, seed=seed) for seed in (56, 56, 57))
+    for key, feeds in one.inputs.items():
+        np.testing.assert_array_equal(feeds["input_ids"], same.inputs[key]["input_ids"])
     assert any(
-        not np.array_equal(one.inputs[k]["input_ids"], other.inputs[k]["input_ids"])
-        for k in one.pairs
+        not np.array_equal(one.inputs[key]["input_ids"], other.inputs[key]["input_ids"])
+        for key in one.pairs
     )
 
 
@@ -67,50 +65,45 @@ def test_pair_lengths_follow_the_distribution() -> None:
     assert words.max() <= 55 and words.min() >= 3
 
 
+def test_a_text_without_sentences_is_an_error() -> None:
+    with pytest.raises(CorpusError, match="the file has no sentence of 3 words or more"):
+        sentence_pairs(["two words"], 1, seed=56, source="the file")
+
+
 def test_the_runner_reads_what_is_saved(exported: RunDir, tmp_path: Path) -> None:
-    work = small(exported)
-    work.save(tmp_path / "inputs.npz")
-    runner = runpy.run_path(str(Path(measure.__file__).with_name("runner.py")), run_name="runner")
+    workload = small_workload(exported)
+    workload.save(tmp_path / "inputs.npz")
+    runner = runpy.run_path(str(RUNNER), run_name="runner")
     with np.load(tmp_path / "inputs.npz") as stored:
         feeds = runner["read_feeds"](stored)
-    assert list(feeds) == list(work.inputs)
-    for key, wanted in work.inputs.items():
-        assert list(feeds[key]) == list(wanted)
-        for name, array in wanted.items():
+    assert list(feeds) == list(workload.inputs)
+    for key, expected in workload.inputs.items():
+        assert list(feeds[key]) == list(expected)
+        for name, array in expected.items():
             np.testing.assert_array_equal(feeds[key][name], array, strict=True)
 
 
-def test_a_claim_takes_the_first_of_the_pairs(exported: RunDir) -> None:
-    assert small(exported).claim_pairs == small(exported).pairs
-    work = small(exported, pairs=61)
-    assert (len(work.pairs), work.claim_pairs) == (61, work.pairs[:60])
+def test_claims_use_the_first_of_the_pairs(exported: RunDir) -> None:
+    assert small_workload(exported).claim_pairs == small_workload(exported).pairs
+    workload = small_workload(exported, pairs=61)
+    assert (len(workload.pairs), workload.claim_pairs) == (61, workload.pairs[:60])
 
 
-@pytest.mark.parametrize(
-    ("data", "told"), [(b"", "is empty"), (b" \n\n", "is empty"), (b"\xff\xfe", "not UTF-8")]
-)
-def test_a_text_file_that_is_none(data: bytes, told: str, tmp_path: Path) -> None:
-    path = tmp_path / "mine.txt"
-    path.write_bytes(data)
-    with pytest.raises(CorpusError, match=told):
-        read_lines(path)
+def test_a_text_of_blank_lines_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="test has no text: expected one sequence per line"):
+        build_workload(tmp_path / "tokenizer.json", ["", "  "], source="test")
 
 
-def test_a_missing_text_file(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="No such file"):
-        read_lines(tmp_path / "none.txt")
-
-
-def test_a_tokenizer_that_is_none(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_tokenizer_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelError, match="cannot read the tokenizer"):
-        build(tmp_path / "tokenizer.json", ["some text"], source="test")
+        build_workload(tmp_path / "tokenizer.json", ["some text"], source="test")
 
 
-def test_lengths_beyond_the_models_positions() -> None:
-    assert checked_lengths(None, 100) == [16, 32, 64]
-    assert checked_lengths([64, 16, 64], None) == [16, 64]
-    with pytest.raises(InputError, match="has positions for 64"):
-        checked_lengths([128], 64)
-    with pytest.raises(InputError, match="expected 3 or more"):
-        checked_lengths([2], 64)
+def test_lengths_are_bounded_by_the_models_positions() -> None:
+    assert select_lengths(None, 100) == [16, 32, 64]
+    assert select_lengths([64, 16, 64], None) == [16, 64]
+    with pytest.raises(InputError, match="--length 128: the model has positions for 64"):
+        select_lengths([128], 64)
+    with pytest.raises(InputError, match="--length 2: expected 3 or more"):
+        select_lengths([2], 64)

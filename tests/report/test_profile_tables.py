@@ -79,9 +79,7 @@ def test_an_absent_percentile_has_its_reason() -> None:
     table = profile_table(record(row(), row(latency=summarize([5_000_000] * 101))))
     assert cells(table, "calls") == ["23", "101"]
     assert cells(table, "p99 ms")[0] == "–" != cells(table, "p99 ms")[1]
-    assert table.notes == [
-        "no p99 in 1 of 2 rows, for example: p99 needs 100 samples, there are 23"
-    ]
+    assert table.notes == ["no p99 in 1 of 2 rows, for example: p99 needs 100 samples, got 23"]
 
 
 def test_the_longest_pass_of_each_artefact_is_compared_with_the_papers() -> None:

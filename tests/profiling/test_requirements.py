@@ -1,0 +1,122 @@
+"""`--require`: what is accepted, and when a requirement ends in exit code 3."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from edgedistil.cli import app
+from edgedistil.core.errors import ClaimError, InputError
+from edgedistil.core.records import Band, Claim, ProfileRecord
+from edgedistil.core.rundir import RunDir
+from edgedistil.profiling.claims import ClaimSetting, Pairing, predicted_claim, speed_claim
+from edgedistil.profiling.requirements import read_requirements, require_claims
+from edgedistil.runtime.protocol import Block
+from tests.profiling.conftest import make_artefact, make_record, make_row
+
+SETTING = ClaimSetting(
+    device="host", method="measured", threads=1, runtime="onnxruntime 9", text="11 sentence pairs"
+)
+PAIRING = Pairing("speed", "encoders", make_artefact("teacher"), make_artefact("student"))
+
+
+def make_claim(ratio: float, spread: float = 0.0) -> Claim:
+    blocks = [
+        Block(first_ns=[int(1e6 * (ratio + spread * i))] * 3, second_ns=[10**6] * 3)
+        for i in range(-7, 7)
+    ]
+    return speed_claim(PAIRING, [blocks], SETTING)
+
+
+def require(record: ProfileRecord, *texts: str) -> None:
+    require_claims([record], read_requirements(texts))
+
+
+def test_requirements_that_hold_raise_nothing() -> None:
+    record = make_record(make_claim(1.8), rows=[make_row()])
+    require(record, "speedup>=1.6", "p50_ms<=7.5", "peak_mib < 2", "speedup > 1.5")
+
+
+@pytest.mark.parametrize(
+    ("requirement", "message"),
+    [
+        ("speedup>=2", "speedup>=2 does not hold: it is 1.8"),
+        ("deploy_speedup>=2", "deploy_speedup>=2 is inconclusive: the artefacts of this profile"),
+        ("p50_ms<=5", "p50_ms<=5 does not hold: it is 7"),
+        ("p95_ms<=5", "p95_ms<=5 is inconclusive: p95 needs 20 samples"),
+        ("peak_mib<=0.5", "does not hold: it is 1"),
+    ],
+)
+def test_a_requirement_that_fails_is_exit_code_3(requirement: str, message: str) -> None:
+    record = make_record(make_claim(1.8), rows=[make_row()])
+    with pytest.raises(ClaimError) as raised:
+        require(record, requirement)
+    assert message in raised.value.message and raised.value.exit_code == 3
+
+
+def test_an_interval_that_contains_the_bound_is_inconclusive() -> None:
+    with pytest.raises(ClaimError, match=r"speedup>=1.6 is inconclusive: it is 1\.\d+ to 1\.\d+"):
+        require(make_record(make_claim(1.6, spread=0.05)), "speedup>=1.6")
+
+
+def test_a_predicted_row_is_judged_by_both_ends_of_its_band() -> None:
+    peak = Band(low=2**20, high=3 * 2**20)
+    record = make_record(rows=[make_row(Band(low=5, high=9), peak, method="predicted")])
+    require(record, "p50_ms<=9", "peak_mib<=3")
+    with pytest.raises(ClaimError, match="is inconclusive: it is 5 to 9"):
+        require(record, "p50_ms<=8")
+    with pytest.raises(ClaimError, match=r"p99_ms of a row that was not measured \(predicted\)"):
+        require(record, "p99_ms<=8")
+
+
+def test_a_measured_claim_counts_before_a_predicted_one() -> None:
+    predicted = predicted_claim(PAIRING, 1.2, Band(low=1.1, high=1.3), SETTING)
+    predicted = predicted.model_copy(update={"method": "predicted"})
+    require(make_record(predicted, make_claim(1.8)), "speedup>=1.6")
+
+
+def test_an_invalid_row_makes_a_requirement_inconclusive() -> None:
+    record = make_record(rows=[make_row(valid=False, invalid_reason="it throttled")])
+    with pytest.raises(ClaimError, match="p50_ms<=99 is inconclusive: it throttled"):
+        require(record, "p50_ms<=99")
+
+
+def test_a_profile_without_a_student_has_no_row_to_judge() -> None:
+    with pytest.raises(ClaimError, match="the profile has no row of a student"):
+        require(make_record(rows=[make_row(role="teacher")]), "p50_ms<=99")
+
+
+@pytest.mark.parametrize("text", ["speedup", "speedup=>1", "speedup>=fast", "p50_ms<=1; rm -rf /"])
+def test_a_malformed_requirement_names_the_syntax(text: str) -> None:
+    with pytest.raises(InputError, match="is not a requirement: expected NAME>=NUMBER") as raised:
+        read_requirements([text])
+    assert raised.value.exit_code == 2
+    assert "speedup, fill_mask_speedup, deploy_speedup" in str(raised.value)
+
+
+def test_an_unknown_claim_gets_a_suggestion() -> None:
+    with pytest.raises(InputError, match="unknown claim 'speed_up'; did you mean 'speedup'"):
+        read_requirements(["speed_up>=1.6"])
+    with pytest.raises(InputError, match="unknown claim 'energy'") as raised:
+        read_requirements(["energy<=1"])
+    assert "expected one of speedup" in str(raised.value)
+
+
+def test_the_message_lists_all_failed_requirements() -> None:
+    with pytest.raises(ClaimError) as raised:
+        require(make_record(make_claim(1.8), rows=[make_row()]), "speedup>=2", "p50_ms<=1")
+    assert "speedup>=2" in raised.value.message and "p50_ms<=1" in raised.value.message
+
+
+def test_the_command_reads_requirements_before_it_measures(exported: RunDir) -> None:
+    outcome = CliRunner().invoke(app, ["profile", "--require", "speedup=>1"])
+    assert isinstance(outcome.exception, InputError)
+    assert "expected NAME>=NUMBER" in outcome.exception.message
+    assert not exported.profile("host", "measured").exists()
+
+
+def test_the_command_writes_the_record_before_it_judges(exported: RunDir) -> None:
+    command = ["profile", "--device", "rpi4", "--length", "5", "--require", "p50_ms<=0"]
+    outcome = CliRunner().invoke(app, command)
+    assert isinstance(outcome.exception, ClaimError) and outcome.exception.exit_code == 3
+    assert exported.profile("rpi4", "predicted").is_file()

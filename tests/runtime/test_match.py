@@ -1,0 +1,31 @@
+"""A machine is matched to a device file by its board's name, or by its instruction-set flags."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgedistil.runtime.match import match_device
+from edgedistil.runtime.protocol import MachineIdentity
+
+VNNI = ["avx2", "fma", "avx512f", "avx512_vnni"]
+
+
+@pytest.mark.parametrize(
+    ("identity", "name"),
+    [
+        (MachineIdentity(machine="aarch64", board="Raspberry Pi 4 Model B Rev 1.4"), "rpi4"),
+        (MachineIdentity(machine="aarch64", board="Raspberry Pi 5 Model B Rev 1.0"), "rpi5"),
+        (MachineIdentity(machine="aarch64", board="Raspberry Pi Zero 2 W Rev 1.0"), "zero2w"),
+        (MachineIdentity(machine="aarch64", board="Some other board"), None),
+        (MachineIdentity(machine="aarch64"), None),
+        (MachineIdentity(machine="x86_64", flags=["avx2", "fma"]), "x86-avx2"),
+        (MachineIdentity(machine="x86_64", flags=VNNI), "x86-avx512-vnni"),
+        (MachineIdentity(machine="x86_64", flags=[*VNNI, "amx_int8"]), "x86-amx"),
+        (MachineIdentity(machine="x86_64", flags=["sse2"]), None),
+    ],
+)
+def test_a_machine_is_matched_to_its_device_file(
+    identity: MachineIdentity, name: str | None
+) -> None:
+    spec = match_device(identity)
+    assert (spec.name if spec else None) == name

@@ -269,3 +269,12 @@ def cache_lock(folder: Path) -> Iterator[None]:
     """
     with file_lock(folder.with_name(f"{folder.name}.lock")):
         yield
+
+
+def remove_stale_builds(folder: Path) -> None:
+    """Deletes the unfinished folders that killed builders of `folder` left next to it.
+
+    The caller holds `cache_lock(folder)`, so no other process works in them.
+    """
+    for unfinished in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(unfinished, ignore_errors=True)

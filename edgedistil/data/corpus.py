@@ -19,10 +19,10 @@ from tokenizers import Tokenizer
 
 from edgedistil.core import console
 from edgedistil.core.errors import CorpusError, StorageError
+from edgedistil.core.fetch import cache_lock, remove_stale_builds
 from edgedistil.core.recipe import Corpus, SourceSpec
 from edgedistil.core.records import CorpusRecord, CorpusSource, read_record
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors
-from edgedistil.data.building import only_builder, remove_remains
 from edgedistil.data.fingerprint import source_fingerprint
 from edgedistil.data.heldout_split import HeldoutSplit
 from edgedistil.data.layouts import Layout, make_layout
@@ -86,12 +86,12 @@ def prepare_corpus(
     cached = _open_if_complete(folder, settings.sources)
     if cached is not None:
         return cached
-    with only_builder(folder):
+    with cache_lock(folder):
         # Another process may have built it while this one waited for the lock.
         cached = _open_if_complete(folder, settings.sources)
         if cached is not None:
             return cached
-        remove_remains(folder)
+        remove_stale_builds(folder)
         with replacing(folder) as unfinished:
             tokenizing = _Tokenizing.with_tokenizer(tokenizer_folder, settings, workers)
             _build(unfinished, settings, fingerprints, tokenizing, key)

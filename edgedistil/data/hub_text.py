@@ -65,7 +65,7 @@ def _text(value: Any, spec: SourceSpec, number: int) -> str:
 
 def _unreachable(spec: SourceSpec, error: Exception) -> OfflineError:
     return OfflineError(
-        f"cannot fetch the hub data set '{spec.hub}': {_first_line(error)}",
+        f"cannot download the hub data set '{spec.hub}': {_first_line(error)}",
         hint="without a network, name its parquet files with `files` instead of `hub`, "
         "or fill the cache of the datasets library (HF_HOME) on another machine",
     )

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +14,12 @@ from urllib.parse import urlsplit
 
 from edgedistil.core import console
 from edgedistil.core.assets import cache_root, fetch_asset, find_asset
-from edgedistil.core.errors import CorpusError, OfflineError
+from edgedistil.core.errors import CorpusError
+from edgedistil.core.fetch import download_url
 from edgedistil.core.recipe import SourceSpec
-from edgedistil.core.rundir import replacing
 from edgedistil.data.asset_text import asset_text_bytes, read_asset, reader_for_asset
 from edgedistil.data.hub_text import read_hub_dataset
 from edgedistil.data.text_files import OnBadUtf8, read_text_file, reader_for
-
-# Seconds without an answer or new bytes, not of the complete download.
-_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
@@ -165,16 +159,6 @@ def _download(url: str) -> Path:
     if path.is_file():
         return path
 
-    console.say(f"fetching {url}")
-    try:
-        # The scheme was checked above.
-        # `replacing` renames only at the end, so an interrupted download leaves no file.
-        response = urllib.request.urlopen(url, timeout=_TIMEOUT_S)  # noqa: S310
-        with response, replacing(path) as unfinished, unfinished.open("wb") as file:
-            shutil.copyfileobj(response, file)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", error)
-        raise OfflineError(
-            f"cannot fetch {url}: {reason}", hint=f"download it by hand and save it as {path}"
-        ) from error
+    console.say(f"downloading {url}")
+    download_url(url, path)
     return path

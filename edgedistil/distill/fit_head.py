@@ -21,9 +21,9 @@ from transformers import BertForMaskedLM
 
 from edgedistil.core import console
 from edgedistil.core.errors import TrainingDiverged
+from edgedistil.core.fetch import cache_lock, remove_stale_builds
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors, write_json
 from edgedistil.data.batches import BatchOrder, TokenBatch
-from edgedistil.data.building import only_builder, remove_remains
 from edgedistil.data.masking import MaskedBatch, mask_bert, row_generator
 from edgedistil.data.token_store import TokenStore
 from edgedistil.distill.allocator import freed_memory_kept
@@ -92,8 +92,8 @@ def fit_head(
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache / "teachers" / f"{teacher.name}-mlm-{key}"
-    with only_builder(folder):
-        remove_remains(folder)
+    with cache_lock(folder):
+        remove_stale_builds(folder)
         if not folder.is_dir():  # else another process has made it while we waited
             model = copy.deepcopy(teacher.model).to(device)
             initialise_head(model, token_counts(train_store, model.config.vocab_size))

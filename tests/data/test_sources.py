@@ -86,7 +86,7 @@ def test_a_source_says_its_name_licence_and_origin() -> None:
     assert (files.name, files.licence, files.origin) == ("*.txt", "CC0", "some/*.txt")
     hub = describe_source(SourceSpec(hub="a/b", config="en"))
     assert (hub.name, hub.licence, hub.origin) == ("a/b/en", "not stated", "hub a/b/en train")
-    with pytest.raises(InputError, match="no asset 'bible'"):
+    with pytest.raises(InputError, match="unknown asset 'bible'"):
         describe_source(SourceSpec(asset="bible"))
 
 
@@ -117,7 +117,7 @@ def test_a_url_is_fetched_once(web: str, folder: Path) -> None:
     assert read(files=f"{web}/b.txt") == ["second", "third"]
     with pytest.raises(
         OfflineError,
-        match=r"cannot fetch http://.*/gone\.txt: File not found\n.*save it as .*-gone\.txt",
+        match=r"cannot download http://.*/gone\.txt: File not found\n.*save it as .*-gone\.txt",
     ):
         read(files=f"{web}/gone.txt")
 
@@ -132,7 +132,7 @@ def test_a_url_that_cannot_be_reached_is_reported(
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.txt"
         with pytest.raises(
             OfflineError,
-            match=r"cannot fetch .*Connection refused\n.*download it by hand and save it as",
+            match=r"cannot download .*Connection refused\n.*download it by hand and save it as",
         ):
             read(files=url)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
@@ -186,7 +186,7 @@ def test_a_hub_that_cannot_be_reached_is_reported(tmp_path: Path) -> None:
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith(
-        "OfflineError cannot fetch the hub data set 'wikimedia/wikipedia'"
+        "OfflineError cannot download the hub data set 'wikimedia/wikipedia'"
     )
     assert "with `files` instead of `hub`" in done.stdout
     assert "Traceback" not in done.stderr

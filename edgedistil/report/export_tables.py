@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgedistil.core.format import (
     ABSENT,
+    artefact_name,
     mebibytes,
     model_and_task,
     number,
@@ -91,7 +92,7 @@ def parity_length_table(record: ParityRecord) -> TableData:
         "KL (nats)",
         "agreement",
     ]
-    return TableData(f"{model_and_task(record)}, {record.precision}", columns, rows)
+    return TableData(f"{artefact_name(record)}: parity by length", columns, rows)
 
 
 def _length_cells(figures: ParityFigures) -> list[str]:
@@ -112,7 +113,7 @@ def tolerance_table(record: ParityRecord) -> TableData:
     """Bounds that the parity check applied to one artefact, each with its reason."""
     rows = [_tolerance_cells(result) for result in record.results]
     columns = ["figure", "bound", "measured", "result", "reason for the bound"]
-    return TableData(f"Tolerances of {record.precision}", columns, rows)
+    return TableData(f"{artefact_name(record)}: tolerances", columns, rows)
 
 
 def _tolerance_cells(result: ToleranceResult) -> list[str]:

@@ -17,7 +17,7 @@ from edgedistil.report.table import TableData
 from edgedistil.report.verdicts import Verdict
 
 # Characters of a cell that is right-aligned: digits with signs, units, intervals and exponents.
-_FIGURE_CHARACTERS = "0123456789.,+−-–<>~()%eExMK/ "
+_FIGURE_CHARACTERS = "0123456789.,+−-–…<>~()%eExMK/ "
 
 
 def render(results: RunResults, verdicts: Sequence[Verdict], comparison: TableData | None) -> str:

@@ -330,7 +330,7 @@ def scores(evaluation: EvaluationRecord) -> str | None:
             _draw_medians(axes, positions, by_model, colour=series_colour(index), label=task)
         axes.set_xticks(range(len(models)), models)
         axes.set_xlim(-0.5, len(models) - 0.5)
-        axes.set_ylabel("median score × 100; bars: range over seeds")
+        axes.set_ylabel("median score × 100; bars: range")
         legend_above(axes)
 
     return draw_svg("Scores", draw)

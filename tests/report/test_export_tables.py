@@ -56,7 +56,7 @@ def test_a_length_that_one_artefact_lacks_has_a_dash(results: RunResults) -> Non
 
 def test_parity_of_each_length(results: RunResults) -> None:
     table = parity_length_table(results.parities[1])
-    assert table.title == "student feature-extraction, int8"
+    assert table.title == "student feature-extraction int8: parity by length"
     assert [row[0] for row in table.rows] == ["8", "32", "128"]
     assert all(len(row) == len(table.columns) for row in table.rows)
 

@@ -76,6 +76,7 @@ def test_folded_tables_are_counted(page: str) -> None:
         ("1.96x (1.91–2.02)", True),
         ("97.5% (92.9%–101.3%)", True),
         ("+1.13", True),
+        ("-1.71 … -0.53", True),
         ("3.1e-05", True),
         ("66.4M", True),
         ("int8", False),

@@ -22,6 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgedistil.core.errors import ModelError
+from edgedistil.core.session import PROVIDERS, SessionOptions
 
 Arithmetic = Literal["fp32", "int8", "none"]
 # (element type, shape) of each input or output of a node.
@@ -111,16 +112,12 @@ def count_work(
         ModelError: onnxruntime cannot run the graph on this host.
     """
     with tempfile.TemporaryDirectory(prefix="edgedistil-trace-") as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only
         # One thread: the events of a node must not be split among workers.
-        options.intra_op_num_threads = 1
+        options = SessionOptions(threads=1).to_onnxruntime()
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "trace")
         try:
-            session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
             for length in lengths:
                 session.run(None, {name: _constant_input(name, length) for name in inputs})
         # onnxruntime has no exception class of its own that covers both loading and running.

@@ -17,6 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgedistil.core.errors import ModelError
+from edgedistil.core.session import PROVIDERS, SessionOptions
 
 LAYER_NORMS = {"LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization"}
 # The part after the last LayerNorm.
@@ -73,18 +74,15 @@ class InstrumentedGraph:
         del model.graph.output[:]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
 
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # onnxruntime warns about every boundary that no node reads any more; these options log
+        # errors only.
+        options = SessionOptions(graph_level="disabled").to_onnxruntime()
         # The graph is passed as bytes, so onnxruntime does not know its folder.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(self.folder)
         )
-        # Errors only: onnxruntime warns about every boundary that no node reads any more.
-        options.log_severity_level = 3
         try:
-            return ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            return ort.InferenceSession(model.SerializeToString(), options, providers=PROVIDERS)
         # onnxruntime's exceptions have no common ancestor below Exception.
         except Exception as error:
             raise ModelError(

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 # Fixtures that several packages share; each file says what it offers.
-pytest_plugins = ["tests.fixtures.boards", "tests.fixtures.exported_run"]
+pytest_plugins = [
+    "tests.fixtures.boards",
+    "tests.fixtures.exported_run",
+    "tests.fixtures.tiny_model",
+]
 
 
 def is_installed(program: str) -> bool:

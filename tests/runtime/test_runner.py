@@ -1,4 +1,4 @@
-"""The runner as boards start it: a process of its own, by its real command line, with real onnxruntime."""
+"""The runner as boards start it: by its command line, with the real onnxruntime."""
 
 from __future__ import annotations
 
@@ -248,7 +248,12 @@ def test_nodes_are_summed_in_order_without_the_warm_up() -> None:
 
 
 def test_the_pi_5_power_chip_is_read_rail_by_rail() -> None:
-    text = " VDD_CORE_A current(7)=2.0A\n VDD_CORE_V volt(15)=0.75V\n EXT5V_V volt(24)=5.1V\n 3V3_SYS_A current(1)=?"
+    text = (
+        " VDD_CORE_A current(7)=2.0A\n"
+        " VDD_CORE_V volt(15)=0.75V\n"
+        " EXT5V_V volt(24)=5.1V\n"
+        " 3V3_SYS_A current(1)=?"
+    )
     assert runner["pmic_watts"](text) == pytest.approx(1.5)
     assert runner["pmic_watts"](None) is None and runner["pmic_watts"]("nothing") is None
 

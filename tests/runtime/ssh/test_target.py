@@ -86,7 +86,7 @@ def test_what_a_login_script_prints_does_not_matter(quick, tiny) -> None:
     assert quick.leftovers() == [".bashrc"]
 
 
-# --- the command ------------------------------------------------------------------------------------------
+# --- the command ---------------------------------------------------------------------------------
 
 
 def edgedistil(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -136,7 +136,7 @@ def test_the_command_distinguishes_failures(
     assert list(tmp_path.glob("pwned")) == []
 
 
-# --- failures to reach it ---------------------------------------------------------------------------------
+# --- failures to reach it ------------------------------------------------------------------------
 
 
 def test_no_server_listens(board) -> None:
@@ -174,7 +174,7 @@ def test_a_changed_host_key(board, install) -> None:
         SshTarget(board.destination).identify()
 
 
-# --- a board that lacks something ---------------------------------------------------------------------------
+# --- a board that lacks something ----------------------------------------------------------------
 
 
 def test_a_board_without_python(board) -> None:
@@ -234,7 +234,7 @@ def test_a_runtime_that_dies_when_it_is_imported(board, install) -> None:
         target.identify()
 
 
-# --- a job that fails -------------------------------------------------------------------------------------------
+# --- a job that fails ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -305,9 +305,10 @@ def test_every_missing_or_invalid_reply_has_its_own_message(
 
 
 def test_a_reply_cannot_affect_this_terminal(board, install, tiny) -> None:
-    evil = '{"format": 1, "ok": false, "phase": "load\\u001b[2J", "runner_sha256": "x", "error": {"kind": "exit", '
-    evil += (
-        '"phase": "load", "message": "gone\\u001b]0;pwned\\u0007", "details": "\\u001b[31mred"}}'
+    evil = (
+        '{"format": 1, "ok": false, "phase": "load\\u001b[2J", "runner_sha256": "x", '
+        '"error": {"kind": "exit", "phase": "load", "message": "gone\\u001b]0;pwned\\u0007", '
+        '"details": "\\u001b[31mred"}}'
     )
     (board.home / "evil").write_text(evil)
     install.python(board, instead={JOB: 'cat "$HOME/evil" > reply.json; exit 0'})
@@ -355,7 +356,10 @@ def test_a_job_that_does_not_end_is_stopped_there(board, install, tiny, monkeypa
 
 def test_a_lost_connection_is_reported(board, install, tiny) -> None:
     # Ends the server's process of this session, as a board that is switched off would.
-    walk = 'p=$PPID; while [ "$(ps -o comm= -p $p)" != sshd ]; do p=$(ps -o ppid= -p $p | tail -n 1); p=${p##* }; done'
+    walk = (
+        'p=$PPID; while [ "$(ps -o comm= -p $p)" != sshd ]; '
+        "do p=$(ps -o ppid= -p $p | tail -n 1); p=${p##* }; done"
+    )
     install.python(board, instead={JOB: f"{walk}; kill -KILL $p; sleep 5"})
     with (
         SshTarget(board.destination) as target,
@@ -367,13 +371,18 @@ def test_a_lost_connection_is_reported(board, install, tiny) -> None:
 def test_ctrl_c_leaves_no_process_and_no_file(board, install, tiny) -> None:
     install.python(board, instead={JOB: "echo $$ > ../../sleeper; exec sleep 61"})
     files = tiny.files(tiny.int8)
-    script = (
-        "import signal, sys; from pathlib import Path; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from edgedistil.runtime.protocol import Job; from edgedistil.runtime.ssh.target import SshTarget\n"
-        f"with SshTarget({board.destination!r}) as target:\n"
-        f"    target.run(Job.model_validate_json({tiny.job().to_json()!r}),"
-        f" {{name: Path(path) for name, path in { {n: str(p) for n, p in files.items()}!r}.items()}})\n"
-    )
+    paths = {name: str(path) for name, path in files.items()}
+    script = f"""
+import signal
+from pathlib import Path
+from edgedistil.runtime.protocol import Job
+from edgedistil.runtime.ssh.target import SshTarget
+signal.signal(signal.SIGINT, signal.default_int_handler)
+job = Job.model_validate_json({tiny.job().model_dump_json()!r})
+files = {{name: Path(path) for name, path in {paths!r}.items()}}
+with SshTarget({board.destination!r}) as target:
+    target.run(job, files)
+"""
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
     sleeper = board.home / "sleeper"
     wait_until(lambda: sleeper.exists() and sleeper.read_text().strip() != "", process)

@@ -36,10 +36,11 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import BertConfig, BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.core.assets import cache_root
+from edgedistil.core.recipe import Loss
 from edgedistil.core.records import this_host
 from edgedistil.data.masking import IGNORED, mask_bert, row_generator
-from edgedistil.distill.allocator import freed_memory_kept
 from edgedistil.distill.losses import count_tokens, distillation_loss
+from edgedistil.distill.memory import retain_freed_memory
 from edgedistil.models.fast.encoder import encode, encode_with_head, freeze_teacher, mlm_head
 from edgedistil.models.fast.projection import SLICE_TOKENS
 from edgedistil.models.student import alternate_layers, make_student
@@ -106,6 +107,13 @@ def our_losses(
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """The total to go backward from, and the three means."""
     counts = count_tokens(batch.labels_BL, batch.attention_mask_BL)
+    settings = Loss(
+        soft_target=SOFT,
+        mlm=MLM,
+        cosine=COSINE,
+        temperature=T,
+        positions="all" if positions == "all" else "masked",
+    )
     mask_BL = None if counts.attended == batch.labels_BL.numel() else batch.attention_mask_BL
     with torch.no_grad():
         taught_BLD = encode(teacher, batch.input_ids_BL, mask_BL)
@@ -114,10 +122,9 @@ def our_losses(
         loss = distillation_loss(
             student_BLD, taught_BLD,
             student_head=student_head, teacher_head=mlm_head(teacher), labels_BL=batch.labels_BL,
-            attention_mask_BL=mask_BL, counts=counts, soft_target=SOFT, mlm=MLM, cosine=COSINE, temperature=T,
-            positions="all" if positions == "all" else "masked",
+            attention_mask_BL=mask_BL, counts=counts, settings=settings,
         )  # fmt: skip
-    soft_tokens = counts.attended if positions == "all" else counts.masked
+    soft_tokens = counts.soft_target(settings)
     means = (
         loss.soft_target_sum / soft_tokens,
         loss.mlm_sum / counts.masked,
@@ -244,7 +251,7 @@ def measure(text: Text, rounds: int) -> dict[str, dict[str, list[float]]]:
     for number in range(-1, rounds):  # round -1 warms up
         for variant, step in steps.items():
             batch = text.batch(number + 1, packed=variant == "packed")
-            with nullcontext() if variant == "reference" else freed_memory_kept():
+            with nullcontext() if variant == "reference" else retain_freed_memory():
                 if variant != "reference" and number < 0:
                     step(batch)
                 wall, cpu = time.perf_counter(), time.process_time()
@@ -282,7 +289,7 @@ def shares(variant: str, text: Text) -> dict[str, float]:
     batches = [text.batch(number, packed=variant == "packed") for number in range(1, 5)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with freed_memory_kept():
+    with retain_freed_memory():
         step(batches[0])
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
             began, cpu = time.perf_counter(), time.process_time()
@@ -338,7 +345,7 @@ def peak_bytes(variant: str, text: Text, arguments: argparse.Namespace) -> int:
 def run_alone(variant: str, path: Path) -> None:
     batches = [Batch(*parts) for parts in torch.load(path, weights_only=True)]
     step = make_step(variant)
-    with nullcontext() if variant == "reference" else freed_memory_kept():
+    with nullcontext() if variant == "reference" else retain_freed_memory():
         for batch in batches:
             step(batch)
     print(json.dumps({"peak_bytes": _peak_of_this_process()}))

@@ -32,9 +32,9 @@ from edgedistil.models.teacher import load_teacher
 
 RESULTS = Path(__file__).parent / "results"
 LOWEST, HIGHEST = 0.75, 1.25
-PLAN = "import sys; from edgedistil.distill.stage import plan; from edgedistil.recipe import load_recipe; "
+PLAN = "import sys; from edgedistil.distill.stage import plan; from edgedistil.core.recipe import load_recipe; "
 PLAN += "print(plan(load_recipe('tiny', sys.argv[1:])).model_dump_json())"
-RUN = "import sys; from edgedistil.distill.stage import distill; from edgedistil.recipe import load_recipe; "
+RUN = "import sys; from edgedistil.distill.stage import distill; from edgedistil.core.recipe import load_recipe; "
 RUN += "print(distill(load_recipe('tiny', sys.argv[1:]), run_name=None, resume=False)[1].model_dump_json())"
 
 

@@ -43,6 +43,7 @@ IGNORED = {
     "*provenance*": "time, command line, versions and machine",
     "*/seconds": "wall-clock time",
     "*/tokens_per_s": "wall-clock time",
+    "*/teacher/fit.json:/format": "version of the cache of fitted heads, raised with a rule",
     "*distill*/peak_memory_bytes": "memory that was measured",
     "*/recipe_sha256": "digest of names and defaults of settings, which may be renamed",
     "*/cache_key": "digest of names of settings, which may be renamed",

@@ -1,4 +1,4 @@
-"""What the loop eats: a step's micro-batches, masked and on the device, as a pure function of the step."""
+"""Micro-batches of a step, masked and on the device, as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from edgedistil.core.recipe import Masking, Train
 from edgedistil.data.batches import BatchOrder, TokenBatch
+from edgedistil.data.corpus import TokenizedCorpus
 from edgedistil.data.masking import (
     MaskedBatch,
     mask_bert,
@@ -24,15 +26,21 @@ from edgedistil.data.masking import (
 )
 from edgedistil.distill.losses import TokenCounts, count_tokens
 
+# Rows of a held-out micro-batch. Without gradients more would fit, but gain nothing.
+HELDOUT_BATCH_ROWS = 32
+
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward pass.
+    """Input of one forward pass.
 
     Attributes:
-        number: Its place among the micro-batches of the step over all processes; its dropout is seeded with it.
-        attention_mask_BL: None where nothing is padded: attention is faster without.
-        counts: Its tokens.
+        number: Index among the micro-batches of the step over all processes; seeds its dropout.
+        input_ids_BL: Token ids after masking.
+        attention_mask_BL: 1 at tokens, 0 at padding; None without padding, because attention is
+            faster without a mask.
+        labels_BL: The original token at masked positions, IGNORED elsewhere.
+        counts: Number of its tokens.
     """
 
     number: int
@@ -42,35 +50,43 @@ class MicroBatch:
     counts: TokenCounts
 
 
+# Returns this process's micro-batches of a step.
 BatchesAt: TypeAlias = Callable[[int], list[MicroBatch]]
-"""This process's micro-batches of a step."""
 
 
 class Masker:
-    """Masks batches: BERT's way or the original DistilBERT's, where rare tokens are chosen more often."""
+    """Masks batches, as BERT does or, with `rarity`, as the original DistilBERT does."""
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerFast,
         token_counts_V: NDArray[np.int64],
+        settings: Masking,
         *,
-        kind: Literal["bert", "rarity"],
-        share: float,
-        rarity_exponent: float,
         seed: int,
     ) -> None:
-        self._share, self._seed = share, seed
+        """Prepares the masks; nothing is drawn yet.
+
+        Args:
+            tokenizer: Supplies the mask token and the tokens that are never masked.
+            token_counts_V: Occurrences of each token in the corpus, shape (V,).
+            settings: Recipe section [masking].
+            seed: Seed of the masks.
+        """
+        self._share, self._seed = settings.share, seed
         self._mask_id: int = tokenizer.mask_token_id
-        self._special: Sequence[int] = tokenizer.all_special_ids
+        self._special_ids: Sequence[int] = tokenizer.all_special_ids
         self._vocabulary = len(token_counts_V)
         self._weights_V = None
-        if kind == "rarity":
-            counts_V = torch.from_numpy(token_counts_V)
+        if settings.kind == "rarity":
             self._weights_V = rarity_weights(
-                counts_V, exponent=rarity_exponent, special_ids=self._special
+                torch.from_numpy(token_counts_V),
+                exponent=settings.rarity_exponent,
+                special_ids=self._special_ids,
             )
 
     def mask(self, batch: TokenBatch, *, step: int, purpose: str = "mask") -> MaskedBatch:
+        """Masks a batch; the masks are a function of seed, step, purpose and rows."""
         generator = row_generator(self._seed, step, batch.row_indices_B, purpose=purpose)
         if self._weights_V is None:
             return mask_bert(
@@ -80,7 +96,7 @@ class Masker:
                 share=self._share,
                 mask_id=self._mask_id,
                 vocabulary=self._vocabulary,
-                special_ids=self._special,
+                special_ids=self._special_ids,
             )
         return mask_rarity(
             batch.input_ids_BL,
@@ -89,7 +105,7 @@ class Masker:
             share=self._share,
             mask_id=self._mask_id,
             vocabulary=self._vocabulary,
-            special_ids=self._special,
+            special_ids=self._special_ids,
             token_weights_V=self._weights_V,
         )
 
@@ -103,45 +119,113 @@ def micro_batches_at(
     device: torch.device,
     purpose: str = "mask",
 ) -> list[MicroBatch]:
-    """This process's micro-batches of a step."""
-    return [
-        _micro_batch(
-            batch, masker.mask(batch, step=step, purpose=purpose), order.micro_batch, device
+    """Returns this process's micro-batches of a step.
+
+    Args:
+        step: Optimizer step, from 0.
+        order: Selects the rows.
+        masker: Masks them.
+        pad_id: Token of padded positions.
+        device: Where the tensors are moved.
+        purpose: Names the stream of random numbers that the masks come from.
+    """
+    batches = []
+    for batch in order.micro_batches(step, pad_id=pad_id):
+        masked = masker.mask(batch, step=step, purpose=purpose)
+        batches.append(_micro_batch(batch, masked, order.micro_batch, device))
+    return batches
+
+
+class RunBatches:
+    """Micro-batches of a run: of the training part by step, and of the held-out part."""
+
+    def __init__(
+        self,
+        corpus: TokenizedCorpus,
+        tokenizer: PreTrainedTokenizerFast,
+        settings: Masking,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """Prepares order and masks; nothing is read yet.
+
+        Args:
+            corpus: The corpus.
+            tokenizer: The teacher's tokenizer.
+            settings: Recipe section [masking].
+            seed: Seed of order and masks.
+            device: Where the tensors are moved.
+        """
+        self._corpus, self._seed, self._device = corpus, seed, device
+        self._masker = Masker(tokenizer, corpus.token_counts_V, settings, seed=seed)
+        self._pad_id: int = tokenizer.pad_token_id
+
+    def training(self, settings: Train, *, world_size: int, rank: int) -> BatchesAt:
+        """Returns a function from a step to the micro-batches of one process."""
+        order = BatchOrder(
+            self._corpus.train,
+            seed=self._seed,
+            global_batch=settings.global_batch,
+            micro_batch=settings.micro_batch,
+            world_size=world_size,
+            rank=rank,
         )
-        for batch in order.micro_batches(step, pad_id=pad_id)
-    ]
+        return lambda step: self._at(step, order, purpose="mask")
+
+    def heldout(self, *, tokens: int) -> list[MicroBatch]:
+        """Returns the held-out micro-batches of all processes: fixed rows, fixed masks.
+
+        Args:
+            tokens: Maximum number of tokens, up to the last row.
+        """
+        store = self._corpus.heldout
+        rows = max(1, min(len(store), tokens * len(store) // store.tokens))
+        # Full batches only, if there is more than one.
+        if rows > HELDOUT_BATCH_ROWS:
+            rows -= rows % HELDOUT_BATCH_ROWS
+        order = BatchOrder(
+            store, seed=self._seed, global_batch=rows, micro_batch=HELDOUT_BATCH_ROWS
+        )
+        return self._at(0, order, purpose="heldout")
+
+    def _at(self, step: int, order: BatchOrder, *, purpose: str) -> list[MicroBatch]:
+        return micro_batches_at(
+            step, order, self._masker, pad_id=self._pad_id, device=self._device, purpose=purpose
+        )
 
 
 @contextmanager
-def ahead(batches_at: BatchesAt, *, steps: int) -> Iterator[BatchesAt]:
-    """`batches_at`, with the next step's batches made by a thread while this step is computed.
+def prefetch(batches_at: BatchesAt, *, steps: int) -> Iterator[BatchesAt]:
+    """Yields `batches_at` that prepares the next step's batches in a thread.
 
-    On a GPU, reading and masking 4,096 sequences would otherwise keep it waiting. Batches are a function of the step,
-    so nothing depends on the thread's pace.
+    A GPU would otherwise wait while thousands of sequences are read and masked. Batches are a
+    function of the step, so results do not depend on the thread's pace.
     """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed") as reader:
-        coming: dict[int, Future[list[MicroBatch]]] = {}
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as reader:
+        pending: dict[int, Future[list[MicroBatch]]] = {}
 
-        def at(step: int) -> list[MicroBatch]:
-            now = coming.pop(step, None) or reader.submit(batches_at, step)
+        def prefetched(step: int) -> list[MicroBatch]:
+            current = pending.pop(step, None) or reader.submit(batches_at, step)
             if step + 1 < steps:
-                coming[step + 1] = reader.submit(batches_at, step + 1)
-            return now.result()
+                pending[step + 1] = reader.submit(batches_at, step + 1)
+            return current.result()
 
-        yield at
+        yield prefetched
 
 
 def _micro_batch(
     batch: TokenBatch, masked: MaskedBatch, size: int, device: torch.device
 ) -> MicroBatch:
-    counts = count_tokens(
-        masked.labels_BL, batch.attention_mask_BL
-    )  # before the move: no waiting for a device
-    padded = int(counts.attended) < batch.input_ids_BL.numel()
+    # Counted before the tensors move: reading a count from a GPU waits for it.
+    counts = count_tokens(masked.labels_BL, batch.attention_mask_BL)
+    attention_mask_BL = None
+    if int(counts.attended) < batch.input_ids_BL.numel():
+        attention_mask_BL = batch.attention_mask_BL.to(device, non_blocking=True)
     return MicroBatch(
         number=int(batch.row_indices_B[0]) // size,
         input_ids_BL=masked.input_ids_BL.to(device, non_blocking=True),
-        attention_mask_BL=batch.attention_mask_BL.to(device, non_blocking=True) if padded else None,
+        attention_mask_BL=attention_mask_BL,
         labels_BL=masked.labels_BL.to(device, non_blocking=True),
         counts=counts,
     )

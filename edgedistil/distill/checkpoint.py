@@ -1,13 +1,15 @@
-"""Checkpoints that appear whole or not at all: student, optimizer, scaler, random states, and the place in the run.
+"""Checkpoints of a run: student, optimizer, loss scaler, random states, and the progress.
 
-Tensors lie in safetensors and the rest in JSON, so reading a checkpoint runs no code. A checkpoint is written aside,
-synced, and renamed; its manifest holds the sha256 of every file, so one that the disk has torn is found out.
+Tensors are stored in safetensors and the rest in JSON, so reading a checkpoint runs no code. A
+checkpoint is written under another name, synced and renamed. Its manifest has the sha256 of every
+file, so that a corrupt one is detected (docs/decisions.md#a-checkpoint-is-safetensors-and-json).
 """
 
 from __future__ import annotations
 
 import random
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,13 +26,24 @@ from edgedistil.core import console
 from edgedistil.core.errors import StorageError
 from edgedistil.core.rundir import read_json, replacing, storage_errors, tree_manifest, write_json
 
-_NAME = re.compile(r"step-(\d{8})")
+_FOLDER_NAME = re.compile(r"step-(\d{8})")
 _MANIFEST = "manifest.json"
+# Key of the progress in state.json; the name is older than the class, and old runs are resumed.
+_PROGRESS_KEY = "place"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run is. The data needs no more than the step: the order of batches is a function of it."""
+class TrainingProgress:
+    """Progress of a run, over all its sessions.
+
+    The position in the data needs no field: the order of batches is a function of the step.
+
+    Attributes:
+        step: Completed optimizer steps.
+        tokens_seen: Attended tokens of these steps, over all processes.
+        seconds: Time spent in the loop.
+        precision: Precision that the loop computes in.
+    """
 
     step: int
     tokens_seen: int
@@ -40,124 +53,153 @@ class Place:
 
 @dataclass(frozen=True)
 class RandomState:
-    """All random states of one process."""
+    """Random states of one process.
+
+    Attributes:
+        tensors: PyTorch's states by device type.
+        plain: States of numpy and Python, as JSON values.
+    """
 
     tensors: dict[str, Tensor]
     plain: dict[str, Any]
 
 
-# --- the folder of checkpoints -----------------------------------------------------------------------
+# --- the folder of checkpoints -------------------------------------------------------------------
 
 
 class Checkpoints:
-    """The last `keep` checkpoints of a run."""
+    """The newest checkpoints of a run."""
 
     def __init__(self, folder: Path, *, keep: int) -> None:
+        """Creates nothing yet.
+
+        Args:
+            folder: Parent folder of the checkpoints.
+            keep: Number of checkpoints that are retained.
+        """
         self.folder = folder
         self._keep = keep
 
     def save(
         self,
-        place: Place,
+        progress: TrainingProgress,
         *,
         student: nn.Module,
         optimizer: Optimizer,
         scaler: Mapping[str, Any],
         random_states: list[RandomState],
     ) -> Path:
-        """Writes a checkpoint, and removes what is older than the last `keep`.
+        """Writes a checkpoint, then removes all but the newest ones.
 
+        Args:
+            progress: Progress of the run.
+            student: Its parameters are stored.
+            optimizer: Its moments and step counts are stored.
+            scaler: State of the loss scaler; empty without one.
+            random_states: Random states by rank.
+        Returns:
+            Folder of the checkpoint.
         Raises:
-            StorageError: It cannot be written; the message names the last good checkpoint, which is unchanged.
+            StorageError: It cannot be written. The message names the last good checkpoint, which
+                is unchanged.
         """
-        path = self.folder / f"step-{place.step:08d}"
+        path = self.folder / f"step-{progress.step:08d}"
         try:
-            with replacing(path) as aside, storage_errors(path):
-                aside.mkdir()
-                _write_tensors(aside / "student.safetensors", dict(student.named_parameters()))
+            with replacing(path) as unfinished, storage_errors(path):
+                unfinished.mkdir()
+                _write_tensors(unfinished / "student.safetensors", dict(student.named_parameters()))
                 _write_tensors(
-                    aside / "optimizer.safetensors", _optimizer_tensors(student, optimizer)
+                    unfinished / "optimizer.safetensors", _optimizer_tensors(student, optimizer)
                 )
-                _write_tensors(aside / "random.safetensors", _by_rank(random_states))
-                plain = [state.plain for state in random_states]
-                write_json(
-                    aside / "state.json",
-                    {"place": asdict(place), "scaler": dict(scaler), "random": plain},
-                )
-                write_json(aside / _MANIFEST, tree_manifest(aside))
+                _write_tensors(unfinished / "random.safetensors", _tensors_by_rank(random_states))
+                state = {
+                    _PROGRESS_KEY: asdict(progress),
+                    "scaler": dict(scaler),
+                    "random": [random_state.plain for random_state in random_states],
+                }
+                write_json(unfinished / "state.json", state)
+                write_json(unfinished / _MANIFEST, tree_manifest(unfinished))
         except StorageError as error:
-            good = self._steps()
-            last = (
-                f"the last good checkpoint is {good[-1][1]}; --resume goes on from it"
-                if good
-                else ("there is no earlier checkpoint; --resume starts from the beginning")
-            )
             raise StorageError(
-                error.message, hint=f"free some space or choose another folder; {last}"
+                error.message,
+                hint=f"free some space or choose another folder; {self._resume_advice()}",
             ) from error
-        for _, old in self._steps()[: -self._keep]:
+        for old in self._newest_last()[: -self._keep]:
             _remove(old)
         return path
 
-    def newest_whole(self) -> Path | None:
-        """The newest checkpoint whose files are what its manifest says; torn ones are told, and set aside.
+    def newest_intact(self) -> Path | None:
+        """Returns the newest checkpoint whose files match its manifest; None without checkpoints.
+
+        Corrupt checkpoints that are newer get the suffix `.corrupt` and are named in a warning.
 
         Raises:
-            StorageError: There are checkpoints, and none of them is whole.
+            StorageError: There are checkpoints, and all of them are corrupt.
         """
-        torn: list[tuple[Path, str]] = []
-        for _, path in reversed(self._steps()):
+        corrupt: list[Path] = []
+        problems: list[str] = []
+        for path in reversed(self._newest_last()):
             damage = _damage(path)
-            if damage is None:
-                if torn:
-                    console.warn(
-                        f"{'; '.join(told for _, told in torn)}. Using the last good one: {path}"
-                    )
-                for bad, _ in torn:
-                    bad.rename(bad.with_name(f"{bad.name}.torn"))
-                return path
-            torn.append((path, f"checkpoint {path} is torn ({damage})"))
-        if torn:
+            if damage is not None:
+                corrupt.append(path)
+                problems.append(f"checkpoint {path} is corrupt ({damage})")
+                continue
+            if corrupt:
+                console.warn(f"{'; '.join(problems)}. Using the last good one: {path}")
+            # Renamed only now: without a good one, all are left for the user to look at.
+            for folder in corrupt:
+                folder.rename(folder.with_name(f"{folder.name}.corrupt"))
+            return path
+        if corrupt:
             raise StorageError(
-                f"{'; '.join(told for _, told in torn)}: no checkpoint is whole",
-                hint="start anew with --run NEW-NAME; nothing was removed",
+                f"{'; '.join(problems)}: all checkpoints are corrupt",
+                hint="start another run with --run NEW-NAME; nothing was removed",
             )
         return None
 
-    def clear_scratch(self) -> None:
-        """Removes what a killed process was still writing."""
+    def remove_unfinished(self) -> None:
+        """Removes folders that a killed process had not finished writing."""
         if self.folder.is_dir():
-            for left in self.folder.glob(".step-*"):
-                _remove(left)
+            for unfinished in self.folder.glob(".step-*"):
+                _remove(unfinished)
 
-    def _steps(self) -> list[tuple[int, Path]]:
+    def _newest_last(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
-        found = ((_NAME.fullmatch(p.name), p) for p in self.folder.iterdir())
-        return sorted((int(match[1]), p) for match, p in found if match)
+        folders = [path for path in self.folder.iterdir() if _FOLDER_NAME.fullmatch(path.name)]
+        return sorted(folders, key=step_of)
+
+    def _resume_advice(self) -> str:
+        good = self._newest_last()
+        if not good:
+            return "no earlier checkpoint exists; --resume starts from the beginning"
+        return f"the last good checkpoint is {good[-1]}; --resume continues from it"
 
 
 def step_of(checkpoint: Path) -> int:
+    """Returns the step of a checkpoint, from its folder's name."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def read_place(checkpoint: Path) -> Place:
-    return Place(**read_json(checkpoint / "state.json")["place"])
+def read_progress(checkpoint: Path) -> TrainingProgress:
+    """Reads the progress of the run at a checkpoint."""
+    return TrainingProgress(**read_json(checkpoint / "state.json")[_PROGRESS_KEY])
 
 
 def restore(checkpoint: Path, *, student: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Fills student and optimizer from a checkpoint, in place, bit for bit.
+    """Restores student and optimizer in place, bit for bit.
 
     Returns:
-        The scaler's state; empty without a scaler.
+        State of the loss scaler; empty without one.
     Raises:
-        StorageError: The checkpoint is of another model.
+        StorageError: The checkpoint belongs to a student of another shape, or cannot be read.
     """
     weights = _read_tensors(checkpoint / "student.safetensors")
     parameters = dict(student.named_parameters())
-    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in parameters.items()}:
+    stored_shapes = {name: weight.shape for name, weight in weights.items()}
+    if stored_shapes != {name: parameter.shape for name, parameter in parameters.items()}:
         raise StorageError(
-            f"{checkpoint} holds another student: its tensors are not this student's",
+            f"{checkpoint} is of another student: its tensors do not match this student's",
             hint="start a run of another name",
         )
     with torch.no_grad():
@@ -168,16 +210,17 @@ def restore(checkpoint: Path, *, student: nn.Module, optimizer: Optimizer) -> di
     return scaler
 
 
-# --- optimizer -----------------------------------------------------------------------------------------
+# --- optimizer -----------------------------------------------------------------------------------
 
 
 def _optimizer_tensors(student: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Moments and step counts by `parameter name|entry`. Its settings come from the recipe, its rate from the step."""
-    return {
-        f"{name}|{entry}": value
-        for name, parameter in student.named_parameters()
-        for entry, value in optimizer.state.get(parameter, {}).items()
-    }
+    """Moments and step counts by `parameter name|entry`."""
+    # Only these: settings come from the recipe, and the learning rate from the step.
+    tensors = {}
+    for name, parameter in student.named_parameters():
+        for entry, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}|{entry}"] = value
+    return tensors
 
 
 def _restore_optimizer(
@@ -187,28 +230,29 @@ def _restore_optimizer(
     for key, value in tensors.items():
         name, _, entry = key.partition("|")
         parameter = parameters[name]
-        # A fused optimizer keeps its step count where the parameter is.
+        # A fused optimizer expects its step count on the parameter's device, too.
         optimizer.state[parameter][entry] = value.to(parameter.device)
 
 
-# --- random states ---------------------------------------------------------------------------------------
+# --- random states -------------------------------------------------------------------------------
 
 
 def random_state() -> RandomState:
-    """The random states of this process: torch on every device, numpy, Python."""
+    """Returns the random states of this process: PyTorch on every device, numpy, Python."""
     tensors = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    # JSON has neither tuples nor numpy's integers.
     numpy_state = [kind, [int(key) for key in keys], int(position), int(has_gauss), float(cached)]
     return RandomState(tensors, {"python": [version, list(words), gauss], "numpy": numpy_state})
 
 
 def restore_random_state(checkpoint: Path, *, rank: int) -> None:
-    """Sets this process's random states; a rank that the checkpoint does not know keeps its own.
+    """Restores the random states of this process, if the checkpoint has its rank.
 
-    Dropout is seeded by step and micro-batch, so a run may go on with more or fewer processes.
+    A run may continue with more processes: dropout is seeded by step and micro-batch.
     """
     plain = read_json(checkpoint / "state.json")["random"]
     if rank >= len(plain):
@@ -223,25 +267,23 @@ def restore_random_state(checkpoint: Path, *, rank: int) -> None:
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
 
 
-def _by_rank(states: list[RandomState]) -> dict[str, Tensor]:
-    return {
-        f"{rank}.{name}": tensor
-        for rank, state in enumerate(states)
-        for name, tensor in state.tensors.items()
-    }
+def _tensors_by_rank(states: list[RandomState]) -> dict[str, Tensor]:
+    tensors = {}
+    for rank, state in enumerate(states):
+        for name, tensor in state.tensors.items():
+            tensors[f"{rank}.{name}"] = tensor
+    return tensors
 
 
-# --- files ---------------------------------------------------------------------------------------------
+# --- files ---------------------------------------------------------------------------------------
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path
-        )
-    except (
-        SafetensorError
-    ) as error:  # a full disk, say: safetensors has its own words for what the system says
+        save_file(on_cpu, path)
+    except SafetensorError as error:
+        # safetensors wraps the system's errors (a full disk) in an exception of its own.
         raise StorageError(f"cannot write {path.parent.name}: {error}") from error
 
 
@@ -253,25 +295,27 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files; None when they are what the manifest says."""
+    """Describes how a checkpoint's files differ from its manifest; None if they match."""
     try:
         expected = read_json(checkpoint / _MANIFEST)
     except StorageError:
-        return f"{_MANIFEST} is missing or no JSON"
-    got = {name: digest for name, digest in tree_manifest(checkpoint).items() if name != _MANIFEST}
-    for name in sorted(set(expected) | set(got)):
-        if name not in got:
+        return f"{_MANIFEST} is missing or not valid JSON"
+    digests = tree_manifest(checkpoint)
+    digests.pop(_MANIFEST, None)
+    for name in sorted(set(expected) | set(digests)):
+        if name not in digests:
             return f"{name} is missing"
-        if expected.get(name) != got[name]:
-            return f"{name} is not what was written"
+        if expected.get(name) != digests[name]:
+            return f"{name} does not match its sha256"
     return None
 
 
 def _remove(folder: Path) -> None:
-    """Takes a checkpoint's name away first: a kill half-way must not leave a torn one behind."""
-    import shutil
-
-    doomed = folder.with_name(f".{folder.name}.old") if not folder.name.startswith(".") else folder
+    """Renames a checkpoint, then removes it."""
+    # A process killed during the removal must not leave an incomplete folder of a valid name.
+    renamed = folder
+    if not folder.name.startswith("."):
+        renamed = folder.with_name(f".{folder.name}.old")
     with storage_errors(folder):
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
+        folder.rename(renamed)
+        shutil.rmtree(renamed)

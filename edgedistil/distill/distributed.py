@@ -1,4 +1,4 @@
-"""The processes of a run: who is the main one, on which device, in which precision."""
+"""Processes of a run: which one is the main process, on which device, in which precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from edgedistil.core import console
 from edgedistil.core.errors import EdgeDistilError, InputError
@@ -28,145 +28,166 @@ TORCH_DTYPES: dict[Precision, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_ACCELERATE = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
-# What torchrun and the MPI launchers of `accelerate launch` tell their processes.
+# Names that accelerate has for the precisions.
+_MIXED_PRECISION: dict[Precision, str] = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+# Number of processes, as torchrun and the MPI launchers of `accelerate launch` pass it.
 _WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-# Other processes wait while the main one tokenizes a corpus or fits a head: hours, with a large one.
-_PATIENCE = timedelta(hours=24)
+# Other processes wait while the main one tokenizes a corpus or fits a head: hours, for a large one.
+_TIMEOUT = timedelta(hours=24)
 
 
 @contextmanager
-def joined() -> Iterator[PartialState]:
-    """This process among the others (torchrun and `accelerate launch` start several); only the main one speaks."""
-    grouped_before = torch.distributed.is_initialized()
+def process_group() -> Iterator[PartialState]:
+    """Joins the processes of a run; yields the state of this one.
+
+    torchrun and `accelerate launch` start several. Only the main process prints.
+    """
+    was_initialized = torch.distributed.is_initialized()
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset"
-        )  # its default is ours too
-        # A single process takes no timeout: it has no one to wait for. Several without a GPU each: gloo, when told so.
-        state = PartialState(cpu=_all_on_cpu(), timeout=_PATIENCE) if _several() else PartialState()
+        # accelerate recommends setting the threads; PyTorch's default is what we want.
+        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
+        if _has_several_processes():
+            # Without a GPU accelerate needs cpu=True: else every process is its own main process
+            # (docs/log.md#torchrun-without-a-gpu).
+            state = PartialState(cpu=_all_on_cpu(), timeout=_TIMEOUT)
+        else:
+            # A single process accepts no timeout.
+            state = PartialState()
     if not state.is_main_process:
-        console.err.quiet = console.out.quiet = (
-            True  # to the end of this process: its command has nothing to add
-        )
+        # Until the process ends: the command has nothing to add after the stage, either.
+        console.err.quiet = console.out.quiet = True
     try:
         yield state
     finally:
-        # accelerate keeps the precision of the process in a global: the next stage may want another one.
+        # accelerate keeps the precision in a global; the next stage may need another one.
         AcceleratorState._reset_state()
-        if torch.distributed.is_initialized() and not grouped_before:
+        if torch.distributed.is_initialized() and not was_initialized:
             torch.distributed.destroy_process_group()
             PartialState._reset_state()
 
 
-def from_main(state: PartialState, work: Callable[[], T]) -> T:
-    """What `work` returns in the main process, in every process. The others wait, and end with it when it fails."""
-    said: list[Any] = [None, None]
+def run_on_main(state: PartialState, work: Callable[[], T]) -> T:
+    """Runs `work` in the main process; returns its result in every process.
+
+    The other processes wait. If `work` fails they exit with its exit code, silently: the main
+    process reports the error.
+    """
+    # [exit code of the failure or None, result]
+    message: list[Any] = [None, None]
     if state.is_main_process:
         try:
-            said[1] = work()
+            message[1] = work()
         except EdgeDistilError as error:
             broadcast_object_list([error.exit_code, None])
             raise
-    broadcast_object_list(said)
-    if said[0] is not None:
-        raise SystemExit(said[0])  # the main process tells why
-    result: T = said[1]
-    return result
+    broadcast_object_list(message)
+    exit_code, result = message
+    if exit_code is not None:
+        raise SystemExit(exit_code)
+    value: T = result
+    return value
 
 
-def accelerator(
+def build_accelerator(
     precision: Precision, *, trackers: list[str], folder: Path, unused_parameters: bool
 ) -> Accelerator:
-    """An accelerator for the loop; trackers write below `folder`."""
-    from accelerate.utils import DistributedDataParallelKwargs
+    """Returns an accelerator for the loop.
 
-    # The precision of a process is a global of accelerate's, and a fine-tuning before us may have left another one.
+    Args:
+        precision: Precision of the forward passes.
+        trackers: Names of accelerate's trackers.
+        folder: Folder that the trackers write to.
+        unused_parameters: Whether some parameters of the student get no gradient, which DDP has to
+            know.
+    """
+    # The precision is a global of accelerate, and fine-tuning may have left another one.
     AcceleratorState._reset_state()
-    # The loop itself says when gradients are all-reduced and when a step is due, so accelerate counts nothing.
+    # Without gradient accumulation: the loop itself decides when gradients are all-reduced.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
-    made = Accelerator(
+    accelerator = Accelerator(
         cpu=_all_on_cpu(),
-        mixed_precision=_ACCELERATE[precision],
+        mixed_precision=_MIXED_PRECISION[precision],
         log_with=trackers or None,
         project_dir=folder,
         kwargs_handlers=[ddp],
     )
     if trackers:
-        made.init_trackers(folder.name)
-    return made
+        accelerator.init_trackers(folder.name)
+    return accelerator
 
 
-def chosen_precision(
-    wanted: Literal["float32", "bfloat16", "float16", "auto"], device: torch.device
+def precision_of(accelerator: Accelerator) -> Precision:
+    """Returns the precision that an accelerator was built with."""
+    names = {mixed: precision for precision, mixed in _MIXED_PRECISION.items()}
+    return names[accelerator.mixed_precision]
+
+
+def resolve_precision(
+    requested: Literal["float32", "bfloat16", "float16", "auto"], device: torch.device
 ) -> Precision:
-    """`wanted`, or for `auto` bfloat16 where the device computes it natively and else float32.
+    """Returns the requested precision; for `auto`, bfloat16 if it is native, else float32.
 
     Raises:
         InputError: float16 without a GPU: it needs a loss scaler, and CPUs gain nothing from it.
     """
-    if wanted == "auto":
+    if requested == "auto":
         return "bfloat16" if bfloat16_is_native(device) else "float32"
-    if wanted == "float16" and device.type == "cpu":
+    if requested == "float16" and device.type == "cpu":
         raise InputError(
             'train.precision = "float16" needs a GPU; this run is on the CPU',
             hint='use "auto": bfloat16 where the CPU computes it, else float32',
         )
-    return wanted
+    return requested
+
+
+# --- checks of the settings ----------------------------------------------------------------------
 
 
 def check_trackers(trackers: list[str]) -> None:
-    """
-    Raises:
-        InputError: One is unknown, or its package is not installed.
-    """
+    """Raises InputError if a tracker is unknown, or its package is not installed."""
     installed = [str(tracker) for tracker in get_available_trackers()]
     for tracker in trackers:
         if tracker not in LOGGER_TYPE_TO_CLASS:
             raise InputError(
-                f"no tracker '{tracker}'",
-                hint=f"accelerate knows {', '.join(LOGGER_TYPE_TO_CLASS)}",
+                f"unknown tracker '{tracker}'",
+                hint=f"expected one of: {', '.join(LOGGER_TYPE_TO_CLASS)}",
             )
         if tracker not in installed:
             raise InputError(f"tracker '{tracker}' is not installed", hint=f"pip install {tracker}")
 
 
 def check_compiler(device: torch.device, *, compiled: bool) -> None:
-    """
-    Raises:
-        InputError: torch.compile writes C++ for a CPU, and there is no compiler.
-    """
-    if (
-        compiled
-        and device.type == "cpu"
-        and not any(shutil.which(name) for name in ("c++", "g++", "clang++"))
-    ):
+    """Raises InputError if torch.compile is requested on a CPU without a C++ compiler."""
+    # On a CPU torch.compile generates C++; on a GPU it brings its own compiler.
+    if not compiled or device.type != "cpu":
+        return
+    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         raise InputError(
-            "train.compile needs a C++ compiler on a CPU, and there is none on the path",
+            "train.compile needs a C++ compiler on a CPU; none is on the path",
             hint="install g++, or set train.compile = false",
         )
 
 
 def check_batch(*, global_batch: int, micro_batch: int, processes: int) -> None:
-    """
-    Raises:
-        InputError: The processes cannot take equal parts of the global batch.
-    """
+    """Raises InputError if the processes cannot take equal parts of the global batch."""
     if global_batch % processes:
         raise InputError(
             f"world size {processes} does not divide train.global_batch {global_batch}: "
             "every process takes the same number of sequences",
-            hint=f"set train.global_batch to a multiple of {processes}, or start another number of processes",
+            hint=f"set train.global_batch to a multiple of {processes}, "
+            "or start another number of processes",
         )
-    if micro_batch > global_batch // processes:
+    rows = global_batch // processes
+    if micro_batch > rows:
         console.say(
-            f"micro-batches of {global_batch // processes} sequences: the global batch gives a process no more"
+            f"micro-batches have {rows} sequences instead of {micro_batch}: "
+            "the global batch has no more for a process"
         )
 
 
-def _several() -> bool:
+def _has_several_processes() -> bool:
     return any(int(os.environ.get(name, "1")) > 1 for name in _WORLD_SIZES)
 
 
 def _all_on_cpu() -> bool:
-    return _several() and not (torch.cuda.is_available() or torch.xpu.is_available())
+    return _has_several_processes() and not (torch.cuda.is_available() or torch.xpu.is_available())

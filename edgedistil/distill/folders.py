@@ -1,4 +1,4 @@
-"""Models as folders that transformers loads: the teacher linked from the cache, the student with its tokenizer."""
+"""Model folders of a run that transformers loads: the teacher, linked, and the student."""
 
 from __future__ import annotations
 
@@ -11,30 +11,36 @@ from transformers import DistilBertForMaskedLM, PreTrainedTokenizerFast
 from edgedistil.core.rundir import replacing, storage_errors
 from edgedistil.models.quiet import quiet
 
-_FILES = {".json", ".txt", ".safetensors"}
+# Configuration, tokenizer and weights. Pickles (.bin) are left behind: nothing of ours reads them.
+_SUFFIXES = {".json", ".txt", ".safetensors"}
 
 
 def link_folder(source: Path, target: Path) -> None:
-    """A model folder under another name: hard links where the disk can, else copies. Weights take no space twice."""
+    """Links a model folder's files into `target`, or copies them where hard links are impossible.
+
+    An existing `target` is left as it is.
+    """
     if target.exists():
         return
-    with replacing(target) as aside, storage_errors(target):
-        aside.mkdir()
+    with replacing(target) as unfinished, storage_errors(target):
+        unfinished.mkdir()
         for file in sorted(source.iterdir()):
-            if file.suffix in _FILES:
-                _link(file.resolve(), aside / file.name)  # the hub's cache holds symbolic links
+            if file.suffix in _SUFFIXES:
+                # The hub's cache holds symbolic links; a link to one would depend on that cache.
+                _link(file.resolve(), unfinished / file.name)
 
 
 def save_student(
     student: DistilBertForMaskedLM, tokenizer: PreTrainedTokenizerFast, target: Path
 ) -> None:
-    """The student and its tokenizer, whole or not at all. The tokenizer gives no token types: a DistilBERT has none."""
+    """Writes the student and its tokenizer, completely or not at all."""
+    # A DistilBERT takes no token types, so its tokenizer must not return any.
     names = tokenizer.model_input_names
     tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
     try:
-        with replacing(target) as aside, storage_errors(target), quiet():
-            student.save_pretrained(aside)
-            tokenizer.save_pretrained(aside)
+        with replacing(target) as unfinished, storage_errors(target), quiet():
+            student.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
     finally:
         tokenizer.model_input_names = names
 

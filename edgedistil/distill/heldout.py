@@ -1,8 +1,11 @@
-"""Held-out evaluation: MLM loss, top-1, agreement with the teacher, KL; the same masked positions for every model."""
+"""Held-out evaluation: MLM loss, top-1, agreement with the teacher and KL divergence.
+
+All models are evaluated at the same masked positions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -16,90 +19,120 @@ from edgedistil.data.masking import IGNORED
 from edgedistil.distill.batches import MicroBatch
 from edgedistil.models.fast.encoder import encode, mlm_head
 
-ROWS = 512  # masked tokens that are projected onto the vocabulary at once
+# Masked tokens that are projected onto the vocabulary at once. Fewer need less memory for their
+# logits; another number also changes the last digits of the figures, which are sums in float32.
+_CHUNK_TOKENS = 512
 
 
-class HeldoutJudge:
-    """Judges models on fixed batches. What the teacher says there is computed once and kept as hidden states.
+class HeldoutEvaluator:
+    """Evaluates models on fixed batches.
 
-    Each process judges its share of the batches; sums are added up over processes.
+    The teacher's hidden states are computed once: an evaluation then costs one pass of the student
+    (docs/decisions.md#held-out-evaluation-caches-the-teachers-hidden-states). Each process
+    evaluates its share of the batches, and sums are added up over the processes.
     """
 
     def __init__(
         self, batches: Sequence[MicroBatch], teacher: BertForMaskedLM, *, accelerator: Accelerator
     ) -> None:
+        """Computes the teacher's hidden states.
+
+        Args:
+            batches: The batches of all processes.
+            teacher: The teacher, in eval mode.
+            accelerator: Supplies autocast and the processes.
+        """
         self._accelerator, self._teacher = accelerator, teacher
-        self._batches = [
-            b for b in batches if b.number % accelerator.num_processes == accelerator.process_index
-        ]
-        self._labels = [b.labels_BL[b.labels_BL != IGNORED] for b in self._batches]
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        self._batches = [batch for batch in batches if batch.number % processes == rank]
+        self._labels = [batch.labels_BL[batch.labels_BL != IGNORED] for batch in self._batches]
         with console.progress(
             "teacher on held-out text", len(self._batches), unit="batches"
         ) as bar:
-            self._taught = self._transformed(teacher, bar)
+            self._teacher_hidden = self._transformed_hidden(teacher, bar)
 
-    def judge(
+    def evaluate(
         self, model: BertForMaskedLM | DistilBertForMaskedLM, *, name: str, step: int
     ) -> HeldoutMlm:
-        """The figures of a model; the teacher agrees with itself and its KL is 0 by definition."""
-        trained = model.training
+        """Returns the figures of a model, which is left in the mode it was in.
+
+        Args:
+            model: The student, or the teacher itself: it agrees with itself, and its KL is 0.
+            name: Name of the model in the record.
+            step: Step of the run, for the record.
+        """
+        was_training = model.training
         model.eval()
-        transformed = self._taught if model is self._teacher else self._transformed(model, None)
+        if model is self._teacher:
+            hidden = self._teacher_hidden
+        else:
+            hidden = self._transformed_hidden(model, None)
+
+        # Sums over this process's masked tokens, then over all processes.
         sums = torch.zeros(5, dtype=torch.float64)
-        head, taught_head = mlm_head(model), mlm_head(self._teacher)
-        for student_ND, teacher_ND, labels_N in zip(
-            transformed, self._taught, self._labels, strict=True
-        ):
-            for start in range(0, len(labels_N), ROWS):
-                rows = slice(start, start + ROWS)
-                with torch.no_grad(), self._accelerator.autocast():
-                    student_CV = F.linear(student_ND[rows], head.weight_VD, head.bias_V)
-                    teacher_CV = F.linear(
-                        teacher_ND[rows], taught_head.weight_VD, taught_head.bias_V
-                    )
-                sums += _sums(student_CV, teacher_CV, labels_N[rows]).double().cpu()
-        model.train(trained)
-        sums = (
-            self._accelerator.reduce(sums.to(torch.float32).to(self._accelerator.device), "sum")
-            .double()
-            .cpu()
-        )
-        count, loss, right, agreeing, kl = sums.tolist()
+        for batch in range(len(self._batches)):
+            for chunk_sums in self._chunk_sums(model, hidden[batch], batch):
+                sums += chunk_sums
+        model.train(was_training)
+        # Reduced in float32: not every backend adds up float64.
+        own = sums.to(torch.float32).to(self._accelerator.device)
+        total = self._accelerator.reduce(own, "sum").double().cpu()
+
+        count, loss, correct, agreeing, kl = total.tolist()
         return HeldoutMlm(
             model=name,
             step=step,
             masked_tokens=round(count),
             mlm_loss_nats=loss / count,
-            top1=right / count,
+            top1=correct / count,
             agreement=agreeing / count,
-            kl_nats=max(kl / count, 0.0),  # rounding leaves equal distributions a hair below 0
+            # Rounding can make the divergence of equal distributions slightly negative.
+            kl_nats=max(kl / count, 0.0),
         )
 
-    def _transformed(
+    def _transformed_hidden(
         self, model: BertForMaskedLM | DistilBertForMaskedLM, bar: console.Bar | None
     ) -> list[Tensor]:
-        """Hidden states at the masked positions after the head's transform, one (N, D) a batch."""
+        """Hidden states at the masked positions after the head's transform, (N, D) per batch."""
         head = mlm_head(model)
-        found = []
+        hidden = []
         for batch in self._batches:
             with torch.no_grad(), self._accelerator.autocast():
                 hidden_BLD = encode(model, batch.input_ids_BL, batch.attention_mask_BL)
-                found.append(head.transform(hidden_BLD[batch.labels_BL != IGNORED]))
+                hidden.append(head.transform(hidden_BLD[batch.labels_BL != IGNORED]))
             if bar is not None:
                 bar.advance()
-        return found
+        return hidden
+
+    def _chunk_sums(
+        self, model: BertForMaskedLM | DistilBertForMaskedLM, student_ND: Tensor, batch: int
+    ) -> Iterator[Tensor]:
+        """`_token_sums` of each chunk of a batch, float64 on the CPU."""
+        student_head, teacher_head = mlm_head(model), mlm_head(self._teacher)
+        teacher_ND, labels_N = self._teacher_hidden[batch], self._labels[batch]
+        for start in range(0, len(labels_N), _CHUNK_TOKENS):
+            chunk = slice(start, start + _CHUNK_TOKENS)
+            with torch.no_grad(), self._accelerator.autocast():
+                student_CV = F.linear(
+                    student_ND[chunk], student_head.weight_VD, student_head.bias_V
+                )
+                teacher_CV = F.linear(
+                    teacher_ND[chunk], teacher_head.weight_VD, teacher_head.bias_V
+                )
+            yield _token_sums(student_CV, teacher_CV, labels_N[chunk]).double().cpu()
 
 
-def _sums(student_CV: Tensor, teacher_CV: Tensor, labels_C: Tensor) -> Tensor:
-    """Tokens, cross-entropy, right ones, agreeing ones and KL(teacher || student), summed over C tokens."""
-    log_q, log_p = (F.log_softmax(logits.float(), dim=-1) for logits in (student_CV, teacher_CV))
-    chosen, taught = student_CV.argmax(-1), teacher_CV.argmax(-1)
+def _token_sums(student_CV: Tensor, teacher_CV: Tensor, labels_C: Tensor) -> Tensor:
+    """Sums over C tokens: tokens, cross-entropy, correct, agreeing, KL(teacher || student)."""
+    log_q_CV = F.log_softmax(student_CV.float(), dim=-1)
+    log_p_CV = F.log_softmax(teacher_CV.float(), dim=-1)
+    student_top_C, teacher_top_C = student_CV.argmax(-1), teacher_CV.argmax(-1)
     return torch.stack(
         [
             torch.tensor(float(len(labels_C)), device=labels_C.device),
-            F.nll_loss(log_q, labels_C, reduction="sum"),
-            (chosen == labels_C).sum().float(),
-            (chosen == taught).sum().float(),
-            F.kl_div(log_q, log_p, log_target=True, reduction="sum"),
+            F.nll_loss(log_q_CV, labels_C, reduction="sum"),
+            (student_top_C == labels_C).sum().float(),
+            (student_top_C == teacher_top_C).sum().float(),
+            F.kl_div(log_q_CV, log_p_CV, log_target=True, reduction="sum"),
         ]
     )

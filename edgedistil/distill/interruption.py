@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish that the loop grants when its state is whole."""
+"""Defers SIGINT and SIGTERM until the training state is consistent."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from edgedistil.core import console
 
 
 class Interruption:
-    """While it is entered, the first signal sets `asked`; a second one stops at once, as Python does."""
+    """Context in which the first signal sets `requested`; a second one interrupts at once."""
 
     def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
+        self.requested = False
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
+        # Python lets only the main thread set handlers; elsewhere signals keep theirs.
+        if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
+                self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -29,11 +30,14 @@ class Interruption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, _frame: FrameType | None) -> None:
-        if self.asked:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
-        console.say(f"{signal.Signals(number).name}: saving a checkpoint; once more stops without")
+        self.requested = True
+        console.say(
+            f"{signal.Signals(number).name}: saving a checkpoint; "
+            "press Ctrl-C again to stop without saving"
+        )

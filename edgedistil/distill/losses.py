@@ -1,37 +1,46 @@
-"""The engine of the three distillation losses, which never holds the logits of all positions.
+"""The three distillation losses over one micro-batch, without the logits of all positions at once.
 
-`edgedistil.models.losses` has the plain formulas, which define them. `distillation_loss` is what a loop
-calls: it selects hidden states first, and `projection.py` projects and reduces them in chunks.
+`edgedistil.models.losses` has the plain formulas, which define them. `distillation_loss` selects
+hidden states first; `edgedistil.models.fast.projection` projects and reduces them in chunks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgedistil.core.errors import ShapeError
+from edgedistil.core.recipe import Loss
 from edgedistil.data.masking import IGNORED
 from edgedistil.models.fast.encoder import MlmHead
-from edgedistil.models.fast.projection import TeacherInputs, project_and_reduce
+from edgedistil.models.fast.projection import ProjectedLosses, TeacherInputs, project_and_reduce
 from edgedistil.models.losses import at_least_float32
 
-Positions = Literal["all", "masked"]
+# Rows of the cosine loss that are computed at once on a CPU, so that a block stays in its cache
+# (docs/log.md#cosine-loss-in-blocks).
+_COSINE_BLOCK_ROWS = 256
+# Smallest norm of a hidden state in the cosine loss, the one of PyTorch's cosine similarity.
+_MIN_NORM = 1e-8
 
-_COSINE_ROWS = 256
-_SHORTEST = 1e-8  # length that a hidden state is taken to have at least, as PyTorch's cosine similarity does
+
+# --- token counts --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """How many tokens the losses of an optimizer step are a mean over; add up micro-batches and ranks.
+    """Number of tokens that the losses are means over.
 
-    A loop sums `count_tokens` over the micro-batches of a step (and over ranks, with one all-reduce) before it starts
-    the forward passes, and gives the sum to each `distillation_loss`: then the step's gradient is that of one mean over
-    all its tokens. With DDP, which averages over ranks, give `counts.divided(world_size)`. The original's mean per
-    micro-batch is `count_tokens(…).times(micro_batches)`.
+    A loop adds up `count_tokens` over the micro-batches of a step and over ranks before the forward
+    passes, and passes the sum to each `distillation_loss`: the gradient is then that of one mean
+    over all tokens of the step. DDP averages over ranks: pass `counts.divided(world_size)`. The
+    original's mean per micro-batch is `count_tokens(…).times(micro_batches)`.
+
+    Attributes:
+        attended: Tokens that are not padding.
+        masked: Masked tokens.
     """
 
     attended: float
@@ -46,20 +55,33 @@ class TokenCounts:
     def divided(self, divisor: float) -> TokenCounts:
         return self.times(1 / divisor)
 
+    def soft_target(self, settings: Loss) -> float:
+        """Returns the number of tokens that the soft-target loss is a mean over."""
+        return self.attended if settings.positions == "all" else self.masked
+
 
 def count_tokens(labels_BL: Tensor, attention_mask_BL: Tensor | None) -> TokenCounts:
-    attended = labels_BL.numel() if attention_mask_BL is None else int(attention_mask_BL.sum())
+    """Counts the tokens of a micro-batch; without an attention mask all are attended."""
+    attended = labels_BL.numel()
+    if attention_mask_BL is not None:
+        attended = int(attention_mask_BL.sum())
     return TokenCounts(attended, int((labels_BL != IGNORED).sum()))
+
+
+# --- the weighted sum ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class DistillationLoss:
-    """The loss of one micro-batch and its parts.
+    """Loss of one micro-batch and its parts.
 
     Attributes:
-        total: w_soft · soft/n + w_mlm · mlm/n + w_cos · cos/n with the n of the given counts: call `backward` on it.
-        soft_target_sum, mlm_sum, cosine_sum: Unweighted sums over this micro-batch's tokens, float32, detached (T² is
-            in the first one); 0 where the weight is 0. Divided by the counts of a step they are its mean losses.
+        total: w_soft · soft/n + w_mlm · mlm/n + w_cos · cos/n with the n of the counts; the tensor
+            to call `backward` on.
+        soft_target_sum: Sum over the micro-batch's tokens without the weight, float32, detached;
+            includes T². 0 if the weight is 0.
+        mlm_sum: The same of the MLM loss.
+        cosine_sum: The same of the cosine loss.
     """
 
     total: Tensor
@@ -77,125 +99,171 @@ def distillation_loss(
     labels_BL: Tensor,
     attention_mask_BL: Tensor | None,
     counts: TokenCounts,
-    soft_target: float,
-    mlm: float,
-    cosine: float,
-    temperature: float,
-    positions: Positions,
+    settings: Loss,
 ) -> DistillationLoss:
-    """The weighted sum of the three losses over one micro-batch, without the logits of all positions at once.
+    """Returns the weighted sum of the three losses over one micro-batch.
 
-    A part whose weight is 0 costs nothing; with `soft_target` and `cosine` both 0 no teacher is needed.
+    A loss whose weight is 0 is not computed. No teacher is needed if both the soft-target and the
+    cosine loss have the weight 0.
 
     Args:
         student_BLD: Student's last hidden states, with gradient.
-        teacher_BLD: Teacher's last hidden states; its width may differ from the student's when `cosine` is 0.
-        labels_BL: The right token at masked positions, -100 elsewhere.
-        attention_mask_BL: 0 at padding; None when there is none.
-        counts: Tokens that the means are over; see TokenCounts.
-        soft_target, mlm, cosine: Weights, >= 0.
-        positions: Where the soft-target loss looks; MLM looks at masked ones, cosine at all attended ones.
+        teacher_BLD: Teacher's last hidden states; their width may differ without the cosine loss.
+        student_head: Student's MLM head.
+        teacher_head: Teacher's MLM head.
+        labels_BL: The original token at masked positions, IGNORED elsewhere.
+        attention_mask_BL: 1 at tokens, 0 at padding; None without padding.
+        counts: Number of tokens that the losses are means over; see `TokenCounts`.
+        settings: Recipe section [loss]: weights, temperature and positions.
     Raises:
-        ShapeError: Shapes do not fit, or a count is not positive.
+        ShapeError: Shapes do not match, a count is not positive, or the teacher is missing.
     """
-    _check(student_BLD, teacher_BLD, labels_BL, attention_mask_BL, counts)
-    masked_first, masked = _select(
-        labels_BL, attention_mask_BL, all_of_them=positions == "all" and soft_target > 0
-    )
+    _check_shapes(student_BLD, teacher_BLD, labels_BL, attention_mask_BL, counts)
     student_MD = student_BLD.flatten(0, 1)
     zero = torch.zeros((), dtype=torch.float32, device=student_BLD.device)
-    total, soft_sum, mlm_sum, cosine_sum = zero, zero, zero, zero
+    total, soft_target_sum, mlm_sum, cosine_sum = zero, zero, zero, zero
 
-    if cosine > 0:
-        if teacher_BLD is None or teacher_BLD.shape != student_BLD.shape:
-            raise ShapeError(
-                f"the cosine loss compares hidden states of one width; got {_told(student_BLD, teacher_BLD)}",
-                hint="give student and teacher the same width, or set [loss] cosine = 0",
+    # Cosine loss: hidden states of all attended tokens.
+    if settings.cosine > 0:
+        teacher_MD = _teacher_hidden_of_same_width(student_BLD, teacher_BLD)
+        distance = _attended_cosine_sum(student_MD, teacher_MD, attention_mask_BL)
+        total, cosine_sum = total + settings.cosine / counts.attended * distance, distance.detach()
+
+    # Soft-target and MLM loss: logits of the selected positions.
+    if settings.soft_target > 0 or settings.mlm > 0:
+        positions = _select_positions(labels_BL, attention_mask_BL, settings)
+        # A micro-batch of a step may have no masked token.
+        if len(positions.indices):
+            projected = _projected_losses(
+                student_head.transform(student_MD[positions.indices]),
+                _teacher_inputs(teacher_BLD, teacher_head, positions, settings),
+                student_head,
+                labels_BL.flatten()[positions.indices[: positions.masked]],
+                counts=counts,
+                settings=settings,
             )
-        teacher_MD = teacher_BLD.flatten(0, 1)
-        with_gradient = _attended_cosine_sum(student_MD, teacher_MD, attention_mask_BL)
-        total, cosine_sum = total + cosine / counts.attended * with_gradient, with_gradient.detach()
-
-    if (soft_target > 0 or mlm > 0) and len(masked_first):
-        if soft_target > 0 and (teacher_BLD is None or teacher_head is None):
-            raise ShapeError(
-                "the soft-target loss needs the teacher's hidden states and head; got none"
-            )
-        soft_tokens = counts.attended if positions == "all" else counts.masked
-        teaching = None
-        if soft_target > 0:
-            assert teacher_BLD is not None and teacher_head is not None
-            with torch.no_grad():
-                transformed = teacher_head.transform(teacher_BLD.flatten(0, 1)[masked_first])
-            teaching = TeacherInputs(transformed, teacher_head.weight_VD, teacher_head.bias_V)
-        projected = project_and_reduce(
-            student_head.transform(student_MD[masked_first]),
-            student_head.weight_VD,
-            student_head.bias_V,
-            teaching,
-            labels_BL.flatten()[masked_first[:masked]] if mlm > 0 else None,
-            soft_scale=soft_target / soft_tokens,
-            mlm_scale=mlm / counts.masked if mlm > 0 else 0.0,
-            temperature=temperature,
-        )
-        total = total + projected.total
-        soft_sum, mlm_sum = projected.soft_target_sum, projected.mlm_sum
-    return DistillationLoss(total, soft_sum, mlm_sum, cosine_sum)
+            total = total + projected.total
+            soft_target_sum, mlm_sum = projected.soft_target_sum, projected.mlm_sum
+    return DistillationLoss(total, soft_target_sum, mlm_sum, cosine_sum)
 
 
-def _select(
-    labels_BL: Tensor, attention_mask_BL: Tensor | None, *, all_of_them: bool
-) -> tuple[Tensor, int]:
-    """Flat indices of the positions that are projected, masked ones first, and how many of them are masked."""
+@dataclass(frozen=True)
+class _Positions:
+    """Positions whose hidden states are projected: the masked ones, then all others.
+
+    Attributes:
+        indices: Flat indices into (B, L).
+        masked: Number of masked positions, which come first.
+    """
+
+    indices: Tensor
+    masked: int
+
+
+def _select_positions(
+    labels_BL: Tensor, attention_mask_BL: Tensor | None, settings: Loss
+) -> _Positions:
     is_masked = labels_BL.flatten() != IGNORED
     masked = is_masked.nonzero().squeeze(1)
-    if not all_of_them:
-        return masked, len(masked)
-    others = (
-        ~is_masked if attention_mask_BL is None else ~is_masked & attention_mask_BL.flatten().bool()
+    # The MLM loss needs masked positions only.
+    if settings.positions == "masked" or settings.soft_target == 0:
+        return _Positions(masked, len(masked))
+    is_other = ~is_masked
+    if attention_mask_BL is not None:
+        is_other = is_other & attention_mask_BL.flatten().bool()
+    others = is_other.nonzero().squeeze(1)
+    return _Positions(torch.cat([masked, others]), len(masked))
+
+
+def _teacher_inputs(
+    teacher_BLD: Tensor | None,
+    teacher_head: MlmHead | None,
+    positions: _Positions,
+    settings: Loss,
+) -> TeacherInputs | None:
+    """The teacher's side of the projection; None without a soft-target loss."""
+    if settings.soft_target == 0:
+        return None
+    if teacher_BLD is None or teacher_head is None:
+        raise ShapeError(
+            "the soft-target loss needs the teacher's hidden states and head; got none"
+        )
+    with torch.no_grad():
+        hidden_ND = teacher_head.transform(teacher_BLD.flatten(0, 1)[positions.indices])
+    return TeacherInputs(hidden_ND, teacher_head.weight_VD, teacher_head.bias_V)
+
+
+def _projected_losses(
+    student_ND: Tensor,
+    teacher: TeacherInputs | None,
+    student_head: MlmHead,
+    labels_K: Tensor,
+    *,
+    counts: TokenCounts,
+    settings: Loss,
+) -> ProjectedLosses:
+    """Soft-target and MLM loss of N positions, of which the first K are masked."""
+    has_mlm = settings.mlm > 0
+    return project_and_reduce(
+        student_ND,
+        student_head.weight_VD,
+        student_head.bias_V,
+        teacher,
+        labels_K if has_mlm else None,
+        soft_scale=settings.soft_target / counts.soft_target(settings),
+        mlm_scale=settings.mlm / counts.masked,
+        temperature=settings.temperature,
     )
-    return torch.cat([masked, others.nonzero().squeeze(1)]), len(masked)
+
+
+# --- cosine loss ---------------------------------------------------------------------------------
+
+
+def _teacher_hidden_of_same_width(student_BLD: Tensor, teacher_BLD: Tensor | None) -> Tensor:
+    """The teacher's hidden states, (B · L, D)."""
+    if teacher_BLD is None or teacher_BLD.shape != student_BLD.shape:
+        raise ShapeError(
+            "the cosine loss compares hidden states of one width; "
+            f"got {_format_shapes(student_BLD, teacher_BLD)}",
+            hint="give student and teacher the same width, or set [loss] cosine = 0",
+        )
+    return teacher_BLD.flatten(0, 1)
 
 
 def _attended_cosine_sum(
     student_MD: Tensor, teacher_MD: Tensor, attention_mask_BL: Tensor | None
 ) -> Tensor:
+    """Sum of 1 − cos over the attended tokens, with gradient."""
     if attention_mask_BL is not None:
         attended = attention_mask_BL.flatten().nonzero().squeeze(1)
         student_MD, teacher_MD = student_MD[attended], teacher_MD[attended]
-    return _cosine_sum(student_MD, teacher_MD)
-
-
-def _cosine_sum(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    with torch.autocast(
-        student_ND.device.type, enabled=False
-    ):  # it would take the products of float32 rows in 16 bits
-        total: Tensor = _CosineSum.apply(student_ND, teacher_ND)  # type: ignore[no-untyped-call]
+    # Autocast would compute `vecdot` of float32 rows in 16 bits.
+    with torch.autocast(student_MD.device.type, enabled=False):
+        total: Tensor = _CosineSum.apply(student_MD, teacher_MD)  # type: ignore[no-untyped-call]
     return total
 
 
 class _CosineSum(torch.autograd.Function):
-    """Σ 1 − cos of rows, and its gradient with it, block by block in cache, where autograd takes 20 float32 passes."""
+    """Σ 1 − cos of rows; the gradient is computed in the forward pass, block by block.
+
+    Autograd would take 20 passes over float32 copies of the hidden states.
+    """
 
     @staticmethod
     def forward(ctx: Any, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
         grad_ND = torch.empty_like(student_ND)
-        block = _COSINE_ROWS if student_ND.device.type == "cpu" else max(1, len(student_ND))
+        # A GPU has no cache to fit a block into: all rows at once.
+        block = max(1, len(student_ND))
+        if student_ND.device.type == "cpu":
+            block = _COSINE_BLOCK_ROWS
         distances = []
-        parts = [torch.split(part, block) for part in (student_ND, teacher_ND, grad_ND)]
-        for student, teacher, grad in zip(*parts, strict=True):
-            s, t = (
-                at_least_float32(student),
-                at_least_float32(teacher).to(at_least_float32(student).dtype),
-            )
-            s_length, t_length = (
-                torch.linalg.vecdot(v, v).sqrt_().clamp_min_(_SHORTEST) for v in (s, t)
-            )
-            inverse = (s_length * t_length).reciprocal_()
-            cosine = torch.linalg.vecdot(s, t) * inverse
-            distances.append((1 - cosine).sum())
-            along = (cosine / s_length.square()).masked_fill_(s_length <= _SHORTEST, 0)
-            grad.copy_((s * along.unsqueeze(1)).addcmul_(t, inverse.unsqueeze(1), value=-1))
+        for student_RD, teacher_RD, grad_RD in zip(
+            torch.split(student_ND, block),
+            torch.split(teacher_ND, block),
+            torch.split(grad_ND, block),
+            strict=True,
+        ):
+            distances.append(_cosine_block(student_RD, teacher_RD, grad_RD))
         ctx.save_for_backward(grad_ND)
         return torch.stack(distances).sum()
 
@@ -204,7 +272,27 @@ class _CosineSum(torch.autograd.Function):
         return ctx.saved_tensors[0] * grad, None
 
 
-def _check(
+def _cosine_block(student_RD: Tensor, teacher_RD: Tensor, grad_RD: Tensor) -> Tensor:
+    """Sum of 1 − cos over R rows; writes its gradient with respect to the student to `grad_RD`."""
+    s_RD = at_least_float32(student_RD)
+    t_RD = at_least_float32(teacher_RD).to(s_RD.dtype)
+    s_norm_R = torch.linalg.vecdot(s_RD, s_RD).sqrt_().clamp_min_(_MIN_NORM)
+    t_norm_R = torch.linalg.vecdot(t_RD, t_RD).sqrt_().clamp_min_(_MIN_NORM)
+    inverse_R = (s_norm_R * t_norm_R).reciprocal_()
+    cosine_R = torch.linalg.vecdot(s_RD, t_RD) * inverse_R
+
+    # d(1 − cos)/ds = s · cos/|s|² − t/(|s||t|); the first term vanishes where |s| is clamped.
+    along_R = (cosine_R / s_norm_R.square()).masked_fill_(s_norm_R <= _MIN_NORM, 0)
+    gradient_RD = s_RD * along_R.unsqueeze(1)
+    grad_RD.copy_(gradient_RD.addcmul_(t_RD, inverse_R.unsqueeze(1), value=-1))
+    distance: Tensor = (1 - cosine_R).sum()
+    return distance
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+def _check_shapes(
     student_BLD: Tensor,
     teacher_BLD: Tensor | None,
     labels_BL: Tensor,
@@ -217,13 +305,15 @@ def _check(
     if not fits:
         raise ShapeError(
             "expected student (B, L, D), teacher (B, L, D'), labels (B, L), mask (B, L); "
-            f"got {_told(student_BLD, teacher_BLD, labels_BL, mask_BL)}"
+            f"got {_format_shapes(student_BLD, teacher_BLD, labels_BL, mask_BL)}"
         )
     if not (counts.attended > 0 and counts.masked > 0):
         raise ShapeError(
-            f"a mean over no tokens: {counts.attended:g} attended, {counts.masked:g} masked"
+            "expected at least one attended and one masked token; "
+            f"got {counts.attended:g} attended, {counts.masked:g} masked"
         )
 
 
-def _told(*tensors: Tensor | None) -> str:
-    return " and ".join("none" if t is None else str(tuple(t.shape)) for t in tensors)
+def _format_shapes(*tensors: Tensor | None) -> str:
+    shapes = ["none" if tensor is None else str(tuple(tensor.shape)) for tensor in tensors]
+    return " and ".join(shapes)

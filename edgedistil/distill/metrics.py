@@ -1,4 +1,7 @@
-"""metrics.jsonl: one JSON object a line, `kind` says which: "train" for a step, "heldout" for an evaluation."""
+"""metrics.jsonl: the training trace and the held-out evaluations, one JSON object a line.
+
+The key `kind` distinguishes them: "train" for a step, "heldout" for an evaluation.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,30 @@ from edgedistil.core.rundir import storage_errors, write_text
 
 
 class Metrics:
-    """The trace of a run. `write` does nothing where `writes` is false: one process of a run writes."""
+    """The metrics file of a run."""
 
     def __init__(self, path: Path, *, writes: bool) -> None:
+        """Creates nothing yet.
+
+        Args:
+            path: The file.
+            writes: Whether this process writes; one process of a run does.
+        """
         self._path, self._writes = path, writes
 
-    def cut_after(self, step: int) -> None:
-        """Drops what came after `step`: a resumed run writes it again. A line that a kill has torn goes too."""
+    def truncate_after(self, step: int) -> None:
+        """Removes the entries after `step`, which a resumed run writes again."""
         if self._writes and self._path.exists():
-            kept = [line for entry, line in self._lines() if entry["step"] <= step]
-            write_text(self._path, "".join(kept))
+            lines = [line for entry, line in self._entries() if entry["step"] <= step]
+            write_text(self._path, "".join(lines))
 
     def write(self, kind: str, **values: Any) -> None:
+        """Appends an entry.
+
+        Raises:
+            ValueError: A value is NaN or infinite.
+            StorageError: The file cannot be written.
+        """
         if not self._writes:
             return
         line = json.dumps({"kind": kind, **values}, allow_nan=False)
@@ -31,26 +46,30 @@ class Metrics:
             file.write(line + "\n")
 
     def write_heldout(self, figures: HeldoutMlm) -> None:
+        """Appends a held-out evaluation."""
         self.write("heldout", **figures.model_dump(mode="json"))
 
     def heldout(self) -> list[HeldoutMlm]:
-        """All held-out evaluations so far, in order."""
-        entries = (entry for entry, _ in self._lines() if entry["kind"] == "heldout")
-        return [
-            HeldoutMlm.model_validate({k: v for k, v in e.items() if k != "kind"}) for e in entries
-        ]
+        """Returns all held-out evaluations in the order in which they were written."""
+        evaluations = []
+        for entry, _ in self._entries():
+            if entry.pop("kind") == "heldout":
+                evaluations.append(HeldoutMlm.model_validate(entry))
+        return evaluations
 
     def sync(self) -> None:
-        """Has the disk keep what was written: a checkpoint must never be ahead of its trace."""
+        """Flushes the file to the disk: a checkpoint must never be ahead of its trace."""
         if self._writes and self._path.exists():
             with storage_errors(self._path), self._path.open("rb") as file:
                 os.fsync(file.fileno())
 
-    def _lines(self) -> list[tuple[dict[str, Any], str]]:
-        found: list[tuple[dict[str, Any], str]] = []
+    def _entries(self) -> list[tuple[dict[str, Any], str]]:
+        """Each entry with its line."""
+        entries: list[tuple[dict[str, Any], str]] = []
         if self._path.exists():
             for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
+                # A process that is killed while it writes leaves an incomplete last line.
                 if not line.endswith("\n"):
-                    break  # torn by a kill while it was written
-                found.append((json.loads(line), line))
-        return found
+                    break
+                entries.append((json.loads(line), line))
+        return entries

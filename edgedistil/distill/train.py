@@ -1,7 +1,8 @@
-"""THE loop: from a step's batches to its update, its line in the trace, and now and then a checkpoint.
+"""The training loop: from the batches of a step to its update, its trace and its checkpoint.
 
-Everything random is a function of (seed, step, place in the step): the order of the data, the masks, the dropout. So a
-run resumes exactly, and two processes do what one would do with the same global batch.
+Everything random is a function of the seed, the step and the position in the step: the order of
+the data, the masks, the dropout. So a run resumes exactly, and two processes compute what one does
+with the same global batch.
 """
 
 from __future__ import annotations
@@ -10,103 +11,52 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
-from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.core import console
 from edgedistil.core.errors import Interrupted, TrainingDiverged
+from edgedistil.core.recipe import Train
 from edgedistil.core.records import HeldoutMlm
 from edgedistil.core.rundir import replacing, storage_errors
 from edgedistil.data.counter_rng import stream_key
-from edgedistil.distill.allocator import freed_memory_kept
-from edgedistil.distill.batches import BatchesAt, MicroBatch, ahead
+from edgedistil.distill.batches import BatchesAt, MicroBatch, prefetch
 from edgedistil.distill.checkpoint import (
     Checkpoints,
-    Place,
+    TrainingProgress,
     random_state,
-    read_place,
+    read_progress,
     restore,
     restore_random_state,
 )
+from edgedistil.distill.distributed import precision_of
 from edgedistil.distill.interruption import Interruption
-from edgedistil.distill.losses import Positions, TokenCounts, distillation_loss
+from edgedistil.distill.losses import TokenCounts
+from edgedistil.distill.memory import retain_freed_memory
 from edgedistil.distill.metrics import Metrics
-from edgedistil.models.fast.encoder import encode, encode_with_head, mlm_head
-
-
-class Objective(nn.Module):
-    """Student, teacher and losses as one module: all that has a gradient happens inside its forward pass.
-
-    DDP counts on that. The teacher is no submodule: it has no gradients, and every process loads it by itself.
-    """
-
-    def __init__(
-        self,
-        student: DistilBertForMaskedLM,
-        teacher: BertForMaskedLM,
-        *,
-        soft_target: float,
-        mlm: float,
-        cosine: float,
-        temperature: float,
-        positions: Positions,
-        compiled: bool = False,
-    ) -> None:
-        super().__init__()
-        self.student = student
-        self._encode_teacher = torch.compile(encode) if compiled else encode
-        # On a CPU dropout draws its bits outside of torch: a compiled student would fall apart at each of them.
-        whole = compiled and next(student.parameters()).device.type != "cpu"
-        self._encode_student = torch.compile(encode_with_head) if whole else encode_with_head
-        self._teacher = (teacher,)
-        self._soft_target, self._mlm, self._cosine = soft_target, mlm, cosine
-        self._temperature, self._positions = temperature, positions
-
-    @property
-    def teacher(self) -> BertForMaskedLM:
-        return self._teacher[0]
-
-    def forward(self, batch: MicroBatch, counts: TokenCounts) -> tuple[Tensor, Tensor]:
-        """The loss to go backward from, and (soft-target, MLM, cosine) summed over the batch's tokens."""
-        needs_teacher = self._soft_target > 0 or self._cosine > 0
-        taught_BLD = None
-        if needs_teacher:
-            with torch.no_grad():
-                taught_BLD = self._encode_teacher(
-                    self.teacher, batch.input_ids_BL, batch.attention_mask_BL
-                )
-        student_BLD, student_head = self._encode_student(
-            self.student, batch.input_ids_BL, batch.attention_mask_BL
-        )
-        loss = distillation_loss(
-            student_BLD,
-            taught_BLD,
-            student_head=student_head,
-            teacher_head=mlm_head(self.teacher) if needs_teacher else None,
-            labels_BL=batch.labels_BL,
-            attention_mask_BL=batch.attention_mask_BL,
-            counts=counts,
-            soft_target=self._soft_target,
-            mlm=self._mlm,
-            cosine=self._cosine,
-            temperature=self._temperature,
-            positions=self._positions,
-        )
-        return loss.total, torch.stack([loss.soft_target_sum, loss.mlm_sum, loss.cosine_sum])
+from edgedistil.distill.objective import Objective
+from edgedistil.distill.schedule import RunLength, evaluation_interval, learning_rate_factor
 
 
 @dataclass(frozen=True)
 class StepLosses:
-    """Means over all tokens of a step, nats (cosine: 0..2), and the norm of its gradient before clipping."""
+    """Losses of a step over all processes.
+
+    Attributes:
+        total: Weighted sum of the other losses.
+        soft_target: Mean over its tokens, nats.
+        mlm: Mean over the masked tokens, nats.
+        cosine: Mean over the attended tokens, 0 to 2.
+        gradient_norm: Norm of the gradient before clipping.
+    """
 
     total: float
     soft_target: float
@@ -115,253 +65,347 @@ class StepLosses:
     gradient_norm: float
 
 
-def train(
-    objective: Objective,
-    batches_at: BatchesAt,
-    *,
-    accelerator: Accelerator,
-    steps: int,
-    tokens: int,
-    seed: int,
-    learning_rate: float,
-    betas: tuple[float, float],
-    epsilon: float,
-    weight_decay: float,
-    warmup: float,
-    clip: float,
-    mean: Literal["step", "micro-batch"],
-    precision: str,
-    positions: Positions,
-    checkpoints: Checkpoints,
-    checkpoint_every_s: float,
-    resume_from: Path | None,
-    metrics: Metrics,
-    judge: Callable[[int], HeldoutMlm],
-    judge_every: int,
-    diverged: Path,
-) -> Place:
-    """Trains the student in place, to the last step.
+@dataclass(frozen=True)
+class TrainingOutputs:
+    """Destinations of what the loop produces besides the student.
 
-    Args:
-        batches_at: This process's micro-batches of a step, masked, on the device.
-        tokens: What the run will see, about: for the progress bar.
-        warmup: Share of the steps in which the learning rate rises; then it falls, both linearly.
-        clip: Norm that the gradient is clipped to.
-        mean: `step`: one mean over all tokens of a step; `micro-batch`: the original's mean of means.
-        judge: Held-out figures of the student after so many steps.
-        diverged: Folder for the ids of a batch whose loss is not finite.
-    Returns:
-        The last step, the tokens seen, and the seconds spent, over all sessions of the run.
-    Raises:
-        Interrupted: SIGINT or SIGTERM; a checkpoint was saved.
-        TrainingDiverged: A loss is NaN or infinite.
-        StorageError: A checkpoint or the trace cannot be written.
+    Attributes:
+        metrics: The trace.
+        checkpoints: The checkpoints.
+        diverged: Folder for the batch of a step whose loss is not finite.
+        evaluate: Returns the held-out figures of the student after a number of steps.
     """
-    student = objective.student
-    trained = [p for p in student.parameters() if p.requires_grad]
-    fused = AdamW(
-        trained, lr=learning_rate, betas=betas, eps=epsilon, weight_decay=weight_decay, fused=True
-    )
-    module, optimizer = accelerator.prepare(objective, fused)
-    place = Place(step=0, tokens_seen=0, seconds=0.0, precision=precision)
-    if resume_from is not None:
-        place = read_place(resume_from)
-        scaler_state = restore(resume_from, student=student, optimizer=fused)
-        restore_random_state(resume_from, rank=accelerator.process_index)
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(scaler_state)
 
-    def save() -> None:
-        states = gather_object([random_state()])
-        if accelerator.is_main_process:
-            metrics.sync()
-            scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
-            checkpoints.save(
-                place, student=student, optimizer=fused, scaler=scaler, random_states=states
-            )
+    metrics: Metrics
+    checkpoints: Checkpoints
+    diverged: Path
+    evaluate: Callable[[int], HeldoutMlm]
 
-    def stop() -> NoReturn:
-        save()
-        raise Interrupted(
-            f"interrupted after step {place.step} of {steps}; everything up to it is saved"
+
+class Trainer:
+    """Trains a student over one session of a run."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        settings: Train,
+        *,
+        length: RunLength,
+        seed: int,
+        accelerator: Accelerator,
+        outputs: TrainingOutputs,
+    ) -> None:
+        """Builds the optimizer; nothing is trained yet.
+
+        Args:
+            objective: Student, teacher and losses.
+            settings: Recipe section [train].
+            length: Length of the run.
+            seed: Seed of the dropout.
+            accelerator: Supplies processes, precision, loss scaler and trackers.
+            outputs: Trace, checkpoints and evaluations.
+        """
+        self._settings, self._length, self._seed = settings, length, seed
+        self._accelerator, self._outputs = accelerator, outputs
+        self._objective, self._student = objective, objective.student
+        self._trainable = [p for p in self._student.parameters() if p.requires_grad]
+        self._adamw = AdamW(
+            self._trainable,
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        # `_module` is the objective under DDP; `_optimizer` skips a step whose gradient overflowed.
+        self._module, self._optimizer = accelerator.prepare(objective, self._adamw)
+        self._progress = TrainingProgress(0, 0, 0.0, precision=precision_of(accelerator))
+
+    def resume(self, checkpoint: Path) -> None:
+        """Restores student, optimizer, loss scaler, random states and progress."""
+        self._progress = read_progress(checkpoint)
+        scaler_state = restore(checkpoint, student=self._student, optimizer=self._adamw)
+        restore_random_state(checkpoint, rank=self._accelerator.process_index)
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(scaler_state)
+
+    def train(self, batches_at: BatchesAt) -> TrainingProgress:
+        """Trains the student in place, up to the last step.
+
+        Args:
+            batches_at: Returns this process's micro-batches of a step, masked and on the device.
+        Returns:
+            Progress over all sessions of the run.
+        Raises:
+            Interrupted: SIGINT or SIGTERM; a checkpoint was saved.
+            TrainingDiverged: A loss is NaN or infinite.
+            StorageError: A checkpoint or the trace cannot be written.
+        """
+        steps, resumed = self._length.steps, self._progress
+        self._student.train()
+        began = saved_at = time.monotonic()
+        with (
+            retain_freed_memory(),
+            Interruption() as interruption,
+            prefetch(batches_at, steps=steps) as prefetched,
+            console.progress(
+                "distilling", self._length.tokens, unit="tokens", start=resumed.tokens_seen
+            ) as bar,
+        ):
+            for step in range(resumed.step, steps):
+                step_began = time.monotonic()
+                batches = prefetched(step)
+                losses, tokens = self._step(step, batches, interruption)
+
+                # Record the step.
+                now = time.monotonic()
+                self._advance(tokens, seconds=resumed.seconds + now - began)
+                self._log_step(losses, tokens_per_s=tokens / (now - step_began))
+                bar.advance(tokens)
+                bar.note(_format_losses(losses))
+
+                # Evaluate the student on held-out text.
+                is_last = self._progress.step == steps
+                if is_last or self._progress.step % self._evaluation_interval == 0:
+                    self._evaluate()
+
+                # Save a checkpoint.
+                if is_last or time.monotonic() - saved_at >= self._checkpoint_interval_s:
+                    self._save()
+                    saved_at = time.monotonic()
+        return self._progress
+
+    # --- one step --------------------------------------------------------------------------------
+
+    def _step(
+        self, step: int, batches: list[MicroBatch], interruption: Interruption
+    ) -> tuple[StepLosses, int]:
+        """Computes the gradient of a step and updates the student.
+
+        Returns:
+            The losses, and the attended tokens over all processes.
+        """
+        # Add up the token counts of all processes, and whether one of them received a signal: all
+        # stop at the same step.
+        counts, stop = self._reduce_counts(batches, interruption.requested)
+        if stop:
+            self._save_and_stop()
+
+        # Forward and backward passes.
+        factor = learning_rate_factor(step, steps=self._length.steps, warmup=self._settings.warmup)
+        self._adamw.param_groups[0]["lr"] = self._settings.learning_rate * factor
+        totals, sums = self._accumulate_gradients(step, batches, counts, interruption)
+
+        # Check losses and gradient before the update, so that no checkpoint holds NaN.
+        norm = self._accelerator.clip_grad_norm_(self._trainable, self._settings.clip)
+        losses = self._reduce_losses(totals, sums, norm, counts)
+        if not _is_finite(losses, scaled=self._accelerator.scaler is not None):
+            path = self._outputs.diverged / self._diverged_name(step)
+            _raise_diverged(step, losses, _responsible(batches, totals, losses), path)
+
+        # Update the student.
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return losses, int(counts.attended)
+
+    def _reduce_counts(
+        self, batches: list[MicroBatch], stop_requested: bool
+    ) -> tuple[TokenCounts, bool]:
+        """Token counts of a step over all processes, and whether any of them has to stop."""
+        own = sum((batch.counts for batch in batches), TokenCounts(0, 0))
+        sums = torch.tensor(
+            [own.attended, own.masked, stop_requested],
+            dtype=torch.int64,
+            device=self._accelerator.device,
+        )
+        # One all-reduce for all three (docs/decisions.md#one-all-reduce-before-the-passes).
+        attended, masked, stops = self._accelerator.reduce(sums, "sum").tolist()
+        return TokenCounts(attended, masked), stops > 0
+
+    def _accumulate_gradients(
+        self,
+        step: int,
+        batches: list[MicroBatch],
+        counts: TokenCounts,
+        interruption: Interruption,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Runs the forward and backward passes of this process's micro-batches.
+
+        Returns:
+            The loss of each micro-batch, and the sums of the soft-target, MLM and cosine loss over
+            their tokens, shape (3,).
+        """
+        totals = []
+        sums = torch.zeros(3, device=self._accelerator.device)
+        for index, batch in enumerate(batches):
+            # A single process need not finish a long step: it is repeated from its start.
+            if interruption.requested and self._accelerator.num_processes == 1:
+                self._save_and_stop()
+            # The same dropout on whichever process this micro-batch is, and if it is repeated.
+            torch.manual_seed(stream_key(self._seed, "dropout", step, batch.number))
+            # DDP all-reduces the gradients in the last pass only.
+            is_last = index == len(batches) - 1
+            with nullcontext() if is_last else self._accelerator.no_sync(self._module):
+                total, batch_sums = self._module(
+                    batch, self._counts_of_mean(batch, batches, counts)
+                )
+                self._accelerator.backward(total)
+            totals.append(total.detach())
+            sums += batch_sums
+        return totals, sums
+
+    def _counts_of_mean(
+        self, batch: MicroBatch, batches: list[MicroBatch], counts: TokenCounts
+    ) -> TokenCounts:
+        """Number of tokens that the losses of a micro-batch are divided by."""
+        # The original's way: a mean over micro-batches of means over their tokens.
+        if self._objective.settings.mean == "micro-batch":
+            return batch.counts.times(len(batches))
+        # DDP averages over the processes; with counts divided by their number it adds up.
+        return counts.divided(self._accelerator.num_processes)
+
+    def _reduce_losses(
+        self, totals: list[Tensor], sums: Tensor, norm: Tensor, counts: TokenCounts
+    ) -> StepLosses:
+        """Mean losses over all processes: one all-reduce."""
+        own = torch.cat([torch.stack(totals).sum().float().reshape(1), sums])
+        total, soft_target, mlm, cosine = self._accelerator.reduce(own, "sum").tolist()
+        return StepLosses(
+            total=total / self._accelerator.num_processes,
+            soft_target=soft_target / counts.soft_target(self._objective.settings),
+            mlm=mlm / counts.masked,
+            cosine=cosine / counts.attended,
+            gradient_norm=float(norm),
         )
 
-    student.train()
-    seconds_before = place.seconds
-    began = saved_at = time.monotonic()
-    with (
-        freed_memory_kept(),
-        Interruption() as interruption,
-        ahead(batches_at, steps=steps) as coming,
-        console.progress("distilling", tokens, unit="tokens", start=place.tokens_seen) as bar,
-    ):
-        for step in range(place.step, steps):
-            step_began = time.monotonic()
-            micro_batches = coming(step)
-            counts, asked = _agree(accelerator, micro_batches, interruption.asked)
-            if asked:
-                stop()
+    # --- trace, evaluation, checkpoint -----------------------------------------------------------
 
-            fused.param_groups[0]["lr"] = learning_rate * schedule(step, steps=steps, warmup=warmup)
-            parts = torch.zeros(3, device=accelerator.device)
-            totals = []
-            for index, batch in enumerate(micro_batches):
-                if interruption.asked and accelerator.num_processes == 1:
-                    stop()  # alone, nobody waits for the rest of a long step; it is done again from its start
-                # The same dropout whichever process this micro-batch is on, and whenever it is done again.
-                torch.manual_seed(stream_key(seed, "dropout", step, batch.number))
-                # DDP averages over processes; with the counts so divided, its average is the sum we want.
-                over = counts.divided(accelerator.num_processes)
-                if mean == "micro-batch":
-                    over = batch.counts.times(len(micro_batches))
-                last = index == len(micro_batches) - 1
-                with nullcontext() if last else accelerator.no_sync(module):
-                    total, summed = module(batch, over)
-                    accelerator.backward(total)
-                totals.append(total.detach())
-                parts += summed
+    @property
+    def _evaluation_interval(self) -> int:
+        return evaluation_interval(self._settings, steps=self._length.steps)
 
-            norm = accelerator.clip_grad_norm_(trained, clip)
-            losses = _losses(accelerator, totals, parts, norm, counts, positions)
-            if not _finite(losses, scaled=accelerator.scaler is not None):
-                _refuse(
-                    step, losses, micro_batches, totals, diverged, rank=accelerator.process_index
-                )
-            optimizer.step()
-            optimizer.zero_grad()
+    @property
+    def _checkpoint_interval_s(self) -> float:
+        return self._settings.checkpoint_minutes * 60
 
-            now, seen = time.monotonic(), int(counts.attended)
-            place = replace(
-                place,
-                step=step + 1,
-                tokens_seen=place.tokens_seen + seen,
-                seconds=seconds_before + now - began,
-            )
-            speed = seen / (now - step_began)
-            _tell(
-                metrics,
-                accelerator,
-                place,
-                losses,
-                rate=fused.param_groups[0]["lr"],
-                tokens_per_s=speed,
-            )
-            bar.advance(seen)
-            bar.note(
-                f"loss {losses.total:.3f} · soft {losses.soft_target:.3f} · mlm {losses.mlm:.3f} "
-                f"· cos {losses.cosine:.3f}"
-            )
+    def _advance(self, tokens: int, *, seconds: float) -> None:
+        """Counts a completed step."""
+        self._progress = TrainingProgress(
+            step=self._progress.step + 1,
+            tokens_seen=self._progress.tokens_seen + tokens,
+            seconds=seconds,
+            precision=self._progress.precision,
+        )
 
-            if place.step % judge_every == 0 or place.step == steps:
-                figures = judge(place.step)
-                metrics.write_heldout(figures)
-                accelerator.log(
-                    {f"heldout/{k}": v for k, v in _numbers(figures).items()}, step=place.step
-                )
-            if time.monotonic() - saved_at >= checkpoint_every_s or place.step == steps:
-                save()
-                saved_at = time.monotonic()
-    return place
+    def _log_step(self, losses: StepLosses, *, tokens_per_s: float) -> None:
+        """Writes a step to the trace and the trackers."""
+        gradient_norm: float | None = losses.gradient_norm
+        # Under a loss scaler a gradient may overflow; the trace is JSON, which has no infinity.
+        if not math.isfinite(losses.gradient_norm):
+            gradient_norm = None
+        values = {
+            "loss": losses.total,
+            "soft_target": losses.soft_target,
+            "mlm": losses.mlm,
+            "cosine": losses.cosine,
+            "gradient_norm": gradient_norm,
+            "learning_rate": self._adamw.param_groups[0]["lr"],
+            "tokens": self._progress.tokens_seen,
+            "tokens_per_s": round(tokens_per_s, 1),
+            "seconds": round(self._progress.seconds, 3),
+        }
+        self._outputs.metrics.write("train", step=self._progress.step, **values)
+        tracked = {f"train/{name}": value for name, value in values.items() if value is not None}
+        self._accelerator.log(tracked, step=self._progress.step)
 
+    def _evaluate(self) -> None:
+        """Writes the student's held-out figures to the trace and the trackers."""
+        figures = self._outputs.evaluate(self._progress.step)
+        self._outputs.metrics.write_heldout(figures)
+        tracked = {}
+        for name, value in figures.model_dump().items():
+            if isinstance(value, int | float):
+                tracked[f"heldout/{name}"] = float(value)
+        self._accelerator.log(tracked, step=self._progress.step)
 
-def schedule(step: int, *, steps: int, warmup: float) -> float:
-    """Share of the full learning rate at a step (from 0): linear rise over the warm-up, then linear fall to 0.
+    def _save(self) -> None:
+        """Writes a checkpoint; all processes call this, the main one writes."""
+        states = gather_object([random_state()])
+        if not self._accelerator.is_main_process:
+            return
+        # The trace first: a checkpoint must never be ahead of it.
+        self._outputs.metrics.sync()
+        scaler = {}
+        if self._accelerator.scaler is not None:
+            scaler = self._accelerator.scaler.state_dict()
+        self._outputs.checkpoints.save(
+            self._progress,
+            student=self._student,
+            optimizer=self._adamw,
+            scaler=scaler,
+            random_states=states,
+        )
 
-    The first step's share is not 0: a step that learns nothing is a step wasted.
-    """
-    rising = math.ceil(warmup * steps)
-    if step < rising:
-        return (step + 1) / rising
-    return (steps - step) / max(steps - rising, 1)
+    def _save_and_stop(self) -> NoReturn:
+        self._save()
+        raise Interrupted(
+            f"interrupted after step {self._progress.step} of {self._length.steps}; "
+            "everything up to it is saved"
+        )
+
+    def _diverged_name(self, step: int) -> str:
+        return f"step-{step + 1:08d}.rank-{self._accelerator.process_index}.npz"
 
 
-def _agree(
-    accelerator: Accelerator, batches: list[MicroBatch], asked: bool
-) -> tuple[TokenCounts, bool]:
-    """The step's tokens over all processes, and whether any of them was asked to stop: one all-reduce."""
-    own = sum((batch.counts for batch in batches), TokenCounts(0, 0))
-    whole = torch.tensor(
-        [own.attended, own.masked, asked], dtype=torch.int64, device=accelerator.device
-    )
-    attended, masked, stop = accelerator.reduce(whole, "sum").tolist()
-    return TokenCounts(attended, masked), stop > 0
-
-
-def _losses(
-    accelerator: Accelerator,
-    totals: list[Tensor],
-    parts: Tensor,
-    norm: Tensor,
-    counts: TokenCounts,
-    positions: Positions,
-) -> StepLosses:
-    own = torch.cat([torch.stack(totals).sum().float().reshape(1), parts])
-    total, soft, mlm, cosine = accelerator.reduce(own, "sum").tolist()
-    soft_tokens = counts.attended if positions == "all" else counts.masked
-    return StepLosses(
-        total / accelerator.num_processes,
-        soft / soft_tokens,
-        mlm / counts.masked,
-        cosine / counts.attended,
-        float(norm),
+def _format_losses(losses: StepLosses) -> str:
+    return (
+        f"loss {losses.total:.3f} · soft {losses.soft_target:.3f} · "
+        f"mlm {losses.mlm:.3f} · cos {losses.cosine:.3f}"
     )
 
 
-def _finite(losses: StepLosses, *, scaled: bool) -> bool:
-    """A gradient that overflows under a loss scaler is business as usual: the scaler skips the step."""
+# --- divergence ----------------------------------------------------------------------------------
+
+
+def _is_finite(losses: StepLosses, *, scaled: bool) -> bool:
+    """Whether a step can be applied."""
+    # Under a loss scaler an overflowing gradient is normal: the scaler skips the step.
     return math.isfinite(losses.total) and (scaled or math.isfinite(losses.gradient_norm))
 
 
-def _refuse(
-    step: int,
-    losses: StepLosses,
-    batches: list[MicroBatch],
-    totals: list[Tensor],
-    folder: Path,
-    *,
-    rank: int,
-) -> None:
-    """Saves the ids of this process's batches at fault (all of them when only the gradient is), and stops."""
-    guilty = [b for b, total in zip(batches, totals, strict=True) if not torch.isfinite(total)]
+def _responsible(
+    batches: list[MicroBatch], totals: list[Tensor], losses: StepLosses
+) -> list[MicroBatch]:
+    """This process's micro-batches whose loss is not finite; all if only the gradient is not."""
     if math.isfinite(losses.total):
-        guilty = batches
-    path = folder / f"step-{step + 1:08d}.rank-{rank}.npz"
-    if guilty:
-        with replacing(path) as aside, storage_errors(path), aside.open("wb") as file:
-            arrays = {f"input_ids_{b.number}": b.input_ids_BL.cpu().numpy() for b in guilty}
-            arrays |= {f"labels_{b.number}": b.labels_BL.cpu().numpy() for b in guilty}
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy types its keywords as allow_pickle
+        return batches
+    pairs = zip(batches, totals, strict=True)
+    return [batch for batch, total in pairs if not torch.isfinite(total)]
+
+
+def _raise_diverged(
+    step: int, losses: StepLosses, responsible: list[MicroBatch], path: Path
+) -> NoReturn:
+    """Saves the ids and labels of the responsible micro-batches, and raises TrainingDiverged."""
+    arrays = {}
+    for batch in responsible:
+        arrays[f"input_ids_{batch.number}"] = batch.input_ids_BL.cpu().numpy()
+        arrays[f"labels_{batch.number}"] = batch.labels_BL.cpu().numpy()
+    if arrays:
+        with (
+            replacing(path) as unfinished,
+            storage_errors(path),
+            unfinished.open("wb") as file,
+        ):
+            # numpy declares its keywords as `allow_pickle`.
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    # Without arrays another process has the batch, in the same folder.
+    saved = path if arrays else path.parent
     raise TrainingDiverged(
-        f"the loss is {losses.total:g} at step {step + 1} (soft target {losses.soft_target:g}, MLM {losses.mlm:g}, "
-        f"cosine {losses.cosine:g}, gradient norm {losses.gradient_norm:g}); its batch: {path if guilty else folder}",
-        hint='try a lower train.learning_rate, a longer train.warmup, or train.precision = "float32"; '
+        f"the loss is {losses.total:g} at step {step + 1} "
+        f"(soft target {losses.soft_target:g}, MLM {losses.mlm:g}, cosine {losses.cosine:g}, "
+        f"gradient norm {losses.gradient_norm:g}); its batch: {saved}",
+        hint="try a lower train.learning_rate, a longer train.warmup, or "
+        'train.precision = "float32"; '
         "a recipe that changes them needs a run of another name",
     )
-
-
-def _tell(
-    metrics: Metrics,
-    accelerator: Accelerator,
-    place: Place,
-    losses: StepLosses,
-    *,
-    rate: float,
-    tokens_per_s: float,
-) -> None:
-    values = {
-        "loss": losses.total,
-        "soft_target": losses.soft_target,
-        "mlm": losses.mlm,
-        "cosine": losses.cosine,
-        "gradient_norm": losses.gradient_norm if math.isfinite(losses.gradient_norm) else None,
-        "learning_rate": rate,
-        "tokens": place.tokens_seen,
-        "tokens_per_s": round(tokens_per_s, 1),
-        "seconds": round(place.seconds, 3),
-    }
-    metrics.write("train", step=place.step, **values)
-    accelerator.log({f"train/{k}": v for k, v in values.items() if v is not None}, step=place.step)
-
-
-def _numbers(figures: HeldoutMlm) -> dict[str, float]:
-    return {k: float(v) for k, v in figures.model_dump().items() if isinstance(v, int | float)}

@@ -1,4 +1,4 @@
-"""A whole world in small: a teacher with its head, its tokenizer, a text, and a recipe over them."""
+"""A small teacher with head and tokenizer, a text, and a recipe over them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ WORDS = [f"word{letter}{number}" for letter in "abcdefg" for number in range(11)
 
 @pytest.fixture(scope="session")
 def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """613 lines in which a word depends on the one before it, so that there is something to learn."""
-    chosen = random.Random(7)
+    """613 lines in which a word depends on the previous one, so that a model can learn it."""
+    draw = random.Random(7)
     lines = []
     for _ in range(613):
-        place = chosen.randrange(len(WORDS))
+        place = draw.randrange(len(WORDS))
         line = []
-        for _ in range(chosen.randrange(13, 41)):
-            place = (place * 3 + chosen.randrange(3)) % len(WORDS)
+        for _ in range(draw.randrange(13, 41)):
+            place = (place * 3 + draw.randrange(3)) % len(WORDS)
             line.append(WORDS[place])
         lines.append(" ".join(line))
     path = tmp_path_factory.mktemp("text") / "tiny.txt"
@@ -58,7 +58,7 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_recipe(tiny_text: Path, tiny_teacher: Path) -> Callable[..., Recipe]:
-    """`tiny_recipe(train={"steps": 5})`: the small world's recipe with some sections changed."""
+    """`tiny_recipe(train={"steps": 5})`: the small recipe with some sections changed."""
 
     def make(**sections: Any) -> Recipe:
         data: dict[str, Any] = {
@@ -76,11 +76,10 @@ def tiny_recipe(tiny_text: Path, tiny_teacher: Path) -> Callable[..., Recipe]:
             },
         }
         for section, values in sections.items():
-            data[section] = (
-                {**data[section], **values}
-                if isinstance(values, dict) and section in data
-                else values
-            )
+            if isinstance(values, dict) and section in data:
+                data[section] = {**data[section], **values}
+            else:
+                data[section] = values
         return parse_recipe(data, where="test")
 
     return make

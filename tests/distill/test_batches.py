@@ -1,3 +1,5 @@
+"""Micro-batches: the same on one process and several, and prepared one step in advance."""
+
 from __future__ import annotations
 
 import threading
@@ -8,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from edgedistil.core.recipe import Masking
 from edgedistil.data.batches import BatchOrder
 from edgedistil.data.masking import IGNORED
 from edgedistil.data.token_store import StoreWriter, TokenStore
-from edgedistil.distill.batches import Masker, MicroBatch, ahead, micro_batches_at
+from edgedistil.distill.batches import Masker, MicroBatch, micro_batches_at, prefetch
 from edgedistil.models.teacher import read_tokenizer
 
 VOCABULARY = 82
@@ -21,9 +24,9 @@ VOCABULARY = 82
 def store(tmp_path: Path) -> Iterator[TokenStore]:
     """37 rows of 5 to 23 tokens."""
     writer = StoreWriter(tmp_path / "store", vocabulary=VOCABULARY, row_length=None)
-    chosen = np.random.default_rng(3)
+    random = np.random.default_rng(3)
     for _ in range(37):
-        row = chosen.integers(5, VOCABULARY, size=chosen.integers(5, 24))
+        row = random.integers(5, VOCABULARY, size=random.integers(5, 24))
         writer.append(row, np.array([len(row)]))
     writer.close()
     yield TokenStore(tmp_path / "store")
@@ -34,14 +37,8 @@ def test_ranks_share_the_micro_batches_of_one(
     kind: str, store: TokenStore, tiny_teacher: Path
 ) -> None:
     counts_V = np.ones(VOCABULARY, np.int64)
-    masker = Masker(
-        read_tokenizer(tiny_teacher),
-        counts_V,
-        kind=kind,
-        share=0.3,
-        rarity_exponent=0.7,
-        seed=7,  # type: ignore[arg-type]
-    )
+    masking = Masking(kind=kind, share=0.3, rarity_exponent=0.7)  # type: ignore[arg-type]
+    masker = Masker(read_tokenizer(tiny_teacher), counts_V, masking, seed=7)
 
     def at(world_size: int, rank: int) -> list[MicroBatch]:
         order = BatchOrder(
@@ -59,14 +56,11 @@ def test_ranks_share_the_micro_batches_of_one(
         assert int((one.labels_BL != IGNORED).sum()) == one.counts.masked > 0
 
 
-def test_a_mask_only_where_something_is_padded(store: TokenStore, tiny_teacher: Path) -> None:
+def test_an_attention_mask_only_where_rows_are_padded(
+    store: TokenStore, tiny_teacher: Path
+) -> None:
     masker = Masker(
-        read_tokenizer(tiny_teacher),
-        np.ones(VOCABULARY, np.int64),
-        kind="bert",
-        share=0.3,
-        rarity_exponent=0,
-        seed=7,
+        read_tokenizer(tiny_teacher), np.ones(VOCABULARY, np.int64), Masking(share=0.3), seed=7
     )
     for micro_batch in (1, 6):
         order = BatchOrder(store, seed=7, global_batch=12, micro_batch=micro_batch)
@@ -77,26 +71,29 @@ def test_a_mask_only_where_something_is_padded(store: TokenStore, tiny_teacher: 
         assert any(b.attention_mask_BL is not None for b in batches) == (micro_batch == 6)
 
 
-def test_ahead_gives_every_step_in_order_and_works_on_the_next() -> None:
-    asked: list[int] = []
+def test_prefetch_returns_every_step_and_prepares_the_next_one() -> None:
+    requested: list[int] = []
     second_began = threading.Event()
 
     def batches_at(step: int) -> list[MicroBatch]:
-        asked.append(step)
+        requested.append(step)
         if step == 6:
             second_began.set()
         return [step]  # type: ignore[list-item]
 
-    with ahead(batches_at, steps=8) as coming:
-        assert coming(5) == [5]
+    with prefetch(batches_at, steps=8) as prefetched:
+        assert prefetched(5) == [5]
         assert second_began.wait(10)
-        assert [coming(6), coming(7)] == [[6], [7]]
-    assert asked == [5, 6, 7]
+        assert [prefetched(6), prefetched(7)] == [[6], [7]]
+    assert requested == [5, 6, 7]
 
 
-def test_ahead_raises_what_the_reader_raises() -> None:
+def test_prefetch_raises_the_errors_of_its_thread() -> None:
     def batches_at(step: int) -> list[MicroBatch]:
         raise OSError("the shard is gone")
 
-    with ahead(batches_at, steps=2) as coming, pytest.raises(OSError, match="the shard is gone"):
-        coming(0)
+    with (
+        prefetch(batches_at, steps=2) as prefetched,
+        pytest.raises(OSError, match="the shard is gone"),
+    ):
+        prefetched(0)

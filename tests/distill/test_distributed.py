@@ -1,54 +1,66 @@
+"""Precision, batch and compiler are checked; stages of one process do not affect each other."""
+
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 
 from edgedistil.core.cpu import Cpu
 from edgedistil.core.errors import InputError
-from edgedistil.distill import distributed as processes
+from edgedistil.distill import distributed
 from edgedistil.models import native_dtype
 
 CPU = torch.device("cpu")
 
 
-def test_world_size_has_to_divide_the_global_batch() -> None:
-    processes.check_batch(global_batch=12, micro_batch=3, processes=4)
+def test_the_world_size_has_to_divide_the_global_batch() -> None:
+    distributed.check_batch(global_batch=12, micro_batch=3, processes=4)
     with pytest.raises(
         InputError, match=r"world size 5 does not divide train.global_batch 12.*\n.*a multiple of 5"
     ):
-        processes.check_batch(global_batch=12, micro_batch=3, processes=5)
+        distributed.check_batch(global_batch=12, micro_batch=3, processes=5)
+
+
+def test_a_micro_batch_larger_than_a_process_gets_is_reported(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    distributed.check_batch(global_batch=12, micro_batch=6, processes=4)
+    assert "micro-batches have 3 sequences instead of 6" in capsys.readouterr().err
 
 
 def test_auto_is_bfloat16_only_where_the_cpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(native_dtype, "this_cpu", lambda: Cpu("aarch64", "a core", frozenset()))
-    assert processes.chosen_precision("auto", CPU) == "float32"
-    assert processes.chosen_precision("bfloat16", CPU) == "bfloat16"
+    assert distributed.resolve_precision("auto", CPU) == "float32"
+    assert distributed.resolve_precision("bfloat16", CPU) == "bfloat16"
     with_bfloat16 = Cpu("aarch64", "a core", frozenset({"asimd", "bf16"}))
     monkeypatch.setattr(native_dtype, "this_cpu", lambda: with_bfloat16)
-    assert processes.chosen_precision("auto", CPU) == "bfloat16"
+    assert distributed.resolve_precision("auto", CPU) == "bfloat16"
 
 
 def test_float16_needs_a_gpu() -> None:
     with pytest.raises(InputError, match=r'train.precision = "float16" needs a GPU'):
-        processes.chosen_precision("float16", CPU)
+        distributed.resolve_precision("float16", CPU)
 
 
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes.shutil, "which", lambda name: None)
-    processes.check_compiler(CPU, compiled=False)
+    monkeypatch.setattr(distributed.shutil, "which", lambda name: None)
+    distributed.check_compiler(CPU, compiled=False)
     with pytest.raises(InputError, match=r"train.compile needs a C\+\+ compiler"):
-        processes.check_compiler(CPU, compiled=True)
+        distributed.check_compiler(CPU, compiled=True)
 
 
-def test_one_after_another_in_other_precisions() -> None:
+def test_stages_of_one_process_may_have_different_precisions() -> None:
     """accelerate keeps the precision of a process in a global; a second stage must get its own."""
     for precision in ("bfloat16", "float32"):
-        with processes.joined() as state:
-            made = processes.accelerator(
-                precision, trackers=[], folder=processes.Path("."), unused_parameters=False
+        with distributed.process_group() as state:
+            accelerator = distributed.build_accelerator(
+                precision, trackers=[], folder=Path(), unused_parameters=False
             )
-            assert made.mixed_precision == {"bfloat16": "bf16", "float32": "no"}[precision]
+            assert accelerator.mixed_precision == {"bfloat16": "bf16", "float32": "no"}[precision]
+            assert distributed.precision_of(accelerator) == precision
             assert state.is_main_process
-            assert processes.from_main(state, lambda: 7) == 7
+            assert distributed.run_on_main(state, lambda: 7) == 7

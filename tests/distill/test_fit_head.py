@@ -1,4 +1,4 @@
-"""A fitted head: learns, is made once, is a function of what went in, and is never left half-written."""
+"""A fitted head: it learns, is cached by its inputs, and is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ import torch
 from transformers import BertConfig, BertModel
 
 from edgedistil.core.errors import TrainingDiverged
+from edgedistil.core.recipe import FitHead
 from edgedistil.data.token_store import StoreWriter, TokenStore
 from edgedistil.distill import fit_head as fitting
 from edgedistil.distill.fit_head import fit_head, initialise_head, store_sha256, token_counts
+from edgedistil.distill.schedule import learning_rate_factor
 from edgedistil.models.teacher import Teacher, read_teacher
 
 ROWS, L, V = 97, 13, 41
 
 
 def write_store(folder: Path, *, rows: int = ROWS) -> TokenStore:
-    """Rows of one word each: what is masked stands all around."""
+    """Rows that repeat one token: a masked token can be read from its neighbours."""
     writer = StoreWriter(folder, vocabulary=V, row_length=L)
     for row in range(rows):
         writer.append(np.array([2, *[5 + row % (V - 5)] * (L - 2), 3]), np.array([L]))
@@ -53,22 +55,18 @@ def teacher(tmp_path: Path) -> Teacher:
 
 
 def fit(teacher: Teacher, store: TokenStore, cache: Path, **changes: Any) -> Teacher:
-    settings = {
-        "steps": 60,
-        "batch_tokens": 16 * L,
-        "learning_rate": 1e-2,
-        "warmup": 0.1,
-        "seed": 5,
-    }
-    return fit_head(teacher, store, cache=cache, **{**settings, **changes})
+    seed = changes.pop("seed", 5)
+    defaults = {"steps": 60, "batch_tokens": 16 * L, "learning_rate": 1e-2, "warmup": 0.1}
+    settings = FitHead.model_validate({**defaults, **changes})
+    return fit_head(teacher, store, settings, seed=seed, cache=cache)
 
 
-def test_it_learns_what_the_rows_say(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
+def test_it_learns_the_rows(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
     fitted = fit(teacher, store, tmp_path / "cache")
     assert fitted.has_mlm_head and not teacher.has_mlm_head and fitted.name == "headless"
     assert not fitted.model.training
     trace = json.loads((fitted.folder / "fit.json").read_text())["mlm_loss_nats"]
-    unigram = math.log(V - 5)  # what is reached without looking at the neighbours
+    unigram = math.log(V - 5)  # the loss without looking at the neighbours
     assert len(trace) == 60 and abs(trace[0] - unigram) < 0.5
     assert sum(trace[-5:]) / 5 < unigram - 0.5
     head = fitted.model.cls.predictions
@@ -89,7 +87,7 @@ def test_the_first_prediction_is_near_the_unigram_distribution(
     assert float((logits_V.softmax(-1) - unigram_V).abs().sum()) < 0.6
 
 
-def test_a_second_time_it_comes_out_of_the_cache(
+def test_a_second_fit_comes_from_the_cache(
     teacher: Teacher, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = fit(teacher, store, tmp_path / "cache", steps=2)
@@ -129,14 +127,14 @@ def test_a_small_encoder_rate_keeps_the_encoder(
             0
         ] - trace[-1]
 
-    whole, _ = moved(encoder_rate=1.0)
-    tenth, _ = moved(encoder_rate=0.1)
-    none, learnt = moved(encoder_rate=0.0)
-    assert none == 0 and learnt > 0  # the head alone has learnt
-    assert 0 < tenth < whole / 5
+    at_full_rate, _ = moved(encoder_rate=1.0)
+    at_a_tenth, _ = moved(encoder_rate=0.1)
+    at_zero, decrease = moved(encoder_rate=0.0)
+    assert at_zero == 0 and decrease > 0  # the head alone has learnt
+    assert 0 < at_a_tenth < at_full_rate / 5
 
 
-def test_killed_half_way_it_leaves_nothing(
+def test_a_killed_fit_leaves_no_files(
     teacher: Teacher, store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object, **__: object) -> None:
@@ -149,7 +147,7 @@ def test_killed_half_way_it_leaves_nothing(
     assert [name for name in left if not name.endswith(".lock")] == []
 
 
-def test_what_a_killed_process_left_is_removed(
+def test_remains_of_a_killed_process_are_removed(
     teacher: Teacher, store: TokenStore, tmp_path: Path
 ) -> None:
     name = fit(teacher, store, tmp_path / "one", steps=1).folder.name
@@ -160,7 +158,7 @@ def test_what_a_killed_process_left_is_removed(
     assert sorted(path.name for path in remains.parent.iterdir()) == [name, f"{name}.lock"]
 
 
-def test_the_given_teacher_is_not_changed(
+def test_the_original_teacher_is_not_changed(
     teacher: Teacher, store: TokenStore, tmp_path: Path
 ) -> None:
     before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
@@ -170,7 +168,7 @@ def test_the_given_teacher_is_not_changed(
     )
 
 
-def test_divergence_is_told(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
+def test_divergence_is_reported(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:
     with torch.no_grad():
         teacher.model.bert.embeddings.LayerNorm.bias.fill_(float("nan"))
     with pytest.raises(TrainingDiverged, match="the loss is nan at step 0") as caught:
@@ -199,7 +197,30 @@ def test_digest_of_a_store_follows_its_rows(tmp_path: Path) -> None:
 def test_the_tokenizer_is_the_same_to_the_byte(
     teacher: Teacher, store: TokenStore, tmp_path: Path
 ) -> None:
-    """A corpus is cached by its tokenizer: a resumed run reads it with the fitted teacher's and must find the same."""
+    """A corpus is cached by its tokenizer, and a resumed run reads the fitted teacher's."""
     fitted = fit(teacher, store, tmp_path / "cache", steps=2)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (fitted.folder / name).read_bytes() == (teacher.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(14, 0.1), (3, 0.0), (7, 0.5)])
+def test_the_learning_rate_follows_the_schedule_of_the_training_loop(
+    teacher: Teacher,
+    store: TokenStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    warmup: float,
+) -> None:
+    """Fitting had a schedule of its own, which rounded the warm-up to the nearest step."""
+    rates = []
+
+    class RecordingAdamW(torch.optim.AdamW):
+        def step(self, closure: Any = None) -> Any:
+            rates.append(self.param_groups[1]["lr"])
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "AdamW", RecordingAdamW)
+    fit(teacher, store, tmp_path / "cache", steps=steps, warmup=warmup, learning_rate=1e-3)
+    factors = [learning_rate_factor(step, steps=steps, warmup=warmup) for step in range(steps)]
+    assert rates == [1e-3 * factor for factor in factors]

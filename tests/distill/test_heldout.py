@@ -1,3 +1,5 @@
+"""Held-out figures equal the plain formulas."""
+
 from __future__ import annotations
 
 import math
@@ -11,10 +13,9 @@ from torch.nn import functional as F
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.data.masking import IGNORED
-from edgedistil.distill import distributed as processes
-from edgedistil.distill import heldout
+from edgedistil.distill import distributed, heldout
 from edgedistil.distill.batches import MicroBatch
-from edgedistil.distill.heldout import HeldoutJudge
+from edgedistil.distill.heldout import HeldoutEvaluator
 from edgedistil.distill.losses import count_tokens
 from edgedistil.models.student import make_student
 from edgedistil.models.teacher import read_teacher
@@ -22,8 +23,10 @@ from edgedistil.models.teacher import read_teacher
 
 @pytest.fixture
 def accelerator() -> Iterator[Accelerator]:
-    with processes.joined():
-        yield processes.accelerator("float32", trackers=[], folder=Path(), unused_parameters=False)
+    with distributed.process_group():
+        yield distributed.build_accelerator(
+            "float32", trackers=[], folder=Path(), unused_parameters=False
+        )
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def student_of(teacher: BertForMaskedLM, layer_map: list[int]) -> DistilBertForM
 def batches() -> list[MicroBatch]:
     """Two batches, the second one padded."""
     torch.manual_seed(2)
-    made = []
+    micro_batches = []
     for number, (rows, length) in enumerate(((5, 23), (3, 17))):
         ids_BL = torch.randint(5, 82, (rows, length))
         attended_BL = torch.ones_like(ids_BL)
@@ -57,30 +60,35 @@ def batches() -> list[MicroBatch]:
             (torch.rand(rows, length) < 0.3) & (attended_BL == 1), ids_BL, IGNORED
         )
         mask = attended_BL if number else None
-        made.append(MicroBatch(number, ids_BL, mask, labels_BL, count_tokens(labels_BL, mask)))
-    return made
+        counts = count_tokens(labels_BL, mask)
+        micro_batches.append(MicroBatch(number, ids_BL, mask, labels_BL, counts))
+    return micro_batches
 
 
-def test_figures_are_what_the_plain_formulas_say(
+def test_figures_equal_the_plain_formulas(
     accelerator: Accelerator, teacher: BertForMaskedLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heldout, "ROWS", 7)  # several chunks, the last one not full
+    monkeypatch.setattr(heldout, "_CHUNK_TOKENS", 7)  # several chunks, the last one not full
     student = student_of(teacher, [0, 3])
-    got = HeldoutJudge(batches(), teacher, accelerator=accelerator).judge(
+    got = HeldoutEvaluator(batches(), teacher, accelerator=accelerator).evaluate(
         student, name="student", step=4
     )
     student.eval()
     mine, theirs, right = [], [], []
     for batch in batches():
-        chosen = batch.labels_BL != IGNORED
+        masked_BL = batch.labels_BL != IGNORED
         with torch.no_grad():
             mine.append(
-                student(batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits[chosen]
+                student(batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits[
+                    masked_BL
+                ]
             )
             theirs.append(
-                teacher(batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits[chosen]
+                teacher(batch.input_ids_BL, attention_mask=batch.attention_mask_BL).logits[
+                    masked_BL
+                ]
             )
-        right.append(batch.labels_BL[chosen])
+        right.append(batch.labels_BL[masked_BL])
     student_NV, teacher_NV, labels_N = torch.cat(mine), torch.cat(theirs), torch.cat(right)
     assert got.masked_tokens == len(labels_N)
     assert got.mlm_loss_nats == pytest.approx(
@@ -95,20 +103,20 @@ def test_figures_are_what_the_plain_formulas_say(
     assert (got.model, got.step) == ("student", 4)
 
 
-def test_judging_leaves_the_model_and_the_random_state_alone(
+def test_an_evaluation_leaves_the_model_and_the_random_state_alone(
     accelerator: Accelerator, teacher: BertForMaskedLM
 ) -> None:
     student = student_of(teacher, [0, 3])
     before = torch.get_rng_state()
-    judge = HeldoutJudge(batches(), teacher, accelerator=accelerator)
-    first = judge.judge(student, name="student", step=0)
-    assert judge.judge(student, name="student", step=0) == first
+    evaluator = HeldoutEvaluator(batches(), teacher, accelerator=accelerator)
+    first = evaluator.evaluate(student, name="student", step=0)
+    assert evaluator.evaluate(student, name="student", step=0) == first
     assert student.training
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_teacher_agrees_with_itself(accelerator: Accelerator, teacher: BertForMaskedLM) -> None:
-    got = HeldoutJudge(batches(), teacher, accelerator=accelerator).judge(
+    got = HeldoutEvaluator(batches(), teacher, accelerator=accelerator).evaluate(
         teacher, name="teacher", step=0
     )
     assert (got.agreement, got.kl_nats) == (1.0, 0.0)

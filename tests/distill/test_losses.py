@@ -1,4 +1,4 @@
-"""The losses' tests are their definitions: zero for identical models, blind to a shift, one scale at every T."""
+"""The chunked losses equal the plain formulas in value and gradient."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgedistil.core.errors import ShapeError
+from edgedistil.core.recipe import Loss
 from edgedistil.data.masking import IGNORED
 from edgedistil.distill.losses import TokenCounts, count_tokens, distillation_loss
 from edgedistil.models.fast.encoder import MlmHead
@@ -38,6 +39,20 @@ def _batch(seed: int = 3) -> tuple[Tensor, Tensor]:
     return labels_BL, mask_BL
 
 
+def _settings(
+    weights: tuple[float, float, float], *, temperature: float = 2.0, positions: str = "all"
+) -> Loss:
+    """Recipe section [loss] with the weights of soft-target, MLM and cosine loss."""
+    soft_target, mlm, cosine = weights
+    return Loss(
+        soft_target=soft_target,
+        mlm=mlm,
+        cosine=cosine,
+        temperature=temperature,
+        positions=positions,  # type: ignore[arg-type]
+    )
+
+
 def _plain(
     student_BLD: Tensor,
     teacher_BLW: Tensor,
@@ -50,14 +65,14 @@ def _plain(
     temperature: float,
     positions: str,
 ) -> Tensor:
-    """The three formulas on the full logits, selected afterwards: the way the paper's own code does it."""
+    """The three formulas on the full logits, selected afterwards, as the paper's code does it."""
     student_BLV = student.transform(student_BLD) @ student.weight_VD.T + student.bias_V
     teacher_BLV = teacher.transform(teacher_BLW) @ teacher.weight_VD.T + teacher.bias_V
     masked, attended = labels_BL != IGNORED, mask_BL.bool()
-    chosen = attended if positions == "all" else masked
+    selected = attended if positions == "all" else masked
     soft, mlm, cosine = weights
     total = soft * soft_target_loss(
-        student_BLV[chosen], teacher_BLV[chosen], temperature=temperature
+        student_BLV[selected], teacher_BLV[selected], temperature=temperature
     )
     total = total + mlm * mlm_loss(student_BLV[masked], labels_BL[masked])
     if cosine:
@@ -83,18 +98,18 @@ def test_engine_equals_the_plain_formulas(
     width = D if weights[2] else W  # without the cosine loss the widths may differ
     student, teacher = _head(D, 1), _head(width, 2)
     hidden_BLD = torch.randn(B, L, D, dtype=torch.float64, requires_grad=True)
-    taught_BLW = torch.randn(B, L, width, dtype=torch.float64)
+    teacher_BLW = torch.randn(B, L, width, dtype=torch.float64)
     leaves = [hidden_BLD, student.weight_VD, student.bias_V, *student.transform.parameters()]
 
     plain = _plain(
-        hidden_BLD, taught_BLW, student, teacher, labels_BL, mask_BL,
+        hidden_BLD, teacher_BLW, student, teacher, labels_BL, mask_BL,
         weights=weights, temperature=temperature, positions=positions,
     )  # fmt: skip
     expected = torch.autograd.grad(plain, leaves, allow_unused=True)
     got = distillation_loss(
-        hidden_BLD, taught_BLW, student_head=student, teacher_head=teacher, labels_BL=labels_BL,
-        attention_mask_BL=mask_BL, counts=count_tokens(labels_BL, mask_BL), soft_target=weights[0], mlm=weights[1],
-        cosine=weights[2], temperature=temperature, positions=positions,
+        hidden_BLD, teacher_BLW, student_head=student, teacher_head=teacher, labels_BL=labels_BL,
+        attention_mask_BL=mask_BL, counts=count_tokens(labels_BL, mask_BL),
+        settings=_settings(weights, temperature=temperature, positions=positions),
     )  # fmt: skip
     gradients = torch.autograd.grad(got.total, leaves, allow_unused=True)
 
@@ -105,19 +120,23 @@ def test_engine_equals_the_plain_formulas(
 
 
 def _engine(
-    hidden_BLD: Tensor, taught_BLD: Tensor, student: MlmHead, teacher: MlmHead, **changes: Any
+    hidden_BLD: Tensor, teacher_BLD: Tensor, student: MlmHead, teacher: MlmHead, **changes: Any
 ) -> Any:
+    """`distillation_loss` with some arguments changed."""
     labels_BL, mask_BL = changes.pop("batch", None) or _batch()
-    given_: dict[str, Any] = {
-        "counts": count_tokens(labels_BL, mask_BL), "soft_target": 5.0, "mlm": 2.0, "cosine": 1.0, "temperature": 2.0,
-        "positions": "all", "labels_BL": labels_BL, "attention_mask_BL": mask_BL,
-    }  # fmt: skip
+    defaults: dict[str, Any] = {
+        "counts": count_tokens(labels_BL, mask_BL),
+        "labels_BL": labels_BL,
+        "attention_mask_BL": mask_BL,
+        "settings": _settings((5.0, 2.0, 1.0)),
+    }
+    arguments = {**defaults, **changes}
     return distillation_loss(
-        hidden_BLD, taught_BLD, student_head=student, teacher_head=teacher, **{**given_, **changes}
+        hidden_BLD, teacher_BLD, student_head=student, teacher_head=teacher, **arguments
     )
 
 
-# --- the engine ------------------------------------------------------------------------------------------------------
+# --- the engine ----------------------------------------------------------------------------------
 
 
 def test_identical_models_through_the_engine() -> None:
@@ -128,7 +147,7 @@ def test_identical_models_through_the_engine() -> None:
 
 
 def test_identical_models_through_the_engine_in_bfloat16() -> None:
-    """The student's head is held in float32 and the teacher's in bfloat16: still the same distribution."""
+    """The student's head is in float32 and the teacher's in bfloat16: the same distribution."""
     head = _head(D, 1)
     student = MlmHead(
         nn.Identity(),
@@ -142,7 +161,11 @@ def test_identical_models_through_the_engine_in_bfloat16() -> None:
     hidden_BLD = torch.randn(B, L, D).bfloat16().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = _engine(
-            hidden_BLD, hidden_BLD.detach(), student, MlmHead(nn.Identity(), *narrow), mlm=0.0
+            hidden_BLD,
+            hidden_BLD.detach(),
+            student,
+            MlmHead(nn.Identity(), *narrow),
+            settings=_settings((5.0, 0.0, 1.0)),
         )
     got.total.backward()
     assert float(got.soft_target_sum) == 0
@@ -153,29 +176,30 @@ def test_identical_models_through_the_engine_in_bfloat16() -> None:
 
 @pytest.mark.parametrize("positions", ["all", "masked"])
 def test_micro_batches_share_one_mean(positions: str) -> None:
-    """Rows of different length, given one by one with the counts of the whole, add up to the loss of the whole."""
+    """Rows passed one by one with the counts of the step add up to the loss of the step."""
+    settings = _settings((5.0, 2.0, 1.0), positions=positions)
     student, teacher = _head(D, 1), _head(D, 2)
     labels_BL, mask_BL = _batch()
     hidden_BLD = torch.randn(B, L, D, dtype=torch.float64, requires_grad=True)
-    taught_BLD = torch.randn(B, L, D, dtype=torch.float64)
-    whole = _engine(hidden_BLD, taught_BLD, student, teacher, positions=positions)
+    teacher_BLD = torch.randn(B, L, D, dtype=torch.float64)
+    step = _engine(hidden_BLD, teacher_BLD, student, teacher, settings=settings)
     rows = [(labels_BL[b : b + 1], mask_BL[b : b + 1]) for b in range(B)]
     counts = count_tokens(*rows[0]) + count_tokens(*rows[1])
     parts = [
         _engine(
             hidden_BLD[b : b + 1],
-            taught_BLD[b : b + 1],
+            teacher_BLD[b : b + 1],
             student,
             teacher,
-            positions=positions,
+            settings=settings,
             batch=row,
             counts=counts,
         )
         for b, row in enumerate(rows)
     ]
     assert (counts.attended, counts.masked) == (8, 3)
-    assert torch.allclose(whole.total, parts[0].total + parts[1].total)
-    expected = torch.autograd.grad(whole.total, [hidden_BLD, student.weight_VD])
+    assert torch.allclose(step.total, parts[0].total + parts[1].total)
+    expected = torch.autograd.grad(step.total, [hidden_BLD, student.weight_VD])
     summed = torch.autograd.grad(parts[0].total + parts[1].total, [hidden_BLD, student.weight_VD])
     for want, have in zip(expected, summed, strict=True):
         assert torch.allclose(want, have, atol=1e-9)
@@ -185,13 +209,13 @@ def test_micro_batches_share_one_mean(positions: str) -> None:
 def test_a_frozen_part_leaves_the_others_their_gradients(frozen_part: str) -> None:
     student, teacher = _head(D, 1), _head(D, 2)
     hidden_BLD = torch.randn(B, L, D, dtype=torch.float64, requires_grad=True)
-    taught_BLD = torch.randn(B, L, D, dtype=torch.float64)
+    teacher_BLD = torch.randn(B, L, D, dtype=torch.float64)
     leaves = {"weight": student.weight_VD, "bias": student.bias_V, "hidden": hidden_BLD}
     names = [name for name in leaves if name != frozen_part]
-    full = _engine(hidden_BLD, taught_BLD, student, teacher).total
+    full = _engine(hidden_BLD, teacher_BLD, student, teacher).total
     expected = torch.autograd.grad(full, [leaves[name] for name in names])
     leaves[frozen_part].requires_grad_(False)
-    part = _engine(hidden_BLD, taught_BLD, student, teacher).total
+    part = _engine(hidden_BLD, teacher_BLD, student, teacher).total
     for want, have in zip(
         expected, torch.autograd.grad(part, [leaves[name] for name in names]), strict=True
     ):
@@ -206,11 +230,11 @@ def test_counts_scale_the_loss() -> None:
 def test_a_loss_scaler_scales_the_gradients() -> None:
     student, teacher = _head(D, 1), _head(D, 2)
     hidden_BLD = torch.randn(B, L, D, dtype=torch.float64, requires_grad=True)
-    taught_BLD = torch.randn(B, L, D, dtype=torch.float64)
+    teacher_BLD = torch.randn(B, L, D, dtype=torch.float64)
     leaves = [hidden_BLD, student.weight_VD, student.bias_V]
-    plain = torch.autograd.grad(_engine(hidden_BLD, taught_BLD, student, teacher).total, leaves)
+    plain = torch.autograd.grad(_engine(hidden_BLD, teacher_BLD, student, teacher).total, leaves)
     scaled = torch.autograd.grad(
-        _engine(hidden_BLD, taught_BLD, student, teacher).total * 1024, leaves
+        _engine(hidden_BLD, teacher_BLD, student, teacher).total * 1024, leaves
     )
     for want, have in zip(plain, scaled, strict=True):
         assert torch.allclose(want * 1024, have)
@@ -221,7 +245,7 @@ def test_without_soft_target_and_cosine_no_teacher_is_needed() -> None:
     got = distillation_loss(
         torch.randn(B, L, D, dtype=torch.float64), None, student_head=_head(D, 1), teacher_head=None,
         labels_BL=labels_BL, attention_mask_BL=mask_BL, counts=count_tokens(labels_BL, mask_BL),
-        soft_target=0.0, mlm=1.0, cosine=0.0, temperature=2.0, positions="masked",
+        settings=_settings((0.0, 1.0, 0.0), positions="masked"),
     )  # fmt: skip
     assert float(got.total.detach()) == pytest.approx(float(got.mlm_sum) / 3)
     assert float(got.soft_target_sum) == float(got.cosine_sum) == 0
@@ -230,15 +254,15 @@ def test_without_soft_target_and_cosine_no_teacher_is_needed() -> None:
 def test_padding_changes_nothing() -> None:
     student, teacher = _head(D, 1), _head(D, 2)
     _, mask_BL = _batch()
-    hidden_BLD, taught_BLD = torch.randn(2, B, L, D, dtype=torch.float64)
-    first = _engine(hidden_BLD, taught_BLD, student, teacher)
+    hidden_BLD, teacher_BLD = torch.randn(2, B, L, D, dtype=torch.float64)
+    first = _engine(hidden_BLD, teacher_BLD, student, teacher)
     hidden_BLD[mask_BL == 0] += 7
-    taught_BLD[mask_BL == 0] -= 7
-    assert torch.equal(first.total, _engine(hidden_BLD, taught_BLD, student, teacher).total)
+    teacher_BLD[mask_BL == 0] -= 7
+    assert torch.equal(first.total, _engine(hidden_BLD, teacher_BLD, student, teacher).total)
 
 
 def test_bfloat16_is_near_float32_in_value_and_gradient() -> None:
-    """At a vocabulary where sums of bfloat16 would be lost: they are taken in float32."""
+    """At a vocabulary where sums in bfloat16 would lose digits: they are in float32."""
     torch.manual_seed(1)
     rows, width, vocabulary = 67, 61, 3001
     weights = [torch.randn(vocabulary, width) * 0.2 for _ in range(2)]
@@ -246,7 +270,7 @@ def test_bfloat16_is_near_float32_in_value_and_gradient() -> None:
         MlmHead(nn.Identity(), w.requires_grad_(), torch.zeros(vocabulary, requires_grad=True))
         for w in weights
     ]
-    hidden_BLD, taught_BLD = torch.randn(2, 1, rows, width)
+    hidden_BLD, teacher_BLD = torch.randn(2, 1, rows, width)
     labels_BL = torch.where(
         torch.rand(1, rows) < 0.3, torch.randint(vocabulary, (1, rows)), IGNORED
     )
@@ -254,7 +278,7 @@ def test_bfloat16_is_near_float32_in_value_and_gradient() -> None:
     def run(*, narrow: bool) -> tuple[Any, Tensor]:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
             got = _engine(
-                hidden_BLD, taught_BLD, *heads, batch=(labels_BL, torch.ones_like(labels_BL))
+                hidden_BLD, teacher_BLD, *heads, batch=(labels_BL, torch.ones_like(labels_BL))
             )
         return got, torch.autograd.grad(got.total, heads[0].weight_VD)[0]
 
@@ -266,18 +290,15 @@ def test_bfloat16_is_near_float32_in_value_and_gradient() -> None:
 
 
 class _Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation gives back."""
+    """Records the size of the largest tensor that any operation returns."""
 
     elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.elements = max(
-            [
-                self.elements,
-                *(each.numel() for each in tree_leaves(out) if isinstance(each, Tensor)),
-            ]
-        )
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self.elements = max(self.elements, leaf.numel())
         return out
 
 
@@ -294,7 +315,7 @@ def test_the_vocabulary_is_never_materialised_for_all_positions(
     with _Largest() as seen:
         _engine(hidden_BLD, hidden_BLD.detach(), head, head, batch=batch).total.backward()
     assert seen.elements == 30 * vocabulary  # ten chunks of one size
-    with _Largest() as seen:  # the way that it is not done is seen
+    with _Largest() as seen:  # the check can fail: all positions at once
         _ = hidden_BLD.detach()[0] @ head.weight_VD.detach().T
     assert seen.elements == rows * vocabulary
 
@@ -302,7 +323,10 @@ def test_the_vocabulary_is_never_materialised_for_all_positions(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"counts": TokenCounts(0, 3)}, "a mean over no tokens: 0 attended"),
+        (
+            {"counts": TokenCounts(0, 3)},
+            "at least one attended and one masked token; got 0 attended, 3 masked",
+        ),
         ({"labels_BL": torch.zeros(B, L + 1, dtype=torch.long)}, r"expected student \(B, L, D\)"),
         (
             {"attention_mask_BL": torch.ones(L, B, dtype=torch.long)},
@@ -310,16 +334,16 @@ def test_the_vocabulary_is_never_materialised_for_all_positions(
         ),
     ],
 )
-def test_engine_refuses_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
+def test_shapes_that_do_not_match_are_rejected(changes: dict[str, Any], message: str) -> None:
     hidden_BLD = torch.randn(B, L, D, dtype=torch.float64)
     with pytest.raises(ShapeError, match=message):
         _engine(hidden_BLD, hidden_BLD, _head(D, 1), _head(D, 2), **changes)
 
 
-def test_cosine_of_different_widths_says_what_to_do() -> None:
-    hidden_BLD, taught_BLW = (
+def test_cosine_of_different_widths_has_a_hint() -> None:
+    hidden_BLD, teacher_BLW = (
         torch.randn(B, L, D, dtype=torch.float64),
         torch.randn(B, L, W, dtype=torch.float64),
     )
     with pytest.raises(ShapeError, match=r"set \[loss\] cosine = 0"):
-        _engine(hidden_BLD, taught_BLW, _head(D, 1), _head(W, 2))
+        _engine(hidden_BLD, teacher_BLW, _head(D, 1), _head(W, 2))

@@ -1,3 +1,5 @@
+"""metrics.jsonl: entries come back, and a resumed run truncates them."""
+
 from __future__ import annotations
 
 import json
@@ -19,13 +21,13 @@ FIGURES = HeldoutMlm(
 )
 
 
-def test_cut_drops_later_steps_and_a_torn_line(tmp_path: Path) -> None:
+def test_truncating_removes_later_steps_and_an_incomplete_line(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "metrics.jsonl", writes=True)
     for step in (1, 2, 3):
         metrics.write("train", step=step, loss=0.1 + step)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')
-    metrics.cut_after(2)
+    metrics.truncate_after(2)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [
         {"kind": "train", "step": 1, "loss": 1.1},
@@ -40,7 +42,7 @@ def test_heldout_figures_come_back(tmp_path: Path) -> None:
     assert metrics.heldout() == [FIGURES]
 
 
-def test_no_nan_in_the_trace(tmp_path: Path) -> None:
+def test_nan_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         Metrics(tmp_path / "metrics.jsonl", writes=True).write("train", step=1, loss=float("nan"))
 
@@ -48,6 +50,6 @@ def test_no_nan_in_the_trace(tmp_path: Path) -> None:
 def test_only_the_writer_writes(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "metrics.jsonl", writes=False)
     metrics.write("train", step=1)
-    metrics.cut_after(0)
+    metrics.truncate_after(0)
     metrics.sync()
     assert list(tmp_path.iterdir()) == []

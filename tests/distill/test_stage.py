@@ -1,4 +1,4 @@
-"""The whole of `distill` on a small world: what a run holds, killing and resuming, and what is refused."""
+"""`distill` from end to end on a small recipe: outputs, resuming, and errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def heldout(run: RunDir) -> list[Any]:
     return [entry for entry in entries if entry["kind"] == "heldout"]
 
 
-def test_what_a_run_holds(tiny_recipe: Make, runs: Path) -> None:
+def test_the_contents_of_a_run(tiny_recipe: Make, runs: Path) -> None:
     recipe = tiny_recipe()
     run, record = distill(recipe, run_name=None, resume=False)
     assert load_recipe(run.recipe) == recipe
@@ -72,7 +72,7 @@ def test_what_a_run_holds(tiny_recipe: Make, runs: Path) -> None:
         assert len(AutoTokenizer.from_pretrained(folder)) == 82
 
 
-def test_a_run_says_what_its_student_was_before(tiny_recipe: Make, runs: Path) -> None:
+def test_the_record_has_the_student_that_a_run_began_with(tiny_recipe: Make, runs: Path) -> None:
     first, record = distill(tiny_recipe(train={"steps": 2}), run_name="first", resume=False)
     assert describe_initialization(record) == "student layers initialized from teacher layers 0, 3"
     further = tiny_recipe(train={"steps": 2}, student={"init": str(first.student)})
@@ -86,13 +86,13 @@ def _student_now(run: RunDir) -> float:
 
 
 def test_the_saved_student_fills_masks(tiny_recipe: Make, runs: Path) -> None:
-    """A DistilBERT takes no token types, so its tokenizer must not give any."""
+    """A DistilBERT takes no token types, so its tokenizer must not return any."""
     run, _ = distill(tiny_recipe(train={"steps": 2}), run_name="fills", resume=False)
     fill = pipeline("fill-mask", model=str(run.student))
     assert len(fill("worda1 [MASK] worda3")) == 5
 
 
-def test_step_zero_is_the_teacher_when_nothing_is_left_out(tiny_recipe: Make, runs: Path) -> None:
+def test_a_student_with_all_layers_starts_as_the_teacher(tiny_recipe: Make, runs: Path) -> None:
     _, record = distill(
         tiny_recipe(student={"layers": [0, 1, 2, 3]}, train={"steps": 1}),
         run_name=None,
@@ -107,7 +107,7 @@ def test_step_zero_is_the_teacher_when_nothing_is_left_out(tiny_recipe: Make, ru
 def test_killed_at_any_moment_it_resumes_bit_for_bit(
     tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    """SIGKILL, several times, also while a checkpoint is being written; then the trace of a run that was left alone."""
+    """SIGKILL at several moments, also during a checkpoint; the trace is an undisturbed run's."""
     settings = {"steps": 60, "evaluate_every": 20, "checkpoint_minutes": 1e-9}
     threads = torch.get_num_threads()
     request.addfinalizer(lambda: torch.set_num_threads(threads))
@@ -118,9 +118,9 @@ def test_killed_at_any_moment_it_resumes_bit_for_bit(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["edgedistil.distill.stage"])
-    chosen = random.Random(time.time_ns())
+    moments = random.Random(time.time_ns())
     killed = RunDir(runs / "killed")
-    goals = sorted(chosen.sample(range(1, 55), 3))
+    goals = sorted(moments.sample(range(1, 55), 3))
     kills = 0
     for goal in goals:
         child = context.Process(
@@ -131,7 +131,7 @@ def test_killed_at_any_moment_it_resumes_bit_for_bit(
         child.start()
         while child.is_alive() and (not killed.metrics.exists() or len(trace_lines(killed)) < goal):
             time.sleep(0.002)
-        time.sleep(chosen.random() * 0.05)
+        time.sleep(moments.random() * 0.05)
         child.kill()
         child.join()
         kills += child.exitcode == -9
@@ -161,10 +161,10 @@ def test_a_finished_run_is_returned_as_it_is(
     again, same = distill(recipe, run_name=None, resume=True)
     assert (again, same) == (run, record)
     assert run.student.stat().st_mtime_ns == before
-    assert "run small has finished already" in capsys.readouterr().err
+    assert "run small is finished already" in capsys.readouterr().err
 
 
-def test_an_existing_name_is_refused_and_nothing_touched(tiny_recipe: Make, runs: Path) -> None:
+def test_an_existing_name_is_rejected_and_the_run_unchanged(tiny_recipe: Make, runs: Path) -> None:
     run, record = distill(tiny_recipe(train={"steps": 2}), run_name=None, resume=False)
     with pytest.raises(RunError, match="run 'small' already exists") as caught:
         distill(tiny_recipe(train={"steps": 3}), run_name=None, resume=False)
@@ -174,7 +174,7 @@ def test_an_existing_name_is_refused_and_nothing_touched(tiny_recipe: Make, runs
     assert read_record(run.distill, DistillRecord) == record
 
 
-def test_a_changed_corpus_is_refused(
+def test_a_changed_corpus_is_rejected(
     tiny_recipe: Make, runs: Path, tmp_path: Path, tiny_text: Path
 ) -> None:
     text = tmp_path / "own.txt"
@@ -194,10 +194,9 @@ def test_trackers_get_the_trace(tiny_recipe: Make, runs: Path) -> None:
     assert list(run.path.rglob("events.out.tfevents*"))
 
 
-def test_the_original_layout_and_masking(
+def test_lines_and_rarity_masking_of_compressed_text(
     tiny_recipe: Make, runs: Path, tmp_path: Path, tiny_text: Path
 ) -> None:
-    """The text is compressed, too."""
     (tmp_path / "text.txt.zst").write_bytes(zstandard.compress(tiny_text.read_bytes()))
     sources = [{"files": str(tmp_path / "*.zst"), "licence": "our own"}]
     recipe = tiny_recipe(
@@ -229,27 +228,31 @@ def test_bfloat16(tiny_recipe: Make, runs: Path) -> None:
             ModelError,
             "student.layers [0, 4]: the teacher has no layer 4",
         ),
-        ({"student": {"layers": []}}, ModelError, "student.layers []: a student needs a layer"),
+        (
+            {"student": {"layers": []}},
+            ModelError,
+            "student.layers []: a student needs at least one layer",
+        ),
         (
             {"corpus": {"block_length": 68}},
             ModelError,
-            "corpus.block_length 68 is longer than the teacher's positions, 67",
+            "corpus.block_length is 68; the teacher has positions for 67 tokens",
         ),
         (
             {"train": {"precision": "float16"}},
             InputError,
             'train.precision = "float16" needs a GPU',
         ),
-        ({"train": {"trackers": ["tensorbord"]}}, InputError, "no tracker 'tensorbord'"),
+        ({"train": {"trackers": ["tensorbord"]}}, InputError, "unknown tracker 'tensorbord'"),
         ({"train": {"trackers": ["wandb"]}}, InputError, "tracker 'wandb' is not installed"),
         (
-            {"teacher": {"source": "nobody/nothing"}},
+            {"teacher": {"source": "no-owner/no-model"}},
             OfflineError,
-            "cannot download model 'nobody/nothing'",
+            "cannot download model 'no-owner/no-model'",
         ),
     ],
 )
-def test_bad_input_is_told_and_leaves_nothing_behind(
+def test_bad_input_is_reported_and_leaves_no_files(
     tiny_recipe: Make,
     runs: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -280,7 +283,7 @@ def test_a_disk_that_fills_up_while_it_trains(tiny_recipe: Make, runs: Path) -> 
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     run = RunDir(runs / "small")
     assert caught.value.exit_code == 1
-    assert f"then go on with: edgedistil distill {run.recipe} --run small --resume" in (
+    assert f"then resume with: edgedistil distill {run.recipe} --run small --resume" in (
         caught.value.hint or ""
     )
     _, record = distill(recipe, run_name=None, resume=True)
@@ -288,13 +291,13 @@ def test_a_disk_that_fills_up_while_it_trains(tiny_recipe: Make, runs: Path) -> 
     assert [entry[0] for entry in trace(run)] == [1, 2, 3]
 
 
-def test_another_precision_is_refused(tiny_recipe: Make, runs: Path) -> None:
-    """`auto` may come to another precision on another machine."""
+def test_another_precision_is_rejected(tiny_recipe: Make, runs: Path) -> None:
+    """`auto` may resolve to another precision on another machine."""
     run, _ = distill(tiny_recipe(train={"steps": 2}), run_name=None, resume=False)
     run.distill.unlink()  # as if it had not finished
     with pytest.raises(
         RunError,
-        match=r"was computed in float32 up to .*step-00000002, and would go on in bfloat16",
+        match=r"was computed in float32 up to .*step-00000002, and would continue in bfloat16",
     ):
         distill(
             tiny_recipe(train={"steps": 2, "precision": "bfloat16"}), run_name=None, resume=True
@@ -303,8 +306,8 @@ def test_another_precision_is_refused(tiny_recipe: Make, runs: Path) -> None:
 
 def test_two_processes_cannot_work_on_one_run(tiny_recipe: Make, runs: Path) -> None:
     runs.mkdir()
-    with (runs / ".small.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with (runs / ".small.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(RunError, match="another process is distilling into run 'small'"):
             distill(tiny_recipe(), run_name=None, resume=False)
 

@@ -1,4 +1,4 @@
-"""The loop: schedule, means, processes, divergence, interruption."""
+"""The training loop: means, processes, divergence, interruption."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ import torch
 from edgedistil.core.errors import Interrupted, TrainingDiverged
 from edgedistil.core.recipe import Recipe, write_recipe
 from edgedistil.core.rundir import RunDir
+from edgedistil.distill import objective
 from edgedistil.distill import train as loop
 from edgedistil.distill.stage import distill
-from edgedistil.distill.train import schedule
 
 Make = Callable[..., Recipe]
 TRACED = (
@@ -43,18 +42,6 @@ def trace(run: RunDir) -> list[list[Any]]:
     return [[entry[key] for key in TRACED] for entry in entries if entry["kind"] == "train"]
 
 
-def test_schedule_rises_then_falls_to_nothing() -> None:
-    rates = [schedule(step, steps=20, warmup=0.25) for step in range(20)]
-    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert rates[5] == 1.0
-    assert rates[19] == pytest.approx(1 / 15)
-    assert all(before > after for before, after in pairwise(rates[5:]))
-
-
-def test_schedule_without_warmup() -> None:
-    assert [schedule(step, steps=2, warmup=0.0) for step in range(2)] == [1.0, 0.5]
-
-
 def test_losses_fall(tiny_recipe: Make, runs: Path) -> None:
     recipe = tiny_recipe(train={"steps": 60, "learning_rate": 5e-3, "evaluate_every": 60})
     run, record = distill(recipe, run_name=None, resume=False)
@@ -65,10 +52,10 @@ def test_losses_fall(tiny_recipe: Make, runs: Path) -> None:
     assert after.kl_nats < 0.5 * before.kl_nats  # type: ignore[operator]
 
 
-def test_another_precision_of_the_same_process_is_no_obstacle(
+def test_a_run_does_not_take_the_precision_of_an_earlier_stage(
     tiny_recipe: Make, runs: Path
 ) -> None:
-    """Ablations fine-tune and distil by turns in one process; a Trainer leaves its precision behind."""
+    """Ablations fine-tune and distil in one process, and a Trainer sets its precision globally."""
     from accelerate import Accelerator
 
     Accelerator(cpu=True, mixed_precision="bf16")
@@ -79,19 +66,19 @@ def test_another_precision_of_the_same_process_is_no_obstacle(
 def test_accumulation_is_one_mean_over_the_tokens_of_a_step(tiny_recipe: Make, runs: Path) -> None:
     """Rows of unequal length: a mean of micro-batch means would differ."""
     layout = {"corpus": {"layout": "lines"}, "student": {"dropout": 0.0}}
-    whole, _ = distill(
-        tiny_recipe(**layout, train={"micro_batch": 6}), run_name="whole", resume=False
+    single, _ = distill(
+        tiny_recipe(**layout, train={"micro_batch": 6}), run_name="single", resume=False
     )
     parts, _ = distill(
         tiny_recipe(**layout, train={"micro_batch": 1}), run_name="parts", resume=False
     )
-    np.testing.assert_allclose(trace(parts), trace(whole), rtol=1e-4)
+    np.testing.assert_allclose(trace(parts), trace(single), rtol=1e-4)
     means, _ = distill(
         tiny_recipe(**layout, train={"micro_batch": 1}, loss={"mean": "micro-batch"}),
         run_name="means",
         resume=False,
     )
-    assert not np.allclose(trace(means), trace(whole), rtol=1e-4)
+    assert not np.allclose(trace(means), trace(single), rtol=1e-4)
 
 
 def torchrun(
@@ -122,11 +109,13 @@ from torch.profiler import ProfilerActivity, profile
 from edgedistil.distill.stage import distill
 from edgedistil.core.recipe import load_recipe
 
-torch.distributed.init_process_group("gloo")  # once: a second rendezvous in one process finds the first one's addresses
+# Once: a second rendezvous in one process finds the addresses of the first.
+torch.distributed.init_process_group("gloo")
 for name in sys.argv[1:]:
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         distill(load_recipe(f"{name}.toml"), run_name=name, resume=False)
-    reduces = sum(event.count for event in profiled.key_averages() if event.key == "gloo:all_reduce")
+    events = [event for event in profiled.key_averages() if event.key == "gloo:all_reduce"]
+    reduces = sum(event.count for event in events)
     print("REDUCES", name, reduces, flush=True)
 torch.distributed.destroy_process_group()
 """
@@ -134,7 +123,7 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(tiny_recipe: Make, runs: Path, tmp_path: Path) -> None:
-    """Same order, same masks, same dropout, same means; and one all-reduce of gradients a step, however many parts."""
+    """The same order, masks, dropout and means; the number of all-reduces ignores accumulation."""
     settings = {"steps": 5, "global_batch": 12, "evaluate_every": 5}
     few = tiny_recipe(train={**settings, "micro_batch": 3})
     many = tiny_recipe(train={**settings, "micro_batch": 1})
@@ -161,16 +150,16 @@ def test_two_processes_do_what_one_does(tiny_recipe: Make, runs: Path, tmp_path:
     assert counted["two-few"] == counted["two-many"] > 0
 
 
-def test_divergence_stops_at_its_step_and_keeps_the_batch(
+def test_divergence_stops_at_its_step_and_saves_the_batch(
     tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = loop.distillation_loss
+    original = objective.distillation_loss
     calls = 0
 
     def poisoned(*args: Any, **keywords: Any) -> Any:
         nonlocal calls
         calls += 1
-        loss = honest(*args, **keywords)
+        loss = original(*args, **keywords)
         if calls == 6:  # the second micro-batch of the third step
             return type(loss)(
                 loss.total * torch.nan,
@@ -180,7 +169,7 @@ def test_divergence_stops_at_its_step_and_keeps_the_batch(
             )
         return loss
 
-    monkeypatch.setattr(loop, "distillation_loss", poisoned)
+    monkeypatch.setattr(objective, "distillation_loss", poisoned)
     with pytest.raises(TrainingDiverged, match=r"loss is nan at step 3 .*MLM nan") as caught:
         distill(tiny_recipe(train={"evaluate_every": 99}), run_name=None, resume=False)
     assert caught.value.exit_code == 1
@@ -191,10 +180,10 @@ def test_divergence_stops_at_its_step_and_keeps_the_batch(
         assert saved["input_ids_1"].shape == saved["labels_1"].shape == (3, 23)
 
 
-def test_a_bad_gradient_keeps_the_whole_step(
+def test_a_gradient_that_is_not_finite_saves_all_micro_batches(
     tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_finite", lambda losses, scaled: False)
+    monkeypatch.setattr(loop, "_is_finite", lambda losses, scaled: False)
     with pytest.raises(TrainingDiverged, match=r"at step 1 .*gradient norm"):
         distill(tiny_recipe(), run_name=None, resume=False)
     with np.load(runs / "small" / "diverged" / "step-00000001.rank-0.npz") as saved:
@@ -202,7 +191,9 @@ def test_a_bad_gradient_keeps_the_whole_step(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_says_how_to_go_on(tiny_recipe: Make, runs: Path, number: int) -> None:
+def test_a_signal_saves_a_checkpoint_and_prints_the_command_to_resume(
+    tiny_recipe: Make, runs: Path, number: int
+) -> None:
     recipe = tiny_recipe(train={"steps": 5000, "evaluate_every": 5000})
     run = RunDir(runs / "small")
 
@@ -217,6 +208,6 @@ def test_a_signal_saves_and_says_how_to_go_on(tiny_recipe: Make, runs: Path, num
         distill(recipe, run_name=None, resume=False)
     sender.join()
     assert caught.value.exit_code == 130
-    assert caught.value.hint == f"go on with: edgedistil distill {run.recipe} --run small --resume"
+    assert caught.value.hint == f"resume with: edgedistil distill {run.recipe} --run small --resume"
     last = trace(run)[-1][0]
     assert [p.name for p in run.checkpoints.iterdir()] == [f"step-{last:08d}"]

@@ -15,7 +15,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 def answers(device: torch.device) -> tuple[bool, bool]:
     """Return what distillation and fine-tuning decide for a device."""
-    distilling = distributed.chosen_precision("auto", device) == "bfloat16"
+    distilling = distributed.resolve_precision("auto", device) == "bfloat16"
     return distilling, finetune.bfloat16_is_native()
 
 

@@ -1,4 +1,4 @@
-"""What a run would take: here from timed steps, on well-known GPUs from FLOPs and an assumed utilisation."""
+"""Time and memory of a run: measured on this machine, predicted for well-known GPUs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -15,30 +14,46 @@ from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.core.assets import find_asset
 from edgedistil.core.errors import InputError
-from edgedistil.core.family import FAMILIES
-from edgedistil.core.recipe import SourceSpec
+from edgedistil.core.recipe import Loss, SourceSpec
 from edgedistil.core.records import Count, NotMeasured, PlannedDevice, PlannedModel, this_host
-from edgedistil.distill.plan.flops import Shape, flops_per_token, gpu_memory_bytes
+from edgedistil.distill.batches import HELDOUT_BATCH_ROWS
+from edgedistil.distill.distributed import precision_of
+from edgedistil.distill.objective import Objective
+from edgedistil.distill.plan.flops import ModelShape, flops_per_token, gpu_memory_bytes
 from edgedistil.distill.plan.presets import BYTES_PER_TOKEN, GPUS, Gpu, known_text
-from edgedistil.distill.plan.timing import JUDGED_ROWS, timed_steps
+from edgedistil.distill.plan.timing import time_steps
 from edgedistil.distill.schedule import RunLength
-from edgedistil.distill.train import Objective
 
+# Share of a GPU's peak that training is assumed to reach; not measured, and plans say so.
 ASSUMED_UTILISATION = 0.30
-_CHECKPOINT_BYTES_PER_S = 300e6  # written, synced and hashed, on a plain disk
-_LEAST_MICRO_BATCH_S = 0.02  # on a GPU: a small model waits for its kernels to be launched
+# Writing, syncing and hashing a checkpoint on an ordinary disk; assumed.
+_CHECKPOINT_BYTES_PER_S = 300e6
+# Float32 weights and two moments of each parameter.
+_CHECKPOINT_BYTES_PER_PARAMETER = 12
+# Minimum of a micro-batch on a GPU: a small model waits for its kernels to be launched. Assumed.
+_MIN_MICRO_BATCH_S = 0.02
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is to be done, whatever does it."""
+class RunWorkload:
+    """Work of a run, on whichever device.
+
+    Attributes:
+        length: Steps and tokens of the run.
+        block_length: Tokens of a row.
+        global_batch: Rows of a step.
+        micro_batch: Rows of a forward pass.
+        masked_share: Share of masked tokens.
+        heldout_tokens: Tokens of a held-out evaluation.
+        evaluations: Number of held-out evaluations.
+        checkpoint_every_s: Seconds between two checkpoints.
+    """
 
     length: RunLength
     block_length: int
     global_batch: int
     micro_batch: int
     masked_share: float
-    positions: Literal["all", "masked"]
     heldout_tokens: int
     evaluations: int
     checkpoint_every_s: float
@@ -47,174 +62,178 @@ class Work:
 def planned_model(
     model: BertForMaskedLM | DistilBertForMaskedLM, *, name: str, how: str
 ) -> PlannedModel:
+    """Returns the record of a model that a plan is about."""
+    shape = ModelShape.of(model)
     return PlannedModel(
         name=name,
-        layers=model.config.num_hidden_layers,
-        hidden=model.config.hidden_size,
-        vocabulary=model.config.vocab_size,
-        parameters=sum(p.numel() for p in model.parameters()),
+        layers=shape.layers,
+        hidden=shape.hidden,
+        vocabulary=shape.vocabulary,
+        parameters=shape.parameters,
         how=how,
     )
 
 
-def estimated_tokens(sources: Sequence[SourceSpec], *, heldout_share: float) -> tuple[int, str]:
-    """Training tokens of sources that are not all at hand, and how that was estimated.
+# --- tokens of a corpus --------------------------------------------------------------------------
 
+
+def estimate_tokens(sources: Sequence[SourceSpec], *, heldout_share: float) -> tuple[int, str]:
+    """Estimates the training tokens of sources from their sizes.
+
+    Returns:
+        Tokens, and how they were estimated.
     Raises:
-        InputError: The size of a hub data set is not known here.
+        InputError: The size of a hub data set is unknown.
     """
-    told, total = [], 0
+    total, explanations = 0, []
     for spec in sources:
-        if spec.hub is not None:
-            known = known_text(spec.hub, spec.config)
-            if known is None:
-                raise InputError(
-                    f"the size of data set '{spec.hub}' is not known here, and a plan does not fetch it",
-                    hint="plan with files or assets, or run `distill` itself: it counts the tokens before it starts",
-                )
-            size, how = known.text_bytes, known.source
-        elif spec.asset is not None:
-            size, how = find_asset(spec.asset).bytes, "its package's size"
-        else:
-            found = [Path(p) for p in glob.glob(spec.files or "", recursive=True)]  # noqa: PTH207 - a user's pattern
-            size, how = sum(p.stat().st_size for p in found), f"{len(found)} files"
-        total += size
-        told.append(f"{spec.hub or spec.asset or spec.files}: {how}")
-    return int(total / BYTES_PER_TOKEN * (1 - heldout_share)), (
-        f"estimated at {BYTES_PER_TOKEN} bytes a token; {'; '.join(told)}"
-    )
+        text_bytes, explanation = _text_size(spec)
+        total += text_bytes
+        explanations.append(f"{spec.hub or spec.asset or spec.files}: {explanation}")
+    tokens = int(total / BYTES_PER_TOKEN * (1 - heldout_share))
+    return tokens, f"estimated at {BYTES_PER_TOKEN} bytes a token; {'; '.join(explanations)}"
+
+
+def _text_size(spec: SourceSpec) -> tuple[int, str]:
+    """Bytes of a source, and where the number comes from."""
+    if spec.hub is not None:
+        text = known_text(spec.hub, spec.config)
+        if text is None:
+            raise InputError(
+                f"the size of data set '{spec.hub}' is unknown, and a plan does not download it",
+                hint="plan with files or assets, or run `distill` itself: "
+                "it counts the tokens before it starts",
+            )
+        return text.text_bytes, text.source
+    if spec.asset is not None:
+        return find_asset(spec.asset).bytes, "its package's size"
+    paths = glob.glob(spec.files or "", recursive=True)  # noqa: PTH207 - a user's pattern
+    return sum(Path(path).stat().st_size for path in paths), f"{len(paths)} files"
+
+
+# --- this machine --------------------------------------------------------------------------------
 
 
 def plan_here(
-    objective: Objective, work: Work, *, accelerator: Accelerator, precision: str
+    objective: Objective, workload: RunWorkload, *, accelerator: Accelerator
 ) -> PlannedDevice:
-    """This machine, with one process: a few steps timed."""
-    timed = timed_steps(
+    """Plans the run on this machine with one process, from a few timed steps."""
+    timing = time_steps(
         objective,
         accelerator=accelerator,
-        micro_batch=work.micro_batch,
-        length=work.block_length,
-        masked_share=work.masked_share,
+        micro_batch=workload.micro_batch,
+        length=workload.block_length,
+        masked_share=workload.masked_share,
     )
-    micro_batches = work.global_batch // work.micro_batch
-    training = work.length.steps * (micro_batches * timed.micro_batch_s + timed.update_s)
-    judged = work.heldout_tokens / (JUDGED_ROWS * work.block_length)
-    judging = judged * work.evaluations * timed.judged_batch_s
-    checkpoints = 1 + int(training / work.checkpoint_every_s)
-    parameters = sum(p.numel() for p in objective.student.parameters())
-    saving = checkpoints * 12 * parameters / _CHECKPOINT_BYTES_PER_S  # weights and two moments
-    seconds = training + judging + saving
-    scaled = f", {timed.rows} rows of it" if timed.rows < work.micro_batch else ""
-    host = this_host()
+
+    # Training, held-out evaluations, and checkpoints.
+    micro_batches = workload.global_batch // workload.micro_batch
+    step_s = micro_batches * timing.micro_batch_s + timing.update_s
+    training_s = workload.length.steps * step_s
+    heldout_batches = workload.heldout_tokens / (HELDOUT_BATCH_ROWS * workload.block_length)
+    evaluation_s = heldout_batches * workload.evaluations * timing.evaluation_batch_s
+    parameters = sum(parameter.numel() for parameter in objective.student.parameters())
+    checkpoints = 1 + int(training_s / workload.checkpoint_every_s)
+    checkpoint_bytes = _CHECKPOINT_BYTES_PER_PARAMETER * parameters
+    saving_s = checkpoints * checkpoint_bytes / _CHECKPOINT_BYTES_PER_S
+    seconds = training_s + evaluation_s + saving_s
+
+    scaled = ""
+    if timing.rows < workload.micro_batch:
+        scaled = f", {timing.rows} rows of it"
     return PlannedDevice(
-        device=_here(accelerator.device),
+        device=_device_name(accelerator.device),
         method="measured",
         processes=1,
-        micro_batch=work.micro_batch,
-        tokens_per_s=work.length.tokens / training,
+        micro_batch=workload.micro_batch,
+        tokens_per_s=workload.length.tokens / training_s,
         seconds=seconds,
-        memory_bytes=timed.peak_bytes,
-        device_memory_bytes=_device_memory(accelerator.device, host.memory_bytes),
-        how=f"median of a few timed steps in {precision}{scaled}; {_share(judging, seconds)} of the time is "
-        f"held-out evaluation, {_share(saving, seconds)} checkpoints",
+        memory_bytes=timing.peak_bytes,
+        device_memory_bytes=_device_memory(accelerator.device),
+        how=f"median of a few timed steps in {precision_of(accelerator)}{scaled}; "
+        f"{evaluation_s / seconds:.0%} of the time is held-out evaluation, "
+        f"{saving_s / seconds:.0%} checkpoints",
     )
 
 
-def plan_gpus(
-    teacher: BertForMaskedLM,
-    student: DistilBertForMaskedLM,
-    work: Work,
-    *,
-    processes: int,
-    soft_target: float,
-    mlm: float,
-    cosine: float,
-) -> list[PlannedDevice]:
-    """Known GPUs: FLOPs over an assumed share of their peak."""
-    shapes = _shape(teacher), _shape(student)
-    per_token = flops_per_token(
-        *shapes,
-        length=work.block_length,
-        masked_share=work.masked_share,
-        positions=work.positions,
-        soft_target=soft_target,
-        mlm=mlm,
-        cosine=cosine,
-    )
-    micro_batch = min(work.micro_batch, max(1, work.global_batch // processes))
-    needed = gpu_memory_bytes(*shapes, micro_batch=micro_batch, length=work.block_length)
-    return [_plan_gpu(gpu, per_token, needed, micro_batch, work, processes) for gpu in GPUS]
-
-
-def _plan_gpu(
-    gpu: Gpu, flops_per_token: float, needed: int, micro_batch: int, work: Work, processes: int
-) -> PlannedDevice:
-    tokens = micro_batch * work.block_length
-    computing_s = tokens * flops_per_token / (gpu.peak_tflop_per_s * 1e12 * ASSUMED_UTILISATION)
-    rate = processes * tokens / max(computing_s, _LEAST_MICRO_BATCH_S)
-    bound = ", bound by kernel launches" if computing_s < _LEAST_MICRO_BATCH_S else ""
-    return PlannedDevice(
-        device=gpu.name,
-        method="predicted",
-        processes=processes,
-        micro_batch=micro_batch,
-        tokens_per_s=rate,
-        seconds=work.length.tokens / rate,
-        memory_bytes=needed,
-        device_memory_bytes=gpu.memory_gib << 30,
-        how=f"{flops_per_token / 1e6:,.0f} MFLOP a token at {ASSUMED_UTILISATION:.0%} (assumed) of the data sheet's "
-        f"{gpu.peak_tflop_per_s:g} TFLOP/s in {'bfloat16' if gpu.bfloat16 else 'float16'}{bound}",
-    )
-
-
-def objective_on(
-    teacher: BertForMaskedLM,
-    student: DistilBertForMaskedLM,
-    *,
-    device: torch.device,
-    soft_target: float,
-    mlm: float,
-    cosine: float,
-    temperature: float,
-    positions: Literal["all", "masked"],
-) -> Objective:
-    """The objective of the run, as the loop has it; `teacher` is frozen."""
-    return Objective(
-        student.to(device),
-        teacher.to(device),
-        soft_target=soft_target,
-        mlm=mlm,
-        cosine=cosine,
-        temperature=temperature,
-        positions=positions,
-    )
-
-
-def _shape(model: BertForMaskedLM | DistilBertForMaskedLM) -> Shape:
-    config = model.config
-    inner = getattr(config, FAMILIES[config.model_type].keys.intermediate)
-    return Shape(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        intermediate=inner,
-        vocabulary=config.vocab_size,
-        parameters=sum(p.numel() for p in model.parameters()),
-    )
-
-
-def _share(part: float, whole: float) -> str:
-    return f"{part / whole:.0%}"
-
-
-def _here(device: torch.device) -> str:
+def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"this machine: {torch.cuda.get_device_name(device)}"
     return f"this machine: {this_host().cpu}, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
-def _device_memory(device: torch.device, host_bytes: Count) -> Count:
+def _device_memory(device: torch.device) -> Count:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     if device.type == "cpu":
-        return host_bytes
-    return NotMeasured(not_measured=f"no figure for a device of type {device.type}")
+        return this_host().memory_bytes
+    return NotMeasured(not_measured=f"not available for a device of type {device.type}")
+
+
+# --- well-known GPUs -----------------------------------------------------------------------------
+
+
+def plan_gpus(
+    teacher: BertForMaskedLM,
+    student: DistilBertForMaskedLM,
+    workload: RunWorkload,
+    loss: Loss,
+    *,
+    processes: int,
+) -> list[PlannedDevice]:
+    """Plans the run on well-known GPUs: FLOPs over an assumed share of their peak.
+
+    Args:
+        teacher: The teacher.
+        student: The student.
+        workload: The work.
+        loss: Recipe section [loss].
+        processes: Number of GPUs.
+    """
+    teacher_shape, student_shape = ModelShape.of(teacher), ModelShape.of(student)
+    per_token = flops_per_token(
+        teacher_shape,
+        student_shape,
+        length=workload.block_length,
+        masked_share=workload.masked_share,
+        loss=loss,
+    )
+    micro_batch = min(workload.micro_batch, max(1, workload.global_batch // processes))
+    memory_bytes = gpu_memory_bytes(
+        teacher_shape, student_shape, micro_batch=micro_batch, length=workload.block_length
+    )
+    step = _GpuStep(per_token, memory_bytes, micro_batch, processes)
+    return [_plan_gpu(gpu, step, workload) for gpu in GPUS]
+
+
+@dataclass(frozen=True)
+class _GpuStep:
+    """Costs of a micro-batch on any GPU, and how many GPUs there are."""
+
+    flops_per_token: float
+    memory_bytes: int
+    micro_batch: int
+    processes: int
+
+
+def _plan_gpu(gpu: Gpu, step: _GpuStep, workload: RunWorkload) -> PlannedDevice:
+    tokens = step.micro_batch * workload.block_length
+    flop_per_s = gpu.peak_tflop_per_s * 1e12 * ASSUMED_UTILISATION
+    compute_s = tokens * step.flops_per_token / flop_per_s
+    tokens_per_s = step.processes * tokens / max(compute_s, _MIN_MICRO_BATCH_S)
+    bound = ""
+    if compute_s < _MIN_MICRO_BATCH_S:
+        bound = ", bound by kernel launches"
+    dtype = "bfloat16" if gpu.bfloat16 else "float16"
+    return PlannedDevice(
+        device=gpu.name,
+        method="predicted",
+        processes=step.processes,
+        micro_batch=step.micro_batch,
+        tokens_per_s=tokens_per_s,
+        seconds=workload.length.tokens / tokens_per_s,
+        memory_bytes=step.memory_bytes,
+        device_memory_bytes=gpu.memory_gib << 30,
+        how=f"{step.flops_per_token / 1e6:,.0f} MFLOP a token at {ASSUMED_UTILISATION:.0%} "
+        f"(assumed) of the data sheet's {gpu.peak_tflop_per_s:g} TFLOP/s in {dtype}{bound}",
+    )

@@ -1,16 +1,39 @@
-"""FLOPs and memory of a distillation step from shapes alone: what a plan says about a device that it cannot time."""
+"""FLOPs and memory of a distillation step, from the shapes of the models.
+
+For devices on which a plan cannot time steps.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-ROWS = 512  # that the losses project onto the vocabulary at once
+from transformers import BertForMaskedLM, DistilBertForMaskedLM
+
+from edgedistil.core.family import FAMILIES
+from edgedistil.core.recipe import Loss
+from edgedistil.models.fast import projection
+
+# Memory of the CUDA context and the libraries, about.
+_CONTEXT_BYTES = 1 << 30
+# Bytes per parameter of the student: float32 weight and gradient, two moments, 16-bit copy.
+_STUDENT_BYTES = 4 + 4 + 8 + 2
+# The teacher has 16-bit weights alone.
+_TEACHER_BYTES = 2
+# Float32 buffers of a chunk of logits: logits, probabilities and gradient of both sides.
+_LOGITS_BUFFERS = 6
 
 
 @dataclass(frozen=True)
-class Shape:
-    """An encoder with its MLM head, as far as its cost goes."""
+class ModelShape:
+    """Shape of an encoder with its MLM head.
+
+    Attributes:
+        layers: Number of layers.
+        hidden: Width of the hidden states.
+        intermediate: Width of the feed-forward layers.
+        vocabulary: Number of tokens in the vocabulary.
+        parameters: Parameters of the model, tied ones once.
+    """
 
     layers: int
     hidden: int
@@ -18,50 +41,82 @@ class Shape:
     vocabulary: int
     parameters: int
 
+    @classmethod
+    def of(cls, model: BertForMaskedLM | DistilBertForMaskedLM) -> ModelShape:
+        """Returns the shape of a model."""
+        config = model.config
+        return cls(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            intermediate=getattr(config, FAMILIES[config.model_type].keys.intermediate),
+            vocabulary=config.vocab_size,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+        )
+
     def encoder_flops(self, length: int) -> float:
-        """Of one token, forward: two for each weight that multiplies it, and attention over `length` tokens."""
+        """Returns the FLOPs of one token in a forward pass of the encoder.
+
+        Two for each weight that multiplies it, and attention over `length` tokens.
+        """
         weights = 4 * self.hidden**2 + 2 * self.hidden * self.intermediate
         return self.layers * (2.0 * weights + 4.0 * length * self.hidden)
 
     @property
     def head_flops(self) -> float:
-        """Of one projected token, forward."""
+        """FLOPs of one projected token in a forward pass of the MLM head."""
         return 2.0 * self.hidden * (self.hidden + self.vocabulary)
 
 
 def flops_per_token(
-    teacher: Shape,
-    student: Shape,
+    teacher: ModelShape,
+    student: ModelShape,
     *,
     length: int,
     masked_share: float,
-    positions: Literal["all", "masked"],
-    soft_target: float,
-    mlm: float,
-    cosine: float,
+    loss: Loss,
 ) -> float:
-    """Useful FLOPs of a step per attended token: a backward pass costs two forward passes."""
-    taught = 1.0 if positions == "all" else masked_share
-    projected = taught if soft_target > 0 else masked_share if mlm > 0 else 0.0
-    flops = 3 * (student.encoder_flops(length) + projected * student.head_flops)
-    if soft_target > 0 or cosine > 0:
+    """Returns the useful FLOPs of a step per attended token.
+
+    Args:
+        teacher: Shape of the teacher.
+        student: Shape of the student.
+        length: Tokens of a sequence.
+        masked_share: Share of masked tokens.
+        loss: Recipe section [loss]; a loss of weight 0 costs nothing.
+    """
+    # Shares of the tokens that teacher and student project onto the vocabulary.
+    teacher_share = 0.0
+    if loss.soft_target > 0:
+        teacher_share = 1.0 if loss.positions == "all" else masked_share
+    student_share = teacher_share
+    if loss.soft_target == 0 and loss.mlm > 0:
+        student_share = masked_share
+
+    # A backward pass costs two forward passes.
+    flops = 3 * (student.encoder_flops(length) + student_share * student.head_flops)
+    if loss.soft_target > 0 or loss.cosine > 0:
         flops += teacher.encoder_flops(length)
-    if soft_target > 0:
-        flops += taught * teacher.head_flops
-    return flops
+    return flops + teacher_share * teacher.head_flops
 
 
-def gpu_memory_bytes(teacher: Shape, student: Shape, *, micro_batch: int, length: int) -> int:
-    """Peak on a GPU in 16 bits, about.
+def gpu_memory_bytes(
+    teacher: ModelShape, student: ModelShape, *, micro_batch: int, length: int
+) -> int:
+    """Estimates the peak memory of a step on a GPU that computes in 16 bits.
 
-    Weights, gradients and two moments of the student in float32 and its 16-bit copy; the teacher in 16 bits; what a
-    layer of the student keeps for its backward pass; one chunk of logits and its gradients on both sides; the head's
-    gradient; and what the driver and the libraries take.
+    Args:
+        teacher: Shape of the teacher.
+        student: Shape of the student.
+        micro_batch: Sequences of a forward pass.
+        length: Tokens of a sequence.
     """
     tokens = micro_batch * length
-    weights = student.parameters * (4 + 4 + 8 + 2) + teacher.parameters * 2
-    # 16-bit inputs of six matrix products, of two norms and of the activation, and two dropout masks.
-    kept = student.layers * tokens * (22 * student.hidden + 6 * student.intermediate)
-    passing = tokens * (8 * teacher.hidden + 4 * teacher.intermediate)
-    logits = ROWS * student.vocabulary * 4 * 6 + student.vocabulary * student.hidden * 4
-    return int(weights + kept + passing + logits + (1 << 30))
+    weights = student.parameters * _STUDENT_BYTES + teacher.parameters * _TEACHER_BYTES
+    # Kept for the backward pass, per layer: the 16-bit inputs of six MatMuls, of two LayerNorms
+    # and of the activation, and two dropout masks.
+    activations = student.layers * tokens * (22 * student.hidden + 6 * student.intermediate)
+    # One layer of the teacher at a time.
+    transient = tokens * (8 * teacher.hidden + 4 * teacher.intermediate)
+    logits = projection.CHUNK_ROWS * student.vocabulary * 4 * _LOGITS_BUFFERS
+    head_gradient = student.vocabulary * student.hidden * 4
+    return int(weights + activations + transient + logits + head_gradient + _CONTEXT_BYTES)

@@ -1,148 +1,204 @@
-"""`edgedistil distill --plan`: what a run would do, and what it would take here and on GPUs. The second door."""
+"""`edgedistil distill --plan`: steps, tokens, time and memory of a run, without training."""
 
 from __future__ import annotations
 
-import torch
-from transformers import BertForMaskedLM
+from dataclasses import dataclass
 
+import torch
+from transformers import BertForMaskedLM, DistilBertForMaskedLM
+
+from edgedistil.core.assets import cache_root
 from edgedistil.core.errors import OfflineError
-from edgedistil.core.recipe import Recipe
-from edgedistil.core.records import PlanRecord, provenance
+from edgedistil.core.recipe import Corpus, Recipe
+from edgedistil.core.recipe import Teacher as TeacherSection
+from edgedistil.core.records import PlannedDevice, PlanRecord, provenance
 from edgedistil.core.rundir import runs_root
-from edgedistil.distill import distributed as processes
-from edgedistil.distill import setup as preparation
-from edgedistil.distill.plan import estimate as forecast
+from edgedistil.data.corpus import prepare_corpus
+from edgedistil.distill import setup
+from edgedistil.distill.distributed import (
+    TORCH_DTYPES,
+    Precision,
+    build_accelerator,
+    check_batch,
+    process_group,
+    resolve_precision,
+)
+from edgedistil.distill.objective import Objective
+from edgedistil.distill.plan.estimate import (
+    RunWorkload,
+    estimate_tokens,
+    plan_gpus,
+    plan_here,
+    planned_model,
+)
 from edgedistil.distill.plan.presets import known_shape
-from edgedistil.distill.schedule import RunLength
+from edgedistil.distill.schedule import RunLength, evaluation_interval
 from edgedistil.models.fast.encoder import freeze_teacher
 from edgedistil.models.teacher import Teacher
 
 
 def plan(recipe: Recipe) -> PlanRecord:
-    """What `distill` would do with a recipe, and what it would take on each kind of device.
+    """Estimates the steps, tokens, time and memory of a run on each kind of device.
 
-    A corpus of files and assets is tokenized, as the run would do it, and stays in the cache. Without the hub,
-    well-known teachers are made of their shapes, and well-known texts estimated from their sizes; the record says so.
+    A corpus of files and assets is tokenized, as the run would do it, and stays in the cache.
+    Without the hub, well-known teachers are built from their shapes, and well-known texts estimated
+    from their sizes; the record says so.
 
+    Args:
+        recipe: The recipe.
     Raises:
-        InputError: Something in the recipe does not fit, or its teacher or corpus is not at hand and not known.
+        InputError: Something in the recipe does not fit, or its teacher or corpus is neither
+            available nor well known.
     """
-    with processes.joined() as state:
-        precision = processes.chosen_precision(recipe.train.precision, state.device)
-        processes.check_batch(
+    with process_group() as state:
+        precision = resolve_precision(recipe.train.precision, state.device)
+        check_batch(
             global_batch=recipe.train.global_batch,
             micro_batch=recipe.train.micro_batch,
             processes=recipe.world_size,
         )
-        loaded, teacher, teacher_how = _teacher(recipe)
-        preparation.check_fit(recipe, teacher)
-        corpus_tokens, corpus_rows, heldout_tokens, corpus_how = _corpus(recipe, loaded)
-        length = preparation.length_of(recipe, corpus_tokens=corpus_tokens, corpus_rows=corpus_rows)
-        student = preparation.made_student(recipe, teacher)
-        work = _work(recipe, length, heldout_tokens)
-        objective = forecast.objective_on(
-            freeze_teacher(teacher, dtype=processes.TORCH_DTYPES[precision]),
-            student,
-            device=state.device,
-            soft_target=recipe.loss.soft_target,
-            mlm=recipe.loss.mlm,
-            cosine=recipe.loss.cosine,
-            temperature=recipe.loss.temperature,
-            positions=recipe.loss.positions,
-        )
-        accelerator = processes.accelerator(
-            precision, trackers=[], folder=runs_root(), unused_parameters=False
-        )
-        gpus = forecast.plan_gpus(
-            teacher,
-            student,
-            work,
-            processes=recipe.world_size,
-            soft_target=recipe.loss.soft_target,
-            mlm=recipe.loss.mlm,
-            cosine=recipe.loss.cosine,
-        )
-        here = forecast.plan_here(objective, work, accelerator=accelerator, precision=precision)
+
+        # Models and corpus, as the run would have them.
+        teacher = _planned_teacher(recipe.teacher)
+        setup.check_fit(recipe.student, recipe.corpus, teacher.model)
+        corpus = _planned_corpus(recipe.corpus, teacher.loaded)
+        length = RunLength.of(recipe.train, corpus_tokens=corpus.tokens, corpus_rows=corpus.rows)
+        student = setup.build_student(recipe.student, teacher.model, seed=recipe.seed)
+
+        # Time and memory.
+        workload = _workload(recipe, length, heldout_tokens=corpus.heldout_tokens)
+        gpus = plan_gpus(teacher.model, student, workload, recipe.loss, processes=recipe.world_size)
+        here = _plan_here(recipe, teacher.model, student, workload, precision, state.device)
     return PlanRecord(
         recipe=recipe.name,
-        teacher=forecast.planned_model(
-            teacher, name=preparation.teacher_name(recipe), how=teacher_how
+        teacher=planned_model(
+            teacher.model, name=setup.teacher_name(recipe.teacher), how=teacher.how
         ),
-        student=forecast.planned_model(
-            student, name=f"{recipe.name} student", how="made from the teacher"
-        ),
-        layer_map=preparation.layer_map(recipe, teacher),
-        corpus_tokens=corpus_tokens,
-        corpus_how=corpus_how,
+        student=planned_model(student, name=f"{recipe.name} student", how="built from the teacher"),
+        layer_map=setup.layer_map(recipe.student, teacher.model),
+        corpus_tokens=corpus.tokens,
+        corpus_how=corpus.how,
         tokens=length.tokens,
         steps=length.steps,
         tokens_per_step=round(length.tokens_per_step),
         precision=precision,
         devices=[here, *gpus],
-        notes=_notes(recipe, loaded),
+        notes=_notes(recipe, teacher.loaded),
         provenance=provenance(),
     )
 
 
-def _teacher(recipe: Recipe) -> tuple[Teacher | None, BertForMaskedLM, str]:
-    """The teacher if it can be had, a model for its costs, and where that comes from."""
+def _plan_here(
+    recipe: Recipe,
+    teacher: BertForMaskedLM,
+    student: DistilBertForMaskedLM,
+    workload: RunWorkload,
+    precision: Precision,
+    device: torch.device,
+) -> PlannedDevice:
+    """The run on this machine, timed with the objective of the loop."""
+    frozen = freeze_teacher(teacher, dtype=TORCH_DTYPES[precision])
+    objective = Objective(student.to(device), frozen.to(device), recipe.loss)
+    accelerator = build_accelerator(
+        precision, trackers=[], folder=runs_root(), unused_parameters=False
+    )
+    return plan_here(objective, workload, accelerator=accelerator)
+
+
+@dataclass(frozen=True)
+class _PlannedTeacher:
+    """The teacher of a plan.
+
+    Attributes:
+        loaded: The teacher; None if it cannot be downloaded.
+        model: The teacher's model, or one of its shape with random weights.
+        how: Where the model comes from, as plans print it.
+    """
+
+    loaded: Teacher | None
+    model: BertForMaskedLM
+    how: str
+
+
+def _planned_teacher(section: TeacherSection) -> _PlannedTeacher:
     try:
-        loaded = preparation.loaded_teacher(recipe)
+        loaded = setup.load_recipe_teacher(section)
     except OfflineError:
-        config = known_shape(recipe.teacher.source)
+        config = known_shape(section.source)
         if config is None:
             raise
+        # A plan must not change the random state of its process.
         with torch.random.fork_rng(devices=[]):
-            return (
-                None,
-                BertForMaskedLM(config).eval(),
-                "known shape, random weights: the hub is not reachable",
-            )
-    return loaded, loaded.model, "counted on the model"
+            model = BertForMaskedLM(config).eval()
+        return _PlannedTeacher(None, model, "known shape, random weights: the hub is not reachable")
+    return _PlannedTeacher(loaded, loaded.model, "counted on the model")
 
 
-def _corpus(recipe: Recipe, teacher: Teacher | None) -> tuple[int, int, int, str]:
-    """Tokens and rows of the training part, tokens of the held-out part, and how they are known."""
-    sources, length = recipe.corpus.sources, recipe.corpus.block_length
-    if teacher is not None and all(spec.hub is None for spec in sources):
-        corpus = preparation.prepared_corpus(recipe, teacher)
-        return corpus.train.tokens, len(corpus.train), corpus.heldout.tokens, "counted"
-    share = recipe.corpus.heldout_share
-    tokens, how = forecast.estimated_tokens(sources, heldout_share=share)
-    return tokens, max(1, tokens // length), max(1, round(tokens * share / (1 - share))), how
+@dataclass(frozen=True)
+class _PlannedCorpus:
+    """Size of a plan's corpus.
+
+    Attributes:
+        tokens: Tokens of the training part.
+        rows: Rows of the training part.
+        heldout_tokens: Tokens of the held-out part.
+        how: How these are known, as plans print it.
+    """
+
+    tokens: int
+    rows: int
+    heldout_tokens: int
+    how: str
 
 
-def _work(recipe: Recipe, length: RunLength, heldout_tokens: int) -> forecast.Work:
+def _planned_corpus(section: Corpus, teacher: Teacher | None) -> _PlannedCorpus:
+    # Counted, unless that needs a download.
+    if teacher is not None and all(spec.hub is None for spec in section.sources):
+        corpus = prepare_corpus(section, teacher.folder, cache=cache_root())
+        return _PlannedCorpus(
+            corpus.train.tokens, len(corpus.train), corpus.heldout.tokens, "counted"
+        )
+    share = section.heldout_share
+    tokens, how = estimate_tokens(section.sources, heldout_share=share)
+    rows = max(1, tokens // section.block_length)
+    return _PlannedCorpus(tokens, rows, max(1, round(tokens * share / (1 - share))), how)
+
+
+def _workload(recipe: Recipe, length: RunLength, *, heldout_tokens: int) -> RunWorkload:
     train = recipe.train
-    return forecast.Work(
+    interval = evaluation_interval(train, steps=length.steps)
+    return RunWorkload(
         length=length,
         block_length=recipe.corpus.block_length,
         global_batch=train.global_batch,
         micro_batch=train.micro_batch,
         masked_share=recipe.masking.share,
-        positions=recipe.loss.positions,
         heldout_tokens=min(heldout_tokens, train.heldout_tokens),
-        evaluations=-(-length.steps // (train.evaluate_every or max(1, length.steps // 10))),
+        # Rounded up: the last step is evaluated, too.
+        evaluations=-(-length.steps // interval),
         checkpoint_every_s=train.checkpoint_minutes * 60,
     )
 
 
-def _notes(recipe: Recipe, loaded: Teacher | None) -> list[str]:
+def _notes(recipe: Recipe, teacher: Teacher | None) -> list[str]:
+    """What the figures of a plan leave out."""
     notes = [
-        "predicted rows assume a share of the GPU's peak; they say nothing about your disk, network or cooling"
+        "predicted rows assume a share of the GPU's peak; "
+        "they do not account for disk, network or cooling"
     ]
     if recipe.corpus.layout == "lines":
         notes.append(
             "layout 'lines': rows are shorter than block_length, so the times are upper bounds"
         )
-    if loaded is not None and not loaded.has_mlm_head:
+    if teacher is not None and not teacher.has_mlm_head:
         fit = recipe.teacher.fit
         notes.append(
-            f"before the first run, an MLM head is fitted to the teacher: {fit.steps} steps of about "
-            f"{fit.batch_tokens} tokens, once (not in these times)"
+            f"before the first run, an MLM head is fitted to the teacher: {fit.steps} steps "
+            f"of about {fit.batch_tokens} tokens, once (not in these times)"
         )
     if recipe.world_size > 1:
         notes.append(
-            f"the recipe is meant for {recipe.world_size} processes; this machine is planned with one"
+            f"the recipe is meant for {recipe.world_size} processes; "
+            "this machine is planned with one"
         )
     return notes

@@ -1,4 +1,4 @@
-"""What a plan knows without the hub: shapes of well-known teachers, sizes of well-known texts, and GPUs."""
+"""Shapes of well-known teachers, sizes of well-known texts, and GPUs: a plan's facts offline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from transformers import BertConfig
 
-# Layers, hidden, heads, intermediate, vocabulary: each model's config.json. All have 512 positions.
+# Layers, hidden, heads, intermediate, vocabulary, from each model's config.json. All have 512
+# positions.
 _SHAPES = {
     "bert-base-uncased": (12, 768, 12, 3072, 30522),
     "bert-base-cased": (12, 768, 12, 3072, 28996),
@@ -17,26 +18,41 @@ _SHAPES = {
 
 
 @dataclass(frozen=True)
-class KnownText:
+class TextSize:
+    """Size of a data set's text.
+
+    Attributes:
+        text_bytes: UTF-8 bytes.
+        source: Where the size comes from, as plans print it.
+    """
+
     text_bytes: int
     source: str
 
 
-# `source` says whether a data set's card was read for the size, or the size is assumed; a plan prints it.
+# Read from the data set's card where it states a size (docs/log.md#sizes-of-the-papers-corpora).
 _TEXTS = {
-    ("wikimedia/wikipedia", "20231101.en"): KnownText(
+    ("wikimedia/wikipedia", "20231101.en"): TextSize(
         20_200_000_000, "20.2 GB assumed, not read from its card"
     ),
-    ("bookcorpus/bookcorpus", None): KnownText(4_853_859_824, "4.85 GB by its card"),
+    ("bookcorpus/bookcorpus", None): TextSize(4_853_859_824, "4.85 GB by its card"),
 }
 
-# English prose under BERT's 30,522 word pieces: 24.3 MB of recipes/tiny.toml's text are 5.3M tokens.
+# English prose in BERT's vocabulary of 30,522 tokens: recipes/tiny.toml's 24.3 MB of text are 5.3M
+# tokens.
 BYTES_PER_TOKEN = 4.57
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Peak of dense matrix products in the 16-bit type it has, from the maker's data sheet."""
+    """A GPU model.
+
+    Attributes:
+        name: Name as plans print it.
+        memory_gib: Memory in GiB.
+        peak_tflop_per_s: Peak of dense MatMuls in its 16-bit type, from the maker's data sheet.
+        bfloat16: Whether its 16-bit type is bfloat16; else float16.
+    """
 
     name: str
     memory_gib: int
@@ -54,7 +70,12 @@ GPUS = (
 
 
 def known_shape(source: str) -> BertConfig | None:
-    """The configuration of a well-known teacher by its hub id; None for any other."""
+    """Returns the configuration of a well-known teacher; None for others.
+
+    Args:
+        source: Hub id.
+    """
+    # The models have moved to this organisation; their old ids are still in use.
     shape = _SHAPES.get(source.removeprefix("google-bert/"))
     if shape is None:
         return None
@@ -68,5 +89,6 @@ def known_shape(source: str) -> BertConfig | None:
     )
 
 
-def known_text(hub: str, config: str | None) -> KnownText | None:
+def known_text(hub: str, config: str | None) -> TextSize | None:
+    """Returns the size of a well-known data set; None for others."""
     return _TEXTS.get((hub, config))

@@ -1,4 +1,4 @@
-"""A few steps of the real objective, timed, with the memory they take."""
+"""Times a few steps of the real objective, with the memory they take."""
 
 from __future__ import annotations
 
@@ -14,125 +14,207 @@ from edgedistil.core import console
 from edgedistil.core.records import Count, NotMeasured
 from edgedistil.data.masking import IGNORED
 from edgedistil.distill import memory
-from edgedistil.distill.allocator import freed_memory_kept
-from edgedistil.distill.batches import MicroBatch
-from edgedistil.distill.heldout import HeldoutJudge
+from edgedistil.distill.batches import HELDOUT_BATCH_ROWS, MicroBatch
+from edgedistil.distill.heldout import HeldoutEvaluator
 from edgedistil.distill.losses import count_tokens
-from edgedistil.distill.train import Objective
+from edgedistil.distill.memory import retain_freed_memory
+from edgedistil.distill.objective import Objective
 
-_LONGEST_S = 20.0  # that one timed micro-batch may take, about
-_FEW = 4  # rows of the first, small micro-batches
+# Limit of one timed micro-batch, about; a larger one is scaled from fewer rows.
+_MAX_MICRO_BATCH_S = 20.0
+# Rows of the first micro-batches. From one and two rows, the memory scaled to 32 rows was 64% too
+# high (docs/log.md#plan-accuracy-from-few-rows).
+_FEW_ROWS = 4
+# Steps of which the median is taken.
 _REPEATS = 5
-JUDGED_ROWS = 32
+# Evaluations of which the fastest is taken; the first one of a process warms up.
+_EVALUATIONS = 3
 
 
 @dataclass(frozen=True)
-class Timed:
-    """Seconds of a micro-batch, an update, and judging the student on a held-out batch; `rows` is what was timed."""
+class StepTiming:
+    """Times and memory of a training step on this machine.
+
+    Attributes:
+        micro_batch_s: Forward and backward pass of a micro-batch.
+        update_s: Clipping and update.
+        evaluation_batch_s: Evaluation of the student on a held-out batch.
+        peak_bytes: Peak memory of all of these.
+        rows: Rows of the timed micro-batch; the times are scaled if they are fewer.
+    """
 
     micro_batch_s: float
     update_s: float
-    judged_batch_s: float
+    evaluation_batch_s: float
     peak_bytes: Count
     rows: int
 
 
-def timed_steps(
+@dataclass(frozen=True)
+class RandomBatches:
+    """Micro-batches of random tokens.
+
+    Attributes:
+        length: Tokens of a row.
+        vocabulary: Number of different tokens.
+        masked_share: Share of masked tokens.
+        device: Device of the tensors.
+    """
+
+    length: int
+    vocabulary: int
+    masked_share: float
+    device: torch.device
+
+    def draw(self, rows: int) -> MicroBatch:
+        """Draws a micro-batch without padding."""
+        ids_BL = torch.randint(self.vocabulary, (rows, self.length))
+        is_masked_BL = torch.rand(rows, self.length) < self.masked_share
+        labels_BL = torch.where(is_masked_BL, ids_BL, IGNORED)
+        # At least one masked token per row: a mean over no tokens is an error.
+        labels_BL[:, 0] = ids_BL[:, 0]
+        counts = count_tokens(labels_BL, None)
+        return MicroBatch(0, ids_BL.to(self.device), None, labels_BL.to(self.device), counts)
+
+
+def time_steps(
     objective: Objective,
     *,
     accelerator: Accelerator,
     micro_batch: int,
     length: int,
     masked_share: float,
-) -> Timed:
-    """Medians of a few steps on random tokens, scaled from fewer rows where a whole micro-batch would take long.
+) -> StepTiming:
+    """Times steps and an evaluation on random tokens.
 
-    Conditions: one warm-up step; data loading and masking are left out (they take milliseconds).
+    Args:
+        objective: Student, teacher and losses, on the device.
+        accelerator: Supplies device and precision.
+        micro_batch: Rows of a micro-batch.
+        length: Tokens of a row.
+        masked_share: Share of masked tokens.
+    Returns:
+        Medians; scaled from fewer rows if a micro-batch takes long.
+    Conditions: after a warm-up step; without reading and masking, which take milliseconds.
     """
-    device = accelerator.device
-    optimizer = AdamW(
-        [p for p in objective.student.parameters() if p.requires_grad], lr=0.0, fused=True
+    batches = RandomBatches(
+        length, objective.student.config.vocab_size, masked_share, accelerator.device
     )
-    vocabulary = objective.student.config.vocab_size
-    objective.student.train()
-
-    def step(rows: int) -> tuple[float, float]:
-        batch = _random_batch(rows, length, vocabulary, masked_share, device)
-        began = _now(device)
-        with accelerator.autocast():
-            total, _ = objective(batch, batch.counts)
-        total.backward()
-        done = _now(device)
-        torch.nn.utils.clip_grad_norm_(objective.student.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return done - began, _now(device) - done
-
-    few = min(_FEW, micro_batch)
-    with freed_memory_kept(), console.progress("timing steps", _REPEATS + 4, unit="steps") as bar:
-        step(few)  # allocates the optimizer's moments, loads kernels
+    steps = _TimedSteps(objective, accelerator, batches)
+    few_rows = min(_FEW_ROWS, micro_batch)
+    with (
+        retain_freed_memory(),
+        console.progress("timing steps", _REPEATS + 4, unit="steps") as bar,
+    ):
+        # The first step allocates the optimizer's moments and loads kernels.
+        steps.run(few_rows)
         bar.advance()
-        memory.reset_peak(device)
-        few_s = min(step(few)[0] for _ in range(2))
-        few_peak = memory.peak_bytes(device)
+
+        # A few rows, to see how many can be timed.
+        memory.reset_peak(accelerator.device)
+        few = _Measured(few_rows, min(steps.run(few_rows)[0] for _ in range(2)), steps.peak_bytes())
         bar.advance(2)
-        rows = min(micro_batch, max(2 * few, int(_LONGEST_S * few / few_s)))
-        step(rows)
+        affordable = int(_MAX_MICRO_BATCH_S * few_rows / few.seconds)
+        rows = min(micro_batch, max(2 * few_rows, affordable))
+
+        # As many rows as possible, after one warm-up step of that size.
+        steps.run(rows)
         bar.advance()
-        memory.reset_peak(device)
-        times = []
+        memory.reset_peak(accelerator.device)
+        passes_s, updates_s = [], []
         for _ in range(_REPEATS):
-            times.append(step(rows))
+            pass_s, update_s = steps.run(rows)
+            passes_s.append(pass_s)
+            updates_s.append(update_s)
             bar.advance()
-        rows_peak = memory.peak_bytes(device)
-    judged = _judged(objective, accelerator, length=length, masked_share=masked_share)
-    judged_peak = memory.peak_bytes(device)
-    rows_s = statistics.median(t for t, _ in times)
-    micro = rows_s + _more(few_s, rows_s, few, rows, micro_batch)
-    update = statistics.median(t for _, t in times)
-    training_peak = rows_peak
-    if not isinstance(few_peak, NotMeasured) and not isinstance(rows_peak, NotMeasured):
-        training_peak = rows_peak + int(_more(few_peak, rows_peak, few, rows, micro_batch))
-    peak = training_peak
-    if not isinstance(judged_peak, NotMeasured) and not isinstance(peak, NotMeasured):
-        peak = max(peak, judged_peak)
-    return Timed(micro, update, judged, peak, rows)
+        many = _Measured(rows, statistics.median(passes_s), steps.peak_bytes())
+
+    evaluation_batch_s = _time_evaluation(objective, accelerator, batches)
+    return StepTiming(
+        micro_batch_s=_extrapolate(few.seconds, many.seconds, few, many, micro_batch),
+        update_s=statistics.median(updates_s),
+        evaluation_batch_s=evaluation_batch_s,
+        peak_bytes=_peak(few, many, micro_batch, evaluation=steps.peak_bytes()),
+        rows=rows,
+    )
 
 
-def _judged(
-    objective: Objective, accelerator: Accelerator, *, length: int, masked_share: float
+@dataclass(frozen=True)
+class _Measured:
+    """Time and peak memory of a micro-batch of some rows."""
+
+    rows: int
+    seconds: float
+    peak_bytes: Count
+
+
+class _TimedSteps:
+    """Training steps on random tokens that leave the weights as they are."""
+
+    def __init__(
+        self, objective: Objective, accelerator: Accelerator, batches: RandomBatches
+    ) -> None:
+        self._objective, self._accelerator, self._batches = objective, accelerator, batches
+        trainable = [p for p in objective.student.parameters() if p.requires_grad]
+        self._optimizer = AdamW(trainable, lr=0.0, fused=True)
+        objective.student.train()
+
+    def run(self, rows: int) -> tuple[float, float]:
+        """Runs a step; returns the seconds of its passes and of its update."""
+        device = self._accelerator.device
+        batch = self._batches.draw(rows)
+        began = _now(device)
+        with self._accelerator.autocast():
+            total, _ = self._objective(batch, batch.counts)
+        total.backward()
+        passed = _now(device)
+        torch.nn.utils.clip_grad_norm_(self._objective.student.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return passed - began, _now(device) - passed
+
+    def peak_bytes(self) -> Count:
+        return memory.peak_bytes(self._accelerator.device)
+
+
+def _time_evaluation(
+    objective: Objective, accelerator: Accelerator, batches: RandomBatches
 ) -> float:
     """Seconds that the student takes on a held-out batch."""
-    device, vocabulary = accelerator.device, objective.student.config.vocab_size
-    batch = _random_batch(JUDGED_ROWS, length, vocabulary, masked_share, device)
-    judge = HeldoutJudge([batch], objective.teacher, accelerator=accelerator)
-    taken = []
-    with freed_memory_kept():
-        for _ in range(3):  # the first one of a process warms up
-            began = _now(device)
-            judge.judge(objective.student, name="student", step=0)
-            taken.append(_now(device) - began)
-    return min(taken)
+    batch = batches.draw(HELDOUT_BATCH_ROWS)
+    evaluator = HeldoutEvaluator([batch], objective.teacher, accelerator=accelerator)
+    seconds = []
+    with retain_freed_memory():
+        for _ in range(_EVALUATIONS):
+            began = _now(accelerator.device)
+            evaluator.evaluate(objective.student, name="student", step=0)
+            seconds.append(_now(accelerator.device) - began)
+    return min(seconds)
 
 
-def _more(at_few: float, at_rows: float, few: int, rows: int, wanted: int) -> float:
-    """What `wanted` rows take beyond `rows`, on the line through two measurements."""
-    if rows in (few, wanted):
-        return 0.0
-    return max(at_rows - at_few, 0.0) / (rows - few) * (wanted - rows)
+def _extrapolate(
+    at_few: float, at_many: float, few: _Measured, many: _Measured, rows: int
+) -> float:
+    """Value at `rows` on the line through two measurements, but not below the second one."""
+    if many.rows in (few.rows, rows):
+        return at_many
+    return at_many + max(at_many - at_few, 0.0) / (many.rows - few.rows) * (rows - many.rows)
 
 
-def _random_batch(
-    rows: int, length: int, vocabulary: int, masked_share: float, device: torch.device
-) -> MicroBatch:
-    ids_BL = torch.randint(vocabulary, (rows, length))
-    labels_BL = torch.where(torch.rand(rows, length) < masked_share, ids_BL, IGNORED)
-    labels_BL[:, 0] = ids_BL[:, 0]  # never a batch without a masked token
-    counts = count_tokens(labels_BL, None)
-    return MicroBatch(0, ids_BL.to(device), None, labels_BL.to(device), counts)
+def _peak(few: _Measured, many: _Measured, rows: int, *, evaluation: Count) -> Count:
+    """Peak memory of training with micro-batches of `rows`, and of evaluation."""
+    if isinstance(many.peak_bytes, NotMeasured):
+        return many.peak_bytes
+    peak = many.peak_bytes
+    if not isinstance(few.peak_bytes, NotMeasured):
+        peak = int(_extrapolate(few.peak_bytes, many.peak_bytes, few, many, rows))
+    if not isinstance(evaluation, NotMeasured):
+        peak = max(peak, evaluation)
+    return peak
 
 
 def _now(device: torch.device) -> float:
+    # A GPU computes asynchronously: wait for it before reading the clock.
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -1,3 +1,5 @@
+"""FLOPs and memory from shapes."""
+
 from __future__ import annotations
 
 import pytest
@@ -5,12 +7,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM
 
-from edgedistil.distill.plan.flops import Shape, flops_per_token, gpu_memory_bytes
+from edgedistil.core.recipe import Loss
+from edgedistil.distill.plan.flops import ModelShape, flops_per_token, gpu_memory_bytes
+from edgedistil.models.fast import projection
 
-SMALL = Shape(layers=3, hidden=28, intermediate=44, vocabulary=97, parameters=1)
+SMALL = ModelShape(layers=3, hidden=28, intermediate=44, vocabulary=97, parameters=1)
 
 
-def test_encoder_flops_are_what_torch_counts() -> None:
+def test_encoder_flops_equal_torchs_count() -> None:
     config = BertConfig(
         vocab_size=97,
         hidden_size=28,
@@ -30,16 +34,29 @@ def test_encoder_flops_are_what_torch_counts() -> None:
 
 
 def test_masked_positions_and_missing_losses_save_the_head() -> None:
-    settings = {"length": 23, "masked_share": 0.15, "mlm": 2.0, "cosine": 1.0}
-    every = flops_per_token(SMALL, SMALL, **settings, positions="all", soft_target=5.0)
-    masked = flops_per_token(SMALL, SMALL, **settings, positions="masked", soft_target=5.0)
-    assert every - masked == pytest.approx(0.85 * 4 * SMALL.head_flops)
-    mlm_only = flops_per_token(
-        SMALL, SMALL, **{**settings, "cosine": 0.0}, positions="all", soft_target=0.0
-    )
+    def flops(loss: Loss) -> float:
+        return flops_per_token(SMALL, SMALL, length=23, masked_share=0.15, loss=loss)
+
+    all_positions = flops(Loss(positions="all"))
+    masked = flops(Loss(positions="masked"))
+    assert all_positions - masked == pytest.approx(0.85 * 4 * SMALL.head_flops)
+    mlm_only = flops(Loss(positions="all", soft_target=0.0, cosine=0.0))
     assert mlm_only == pytest.approx(3 * (SMALL.encoder_flops(23) + 0.15 * SMALL.head_flops))
 
 
 def test_memory_grows_with_the_micro_batch() -> None:
     sizes = [gpu_memory_bytes(SMALL, SMALL, micro_batch=rows, length=128) for rows in (1, 2, 3)]
     assert sizes[1] - sizes[0] == sizes[2] - sizes[1] > 0
+
+
+def test_memory_has_the_chunk_of_logits_that_the_loss_projects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The plan had a chunk size of its own, 512 rows, after the loss had changed to 768."""
+
+    def memory() -> int:
+        return gpu_memory_bytes(SMALL, SMALL, micro_batch=2, length=128)
+
+    before = memory()
+    monkeypatch.setattr(projection, "CHUNK_ROWS", projection.CHUNK_ROWS + 100)
+    assert memory() - before == 100 * SMALL.vocabulary * 4 * 6

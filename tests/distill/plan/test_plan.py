@@ -1,3 +1,5 @@
+"""`--plan`: figures of a run, with and without the hub."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -15,11 +17,11 @@ Make = Callable[..., Recipe]
 
 
 def test_plan_of_a_run(tiny_recipe: Make, runs: Path) -> None:
-    made = plan(tiny_recipe(train={"steps": 11}, teacher={}))
-    assert (made.steps, made.tokens_per_step, made.tokens) == (11, 6 * 23, 11 * 6 * 23)
-    assert (made.teacher.layers, made.student.layers, made.layer_map) == (4, 2, [0, 3])
-    assert made.corpus_how == "counted"
-    here, *gpus = made.devices
+    record = plan(tiny_recipe(train={"steps": 11}, teacher={}))
+    assert (record.steps, record.tokens_per_step, record.tokens) == (11, 6 * 23, 11 * 6 * 23)
+    assert (record.teacher.layers, record.student.layers, record.layer_map) == (4, 2, [0, 3])
+    assert record.corpus_how == "counted"
+    here, *gpus = record.devices
     assert here.method == "measured"
     assert not isinstance(here.seconds, NotMeasured)
     assert here.seconds > 0
@@ -32,10 +34,10 @@ def test_a_known_teacher_and_text_without_the_hub(
     tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch, runs: Path
 ) -> None:
     monkeypatch.setattr(timing, "_REPEATS", 1)
-    monkeypatch.setattr(timing, "_LONGEST_S", 0.0)  # one row is enough here
-    monkeypatch.setattr(timing, "JUDGED_ROWS", 1)
+    monkeypatch.setattr(timing, "_MAX_MICRO_BATCH_S", 0.0)  # one row is enough here
+    monkeypatch.setattr(timing, "HELDOUT_BATCH_ROWS", 1)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    made = plan(
+    record = plan(
         tiny_recipe(
             teacher={"source": "google-bert/bert-base-uncased"},
             corpus={
@@ -45,25 +47,25 @@ def test_a_known_teacher_and_text_without_the_hub(
             world_size=2,
         )
     )
-    assert made.teacher.parameters == 109_514_298
-    assert made.student.parameters == 66_985_530
-    assert "the hub is not reachable" in made.teacher.how
-    assert made.corpus_tokens == pytest.approx(20.2e9 / 4.57 * 0.98, rel=1e-3)
-    assert "20.2 GB assumed, not read from its card" in made.corpus_how
-    assert made.devices[1].processes == 2
+    assert record.teacher.parameters == 109_514_298
+    assert record.student.parameters == 66_985_530
+    assert "the hub is not reachable" in record.teacher.how
+    assert record.corpus_tokens == pytest.approx(20.2e9 / 4.57 * 0.98, rel=1e-3)
+    assert "20.2 GB assumed, not read from its card" in record.corpus_how
+    assert record.devices[1].processes == 2
 
 
 def test_an_unknown_teacher_without_the_hub(
     tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(OfflineError, match="cannot download model 'nobody/nothing'"):
-        plan(tiny_recipe(teacher={"source": "nobody/nothing"}))
+    with pytest.raises(OfflineError, match="cannot download model 'no-owner/no-model'"):
+        plan(tiny_recipe(teacher={"source": "no-owner/no-model"}))
 
 
-def test_an_unknown_text(tiny_recipe: Make) -> None:
-    with pytest.raises(InputError, match="the size of data set 'nobody/text' is not known here"):
-        plan(tiny_recipe(corpus={"sources": [{"hub": "nobody/text"}]}))
+def test_a_data_set_of_unknown_size(tiny_recipe: Make) -> None:
+    with pytest.raises(InputError, match="the size of data set 'no-owner/no-text' is unknown"):
+        plan(tiny_recipe(corpus={"sources": [{"hub": "no-owner/no-text"}]}))
 
 
 def test_processes_have_to_divide_the_batch(tiny_recipe: Make) -> None:

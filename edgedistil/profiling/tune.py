@@ -17,7 +17,6 @@ from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.claims import block_times
 from edgedistil.profiling.latency import Ratio, speed_ratio
 from edgedistil.profiling.workload import Workload
-from edgedistil.runtime import protocol
 from edgedistil.runtime.jobs import run_job
 from edgedistil.runtime.protocol import Alternation, AlternationResult, Case, Job, JobModel
 from edgedistil.runtime.target import Target
@@ -118,12 +117,9 @@ class _Comparison:
         reply = run_job(self.target, [self.artefact], job, self.workload)
         return {result.name: _ratio(result) for result in reply.alternation}
 
-    def model(
-        self, session: SessionOptions | None = None, *, threads: int | None = None
-    ) -> JobModel:
+    def model(self, session: SessionOptions) -> JobModel:
         """Returns the artefact as a model of a job, with a session of its own."""
-        changes = {"session": _job_session(session) if session is not None else None}
-        return self.artefact.job_model().model_copy(update={**changes, "threads": threads})
+        return self.artefact.job_model().model_copy(update={"session": session})
 
 
 def _best_threads(comparison: _Comparison, max_threads: int) -> tuple[int, dict[str, str]]:
@@ -133,7 +129,9 @@ def _best_threads(comparison: _Comparison, max_threads: int) -> tuple[int, dict[
     counts = {2**power for power in range(1, max_threads.bit_length())}
     counts = {count for count in counts if count <= max_threads} | {max_threads}
     names = {count: plural(count, "thread") for count in sorted(counts)}
-    variants = {name: comparison.model(threads=count) for count, name in names.items()}
+    variants = {
+        name: comparison.model(SessionOptions(threads=count)) for count, name in names.items()
+    }
     ratios = comparison.run(variants, threads=1)
     reasons = {name: _describe_ratio(ratio, "one thread") for name, ratio in ratios.items()}
     best = max(names, key=lambda count: ratios[names[count]].value)
@@ -187,17 +185,6 @@ def _best_graph_level(ratios: Mapping[str, Ratio]) -> GraphLevel:
 
 def _graph_level_name(level: GraphLevel) -> str:
     return f"graph level {level}"
-
-
-def _job_session(session: SessionOptions) -> protocol.SessionOptions:
-    """Converts session options to those of a job; the threads are the job's own."""
-    return protocol.SessionOptions(
-        spinning=session.spinning,
-        arena=session.arena,
-        graph_level=session.graph_level,
-        prepacking=session.prepacking,
-        exact_products=session.exact_int8,
-    )
 
 
 def _ratio(result: AlternationResult) -> Ratio:

@@ -16,13 +16,15 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from edgedistil.core.errors import TargetError
 from edgedistil.core.records import Record
+from edgedistil.core.session import SessionOptions
 
 # A case of two million samples, the maximum, takes about 20 MB; a larger reply would only cost the
 # host memory.
 MAX_REPLY_BYTES = 64 * 2**20
 RUNNER = Path(__file__).with_name("runner.py")
+# Key of onnxruntime's `add_session_config_entry`.
+_STOP_SPINNING = "session.force_spinning_stop"
 
-GraphLevel = Literal["disabled", "basic", "extended", "all"]
 Phase = Literal["steady", "outputs", "energy", "ops", "bandwidth"]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -31,27 +33,15 @@ PositiveInt = Annotated[int, Field(gt=0)]
 # --- host → runner -------------------------------------------------------------------------------
 
 
-class SessionOptions(Record):
-    """Options of an onnxruntime session; the defaults are onnxruntime's own."""
-
-    spinning: bool = True
-    arena: bool = True
-    graph_level: GraphLevel = "all"
-    prepacking: bool = True
-    exact_products: bool = Field(
-        default=False,
-        description="session.x64quantprecision: x86 without VNNI adds int8 products in 32 bits",
-    )
-
-
 class JobModel(Record):
     """One model of a job."""
 
     file: str = Field(
         description="path of the graph, relative to the job's folder; external data is next to it"
     )
-    session: SessionOptions | None = Field(default=None, description="instead of the job's own")
-    threads: PositiveInt | None = Field(default=None, description="instead of the job's own")
+    session: SessionOptions = Field(
+        default=SessionOptions(), description="0 threads: as many as the job has"
+    )
 
 
 class Case(Record):
@@ -104,7 +94,6 @@ class Job(Record):
     alternate: list[Alternation] = Field(default=[])
     phases: list[Phase] = Field(default=["steady"])
     threads: PositiveInt = 1
-    session: SessionOptions = SessionOptions()
     # Budget of a steady case.
     warmup_calls: NonNegativeInt = 3
     min_calls: PositiveInt = 20
@@ -142,8 +131,24 @@ class Job(Record):
     energy_seconds: float = Field(default=2, gt=0)
 
     def to_json(self) -> str:
-        """Returns the text of job.json."""
-        return json.dumps(self.model_dump(mode="json"), allow_nan=False)
+        """Returns the text of job.json, with session options in onnxruntime's own names.
+
+        So the runner can apply them without a list of options of its own.
+        """
+        data = self.model_dump(mode="json")
+        for label, model in self.models.items():
+            data["models"][label]["session"] = self._session_settings(model)
+        return json.dumps(data, allow_nan=False)
+
+    def _session_settings(self, model: JobModel) -> dict[str, Any]:
+        threads = model.session.threads or self.threads
+        session = model.session.model_copy(update={"threads": threads})
+        entries = session.config_entries()
+        # All models of a job are loaded at once: the threads of the idle ones must not spin during
+        # the calls of the other.
+        if self.alternate:
+            entries[_STOP_SPINNING] = "1"
+        return {"options": session.attributes(), "config_entries": entries}
 
 
 # --- runner → host -------------------------------------------------------------------------------

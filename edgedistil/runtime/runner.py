@@ -38,11 +38,11 @@ FORMAT = 1
 # emulated board makes three in 10 s (docs/log.md#duration-over-ssh).
 MIN_MEDIAN_CALLS = 5
 STARTED_ENV = "EDGEDISTIL_STARTED_NS"
-GRAPH_LEVELS = {
-    "disabled": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
+# Attributes of onnxruntime's `SessionOptions` whose values are members of an enumeration; a job has
+# the names of the members.
+ENUMERATIONS = {
+    "graph_optimization_level": "GraphOptimizationLevel",
+    "execution_mode": "ExecutionMode",
 }
 
 
@@ -299,7 +299,7 @@ class Worker:
         import onnxruntime
 
         self.start_phase(f"load {label}")
-        options = session_options(self.job, model)
+        options = session_options(model)
         path = os.path.join(self.folder, model["file"])
         # From here to `load_ns`, only the session is created. The file is in the page cache.
         cpu_ns, faults = time.process_time_ns(), fault_counts()
@@ -385,28 +385,19 @@ def read_feeds(archive: Any) -> dict[str, Any]:
     return feeds
 
 
-def session_options(job: dict[str, Any], model: dict[str, Any]) -> Any:
+def session_options(model: dict[str, Any]) -> Any:
     """Returns onnxruntime's options for a model of a job."""
     import onnxruntime
 
-    settings = dict(job.get("session") or {}, **(model.get("session") or {}))
+    settings = model["session"]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = int(model.get("threads") or job["threads"])
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    level = GRAPH_LEVELS[settings.get("graph_level", "all")]
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    options.enable_cpu_mem_arena = bool(settings.get("arena", True))
-    spinning = "1" if settings.get("spinning", True) else "0"
-    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-    if job.get("alternate"):
-        # Two sessions are alive: the idle one's threads must not spin during the other's calls.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-    if not settings.get("prepacking", True):
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    if settings.get("exact_products", False):
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    for name, value in settings["options"].items():
+        if name in ENUMERATIONS:
+            value = getattr(getattr(onnxruntime, ENUMERATIONS[name]), value)
+        setattr(options, name, value)
+    for key, value in settings["config_entries"].items():
+        options.add_session_config_entry(key, value)
     return options
 
 
@@ -595,7 +586,7 @@ def profile_nodes(
     warmup = 3
     scratch = tempfile.mkdtemp(prefix="edgedistil-ops-")
     try:
-        options = session_options(job, model)
+        options = session_options(model)
         options.enable_profiling = True
         # Without a prefix, onnxruntime writes its file into the working directory.
         options.profile_file_prefix = os.path.join(scratch, "ops")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import platform
 import runpy
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from edgedistil.core.rundir import RunDir
+from edgedistil.core.session import SessionOptions
 from edgedistil.profiling.artefacts import run_artefacts
 from edgedistil.runtime.match import match_device
 from edgedistil.runtime.protocol import (
@@ -116,6 +118,35 @@ def test_models_alternate_on_the_same_inputs(folder: Path) -> None:
     result = reply.alternation[0]
     assert (result.first, result.second, len(result.blocks)) == (one, two, 7)
     assert all(len(b.first_ns) == len(b.second_ns) == 3 for b in result.blocks)
+
+
+@pytest.mark.parametrize("alternates", [False, True])
+def test_a_session_has_the_options_of_the_job(alternates: bool) -> None:
+    session = SessionOptions(
+        threads=3,
+        spinning=False,
+        arena=False,
+        graph_level="extended",
+        prepacking=False,
+        exact_int8=True,
+    )
+    models = {"m": JobModel(file="m", session=session), "n": JobModel(file="n")}
+    turns = Alternation(name="turns", first="m", second="n", keys=["a5"])
+    job = job_of(models=models, threads=2, alternate=[turns] if alternates else [])
+    sent = json.loads(job.to_json())["models"]
+    expected = {"m": session, "n": SessionOptions(threads=2)}
+    for label, model in sent.items():
+        options = runner["session_options"](model)
+        same = expected[label].to_onnxruntime()
+        assert options.log_severity_level == same.log_severity_level
+        for name in expected[label].attributes():
+            assert getattr(options, name) == getattr(same, name), name
+        entries = dict(expected[label].config_entries())
+        if alternates:
+            entries["session.force_spinning_stop"] = "1"
+        assert model["session"]["config_entries"] == entries
+        for key, value in entries.items():
+            assert options.get_session_config_entry(key) == value
 
 
 def test_a_corrupt_graph_is_reported(folder: Path) -> None:

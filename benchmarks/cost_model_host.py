@@ -23,9 +23,9 @@ from edgedistil.core import console
 from edgedistil.core.assets import cache_root
 from edgedistil.core.records import provenance
 from edgedistil.core.rundir import write_json
+from edgedistil.core.text import read_lines
 from edgedistil.profiling import workload
 from edgedistil.profiling.latency import speed_ratio
-from edgedistil.profiling.sample_text import SAMPLE_TEXT
 from edgedistil.runtime import host
 from edgedistil.runtime.local import LocalTarget
 from edgedistil.runtime.protocol import Alternation, Case, Job, JobModel, Reply
@@ -115,7 +115,7 @@ def main() -> None:
         return
     load = os.getloadavg()[0]
     work = workload.build_workload(
-        asked.tokenizer, SAMPLE_TEXT.splitlines(), source="built-in", lengths=LENGTHS, pairs=1
+        asked.tokenizer, read_lines(workload.SAMPLE_TEXT), source="built-in", lengths=LENGTHS, pairs=1
     )
     alone: dict[tuple[str, str, int], list[list[float]]] = {}
     turns: dict[tuple[str, str, int], list[list[tuple[float, float]]]] = {}

@@ -25,6 +25,7 @@ from edgedistil.core.rundir import RunDir, artefact_sha256
 from edgedistil.parity.onnx_file import check_onnx_file
 from edgedistil.runtime.protocol import JobModel
 
+# The inputs that a workload of text can provide.
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # In a job's folder the graph always has this name, because a user's file may have any. External
 # data keeps its own name: the graph refers to it.
@@ -86,6 +87,7 @@ class Artefact:
 
     @property
     def _job_folder(self) -> str:
+        # A user's file may have any name; names in a job are letters, digits and `._-`.
         safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.label)
         return safe.lstrip(".-") or "model"
 
@@ -106,6 +108,7 @@ def run_artefacts(run: RunDir) -> list[Artefact]:
 
 
 def _sort_key(artefact: Artefact) -> tuple[str, int, bool, str]:
+    # Teacher before student, fp32 before the others: tables compare a row with the one above.
     role_order = {"teacher": 0, "student": 1}
     return (
         artefact.task,
@@ -121,14 +124,7 @@ def _read_export(path: Path) -> Artefact:
     folder = path.parent
     graph, *external = [folder / facts.path for facts in record.files]
     for file, facts in zip([graph, *external], record.files, strict=True):
-        if not file.is_file():
-            raise RunError(f"{file} is missing, but {path} lists it", hint=_EXPORT_AGAIN)
-        size = file.stat().st_size
-        if size != facts.bytes:
-            raise RunError(
-                f"{file} was changed after the export: got {size} bytes, expected {facts.bytes}",
-                hint=_EXPORT_AGAIN,
-            )
+        _check_size(file, facts, record_path=path)
     return Artefact(
         model=record.model,
         role=record.role,
@@ -145,10 +141,24 @@ def _read_export(path: Path) -> Artefact:
     )
 
 
+def _check_size(file: Path, facts: FileFacts, *, record_path: Path) -> None:
+    """Raises RunError if an exported file is missing or has another size."""
+    if not file.is_file():
+        raise RunError(f"{file} is missing, but {record_path} lists it", hint=_EXPORT_AGAIN)
+    # Sizes only: hashing hundreds of megabytes would delay every profile.
+    size = file.stat().st_size
+    if size != facts.bytes:
+        raise RunError(
+            f"{file} was changed after the export: got {size} bytes, expected {facts.bytes}",
+            hint=_EXPORT_AGAIN,
+        )
+
+
 def _recorded_sha256(files: Sequence[FileFacts]) -> str:
     """Digest that `artefact_sha256` gives for the files, from the recorded digests."""
     if len(files) == 1:
         return files[0].sha256
+    # The text has to be the one that `artefact_sha256` hashes: rows are compared by this digest.
     return text_sha256("".join(f"{facts.sha256}  {Path(facts.path).name}\n" for facts in files))
 
 
@@ -200,7 +210,8 @@ def _load_graph(path: Path) -> Any:
 
 
 def _check_inputs(graph: Any, path: Path) -> tuple[str, ...]:
-    """Returns the input names; raises ModelError if they are not those of a text encoder."""
+    """Returns the input names, or raises ModelError if text cannot provide them."""
+    # Before ONNX IR version 4, weights were listed as inputs too.
     weights = {tensor.name for tensor in graph.initializer}
     names = tuple(value.name for value in graph.input if value.name not in weights)
     unknown = [name for name in names if name not in TOKEN_INPUTS]
@@ -211,6 +222,9 @@ def _check_inputs(graph: Any, path: Path) -> tuple[str, ...]:
             hint="only models that read token ids can be profiled: the workload is text",
         )
     return names
+
+
+# --- weights of a graph --------------------------------------------------------------------------
 
 
 def count_parameters(graph: Any) -> int:
@@ -226,6 +240,7 @@ def count_parameters(graph: Any) -> int:
 
 def _infer_precision(graph: Any) -> Precision:
     """Returns the precision that most of the weights have."""
+    # 4-bit weights are packed into uint8 tensors: the operator is what identifies them.
     if any(node.op_type == "MatMulNBits" for node in graph.node):
         return "int4"
     elements: dict[int, int] = {}
@@ -241,12 +256,16 @@ def _infer_precision(graph: Any) -> Precision:
     return "fp32"
 
 
+# --- files next to the graph ---------------------------------------------------------------------
+
+
 def find_tokenizer(path: Path) -> Path:
     """Returns the tokenizer.json next to a graph or one folder above it.
 
     Raises:
         ModelError: Neither folder has one.
     """
+    # Exports have the graph in a folder onnx/, one level below the tokenizer.
     for folder in (path.parent, path.parent.parent):
         if (folder / "tokenizer.json").is_file():
             return folder / "tokenizer.json"
@@ -257,7 +276,7 @@ def find_tokenizer(path: Path) -> Path:
 
 
 def _max_length(folder: Path) -> int | None:
-    """Positions of the model in `folder`; None if config.json is missing or does not say."""
+    """Positions of the model in `folder`; None if config.json does not say."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         value = config.get("max_position_embeddings")

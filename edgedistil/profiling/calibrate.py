@@ -35,6 +35,9 @@ _MIN_SPREAD = 1.15
 # or throttled.
 _MAX_LOG_ERROR = float(np.log(1.5))
 
+# Cost terms of a run, and its measured seconds.
+Sample = tuple[CostVector, float]
+
 
 class Calibration(Record):
     """Constants fitted on one device, and the error of the fit."""
@@ -78,49 +81,55 @@ def calibrate(
     day = record.provenance.created_utc[:10]
     origin = f"calibrated on {source}, {day}, {len(samples)} runs"
     fitted = fit_constants(samples, prior, origin=origin, spread=1.0)
-
-    errors = [float(terms @ fitted.unit_costs) / seconds for terms, seconds in samples]
-    log_error = float(np.max(np.abs(np.log(errors))))
+    log_error = _check_error(samples, fitted)
     largest_error = float(np.exp(log_error) - 1)
-    if log_error > _MAX_LOG_ERROR:
-        raise InputError(
-            "--calibrate: the measured rows contradict each other "
-            f"(the best fit is {largest_error:.0%} off); nothing was stored",
-            hint="the machine was busy or throttled: let it cool down and measure again",
-        )
     # Twice the largest error: other models and lengths are predicted worse than those fitted.
     spread = min(prior.spread, max(_MIN_SPREAD, float(np.exp(2 * log_error))))
 
+    # The file has the constants by name; spread and origin are fields of their own.
     constants = {name: value for name, value in asdict(fitted).items() if isinstance(value, float)}
     constants.pop("spread")
     path = calibration_path(spec.name)
-    write_record(
-        path,
-        Calibration(
-            device=spec.name,
-            constants=constants,
-            spread=spread,
-            origin=f"{origin}, worst {largest_error:.0%} off",
-            runs=len(samples),
-            largest_error=largest_error,
-        ),
+    calibration = Calibration(
+        device=spec.name,
+        constants=constants,
+        spread=spread,
+        origin=f"{origin}, worst {largest_error:.0%} off",
+        runs=len(samples),
+        largest_error=largest_error,
     )
+    write_record(path, calibration)
     return path
+
+
+def _check_error(samples: Sequence[Sample], fitted: Constants) -> float:
+    """Returns the largest error of a fit, as a logarithm; raises InputError if it is too large."""
+    errors = [float(terms @ fitted.unit_costs) / seconds for terms, seconds in samples]
+    log_error = float(np.max(np.abs(np.log(errors))))
+    if log_error > _MAX_LOG_ERROR:
+        raise InputError(
+            "--calibrate: the measured rows contradict each other "
+            f"(the best fit is {np.exp(log_error) - 1:.0%} off); nothing was stored",
+            hint="the machine was busy or throttled: let it cool down and measure again",
+        )
+    return log_error
 
 
 def _fit_samples(
     spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRecord
-) -> list[tuple[CostVector, float]]:
+) -> list[Sample]:
     """Returns (cost terms, measured seconds) of every valid row with a length in tokens."""
     half_rows = ONNXRUNTIME_CONSTANTS[core_family(spec)].half_rows
     samples = []
     for artefact in artefacts:
+        # Times of this artefact: (length, threads, milliseconds).
         times: list[tuple[int, int, float]] = []
         for row in record.rows:
             if row.artefact_sha256 != artefact.sha256 or not row.valid:
                 continue
             if isinstance(row.length, int) and isinstance(row.latency_ms, float):
                 times.append((row.length, row.threads, row.latency_ms))
+        # The graph runs once per length on this host to count its work.
         lengths = sorted({length for length, _, _ in times})
         work = count_work(artefact.path, artefact.inputs, lengths) if lengths else {}
         for length, threads, milliseconds in times:
@@ -139,6 +148,7 @@ def load_calibration(spec: DeviceSpec) -> Constants | None:
     if not path.is_file():
         return None
     calibration = read_record(path, Calibration)
+    # A constant that was added or removed since changes the meaning of the others.
     expected = {field.name for field in fields(Constants)} - {"spread", "origin"}
     if set(calibration.constants) != expected:
         raise InputError(

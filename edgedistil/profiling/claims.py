@@ -13,7 +13,7 @@ from typing import Literal
 
 from edgedistil.core import paper
 from edgedistil.core.format import plural
-from edgedistil.core.precision import PRECISIONS
+from edgedistil.core.precision import PRECISIONS, Precision
 from edgedistil.core.records import Band, Claim, Method
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK, Task
 from edgedistil.profiling.artefacts import Artefact
@@ -23,6 +23,7 @@ from edgedistil.runtime.protocol import Block
 SpeedKind = Literal["speed", "deploy", "int8-pays"]
 Verdict = Literal["holds", "does not hold", "inconclusive"]
 
+# What a claim is about; requirements find claims by these words in `Claim.figure`.
 ENCODERS = "encoders"
 FILL_MASK_MODELS = "fill-mask models"
 
@@ -78,16 +79,14 @@ def pairings(artefacts: Sequence[Artefact]) -> list[Pairing]:
         artefacts: Artefacts of a run; claims whose artefacts are missing are left out.
     """
     by_key = {(a.role, a.task, a.precision): a for a in artefacts}
-    small = "int8"
-    for precision in _SMALL_PRECISIONS:
-        if ("student", ENCODER_TASK, precision) in by_key:
-            small = precision
-            break
+    small = _small_precision(artefacts)
     teacher = ("teacher", ENCODER_TASK, "fp32")
     student = ("student", ENCODER_TASK, "fp32")
     small_student = ("student", ENCODER_TASK, small)
     fill_mask_teacher = ("teacher", FILL_MASK_TASK, "fp32")
     fill_mask_student = ("student", FILL_MASK_TASK, "fp32")
+
+    # The claims, in the order of the report.
     candidates: list[tuple[SpeedKind, str, tuple[str, Task, str], tuple[str, Task, str]]] = [
         ("speed", ENCODERS, teacher, student),
         ("speed", FILL_MASK_MODELS, fill_mask_teacher, fill_mask_student),
@@ -99,6 +98,15 @@ def pairings(artefacts: Sequence[Artefact]) -> list[Pairing]:
         if first in by_key and second in by_key:
             pairs.append(Pairing(kind, subject, by_key[first], by_key[second]))
     return pairs
+
+
+def _small_precision(artefacts: Sequence[Artefact]) -> Precision:
+    """Returns the precision of the quantized student: int8 before int4."""
+    available = {a.precision for a in artefacts if (a.role, a.task) == ("student", ENCODER_TASK)}
+    for precision in _SMALL_PRECISIONS:
+        if precision in available:
+            return precision
+    return "int8"
 
 
 # --- speed ---------------------------------------------------------------------------------------
@@ -157,12 +165,14 @@ def predicted_claim(pairing: Pairing, middle: float, band: Band, setting: ClaimS
         band: Band of the ratio.
         setting: The device, and what the prediction is based on.
     """
+    # A predicted ratio has a band instead of blocks and a confidence.
     ratio = Ratio(middle, band.low, band.high, blocks=0, confidence=0.0)
     claim = _claim(pairing, ratio, setting, conditions=_conditions(pairing, setting))
     return claim.model_copy(update={"sentence": f"Predicted, not measured: {claim.sentence}"})
 
 
 def _claim(pairing: Pairing, ratio: Ratio, setting: ClaimSetting, *, conditions: str) -> Claim:
+    # The interval decides, not the middle: a ratio above the threshold may be noise.
     verdict = decide(ratio.low, ratio.high, pairing.threshold)
     return Claim(
         claim=pairing.kind,
@@ -230,6 +240,7 @@ def size_claims(artefacts: Sequence[Artefact], *, device: str, method: Method) -
     if teacher is None or student is None:
         return []
     saved = 1 - student.parameters / teacher.parameters
+    # A count has no noise: both ends of its interval are the same.
     verdict = decide(saved, saved, paper.PARAMETERS_SAVED)
     sentence = (
         f'"40% smaller" {verdict}: '

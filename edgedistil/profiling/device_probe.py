@@ -32,14 +32,15 @@ from edgedistil.runtime.target import Target
 
 MatMulKind = Literal["fp32", "int8"]
 
-# Side of the square matrices: large enough for the peak rate (docs/log.md#amx-in-int8), small enough
-# for a call of milliseconds.
+# Side of the square matrices: large enough for the peak rate (docs/log.md#amx-in-int8), small
+# enough for calls of milliseconds.
 _SIDE = 512
 _MATMUL_KINDS: tuple[MatMulKind, ...] = ("fp32", "int8")
 # x86 flags that a drafted device file requires of a machine.
 _IDENTIFYING_FLAGS = ("avx2", "avx512f", "avx512_vnni")
 # Used where a machine does not report its clock: rates per cycle are then for this clock.
 _ASSUMED_CLOCK_GHZ = 2.0
+# Why a drafted figure is an assumption.
 _ASSUMED = "not reported by the machine"
 
 
@@ -78,14 +79,14 @@ class _MatMulGraph:
 
 
 def benchmark_machine(target: Target, *, cores: int) -> MachineBenchmark:
-    """Measures MatMul rates of one core, speed-up by threads, and bandwidth, in a few seconds.
+    """Measures MatMul rates of one core, speed-up by threads, and bandwidth.
 
     Args:
         target: The machine.
         cores: Cores of the machine; the speed-up is measured up to this many threads.
     Conditions:
         A MatMul of two 512x512 matrices in fp32 and in int8 (unsigned x signed) by onnxruntime; the
-        fastest of the calls of 0.4 seconds.
+        fastest of the calls of 0.4 seconds. A few seconds in all.
     Raises:
         TargetError: The target sent no reply, or the benchmarks failed there.
     """
@@ -93,11 +94,17 @@ def benchmark_machine(target: Target, *, cores: int) -> MachineBenchmark:
     with tempfile.TemporaryDirectory(prefix="edgedistil-probe-") as folder:
         graphs = [_save_matmul(Path(folder), kind) for kind in _MATMUL_KINDS]
         fp32_only = graphs[:1]
+
+        # Rates of one core.
         one_thread = run_job(target, graphs, _matmul_job(graphs, 1), inputs)
+
+        # Speed-up by threads, in fp32.
         speedups = [1.0]
         for threads in range(2, cores + 1):
             reply = run_job(target, fp32_only, _matmul_job(fp32_only, threads), inputs)
             speedups.append(_fastest_s(one_thread, "fp32") / _fastest_s(reply, "fp32"))
+
+        # Bandwidth: the runner copies memory itself; a job needs a model all the same.
         bandwidth_job = _matmul_job(fp32_only, cores).model_copy(update={"phases": ["bandwidth"]})
         copies = run_job(target, fp32_only, bandwidth_job, inputs)
     if copies.bandwidth is None:
@@ -122,12 +129,14 @@ def _matmul_job(graphs: Sequence[_MatMulGraph], threads: int) -> Job:
 
 
 def _fastest_s(reply: Reply, kind: MatMulKind) -> float:
-    """Returns the fastest call in seconds: noise only ever adds time to a peak rate."""
+    """Returns the fastest call in seconds."""
+    # For a peak rate: other load only ever adds time.
     return min(reply.models[kind].cases["product"].samples_ns) / 1e9
 
 
 def _matmul_inputs() -> NpzInputs:
     random = np.random.default_rng(1)
+    # Activations of int8 models are unsigned.
     return NpzInputs(
         {
             "x/fp32": random.random((_SIDE, _SIDE), np.float32),
@@ -170,6 +179,7 @@ def draft_device(benchmark: MachineBenchmark, *, cores: int) -> DeviceSpec:
         cores: Cores of the machine.
     """
     identity = benchmark.identity
+    # Every figure of a device file has a source with a date.
     day = datetime.now(UTC).strftime("%Y-%m-%d")
     reported = f"the machine itself, {day}"
     measured = f"measured {day} by edgedistil devices probe, onnxruntime {identity.onnxruntime}"
@@ -206,6 +216,7 @@ def draft_device(benchmark: MachineBenchmark, *, cores: int) -> DeviceSpec:
 
 def device_name(identity: MachineIdentity) -> str:
     """Returns a device name that is also a file name: "raspberry-pi-4-model-b-rev-1-4"."""
+    # At most 40 characters, so that tables stay readable.
     text = identity.board or identity.cpu or "machine"
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "machine"
 
@@ -224,6 +235,7 @@ def _identity_section(identity: MachineIdentity, reported: str) -> dict[str, Any
 
 def _isa_section(identity: MachineIdentity, day: str) -> dict[str, Any]:
     features = isa_features(identity.machine, identity.flags)
+    # The level is for readers; kernels depend on the features.
     if is_arm(identity.machine):
         level = "ARMv8.2-A or later" if features["dot_product"] else "ARMv8.0-A"
     elif features["avx512"]:
@@ -239,6 +251,7 @@ def _cluster(
     benchmark: MachineBenchmark, *, cores: int, reported: str, measured: str
 ) -> dict[str, Any]:
     identity = benchmark.identity
+    # On ARM, Linux reports a part number instead of a name.
     core, pipeline = identity.cpu or "unknown core", "out-of-order"
     arm_core = find_arm_core(identity.cpu_part)
     if arm_core is not None:
@@ -248,6 +261,7 @@ def _cluster(
     if identity.clock_max_mhz is not None:
         clock_ghz = identity.clock_max_mhz / 1000
         clock_origin = {"source": "cpuinfo_max_freq of the first core"}
+    # Measured per second, stored per cycle: the cost model multiplies by the clock again.
     peak = {}
     for kind, rate in benchmark.macs_per_s.items():
         peak[kind] = _figure(rate / (clock_ghz * 1e9), measured)
@@ -262,6 +276,7 @@ def _cluster(
 
 def _caches_section(identity: MachineIdentity, day: str) -> dict[str, Any]:
     source = f"/sys/devices/system/cpu/cpu0/cache, {day}"
+    # Weights and activations go through data and unified caches.
     by_level: dict[int, CacheFacts] = {}
     for cache in identity.caches:
         if cache.kind != "Instruction":

@@ -19,6 +19,7 @@ from edgedistil.runtime import host
 from edgedistil.runtime.local import LocalTarget
 from edgedistil.runtime.target import Target
 
+# A row of a table: property, figure, source.
 Row = list[str]
 
 
@@ -26,7 +27,7 @@ Row = list[str]
 
 
 def list_devices() -> None:
-    """Prints one line per device; the line of an invalid device file says what is wrong."""
+    """Prints one line per device; an invalid device file has its problems there."""
     rows = [[HOST, f"this machine ({host.machine_name()})", str(usable_cores()), "–", "measured"]]
     for name in device_names():
         try:
@@ -47,6 +48,7 @@ def list_devices() -> None:
 def describe_isa(spec: DeviceSpec) -> str:
     """Describes the instruction set by its level and what matters to int8 kernels."""
     isa = spec.isa
+    # Of VNNI, AVX-512 and AVX2 only the best one is shown.
     features = {
         "dot product": isa.dot_product,
         "i8mm": isa.i8mm,
@@ -70,6 +72,7 @@ def show_device(name: str) -> None:
     Raises:
         DeviceFileError: The device is unknown, or its file has problems.
     """
+    # This host has no device file: it is measured, not described.
     if name == HOST:
         console.result(f"title: {host.machine_name()}")
         for key, value in host.conditions().items():
@@ -94,6 +97,7 @@ def _cluster_rows(spec: DeviceSpec) -> list[Row]:
     for cluster in spec.clusters:
         rows.append(_row(f"{cluster.core}, {cluster.pipeline}", cluster.cores, "cores"))
         rows.append(_row("clock", cluster.clock_ghz, "GHz"))
+        # fp16 is only there for cores that compute in it.
         peak = cluster.macs_per_cycle
         for kind, figure in (("fp32", peak.fp32), ("fp16", peak.fp16), ("int8", peak.int8)):
             if figure is not None:
@@ -131,6 +135,7 @@ def _runtime_rows(spec: DeviceSpec) -> list[Row]:
     rows = [["onnxruntime", spec.runtime.onnxruntime, spec.runtime.source]]
     for version, reason in spec.runtime.refused.items():
         rows.append(["incompatible onnxruntime", version, reason])
+    # The width of the bands, and whether the constants are calibrated, assumed or fitted.
     constants = load_calibration(spec) or ONNXRUNTIME_CONSTANTS[core_family(spec)]
     rows.append(
         [
@@ -176,9 +181,11 @@ def probe_device(*, ssh: str | None = None) -> None:
 
 
 def _write_draft(target: Target) -> None:
+    # A container or taskset may allow fewer cores than the machine has.
     identity = target.identify()
     cores = identity.cores_allowed or identity.cores or 1
     path = Path("devices") / f"{device_name(identity)}.toml"
+    # Checked before the benchmarks: a draft never replaces a file that a person may have edited.
     if path.exists():
         raise InputError(f"{path} exists already", hint="move it away first; nothing was changed")
     console.say(f"measuring {target.source}: MatMuls, threads, bandwidth")

@@ -51,6 +51,7 @@ from edgedistil.runtime.target import Target, raise_failure
 
 # One call at about this length: each takes seconds (docs/log.md#cost-of-an-emulated-call).
 _DEFAULT_LENGTH = 128
+# Name of the file with the probes' outputs in a job's folder.
 _OUTPUTS = "outputs.npz"
 # Multiply-adds that the probes of an artefact may cost. An emulated core computes about 0.2 G of
 # them a second in fp32, so this takes a minute or two (docs/log.md#cost-of-an-emulated-call).
@@ -59,6 +60,7 @@ _PROBE_MACS = 1.5e10
 _MIN_PROBE_TOKENS = 256
 _MAX_PROBE_TOKENS = 2048
 
+# Finds the probes of an artefact; None if it has none.
 ProbesOf = Callable[[Artefact], Probes | None]
 
 
@@ -122,6 +124,7 @@ class EmulatedRun:
             cases=cases,
             phases=["steady"],
             threads=1,
+            # A single call: its time means nothing, and each takes seconds.
             warmup_calls=0,
             min_calls=1,
             min_seconds=0,
@@ -163,6 +166,8 @@ def emulate(
         InputError: The device is not a 64-bit ARM board.
     """
     machine = target or EmulatedTarget(spec)
+    # onnxruntime is started before any artefact: a runtime that crashes there is an error of its
+    # own (docs/log.md#onnxruntime-121-on-armv80).
     identity = machine.identify()
     console.say(
         f"{machine.source}: onnxruntime {identity.onnxruntime} starts, "
@@ -174,15 +179,12 @@ def emulate(
     with console.progress(f"emulating {spec.name}", len(artefacts), unit="artefacts") as bar:
         for artefact in artefacts:
             bar.note(artefact.label)
-            probes = probes_of(artefact)
-            if probes is not None:
-                probes = select_probes(probes, artefact.parameters)
             run = EmulatedRun(
                 spec=spec,
                 artefact=artefact,
                 workload=workload,
                 lengths=_select_lengths(workload, lengths),
-                probes=probes,
+                probes=select_probes(probes_of(artefact), artefact.parameters),
                 memory_limit_bytes=memory_limit_bytes,
             )
             run_rows, parity, fit = _run_artefact(run, machine)
@@ -192,31 +194,39 @@ def emulate(
             if fit is not None:
                 fits.append(fit)
             bar.advance()
+    # One artefact that fails is a row with a reason; if all fail, the device is the problem.
     if not any(row.valid for row in rows):
         raise TargetError(f"{machine.source}: no artefact runs there: {rows[0].invalid_reason}")
-    failures = [f"{artefact_name(row)}: {row.invalid_reason}" for row in rows if not row.valid]
-    for failure in failures:
-        console.warn(f"{spec.name}: {failure}")
     record = ProfileRecord(
         device=spec.name,
         method="emulated",
         rows=rows,
         claims=[],
         fits=fits,
-        notes=[
-            f"workload: {workload.source}",
-            "no row has a latency: an emulator's time says nothing about the device's",
-            *(_describe_row(row) for row in rows if row.valid),
-            *failures,
-        ],
+        notes=_notes(workload, rows),
         provenance=provenance(),
     )
+    for row in rows:
+        if not row.valid:
+            console.warn(f"{spec.name}: {artefact_name(row)}: {row.invalid_reason}")
     return Emulation(record, parities)
+
+
+def _notes(workload: Workload, rows: Sequence[ProfileRow]) -> list[str]:
+    """Describes the workload, then each artefact that ran, then each that failed."""
+    notes = [
+        f"workload: {workload.source}",
+        "no row has a latency: an emulator's time says nothing about the device's",
+    ]
+    notes += [_describe_row(row) for row in rows if row.valid]
+    notes += [f"{artefact_name(row)}: {row.invalid_reason}" for row in rows if not row.valid]
+    return notes
 
 
 def _select_lengths(workload: Workload, lengths: Sequence[int] | None) -> list[int]:
     if lengths:
         return sorted(lengths)
+    # The longest length that an emulator computes in seconds.
     short = [length for length in workload.lengths if length <= _DEFAULT_LENGTH]
     return [max(short) if short else min(workload.lengths)]
 
@@ -245,7 +255,7 @@ def _mebibytes(count: Count) -> str:
 def _run_artefact(
     run: EmulatedRun, machine: Target
 ) -> tuple[list[ProfileRow], ParityRecord | None, MemoryFit | None]:
-    """Runs one artefact; returns its rows, its parity check and whether it fits in memory."""
+    """Runs one artefact; returns its rows, its parity check and its memory fit."""
     with tempfile.TemporaryDirectory(prefix="edgedistil-emulation-") as folder:
         outputs = Path(folder) / _OUTPUTS
         reply = run_job(
@@ -260,6 +270,7 @@ def _run_artefact(
         if not reply.ok:
             return [_failed_row(run, machine, reply)], None, fit
         parity = _check_parity(run, machine, reply, outputs)
+    # The outcome of the check is a condition of every row.
     outcome = "not checked: no probes of this artefact"
     if parity is not None:
         outcome = describe_parity(parity)
@@ -276,6 +287,7 @@ def _check_fit(run: EmulatedRun, machine: Target, reply: Reply) -> MemoryFit | N
     """Returns whether the artefact fits in the device's memory; None if it failed otherwise."""
     ended = None
     if reply.error is not None:
+        # A crash says nothing about memory.
         if reply.error.kind != "memory":
             return None
         ended = f"{reply.error.message}, in the phase '{reply.error.phase}'"
@@ -293,6 +305,7 @@ def _failed_row(run: EmulatedRun, machine: Target, reply: Reply) -> ProfileRow:
     """Returns an invalid row that says why the artefact did not run."""
     reason = _failure_reason(machine, reply)
     absent = NotMeasured(not_measured=reason)
+    # A process that was killed may have reported memory of its earlier phases.
     result = reply.models.get(run.artefact.label)
     memory: MemoryStats | NotMeasured = absent
     peak: Count = absent
@@ -351,7 +364,7 @@ def _check_parity(
 
 
 def _read_outputs(outputs: Path, label: str, probes: Probes) -> Iterator[Mapping[str, Any]]:
-    """Yields output name → array of each probe call; one call is in memory at a time."""
+    """Yields output name → array of each probe call, one call at a time."""
     with np.load(outputs, allow_pickle=False) as stored:
         for index in range(len(probes.batches)):
             prefix = f"{label}/{_probe_key(index)}/"
@@ -363,7 +376,7 @@ def _read_outputs(outputs: Path, label: str, probes: Probes) -> Iterator[Mapping
 
 
 def run_probes(run: RunDir | None) -> ProbesOf:
-    """Returns a function that loads an artefact's probes from a run; without a run, none."""
+    """Returns a function that loads an artefact's probes from a run."""
 
     def load_probes(artefact: Artefact) -> Probes | None:
         if run is None or not run.probes(artefact.model, artefact.task).is_file():
@@ -373,15 +386,18 @@ def run_probes(run: RunDir | None) -> ProbesOf:
     return load_probes
 
 
-def select_probes(probes: Probes, parameters: int) -> Probes:
-    """Returns the smallest probes that an emulator can compute in a minute or two, at least one.
+def select_probes(probes: Probes | None, parameters: int) -> Probes | None:
+    """Returns the smallest probes, as many as an emulator computes in minutes; at least one.
 
     Args:
-        probes: All probes of the artefact.
+        probes: All probes of the artefact; None if it has none.
         parameters: Parameters of the artefact; a token costs about as many multiply-adds.
     """
+    if probes is None:
+        return None
     affordable = int(_PROBE_MACS / max(parameters, 1))
     budget = min(_MAX_PROBE_TOKENS, max(_MIN_PROBE_TOKENS, affordable))
+    # Small calls first: they cover more texts for the same number of tokens.
     by_size = sorted(probes.batches, key=lambda batch: int(batch.input_ids_BL.size))
     selected: list[ProbeBatch] = []
     tokens = 0

@@ -13,6 +13,7 @@ from edgedistil.core.records import Figure, LatencyStats, NotMeasured
 
 # Drift compares thirds: with 15 samples each third has 5, the fewest that a median is taken of.
 MIN_DRIFT_SAMPLES = 15
+# Fewest samples of any percentile, the median included.
 _MIN_SAMPLES = 5
 # Quantiles of 2,000 draws change little with the seed, and take 10 ms
 # (docs/log.md#bootstrap-draws).
@@ -44,7 +45,7 @@ def summarize(samples_ns: Sequence[int]) -> LatencyStats | NotMeasured:
 
 
 def samples_needed(q: float) -> int:
-    """Fewest samples for the percentile `q`: one is expected beyond it, and at least five."""
+    """Fewest samples for the percentile `q`: one is expected beyond it."""
     # Rounded first: 1 / (1 - 0.9) is slightly more than 10 in floating point.
     return max(_MIN_SAMPLES, math.ceil(round(1 / (1 - q), 9)))
 
@@ -63,12 +64,17 @@ def percentile(samples: Sequence[float], q: float) -> Figure:
         return NotMeasured(
             not_measured=f"p{q * 100:.0f} needs {needed} samples, got {len(samples)}"
         )
+    # Rounded for the same reason as in `samples_needed`.
     rank = math.ceil(round(q * len(samples), 9))
     return sorted(samples)[rank - 1]
 
 
 def drift(samples: Sequence[float]) -> Figure:
-    """Median of the last third / median of the first third - 1: 0.1 is 10% slower at the end."""
+    """Returns how much slower the last third is than the first: 0.1 is 10% slower.
+
+    Args:
+        samples: Any unit, in the order of the calls.
+    """
     if len(samples) < MIN_DRIFT_SAMPLES:
         return NotMeasured(
             not_measured=f"drift needs {MIN_DRIFT_SAMPLES} samples, got {len(samples)}"
@@ -115,6 +121,7 @@ def speed_ratio(
     groups = [_block_ratios(blocks) for blocks in processes if blocks]
     if not groups or any(not np.all(np.isfinite(group) & (group > 0)) for group in groups):
         raise ValueError("a speed ratio needs at least one block, and positive times")
+    # Percentile interval of the bootstrap: no assumption on the distribution of the times.
     medians = _bootstrap_medians(groups)
     tail = (1 - confidence) / 2
     low, high = np.quantile(medians, [tail, 1 - tail])
@@ -143,6 +150,7 @@ def _bootstrap_medians(groups: Sequence[Any]) -> Any:
     Returns:
         Shape (_BOOTSTRAP_DRAWS,).
     """
+    # Processes may have different numbers of blocks: shorter rows are padded.
     random = np.random.default_rng(_BOOTSTRAP_SEED)
     sizes = np.array([len(group) for group in groups])
     padded = np.zeros((len(groups), sizes.max()))

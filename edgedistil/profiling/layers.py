@@ -8,8 +8,10 @@ from pathlib import Path
 
 import onnx
 
+# Names of BERT, DistilBERT, MPNet and other encoders: `encoder.layer.3.`, `h.3.`, `blocks/3/`.
 _LAYER = re.compile(r"(?:layers?|blocks?|h)[._/](\d+)(?:[._/]|$)")
 _EMBEDDINGS = re.compile(r"embedding", re.IGNORECASE)
+# Names of the heads of transformers' model classes.
 _HEAD = re.compile(r"vocab|cls|lm_head|predictions|classifier|pooler|qa_outputs", re.IGNORECASE)
 
 
@@ -23,12 +25,15 @@ def layer_of_nodes(path: Path, executed: Sequence[str]) -> list[str]:
         path: The graph as exported.
         executed: Node names, in the order in which the runtime ran them.
     """
+    # The layer of each node of the exported graph.
     graph = onnx.load(str(path), load_external_data=False).graph
     layer_by_node: dict[str, str] = {}
     for node in graph.node:
         layer = _find_layer([node.name, *node.input, *node.output])
         if layer is not None:
             layer_by_node[node.name] = layer
+
+    # The layer of each executed node. Execution begins with the embeddings.
     layers = []
     current = "embeddings"
     for name in executed:

@@ -20,7 +20,7 @@ from edgedistil.profiling.claims import (
 from edgedistil.profiling.rows import layer_times, op_times, rows_from_reply
 from edgedistil.profiling.workload import PAIRS, Workload
 from edgedistil.runtime.jobs import run_job
-from edgedistil.runtime.protocol import Alternation, Block, Case, Job, Phase
+from edgedistil.runtime.protocol import Alternation, Block, Case, Job, Phase, Reply
 from edgedistil.runtime.target import Target
 
 # Operator times are taken at the length closest to this one, averaged over a few calls: the shares
@@ -30,6 +30,7 @@ _OPS_CALLS = 5
 # Calls of one model before the other one takes its turn: few, so that a change of clock or load
 # hits both models.
 _CALLS_PER_BLOCK = 5
+# With fewer blocks the interval of a ratio would be that of single blocks.
 _MIN_BLOCKS = 3
 # Limit of a job with all its cases: far above any run seen, so that only a hung one ends here.
 _TIMEOUT_SECONDS = 3600
@@ -101,40 +102,27 @@ def measure(
     Raises:
         TargetError: The target sent no reply, or a job failed there.
     """
-    cases = len(artefacts) * len(threads) * len(workload.lengths)
-    measurement = _Measurement(target, workload, budget, budget.share_seconds(cases))
+    measurement = _Measurement(target, artefacts, workload, threads, budget, conditions or {})
     rows: list[ProfileRow] = []
     claims: list[Claim] = []
     operators: dict[str, list[OpTime]] = {}
     layers: dict[str, list[OpTime]] = {}
     with console.progress(f"measuring on {target.name}", None, unit="jobs") as bar:
         for count in threads:
-            is_first_count = count == threads[0]
-
-            # Each artefact in a process of its own.
+            # Latency and memory: each artefact in a process of its own.
             for artefact in artefacts:
                 bar.note(f"{artefact.label}, {plural(count, 'thread')}")
-                job = measurement.job(artefact, count, is_first_count=is_first_count)
-                reply = run_job(target, [artefact], job, workload)
-                rows += rows_from_reply(
-                    artefact,
-                    reply,
-                    device=target.name,
-                    method=target.method,
-                    threads=count,
-                    conditions=conditions,
-                )
+                reply = run_job(target, [artefact], measurement.job(artefact, count), workload)
+                rows += measurement.rows(artefact, reply, count)
                 nodes = reply.models[artefact.label].ops
                 if nodes:
                     operators[artefact.label] = op_times(nodes)
                     layers[artefact.label] = layer_times(artefact, nodes)
                 bar.advance()
 
-            # Pairs of artefacts, alternating in common processes.
-            pairs = pairings(artefacts)
-            if not is_first_count:
-                pairs = [pairing for pairing in pairs if _claimed_at_every_count(pairing)]
-            if pairs and workload.claim_pairs:
+            # Speed claims: pairs of artefacts in common processes.
+            pairs = measurement.pairs(count)
+            if pairs:
                 bar.note(f"teacher and student alternating, {plural(count, 'thread')}")
                 claims += measurement.speed_claims(pairs, count)
                 bar.advance()
@@ -151,70 +139,102 @@ def measure(
     )
 
 
-def _claimed_at_every_count(pairing: Pairing) -> bool:
-    """Whether a claim is made at every thread count: the paper's, about the encoders."""
-    return pairing.kind == "speed" and pairing.first.task != FILL_MASK_TASK
+# --- jobs and claims -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Measurement:
-    """What all jobs of one profile share."""
+    """What all jobs of one profile share; the fields are the arguments of `measure`."""
 
     target: Target
+    artefacts: Sequence[Artefact]
     workload: Workload
+    threads: Sequence[int]
     budget: MeasurementBudget
-    share_seconds: float
+    conditions: Mapping[str, str]
 
-    def job(self, artefact: Artefact, threads: int, *, is_first_count: bool) -> Job:
+    def job(self, artefact: Artefact, threads: int) -> Job:
         """Returns the job that measures one artefact at one thread count."""
-        cases = [
-            Case(name=str(length), keys=keys) for length, keys in self.workload.lengths.items()
-        ]
+        budget = self.budget
+        case_count = len(self.artefacts) * len(self.threads) * len(self.workload.lengths)
+        # Energy and operators need calls of their own: once per artefact is enough.
         phases: list[Phase] = ["steady"]
-        pairs = self.workload.claim_pairs
-        if is_first_count:
-            phases = ["steady", "energy", "ops"]
-            pairs = self.workload.pairs
-        # Fill-mask models make no pass: a call costs a multiple of the encoder's, and the paper's
-        # table is about encoders.
-        if pairs and artefact.task != FILL_MASK_TASK:
-            cases.append(
-                Case(name=PAIRS, keys=pairs, mode="pass", max_seconds=self.budget.pass_seconds)
-            )
+        if threads == self.threads[0]:
+            phases += ["energy", "ops"]
         return Job(
             models={artefact.label: artefact.job_model()},
-            cases=cases,
+            cases=self._cases(artefact, threads),
             phases=phases,
             threads=threads,
-            min_calls=self.budget.min_calls,
-            min_seconds=self.budget.min_seconds,
-            desired_calls=self.budget.desired_calls,
-            desired_seconds=self.share_seconds,
-            max_seconds=self.budget.max_seconds,
-            energy_seconds=self.budget.energy_seconds,
+            min_calls=budget.min_calls,
+            min_seconds=budget.min_seconds,
+            desired_calls=budget.desired_calls,
+            desired_seconds=budget.share_seconds(case_count),
+            max_seconds=budget.max_seconds,
+            energy_seconds=budget.energy_seconds,
             ops_calls=_OPS_CALLS,
             ops_keys=self._ops_keys(),
             timeout_seconds=_TIMEOUT_SECONDS,
         )
 
+    def _cases(self, artefact: Artefact, threads: int) -> list[Case]:
+        """Returns steady calls at each length, and a pass over sentence pairs."""
+        lengths = self.workload.lengths
+        cases = [Case(name=str(length), keys=keys) for length, keys in lengths.items()]
+        # Fill-mask models make no pass: a call costs a multiple of the encoder's, and the paper's
+        # table is about encoders.
+        if artefact.task == FILL_MASK_TASK:
+            return cases
+        # A pass over all pairs takes long (docs/log.md#duration-of-a-profile): only one is made.
+        pairs = self.workload.claim_pairs
+        if threads == self.threads[0]:
+            pairs = self.workload.pairs
+        if pairs:
+            pass_seconds = self.budget.pass_seconds
+            cases.append(Case(name=PAIRS, keys=pairs, mode="pass", max_seconds=pass_seconds))
+        return cases
+
     def _ops_keys(self) -> list[str] | None:
-        """Keys of the inputs at which operators are timed."""
-        if not self.workload.lengths:
+        """Keys of the inputs at which operators are timed; None without lengths."""
+        lengths = self.workload.lengths
+        if not lengths:
             return None
-        nearest = min(self.workload.lengths, key=lambda length: abs(length - _OPS_LENGTH))
-        return self.workload.lengths[nearest]
+        nearest = min(lengths, key=lambda length: abs(length - _OPS_LENGTH))
+        return lengths[nearest]
+
+    def rows(self, artefact: Artefact, reply: Reply, threads: int) -> list[ProfileRow]:
+        """Returns the rows of one artefact at one thread count."""
+        return rows_from_reply(
+            artefact,
+            reply,
+            device=self.target.name,
+            method=self.target.method,
+            threads=threads,
+            conditions=self.conditions,
+        )
+
+    def pairs(self, threads: int) -> list[Pairing]:
+        """Returns the pairs of artefacts that claims are made about at a thread count."""
+        if not self.workload.claim_pairs:
+            return []
+        pairs = pairings(self.artefacts)
+        if threads == self.threads[0]:
+            return pairs
+        # The paper's claim is made at every thread count, the others once: they take as long.
+        return [p for p in pairs if p.kind == "speed" and p.first.task != FILL_MASK_TASK]
 
     def speed_claims(self, pairs: Sequence[Pairing], threads: int) -> list[Claim]:
         """Measures pairs of artefacts in several processes and returns their claims."""
+        artefacts = _artefacts_of(pairs)
         blocks: dict[str, list[list[Block]]] = {}
         runtime = ""
         for keys in self._keys_by_process():
-            artefacts = _artefacts_of(pairs)
             job = _alternating_job(pairs, artefacts, keys, threads)
             reply = run_job(self.target, artefacts, job, self.workload)
             runtime = f"onnxruntime {reply.identity.onnxruntime}"
             for result in reply.alternation:
                 blocks.setdefault(result.name, []).append(result.blocks)
+
         claims = []
         for pairing in pairs:
             texts = len(_alternated_keys(pairing, self.workload.claim_pairs))
@@ -239,7 +259,7 @@ class _Measurement:
 def _alternating_job(
     pairs: Sequence[Pairing], artefacts: Sequence[Artefact], keys: list[str], threads: int
 ) -> Job:
-    """Returns a job in which the artefacts of each pairing alternate on the same texts."""
+    """Returns a job in which the artefacts of each pairing alternate on common texts."""
     alternations = []
     for pairing in pairs:
         pairing_keys = _alternated_keys(pairing, keys)
@@ -264,7 +284,9 @@ def _alternating_job(
 
 
 def _alternated_keys(pairing: Pairing, keys: list[str]) -> list[str]:
-    """Sentence pairs of a pairing: every second one for fill-mask models, whose calls are slow."""
+    """Returns the sentence pairs that a pairing alternates on."""
+    # A call of a fill-mask model costs a multiple of the encoder's: half of the pairs are enough
+    # (docs/log.md#duration-of-a-profile).
     return keys[::2] if pairing.first.task == FILL_MASK_TASK else keys
 
 

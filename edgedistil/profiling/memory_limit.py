@@ -25,6 +25,7 @@ from edgedistil.runtime.protocol import Case, Job, Reply
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 # Python, numpy and onnxruntime alone take more than this (docs/log.md#only-guest-addresses-count).
 _MIN_LIMIT = 32 * 2**20
+# Where Linux mounts cgroups, of either version.
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 # Far above one load and a few calls: only a hung process ends here.
 _TIMEOUT_SECONDS = 600
@@ -85,7 +86,10 @@ class MemoryLimit:
 
 @contextmanager
 def memory_limit(limit_bytes: int) -> Iterator[MemoryLimit]:
-    """Provides a limit for processes started with its prefix; removes its cgroup at the end."""
+    """Provides a memory limit for processes that are started with its prefix.
+
+    Its cgroup is removed at the end.
+    """
     limit = _limit_with_cgroup_v2(limit_bytes) or _limit_with_cgroup_v1(limit_bytes)
     if limit is None:
         # Containers and most user sessions may not create cgroups.
@@ -105,7 +109,7 @@ def memory_limit(limit_bytes: int) -> Iterator[MemoryLimit]:
 
 
 def _own_cgroup(controller: str) -> str | None:
-    """Path of this process's cgroup in one hierarchy; None if this system does not have it.
+    """Path of this process's cgroup in one hierarchy; None if the system lacks it.
 
     Args:
         controller: "memory" for v1; "" for the unified hierarchy of v2.
@@ -115,6 +119,7 @@ def _own_cgroup(controller: str) -> str | None:
     except OSError:
         return None
     for line in lines:
+        # A line is `hierarchy:controllers:path`; a path may contain colons.
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):
             return path
@@ -128,6 +133,7 @@ def _limit_with_cgroup_v2(limit_bytes: int) -> MemoryLimit | None:
     # In v2 a group with processes has no children with controllers: then its parent is tried.
     folder = _CGROUP_ROOT / own.lstrip("/")
     for parent in (folder, folder.parent):
+        # Without swap: an artefact that swaps does not fit.
         settings = {"memory.max": limit_bytes, "memory.swap.max": 0}
         group = _create_cgroup(parent, settings, required="memory.max")
         if group is not None:
@@ -139,7 +145,9 @@ def _limit_with_cgroup_v1(limit_bytes: int) -> MemoryLimit | None:
     own = _own_cgroup("memory")
     if own is None:
         return None
+    # In a container the path may be that of the host, and only the root of the mount is there.
     for parent in (_CGROUP_ROOT / "memory" / own.lstrip("/"), _CGROUP_ROOT / "memory"):
+        # v1 limits memory and swap together, so the same value leaves no swap.
         settings = {
             "memory.limit_in_bytes": limit_bytes,
             "memory.memsw.limit_in_bytes": limit_bytes,
@@ -172,6 +180,7 @@ def _create_cgroup(parent: Path, settings: Mapping[str, int], *, required: str) 
             (group / name).write_text(str(settings[name]), encoding="ascii")
         except OSError:
             continue  # a kernel without swap accounting: swap, if there is any, is not limited
+    # Without this right no process can enter the group.
     if not os.access(group / "cgroup.procs", os.W_OK):
         group.rmdir()
         return None
@@ -260,6 +269,7 @@ def _measure_fit(
         # A job that is killed is a result here, not an error.
         target = LocalTarget(prefix=limit.prefix)
         reply = run_job(target, [artefact], job, workload, check=False)
+        # Read while the cgroup exists.
         ended = None if reply.ok else _describe_end(reply, limit.count_kills())
     setting = FitSetting(
         device=HOST,
@@ -293,6 +303,7 @@ def memory_fit(
         setting: The limit.
         ended: How the job failed; None if the artefact fits.
     """
+    # A process that was killed may have reported memory of its earlier phases.
     result = reply.models.get(artefact.label)
     peak: Count = NotMeasured(not_measured=ended or NOT_REPORTED)
     if result is not None and result.memory.peak is not None:

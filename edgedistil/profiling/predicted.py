@@ -45,6 +45,7 @@ from edgedistil.profiling.claims import (
 )
 from edgedistil.profiling.rows import artefact_fields
 
+# Why figures of a predicted row are absent.
 _NOT_RUN = NotMeasured(not_measured="predicted: nothing was run on this device")
 _DEPENDS_ON_STORAGE = NotMeasured(
     not_measured="not predicted: it depends on the storage that the file is read from"
@@ -56,6 +57,7 @@ _NO_MEMORY_STATS = MemoryStats(
     peak_bytes=_NOT_RUN,
 )
 
+# Sequence length in tokens → nodes of one call.
 WorkByLength = dict[int, list[NodeWork]]
 
 
@@ -80,6 +82,7 @@ def predict(
     Raises:
         ModelError: A graph does not run on this host, where its work is counted.
     """
+    # Count the work of each artefact once; all thread counts use it.
     prediction = _Prediction(
         spec=spec,
         lengths=lengths,
@@ -93,6 +96,7 @@ def predict(
             work_by_label[artefact.label] = counted
             bar.advance()
 
+    # Rows and claims, in the order of a measured record.
     rows: list[ProfileRow] = []
     claims: list[Claim] = []
     for count in threads:
@@ -129,7 +133,9 @@ class _Prediction:
     constants: Constants
 
     def counted_lengths(self) -> list[int]:
-        """Lengths at which work is counted: those of the rows, and three between the pairs'."""
+        """Lengths at which the work of a call is counted."""
+        # Counting runs the graph, so of the pairs only the shortest, a middle and the longest
+        # length are counted; times between them are interpolated.
         lengths = set(self.lengths)
         if self.pair_lengths:
             low, high = min(self.pair_lengths), max(self.pair_lengths)
@@ -138,6 +144,7 @@ class _Prediction:
 
     def rows(self, artefact: Artefact, work: WorkByLength, threads: int) -> list[ProfileRow]:
         """Returns a row for each length, and one for the sentence pairs."""
+        # Memory is that of the longest call.
         peak_memory = memory_band(
             artefact.file_bytes,
             external=bool(artefact.external),
@@ -176,6 +183,7 @@ class _Prediction:
         """Returns the predicted claim at the counted length closest to the pairs' mean length."""
         first = work_by_label[pairing.first.label]
         second = work_by_label[pairing.second.label]
+        # A pass over all pairs spends its time at their mean length.
         mean_length = float(np.mean(self.pair_lengths))
         nearest = min(first, key=lambda length: abs(length - mean_length))
         middle, band = ratio_band(
@@ -214,6 +222,7 @@ class _Prediction:
         """Band of the median over the sentence pairs, interpolated between counted lengths."""
         counted = sorted(work)
         seconds = [self._seconds(work[length], threads) for length in counted]
+        # The median of the pairs' times, as a measured row reports it.
         middle = float(np.median(np.interp(self.pair_lengths, counted, seconds))) * 1000
         step = math.sqrt(self.constants.spread)
         return Band(low=middle / step, high=middle * step)
@@ -223,6 +232,7 @@ class _Prediction:
 
     def _conditions(self, threads: int) -> dict[str, str]:
         cluster = self.spec.clusters[0]
+        # A file that only assumes its scaling says so here.
         scaling = self.spec.thread_scaling
         origin = scaling.source or scaling.assumed
         return {

@@ -24,6 +24,7 @@ from edgedistil.core.records import (
 from edgedistil.core.toml import did_you_mean
 from edgedistil.profiling.claims import ENCODERS, FILL_MASK_MODELS
 
+# Nothing but a name, a sign and a number: a requirement is never evaluated as code.
 _SYNTAX = re.compile(r"\s*([a-z0-9_-]+)\s*(>=|<=|>|<)\s*([0-9]+(?:\.[0-9]+)?)\s*")
 _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 # Name in a requirement → kind of the claim, and the subject in its `figure`.
@@ -34,13 +35,14 @@ _CLAIM_NAMES = {
     "int8_speedup": ("int8-pays", ENCODERS),
     "size_saved": ("size", ""),
 }
+# Figures of rows; the percentiles are named as in `LatencyStats`.
 _ROW_NAMES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "peak_mib")
 _NAMES = (*_CLAIM_NAMES, *_ROW_NAMES)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Interval in which a figure is; equal ends for a figure that is known exactly."""
+    """Interval of a figure; both ends are equal if it is known exactly."""
 
     low: float
     high: float
@@ -127,6 +129,7 @@ def _check_requirement(records: Sequence[ProfileRecord], requirement: Requiremen
         bounds = _row_bounds(records, requirement.name)
     if isinstance(bounds, NotMeasured):
         return f"{requirement} is inconclusive: {bounds.not_measured}"
+    # Both ends of the interval have to keep the bound; if one does, the answer is not certain.
     low_holds, high_holds = requirement.holds(bounds.low), requirement.holds(bounds.high)
     if low_holds and high_holds:
         return None
@@ -135,12 +138,16 @@ def _check_requirement(records: Sequence[ProfileRecord], requirement: Requiremen
     return f"{requirement} does not hold: it is {bounds}"
 
 
+# --- intervals of claims and rows ----------------------------------------------------------------
+
+
 def _claim_bounds(records: Sequence[ProfileRecord], name: str) -> Bounds | NotMeasured:
     """Returns the interval of a claim; of the measured one where there are several."""
     kind, subject = _CLAIM_NAMES[name]
     claims = []
     for record in records:
         claims += [c for c in record.claims if c.claim == kind and subject in c.figure]
+    # Sorting is stable: the first thread count stays first.
     claims.sort(key=lambda claim: claim.method != "measured")
     if not claims:
         return NotMeasured(not_measured="the artefacts of this profile have no such claim")
@@ -151,14 +158,16 @@ def _claim_bounds(records: Sequence[ProfileRecord], name: str) -> Bounds | NotMe
 
 
 def _row_bounds(records: Sequence[ProfileRecord], name: str) -> Bounds | NotMeasured:
-    """Returns the worst interval of a figure over all rows that are not the teacher's."""
+    """Returns the worst interval of a figure over all rows except the teacher's."""
     figures: list[Bounds | NotMeasured] = []
     for record in records:
         figures += [_row_figure(row, name) for row in record.rows if row.role != "teacher"]
+        # A record of --memory-limit has no rows: its peaks are in the fits.
         if name == "peak_mib":
             figures += [_fit_figure(fit) for fit in record.fits if fit.role != "teacher"]
     if not figures:
         return NotMeasured(not_measured="the profile has no row of a student")
+    # A figure that is missing in one row could be the worst one.
     bounds = []
     for figure in figures:
         if isinstance(figure, NotMeasured):
@@ -168,10 +177,12 @@ def _row_bounds(records: Sequence[ProfileRecord], name: str) -> Bounds | NotMeas
 
 
 def _row_figure(row: ProfileRow, name: str) -> Bounds | NotMeasured:
+    # Throttling does not change memory: the peak of an invalid row counts.
     if name == "peak_mib":
         return _bounds(row.peak_memory_bytes, 2**20)
     if not row.valid:
         return NotMeasured(not_measured=row.invalid_reason or "a row is not valid")
+    # A predicted row has a band for the median, and no other percentile.
     if name == "p50_ms":
         return _bounds(row.latency_ms, 1)
     if isinstance(row.latency, NotMeasured):

@@ -64,6 +64,7 @@ def rows_from_reply(
         conditions: Added to the conditions that the reply reports (governor, clock, energy, ...).
     """
     result = reply.models[artefact.label]
+    # A later source overrides an earlier one: a target knows more than the machine reports.
     all_conditions = {
         **describe_conditions(reply.before, reply.after),
         **reply.conditions,
@@ -72,8 +73,12 @@ def rows_from_reply(
     }
     rows = []
     for index, (name, case) in enumerate(result.cases.items()):
-        latency = EMULATED_LATENCY if method == "emulated" else summarize(case.samples_ns)
-        reason = None if method == "emulated" else invalid_reason(reply, latency)
+        # Throttling and drift are about times: an emulated row is valid without them.
+        latency: LatencyStats | NotMeasured = EMULATED_LATENCY
+        reason = None
+        if method != "emulated":
+            latency = summarize(case.samples_ns)
+            reason = invalid_reason(reply, latency)
         rows.append(
             ProfileRow(
                 **artefact_fields(artefact),
@@ -95,6 +100,9 @@ def rows_from_reply(
             )
         )
     return rows
+
+
+# --- fields of a row -----------------------------------------------------------------------------
 
 
 def artefact_fields(artefact: Artefact) -> dict[str, Any]:
@@ -124,8 +132,17 @@ def _first_call_fields(
     return {"first_call_ms": absent, "start_to_first_result_ms": absent}
 
 
+# --- validity and conditions ---------------------------------------------------------------------
+
+
 def invalid_reason(reply: Reply, latency: LatencyStats | NotMeasured) -> str | None:
-    """Reason why a row must not be used: throttling, drift or no samples; None if it is valid."""
+    """Reason why a row is invalid: throttling, drift or no samples; None if valid.
+
+    Args:
+        reply: The reply with the machine's conditions before and after the job.
+        latency: Statistics of the row's calls.
+    """
+    # Throttling now, as a Raspberry Pi reports it, or during the job, as x86 counts it.
     before, after = reply.before, reply.after
     if after is not None and (after.throttled_bits or 0) & _THROTTLED_NOW:
         return (
@@ -160,6 +177,7 @@ def describe_conditions(before: Condition, after: Condition | None) -> dict[str,
         "clock": NOT_REPORTED,
         "temperature": NOT_REPORTED,
     }
+    # After the job if possible: before it, idle cores may be at a low clock.
     clocks = (after or before).clock_mhz
     if clocks:
         conditions["clock"] = f"{min(clocks):.0f} to {max(clocks):.0f} MHz"
@@ -176,6 +194,7 @@ def describe_conditions(before: Condition, after: Condition | None) -> dict[str,
 
 def _describe_calls(case: CaseTimes, method: Method) -> dict[str, str]:
     """Processor time and page faults of a case, and whether it ended early."""
+    # Under an emulator these are the emulator's.
     if method == "emulated" or not case.samples_ns:
         return {}
     calls = len(case.samples_ns)
@@ -199,8 +218,12 @@ def _describe_energy(energy: Energy | None) -> dict[str, str]:
     return {"energy": f"{millijoules:.2f} mJ a call ({energy.counter}, complete machine)"}
 
 
+# --- units ---------------------------------------------------------------------------------------
+
+
 def memory_stats(memory: PhaseMemory) -> MemoryStats:
     """Returns the resident bytes after import, loading and running, and the peak."""
+    # A job without steady calls has no phase `run`: its first call is the run.
     return MemoryStats(
         after_import_bytes=_count(memory.imported),
         after_load_bytes=_count(memory.load),
@@ -237,7 +260,8 @@ def layer_times(artefact: Artefact, nodes: Sequence[NodeTime]) -> list[OpTime]:
 
 
 def _sum_times(named_nodes: Sequence[tuple[str, NodeTime]]) -> list[OpTime]:
-    """Sums calls and times of the nodes with the same name, in order of the first one."""
+    """Sums calls and times by name, in the order in which the names appear."""
+    # All times may round to zero in a very small graph.
     total_us = sum(node.total_us for _, node in named_nodes) or 1
     calls: dict[str, int] = {}
     microseconds: dict[str, int] = {}

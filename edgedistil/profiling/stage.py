@@ -21,9 +21,13 @@ from edgedistil.profiling.measured import measure
 from edgedistil.profiling.memory_limit import measure_fits, parse_bytes
 from edgedistil.profiling.predicted import predict
 from edgedistil.profiling.rows import NOT_REPORTED
-from edgedistil.profiling.sample_text import SAMPLE_TEXT
 from edgedistil.profiling.tune import tune
-from edgedistil.profiling.workload import Workload, build_workload, select_lengths
+from edgedistil.profiling.workload import (
+    SAMPLE_TEXT,
+    Workload,
+    build_workload,
+    select_lengths,
+)
 from edgedistil.runtime import host
 from edgedistil.runtime.local import LocalTarget
 from edgedistil.runtime.match import match_device
@@ -33,8 +37,8 @@ from edgedistil.runtime.target import Target
 def profile(run_name: str, options: ProfileOptions) -> tuple[RunDir | None, list[ProfileRecord]]:
     """Profiles a run's artefacts, or one ONNX file, on a device.
 
-    The host is measured. Any other device is measured over SSH, emulated, or else predicted; earlier
-    measurements and emulations of the same artefacts are returned after the prediction.
+    The host is measured. Any other device is measured over SSH, emulated, or else predicted;
+    earlier measurements and emulations of the same artefacts are returned after the prediction.
 
     Args:
         run_name: Run whose exports are profiled; not used if `options.model` is set.
@@ -47,10 +51,13 @@ def profile(run_name: str, options: ProfileOptions) -> tuple[RunDir | None, list
         TargetError: The device could not be reached, or could not run the artefacts.
         ParityError: Outputs of the emulated device are outside the tolerance.
     """
+    # Find out what is profiled.
     check_options(options)
     spec = None if options.device == HOST else load_device(options.device)
     run, artefacts = _find_artefacts(run_name, options.model)
     request = ProfileRequest(options, run, artefacts, _make_workload(run, artefacts, options))
+
+    # Choose the method.
     if options.ssh is not None:
         return run, [_profile_over_ssh(request, options.ssh, spec)]
     if spec is None:
@@ -63,6 +70,7 @@ def profile(run_name: str, options: ProfileOptions) -> tuple[RunDir | None, list
 def check_options(options: ProfileOptions) -> None:
     """Raises InputError if options exclude each other or lack another one."""
     on_host = options.device == HOST
+    # Whether something runs on the device itself.
     runs_there = options.ssh is not None or (on_host and not options.emulate)
     if options.emulate and options.ssh is not None:
         raise InputError("--emulate and --ssh exclude each other: a board is emulated or reached")
@@ -113,6 +121,7 @@ class ProfileRequest:
 
     def store(self, record: ProfileRecord) -> ProfileRecord:
         """Writes the record to the run, if there is one, and returns it."""
+        # A file per device and method: a prediction does not replace a measurement.
         if self.run is not None:
             write_record(self.run.profile(record.device, record.method), record)
         return record
@@ -138,8 +147,7 @@ def _make_workload(
     elif run is not None and run.heldout_text.is_file():
         lines, source = read_lines(run.heldout_text), f"held-out text of run {run.name}"
     else:
-        lines = SAMPLE_TEXT.splitlines()
-        source = "the built-in sample text (no run, no --text)"
+        lines, source = read_lines(SAMPLE_TEXT), "the built-in sample text (no run, no --text)"
     # All artefacts get the same inputs, so the one with the fewest positions decides.
     positions = [a.max_length for a in artefacts if a.max_length is not None]
     return build_workload(
@@ -161,6 +169,7 @@ def _profile_host(request: ProfileRequest) -> ProfileRecord:
     identity = host.identity()
     counts = request.thread_counts(usable_cores())
     record = _measure(request, LocalTarget(), counts, host.conditions())
+    # The host's constants belong to the device file that matches it.
     if request.options.calibrate:
         name = identity.cpu or identity.board or "this machine"
         _calibrate(request, match_device(identity), record, name)
@@ -185,6 +194,7 @@ def _profile_over_ssh(
 
     with SshTarget(destination, bootstrap=request.options.bootstrap, spec=spec) as target:
         identity = target.identify()
+        # A wrong --device would put this board's figures under another board's name.
         matching = match_device(identity)
         if spec is not None and matching is not None and matching.name != spec.name:
             board = identity.board or identity.cpu
@@ -193,6 +203,7 @@ def _profile_over_ssh(
                 hint=f"leave out --device, or use --device {matching.name}",
             )
         spec = spec or matching
+        # A board without a device file reports its cores itself.
         cores = identity.cores_allowed or identity.cores or 1
         if spec is not None:
             cores = spec.cores
@@ -221,6 +232,7 @@ def _measure(
 
 def _tune(request: ProfileRequest, target: Target, max_threads: int) -> str:
     """Writes session.json and describes it in one line."""
+    # Without a run the file goes to the working directory.
     advice = tune(target, request.artefacts, request.workload, max_threads=max_threads)
     folder = request.run.profiles if request.run is not None else Path()
     path = folder / SESSION_FILE
@@ -259,6 +271,7 @@ def _emulate(request: ProfileRequest, spec: DeviceSpec) -> ProfileRecord:
         memory_limit_bytes=None if limit is None else parse_bytes(limit),
         probes_of=run_probes(request.run),
     )
+    # Everything is stored before a failed check ends the command.
     record = request.store(emulation.record)
     parities = emulation.parities.values()
     if request.run is not None:
@@ -298,6 +311,7 @@ def _earlier_records(request: ProfileRequest, spec: DeviceSpec) -> list[ProfileR
         path = request.run.profile(spec.name, method)
         if not path.is_file():
             continue
+        # Figures of an older export would be shown next to a prediction of the new one.
         record = read_record(path, ProfileRecord)
         if all(row.artefact_sha256 in present for row in record.rows):
             records.append(record)

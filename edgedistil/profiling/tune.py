@@ -27,8 +27,10 @@ _CALLS_PER_BLOCK = 4
 # The arena and spinning have a cost besides time, so they are switched off unless that makes calls
 # slower for certain by more than this.
 _SLOWER_THAN_DEFAULTS = 0.98
+# Far above any comparison seen: only a hung process ends here.
 _TIMEOUT_SECONDS = 1800
 
+# Names of the variants, as the reasons in session.json show them.
 _DEFAULTS = "defaults"
 _ARENA_OFF = "arena off"
 _SPINNING_OFF = "spinning off"
@@ -58,12 +60,14 @@ def tune(
     Raises:
         TargetError: The target sent no reply, or a session could not be created.
     """
+    # Teachers are not deployed.
     tuned = [artefact for artefact in artefacts if artefact.role != "teacher"]
     on_x86 = target.identify().machine == "x86_64"
     advice = {}
     with console.progress("tuning", 2 * len(tuned), unit="jobs") as bar:
         for artefact in tuned:
             comparison = _Comparison(target, artefact, workload)
+            # Threads first: whether the other options pay depends on them.
             threads, thread_reasons = _best_threads(comparison, max_threads)
             bar.advance()
             exact_int8 = on_x86 and PRECISIONS[artefact.precision].integer_matmul
@@ -90,8 +94,8 @@ class _Comparison:
         """Returns how many times faster each variant is than the defaults.
 
         Args:
-            variants: Name → model of the job, with session options or threads of its own.
-            threads: Threads of the default session and of variants without their own number.
+            variants: Name → model of the job with its own session.
+            threads: Threads of the default session, and of variants that have none set.
         """
         lengths = sorted(self.workload.lengths)
         keys = self.workload.lengths[lengths[len(lengths) // 2]]
@@ -118,7 +122,7 @@ class _Comparison:
         return {result.name: _ratio(result) for result in reply.alternation}
 
     def model(self, session: SessionOptions) -> JobModel:
-        """Returns the artefact as a model of a job, with a session of its own."""
+        """Returns the artefact as a model of a job with its own session."""
         return self.artefact.job_model().model_copy(update={"session": session})
 
 
@@ -126,6 +130,7 @@ def _best_threads(comparison: _Comparison, max_threads: int) -> tuple[int, dict[
     """Returns the fastest number of threads, and the reasons."""
     if max_threads == 1:
         return 1, {"threads": "one: this machine has no more"}
+    # Powers of two, and all that the machine has.
     counts = {2**power for power in range(1, max_threads.bit_length())}
     counts = {count for count in counts if count <= max_threads} | {max_threads}
     names = {count: plural(count, "thread") for count in sorted(counts)}
@@ -134,6 +139,7 @@ def _best_threads(comparison: _Comparison, max_threads: int) -> tuple[int, dict[
     }
     ratios = comparison.run(variants, threads=1)
     reasons = {name: _describe_ratio(ratio, "one thread") for name, ratio in ratios.items()}
+    # Fewer threads leave cores to the application: more have to be faster for certain.
     best = max(names, key=lambda count: ratios[names[count]].value)
     if ratios[names[best]].low > 1:
         return best, reasons
@@ -144,6 +150,7 @@ def _best_options(
     comparison: _Comparison, threads: int, *, exact_int8: bool
 ) -> tuple[SessionOptions, dict[str, str]]:
     """Returns the fastest session options at a number of threads, and the reasons."""
+    # One change from the defaults each.
     variants = {
         _ARENA_OFF: SessionOptions(arena=False),
         _PREPACKING_OFF: SessionOptions(prepacking=False),

@@ -18,13 +18,18 @@ from edgedistil.core.errors import CorpusError, InputError, ModelError
 from edgedistil.core.options import ProfileOptions
 
 DEFAULT_LENGTHS = (16, 32, 64, 128, 256)
+# English sentences, written for this project: the text of a model without a run and without --text.
+# They decide the token ids, so a change makes new figures incomparable with earlier ones.
+SAMPLE_TEXT = Path(__file__).with_name("sample_text.txt")
 # Several texts per length, so that no figure depends on a single text.
 TEXTS_PER_LENGTH = 4
 # Name of the case that passes once over the sentence pairs.
 PAIRS = "sentence-pairs"
 # Two special tokens and one of text.
 _MIN_LENGTH = 3
+# Fixed, so that every profile of a text has the same inputs.
 _SEED = 56
+# The shortest sentence of the distribution below.
 _MIN_SENTENCE_WORDS = 3
 
 # Words of one sentence at these quantiles. STS-B's own text is in no package registry; the figures
@@ -32,6 +37,7 @@ _MIN_SENTENCE_WORDS = 3
 # with a tail of news and forum sentences up to about 55).
 _STSB_QUANTILES = (0.0, 0.05, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 1.0)
 _STSB_WORDS = (3, 5, 7, 10, 13, 20, 25, 34, 55)
+# White space after the end of a sentence.
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -54,7 +60,7 @@ class Workload:
     claim_pairs: list[str] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
-        """Writes the inputs as npz: the rows of each input concatenated, with keys and lengths.
+        """Writes the inputs as npz, with the rows of each input concatenated.
 
         Packed, so that the number of pairs hardly costs a process anything: an npz with an array
         per key and input has thousands of members. `runner.read_feeds` reads it.
@@ -112,6 +118,7 @@ def build_workload(
             inputs[key] = encoder.single(ids)
             keys_by_length.setdefault(length, []).append(key)
 
+    # Sentence pairs.
     pair_keys = []
     for number, (first, second) in enumerate(
         sentence_pairs(texts, pairs, seed=seed, source=source)
@@ -162,6 +169,7 @@ def sentence_pairs(
     Raises:
         CorpusError: No sentence has three words.
     """
+    # Words of every sentence.
     sentences: list[list[str]] = []
     for text in texts:
         for sentence in _SENTENCE_END.split(text):
@@ -173,10 +181,14 @@ def sentence_pairs(
             f"{source} has no sentence of {_MIN_SENTENCE_WORDS} words or more",
             hint="pass more text with --text FILE",
         )
+
+    # Draw the lengths: one in each of as many equal parts of the distribution, in random order.
     random = np.random.default_rng(seed)
     strata = (np.arange(2 * count) + random.random(2 * count)) / (2 * count)
     word_counts = np.rint(np.interp(strata, _STSB_QUANTILES, _STSB_WORDS)).astype(int)
     random.shuffle(word_counts)
+
+    # Cut the sentences to these lengths; consecutive ones form a pair.
     start = int(random.integers(len(sentences)))
     cut = []
     for index, words_needed in enumerate(word_counts):
@@ -185,7 +197,7 @@ def sentence_pairs(
 
 
 def _words_from(sentences: Sequence[Sequence[str]], index: int, count: int) -> list[str]:
-    """Returns `count` words from sentence `index` and, if it is shorter, from the next ones."""
+    """Returns `count` words from sentence `index`, continued in the next ones."""
     words: list[str] = []
     while len(words) < count:
         words += sentences[index % len(sentences)]
@@ -212,8 +224,10 @@ class _TextEncoder:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception for every defect of the file
             raise ModelError(f"cannot read the tokenizer {path}: {error}") from error
+        # Lengths are exact here, whatever the file was saved with.
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        # An empty text shows the special tokens: [CLS] and [SEP].
         special = list(tokenizer.encode("").ids)
         if len(special) not in (0, 2):
             raise ModelError(
@@ -256,7 +270,10 @@ class _TextEncoder:
 
 
 def _feeds(ids: Sequence[int], type_ids: Sequence[int] | None) -> dict[str, Any]:
-    """Returns every input that a BERT-like encoder may have; the runner passes those it has."""
+    """Returns every input that a BERT-like encoder may have.
+
+    The runner passes those that the graph has.
+    """
     input_ids_BL = np.array([ids], dtype=np.int64)
     token_type_ids_BL = np.zeros_like(input_ids_BL)
     if type_ids is not None:

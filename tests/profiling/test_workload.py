@@ -10,8 +10,9 @@ import pytest
 
 from edgedistil.core.errors import CorpusError, InputError, ModelError
 from edgedistil.core.rundir import RunDir
-from edgedistil.profiling.sample_text import SAMPLE_TEXT
+from edgedistil.core.text import read_lines
 from edgedistil.profiling.workload import (
+    SAMPLE_TEXT,
     Workload,
     build_workload,
     select_lengths,
@@ -58,7 +59,7 @@ def test_the_same_seed_gives_the_same_ids(exported: RunDir) -> None:
 
 
 def test_pair_lengths_follow_the_distribution() -> None:
-    pairs = sentence_pairs(SAMPLE_TEXT.splitlines(), 1500, seed=56, source="test")
+    pairs = sentence_pairs(read_lines(SAMPLE_TEXT), 1500, seed=56, source="test")
     words = np.array([len(sentence.split()) for pair in pairs for sentence in pair])
     assert len(words) == 3000
     assert np.quantile(words, [0.05, 0.5, 0.95]).tolist() == pytest.approx([5, 10, 25], abs=1)

@@ -115,7 +115,11 @@ def main() -> None:
         return
     load = os.getloadavg()[0]
     work = workload.build_workload(
-        asked.tokenizer, read_lines(workload.SAMPLE_TEXT), source="built-in", lengths=LENGTHS, pairs=1
+        asked.tokenizer,
+        read_lines(workload.SAMPLE_TEXT),
+        source="built-in",
+        lengths=LENGTHS,
+        pairs=1,
     )
     alone: dict[tuple[str, str, int], list[list[float]]] = {}
     turns: dict[tuple[str, str, int], list[list[tuple[float, float]]]] = {}

@@ -86,6 +86,34 @@ class SessionOptions(Record):
             entries[EXACT_INT8] = "1"
         return entries
 
+    def to_json(self) -> dict[str, Any]:
+        """Attributes and config entries, in onnxruntime's names."""
+        return {"options": self.attributes(), "config_entries": self.config_entries()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SessionOptions:
+        """Reads what `to_json` returns; an absent option has onnxruntime's default.
+
+        Raises:
+            KeyError, TypeError, ValueError: The data is malformed, or has an unknown option.
+        """
+        attributes, entries = data["options"], data["config_entries"]
+        known = [*cls().attributes(), ALLOW_SPINNING, DISABLE_PREPACKING, EXACT_INT8]
+        unknown = [name for name in [*attributes, *entries] if name not in known]
+        if unknown:
+            names = ", ".join(unknown)
+            raise ValueError(f"unknown option {names}; expected one of: {', '.join(known)}")
+        values = {**cls().attributes(), **attributes}
+        levels = {member: level for level, member in GRAPH_LEVELS.items()}
+        return cls(
+            threads=values["intra_op_num_threads"],
+            spinning=entries.get(ALLOW_SPINNING, "1") == "1",
+            arena=values["enable_cpu_mem_arena"],
+            graph_level=levels[values["graph_optimization_level"]],
+            prepacking=entries.get(DISABLE_PREPACKING, "0") == "0",
+            exact_int8=entries.get(EXACT_INT8, "0") == "1",
+        )
+
     def to_onnxruntime(self) -> Any:
         """Returns an `onnxruntime.SessionOptions` that logs errors only."""
         # Core is imported on machines that have no onnxruntime.
@@ -144,8 +172,7 @@ class SessionAdvice:
             **{name: version for name, version in versions.items() if version is not None},
             "target_device": self.target_device,
             "providers": list(PROVIDERS),
-            "options": self.session.attributes(),
-            "config_entries": self.session.config_entries(),
+            **self.session.to_json(),
             "reasons": dict(self.reasons),
         }
 
@@ -157,7 +184,7 @@ class SessionAdvice:
             KeyError, TypeError, ValueError: The entry is malformed, or has an unknown option.
         """
         return cls(
-            session=_parse_options(data["options"], data["config_entries"]),
+            session=SessionOptions.from_json(data),
             reasons=dict(data["reasons"]),
             precision=data["precision"],
             target_device=data["target_device"],
@@ -202,26 +229,6 @@ def _not_a_session_file(path: Path, problem: str) -> StorageError:
     return StorageError(
         f"{path} is not a valid {SESSION_FILE}: {problem}",
         hint="write it again with edgedistil export or edgedistil profile --tune",
-    )
-
-
-def _parse_options(attributes: Mapping[str, Any], entries: Mapping[str, str]) -> SessionOptions:
-    defaults = SessionOptions()
-    known = [*defaults.attributes(), ALLOW_SPINNING, DISABLE_PREPACKING, EXACT_INT8]
-    unknown = [name for name in [*attributes, *entries] if name not in known]
-    if unknown:
-        raise ValueError(
-            f"unknown option {', '.join(unknown)}; expected one of: {', '.join(known)}"
-        )
-    values = {**defaults.attributes(), **attributes}
-    levels = {member: level for level, member in GRAPH_LEVELS.items()}
-    return SessionOptions(
-        threads=values["intra_op_num_threads"],
-        spinning=entries.get(ALLOW_SPINNING, "1") == "1",
-        arena=values["enable_cpu_mem_arena"],
-        graph_level=levels[values["graph_optimization_level"]],
-        prepacking=entries.get(DISABLE_PREPACKING, "0") == "0",
-        exact_int8=entries.get(EXACT_INT8, "0") == "1",
     )
 
 

@@ -33,8 +33,8 @@ from typing import Any, NoReturn
 import numpy as np
 import onnx  # noqa: TID253 - a script of ours, not the product
 
-# Names that were changed on purpose, old -> new: whole words in file names and JSON keys of BEFORE,
-# and JSON strings that are nothing but the old name.
+# Names that were changed on purpose, old -> new: complete words in file names and JSON keys of
+# BEFORE, and JSON strings that equal the old name.
 RENAMED: dict[str, str] = {}
 
 # What is not compared, and why. The patterns are of "run/folder/file:/json/key".
@@ -121,7 +121,7 @@ def commands(fp32: str) -> dict[str, str]:
         " --set train.global_batch=4 --set train.micro_batch=2",
         "evaluate": "evaluate --run float32 --seeds 2 --model teacher --model student"
         " --model student-d" + "".join(f" --task {task}.toml" for task in TASKS),
-        "export": "export --run float32" + "".join(f" --quantize {each}" for each in precisions),
+        "export": "export --run float32" + "".join(f" --quantize {precision}" for precision in precisions),
         "profile rpi4": "profile --run float32 --device rpi4 --length 16 --length 64",
         "profile graviton2": "profile --run float32 --device graviton2 --length 16 --length 64",
         "report": "report --run float32",
@@ -239,8 +239,8 @@ def read_file(path: Path) -> Iterator[tuple[str, Any]]:
 def flatten(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Yield ("/key/0/key", leaf) for every leaf of a JSON value, with "(text)" for prose."""
     if isinstance(value, dict | list) and value:
-        for name, each in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from flatten(each, f"{key}/{name}")
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from flatten(item, f"{key}/{name}")
         return
     last = key.rpartition("/")[2]
     if isinstance(value, str) and " " in value and last not in VERDICTS:
@@ -257,8 +257,8 @@ def computation_sha256(path: Path) -> str:
     """
     model = onnx.load(path)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    numbers: dict[str, str] = {each.name: each.name for each in model.graph.input}
-    opsets = [(each.domain, each.version) for each in model.opset_import]
+    numbers: dict[str, str] = {item.name: item.name for item in model.graph.input}
+    opsets = [(item.domain, item.version) for item in model.opset_import]
     digest = hashlib.sha256(repr(opsets).encode())
 
     def number(name: str) -> str:
@@ -272,9 +272,9 @@ def computation_sha256(path: Path) -> str:
     for node in model.graph.node:
         wires = [[name and number(name) for name in side] for side in (node.input, node.output)]
         digest.update(repr((node.domain, node.op_type, wires)).encode())
-        for attribute in sorted(node.attribute, key=lambda each: each.name):
+        for attribute in sorted(node.attribute, key=lambda item: item.name):
             digest.update(attribute.SerializeToString(deterministic=True))
-    digest.update(repr([(each.name, number(each.name)) for each in model.graph.output]).encode())
+    digest.update(repr([(item.name, number(item.name)) for item in model.graph.output]).encode())
     return digest.hexdigest()
 
 
@@ -291,13 +291,13 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> int:
     first_of_rows = []
     print(f"\n{'what':{width}}  {'before':20}  {'after':20}")
     for row, items in rows.items():
-        different = [item for item in items if told(before, item) != told(after, item)]
+        different = [item for item in items if written(before, item) != written(after, item)]
         verdict = f"DIFFERENT: {len(different)} of {len(items)}" if different else "same"
         print(f"{row:{width}}  {summary(before, items):20}  {summary(after, items):20}  {verdict}")
         first_of_rows += different[:1]
-    print("\nnot compared:", *(f"  {each}: {why}" for each, why in IGNORED.items()), sep="\n")
+    print("\nnot compared:", *(f"  {item}: {why}" for item, why in IGNORED.items()), sep="\n")
     for item in first_of_rows:
-        print(f"\n{item}\n  before: {told(before, item)}\n  after:  {told(after, item)}")
+        print(f"\n{item}\n  before: {written(before, item)}\n  after:  {written(after, item)}")
     if first_of_rows:
         print(f"\nDIFFERENT; the first item that differs: {first_of_rows[0]}")
         return 1
@@ -306,7 +306,7 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> int:
 
 
 def rename(item: str) -> str:
-    """Apply RENAMED to the whole words of an item's name."""
+    """Apply RENAMED to the complete words of an item's name."""
     for old, new in RENAMED.items():
         item = re.sub(rf"(?<![\w-]){re.escape(old)}(?![\w-])", new, item)
     return item
@@ -318,21 +318,21 @@ def row_of(item: str) -> str:
     return str(path) if len(path.parts) == 2 else f"{path.parent}/*{path.suffix}"
 
 
-def told(results: dict[str, Any], item: str) -> str:
-    """Write a figure with every digit, or say that it is not there."""
+def written(results: dict[str, Any], item: str) -> str:
+    """Write a figure with every digit, or that it is missing."""
     return json.dumps(results[item]) if item in results else "(missing)"
 
 
 def summary(results: dict[str, Any], items: list[str]) -> str:
-    """Count and digest the items of a row, so that rows can be held against an older table."""
-    there = [(item, told(results, item)) for item in items if item in results]
+    """Count and digest the items of a row, for comparison with an older table."""
+    there = [(item, written(results, item)) for item in items if item in results]
     return f"{len(there)} items {hashlib.sha256(repr(there).encode()).hexdigest()[:8]}"
 
 
 def machine() -> dict[str, str]:
-    """Tell what floats depend on besides the code: processor, Python and libraries."""
+    """Report what floats depend on except the code: processor, Python and libraries."""
     lines = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines())
-    cpu = sorted(each for each in lines if each.startswith(("model name", "flags", "Features")))
+    cpu = sorted(line for line in lines if line.startswith(("model name", "flags", "Features")))
     packages = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "numpy")
     return {
         "processor": hashlib.sha256(repr((cpu, os.cpu_count())).encode()).hexdigest(),
@@ -342,7 +342,7 @@ def machine() -> dict[str, str]:
 
 
 def fail(message: str) -> NoReturn:
-    """Say why nothing can be compared, and end with code 2."""
+    """Report why nothing can be compared, and exit with code 2."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -356,7 +356,7 @@ def main() -> int:
     parser.add_argument("--only", choices=["before", "after"], help="after: compare with a former")
     asked = parser.parse_args()
     work = asked.work.resolve()
-    found = {}
+    sides = {}
     for side in ("before", "after") if asked.only != "before" else ("before",):
         file = work / f"{side}.json"
         if asked.only in (None, side):
@@ -366,12 +366,12 @@ def main() -> int:
             print(f"{len(results)} items in {file}")
         elif not file.is_file():
             fail(f"{file} is not there: run with --only before first")
-        found[side] = json.loads(file.read_text(encoding="utf-8"))
-    if len(found) == 1:
+        sides[side] = json.loads(file.read_text(encoding="utf-8"))
+    if len(sides) == 1:
         return 0
-    if found["before"]["machine"] != found["after"]["machine"]:
+    if sides["before"]["machine"] != sides["after"]["machine"]:
         fail("the two sides ran on different processors or library versions: run both again")
-    return compare(found["before"]["results"], found["after"]["results"])
+    return compare(sides["before"]["results"], sides["after"]["results"])
 
 
 if __name__ == "__main__":

@@ -295,9 +295,13 @@ def report(
     ] = None,
 ) -> None:
     """Write all records of a run onto one page."""
-    from edgedistil.core import console
+    from edgedistil.core.rundir import open_run
+    from edgedistil.report.stage import show_report
 
-    console.result(f"report: {edgedistil.report(run, against=against)}")
+    opened = open_run(run)
+    other = None if against is None else open_run(against)
+    edgedistil.report(opened, against=other)
+    show_report(opened, against=other)
 
 
 @app.command()

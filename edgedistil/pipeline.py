@@ -29,6 +29,7 @@ def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
             message names the keys that differ.
     """
     from edgedistil.report import terminal
+    from edgedistil.report.stage import show_report
 
     name = run_name or recipe.name
     resume = (runs_root() / name).is_dir()
@@ -42,8 +43,8 @@ def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
     _run_unless_done(run, "export", [recipe.export], [run.distill], lambda: _export(run, recipe))
     exported = sorted(run.exports.glob("*/export.*.json"))
     _run_unless_done(run, "profile", [recipe.profile], exported, lambda: _profile(run, recipe))
-    page = edgedistil.report(run)
-    console.result(f"report: {page}")
+    edgedistil.report(run)
+    show_report(run)
     return run
 
 

@@ -121,7 +121,8 @@ def commands(fp32: str) -> dict[str, str]:
         " --set train.global_batch=4 --set train.micro_batch=2",
         "evaluate": "evaluate --run float32 --seeds 2 --model teacher --model student"
         " --model student-d" + "".join(f" --task {task}.toml" for task in TASKS),
-        "export": "export --run float32" + "".join(f" --quantize {precision}" for precision in precisions),
+        "export": "export --run float32"
+        + "".join(f" --quantize {precision}" for precision in precisions),
         "profile rpi4": "profile --run float32 --device rpi4 --length 16 --length 64",
         "profile graviton2": "profile --run float32 --device graviton2 --length 16 --length 64",
         "report": "report --run float32",

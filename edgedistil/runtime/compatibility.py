@@ -1,4 +1,4 @@
-"""Rejects versions of onnxruntime that crash on a machine, before they are started there."""
+"""Rejects versions of onnxruntime that would crash on a machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about this host for its rows: its name, and the kernels that onnxruntime selects on it."""
+"""Facts about this host for its rows: name and selected kernels."""
 
 from __future__ import annotations
 

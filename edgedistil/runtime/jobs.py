@@ -1,4 +1,4 @@
-"""Runs one job on one machine: writes the inputs, collects the files, checks the outcome."""
+"""Runs one job on one machine, from its inputs to the checked reply."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run_job(
     outputs_to: Path | None = None,
     check: bool = True,
 ) -> Reply:
-    """Runs a job on a target with the files of its models and its inputs.
+    """Runs a job on a target with its models and inputs.
 
     Args:
         target: The machine.

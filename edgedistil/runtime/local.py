@@ -1,4 +1,4 @@
-"""This machine as a target: the runner in a process of its own, in a scratch folder."""
+"""This machine as a target: the runner in a scratch folder."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class LocalTarget:
 
 
 def with_local_paths(job: Job, files: Mapping[str, Path]) -> Job:
-    """Returns the job with absolute local paths in place of the names in `files`.
+    """Returns the job with local paths in place of file names.
 
     Raises:
         InputError: The job names a file that is not in `files`.

@@ -8,7 +8,7 @@ from edgedistil.runtime.protocol import MachineIdentity
 
 
 def match_device(identity: MachineIdentity) -> DeviceSpec | None:
-    """Returns the device file that describes a machine; None if no file does.
+    """Returns the device file of a machine; None if no file matches.
 
     A board matches by its name; an x86 machine, which has no board name, by its instruction-set
     flags.

@@ -1,4 +1,4 @@
-"""Job and reply: what the host sends to a runner and what comes back, field by field.
+"""Job and reply, the messages between the host and a runner.
 
 A job is a JSON object in a folder with the files it names; a reply is one JSON object. runner.py is
 the other end. Times are raw nanoseconds of every call, memory is in bytes. A field that a machine
@@ -63,7 +63,7 @@ class Case(Record):
 
 
 class Alternation(Record):
-    """Alternating blocks of calls of two of the job's models on the same inputs."""
+    """Alternating blocks of calls of two models on the same inputs."""
 
     name: str
     first: str = Field(description="label of a model, the teacher in a speed claim")
@@ -75,7 +75,7 @@ class Alternation(Record):
 
 
 class Job(Record):
-    """What a machine runs: models, inputs, phases and budgets.
+    """Models, inputs, phases and budgets that a machine runs.
 
     Without `isolate`, the runner works in its own process, for machines where a process cannot
     start another one (an emulator without binfmt). Then `start_to_first_result_ns` is missing, and
@@ -162,7 +162,7 @@ class ReplyPart(Record):
 
 
 class Failure(ReplyPart):
-    """Why a job failed, and in which phase: 'load student-…', 'steady …'."""
+    """Reason and phase of a job's failure: 'load student-…', 'steady …'."""
 
     kind: Literal["memory", "exception", "signal", "exit", "timeout"]
     phase: str
@@ -255,7 +255,7 @@ class CaseTimes(ReplyPart):
 
 
 class NodeTime(ReplyPart):
-    """One node as the runtime ran it, summed over the profiled calls; in order of execution."""
+    """Time of one node, summed over the profiled calls."""
 
     node: str
     op: str
@@ -264,7 +264,7 @@ class NodeTime(ReplyPart):
 
 
 class Energy(ReplyPart):
-    """Energy of a series of calls; `absent` is the reason if it could not be measured."""
+    """Energy of a series of calls, or the reason why it is absent."""
 
     absent: str | None = None
     counter: str | None = None
@@ -306,7 +306,7 @@ class AlternationResult(ReplyPart):
 
 
 class Bandwidth(ReplyPart):
-    """Bytes per second of large copies, bytes read and bytes written both counted."""
+    """Bytes per second of large copies, counting reads and writes."""
 
     one_core: Annotated[float, Field(gt=0)]
     all_cores: Annotated[float, Field(gt=0)]
@@ -380,5 +380,5 @@ def parse_reply(data: bytes, *, source: str) -> Reply:
 
 
 def _reject_constant(name: str) -> Any:
-    """Raises for NaN and the infinities: Python's parser accepts them, JSON does not."""
+    """Raises ValueError for NaN and the infinities, which are not JSON."""
     raise ValueError(f"{name} is not a number")

@@ -166,7 +166,7 @@ def set_error(reply: dict[str, Any], kind: str, message: str, details: str, **mo
 
 
 def signal_name(number: int) -> str:
-    """Returns `SIGKILL` for 9; `signal N` for a number that this system does not name."""
+    """Returns the name of a signal; `signal N` if it has none."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -177,7 +177,7 @@ def signal_name(number: int) -> str:
 
 
 class Worker:
-    """One job in this process, with a reply that grows phase by phase.
+    """One job in this process, and its growing reply.
 
     Attributes:
         job: The job, as `protocol.Job` defines it.
@@ -197,7 +197,7 @@ class Worker:
         self.feeds: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
-        """Runs the job and returns the reply; a failure becomes the reply's `error`."""
+        """Runs the job and returns the reply, with an `error` on failure."""
         try:
             self.start_phase("start")
             if self.job.get("format") != FORMAT:
@@ -217,7 +217,7 @@ class Worker:
         return self.reply
 
     def start_phase(self, phase: str) -> None:
-        """Writes the phase to disk before it starts: after a crash, the file says where it was."""
+        """Writes the phase to disk, so that a crash can be located."""
         self.reply["phase"] = phase
         write_json(self.reply_path, self.reply)
 
@@ -326,14 +326,15 @@ class Worker:
 
 
 def is_out_of_memory(text: str) -> bool:
-    """Whether an error's text reports a failed allocation: onnxruntime has no type for it."""
+    """Whether an error's text reports a failed allocation."""
+    # onnxruntime raises no type of its own for it.
     if "bad_alloc" in text or "Failed to allocate" in text:
         return True
     return "cannot allocate" in text.lower()
 
 
 class ModelSession:
-    """An onnxruntime session with, of every feed, the inputs that the model has.
+    """An onnxruntime session, and feeds with the model's inputs only.
 
     Attributes:
         run: `InferenceSession.run`.
@@ -580,7 +581,7 @@ def write_outputs(
 def profile_nodes(
     model: dict[str, Any], job: dict[str, Any], folder: str, feeds: dict[str, Any]
 ) -> list[Any]:
-    """Returns calls and microseconds of every node, from a session with onnxruntime's profiler."""
+    """Returns calls and microseconds of every node, by onnxruntime's profiler."""
     import onnxruntime
 
     warmup = 3
@@ -637,7 +638,7 @@ def node_times(events: list[Any], skip_runs: int) -> list[Any]:
 
 
 def measure_bandwidth(threads: int) -> dict[str, Any]:
-    """Measures bytes per second of large copies, by one thread and by `threads` at once."""
+    """Measures the bandwidth of large copies by one and by all threads."""
     import numpy
 
     repetitions = 3
@@ -674,7 +675,7 @@ def measure_bandwidth(threads: int) -> dict[str, Any]:
 
 
 def measure_energy(session: ModelSession, job: dict[str, Any]) -> dict[str, Any]:
-    """Measures joules of a series of calls; `absent` is the reason if the machine cannot."""
+    """Measures joules of a series of calls, or says why not."""
     meter = RaplMeter.find() or PmicMeter.find()
     if meter is None:
         return {
@@ -702,7 +703,7 @@ class RaplMeter:
 
     @classmethod
     def find(cls) -> Any:
-        """Returns a meter; None if there are no counters or only root may read them."""
+        """Returns a meter; None if no counter can be read."""
         counters = sorted(glob.glob("/sys/class/powercap/intel-rapl:?/energy_uj"))
         zones = [os.path.dirname(path) for path in counters if read_number(path) is not None]
         return cls(zones) if zones else None
@@ -726,7 +727,7 @@ class RaplMeter:
 
 
 class PmicMeter:
-    """Power chip of a Raspberry Pi 5: watts of every rail, sampled during the calls."""
+    """Power chip of a Raspberry Pi 5, sampled during the calls."""
 
     name = "vcgencmd pmic_read_adc"
     # A reading starts a program: four a second keep its share of the processor small.
@@ -758,7 +759,7 @@ class PmicMeter:
             self.halt.wait(self.interval_s)
 
     def stop(self) -> Any:
-        """Returns joules since `start`: the mean power times the time; None without a sample."""
+        """Returns mean power times time since `start`; None without a sample."""
         self.halt.set()
         self.thread.join(5)
         seconds = time.monotonic() - self.started
@@ -768,7 +769,8 @@ class PmicMeter:
 
 
 def pmic_watts(text: Any) -> Any:
-    """Sums volts times amperes over the rails; lines look like `  VDD_CORE_A current(7)=1.23A`."""
+    """Sums volts times amperes over the rails; None without a rail."""
+    # Lines look like `  VDD_CORE_A current(7)=1.23A`.
     rails: dict[str, Any] = {}
     for line in str(text or "").splitlines():
         name, equals, value = line.strip().partition("=")
@@ -831,13 +833,13 @@ def read_arm_server() -> Any:
 
 
 def read_clock_max_mhz() -> Any:
-    """Returns the highest clock of the first core; None if the kernel does not report it."""
+    """Returns the highest clock of the first core; None if unknown."""
     khz = read_number("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
     return khz / 1000 if khz is not None else None
 
 
 def read_caches() -> list[dict[str, Any]]:
-    """Returns the caches of the first core, in the order of the kernel."""
+    """Returns the caches of the first core, as the kernel lists them."""
     units = {"K": 1024, "M": 1024 * 1024}
     caches = []
     for index in sorted(glob.glob("/sys/devices/system/cpu/cpu0/cache/index*")):
@@ -858,7 +860,7 @@ def read_caches() -> list[dict[str, Any]]:
 
 
 def read_condition() -> dict[str, Any]:
-    """Returns clock, temperature and throttling now; a field that is not reported is missing."""
+    """Returns clock, temperature and throttling, as far as they are reported."""
     base = "/sys/devices/system/cpu"
     # One clock per core, in kHz.
     clock_paths = sorted(glob.glob(base + "/cpu[0-9]*/cpufreq/scaling_cur_freq"))
@@ -976,7 +978,7 @@ class ResidentMemory:
 
 
 def status_bytes(field: str) -> Any:
-    """Returns a figure of /proc/self/status in bytes; None if it is not there."""
+    """Returns a figure of /proc/self/status in bytes; None if missing."""
     for line in (read_text("/proc/self/status") or "").splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
@@ -984,7 +986,7 @@ def status_bytes(field: str) -> Any:
 
 
 def limit_memory(limit: Any) -> None:
-    """Limits the address space of this process, if a limit in bytes is set."""
+    """Limits the address space of this process, in bytes."""
     # Address space, because without a cgroup the kernel cannot limit resident memory.
     if limit:
         resource.setrlimit(resource.RLIMIT_AS, (int(limit), int(limit)))
@@ -994,7 +996,7 @@ def limit_memory(limit: Any) -> None:
 
 
 def read_text(path: str) -> Any:
-    """Returns the text of a file without surrounding whitespace; None if missing or empty."""
+    """Returns the stripped text of a file; None if missing or empty."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             # Strings of the device tree end with a zero byte.
@@ -1004,7 +1006,7 @@ def read_text(path: str) -> Any:
 
 
 def read_number(path: str) -> Any:
-    """Returns the integer in a file; None if it is missing or contains something else."""
+    """Returns the integer in a file; None if it has none."""
     text = read_text(path)
     try:
         return int(text) if text is not None else None
@@ -1013,7 +1015,7 @@ def read_number(path: str) -> Any:
 
 
 def command_output(command: list[Any]) -> Any:
-    """Returns the output of a program; None if it is missing or fails."""
+    """Returns a program's output; None if it is missing or fails."""
     if shutil.which(command[0]) is None:
         return None
     try:
@@ -1025,7 +1027,7 @@ def command_output(command: list[Any]) -> Any:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Writes a JSON file atomically; raises ValueError for NaN, which JSON cannot represent."""
+    """Writes a JSON file atomically; raises ValueError for NaN."""
     # With the process id: the supervisor and the worker must not write the same file.
     temporary = f"{path}.tmp{os.getpid()}"
     with open(temporary, "w", encoding="utf-8") as file:

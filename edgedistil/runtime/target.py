@@ -1,4 +1,4 @@
-"""Interface of all targets: identify a machine, and run a job on it.
+"""Interface of all targets: identify a machine, run a job.
 
     local.py        this machine                         method "measured"
     ssh/target.py   a board through the ssh program      method "measured"
@@ -40,11 +40,14 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """Device name in rows: "host", "rpi4"; the destination of a board without a device file."""
+        """Device name in rows: "host", "rpi4".
+
+        A board without a device file has its host name.
+        """
 
     @property
     def method(self) -> Method:
-        """How its figures come about: "measured" or "emulated"."""
+        """Origin of its figures: "measured" or "emulated"."""
 
     @property
     def source(self) -> str:

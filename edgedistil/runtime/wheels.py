@@ -1,4 +1,6 @@
-"""Pinned numpy and onnxruntime for 64-bit ARM Linux, for emulation and for `--bootstrap`.
+"""Pinned numpy and onnxruntime for 64-bit ARM Linux.
+
+Emulation and `--bootstrap` use them.
 
 A wheel is a zip file: pip downloads it on any host and checks its sha256; nothing of it is
 installed or run on the host.
@@ -70,7 +72,7 @@ class Wheel:
 
     @property
     def pin(self) -> PinnedPackage:
-        """What pip downloads."""
+        """The file as pip downloads it."""
         flags = ["--implementation", "cp", "--python-version", self.python]
         for platform in PLATFORMS:
             flags += ["--platform", platform]
@@ -84,7 +86,7 @@ class Wheel:
         )
 
     def find_cached(self) -> Path | None:
-        """Returns its file in the cache, unchecked; None if it is not there."""
+        """Returns its cached file, unchecked; None if it is missing."""
         return next(iter(sorted(self.folder.glob("*.whl"))), None)
 
 
@@ -128,7 +130,7 @@ def arm64_wheels(python: str, *, onnxruntime: str | None = None) -> tuple[Wheel,
 
 
 def fetch_wheels(wheels: tuple[Wheel, ...]) -> list[Path]:
-    """Returns the wheel files from the cache, downloaded first if they are not there.
+    """Returns the wheel files, downloaded if they are not cached.
 
     Raises:
         OfflineError: A wheel is not cached and cannot be downloaded.

@@ -1,4 +1,4 @@
-"""Files of /proc and /sys that show a device to an emulated process.
+"""Files of /proc and /sys of a device, for emulated processes.
 
 onnxruntime reads /proc/cpuinfo and /sys/devices/system/cpu to learn which cores it runs on, and
 aborts or picks other kernels if it sees the host's. `qemu-aarch64 -L PREFIX` redirects every path
@@ -53,7 +53,7 @@ def usable_memory_bytes(spec: DeviceSpec) -> int:
 
 
 def build_guest_root(folder: Path, sysroot: Sysroot, spec: DeviceSpec) -> Path:
-    """Fills a folder so that `qemu-aarch64 -L folder` shows the device; returns the folder.
+    """Fills and returns a folder that `qemu-aarch64 -L` shows as the device.
 
     Raises:
         DeviceFileError: A core of the device is not in `core.cpu.ARM_CORES`.

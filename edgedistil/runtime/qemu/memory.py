@@ -1,4 +1,4 @@
-"""Resident memory of an emulated process, sampled from outside, and a limit that kills it.
+"""Resident memory of an emulated process, sampled and limited from outside.
 
 Only the guest's address range counts (docs/decisions.md#memory-of-the-guests-address-range-only);
 the sum over it agrees with a real process within 4%
@@ -28,7 +28,7 @@ _PHASES = {"import": "import", "load": "load", "first_call": "first", "run": "st
 
 
 class MemoryWatch:
-    """Samples a process until it ends, and kills it if the guest holds more than the limit.
+    """Samples a process's memory, and kills it above a limit.
 
     The runner also sums its own memory, exactly at the end of each phase. Those figures are used
     where the emulator shows the guest the real /proc/self/smaps; newer ones return zeros there, and
@@ -53,7 +53,10 @@ class MemoryWatch:
         self.source = "summed inside it"
 
     def watch(self, process: subprocess.Popen[bytes], timeout_seconds: float) -> int:
-        """Samples until the process ends; returns its exit status, negative for a signal.
+        """Samples until the process ends; returns its exit status.
+
+        A negative status is a signal.
+
 
         Raises:
             subprocess.TimeoutExpired: It did not end in time.
@@ -68,7 +71,7 @@ class MemoryWatch:
         return status
 
     def fill_in(self, reply: Reply) -> Reply:
-        """Returns the reply with the sampled peak, and with sampled phases where they are zero."""
+        """Returns the reply with sampled figures where it has none."""
         # With several models in one process, no figure belongs to one of them.
         if len(reply.models) != 1:
             return reply

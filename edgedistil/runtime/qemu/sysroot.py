@@ -1,4 +1,4 @@
-"""Root file system of 64-bit ARM Linux with Python, numpy and onnxruntime, for qemu-user.
+"""Root file system of 64-bit ARM Linux with Python, for qemu-user.
 
 It is built once, without debootstrap and without a foreign dpkg: apt, with a private state of
 architecture arm64, resolves and downloads the packages from the sources of this machine (and checks
@@ -79,7 +79,7 @@ class Sysroot:
 
 @dataclass(frozen=True)
 class Site:
-    """A folder with numpy and onnxruntime for a sysroot's Python, and their versions."""
+    """A folder with numpy and onnxruntime for a sysroot's Python."""
 
     path: Path
     numpy: str
@@ -144,7 +144,7 @@ def _unpack_wheels(files: list[Path], folder: Path) -> None:
 
 
 def _find_python(root: Path, description: str) -> Sysroot:
-    """Returns the sysroot of a folder; raises InputError if it has no arm64 Python."""
+    """Returns a folder as sysroot; raises InputError without an arm64 Python."""
     # Images of python.org's Python have it in /usr/local, where it comes first on the PATH.
     candidates: list[Path] = []
     for folder in ("usr/local/bin", "usr/bin"):
@@ -248,7 +248,7 @@ def _fetch_packages(state: Path) -> list[Path]:
 
 
 def _apt_configuration(state: Path) -> str:
-    """Returns an apt.conf with private state; sources, keys and proxies remain the host's."""
+    """Returns an apt.conf with private state and the host's sources."""
     # Sandbox: apt's own user could not write into our folder. Post-Invoke: a hook of the host,
     # which would change the host's caches. Languages: no translations of descriptions.
     return f"""
@@ -332,7 +332,7 @@ def _unpack(package: Path, root: Path) -> None:
 
 
 def _complete(root: Path) -> None:
-    """Adds to a root what the package base-files would: /lib as a link to /usr/lib."""
+    """Adds the links of the package base-files: /lib to /usr/lib."""
     for name in ("bin", "sbin", "lib"):
         if not (root / name).exists() and (root / "usr" / name).exists():
             (root / name).symlink_to(f"usr/{name}")
@@ -343,6 +343,7 @@ def _complete(root: Path) -> None:
 
 
 def _describe_package(package: Path) -> dict[str, str]:
-    """Returns name, version and sha256; apt writes the first two, quoted, into the file name."""
+    """Returns name, version and sha256 of a package file."""
+    # apt writes name and version, quoted, into the file name.
     name, version, _ = package.name.split("_")
     return {"package": name, "version": unquote(version), "sha256": sha256_file(package)}

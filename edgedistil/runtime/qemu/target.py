@@ -1,4 +1,4 @@
-"""A board's instruction set as a target: the real aarch64 onnxruntime in qemu-user.
+"""A board's instruction set as a target: onnxruntime in qemu-user.
 
 With the board's own `-cpu`. A run shows that a model starts there, what its outputs are, which int8
 kernels ran and how much memory the guest held. It shows no latency: an emulated Cortex-A72 makes
@@ -181,7 +181,7 @@ class EmulatedTarget:
         return f"{QEMU} -cpu {emulated_cpu(self.spec)} ({self.spec.name})"
 
     def identify(self) -> MachineIdentity:
-        """Describes the guest; a runtime that would crash there is rejected without starting it.
+        """Describes the guest; rejects a runtime that would crash there.
 
         Raises:
             TargetError: The version is excluded on this device, or Python or onnxruntime does not
@@ -217,7 +217,7 @@ class EmulatedTarget:
         return MachineIdentity.model_validate(json.loads(done.stdout))
 
     def run(self, job: Job, files: Mapping[str, Path], *, outputs_to: Path | None = None) -> Reply:
-        """Runs a job, with its memory limit or the device's memory as limit of the guest."""
+        """Runs a job under its memory limit, or the device's."""
         limit = job.memory_limit_bytes or usable_memory_bytes(self.spec)
         with (
             open_guest(self.spec, onnxruntime=self.onnxruntime) as guest,
@@ -330,7 +330,7 @@ class GuestProcess:
         self._reader.start()
 
     def wait(self, timeout_seconds: float, *, source: str) -> None:
-        """Waits until it has ended, by itself or because it exceeded the memory limit.
+        """Waits until it ends; kills it after a timeout.
 
         Args:
             timeout_seconds: When to kill it.

@@ -1,4 +1,4 @@
-"""A folder of ours on a board: files by sha256, jobs, and the removal of everything at the end.
+"""Our folder on a board: files by sha256, jobs, and its removal.
 
 Every script here is for `sh`, and every value in it is quoted. Nothing stays on the board: at the
 end its processes are killed and the folder is removed, and folders that a lost connection left
@@ -107,7 +107,7 @@ class Board:
     # --- files -----------------------------------------------------------------------------------
 
     def place(self, file: Path) -> str:
-        """Returns the path of a local file on the board; sends it unless it was sent before.
+        """Returns a local file's path on the board, sent if it is new.
 
         Raises:
             TargetError: The transfer was incomplete, or the board cannot store the file.
@@ -164,7 +164,7 @@ class Board:
     # --- one job ---------------------------------------------------------------------------------
 
     def start(self, job: bytes, files: dict[str, str], *, timeout_s: float) -> JobOutcome:
-        """Runs the runner on a job in a fresh folder and waits until it ends.
+        """Runs a job in a fresh folder and waits until it ends.
 
         Args:
             job: Bytes of job.json.
@@ -239,7 +239,7 @@ exit 0"""
     # --- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Kills what runs in our folder and removes it; warns if it cannot be removed."""
+        """Kills the processes in our folder and removes it, or warns."""
         folder = quote(self.folder)
         # First the job itself, so that the supervisor can end its worker, then its process group.
         script = (
@@ -270,7 +270,7 @@ exit 0"""
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """How a job ended on the board.
+    """End of a job on the board.
 
     Attributes:
         status: Exit status of the runner; above 128, a signal; 124, `timeout` stopped it.
@@ -286,7 +286,7 @@ class JobOutcome:
 
 
 def open_board(connection: Connection) -> Board:
-    """Makes a folder of ours on the board and checks what the board has.
+    """Makes our folder on the board and checks its programs.
 
     Raises:
         TargetError: It lacks Python 3.9 or newer, or a standard program of Linux.
@@ -308,7 +308,7 @@ def open_board(connection: Connection) -> Board:
 
 
 def _check_programs(values: dict[str, str], source: str) -> None:
-    """Raises TargetError if the board lacks a program or has an old Python."""
+    """Raises TargetError if a program is missing or Python is old."""
     if "lacks" in values:
         raise TargetError(
             f"{source} lacks the program {values['lacks']}",
@@ -357,7 +357,10 @@ def check_sha256(data: bytes, sha256: str, *, name: str, source: str) -> None:
 
 
 def signal_of(status: int) -> str | None:
-    """Returns the signal that a shell reports as 128 + number; None for other statuses."""
+    """Returns the signal that a shell's status reports, or None.
+
+    A shell reports a signal as 128 + its number.
+    """
     if status <= 128:
         return None
     try:
@@ -387,7 +390,7 @@ def _parse_values(result: CommandResult) -> dict[str, str]:
 
 
 def _advance_with(stream: IO[bytes], bar: console.Bar) -> Callable[[], None]:
-    """Returns a function that moves a bar to the position up to which ssh has read a file."""
+    """Returns a function that moves a bar to ssh's position in a file."""
     done = 0
 
     def tick() -> None:

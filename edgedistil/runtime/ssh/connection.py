@@ -129,7 +129,7 @@ _CONNECT_FAILURES = (
 
 @dataclass(frozen=True)
 class Destination:
-    """A validated ssh destination: neither an option of ssh nor anything for a shell."""
+    """A validated ssh destination, safe for ssh and a shell."""
 
     user: str | None
     host: str
@@ -168,7 +168,7 @@ def parse_destination(text: str) -> Destination:
 
 @dataclass(frozen=True)
 class CommandResult:
-    """Output of a remote command, and the exit status that its shell reported."""
+    """Output and exit status of a remote command."""
 
     status: int
     stdout: bytes
@@ -257,7 +257,7 @@ class Connection:
     def _start(
         self, command: str, stdin: IO[bytes] | None
     ) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-        """Starts a command through the master; yields its process and the file of its stderr."""
+        """Starts a command through the master; yields process and stderr file."""
         arguments = [*self._ssh_command(), "-o", "ControlMaster=no"]
         # A file, because stderr is read only after the command has ended.
         with tempfile.TemporaryFile() as stderr:
@@ -379,14 +379,14 @@ class Connection:
 
 
 def printable(text: str) -> str:
-    """Replaces the control characters in a machine's text that could affect this terminal."""
+    """Replaces control characters that could affect this terminal."""
     # ssh ends its own lines with \r\n: docs/log.md#sshs-carriage-returns.
     lines = text.replace("\r\n", "\n")
     return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in lines)
 
 
 def _short_folder() -> Path:
-    """Creates a private folder whose path leaves room for the control socket's name."""
+    """Creates a private folder with a path short enough for a socket."""
     folder = Path(tempfile.mkdtemp(prefix="edgedistil-ssh-"))
     if len(str(folder)) <= _SOCKET_PATH_LIMIT:
         return folder

@@ -1,4 +1,4 @@
-"""Scripts that run on a board when it is opened: one for `sh`, one for its Python."""
+"""Scripts that run on a board when it is opened."""
 
 from __future__ import annotations
 

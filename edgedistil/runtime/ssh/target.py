@@ -1,4 +1,4 @@
-"""A board over ssh as a target: measured on the real processor, and left as it was."""
+"""A board over ssh as a target; it is left as it was."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class SshTarget:
 
     @property
     def name(self) -> str:
-        """Device name in rows; the host name of a board without a device file."""
+        """Device name in rows; the host name if there is no device file."""
         return self.spec.name if self.spec is not None else self._destination.host
 
     @property
@@ -93,7 +93,7 @@ class SshTarget:
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes of all files sent so far; a file is sent only once."""
+        """Bytes of all files sent so far, one copy of each."""
         return self._board.sent_bytes if self._board is not None else 0
 
     def identify(self) -> MachineIdentity:
@@ -109,7 +109,7 @@ class SshTarget:
         return self._identity
 
     def run(self, job: Job, files: Mapping[str, Path], *, outputs_to: Path | None = None) -> Reply:
-        """Runs a job; sends the files that the board does not have yet."""
+        """Runs a job; sends only files that the board lacks."""
         # All names are checked before anything is sent.
         for name in files:
             check_name(name)
@@ -170,7 +170,7 @@ class SshTarget:
             ) from error
 
     def _needs_runtime(self, board: Board, identity: MachineIdentity) -> bool:
-        """Whether packages have to be sent; raises TargetError if they may not be."""
+        """Whether packages must be sent; raises TargetError without `bootstrap`."""
         missing = [name for name in ("numpy", "onnxruntime") if getattr(identity, name) is None]
         if missing and not self._bootstrap:
             raise TargetError(

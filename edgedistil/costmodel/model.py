@@ -306,9 +306,8 @@ def ratio_band(
         unit_costs = constants.unit_costs * np.array(factors)
         ratios.append(float(first_terms @ unit_costs) / float(second_terms @ unit_costs))
     middle = float(first_terms @ constants.unit_costs) / float(second_terms @ constants.unit_costs)
-    low = min(ratios) * (1 - _RATIO_RESIDUAL)
-    high = max(ratios) * (1 + _RATIO_RESIDUAL)
-    return middle, Band(low=low, high=high)
+    band = Band(low=min(ratios) * (1 - _RATIO_RESIDUAL), high=max(ratios) * (1 + _RATIO_RESIDUAL))
+    return middle, band
 
 
 # --- fitting -------------------------------------------------------------------------------------

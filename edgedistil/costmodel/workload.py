@@ -111,10 +111,18 @@ def count_work(
     Raises:
         ModelError: onnxruntime cannot run the graph on this host.
     """
+    events = _profiler_events(path, inputs, lengths)
+    return dict(zip(lengths, _work_by_run(events), strict=True))
+
+
+def _profiler_events(
+    path: Path, inputs: Sequence[str], lengths: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Runs a graph once per length and returns the events of onnxruntime's profiler."""
+    # One thread: the events of a node must not be split among workers.
+    options = SessionOptions(threads=1).to_onnxruntime()
+    options.enable_profiling = True
     with tempfile.TemporaryDirectory(prefix="edgedistil-trace-") as folder:
-        # One thread: the events of a node must not be split among workers.
-        options = SessionOptions(threads=1).to_onnxruntime()
-        options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "trace")
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
@@ -125,8 +133,8 @@ def count_work(
             raise ModelError(
                 f"onnxruntime {onnxruntime.__version__} cannot run {path}: {error}"
             ) from error
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return dict(zip(lengths, _work_by_run(events), strict=True))
+        events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+    return events
 
 
 def _constant_input(name: str, length: int) -> NDArray[np.int64]:
@@ -161,13 +169,6 @@ def node_work(event: Mapping[str, Any]) -> NodeWork:
     outputs = _typed_shapes(arguments["output_type_shape"])
     if op in _WITH_MACS:
         return _matmul_work(name, op, inputs, outputs)
-
-    moved_bytes = _total_bytes([*inputs, *outputs])
-    if op == "Gather" and inputs and outputs:
-        # Reads and writes the rows it gathers, not the complete embedding matrix.
-        moved_bytes = 2 * _total_bytes(outputs)
-    elif op in _FREE:
-        moved_bytes = 0
     elements = 0
     if op not in _COPIES | _FREE:
         elements = _total_elements(outputs)
@@ -178,10 +179,20 @@ def node_work(event: Mapping[str, Any]) -> NodeWork:
         macs=0,
         weight_bytes=0,
         rows=0,
-        moved_bytes=moved_bytes,
+        moved_bytes=_moved_bytes(op, inputs, outputs),
         elements=elements,
         heavy=op in _HEAVY,
     )
+
+
+def _moved_bytes(op: str, inputs: TypedShapes, outputs: TypedShapes) -> int:
+    """Bytes that a node without multiply-adds reads and writes."""
+    if op in _FREE:
+        return 0
+    if op == "Gather" and inputs and outputs:
+        # Reads and writes the rows it gathers, not the complete embedding matrix.
+        return 2 * _total_bytes(outputs)
+    return _total_bytes([*inputs, *outputs])
 
 
 def _matmul_work(name: str, op: str, inputs: TypedShapes, outputs: TypedShapes) -> NodeWork:

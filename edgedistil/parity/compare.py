@@ -174,15 +174,14 @@ def compare_batch(batch: ProbeBatch, outputs: Outputs, *, task: Task) -> Tally:
 
 
 def parity_figures(tally: Tally, *, length: Count, task: Task) -> ParityFigures:
-    """Turns sums into figures; what a task has no notion of is absent, with the reason.
+    """Turns sums into figures; those that a task does not have are absent, with the reason.
 
     Args:
         tally: Sums over at least one batch.
-        length: Padded length of the batches, or why it is not one length.
+        length: Padded length of the batches, or why there are several.
         task: Task of the probes; named in the reasons.
     """
     # max(…, 1) only guards the division: a figure over nothing is replaced by its reason below.
-    has_rows = tally.rows > 0
     cosine_mean = tally.cosine_sum / max(tally.rows, 1)
     mean_kl = tally.kl_sum / max(tally.distributions, 1)
     agreement = tally.agreed / max(tally.decisions, 1)
@@ -191,8 +190,8 @@ def parity_figures(tally: Tally, *, length: Count, task: Task) -> ParityFigures:
         length=length,
         max_abs=tally.abs_max,
         mean_abs=tally.abs_sum / tally.values,
-        cosine_min=_figure_if(has_rows, tally.cosine_min, _NO_DIRECTION),
-        cosine_mean=_figure_if(has_rows, cosine_mean, _NO_DIRECTION),
+        cosine_min=_figure_if(tally.rows > 0, tally.cosine_min, _NO_DIRECTION),
+        cosine_mean=_figure_if(tally.rows > 0, cosine_mean, _NO_DIRECTION),
         kl_nats=_figure_if(tally.distributions > 0, mean_kl, f"{task}: no distribution"),
         agreement=_figure_if(tally.decisions > 0, agreement, f"{task}: nothing is decided"),
         decisions=tally.decisions,

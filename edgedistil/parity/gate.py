@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgedistil.core import console
 from edgedistil.core.errors import ModelError, ParityError
+from edgedistil.core.format import artefact_name
 from edgedistil.core.precision import Precision
 from edgedistil.core.records import (
     Method,
@@ -27,6 +28,7 @@ from edgedistil.core.records import (
     provenance,
 )
 from edgedistil.core.rundir import artefact_sha256
+from edgedistil.core.session import PROVIDERS, SessionOptions
 from edgedistil.core.task import TASKS, find_task
 from edgedistil.parity.compare import Comparison, Outputs, compare, reduce_outputs
 from edgedistil.parity.probes import ProbeBatch, Probes
@@ -34,6 +36,11 @@ from edgedistil.parity.tolerances import tolerances_for
 
 Feeds = Mapping[str, NDArray[Any]]
 RunModel = Callable[[Feeds], Outputs]
+
+_LOAD_HINT = (
+    "the file or its external data is corrupt or incomplete, or needs a newer onnxruntime:"
+    " export it again"
+)
 
 
 def check_artefact(
@@ -43,7 +50,6 @@ def check_artefact(
     precision: Precision,
     model: str,
     task: str,
-    session_options: ort.SessionOptions | None = None,
     run: RunModel | None = None,
 ) -> ParityRecord:
     """Compares an ONNX file on this machine with PyTorch's outputs.
@@ -54,7 +60,6 @@ def check_artefact(
         precision: Selects the tolerances.
         model: student, teacher, or the model's name.
         task: Task of the artefact; must be the probes' task.
-        session_options: Options of the onnxruntime session; onnxruntime's defaults if None.
         run: Computes the outputs instead of an onnxruntime session on this machine.
     Returns:
         The record; `passed` says whether every tolerance holds.
@@ -64,7 +69,7 @@ def check_artefact(
     """
     if task != probes.task:
         raise ModelError(f"the probes are of the task {probes.task}, the artefact is of {task}")
-    run_model = run or load_artefact(model_file, session_options)
+    run_model = run or load_artefact(model_file)
     label = f"parity check: {model} {task} {precision}"
     comparison = compare(probes, _reduced_outputs(run_model, probes, label=label))
     return judge(
@@ -108,7 +113,7 @@ def judge(
     regression = overall.decisions == 0 and isinstance(overall.concordance, float)
     task_info = find_task(task)
     if task_info is None:
-        raise ModelError(f"no tolerances for the task '{task}'; there are: {', '.join(TASKS)}")
+        raise ModelError(f"unknown task '{task}', expected one of {', '.join(TASKS)}")
     tolerances = tolerances_for(precision, task_info.name, regression=regression)
     # All of them, also after a failure: the message lists every tolerance that does not hold.
     results = [check_tolerance(tolerance, overall) for tolerance in tolerances]
@@ -154,8 +159,8 @@ def require_parity(record: ParityRecord) -> None:
         return
     failures = [format_failure(result) for result in record.results if not result.holds]
     raise ParityError(
-        f"{record.model} {record.task} {record.precision} does not match the model it was exported"
-        f" from: {'; '.join(failures)}",
+        f"{artefact_name(record)} does not match the model it was exported from:"
+        f" {'; '.join(failures)}",
         hint="edgedistil export --explain shows the error layer by layer",
     )
 
@@ -179,21 +184,20 @@ def format_failure(result: ToleranceResult) -> str:
 # --- running an artefact -------------------------------------------------------------------------
 
 
-def load_artefact(model_file: Path, session_options: ort.SessionOptions | None = None) -> RunModel:
+def load_artefact(model_file: Path) -> RunModel:
     """Loads an ONNX file into a CPU session and returns a function from feeds to outputs.
 
     Raises:
         ModelError: The file is missing or corrupt, or this onnxruntime cannot load it.
     """
+    # onnxruntime's default options: what most users run.
+    options = SessionOptions().to_onnxruntime()
     try:
-        session = ort.InferenceSession(
-            model_file, session_options, providers=["CPUExecutionProvider"]
-        )
+        session = ort.InferenceSession(model_file, options, providers=PROVIDERS)
     except Exception as error:  # onnxruntime's exceptions have no common ancestor below Exception
         raise ModelError(
             f"onnxruntime {ort.__version__} cannot load {model_file}: {_first_line(error)}",
-            hint="the file or its external data is corrupt or incomplete, or needs a newer"
-            " onnxruntime: export it again",
+            hint=_LOAD_HINT,
         ) from error
     # Names are read once per session, not once per call.
     input_names = {node.name for node in session.get_inputs()}

@@ -50,32 +50,14 @@ class InstrumentedGraph:
     ) -> ort.InferenceSession:
         """Creates a session that returns inner tensors.
 
-        The session is not optimized, so that each of these tensors exists.
-
         Args:
             outputs: Names of the tensors to return; the session has no other outputs.
-            replaced: Tensors that are fed instead of computed, by name. Only their dtype and rank
-                matter here; their consumers read the fed values.
+            replaced: Tensors that are fed instead of computed; only dtype and rank matter here.
         Raises:
             ModelError: onnxruntime cannot load the graph.
         """
-        # A copy, because a session changes inputs and outputs; external weights are not copied.
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        replaced = replaced or {}
-        # Consumers read a new input; the replaced tensor itself is still computed and can be read.
-        for node in model.graph.node:
-            for index, name in enumerate(node.input):
-                if name in replaced:
-                    node.input[index] = name + _REPLACED_SUFFIX
-        for name, array in replaced.items():
-            model.graph.input.append(_input_of(name + _REPLACED_SUFFIX, array))
-        # An output without a type: onnxruntime infers it.
-        del model.graph.output[:]
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-
-        # onnxruntime warns about every boundary that no node reads any more; these options log
-        # errors only.
+        model = _with_replaced_tensors(self.model, outputs, replaced or {})
+        # An optimizer would fuse nodes, and tensors between them would no longer exist.
         options = SessionOptions(graph_level="disabled").to_onnxruntime()
         # The graph is passed as bytes, so onnxruntime does not know its folder.
         options.add_session_config_entry(
@@ -140,11 +122,7 @@ def instrument_graph(model_file: Path, boundaries: Sequence[str]) -> Instrumente
     Raises:
         ModelError: The file cannot be read, or has another number of LayerNorms.
     """
-    try:
-        model = onnx.load(model_file, load_external_data=False)
-    # protobuf's DecodeError and onnx's exceptions have no common ancestor below Exception.
-    except Exception as error:
-        raise ModelError(f"{model_file} is not a readable ONNX graph: {error}") from error
+    model = _read_model(model_file)
     norms = [node for node in model.graph.node if node.op_type in LAYER_NORMS]
     if len(norms) != len(boundaries):
         raise ModelError(
@@ -159,6 +137,34 @@ def instrument_graph(model_file: Path, boundaries: Sequence[str]) -> Instrumente
         parts=_divide(model, boundary_tensors),
         boundaries=boundary_tensors,
     )
+
+
+def _read_model(model_file: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(model_file, load_external_data=False)
+    # protobuf's DecodeError and onnx's exceptions have no common ancestor below Exception.
+    except Exception as error:
+        raise ModelError(f"{model_file} is not a readable ONNX graph: {error}") from error
+
+
+def _with_replaced_tensors(
+    graph: onnx.ModelProto, outputs: Sequence[str], replaced: Mapping[str, Array]
+) -> onnx.ModelProto:
+    """Returns a copy with other outputs, whose nodes read new inputs instead of some tensors."""
+    # A copy, because a session changes inputs and outputs; external weights are not copied.
+    model = onnx.ModelProto()
+    model.CopyFrom(graph)
+    # Consumers read a new input; the replaced tensor itself is still computed and can be read.
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name in replaced:
+                node.input[index] = name + _REPLACED_SUFFIX
+    for name, array in replaced.items():
+        model.graph.input.append(_input_of(name + _REPLACED_SUFFIX, array))
+    # An output without a type: onnxruntime infers it.
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return model
 
 
 def _input_of(name: str, array: Array) -> onnx.ValueInfoProto:

@@ -10,6 +10,7 @@ a node (docs/log.md#blaming-a-node).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,21 +163,18 @@ def _reached_errors(graph: InstrumentedGraph, probes: Probes) -> dict[str, tuple
     """
     session = graph.session([*graph.boundaries.values(), *_output_names(graph)])
     # Part → (PyTorch's, the artefact's) values of each batch.
-    pairs: dict[str, list[tuple[Array, Array]]] = {
-        part: [] for part in [*graph.boundaries, OUTPUT_PART]
-    }
+    pairs: dict[str, list[tuple[Array, Array]]] = defaultdict(list)
     # One batch of each length is enough to see where errors grow.
     batches = {batch.length: batch for batch in probes}.values()
     sequences = sum(batch.sequences for batch in batches)
     with console.progress("errors by layer", sequences, unit="sequences") as bar:
         for batch in batches:
             outputs = run_session(session, batch.feeds())
-            rows_R2 = batch.hidden_rows_R2
-            for expected_RD, (part, tensor) in zip(
-                batch.hidden_KRD, graph.boundaries.items(), strict=True
-            ):
+            rows_R, positions_R = batch.hidden_rows_R2.T
+            boundaries = zip(graph.boundaries.items(), batch.hidden_KRD, strict=True)
+            for (part, tensor), expected_RD in boundaries:
                 actual_BLD = _batch_first(outputs[tensor], batch)
-                pairs[part].append((expected_RD, actual_BLD[rows_R2[:, 0], rows_R2[:, 1]]))
+                pairs[part].append((expected_RD, actual_BLD[rows_R, positions_R]))
             reduced = reduce_outputs(batch, outputs)
             for name, expected in batch.outputs.items():
                 pairs[OUTPUT_PART].append((expected, reduced[name]))
@@ -285,13 +283,9 @@ def _node_errors(
     errors = []
     for name in shared:
         node = _weight_node(producers, name, stop={*exact, *states})
+        own = relative_error(expected[name], outputs[name])
         errors.append(
-            NodeError(
-                node=node.name or name,
-                operator=node.op_type,
-                output=name,
-                own=relative_error(expected[name], outputs[name]),
-            )
+            NodeError(node=node.name or name, operator=node.op_type, output=name, own=own)
         )
     return sorted(errors, key=lambda error: error.own, reverse=True)
 

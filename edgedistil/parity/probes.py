@@ -154,9 +154,7 @@ class Probes:
         try:
             # Without pickle, so that a file from elsewhere cannot run code.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                head = json.loads(str(archive["head"]))
-                if head["format"] != FORMAT:
-                    raise ValueError(f"format {head['format']}, expected {FORMAT}")
+                head = _read_head(archive)
                 batches = tuple(_batch_of(archive, index) for index in range(head["batches"]))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise StorageError(
@@ -188,6 +186,13 @@ _REQUIRED = (
 _TOKEN_TYPES = "token_type_ids_BL"  # noqa: S105 -- the name of an array
 _FULL_HIDDEN = "whole_KBLD"  # stored name; part of FORMAT 1
 _OUTPUT_PREFIX = "output/"
+
+
+def _read_head(archive: Mapping[str, Array]) -> dict[str, Any]:
+    head: dict[str, Any] = json.loads(str(archive["head"]))
+    if head["format"] != FORMAT:
+        raise ValueError(f"format {head['format']}, expected {FORMAT}")
+    return head
 
 
 def _arrays_of(batch: ProbeBatch) -> dict[str, Array]:

@@ -102,7 +102,7 @@ def test_a_good_artefact_has_no_part_above_rounding(exported: Exported) -> None:
     assert explained.gains == NotMeasured(not_measured="no part was quantized again")
 
 
-def test_a_weight_of_infinity_is_located_though_no_figures_can_be_had(
+def test_a_weight_of_infinity_is_located_without_any_figures(
     break_weight: Callable[..., Path], exported: Exported
 ) -> None:
     explained = _explain(
@@ -158,7 +158,7 @@ def test_a_graph_with_other_layers_is_refused(exported: Exported) -> None:
         explain(exported.graph, other)
 
 
-def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\xff" * 64)
     with pytest.raises(ModelError, match="is not a readable ONNX graph"):
         instrument_graph(tmp_path / "model.onnx", ["embeddings"])

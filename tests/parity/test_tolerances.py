@@ -1,0 +1,42 @@
+"""Tolerances: bounds for every precision and task, each with a reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgedistil.core.precision import PRECISIONS, Precision
+from edgedistil.core.task import TASKS, Task
+from edgedistil.parity.tolerances import tolerances_for
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_has_bounds_with_reasons_for_every_task(
+    precision: Precision, task: Task
+) -> None:
+    bounds = tolerances_for(precision, task)
+    assert bounds
+    assert all(len(bound.reason) > 20 and "provisional" not in bound.reason for bound in bounds)
+
+
+def test_float32_must_match_to_a_ten_thousandth_and_in_every_decision() -> None:
+    bounds = {bound.figure: bound for bound in tolerances_for("fp32", "fill-mask")}
+    assert (bounds["max_abs"].bound, bounds["max_abs"].value) == ("at most", 1e-4)
+    assert (bounds["agreement"].bound, bounds["agreement"].value) == ("at least", 1.0)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_only_figures_that_a_task_has_are_bounded(precision: Precision) -> None:
+    encoder = {bound.figure for bound in tolerances_for(precision, "feature-extraction")}
+    assert not encoder & {"agreement", "kl_nats", "concordance"}
+    masked_lm = {bound.figure for bound in tolerances_for(precision, "fill-mask")}
+    assert "agreement" in masked_lm
+    assert not masked_lm & {"cosine_min", "cosine_mean", "concordance"}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_regression_is_bounded_by_its_concordance(precision: Precision) -> None:
+    bounds = tolerances_for(precision, "text-classification", regression=True)
+    figures = {bound.figure for bound in bounds}
+    assert "concordance" in figures
+    assert not figures & {"agreement", "kl_nats", "cosine_min", "cosine_mean"}

@@ -120,6 +120,9 @@ AUTO = AutoPrecision(
 )
 PRECISION_REQUESTS: tuple[PrecisionRequest, ...] = (*PRECISIONS, AUTO.name)
 
+# Precisions that are written unless a recipe or --quantize says otherwise.
+DEFAULT_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+
 # Which file the model card loads in its examples: the fastest one that every client has a name for.
 EXAMPLE_PRECISIONS: tuple[Precision, ...] = ("int8", "uint8", "fp16", "fp32")
 

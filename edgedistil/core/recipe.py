@@ -15,7 +15,7 @@ import tomlkit
 from pydantic import Field, model_validator
 
 from edgedistil.core.errors import RecipeError
-from edgedistil.core.precision import Precision
+from edgedistil.core.precision import DEFAULT_PRECISIONS, Precision
 from edgedistil.core.records import text_sha256
 from edgedistil.core.rundir import write_text
 from edgedistil.core.shipped import find_shipped, shipped_names
@@ -248,7 +248,7 @@ class Export(StrictSection):
     """ONNX artefacts that are written for the student."""
 
     precisions: list[Precision] = Field(
-        ["fp32", "int8"], description="Precisions that are written; fp32 always is."
+        list(DEFAULT_PRECISIONS), description="Precisions that are written; fp32 always is."
     )
     target: str = Field(
         "host", description="Device whose instruction set the artefacts are made for."

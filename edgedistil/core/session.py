@@ -1,8 +1,8 @@
 """Options of an onnxruntime session, and the file session.json that recommends them.
 
 `export` recommends options from what is known about an artefact, and `profile --tune` from
-measurements on one machine. Both write the same file, in onnxruntime's own names, so that one client
-reads either.
+measurements on one machine. Both write the same file, in onnxruntime's own names, so that one
+client reads either.
 """
 
 from __future__ import annotations

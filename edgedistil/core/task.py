@@ -1,8 +1,8 @@
 """Table of the tasks that a model can be exported for, one row each.
 
-A task is what optimum, transformers.js and the hub call by the same name (`fill-mask`). The row says
-which outputs the graph has, which classes load it, and on what level its outputs are compared. To
-add a task, add its name and its row here.
+A task is what optimum, transformers.js and the hub call by the same name (`fill-mask`). The row
+says which outputs the graph has, which classes load it, and on what level its outputs are compared.
+To add a task, add its name and its row here.
 """
 
 from __future__ import annotations

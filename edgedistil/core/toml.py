@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from edgedistil.core.errors import InputError
 
-# Similarity from 0 to 1 above which a name is suggested: low enough for two typing errors in a short
-# key, high enough that unrelated keys get the list of all keys instead.
+# Similarity from 0 to 1 above which a name is suggested: low enough for two typing errors in a
+# short key, high enough that unrelated keys get the list of all keys instead.
 _SIMILARITY = 0.5
 # pydantic puts the branch of a union that it tried into an error's location.
 _SCALARS = {"int", "float", "str", "bool"}

@@ -12,7 +12,7 @@ import pytest
 
 from edgedistil.core.errors import RunError
 from edgedistil.core.rundir import RunDir
-from edgedistil.report.stage import report
+from edgedistil.report.stage import report, show_report
 
 
 def test_the_page_is_returned_and_has_two_other_forms(full_run: RunDir) -> None:
@@ -88,7 +88,7 @@ def test_an_empty_run_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
 def test_verdicts_and_comparison_are_printed(
     full_run: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report(full_run, against=full_run)
+    show_report(full_run, against=full_run)
     printed = capsys.readouterr().out
     for text in ("The paper's claims", "60% faster", "made-up compared with made-up", "+0.0%"):
         assert text in printed

@@ -172,8 +172,6 @@ def file_artefact(path: Path) -> Artefact:
         ModelError: The file is missing, truncated, not ONNX, without its weights or with weights
             outside its folder; it takes other inputs than token ids; or it has no tokenizer.
     """
-    if not path.is_file():
-        raise ModelError(f"no model file {path}", hint="--model takes an .onnx file")
     graph = _load_graph(path)
     _, *external = check_onnx_file(path)
     return Artefact(
@@ -202,6 +200,8 @@ def graph_inputs(path: Path) -> tuple[str, ...]:
 
 
 def _load_graph(path: Path) -> Any:
+    if not path.is_file():
+        raise ModelError(f"no model file {path}", hint="--model takes an .onnx file")
     try:
         return onnx.load(str(path), load_external_data=False).graph
     # protobuf raises exceptions of its own, of several types, for a file that it cannot parse.

@@ -15,7 +15,7 @@ from edgedistil.core import paper
 from edgedistil.core.format import plural
 from edgedistil.core.precision import PRECISIONS, Precision
 from edgedistil.core.records import Band, Claim, Method
-from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK, Task
+from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.latency import Ratio, speed_ratio
 from edgedistil.runtime.protocol import Block
@@ -75,19 +75,17 @@ class Pairing:
 def pairings(artefacts: Sequence[Artefact]) -> list[Pairing]:
     """Returns the pairs of artefacts that speed claims can be made about.
 
-    Args:
-        artefacts: Artefacts of a run; claims whose artefacts are missing are left out.
+    Pairs of which the run lacks an artefact are left out.
     """
     by_key = {(a.role, a.task, a.precision): a for a in artefacts}
-    small = _small_precision(artefacts)
-    teacher = ("teacher", ENCODER_TASK, "fp32")
-    student = ("student", ENCODER_TASK, "fp32")
-    small_student = ("student", ENCODER_TASK, small)
-    fill_mask_teacher = ("teacher", FILL_MASK_TASK, "fp32")
-    fill_mask_student = ("student", FILL_MASK_TASK, "fp32")
+    teacher = by_key.get(("teacher", ENCODER_TASK, "fp32"))
+    student = by_key.get(("student", ENCODER_TASK, "fp32"))
+    small_student = by_key.get(("student", ENCODER_TASK, _small_precision(artefacts)))
+    fill_mask_teacher = by_key.get(("teacher", FILL_MASK_TASK, "fp32"))
+    fill_mask_student = by_key.get(("student", FILL_MASK_TASK, "fp32"))
 
     # The claims, in the order of the report.
-    candidates: list[tuple[SpeedKind, str, tuple[str, Task, str], tuple[str, Task, str]]] = [
+    candidates: list[tuple[SpeedKind, str, Artefact | None, Artefact | None]] = [
         ("speed", ENCODERS, teacher, student),
         ("speed", FILL_MASK_MODELS, fill_mask_teacher, fill_mask_student),
         ("deploy", ENCODERS, teacher, small_student),
@@ -95,8 +93,8 @@ def pairings(artefacts: Sequence[Artefact]) -> list[Pairing]:
     ]
     pairs = []
     for kind, subject, first, second in candidates:
-        if first in by_key and second in by_key:
-            pairs.append(Pairing(kind, subject, by_key[first], by_key[second]))
+        if first is not None and second is not None:
+            pairs.append(Pairing(kind, subject, first, second))
     return pairs
 
 

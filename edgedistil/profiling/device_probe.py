@@ -250,28 +250,34 @@ def _isa_section(identity: MachineIdentity, day: str) -> dict[str, Any]:
 def _cluster(
     benchmark: MachineBenchmark, *, cores: int, reported: str, measured: str
 ) -> dict[str, Any]:
+    """Describes all cores as one cluster, as the machine reports them."""
     identity = benchmark.identity
     # On ARM, Linux reports a part number instead of a name.
     core, pipeline = identity.cpu or "unknown core", "out-of-order"
     arm_core = find_arm_core(identity.cpu_part)
     if arm_core is not None:
         core, pipeline = arm_core.name, arm_core.pipeline
-    clock_ghz = _ASSUMED_CLOCK_GHZ
-    clock_origin = {"assumed": f"{_ASSUMED}: the multiply-adds a cycle below are for this clock"}
-    if identity.clock_max_mhz is not None:
-        clock_ghz = identity.clock_max_mhz / 1000
-        clock_origin = {"source": "cpuinfo_max_freq of the first core"}
+    clock = _clock(identity)
     # Measured per second, stored per cycle: the cost model multiplies by the clock again.
     peak = {}
     for kind, rate in benchmark.macs_per_s.items():
-        peak[kind] = _figure(rate / (clock_ghz * 1e9), measured)
+        peak[kind] = _figure(rate / (clock["value"] * 1e9), measured)
     return {
         "core": core,
         "pipeline": pipeline,
         "cores": _figure(cores, reported),
-        "clock_ghz": {"value": clock_ghz, **clock_origin},
+        "clock_ghz": clock,
         "macs_per_cycle": peak,
     }
+
+
+def _clock(identity: MachineIdentity) -> dict[str, Any]:
+    if identity.clock_max_mhz is None:
+        assumed = f"{_ASSUMED}: the multiply-adds a cycle below are for this clock"
+        return {"value": _ASSUMED_CLOCK_GHZ, "assumed": assumed}
+    # Not rounded: the rates per cycle are exact for this clock.
+    source = "cpuinfo_max_freq of the first core"
+    return {"value": identity.clock_max_mhz / 1000, "source": source}
 
 
 def _caches_section(identity: MachineIdentity, day: str) -> dict[str, Any]:

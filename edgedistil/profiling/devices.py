@@ -72,11 +72,8 @@ def show_device(name: str) -> None:
     Raises:
         DeviceFileError: The device is unknown, or its file has problems.
     """
-    # This host has no device file: it is measured, not described.
     if name == HOST:
-        console.result(f"title: {host.machine_name()}")
-        for key, value in host.conditions().items():
-            console.result(f"{key}: {value}")
+        _show_host()
         return
     spec = load_device(name)
     rows = [
@@ -90,6 +87,13 @@ def show_device(name: str) -> None:
     console.table(f"{spec.name}: {spec.title}", ["property", "figure", "source"], rows)
     for note in spec.notes:
         console.result(f"  {note}")
+
+
+def _show_host() -> None:
+    # This host has no device file: it is measured, not described.
+    console.result(f"title: {host.machine_name()}")
+    for key, value in host.conditions().items():
+        console.result(f"{key}: {value}")
 
 
 def _cluster_rows(spec: DeviceSpec) -> list[Row]:

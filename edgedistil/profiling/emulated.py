@@ -258,28 +258,21 @@ def _run_artefact(
     """Runs one artefact; returns its rows, its parity check and its memory fit."""
     with tempfile.TemporaryDirectory(prefix="edgedistil-emulation-") as folder:
         outputs = Path(folder) / _OUTPUTS
-        reply = run_job(
-            machine,
-            [run.artefact],
-            run.job(),
-            NpzInputs(run.arrays()),
-            outputs_to=outputs,
-            check=False,
-        )
+        inputs = NpzInputs(run.arrays())
+        # A job that fails there is a row with a reason, not an error.
+        reply = run_job(machine, [run.artefact], run.job(), inputs, outputs_to=outputs, check=False)
         fit = _check_fit(run, machine, reply)
         if not reply.ok:
             return [_failed_row(run, machine, reply)], None, fit
         parity = _check_parity(run, machine, reply, outputs)
-    # The outcome of the check is a condition of every row.
-    outcome = "not checked: no probes of this artefact"
-    if parity is not None:
-        outcome = describe_parity(parity)
-    rows = []
-    for row in rows_from_reply(
-        run.artefact, reply, device=machine.name, method="emulated", threads=1
-    ):
-        conditions = {**row.conditions, "parity": outcome}
-        rows.append(row.model_copy(update={"conditions": conditions}))
+    rows = rows_from_reply(
+        run.artefact,
+        reply,
+        device=machine.name,
+        method="emulated",
+        threads=1,
+        conditions={"parity": describe_parity(parity)},
+    )
     return rows, parity, fit
 
 
@@ -329,7 +322,7 @@ def _failed_row(run: EmulatedRun, machine: Target, reply: Reply) -> ProfileRow:
         peak_memory_bytes=peak,
         valid=False,
         invalid_reason=reason,
-        conditions=dict(reply.conditions),
+        conditions=reply.conditions,
     )
 
 
@@ -409,8 +402,10 @@ def select_probes(probes: Probes | None, parameters: int) -> Probes | None:
     return replace(probes, batches=tuple(selected))
 
 
-def describe_parity(parity: ParityRecord) -> str:
+def describe_parity(parity: ParityRecord | None) -> str:
     """Describes the outcome of a parity check in one line, with its figures."""
+    if parity is None:
+        return "not checked: no probes of this artefact"
     overall = parity.overall
     figures = f"{overall.sequences} sequences, largest error {overall.max_abs:.2g}"
     if isinstance(overall.agreement, float):

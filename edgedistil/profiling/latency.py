@@ -142,13 +142,8 @@ def _block_ratios(blocks: Sequence[tuple[float, float]]) -> Any:
 def _bootstrap_medians(groups: Sequence[Any]) -> Any:
     """Returns the medians of resampled processes with resampled blocks.
 
-    All draws are computed at once: a loop in Python takes 40 times as long
-    (docs/log.md#bootstrap-draws).
-
-    Args:
-        groups: One array of ratios per process.
-    Returns:
-        Shape (_BOOTSTRAP_DRAWS,).
+    `groups` has an array of ratios per process. All draws are computed at once: a loop in Python
+    takes 40 times as long (docs/log.md#bootstrap-draws).
     """
     # Processes may have different numbers of blocks: shorter rows are padded.
     random = np.random.default_rng(_BOOTSTRAP_SEED)

@@ -18,8 +18,7 @@ _HEAD = re.compile(r"vocab|cls|lm_head|predictions|classifier|pooler|qa_outputs"
 def layer_of_nodes(path: Path, executed: Sequence[str]) -> list[str]:
     """Returns the layer of each executed node: "embeddings", "layer 0" or "head".
 
-    The layer comes from the node's own name, from the names of its weights and values in the
-    graph, or else from the node executed before: fused nodes have new names.
+    It comes from the node's name, from its weights, or else from the node executed before.
 
     Args:
         path: The graph as exported.
@@ -33,7 +32,7 @@ def layer_of_nodes(path: Path, executed: Sequence[str]) -> list[str]:
         if layer is not None:
             layer_by_node[node.name] = layer
 
-    # The layer of each executed node. Execution begins with the embeddings.
+    # The layer of each executed node; fused nodes have new names. The embeddings come first.
     layers = []
     current = "embeddings"
     for name in executed:

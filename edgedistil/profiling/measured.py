@@ -260,26 +260,25 @@ def _alternating_job(
     pairs: Sequence[Pairing], artefacts: Sequence[Artefact], keys: list[str], threads: int
 ) -> Job:
     """Returns a job in which the artefacts of each pairing alternate on common texts."""
-    alternations = []
-    for pairing in pairs:
-        pairing_keys = _alternated_keys(pairing, keys)
-        alternations.append(
-            Alternation(
-                name=pairing.name,
-                first=pairing.first.label,
-                second=pairing.second.label,
-                keys=pairing_keys,
-                blocks=max(_MIN_BLOCKS, len(pairing_keys) // _CALLS_PER_BLOCK),
-                calls_per_block=_CALLS_PER_BLOCK,
-            )
-        )
     return Job(
         models={artefact.label: artefact.job_model() for artefact in artefacts},
         cases=[Case(name=PAIRS, keys=keys, mode="pass")],
-        alternate=alternations,
+        alternate=[_alternation(pairing, keys) for pairing in pairs],
         phases=[],
         threads=threads,
         timeout_seconds=_TIMEOUT_SECONDS,
+    )
+
+
+def _alternation(pairing: Pairing, keys: list[str]) -> Alternation:
+    pairing_keys = _alternated_keys(pairing, keys)
+    return Alternation(
+        name=pairing.name,
+        first=pairing.first.label,
+        second=pairing.second.label,
+        keys=pairing_keys,
+        blocks=max(_MIN_BLOCKS, len(pairing_keys) // _CALLS_PER_BLOCK),
+        calls_per_block=_CALLS_PER_BLOCK,
     )
 
 

@@ -170,21 +170,22 @@ def _create_cgroup(parent: Path, settings: Mapping[str, int], *, required: str) 
         group = Path(tempfile.mkdtemp(prefix="edgedistil-", dir=parent))
     except OSError:
         return None
-    try:
-        (group / required).write_text(str(settings[required]), encoding="ascii")
-    except OSError:
-        group.rmdir()
-        return None
-    for name in settings.keys() - {required}:
-        try:
-            (group / name).write_text(str(settings[name]), encoding="ascii")
-        except OSError:
-            continue  # a kernel without swap accounting: swap, if there is any, is not limited
-    # Without this right no process can enter the group.
-    if not os.access(group / "cgroup.procs", os.W_OK):
+    # A kernel without swap accounting has no such file: swap, if there is any, is not limited.
+    written = {name: _write_setting(group / name, value) for name, value in settings.items()}
+    # Without the right to write `cgroup.procs`, no process can enter the group.
+    if not written[required] or not os.access(group / "cgroup.procs", os.W_OK):
         group.rmdir()
         return None
     return group
+
+
+def _write_setting(path: Path, value: int) -> bool:
+    """Writes an interface file of a cgroup; False where the kernel does not allow it."""
+    try:
+        path.write_text(str(value), encoding="ascii")
+    except OSError:
+        return False
+    return True
 
 
 def _enter_command(group: Path) -> tuple[str, ...]:
@@ -271,13 +272,7 @@ def _measure_fit(
         reply = run_job(target, [artefact], job, workload, check=False)
         # Read while the cgroup exists.
         ended = None if reply.ok else _describe_end(reply, limit.count_kills())
-    setting = FitSetting(
-        device=HOST,
-        limit_bytes=limit_bytes,
-        enforced_by=limit.mechanism,
-        length=length,
-        threads=threads,
-    )
+    setting = FitSetting(HOST, limit_bytes, limit.mechanism, length, threads)
     return memory_fit(artefact, reply, setting, ended=ended)
 
 

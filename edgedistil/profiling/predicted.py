@@ -82,19 +82,13 @@ def predict(
     Raises:
         ModelError: A graph does not run on this host, where its work is counted.
     """
-    # Count the work of each artefact once; all thread counts use it.
     prediction = _Prediction(
         spec=spec,
         lengths=lengths,
         pair_lengths=pair_lengths,
         constants=constants or ONNXRUNTIME_CONSTANTS[core_family(spec)],
     )
-    work_by_label: dict[str, WorkByLength] = {}
-    with console.progress(f"predicting {spec.name}", len(artefacts), unit="artefacts") as bar:
-        for artefact in artefacts:
-            counted = count_work(artefact.path, artefact.inputs, prediction.counted_lengths())
-            work_by_label[artefact.label] = counted
-            bar.advance()
+    work_by_label = _count_all(artefacts, prediction)
 
     # Rows and claims, in the order of a measured record.
     rows: list[ProfileRow] = []
@@ -114,6 +108,18 @@ def predict(
         notes=prediction.notes(),
         provenance=provenance(),
     )
+
+
+def _count_all(artefacts: Sequence[Artefact], prediction: _Prediction) -> dict[str, WorkByLength]:
+    """Counts the work of each artefact once; all thread counts use it."""
+    work_by_label = {}
+    label = f"predicting {prediction.spec.name}"
+    with console.progress(label, len(artefacts), unit="artefacts") as bar:
+        for artefact in artefacts:
+            lengths = prediction.counted_lengths()
+            work_by_label[artefact.label] = count_work(artefact.path, artefact.inputs, lengths)
+            bar.advance()
+    return work_by_label
 
 
 @dataclass(frozen=True)

@@ -71,35 +71,23 @@ def rows_from_reply(
         **(conditions or {}),
         **_describe_energy(result.energy),
     }
-    rows = []
-    for index, (name, case) in enumerate(result.cases.items()):
-        # Throttling and drift are about times: an emulated row is valid without them.
-        latency: LatencyStats | NotMeasured = EMULATED_LATENCY
-        reason = None
-        if method != "emulated":
-            latency = summarize(case.samples_ns)
-            reason = invalid_reason(reply, latency)
-        rows.append(
-            ProfileRow(
-                **artefact_fields(artefact),
-                device=device,
-                method=method,
-                runtime=f"onnxruntime {reply.identity.onnxruntime}",
-                threads=threads,
-                batch=1,
-                length="sentence-pairs" if name == PAIRS else int(name),
-                latency_ms=latency.p50_ms if isinstance(latency, LatencyStats) else latency,
-                latency=latency,
-                load_ms=_milliseconds(result.load_ns, method),
-                **_first_call_fields(result, method, is_first_case=index == 0),
-                memory=memory_stats(result.memory),
-                peak_memory_bytes=_count(result.memory.peak),
-                valid=reason is None,
-                invalid_reason=reason,
-                conditions={**all_conditions, **_describe_calls(case, method)},
-            )
+    return [
+        ProfileRow(
+            **artefact_fields(artefact),
+            device=device,
+            method=method,
+            runtime=f"onnxruntime {reply.identity.onnxruntime}",
+            threads=threads,
+            batch=1,
+            length="sentence-pairs" if name == PAIRS else int(name),
+            **_case_fields(case, reply, method),
+            **_start_fields(result, method, name),
+            memory=memory_stats(result.memory),
+            peak_memory_bytes=_count(result.memory.peak),
+            conditions={**all_conditions, **_describe_calls(case, method)},
         )
-    return rows
+        for name, case in result.cases.items()
+    ]
 
 
 # --- fields of a row -----------------------------------------------------------------------------
@@ -118,18 +106,35 @@ def artefact_fields(artefact: Artefact) -> dict[str, Any]:
     }
 
 
-def _first_call_fields(
-    result: ModelResult, method: Method, *, is_first_case: bool
-) -> dict[str, Figure]:
-    """Times of the first call; only the row of the first case has them."""
-    if is_first_case:
-        return {
-            "first_call_ms": _milliseconds(result.first_call_ns, method),
-            "start_to_first_result_ms": _milliseconds(result.start_to_first_result_ns, method),
-        }
+def _case_fields(case: CaseTimes, reply: Reply, method: Method) -> dict[str, Any]:
+    """Fields of a row that describe its steady calls, and whether they are valid."""
+    # Throttling and drift are about times: an emulated row is valid without them.
+    if method == "emulated":
+        return {"latency_ms": EMULATED_LATENCY, "latency": EMULATED_LATENCY, "valid": True}
+    latency = summarize(case.samples_ns)
+    reason = invalid_reason(reply, latency)
+    return {
+        "latency_ms": latency.p50_ms if isinstance(latency, LatencyStats) else latency,
+        "latency": latency,
+        "valid": reason is None,
+        "invalid_reason": reason,
+    }
+
+
+def _start_fields(result: ModelResult, method: Method, case: str) -> dict[str, Figure]:
+    """Fields of a row that describe the start of its process."""
     first_case = next(iter(result.cases))
-    absent = NotMeasured(not_measured=f"the process's first call was at {first_case} tokens")
-    return {"first_call_ms": absent, "start_to_first_result_ms": absent}
+    first_call = _milliseconds(result.first_call_ns, method)
+    first_result = _milliseconds(result.start_to_first_result_ns, method)
+    # The process made its first call for the first case; the others have none.
+    if case != first_case:
+        absent = NotMeasured(not_measured=f"the process's first call was at {first_case} tokens")
+        first_call = first_result = absent
+    return {
+        "load_ms": _milliseconds(result.load_ns, method),
+        "first_call_ms": first_call,
+        "start_to_first_result_ms": first_result,
+    }
 
 
 # --- validity and conditions ---------------------------------------------------------------------
@@ -142,17 +147,10 @@ def invalid_reason(reply: Reply, latency: LatencyStats | NotMeasured) -> str | N
         reply: The reply with the machine's conditions before and after the job.
         latency: Statistics of the row's calls.
     """
-    # Throttling now, as a Raspberry Pi reports it, or during the job, as x86 counts it.
     before, after = reply.before, reply.after
-    if after is not None and (after.throttled_bits or 0) & _THROTTLED_NOW:
-        return (
-            f"the machine is throttling (get_throttled 0x{after.throttled_bits:x}): "
-            "cool it, and check its power supply"
-        )
-    if after is not None and before.throttle_count is not None and after.throttle_count is not None:
-        events = after.throttle_count - before.throttle_count
-        if events > 0:
-            return f"the processor throttled {events} times during the measurement"
+    throttling = _throttling(before, after)
+    if throttling is not None:
+        return throttling
     if isinstance(latency, NotMeasured):
         return latency.not_measured
     # Drift alone may be other load; it invalidates only where the machine reports temperatures.
@@ -165,6 +163,22 @@ def invalid_reason(reply: Reply, latency: LatencyStats | NotMeasured) -> str | N
     return None
 
 
+def _throttling(before: Condition, after: Condition | None) -> str | None:
+    """Describes throttling, as a Raspberry Pi reports it or as x86 counts it; None without."""
+    if after is None:
+        return None
+    if (after.throttled_bits or 0) & _THROTTLED_NOW:
+        return (
+            f"the machine is throttling (get_throttled 0x{after.throttled_bits:x}): "
+            "cool it, and check its power supply"
+        )
+    if before.throttle_count is not None and after.throttle_count is not None:
+        events = after.throttle_count - before.throttle_count
+        if events > 0:
+            return f"the processor throttled {events} times during the measurement"
+    return None
+
+
 def describe_conditions(before: Condition, after: Condition | None) -> dict[str, str]:
     """Describes governor, clock, temperature and load as the machine reported them.
 
@@ -172,11 +186,9 @@ def describe_conditions(before: Condition, after: Condition | None) -> dict[str,
         before: State before the measurement.
         after: State after it; None if the job ended early.
     """
-    conditions = {
-        "governor": before.governor or NOT_REPORTED,
-        "clock": NOT_REPORTED,
-        "temperature": NOT_REPORTED,
-    }
+    conditions = dict.fromkeys(("governor", "clock", "temperature"), NOT_REPORTED)
+    if before.governor:
+        conditions["governor"] = before.governor
     # After the job if possible: before it, idle cores may be at a low clock.
     clocks = (after or before).clock_mhz
     if clocks:

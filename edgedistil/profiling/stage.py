@@ -11,7 +11,13 @@ from edgedistil.core.cpu import usable_cores
 from edgedistil.core.device import HOST, DeviceSpec, load_device
 from edgedistil.core.errors import InputError
 from edgedistil.core.options import ProfileOptions
-from edgedistil.core.records import Method, ProfileRecord, read_record, write_record
+from edgedistil.core.records import (
+    Method,
+    ParityRecord,
+    ProfileRecord,
+    read_record,
+    write_record,
+)
 from edgedistil.core.rundir import RunDir, open_run
 from edgedistil.core.session import SESSION_FILE, write_session_file
 from edgedistil.core.text import read_lines
@@ -31,6 +37,7 @@ from edgedistil.profiling.workload import (
 from edgedistil.runtime import host
 from edgedistil.runtime.local import LocalTarget
 from edgedistil.runtime.match import match_device
+from edgedistil.runtime.protocol import MachineIdentity
 from edgedistil.runtime.target import Target
 
 
@@ -81,20 +88,16 @@ def check_options(options: ProfileOptions) -> None:
         )
     if options.bootstrap and options.ssh is None:
         raise InputError("--bootstrap needs --ssh: it installs onnxruntime on a board")
-    if options.memory_limit is not None:
-        if options.ssh is not None:
-            raise InputError(
-                "--memory-limit and --ssh exclude each other: a board has its own memory"
-            )
-        if not on_host and not options.emulate:
-            raise InputError(
-                "--memory-limit has to run the artefacts: "
-                f"add --emulate, or leave out --device {options.device}"
-            )
-    if options.tune and not runs_there:
-        raise InputError("--tune has to measure: on this host, or on a board with --ssh")
-    if options.calibrate and not runs_there:
-        raise InputError("--calibrate has to measure: on this host, or on a board with --ssh")
+    if options.memory_limit is not None and options.ssh is not None:
+        raise InputError("--memory-limit and --ssh exclude each other: a board has its own memory")
+    if options.memory_limit is not None and not on_host and not options.emulate:
+        raise InputError(
+            "--memory-limit has to run the artefacts: "
+            f"add --emulate, or leave out --device {options.device}"
+        )
+    for flag, is_set in (("--tune", options.tune), ("--calibrate", options.calibrate)):
+        if is_set and not runs_there:
+            raise InputError(f"{flag} has to measure: on this host, or on a board with --ssh")
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,12 @@ class ProfileRequest:
         if self.run is not None:
             write_record(self.run.profile(record.device, record.method), record)
         return record
+
+    def store_parity(self, parity: ParityRecord, *, device: str) -> None:
+        """Writes the parity check of an emulated artefact to the run, if there is one."""
+        if self.run is not None:
+            path = self.run.parity_on(device, parity.model, parity.task, parity.precision)
+            write_record(path, parity)
 
 
 # --- artefacts and inputs ------------------------------------------------------------------------
@@ -194,15 +203,7 @@ def _profile_over_ssh(
 
     with SshTarget(destination, bootstrap=request.options.bootstrap, spec=spec) as target:
         identity = target.identify()
-        # A wrong --device would put this board's figures under another board's name.
-        matching = match_device(identity)
-        if spec is not None and matching is not None and matching.name != spec.name:
-            board = identity.board or identity.cpu
-            raise InputError(
-                f"{target.source} is a {matching.name} ({board}), not a {spec.name}",
-                hint=f"leave out --device, or use --device {matching.name}",
-            )
-        spec = spec or matching
+        spec = _identify_board(spec, identity, target.source)
         # A board without a device file reports its cores itself.
         cores = identity.cores_allowed or identity.cores or 1
         if spec is not None:
@@ -215,6 +216,25 @@ def _profile_over_ssh(
     if request.options.calibrate:
         _calibrate(request, spec, record, destination)
     return record
+
+
+def _identify_board(
+    spec: DeviceSpec | None, identity: MachineIdentity, source: str
+) -> DeviceSpec | None:
+    """Returns a board's device: the one of --device, or else the one that matches.
+
+    Raises:
+        InputError: The board is another device than --device says.
+    """
+    matching = match_device(identity)
+    # A wrong --device would put this board's figures under another board's name.
+    if spec is not None and matching is not None and matching.name != spec.name:
+        board = identity.board or identity.cpu
+        raise InputError(
+            f"{source} is a {matching.name} ({board}), not a {spec.name}",
+            hint=f"leave out --device, or use --device {matching.name}",
+        )
+    return spec or matching
 
 
 def _measure(
@@ -273,12 +293,9 @@ def _emulate(request: ProfileRequest, spec: DeviceSpec) -> ProfileRecord:
     )
     # Everything is stored before a failed check ends the command.
     record = request.store(emulation.record)
-    parities = emulation.parities.values()
-    if request.run is not None:
-        for parity in parities:
-            path = request.run.parity_on(spec.name, parity.model, parity.task, parity.precision)
-            write_record(path, parity)
-    for parity in parities:
+    for parity in emulation.parities.values():
+        request.store_parity(parity, device=spec.name)
+    for parity in emulation.parities.values():
         require_parity(parity)
     return record
 

@@ -1,4 +1,4 @@
-"""Percentiles are observed values or absent; a ratio's interval contains the truth as often as stated."""
+"""Percentiles are observed values; a ratio's interval contains the truth as often as stated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows from replies: what a method may report, when a row is invalid, and sums of operator times."""
+"""Rows from replies: what a method reports, when a row is invalid, sums of operator times."""
 
 from __future__ import annotations
 

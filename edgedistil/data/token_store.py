@@ -6,6 +6,9 @@ A store is a folder:
     shard-00000.ends    `lines` only: where each row ends in its shard, int64
     by_bucket           `lines` only: row numbers sorted by length bucket, int64
     store.json          dtype, row length, sizes; written last, so a store without it is unfinished
+
+Compared with Arrow files of the `datasets` library in
+docs/decisions.md#token-store-instead-of-datasetsmap.
 """
 
 from __future__ import annotations

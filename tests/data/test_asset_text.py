@@ -82,7 +82,7 @@ def test_an_asset_without_text_says_which_have_some() -> None:
         InputError, match=r"'minilm' has no corpus text; expected one of: wikipedia-sample"
     ):
         read_asset("minilm", Path())
-    with pytest.raises(InputError, match="no asset 'wiki'"):
+    with pytest.raises(InputError, match="unknown asset 'wiki'"):
         read_asset("wiki", Path())
 
 

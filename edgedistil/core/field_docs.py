@@ -67,13 +67,16 @@ def matching_fields(fields: Sequence[FieldDoc], key: str) -> list[FieldDoc]:
     Raises:
         InputError: No field matches ("did you mean").
     """
+    # A section's name matches all its keys, a complete key itself.
     in_section = [field for field in fields if f"{field.key}.".startswith(f"{key}.")]
     if in_section:
         return in_section
+    # The last part alone may be in several sections; all of them are returned.
     by_last_part = [field for field in fields if field.key.rpartition(".")[2] == key]
     if by_last_part:
         return by_last_part
 
+    # A misspelt key may be a complete one or a last part.
     keys = [field.key for field in fields]
     last_parts = [name.rpartition(".")[2] for name in keys]
     top_level = dict.fromkeys(name.partition(".")[0] for name in keys)
@@ -150,6 +153,7 @@ def _plural(annotation: Any) -> str:
 def _default(field: FieldInfo, *, is_section: bool) -> str:
     if field.is_required():
         return "required"
+    # Some defaults are made by a factory.
     value = field.get_default(call_default_factory=True)
     if value is None:
         return "not set"
@@ -162,6 +166,7 @@ def _default(field: FieldInfo, *, is_section: bool) -> str:
 def _bounds(annotation: Any, metadata: Sequence[Any]) -> Iterator[str]:
     """Constraints of a field, then of what its annotation contains (`Annotated[...] | None`)."""
     for constraint in metadata:
+        # `Positive | None` nests its constraints in a FieldInfo.
         if isinstance(constraint, FieldInfo):
             yield from _bounds(None, constraint.metadata)
         for attribute, form in _BOUNDS.items():

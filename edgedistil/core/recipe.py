@@ -29,14 +29,16 @@ RUN_LENGTHS = ("tokens", "epochs", "steps")
 
 
 class FitHead(StrictSection):
-    """How an MLM head is fitted to a teacher without one; the encoder is trained along with it.
+    """How an MLM head is fitted to a teacher without one; the encoder is trained along with it."""
 
-    The defaults are measured: docs/log.md#the-fitted-mlm-head.
-    """
-
+    # Five minutes on two quiet cores: docs/log.md#length-of-the-heads-training.
     steps: Positive = Field(750, description="Optimizer steps.")
+    # Smaller batches cost more per token and gain nothing:
+    # docs/log.md#batch-size-and-rate-of-the-head.
     batch_tokens: Positive = Field(2048, description="Tokens of one optimizer step.")
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of the head.")
+    # A lower rate preserves more of the encoder:
+    # docs/log.md#rate-of-the-encoder-while-a-head-is-fitted.
     encoder_rate: float = Field(
         1.0,
         ge=0,
@@ -49,6 +51,7 @@ class FitHead(StrictSection):
 class Teacher(StrictSection):
     """The model that is distilled."""
 
+    # One string rather than three keys, because every command takes a model in this form.
     source: str = Field(min_length=1, description="Hub id, folder, or asset:NAME.")
     revision: str | None = Field(None, description="Commit or tag of a hub model.")
     mlm_head: Literal["own", "fit"] = Field(
@@ -69,6 +72,8 @@ class Student(StrictSection):
         "teacher",
         description="teacher, random, or the folder of a student that is distilled further.",
     )
+    # BERT always adds the segment-A embedding and DistilBERT has none: without this, the student's
+    # embeddings differ from the teacher's from the first step.
     fold_segment: bool = Field(
         True,
         description="Add the teacher's segment-A embedding to the student's position embeddings.",
@@ -134,6 +139,7 @@ class Corpus(StrictSection):
 class Masking(StrictSection):
     """Which tokens are masked in each step."""
 
+    # rarity and its exponent are the original DistilBERT scripts' (XLM's smoothing).
     kind: Literal["bert", "rarity"] = Field(
         "bert", description="bert selects tokens uniformly; rarity prefers rare tokens."
     )
@@ -148,6 +154,7 @@ class Masking(StrictSection):
 class Loss(StrictSection):
     """Weights of the three losses, and the tokens that they are computed on."""
 
+    # Weights and temperature of the released DistilBERT, as in recipes/base.toml.
     soft_target: Annotated[float, Field(ge=0)] = Field(
         5.0, description="Weight of the KL divergence from the teacher's token distribution."
     )
@@ -160,6 +167,8 @@ class Loss(StrictSection):
     temperature: Annotated[float, Field(gt=0)] = Field(
         2.0, description="Temperature of the soft-target loss."
     )
+    # "masked" halves the cost of a step on a small encoder:
+    # docs/log.md#masked-positions-against-all-positions.
     positions: Literal["all", "masked"] = Field(
         "all", description="Tokens that the soft-target loss is computed on."
     )
@@ -186,6 +195,7 @@ class Train(StrictSection):
         description="Compute type; auto is bfloat16 where the device has it natively, "
         "otherwise float32.",
     )
+    # Exactly one of tokens, epochs, steps.
     tokens: Positive | None = Field(None, description="Length of the run in tokens.")
     epochs: Positive | None = Field(None, description="Length of the run in epochs.")
     steps: Positive | None = Field(None, description="Length of the run in optimizer steps.")
@@ -195,6 +205,7 @@ class Train(StrictSection):
     micro_batch: Positive = Field(
         32, description="Sequences of one forward pass in one process; divides global_batch."
     )
+    # Optimizer of the released DistilBERT, as in recipes/base.toml.
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
     betas: tuple[float, float] = Field((0.9, 0.98), description="Betas of AdamW.")
     epsilon: float = Field(1e-6, gt=0, description="Epsilon of AdamW.")
@@ -202,8 +213,11 @@ class Train(StrictSection):
     warmup: Share = Field(0.05, description="Share of the steps with a rising learning rate.")
     clip: float = Field(5.0, gt=0, description="Largest gradient norm; larger ones are scaled.")
     compile: bool = Field(False, description="Compile the student with torch.compile.")
+    # The most work that a crash can lose.
     checkpoint_minutes: float = Field(10.0, gt=0, description="Minutes between checkpoints.")
+    # Two, so that a corrupt newest checkpoint does not end the run.
     keep_checkpoints: Positive = Field(2, description="Newest checkpoints that are not deleted.")
+    # A number of evaluations rather than of steps by default, so that it suits any length.
     evaluate_every: Positive | None = Field(
         None, description="Steps between held-out evaluations; ten evaluations by default."
     )
@@ -268,6 +282,7 @@ class Profile(StrictSection):
     threads: list[Positive] | None = Field(
         None, description="Thread counts; 1 and all usable cores by default."
     )
+    # Sentence pairs of STS-B's development set, which the paper timed.
     sentence_pairs: Positive = Field(
         1500, description="Sentence pairs of the pass that repeats the paper's table 3 (STS-B)."
     )

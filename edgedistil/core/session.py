@@ -66,6 +66,7 @@ class SessionOptions(Record):
         description="On x86 without VNNI, sums of two int8 products do not saturate in 16 bits.",
     )
 
+    # The translation into onnxruntime's names is here and in `from_json`, nowhere else.
     def attributes(self) -> dict[str, str | int | bool]:
         """Attributes of onnxruntime's `SessionOptions`; enumeration members by name."""
         return {
@@ -98,11 +99,13 @@ class SessionOptions(Record):
             KeyError, TypeError, ValueError: The data is malformed, or has an unknown option.
         """
         attributes, entries = data["options"], data["config_entries"]
+        # An option that cannot be represented must not be dropped silently.
         known = [*cls().attributes(), ALLOW_SPINNING, DISABLE_PREPACKING, EXACT_INT8]
         unknown = [name for name in [*attributes, *entries] if name not in known]
         if unknown:
             names = ", ".join(unknown)
             raise ValueError(f"unknown option {names}; expected one of: {', '.join(known)}")
+        # Files of earlier versions lack some options.
         values = {**cls().attributes(), **attributes}
         levels = {member: level for level, member in GRAPH_LEVELS.items()}
         return cls(
@@ -120,7 +123,7 @@ class SessionOptions(Record):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 3  # errors
         for name, value in self.attributes().items():
             if name in _ENUMERATIONS:
                 value = getattr(getattr(onnxruntime, _ENUMERATIONS[name]), str(value))

@@ -1,4 +1,4 @@
-"""Runs one job on one machine, from its inputs to the checked reply."""
+"""Runs one job on one machine, from inputs to checked reply."""
 
 from __future__ import annotations
 

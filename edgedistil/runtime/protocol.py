@@ -264,7 +264,7 @@ class NodeTime(ReplyPart):
 
 
 class Energy(ReplyPart):
-    """Energy of a series of calls, or the reason why it is absent."""
+    """Energy of a series of calls, or why it is absent."""
 
     absent: str | None = None
     counter: str | None = None

@@ -113,9 +113,16 @@ def supervise(job: dict[str, Any], job_path: str, reply_path: str) -> dict[str, 
         printed = stderr.read()[-4000:].decode("utf-8", "replace").strip()
     # An abnormal end becomes the error of whatever the worker had written.
     reply = read_partial_reply(partial_path)
+    set_exit_error(reply, status, printed, job.get("timeout_seconds"))
+    if os.path.exists(partial_path):
+        os.unlink(partial_path)
+    return reply
+
+
+def set_exit_error(reply: dict[str, Any], status: Any, printed: str, timeout: Any) -> None:
+    """Marks a reply as failed if its worker was killed (status None) or exited abnormally."""
     if status is None:
-        seconds = job.get("timeout_seconds")
-        message = f"the worker process did not finish within {seconds} s"
+        message = f"the worker process did not finish within {timeout} s"
         set_error(reply, "timeout", message, printed)
     elif status < 0:
         name = signal_name(-status)
@@ -124,9 +131,6 @@ def supervise(job: dict[str, Any], job_path: str, reply_path: str) -> dict[str, 
     elif status > 0:
         message = f"the worker process exited with status {status}"
         set_error(reply, "exit", message, printed, status=status)
-    if os.path.exists(partial_path):
-        os.unlink(partial_path)
-    return reply
 
 
 def read_partial_reply(path: str) -> dict[str, Any]:
@@ -252,8 +256,11 @@ class Worker:
             ]
         # Everything that is timed is over: what follows may heat the machine or use its memory.
         reply["after"] = read_condition()
+        self._run_later_phases(phases)
 
-        # Passes of their own, so that they do not disturb the timed calls.
+    def _run_later_phases(self, phases: list[Any]) -> None:
+        """Runs the phases that would disturb the timed calls."""
+        job, reply = self.job, self.reply
         if "bandwidth" in phases:
             self.start_phase("bandwidth")
             reply["bandwidth"] = measure_bandwidth(int(job["threads"]))

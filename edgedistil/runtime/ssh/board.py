@@ -107,7 +107,7 @@ class Board:
     # --- files -----------------------------------------------------------------------------------
 
     def place(self, file: Path) -> str:
-        """Returns a local file's path on the board, sent if it is new.
+        """Returns a local file's path on the board, sent if new.
 
         Raises:
             TargetError: The transfer was incomplete, or the board cannot store the file.
@@ -390,7 +390,7 @@ def _parse_values(result: CommandResult) -> dict[str, str]:
 
 
 def _advance_with(stream: IO[bytes], bar: console.Bar) -> Callable[[], None]:
-    """Returns a function that moves a bar to ssh's position in a file."""
+    """Returns a callback that moves a bar by what ssh has read."""
     done = 0
 
     def tick() -> None:

@@ -1,4 +1,4 @@
-"""A board over ssh as a target; it is left as it was."""
+"""A board over ssh as a target, left as it was."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class SshTarget:
 
     @property
     def name(self) -> str:
-        """Device name in rows; the host name if there is no device file."""
+        """Device name in rows; the host name without a device file."""
         return self.spec.name if self.spec is not None else self._destination.host
 
     @property

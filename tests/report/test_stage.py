@@ -88,6 +88,7 @@ def test_an_empty_run_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
 def test_verdicts_and_comparison_are_printed(
     full_run: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    report(full_run, against=full_run)
     show_report(full_run, against=full_run)
     printed = capsys.readouterr().out
     for text in ("The paper's claims", "60% faster", "made-up compared with made-up", "+0.0%"):

@@ -367,16 +367,25 @@ class ModelSession:
 
 
 def read_feeds(archive: Any) -> dict[str, Any]:
-    """Returns {KEY: {INPUT: array}} from the arrays KEY/INPUT of an npz.
+    """Returns {KEY: {INPUT: array}} from the arrays KEY/INPUT of an npz."""
+    feeds = read_packed_rows(archive)
+    for name in archive.files:
+        if not name.startswith("packed:"):
+            key, _, input_name = name.partition("/")
+            feeds.setdefault(key, {})[input_name] = archive[name]
+    return feeds
 
-    Many short rows are stored end to end in one array, because opening one array for each costs
-    0.1 ms: `packed:keys`, `packed:lengths` and, for every input, `packed:INPUT`. Each row becomes
-    an array of shape (1, length).
+
+def read_packed_rows(archive: Any) -> dict[str, Any]:
+    """Returns {KEY: {INPUT: array}} of rows that are stored end to end.
+
+    Opening one array for each of many short rows costs 0.1 ms a row. Instead an npz may have
+    `packed:keys`, `packed:lengths` and, for every input, `packed:INPUT`. Each row becomes an array
+    of shape (1, length).
     """
-    feeds: dict[str, Any] = {}
-    # Rows that are stored end to end.
     packed = {name: archive[name] for name in archive.files if name.startswith("packed:")}
     keys, lengths = packed.pop("packed:keys", ()), packed.pop("packed:lengths", ())
+    feeds: dict[str, Any] = {}
     start = 0
     for key, length in zip(keys, lengths):
         end = start + int(length)
@@ -385,11 +394,6 @@ def read_feeds(archive: Any) -> dict[str, Any]:
             row[name[len("packed:") :]] = flat[None, start:end]
         feeds[str(key)] = row
         start = end
-    # All other arrays have any shape.
-    for name in archive.files:
-        if not name.startswith("packed:"):
-            key, _, input_name = name.partition("/")
-            feeds.setdefault(key, {})[input_name] = archive[name]
     return feeds
 
 
@@ -648,34 +652,39 @@ def measure_bandwidth(threads: int) -> dict[str, Any]:
     """Measures the bandwidth of large copies by one and by all threads."""
     import numpy
 
-    repetitions = 3
     # 128 MiB do not fit into the caches of a board; on small boards all buffers together take at
     # most half of the available memory.
     available = read_meminfo().get("MemAvailable") or 2**30
     size = int(min(2**27, available // (4 * threads)))
     pairs = [(numpy.ones(size, numpy.uint8), numpy.ones(size, numpy.uint8)) for _ in range(threads)]
+    # The best of three: other programs can only make a copy slower.
+    return {
+        "one_core": max(copy_rate(pairs[:1]) for _ in range(3)),
+        "all_cores": max(copy_rate(pairs) for _ in range(3)),
+        "threads": threads,
+    }
+
+
+def copy_rate(pairs: list[tuple[Any, Any]]) -> float:
+    """Copies the second array of every pair into the first; returns bytes per second."""
+    import numpy
+
+    repetitions = 3
 
     # Threads suffice: numpy releases the interpreter lock while it copies.
     def copy(pair: tuple[Any, Any]) -> None:
         for _ in range(repetitions):
             numpy.copyto(pair[0], pair[1])
 
-    def rate(count: int) -> float:
-        best = 0.0
-        # The best of three: other programs can only make a copy slower.
-        for _ in range(3):
-            workers = [threading.Thread(target=copy, args=(pair,)) for pair in pairs[:count]]
-            started = time.perf_counter_ns()
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                worker.join()
-            # A copied byte is read once and written once.
-            copied = count * repetitions * 2 * size
-            best = max(best, copied / (time.perf_counter_ns() - started) * 1e9)
-        return best
-
-    return {"one_core": rate(1), "all_cores": rate(threads), "threads": threads}
+    workers = [threading.Thread(target=copy, args=(pair,)) for pair in pairs]
+    started = time.perf_counter_ns()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    seconds = (time.perf_counter_ns() - started) / 1e9
+    # A copied byte is read once and written once.
+    return float(len(pairs) * repetitions * 2 * pairs[0][0].size / seconds)
 
 
 # --- energy --------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""Distillation before fine-tuning: losses, the loop, checkpoints, and the head for a teacher that has none."""
+"""Distillation before fine-tuning: losses, training loop, checkpoints, and the fitted head."""

@@ -65,25 +65,22 @@ class Masker:
         *,
         seed: int,
     ) -> None:
-        """Prepares the masks; nothing is drawn yet.
+        """Takes the tokens from the tokenizer, and their rarity from the counts.
 
         Args:
-            tokenizer: Supplies the mask token and the tokens that are never masked.
+            tokenizer: Has the mask token, and the tokens that are never masked.
             token_counts_V: Occurrences of each token in the corpus, shape (V,).
-            settings: Recipe section [masking].
-            seed: Seed of the masks.
+            settings, seed: Recipe section [masking], and the seed of the masks.
         """
         self._share, self._seed = settings.share, seed
-        self._mask_id: int = tokenizer.mask_token_id
         self._special_ids: Sequence[int] = tokenizer.all_special_ids
-        self._vocabulary = len(token_counts_V)
-        self._weights_V = None
+        self._mask_id, self._vocabulary = tokenizer.mask_token_id, len(token_counts_V)
+        self._weights_V: Tensor | None = None
+        # Only masking by rarity has a weight for each token.
         if settings.kind == "rarity":
-            self._weights_V = rarity_weights(
-                torch.from_numpy(token_counts_V),
-                exponent=settings.rarity_exponent,
-                special_ids=self._special_ids,
-            )
+            counts_V, special_ids = torch.from_numpy(token_counts_V), self._special_ids
+            exponent = settings.rarity_exponent
+            self._weights_V = rarity_weights(counts_V, exponent=exponent, special_ids=special_ids)
 
     def mask(self, batch: TokenBatch, *, step: int, purpose: str = "mask") -> MaskedBatch:
         """Masks a batch; the masks are a function of seed, step, purpose and rows."""
@@ -171,6 +168,7 @@ class RunBatches:
             world_size=world_size,
             rank=rank,
         )
+        # Another purpose would draw other masks.
         return lambda step: self._at(step, order, purpose="mask")
 
     def heldout(self, *, tokens: int) -> list[MicroBatch]:
@@ -180,6 +178,7 @@ class RunBatches:
             tokens: Maximum number of tokens, up to the last row.
         """
         store = self._corpus.heldout
+        # At least one row, at most all.
         rows = max(1, min(len(store), tokens * len(store) // store.tokens))
         # Full batches only, if there is more than one.
         if rows > HELDOUT_BATCH_ROWS:
@@ -206,6 +205,7 @@ def prefetch(batches_at: BatchesAt, *, steps: int) -> Iterator[BatchesAt]:
         pending: dict[int, Future[list[MicroBatch]]] = {}
 
         def prefetched(step: int) -> list[MicroBatch]:
+            # The first step of a session is not prepared yet.
             current = pending.pop(step, None) or reader.submit(batches_at, step)
             if step + 1 < steps:
                 pending[step + 1] = reader.submit(batches_at, step + 1)

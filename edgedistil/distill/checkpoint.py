@@ -104,26 +104,24 @@ class Checkpoints:
                 is unchanged.
         """
         path = self.folder / f"step-{progress.step:08d}"
+        tensors: dict[str, dict[str, Tensor]] = {
+            "student": dict(student.named_parameters()),
+            "optimizer": _optimizer_tensors(student, optimizer),
+            "random": _tensors_by_rank(random_states),
+        }
+        state = {
+            _PROGRESS_KEY: asdict(progress),
+            "scaler": dict(scaler),
+            "random": [random_state.plain for random_state in random_states],
+        }
         try:
-            with replacing(path) as unfinished, storage_errors(path):
-                unfinished.mkdir()
-                _write_tensors(unfinished / "student.safetensors", dict(student.named_parameters()))
-                _write_tensors(
-                    unfinished / "optimizer.safetensors", _optimizer_tensors(student, optimizer)
-                )
-                _write_tensors(unfinished / "random.safetensors", _tensors_by_rank(random_states))
-                state = {
-                    _PROGRESS_KEY: asdict(progress),
-                    "scaler": dict(scaler),
-                    "random": [random_state.plain for random_state in random_states],
-                }
-                write_json(unfinished / "state.json", state)
-                write_json(unfinished / _MANIFEST, tree_manifest(unfinished))
+            _write_checkpoint(path, tensors, state)
         except StorageError as error:
             raise StorageError(
                 error.message,
                 hint=f"free some space or choose another folder; {self._resume_advice()}",
             ) from error
+        # Only now: until the new checkpoint is written, the old ones are needed.
         for old in self._newest_last()[: -self._keep]:
             _remove(old)
         return path
@@ -136,23 +134,16 @@ class Checkpoints:
         Raises:
             StorageError: There are checkpoints, and all of them are corrupt.
         """
-        corrupt: list[Path] = []
-        problems: list[str] = []
+        corrupt: dict[Path, str] = {}
         for path in reversed(self._newest_last()):
             damage = _damage(path)
-            if damage is not None:
-                corrupt.append(path)
-                problems.append(f"checkpoint {path} is corrupt ({damage})")
-                continue
-            if corrupt:
-                console.warn(f"{'; '.join(problems)}. Using the last good one: {path}")
-            # Renamed only now: without a good one, all are left for the user to look at.
-            for folder in corrupt:
-                folder.rename(folder.with_name(f"{folder.name}.corrupt"))
-            return path
+            if damage is None:
+                _set_aside(corrupt, good=path)
+                return path
+            corrupt[path] = f"checkpoint {path} is corrupt ({damage})"
         if corrupt:
             raise StorageError(
-                f"{'; '.join(problems)}: all checkpoints are corrupt",
+                f"{'; '.join(corrupt.values())}: all checkpoints are corrupt",
                 hint="start another run with --run NEW-NAME; nothing was removed",
             )
         return None
@@ -202,6 +193,7 @@ def restore(checkpoint: Path, *, student: nn.Module, optimizer: Optimizer) -> di
             f"{checkpoint} is of another student: its tensors do not match this student's",
             hint="start a run of another name",
         )
+    # In place: the optimizer and DDP refer to these parameters.
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
@@ -278,6 +270,19 @@ def _tensors_by_rank(states: list[RandomState]) -> dict[str, Tensor]:
 # --- files ---------------------------------------------------------------------------------------
 
 
+def _write_checkpoint(
+    path: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]
+) -> None:
+    """Writes a folder of safetensors files, state.json and the manifest."""
+    with replacing(path) as unfinished, storage_errors(path):
+        unfinished.mkdir()
+        for name, file_tensors in tensors.items():
+            _write_tensors(unfinished / f"{name}.safetensors", file_tensors)
+        write_json(unfinished / "state.json", state)
+        # Last, because it has the digests of all other files.
+        write_json(unfinished / _MANIFEST, tree_manifest(unfinished))
+
+
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
@@ -308,6 +313,15 @@ def _damage(checkpoint: Path) -> str | None:
         if expected.get(name) != digests[name]:
             return f"{name} does not match its sha256"
     return None
+
+
+def _set_aside(corrupt: Mapping[Path, str], *, good: Path) -> None:
+    """Warns of corrupt checkpoints, and renames them."""
+    if not corrupt:
+        return
+    console.warn(f"{'; '.join(corrupt.values())}. Using the last good one: {good}")
+    for folder in corrupt:
+        folder.rename(folder.with_name(f"{folder.name}.corrupt"))
 
 
 def _remove(folder: Path) -> None:

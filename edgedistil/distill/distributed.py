@@ -46,13 +46,7 @@ def process_group() -> Iterator[PartialState]:
     with warnings.catch_warnings():
         # accelerate recommends setting the threads; PyTorch's default is what we want.
         warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
-        if _has_several_processes():
-            # Without a GPU accelerate needs cpu=True: else every process is its own main process
-            # (docs/log.md#torchrun-without-a-gpu).
-            state = PartialState(cpu=_all_on_cpu(), timeout=_TIMEOUT)
-        else:
-            # A single process accepts no timeout.
-            state = PartialState()
+        state = _partial_state()
     if not state.is_main_process:
         # Until the process ends: the command has nothing to add after the stage, either.
         console.err.quiet = console.out.quiet = True
@@ -64,6 +58,15 @@ def process_group() -> Iterator[PartialState]:
         if torch.distributed.is_initialized() and not was_initialized:
             torch.distributed.destroy_process_group()
             PartialState._reset_state()
+
+
+def _partial_state() -> PartialState:
+    # A single process accepts no timeout.
+    if not _has_several_processes():
+        return PartialState()
+    # Without a GPU accelerate needs cpu=True: else every process is its own main process
+    # (docs/log.md#torchrun-without-a-gpu).
+    return PartialState(cpu=_all_on_cpu(), timeout=_TIMEOUT)
 
 
 def run_on_main(state: PartialState, work: Callable[[], T]) -> T:
@@ -91,14 +94,12 @@ def run_on_main(state: PartialState, work: Callable[[], T]) -> T:
 def build_accelerator(
     precision: Precision, *, trackers: list[str], folder: Path, unused_parameters: bool
 ) -> Accelerator:
-    """Returns an accelerator for the loop.
+    """Builds the accelerator of the loop.
 
     Args:
         precision: Precision of the forward passes.
-        trackers: Names of accelerate's trackers.
-        folder: Folder that the trackers write to.
-        unused_parameters: Whether some parameters of the student get no gradient, which DDP has to
-            know.
+        trackers, folder: Names of accelerate's trackers, and the folder that they write to.
+        unused_parameters: Whether parameters of the student get no gradient; DDP has to know.
     """
     # The precision is a global of accelerate, and fine-tuning may have left another one.
     AcceleratorState._reset_state()

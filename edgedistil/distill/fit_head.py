@@ -56,6 +56,8 @@ _CLIP = 1.0  # norm of the gradient
 _MLM_ONLY = Loss(soft_target=0.0, mlm=1.0, cosine=0.0, temperature=1.0, positions="masked")
 # Added to each token's count, so that tokens that do not occur have a finite log frequency.
 _SMOOTHING = 0.1
+# Stream of random numbers that the masks are drawn from; the training loop has another one.
+_STREAM = "fit-head"
 # Rows whose tokens are counted at once: a few MB instead of the entire corpus.
 _ROWS_AT_ONCE = 4096
 # Steps over which the progress bar averages the loss.
@@ -81,6 +83,7 @@ def fit_head(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = TORCH_DTYPES[resolve_precision("auto", device)]
     inputs = _inputs(teacher, train_store, settings, seed=seed, dtype=dtype)
+    # 96 bits: enough that no two inputs share a folder.
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache / "teachers" / f"{teacher.name}-mlm-{key}"
     with cache_lock(folder):
@@ -97,6 +100,7 @@ def _inputs(
     teacher: Teacher, store: TokenStore, settings: FitHead, *, seed: int, dtype: torch.dtype
 ) -> dict[str, object]:
     """Everything that determines the fitted head; the cache key is its digest."""
+    # Lengths and rates as they are in the recipe; device and corpus by what they lead to.
     inputs: dict[str, object] = {
         "format": _FORMAT,
         "masked_share": MASKED_SHARE,
@@ -111,6 +115,7 @@ def _inputs(
         "seed": seed,
         "dtype": str(dtype),
     }
+    # At 1 there is one rate, and the key has no second one.
     if settings.encoder_rate != 1:
         inputs["encoder_rate"] = settings.encoder_rate
     return inputs
@@ -132,22 +137,24 @@ def _fit(
     counts_V = token_counts(store, model.config.vocab_size)
     initialise_head(model, counts_V)
 
+    order = _batch_order(store, settings, seed=seed)
+    masker = Masker(tokenizer, counts_V.numpy(), Masking(share=MASKED_SHARE), seed=seed)
+    pad_id, device = tokenizer.pad_token_id, model.device
+
+    def batches_at(step: int) -> list[MicroBatch]:
+        return micro_batches_at(step, order, masker, pad_id=pad_id, device=device, purpose=_STREAM)
+
+    tokens_per_step = order.micro_batch * store.tokens / len(store)
+    with retain_freed_memory():
+        return train_mlm(model, batches_at, settings, tokens_per_step=tokens_per_step, dtype=dtype)
+
+
+def _batch_order(store: TokenStore, settings: FitHead, *, seed: int) -> BatchOrder:
+    """Order of the rows, in one micro-batch per step."""
     # Entire rows, as many as come closest to the tokens of a step.
     tokens_per_row = store.tokens / len(store)
     rows = max(1, min(len(store), round(settings.batch_tokens / tokens_per_row)))
-    order = BatchOrder(store, seed=seed, global_batch=rows, micro_batch=rows)
-    masker = Masker(tokenizer, counts_V.numpy(), Masking(share=MASKED_SHARE), seed=seed)
-    pad_id: int = tokenizer.pad_token_id
-
-    def batches_at(step: int) -> list[MicroBatch]:
-        return micro_batches_at(
-            step, order, masker, pad_id=pad_id, device=model.device, purpose="fit-head"
-        )
-
-    with retain_freed_memory():
-        return train_mlm(
-            model, batches_at, settings, tokens_per_step=rows * tokens_per_row, dtype=dtype
-        )
+    return BatchOrder(store, seed=seed, global_batch=rows, micro_batch=rows)
 
 
 def initialise_head(model: BertForMaskedLM, token_counts_V: Tensor) -> None:
@@ -174,7 +181,7 @@ def train_mlm(
     tokens_per_step: float,
     dtype: torch.dtype,
 ) -> list[float]:
-    """Trains head and encoder in place with the MLM loss.
+    """Trains head and encoder in place; returns the loss of each step, nats per masked token.
 
     Args:
         model: The model, on its device.
@@ -182,8 +189,6 @@ def train_mlm(
         settings: Recipe section [teacher.fit].
         tokens_per_step: Mean tokens of a step, for the progress bar.
         dtype: Dtype of the forward passes.
-    Returns:
-        The loss of each step, nats per masked token.
     Raises:
         TrainingDiverged: A loss is not finite.
     """
@@ -203,11 +208,7 @@ def train_mlm(
             loss = 0.0
             for batch in batches_at(step):
                 loss += _backward(model, batch, dtype)
-            if not math.isfinite(loss):
-                raise TrainingDiverged(
-                    f"fitting the MLM head: the loss is {loss} at step {step}",
-                    hint="set a smaller learning_rate or a longer warmup in [teacher.fit]",
-                )
+            _check_finite(loss, step)
 
             # Update.
             nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
@@ -222,6 +223,14 @@ def train_mlm(
             bar.advance(tokens_per_step)
             bar.note(f"MLM loss {sum(displayed) / len(displayed):.2f}")
     return losses
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise TrainingDiverged(
+            f"fitting the MLM head: the loss is {loss} at step {step}",
+            hint="set a smaller learning_rate or a longer warmup in [teacher.fit]",
+        )
 
 
 def _build_optimizer(model: BertForMaskedLM, settings: FitHead) -> torch.optim.AdamW:

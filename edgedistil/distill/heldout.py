@@ -46,6 +46,7 @@ class HeldoutEvaluator:
         rank, processes = accelerator.process_index, accelerator.num_processes
         self._batches = [batch for batch in batches if batch.number % processes == rank]
         self._labels = [batch.labels_BL[batch.labels_BL != IGNORED] for batch in self._batches]
+        # Kept for all evaluations.
         with console.progress(
             "teacher on held-out text", len(self._batches), unit="batches"
         ) as bar:

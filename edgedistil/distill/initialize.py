@@ -71,11 +71,7 @@ def claim_run(recipe: Recipe, name: str, *, resume: bool) -> RunDir:
 
 @contextmanager
 def lock_run(run: RunDir, state: PartialState) -> Iterator[None]:
-    """Holds the lock of a run: one `distill` at a time works on it.
-
-    Raises:
-        RunError: Another process holds the lock. The lock of a killed process is released at once.
-    """
+    """Holds the lock of a run; raises RunError if another process holds it."""
     # The lock belongs to the command, which is several processes.
     if not state.is_main_process:
         yield
@@ -100,10 +96,7 @@ def lock_run(run: RunDir, state: PartialState) -> Iterator[None]:
 @contextmanager
 def with_resume_hint(run: RunDir, *, processes: int) -> Iterator[None]:
     """Adds the command that resumes the run to interruptions and storage errors."""
-    command = shlex.join(["edgedistil", "distill", str(run.recipe), "--run", run.name, "--resume"])
-    if processes > 1:
-        # Without the dashes torchrun would parse --run as an option of its own.
-        command = f"torchrun … -m -- {command}"
+    command = _resume_command(run, processes=processes)
     try:
         yield
     except Interrupted as error:
@@ -115,6 +108,7 @@ def with_resume_hint(run: RunDir, *, processes: int) -> Iterator[None]:
         raise StorageError(
             error.message, hint=f"{error.hint}\n  then resume with: {command}"
         ) from error
+    # A second signal, or one before the loop defers them.
     except KeyboardInterrupt:
         if run.recipe.exists():
             raise Interrupted(
@@ -124,6 +118,14 @@ def with_resume_hint(run: RunDir, *, processes: int) -> Iterator[None]:
             "interrupted before the first step",
             hint="run the same command again; it continues with what is in the cache",
         ) from None
+
+
+def _resume_command(run: RunDir, *, processes: int) -> str:
+    command = shlex.join(["edgedistil", "distill", str(run.recipe), "--run", run.name, "--resume"])
+    if processes == 1:
+        return command
+    # Without the dashes torchrun would parse --run as an option of its own.
+    return f"torchrun … -m -- {command}"
 
 
 # --- teacher, corpus and student -----------------------------------------------------------------
@@ -143,19 +145,15 @@ def prepare_run(recipe: Recipe, run: RunDir, state: PartialState) -> PreparedRun
     # A list instead of a return value: `run_on_main` would send the models to all processes.
     initialized: list[tuple[Teacher, TokenizedCorpus]] = []
     distributed.run_on_main(state, lambda: initialized.append(_initialize_run(recipe, run)))
-    if initialized:
-        teacher, corpus = initialized[0]
-    else:
-        teacher, corpus = _teacher_and_corpus(recipe, run)
-    return PreparedRun(
-        teacher=teacher,
-        corpus=corpus,
-        student=setup.build_student(recipe.student, teacher.model, seed=recipe.seed),
-        layer_map=setup.layer_map(recipe.student, teacher.model),
-        length=RunLength.of(
-            recipe.train, corpus_tokens=corpus.train.tokens, corpus_rows=len(corpus.train)
-        ),
+    if not initialized:
+        initialized.append(_teacher_and_corpus(recipe, run))
+    teacher, corpus = initialized[0]
+    student = setup.build_student(recipe.student, teacher.model, seed=recipe.seed)
+    layer_map = setup.layer_map(recipe.student, teacher.model)
+    length = RunLength.of(
+        recipe.train, corpus_tokens=corpus.train.tokens, corpus_rows=len(corpus.train)
     )
+    return PreparedRun(teacher, corpus, student, layer_map, length)
 
 
 def _check_settings(settings: Train, state: PartialState) -> None:
@@ -178,6 +176,8 @@ def _initialize_run(recipe: Recipe, run: RunDir) -> tuple[Teacher, TokenizedCorp
     teacher, corpus = _teacher_and_corpus(recipe, run)
     if run.recipe.exists():
         return teacher, corpus
+
+    # A killed process may have written some of these already.
     link_folder(teacher.folder, run.teacher)
     if not run.student_step0.exists():
         student = setup.build_student(recipe.student, teacher.model, seed=recipe.seed)
@@ -198,6 +198,7 @@ def _teacher_and_corpus(recipe: Recipe, run: RunDir) -> tuple[Teacher, Tokenized
         teacher = read_teacher(run.teacher, name=setup.teacher_name(recipe.teacher))
     else:
         teacher = setup.load_recipe_teacher(recipe.teacher)
+    # Checked before the corpus is built, which can take hours.
     setup.check_fit(recipe.student, recipe.corpus, teacher.model)
     corpus = prepare_corpus(recipe.corpus, teacher.folder, cache=cache_root())
     if is_initialized:

@@ -109,8 +109,7 @@ def distillation_loss(
     Args:
         student_BLD: Student's last hidden states, with gradient.
         teacher_BLD: Teacher's last hidden states; their width may differ without the cosine loss.
-        student_head: Student's MLM head.
-        teacher_head: Teacher's MLM head.
+        student_head, teacher_head: MLM heads.
         labels_BL: The original token at masked positions, IGNORED elsewhere.
         attention_mask_BL: 1 at tokens, 0 at padding; None without padding.
         counts: Number of tokens that the losses are means over; see `TokenCounts`.
@@ -129,21 +128,15 @@ def distillation_loss(
         distance = _attended_cosine_sum(student_MD, teacher_MD, attention_mask_BL)
         total, cosine_sum = total + settings.cosine / counts.attended * distance, distance.detach()
 
-    # Soft-target and MLM loss: logits of the selected positions.
-    if settings.soft_target > 0 or settings.mlm > 0:
-        positions = _select_positions(labels_BL, attention_mask_BL, settings)
-        # A micro-batch of a step may have no masked token.
-        if len(positions.indices):
-            projected = _projected_losses(
-                student_head.transform(student_MD[positions.indices]),
-                _teacher_inputs(teacher_BLD, teacher_head, positions, settings),
-                student_head,
-                labels_BL.flatten()[positions.indices[: positions.masked]],
-                counts=counts,
-                settings=settings,
-            )
-            total = total + projected.total
-            soft_target_sum, mlm_sum = projected.soft_target_sum, projected.mlm_sum
+    # Soft-target and MLM loss: logits of the selected positions. A micro-batch may have none.
+    positions = _select_positions(labels_BL, attention_mask_BL, settings)
+    if len(positions.indices):
+        student_ND = student_head.transform(student_MD[positions.indices])
+        teacher = _teacher_inputs(teacher_BLD, teacher_head, positions, settings)
+        labels_K = _labels_of_masked(labels_BL, positions, settings)
+        projected = _projected(student_ND, student_head, teacher, labels_K, counts, settings)
+        total = total + projected.total
+        soft_target_sum, mlm_sum = projected.soft_target_sum, projected.mlm_sum
     return DistillationLoss(total, soft_target_sum, mlm_sum, cosine_sum)
 
 
@@ -165,6 +158,9 @@ def _select_positions(
 ) -> _Positions:
     is_masked = labels_BL.flatten() != IGNORED
     masked = is_masked.nonzero().squeeze(1)
+    # The cosine loss alone needs no logits.
+    if settings.soft_target == settings.mlm == 0:
+        return _Positions(masked[:0], 0)
     # The MLM loss needs masked positions only.
     if settings.positions == "masked" or settings.soft_target == 0:
         return _Positions(masked, len(masked))
@@ -193,23 +189,28 @@ def _teacher_inputs(
     return TeacherInputs(hidden_ND, teacher_head.weight_VD, teacher_head.bias_V)
 
 
-def _projected_losses(
+def _labels_of_masked(labels_BL: Tensor, positions: _Positions, settings: Loss) -> Tensor | None:
+    """The original tokens at the masked positions; None without an MLM loss."""
+    if settings.mlm == 0:
+        return None
+    return labels_BL.flatten()[positions.indices[: positions.masked]]
+
+
+def _projected(
     student_ND: Tensor,
-    teacher: TeacherInputs | None,
     student_head: MlmHead,
-    labels_K: Tensor,
-    *,
+    teacher: TeacherInputs | None,
+    labels_K: Tensor | None,
     counts: TokenCounts,
     settings: Loss,
 ) -> ProjectedLosses:
     """Soft-target and MLM loss of N positions, of which the first K are masked."""
-    has_mlm = settings.mlm > 0
     return project_and_reduce(
         student_ND,
         student_head.weight_VD,
         student_head.bias_V,
         teacher,
-        labels_K if has_mlm else None,
+        labels_K,
         soft_scale=settings.soft_target / counts.soft_target(settings),
         mlm_scale=settings.mlm / counts.masked,
         temperature=settings.temperature,

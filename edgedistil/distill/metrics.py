@@ -42,6 +42,7 @@ class Metrics:
         if not self._writes:
             return
         line = json.dumps({"kind": kind, **values}, allow_nan=False)
+        # Opened for each entry: a process that is killed loses no complete line.
         with storage_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 

@@ -27,11 +27,11 @@ class Objective(nn.Module):
         *,
         compiled: bool = False,
     ) -> None:
-        """Joins the models, which are on their device already.
+        """Joins the models.
 
         Args:
-            student: Model to train.
-            teacher: Frozen teacher.
+            student: Model to train, on its device.
+            teacher: Frozen teacher, on the same device.
             settings: Recipe section [loss].
             compiled: Whether to use torch.compile.
         """
@@ -40,11 +40,15 @@ class Objective(nn.Module):
         # In a tuple, so that nn.Module does not register it.
         self._teacher = (teacher,)
 
-        self._encode_teacher = torch.compile(encode) if compiled else encode
+        self._encode_teacher, self._encode_student = encode, encode_with_head
+        if compiled:
+            self._compile()
+
+    def _compile(self) -> None:
+        self._encode_teacher = torch.compile(encode)
         # On a CPU dropout draws its bits outside of PyTorch, and a compiled graph breaks at each
-        # of them (docs/log.md#torchcompile-on-a-cpu): only the teacher is compiled there.
-        self._encode_student = encode_with_head
-        if compiled and next(student.parameters()).device.type != "cpu":
+        # of them: only the teacher is compiled there (docs/log.md#torchcompile-on-a-cpu).
+        if self.student.device.type != "cpu":
             self._encode_student = torch.compile(encode_with_head)
 
     @property
@@ -61,6 +65,7 @@ class Objective(nn.Module):
             The loss to call `backward` on, and the sums of the soft-target, MLM and cosine loss
             over the micro-batch's tokens, shape (3,).
         """
+        # Without these losses the teacher is not run.
         teacher_hidden_BLD, teacher_head = None, None
         if self.settings.soft_target > 0 or self.settings.cosine > 0:
             teacher_head = mlm_head(self.teacher)

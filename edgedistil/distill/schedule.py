@@ -52,6 +52,7 @@ def total_steps(settings: Train, *, corpus_tokens: int, tokens_per_step: float) 
     """
     if settings.steps is not None:
         return settings.steps
+    # Epochs are passes over the training part.
     tokens = settings.tokens
     if tokens is None:
         tokens = (settings.epochs or 0) * corpus_tokens

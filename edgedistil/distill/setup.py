@@ -71,6 +71,7 @@ def layer_map(section: StudentSection, teacher: BertForMaskedLM) -> list[int]:
     depth = teacher.config.num_hidden_layers
     if section.layers == "alternate":
         return alternate_layers(depth)
+    # The recipe is checked without the teacher, so its layers are checked here.
     outside = [layer for layer in section.layers if layer >= depth]
     problem = None
     if outside:
@@ -88,18 +89,16 @@ def layer_map(section: StudentSection, teacher: BertForMaskedLM) -> list[int]:
 def build_student(
     section: StudentSection, teacher: BertForMaskedLM, *, seed: int
 ) -> DistilBertForMaskedLM:
-    """Builds or loads the student of a recipe section [student].
-
-    Raises:
-        ModelError: See `make_student` and `load_student`.
-    """
+    """Builds or loads the student of a recipe section [student]; raises ModelError."""
     layers = layer_map(section, teacher)
     folder = _initial_folder(section)
+    # A student of an earlier run, to be distilled further.
     if folder is not None:
         student = load_student(folder, teacher, layers=len(layers), dropout=section.dropout)
         if section.freeze_positions:
             freeze_position_embeddings(student)
         return student
+    # A new one, from the teacher's layers or with random weights.
     return make_student(
         teacher,
         layer_map=layers,

@@ -62,7 +62,7 @@ def distill(recipe: Recipe, *, run_name: str | None, resume: bool) -> tuple[RunD
         run_name: Name of the run; None: the recipe's.
         resume: Continue the run of that name. A finished one is returned as it is.
     Raises:
-        RunError: The run exists (and `resume` is off), is in use, or was started with another recipe.
+        RunError: The run exists (and `resume` is off), is in use, or had another recipe.
         InputError: Something in the recipe does not fit the teacher, the corpus or the machine.
         Interrupted: SIGINT or SIGTERM; a checkpoint was saved.
         TrainingDiverged: A loss is NaN or infinite.
@@ -175,12 +175,7 @@ def _open_session(
 
 
 def _checkpoint_to_resume(session: _Session, state: PartialState) -> Path | None:
-    """Returns the newest intact checkpoint, with the trace truncated to it; None for a new run.
-
-    Raises:
-        RunError: It was computed in another precision.
-        StorageError: All checkpoints are corrupt.
-    """
+    """Returns the newest intact checkpoint, with the trace truncated to it; None for a new run."""
 
     def find() -> Path | None:
         checkpoints, metrics = session.outputs.checkpoints, session.outputs.metrics
@@ -189,21 +184,25 @@ def _checkpoint_to_resume(session: _Session, state: PartialState) -> Path | None
         if checkpoint is None:
             metrics.truncate_after(-1)
             return None
-        # `auto` can resolve to another precision on another machine.
-        precision = read_progress(checkpoint).precision
-        if precision != session.precision:
-            raise RunError(
-                f"the run was computed in {precision} up to {checkpoint}, "
-                f"and would continue in {session.precision}",
-                hint=f'set train.precision = "{precision}", '
-                "or start another run with --run NEW-NAME",
-            )
+        _check_same_precision(checkpoint, session.precision)
         metrics.truncate_after(step_of(checkpoint))
         console.say(f"resuming from {checkpoint}")
         return checkpoint
 
     # The main process truncates the trace; all resume from the checkpoint that it found.
     return run_on_main(state, find)
+
+
+def _check_same_precision(checkpoint: Path, precision: Precision) -> None:
+    """Raises RunError if a checkpoint was computed in another precision."""
+    # `auto` can resolve to another precision on another machine.
+    before = read_progress(checkpoint).precision
+    if before != precision:
+        raise RunError(
+            f"the run was computed in {before} up to {checkpoint}, "
+            f"and would continue in {precision}",
+            hint=f'set train.precision = "{before}", or start another run with --run NEW-NAME',
+        )
 
 
 def _finish_trackers(accelerator: Accelerator) -> None:

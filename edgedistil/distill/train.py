@@ -192,16 +192,16 @@ class Trainer:
             self._save_and_stop()
 
         # Forward and backward passes.
-        factor = learning_rate_factor(step, steps=self._length.steps, warmup=self._settings.warmup)
-        self._adamw.param_groups[0]["lr"] = self._settings.learning_rate * factor
+        self._set_learning_rate(step)
         totals, sums = self._accumulate_gradients(step, batches, counts, interruption)
 
         # Check losses and gradient before the update, so that no checkpoint holds NaN.
         norm = self._accelerator.clip_grad_norm_(self._trainable, self._settings.clip)
         losses = self._reduce_losses(totals, sums, norm, counts)
         if not _is_finite(losses, scaled=self._accelerator.scaler is not None):
-            path = self._outputs.diverged / self._diverged_name(step)
-            _raise_diverged(step, losses, _responsible(batches, totals, losses), path)
+            name = f"step-{step + 1:08d}.rank-{self._accelerator.process_index}.npz"
+            responsible = _responsible(batches, totals, losses)
+            _raise_diverged(step, losses, responsible, self._outputs.diverged / name)
 
         # Update the student.
         self._optimizer.step()
@@ -221,6 +221,11 @@ class Trainer:
         # One all-reduce for all three (docs/decisions.md#one-all-reduce-before-the-passes).
         attended, masked, stops = self._accelerator.reduce(sums, "sum").tolist()
         return TokenCounts(attended, masked), stops > 0
+
+    def _set_learning_rate(self, step: int) -> None:
+        # Set at each step instead of by a scheduler: a resumed run needs no state for it.
+        factor = learning_rate_factor(step, steps=self._length.steps, warmup=self._settings.warmup)
+        self._adamw.param_groups[0]["lr"] = self._settings.learning_rate * factor
 
     def _accumulate_gradients(
         self,
@@ -353,9 +358,6 @@ class Trainer:
             "everything up to it is saved"
         )
 
-    def _diverged_name(self, step: int) -> str:
-        return f"step-{step + 1:08d}.rank-{self._accelerator.process_index}.npz"
-
 
 def _format_losses(losses: StepLosses) -> str:
     return (
@@ -386,21 +388,12 @@ def _responsible(
 def _raise_diverged(
     step: int, losses: StepLosses, responsible: list[MicroBatch], path: Path
 ) -> NoReturn:
-    """Saves the ids and labels of the responsible micro-batches, and raises TrainingDiverged."""
-    arrays = {}
-    for batch in responsible:
-        arrays[f"input_ids_{batch.number}"] = batch.input_ids_BL.cpu().numpy()
-        arrays[f"labels_{batch.number}"] = batch.labels_BL.cpu().numpy()
-    if arrays:
-        with (
-            replacing(path) as unfinished,
-            storage_errors(path),
-            unfinished.open("wb") as file,
-        ):
-            # numpy declares its keywords as `allow_pickle`.
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-    # Without arrays another process has the batch, in the same folder.
-    saved = path if arrays else path.parent
+    """Saves the responsible micro-batches, and raises TrainingDiverged."""
+    # Another process may have the batch; it saves it to the same folder.
+    saved = path.parent
+    if responsible:
+        _save_batches(path, responsible)
+        saved = path
     raise TrainingDiverged(
         f"the loss is {losses.total:g} at step {step + 1} "
         f"(soft target {losses.soft_target:g}, MLM {losses.mlm:g}, cosine {losses.cosine:g}, "
@@ -409,3 +402,14 @@ def _raise_diverged(
         'train.precision = "float32"; '
         "a recipe that changes them needs a run of another name",
     )
+
+
+def _save_batches(path: Path, batches: list[MicroBatch]) -> None:
+    """Saves the ids and labels of micro-batches."""
+    arrays = {}
+    for batch in batches:
+        arrays[f"input_ids_{batch.number}"] = batch.input_ids_BL.cpu().numpy()
+        arrays[f"labels_{batch.number}"] = batch.labels_BL.cpu().numpy()
+    with replacing(path) as unfinished, storage_errors(path), unfinished.open("wb") as file:
+        # numpy declares its keywords as `allow_pickle`.
+        np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -43,9 +43,14 @@ def teacher(tmp_path: Path) -> Teacher:
 
     torch.manual_seed(2)
     config = BertConfig(
-        vocab_size=V, hidden_size=22, num_attention_heads=2, intermediate_size=31, num_hidden_layers=1,
-        max_position_embeddings=L, initializer_range=0.1,
-    )  # fmt: skip
+        vocab_size=V,
+        hidden_size=22,
+        num_attention_heads=2,
+        intermediate_size=31,
+        num_hidden_layers=1,
+        max_position_embeddings=L,
+        initializer_range=0.1,
+    )
     BertModel(config).save_pretrained(tmp_path / "headless")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{index}" for index in range(5, V))]
     BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(

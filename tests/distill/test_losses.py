@@ -60,23 +60,22 @@ def _plain(
     teacher: MlmHead,
     labels_BL: Tensor,
     mask_BL: Tensor,
-    *,
-    weights: tuple[float, float, float],
-    temperature: float,
-    positions: str,
+    settings: Loss,
 ) -> Tensor:
     """The three formulas on the full logits, selected afterwards, as the paper's code does it."""
     student_BLV = student.transform(student_BLD) @ student.weight_VD.T + student.bias_V
     teacher_BLV = teacher.transform(teacher_BLW) @ teacher.weight_VD.T + teacher.bias_V
     masked, attended = labels_BL != IGNORED, mask_BL.bool()
-    selected = attended if positions == "all" else masked
-    soft, mlm, cosine = weights
-    total = soft * soft_target_loss(
-        student_BLV[selected], teacher_BLV[selected], temperature=temperature
+    selected = attended if settings.positions == "all" else masked
+    soft_target = soft_target_loss(
+        student_BLV[selected], teacher_BLV[selected], temperature=settings.temperature
     )
-    total = total + mlm * mlm_loss(student_BLV[masked], labels_BL[masked])
-    if cosine:
-        total = total + cosine * cosine_loss(student_BLD[attended], teacher_BLW[attended])
+    mlm = mlm_loss(student_BLV[masked], labels_BL[masked])
+    total = settings.soft_target * soft_target + settings.mlm * mlm
+    # The cosine of states of different widths is not defined.
+    if settings.cosine:
+        cosine = cosine_loss(student_BLD[attended], teacher_BLW[attended])
+        total = total + settings.cosine * cosine
     return total
 
 
@@ -101,16 +100,10 @@ def test_engine_equals_the_plain_formulas(
     teacher_BLW = torch.randn(B, L, width, dtype=torch.float64)
     leaves = [hidden_BLD, student.weight_VD, student.bias_V, *student.transform.parameters()]
 
-    plain = _plain(
-        hidden_BLD, teacher_BLW, student, teacher, labels_BL, mask_BL,
-        weights=weights, temperature=temperature, positions=positions,
-    )  # fmt: skip
+    settings = _settings(weights, temperature=temperature, positions=positions)
+    plain = _plain(hidden_BLD, teacher_BLW, student, teacher, labels_BL, mask_BL, settings)
     expected = torch.autograd.grad(plain, leaves, allow_unused=True)
-    got = distillation_loss(
-        hidden_BLD, teacher_BLW, student_head=student, teacher_head=teacher, labels_BL=labels_BL,
-        attention_mask_BL=mask_BL, counts=count_tokens(labels_BL, mask_BL),
-        settings=_settings(weights, temperature=temperature, positions=positions),
-    )  # fmt: skip
+    got = _engine(hidden_BLD, teacher_BLW, student, teacher, settings=settings)
     gradients = torch.autograd.grad(got.total, leaves, allow_unused=True)
 
     assert abs(float(got.total.detach() - plain.detach())) < 1e-5
@@ -120,7 +113,11 @@ def test_engine_equals_the_plain_formulas(
 
 
 def _engine(
-    hidden_BLD: Tensor, teacher_BLD: Tensor, student: MlmHead, teacher: MlmHead, **changes: Any
+    hidden_BLD: Tensor,
+    teacher_BLD: Tensor | None,
+    student: MlmHead,
+    teacher: MlmHead | None,
+    **changes: Any,
 ) -> Any:
     """`distillation_loss` with some arguments changed."""
     labels_BL, mask_BL = changes.pop("batch", None) or _batch()
@@ -243,10 +240,15 @@ def test_a_loss_scaler_scales_the_gradients() -> None:
 def test_without_soft_target_and_cosine_no_teacher_is_needed() -> None:
     labels_BL, mask_BL = _batch()
     got = distillation_loss(
-        torch.randn(B, L, D, dtype=torch.float64), None, student_head=_head(D, 1), teacher_head=None,
-        labels_BL=labels_BL, attention_mask_BL=mask_BL, counts=count_tokens(labels_BL, mask_BL),
+        torch.randn(B, L, D, dtype=torch.float64),
+        None,
+        student_head=_head(D, 1),
+        teacher_head=None,
+        labels_BL=labels_BL,
+        attention_mask_BL=mask_BL,
+        counts=count_tokens(labels_BL, mask_BL),
         settings=_settings((0.0, 1.0, 0.0), positions="masked"),
-    )  # fmt: skip
+    )
     assert float(got.total.detach()) == pytest.approx(float(got.mlm_sum) / 3)
     assert float(got.soft_target_sum) == float(got.cosine_sum) == 0
 
@@ -347,3 +349,16 @@ def test_cosine_of_different_widths_has_a_hint() -> None:
     )
     with pytest.raises(ShapeError, match=r"set \[loss\] cosine = 0"):
         _engine(hidden_BLD, teacher_BLW, _head(D, 1), _head(W, 2))
+
+
+def test_a_soft_target_loss_without_a_teacher_is_an_error() -> None:
+    head = _head(D, 1)
+    hidden_BLD = torch.randn(B, L, D, dtype=torch.float64)
+    with pytest.raises(ShapeError, match="needs the teacher's hidden states and head"):
+        _engine(hidden_BLD, None, head, None, settings=_settings((5.0, 0.0, 0.0)))
+
+
+def test_soft_targets_are_a_mean_over_the_positions_of_the_recipe() -> None:
+    counts = TokenCounts(attended=12, masked=4)
+    assert counts.soft_target(_settings((5.0, 2.0, 1.0), positions="all")) == 12
+    assert counts.soft_target(_settings((5.0, 2.0, 1.0), positions="masked")) == 4

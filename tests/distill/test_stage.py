@@ -38,8 +38,13 @@ TRACED = (
 
 
 def trace(run: RunDir) -> list[list[Any]]:
-    entries = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return [[entry[key] for key in TRACED] for entry in entries if entry["kind"] == "train"]
+    """The figures of each step that do not depend on the machine's speed."""
+    steps = []
+    for line in run.metrics.read_text().splitlines():
+        entry = json.loads(line)
+        if entry["kind"] == "train":
+            steps.append([entry[key] for key in TRACED])
+    return steps
 
 
 def heldout(run: RunDir) -> list[Any]:
@@ -272,7 +277,7 @@ def test_bad_input_is_reported_and_leaves_no_files(
 
 
 def test_a_disk_that_fills_up_while_it_trains(tiny_recipe: Make, runs: Path) -> None:
-    """Files may not grow over 100 kB: weights of the student fit, the optimizer's moments do not."""
+    """Files are limited to 100 kB: the student's weights fit, the optimizer's moments do not."""
     recipe = tiny_recipe(train={"steps": 3, "checkpoint_minutes": 1e-9})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))

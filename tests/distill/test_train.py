@@ -38,8 +38,13 @@ TRACED = (
 
 
 def trace(run: RunDir) -> list[list[Any]]:
-    entries = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return [[entry[key] for key in TRACED] for entry in entries if entry["kind"] == "train"]
+    """The figures of each step that do not depend on the machine's speed."""
+    steps = []
+    for line in run.metrics.read_text().splitlines():
+        entry = json.loads(line)
+        if entry["kind"] == "train":
+            steps.append([entry[key] for key in TRACED])
+    return steps
 
 
 def test_losses_fall(tiny_recipe: Make, runs: Path) -> None:

@@ -85,6 +85,7 @@ def estimate_tokens(sources: Sequence[SourceSpec], *, heldout_share: float) -> t
     Raises:
         InputError: The size of a hub data set is unknown.
     """
+    # English text: other languages have other numbers of bytes per token.
     total, explanations = 0, []
     for spec in sources:
         text_bytes, explanation = _text_size(spec)
@@ -138,6 +139,7 @@ def plan_here(
     saving_s = checkpoints * checkpoint_bytes / _CHECKPOINT_BYTES_PER_S
     seconds = training_s + evaluation_s + saving_s
 
+    # Say so if the times are extrapolated.
     scaled = ""
     if timing.rows < workload.micro_batch:
         scaled = f", {timing.rows} rows of it"
@@ -198,6 +200,7 @@ def plan_gpus(
         masked_share=workload.masked_share,
         loss=loss,
     )
+    # Several GPUs may leave each with fewer rows than a micro-batch.
     micro_batch = min(workload.micro_batch, max(1, workload.global_batch // processes))
     memory_bytes = gpu_memory_bytes(
         teacher_shape, student_shape, micro_batch=micro_batch, length=workload.block_length
@@ -217,6 +220,7 @@ class _GpuStep:
 
 
 def _plan_gpu(gpu: Gpu, step: _GpuStep, workload: RunWorkload) -> PlannedDevice:
+    # Compute time of a micro-batch, unless launching its kernels takes longer.
     tokens = step.micro_batch * workload.block_length
     flop_per_s = gpu.peak_tflop_per_s * 1e12 * ASSUMED_UTILISATION
     compute_s = tokens * step.flops_per_token / flop_per_s

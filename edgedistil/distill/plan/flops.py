@@ -84,19 +84,20 @@ def flops_per_token(
         masked_share: Share of masked tokens.
         loss: Recipe section [loss]; a loss of weight 0 costs nothing.
     """
-    # Shares of the tokens that teacher and student project onto the vocabulary.
-    teacher_share = 0.0
-    if loss.soft_target > 0:
-        teacher_share = 1.0 if loss.positions == "all" else masked_share
-    student_share = teacher_share
-    if loss.soft_target == 0 and loss.mlm > 0:
-        student_share = masked_share
-
+    teacher_share, student_share = _projected_shares(loss, masked_share)
     # A backward pass costs two forward passes.
     flops = 3 * (student.encoder_flops(length) + student_share * student.head_flops)
     if loss.soft_target > 0 or loss.cosine > 0:
         flops += teacher.encoder_flops(length)
     return flops + teacher_share * teacher.head_flops
+
+
+def _projected_shares(loss: Loss, masked_share: float) -> tuple[float, float]:
+    """Shares of the tokens that teacher and student project onto the vocabulary."""
+    if loss.soft_target > 0:
+        share = 1.0 if loss.positions == "all" else masked_share
+        return share, share
+    return 0.0, masked_share if loss.mlm > 0 else 0.0
 
 
 def gpu_memory_bytes(

@@ -97,6 +97,7 @@ def _plan_here(
     device: torch.device,
 ) -> PlannedDevice:
     """The run on this machine, timed with the objective of the loop."""
+    # Last, because it casts the teacher in place.
     frozen = freeze_teacher(teacher, dtype=TORCH_DTYPES[precision])
     objective = Objective(student.to(device), frozen.to(device), recipe.loss)
     accelerator = build_accelerator(
@@ -124,6 +125,7 @@ def _planned_teacher(section: TeacherSection) -> _PlannedTeacher:
     try:
         loaded = setup.load_recipe_teacher(section)
     except OfflineError:
+        # The costs of a model depend on its shape alone.
         config = known_shape(section.source)
         if config is None:
             raise
@@ -158,6 +160,7 @@ def _planned_corpus(section: Corpus, teacher: Teacher | None) -> _PlannedCorpus:
         return _PlannedCorpus(
             corpus.train.tokens, len(corpus.train), corpus.heldout.tokens, "counted"
         )
+    # Estimated from sizes; the held-out part is a share of the text.
     share = section.heldout_share
     tokens, how = estimate_tokens(section.sources, heldout_share=share)
     rows = max(1, tokens // section.block_length)

@@ -101,51 +101,61 @@ def time_steps(
         length, objective.student.config.vocab_size, masked_share, accelerator.device
     )
     steps = _TimedSteps(objective, accelerator, batches)
-    few_rows = min(_FEW_ROWS, micro_batch)
-    with (
-        retain_freed_memory(),
-        console.progress("timing steps", _REPEATS + 4, unit="steps") as bar,
-    ):
-        # The first step allocates the optimizer's moments and loads kernels.
-        steps.run(few_rows)
-        bar.advance()
-
-        # A few rows, to see how many can be timed.
-        memory.reset_peak(accelerator.device)
-        few = _Measured(few_rows, min(steps.run(few_rows)[0] for _ in range(2)), steps.peak_bytes())
-        bar.advance(2)
-        affordable = int(_MAX_MICRO_BATCH_S * few_rows / few.seconds)
-        rows = min(micro_batch, max(2 * few_rows, affordable))
-
-        # As many rows as possible, after one warm-up step of that size.
-        steps.run(rows)
-        bar.advance()
-        memory.reset_peak(accelerator.device)
-        passes_s, updates_s = [], []
-        for _ in range(_REPEATS):
-            pass_s, update_s = steps.run(rows)
-            passes_s.append(pass_s)
-            updates_s.append(update_s)
-            bar.advance()
-        many = _Measured(rows, statistics.median(passes_s), steps.peak_bytes())
-
+    with retain_freed_memory():
+        few, many = _measure(steps, micro_batch)
     evaluation_batch_s = _time_evaluation(objective, accelerator, batches)
     return StepTiming(
-        micro_batch_s=_extrapolate(few.seconds, many.seconds, few, many, micro_batch),
-        update_s=statistics.median(updates_s),
+        micro_batch_s=_extrapolate(few.passes_s, many.passes_s, few, many, micro_batch),
+        update_s=many.update_s,
         evaluation_batch_s=evaluation_batch_s,
         peak_bytes=_peak(few, many, micro_batch, evaluation=steps.peak_bytes()),
-        rows=rows,
+        rows=many.rows,
     )
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """Time and peak memory of a micro-batch of some rows."""
+    """Times and peak memory of a step with one micro-batch of some rows."""
 
     rows: int
-    seconds: float
+    passes_s: float
+    update_s: float
     peak_bytes: Count
+
+
+def _measure(steps: _TimedSteps, micro_batch: int) -> tuple[_Measured, _Measured]:
+    """Measures steps of a few rows, then of as many as can be timed."""
+    few_rows = min(_FEW_ROWS, micro_batch)
+    with console.progress("timing steps", _REPEATS + 4, unit="steps") as bar:
+        # The first step allocates the optimizer's moments and loads kernels.
+        steps.run(few_rows)
+        bar.advance()
+
+        # A few rows, to see how many can be timed.
+        steps.reset_peak()
+        passes_s, update_s = min(steps.run(few_rows) for _ in range(2))
+        few = _Measured(few_rows, passes_s, update_s, steps.peak_bytes())
+        bar.advance(2)
+        affordable = int(_MAX_MICRO_BATCH_S * few_rows / few.passes_s)
+        rows = min(micro_batch, max(2 * few_rows, affordable))
+
+        # As many as that, after one step of that size to warm up.
+        steps.run(rows)
+        bar.advance()
+        return few, _measure_median(steps, rows, bar)
+
+
+def _measure_median(steps: _TimedSteps, rows: int, bar: console.Bar) -> _Measured:
+    """Measures several steps of the same size."""
+    steps.reset_peak()
+    passes_s, updates_s = [], []
+    for _ in range(_REPEATS):
+        pass_s, update_s = steps.run(rows)
+        passes_s.append(pass_s)
+        updates_s.append(update_s)
+        bar.advance()
+    peak_bytes = steps.peak_bytes()
+    return _Measured(rows, statistics.median(passes_s), statistics.median(updates_s), peak_bytes)
 
 
 class _TimedSteps:
@@ -172,6 +182,9 @@ class _TimedSteps:
         self._optimizer.step()
         self._optimizer.zero_grad()
         return passed - began, _now(device) - passed
+
+    def reset_peak(self) -> None:
+        memory.reset_peak(self._accelerator.device)
 
     def peak_bytes(self) -> Count:
         return memory.peak_bytes(self._accelerator.device)

@@ -1,0 +1,69 @@
+"""Teacher and student of a recipe: names, layers, and what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import BertForMaskedLM
+
+from edgedistil.core.errors import ModelError
+from edgedistil.core.recipe import Corpus, SourceSpec, Student
+from edgedistil.core.recipe import Teacher as TeacherSection
+from edgedistil.distill.setup import build_student, check_fit, layer_map, teacher_name
+from edgedistil.models.teacher import read_teacher
+
+
+@pytest.fixture
+def teacher(tiny_teacher: Path) -> BertForMaskedLM:
+    return read_teacher(tiny_teacher, name="tiny").model
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("asset:minilm", "minilm"), ("owner/model", "model"), ("/models/bert/", "bert")],
+)
+def test_a_teacher_is_named_after_its_source(source: str, name: str) -> None:
+    assert teacher_name(TeacherSection(source=source)) == name
+
+
+def test_layers_of_the_recipe_or_every_other_one(teacher: BertForMaskedLM) -> None:
+    assert layer_map(Student(), teacher) == [0, 3]
+    assert layer_map(Student(layers=[2, 0, 2]), teacher) == [2, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("layers", "problem"),
+    [([0, 4], "the teacher has no layer 4"), ([], "a student needs at least one layer")],
+)
+def test_layers_that_do_not_exist(
+    teacher: BertForMaskedLM, layers: list[int], problem: str
+) -> None:
+    with pytest.raises(ModelError, match=rf"{problem}\n  its layers are 0 to 3"):
+        layer_map(Student(layers=layers), teacher)
+
+
+def test_sequences_longer_than_the_teachers(teacher: BertForMaskedLM) -> None:
+    corpus = Corpus(sources=[SourceSpec(files="x.txt")], block_length=68)
+    with pytest.raises(ModelError, match=r"set corpus\.block_length to at most 67"):
+        check_fit(Student(), corpus, teacher)
+
+
+def test_a_student_to_distil_further_is_loaded(teacher: BertForMaskedLM, tmp_path: Path) -> None:
+    first = build_student(Student(), teacher, seed=3)
+    first.save_pretrained(tmp_path / "student")
+    further = Student(init=str(tmp_path / "student"), freeze_positions=True)
+    student = build_student(further, teacher, seed=5)
+    assert not student.distilbert.embeddings.position_embeddings.weight.requires_grad
+    for ours, theirs in zip(student.parameters(), first.parameters(), strict=True):
+        assert ours.equal(theirs)
+
+
+def test_a_student_that_does_not_fit_is_found_before_the_corpus_is_built(
+    teacher: BertForMaskedLM, tmp_path: Path
+) -> None:
+    build_student(Student(), teacher, seed=3).save_pretrained(tmp_path / "student")
+    section = Student(init=str(tmp_path / "student"), layers=[0, 1, 3])
+    corpus = Corpus(sources=[SourceSpec(files="x.txt")], block_length=23)
+    with pytest.raises(ModelError, match=r"student\.init .*layers.*expected 3"):
+        check_fit(section, corpus, teacher)

@@ -1,4 +1,4 @@
-"""Text → token ids by the model folder's own tokenizer, without torch: training and artefact read the same ids."""
+"""Tokenization without torch, so that training and the exported artefact read the same ids."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ from edgedistil.core import console
 from edgedistil.core.errors import ModelError
 
 Ids = NDArray[np.int64]
+# Texts per call of the tokenizer. Each call also returns offsets and token strings, which are freed
+# before the next one: larger chunks cost memory, smaller ones cost calls.
 _CHUNK = 4096
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sequence of a model: token ids, and which of the two texts a token belongs to."""
+    """Token ids of one sequence.
+
+    Attributes:
+        input_ids: Token ids, special tokens included.
+        type_ids: For each token, 0 if it belongs to the first text and 1 for the second.
+    """
 
     input_ids: list[int]
     type_ids: list[int]
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder, with the truncation and padding that its file may carry switched off.
+    """Opens the tokenizer of a model folder, without truncation and padding.
 
     Raises:
         ModelError: The folder has no `tokenizer.json`.
@@ -34,49 +41,79 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ModelError(
-            f"{folder} has no tokenizer.json", hint="save the model's fast tokenizer beside it"
+            f"{folder} has no tokenizer.json", hint="save the model's fast tokenizer next to it"
         )
     tokenizer = Tokenizer.from_file(str(path))
+    # The file may carry the length that some earlier user of the model asked for.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
-    found = tokenizer.token_to_id("[PAD]")
-    return 0 if found is None else int(found)
+    """Returns the id of the padding token, 0 if the vocabulary has none."""
+    token_id = tokenizer.token_to_id("[PAD]")
+    return 0 if token_id is None else int(token_id)
 
 
 def encode_texts(
     tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], max_length: int
 ) -> list[Encoded]:
-    """One or two texts an example, cut to `max_length` tokens (the longer of two first), special tokens included."""
+    """Encodes texts and pairs of texts.
+
+    Args:
+        tokenizer: Tokenizer of the model; its truncation is changed.
+        texts: One or two texts per example.
+        max_length: Tokens of a sequence at most, special tokens included. Of two texts, the longer
+            one is truncated first.
+    """
     tokenizer.enable_truncation(max_length, strategy="longest_first")
     inputs = [pair if len(pair) == 2 else pair[0] for pair in texts]
-    found: list[Encoded] = []
+    sequences: list[Encoded] = []
     with console.progress("tokenizing", len(inputs), unit="texts") as bar:
-        for start in range(
-            0, len(inputs), _CHUNK
-        ):  # a chunk's offsets and token strings are freed before the next
+        for start in range(0, len(inputs), _CHUNK):
             chunk = tokenizer.encode_batch(inputs[start : start + _CHUNK])
-            found += [Encoded(list(each.ids), list(each.type_ids)) for each in chunk]
+            sequences += [Encoded(list(item.ids), list(item.type_ids)) for item in chunk]
             bar.advance(len(chunk))
-    return found
+    return sequences
 
 
 def length_groups(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Indices in batches of similar length, longest first, each at most `tokens` padded tokens (or one sequence)."""
+    """Groups sequences of similar length into batches, longest first.
+
+    Args:
+        lengths: Tokens of each sequence.
+        tokens: Tokens of a batch at most, padding included; a longer sequence is a batch by itself.
+    Returns:
+        Indices of the sequences in each batch.
+    """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        # The first sequence of a batch is its longest, so its length is that of the padded rows.
         if not batches or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > tokens:
             batches.append([])
         batches[-1].append(index)
     return batches
 
 
-def padded(sequences: Sequence[Sequence[int]], value: int) -> Ids:
-    """Sequences as one array, shape (B, L of the longest)."""
-    array = np.full((len(sequences), max(map(len, sequences))), value, dtype=np.int64)
+def pad_batch(batch: Sequence[Encoded], pad: int) -> tuple[Ids, Ids, Ids]:
+    """Returns input ids, attention mask and token types of a batch, shape (B, L) each.
+
+    Args:
+        batch: B sequences.
+        pad: Id of the padding token.
+    """
+    mask = [[1] * len(sequence.input_ids) for sequence in batch]
+    return (
+        _pad_sequences([sequence.input_ids for sequence in batch], pad),
+        _pad_sequences(mask, 0),
+        _pad_sequences([sequence.type_ids for sequence in batch], 0),
+    )
+
+
+def _pad_sequences(sequences: Sequence[Sequence[int]], value: int) -> Ids:
+    """Returns B sequences as one array, shape (B, L), where L is the longest one's length."""
+    array_BL = np.full((len(sequences), max(map(len, sequences))), value, dtype=np.int64)
     for row, sequence in enumerate(sequences):
-        array[row, : len(sequence)] = sequence
-    return array
+        array_BL[row, : len(sequence)] = sequence
+    return array_BL

@@ -1,80 +1,101 @@
-"""Rows of csv, tsv, jsonl and parquet files, and the official layouts of IMDb and SQuAD; problems with their place."""
+"""Readers of csv, tsv, jsonl and parquet files and of the official layouts of IMDb and SQuAD.
+
+Every problem is reported with file and line.
+"""
 
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgedistil.core.errors import TaskError
-from edgedistil.evaluate.examples import Answer, RawExample
+from edgedistil.core.toml import did_you_mean
+from edgedistil.evaluate.examples import AnswerSpan, RawExample
 from edgedistil.evaluate.spec import Files, TaskSpec
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-Row = tuple[str, dict[str, Any]]  # place, cells by column
+# Place of a row (file and line), and its cells by column.
+Row = tuple[str, dict[str, Any]]
+
+
+# --- examples ------------------------------------------------------------------------------------
 
 
 def read_side(
     spec: TaskSpec, files: Files, names: Sequence[str], folder: Path
 ) -> tuple[list[RawExample], list[str]]:
-    """The examples of one side (train or dev) from its files, and what was noticed on the way.
+    """Reads the training or dev examples of a task.
 
+    Args:
+        spec: Description of the task.
+        files: Its [files] section.
+        names: Files or folders of this side, relative to `folder`.
+        folder: Folder of the data set.
+    Returns:
+        Examples, and remarks such as the number of rows left out.
     Raises:
-        TaskError: A file is missing or malformed; names file and line.
+        TaskError: A file is missing or malformed; the message names file and line.
     """
     examples: list[RawExample] = []
     notes: list[str] = []
     for part, name in enumerate(names):
         path = folder / name
         if not path.exists():
-            raise TaskError(f"task '{spec.name}': no {path}", hint=_where_to_get(spec))
-        found, noted = _read_one(spec, files, path, part)
-        examples += found
-        notes += noted
+            raise TaskError(
+                f"task '{spec.name}': {path} does not exist", hint=_download_hint(spec)
+            )
+        file_examples, file_notes = _read_file(spec, files, path, part)
+        examples += file_examples
+        notes += file_notes
     return examples, notes
 
 
 def read_texts(
     spec: TaskSpec, files: Files | None, path: Path, columns: Sequence[str]
 ) -> list[tuple[str, ...]]:
-    """Texts without labels: a line each of a .txt, or the text columns of a table in the task's own form.
+    """Reads texts without labels.
 
+    Args:
+        spec: Description of the task.
+        files: Its [files] section, if it has one.
+        path: A .txt file with one text per line, or a table in the task's format.
+        columns: Columns of the table with the text or the two texts.
     Raises:
-        TaskError: The file is missing or malformed; names file and line.
+        TaskError: The file is missing or malformed; the message names file and line.
     """
     if not path.is_file():
         raise TaskError(
-            f"task '{spec.name}': no {path}",
-            hint="the path is taken from second_distillation.unlabelled",
+            f"task '{spec.name}': {path} does not exist",
+            hint="the path is from second_distillation.unlabelled",
         )
     if path.suffix == ".txt":
         if len(columns) > 1:
             raise TaskError(
-                f"{path}: a line holds one text, the task takes {len(columns)}", hint="give a table"
+                f"{path}: a line contains one text, the task takes {len(columns)}",
+                hint="use a table with one column for each text",
             )
-        return [(line.strip(),) for line in utf8_text(path).split("\n") if line.strip()]
-    found = []
-    for where, cells in _rows(path, files or Files(train="", dev=("",)), []):
-        for column in columns:
-            if cells.get(column) is None:
-                raise _missing(where, column, cells)
-        found.append(tuple(text_of(where, column, cells[column]) for column in columns))
-    return found
+        lines = utf8_text(path).split("\n")
+        return [(line.strip(),) for line in lines if line.strip()]
+
+    # Remarks on skipped rows are dropped: fewer unlabelled texts do not change the scores' meaning.
+    texts = []
+    for where, cells in _read_rows(path, files or Files(train="", dev=("",)), []):
+        _check_columns(where, cells, columns)
+        texts.append(tuple(text_of(where, column, cells[column]) for column in columns))
+    return texts
 
 
-def _where_to_get(spec: TaskSpec) -> str:
-    return (
-        f"download: {spec.download}"
-        if spec.download
-        else "the path is taken from the task's [files] section"
-    )
+def _download_hint(spec: TaskSpec) -> str:
+    if spec.download:
+        return f"download: {spec.download}"
+    return "the path is from the task's [files] section"
 
 
-def _read_one(
+def _read_file(
     spec: TaskSpec, files: Files, path: Path, part: int
 ) -> tuple[list[RawExample], list[str]]:
     if files.format == "aclImdb":
@@ -82,68 +103,89 @@ def _read_one(
     if files.format == "squad":
         return list(_squad(path, part)), []
     notes: list[str] = []
-    rows = list(_rows(path, files, notes))
+    rows = list(_read_rows(path, files, notes))
     if not rows:
-        raise TaskError(f"{path}: holds no rows")
-    return [_example(spec, files, where, cells, part) for where, cells in rows], notes
+        raise TaskError(f"{path} has no rows; expected at least one")
+    return [_example(spec, files, row, part) for row in rows], notes
 
 
-def _example(
-    spec: TaskSpec, files: Files, where: str, cells: dict[str, Any], part: int
-) -> RawExample:
-    for column in (*files.text, files.label, *([files.id] if files.id else [])):
-        if cells.get(column) is None:
-            raise _missing(where, column, cells)
+def _example(spec: TaskSpec, files: Files, row: Row, part: int) -> RawExample:
+    where, cells = row
+    _check_columns(where, cells, [*files.text, files.label])
+    identity = ""
+    if files.id:
+        _check_columns(where, cells, [files.id])
+        identity = str(cells[files.id])
+    answers: tuple[AnswerSpan, ...] = ()
+    if spec.task_kind.has_answers:
+        answers = answers_of(where, cells, files.label, files.start)
     texts = tuple(text_of(where, column, cells[column]) for column in files.text)
-    answers = answers_of(where, cells, files.label, files.start) if spec.kind == "span" else ()
-    return RawExample(
-        texts, cells[files.label], where, str(cells[files.id]) if files.id else "", answers, part
-    )
+    return RawExample(texts, cells[files.label], where, identity, answers, part)
 
 
-def _missing(where: str, column: str, cells: dict[str, Any]) -> TaskError:
-    if column in cells:
-        return TaskError(f"{where}: column '{column}' has no value")
-    close = difflib.get_close_matches(column, cells, n=1, cutoff=0.5)
-    advice = f"; did you mean '{close[0]}'?" if close else ""
-    return TaskError(
-        f"{where}: no column '{column}'{advice}",
-        hint=f"columns there: {', '.join(map(str, cells))}",
-    )
+def _check_columns(where: str, cells: Mapping[str, Any], columns: Sequence[str]) -> None:
+    """Raises TaskError if a column is missing or its cell is empty (null)."""
+    for column in columns:
+        if cells.get(column) is not None:
+            continue
+        if column in cells:
+            raise TaskError(f"{where}: column '{column}' has no value")
+        names = [str(name) for name in cells]
+        raise TaskError(
+            f"{where}: column '{column}' is missing{did_you_mean(column, names)}",
+            hint=f"columns of the file: {', '.join(names)}",
+        )
 
 
 def text_of(where: str, column: str, value: Any) -> str:
+    """Returns the text of a cell.
+
+    Raises:
+        TaskError: The cell is not a text.
+    """
     if not isinstance(value, str):
         raise TaskError(f"{where}: column '{column}' is {type(value).__name__}, expected text")
     return value
 
 
 def answers_of(
-    where: str, cells: dict[str, Any], column: str, start_column: str = ""
-) -> tuple[Answer, ...]:
-    """Answers as SQuAD's hub form has them ({text: […], answer_start: […]}), as a list of pairs, or as two columns."""
+    where: str, cells: Mapping[str, Any], column: str, start_column: str = ""
+) -> tuple[AnswerSpan, ...]:
+    """Returns the answers of a row.
+
+    Args:
+        where: File and line, for messages.
+        cells: Cells by column.
+        column: Column with {text: […], answer_start: […]} as on the hub, with a list of
+            {text, answer_start}, or with one text.
+        start_column: Column with the start of that one text.
+    Raises:
+        TaskError: The cells have none of these forms.
+    """
     value = cells[column]
     try:
         if isinstance(value, dict):
-            return tuple(
-                Answer(text, int(start))
-                for text, start in zip(value["text"], value["answer_start"], strict=True)
-            )
-        if isinstance(value, list):
-            return tuple(Answer(each["text"], int(each["answer_start"])) for each in value)
-        return (Answer(str(value), int(cells[start_column])),)
+            pairs = list(zip(value["text"], value["answer_start"], strict=True))
+        elif isinstance(value, list):
+            pairs = [(item["text"], item["answer_start"]) for item in value]
+        else:
+            pairs = [(str(value), cells[start_column])]
+        return tuple(AnswerSpan(text, int(start)) for text, start in pairs)
     except (KeyError, ValueError, TypeError) as error:
         raise TaskError(
-            f"{where}: no answer with its start: {type(error).__name__}: {error}"
+            f"{where}: expected an answer and its start: {type(error).__name__}: {error}"
         ) from error
 
 
-# --- tables ---------------------------------------------------------------------------------------
+# --- tables --------------------------------------------------------------------------------------
 
 
-def _rows(path: Path, files: Files, notes: list[str]) -> Iterator[Row]:
+def _read_rows(path: Path, files: Files, notes: list[str]) -> Iterator[Row]:
+    """Yields the rows of a table; remarks are appended to `notes`."""
     if path.suffix not in _SUFFIXES:
-        raise TaskError(f"{path}: unknown format '{path.suffix}'; expected {', '.join(_SUFFIXES)}")
+        raise TaskError(
+            f"{path}: unknown format '{path.suffix}'; expected one of {', '.join(_SUFFIXES)}"
+        )
     if path.suffix == ".parquet":
         yield from _parquet(path)
     elif path.suffix == ".jsonl":
@@ -153,13 +195,14 @@ def _rows(path: Path, files: Files, notes: list[str]) -> Iterator[Row]:
 
 
 def utf8_text(path: Path) -> str:
-    """The file's text, line ends as they are.
+    """Returns the text of a file, line ends unchanged.
 
     Raises:
-        TaskError: It is not UTF-8; names the line.
+        TaskError: The file is not UTF-8; the message names the line.
     """
     data = path.read_bytes()
     try:
+        # Excel writes a byte order mark, which would become part of the first column's name.
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
@@ -176,7 +219,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
         try:
             cells = json.loads(line)
         except ValueError as error:
-            raise TaskError(f"{path}:{number}: no JSON: {error}") from error
+            raise TaskError(f"{path}:{number}: not valid JSON: {error}") from error
         if not isinstance(cells, dict):
             raise TaskError(f"{path}:{number}: expected a JSON object, got {type(cells).__name__}")
         yield f"{path}:{number}", cells
@@ -188,17 +231,21 @@ def _parquet(path: Path) -> Iterator[Row]:
     try:
         rows = parquet.read_table(path).to_pylist()
     except (ArrowInvalid, OSError) as error:
-        raise TaskError(f"{path}: no readable parquet: {error}") from error
-    yield from ((f"{path}: row {number}", cells) for number, cells in enumerate(rows, start=1))
+        raise TaskError(f"{path} is not a readable parquet file: {error}") from error
+    for number, cells in enumerate(rows, start=1):
+        yield f"{path}: row {number}", cells
 
 
 def _table(path: Path, files: Files, notes: list[str]) -> Iterator[Row]:
-    lines = _csv_lines(path) if path.suffix == ".csv" or files.quotes else _plain_tsv_lines(path)
+    """Yields the rows of a csv or tsv file."""
+    quoted = path.suffix == ".csv" or files.quotes
+    lines = _quoted_lines(path) if quoted else _plain_tsv_lines(path)
     header = list(files.columns or ())
     if not header:
-        header = next(lines, (0, []))[1]
+        _, header = next(lines, (0, []))
         if not header:
-            raise TaskError(f"{path}: is empty; expected a header")
+            raise TaskError(f"{path} is empty; expected a header line")
+
     skipped = 0
     for number, cells in lines:
         if len(cells) < len(header) and files.ragged == "skip short":
@@ -208,70 +255,81 @@ def _table(path: Path, files: Files, notes: list[str]) -> Iterator[Row]:
             raise TaskError(
                 f"{path}:{number}: {len(cells)} cells, expected {len(header)} ({', '.join(header)})"
             )
+        # With "skip short", extra cells at the end of a row are dropped.
         yield f"{path}:{number}", dict(zip(header, cells, strict=False))
     if skipped:
         notes.append(f"{path.name}: {skipped} rows with missing cells were left out")
 
 
 def _plain_tsv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Only line feeds end a line: the official files hold other characters that Python's splitlines would cut at."""
+    """Yields line number and cells of a tsv file without quoting."""
+    # Not splitlines: the official files contain characters such as U+0085 that it splits at.
     for number, line in enumerate(utf8_text(path).split("\n"), start=1):
         if line.strip("\r"):
             yield number, line.rstrip("\r").split("\t")
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _quoted_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields the line number at which a row starts, and its cells."""
     text = io.StringIO(utf8_text(path), newline="")
-    reader = csv.reader(text, delimiter="," if path.suffix == ".csv" else "\t", strict=True)
-    before = 0
+    delimiter = "," if path.suffix == ".csv" else "\t"
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    # A quoted cell may contain line feeds, so rows and lines are counted separately.
+    lines_before = 0
     while True:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise TaskError(f"{path}:{before + 1}: {error}") from error
+            raise TaskError(f"{path}:{lines_before + 1}: {error}") from error
         if cells is None:
             return
         if cells:
-            yield before + 1, cells
-        before = reader.line_num
+            yield lines_before + 1, cells
+        lines_before = reader.line_num
 
 
-# --- official layouts -----------------------------------------------------------------------------
+# --- official layouts ----------------------------------------------------------------------------
 
 
 def _acl_imdb(folder: Path, part: int) -> Iterator[RawExample]:
-    """`pos/*.txt` and `neg/*.txt`, one review a file, as the archive of Maas et al. 2011 unpacks."""
+    """Yields the reviews in `pos/*.txt` and `neg/*.txt`, as the archive unpacks.
+
+    Source: Maas et al. 2011. The folder `unsup`, which has no labels, is not read.
+    """
     for label in ("neg", "pos"):
         reviews = sorted((folder / label).glob("*.txt"))
         if not reviews:
-            raise TaskError(f"{folder / label}: holds no reviews (*.txt)")
+            raise TaskError(f"{folder / label} has no reviews; expected *.txt")
         for path in reviews:
             text = utf8_text(path).replace("<br />", " ")
             yield RawExample((text,), label, str(path), f"{label}/{path.stem}", (), part)
 
 
 def _squad(path: Path, part: int) -> Iterator[RawExample]:
-    """SQuAD 1.1's json: data → paragraphs → qas → answers."""
+    """Yields the questions of a SQuAD 1.1 file: data → paragraphs → qas → answers."""
     try:
-        articles = json.loads(utf8_text(path))["data"]
-        for article in articles:
+        for article in json.loads(utf8_text(path))["data"]:
             for paragraph in article["paragraphs"]:
-                for qa in paragraph["qas"]:
-                    answers = tuple(
-                        Answer(a["text"], int(a["answer_start"])) for a in qa["answers"]
-                    )
-                    where = f"{path}: question {qa['id']}"
-                    yield RawExample(
-                        (qa["question"], paragraph["context"]),
-                        "",
-                        where,
-                        str(qa["id"]),
-                        answers,
-                        part,
-                    )
+                for question in paragraph["qas"]:
+                    yield _squad_question(path, paragraph["context"], question, part)
     except json.JSONDecodeError as error:
-        raise TaskError(f"{path}:{error.lineno}: no JSON: {error.msg}") from error
+        raise TaskError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise TaskError(
-            f"{path}: not SQuAD 1.1's layout: {type(error).__name__}: {error}"
+            f"{path} does not have the layout of SQuAD 1.1: {type(error).__name__}: {error}"
         ) from error
+
+
+def _squad_question(path: Path, context: str, question: Mapping[str, Any], part: int) -> RawExample:
+    identity = str(question["id"])
+    answers = tuple(
+        AnswerSpan(answer["text"], int(answer["answer_start"])) for answer in question["answers"]
+    )
+    return RawExample(
+        texts=(question["question"], context),
+        label="",
+        where=f"{path}: question {identity}",
+        id=identity,
+        answers=answers,
+        part=part,
+    )

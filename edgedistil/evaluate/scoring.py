@@ -1,4 +1,8 @@
-"""Dev set → predictions → scores, whatever runs the model: PyTorch and ONNX artefacts come through here. No torch."""
+"""From padded batches to logits and scores, for PyTorch models and ONNX artefacts alike.
+
+Nothing here imports torch: the artefact's scores have to come from what a device runs
+(docs/decisions.md#one-scoring-path).
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,48 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from edgedistil.core import console
 from edgedistil.core.errors import TrainingDiverged
-from edgedistil.evaluate import squad
-from edgedistil.evaluate.encode import Encoded, Ids, encode_texts, length_groups, pad_id, padded
+from edgedistil.evaluate.encode import Encoded, Ids, length_groups, pad_batch
 from edgedistil.evaluate.examples import Example
 from edgedistil.evaluate.metrics import Floats, score
 
-Logits = tuple[NDArray[Any], ...]  # (B, C), or start (B, L) and end (B, L)
-Forward = Callable[[Ids, Ids, Ids], Logits]  # input ids, attention mask, token types, each (B, L)
+# Outputs of a model for one batch or one sequence: (B, C), or start (B, L) and end (B, L).
+Logits = tuple[NDArray[Any], ...]
+# Runs a batch. Takes input ids, attention mask and token types, shape (B, L) each.
+Forward = Callable[[Ids, Ids, Ids], Logits]
 
+# Tokens of a scoring batch, padding included: trades memory against the number of calls.
 BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What a model said about the dev set. A span task has `per_question` instead of labels and predictions."""
+class ScoringSettings:
+    """How the dev set of a task is scored.
+
+    Attributes:
+        metric: The metric that counts.
+        max_length: Tokens of a sequence at most.
+        parts: Names of the dev files, if each of them gets its own scores (`accuracy_m`).
+    """
+
+    metric: str
+    max_length: int
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DevScores:
+    """Predictions of a model for the dev set, and their scores.
+
+    Attributes:
+        scores: Metric → value.
+        warnings: Remarks on scores that are 0 by definition.
+        labels: N classes or values; empty where `per_question` is used.
+        predictions: N predicted classes or values; empty where `per_question` is used.
+        per_question: Metric → score of each question, for spans.
+    """
 
     scores: dict[str, float]
     warnings: list[str]
@@ -34,94 +62,55 @@ class Scored:
     per_question: dict[str, list[float]] = field(default_factory=dict)
 
 
-def score_dev(
-    forward: Forward,
-    tokenizer: Tokenizer,
-    dev: Sequence[Example],
-    *,
-    kind: str,
-    metric: str,
-    max_length: int,
-    parts: tuple[str, ...] = (),
-) -> Scored:
-    """The dev set's predictions and their scores.
+def score_labels(
+    dev: Sequence[Example], predictions_N: Floats, settings: ScoringSettings
+) -> DevScores:
+    """Scores one predicted class or value per example, over the dev set and over its parts."""
+    labels_N = np.array([example.label for example in dev])
+    scores, notes = score(settings.metric, labels_N, predictions_N)
 
-    Args:
-        forward: Runs one padded batch.
-        parts: Names of the dev files, if each gets a score of its own beside the whole (`accuracy_m`).
-    Raises:
-        TrainingDiverged: The model answers NaN.
-    """
-    if kind == "span":
-        return _score_spans(forward, tokenizer, dev, max_length)
-    encoded = encode_texts(tokenizer, [example.texts for example in dev], max_length)
-    rows = np.stack([each[0] for each in all_logits(forward, encoded, pad_id(tokenizer))])
-    predictions = (
-        rows[:, 0].astype(np.float64)
-        if kind == "regression"
-        else rows.argmax(axis=1).astype(np.float64)
-    )
-    labels = np.array([example.label for example in dev])
-    scores, notes = score(metric, labels, predictions)
-    for number, name in enumerate(parts):
-        of_part = np.array([example.part == number for example in dev])
-        for key, value in score(metric, labels[of_part], predictions[of_part])[0].items():
-            scores[f"{key}_{name}"] = value
-    return Scored(scores, notes, labels.tolist(), predictions.tolist())
-
-
-def _score_spans(
-    forward: Forward, tokenizer: Tokenizer, dev: Sequence[Example], max_length: int
-) -> Scored:
-    pieces = [squad.windows(tokenizer, example, max_length) for example in dev]
-    logits = all_logits(
-        forward, [w.encoded for windows in pieces for w in windows], pad_id(tokenizer)
-    )
-    em, f1 = [], []
-    at = 0
-    for example, windows in zip(dev, pieces, strict=True):
-        own = [(each[0], each[1]) for each in logits[at : at + len(windows)]]
-        at += len(windows)
-        said = squad.best_answer(example.texts[1], windows, own)
-        answers = [answer.text for answer in example.answers]
-        em.append(squad.exact_match(said, answers))
-        f1.append(squad.best_f1(said, answers))
-    scores = {"em": float(np.mean(em)), "f1": float(np.mean(f1))}
-    return Scored(scores, [], per_question={"em": em, "f1": f1})
+    # The score that counts is over all dev files; each file's own scores are extra.
+    for number, name in enumerate(settings.parts):
+        in_part_N = np.array([example.part == number for example in dev])
+        part_scores, _ = score(settings.metric, labels_N[in_part_N], predictions_N[in_part_N])
+        scores |= {f"{metric}_{name}": value for metric, value in part_scores.items()}
+    return DevScores(scores, notes, labels_N.tolist(), predictions_N.tolist())
 
 
 def all_logits(
-    forward: Forward, encoded: Sequence[Encoded], pad: int, *, label: str = "scoring"
+    forward: Forward,
+    sequences: Sequence[Encoded],
+    pad: int,
+    *,
+    per_token: bool = False,
+    label: str = "scoring",
 ) -> list[Logits]:
-    """The logits of each sequence, in order; run in batches of similar length, padding cut off again."""
-    lengths = [len(each.input_ids) for each in encoded]
-    found: list[Logits] = [()] * len(encoded)
-    with console.progress(label, len(encoded), unit="sequences") as bar:
+    """Runs a model on sequences, in batches of similar length.
+
+    Args:
+        forward: Runs one padded batch.
+        sequences: N sequences.
+        pad: Id of the padding token.
+        per_token: Whether the outputs have one entry per token; those of padding are removed.
+        label: Label of the progress bar.
+    Returns:
+        Outputs of each sequence, in the order of `sequences`.
+    Raises:
+        TrainingDiverged: An output is NaN or infinite.
+    """
+    lengths = [len(sequence.input_ids) for sequence in sequences]
+    logits: list[Logits] = [()] * len(sequences)
+    with console.progress(label, len(sequences), unit="sequences") as bar:
         for batch in length_groups(lengths, BATCH_TOKENS):
-            outputs = forward(*arrays([encoded[i] for i in batch], pad))
+            outputs = forward(*pad_batch([sequences[i] for i in batch], pad))
             if not all(np.isfinite(output).all() for output in outputs):
                 raise TrainingDiverged(
-                    "the fine-tuned model answers NaN",
+                    "the fine-tuned model returns NaN or infinite outputs",
                     hint="lower learning_rate in the task's file",
                 )
+            # Put the rows of the batch back into the order of the sequences.
             for row, index in enumerate(batch):
-                found[index] = tuple(
-                    _unpadded(output[row], lengths[index], len(outputs)) for output in outputs
-                )
+                end = lengths[index] if per_token else None
+                logits[index] = tuple(output[row][:end] for output in outputs)
             bar.advance(len(batch))
-    return found
-
-
-def _unpadded(row: NDArray[Any], length: int, outputs: int) -> NDArray[Any]:
-    return row[:length] if outputs == 2 else row
-
-
-def arrays(batch: Sequence[Encoded], pad: int) -> tuple[Ids, Ids, Ids]:
-    """Input ids, attention mask and token types of a batch, each (B, L)."""
-    input_ids = padded([each.input_ids for each in batch], pad)
-    mask = padded([[1] * len(each.input_ids) for each in batch], 0)
-    return input_ids, mask, padded([each.type_ids for each in batch], 0)
-
-
-def floor_labels(examples: Sequence[Example]) -> Floats:
-    return np.array([example.label for example in examples])
+    return logits

@@ -1,191 +1,238 @@
-"""TOML → TaskSpec: what a labelled task is, where its data may lie, how it is scored and with which hyper-parameters.
+"""Task files: what a labelled task is, where its data is, and how models are fine-tuned on it.
 
-The built-in tasks are such files too (`task_files/`), so a task of your own is described in the same few lines.
+The built-in tasks are such files too (`task_files/`), so a user's own task has the same format
+(docs/decisions.md#tasks-are-files).
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from edgedistil.core.errors import TaskError
-from edgedistil.core.toml import format_problems
-from edgedistil.evaluate.metrics import METRICS_OF
+from edgedistil.core.task import LabelledKind
+from edgedistil.core.toml import StrictSection, did_you_mean, parse_section, read_toml
+from edgedistil.evaluate.kind import LabelRules, TaskKind
+from edgedistil.evaluate.kinds import KINDS
+from edgedistil.evaluate.scoring import ScoringSettings
 
-Kind = Literal["classification", "pair", "regression", "span"]
 Positive = Annotated[int, Field(gt=0)]
 
 GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 GROUPS = {"glue": GLUE, "paper": (*GLUE, "imdb", "squad")}
+# Value of `second_distillation.unlabelled`: the training examples beyond `train_limit`.
+REST = "rest"
+
 _FOLDER = Path(__file__).resolve().parent / "task_files"
+# Names become folders of a run and parts of TASK:MODEL:SEED.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
+# The models that `student_learning_rate` applies to.
+_STUDENTS = "student"
+
+# --- sections ------------------------------------------------------------------------------------
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lists_are_tuples(cls, data: object) -> object:
-        if isinstance(data, dict):
-            return {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in data.items()
-            }
-        return data
-
-
-class Files(Section):
-    """Data in files: a user's own, or a public data set's official ones below `--data`."""
+class Files(StrictSection):
+    """Data in files: a user's own, or the official files of a public data set."""
 
     folder: str = Field(
-        default=".", description="below --data for a shipped task, beside the TOML for your own"
+        default=".",
+        description="Folder of the files, relative to --data or to the user's own task file.",
     )
-    format: Literal["by suffix", "aclImdb", "squad"] = "by suffix"
-    train: str
-    dev: tuple[str, ...] = Field(min_length=1)
+    format: Literal["by suffix", "aclImdb", "squad"] = Field(
+        default="by suffix",
+        description="Layout of the files: csv, tsv, jsonl or parquet by suffix, or an official one.",
+    )
+    train: str = Field(description="File or folder with the training examples.")
+    dev: tuple[str, ...] = Field(min_length=1, description="File or files with the dev examples.")
     columns: tuple[str, ...] | None = Field(
-        default=None, description="names of the columns of a file without a header"
+        default=None, description="Column names of a file that has no header line."
     )
-    text: tuple[str, ...] = ("text",)
-    label: str = "label"
+    text: tuple[str, ...] = Field(
+        default=("text",), description="Columns with the text or the two texts of an example."
+    )
+    label: str = Field(default="label", description="Column with the label or the answers.")
     start: str = Field(
-        default="answer_start", description="span: column of the answer's first character, 0-based"
+        default="answer_start",
+        description="Column with the index of the answer's first character (kind span).",
     )
     id: str | None = Field(
-        default=None, description="column whose values may not repeat within a file"
+        default=None, description="Column whose values must be unique within a file."
     )
     values: tuple[str, ...] | None = Field(
-        default=None, description="how the labels are written in the file; none: as named"
+        default=None,
+        description="How the files write the labels, in the order of `labels`; default: as named.",
     )
     quotes: bool = Field(
-        default=True, description="off: a quotation mark in a tsv is a character like any other"
+        default=True,
+        description="Whether a tsv file quotes cells; if not, a quotation mark is a character.",
     )
     ragged: Literal["refuse", "skip short"] = Field(
-        default="refuse", description="rows with too few or too many cells"
+        default="refuse",
+        description="Whether a row with missing or extra cells is an error; or skip short rows.",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _one_dev_file(cls, data: object) -> object:
+    def _one_dev_file(cls, data: Any) -> Any:
+        """Accepts `dev = "dev.csv"` for a single file."""
         if isinstance(data, dict) and isinstance(data.get("dev"), str):
             return {**data, "dev": (data["dev"],)}
         return data
 
 
-class Hub(Section):
+class Hub(StrictSection):
     """The same data on the Hugging Face hub."""
 
-    id: str
-    config: str | None = None
-    train: str = "train"
-    dev: tuple[str, ...] = ("validation",)
-    text: tuple[str, ...] = ("text",)
-    label: str = "label"
+    id: str = Field(description="Repository of the data set on the hub.")
+    config: str | None = Field(default=None, description="Configuration of the data set.")
+    train: str = Field(default="train", description="Split with the training examples.")
+    dev: tuple[str, ...] = Field(
+        default=("validation",), description="Split or splits with the dev examples."
+    )
+    text: tuple[str, ...] = Field(
+        default=("text",), description="Columns with the text or the two texts of an example."
+    )
+    label: str = Field(default="label", description="Column with the label or the answers.")
 
 
-class Training(Section):
+class Training(StrictSection):
     """Hyper-parameters of fine-tuning, and where they come from."""
 
-    epochs: Positive
-    batch: Positive
-    learning_rate: Annotated[float, Field(gt=0)]
-    student_learning_rate: Annotated[float | None, Field(gt=0)] = None
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    max_length: Annotated[int, Field(ge=8, le=512)]
+    epochs: Positive = Field(description="Passes over the training examples.")
+    batch: Positive = Field(description="Sequences per optimizer step.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        description="Peak learning rate of AdamW, reached at the end of the warm-up."
+    )
+    student_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Learning rate of models whose name starts with `student`; default: the same.",
+    )
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="Share of the steps in which the learning rate rises linearly."
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="Decoupled weight decay of AdamW."
+    )
+    clip: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="Gradient norm above which gradients are scaled down."
+    )
+    max_length: Annotated[int, Field(ge=8, le=512)] = Field(
+        description="Tokens of a sequence at most, special tokens included."
+    )
     source: str = Field(
-        min_length=1, description="publication or measurement that these figures come from"
+        min_length=1, description="Publication or measurement that the hyper-parameters are from."
     )
 
-    def of(self, model: str) -> Training:
-        """The hyper-parameters of a model: half the layers may want another rate than the teacher."""
-        if self.student_learning_rate is None or not model.startswith("student"):
-            return self.model_copy(update={"student_learning_rate": None})
+    def for_model(self, model: str) -> Training:
+        """Returns the hyper-parameters of a model, with the learning rate that applies to it."""
+        learning_rate = self.learning_rate
+        # Half the layers may need a higher rate than the teacher's (docs/evaluation.md).
+        if self.student_learning_rate is not None and model.startswith(_STUDENTS):
+            learning_rate = self.student_learning_rate
         return self.model_copy(
-            update={"learning_rate": self.student_learning_rate, "student_learning_rate": None}
+            update={"learning_rate": learning_rate, "student_learning_rate": None}
         )
 
-    def figures(self) -> dict[str, float]:
-        """What decides the outcome."""
+    def hyper_parameters(self) -> dict[str, float]:
+        """Returns the values that decide the outcome, by name."""
         return self.model_dump(exclude={"source", "student_learning_rate"})
 
 
-REST = "rest"
+class SecondDistillation(StrictSection):
+    """Soft targets of the fine-tuned teacher: (1 - alpha) · label loss + alpha · soft-target loss.
 
-
-class SecondDistillation(Section):
-    """Soft targets while fine-tuning ("(D)"): loss = (1 - alpha) · labels + alpha · soft targets.
-
-    The teacher knows the labelled texts by heart: what it says of others of their kind, unlabelled, teaches more.
+    The teacher has seen the labelled texts in training, so its outputs repeat their labels. Soft
+    targets for unlabelled texts gain more (docs/log.md#soft-targets-on-unlabelled-text).
     """
 
-    alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
-    temperature: Annotated[float, Field(gt=0)] = 2.0
+    alpha: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.5, description="Weight of the soft-target loss for labelled examples."
+    )
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        default=2.0, description="Temperature of both distributions."
+    )
     unlabelled: str | None = Field(
         default=None,
-        description="file of further texts beside the TOML, or 'rest': what train_limit leaves of train",
+        description="File of further texts next to the task file, or 'rest' for the training "
+        "examples beyond train_limit.",
     )
     unlabelled_limit: Positive | None = Field(
-        default=None, description="texts, always the same ones; none: all"
+        default=None, description="Unlabelled texts at most, always the same ones; default: all."
     )
 
     @model_validator(mode="after")
-    def _limit_of_something(self) -> Self:
+    def _limit_needs_texts(self) -> Self:
         if self.unlabelled is None and self.unlabelled_limit is not None:
             raise ValueError(
-                f"unlabelled_limit = {self.unlabelled_limit} without 'unlabelled': which texts?"
+                f"unlabelled_limit = {self.unlabelled_limit} without 'unlabelled': "
+                "set 'unlabelled' to a file or to 'rest'"
             )
         return self
 
-
-class Paper(Section):
-    """What Sanh et al. 2019 report for this task, in percent."""
-
-    teacher: float
-    student: float
-    student_d: float | None = None
-    metric: str
-    source: str
+    def hyper_parameters(self) -> dict[str, float]:
+        """Returns the values that decide the loss, by name."""
+        return {"alpha": self.alpha, "temperature": self.temperature}
 
 
-class TaskSpec(Section):
-    name: str
-    title: str = ""
-    kind: Kind
+class Paper(StrictSection):
+    """Scores that Sanh et al. 2019 report for the task, in percent."""
+
+    teacher: float = Field(description="Score of BERT-base.")
+    student: float = Field(description="Score of DistilBERT.")
+    student_d: float | None = Field(
+        default=None, description="Score of DistilBERT with a second distillation, (D)."
+    )
+    metric: str = Field(description="Metric of the scores.")
+    source: str = Field(description="Table that the scores are from.")
+
+
+class TaskSpec(StrictSection):
+    """A labelled task."""
+
+    name: str = Field(description="Name of the task; default: the file's name.")
+    title: str = Field(default="", description="Name in tables; default: `name`.")
+    kind: LabelledKind = Field(description="Kind of the task, which decides head and loss.")
     labels: tuple[str, ...] | None = Field(
-        default=None, description="names of the classes in order; none: as found in train"
+        default=None,
+        description="Names of the classes in order; default: sorted labels of the training file.",
     )
     range: tuple[float, float] | None = Field(
-        default=None, description="regression: lowest and highest label"
+        default=None, description="Lowest and highest label of a regression; default: any."
     )
-    metric: str = Field(description="the score that counts")
-    suite: str | None = None
+    metric: str = Field(description="The metric that counts.")
+    suite: str | None = Field(
+        default=None, description="Benchmark suite that the task belongs to, such as GLUE."
+    )
     parts: tuple[str, ...] = Field(
-        (), description="names of several dev files; the score is over all of them"
+        default=(),
+        description="Names of several dev files; the score that counts is over all of them.",
     )
-    licence: str = "not stated"
-    asset: str | None = Field(default=None, description="package that carries the data")
-    download: str | None = Field(default=None, description="where a person gets the official files")
-    files: Files | None = None
-    hub: Hub | None = None
+    licence: str = Field(default="not stated", description="Licence of the data.")
+    asset: str | None = Field(
+        default=None, description="Name of the pinned package that contains the data."
+    )
+    download: str | None = Field(
+        default=None, description="Where the official files can be downloaded."
+    )
+    files: Files | None = Field(default=None, description="The data in files.")
+    hub: Hub | None = Field(default=None, description="The data on the Hugging Face hub.")
     train_limit: Positive | None = Field(
-        default=None, description="examples, always the same ones; none: all"
+        default=None, description="Training examples at most, always the same ones; default: all."
     )
     dev_limit: Positive | None = Field(
-        default=None, description="examples, always the same ones; none: all"
+        default=None, description="Dev examples at most, always the same ones; default: all."
     )
-    training: Training
-    second_distillation: SecondDistillation = SecondDistillation()
-    paper: Paper | None = None
+    training: Training = Field(description="Hyper-parameters of fine-tuning.")
+    second_distillation: SecondDistillation = Field(
+        default=SecondDistillation(), description="Soft targets while fine-tuning."
+    )
+    paper: Paper | None = Field(default=None, description="Published scores of the task.")
     base: str | None = Field(
-        default=None, description="set by the program: the folder of the TOML file"
+        default=None, description="Folder of the user's own task file; set by the program."
     )
 
     @model_validator(mode="after")
@@ -195,79 +242,101 @@ class TaskSpec(Section):
                 f"name '{self.name}': expected lower-case letters, digits, '.', '_', '-'"
             )
         if self.files is None and self.hub is None and self.asset is None:
-            raise ValueError("expected a section [files] or [hub] that says where the data is")
-        known = METRICS_OF[self.kind]
-        if self.metric not in known:
-            raise ValueError(
-                f"metric '{self.metric}' does not fit kind '{self.kind}'; expected {', '.join(known)}"
-            )
-        for text in [source.text for source in (self.files, self.hub) if source is not None]:
-            self._check_texts(text)
+            raise ValueError("the location of the data is missing: expected [files] or [hub]")
+        self._check_kind()
         if self.second_distillation.unlabelled == REST and self.train_limit is None:
             raise ValueError(
-                "second_distillation.unlabelled = 'rest': set train_limit, or there is no rest"
+                "second_distillation.unlabelled = 'rest' needs train_limit: without it, "
+                "all training examples are used with their labels"
             )
         if self.files and self.files.values and len(self.files.values) != len(self.labels or ()):
             raise ValueError(
-                f"files.values has {len(self.files.values)} entries, labels {len(self.labels or ())}"
+                f"files.values has {len(self.files.values)} entries, expected {len(self.labels or ())}, "
+                "one for each of labels"
             )
         return self
 
-    def _check_texts(self, text: tuple[str, ...]) -> None:
-        wanted = {"pair": {2}, "span": {2}, "classification": {1, 2}, "regression": {1, 2}}[
-            self.kind
-        ]
-        if len(text) not in wanted:
+    def _check_kind(self) -> None:
+        """Checks that metric and text fields fit the kind."""
+        kind = self.task_kind
+        if self.metric not in kind.metrics:
             raise ValueError(
-                f"kind '{self.kind}' takes {' or '.join(map(str, sorted(wanted)))} text fields, got {len(text)}"
+                f"metric '{self.metric}' does not fit kind '{self.kind}'; "
+                f"expected one of {', '.join(kind.metrics)}"
             )
+        for source in (self.files, self.hub):
+            if source is not None and len(source.text) not in kind.text_fields:
+                expected = " or ".join(map(str, kind.text_fields))
+                raise ValueError(
+                    f"kind '{self.kind}' takes {expected} text fields, got {len(source.text)}"
+                )
+
+    @property
+    def task_kind(self) -> TaskKind:
+        """The rules of the task's kind."""
+        return KINDS[self.kind]
 
     @property
     def shown(self) -> str:
+        """Name of the task in tables."""
         return self.title or self.name
+
+    @property
+    def label_rules(self) -> LabelRules:
+        """How the labels of the task are written."""
+        spellings = self.files.values if self.files is not None else None
+        return LabelRules(self.name, self.labels or (), spellings or (), self.range)
+
+    @property
+    def scoring(self) -> ScoringSettings:
+        """How the dev set is scored."""
+        return ScoringSettings(self.metric, self.training.max_length, self.parts)
+
+
+# --- files ---------------------------------------------------------------------------------------
 
 
 def load_task(name: str) -> TaskSpec:
-    """A built-in task by its name, or the one that a TOML file describes.
+    """Reads a task file.
 
+    Args:
+        name: Name of a built-in task, or the path of a TOML file.
     Raises:
-        TaskError: Unknown ("did you mean"), no TOML, or problems: all of them.
+        TaskError: The task is unknown, or the file is missing, not valid TOML, or has problems.
     """
     path = Path(name)
     is_own = path.suffix == ".toml"
     if not is_own:
+        _check_built_in(name)
         path = _FOLDER / f"{name}.toml"
-        if name not in task_names():
-            close = difflib.get_close_matches(name, [*task_names(), *GROUPS], n=1, cutoff=0.5)
-            raise TaskError(
-                f"no task '{name}'" + (f"; did you mean '{close[0]}'?" if close else ""),
-                hint=f"built in: {', '.join(task_names())}; groups: {', '.join(GROUPS)}; or your own TOML file",
-            )
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    elif not path.is_file():
         raise TaskError(
-            f"no task file '{name}'", hint="docs/evaluation.md shows the few lines that it takes"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path} is not UTF-8 text: byte {error.start}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise TaskError(f"{path} is no TOML: {error}") from error
-    try:
-        return TaskSpec.model_validate(
-            {"name": path.stem, **data, "base": str(path.parent) if is_own else None}
+            f"task file '{name}' does not exist", hint="docs/evaluation.md shows an example"
         )
-    except ValidationError as error:
+    data = read_toml(path, error=TaskError)
+    data = {"name": path.stem, **data, "base": str(path.parent) if is_own else None}
+    return parse_section(TaskSpec, data, where=name, error=TaskError)
+
+
+def _check_built_in(name: str) -> None:
+    """Raises TaskError if there is no built-in task of that name."""
+    names = task_names()
+    if name not in names:
         raise TaskError(
-            f"{path if is_own else name}: {format_problems(error, TaskSpec)}"
-        ) from error
+            f"unknown task '{name}'{did_you_mean(name, [*names, *GROUPS])}",
+            hint=f"built in: {', '.join(names)}; groups: {', '.join(GROUPS)}; "
+            "or the path of a TOML file",
+        )
 
 
 def expand_groups(names: list[str]) -> list[str]:
-    """`names` with `glue` and `paper` replaced by their tasks, each once, in order."""
-    flat = [task for name in names for task in GROUPS.get(name, (name,))]
-    return list(dict.fromkeys(flat))
+    """Returns task names with `glue` and `paper` replaced by their tasks, without repetitions."""
+    tasks: list[str] = []
+    for name in names:
+        tasks.extend(GROUPS.get(name, (name,)))
+    return list(dict.fromkeys(tasks))
 
 
 def task_names() -> list[str]:
+    """Returns the names of the built-in tasks."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))

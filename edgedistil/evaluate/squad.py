@@ -1,4 +1,4 @@
-"""Extractive question answering by SQuAD 1.1's definitions: windows over long contexts, n-best spans, EM and F1."""
+"""Extractive question answering as in SQuAD 1.1: windows, n-best spans, exact match and F1."""
 
 from __future__ import annotations
 
@@ -10,115 +10,153 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from edgedistil.evaluate.encode import Encoded
-from edgedistil.evaluate.examples import Answer, Example
+from edgedistil.evaluate.examples import AnswerSpan, Example
 
 Floats = NDArray[np.float32]
+CharSpan = tuple[int, int]
 
-STRIDE = 128  # tokens from one window's first to the next one's
-QUERY_LIMIT = 64  # tokens of the question
-N_BEST = 20  # starts and ends that are combined
+# The constants of BERT's code for SQuAD, so that scores compare with published ones. The stride is
+# a step, not an overlap (docs/decisions.md#squads-stride-is-a-step).
+STRIDE = 128  # tokens from the start of one window to the start of the next
+QUESTION_LIMIT = 64  # tokens of the question
+N_BEST = 20  # start positions and end positions that are combined
 ANSWER_LIMIT = 30  # tokens of an answer
 _PAIR_SPECIALS = 3  # [CLS] question [SEP] context [SEP]
+# Weight of a window's length when two windows show equally much context around a token.
+_LENGTH_WEIGHT = 0.01
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of one question's context, ready for the model.
+    """Part of the context of one question, encoded for the model.
 
-    `spans` holds the characters of each token, None where no answer may begin or end; `is_best_view[i]` says that no
-    other window shows more context on both sides of token i.
+    Attributes:
+        encoded: Token ids of the question and of the part.
+        spans: Characters of the context that each token covers; None where no answer may start or
+            end (question and special tokens).
+        is_best_view: Whether no other window shows more context on both sides of each token.
     """
 
     encoded: Encoded
-    spans: list[tuple[int, int] | None]
+    spans: list[CharSpan | None]
     is_best_view: list[bool]
 
 
-def windows(tokenizer: Tokenizer, example: Example, max_length: int) -> list[Window]:
-    """The windows of one question over its whole context, in order.
+# --- windows -------------------------------------------------------------------------------------
 
-    Source: Devlin et al. 2019, SQuAD code: 128 tokens from window to window, questions of at most 64 tokens; an answer
-    counts only in the window that shows most context around it.
+
+def windows(tokenizer: Tokenizer, example: Example, max_length: int) -> list[Window]:
+    """Splits the context of one question into overlapping windows, in order.
+
+    Args:
+        tokenizer: Tokenizer of the model; its truncation is changed.
+        example: Question and context.
+        max_length: Tokens of a window at most, special tokens included.
+    Source: Devlin et al. 2019, SQuAD code: windows start 128 tokens apart, questions have at most
+        64 tokens, and an answer counts only in the window that shows most context around it.
     """
     question, context = example.texts
-    question, size = _cut_question(tokenizer, question)
+    question, size = _truncate_question(tokenizer, question)
+
+    # The tokenizer takes the overlap of two windows, BERT's code the step between them.
     room = max_length - size - _PAIR_SPECIALS
     tokenizer.enable_truncation(max_length, stride=max(0, room - STRIDE), strategy="only_second")
     first = tokenizer.encode(question, context)
-    pieces = [first, *first.overflowing]
-    spans = [
-        [
-            offset if which == 1 else None
-            for offset, which in zip(piece.offsets, piece.sequence_ids, strict=True)
-        ]
-        for piece in pieces
-    ]
+    parts = [first, *first.overflowing]
+
+    spans = [_context_spans(part) for part in parts]
     views = _best_views(spans)
     return [
-        Window(Encoded(list(piece.ids), list(piece.type_ids)), span, view)
-        for piece, span, view in zip(pieces, spans, views, strict=True)
+        Window(Encoded(list(part.ids), list(part.type_ids)), span, view)
+        for part, span, view in zip(parts, spans, views, strict=True)
     ]
 
 
-def _cut_question(tokenizer: Tokenizer, question: str) -> tuple[str, int]:
+def _truncate_question(tokenizer: Tokenizer, question: str) -> tuple[str, int]:
+    """Returns the question's text up to its token limit, and the number of its tokens."""
     tokenizer.no_truncation()
     encoded = tokenizer.encode(question, add_special_tokens=False)
-    if len(encoded.ids) <= QUERY_LIMIT:
+    if len(encoded.ids) <= QUESTION_LIMIT:
         return question, len(encoded.ids)
-    return question[: encoded.offsets[QUERY_LIMIT - 1][1]], QUERY_LIMIT
+    last_character = encoded.offsets[QUESTION_LIMIT - 1][1]
+    return question[:last_character], QUESTION_LIMIT
 
 
-def _best_views(spans: list[list[tuple[int, int] | None]]) -> list[list[bool]]:
-    best: dict[tuple[int, int], tuple[float, int]] = {}
+def _context_spans(part: Encoding) -> list[CharSpan | None]:
+    """Returns the characters of the tokens that belong to the context, None for the others."""
+    pairs = zip(part.offsets, part.sequence_ids, strict=True)
+    return [offset if text == 1 else None for offset, text in pairs]
+
+
+def _best_views(spans: list[list[CharSpan | None]]) -> list[list[bool]]:
+    """Marks, for each token of the context, the window that shows most context around it."""
+    best: dict[CharSpan, tuple[float, int]] = {}
     for number, window in enumerate(spans):
         places = [i for i, span in enumerate(window) if span is not None]
         for i in places:
             span = window[i]
             assert span is not None
-            view = min(i - places[0], places[-1] - i) + 0.01 * len(places)
+            view = min(i - places[0], places[-1] - i) + _LENGTH_WEIGHT * len(places)
             if span not in best or view > best[span][0]:
                 best[span] = (view, number)
-    return [
-        [span is not None and best[span][1] == number for span in window]
-        for number, window in enumerate(spans)
-    ]
+    return [_windows_own(window, number, best) for number, window in enumerate(spans)]
 
 
-def answer_tokens(window: Window, answer: Answer) -> tuple[int, int]:
-    """First and last token of the answer in this window; (0, 0), the [CLS] token, when it is not wholly inside."""
-    end = answer.start + len(answer.text)
-    inside = [
-        i
-        for i, span in enumerate(window.spans)
-        if span and span[0] < end and span[1] > answer.start
-    ]
+def _windows_own(
+    window: list[CharSpan | None], number: int, best: dict[CharSpan, tuple[float, int]]
+) -> list[bool]:
+    return [span is not None and best[span][1] == number for span in window]
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+def answer_tokens(window: Window, answer: AnswerSpan) -> tuple[int, int]:
+    """Returns the first and last token of an answer in a window.
+
+    Returns:
+        Token positions; (0, 0), the [CLS] token, if the window does not contain the entire answer.
+    """
+    answer_end = answer.start + len(answer.text)
+    inside = []
+    for i, span in enumerate(window.spans):
+        if span and span[0] < answer_end and span[1] > answer.start:
+            inside.append(i)
     if not inside:
         return 0, 0
     first, last = window.spans[inside[0]], window.spans[inside[-1]]
     assert first is not None and last is not None
-    covers = first[0] <= answer.start and last[1] >= end
-    return (inside[0], inside[-1]) if covers else (0, 0)
+    # An answer that begins before the window or ends after it overlaps but is not covered.
+    if first[0] <= answer.start and last[1] >= answer_end:
+        return inside[0], inside[-1]
+    return 0, 0
 
 
 def best_answer(
     context: str, pieces: Sequence[Window], logits: Sequence[tuple[Floats, Floats]]
 ) -> str:
-    """The text of the most likely span over all windows; "" when no pair of the best starts and ends is a span.
+    """Returns the text of the most likely span over all windows of a question.
 
     Args:
-        logits: Start and end logits of each window, as long as the window (no padding).
+        context: Text that the spans refer to.
+        pieces: Windows of the question.
+        logits: Start and end logits of each window, as long as the window (without padding).
+    Returns:
+        Text; "" if no pair of the best starts and ends is a valid span.
     """
-    found, best = "", -np.inf
+    text, best = "", -np.inf
     for window, (starts, ends) in zip(pieces, logits, strict=True):
-        for start in _best(starts):
+        for start in _n_best(starts):
+            # Another window shows this token with more context, so its logits count there.
             if not window.is_best_view[start]:
                 continue
-            for end in _best(ends):
+            for end in _n_best(ends):
                 length = end - start + 1
                 if not 1 <= length <= ANSWER_LIMIT or window.spans[end] is None:
                     continue
@@ -126,38 +164,42 @@ def best_answer(
                 if total > best:
                     first, last = window.spans[start], window.spans[end]
                     assert first is not None and last is not None
-                    found, best = context[first[0] : last[1]], total
-    return found
+                    text, best = context[first[0] : last[1]], total
+    return text
 
 
-def _best(logits: Floats) -> list[int]:
+def _n_best(logits: Floats) -> list[int]:
+    # A stable sort: among equal logits the first token wins, on every machine.
     return [int(i) for i in np.argsort(-logits, kind="stable")[:N_BEST]]
 
 
-# --- the official score -----------------------------------------------------------------------------
+# --- official scores -----------------------------------------------------------------------------
 
 
-def normalised_answer(text: str) -> str:
-    """Lower case, no ASCII punctuation, no English articles, single spaces: what SQuAD 1.1 compares.
+def normalize_answer(text: str) -> str:
+    """Returns the text in lower case, without ASCII punctuation and English articles.
 
     Source: Rajpurkar et al. 2016, §6.1 ("we ignore punctuations and articles").
     """
+    # Articles go after punctuation, as in the official script: "the-a" becomes "thea".
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 when the prediction equals one of the answers after normalisation, else 0."""
-    return float(
-        any(normalised_answer(prediction) == normalised_answer(answer) for answer in answers)
-    )
+    """Returns 1 if the prediction equals an answer after normalization, else 0."""
+    normalized = normalize_answer(prediction)
+    return float(any(normalized == normalize_answer(answer) for answer in answers))
 
 
 def best_f1(prediction: str, answers: Sequence[str]) -> float:
-    """Largest F1 of the bags of words of the prediction and of an answer, after normalisation."""
+    """Returns the largest word F1 of the prediction with an answer, after normalization."""
     return max(_word_f1(prediction, answer) for answer in answers)
 
 
 def _word_f1(prediction: str, answer: str) -> float:
-    said, right = normalised_answer(prediction).split(), normalised_answer(answer).split()
-    shared = sum((Counter(said) & Counter(right)).values())
-    return 2 * shared / (len(said) + len(right)) if shared else 0.0
+    predicted, expected = normalize_answer(prediction).split(), normalize_answer(answer).split()
+    # Words are counted as often as they occur on both sides.
+    shared = sum((Counter(predicted) & Counter(expected)).values())
+    if not shared:
+        return 0.0
+    return 2 * shared / (len(predicted) + len(expected))

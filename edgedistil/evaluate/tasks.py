@@ -1,4 +1,4 @@
-"""A task's data from where it is: a package, files in their official layout, a user's own files, or the hub."""
+"""Loads the data of a task: from a package, official files, a user's own files, or the hub."""
 
 from __future__ import annotations
 
@@ -10,112 +10,132 @@ from typing import Any
 from edgedistil.core import console
 from edgedistil.core.errors import OfflineError, TaskError
 from edgedistil.evaluate.built_in import load_asset_task
-from edgedistil.evaluate.examples import RawExample, TaskData, checked_data
+from edgedistil.evaluate.examples import AnswerSpan, RawExample, TaskData
 from edgedistil.evaluate.formats import answers_of, read_side, read_texts, text_of
 from edgedistil.evaluate.spec import REST, Files, Hub, TaskSpec
+from edgedistil.evaluate.validation import checked_data
 
 
+# Two data sets: planning and running alternate between a task and the one before. More would hold
+# the texts of every task in memory.
 @lru_cache(maxsize=2)
 def load_data(spec: TaskSpec, data: Path | None) -> TaskData:
-    """Train and dev examples of a task, checked.
+    """Loads the train and dev examples of a task, checked and limited.
 
     Args:
-        spec: From `load_task`.
-        data: Folder with the public data sets' official files; None: the hub. A user's own task needs neither.
+        spec: Description of the task.
+        data: Folder with the official files of public data sets; None: download from the hub. A
+            user's own task needs neither.
     Raises:
-        TaskError: Data is missing or malformed; names file and line.
-        OfflineError: The hub cannot be reached; says what to download and where to put it.
+        TaskError: Data is missing or malformed; the message names file and line.
+        OfflineError: The hub cannot be reached; the hint names the files to download.
     """
     console.say(f"{spec.name}: reading the data")
-    whole = _load(spec, data)
-    kept = whole.limited(spec.train_limit, spec.dev_limit)
-    return (
-        kept
-        if spec.second_distillation.unlabelled is None
-        else _with_unlabelled(spec, whole, kept, data)
-    )
+    complete = _load_complete(spec, data)
+    limited = complete.limited(spec.train_limit, spec.dev_limit)
+    if spec.second_distillation.unlabelled is None:
+        return limited
+    return _with_unlabelled(spec, complete, limited, data)
 
 
 def _with_unlabelled(
-    spec: TaskSpec, whole: TaskData, kept: TaskData, data: Path | None
+    spec: TaskSpec, complete: TaskData, limited: TaskData, data: Path | None
 ) -> TaskData:
-    wanted = spec.second_distillation
-    assert wanted.unlabelled is not None
-    if wanted.unlabelled == REST:
-        learnt = {id(example) for example in kept.train}
-        texts = [example.texts for example in whole.train if id(example) not in learnt]
-        return kept.with_unlabelled(
-            texts, wanted.unlabelled_limit, origin=f"task '{spec.name}', beyond train_limit"
-        )
-    path = Path(spec.base or data or ".") / wanted.unlabelled
+    """Adds the unlabelled texts that the task's file asks for."""
+    second = spec.second_distillation
+    assert second.unlabelled is not None
+
+    # The rest of the training file. By identity, not equality: a text that occurs twice may be
+    # once among the labelled and once among the unlabelled ones.
+    if second.unlabelled == REST:
+        labelled = {id(example) for example in limited.train}
+        texts = [example.texts for example in complete.train if id(example) not in labelled]
+        origin = f"task '{spec.name}', beyond train_limit"
+        return limited.with_unlabelled(texts, second.unlabelled_limit, origin=origin)
+
+    # A separate file, with the same text columns as the task's own.
+    path = Path(spec.base or data or ".") / second.unlabelled
     source = spec.files or spec.hub
-    texts = read_texts(spec, spec.files, path, source.text if source else ("text",))
-    return kept.with_unlabelled(texts, wanted.unlabelled_limit, origin=str(path))
+    columns = source.text if source else ("text",)
+    texts = read_texts(spec, spec.files, path, columns)
+    return limited.with_unlabelled(texts, second.unlabelled_limit, origin=str(path))
 
 
-def _load(spec: TaskSpec, data: Path | None) -> TaskData:
+def _load_complete(spec: TaskSpec, data: Path | None) -> TaskData:
+    """Loads all examples from the first source that is available."""
     if spec.asset is not None:
         return load_asset_task(spec)
-    if spec.files is not None and (spec.base is not None or data is not None):
-        return _from_files(
-            spec, spec.files, Path(spec.base) if spec.base is not None else data or Path()
-        )
+    root = Path(spec.base) if spec.base is not None else data
+    if spec.files is not None and root is not None:
+        return _from_files(spec, spec.files, root)
     if spec.hub is not None:
         return _from_hub(spec, spec.hub)
-    raise TaskError(f"task '{spec.name}' is in files only", hint="give their folder with --data")
+    raise TaskError(
+        f"task '{spec.name}' needs its official files", hint="pass their folder with --data"
+    )
 
 
 def _from_files(spec: TaskSpec, files: Files, root: Path) -> TaskData:
     folder = root / files.folder
-    train, notes = read_side(spec, files, (files.train,), folder)
-    dev, more = read_side(spec, files, files.dev, folder)
-    return checked_data(spec, train, dev, origin=str(folder), notes=[*notes, *more])
+    train, train_notes = read_side(spec, files, (files.train,), folder)
+    dev, dev_notes = read_side(spec, files, files.dev, folder)
+    notes = [*train_notes, *dev_notes]
+    return checked_data(spec, train, dev, origin=str(folder), notes=notes)
 
 
-# --- the hub --------------------------------------------------------------------------------------
+# --- the hub -------------------------------------------------------------------------------------
 
 
 def _from_hub(spec: TaskSpec, hub: Hub) -> TaskData:
-    train = list(_hub_split(spec, hub, hub.train, 0))
-    dev = [raw for part, split in enumerate(hub.dev) for raw in _hub_split(spec, hub, split, part)]
-    name = f"hub {hub.id}" + (f" ({hub.config})" if hub.config else "")
-    return checked_data(spec, train, dev, origin=name)
+    train = list(_hub_split(spec, hub, hub.train, part=0))
+    dev: list[RawExample] = []
+    for part, split in enumerate(hub.dev):
+        dev.extend(_hub_split(spec, hub, split, part))
+    origin = f"hub {hub.id}"
+    if hub.config:
+        origin += f" ({hub.config})"
+    return checked_data(spec, train, dev, origin=origin)
 
 
 def _hub_split(spec: TaskSpec, hub: Hub, split: str, part: int) -> Iterator[RawExample]:
-    rows = _fetch(spec, hub, split)
-    missing = [column for column in (*hub.text, hub.label) if column not in rows.column_names]
-    if missing:
-        raise TaskError(
-            f"{hub.id} {split}: no column '{missing[0]}'; there: {', '.join(rows.column_names)}"
-        )
+    """Yields the examples of one split."""
+    rows = _download_split(spec, hub, split)
+    for column in (*hub.text, hub.label):
+        if column not in rows.column_names:
+            raise TaskError(
+                f"{hub.id} {split}: column '{column}' is missing; "
+                f"columns of the data set: {', '.join(rows.column_names)}"
+            )
     for number, row in enumerate(rows, start=1):
         where = f"{hub.id} {split}: row {number}"
-        answers = answers_of(where, row, hub.label) if spec.kind == "span" else ()
-        yield RawExample(
-            tuple(text_of(where, column, row[column]) for column in hub.text),
-            row[hub.label],
-            where,
-            "",
-            answers,
-            part,
-        )
+        answers: tuple[AnswerSpan, ...] = ()
+        if spec.task_kind.has_answers:
+            answers = answers_of(where, row, hub.label)
+        texts = tuple(text_of(where, column, row[column]) for column in hub.text)
+        yield RawExample(texts, row[hub.label], where, answers=answers, part=part)
 
 
-def _fetch(spec: TaskSpec, hub: Hub, split: str) -> Any:
+def _download_split(spec: TaskSpec, hub: Hub, split: str) -> Any:
+    """Returns a split of a data set, from the hub or from the cache of the datasets library."""
     import datasets
 
     try:
         return datasets.load_dataset(hub.id, hub.config, split=split)
     except (ConnectionError, OSError, datasets.exceptions.DatasetNotFoundError) as error:
-        official = ""
-        if spec.files is not None:
-            names = ", ".join(
-                str(Path(spec.files.folder) / name) for name in (spec.files.train, *spec.files.dev)
-            )
-            official = f"download {spec.download or spec.shown}, put {names} into a folder, and give it with --data FOLDER"
+        reason = str(error).splitlines()[0]
         raise OfflineError(
-            f"task '{spec.name}': cannot get {hub.id} {hub.config or ''} from the hub: {str(error).splitlines()[0]}",
-            hint=official
-            or "fill the cache of the datasets library (HF_HOME) on a machine that reaches the hub",
+            f"task '{spec.name}': cannot load {hub.id} {hub.config or ''} from the hub: {reason}",
+            hint=_offline_hint(spec),
         ) from error
+
+
+def _offline_hint(spec: TaskSpec) -> str:
+    if spec.files is None:
+        return (
+            "fill the cache of the datasets library (HF_HOME) on a machine that reaches the hub"
+        )
+    names = [str(Path(spec.files.folder) / name) for name in (spec.files.train, *spec.files.dev)]
+    return (
+        f"download {spec.download or spec.shown}, put {', '.join(names)} into a folder, "
+        "and pass it with --data FOLDER"
+    )

@@ -1,1 +1,1 @@
-"""Fine-tune teacher and student on labelled tasks, score models and artefacts, and say what the student keeps."""
+"""Fine-tunes models on labelled tasks, scores them and their artefacts, and estimates retention."""

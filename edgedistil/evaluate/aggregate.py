@@ -1,8 +1,9 @@
-"""Cells → the evaluation's record: medians, retention with intervals, macro-scores, the paper's rows beside them."""
+"""From cells to the record: medians, retention with intervals, macro-scores, the paper's rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
@@ -18,21 +19,44 @@ from edgedistil.core.records import (
 )
 from edgedistil.evaluate.cells import CellFile
 from edgedistil.evaluate.examples import TaskData
-from edgedistil.evaluate.metrics import constant_prediction, constant_score
+from edgedistil.evaluate.kind import Baseline
+from edgedistil.evaluate.metrics import Floats
 from edgedistil.evaluate.retention import Predictions, estimate_retention
 from edgedistil.evaluate.spec import GLUE, TaskSpec, load_task
 
+# docs/evaluation.md, "Scores": the paper does not say how MNLI's two dev sets count.
 MACRO_HOW = (
-    "plain mean of the nine tasks' medians; MNLI counts once, over its matched and mismatched dev sets together; "
-    "MRPC and QQP as the mean of accuracy and F1, STS-B as the mean of Pearson and Spearman"
+    "plain mean of the nine tasks' medians; MNLI counts once, over its matched and mismatched dev "
+    "sets together; MRPC and QQP as the mean of accuracy and F1, STS-B as the mean of Pearson and "
+    "Spearman"
 )
+# Sanh et al. 2019, table 1, column "Score".
 _PAPER_MACRO = {"teacher": 0.795, "student": 0.770}
-_OF_THE_PAPER = {"teacher": "teacher", "student": "student", "student-d": "student_d"}
+# Model → field of `PaperRow`.
+_PAPER_FIELDS = {"teacher": "teacher", "student": "student", "student-d": "student_d"}
+_TEACHER = "teacher"
 
 
-def task_facts(spec: TaskSpec, data: TaskData) -> TaskFacts:
-    """The task as it was used, with the score of a constant prediction."""
-    return TaskFacts(
+# --- tasks ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A task as it was used, and its constant prediction.
+
+    Attributes:
+        facts: The task's entry in the record.
+        constant: The class or value that the baseline predicts.
+    """
+
+    facts: TaskFacts
+    constant: float
+
+
+def describe_task(spec: TaskSpec, data: TaskData) -> TaskResult:
+    """Describes a task for the record, with the score of its constant prediction."""
+    baseline = _baseline(spec, data)
+    facts = TaskFacts(
         name=spec.name,
         title=spec.shown,
         kind=spec.kind,
@@ -40,95 +64,89 @@ def task_facts(spec: TaskSpec, data: TaskData) -> TaskFacts:
         suite=spec.suite,
         train_examples=len(data.train),
         dev_examples=len(data.dev),
-        baseline=_baseline(spec, data),
-        baseline_rule=_baseline_rule(spec, data),
+        baseline=baseline.score,
+        baseline_rule=baseline.rule,
         origin=data.origin,
         licence=spec.licence,
         settings_source=spec.training.source,
         paper=_paper_row(spec),
         warnings=list(data.warnings),
     )
+    return TaskResult(facts, baseline.constant)
 
 
-def _baseline(spec: TaskSpec, data: TaskData) -> float:
-    if spec.kind == "span":
-        return 0.0
-    train, dev = (np.array([example.label for example in side]) for side in (data.train, data.dev))
-    return constant_score(spec.metric, spec.kind, train, dev)
-
-
-def _baseline_rule(spec: TaskSpec, data: TaskData) -> str:
-    if spec.kind == "span":
-        return "no answer at all"
-    constant = constant_prediction(spec.kind, np.array([example.label for example in data.train]))
-    if spec.kind == "regression":
-        return f"always {constant:.3g}, the mean of the training labels (a constant has no correlation: 0)"
-    return f"always '{data.labels[int(constant)]}', the commonest training label"
+def _baseline(spec: TaskSpec, data: TaskData) -> Baseline:
+    train_N: Floats = np.array([example.label for example in data.train])
+    dev_M: Floats = np.array([example.label for example in data.dev])
+    return spec.task_kind.baseline(spec.metric, train_N, dev_M, data.labels)
 
 
 def _paper_row(spec: TaskSpec) -> PaperRow | None:
-    if spec.paper is None:
-        return None
     paper = spec.paper
-    student_d = {} if paper.student_d is None else {"student_d": paper.student_d / 100}
-    return PaperRow(
+    if paper is None:
+        return None
+    # Task files have percent, as the paper prints them; records have shares.
+    row = PaperRow(
         metric=paper.metric,
         teacher=paper.teacher / 100,
         student=paper.student / 100,
         source=paper.source,
-        **student_d,
     )
+    if paper.student_d is None:
+        return row
+    return row.model_copy(update={"student_d": paper.student_d / 100})
+
+
+# --- models --------------------------------------------------------------------------------------
 
 
 def summaries(cells: Sequence[CellFile]) -> list[Summary]:
-    """Median, lowest and highest of the metric that counts, over the seeds of each task and model."""
-    found = []
-    for (task, model), files in _grouped(cells).items():
-        scores = {file.cell.seed: file.cell.scores[file.cell.metric] for file in files}
-        values = list(scores.values())
-        found.append(
+    """Returns median, lowest and highest score over the seeds of each task and model."""
+    result = []
+    for (task, model), files in _by_task_and_model(cells).items():
+        scores = {file.cell.seed: file.score for file in files}
+        result.append(
             Summary(
                 task=task,
                 model=model,
                 metric=files[0].cell.metric,
                 seeds=sorted(scores),
-                median=median(values),
-                lowest=min(values),
-                highest=max(values),
+                median=median(scores.values()),
+                lowest=min(scores.values()),
+                highest=max(scores.values()),
             )
         )
-    return found
+    return result
 
 
-def retentions(
-    cells: Sequence[CellFile], facts: Mapping[str, TaskFacts], data: Mapping[str, TaskData]
-) -> list[Retention]:
-    """Every model against the teacher, on every task that the teacher was scored on."""
-    groups = _grouped(cells)
-    found = []
+def retentions(cells: Sequence[CellFile], tasks: Mapping[str, TaskResult]) -> list[Retention]:
+    """Compares every model with the teacher, on each task that the teacher was scored on.
+
+    Args:
+        cells: Cells of all tasks and models.
+        tasks: Task's name → its description.
+    """
+    groups = _by_task_and_model(cells)
+    result = []
     for (task, model), files in groups.items():
-        teacher = groups.get((task, "teacher"))
-        if model == "teacher" or teacher is None or task not in facts:
+        teacher = groups.get((task, _TEACHER))
+        if model == _TEACHER or teacher is None or task not in tasks:
             continue
-        found.append(_retention(model, teacher, files, facts[task], data[task]))
-    return found
+        result.append(_retention(model, teacher, files, tasks[task]))
+    return result
 
 
 def _retention(
-    model: str, teacher: list[CellFile], student: list[CellFile], facts: TaskFacts, data: TaskData
+    model: str, teacher: list[CellFile], student: list[CellFile], task: TaskResult
 ) -> Retention:
-    constant = 0.0
-    if facts.kind != "span":
-        constant = constant_prediction(
-            facts.kind, np.array([example.label for example in data.train])
-        )
+    facts = task.facts
     estimate = estimate_retention(
         predictions_of(teacher),
         predictions_of(student),
-        teacher_median=_median(teacher),
-        student_median=_median(student),
+        teacher_median=_median_score(teacher),
+        student_median=_median_score(student),
         baseline=facts.baseline,
-        constant=constant,
+        constant=task.constant,
     )
     return Retention(
         task=facts.name,
@@ -147,60 +165,62 @@ def _retention(
 
 
 def _paper_retention(facts: TaskFacts, model: str) -> Figure:
-    row = _OF_THE_PAPER.get(model)
-    value = getattr(facts.paper, row) if facts.paper is not None and row is not None else None
-    if facts.paper is None or not isinstance(value, float):
-        return NotMeasured(not_measured=f"the paper has no row for {model} on {facts.title}")
-    return value / facts.paper.teacher
+    missing = NotMeasured(not_measured=f"the paper has no row for {model} on {facts.title}")
+    if facts.paper is None or model not in _PAPER_FIELDS:
+        return missing
+    score: Figure = getattr(facts.paper, _PAPER_FIELDS[model])
+    return missing if isinstance(score, NotMeasured) else score / facts.paper.teacher
 
 
 def predictions_of(files: Sequence[CellFile]) -> Predictions:
-    """One model's cells of one task, as the intervals take them."""
+    """Returns the predictions of one model on one task, by seed."""
     first = files[0]
+    metric = first.cell.metric
+    # Spans: the questions are scored already, and the labels are not used.
     if first.per_question:
-        by_seed = {file.cell.seed: np.array(file.per_question[file.cell.metric]) for file in files}
-        return Predictions(
-            first.cell.metric, next(iter(by_seed.values())), by_seed, holds_scores=True
-        )
+        by_seed = {file.cell.seed: np.array(file.per_question[metric]) for file in files}
+        return Predictions(metric, by_seed[first.cell.seed], by_seed, holds_scores=True)
     by_seed = {file.cell.seed: np.array(file.predictions) for file in files}
-    return Predictions(first.cell.metric, np.array(first.labels), by_seed)
+    return Predictions(metric, np.array(first.labels), by_seed)
 
 
-def macros(found: Sequence[Summary]) -> list[MacroScore]:
-    """GLUE's macro-score of each model that was scored on a task of GLUE; absent until all nine are there."""
+# --- suites --------------------------------------------------------------------------------------
+
+
+def macros(results: Sequence[Summary]) -> list[MacroScore]:
+    """Returns GLUE's macro-score of each model that was scored on a task of GLUE.
+
+    The score is `NotMeasured` until the model has scores of all nine tasks.
+    """
     suite = {name for name in GLUE if load_task(name).suite == "GLUE"}
-    models = dict.fromkeys(each.model for each in found if each.task in suite)
-    result = []
-    for model in models:
-        scores = {
-            each.task: each.median for each in found if each.model == model and each.task in suite
-        }
-        lacking = [task for task in GLUE if task not in scores]
-        score: Figure = NotMeasured(not_measured=f"not scored yet: {', '.join(lacking)}")
-        if not lacking:
-            score = sum(scores.values()) / len(GLUE)
-        paper: Figure = _PAPER_MACRO.get(
-            model, NotMeasured(not_measured=f"the paper has no row for {model}")
-        )
-        result.append(
-            MacroScore(
-                suite="GLUE",
-                model=model,
-                score=score,
-                tasks=list(scores),
-                how=MACRO_HOW,
-                paper=paper,
-            )
-        )
-    return result
+    in_suite = [summary for summary in results if summary.task in suite]
+    models = dict.fromkeys(summary.model for summary in in_suite)
+    return [_macro(model, in_suite) for model in models]
 
 
-def _grouped(cells: Sequence[CellFile]) -> dict[tuple[str, str], list[CellFile]]:
+def _macro(model: str, results: Sequence[Summary]) -> MacroScore:
+    scores = {summary.task: summary.median for summary in results if summary.model == model}
+    missing = [task for task in GLUE if task not in scores]
+    score: Figure = NotMeasured(not_measured=f"not scored yet: {', '.join(missing)}")
+    if not missing:
+        score = sum(scores.values()) / len(GLUE)
+    no_row = NotMeasured(not_measured=f"the paper has no row for {model}")
+    return MacroScore(
+        suite="GLUE",
+        model=model,
+        score=score,
+        tasks=list(scores),
+        how=MACRO_HOW,
+        paper=_PAPER_MACRO.get(model, no_row),
+    )
+
+
+def _by_task_and_model(cells: Sequence[CellFile]) -> dict[tuple[str, str], list[CellFile]]:
     groups: dict[tuple[str, str], list[CellFile]] = {}
     for file in cells:
         groups.setdefault((file.cell.task, file.cell.model), []).append(file)
     return groups
 
 
-def _median(files: Sequence[CellFile]) -> float:
-    return float(median(file.cell.scores[file.cell.metric] for file in files))
+def _median_score(files: Sequence[CellFile]) -> float:
+    return float(median(file.score for file in files))

@@ -1,6 +1,7 @@
-"""Score the ONNX artefact of a fine-tuned model: onnxruntime, tokenizers and numpy; torch stays out of this path.
+"""Scores ONNX artefacts of fine-tuned models with onnxruntime, tokenizers and numpy.
 
-Scoring runs in a fresh process, which refuses to go on if torch is loaded there: what is scored is what a device runs.
+Scoring runs in a fresh process and raises an error if torch is loaded there, so what is scored is
+what a device runs (docs/decisions.md#one-scoring-path).
 """
 
 from __future__ import annotations
@@ -19,103 +20,110 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from edgedistil.core.errors import EdgeDistilError, ModelError
-from edgedistil.evaluate import squad
-from edgedistil.evaluate.encode import Encoded, Ids, encode_texts, open_tokenizer, pad_id
+from edgedistil.core.session import PROVIDERS, SessionOptions
+from edgedistil.evaluate.encode import Ids, open_tokenizer, pad_batch, pad_id
 from edgedistil.evaluate.examples import Example
-from edgedistil.evaluate.scoring import Forward, Logits, Scored, arrays, score_dev
+from edgedistil.evaluate.kind import TaskKind
+from edgedistil.evaluate.scoring import DevScores, Forward, Logits
 from edgedistil.evaluate.spec import TaskSpec
 from edgedistil.evaluate.tasks import load_data
 
+# One p50 per artefact and seed: 100 calls bound the time that evaluation spends on it. The claims
+# about speed are measured by `edgedistil profile`.
 TIMED_EXAMPLES = 100
+# Allocations and caches settle within the first few calls.
 WARM_UP_CALLS = 5
 CONDITIONS = (
-    f"the first {TIMED_EXAMPLES} dev examples, one at a time at their own length, one thread, after {WARM_UP_CALLS} "
-    "warm-up calls; tokenization left out; p50; the artefacts take turns, PyTorch runs in a process of its own"
+    f"the first {TIMED_EXAMPLES} dev examples, one at a time at their own length, one thread, "
+    f"after {WARM_UP_CALLS} warm-up calls; tokenization left out; p50; the artefacts take turns, "
+    "PyTorch runs in a process of its own"
 )
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Timed:
-    """An artefact's scores and its latency."""
+class ArtefactResult:
+    """Scores and latency of one artefact.
 
-    scored: Scored
+    Attributes:
+        scores: Scores on the dev set.
+        latency_ms: p50 of single dev examples, as CONDITIONS describes.
+    """
+
+    scores: DevScores
     latency_ms: float
 
 
 def in_fresh_process(work: Callable[..., T], *arguments: Any) -> T:
-    """`work(*arguments)` in a process of its own, started anew: nothing that this one has loaded is there."""
+    """Calls a function in a new process, which has none of this one's modules loaded."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 
 
 def score_artefacts(
     spec: TaskSpec, data: Path | None, folder: Path, graphs: Sequence[Path]
-) -> list[Timed]:
-    """The dev set's scores by each graph alone, and the times of a single example, taken in turns.
+) -> list[ArtefactResult]:
+    """Scores graphs on the dev set and measures their latency in turns.
 
     Args:
-        folder: Holds `tokenizer.json`.
+        spec: The task.
+        data: Folder with official files of public data sets, if any.
+        folder: Folder with `tokenizer.json`.
         graphs: ONNX files of one model.
     Raises:
         EdgeDistilError: torch is loaded in this process.
         ModelError: A graph does not load.
     """
-    refuse_torch()
+    check_torch_is_absent()
     dev = load_data(spec, data).dev
     tokenizer = open_tokenizer(folder)
-    scored = [
-        score_dev(
-            ort_forward(graph, threads=0),
-            tokenizer,
-            dev,
-            kind=spec.kind,
-            metric=spec.metric,
-            max_length=spec.training.max_length,
-            parts=spec.parts,
-        )
-        for graph in graphs
-    ]
-    forwards = [ort_forward(graph, threads=1) for graph in graphs]
+    kind = spec.task_kind
+
+    # Scores with all cores, latencies with one thread.
+    scores = []
+    for graph in graphs:
+        forward = ort_forward(graph, kind, threads=0)
+        scores.append(kind.score(forward, tokenizer, dev, spec.scoring))
+    forwards = [ort_forward(graph, kind, threads=1) for graph in graphs]
     latencies_ms = single_example_ms(forwards, tokenizer, dev, spec)
-    refuse_torch()
-    return [Timed(each, ms) for each, ms in zip(scored, latencies_ms, strict=True)]
+
+    # Nothing that was called above may have imported it either.
+    check_torch_is_absent()
+    return [ArtefactResult(*result) for result in zip(scores, latencies_ms, strict=True)]
 
 
-def refuse_torch() -> None:
-    """Returns if torch is not loaded here.
-
-    Raises:
-        EdgeDistilError: It is: the path that a device runs would be another one.
-    """
+def check_torch_is_absent() -> None:
+    """Raises EdgeDistilError if torch is loaded in this process."""
     if "torch" in sys.modules:
         raise EdgeDistilError(
-            "torch is loaded in the process that scores an artefact", hint="score it in a fresh one"
+            "torch is loaded in the process that scores an artefact; expected onnxruntime alone",
+            hint="score it in a fresh process",
         )
 
 
-def ort_forward(graph: Path, *, threads: int) -> Forward:
-    """Runs batches through a session on the CPU; `threads` 0 leaves the number to onnxruntime."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+def ort_forward(graph: Path, kind: TaskKind, *, threads: int) -> Forward:
+    """Returns a function that runs batches through an onnxruntime session on the CPU.
+
+    Args:
+        graph: ONNX file.
+        kind: Kind of the task, which decides the outputs.
+        threads: Threads of one operator; 0: one per core.
+    Raises:
+        ModelError: The graph does not load.
+    """
+    options = SessionOptions(threads=threads).to_onnxruntime()
     try:
-        session = onnxruntime.InferenceSession(
-            str(graph), options, providers=["CPUExecutionProvider"]
-        )
-    except (
-        Exception
-    ) as error:  # onnxruntime raises its own kinds, which share no base but Exception
+        session = onnxruntime.InferenceSession(str(graph), options, providers=list(PROVIDERS))
+    # onnxruntime's exceptions have no common base class but Exception.
+    except Exception as error:
         raise ModelError(f"{graph} does not load: {str(error).splitlines()[0]}") from error
-    wanted = {each.name for each in session.get_inputs()}
-    names = [each.name for each in session.get_outputs()]
-    order = ["start_logits", "end_logits"] if "start_logits" in names else ["logits"]
+    inputs = {item.name for item in session.get_inputs()}
 
     def forward(input_ids: Ids, mask: Ids, type_ids: Ids) -> Logits:
-        named = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": type_ids}
-        return tuple(
-            session.run(order, {name: array for name, array in named.items() if name in wanted})
-        )
+        arrays = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": type_ids}
+        # DistilBERT's graph has no token types.
+        feeds = {name: array for name, array in arrays.items() if name in inputs}
+        return tuple(session.run(list(kind.outputs), feeds))
 
     return forward
 
@@ -123,25 +131,26 @@ def ort_forward(graph: Path, *, threads: int) -> Forward:
 def single_example_ms(
     forwards: Sequence[Forward], tokenizer: Tokenizer, dev: Sequence[Example], spec: TaskSpec
 ) -> list[float]:
-    """p50 of one call with one dev example, for each model; they take turns, so that a busy moment hits all.
+    """Measures the p50 of a call with a single dev example, for each model.
 
-    Conditions: as CONDITIONS says.
+    Args:
+        forwards: Models, which take turns so that other load on the machine affects all of them.
+        tokenizer: Their tokenizer.
+        dev: Dev examples.
+        spec: The task.
+    Returns:
+        Milliseconds, one figure for each model; an observed value.
+    Conditions: as CONDITIONS describes.
     """
-    encoded = _first_encoded(tokenizer, dev[:TIMED_EXAMPLES], spec)
-    batches = [arrays([each], pad_id(tokenizer)) for each in encoded]
-    samples: list[list[float]] = [[] for _ in forwards]
-    for batch in [*batches[:WARM_UP_CALLS], *batches]:
-        for forward, taken in zip(forwards, samples, strict=True):
-            started = time.perf_counter_ns()
+    max_length = spec.training.max_length
+    sequences = spec.task_kind.first_sequences(tokenizer, dev[:TIMED_EXAMPLES], max_length)
+    batches = [pad_batch([sequence], pad_id(tokenizer)) for sequence in sequences]
+    warm_up = batches[:WARM_UP_CALLS]
+
+    samples_ms: list[list[float]] = [[] for _ in forwards]
+    for batch in [*warm_up, *batches]:
+        for forward, samples in zip(forwards, samples_ms, strict=True):
+            started_ns = time.perf_counter_ns()
             forward(*batch)
-            taken.append((time.perf_counter_ns() - started) / 1e6)
-    return [median_low(taken[min(WARM_UP_CALLS, len(batches)) :]) for taken in samples]
-
-
-def _first_encoded(tokenizer: Tokenizer, dev: Sequence[Example], spec: TaskSpec) -> list[Encoded]:
-    if spec.kind == "span":
-        return [
-            squad.windows(tokenizer, example, spec.training.max_length)[0].encoded
-            for example in dev
-        ]
-    return encode_texts(tokenizer, [example.texts for example in dev], spec.training.max_length)
+            samples.append((time.perf_counter_ns() - started_ns) / 1e6)
+    return [median_low(samples[len(warm_up) :]) for samples in samples_ms]

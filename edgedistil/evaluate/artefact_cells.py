@@ -1,4 +1,4 @@
-"""Fine-tuned student → ONNX → the same dev set: PyTorch, fp32 and the asked precision side by side."""
+"""Exports fine-tuned models and scores their artefacts on the same dev set as PyTorch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from statistics import median
 
 from edgedistil.core import console
 from edgedistil.core.errors import InputError
+from edgedistil.core.precision import AUTO, PRECISIONS
 from edgedistil.core.records import (
     ArtefactScore,
     ExportRecord,
@@ -18,81 +19,101 @@ from edgedistil.core.records import (
     write_record,
 )
 from edgedistil.core.rundir import RunDir
-from edgedistil.core.task import task_of_kind
+from edgedistil.core.toml import did_you_mean
 from edgedistil.evaluate.artefact import (
     CONDITIONS,
-    Timed,
+    ArtefactResult,
     in_fresh_process,
     score_artefacts,
     single_example_ms,
 )
-from edgedistil.evaluate.cells import CellFile, CellPlan, Timing, key_of, read_cell
+from edgedistil.evaluate.cells import CellFile, CellPlan, Timing, read_cell, read_key
 from edgedistil.evaluate.tasks import load_data
 
+# Training texts that the parity check and the calibration of static ranges use: enough for both,
+# and few enough to run in seconds.
 _PROBE_TEXTS = 256
+# Every artefact is compared with float32 as well, to separate export from quantization.
+_REFERENCE = "fp32"
 
 
 @dataclass(frozen=True)
 class _Artefact:
+    """An exported artefact of a fine-tuned model.
+
+    Attributes:
+        precision: Its precision.
+        graph: The ONNX file.
+        bytes: Size of the graph with its weights.
+        folder: Folder of the export, with the tokenizer.
+    """
+
     precision: str
     graph: Path
     bytes: int
     folder: Path
 
 
-def artefact_cells(plans: Sequence[CellPlan], precision: str) -> list[CellFile]:
-    """The cells of the artefacts of fine-tuned models: fp32 and `precision` of each, and PyTorch's own timing.
-
-    Raises:
-        ParityError: An artefact is not what it was made from.
-    """
-    return [file for plan in plans for file in _of_one(plan, precision)]
-
-
 def check_precision(name: str) -> None:
-    """Returns if an artefact of that precision can be asked for: told before hours of fine-tuning, not after.
+    """Raises InputError if artefacts of a precision cannot be scored."""
+    if name == AUTO.name:
+        raise InputError(f"--artefact {name}: expected one precision, for example int8")
+    if name not in PRECISIONS:
+        raise InputError(
+            f"--artefact: unknown precision '{name}'{did_you_mean(name, PRECISIONS)}",
+            hint=f"expected one of: {', '.join(PRECISIONS)}",
+        )
 
+
+def artefact_cells(plans: Sequence[CellPlan], precision: str) -> list[CellFile]:
+    """Returns the cells of fine-tuned models in PyTorch, in float32 and in another precision.
+
+    Args:
+        plans: Cells whose fine-tuned weights are stored.
+        precision: Precision of the artefacts.
     Raises:
-        InputError: It cannot.
+        ParityError: The outputs of an artefact differ from PyTorch's.
     """
-    from edgedistil.export.stage import checked_precisions
+    files: list[CellFile] = []
+    for plan in plans:
+        precisions = list(dict.fromkeys([_REFERENCE, precision]))
+        _score_missing(plan, precisions)
+        files.append(_with_timing(plan))
+        files += [read_cell(_file(plan, name)) for name in precisions]
+    return files
 
-    if name == "auto":
-        raise InputError("--artefact auto: expected one precision, for example int8")
-    checked_precisions([name])
+
+def _file(plan: CellPlan, precision: str) -> Path:
+    return plan.sibling(f".{precision}.json")
 
 
-def _of_one(plan: CellPlan, precision: str) -> list[CellFile]:
-    precisions = list(dict.fromkeys(["fp32", precision]))
-    files = {
-        each: plan.file.with_name(f"{plan.source.name}-{plan.seed}.{each}.json")
-        for each in precisions
-    }
-    keys = {each: text_sha256(f"{plan.key} {each}") for each in precisions}
-    if any(key_of(files[each]) != keys[each] for each in precisions):
-        made = {each.precision: each for each in _export(plan, precision)}
-        console.say(f"{plan.label}: scoring {', '.join(precisions)} without torch")
-        chosen = [made[each] for each in precisions]
-        graphs = [each.graph for each in chosen]
-        timed = in_fresh_process(score_artefacts, plan.spec, plan.data, chosen[0].folder, graphs)
-        for artefact, result in zip(chosen, timed, strict=True):
-            write_record(
-                files[artefact.precision],
-                _cell_file(plan, artefact, result, keys[artefact.precision]),
-            )
-    return [_timed_pytorch(plan), *(read_cell(file) for file in files.values())]
+def _key(plan: CellPlan, precision: str) -> str:
+    return text_sha256(f"{plan.key} {precision}")
+
+
+def _score_missing(plan: CellPlan, precisions: Sequence[str]) -> None:
+    """Exports and scores the artefacts of a cell, unless their files are up to date."""
+    if all(read_key(_file(plan, name)) == _key(plan, name) for name in precisions):
+        return
+    by_precision = {artefact.precision: artefact for artefact in _export(plan, precisions[-1])}
+    artefacts = [by_precision[name] for name in precisions]
+
+    console.say(f"{plan.label}: scoring {', '.join(precisions)} without torch")
+    graphs = [artefact.graph for artefact in artefacts]
+    results = in_fresh_process(score_artefacts, plan.spec, plan.data, artefacts[0].folder, graphs)
+    for artefact, result in zip(artefacts, results, strict=True):
+        write_record(_file(plan, artefact.precision), _cell_file(plan, artefact, result))
 
 
 def _export(plan: CellPlan, precision: str) -> list[_Artefact]:
     from edgedistil.export.stage import export_folder
 
-    texts = [
-        " ".join(example.texts) for example in load_data(plan.spec, plan.data).train[:_PROBE_TEXTS]
-    ]
-    room = RunDir(plan.file.with_name(f"{plan.source.name}-{plan.seed}.onnx"))
-    name, task = plan.source.name, task_of_kind(plan.spec.kind)
+    examples = load_data(plan.spec, plan.data).train[:_PROBE_TEXTS]
+    texts = [" ".join(example.texts) for example in examples]
+    export_run = RunDir(plan.sibling(".onnx"))
+    name, task = plan.source.name, plan.spec.task_kind.task
     export_folder(
-        room,
+        export_run,
         plan.weights,
         name=name,
         role="other",
@@ -100,39 +121,43 @@ def _export(plan: CellPlan, precision: str) -> list[_Artefact]:
         precisions=[precision],
         text=texts,
     )
-    folder = room.export(name, task)
-    return [_read(folder, path) for path in sorted(folder.glob("export.*.json"))]
+    folder = export_run.export(name, task)
+    return [_read_artefact(folder, path) for path in sorted(folder.glob("export.*.json"))]
 
 
-def _read(folder: Path, path: Path) -> _Artefact:
+def _read_artefact(folder: Path, path: Path) -> _Artefact:
     record = read_record(path, ExportRecord)
     size = sum(file.bytes for file in record.files)
     return _Artefact(record.precision, folder / record.files[0].path, size, folder)
 
 
-def _cell_file(plan: CellPlan, artefact: _Artefact, timed: Timed, key: str) -> CellFile:
+def _cell_file(plan: CellPlan, artefact: _Artefact, result: ArtefactResult) -> CellFile:
+    """Returns the cell of an artefact: that of PyTorch with other scores."""
     base = read_cell(plan.file)
     cell = base.cell.model_copy(
         update={
-            "scores": timed.scored.scores,
+            "scores": result.scores.scores,
             "artefact": artefact.precision,
-            "warnings": [*base.cell.warnings, *timed.scored.warnings],
+            "warnings": [*base.cell.warnings, *result.scores.warnings],
             "provenance": provenance(),
         }
     )
     return base.model_copy(
         update={
-            "key": key,
+            "key": _key(plan, artefact.precision),
             "cell": cell,
-            "predictions": timed.scored.predictions,
-            "per_question": timed.scored.per_question,
-            "timing": Timing(bytes=artefact.bytes, latency_ms=timed.latency_ms),
+            "predictions": result.scores.predictions,
+            "per_question": result.scores.per_question,
+            "timing": Timing(bytes=artefact.bytes, latency_ms=result.latency_ms),
         }
     )
 
 
-def _timed_pytorch(plan: CellPlan) -> CellFile:
-    """The cell itself with PyTorch's size and latency, taken once in a process of its own."""
+# --- PyTorch -------------------------------------------------------------------------------------
+
+
+def _with_timing(plan: CellPlan) -> CellFile:
+    """Returns the cell with PyTorch's size and latency, measured once in a new process."""
     file = read_cell(plan.file)
     if file.timing is None:
         latency_ms = in_fresh_process(pytorch_example_ms, plan)
@@ -143,43 +168,49 @@ def _timed_pytorch(plan: CellPlan) -> CellFile:
 
 
 def pytorch_example_ms(plan: CellPlan) -> float:
-    """p50 of a single dev example through the fine-tuned model in PyTorch, float32, one thread."""
+    """Measures the p50 of single dev examples in PyTorch, in float32 with one thread."""
     from edgedistil.evaluate.encode import open_tokenizer
-    from edgedistil.evaluate.finetune import fine_tuned_model, torch_forward, torch_threads
+    from edgedistil.evaluate.task_model import load_task_model, torch_forward, torch_threads
 
-    data = load_data(plan.spec, plan.data)
+    spec = plan.spec
+    dev = load_data(spec, plan.data).dev
     with torch_threads(1):
-        forward = torch_forward(fine_tuned_model(plan.weights, kind=plan.spec.kind).cpu())
-        return single_example_ms([forward], open_tokenizer(plan.weights), data.dev, plan.spec)[0]
+        model = load_task_model(plan.weights, spec.task_kind).cpu()
+        forward = torch_forward(model, spec.task_kind)
+        return single_example_ms([forward], open_tokenizer(plan.weights), dev, spec)[0]
+
+
+# --- comparison ----------------------------------------------------------------------------------
 
 
 def artefact_scores(files: Sequence[CellFile]) -> list[ArtefactScore]:
-    """Score, size and latency of each artefact beside PyTorch: medians over the seeds, the drop seed by seed."""
-    groups: dict[tuple[str, str, str], dict[int, CellFile]] = {}
+    """Returns score, size and latency of each artefact and of PyTorch.
+
+    Scores and latencies are medians over the seeds; the drop is the median of the seeds' drops.
+    """
+    groups: dict[tuple[str, str, str], list[CellFile]] = {}
     for file in files:
-        groups.setdefault((file.cell.task, file.cell.model, file.cell.artefact), {})[
-            file.cell.seed
-        ] = file
-    found = []
-    for (task, model, artefact), by_seed in groups.items():
-        pytorch = groups[(task, model, "pytorch")]
-        timings = [file.timing for file in by_seed.values() if file.timing is not None]
-        found.append(
-            ArtefactScore(
-                task=task,
-                model=model,
-                artefact=artefact,
-                metric=next(iter(by_seed.values())).cell.metric,
-                seeds=sorted(by_seed),
-                median=median(_score(file) for file in by_seed.values()),
-                drop=median(_score(pytorch[seed]) - _score(file) for seed, file in by_seed.items()),
-                bytes=timings[0].bytes,
-                latency_ms=median(timing.latency_ms for timing in timings),
-                latency_conditions=CONDITIONS,
-            )
-        )
-    return found
+        key = (file.cell.task, file.cell.model, file.cell.artefact)
+        groups.setdefault(key, []).append(file)
+    return [
+        _artefact_score(group, groups[(task, model, "pytorch")])
+        for (task, model, _), group in groups.items()
+    ]
 
 
-def _score(file: CellFile) -> float:
-    return file.cell.scores[file.cell.metric]
+def _artefact_score(files: Sequence[CellFile], pytorch: Sequence[CellFile]) -> ArtefactScore:
+    reference = {file.cell.seed: file.score for file in pytorch}
+    timings = [file.timing for file in files if file.timing is not None]
+    cell = files[0].cell
+    return ArtefactScore(
+        task=cell.task,
+        model=cell.model,
+        artefact=cell.artefact,
+        metric=cell.metric,
+        seeds=sorted(file.cell.seed for file in files),
+        median=median(file.score for file in files),
+        drop=median(reference[file.cell.seed] - file.score for file in files),
+        bytes=timings[0].bytes,
+        latency_ms=median(timing.latency_ms for timing in timings),
+        latency_conditions=CONDITIONS,
+    )

@@ -1,4 +1,7 @@
-"""Labelled data that package registries carry, with splits that keep what is tested out of what is trained on."""
+"""Labelled data from packages of public registries, split into train and dev.
+
+The splits keep texts that models are tested on out of the texts that they are trained on.
+"""
 
 from __future__ import annotations
 
@@ -11,96 +14,121 @@ from pathlib import Path
 from edgedistil.core.assets import fetch_asset, find_asset, read_member
 from edgedistil.core.errors import StorageError
 from edgedistil.data.reviews import is_dev_movie, read_reviews
-from edgedistil.evaluate.examples import RawExample, TaskData, checked_data, normalised
+from edgedistil.evaluate.examples import RawExample, TaskData, normalize_text
 from edgedistil.evaluate.spec import TaskSpec
+from edgedistil.evaluate.validation import checked_data
 
+# Training examples, dev examples, and remarks for the record.
 Sides = tuple[list[RawExample], list[RawExample], list[str]]
-_INNER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
-_INTENSITY = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+
+# The ratings are in an archive within the package of vaderSentiment.
+_RATINGS_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+_RATINGS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 _NEWSGROUPS = "orangecontrib/text/datasets/20newsgroups-{side}.tab"
+# Orange's format: names of the columns, their types, their roles.
 _ORANGE_HEADER_LINES = 3
+# One text in this many goes to the dev set, as one film in five does.
+_TEXTS_PER_DEV_TEXT = 5
 
 
 def load_asset_task(spec: TaskSpec) -> TaskData:
-    """The data of a task whose package is pinned in `assets.py`; fetched once, then from the cache."""
+    """Loads the data of a task whose package is pinned in `edgedistil.core.assets`."""
     assert spec.asset is not None
     train, dev, notes = _LOADERS[spec.asset]()
     return checked_data(spec, train, dev, origin=find_asset(spec.asset).origin, notes=notes)
 
 
-def _reviews() -> Sides:
-    """Review sentences; a film is wholly on one side, and a dev sentence that a training film shares is left out."""
+# --- sentences about films -----------------------------------------------------------------------
+# Both film tasks use largely the same sentences, so they share one split by film
+# (docs/decisions.md#both-film-tasks-share-one-split).
+
+
+def _sentiment() -> Sides:
+    """Review sentences, each film entirely on one side."""
     train: list[RawExample] = []
     dev: list[RawExample] = []
     for number, review in enumerate(read_reviews(fetch_asset("reviews")), start=1):
+        # Other rows are plots, which have no label.
         if review.category in ("fresh", "rotten"):
             side = dev if is_dev_movie(review.movie) else train
             side.append(RawExample((review.text,), review.category, f"reviews: row {number}"))
-    return (train, *_without(dev, train))
-
-
-def _without(dev: list[RawExample], train: list[RawExample]) -> tuple[list[RawExample], list[str]]:
-    seen = {normalised(raw.texts[0]) for raw in train}
-    kept = [raw for raw in dev if normalised(raw.texts[0]) not in seen]
-    dropped = len(dev) - len(kept)
-    return kept, [f"{dropped} dev sentences that training has too were left out"] if dropped else []
+    return _without_training_texts(train, dev)
 
 
 def _intensity() -> Sides:
-    """Film sentences with a mean rating, split as the reviews are: they are largely the same sentences.
-
-    A sentence of a dev film is a dev sentence here too, so that no model can be tested on one set with sentences that
-    it was trained on in the other. The few sentences of no known film are split by a hash of their letters.
-    """
+    """Film sentences with a mean rating; those of a dev film are dev sentences here too."""
+    # A sentence that occurs with several films is a dev sentence if all of them are dev films.
     is_dev: dict[str, bool] = {}
     for review in read_reviews(fetch_asset("reviews")):
-        key = normalised(review.text)
+        key = normalize_text(review.text)
         is_dev[key] = is_dev.get(key, True) and is_dev_movie(review.movie)
+
     train: list[RawExample] = []
     dev: list[RawExample] = []
-    for number, line in enumerate(_intensity_lines(), start=1):
+    for number, line in enumerate(_rating_lines(), start=1):
         identity, value, text = line.split("\t")
-        key = normalised(text)
-        side = dev if is_dev.get(key, _in_hashed_fifth(key)) else train
-        side.append(RawExample((text.strip(),), value, f"{_INTENSITY}:{number}", identity))
-    return (train, *_without(dev, train))
+        key = normalize_text(text)
+        # A few sentences belong to no known film; a hash of the text assigns them.
+        side = dev if is_dev.get(key, _is_dev_text(key)) else train
+        side.append(RawExample((text.strip(),), value, f"{_RATINGS}:{number}", identity))
+    return _without_training_texts(train, dev)
 
 
-def _intensity_lines() -> list[str]:
-    outer = read_member(fetch_asset("sentiment-intensity"), _INNER)
+def _rating_lines() -> list[str]:
+    """Returns the lines of the ratings that are not empty."""
+    archive = read_member(fetch_asset("sentiment-intensity"), _RATINGS_ARCHIVE)
     try:
-        with tarfile.open(fileobj=io.BytesIO(outer)) as inner:
-            found = inner.extractfile(_INTENSITY)
-            assert found is not None
-            text = found.read().decode("latin-1")
+        with tarfile.open(fileobj=io.BytesIO(archive)) as inner:
+            member = inner.extractfile(_RATINGS)
+            assert member is not None
+            text = member.read().decode("latin-1")
     except (KeyError, tarfile.TarError) as error:
-        raise StorageError(f"{_INNER} has no readable {_INTENSITY}: {error}") from error
+        raise StorageError(f"{_RATINGS_ARCHIVE} has no readable {_RATINGS}: {error}") from error
     return [line for line in text.split("\n") if line.strip()]
 
 
-def _in_hashed_fifth(key: str) -> bool:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % 5 == 0
+def _is_dev_text(key: str) -> bool:
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % _TEXTS_PER_DEV_TEXT == 0
+
+
+# --- topics --------------------------------------------------------------------------------------
 
 
 def _newsgroups() -> Sides:
+    """Newsgroup postings in the split of the package."""
     package = fetch_asset("newsgroups")
-    train, dev = (_newsgroups_side(package, side) for side in ("train", "test"))
-    return (train, *_without(dev, train))
+    return _without_training_texts(
+        _newsgroups_side(package, "train"), _newsgroups_side(package, "test")
+    )
 
 
 def _newsgroups_side(package: Path, side: str) -> list[RawExample]:
     member = _NEWSGROUPS.format(side=side)
     lines = read_member(package, member).decode("utf-8").split("\n")
-    found = []
+    examples = []
     for number, line in enumerate(lines[_ORANGE_HEADER_LINES:], start=_ORANGE_HEADER_LINES + 1):
         topic, _tab, text = line.partition("\t")
         if text.strip():
-            found.append(RawExample((text.strip().strip('"'),), topic, f"{member}:{number}"))
-    return found
+            examples.append(RawExample((text.strip().strip('"'),), topic, f"{member}:{number}"))
+    return examples
+
+
+# --- splits --------------------------------------------------------------------------------------
+
+
+def _without_training_texts(train: list[RawExample], dev: list[RawExample]) -> Sides:
+    """Drops the dev examples whose text also occurs in a training example."""
+    train_texts = {normalize_text(raw.texts[0]) for raw in train}
+    unseen = [raw for raw in dev if normalize_text(raw.texts[0]) not in train_texts]
+    dropped = len(dev) - len(unseen)
+    if not dropped:
+        return train, unseen, []
+    return train, unseen, [f"{dropped} dev sentences that training has too were left out"]
 
 
 _LOADERS: dict[str, Callable[[], Sides]] = {
-    "reviews": _reviews,
+    "reviews": _sentiment,
     "sentiment-intensity": _intensity,
     "newsgroups": _newsgroups,
 }

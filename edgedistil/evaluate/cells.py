@@ -1,100 +1,135 @@
-"""A cell is one model fine-tuned and scored on one task with one seed, in a file of its own.
+"""Cells: one model fine-tuned and scored on one task with one seed, each in a file of its own.
 
-The file is the commit point: it appears whole when the cell has ended, and it names by a hash everything that went in.
-So a killed cell starts over, and a cell whose inputs have not changed is not run again.
+The file appears complete, when the cell has finished, and contains a digest of all inputs. So a
+killed cell starts over, and a cell whose inputs did not change is not run again
+(docs/decisions.md#a-cells-file-is-its-commit-point-and-its-key).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from edgedistil.core import console
-from edgedistil.core.errors import (
-    EdgeDistilError,
-    InputError,
-    ModelError,
-    StorageError,
-    TrainingDiverged,
-)
-from edgedistil.core.records import Cell, Record, provenance, read_record, text_sha256, write_record
+from edgedistil.core.errors import InputError, ModelError, StorageError
+from edgedistil.core.records import Cell, Record, read_record, text_sha256
 from edgedistil.core.rundir import read_json, sha256_file
 from edgedistil.evaluate.spec import TaskSpec
-from edgedistil.evaluate.tasks import load_data
 
-if TYPE_CHECKING:
-    from edgedistil.evaluate.examples import TaskData
-    from edgedistil.evaluate.scoring import Scored
-
-FORMAT = 2  # raise it when the same inputs would give another cell
+# Version of the results. Increase it when the same inputs would give another cell.
+FORMAT = 2
+# File in the folder of fine-tuned weights that contains the cell's key.
+KEY_FILE = "edgedistil_cell.json"
+# The model may be a path, so it may contain colons.
 _CELL = re.compile(r"(?P<task>[^:]+):(?P<model>.+):(?P<seed>[0-9]+)")
-_KEY_FILE = "edgedistil_cell.json"
+
+
+# --- files ---------------------------------------------------------------------------------------
 
 
 class Timing(Record):
-    """Size of the weights or graph, and p50 of a single example (`artefact.CONDITIONS`)."""
+    """Size and latency of a fine-tuned model or of its artefact."""
 
-    bytes: int
-    latency_ms: float
+    bytes: int = Field(description="size of the weights, or of the graph with its weights")
+    latency_ms: float = Field(description="p50 of single dev examples (artefact.CONDITIONS)")
 
 
 class CellFile(Record):
-    """A cell with what the intervals need: the dev labels and what the model said about them."""
+    """A cell with the predictions that confidence intervals are computed from."""
 
-    key: str
-    model_sha256: str
+    key: str = Field(description="digest of all inputs")
+    model_sha256: str = Field(description="digest of the model before fine-tuning")
     cell: Cell
-    labels: list[float]
-    predictions: list[float]
+    labels: list[float] = Field(description="labels of the dev set; empty for spans")
+    predictions: list[float] = Field(description="predictions for the dev set; empty for spans")
     per_question: dict[str, list[float]] = Field(
         default={}, description="span: EM and F1 of each question"
     )
-    timing: Timing | None = Field(default=None, description="taken where artefacts are compared")
+    timing: Timing | None = Field(default=None, description="measured where artefacts are compared")
+
+    @property
+    def score(self) -> float:
+        """Score by the metric that counts."""
+        return self.cell.scores[self.cell.metric]
+
+
+def read_cell(path: Path) -> CellFile:
+    """Reads a cell's file."""
+    return read_record(path, CellFile)
+
+
+def read_key(path: Path) -> str | None:
+    """Returns the key in a cell's file; None if the file is missing or corrupt."""
+    try:
+        content = read_json(path)
+    except StorageError:
+        return None
+    return content.get("key") if isinstance(content, dict) else None
+
+
+# --- plans ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a model's weights come from before fine-tuning."""
+class ModelSource:
+    """A model before fine-tuning.
+
+    Attributes:
+        name: Name in cells and tables.
+        folder: Folder with configuration, tokenizer and weights.
+        random_weights: Whether all weights are initialized at random instead.
+    """
 
     name: str
     folder: Path
     random_weights: bool = False
 
     def sha256(self) -> str:
-        """Digest of configuration, tokenizer and (unless they are drawn at random) weights."""
-        patterns = [
-            "config.json",
-            "tokenizer.json",
-            *([] if self.random_weights else ["*.safetensors"]),
-        ]
-        files = sorted(path for pattern in patterns for path in self.folder.glob(pattern))
+        """Returns a digest of configuration, tokenizer and, unless random, weights.
+
+        Raises:
+            ModelError: The folder has no weights in safetensors.
+        """
+        patterns = ["config.json", "tokenizer.json"]
+        if not self.random_weights:
+            patterns.append("*.safetensors")
+        files: list[Path] = []
+        for pattern in patterns:
+            files.extend(self.folder.glob(pattern))
         if not self.random_weights and not any(path.suffix == ".safetensors" for path in files):
             raise ModelError(
                 f"{self.folder} has no weights in safetensors",
-                hint="other formats can run code on loading: convert them",
+                hint="convert the weights; loading other formats can execute code",
             )
-        return text_sha256("\n".join(f"{path.name} {sha256_file(path)}" for path in files))
+        lines = [f"{path.name} {sha256_file(path)}" for path in sorted(files)]
+        return text_sha256("\n".join(lines))
 
 
 @dataclass(frozen=True)
 class CellPlan:
-    """Everything that one cell takes, as plain values that another process can be given."""
+    """Everything that a cell needs, as plain values that another process can receive.
+
+    Attributes:
+        spec: The task.
+        data: Folder with official files of public data sets, if any.
+        train_limit: Training examples at most, as the recipe limits them.
+        source: The model before fine-tuning.
+        seed: Seed of head, data order and dropout.
+        key: Digest of all inputs.
+        model_sha256: Digest of the model before fine-tuning.
+        folder: Folder of the run's cells.
+        keep_weights: Whether the fine-tuned weights are stored
+            (docs/decisions.md#fine-tuned-weights-are-stored-only-where-something-needs-them).
+        soft_targets_from: Folder of the fine-tuned teacher whose soft targets are used, if any.
+    """
 
     spec: TaskSpec
     data: Path | None
     train_limit: int | None
-    source: Source
+    source: ModelSource
     seed: int
     key: str
     model_sha256: str
@@ -104,248 +139,76 @@ class CellPlan:
 
     @property
     def label(self) -> str:
+        """The cell as `--cell` takes it."""
         return f"{self.spec.name}:{self.source.name}:{self.seed}"
 
     @property
     def file(self) -> Path:
-        return self.folder / self.spec.name / f"{self.source.name}-{self.seed}.json"
+        """The cell's file."""
+        return self.sibling(".json")
 
     @property
     def weights(self) -> Path:
-        """The fine-tuned model, where it is kept."""
-        return self.folder / self.spec.name / f"{self.source.name}-{self.seed}"
+        """Folder of the fine-tuned model, if it is stored."""
+        return self.sibling("")
+
+    def sibling(self, suffix: str) -> Path:
+        """Returns the path of a file or folder next to the cell's file."""
+        return self.folder / self.spec.name / f"{self.source.name}-{self.seed}{suffix}"
 
     def is_done(self) -> bool:
-        return key_of(self.file) == self.key and (not self.keep_weights or self.has_weights())
-
-    def has_weights(self) -> bool:
-        return key_of(self.weights / _KEY_FILE) == self.key
-
-
-def key_of(path: Path) -> str | None:
-    """The key that a cell's file carries; None when there is no file, or one that cannot be read."""
-    try:
-        content = read_json(path)
-    except StorageError:
-        return None
-    return content.get("key") if isinstance(content, dict) else None
+        """Whether the cell's file, and its weights if they are stored, are up to date."""
+        if read_key(self.file) != self.key:
+            return False
+        return not self.keep_weights or read_key(self.weights / KEY_FILE) == self.key
 
 
 def cell_key(
     spec: TaskSpec,
     data_sha256: str,
     train_limit: int | None,
-    source: Source,
+    source: ModelSource,
     model_sha256: str,
     seed: int,
     soft_targets: tuple[str, str] | None,
 ) -> str:
-    """Digest of everything that decides a cell's outcome; `soft_targets`: teacher's key, digest of unlabelled texts."""
+    """Returns a digest of everything that decides the result of a cell.
+
+    Args:
+        spec: The task.
+        data_sha256: Digest of the labelled examples.
+        train_limit: Training examples at most, as the recipe limits them.
+        source: The model before fine-tuning.
+        model_sha256: Digest of its files.
+        seed: Seed of head, data order and dropout.
+        soft_targets: Key of the teacher's cell and digest of the unlabelled texts, if soft targets
+            are used.
+    """
+    second = None
+    if soft_targets is not None:
+        second = spec.second_distillation.hyper_parameters() | {"from": soft_targets}
+    # Title, licence and download are not inputs: changing them does not run a cell again.
     inputs = {
         "format": FORMAT,
         "task": [spec.name, spec.kind, spec.metric, spec.labels, spec.range, spec.parts],
-        "training": spec.training.of(source.name).figures(),
+        "training": spec.training.for_model(source.name).hyper_parameters(),
         "data": data_sha256,
         "train_limit": train_limit,
         "model": model_sha256,
         "random_weights": source.random_weights,
         "seed": seed,
-        "second_distillation": _soft_settings(spec) | {"from": soft_targets}
-        if soft_targets
-        else None,
+        "second_distillation": second,
     }
     return text_sha256(json.dumps(inputs, sort_keys=True))
 
 
-def _soft_settings(spec: TaskSpec) -> dict[str, float | int | str]:
-    return spec.second_distillation.model_dump(include={"alpha", "temperature"})
-
-
 def parse_cell(text: str) -> tuple[str, str, int]:
-    """`TASK:MODEL:SEED` taken apart.
+    """Parses `TASK:MODEL:SEED`.
 
     Raises:
-        InputError: It is not of that form.
+        InputError: The text does not have this form.
     """
-    found = _CELL.fullmatch(text)
-    if found is None:
+    match = _CELL.fullmatch(text)
+    if match is None:
         raise InputError(f"--cell {text}: expected TASK:MODEL:SEED, for example sst2:student:3")
-    return found["task"], found["model"], int(found["seed"])
-
-
-# --- running ----------------------------------------------------------------------------------------
-
-
-def run_cells(plans: Sequence[CellPlan], *, jobs: int) -> None:
-    """Runs the cells that are not done; cells that need another's soft targets after the others.
-
-    Raises:
-        EdgeDistilError: A cell failed; the others have been finished and stay.
-    """
-    missing = [plan for plan in plans if not plan.is_done()]
-    if len(missing) < len(plans):
-        console.say(f"evaluate: {len(plans) - len(missing)} of {len(plans)} cells are done already")
-    for wave in (
-        [p for p in missing if not p.soft_targets_from],
-        [p for p in missing if p.soft_targets_from],
-    ):
-        failures = (
-            _run_in_processes(wave, jobs) if jobs > 1 and len(wave) > 1 else _run_in_turn(wave)
-        )
-        if failures:
-            raise failures[0]
-
-
-def _run_in_turn(plans: list[CellPlan]) -> list[BaseException]:
-    failures: list[BaseException] = []
-    for plan in plans:
-        try:
-            run_cell(plan)
-        except (
-            TrainingDiverged
-        ) as error:  # the next cell may well succeed; anything else would hit it too
-            failures.append(error)
-    return failures
-
-
-def _run_in_processes(plans: list[CellPlan], jobs: int) -> list[BaseException]:
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    failures: list[BaseException] = []
-    with (
-        ProcessPoolExecutor(
-            min(jobs, len(plans)), mp_context=get_context("spawn"), initializer=_hush
-        ) as pool,
-        console.progress("evaluate", len(plans), unit="cells") as bar,
-    ):
-        running = {pool.submit(run_cell, plan, threads=threads): plan for plan in plans}
-        try:
-            for done in as_completed(running):
-                bar.note(running[done].label)
-                bar.advance()
-                error = done.exception()
-                if error is not None:
-                    failures.append(_named(error, running[done]))
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in active_children():  # or leaving the pool would wait for hours of training
-                child.terminate()
-            raise
-    return failures
-
-
-def _hush() -> None:
-    console.err.quiet = True  # the parent shows the progress of all
-
-
-def _named(error: BaseException, plan: CellPlan) -> BaseException:
-    if isinstance(error, BrokenProcessPool):
-        return EdgeDistilError(
-            f"the process of cell {plan.label} was killed",
-            hint="out of memory? run fewer at a time with --jobs",
-        )
-    return error
-
-
-def run_cell(plan: CellPlan, *, threads: int | None = None) -> None:
-    """Fine-tunes, scores, and writes the cell's file; `threads` is given where cells run beside each other."""
-    from edgedistil.evaluate.finetune import torch_threads
-
-    started = time.monotonic()
-    data = load_data(plan.spec, plan.data).limited(plan.train_limit)
-    with torch_threads(threads):
-        scored = _train_and_score(plan, data)
-    write_record(plan.file, _cell_file(plan, data, scored, time.monotonic() - started))
-
-
-def _train_and_score(plan: CellPlan, data: TaskData) -> Scored:
-    from edgedistil.evaluate import finetune
-    from edgedistil.evaluate.encode import open_tokenizer, pad_id
-    from edgedistil.evaluate.scoring import score_dev
-
-    spec, source = plan.spec, plan.source
-    length = spec.training.max_length
-    tokenizer = open_tokenizer(source.folder)
-    rows = finetune.features(tokenizer, data.train, kind=spec.kind, max_length=length)
-    soft = None
-    if plan.soft_targets_from is not None:
-        rows += finetune.features(
-            tokenizer, data.unlabelled, kind=spec.kind, max_length=length, labelled=False
-        )
-        soft = finetune.teacher_logits(
-            plan.soft_targets_from, rows, kind=spec.kind, tokenizer=tokenizer
-        )
-    model = finetune.task_model(
-        source.folder,
-        kind=spec.kind,
-        labels=data.labels,
-        seed=plan.seed,
-        random_weights=source.random_weights,
-    )
-    finetune.fine_tune(
-        model,
-        rows,
-        kind=spec.kind,
-        pad=pad_id(tokenizer),
-        training=spec.training.of(source.name),
-        seed=plan.seed,
-        label=plan.label,
-        soft_targets=soft,
-        second=spec.second_distillation,
-    )
-    if plan.keep_weights:
-        finetune.save_model(
-            model, source.folder, plan.weights, stamp={_KEY_FILE: {"key": plan.key}}
-        )
-    forward = finetune.torch_forward(model)
-    return score_dev(
-        forward,
-        tokenizer,
-        data.dev,
-        kind=spec.kind,
-        metric=spec.metric,
-        max_length=length,
-        parts=spec.parts,
-    )
-
-
-def _cell_file(plan: CellPlan, data: TaskData, scored: Scored, seconds: float) -> CellFile:
-    settings: dict[str, float | int | str] = {**plan.spec.training.of(plan.source.name).figures()}
-    if plan.soft_targets_from is not None:
-        settings |= _soft_settings(plan.spec) | {"unlabelled": len(data.unlabelled)}
-    cell = Cell(
-        task=plan.spec.name,
-        model=plan.source.name,
-        seed=plan.seed,
-        scores=scored.scores,
-        metric=plan.spec.metric,
-        dev_examples=len(data.dev),
-        train_examples=len(data.train),
-        seconds=round(seconds, 2),
-        warnings=[*data.warnings, *scored.warnings],
-        hyper_parameters=settings,
-        provenance=provenance(),
-    )
-    return CellFile(
-        key=plan.key,
-        model_sha256=plan.model_sha256,
-        cell=cell,
-        labels=scored.labels,
-        predictions=scored.predictions,
-        per_question=scored.per_question,
-    )
-
-
-def read_cell(path: Path) -> CellFile:
-    return read_record(path, CellFile)
-
-
-__all__ = [
-    "CellFile",
-    "CellPlan",
-    "Source",
-    "Timing",
-    "cell_key",
-    "parse_cell",
-    "read_cell",
-    "run_cells",
-]
+    return match["task"], match["model"], int(match["seed"])

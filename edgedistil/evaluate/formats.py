@@ -45,9 +45,7 @@ def read_side(
     for part, name in enumerate(names):
         path = folder / name
         if not path.exists():
-            raise TaskError(
-                f"task '{spec.name}': {path} does not exist", hint=_download_hint(spec)
-            )
+            raise TaskError(f"task '{spec.name}': {path} does not exist", hint=_download_hint(spec))
         file_examples, file_notes = _read_file(spec, files, path, part)
         examples += file_examples
         notes += file_notes

@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,9 +98,9 @@ class _SingleLabel(TaskKind):
 class Classification(_SingleLabel):
     """One class per example, which is one text or two."""
 
-    name = "classification"
+    name: ClassVar[LabelledKind] = "classification"
     metrics = CLASS_METRICS
-    text_fields = (1, 2)
+    text_fields: ClassVar[tuple[int, ...]] = (1, 2)
 
     def class_names(self, train: Sequence[RawExample], rules: LabelRules) -> tuple[str, ...]:
         if rules.names:
@@ -163,7 +163,7 @@ class Classification(_SingleLabel):
         return losses.soft_target_loss(logits[0], soft, temperature=temperature)
 
     def predictions(self, logits_NC: NDArray[Any]) -> Floats:
-        return logits_NC.argmax(axis=1).astype(np.float64)
+        return np.asarray(logits_NC.argmax(axis=1), dtype=np.float64)
 
 
 class PairClassification(Classification):

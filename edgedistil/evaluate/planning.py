@@ -1,4 +1,4 @@
-"""Which cells an evaluation is made of: models, tasks and seeds → plans with keys, and what lies there already."""
+"""Plans the cells of an evaluation, with the key of each."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ from pathlib import Path
 
 from edgedistil.core.errors import InputError
 from edgedistil.core.rundir import RunDir
-from edgedistil.evaluate.cells import CellPlan, Source, cell_key, key_of
+from edgedistil.evaluate.cells import CellPlan, ModelSource, cell_key, read_key
 from edgedistil.evaluate.spec import TaskSpec
 from edgedistil.evaluate.tasks import load_data
 
-MODELS = ("teacher", "student-step0", "student", "student-random", "student-d", "student-step0-d")
-FOR_NO_DEVICE = (
-    "student-step0",
-    "student-random",
-    "student-step0-d",
-)  # the teacher: deployed without all this
+TEACHER = "teacher"
+MODELS = (TEACHER, "student-step0", "student", "student-random", "student-d", "student-step0-d")
+# Models that only serve as comparisons. The teacher is not one of them: it is what would be
+# deployed without a student.
+COMPARISON_MODELS = ("student-step0", "student-random", "student-step0-d")
 WITH_SOFT_TARGETS = ("student-d", "student-step0-d")
+
 _CELL_FILE = re.compile(r"(?P<model>.+)-(?P<seed>[0-9]+)")
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
-class Task:
-    """A task with the run's limits applied, and where its data is."""
+class PlannedTask:
+    """A task with the run's limits applied.
+
+    Attributes:
+        spec: The task.
+        data: Folder with official files of public data sets, if any.
+        train_limit: Training examples at most; None: all.
+    """
 
     spec: TaskSpec
     data: Path | None
@@ -34,57 +41,88 @@ class Task:
 
 @dataclass
 class Planner:
-    """Makes the plans of one evaluation; a model's weights are hashed once."""
+    """Plans the cells of one evaluation; each model's weights are hashed once.
+
+    Attributes:
+        run: The run whose models are evaluated.
+        deployed: Names of models whose artefacts are scored, so that their weights are stored.
+    """
 
     run: RunDir
     deployed: Sequence[str] = ()
-    _digests: dict[Source, str] = field(default_factory=dict)
+    _digests: dict[ModelSource, str] = field(default_factory=dict)
 
-    def plans(self, task: Task, models: Sequence[str], seeds: Sequence[int]) -> list[CellPlan]:
-        """The cells of a task, and the teacher's cells that a student with soft targets needs."""
-        needs_soft = any(model in WITH_SOFT_TARGETS for model in models)
-        found: list[CellPlan] = []
-        for seed in seeds:
-            teacher = self.plan(task, "teacher", seed, keep=needs_soft) if needs_soft else None
-            if teacher is not None:
-                found.append(teacher)
-            others = [
-                model for model in dict.fromkeys(models) if model != "teacher" or teacher is None
-            ]
-            found += [self.plan(task, model, seed, keep=False, teacher=teacher) for model in others]
-        return found
-
-    def others_done(
-        self, task: Task, plans: Sequence[CellPlan], seeds: Sequence[int]
+    def plans(
+        self, task: PlannedTask, models: Sequence[str], seeds: Sequence[int]
     ) -> list[CellPlan]:
-        """Cells of the run's other models with these seeds that lie there and are what they would be now."""
-        known = {plan.file for plan in plans}
-        found = []
+        """Plans the cells of a task, with the teacher's cells that soft targets need."""
+        needs_teacher = any(model in WITH_SOFT_TARGETS for model in models)
+        plans: list[CellPlan] = []
+        for seed in seeds:
+            teacher = None
+            if needs_teacher:
+                teacher = self.plan(task, TEACHER, seed, keep=True)
+                plans.append(teacher)
+            others = dict.fromkeys(models)
+            if teacher is not None:
+                # Its cell is in the plan already.
+                others.pop(TEACHER, None)
+            plans += [self.plan(task, name, seed, keep=False, teacher=teacher) for name in others]
+        return plans
+
+    def finished_elsewhere(
+        self, task: PlannedTask, plans: Sequence[CellPlan], seeds: Sequence[int]
+    ) -> list[CellPlan]:
+        """Finds cells of earlier evaluations that are still valid.
+
+        Args:
+            task: The task.
+            plans: Cells of this evaluation, which are left out.
+            seeds: Seeds of this evaluation; cells of other seeds are left out.
+        """
+        planned = {plan.file for plan in plans}
+        valid = []
         for path in sorted((self.run.cells / task.spec.name).glob("*.json")):
-            named = _CELL_FILE.fullmatch(path.stem)
-            if (
-                path in known
-                or named is None
-                or named["model"] not in MODELS
-                or int(named["seed"]) not in seeds
-            ):
+            name = _CELL_FILE.fullmatch(path.stem)
+            # Artefacts' cells (`student-1.int8.json`) do not have the form of a cell's name.
+            if path in planned or name is None:
                 continue
-            soft = named["model"] in WITH_SOFT_TARGETS
-            teacher = self.plan(task, "teacher", int(named["seed"]), keep=False) if soft else None
-            plan = self.plan(task, named["model"], int(named["seed"]), keep=False, teacher=teacher)
-            if key_of(path) == plan.key:
-                found.append(plan)
-        return found
+            model, seed = name["model"], int(name["seed"])
+            if model not in MODELS or seed not in seeds:
+                continue
+            teacher = None
+            if model in WITH_SOFT_TARGETS:
+                teacher = self.plan(task, TEACHER, seed, keep=False)
+            # A cell that was made with other settings has another key.
+            plan = self.plan(task, model, seed, keep=False, teacher=teacher)
+            if read_key(path) == plan.key:
+                valid.append(plan)
+        return valid
 
     def plan(
-        self, task: Task, model: str, seed: int, *, keep: bool, teacher: CellPlan | None = None
+        self,
+        task: PlannedTask,
+        model: str,
+        seed: int,
+        *,
+        keep: bool,
+        teacher: CellPlan | None = None,
     ) -> CellPlan:
-        """One cell. `teacher` gives the soft targets, if the model is the one that takes them."""
+        """Plans one cell.
+
+        Args:
+            task: The task.
+            model: One of MODELS, or a folder.
+            seed: Seed of head, data order and dropout.
+            keep: Whether to store the fine-tuned weights.
+            teacher: The teacher's cell; ignored for models without soft targets.
+        """
         source = source_of(self.run, model)
         if source not in self._digests:
             self._digests[source] = source.sha256()
-        teacher = teacher if model in WITH_SOFT_TARGETS else None
         data = load_data(task.spec, task.data)
+        if model not in WITH_SOFT_TARGETS:
+            teacher = None
         key = cell_key(
             task.spec,
             data.sha256,
@@ -108,47 +146,56 @@ class Planner:
         )
 
 
-def source_of(run: RunDir, model: str) -> Source:
-    """Where a model's weights are before fine-tuning.
+def source_of(run: RunDir, model: str) -> ModelSource:
+    """Returns where a model is before fine-tuning.
 
+    Args:
+        run: The run.
+        model: One of MODELS, or a folder.
     Raises:
-        RunError: The run does not have it yet.
-        InputError: Neither a model of a run nor a folder.
+        RunError: The run does not have the model yet.
+        InputError: The name is neither one of MODELS nor a folder with a model.
     """
-    made_by = "edgedistil distill RECIPE"
-    if model == "teacher":
-        return Source(model, run.require(run.teacher, made_by))
+    command = "edgedistil distill RECIPE"
+    if model == TEACHER:
+        return ModelSource(model, run.require(run.teacher, command))
     if model in ("student-step0", "student-step0-d"):
-        return Source(model, run.require(run.student_step0, made_by))
+        return ModelSource(model, run.require(run.student_step0, command))
     if model in MODELS:
-        return Source(
-            model, run.require(run.student, made_by), random_weights=model == "student-random"
-        )
+        folder = run.require(run.student, command)
+        return ModelSource(model, folder, random_weights=model == "student-random")
+
     folder = Path(model)
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"no model '{model}': expected one of {', '.join(MODELS)}, or a folder that holds config.json"
+            f"unknown model '{model}': expected one of {', '.join(MODELS)}, "
+            "or a folder with a config.json"
         )
-    return Source(name_of(model), folder)
+    return ModelSource(cell_model_name(model), folder)
 
 
-def name_of(model: str) -> str:
-    """What a model is called in cells: its own name, or the last part of its folder's."""
+def cell_model_name(model: str) -> str:
+    """Returns the name of a model in cells: its own, or one derived from its folder's name."""
     if model in MODELS:
         return model
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).resolve().name)
+    name = _NOT_IN_NAMES.sub("-", Path(model).resolve().name)
+    # A folder called `student` must not overwrite the cells of the run's student.
     return f"folder-{name}" if name in MODELS else name
 
 
 def deployed_models(models: Sequence[str], *, one_cell: bool) -> list[str]:
-    """Names of the models whose artefacts are scored: those that are meant for a device, or the one of `--cell`.
+    """Returns the names of the models whose artefacts are scored.
 
+    Args:
+        models: Models of the evaluation.
+        one_cell: Whether a single cell was asked for; its model counts whatever it is.
     Raises:
-        InputError: None is.
+        InputError: All models are only comparisons.
     """
-    chosen = [model for model in models if one_cell or model not in FOR_NO_DEVICE]
-    if not chosen:
+    deployed = [model for model in models if one_cell or model not in COMPARISON_MODELS]
+    if not deployed:
         raise InputError(
-            f"--artefact: none of {', '.join(models)} is for a device", hint="add --model student"
+            f"--artefact: {', '.join(models)} are only comparisons, expected a model to deploy",
+            hint="add --model student",
         )
-    return [name_of(model) for model in chosen]
+    return [cell_model_name(model) for model in deployed]

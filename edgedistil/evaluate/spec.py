@@ -44,7 +44,7 @@ class Files(StrictSection):
     )
     format: Literal["by suffix", "aclImdb", "squad"] = Field(
         default="by suffix",
-        description="Layout of the files: csv, tsv, jsonl or parquet by suffix, or an official one.",
+        description="Layout of the files: a table (by suffix), or an official layout.",
     )
     train: str = Field(description="File or folder with the training examples.")
     dev: tuple[str, ...] = Field(min_length=1, description="File or files with the dev examples.")
@@ -251,8 +251,8 @@ class TaskSpec(StrictSection):
             )
         if self.files and self.files.values and len(self.files.values) != len(self.labels or ()):
             raise ValueError(
-                f"files.values has {len(self.files.values)} entries, expected {len(self.labels or ())}, "
-                "one for each of labels"
+                f"files.values has {len(self.files.values)} entries, "
+                f"labels {len(self.labels or ())}: expected one value for each label"
             )
         return self
 

@@ -1,151 +1,176 @@
-"""`edgedistil evaluate`: plan the cells, run those that are missing, and put the record together."""
+"""`edgedistil evaluate`: plans the cells, runs the missing ones, and aggregates them."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from edgedistil.core import console
+from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.recipe import Evaluate, load_recipe
 from edgedistil.core.records import EvaluationRecord, provenance, read_record, write_record
 from edgedistil.core.rundir import RunDir
-from edgedistil.evaluate import aggregate as assemble
+from edgedistil.evaluate import aggregate
 from edgedistil.evaluate.artefact_cells import artefact_cells, artefact_scores, check_precision
-from edgedistil.evaluate.cells import CellFile, CellPlan, parse_cell, read_cell, run_cells
-from edgedistil.evaluate.planning import Planner, Task, deployed_models
+from edgedistil.evaluate.cell_runner import run_cells
+from edgedistil.evaluate.cells import CellFile, CellPlan, parse_cell, read_cell
+from edgedistil.evaluate.planning import PlannedTask, Planner, deployed_models
 from edgedistil.evaluate.retention import Predictions
 from edgedistil.evaluate.spec import expand_groups, load_task
 from edgedistil.evaluate.tasks import load_data
 
 
-def evaluate(
-    run: RunDir,
-    *,
-    tasks: list[str] | None = None,
-    seeds: int | None = None,
-    models: list[str] | None = None,
-    cell: str | None = None,
-    artefact: str | None = None,
-    data: Path | None = None,
-    jobs: int = 1,
-) -> EvaluationRecord:
-    """Fine-tunes the run's models on labelled tasks with the same budget and compares them.
+@dataclass(frozen=True)
+class _Selection:
+    """The cells that an evaluation consists of.
 
-    What earlier evaluations of the run found stays in its record: other tasks, and other models with the same seeds.
+    Attributes:
+        tasks: Names of tasks, groups replaced.
+        models: Models of the run, or folders.
+        seeds: Seeds of each task and model.
+    """
+
+    tasks: list[str]
+    models: list[str]
+    seeds: list[int]
+
+
+def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
+    """Fine-tunes the models of a run on labelled tasks with equal budgets and compares them.
+
+    Results of earlier evaluations stay in the run's record: other tasks, and other models with the
+    same seeds. With `options.cell`, the cell's file is written and the record is not.
 
     Args:
-        tasks: Built-in names, groups (`glue`, `paper`) or TOML files; None: the recipe's.
-        seeds: Seeds 1…N; None: the recipe's number.
-        models: Of MODELS, or folders; None: the recipe's.
-        cell: `TASK:MODEL:SEED`: this cell alone; its file is written, the run's record is not.
-        artefact: Precision of the ONNX artefact of the fine-tuned student to score too.
-        data: Folder with the public data sets' official files.
-        jobs: Cells that run at the same time.
+        run: The run.
+        options: Tasks, models and seeds; by default those of the run's recipe.
+    Returns:
+        The record, artefacts included.
     Raises:
-        InputError: A task, model or datum is missing or malformed.
-        TrainingDiverged: A cell's loss is no number; other cells are finished and kept.
+        InputError: A task, a model or data is missing or malformed.
+        TrainingDiverged: A cell's loss is NaN or infinite; the other cells are finished first.
     """
-    settings = (
-        load_recipe(run.recipe).evaluate if run.recipe.is_file() else Evaluate.model_validate({})
-    )
-    if cell is not None:
-        task, model, seed = parse_cell(cell)
-        chosen, names, numbers = [task], [model], [seed]
-    else:
-        chosen, names = tasks or settings.tasks, models or settings.models
-        numbers = list(range(1, (seeds or settings.seeds) + 1))
-    planned = [_task(name, settings, data) for name in expand_groups(chosen)]
-    if artefact is not None:
-        check_precision(artefact)
-    planner = Planner(
-        run, deployed_models(names, one_cell=cell is not None) if artefact is not None else ()
-    )
-    plans = [plan for task in planned for plan in planner.plans(task, names, numbers)]
-    run_cells(plans, jobs=jobs)
-    wanted = plans if cell is not None else _with_others(planner, planned, plans, numbers)
-    record = _record([read_cell(plan.file) for plan in wanted], planned)
-    if artefact is not None:
-        record = _with_artefacts(
-            record, [plan for plan in plans if plan.source.name in planner.deployed], artefact
-        )
-    if cell is None:
-        record = _beside_earlier(run, record)
+    settings = _recipe_settings(run)
+    selection = _select(options, settings)
+    tasks = [_planned_task(name, settings, options) for name in selection.tasks]
+
+    # Check the options for artefacts first: fine-tuning takes hours.
+    deployed: list[str] = []
+    if options.artefact is not None:
+        check_precision(options.artefact)
+        deployed = deployed_models(selection.models, one_cell=options.cell is not None)
+
+    # Run what is missing.
+    planner = Planner(run, deployed)
+    plans: list[CellPlan] = []
+    for task in tasks:
+        plans += planner.plans(task, selection.models, selection.seeds)
+    run_cells(plans, jobs=options.jobs)
+
+    # Aggregate these cells, and the earlier ones of the same tasks.
+    aggregated = list(plans)
+    if options.cell is None:
+        for task in tasks:
+            aggregated += planner.finished_elsewhere(task, plans, selection.seeds)
+    record = _aggregate([read_cell(plan.file) for plan in aggregated], tasks)
+
+    if options.artefact is not None:
+        exported = [plan for plan in plans if plan.source.name in deployed]
+        record = _with_artefacts(record, exported, options.artefact)
+    if options.cell is None:
+        record = _with_earlier_tasks(run, record)
         write_record(run.evaluation, record)
     return record
 
 
-def _task(name: str, settings: Evaluate, data: Path | None) -> Task:
+def _recipe_settings(run: RunDir) -> Evaluate:
+    if run.recipe.is_file():
+        return load_recipe(run.recipe).evaluate
+    return Evaluate.model_validate({})
+
+
+def _select(options: EvaluateOptions, settings: Evaluate) -> _Selection:
+    if options.cell is not None:
+        task, model, seed = parse_cell(options.cell)
+        return _Selection(expand_groups([task]), [model], [seed])
+    count = options.seeds or settings.seeds
+    return _Selection(
+        tasks=expand_groups(list(options.tasks or settings.tasks)),
+        models=list(options.models or settings.models),
+        seeds=list(range(1, count + 1)),
+    )
+
+
+def _planned_task(name: str, settings: Evaluate, options: EvaluateOptions) -> PlannedTask:
+    """Reads a task file and applies the recipe's limits."""
     spec = load_task(name)
     if settings.epochs is not None:
-        spec = spec.model_copy(
-            update={"training": spec.training.model_copy(update={"epochs": settings.epochs})}
-        )
-    return Task(spec, data, settings.train_limit)
+        training = spec.training.model_copy(update={"epochs": settings.epochs})
+        spec = spec.model_copy(update={"training": training})
+    return PlannedTask(spec, options.data, settings.train_limit)
 
 
-def _with_others(
-    planner: Planner, tasks: list[Task], plans: list[CellPlan], seeds: list[int]
-) -> list[CellPlan]:
-    return [*plans, *(plan for task in tasks for plan in planner.others_done(task, plans, seeds))]
+def _aggregate(files: list[CellFile], tasks: Sequence[PlannedTask]) -> EvaluationRecord:
+    console.say("evaluate: medians and intervals")
+    results: dict[str, aggregate.TaskResult] = {}
+    for task in tasks:
+        data = load_data(task.spec, task.data).limited(task.train_limit)
+        results[task.spec.name] = aggregate.describe_task(task.spec, data)
+    summaries = aggregate.summaries(files)
+    return EvaluationRecord(
+        cells=[file.cell for file in files],
+        summaries=summaries,
+        retentions=aggregate.retentions(files, results),
+        tasks=[result.facts for result in results.values()],
+        macros=aggregate.macros(summaries),
+        provenance=provenance(),
+    )
 
 
 def _with_artefacts(
     record: EvaluationRecord, plans: list[CellPlan], precision: str
 ) -> EvaluationRecord:
+    """Adds the cells and scores of the models' artefacts."""
     files = artefact_cells(plans, precision)
+    # PyTorch's own cells are in the record already.
     cells = [file.cell for file in files if file.cell.artefact != "pytorch"]
     return record.model_copy(
         update={"cells": [*record.cells, *cells], "artefacts": artefact_scores(files)}
     )
 
 
-def _beside_earlier(run: RunDir, record: EvaluationRecord) -> EvaluationRecord:
-    """The record with the other tasks of the run's earlier one before it."""
+def _with_earlier_tasks(run: RunDir, record: EvaluationRecord) -> EvaluationRecord:
+    """Adds the other tasks of the run's earlier record, before the new ones."""
     if not run.evaluation.is_file():
         return record
-    before = read_record(run.evaluation, EvaluationRecord)
-    done = {task.name for task in record.tasks}
-    kept: dict[str, list[Any]] = {
-        part: [each for each in getattr(before, part) if each.task not in done]
-        for part in ("cells", "summaries", "retentions", "artefacts")
-    }
-    kept["tasks"] = [task for task in before.tasks if task.name not in done]
-    merged = {part: [*earlier, *getattr(record, part)] for part, earlier in kept.items()}
-    return record.model_copy(update={**merged, "macros": assemble.macros(merged["summaries"])})
+    earlier = read_record(run.evaluation, EvaluationRecord)
+    evaluated = {task.name for task in record.tasks}
+    merged = {}
+    for part in ("cells", "summaries", "retentions", "artefacts"):
+        others = [entry for entry in getattr(earlier, part) if entry.task not in evaluated]
+        merged[part] = [*others, *getattr(record, part)]
+    other_tasks = [task for task in earlier.tasks if task.name not in evaluated]
+    merged["tasks"] = [*other_tasks, *record.tasks]
+    # A macro-score is over tasks, so it is computed again from the merged summaries.
+    merged["macros"] = aggregate.macros(merged["summaries"])
+    return record.model_copy(update=merged)
 
 
 def predictions_of_record(run: RunDir, record: EvaluationRecord, model: str) -> list[Predictions]:
-    """What `model` said in the cells of a record, a task each, in the record's order of tasks."""
-    found = []
+    """Returns the predictions of a model in the cells of a record.
+
+    Args:
+        run: The run.
+        record: Its record.
+        model: Name of the model.
+    Returns:
+        One entry per task, in the record's order of tasks.
+    """
+    predictions = []
     for task in record.tasks:
-        seeds = [
-            c.seed
-            for c in record.cells
-            if (c.task, c.model, c.artefact) == (task.name, model, "pytorch")
-        ]
-        found.append(
-            assemble.predictions_of(
-                [read_cell(run.cells / task.name / f"{model}-{seed}.json") for seed in seeds]
-            )
-        )
-    return found
-
-
-def _record(files: list[CellFile], planned: list[Task]) -> EvaluationRecord:
-    console.say("evaluate: medians and intervals")
-    data = {
-        task.spec.name: load_data(task.spec, task.data).limited(task.train_limit)
-        for task in planned
-    }
-    facts = {
-        task.spec.name: assemble.task_facts(task.spec, data[task.spec.name]) for task in planned
-    }
-    found = assemble.summaries(files)
-    return EvaluationRecord(
-        cells=[file.cell for file in files],
-        summaries=found,
-        retentions=assemble.retentions(files, facts, data),
-        tasks=list(facts.values()),
-        macros=assemble.macros(found),
-        provenance=provenance(),
-    )
+        key = (task.name, model, "pytorch")
+        cells = [cell for cell in record.cells if (cell.task, cell.model, cell.artefact) == key]
+        folder = run.cells / task.name
+        files = [read_cell(folder / f"{model}-{cell.seed}.json") for cell in cells]
+        predictions.append(aggregate.predictions_of(files))
+    return predictions

@@ -16,8 +16,8 @@ from edgedistil.evaluate.spec import REST, Files, Hub, TaskSpec
 from edgedistil.evaluate.validation import checked_data
 
 
-# Two data sets: planning and running alternate between a task and the one before. More would hold
-# the texts of every task in memory.
+# Two data sets stay in memory: with fewer a task could be read again for each of its cells, with
+# more the texts of all tasks would add up.
 @lru_cache(maxsize=2)
 def load_data(spec: TaskSpec, data: Path | None) -> TaskData:
     """Loads the train and dev examples of a task, checked and limited.
@@ -131,9 +131,7 @@ def _download_split(spec: TaskSpec, hub: Hub, split: str) -> Any:
 
 def _offline_hint(spec: TaskSpec) -> str:
     if spec.files is None:
-        return (
-            "fill the cache of the datasets library (HF_HOME) on a machine that reaches the hub"
-        )
+        return "fill the cache of the datasets library (HF_HOME) on a machine that reaches the hub"
     names = [str(Path(spec.files.folder) / name) for name in (spec.files.train, *spec.files.dev)]
     return (
         f"download {spec.download or spec.shown}, put {', '.join(names)} into a folder, "

@@ -1,0 +1,192 @@
+"""Encoders with a head for a labelled task: build, save, load and run them in PyTorch."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel, set_seed
+
+from edgedistil.core.errors import ModelError
+from edgedistil.core.rundir import replacing
+from edgedistil.core.task import TASKS
+from edgedistil.evaluate.encode import Ids, open_tokenizer, pad_id
+from edgedistil.evaluate.kind import TaskKind, TrainingRow
+from edgedistil.evaluate.scoring import Forward, Logits, all_logits
+from edgedistil.models.quiet import quiet
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "added_tokens.json",
+)
+# The arrays of a batch, as the arguments of transformers' models are called.
+_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def build_task_model(
+    folder: Path,
+    kind: TaskKind,
+    *,
+    classes: Sequence[str],
+    seed: int,
+    random_weights: bool = False,
+) -> PreTrainedModel:
+    """Builds a model from an encoder and a new head.
+
+    Args:
+        folder: Folder of the encoder, with weights in safetensors.
+        kind: Kind of the task, which decides the head.
+        classes: Names of the classes; empty where labels are not classes.
+        seed: Seed of all weights that are initialized at random.
+        random_weights: Also initialize the encoder at random.
+    Returns:
+        Model in float32.
+    Raises:
+        ModelError: The folder does not contain a model that transformers loads from safetensors.
+    """
+    set_seed(seed)
+    auto_class = _auto_class(kind)
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            kind.configure(config, classes)
+            if random_weights:
+                return auto_class.from_config(config, dtype=torch.float32)
+            return auto_class.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                local_files_only=True,
+                dtype=torch.float32,
+            )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"{folder} does not contain a model that can be fine-tuned: {reason}"
+        ) from error
+
+
+def save_task_model(
+    model: PreTrainedModel, tokenizer_folder: Path, folder: Path, *, stamp: Mapping[str, Any]
+) -> None:
+    """Saves a fine-tuned model with its tokenizer, as a folder that transformers loads.
+
+    The folder appears complete or not at all.
+
+    Args:
+        model: The model.
+        tokenizer_folder: Folder that the tokenizer's files are copied from.
+        folder: Folder to write.
+        stamp: File name → content of a JSON file to write next to the weights.
+    """
+    with replacing(folder) as aside, quiet():
+        model.save_pretrained(aside)
+        for name, content in stamp.items():
+            (aside / name).write_text(json.dumps(content), encoding="utf-8")
+        for name in _TOKENIZER_FILES:
+            if (tokenizer_folder / name).is_file():
+                shutil.copyfile(tokenizer_folder / name, aside / name)
+
+
+def load_task_model(folder: Path, kind: TaskKind) -> PreTrainedModel:
+    """Loads a model that `save_task_model` wrote, in eval mode."""
+    with quiet():
+        model: PreTrainedModel = _auto_class(kind).from_pretrained(
+            folder, use_safetensors=True, local_files_only=True
+        )
+    return model.eval()
+
+
+def _auto_class(kind: TaskKind) -> Any:
+    return getattr(transformers, TASKS[kind.task].auto_class)
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+def torch_forward(model: PreTrainedModel, kind: TaskKind) -> Forward:
+    """Returns a function that runs batches in float32 and eval mode, on the model's device."""
+    model.eval()
+    accepted = accepted_inputs(model)
+
+    @torch.inference_mode()
+    def forward(input_ids: Ids, mask: Ids, type_ids: Ids) -> Logits:
+        batch = batch_tensors((input_ids, mask, type_ids), accepted)
+        inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        outputs = model(**inputs)
+        return tuple(outputs[name].float().cpu().numpy() for name in kind.outputs)
+
+    return forward
+
+
+def accepted_inputs(model: PreTrainedModel) -> set[str]:
+    """Returns the names of the forward arguments; DistilBERT takes no token types."""
+    return set(inspect.signature(model.forward).parameters)
+
+
+def batch_tensors(batch: tuple[Ids, Ids, Ids], accepted: set[str]) -> dict[str, Tensor]:
+    """Returns input ids, attention mask and token types as tensors, without those not accepted."""
+    named = dict(zip(_MODEL_INPUTS, batch, strict=True))
+    return {name: torch.from_numpy(array) for name, array in named.items() if name in accepted}
+
+
+def teacher_logits(
+    folder: Path, rows: Sequence[TrainingRow], kind: TaskKind, tokenizer: Tokenizer
+) -> list[Logits]:
+    """Computes the soft targets of training rows.
+
+    Args:
+        folder: Folder of the fine-tuned teacher.
+        rows: Rows that the student is trained on.
+        kind: Kind of the task.
+        tokenizer: The student's tokenizer.
+    Returns:
+        The teacher's outputs for each row.
+    Raises:
+        ModelError: The vocabularies of teacher and student differ.
+    """
+    # The teacher reads the student's token ids, so the ids have to mean the same tokens.
+    if open_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+        raise ModelError(
+            f"the vocabulary of the teacher in {folder} differs from the student's: "
+            "soft targets need the same token ids"
+        )
+    model = load_task_model(folder, kind)
+    if torch.cuda.is_available():
+        model.to("cuda")
+    return all_logits(
+        torch_forward(model, kind),
+        [row.encoded for row in rows],
+        pad_id(tokenizer),
+        per_token=kind.per_token,
+        label="soft targets",
+    )
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Sets the number of PyTorch's threads inside the block; None leaves it unchanged."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    # After a fork the tokenizers library asks for an explicit choice and warns without one.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

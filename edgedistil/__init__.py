@@ -111,17 +111,7 @@ def evaluate(
     from edgedistil.evaluate import stage
 
     opened = _open_run(run)
-    options = options or EvaluateOptions()
-    return opened, stage.evaluate(
-        opened,
-        tasks=list(options.tasks) if options.tasks else None,
-        seeds=options.seeds,
-        models=list(options.models) if options.models else None,
-        cell=options.cell,
-        artefact=options.artefact,
-        data=options.data,
-        jobs=options.jobs,
-    )
+    return opened, stage.evaluate(opened, options or EvaluateOptions())
 
 
 def export(

@@ -1,4 +1,4 @@
-"""A run with real but tiny models, a tokenizer of whole words, and data sets in their official layouts."""
+"""A run with tiny models, a word-level tokenizer, and data sets in their official layouts."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate.tasks import load_data
 from edgedistil.models.quiet import quiet
 
-_TEXT = """a an the film is was very good bad great awful dull bright story actor plot and not boring fine who wrote it
-in paris london ada lived she he born 1815 where did live when ? . , !"""
+# Every word of the tests' texts; a word that is missing here becomes [UNK].
+_TEXT = """
+a an the film is was very good bad great awful dull bright story actor plot and not boring fine
+who wrote it in paris london ada lived she he born 1815 where did live when ? . , !
+"""
 WORDS = _TEXT.split()
 GOOD, BAD = ("good", "great", "bright", "fine"), ("bad", "awful", "dull", "boring")
 
 
 def write_tokenizer(folder: Path, words: list[str]) -> None:
     """A word-level tokenizer with BERT's special tokens, as one `tokenizer.json`."""
-    vocabulary = {
-        word: index
-        for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
-    }
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -36,7 +37,8 @@ def write_tokenizer(folder: Path, words: list[str]) -> None:
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
-    tokenizer.enable_truncation(7)  # baked in, as MiniLM's file has it: it must be switched off
+    # MiniLM's file contains truncation and padding too: both must be switched off on opening.
+    tokenizer.enable_truncation(7)
     tokenizer.enable_padding(length=7)
     tokenizer.save(str(folder / "tokenizer.json"))
     marks = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
@@ -56,15 +58,21 @@ def _save(model: torch.nn.Module, folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`teacher`, `student`, `student-step0`: masked LMs as a distillation leaves them."""
+    """Folders `teacher`, `student` and `student-step0`: masked LMs, as distillation writes them."""
     root = tmp_path_factory.mktemp("models")
     size = len(WORDS) + 5
+    # Prime sizes: a mix-up of two dimensions fails instead of passing by chance.
     with torch.random.fork_rng():
         torch.manual_seed(7)
         teacher = BertConfig(
-            vocab_size=size, hidden_size=26, num_attention_heads=2, num_hidden_layers=3, intermediate_size=53,
-            max_position_embeddings=131, hidden_dropout_prob=0.0,
-        )  # fmt: skip
+            vocab_size=size,
+            hidden_size=26,
+            num_attention_heads=2,
+            num_hidden_layers=3,
+            intermediate_size=53,
+            max_position_embeddings=131,
+            hidden_dropout_prob=0.0,
+        )
         student = DistilBertConfig(
             vocab_size=size,
             dim=22,
@@ -87,8 +95,8 @@ def make_run(tiny_models: Path) -> Callable[[Path], RunDir]:
     def make(root: Path) -> RunDir:
         path = root / "runs" / "tiny"
         path.mkdir(parents=True)
-        for each in tiny_models.iterdir():
-            (path / each.name).symlink_to(each)
+        for model in tiny_models.iterdir():
+            (path / model.name).symlink_to(model)
         return RunDir(path)
 
     return make
@@ -100,35 +108,33 @@ def run(make_run: Callable[[Path], RunDir], tmp_path: Path) -> RunDir:
 
 
 @pytest.fixture(autouse=True)
-def _no_remembered_data() -> Iterator[None]:
+def _empty_data_cache() -> Iterator[None]:
+    # Tests change the files of a task, which the cache would not notice.
     load_data.cache_clear()
     yield
     load_data.cache_clear()
 
 
 def opinions(count: int, offset: int = 0) -> list[tuple[str, str]]:
-    """Short reviews whose one opinion word gives the label away."""
-    made = []
+    """Short reviews, each with one word that decides the label."""
+    templates = (
+        "the film is very {}",
+        "a {} story",
+        "the actor was {} and the plot is fine",
+        "it is {} , not long",
+    )
+    reviews = []
     for number in range(offset, offset + count):
         word = (GOOD, BAD)[number % 2][number // 2 % 4]
-        texts = (
-            "the film is very {}",
-            "a {} story",
-            "the actor was {} and the plot is fine",
-            "it is {} , not long",
-        )
-        made.append(
-            (
-                texts[number // 8 % 4].format(word) + " !" * (number // 32),
-                ("good", "bad")[number % 2],
-            )
-        )
-    return made
+        # Punctuation makes the texts of later rounds differ from the first 32.
+        text = templates[number // 8 % 4].format(word) + " !" * (number // 32)
+        reviews.append((text, ("good", "bad")[number % 2]))
+    return reviews
 
 
 @pytest.fixture(scope="session")
 def write_task() -> Callable[..., Path]:
-    """Writes a task of the user's own (csv) into a folder and gives its TOML file."""
+    """Writes a user's own task (csv) into a folder and returns its TOML file."""
 
     def write(
         folder: Path,
@@ -157,7 +163,7 @@ epochs = {epochs}
 batch = 8
 learning_rate = 1e-2
 max_length = 23
-source = "made for the tests"
+source = "for the tests"
 """
         )
         return folder / f"{name}.toml"
@@ -189,37 +195,53 @@ def glue(tmp_path: Path) -> Path:
         )
         write("SST-2", f"{side}.tsv", "sentence\tlabel", "a dull film \t0", "a bright story \t1")
         write(
-            "MRPC", f"{side}.tsv", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
-            '1\t702876\t702977\tHe said "good.\tHe said good.', "0\t2108705\t2108831\tA film.\tA story.",
-        )  # fmt: skip
+            "MRPC",
+            f"{side}.tsv",
+            "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
+            '1\t702876\t702977\tHe said "good.\tHe said good.',
+            "0\t2108705\t2108831\tA film.\tA story.",
+        )
         write(
-            "QQP", f"{side}.tsv", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
+            "QQP",
+            f"{side}.tsv",
+            "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
             "133273\t213221\t213222\tWhere is it?\tWhere did it live?\t0",
             "402555\t536040\t536041\tWho?\tWho is it?\t1",
             "360472\t364011\t490273\tA question whose row was cut",
-        )  # fmt: skip
+        )
         header = (
             "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
         )
         write(
-            "STS-B", f"{side}.tsv", header, "0\tmain\tMSRvid\t2012\t0001\tnone\tnone\tA film.\tA good film.\t5.000",
+            "STS-B",
+            f"{side}.tsv",
+            header,
+            "0\tmain\tMSRvid\t2012\t0001\tnone\tnone\tA film.\tA good film.\t5.000",
             "1\tmain\tMSRvid\t2012\t0004\tnone\tnone\tAn actor.\tA plot.\t0.800",
-        )  # fmt: skip
+        )
         write(
-            "QNLI", f"{side}.tsv", "index\tquestion\tsentence\tlabel", "0\tWho wrote it?\tAda wrote it.\tentailment",
+            "QNLI",
+            f"{side}.tsv",
+            "index\tquestion\tsentence\tlabel",
+            "0\tWho wrote it?\tAda wrote it.\tentailment",
             "1\tWhen?\tIn London.\tnot_entailment",
-        )  # fmt: skip
+        )
         write(
-            "RTE", f"{side}.tsv", "index\tsentence1\tsentence2\tlabel", "0\tAda lived.\tShe lived.\tentailment",
+            "RTE",
+            f"{side}.tsv",
+            "index\tsentence1\tsentence2\tlabel",
+            "0\tAda lived.\tShe lived.\tentailment",
             "1\tIt was.\tIt was not.\tnot_entailment",
-        )  # fmt: skip
+        )
         write(
-            "WNLI", f"{side}.tsv", "index\tsentence1\tsentence2\tlabel", "0\tShe wrote it.\tAda wrote.\t1",
+            "WNLI",
+            f"{side}.tsv",
+            "index\tsentence1\tsentence2\tlabel",
+            "0\tShe wrote it.\tAda wrote.\t1",
             "1\tHe lived.\tIt lived.\t0",
-        )  # fmt: skip
-    parses = [
-        f"sentence{number}_{parse}" for parse in ("binary_parse", "parse") for number in (1, 2)
-    ]
+        )
+    # MNLI: parses before the sentences, and the gold label after those of five annotators.
+    parses = [f"sentence{n}_{parse}" for parse in ("binary_parse", "parse") for n in (1, 2)]
     left = "\t".join(["index", "promptID", "pairID", "genre", *parses])
     row = "{}\t31193\t31193n\tfiction\t( a )\t( b )\t(ROOT a)\t(ROOT b)\tA film {}.\tA story.\t{}"
     train = [
@@ -231,9 +253,14 @@ def glue(tmp_path: Path) -> Path:
         ("matched", ("neutral", "entailment")),
         ("mismatched", ("contradiction", "neutral", "neutral")),
     ):
-        five = "\t".join(f"label{i}" for i in range(1, 6))
+        annotators = "\t".join(f"label{i}" for i in range(1, 6))
         rows = [row.format(i, f"{part} {i}", "\t".join([gold] * 6)) for i, gold in enumerate(golds)]
-        write("MNLI", f"dev_{part}.tsv", f"{left}\tsentence1\tsentence2\t{five}\tgold_label", *rows)
+        write(
+            "MNLI",
+            f"dev_{part}.tsv",
+            f"{left}\tsentence1\tsentence2\t{annotators}\tgold_label",
+            *rows,
+        )
     return root
 
 
@@ -243,7 +270,7 @@ CONTEXT = (
 
 
 def squad_json(ids: tuple[str, ...] = ("q1", "q2"), start: int = 16) -> str:
-    """SQuAD 1.1's layout: an article, a paragraph, two questions."""
+    """An article with one paragraph and two questions, in the layout of SQuAD 1.1."""
     questions = [
         {
             "id": ids[0],
@@ -278,7 +305,7 @@ def squad(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def imdb(tmp_path: Path) -> Path:
-    """`aclImdb` as the archive unpacks, with the folder of unlabelled reviews that must not be read."""
+    """`aclImdb` as the archive unpacks, with the unlabelled reviews that must not be read."""
     root = tmp_path / "official" / "aclImdb"
     for side in ("train", "test"):
         for label, text in (

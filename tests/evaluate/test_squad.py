@@ -1,19 +1,24 @@
-"""SQuAD 1.1: its normalisation and scores by the official definitions, windows, n-best spans."""
+"""SQuAD 1.1: normalization and scores by the official definitions, windows, n-best spans."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from edgedistil.evaluate.encode import open_tokenizer
-from edgedistil.evaluate.examples import Answer, Example
+from edgedistil.evaluate.examples import AnswerSpan, Example
 from edgedistil.evaluate.squad import (
     ANSWER_LIMIT,
+    Floats,
+    Window,
     answer_tokens,
     best_answer,
     best_f1,
     exact_match,
-    normalised_answer,
+    normalize_answer,
     windows,
 )
 
@@ -24,43 +29,43 @@ from edgedistil.evaluate.squad import (
         ("The  Cat!", "cat"),
         ("a theatre, an Ant", "theatre ant"),
         ("U.S.A.", "usa"),
-        ("the-a", "thea"),  # punctuation goes before articles do, so no article is left to remove
+        ("the-a", "thea"),  # punctuation is removed first, so no article is left
         ("Łódź’s", "łódź’s"),  # only ASCII punctuation is removed
         ("THE", ""),
     ],
 )
-def test_normalisation(text, normal):
-    assert normalised_answer(text) == normal
+def test_normalization(text: str, normal: str) -> None:
+    assert normalize_answer(text) == normal
 
 
-def test_exact_match_takes_the_best_answer():
+def test_exact_match_takes_the_best_answer() -> None:
     assert exact_match("The Broncos", ["Denver Broncos", "broncos."]) == 1.0
     assert exact_match("Denver", ["Denver Broncos", "broncos"]) == 0.0
 
 
-def test_f1_by_hand():
+def test_f1_by_hand() -> None:
     assert best_f1("the Denver Broncos team", ["Denver Broncos"]) == pytest.approx(2 * 2 / (3 + 2))
     assert best_f1("Broncos Broncos", ["Broncos"]) == pytest.approx(2 * 1 / (2 + 1))
     assert best_f1("x", ["y", "x z"]) == pytest.approx(2 / 3)
 
 
-def test_f1_of_nothing_shared_and_of_nothing_said_is_zero():
+def test_f1_without_shared_words_or_without_a_prediction_is_zero() -> None:
     assert best_f1("Paris", ["London"]) == 0.0
     assert best_f1("", ["London"]) == 0.0
 
 
 @pytest.fixture
-def tokenizer(tiny_models: Path):
+def tokenizer(tiny_models: Path) -> Tokenizer:
     return open_tokenizer(tiny_models / "student")
 
 
 def long_example(words: int = 300) -> Example:
     context = " ".join(["plot", "story", "film"][i % 3] for i in range(words - 1)) + " London"
     start = context.index("London")
-    return Example(("where was it ?", context), answers=(Answer("London", start),))
+    return Example(("where was it ?", context), answers=(AnswerSpan("London", start),))
 
 
-def test_windows_cover_the_context_in_steps_of_the_stride(tokenizer):
+def test_windows_cover_the_context_in_steps_of_the_stride(tokenizer: Tokenizer) -> None:
     pieces = windows(tokenizer, long_example(), 201)
     firsts = [next(span[0] for span in piece.spans if span) for piece in pieces]
     context = long_example().texts[1]
@@ -69,80 +74,77 @@ def test_windows_cover_the_context_in_steps_of_the_stride(tokenizer):
     assert all(len(piece.encoded.input_ids) <= 201 for piece in pieces)
 
 
-def test_each_token_has_exactly_one_best_view(tokenizer):
+def test_each_token_has_exactly_one_best_view(tokenizer: Tokenizer) -> None:
     pieces = windows(tokenizer, long_example(), 201)
-    views = [
-        span
-        for piece in pieces
-        for span, best in zip(piece.spans, piece.is_best_view, strict=True)
-        if best
-    ]
+    views = []
+    for piece in pieces:
+        pairs = zip(piece.spans, piece.is_best_view, strict=True)
+        views += [span for span, best in pairs if best]
     assert len(views) == len(set(views)) == 300
 
 
-def test_question_is_cut_at_its_limit(tokenizer):
-    example = Example(("film " * 97, "good story"), answers=(Answer("good", 0),))
+def test_question_is_truncated_at_its_limit(tokenizer: Tokenizer) -> None:
+    example = Example(("film " * 97, "good story"), answers=(AnswerSpan("good", 0),))
     piece = windows(tokenizer, example, 131)[0]
     assert piece.encoded.type_ids.count(0) == 64 + 2
 
 
-def test_answer_tokens_are_the_answer(tokenizer):
-    example = Example(("who ?", "Ada lived in Paris ."), answers=(Answer("in Paris", 10),))
+def test_answer_tokens_are_the_answer(tokenizer: Tokenizer) -> None:
+    example = Example(("who ?", "Ada lived in Paris ."), answers=(AnswerSpan("in Paris", 10),))
     piece = windows(tokenizer, example, 31)[0]
     start, end = answer_tokens(piece, example.answers[0])
     assert example.texts[1][piece.spans[start][0] : piece.spans[end][1]] == "in Paris"
 
 
-def test_window_without_the_answer_points_at_cls(tokenizer):
+def test_window_without_the_answer_points_at_cls(tokenizer: Tokenizer) -> None:
     example = long_example()
     first, last = windows(tokenizer, example, 201)
     assert answer_tokens(first, example.answers[0]) == (0, 0)
     assert answer_tokens(last, example.answers[0]) != (0, 0)
 
 
-def logits(size: int, **at: float):
+CONTEXT = "Ada lived in Paris ."
+
+
+def logits(size: int, **at: float) -> Floats:
+    """Logits of `size` tokens; `t4=3.0` sets that of token 4."""
     values = np.full(size, -9.0, dtype=np.float32)
-    for place, value in at.items():
-        values[int(place[1:])] = value
+    for token, value in at.items():
+        values[int(token[1:])] = value
     return values
 
 
 @pytest.fixture
-def piece(tokenizer):
-    return windows(tokenizer, Example(("who ?", "Ada lived in Paris .")), 31)[
-        0
-    ]  # context at tokens 4…8
+def window(tokenizer: Tokenizer) -> Window:
+    """One window, whose context is at tokens 4 to 8."""
+    return windows(tokenizer, Example(("who ?", CONTEXT)), 31)[0]
 
 
-def said(piece, starts, ends) -> str:
-    return best_answer(
-        "Ada lived in Paris .",
-        [piece],
-        [(logits(len(piece.spans), **starts), logits(len(piece.spans), **ends))],
-    )
+def answer(window: Window, starts: dict[str, float], ends: dict[str, float]) -> str:
+    size = len(window.spans)
+    return best_answer(CONTEXT, [window], [(logits(size, **starts), logits(size, **ends))])
 
 
-def test_best_span_is_the_text_of_the_largest_sum(piece):
-    assert said(piece, {"t4": 3.0, "t7": 5.0}, {"t4": 3.0, "t7": 5.0}) == "Paris"
+def test_best_span_is_the_text_of_the_largest_sum(window: Window) -> None:
+    assert answer(window, {"t4": 3.0, "t7": 5.0}, {"t4": 3.0, "t7": 5.0}) == "Paris"
 
 
-def test_span_that_ends_before_it_starts_is_no_span(piece):
-    assert said(piece, {"t7": 9.0, "t4": 1.0}, {"t5": 9.0, "t7": 0.5}) == "Ada lived"
+def test_span_that_ends_before_it_starts_is_skipped(window: Window) -> None:
+    assert answer(window, {"t7": 9.0, "t4": 1.0}, {"t5": 9.0, "t7": 0.5}) == "Ada lived"
 
 
-def test_question_and_special_tokens_are_no_answers(piece):
+def test_question_and_special_tokens_are_never_answers(window: Window) -> None:
     assert (
-        said(piece, {"t0": 30.0, "t1": 20.0, "t6": 1.0}, {"t0": 30.0, "t1": 20.0, "t7": 1.0})
+        answer(window, {"t0": 30.0, "t1": 20.0, "t6": 1.0}, {"t0": 30.0, "t1": 20.0, "t7": 1.0})
         == "in Paris"
     )
 
 
-def test_longest_answer_is_limited(tokenizer):
+def test_longest_answer_is_limited(tokenizer: Tokenizer) -> None:
     context = "film " * 40
     window = windows(tokenizer, Example(("who ?", context.strip())), 61)[0]
     size = len(window.spans)
-    starts, ends = (
-        logits(size, t4=9.0),
-        logits(size, **{f"t{4 + ANSWER_LIMIT}": 9.0, f"t{3 + ANSWER_LIMIT}": 5.0}),
-    )
+    # The likelier end is one token too far.
+    starts = logits(size, t4=9.0)
+    ends = logits(size, **{f"t{4 + ANSWER_LIMIT}": 9.0, f"t{3 + ANSWER_LIMIT}": 5.0})
     assert len(best_answer(context, [window], [(starts, ends)]).split()) == ANSWER_LIMIT

@@ -16,7 +16,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def answers(device: torch.device) -> tuple[bool, bool]:
     """Return what distillation and fine-tuning decide for a device."""
     distilling = distributed.resolve_precision("auto", device) == "bfloat16"
-    return distilling, finetune.bfloat16_is_native()
+    return distilling, finetune.uses_bfloat16()
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, machine: str, *flags: str) -> None:

@@ -1,0 +1,124 @@
+"""From cells to summaries, retention and macro-scores, on made-up cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgedistil.core.records import Cell, NotMeasured, Provenance, Summary, provenance
+from edgedistil.evaluate.aggregate import (
+    describe_task,
+    macros,
+    predictions_of,
+    retentions,
+    summaries,
+)
+from edgedistil.evaluate.cells import CellFile
+from edgedistil.evaluate.examples import Example, TaskData
+from edgedistil.evaluate.spec import GLUE, load_task
+from edgedistil.evaluate.tasks import load_data
+
+LABELS = [float(i % 2) for i in range(101)]
+DATA = TaskData(
+    train=tuple(Example((f"t{i}",), label) for i, label in enumerate(LABELS)),
+    dev=tuple(Example((f"d{i}",), label) for i, label in enumerate(LABELS)),
+    labels=("bad", "good"),
+    origin="nowhere",
+)
+
+
+@pytest.fixture(scope="module")
+def origin() -> Provenance:
+    return provenance()
+
+
+def cell(origin: Provenance, model: str, seed: int, wrong: int, task: str = "sst2") -> CellFile:
+    """A cell whose first `wrong` predictions are wrong."""
+    predictions = [1 - label if i < wrong else label for i, label in enumerate(LABELS)]
+    record = Cell(
+        task=task,
+        model=model,
+        seed=seed,
+        scores={"accuracy": 1 - wrong / len(LABELS)},
+        metric="accuracy",
+        dev_examples=len(LABELS),
+        train_examples=len(LABELS),
+        seconds=1,
+        provenance=origin,
+    )
+    return CellFile(key="k", model_sha256="m", cell=record, labels=LABELS, predictions=predictions)
+
+
+def test_summary_is_over_the_seeds(origin: Provenance) -> None:
+    files = [cell(origin, "student", seed, wrong) for seed, wrong in ((3, 10), (1, 20), (2, 40))]
+    (summary,) = summaries(files)
+    assert summary.seeds == [1, 2, 3]
+    assert summary.median == 1 - 20 / 101
+    assert (summary.lowest, summary.highest) == (1 - 40 / 101, 1 - 10 / 101)
+
+
+def test_retention_compares_with_the_teacher_and_the_paper(origin: Provenance) -> None:
+    files = [cell(origin, "teacher", 1, 10), cell(origin, "student", 1, 20)]
+    tasks = {"sst2": describe_task(load_task("sst2"), DATA)}
+    (retention,) = retentions(files, tasks)
+    assert retention.retention == pytest.approx((1 - 20 / 101) / (1 - 10 / 101))
+    # The training set has 51 'bad' and 50 'good'.
+    assert retention.baseline == pytest.approx(51 / 101)
+    assert retention.paper == pytest.approx(91.3 / 92.7)
+
+
+def test_model_without_a_row_in_the_paper(origin: Provenance) -> None:
+    files = [cell(origin, "teacher", 1, 10), cell(origin, "student-step0", 1, 20)]
+    (retention,) = retentions(files, {"sst2": describe_task(load_task("sst2"), DATA)})
+    assert retention.paper == NotMeasured(
+        not_measured="the paper has no row for student-step0 on SST-2"
+    )
+
+
+def test_no_retention_without_the_teacher(origin: Provenance) -> None:
+    tasks = {"sst2": describe_task(load_task("sst2"), DATA)}
+    assert retentions([cell(origin, "student", 1, 20)], tasks) == []
+
+
+def test_predictions_of_spans_are_scores_of_questions(origin: Provenance) -> None:
+    base = cell(origin, "student", 1, 0)
+    spans = base.model_copy(update={"per_question": {"accuracy": [0.5, 1.0]}})
+    predictions = predictions_of([spans])
+    assert predictions.holds_scores
+    assert predictions.by_seed[1].tolist() == [0.5, 1.0]
+
+
+def summary(task: str, median: float) -> Summary:
+    return Summary(
+        task=task,
+        model="teacher",
+        metric="accuracy",
+        seeds=[1],
+        median=median,
+        lowest=median,
+        highest=median,
+    )
+
+
+def test_macro_score_is_the_plain_mean_of_nine() -> None:
+    results = [summary(task, i / 10) for i, task in enumerate(GLUE)]
+    (macro,) = macros([*results, summary("imdb", 1.0)])
+    assert macro.score == pytest.approx(0.4)
+    assert macro.paper == 0.795
+
+
+def test_macro_score_names_the_missing_tasks() -> None:
+    (macro,) = macros([summary(task, 0.5) for task in GLUE if task != "rte"])
+    assert macro.score == NotMeasured(not_measured="not scored yet: rte")
+    assert macros([summary("imdb", 0.5)]) == []
+
+
+def test_description_of_a_task_has_the_papers_row_in_shares(glue: Path) -> None:
+    spec = load_task("cola")
+    facts = describe_task(spec, load_data(spec, glue)).facts
+    assert facts.paper is not None
+    assert spec.paper is not None
+    assert facts.paper.student == spec.paper.student / 100
+    assert isinstance(facts.paper.student_d, NotMeasured)
+    assert facts.licence == spec.licence

@@ -1,0 +1,53 @@
+"""Tokenization: truncation, the tokenizer file's own settings, batches of similar length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgedistil.core.errors import ModelError
+from edgedistil.evaluate.encode import (
+    Encoded,
+    encode_texts,
+    length_groups,
+    open_tokenizer,
+    pad_batch,
+    pad_id,
+)
+
+
+def test_truncation_and_padding_of_the_file_are_switched_off(tiny_models: Path) -> None:
+    """The file truncates and pads to 7 tokens."""
+    tokenizer = open_tokenizer(tiny_models / "student")
+    assert len(tokenizer.encode("a film " * 10).ids) == 22
+    assert len(tokenizer.encode("a").ids) == 3
+
+
+def test_folder_without_a_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no tokenizer\.json"):
+        open_tokenizer(tmp_path)
+
+
+def test_longer_text_of_a_pair_is_truncated(tiny_models: Path) -> None:
+    tokenizer = open_tokenizer(tiny_models / "student")
+    (sequence,) = encode_texts(tokenizer, [("a film", "the story is very good " * 5)], 11)
+    assert len(sequence.input_ids) == 11
+    # [CLS] a film [SEP], then the second text and its [SEP].
+    assert sequence.type_ids == [0] * 4 + [1] * 7
+
+
+def test_groups_have_similar_lengths_and_stay_within_the_limit() -> None:
+    lengths = [3, 11, 5, 2, 40, 7]
+    groups = length_groups(lengths, tokens=22)
+    assert groups == [[4], [1, 5], [2, 0, 3]]
+
+
+def test_batch_is_padded_to_its_longest_sequence(tiny_models: Path) -> None:
+    batch = [Encoded([5, 6, 7], [0, 0, 1]), Encoded([8], [0])]
+    pad = pad_id(open_tokenizer(tiny_models / "student"))
+    input_ids, mask, type_ids = pad_batch(batch, pad)
+    np.testing.assert_array_equal(input_ids, [[5, 6, 7], [8, pad, pad]])
+    np.testing.assert_array_equal(mask, [[1, 1, 1], [1, 0, 0]])
+    np.testing.assert_array_equal(type_ids, [[0, 0, 1], [0, 0, 0]])

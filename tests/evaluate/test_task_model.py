@@ -1,0 +1,80 @@
+"""Models with a head for a task: built, saved, loaded and run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from edgedistil.core.errors import ModelError
+from edgedistil.evaluate import task_model
+from edgedistil.evaluate.encode import open_tokenizer
+from edgedistil.evaluate.examples import Example
+from edgedistil.evaluate.kinds import KINDS
+from edgedistil.evaluate.scoring import all_logits
+
+CLASSIFICATION = KINDS["classification"]
+TEXTS = [Example((text,)) for text in ("a good film", "the story is very dull , not long", "it")]
+
+
+def build(folder: Path, seed: int = 1, *, random_weights: bool = False) -> PreTrainedModel:
+    return task_model.build_task_model(
+        folder, CLASSIFICATION, classes=("a", "b"), seed=seed, random_weights=random_weights
+    )
+
+
+def test_seed_decides_the_head(tiny_models: Path) -> None:
+    heads = [build(tiny_models / "student", seed).classifier.weight for seed in (1, 1, 2)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_random_weights_share_nothing_with_the_folder(tiny_models: Path) -> None:
+    folder = tiny_models / "student"
+    random, loaded = build(folder, random_weights=True), build(folder)
+    name = "distilbert.transformer.layer.0.ffn.lin1.weight"
+    assert not torch.equal(random.state_dict()[name], loaded.state_dict()[name])
+    assert [p.shape for p in random.parameters()] == [p.shape for p in loaded.parameters()]
+
+
+def test_saved_model_has_the_same_outputs(tiny_models: Path, tmp_path: Path) -> None:
+    source, folder = tiny_models / "teacher", tmp_path / "saved"
+    model = build(source)
+    task_model.save_task_model(model, source, folder, stamp={"x.json": {"key": "k"}})
+    assert (folder / "x.json").read_text() == '{"key": "k"}'
+    loaded = task_model.load_task_model(folder, CLASSIFICATION)
+
+    rows = CLASSIFICATION.training_rows(open_tokenizer(folder), TEXTS, 23)
+    sequences = [row.encoded for row in rows]
+    for one, other in zip(
+        all_logits(task_model.torch_forward(model, CLASSIFICATION), sequences, 0),
+        all_logits(task_model.torch_forward(loaded, CLASSIFICATION), sequences, 0),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_padding_does_not_change_outputs(tiny_models: Path) -> None:
+    forward = task_model.torch_forward(build(tiny_models / "teacher"), CLASSIFICATION)
+    tokenizer = open_tokenizer(tiny_models / "teacher")
+    sequences = CLASSIFICATION.first_sequences(tokenizer, TEXTS, 23)
+    together = all_logits(forward, sequences, 0)
+    alone = [all_logits(forward, [sequence], 0)[0] for sequence in sequences]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one[0], other[0], atol=1e-5)
+
+
+def test_teacher_with_another_vocabulary_is_an_error(tiny_models: Path, tmp_path: Path) -> None:
+    text = (tiny_models / "teacher" / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(text.replace('"dull"', '"dreary"'))
+    tokenizer = open_tokenizer(tiny_models / "student")
+    with pytest.raises(ModelError, match=r"vocabulary of the teacher .* differs"):
+        task_model.teacher_logits(tmp_path, [], CLASSIFICATION, tokenizer)
+
+
+def test_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not contain a model"):
+        build(tmp_path)

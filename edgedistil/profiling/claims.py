@@ -197,11 +197,12 @@ def _conditions(pairing: Pairing, setting: ClaimSetting) -> str:
 
 def _sentence(pairing: Pairing, ratio: Ratio, verdict: Verdict, device: str) -> str:
     first, second = pairing.first, pairing.second
+    outcome = _in_sentence(verdict)
     speed = f"{ratio.value:.2f} times as fast ({ratio.low:.2f} to {ratio.high:.2f})"
     sizes = f"{second.file_bytes / 1e6:.1f} MB against {first.file_bytes / 1e6:.1f} MB on disk"
     if pairing.kind == "int8-pays":
         return (
-            f"That {second.precision} pays on {device} {verdict}: "
+            f"That {second.precision} pays on {device} {outcome}: "
             f"it is {speed} as {first.precision}; {sizes}."
         )
     student, teacher = "the student", "its teacher"
@@ -209,9 +210,14 @@ def _sentence(pairing: Pairing, ratio: Ratio, verdict: Verdict, device: str) -> 
         student = f"the {second.precision} student"
         teacher = f"the {first.precision} teacher"
     return (
-        f'"60% faster" {verdict} for the {pairing.subject} on {device}: '
+        f'"60% faster" {outcome} for the {pairing.subject} on {device}: '
         f"{student} is {speed} as {teacher}; {sizes}."
     )
+
+
+def _in_sentence(verdict: Verdict) -> str:
+    """Returns the verdict as the verb of a sentence."""
+    return "is inconclusive" if verdict == "inconclusive" else verdict
 
 
 def decide(low: float, high: float, threshold: float) -> Verdict:
@@ -241,7 +247,7 @@ def size_claims(artefacts: Sequence[Artefact], *, device: str, method: Method) -
     # A count has no noise: both ends of its interval are the same.
     verdict = decide(saved, saved, paper.PARAMETERS_SAVED)
     sentence = (
-        f'"40% smaller" {verdict}: '
+        f'"40% smaller" {_in_sentence(verdict)}: '
         f"the student has {student.parameters / 1e6:.1f}M parameters, "
         f"its teacher {teacher.parameters / 1e6:.1f}M, {saved:.1%} fewer; "
         f"{student.file_bytes / 1e6:.1f} MB against {teacher.file_bytes / 1e6:.1f} MB on disk."

@@ -86,7 +86,9 @@ def test_a_prediction_with_a_wide_band_is_inconclusive() -> None:
     claim = predicted_claim(make_pairing("speed"), 1.8, Band(low=1.4, high=2.2), setting)
     assert (claim.verdict, claim.method, claim.device) == ("inconclusive", "predicted", "rpi4")
     assert (claim.value, claim.low, claim.high) == (1.8, 1.4, 2.2)
-    assert claim.sentence.startswith("Predicted, not measured: ")
+    assert claim.sentence.startswith(
+        'Predicted, not measured: "60% faster" is inconclusive for the encoders on rpi4: '
+    )
     assert claim.conditions.endswith("onnxruntime, 4 threads, 29 tokens")
 
 

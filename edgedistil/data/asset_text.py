@@ -32,7 +32,7 @@ _ATTRIBUTION = re.compile(r"^(?:re )*(?:.{0,120}? )?in article .{0,120}? (?:writ
 
 
 def read_asset(name: str, package: Path) -> Iterator[str]:
-    """Yield the training text of an asset, one paragraph at a time.
+    """Yields the training text of an asset, one paragraph at a time.
 
     Args:
         name: Name in `edgedistil.core.assets.ASSETS`.
@@ -48,7 +48,7 @@ def read_asset(name: str, package: Path) -> Iterator[str]:
 
 
 def reader_for_asset(name: str) -> Callable[[Path], Iterator[str]]:
-    """Return the function that reads an asset's package file.
+    """Returns the function that reads an asset's package file.
 
     Raises:
         InputError: The asset is unknown or has no corpus text.
@@ -63,7 +63,7 @@ def reader_for_asset(name: str) -> Callable[[Path], Iterator[str]]:
 
 
 def asset_text_bytes(name: str) -> int:
-    """Return the size of the text that `read_asset` yields; known, because the files are pinned."""
+    """Returns the size of an asset's text in bytes; the files are pinned."""
     return _TEXT_BYTES[name]
 
 
@@ -88,7 +88,7 @@ def _longest_string(source: str) -> str:
 
 
 def _join_sentences(text: str, minimum: int) -> Iterator[str]:
-    """Yield paragraphs of entire sentences, each of at least `minimum` characters but the last."""
+    """Yields paragraphs of complete sentences, of at least `minimum` characters except the last."""
     sentences: list[str] = []
     size = 0
     for sentence in _SENTENCE_END.split(text):

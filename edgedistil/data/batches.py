@@ -31,7 +31,9 @@ _MAX_GROUP_ROWS = 64
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """One micro-batch of one rank before masking; int64, rows padded to the longest of them.
+    """One micro-batch of one rank before masking.
+
+    All tensors are int64; rows are padded to the longest of them.
 
     Attributes:
         input_ids_BL: Token ids.
@@ -64,7 +66,7 @@ class BatchOrder:
         world_size: int = 1,
         rank: int = 0,
     ) -> None:
-        """Prepare the order; nothing is read yet.
+        """Prepares the order; nothing is read yet.
 
         Args:
             store: Rows to read.
@@ -100,16 +102,16 @@ class BatchOrder:
         self._groups_per_epoch = len(store) // self._group_rows
 
     def micro_batches(self, step: int, *, pad_id: int = 0) -> list[TokenBatch]:
-        """Return this rank's micro-batches of an optimizer step, longest rows first."""
+        """Returns this rank's micro-batches of an optimizer step, longest rows first."""
         rows = self.rows(step)
         # Dealt in turn, so that micro-batches of neighbouring lengths run at the same time.
         numbers = range(self._rank, len(rows) // self.micro_batch, self._world_size)
         return [self._batch(rows, number * self.micro_batch, pad_id) for number in numbers]
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """Return the store's rows of a step's global batch, the same on every rank.
+        """Returns the rows of a step's global batch, the same on every rank.
 
-        For `lines` they are sorted by falling length.
+        They are row numbers of the store; for `lines` they are sorted by falling length.
         """
         groups_per_step = self._global_batch // self._group_rows
         places = np.arange(step * groups_per_step, (step + 1) * groups_per_step)
@@ -141,7 +143,7 @@ class BatchOrder:
         return self._store.rows_by_bucket(self._shuffle_within_buckets(sorted_places, epoch))
 
     def _shuffle_within_buckets(self, places: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """Exchange rows of one length bucket, so that a group is of other rows each epoch."""
+        """Exchanges rows within a length bucket: a group has other rows each epoch."""
         # A permutation inside of a bucket keeps the order by length.
         result = np.empty_like(places)
         buckets = np.searchsorted(self._bucket_starts, places, side="right") - 1
@@ -159,7 +161,7 @@ class BatchOrder:
 
 
 def pad_rows(rows: list[NDArray[np.int64]], *, pad_id: int) -> tuple[Tensor, Tensor]:
-    """Pad rows at their ends to the longest of them.
+    """Pads rows at their ends to the longest of them.
 
     Returns:
         Ids and attention mask, int64, shape (B, L).

@@ -65,7 +65,7 @@ class TokenizedCorpus:
 def prepare_corpus(
     settings: Corpus, tokenizer_folder: Path, *, cache: Path, workers: int | None = None
 ) -> TokenizedCorpus:
-    """Return the tokenized corpus, from the cache or built into it.
+    """Returns the tokenized corpus, from the cache or built into it.
 
     Args:
         settings: The recipe's section `[corpus]`: sources, layout, row length, held-out part.
@@ -109,13 +109,14 @@ class _Tokenizing:
 
     @classmethod
     def with_tokenizer(cls, folder: Path, settings: Corpus, workers: int | None) -> _Tokenizing:
+        """Loads the tokenizer of a model folder."""
         tokenizer = load_tokenizer(folder)
         return cls(
             tokenizer, special_ids(tokenizer, folder), settings, workers or os.cpu_count() or 1
         )
 
     def write_store(self, folder: Path, documents: Iterable[str]) -> StoreWriter:
-        """Write the rows of `documents` into a new store; the returned writer is closed."""
+        """Writes the rows of `documents` into a new store; returns its closed writer."""
         # A layout carries the rest of the token stream from chunk to chunk: one per store.
         layout: Layout = make_layout(
             self.settings.layout,
@@ -141,7 +142,7 @@ def _build(
     tokenizing: _Tokenizing,
     key: str,
 ) -> None:
-    """Read all sources once and write a complete corpus into `folder`."""
+    """Reads all sources once and write a complete corpus into `folder`."""
     split = HeldoutSplit(settings.heldout_share, settings.heldout_max_documents)
     sources: list[CorpusSource] = []
     with storage_errors(folder):
@@ -178,7 +179,7 @@ def _build(
 
 
 def _total_bytes(sources: Sequence[SourceSpec]) -> int | None:
-    """Size of all sources in bytes; None when the size of one is unknown."""
+    """Size of all sources in bytes; None if one is unknown."""
     total = 0
     for spec in sources:
         size = source_bytes(spec)
@@ -195,7 +196,7 @@ def _training_documents(
     sources: list[CorpusSource],
     bar: console.Bar,
 ) -> Iterator[str]:
-    """Yield every document that is not held out; append to `sources` as each source ends."""
+    """Yields the documents of the training part; appends to `sources` as each ends."""
     for spec, fingerprint in zip(settings.sources, fingerprints, strict=True):
         documents, text_bytes = 0, 0
         content = hashlib.sha256()
@@ -225,7 +226,7 @@ def _training_documents(
 def _check_not_empty(
     folder: Path, sources: Sequence[CorpusSource], heldout_documents: int, settings: Corpus
 ) -> None:
-    """Raise CorpusError unless both parts have at least one row."""
+    """Raises CorpusError unless both parts have at least one row."""
     documents = sum(source.documents for source in sources)
     if documents == 0:
         raise CorpusError(
@@ -244,7 +245,7 @@ def _check_not_empty(
 
 
 def _cache_key(fingerprints: Sequence[str], tokenizer_folder: Path, settings: Corpus) -> str:
-    """Hash of everything that decides the content of the corpus."""
+    """Hashes of everything that decides the content of the corpus."""
     load_tokenizer(tokenizer_folder)  # raises the clear error for a missing or corrupt tokenizer
     config = tokenizer_folder / "tokenizer_config.json"
     # These names are the key's format: another name or a new entry rebuilds every cached corpus.
@@ -263,7 +264,7 @@ def _cache_key(fingerprints: Sequence[str], tokenizer_folder: Path, settings: Co
 
 
 def _open_if_complete(folder: Path, sources: Sequence[SourceSpec]) -> TokenizedCorpus | None:
-    """Open a cached corpus; None if it is missing, or corrupt (with a warning)."""
+    """Opens a cached corpus; None if it is missing or corrupt."""
     if not folder.is_dir():
         return None
     try:
@@ -274,7 +275,7 @@ def _open_if_complete(folder: Path, sources: Sequence[SourceSpec]) -> TokenizedC
 
 
 def _open(folder: Path, sources: Sequence[SourceSpec]) -> TokenizedCorpus:
-    """Open the corpus in a folder, with the sources' names and licences of today's recipe.
+    """Opens the corpus in a folder, with the recipe's names and licences.
 
     The cache is keyed by content, so another recipe may have named the same text differently.
     """

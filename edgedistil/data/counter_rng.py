@@ -25,7 +25,7 @@ _FEISTEL_ROUNDS = 6
 
 
 def stream_key(*parts: int | str) -> int:
-    """Return the 64-bit key of a random stream.
+    """Returns the 64-bit key of a random stream.
 
     Args:
         parts: What identifies the stream: `stream_key(seed, "mask", step)`.
@@ -38,7 +38,7 @@ def stream_key(*parts: int | str) -> int:
 
 
 def splitmix64(counters: Tensor) -> Tensor:
-    """Mix int64 counters into random int64 values, elementwise; any shape, any device."""
+    """Mixes int64 counters into random int64 values, elementwise; any shape, any device."""
     z = counters * _signed(_GOLDEN) + _signed(_GOLDEN)
     z = (z ^ _shift_right(z, 30)) * _signed(_MIX_1)
     z = (z ^ _shift_right(z, 27)) * _signed(_MIX_2)
@@ -46,7 +46,7 @@ def splitmix64(counters: Tensor) -> Tensor:
 
 
 def splitmix64_array(counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Mix numpy uint64 counters; the same bits as `splitmix64`."""
+    """Mixes numpy uint64 counters; the same bits as `splitmix64`."""
     z = counters * np.uint64(_GOLDEN) + np.uint64(_GOLDEN)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX_1)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX_2)
@@ -54,7 +54,7 @@ def splitmix64_array(counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def uniform(values: Tensor) -> Tensor:
-    """Convert mixed int64 values to float64 in (0, 1).
+    """Converts mixed int64 values to float64 in (0, 1).
 
     Uses 52 bits: neither 0 nor 1 occurs, so a logarithm of the result is finite.
     """
@@ -62,7 +62,7 @@ def uniform(values: Tensor) -> Tensor:
 
 
 def permute(positions: NDArray[np.int64], size: int, *, key: int) -> NDArray[np.int64]:
-    """Apply a keyed random permutation of `range(size)` to some positions.
+    """Applies a keyed random permutation of `range(size)` to some positions.
 
     A Feistel network over the next even power of two, applied again until the result is inside the
     range (cycle walking; Black and Rogaway 2002). Nothing is stored, so a corpus of any number of
@@ -87,12 +87,12 @@ def permute(positions: NDArray[np.int64], size: int, *, key: int) -> NDArray[np.
 
 
 def key_tensor(key: int) -> Tensor:
-    """Convert an unsigned 64-bit key to an int64 scalar tensor."""
+    """Converts an unsigned 64-bit key to an int64 scalar tensor."""
     return torch.tensor(_signed(key), dtype=torch.int64)
 
 
 def _feistel(values: NDArray[np.uint64], half_bits: np.uint64, key: int) -> NDArray[np.uint64]:
-    """Permute values of 2 · half_bits bits."""
+    """Permutes values of 2 · half_bits bits."""
     # Each round is invertible whatever its mixing function is, so the result is a permutation.
     low_bits = (np.uint64(1) << half_bits) - np.uint64(1)
     left, right = values >> half_bits, values & low_bits
@@ -103,10 +103,10 @@ def _feistel(values: NDArray[np.uint64], half_bits: np.uint64, key: int) -> NDAr
 
 
 def _shift_right(values: Tensor, bits: int) -> Tensor:
-    """Shift as if unsigned: torch's own >> of int64 keeps the sign."""
+    """Shifts as if unsigned: torch's own >> of int64 keeps the sign."""
     return (values >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _signed(value: int) -> int:
-    """Reinterpret an unsigned 64-bit integer as two's complement."""
+    """Reinterprets an unsigned 64-bit integer as two's complement."""
     return value - (1 << 64) if value >= 1 << 63 else value

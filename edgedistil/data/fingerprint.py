@@ -20,7 +20,7 @@ _SETTLED_S = 2.0
 
 
 def source_fingerprint(spec: SourceSpec, *, cache: Path) -> str:
-    """Return a digest that changes when the content of a source changes.
+    """Returns a digest that changes when the content of a source changes.
 
     An asset has its pinned sha256; files are hashed once, and afterwards recognised by size, time
     stamp and inode. A hub data set is identified by its name and revision only: one without a
@@ -52,7 +52,9 @@ def source_fingerprint(spec: SourceSpec, *, cache: Path) -> str:
 
 
 def cached_sha256(path: Path, *, cache: Path) -> str:
-    """Return the sha256 of a file, remembered while size, time stamp and inode stay the same.
+    """Returns the sha256 of a file, remembered in the cache.
+
+    It is computed again when the file's size, time stamp or inode has changed.
 
     Raises:
         CorpusError: The file is missing or cannot be read.

@@ -1,4 +1,4 @@
-"""The held-out split: chosen by the documents' hashes, independent of their order and source."""
+"""The held-out split, decided by the documents' hashes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HeldoutSplit:
     _hashes: set[int] = field(default_factory=set)
 
     def add(self, document: str) -> Iterator[str]:
-        """Take one document; yield what belongs to the training part now.
+        """Takes one document; yields the documents that belong to training now.
 
         That is this document, a document that it displaced from the held-out part, or nothing.
         """
@@ -46,12 +46,12 @@ class HeldoutSplit:
             yield text
 
     def documents(self) -> list[str]:
-        """Return the held-out documents by rising hash, independent of the sources' order."""
+        """Returns the held-out documents by rising hash, independent of the sources' order."""
         return [text for _hash, text in sorted(self._heap, key=lambda entry: -entry[0])]
 
 
 def document_hash(document: str) -> int:
-    """Hash a document's text to 64 bits, ignoring white space and case."""
+    """Hashes a document's text to 64 bits, ignoring white space and case."""
     normal = " ".join(document.lower().split())
     # `replace`: a JSON string may hold a lone surrogate, which UTF-8 cannot encode.
     raw = normal.encode("utf-8", "replace")

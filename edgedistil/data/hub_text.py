@@ -11,7 +11,7 @@ from edgedistil.core.recipe import SourceSpec
 
 
 def read_hub_dataset(spec: SourceSpec) -> Iterator[str]:
-    """Yield the text column of a hub data set, in its order.
+    """Yields the text column of a hub data set, in its order.
 
     Raises:
         OfflineError: The hub cannot be reached and the data set is not cached.

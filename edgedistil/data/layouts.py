@@ -1,4 +1,4 @@
-"""Row layouts: `packed` (full blocks across document ends) or `lines` (one row per document)."""
+"""Row layouts: `packed` blocks across document ends, or `lines` of one document."""
 
 from __future__ import annotations
 
@@ -37,15 +37,17 @@ class Layout(Protocol):
 
     row_length: int | None
 
-    def encode(self, chunk: Chunk) -> EncodedChunk: ...
+    def encode(self, chunk: Chunk) -> EncodedChunk:
+        """Tokenizes a chunk; safe in any thread."""
 
-    def write(self, encoded: EncodedChunk, writer: StoreWriter) -> None: ...
+    def write(self, encoded: EncodedChunk, writer: StoreWriter) -> None:
+        """Writes the rows of a chunk; called in the order of the chunks."""
 
 
 def make_layout(
     name: LayoutName, *, tokenizer: Tokenizer, special: SpecialIds, length: int
 ) -> Layout:
-    """Create a layout for one store.
+    """Creates a layout for one store.
 
     Args:
         name: `packed` or `lines`.
@@ -58,7 +60,7 @@ def make_layout(
 
 
 class PackedLayout:
-    """Rows of exactly `length` tokens: [CLS], length − 2 tokens of the stream, [SEP].
+    """Rows of one length: [CLS], length − 2 tokens of the stream, [SEP].
 
     The stream is every document followed by [SEP], across sentence and document ends. There are no
     padding tokens; tokens at the end of the stream that fill no row are dropped. An instance writes
@@ -72,7 +74,7 @@ class PackedLayout:
         self._rest: Ids = np.zeros(0, self._dtype)
 
     def encode(self, chunk: Chunk) -> EncodedChunk:
-        """Tokenize a chunk; safe in any thread."""
+        """Tokenizes a chunk; safe in any thread."""
         # Special tokens are added here and in `write`: the tokenizer would wrap every piece of a
         # long document in its own [CLS] … [SEP].
         ids: list[int] = []
@@ -84,7 +86,7 @@ class PackedLayout:
         return EncodedChunk(np.array(ids, self._dtype), np.zeros(0, np.int64))
 
     def write(self, encoded: EncodedChunk, writer: StoreWriter) -> None:
-        """Write the full rows of the stream so far; keep the rest for the next chunk."""
+        """Writes the full rows of the stream; keeps the rest for the next chunk."""
         # Cut the stream into rows and keep what fills no row.
         stream = np.concatenate([self._rest, encoded.ids])
         inside = self._length - 2
@@ -113,7 +115,7 @@ class LinesLayout:
         self._dtype = token_dtype(tokenizer.get_vocab_size())
 
     def encode(self, chunk: Chunk) -> EncodedChunk:
-        """Tokenize a chunk and cut it into rows; safe in any thread."""
+        """Tokenizes a chunk and cut it into rows; safe in any thread."""
         ids: list[int] = []
         lengths: list[int] = []
         inside = self._length - 2
@@ -129,7 +131,7 @@ class LinesLayout:
         return EncodedChunk(np.array(ids, self._dtype), np.array(lengths, np.int64))
 
     def write(self, encoded: EncodedChunk, writer: StoreWriter) -> None:
-        """Write the rows of a chunk."""
+        """Writes the rows of a chunk."""
         writer.append(encoded.ids, encoded.lengths)
 
     def _is_kept(self, row: list[int]) -> bool:

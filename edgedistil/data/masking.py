@@ -48,7 +48,7 @@ class RowGenerator:
     keys_B: Tensor
 
     def uniform_BL(self, length: int, *, stream: int) -> Tensor:  # noqa: N802
-        """Return float64 in (0, 1), shape (B, length).
+        """Returns float64 in (0, 1), shape (B, length).
 
         Column l of row b depends on the row's key, l and `stream` only, not on `length`.
         """
@@ -57,7 +57,7 @@ class RowGenerator:
         return uniform(splitmix64(row_keys_B1 + columns_L[None, :]))
 
     def uniform_at(self, rows_N: Tensor, columns_N: Tensor, *, stream: int) -> Tensor:
-        """Return the numbers of `uniform_BL` at some positions, without computing the others."""
+        """Returns the numbers of `uniform_BL` at some positions, without computing the others."""
         row_keys_N = splitmix64(self.keys_B ^ stream)[rows_N]
         return uniform(splitmix64(row_keys_N + columns_N))
 
@@ -65,7 +65,7 @@ class RowGenerator:
 def row_generator(
     seed: int, step: int, row_indices: Tensor | Sequence[int], *, purpose: str = "mask"
 ) -> RowGenerator:
-    """Create the generator of some rows of a step's global batch.
+    """Creates the generator of some rows of a step's global batch.
 
     Args:
         seed: Seed of the run.
@@ -89,7 +89,7 @@ def mask_bert(
     vocabulary: int,
     special_ids: Sequence[int],
 ) -> MaskedBatch:
-    """Mask like BERT: a share of each row's ordinary tokens, drawn evenly.
+    """Masks like BERT: a share of each row's ordinary tokens, drawn evenly.
 
     A row of n ordinary tokens gets max(1, round(share · n)) selected ones, without replacement, so
     every row with an ordinary token has a label. Of these, 80% become [MASK], 10% stay, and 10%
@@ -135,7 +135,7 @@ def mask_rarity(
     special_ids: Sequence[int],
     token_weights_V: Tensor,
 ) -> MaskedBatch:
-    """Mask like the original DistilBERT: rare tokens more often, an exact count per batch.
+    """Masks like the original DistilBERT: rare tokens are masked more often.
 
     ⌈share · attended tokens⌉ positions are drawn without replacement over the batch, each with the
     weight of its token, or all positions with a weight where there are fewer. Of these, 80% become
@@ -176,7 +176,7 @@ def mask_rarity(
 def rarity_weights(
     token_counts_V: Tensor, *, exponent: float, special_ids: Sequence[int]
 ) -> Tensor:
-    """Return the sampling weight of each id: max(count, 1)^−exponent, 0 for special ids.
+    """Returns the sampling weight of each id: max(count, 1)^−exponent, 0 for special ids.
 
     Returns:
         Float64, shape (V).
@@ -204,7 +204,7 @@ def _candidates(
 def _replace_selected(
     ids_BL: Tensor, selected_BL: Tensor, generator: RowGenerator, mask_id: int, vocabulary: int
 ) -> MaskedBatch:
-    """Replace 80% of the selected ids by [MASK] and 10% by random ids."""
+    """Replaces 80% of the selected ids by [MASK] and 10% by random ids."""
     # Few positions are selected: numbers are drawn there only (docs/log.md#corpus-and-masking).
     rows_N, columns_N = selected_BL.nonzero(as_tuple=True)
     fate_N = generator.uniform_at(rows_N, columns_N, stream=_FATE_STREAM)

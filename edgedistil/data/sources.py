@@ -32,7 +32,7 @@ class SourceDescription:
 
 
 def describe_source(spec: SourceSpec) -> SourceDescription:
-    """Return name, licence and origin of a source.
+    """Returns name, licence and origin of a source.
 
     Raises:
         InputError: The asset is unknown or has no text.
@@ -51,7 +51,7 @@ def describe_source(spec: SourceSpec) -> SourceDescription:
 
 
 def source_bytes(spec: SourceSpec) -> int | None:
-    """Return the total by which `read_documents` will advance its progress.
+    """Returns the total by which `read_documents` will advance its progress.
 
     Returns:
         Bytes; None for a hub data set, whose size is unknown before it is read.
@@ -69,7 +69,7 @@ def source_bytes(spec: SourceSpec) -> int | None:
 def read_documents(
     spec: SourceSpec, *, on_bad_utf8: OnBadUtf8, advance: Callable[[float], None] | None = None
 ) -> Iterator[str]:
-    """Yield the documents of a source in its order, stripped, without blank ones.
+    """Yields the documents of a source in its order, stripped, without blank ones.
 
     Args:
         spec: Source of a recipe.
@@ -108,7 +108,7 @@ def _read(
 
 
 def source_files(pattern: str) -> list[Path]:
-    """Return the files that a path, a glob or a URL names, sorted.
+    """Returns the files that a path, a glob or a URL names, sorted.
 
     Raises:
         CorpusError: Nothing matches, or a file has an unsupported format.
@@ -145,7 +145,7 @@ def _no_files(pattern: str, problem: str, path: Path) -> CorpusError:
 
 
 def _download(url: str) -> Path:
-    """Fetch a URL once into the cache; return the file."""
+    """Fetches a URL once into the cache; returns the file."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"}:
         raise CorpusError(

@@ -33,7 +33,7 @@ def read_text_file(
     on_bad_utf8: OnBadUtf8,
     advance: Callable[[float], None] | None = None,
 ) -> Iterator[str]:
-    """Yield the documents of one file in its order, blank ones included.
+    """Yields the documents of one file in its order, blank ones included.
 
     A document is a line of .txt, or a row of .jsonl and .parquet.
 
@@ -65,7 +65,7 @@ Reader = Callable[[Path, BinaryIO, str, OnBadUtf8], Iterator[str]]
 
 
 def reader_for(path: Path) -> Reader:
-    """Return the function that reads files with this suffix.
+    """Returns the function that reads files with this suffix.
 
     Raises:
         CorpusError: The suffix is not supported.
@@ -130,7 +130,7 @@ def _read_parquet(path: Path, raw: BinaryIO, field: str, on_bad_utf8: OnBadUtf8)
 
 
 def _check_column(path: Path, schema: Any, field: str) -> None:
-    """Raise CorpusError unless the table has a text column of this name."""
+    """Raises CorpusError unless the table has a text column of this name."""
     if field not in schema.names:
         raise CorpusError(
             f"{path} has no column '{field}' (columns: {', '.join(schema.names)})",
@@ -145,7 +145,10 @@ def _check_column(path: Path, schema: Any, field: str) -> None:
 
 
 def _lines(path: Path, raw: BinaryIO, on_bad_utf8: OnBadUtf8) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line); byte positions in errors count the decompressed text."""
+    """Yields (line number from 1, line).
+
+    Byte positions in errors are those of the decompressed text.
+    """
     offset = 0
     with _explain_corruption(path):
         for number, line in enumerate(_decompress(path, raw), start=1):
@@ -156,7 +159,7 @@ def _lines(path: Path, raw: BinaryIO, on_bad_utf8: OnBadUtf8) -> Iterator[tuple[
 
 
 def _decode(raw: bytes, on_bad_utf8: OnBadUtf8, where: str, offset: int) -> str:
-    """Decode UTF-8; `offset` is the position of the first byte in the file or row."""
+    """Decodes UTF-8 that starts at byte `offset` of the file or row."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -204,10 +207,11 @@ class _ZstdStream(io.RawIOBase):
         self._ready = memoryview(b"")
 
     def readable(self) -> bool:
+        """Returns true; `io.BufferedReader` asks."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` with decompressed bytes; 0 at the end of the file."""
+        """Fills `buffer` with decompressed bytes; 0 at the end of the file."""
         # A read may give no decompressed bytes yet: 0 would mean the end of the file.
         while not self._ready:
             raw = self._file.read(self._COMPRESSED_BYTES)
@@ -234,7 +238,7 @@ class _ZstdStream(io.RawIOBase):
 
 @contextmanager
 def _explain_corruption(path: Path) -> Iterator[None]:
-    """Turn the decompressors' errors into a CorpusError that names the file."""
+    """Turns the decompressors' errors into a CorpusError that names the file."""
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:

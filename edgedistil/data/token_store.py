@@ -1,4 +1,6 @@
-"""Token ids on disk, memory-mapped: rows of one length (packed) or of different lengths (lines).
+"""Token ids on disk, memory-mapped.
+
+Rows are of one length (packed) or of different lengths (lines).
 
 A store is a folder:
 
@@ -37,17 +39,17 @@ Ids = NDArray[Any]
 
 
 def token_dtype(vocabulary: int) -> np.dtype[Any]:
-    """Return the narrowest of uint16 and int32 that can represent every id."""
+    """Returns the narrowest of uint16 and int32 that can represent every id."""
     return np.dtype("<u2") if vocabulary < 1 << 16 else np.dtype("<i4")
 
 
 def length_buckets(lengths: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the length bucket of each row."""
+    """Returns the length bucket of each row."""
     return lengths.astype(np.int64) // BUCKET_WIDTH
 
 
 class StoreWriter:
-    """Writes a store row by row; rows stay in order and never cross the end of a shard."""
+    """Writes a store row by row; rows never cross the end of a shard."""
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class StoreWriter:
         row_length: int | None,
         shard_tokens: int = SHARD_TOKENS,
     ) -> None:
-        """Create the folder of a new store.
+        """Creates the folder of a new store.
 
         Args:
             folder: Must not exist.
@@ -79,7 +81,7 @@ class StoreWriter:
             folder.mkdir(parents=True)
 
     def append(self, ids: Ids, lengths: NDArray[np.int64]) -> None:
-        """Append rows.
+        """Appends rows.
 
         Args:
             ids: Ids of all rows, end to end.
@@ -101,15 +103,12 @@ class StoreWriter:
                 ends = self._tokens[-1] + np.cumsum(lengths, dtype=np.int64)
                 self._files[1].write(ends.astype("<i8").tobytes())
 
-        # The bucket sizes make `close` a counting sort that needs no second count.
-        buckets, counts = np.unique(length_buckets(lengths), return_counts=True)
-        for bucket, count in zip(buckets.tolist(), counts.tolist(), strict=True):
-            self._buckets[bucket] = self._buckets.get(bucket, 0) + count
+        self._count_buckets(lengths)
         self._rows[-1] += len(lengths)
         self._tokens[-1] += len(ids)
 
     def close(self) -> None:
-        """Write the index files; only then can the store be opened."""
+        """Writes the index files; only then can the store be opened."""
         self._close_files()
         # store.json comes last: a store without it is unfinished.
         if self._row_length is None:
@@ -125,6 +124,12 @@ class StoreWriter:
         with storage_errors(self._folder):
             text = json.dumps(facts, indent=1) + "\n"
             (self._folder / "store.json").write_text(text, encoding="utf-8")
+
+    def _count_buckets(self, lengths: NDArray[np.int64]) -> None:
+        """Adds rows to the bucket sizes, from which `close` makes a counting sort."""
+        buckets, counts = np.unique(length_buckets(lengths), return_counts=True)
+        for bucket, count in zip(buckets.tolist(), counts.tolist(), strict=True):
+            self._buckets[bucket] = self._buckets.get(bucket, 0) + count
 
     def _start_shard(self) -> None:
         self._close_files()
@@ -144,9 +149,9 @@ class StoreWriter:
         self._files = []
 
     def _write_by_bucket(self) -> None:
-        """Counting sort of the rows by length bucket; rows stay in order within a bucket.
+        """Sorts the rows by length bucket, in order within a bucket.
 
-        The rows are read in pieces and the result is memory-mapped: constant memory.
+        A counting sort in constant memory: rows are read in pieces, the result is memory-mapped.
         """
         total_rows = sum(self._rows)
         if total_rows == 0:
@@ -175,10 +180,10 @@ class StoreWriter:
 
 
 class TokenStore:
-    """Rows of token ids, read from disk on access. `len(store)` is the number of rows."""
+    """Rows of token ids, read from disk on access."""
 
     def __init__(self, folder: Path) -> None:
-        """Open a store that a StoreWriter has closed.
+        """Opens a store that a StoreWriter has closed.
 
         Raises:
             StorageError: A file is missing, truncated or corrupt.
@@ -205,7 +210,7 @@ class TokenStore:
         return sum(self._shard_tokens)
 
     def __getitem__(self, row: int) -> Ids:
-        """Return the ids of one row, memory-mapped, in the store's own dtype."""
+        """Returns the ids of one row, memory-mapped, in the store's own dtype."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of a store with {len(self)} rows")
         # Negative rows count from the end, as in a list.
@@ -220,7 +225,7 @@ class TokenStore:
         return ids[start : ends[inside]]
 
     def row_lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the number of tokens of these rows."""
+        """Returns the number of tokens of these rows."""
         if self.row_length is not None:
             return np.full(len(rows), self.row_length, np.int64)
         result = np.empty(len(rows), np.int64)
@@ -233,7 +238,7 @@ class TokenStore:
         return result
 
     def bucket_starts(self) -> NDArray[np.int64]:
-        """Return where each length bucket starts in the order of `rows_by_bucket`.
+        """Returns where each length bucket starts in the order of `rows_by_bucket`.
 
         The last element is the number of rows.
         """
@@ -241,7 +246,7 @@ class TokenStore:
         return np.array(_offsets(counts), np.int64)
 
     def rows_by_bucket(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the rows at these places of the order by length bucket."""
+        """Returns the rows at these places of the order by length bucket."""
         if self.row_length is not None:
             return places  # one bucket: the order is that of the rows
         if self._by_bucket is None:
@@ -262,7 +267,7 @@ class TokenStore:
         return self._ends[shard]
 
     def _check_sizes(self) -> None:
-        """Raise StorageError unless every shard has the size that store.json says."""
+        """Raises StorageError unless every shard has the size that store.json says."""
         for shard, tokens in enumerate(self._shard_tokens):
             path = self._folder / f"shard-{shard:05d}.tokens"
             expected = tokens * self._dtype.itemsize
@@ -279,7 +284,7 @@ def _offsets(counts: Sequence[int]) -> list[int]:
 
 
 def _fill_with_zeros(path: Path, size: int) -> None:
-    """Allocate a file for a memory map.
+    """Allocates a file for a memory map.
 
     Written out, because on a full disk this raises, whereas the first access to a sparse map would
     kill the process with SIGBUS (docs/log.md#corpus-and-masking).

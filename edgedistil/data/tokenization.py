@@ -55,7 +55,7 @@ class Chunk:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load a model folder's fast tokenizer, without truncation and padding.
+    """Loads a model folder's fast tokenizer, without truncation and padding.
 
     Raises:
         ModelError: The folder has no tokenizer.json, or a corrupt one.
@@ -79,7 +79,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def special_ids(tokenizer: Tokenizer, folder: Path) -> SpecialIds:
-    """Look up the special tokens, by the names in the folder's tokenizer_config.json.
+    """Looks up the special tokens, by the names in the folder's tokenizer_config.json.
 
     Raises:
         ModelError: The vocabulary has no such token.
@@ -108,7 +108,7 @@ def _special_id(tokenizer: Tokenizer, config: dict[str, Any], kind: str, folder:
 def chunk_documents(
     documents: Iterable[str], *, characters: int = CHUNK_CHARACTERS
 ) -> Iterator[Chunk]:
-    """Yield documents in chunks of about `characters`, so that memory stays constant."""
+    """Yields documents in chunks of about `characters`, so that memory stays constant."""
     texts: list[str] = []
     ends: list[bool] = []
     size = 0
@@ -125,7 +125,7 @@ def chunk_documents(
 
 
 def _pieces(document: str) -> Iterator[tuple[str, bool]]:
-    """Yield (piece, whether it is the last); long documents are cut at a space if there is one."""
+    """Yields (piece, whether it is the last); cuts long documents, at a space if possible."""
     start = 0
     while len(document) - start > _PIECE_CHARACTERS:
         cut = document.rfind(" ", start, start + _PIECE_CHARACTERS)
@@ -136,7 +136,7 @@ def _pieces(document: str) -> Iterator[tuple[str, bool]]:
 
 
 def map_in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:
-    """Yield `work(item)` for each item in order, computed by `workers` threads.
+    """Yields `work(item)` for each item in order, computed by `workers` threads.
 
     At most two items per thread are in progress, so `items` is not read far ahead.
     """
@@ -161,7 +161,7 @@ def map_in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int) ->
 
 @contextmanager
 def disable_tokenizer_pool() -> Iterator[None]:
-    """Keep the tokenizer library from starting its own pool inside our threads.
+    """Keeps the tokenizer library from starting its own pool inside our threads.
 
     The two pools would compete for the cores, and the library's would not survive a fork.
     """

@@ -39,7 +39,7 @@ _MARKUP_STARTS = frozenset("=|!*#;:{}")
 
 
 def dump_paragraphs(xml: bytes) -> Iterator[str]:
-    """Yield the paragraphs of a dump's articles (namespace 0, no redirects), in its order."""
+    """Yields the paragraphs of a dump's articles: namespace 0, no redirects."""
     # The XML is the pinned package file, checked by sha256: no foreign XML is parsed.
     for _event, element in ElementTree.iterparse(io.BytesIO(xml)):  # noqa: S314
         if _local_name(element.tag) != "page":
@@ -51,7 +51,7 @@ def dump_paragraphs(xml: bytes) -> Iterator[str]:
 
 
 def wikitext_paragraphs(source: str) -> Iterator[str]:
-    """Yield the prose of one article: lines of at least eight words without markup."""
+    """Yields the prose of an article: lines of eight words without markup."""
     for line in _remove_markup(source).split("\n"):
         paragraph = _SPACES.sub(" ", _EMPTY_BRACKETS.sub("", line)).strip()
         if not _is_markup(paragraph) and len(paragraph.split()) >= _MIN_WORDS:
@@ -59,7 +59,7 @@ def wikitext_paragraphs(source: str) -> Iterator[str]:
 
 
 def _is_markup(line: str) -> bool:
-    """Whether a line is a heading, a list item, a table row, or has a link that was never closed.
+    """Returns whether a line is a heading, list item or table row, or has an unclosed link.
 
     False for an empty line, which has too few words anyway.
     """
@@ -82,7 +82,7 @@ def _remove_markup(source: str) -> str:
 def _substitute_nested(
     pattern: re.Pattern[str], text: str, replacement: str | Callable[[re.Match[str]], str]
 ) -> str:
-    """Replace innermost matches again and again, until there are no more."""
+    """Replaces innermost matches again and again, until there are no more."""
     count = 1
     while count:
         text, count = pattern.subn(replacement, text)
@@ -90,7 +90,7 @@ def _substitute_nested(
 
 
 def _link_text(match: re.Match[str]) -> str:
-    """Text that a reader sees of [[target|text]]; none for a file, category or other language."""
+    """Visible text of [[target|text]]; empty for a file, category or other language."""
     target, *labels = match.group(1).split("|")
     prefix, colon, rest = target.partition(":")
     # "File:a.png" and "fr:Page" are not shown; ":Category:Towns" is a visible link, and a space

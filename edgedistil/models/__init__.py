@@ -1,4 +1,4 @@
-"""Teacher and student models, their losses, and the engine that trains them fast on a CPU.
+"""Teacher and student models, their losses, and a fast CPU engine.
 
 `teacher` loads the model that is distilled, `student` builds one from its layers, `facts` counts a
 model's size, `losses` has the plain formulas, and `fast/` computes the same results in less time.

@@ -12,7 +12,7 @@ from edgedistil.core.records import ModelFacts
 
 
 def model_facts(model: PreTrainedModel, *, name: str) -> ModelFacts:
-    """Return type, size and digest of a model.
+    """Returns type, size and digest of a model.
 
     Args:
         model: Tied weights count once, a pooler counts as part of the head.
@@ -34,7 +34,7 @@ def model_facts(model: PreTrainedModel, *, name: str) -> ModelFacts:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """Return the digest of all parameters by name, dtype, shape and value.
+    """Returns the digest of all parameters by name, dtype, shape and value.
 
     It does not depend on the file or the device that holds them.
     """

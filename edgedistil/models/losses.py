@@ -140,12 +140,12 @@ def partly_labelled_loss(labelled: tuple[Tensor, int], unlabelled: tuple[Tensor,
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Return `values` in float32, or in float64 if they have that dtype."""
+    """Returns `values` in float32, or in float64 if they have that dtype."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def _check_same_shape(student: Tensor, teacher: Tensor, what: str, *, dimensions: int) -> None:
-    """Raise ShapeError unless both have the same shape, this many dimensions, and N > 0."""
+    """Raises ShapeError unless both have one shape, these dimensions, and N > 0."""
     if student.ndim != dimensions or student.shape != teacher.shape or not len(student):
         raise ShapeError(
             f"expected {what} of student and teacher of one shape of {dimensions} dimensions, "

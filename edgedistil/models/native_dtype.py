@@ -1,4 +1,4 @@
-"""Whether a device computes bfloat16 natively; used by distillation and fine-tuning alike."""
+"""Native bfloat16, decided in one place for distillation and fine-tuning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edgedistil.core.cpu import BFLOAT16_FLAGS, this_cpu
 
 
 def bfloat16_is_native(device: torch.device) -> bool:
-    """Return whether a device multiplies bfloat16 matrices in hardware.
+    """Returns whether a device multiplies bfloat16 matrices in hardware.
 
     Elsewhere bfloat16 is emulated: slower than float32, and less precise.
     """

@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide warnings and progress bars of transformers and huggingface_hub inside the block."""
+    """Hides warnings and progress bars of transformers and huggingface_hub inside the block."""
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
         disable_progress_bars,

@@ -17,7 +17,7 @@ _INIT_HINT = 'expected "teacher", "random", or a folder of a distilled student, 
 
 
 def alternate_layers(teacher_layers: int, student_layers: int | None = None) -> list[int]:
-    """Return indices of teacher layers, spread evenly from the first to the last.
+    """Returns indices of teacher layers, spread evenly from the first to the last.
 
     12 → 6 gives 0 2 4 7 9 11.
 
@@ -55,12 +55,12 @@ def make_student(
     dropout: float,
     seed: int,
 ) -> DistilBertForMaskedLM:
-    """Build a student as wide as its teacher, with one layer per entry of `layer_map`.
+    """Builds a student as wide as its teacher.
 
     Args:
         teacher_model: BERT with an MLM head.
-        layer_map: Teacher layer that each student layer starts from; for `random` only its length
-            is used.
+        layer_map: Teacher layer that each student layer starts from; its length is the student's
+            depth, which is all that `random` uses.
         init: `teacher` copies weights, `random` draws all of them.
         fold_segment: Add the teacher's segment-A embedding to the position embeddings. BERT always
             adds it and DistilBERT has none, so without this the student's embeddings differ from
@@ -92,7 +92,7 @@ def make_student(
 
 
 def freeze_position_embeddings(student: DistilBertForMaskedLM) -> None:
-    """Exclude the position embeddings from training; a saved model does not record this.
+    """Excludes the position embeddings from training; a saved model does not record this.
 
     The original froze them by setting `sinusoidal_pos_embds`. Today that flag overwrites them with
     sinusoids and leaves them trainable, so it stays false here.
@@ -101,7 +101,7 @@ def freeze_position_embeddings(student: DistilBertForMaskedLM) -> None:
 
 
 def _check_layer_map(layer_map: Sequence[int], teacher_layers: int) -> None:
-    """Raise ModelError unless the teacher has every layer of a non-empty map."""
+    """Raises ModelError unless the teacher has every layer of a non-empty map."""
     outside = [layer for layer in layer_map if not 0 <= layer < teacher_layers]
     if layer_map and not outside:
         return
@@ -145,7 +145,7 @@ def _copy_embeddings(
 
 
 def _copy_layer(source: Any, target: Any) -> None:
-    """Copy a BERT layer to a DistilBERT layer, whose modules have other names."""
+    """Copies a BERT layer to a DistilBERT layer, whose modules have other names."""
     # Modules of one shape: `load_state_dict` raises if a future version changes one of them.
     pairs = (
         (source.attention.self.query, target.attention.q_lin),
@@ -182,7 +182,9 @@ def _copy_module(source: nn.Module, target: nn.Module) -> None:
 def load_student(
     folder: Path, teacher_model: BertForMaskedLM, *, layers: int, dropout: float
 ) -> DistilBertForMaskedLM:
-    """Load a distilled student, to distil it further on other text or from another teacher.
+    """Loads a distilled student, to distil it further.
+
+    On other text, for example, or from another teacher.
 
     Args:
         folder: DistilBERT in safetensors with its MLM head, such as a run's folder `student`.
@@ -211,7 +213,7 @@ def load_student(
 
 
 def _read_student(folder: Path, dropout: float) -> tuple[DistilBertForMaskedLM, list[str]]:
-    """A student in float32, and the sorted names of the weights that its folder lacks."""
+    """Returns a student, and the names of the weights that its folder lacks."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if not isinstance(config, DistilBertConfig):
         raise ModelError(
@@ -231,7 +233,7 @@ def _read_student(folder: Path, dropout: float) -> tuple[DistilBertForMaskedLM, 
 
 
 def _check_sizes(config: Any, teacher: Any, layers: int, folder: Path) -> None:
-    """Raise ModelError unless a student has the given depth and its teacher's other sizes."""
+    """Raises ModelError unless a student has this depth and its teacher's sizes."""
     # The losses compare hidden states and logits of the same width and vocabulary.
     sizes = {
         "layers": (config.n_layers, layers),

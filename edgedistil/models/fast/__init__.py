@@ -1,4 +1,4 @@
-"""CPU engine for distillation: the same results as the plain path, in less time and memory.
+"""CPU engine for distillation: results of the plain path, in less time.
 
 `encoder` runs BERT and DistilBERT in one dtype, `layer` is a transformer layer with a hand-written
 backward pass, `dropout` has cheap random masks, `projection` computes the losses on the vocabulary

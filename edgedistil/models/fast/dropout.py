@@ -25,7 +25,7 @@ _MASK_DTYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def apply_dropout(values: Tensor, probability: float) -> Tensor:
-    """Return `values` after dropout; the kept elements are scaled up so that the mean stays.
+    """Returns `values` after dropout, scaled so that the mean stays.
 
     Args:
         values: Any shape and float dtype.
@@ -42,7 +42,7 @@ def apply_dropout(values: Tensor, probability: float) -> Tensor:
 def attention(
     query: Tensor, key: Tensor, value: Tensor, bias_B11L: Tensor | None, *, dropout: float
 ) -> Tensor:
-    """Return scaled dot-product attention with dropout on the attention weights.
+    """Returns scaled dot-product attention with dropout on the attention weights.
 
     Args:
         query: (B, H, L, D/H), as are `key` and `value`.
@@ -66,7 +66,7 @@ def attention(
 
 
 def draw_keep_mask(like: Tensor, probability: float) -> Tensor | None:
-    """Draw a bit mask: 0 with this probability, otherwise all bits set.
+    """Draws a bit mask: 0 with this probability, otherwise all bits set.
 
     Args:
         like: Tensor that the mask will be applied to; gives its shape and element width.
@@ -88,14 +88,14 @@ def draw_keep_mask(like: Tensor, probability: float) -> Tensor | None:
 
 
 def dropout_scale(probability: float) -> float:
-    """Return the factor of the kept elements, 1 / (1 − rounded probability)."""
+    """Returns the factor of the kept elements, 1 / (1 − rounded probability)."""
     return _LEVELS / (_LEVELS - _dropped_levels(probability))
 
 
 def apply_mask(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Return `values` with 0 where `mask` is 0, unscaled; `values` themselves without a mask.
+    """Returns `values` with 0 where `mask` is 0, unscaled.
 
-    No gradient flows.
+    Returns `values` themselves without a mask. No gradient flows.
     """
     if mask is None:
         return values
@@ -103,7 +103,7 @@ def apply_mask(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def apply_mask_(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Apply a mask in place; return `values`."""
+    """Applies a mask in place; returns `values`."""
     if mask is not None:
         values.view(mask.dtype).bitwise_and_(mask)
     return values

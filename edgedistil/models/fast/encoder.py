@@ -1,4 +1,4 @@
-"""Fast path through BERT and DistilBERT: the encoder alone, and the MLM head in two parts.
+"""Fast path through the encoders and MLM heads of BERT and DistilBERT.
 
 In a training loop:
 
@@ -34,7 +34,7 @@ EncoderWithHead: TypeAlias = BertForMaskedLM | DistilBertForMaskedLM
 
 @dataclass(frozen=True)
 class MlmHead:
-    """An MLM head in its two parts: hidden states → `transform` → projection onto the vocabulary.
+    """An MLM head in two parts: `transform`, then a projection onto the vocabulary.
 
     Attributes:
         transform: Dense layer, activation and LayerNorm.
@@ -48,7 +48,7 @@ class MlmHead:
 
 
 class _DistilBertTransform(nn.Module):
-    """DistilBERT has the parts of the transform as attributes of the model, not as a module."""
+    """The transform of DistilBERT's head, whose parts are attributes of the model."""
 
     def __init__(self, model: DistilBertForMaskedLM) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class _DistilBertTransform(nn.Module):
 
 
 def mlm_head(model: EncoderWithHead) -> MlmHead:
-    """Return the model's MLM head; its tensors are the model's parameters, not copies."""
+    """Returns the model's MLM head; its tensors are the model's parameters, not copies."""
     if isinstance(model, BertForMaskedLM):
         head = model.cls.predictions
         return MlmHead(head.transform, head.decoder.weight, head.decoder.bias)
@@ -71,7 +71,7 @@ def mlm_head(model: EncoderWithHead) -> MlmHead:
 
 
 def freeze_teacher(model: BertForMaskedLM, *, dtype: torch.dtype) -> BertForMaskedLM:
-    """Cast a teacher in place, switch to eval mode and disable its gradients.
+    """Casts a teacher in place, switch to eval mode and disable its gradients.
 
     In place, because the original weights would only cost memory
     (docs/decisions.md#the-teacher-is-cast-in-place).
@@ -86,7 +86,7 @@ def freeze_teacher(model: BertForMaskedLM, *, dtype: torch.dtype) -> BertForMask
 def encode(
     model: EncoderWithHead, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
 ) -> Tensor:
-    """Return the last hidden states, as `base_model(…).last_hidden_state` of the model does.
+    """Returns the last hidden states, as `base_model(…).last_hidden_state` of the model does.
 
     Under autocast everything between the embeddings and the end is in autocast's dtype:
     transformers' forward pass leaves the residual stream in float32 there and casts it again for
@@ -107,7 +107,7 @@ def encode(
 def encode_with_head(
     model: EncoderWithHead, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
 ) -> tuple[Tensor, MlmHead]:
-    """Return `encode` and `mlm_head`, with one gradient for the tied word-embedding matrix.
+    """Returns `encode` and `mlm_head`, with one gradient for the tied word-embedding matrix.
 
     An embedding's own gradient is as large as the matrix and 0 except for a few rows. Here these
     rows are added to the gradient of the projection instead of summing two matrices
@@ -210,7 +210,7 @@ class _DropoutRates:
 
     @classmethod
     def of(cls, model: EncoderWithHead) -> _DropoutRates:
-        """Read the probabilities of a model's configuration."""
+        """Reads the probabilities of a model's configuration."""
         if not model.training:
             return cls(0.0, 0.0, 0.0)
         config = model.config
@@ -225,7 +225,7 @@ class _DropoutRates:
 
 @dataclass(frozen=True)
 class _LayerModules:
-    """The modules of a transformer layer, under the same names for BERT and DistilBERT."""
+    """The modules of a layer, under the same names for both models."""
 
     query: nn.Linear
     key: nn.Linear
@@ -240,7 +240,7 @@ class _LayerModules:
     has_exact_gelu: bool
 
     def weights(self) -> LayerWeights:
-        """Return weight and bias of every module, in the order of `LayerWeights`."""
+        """Returns weight and bias of every module, in the order of `LayerWeights`."""
         attention_modules = (self.query, self.key, self.value, self.attention_output)
         others = (self.attention_norm, self.up, self.down, self.output_norm)
         tensors = []

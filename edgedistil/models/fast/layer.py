@@ -82,7 +82,7 @@ class LayerWeights(NamedTuple):
 def transformer_layer(
     hidden_BLD: Tensor, bias_B11L: Tensor | None, settings: LayerSettings, weights: LayerWeights
 ) -> Tensor:
-    """Run a post-norm layer with an exact GELU.
+    """Runs a post-norm layer with an exact GELU.
 
     Args:
         hidden_BLD: Input; its dtype is the compute dtype.
@@ -97,7 +97,7 @@ def transformer_layer(
 
 
 class _AttentionState(NamedTuple):
-    """What the backward pass of attention needs; all (B · H, L, d or L)."""
+    """State of attention for its backward pass; all (B · H, L, d or L)."""
 
     query: Tensor
     key: Tensor
@@ -107,7 +107,7 @@ class _AttentionState(NamedTuple):
 
 
 class _Saved(NamedTuple):
-    """Tensors that the forward pass leaves for the backward pass, in the order of their use."""
+    """Tensors that the forward pass saves for the backward pass."""
 
     x_MD: Tensor
     attended_MD: Tensor
@@ -230,7 +230,7 @@ class _Layer(torch.autograd.Function):
 
 
 class _CastWeights:
-    """A layer's weights in the compute dtype, with the scales of their outputs folded in.
+    """Weights in the compute dtype, with the scales of their outputs folded in.
 
     Scaling D² weights costs less than scaling B · L · D activations. The factors are 1 / √d for the
     scores (in the query weights) and 1 / (1 − p) for each dropout (in the weights whose output it
@@ -261,7 +261,7 @@ class _CastWeights:
         self.down_bias = _scaled(weights.down_bias, scale).to(dtype)
 
     def _cast_qkv(self, weights: LayerWeights) -> None:
-        """Cast and scale query, key and value weights into one matrix."""
+        """Casts and scale query, key and value weights into one matrix."""
         parts = zip(self._qkv_scales, weights[0:6:2], weights[1:6:2], strict=True)
         for index, (scale, weight, bias) in enumerate(parts):
             rows = slice(index * len(weight), (index + 1) * len(weight))
@@ -269,13 +269,13 @@ class _CastWeights:
             self.qkv_bias[rows] = _scaled(bias, scale)
 
     def gradients(self, name: str, grad_MN: Tensor, input_MK: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gradients of a weight and its bias, from the gradient of the MatMul's output."""
+        """Returns gradients of weight and bias from that of the MatMul's output."""
         weight_NK = (grad_MN.T @ input_MK).to(self._parameter_dtype)
         bias_N = grad_MN.sum(0).to(self._parameter_dtype)
         return _scaled_(weight_NK, self._scales[name]), _scaled_(bias_N, self._scales[name])
 
     def qkv_gradients(self, grad_M3D: Tensor, x_MD: Tensor) -> list[Tensor]:
-        """Return gradients of weight and bias of query, key and value, in this order."""
+        """Returns gradients of query, key and value: weight and bias of each."""
         weights = (grad_M3D.T @ x_MD).to(self._parameter_dtype).chunk(3)
         biases = grad_M3D.sum(0).to(self._parameter_dtype).chunk(3)
         gradients = []
@@ -287,7 +287,7 @@ class _CastWeights:
 def _attention(
     qkv_3BHLd: Tensor, bias_B11L: Tensor | None, settings: LayerSettings, needs_gradient: bool
 ) -> tuple[Tensor, _AttentionState | None]:
-    """Attended values (B, H, L, d), and the state for the backward pass; queries are scaled."""
+    """Returns attended values (B, H, L, d) and the state for the backward pass."""
     # Where nothing is learnt and dropped PyTorch's fused kernel does as well
     # (docs/log.md#plain-attention-for-the-teacher).
     if not needs_gradient and not settings.attention_dropout:
@@ -310,7 +310,7 @@ def _attention(
 
 
 def _attention_backward(grad_BHLd: Tensor, qkv_grad_3BHLd: Tensor, state: _AttentionState) -> None:
-    """Write the gradients of scaled queries, keys and values to `qkv_grad_3BHLd`."""
+    """Writes the gradients of scaled queries, keys and values to `qkv_grad_3BHLd`."""
     query, key, value, probabilities, mask = state
     grad = grad_BHLd.reshape(query.shape)
     value_grad = apply_mask(probabilities, mask).transpose(1, 2) @ grad
@@ -359,7 +359,7 @@ def _scaled(values: Tensor, scale: float) -> Tensor:
 
 
 def _scaled_(values: Tensor, scale: float) -> Tensor:
-    """Scale in place."""
+    """Scales in place."""
     return values if scale == 1 else values.mul_(scale)
 
 

@@ -1,4 +1,4 @@
-"""Losses on the vocabulary in chunks, with the gradients computed in the forward pass.
+"""Losses on the vocabulary in chunks; the forward pass computes the gradients.
 
 The logits of N tokens are N × V numbers: at V = 30,522 more than everything else in a step. Here a
 chunk of rows is projected, reduced to its loss and its gradient, and dropped. Only the gradients of
@@ -76,7 +76,7 @@ class ProjectedLosses:
 
 
 class _Projection(NamedTuple):
-    """Hidden states and a head whose product is logits / T, in the compute dtype."""
+    """Hidden states and head whose product is logits / T."""
 
     hidden_ND: Tensor
     weight_VD: Tensor
@@ -102,7 +102,7 @@ def project_and_reduce(
     mlm_scale: float,
     temperature: float,
 ) -> ProjectedLosses:
-    """Return soft_scale · Σ_n T² KL_n + mlm_scale · Σ_k CE_k of N tokens.
+    """Returns soft_scale · Σ_n T² KL_n + mlm_scale · Σ_k CE_k of N tokens.
 
     Computes in autocast's dtype if autocast is on, otherwise in the student's; reduces in float32
     at least. `edgedistil.models.losses` has the plain formulas.
@@ -163,7 +163,7 @@ class _ProjectAndReduce(torch.autograd.Function):
 
 
 class _Reduction:
-    """One pass over the chunks; computes the losses and leaves the gradients in attributes.
+    """One pass over the chunks, which computes losses and gradients.
 
     Attributes:
         grad_ND: Gradient of the student's hidden states.
@@ -229,7 +229,7 @@ class _Reduction:
         )
 
     def run(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the weighted total and the two sums."""
+        """Returns the weighted total and the two sums."""
         soft_sum = torch.zeros((), dtype=self.wide, device=self.device)
         mlm_sum = soft_sum.clone()
         for rows in _equal_chunks(len(self.student.hidden_ND), CHUNK_ROWS):
@@ -241,7 +241,7 @@ class _Reduction:
     # --- a chunk ---------------------------------------------------------------------------------
 
     def _reduce_chunk(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """Both losses of a chunk of rows; collects its gradients."""
+        """Returns both losses of a chunk of rows; collects its gradients."""
         # Project. The bias is added later, in float32: `addmm` takes a third longer than `mm`
         # (docs/log.md#addmm-with-the-bias).
         logits_CV = self._project("student logits", self.student, rows)
@@ -278,7 +278,7 @@ class _Reduction:
         return torch.mm(hidden_CD, side.weight_VD.T, out=logits_CV)
 
     def _collect_gradients(self, gradient_CV: Tensor, rows: slice) -> None:
-        """Compute the gradients of hidden states and projection from that of a chunk's logits."""
+        """Computes gradients of hidden states and projection from that of the logits."""
         shape_CD = (len(gradient_CV), self.student.weight_VD.shape[1])
         hidden_CD = self.scratch.take("hidden", shape_CD, self.dtype)
         torch.mm(gradient_CV, self.student.weight_VD, out=hidden_CD)
@@ -310,7 +310,7 @@ class _Reduction:
     def _reduce_block(
         self, logits_RV: Tensor, teacher_RV: Tensor | None, labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Both losses of a block of rows; overwrites the student's logits by their gradient."""
+        """Returns both losses of a block; overwrites the student's logits by their gradient."""
         shape = logits_RV.shape
         x_RV = self.scratch.take("x", shape, self.wide).copy_(logits_RV)
         x_RV.add_(self.student.bias_V)
@@ -332,9 +332,10 @@ class _Reduction:
     def _reduce_with_teacher(
         self, x_RV: Tensor, teacher_RV: Tensor, labels: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Soft-target sum, MLM sum, and G of the module's docstring; overwrites `x_RV`.
+        """Returns soft-target sum, MLM sum, and G of the module's docstring.
 
-        KL_n = Σ_v p (log p − log q) = Σ_v p (y − x) − log Z_y + log Z_x, with the normalizers Z.
+        Overwrites `x_RV`. With the normalizers Z,
+        KL_n = Σ_v p (log p − log q) = Σ_v p (y − x) − log Z_y + log Z_x.
         """
         assert self.teacher is not None
         shape = x_RV.shape
@@ -368,9 +369,9 @@ class _Reduction:
         return soft_sum, self._add_mlm(x_RV, g_RV, labels), g_RV
 
     def _add_mlm(self, x_RV: Tensor, g_RV: Tensor, labels: Tensor) -> Tensor:
-        """Sum of the cross-entropies of the first rows; adds their gradient to `g_RV`.
+        """Returns the sum of the labelled rows' cross-entropies; adds their gradient.
 
-        Overwrites `x_RV`.
+        The gradient is added to `g_RV`, and `x_RV` is overwritten.
         """
         # Logits at temperature 1.
         z_KV = x_RV[: len(labels)].mul_(self.temperature)
@@ -386,10 +387,11 @@ class _Reduction:
     def _add_mlm_by_squares(
         self, x_RV: Tensor, q_RV: Tensor, normalizers_R: Tensor, labels: Tensor
     ) -> Tensor:
-        """`_add_mlm` at T = 2 without another exponential; adds the gradient to q = softmax(x).
+        """Does the same as `_add_mlm`, at T = 2 and without another exponential.
 
-        softmax(2x) is q² over its sum (docs/log.md#blocks-of-the-projection), and the cross-entropy
-        is 2 (log Z_x − x_label) + log Σ q².
+        The gradient is added to q = softmax(x). softmax(2x) is q² over its sum
+        (docs/log.md#blocks-of-the-projection), and the cross-entropy is
+        2 (log Z_x − x_label) + log Σ q².
         """
         x_KV, q_KV = x_RV[: len(labels)], q_RV[: len(labels)]
         labels_K1 = labels.unsqueeze(1)
@@ -403,13 +405,13 @@ class _Reduction:
         return mlm_sum
 
     def _subtract_onehot(self, g_RV: Tensor, labels_K1: Tensor) -> None:
-        """Subtract r at the label of each of the first rows."""
+        """Subtracts r at the label of each of the first rows."""
         minus_ratio_K1 = torch.full(labels_K1.shape, -self.mlm_ratio).to(g_RV)
         g_RV[: len(labels_K1)].scatter_add_(1, labels_K1, minus_ratio_K1)
 
 
 def _equal_chunks(rows: int, maximum: int) -> Iterator[slice]:
-    """Slices of about the same size, so that no MatMul runs over a small rest."""
+    """Yields slices of about the same size: no MatMul runs over a small rest."""
     if rows == 0:
         return
     chunks = -(-rows // maximum)
@@ -419,7 +421,7 @@ def _equal_chunks(rows: int, maximum: int) -> Iterator[slice]:
 
 
 def _softmax(z_RV: Tensor, out_RV: Tensor, columns: Tensor | None) -> Tensor:
-    """Write the softmax of each row to `out_RV`; return the log-normalizers, shape (R,).
+    """Writes the softmax of each row to `out_RV`; returns the log-normalizers (R).
 
     log Σ exp z = z_c − log softmax(z)_c for any column c. This needs one exponential per element,
     where log_softmax and exp need two (docs/log.md#softmax-with-one-exponential).

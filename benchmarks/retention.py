@@ -1,26 +1,36 @@
-"""What the long run's student keeps of its teacher on labelled tasks, beside the same layers without distillation.
+"""Retention of the long run's student, compared with the same layers without distillation.
 
-    edgedistil evaluate --run serious                      the recipe's tasks, models and seeds, hours on two cores
-    edgedistil evaluate --run serious --task benchmarks/tasks/sentiment-5k.toml --model student-d --artefact int8
+    edgedistil evaluate --run serious       the recipe's tasks, models and seeds: hours on two cores
+    edgedistil evaluate --run serious --task benchmarks/tasks/sentiment-5k.toml \\
+        --model student-d --artefact int8
     python benchmarks/retention.py runs/serious --write benchmarks/results
 
-Cells run one by one too (`--cell benchmarks/tasks/topics.toml:student:3`), on as many cores or machines as there are.
+Single cells can run on other cores or machines: `--cell benchmarks/tasks/topics.toml:student:3`.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median, stdev
 
-from edgedistil.core.records import EvaluationRecord, Retention, Summary, read_record, this_host
+from page import argument_parser, host_line, today, version_list, write_page
+
+from edgedistil.core.format import ABSENT, hundredths, percent, with_interval
+from edgedistil.core.records import (
+    Cell,
+    EvaluationRecord,
+    Retention,
+    Summary,
+    TaskFacts,
+    read_record,
+)
 from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate.retention import confidence_interval, score_differences
 from edgedistil.evaluate.stage import predictions_of_record
 
-COMPARED = (
+# (better model, reference, description of the difference).
+COMPARISONS = (
     ("student", "student-step0", "distilled minus undistilled"),
     (
         "student-d",
@@ -30,114 +40,127 @@ COMPARED = (
     ("student-d", "student", "with soft targets minus without, both distilled"),
     ("student-d", "student-step0-d", "distilled minus undistilled, both with soft targets"),
 )
+COLUMNS = (
+    "model",
+    "learning rate",
+    "median",
+    "range",
+    "seeds",
+    "retention",
+    "retention above baseline",
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--write", type=Path, metavar="FOLDER")
-    asked = parser.parse_args()
-    run = RunDir(asked.run)
-    page = told(run, read_record(run.evaluation, EvaluationRecord))
+    parser = argument_parser(__doc__)
+    parser.add_argument("run", type=Path, help="run directory with an evaluation")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="for the dated result page")
+    arguments = parser.parse_args()
+    run = RunDir(arguments.run)
+    page = render(run, read_record(run.evaluation, EvaluationRecord))
     print(page)
-    if asked.write is not None:
-        (asked.write / f"retention-{datetime.now(UTC):%Y-%m-%d}.md").write_text(
-            page, encoding="utf-8"
-        )
+    if arguments.write is not None:
+        write_page(arguments.write, "retention", page)
 
 
-def told(run: RunDir, record: EvaluationRecord) -> str:
-    host = this_host()
-    versions = ", ".join(
-        f"{name} {version}" for name, version in sorted(record.provenance.versions.items())
-    )
+def render(run: RunDir, record: EvaluationRecord) -> str:
+    """Renders the result page, one section per task."""
     lines = [
-        f"# What the student of the long run keeps, {datetime.now(UTC):%Y-%m-%d}",
+        f"# Retention of the long run's student, {today()}",
         "",
-        f"{host.cpu}, {host.cores} cores · {versions}",
-        "Commands: `benchmarks/retention.py`; recipe `benchmarks/serious.toml`; tasks `benchmarks/tasks`.",
+        f"{host_line()} · {version_list(record.provenance.versions)}",
+        "Commands: `benchmarks/retention.py`; recipe `benchmarks/serious.toml`;"
+        " tasks `benchmarks/tasks`.",
         "",
     ]
     for task in record.tasks:
-        lines += [
-            f"## {task.title}",
-            "",
-            f"{task.train_examples:,} training and {task.dev_examples:,} dev examples; {task.metric}; "
-            f"a constant prediction has {100 * task.baseline:.1f} ({task.baseline_rule}).",
-            *(
-                f"Intervals: {each}."
-                for each in dict.fromkeys(
-                    r.interval for r in record.retentions if r.task == task.name
-                )
-            ),
-            "",
-            "| model | learning rate | median | range | seeds | of the teacher | of what lies above the constant |",
-            "|---|---|---|---|---|---|---|",
-            *(row(each, record) for each in record.summaries if each.task == task.name),
-            "",
-            *ahead(run, record, task.name),
-            "",
-        ]
+        lines += [*task_lines(task, record), "", *comparison_lines(run, record, task.name), ""]
     return "\n".join(lines)
 
 
-def row(summary: Summary, record: EvaluationRecord) -> str:
-    kept = [r for r in record.retentions if (r.task, r.model) == (summary.task, summary.model)]
-    cells = [
-        c
-        for c in record.cells
-        if (c.task, c.model, c.artefact) == (summary.task, summary.model, "pytorch")
+def task_lines(task: TaskFacts, record: EvaluationRecord) -> list[str]:
+    """Description of a task and its table of scores."""
+    retentions = {r.model: r for r in record.retentions if r.task == task.name}
+    intervals = dict.fromkeys(retention.interval for retention in retentions.values())
+    lines = [
+        f"## {task.title}",
+        "",
+        f"{task.train_examples:,} training and {task.dev_examples:,} dev examples; {task.metric};"
+        f" baseline {hundredths(task.baseline, 1)} ({task.baseline_rule}).",
+        *(f"Intervals: {interval}." for interval in intervals),
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        "|" + "---|" * len(COLUMNS),
     ]
-    scores = [100 * cell.scores[cell.metric] for cell in cells]
+    for summary in record.summaries:
+        if summary.task == task.name:
+            cells = row_cells(summary, record, retentions.get(summary.model))
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def cells_of(record: EvaluationRecord, task: str, model: str) -> list[Cell]:
+    """Cells of a model that were scored in PyTorch, one per seed."""
+    key = (task, model, "pytorch")
+    return [cell for cell in record.cells if (cell.task, cell.model, cell.artefact) == key]
+
+
+def row_cells(summary: Summary, record: EvaluationRecord, retention: Retention | None) -> list[str]:
+    """Cells of a model's row; the teacher has no retention."""
+    cells = cells_of(record, summary.task, summary.model)
+    scores = [cell.scores[cell.metric] for cell in cells]
     rates = sorted({f"{cell.hyper_parameters['learning_rate']:g}" for cell in cells})
-    return (
-        f"| {summary.model} | {', '.join(rates)} | {100 * summary.median:.2f} | {min(scores):.2f}–{max(scores):.2f} "
-        f"| {len(scores)} | " + (shares(kept[0]) if kept else "– | –") + " |"
-    )
+    return [
+        summary.model,
+        ", ".join(rates),
+        hundredths(summary.median),
+        f"{hundredths(min(scores))}–{hundredths(max(scores))}",
+        str(len(scores)),
+        *retention_cells(retention),
+    ]
 
 
-def shares(kept: Retention) -> str:
-    whole = (
-        f"{percent(kept.retention)} ({percent(kept.retention_low)}–{percent(kept.retention_high)})"
-    )
-    above = f"{percent(kept.retention_above_baseline)} ({percent(kept.retention_above_baseline_low)}–{percent(kept.retention_above_baseline_high)})"
-    return f"{whole} | {above}"
+def retention_cells(retention: Retention | None) -> list[str]:
+    if retention is None:
+        return [ABSENT, ABSENT]
+    return [
+        with_interval(
+            retention.retention, retention.retention_low, retention.retention_high, percent
+        ),
+        with_interval(
+            retention.retention_above_baseline,
+            retention.retention_above_baseline_low,
+            retention.retention_above_baseline_high,
+            percent,
+        ),
+    ]
 
 
-def percent(value: object) -> str:
-    return f"{100 * value:.1f}%" if isinstance(value, float) else "–"
-
-
-def ahead(run: RunDir, record: EvaluationRecord, task: str) -> Sequence[str]:
-    """One model against another: paired by seed, with a bootstrap over seeds and examples."""
-    of_task = record.model_copy(
-        update={"tasks": [each for each in record.tasks if each.name == task]}
-    )
-    lines = []
-    for better, worse, words in COMPARED:
-        by_seed = [
-            {
-                c.seed: c.scores[c.metric]
-                for c in record.cells
-                if (c.task, c.model, c.artefact) == (task, m, "pytorch")
-            }
-            for m in (worse, better)
-        ]
-        seeds = sorted(set(by_seed[0]) & set(by_seed[1]))
+def comparison_lines(run: RunDir, record: EvaluationRecord, task: str) -> Iterator[str]:
+    """Yields the difference of two models: paired by seed, bootstrap over seeds and examples."""
+    tasks = [facts for facts in record.tasks if facts.name == task]
+    record_of_task = record.model_copy(update={"tasks": tasks})
+    for better, reference, description in COMPARISONS:
+        better_scores = _scores_by_seed(record, task, better)
+        reference_scores = _scores_by_seed(record, task, reference)
+        seeds = sorted(better_scores.keys() & reference_scores.keys())
+        # A standard deviation needs two seeds.
         if len(seeds) < 2:
             continue
-        changes = [100 * (by_seed[1][seed] - by_seed[0][seed]) for seed in seeds]
-        values, _ = score_differences(
-            *(predictions_of_record(run, of_task, model) for model in (worse, better))
+        changes = [100 * (better_scores[seed] - reference_scores[seed]) for seed in seeds]
+        differences, _ = score_differences(
+            predictions_of_record(run, record_of_task, reference),
+            predictions_of_record(run, record_of_task, better),
         )
-        low, high = confidence_interval(values)
-        lines.append(
-            f"- {words}: median over {len(seeds)} seeds {median(changes):+.2f}, standard deviation "
-            f"{stdev(changes):.2f}, interval {100 * low:+.2f} … {100 * high:+.2f}."
+        low, high = confidence_interval(differences)
+        yield (
+            f"- {description}: median over {len(seeds)} seeds {median(changes):+.2f}, standard"
+            f" deviation {stdev(changes):.2f}, interval {100 * low:+.2f} … {100 * high:+.2f}."
         )
-    return lines
+
+
+def _scores_by_seed(record: EvaluationRecord, task: str, model: str) -> dict[int, float]:
+    return {cell.seed: cell.scores[cell.metric] for cell in cells_of(record, task, model)}
 
 
 if __name__ == "__main__":

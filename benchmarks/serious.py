@@ -1,158 +1,219 @@
-"""The long run beside the same student without distillation: held-out figures, curves, and a table.
+"""The long run, compared with the same student trained on the MLM loss alone.
 
     edgedistil distill benchmarks/serious.toml
-    edgedistil distill benchmarks/serious.toml --run serious-mlm --set loss.soft_target=0 --set loss.cosine=0
+    edgedistil distill benchmarks/serious.toml --run serious-mlm \\
+        --set loss.soft_target=0 --set loss.cosine=0
     python benchmarks/serious.py runs/serious runs/serious-mlm --write benchmarks/results
 
-Both runs see the same tokens in the same order under the same masks; the second has the MLM loss alone. Written:
-a page, the held-out figures as csv (all of them) and the training losses as csv (means over 50 steps), and the curves.
+Both runs see the same tokens in the same order under the same masks. Writes a page, all held-out
+figures as csv, the training losses as csv (means over 50 steps), and the curves as SVG.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgedistil.core.records import DistillRecord, read_record, this_host
+from page import argument_parser, host_line, today, version_list
+
+from edgedistil.core.records import DistillRecord, read_record
 from edgedistil.core.rundir import RunDir
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Steps that one row of the csv of training losses averages over.
 WINDOW = 50
-LABELS = {0: "distilled", 1: "MLM only"}
+LABELS = ("distilled", "MLM only")
+TRAIN_FIGURES = ("loss", "soft_target", "mlm", "cosine", "gradient_norm")
+PLOTTED = {
+    "mlm_loss_nats": "held-out MLM loss, nats",
+    "top1": "held-out top-1",
+    "agreement": "agreement with the teacher",
+    "kl_nats": "KL from the teacher, nats",
+}
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run: its label, its record, and the entries of metrics.jsonl by kind."""
+
+    label: str
+    record: DistillRecord
+    train: list[Entry]
+    heldout: list[Entry]
+
+    @property
+    def teacher(self) -> Entry:
+        return next(entry for entry in self.heldout if entry["model"] == "teacher")
+
+    @property
+    def student(self) -> list[Entry]:
+        """Evaluations of the student, by step."""
+        return [entry for entry in self.heldout if entry["model"] == "student"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("distilled", type=Path, help="run directory of serious.toml")
     parser.add_argument(
-        "alone", type=Path, help="run directory of the same without soft targets and cosine"
+        "mlm_only", type=Path, help="run directory of the same without soft targets and cosine"
     )
-    parser.add_argument("--write", type=Path, metavar="FOLDER")
-    asked = parser.parse_args()
-    runs = [RunDir(asked.distilled), RunDir(asked.alone)]
-    traces = [[json.loads(line) for line in run.metrics.read_text().splitlines()] for run in runs]
-    records = [read_record(run.distill, DistillRecord) for run in runs]
-    page = told(traces, records)
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="for the dated result files")
+    arguments = parser.parse_args()
+    folders = (arguments.distilled, arguments.mlm_only)
+    runs = [load(label, folder) for label, folder in zip(LABELS, folders, strict=True)]
+    page = render(runs)
     print(page)
-    if asked.write is not None:
-        stem = asked.write / f"serious-{datetime.now(UTC):%Y-%m-%d}"
-        stem.with_suffix(".md").write_text(page + f"\nCurves: `{stem.name}.svg`, from `{stem.name}.heldout.csv` and "
-                                           f"`{stem.name}.train.csv`.\n")  # fmt: skip
-        write_csv(stem.with_name(f"{stem.name}.heldout.csv"), heldout_rows(traces))
-        write_csv(stem.with_name(f"{stem.name}.train.csv"), train_rows(traces))
-        draw(traces, stem.with_suffix(".svg"))
+    if arguments.write is not None:
+        write_files(arguments.write / f"serious-{today()}", page, runs)
 
 
-def of_kind(trace: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """Entries of a kind, the last one of each model and step: a resumed run says a step twice."""
-    last = {(entry.get("model"), entry["step"]): entry for entry in trace if entry["kind"] == kind}
-    return [last[key] for key in sorted(last, key=lambda key: (str(key[0]), key[1]))]
+def load(label: str, folder: Path) -> Trained:
+    run = RunDir(folder)
+    entries = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    record = read_record(run.distill, DistillRecord)
+    return Trained(label, record, of_kind(entries, "train"), of_kind(entries, "heldout"))
 
 
-def heldout_rows(traces: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    return [
-        {"run": LABELS[index], **{k: v for k, v in entry.items() if k != "kind"}}
-        for index, trace in enumerate(traces)
-        for entry in of_kind(trace, "heldout")
-    ]
+def of_kind(entries: Sequence[Entry], kind: str) -> list[Entry]:
+    """Entries of a kind, sorted by model and step."""
+    # A resumed run logs some steps twice; the later entry belongs to the weights that remained.
+    last = {}
+    for entry in entries:
+        if entry["kind"] == kind:
+            last[str(entry.get("model")), entry["step"]] = entry
+    return [last[key] for key in sorted(last)]
 
 
-def train_rows(traces: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+# --- files ---------------------------------------------------------------------------------------
+
+
+def write_files(stem: Path, page: str, runs: Sequence[Trained]) -> None:
+    """Writes the page, both csv files and the curves next to each other."""
+    files = f"`{stem.name}.svg`, from `{stem.name}.heldout.csv` and `{stem.name}.train.csv`"
+    stem.with_suffix(".md").write_text(f"{page}\nCurves: {files}.\n", encoding="utf-8")
+    write_csv(stem.with_name(f"{stem.name}.heldout.csv"), heldout_rows(runs))
+    write_csv(stem.with_name(f"{stem.name}.train.csv"), train_rows(runs))
+    draw(runs, stem.with_suffix(".svg"))
+
+
+def heldout_rows(runs: Sequence[Trained]) -> list[Entry]:
     rows = []
-    for index, trace in enumerate(traces):
-        entries = of_kind(trace, "train")
-        for start in range(0, len(entries), WINDOW):
-            part = entries[start : start + WINDOW]
-            losses = ("loss", "soft_target", "mlm", "cosine", "gradient_norm")
-            known = {name: [e[name] for e in part if isinstance(e[name], float)] for name in losses}
-            means = {
-                name: round(mean(values), 5) if values else "" for name, values in known.items()
-            }
-            speed = round(median(e["tokens_per_s"] for e in part))
-            rows.append({"run": LABELS[index], "step": part[-1]["step"], "tokens": part[-1]["tokens"], **means,
-                         "tokens_per_s": speed})  # fmt: skip
+    for run in runs:
+        for entry in run.heldout:
+            figures = {key: value for key, value in entry.items() if key != "kind"}
+            rows.append({"run": run.label, **figures})
     return rows
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def train_rows(runs: Sequence[Trained]) -> list[Entry]:
+    rows = []
+    for run in runs:
+        starts = range(0, len(run.train), WINDOW)
+        windows = [run.train[start : start + WINDOW] for start in starts]
+        rows += [{"run": run.label, **_window_row(window)} for window in windows]
+    return rows
+
+
+def _window_row(entries: Sequence[Entry]) -> Entry:
+    """Means of the losses over some steps; empty where a loss was not trained."""
+    row: Entry = {"step": entries[-1]["step"], "tokens": entries[-1]["tokens"]}
+    for name in TRAIN_FIGURES:
+        values = [entry[name] for entry in entries if isinstance(entry[name], float)]
+        row[name] = round(mean(values), 5) if values else ""
+    row["tokens_per_s"] = round(median(entry["tokens_per_s"] for entry in entries))
+    return row
+
+
+def write_csv(path: Path, rows: Sequence[Entry]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
 
 
-def told(traces: list[list[dict[str, Any]]], records: list[DistillRecord]) -> str:
-    host, first = this_host(), records[0]
-    teacher = next(e for e in of_kind(traces[0], "heldout") if e["model"] == "teacher")
-    students = [
-        [e for e in of_kind(trace, "heldout") if e["model"] == "student"] for trace in traces
-    ]
-    shown = [("teacher", teacher), ("student, step 0", students[0][0])]
-    shown += [(f"student, {LABELS[index]}", each[-1]) for index, each in enumerate(students)]
-    speeds = [median(e["tokens_per_s"] for e in of_kind(trace, "train")) for trace in traces]
-    versions = ", ".join(
-        f"{name} {version}" for name, version in sorted(first.provenance.versions.items())
-    )
+# --- page ----------------------------------------------------------------------------------------
+
+
+def render(runs: Sequence[Trained]) -> str:
+    """Renders the result page; both runs share teacher, student and budget."""
+    distilled = runs[0]
+    record = distilled.record
     lines = [
-        f"# {first.tokens_seen / 1e6:.0f} million tokens, {datetime.now(UTC):%Y-%m-%d}",
+        f"# {record.tokens_seen / 1e6:.0f} million tokens, {today()}",
         "",
-        f"{host.cpu}, {host.cores} cores · {versions}",
+        f"{host_line()} · {version_list(record.provenance.versions)}",
         "Commands: at the top of `benchmarks/serious.py`; recipe `benchmarks/serious.toml`.",
         "",
-        f"Teacher {first.teacher.name}: {first.teacher.layers} layers, "
-        f"{first.teacher.parameters / 1e6:.1f}M parameters. "
-        f"Student: its layers {first.layer_map}, {first.student.parameters / 1e6:.1f}M.",
-        f"{first.steps:,} steps; both runs: the same text, order, masks, budget and schedule.",
-        f"Held-out: {teacher['masked_tokens']:,} masked words of documents that no run trained on.",
+        f"Teacher {record.teacher.name}: {record.teacher.layers} layers,"
+        f" {record.teacher.parameters / 1e6:.1f}M parameters."
+        f" Student: its layers {record.layer_map}, {record.student.parameters / 1e6:.1f}M.",
+        f"{record.steps:,} steps; both runs: the same text, order, masks, budget and schedule.",
+        f"Held-out: {distilled.teacher['masked_tokens']:,} masked tokens of documents that no run"
+        " trained on.",
         "",
         "| | MLM loss, nats | top-1 | agreement with the teacher | KL from the teacher, nats |",
         "|---|---|---|---|---|",
-        *(
-            f"| {name} | {e['mlm_loss_nats']:.3f} | {e['top1']:.1%} | "
-            + (" — | — |" if name == "teacher" else f"{e['agreement']:.1%} | {e['kl_nats']:.3f} |")
-            for name, e in shown
-        ),
+        heldout_line("teacher", distilled.teacher),
+        heldout_line("student, step 0", distilled.student[0]),
+        *(heldout_line(f"student, {run.label}", run.student[-1]) for run in runs),
         "",
-        *(
-            f"- {LABELS[index]}: {record.tokens_seen:,} tokens in {record.seconds / 60:.0f} min, median "
-            f"{speeds[index]:,.0f} tokens/s of a step"
-            for index, record in enumerate(records)
-        ),
+        *(speed_line(run) for run in runs),
     ]
     return "\n".join(lines) + "\n"
 
 
-def draw(traces: list[list[dict[str, Any]]], path: Path) -> None:
+def heldout_line(name: str, entry: Entry) -> str:
+    # The teacher is not compared with itself.
+    comparison = "– | –"
+    if entry["model"] != "teacher":
+        comparison = f"{entry['agreement']:.1%} | {entry['kl_nats']:.3f}"
+    return f"| {name} | {entry['mlm_loss_nats']:.3f} | {entry['top1']:.1%} | {comparison} |"
+
+
+def speed_line(run: Trained) -> str:
+    rate = median(entry["tokens_per_s"] for entry in run.train)
+    return (
+        f"- {run.label}: {run.record.tokens_seen:,} tokens in {run.record.seconds / 60:.0f} min,"
+        f" median of a step {rate:,.0f} tokens/s"
+    )
+
+
+# --- curves --------------------------------------------------------------------------------------
+
+
+def draw(runs: Sequence[Trained], path: Path) -> None:
+    """Draws four held-out figures of both runs over the tokens seen."""
+    # Not pyplot: it needs a display and has global state.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), layout="constrained")
-    axes = figure.subplots(2, 2).ravel()
-    wanted = [("mlm_loss_nats", "held-out MLM loss, nats"), ("top1", "held-out top-1"),
-              ("agreement", "agreement with the teacher"), ("kl_nats", "KL from the teacher, nats")]  # fmt: skip
-    for each, (key, title) in zip(axes, wanted, strict=True):
-        for index, trace in enumerate(traces):
-            tokens = {e["step"]: e["tokens"] for e in of_kind(trace, "train")}
-            points = [e for e in of_kind(trace, "heldout") if e["model"] == "student"]
-            each.plot(
-                [tokens.get(e["step"], 0) / 1e6 for e in points],
-                [e[key] for e in points],
-                "o-",
-                label=LABELS[index],
-            )
-        if key in ("mlm_loss_nats", "top1"):
-            teacher = next(e for e in of_kind(traces[0], "heldout") if e["model"] == "teacher")
-            each.axhline(teacher[key], color="black", linestyle=":", label="teacher")
-        each.set_title(title)
-        each.set_xlabel("million tokens")
-        each.grid(visible=True, alpha=0.3)
-        each.legend()
+    for axes, (key, title) in zip(figure.subplots(2, 2).ravel(), PLOTTED.items(), strict=True):
+        _draw_figure(axes, runs, key)
+        axes.set_title(title)
+        axes.set_xlabel("million tokens")
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend()
+    # Without a date, equal data gives an equal file.
     figure.savefig(path, metadata={"Date": None})
+
+
+def _draw_figure(axes: Axes, runs: Sequence[Trained], key: str) -> None:
+    for run in runs:
+        tokens_at = {entry["step"]: entry["tokens"] for entry in run.train}
+        tokens = [tokens_at.get(entry["step"], 0) / 1e6 for entry in run.student]
+        axes.plot(tokens, [entry[key] for entry in run.student], "o-", label=run.label)
+    # The other figures compare with the teacher, so it has none of them.
+    if key in ("mlm_loss_nats", "top1"):
+        axes.axhline(runs[0].teacher[key], color="black", linestyle=":", label="teacher")
 
 
 if __name__ == "__main__":

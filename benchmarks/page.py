@@ -1,0 +1,62 @@
+"""Parts that the benchmarks and their result pages share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edgedistil.core.records import this_host
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """Returns a parser whose help shows a module's docstring as it is written."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def today() -> str:
+    """Today's date in UTC, as in the names of result files."""
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
+def host_line(*, cores: int | None = None) -> str:
+    """Describes this machine.
+
+    Args:
+        cores: Cores that the benchmark uses, if they are fewer than the machine has.
+    """
+    host = this_host()
+    used = f"{host.cores} cores"
+    if cores is not None:
+        used = f"{cores} of {host.cores} cores"
+    return f"{host.cpu}, {used}"
+
+
+def system_line() -> str:
+    """Operating system and Python version."""
+    host = this_host()
+    return f"{host.system}, Python {host.python}"
+
+
+def version_list(versions: Mapping[str, str]) -> str:
+    """Package versions on one line, sorted by name."""
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+
+
+def load_averages() -> str:
+    """Load of the machine over 1, 5 and 15 minutes: other work falsifies times."""
+    return " ".join(f"{load:.2f}" for load in os.getloadavg())
+
+
+def write_page(folder: Path, stem: str, text: str) -> Path:
+    """Writes `stem`-DATE.md into a folder and returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{stem}-{today()}.md"
+    path.write_text(text, encoding="utf-8")
+    return path

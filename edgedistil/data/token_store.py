@@ -16,7 +16,7 @@ docs/decisions.md#token-store-instead-of-datasetsmap.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,19 +164,24 @@ class StoreWriter:
         buckets_in_order = sorted(self._buckets)
         starts = _offsets([self._buckets[bucket] for bucket in buckets_in_order])
         next_place = dict(zip(buckets_in_order, starts[:-1], strict=True))
-        first = 0
+        # Place the rows of each bucket of a piece at once instead of row by row.
+        for first_row, buckets in self._bucket_pieces():
+            for bucket in np.unique(buckets).tolist():
+                rows = np.flatnonzero(buckets == bucket) + first_row
+                place = next_place[bucket]
+                sorted_rows[place : place + len(rows)] = rows
+                next_place[bucket] = place + len(rows)
+        sorted_rows.flush()
+
+    def _bucket_pieces(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yields (number of the first row, length bucket of each row) of pieces of the store."""
+        first_row = 0
         for shard, count in enumerate(self._rows):
             ends = _map_ends(self._folder, shard, count)
-            # Within a piece, place the rows of each bucket at once instead of row by row.
             for start in range(0, count, _INDEX_CHUNK):
-                buckets = length_buckets(_lengths_in(ends, start, start + _INDEX_CHUNK))
-                for bucket in np.unique(buckets).tolist():
-                    rows = np.flatnonzero(buckets == bucket) + first + start
-                    place = next_place[bucket]
-                    sorted_rows[place : place + len(rows)] = rows
-                    next_place[bucket] = place + len(rows)
-            first += count
-        sorted_rows.flush()
+                lengths = _lengths_in(ends, start, start + _INDEX_CHUNK)
+                yield first_row + start, length_buckets(lengths)
+            first_row += count
 
 
 class TokenStore:

@@ -92,7 +92,9 @@ def transformer_layer(
     Returns:
         Hidden states, (B, L, D), in the dtype of the input.
     """
-    out: Tensor = _Layer.apply(hidden_BLD, bias_B11L, settings, *weights)  # type: ignore[no-untyped-call]
+    out: Tensor = _Layer.apply(  # type: ignore[no-untyped-call]
+        hidden_BLD, bias_B11L, settings, *weights
+    )
     return out
 
 

@@ -79,7 +79,8 @@ def recipe_page() -> str:
     for kind, title in _KIND_TITLES.items():
         parts.append(f"## {title}\n\n| key | type | default | description |\n|---|---|---|---|")
         for field in describe_fields(file_model(kind)):  # type: ignore[arg-type]
-            cells = (f"`{field.key}`", field.type, field.default, field.description)
+            values = f"{field.type} {field.bounds}".strip()
+            cells = (f"`{field.key}`", values, field.default, field.description)
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         parts.append("")
     return "\n".join(parts)

@@ -76,7 +76,6 @@ class Encoder:
             save_fp32_and_int8(
                 model,
                 task=self.task,
-                token_types=self.kind == "bert",
                 fp32_file=temporary / "fp32" / "model.onnx",
                 int8_file=temporary / "int8" / "model.onnx",
             )

@@ -13,16 +13,15 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from edgedistil.core.options import ExportOptions
 from edgedistil.core.precision import PRECISIONS, graph_name
 from edgedistil.core.records import NotMeasured, ParityFigures, this_host
-from edgedistil.export.passes import Shape, run_passes, standard_passes
-from edgedistil.export.precisions import Workshop, make_variant
-from edgedistil.export.quantization_target import find_target
+from edgedistil.export.artefacts import open_build
+from edgedistil.export.precisions import make_graph
 from edgedistil.export.quantize import Int8Plan, quantize_dynamic
 from edgedistil.export.reference import make_probes
-from edgedistil.export.source import load_source
+from edgedistil.export.source import read_source
 from edgedistil.export.storage import save_graph
-from edgedistil.export.trace import trace
 from edgedistil.parity.gate import check_artefact
 from edgedistil.parity.tolerances import TOLERANCES
 
@@ -34,34 +33,27 @@ def measure(
     folder: Path, task: str, lines: list[str], *, draws: int
 ) -> dict[str, list[ParityFigures]]:
     """By precision, the figures of each draw of probes."""
-    source = load_source(folder, name=folder.name, role="other", task=task)
-    probes = [
-        make_probes(source.model, source.tokenizer, task, lines[::2], seed=100 + draw)
-        for draw in range(draws)
-    ]
-    graph = trace(source.model, task=task, token_types=source.takes_token_types)
-    shape = Shape.of(graph, source.model.config)
-    run_passes(
-        graph, standard_passes(shape, token_types=source.takes_token_types, drop_token_types=False)
-    )
+    source = read_source(folder, name=folder.name, role="other", task=task)
     found: dict[str, list[ParityFigures]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        float_file = Path(scratch) / graph_name("fp32")
-        save_graph(graph, float_file, external=True)
-        shop = Workshop(
-            graph, float_file, source, find_target(None), lines[1::2], Path(scratch), 0.01
-        )
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        open_build(source, Path(scratch), ExportOptions(), text=lines[1::2]) as context,
+    ):
+        probes = [
+            make_probes(context.model, context.tokenizer, task, lines[::2], seed=100 + draw)
+            for draw in range(draws)
+        ]
         for precision in PRECISIONS:
-            file = Path(scratch) / graph_name(precision)
-            if precision != "fp32":
-                save_graph(make_variant(shop, precision).graph, file, external=True)
+            file = context.float_file.with_name(graph_name(precision))
+            graph, _ = make_graph(context, precision)
+            save_graph(graph, file, external=True)
             found[precision] = [
                 check_artefact(
                     file, each, precision=precision, model=folder.name, task=task
                 ).overall
                 for each in probes
             ]
-        faulty = graph.clone()
+        faulty = context.graph.clone()
         quantize_dynamic(faulty, Int8Plan(per_channel=False))
         file = Path(scratch) / "faulty.onnx"
         save_graph(faulty, file, external=True)

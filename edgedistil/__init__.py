@@ -131,20 +131,7 @@ def export(
     """
     from edgedistil.export import stage
 
-    options = options or ExportOptions()
-    return stage.export(
-        _run_name(run),
-        quantize=list(options.precisions) if options.precisions else None,
-        target=options.target,
-        model=options.model,
-        task=options.task,
-        max_drop=options.max_drop,
-        explain=options.explain,
-        text=options.text,
-        format_=options.format,
-        single_file=options.single_file,
-        push=options.push,
-    )
+    return stage.export(_run_name(run), options or ExportOptions())
 
 
 def profile(

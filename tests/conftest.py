@@ -12,6 +12,7 @@ import pytest
 pytest_plugins = [
     "tests.fixtures.boards",
     "tests.fixtures.exported_run",
+    "tests.fixtures.small_package",
     "tests.fixtures.tiny_model",
 ]
 

@@ -7,20 +7,19 @@ from pathlib import Path
 import torch
 
 from edgedistil.core.task import Task
-from edgedistil.export.passes import Shape, run_passes, standard_passes
+from edgedistil.export.passes import run_standard_passes
 from edgedistil.export.quantization_target import advise_int8, find_target
 from edgedistil.export.quantize import quantize_dynamic
 from edgedistil.export.storage import save_graph
-from edgedistil.export.trace import trace
+from edgedistil.export.trace import trace_model
 
 
 def save_fp32_and_int8(
-    model: torch.nn.Module, *, task: Task, token_types: bool, fp32_file: Path, int8_file: Path
+    model: torch.nn.Module, *, task: Task, fp32_file: Path, int8_file: Path
 ) -> None:
     """Exports a model for this host in both precisions, with external weights."""
-    graph = trace(model, task=task, token_types=token_types)
-    shape = Shape.of(graph, model.config)
-    run_passes(graph, standard_passes(shape, token_types=token_types, drop_token_types=False))
+    graph = trace_model(model, task=task)
+    run_standard_passes(graph, model.config)
     save_graph(graph, fp32_file, external=True)
     # Quantizes the graph in place, so the fp32 file is written first.
     quantize_dynamic(graph, advise_int8(find_target(None), signed=True).plan)

@@ -19,7 +19,7 @@ from transformers import AutoModel
 
 from edgedistil.core.records import ParityFigures
 from edgedistil.export.reference import make_probes
-from edgedistil.export.source import load_source
+from edgedistil.export.source import read_source
 from edgedistil.parity.gate import check_artefact
 
 HERE = Path(__file__).resolve().parent
@@ -190,9 +190,10 @@ def measure_words(
     rows: list[Row], source: Path, text: list[str], *, draws: int
 ) -> dict[str, list[ParityFigures]]:
     """Masked words of the int8 rows against PyTorch float32, by the product's own probes; several draws of the text."""
-    made = load_source(source, name="student", role="student", task="fill-mask")
+    student = read_source(source, name="student", role="student", task="fill-mask")
+    model, tokenizer = student.load_model(), student.load_tokenizer()
     probes = [
-        make_probes(made.model, made.tokenizer, "fill-mask", text[::2], seed=40 + draw)
+        make_probes(model, tokenizer, "fill-mask", text[::2], seed=40 + draw)
         for draw in range(draws)
     ]
     return {

@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from edgedistil.core.assets import cache_root
-from edgedistil.export.passes import Shape, run_passes, standard_passes
+from edgedistil.export.passes import run_standard_passes
 from edgedistil.export.quantization_target import advise_int8, find_target
 from edgedistil.export.quantize import quantize_dynamic
 from edgedistil.export.storage import save_graph
-from edgedistil.export.trace import trace
+from edgedistil.export.trace import trace_model
 from edgedistil.models.teacher import load_teacher
 
 HERE = Path(__file__).resolve().parent
@@ -187,11 +187,8 @@ def save_feeds(
 def ours(source: Path, folder: Path, task: str) -> None:
     """As `edgedistil export` makes them: the same trace, passes, plan and storage."""
     model = CLASSES[task].from_pretrained(source).eval().requires_grad_(False)
-    graph = trace(model, task=task, token_types=False)
-    run_passes(
-        graph,
-        standard_passes(Shape.of(graph, model.config), token_types=False, drop_token_types=False),
-    )
+    graph = trace_model(model, task=task)
+    run_standard_passes(graph, model.config)
     save_graph(graph, folder / "model.onnx", external=True)
     quantize_dynamic(graph, advise_int8(find_target(None), signed=True).plan)
     save_graph(graph, folder / "model_int8.onnx", external=True)

@@ -154,6 +154,10 @@ class RunDir:
         """The page that `report` writes."""
         return self.path / "report.html"
 
+    def report_card(self, folder: str) -> Path:
+        """Model card of an export folder with the profiles of the run, written by `report`."""
+        return self.path / "report" / "cards" / folder / "README.md"
+
     def require(self, path: Path, made_by: str) -> Path:
         """Returns `path` if it exists.
 

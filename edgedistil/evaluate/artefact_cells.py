@@ -9,6 +9,7 @@ from statistics import median
 
 from edgedistil.core import console
 from edgedistil.core.errors import InputError
+from edgedistil.core.options import ExportOptions
 from edgedistil.core.precision import AUTO, PRECISIONS
 from edgedistil.core.records import (
     ArtefactScore,
@@ -106,21 +107,16 @@ def _score_missing(plan: CellPlan, precisions: Sequence[str]) -> None:
 
 
 def _export(plan: CellPlan, precision: str) -> list[_Artefact]:
-    from edgedistil.export.stage import export_folder
+    from edgedistil.export.publish import checked_precisions, export_model
+    from edgedistil.export.source import read_source
 
     examples = load_data(plan.spec, plan.data).train[:_PROBE_TEXTS]
     texts = [" ".join(example.texts) for example in examples]
     export_run = RunDir(plan.sibling(".onnx"))
     name, task = plan.source.name, plan.spec.task_kind.task
-    export_folder(
-        export_run,
-        plan.weights,
-        name=name,
-        role="other",
-        task=task,
-        precisions=[precision],
-        text=texts,
-    )
+    source = read_source(plan.weights, name=name, role="other", task=task)
+    options = ExportOptions(precisions=checked_precisions([precision]))
+    export_model(export_run, source, options, text=texts)
     folder = export_run.export(name, task)
     return [_read_artefact(folder, path) for path in sorted(folder.glob("export.*.json"))]
 

@@ -1,16 +1,20 @@
-"""One model's artefacts: the float32 graph, the precisions made from it, and the proof of each."""
+"""Builds the artefacts of one model: the float32 graph, the other precisions, and their parity."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgedistil.core import console
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
-from edgedistil.core.precision import PrecisionRequest, graph_name
+from edgedistil.core.format import artefact_name
+from edgedistil.core.options import ExportOptions
+from edgedistil.core.precision import AUTO, Precision, PrecisionRequest, graph_name
 from edgedistil.core.records import (
     ExplainRecord,
     ExportRecord,
@@ -20,13 +24,18 @@ from edgedistil.core.records import (
     write_record,
 )
 from edgedistil.core.rundir import RunDir, replacing, sha256_file, write_text
-from edgedistil.export.census import bytes_by_part, kept_float
-from edgedistil.export.passes import Shape, run_passes, standard_passes
-from edgedistil.export.precisions import REQUANTIZABLE, Variant, Workshop, make_variant, remake
-from edgedistil.export.quantization_target import Target
-from edgedistil.export.source import Source
+from edgedistil.export.linears import bytes_by_part, float_weights
+from edgedistil.export.passes import run_standard_passes
+from edgedistil.export.precisions import (
+    REQUANTIZABLE,
+    BuildContext,
+    make_graph,
+    requantize_excluding,
+)
+from edgedistil.export.quantization_target import Advice, find_target
+from edgedistil.export.source import ExportSource
 from edgedistil.export.storage import save_graph
-from edgedistil.export.trace import TRACE_OPSET, trace
+from edgedistil.export.trace import TRACE_OPSET, trace_model
 from edgedistil.models.facts import model_facts
 from edgedistil.parity.gate import check_artefact, format_failure
 from edgedistil.parity.localize import explain
@@ -35,175 +44,192 @@ from edgedistil.parity.probes import Probes
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is made of one model."""
-
-    precisions: tuple[PrecisionRequest, ...]
-    target: Target
-    max_drop: float = 0.01
-    single_file: bool = False
-    explain: bool = False
-    ort_format: bool = False
-    keep: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Made:
-    """An artefact in the scratch folder and its proof.
+class BuiltArtefact:
+    """An artefact in an unpublished folder, with the result of its parity check.
 
     Attributes:
-        parity: Absent where no figures could be had: NaN, another shape, an artefact that does not run.
-        unproven: Why there is none.
+        record: Facts about the artefact.
+        parity: None if its outputs could not be compared: NaN, wrong shapes, or it does not run.
+        explanation: Error of each part of the model, if it was requested.
+        uncompared: Why its outputs could not be compared; empty if they were.
     """
 
     record: ExportRecord
     parity: ParityRecord | None
-    explained: ExplainRecord | None = None
-    unproven: str = ""
+    explanation: ExplainRecord | None = None
+    uncompared: str = ""
 
     @property
     def passed(self) -> bool:
+        """Whether the parity check passed."""
         return self.parity is not None and self.parity.passed
 
     @property
     def failure(self) -> str:
-        """Which tolerances do not hold, or why nothing could be compared."""
-        results = self.parity.results if self.parity is not None else []
-        failed = (
-            "; ".join(format_failure(result) for result in results if not result.holds)
-            or self.unproven
-        )
-        return f"{self.record.model} {self.record.task} {self.record.precision} failed its parity gate: {failed}"
+        """One sentence with the tolerances that do not hold, or why nothing was compared."""
+        problems = [self.uncompared]
+        if self.parity is not None:
+            failed = [result for result in self.parity.results if not result.holds]
+            problems = [format_failure(result) for result in failed]
+        return f"{artefact_name(self.record)} failed the parity check: {'; '.join(problems)}"
 
 
-def build(
-    source: Source,
-    probes: Probes,
-    folder: Path,
-    job: Job,
-    *,
-    calibration: Sequence[str],
-    started: float,
-) -> list[Made]:
-    """Writes the artefacts into `folder`/onnx and checks each; whether they passed stands in their parity."""
-    graph = trace(source.model, task=source.task, token_types=source.takes_token_types)
-    shape = Shape.of(graph, source.model.config)
-    fused = run_passes(
-        graph, standard_passes(shape, token_types=source.takes_token_types, drop_token_types=False)
-    )
-    facts = model_facts(source.model, name=source.name)
-    float_file = folder / "onnx" / graph_name("fp32")
-    made = []
+@contextmanager
+def open_build(
+    source: ExportSource, folder: Path, options: ExportOptions, *, text: Sequence[str]
+) -> Iterator[BuildContext]:
+    """Loads and traces a model, and yields what its artefacts are built from.
+
+    Args:
+        source: The model.
+        folder: Unpublished export folder; a scratch folder in it exists until the end.
+        options: Target and bound of `auto`.
+        text: Lines for calibration and search.
+    Raises:
+        ModelError: The model cannot be loaded.
+        EdgeDistilError: A graph pass found an unexpected graph.
+    """
+    model = source.load_model()
+    console.say(f"{source.name} {source.task}: {type(model).__name__}")
+    graph = trace_model(model, task=source.task)
+    fused = run_standard_passes(graph, model.config)
     with TemporaryDirectory(prefix=".tried.", dir=folder) as scratch:
-        shop = Workshop(
-            graph,
-            float_file,
-            source,
-            job.target,
-            calibration,
-            Path(scratch),
-            job.max_drop,
-            job.keep,
+        yield BuildContext(
+            source=source,
+            model=model,
+            tokenizer=source.load_tokenizer(),
+            graph=graph,
+            fused=fused,
+            float_file=folder / "onnx" / graph_name("fp32"),
+            target=find_target(options.target),
+            text=text,
+            scratch=Path(scratch),
+            max_drop=options.max_drop,
         )
-        for precision in job.precisions:
-            variant = make_variant(shop, precision)
-            _tell(precision, variant)
-            file = folder / "onnx" / graph_name(variant.precision)
-            files = save_graph(variant.graph, file, external=not job.single_file)
-            check_onnx_file(file)
-            record = ExportRecord(
-                model=source.name,
-                role=source.role,
-                task=source.task,
-                precision=variant.precision,
-                files=[_facts(each, folder) for each in files],
-                source_sha256=probes.source_sha256,
-                parameters=facts.parameters,
-                opset=TRACE_OPSET,
-                ir_version=variant.graph.ir_version,
-                target_device=job.target.name,
-                reasons=_common_reasons(job) | variant.reasons,
-                fused=fused,
-                kept_float=kept_float(variant.graph),
-                bytes_by_part=bytes_by_part(variant.graph),
-                seconds=0,
-                provenance=provenance(),
-            )
-            made.append(_proven(shop, file, record, probes, job, started=started))
-            started = time.perf_counter()
-    return made
 
 
-def _proven(
-    shop: Workshop, file: Path, record: ExportRecord, probes: Probes, job: Job, *, started: float
-) -> Made:
-    """The artefact with its proof. One that cannot even be compared is refused as one that is too far off."""
-    parity, unproven = None, ""
+def build_artefact(
+    context: BuildContext,
+    request: PrecisionRequest,
+    options: ExportOptions,
+    probes: Probes,
+    *,
+    started: float,
+) -> BuiltArtefact:
+    """Writes one artefact and runs its parity check.
+
+    Args:
+        context: The model; its float32 artefact has to be written first.
+        request: The precision.
+        options: How the graph is stored, and whether its error is explained.
+        probes: Inputs and outputs of the parity check.
+        started: `time.perf_counter()` when the work began, for the record.
+    Returns:
+        The artefact, whether or not it passed.
+    Raises:
+        CorpusError: The precision needs calibration text, and there is none.
+        ModelError: The precision cannot hold a weight.
+        StorageError: The graph cannot be written.
+    """
+    graph, advice = make_graph(context, request)
+    _print_advice(request, advice)
+    precision: Precision = AUTO.result if request == "auto" else request
+    file = context.float_file.with_name(graph_name(precision))
+    files = save_graph(graph, file, external=not options.single_file)
+    check_onnx_file(file)
+
+    # An artefact that cannot be compared is rejected like one that is too far off
+    # (docs/decisions.md#an-artefact-that-cannot-be-compared-is-rejected).
+    parity, uncompared = None, ""
+    source = context.source
     try:
         parity = check_artefact(
-            file, probes, precision=record.precision, model=record.model, task=record.task
+            file, probes, precision=precision, model=source.name, task=source.task
         )
     except (ParityError, ModelError, ShapeError) as error:
-        unproven = str(error.message)
-    timed = record.model_copy(update={"seconds": time.perf_counter() - started})
-    return Made(timed, parity, _explained(shop, file, probes, job), unproven)
+        uncompared = str(error.message)
 
-
-def _explained(shop: Workshop, file: Path, probes: Probes, job: Job) -> ExplainRecord | None:
-    """Where the error of an artefact comes from, if that was asked for."""
-    if not job.explain:
-        return None
-    is_float = file == shop.float_file
-    integer = file.name in {graph_name(precision) for precision in REQUANTIZABLE}
-    record = explain(
-        file,
-        probes,
-        None if is_float else shop.float_file,
-        requantize=(lambda nodes: remake(shop, nodes)) if integer else None,
+    record = ExportRecord(
+        model=source.name,
+        role=source.role,
+        task=source.task,
+        precision=precision,
+        files=[_file_facts(path, context.folder) for path in files],
+        source_sha256=probes.source_sha256,
+        parameters=model_facts(context.model, name=source.name).parameters,
+        opset=TRACE_OPSET,
+        ir_version=graph.ir_version,
+        target_device=context.target.name,
+        reasons={**_storage_reasons(options), **advice.reasons},
+        fused=dict(context.fused),
+        kept_float=float_weights(graph),
+        bytes_by_part=bytes_by_part(graph),
+        seconds=time.perf_counter() - started,
+        provenance=provenance(),
     )
+    explanation = _explain(context, file, probes) if options.explain else None
+    return BuiltArtefact(record, parity, explanation, uncompared)
+
+
+def _explain(context: BuildContext, file: Path, probes: Probes) -> ExplainRecord:
+    """Finds the part of the model that adds the error, and prints the error of each part."""
+    reference_file = context.float_file if file != context.float_file else None
+    requantize = None
+    if file.name in {graph_name(precision) for precision in REQUANTIZABLE}:
+        requantize = partial(requantize_excluding, context)
+    record = explain(file, probes, reference_file, requantize=requantize)
     for part in record.parts:
         console.say(f"  {file.name} · {part.part}: own error {part.own:.3g}")
     return record
 
 
-def _tell(precision: str, variant: Variant) -> None:
-    for warning in variant.warnings:
+def _print_advice(request: PrecisionRequest, advice: Advice) -> None:
+    for warning in advice.warnings:
         console.warn(warning)
-    for choice, why in variant.reasons.items():
-        console.say(f"  {precision} · {choice}: {why}")
+    for decision, reason in advice.reasons.items():
+        console.say(f"  {request} · {decision}: {reason}")
 
 
-def set_apart(run: RunDir, made: Made, folder: Path, probes: Probes) -> Path:
-    """Moves a refused artefact, its record and its proof into the run's `rejected`."""
-    record = made.record
-    place = run.rejected / f"{record.model}-{record.task}.{record.precision}"
-    with replacing(place) as aside:
-        aside.mkdir()
-        for file in record.files:
-            (folder / file.path).rename(aside / Path(file.path).name)
-        write_record(aside / "export.json", record)
-        if made.parity is not None:
-            write_record(aside / "parity.json", made.parity)
-        write_text(aside / "refused.txt", f"{made.failure}\n")
-        if made.explained is not None:
-            write_record(aside / "explain.json", made.explained)
-        probes.save(aside / "probes.npz")
-    return place
-
-
-def _common_reasons(job: Job) -> dict[str, str]:
+def _storage_reasons(options: ExportOptions) -> dict[str, str]:
+    """Reasons that are the same for every precision."""
+    storage = (
+        "weights in a file next to the graph: mapped into memory, so a session starts faster and "
+        "its peak is lower"
+    )
+    if options.single_file:
+        storage = "one file, as requested"
     return {
-        "tracer": "TorchScript: one named node per module call, a quarter of dynamo's time, and attention as one node",
-        "opset": f"{TRACE_OPSET}: the first with LayerNormalization; every runtime since onnxruntime 1.14 has it",
-        "storage": (
-            "one file, as asked"
-            if job.single_file
-            else "weights beside the graph: mapped into memory, so a session starts faster and peaks lower"
-        ),
+        "tracer": "TorchScript: one named node per module call, a quarter of dynamo's time, and "
+        "attention as one node",
+        "opset": f"{TRACE_OPSET}: the first with LayerNormalization; every runtime since "
+        "onnxruntime 1.14 has it",
+        "storage": storage,
     }
 
 
-def _facts(file: Path, folder: Path) -> FileFacts:
+def _file_facts(file: Path, folder: Path) -> FileFacts:
     return FileFacts(
         path=str(file.relative_to(folder)), bytes=file.stat().st_size, sha256=sha256_file(file)
     )
+
+
+def quarantine(run: RunDir, artefact: BuiltArtefact, folder: Path, probes: Probes) -> Path:
+    """Moves an artefact that failed into the run's `rejected` folder, with its records and probes.
+
+    Returns:
+        Its folder there.
+    """
+    record = artefact.record
+    rejected = run.rejected / f"{record.model}-{record.task}.{record.precision}"
+    with replacing(rejected) as unfinished:
+        unfinished.mkdir()
+        for file in record.files:
+            (folder / file.path).rename(unfinished / Path(file.path).name)
+        write_record(unfinished / "export.json", record)
+        if artefact.parity is not None:
+            write_record(unfinished / "parity.json", artefact.parity)
+        write_text(unfinished / "refused.txt", f"{artefact.failure}\n")
+        if artefact.explanation is not None:
+            write_record(unfinished / "explain.json", artefact.explanation)
+        probes.save(unfinished / "probes.npz")
+    return rejected

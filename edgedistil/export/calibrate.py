@@ -1,10 +1,10 @@
-"""What activations range over on real text: smallest and largest values for static quantization."""
+"""Ranges of activations on real text, for static quantization."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -13,18 +13,38 @@ from numpy.typing import NDArray
 
 from edgedistil.core import console
 from edgedistil.core.errors import CorpusError
+from edgedistil.core.session import PROVIDERS, SessionOptions
 
 Method = Literal["min-max", "percentile", "entropy"]
-METHODS: tuple[Method, ...] = ("min-max", "percentile", "entropy")
-BINS = 2048
-KEPT_SHARE = 0.9999  # percentile: this share of all values is covered
-_LEVELS = 128  # entropy: half of uint8's levels for each side of 0
-
+Range = tuple[float, float]
 Feeds = Mapping[str, NDArray[np.int64]]
 
+METHODS: tuple[Method, ...] = ("min-max", "percentile", "entropy")
+# As many as the source of `entropy_range` uses.
+BINS = 2048
+# Share of all values that a percentile range covers.
+COVERED_SHARE = 0.9999
+# Levels of uint8 on one side of 0.
+_LEVELS = 128
+# Added to the divergence for each unit of probability that falls into empty bins: infinity by
+# definition, which no range could be compared by.
+_EMPTY_BIN_PENALTY = 10
+# A histogram is made wider than the value that did not fit, so that it is rarely made wider.
+_HEADROOM = 1.25
+_SMALLEST_EDGE = 1e-12
 
-class Spread:
-    """A histogram of one activation that grows with what it sees; exact in its extremes."""
+
+# --- observation ---------------------------------------------------------------------------------
+
+
+class Histogram:
+    """A symmetric histogram of one activation that grows with its values.
+
+    Attributes:
+        low: Smallest value, exact, at most 0.
+        high: Largest value, exact, at least 0.
+        counts: Values in each bin.
+    """
 
     def __init__(self) -> None:
         self.low = self.high = 0.0
@@ -32,106 +52,123 @@ class Spread:
         self._edge = 0.0
 
     def add(self, values: NDArray[np.float32]) -> None:
-        self.low, self.high = (
-            min(self.low, float(values.min())),
-            max(self.high, float(values.max())),
-        )
-        top = max(-self.low, self.high, 1e-12)
+        """Counts values; bins become wider if a value is outside."""
+        self.low = min(self.low, float(values.min()))
+        self.high = max(self.high, float(values.max()))
+        top = max(-self.low, self.high, _SMALLEST_EDGE)
         if top > self._edge:
             self._widen(top)
         self.counts += np.histogram(values, BINS, (-self._edge, self._edge))[0]
 
     @property
     def centres(self) -> NDArray[np.float64]:
+        """Middle of each bin."""
         edges = np.linspace(-self._edge, self._edge, BINS + 1)
         return (edges[1:] + edges[:-1]) / 2
 
     def _widen(self, top: float) -> None:
-        """Old counts move into the bins that now cover their place."""
-        old, self._edge = self.centres if self._edge else np.zeros(BINS), top * 1.25
-        moved = np.histogram(old, BINS, (-self._edge, self._edge), weights=self.counts)[0]
+        """Moves the counts into bins that reach beyond `top`."""
+        centres = self.centres if self._edge else np.zeros(BINS)
+        self._edge = top * _HEADROOM
+        moved = np.histogram(centres, BINS, (-self._edge, self._edge), weights=self.counts)[0]
         self.counts = moved.astype(np.int64)
 
 
-def collect(float_file: Path, names: Sequence[str], feeds: Sequence[Feeds]) -> dict[str, Spread]:
-    """The spread of each named tensor of a float graph over some calls.
+def collect_histograms(
+    float_file: Path, names: Sequence[str], feeds: Sequence[Feeds]
+) -> dict[str, Histogram]:
+    """Runs a float32 graph and counts the values of some of its tensors.
 
+    Args:
+        float_file: The graph; a temporary file is written next to it.
+        names: Tensors of the graph.
+        feeds: Inputs of each call.
+    Returns:
+        Name of the tensor → its histogram over all calls.
     Raises:
-        CorpusError: There are no calls: nothing can be calibrated without text.
+        CorpusError: There are no feeds.
     """
     if not feeds:
         raise CorpusError("the calibration text is empty", hint="give real text with --text FILE")
     model = onnx.load(float_file, load_external_data=False)
-    known = {output.name for output in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    beside = float_file.with_name(f".{float_file.name}.observed")
-    beside.write_bytes(model.SerializeToString())
+    outputs = {output.name for output in model.graph.output}
+    inner = [name for name in names if name not in outputs]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+
+    # In the same folder, because the graph names its weights by a relative path.
+    observed_file = float_file.with_name(f".{float_file.name}.observed")
+    observed_file.write_bytes(model.SerializeToString())
+    # Higher levels fuse nodes, and the tensors between them are not computed any more.
+    options = SessionOptions(graph_level="basic").to_onnxruntime()
     try:
-        session = ort.InferenceSession(beside, _plain_options(), providers=["CPUExecutionProvider"])
-        spreads = {name: Spread() for name in names}
+        session = ort.InferenceSession(observed_file, options, providers=list(PROVIDERS))
+        histograms = {name: Histogram() for name in names}
         with console.progress("calibrating", len(feeds), unit="calls") as bar:
-            for each in feeds:
-                for name, values in zip(names, session.run(list(names), dict(each)), strict=True):
-                    spreads[name].add(values)
+            for feed in feeds:
+                tensors = session.run(list(names), dict(feed))
+                for name, values in zip(names, tensors, strict=True):
+                    histograms[name].add(values)
                 bar.advance()
     finally:
-        beside.unlink()
-    return spreads
+        observed_file.unlink()
+    return histograms
 
 
-def ranges(spreads: Mapping[str, Spread], method: Method) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value to be covered, by tensor."""
-    of: dict[Method, Callable[[Spread], tuple[float, float]]] = {
-        "min-max": lambda spread: (spread.low, spread.high),
+# --- ranges --------------------------------------------------------------------------------------
+
+
+def activation_ranges(
+    histograms: Mapping[str, Histogram], method: Method
+) -> dict[str, tuple[float, float]]:
+    """Returns the smallest and the largest value to cover, by tensor."""
+    functions: dict[Method, Callable[[Histogram], Range]] = {
+        "min-max": lambda histogram: (histogram.low, histogram.high),
         "percentile": percentile_range,
         "entropy": entropy_range,
     }
-    return {name: of[method](spread) for name, spread in spreads.items()}
+    return {name: functions[method](histogram) for name, histogram in histograms.items()}
 
 
-def percentile_range(spread: Spread, share: float = KEPT_SHARE) -> tuple[float, float]:
-    """The range that leaves the same small share of values out at either end."""
-    cumulated = np.cumsum(spread.counts) / spread.counts.sum()
+def percentile_range(histogram: Histogram, share: float = COVERED_SHARE) -> Range:
+    """The range that covers a share of the values and excludes as many at either end."""
+    cumulated = np.cumsum(histogram.counts) / histogram.counts.sum()
     outside = (1 - share) / 2
-    low = spread.centres[int(np.searchsorted(cumulated, outside))]
-    high = spread.centres[min(int(np.searchsorted(cumulated, 1 - outside)), BINS - 1)]
-    return max(float(low), spread.low), min(float(high), spread.high)
+    centres = histogram.centres
+    low = centres[int(np.searchsorted(cumulated, outside))]
+    high = centres[min(int(np.searchsorted(cumulated, 1 - outside)), BINS - 1)]
+    return max(float(low), histogram.low), min(float(high), histogram.high)
 
 
-def entropy_range(spread: Spread) -> tuple[float, float]:
-    """The symmetric range whose quantized histogram is closest to the whole one by KL divergence.
+def entropy_range(histogram: Histogram) -> Range:
+    """The symmetric range whose quantized histogram has the smallest KL divergence.
 
-    Source: Migacz 2017, "8-bit inference with TensorRT": values beyond the range count as its outermost bins.
+    Source: Migacz 2017, "8-bit inference with TensorRT": values beyond a range count as values of its
+        outermost bins.
     """
-    counts, middle = spread.counts.astype(np.float64), BINS // 2
-    tried = range(_LEVELS // 2, middle + 1, _LEVELS // 8)
-    best = min(tried, key=lambda half: _divergence(counts, middle - half, middle + half))
-    edge = abs(float(spread.centres[middle - best]))
-    return max(-edge, spread.low), min(edge, spread.high)
+    counts = histogram.counts.astype(np.float64)
+    middle = BINS // 2
+    half_widths = range(_LEVELS // 2, middle + 1, _LEVELS // 8)
+    best = min(half_widths, key=lambda half: _divergence(counts, middle - half, middle + half))
+    edge = abs(float(histogram.centres[middle - best]))
+    return max(-edge, histogram.low), min(edge, histogram.high)
 
 
 def _divergence(counts: NDArray[np.float64], start: int, stop: int) -> float:
-    kept = counts[start:stop].copy()
-    whole = kept.copy()
-    whole[0] += counts[:start].sum()
-    whole[-1] += counts[stop:].sum()
-    groups = np.array_split(np.arange(len(kept)), min(_LEVELS * 2, len(kept)))
-    coarse = np.zeros_like(kept)
-    for group in groups:
-        there = kept[group] > 0
-        if there.any():
-            coarse[group] = np.where(there, kept[group].sum() / there.sum(), 0)
-    p, q = whole / whole.sum(), coarse / max(coarse.sum(), 1)
+    """KL divergence of the clipped histogram from the same one in 256 levels, in nats."""
+    inside = counts[start:stop].copy()
+    clipped = inside.copy()
+    clipped[0] += counts[:start].sum()
+    clipped[-1] += counts[stop:].sum()
+
+    # Quantize: the bins of one level share its values evenly, and empty bins stay empty.
+    coarse = np.zeros_like(inside)
+    for level in np.array_split(np.arange(len(inside)), min(_LEVELS * 2, len(inside))):
+        occupied = inside[level] > 0
+        if occupied.any():
+            coarse[level] = np.where(occupied, inside[level].sum() / occupied.sum(), 0)
+
+    p = clipped / clipped.sum()
+    q = coarse / max(coarse.sum(), 1)
     both = (p > 0) & (q > 0)
-    lost = p[
-        (p > 0) & (q == 0)
-    ].sum()  # nothing of the coarse histogram lies there: infinitely far, counted as 1 a bin
-    return float((p[both] * np.log(p[both] / q[both])).sum() + lost * 10)
-
-
-def _plain_options() -> Any:
-    """Without fusion the tensors of the file are those that are computed."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 3
-    return options
+    missed = p[(p > 0) & (q == 0)].sum()
+    return float((p[both] * np.log(p[both] / q[both])).sum() + missed * _EMPTY_BIN_PENALTY)

@@ -1,32 +1,44 @@
-"""The products with a weight in a graph, as quantization sees them: x · W + b, and the table of words."""
+"""The weights of a graph: MatMuls with a weight, embedding lookups, and bytes by part of the model."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgedistil.core.family import FAMILIES
-from edgedistil.export.passes.edit import constant, only_user
-from edgedistil.export.passes.embeddings import POSITIONS
+from edgedistil.export.passes.edit import constant_array, only_consumer
+from edgedistil.export.passes.embeddings import POSITION_EMBEDDING, is_weight
 
-WORDS = "embeddings.word_embeddings.weight"
+ModelPart = Literal["embeddings", "attention", "feed-forward", "head", "other"]
+
+# Ending of the weight's name in every supported family.
+WORD_EMBEDDING = "embeddings.word_embeddings.weight"
+
+# --- MatMuls with a weight -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Linear:
-    """One product x · W + b.
+    """One linear layer: x · W + b.
 
     Attributes:
         name: The module's name in the source model, such as `transformer.layer.0.ffn.lin1`.
-        rows_are_outputs: The weight is stored (N, K), as PyTorch stores it.
-        last: The node whose output is the whole product, bias included.
+        matmul: The node that multiplies.
+        last: The node whose output is the layer's output: the sum with the bias, if it has one.
+        x: The layer's input.
+        weight: The initializer of W.
+        bias: The initializer of b; None without one.
+        rows_are_outputs: Whether the weight is stored as (N, K), as PyTorch stores it.
     """
 
     name: str
-    product: ir.Node
+    matmul: ir.Node
     last: ir.Node
     x: ir.Value
     weight: ir.Value
@@ -35,84 +47,127 @@ class Linear:
 
     @property
     def tied(self) -> bool:
-        return (self.weight.name or "").endswith(WORDS)
+        """Whether the weight is the word-embedding matrix, as in a masked-LM head."""
+        return (self.weight.name or "").endswith(WORD_EMBEDDING)
 
     def matrix(self) -> NDArray[np.float32]:
         """The weight as (K, N), a view."""
-        array = constant(self.weight)
+        array = constant_array(self.weight)
         assert array is not None
         return array.T if self.rows_are_outputs else array
 
 
 def find_linears(model: ir.Model) -> list[Linear]:
-    """All products with a constant weight, in the order of the computation."""
-    found = []
+    """Returns all linear layers, in the order of computation."""
+    linears = []
     for node in model.graph:
         if node.op_type not in {"MatMul", "FusedMatMul", "Gemm"}:
             continue
         x, weight = node.inputs[0], node.inputs[1]
         if x is None or weight is None or not weight.is_initializer():
-            continue
+            continue  # a MatMul of two activations, as in attention
+        # Gemm has an input for the bias; the tracer writes its weight as (N, K) with transB.
         if node.op_type == "Gemm":
-            found.append(
-                Linear(
-                    module_name(node), node, node, x, weight, node.inputs[2], rows_are_outputs=True
-                )
+            bias, last = node.inputs[2], node
+        else:
+            bias, last = _find_bias(node)
+        linears.append(
+            Linear(
+                name=module_name(node),
+                matmul=node,
+                last=last,
+                x=x,
+                weight=weight,
+                bias=bias,
+                rows_are_outputs=node.op_type in {"FusedMatMul", "Gemm"},
             )
-            continue
-        bias, last = _bias(node)
-        found.append(
-            Linear(module_name(node), node, last, x, weight, bias, node.op_type == "FusedMatMul")
         )
-    return found
+    return linears
 
 
 def module_name(node: ir.Node) -> str:
-    """`/model/distilbert/transformer/layer.0/ffn/lin1/MatMul` → `transformer.layer.0.ffn.lin1`."""
-    parts = (node.name or "").strip("/").split("/")[1:-1]
+    """Name of the module that a node was traced from, without the encoder's prefix.
+
+    `/model/distilbert/transformer/layer.0/ffn/lin1/MatMul` → `transformer.layer.0.ffn.lin1`.
+    """
+    modules = (node.name or "").strip("/").split("/")[1:-1]
     prefixes = {family.module_prefix for family in FAMILIES.values()}
-    if len(parts) > 1 and parts[0] in prefixes:
-        parts = parts[1:]
-    return ".".join(parts)
+    if len(modules) > 1 and modules[0] in prefixes:
+        modules = modules[1:]
+    return ".".join(modules)
 
 
-def find_words(model: ir.Model) -> ir.Node | None:
-    """The gather from the table of words."""
+def _find_bias(matmul: ir.Node) -> tuple[ir.Value | None, ir.Node]:
+    """The bias that is added to a MatMul, and the last node of the layer."""
+    add = only_consumer(matmul.outputs[0])
+    # A bias in front of a Gelu is added by `Sum` (`passes.keep_bias_sums`).
+    if add is None or add.op_type not in {"Add", "Sum"} or len(add.inputs) != 2:
+        return None, matmul
+    terms = [term for term in add.inputs if term is not matmul.outputs[0]]
+    bias = terms[0] if terms else None
+    # The sum with an activation, or with a matrix, is not the layer's.
+    if bias is None or not bias.is_initializer() or len(bias.shape or ()) != 1:
+        return None, matmul
+    return bias, add
+
+
+# --- embedding lookups ---------------------------------------------------------------------------
+
+
+def find_word_embedding(model: ir.Model) -> ir.Node | None:
+    """The Gather from the word-embedding matrix."""
+    return next(_lookups(model, "Gather", WORD_EMBEDDING), None)
+
+
+def find_position_embedding(model: ir.Model) -> ir.Node | None:
+    """The Slice of the position-embedding matrix."""
+    return next(_lookups(model, "Slice", POSITION_EMBEDDING), None)
+
+
+def _lookups(model: ir.Model, op_type: str, weight: str) -> Iterator[ir.Node]:
     for node in model.graph:
-        table = node.inputs[0] if node.inputs else None
-        if node.op_type == "Gather" and table is not None and (table.name or "").endswith(WORDS):
-            return node
-    return None
+        if node.op_type == op_type and node.inputs and is_weight(node.inputs[0], weight):
+            yield node
 
 
-def find_positions(model: ir.Model) -> ir.Node | None:
-    """The slice of the table of positions."""
-    for node in model.graph:
-        table = node.inputs[0] if node.inputs else None
-        if node.op_type == "Slice" and table is not None and (table.name or "").endswith(POSITIONS):
-            return node
-    return None
+# --- bytes by part -------------------------------------------------------------------------------
+
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+# Smaller weights do not matter for the size of a file.
+_LISTED_FROM_BYTES = 1024
+_HEAD_MODULES = ("vocab_", "cls.", "classifier", "qa_outputs", "pooler", "predictions")
 
 
-def part_of(name: str) -> str:
-    """The part of the model that a weight or node belongs to: embeddings, attention, feed-forward, head, other."""
+def part_of(name: str) -> ModelPart:
+    """The part of the model that a weight or a node belongs to, by its name."""
     if "embeddings." in name:
         return "embeddings"
     if "layer." in name:
-        after = name.split("layer.", 1)[1]
-        return "attention" if "attention" in after or "sa_layer_norm" in after else "feed-forward"
-    heads = ("vocab_", "cls.", "classifier", "qa_outputs", "pooler", "predictions")
-    return "head" if any(head in name for head in heads) else "other"
+        within_layer = name.split("layer.", 1)[1]
+        # DistilBERT's LayerNorm behind attention is not inside its attention module.
+        is_attention = "attention" in within_layer or "sa_layer_norm" in within_layer
+        return "attention" if is_attention else "feed-forward"
+    if any(module in name for module in _HEAD_MODULES):
+        return "head"
+    return "other"
 
 
-def _bias(product: ir.Node) -> tuple[ir.Value | None, ir.Node]:
-    add = only_user(product.outputs[0])
-    if add is None or add.op_type not in {"Add", "Sum"} or len(add.inputs) != 2:
-        return None, product
-    other = next(
-        (value for value in add.inputs if value is not None and value is not product.outputs[0]),
-        None,
-    )
-    if other is None or not other.is_initializer() or len(other.shape or ()) != 1:
-        return None, product
-    return other, add
+def bytes_by_part(model: ir.Model) -> dict[str, int]:
+    """Bytes of the stored weights, with every part of the model as a key."""
+    sizes: Counter[str] = Counter(dict.fromkeys(get_args(ModelPart), 0))
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None:
+            sizes[part_of(name)] += value.const_value.nbytes
+    return dict(sizes)
+
+
+def float_weights(model: ir.Model) -> list[str]:
+    """Names of the float weights over 1 KiB, without the scales of quantized weights."""
+    names = []
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.dtype not in _FLOATS or ".scale" in name:
+            continue
+        if tensor.nbytes > _LISTED_FROM_BYTES:
+            names.append(name)
+    return sorted(names)

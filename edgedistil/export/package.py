@@ -1,12 +1,12 @@
-"""The hub-ready folder around the ONNX files: what every client needs to load them as they are.
+"""The files around the ONNX graphs of an export folder, so that common clients can load it.
 
     config.json · tokenizer.json · tokenizer_config.json · special_tokens_map.json · vocab.txt
     modules.json · 1_Pooling/config.json · sentence_bert_config.json      (feature-extraction only)
     session.json · provenance.json · README.md
     onnx/model.onnx · onnx/model_int8.onnx …                              (already there)
 
-transformers.js, optimum's ORTModel classes, sentence-transformers and plain onnxruntime with tokenizers read it;
-`tests/interop` holds them to it.
+transformers.js, optimum's ORTModel classes, sentence-transformers, and plain onnxruntime with
+tokenizers load the folder; tests/interop/ runs them.
 """
 
 from __future__ import annotations
@@ -20,25 +20,16 @@ import onnx
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
-from edgedistil.core.records import (
-    ExportRecord,
-    ParityRecord,
-    ProfileRecord,
-    installed_versions,
-    read_record,
-)
-from edgedistil.core.rundir import (
-    RunDir,
-    read_json,
-    sha256_file,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from edgedistil.core.model_card import CARD_FILE, read_folder_inputs, render_card
+from edgedistil.core.records import ExportRecord, ParityRecord, installed_versions
+from edgedistil.core.rundir import sha256_file, write_bytes, write_json, write_text
+from edgedistil.core.session import SESSION_FILE, write_session_file
 from edgedistil.core.task import ENCODER_TASK, TASKS, find_task
-from edgedistil.export.card import model_card
-from edgedistil.export.session_advice import session_advice
+from edgedistil.export.session_advice import advise_session
+from edgedistil.export.storage import EXTERNAL_SUFFIX
+from edgedistil.export.tokenizer_files import write_tokenizer
 
+# Names of classes that sentence-transformers imports.
 _TRANSFORMER_MODULE = "sentence_transformers.models.Transformer"
 _POOLING_MODULE = "sentence_transformers.models.Pooling"
 
@@ -48,106 +39,63 @@ def write_package(
     *,
     source_folder: Path,
     task: str,
-    model_name: str,
+    title: str,
     records: Sequence[ExportRecord],
     parities: Sequence[ParityRecord],
-    profiles: Sequence[ProfileRecord] = (),
     command: str,
 ) -> None:
-    """Writes everything around the ONNX files of `folder`, each file whole or not at all.
+    """Writes all files around the ONNX graphs of `folder`; existing ones are replaced.
 
     Args:
-        folder: Holds `onnx/`; what a former call wrote is replaced.
-        source_folder: config.json and tokenizer of the model that was exported.
+        folder: Holds `onnx/`.
+        source_folder: config.json and tokenizer of the exported model.
         task: TasksManager's name of the task.
-        model_name: Title of the model card.
-        records: One per artefact in the folder.
-        parities: Their parity, shown in the card.
-        profiles: Shown in the card where there are any.
-        command: The exact command line that makes the folder again.
+        title: Title of the model card.
+        records: One for each artefact in the folder.
+        parities: Their parity, for the card.
+        command: Command line that creates the folder again.
     Raises:
         ModelError: The folder has no graph, or the source's config or tokenizer cannot be read.
     """
-    from edgedistil.export.tokenizer_files import (
-        write_tokenizer,  # brings torch, which a fresh card does without
-    )
-
     graphs = sorted((folder / "onnx").glob("*.onnx"))
     if not graphs:
         raise ModelError(f"{folder} has no onnx/*.onnx to package")
     config = packaged_config(source_folder, task, graphs)
     write_json(folder / "config.json", config)
-    longest = write_tokenizer(folder, source_folder, config, input_names=_input_names(graphs[0]))
+    max_length = write_tokenizer(folder, source_folder, config, input_names=_input_names(graphs[0]))
     if task == ENCODER_TASK:
-        _write_sentence_transformers(
-            folder,
-            source_folder,
-            width=FAMILIES[config["model_type"]].hidden(config),
-            longest=longest,
-        )
-    write_json(folder / "session.json", session_advice(records))
-    provenance = _provenance(folder, model_name, task, records, command) | {
-        "licence": _licence(source_folder)
+        hidden = FAMILIES[config["model_type"]].hidden(config)
+        _write_sentence_transformers(folder, source_folder, hidden=hidden, max_length=max_length)
+    advice = {record.files[0].path: advise_session(record) for record in records}
+    write_session_file(folder / SESSION_FILE, advice)
+
+    provenance = {
+        "format": 1,
+        "command": command,
+        "model": title,
+        "task": task,
+        "versions": installed_versions(),
+        "files": _file_digests(folder),
+        "artefacts": {record.precision: _artefact_provenance(record) for record in records},
+        "licence": _licence(source_folder),
     }
     write_json(folder / "provenance.json", provenance)
-    _write_card(folder, config, longest, provenance, records, parities, profiles)
+
+    # The card describes the other files, so it is written last and only from them.
+    inputs = read_folder_inputs(folder, exports=records, parities=parities)
+    write_text(folder / CARD_FILE, render_card(inputs))
 
 
-def refresh_cards(run: RunDir) -> list[Path]:
-    """Writes the model cards of a run's packages anew, with all the profiles that the run has by now.
-
-    Returns:
-        The cards.
-    Raises:
-        StorageError: A record or a file of a package is torn or of another version.
-    """
-    profiles = [read_record(path, ProfileRecord) for path in sorted(run.profiles.glob("*.json"))]
-    packages = sorted(path.parent for path in run.exports.glob("*/provenance.json"))
-    for folder in packages:
-        records = [read_record(path, ExportRecord) for path in sorted(folder.glob("export.*.json"))]
-        proofs = [run.parity(record.model, record.task, record.precision) for record in records]
-        config, tokenizer = (
-            read_json(folder / name) for name in ("config.json", "tokenizer_config.json")
-        )
-        _write_card(
-            folder,
-            config,
-            tokenizer["model_max_length"],
-            read_json(folder / "provenance.json"),
-            records,
-            [read_record(path, ParityRecord) for path in proofs if path.is_file()],
-            profiles,
-        )
-    return [folder / "README.md" for folder in packages]
-
-
-def _write_card(
-    folder: Path,
-    config: dict[str, Any],
-    longest: int,
-    provenance: dict[str, Any],
-    records: Sequence[ExportRecord],
-    parities: Sequence[ParityRecord],
-    profiles: Sequence[ProfileRecord],
-) -> None:
-    card = model_card(
-        folder,
-        model_name=provenance["model"],
-        task=provenance["task"],
-        config=config,
-        longest=longest,
-        licence=provenance["licence"],
-        records=records,
-        parities=parities,
-        profiles=profiles,
-        command=provenance["command"],
-    )
-    write_text(folder / "README.md", card)
+# --- config.json ---------------------------------------------------------------------------------
 
 
 def packaged_config(source_folder: Path, task: str, graphs: Sequence[Path]) -> dict[str, Any]:
-    """The source's config, made to fit the folder: architecture of the task, no path, which weights lie beside a graph.
+    """Returns the source's config with the task's architecture, without paths of this machine.
 
+    Args:
+        source_folder: Folder with config.json.
+        task: TasksManager's name of the task.
+        graphs: Graph files of the package.
     Raises:
         ModelError: The config cannot be read, or the family or task is not supported.
     """
@@ -156,90 +104,92 @@ def packaged_config(source_folder: Path, task: str, graphs: Sequence[Path]) -> d
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
-    family, row = FAMILIES.get(config.get("model_type", "")), find_task(task)
+    family = FAMILIES.get(config.get("model_type", ""))
+    row = find_task(task)
     if family is None or row is None:
         raise ModelError(
-            f"{path} is of the type '{config.get('model_type')}' for the task '{task}';"
-            f" supported: {', '.join(FAMILIES)}; {', '.join(TASKS)}"
+            f"{path} is of type '{config.get('model_type')}' for the task '{task}'; "
+            f"supported: {', '.join(FAMILIES)}; {', '.join(TASKS)}"
         )
     config.pop("_name_or_path", None)
     config["architectures"] = [family.class_prefix + row.architectures[0]]
-    beside = {graph.name: 1 for graph in graphs if graph.with_name(f"{graph.name}_data").is_file()}
-    if beside:  # transformers.js opens a file beside the graph only when it is told to
-        config["transformers.js_config"] = {"use_external_data_format": beside}
+
+    # transformers.js opens a file with weights only if the config names its graph.
+    external = {}
+    for graph in graphs:
+        if graph.with_name(graph.name + EXTERNAL_SUFFIX).is_file():
+            external[graph.name] = 1
+    if external:
+        config["transformers.js_config"] = {"use_external_data_format": external}
     return config
 
 
 def _input_names(graph: Path) -> list[str]:
-    return [each.name for each in onnx.load(graph, load_external_data=False).graph.input]
+    model = onnx.load(graph, load_external_data=False)
+    return [value.name for value in model.graph.input]
 
 
-def _write_sentence_transformers(folder: Path, source: Path, *, width: int, longest: int) -> None:
-    """The source's own modules where it has them, else the mean of the attended positions."""
-    kept = [
-        path for path in ("modules.json", "sentence_bert_config.json") if (source / path).is_file()
-    ]
-    kept += [str(path.relative_to(source)) for path in source.glob("*_*/config.json")]
-    if "modules.json" in kept:
-        for path in kept:
-            write_bytes(folder / path, (source / path).read_bytes())
+# --- sentence-transformers -----------------------------------------------------------------------
+
+
+def _write_sentence_transformers(
+    folder: Path, source_folder: Path, *, hidden: int, max_length: int
+) -> None:
+    """Copies the source's modules; without them, writes mean pooling over attended positions.
+
+    A normalization that the source does not have is not added
+    (docs/decisions.md#encoders-are-readable-by-sentence-transformers).
+    """
+    if (source_folder / "modules.json").is_file():
+        own_files = [source_folder / "modules.json", source_folder / "sentence_bert_config.json"]
+        own_files += source_folder.glob("*_*/config.json")
+        for path in own_files:
+            if path.is_file():
+                write_bytes(folder / path.relative_to(source_folder), path.read_bytes())
         return
-    modules = [("", _TRANSFORMER_MODULE), ("1_Pooling", _POOLING_MODULE)]
-    write_json(
-        folder / "modules.json",
-        [
-            {"idx": i, "name": str(i), "path": path, "type": kind}
-            for i, (path, kind) in enumerate(modules)
-        ],
-    )
-    write_json(
-        folder / "1_Pooling" / "config.json",
-        {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True},
-    )
-    write_json(
-        folder / "sentence_bert_config.json", {"max_seq_length": longest, "do_lower_case": False}
-    )
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": _TRANSFORMER_MODULE},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": _POOLING_MODULE},
+    ]
+    pooling = {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True}
+    transformer = {"max_seq_length": max_length, "do_lower_case": False}
+    write_json(folder / "modules.json", modules)
+    write_json(folder / "1_Pooling" / "config.json", pooling)
+    write_json(folder / "sentence_bert_config.json", transformer)
 
 
-def _provenance(
-    folder: Path, model_name: str, task: str, records: Sequence[ExportRecord], command: str
-) -> dict[str, Any]:
+# --- provenance.json -----------------------------------------------------------------------------
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    """Path → sha256 of every file below `onnx/`."""
+    files = [path for path in sorted((folder / "onnx").rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): sha256_file(path) for path in files}
+
+
+def _artefact_provenance(record: ExportRecord) -> dict[str, Any]:
     return {
-        "format": 1,
-        "command": command,
-        "model": model_name,
-        "task": task,
-        "versions": installed_versions(),
-        "files": {
-            str(path.relative_to(folder)): sha256_file(path)
-            for path in sorted((folder / "onnx").rglob("*"))
-            if path.is_file()
-        },
-        "artefacts": {
-            record.precision: {
-                "source_sha256": record.source_sha256,
-                "target_device": record.target_device,
-                "opset": record.opset,
-                "ir_version": record.ir_version,
-                "parameters": record.parameters,
-                "reasons": record.reasons,
-                "created_utc": record.provenance.created_utc,
-                "versions": record.provenance.versions,
-            }
-            for record in records
-        },
+        "source_sha256": record.source_sha256,
+        "target_device": record.target_device,
+        "opset": record.opset,
+        "ir_version": record.ir_version,
+        "parameters": record.parameters,
+        "reasons": record.reasons,
+        "created_utc": record.provenance.created_utc,
+        "versions": record.provenance.versions,
     }
 
 
-def _licence(source: Path) -> str | None:
-    """What the front matter of the source's own card says; nothing is guessed."""
-    card = source / "README.md"
+def _licence(source_folder: Path) -> str | None:
+    """The licence in the front matter of the source's card; None if it names none."""
+    card = source_folder / CARD_FILE
     if not card.is_file():
         return None
     lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
     if lines[:1] != ["---"] or "---" not in lines[1:]:
         return None
-    for line in lines[1 : lines.index("---", 1)]:
+    front_matter = lines[1 : lines.index("---", 1)]
+    for line in front_matter:
         if line.startswith("license:"):
             return line.split(":", 1)[1].strip().strip("'\"") or None
     return None

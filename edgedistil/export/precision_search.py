@@ -1,120 +1,148 @@
-"""`auto`: the fastest 8-bit artefact that loses no more than a bound, found on text that will not judge it.
+"""`auto`: finds the fastest 8-bit artefact whose outputs lose no more than a bound.
 
-All products in 8 bits come first: nothing is faster. Where that loses too much, the products go back to float32 in the
-order of what each of them harms, more and more of them, until the bound holds. What was tried is the frontier.
+All linear layers in 8 bits are tried first: nothing is faster. If that loses too much, layers go back
+to float32 in the order of the error that each of them causes, more and more of them, until the bound
+holds. The text of the search is not the text of the parity check
+(docs/decisions.md#the-search-judges-on-other-text-than-the-parity-check).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from edgedistil.core import console
+from edgedistil.core.format import percent
 from edgedistil.core.records import NotMeasured, ParityFigures
 from edgedistil.export.linears import find_linears
-from edgedistil.export.quantize import Int8Plan, quantize_dynamic, wanted_linears
+from edgedistil.export.quantize import Int8Plan, quantizable_linears, quantize_dynamic
 from edgedistil.export.storage import save_graph
 
-# Multiply-adds of float32 in the time of one 8-bit multiply-add, measured at 128 tokens: 300 to 440 against 60 G/s.
+# 8-bit multiply-adds in the time of one in float32: 300 to 440 against 60 G/s at 128 tokens
+# (docs/log.md#integer-kernels).
 FLOAT_COST = 5.0
 
-Figures = Callable[[Path], ParityFigures]
+Measure = Callable[[Path], ParityFigures]
 
 
 @dataclass(frozen=True)
-class Step:
-    """One tried plan: what stayed in float, its estimated speed against float32, and what it loses."""
+class SearchStep:
+    """A plan that was tried.
 
-    keep: tuple[str, ...]
+    Attributes:
+        keep_float: Linear layers in float32.
+        speed: Estimated speed of the linear layers, relative to all of them in float32.
+        drop: Agreement that is lost, 0..1.
+    """
+
+    keep_float: tuple[str, ...]
     speed: float
     drop: float
 
-    def tell(self) -> str:
-        kept = f"{len(self.keep)} products in float32" if self.keep else "every product in 8 bits"
+    def describe(self) -> str:
+        """One line for the console and the record."""
+        plan = "all linear layers in 8 bits"
+        if self.keep_float:
+            plan = f"{len(self.keep_float)} linear layers in float32"
         return (
-            f"{kept}: about {self.speed:.2f}x float32's product speed, loses {100 * self.drop:.2f}%"
+            f"{plan}: about {self.speed:.2f}x the speed of float32, loses {percent(self.drop, 2)}"
         )
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
+    """The plan that a search selected.
+
+    Attributes:
+        plan: The fastest plan within the bound; all linear layers in float32 if none is.
+        frontier: The plans that were tried, fastest first.
+        within_bound: Whether the selected plan holds the bound.
+    """
+
     plan: Int8Plan
-    frontier: list[Step]
-    holds: bool
+    frontier: list[SearchStep]
+    within_bound: bool
 
 
 def search(
-    graph: ir.Model, plan: Int8Plan, figures: Figures, *, folder: Path, max_drop: float
-) -> Found:
-    """The first plan, fastest first, that loses at most `max_drop`; float32 for every product where none does.
+    graph: ir.Model, plan: Int8Plan, measure: Measure, *, folder: Path, max_drop: float
+) -> SearchResult:
+    """Searches for the fastest plan that loses at most `max_drop`.
 
     Args:
         graph: The float32 graph; not changed.
-        plan: How 8-bit products are made for the target.
-        figures: Parity of a graph file on the search's own probes.
-        folder: For the graphs that are tried.
-        max_drop: Agreement that may be lost, 0..1; for an encoder the cosine of hidden states.
+        plan: How 8-bit weights are made for the target.
+        measure: Compares a graph file with PyTorch, on the search's own probes.
+        folder: Scratch folder for the graphs that are tried.
+        max_drop: Bound of `output_drop`, 0..1.
     """
-    names = [each.name for each in wanted_linears(graph, plan)]
+    names = [linear.name for linear in quantizable_linears(graph, plan)]
 
-    def drop_of(keep: Sequence[str]) -> float:
+    def drop_of(keep_float: Collection[str]) -> float:
         variant = graph.clone()
-        quantize_dynamic(variant, with_kept(plan, keep))
+        quantize_dynamic(variant, replace(plan, keep_float=tuple(keep_float)))
         file = folder / "tried.onnx"
         save_graph(variant, file, external=True)
-        return lost(figures(file))
+        return output_drop(measure(file))
 
-    frontier = [Step((), speed_of(graph, plan, ()), drop_of(()))]
-    console.say(f"  auto · {frontier[0].tell()}")
-    if frontier[0].drop <= max_drop:
-        return Found(plan, frontier, holds=True)
+    frontier: list[SearchStep] = []
+
+    def holds(keep_float: tuple[str, ...]) -> bool:
+        speed = estimated_speed(graph, plan, keep_float)
+        step = SearchStep(keep_float, speed, drop_of(keep_float))
+        console.say(f"  auto · {step.describe()}")
+        frontier.append(step)
+        return step.drop <= max_drop
+
+    if holds(()):
+        return SearchResult(plan, frontier, within_bound=True)
+
+    # Measure how much each layer loses alone, with all others in float32.
     harm: dict[str, float] = {}
-    with console.progress("which products are sensitive", len(names), unit="products") as bar:
+    with console.progress("sensitivity of linear layers", len(names), unit="layers") as bar:
         for name in names:
-            harm[name] = drop_of([each for each in names if each != name])
+            harm[name] = drop_of([other for other in names if other != name])
             bar.advance()
-    order = sorted(names, key=lambda name: harm[name], reverse=True)
+
+    # Put the most harmful layers back to float32 until the bound holds.
+    by_harm = sorted(names, key=lambda name: harm[name], reverse=True)
     for count in _counts(len(names)):
-        keep = tuple(order[:count])
-        frontier.append(Step(keep, speed_of(graph, plan, keep), drop_of(keep)))
-        console.say(f"  auto · {frontier[-1].tell()}")
-        if frontier[-1].drop <= max_drop:
-            return Found(with_kept(plan, keep), frontier, holds=True)
-    return Found(with_kept(plan, names), frontier, holds=False)
+        keep_float = tuple(by_harm[:count])
+        if holds(keep_float):
+            return SearchResult(replace(plan, keep_float=keep_float), frontier, within_bound=True)
+    return SearchResult(replace(plan, keep_float=tuple(names)), frontier, within_bound=False)
 
 
-def lost(figures: ParityFigures) -> float:
-    """What an artefact loses: agreement; where a task has none, the smallest cosine, or the values' concordance."""
-    kept = figures.cosine_min if isinstance(figures.agreement, NotMeasured) else figures.agreement
-    if isinstance(kept, NotMeasured):
-        kept = figures.concordance
-    return 1.0 if isinstance(kept, NotMeasured) else max(0.0, 1 - kept)
+def output_drop(figures: ParityFigures) -> float:
+    """What an artefact loses against PyTorch, 0..1.
+
+    Agreement of decisions; for a task without decisions the smallest cosine of hidden states, and for
+    a regression the concordance of its values. 1 if there is no figure at all.
+    """
+    for figure in (figures.agreement, figures.cosine_min, figures.concordance):
+        if not isinstance(figure, NotMeasured):
+            return max(0.0, 1 - figure)
+    return 1.0
 
 
-def speed_of(graph: ir.Model, plan: Int8Plan, keep: Sequence[str]) -> float:
-    """Estimated speed of the products against float32 for all of them; what is not a product is left out."""
-    quantized = {each.name for each in wanted_linears(graph, plan)} - set(keep)
-    work = {each.name: each.matrix().size for each in find_linears(graph)}
-    cost = sum(size / (FLOAT_COST if name in quantized else 1) for name, size in work.items())
+def estimated_speed(graph: ir.Model, plan: Int8Plan, keep_float: Collection[str]) -> float:
+    """Estimated speed of the linear layers, relative to all of them in float32.
+
+    Other operators are not counted.
+    """
+    quantized = {linear.name for linear in quantizable_linears(graph, plan)} - set(keep_float)
+    work = {linear.name: linear.matrix().size for linear in find_linears(graph)}
+    cost = 0.0
+    for name, size in work.items():
+        cost += size / (FLOAT_COST if name in quantized else 1)
     return sum(work.values()) / cost
 
 
-def with_kept(plan: Int8Plan, keep: Sequence[str]) -> Int8Plan:
-    """The plan with these products left in float."""
-    return Int8Plan(
-        signed=plan.signed,
-        per_channel=plan.per_channel,
-        reduced_range=plan.reduced_range,
-        embeddings=plan.embeddings,
-        keep=tuple(keep),
-    )
-
-
 def _counts(total: int) -> Iterator[int]:
-    """1, 2, 3, 4, 6, 8, 12 … and all."""
+    """Yields 1, 2, 3, 4, 6, 9, 13 … and `total`: every try costs a run of the probes."""
     count = 1
     while count < total:
         yield count

@@ -1,163 +1,212 @@
-"""A precision by name → the graph in it, with the reasons for how it was made."""
+"""One function for each precision: the float32 graph → a graph in that precision, with its advice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from edgedistil.core.errors import CorpusError
 from edgedistil.core.precision import Precision, PrecisionRequest
-from edgedistil.export.calibrate import METHODS, collect, ranges
-from edgedistil.export.linears import find_words
-from edgedistil.export.precision_search import search, with_kept
+from edgedistil.core.records import ParityFigures
+from edgedistil.export.calibrate import METHODS, Feeds, activation_ranges, collect_histograms
+from edgedistil.export.linears import find_word_embedding
+from edgedistil.export.precision_search import search
 from edgedistil.export.quantization_target import (
     Advice,
-    Target,
+    QuantizationTarget,
+    advise_fp16,
+    advise_int4,
     advise_int8,
-    weight_only_reasons,
 )
-from edgedistil.export.quantize import by_input, quantize_dynamic, quantize_static, wanted_linears
+from edgedistil.export.quantize import (
+    group_by_input,
+    quantizable_linears,
+    quantize_dynamic,
+    quantize_static,
+)
 from edgedistil.export.reference import make_probes
-from edgedistil.export.source import Source
+from edgedistil.export.source import ExportSource
 from edgedistil.export.storage import save_graph
-from edgedistil.export.weight_only import halve_weights, quantize_int4
+from edgedistil.export.trace import input_names
+from edgedistil.export.weight_only import convert_to_float16, quantize_int4
 from edgedistil.parity.gate import check_artefact
 from edgedistil.parity.probes import Probes
 
-CALIBRATION_CALLS, CALIBRATION_BATCH, CALIBRATION_LENGTH = 24, 4, 128
-SEARCH_SEED, SEARCH_LENGTH = 21, 64
+# 96 sequences: more would make the ranges surer and the export slower.
+CALIBRATION_CALLS = 24
+CALIBRATION_BATCH = 4
+CALIBRATION_LENGTH = 128
+# Another seed than the parity check's; and short, because the search runs its probes many times.
+SEARCH_SEED = 21
+SEARCH_LENGTH = 64
 
-
-@dataclass
-class Workshop:
-    """What making a variant needs: the float graph and its file, the target, and text that will not judge it."""
-
-    graph: ir.Model
-    float_file: Path
-    source: Source
-    target: Target
-    text: Sequence[str]
-    scratch: Path
-    max_drop: float
-    keep: tuple[str, ...] = ()
-    _probes: list[Probes] = field(default_factory=list)
-
-    def other_probes(self) -> Probes:
-        """Short probes from the calibration text: they choose, the run's own probes judge."""
-        if not self._probes:
-            made = make_probes(
-                self.source.model,
-                self.source.tokenizer,
-                self.source.task,
-                self.text,
-                seed=SEARCH_SEED,
-            )
-            self._probes.append(made.up_to(SEARCH_LENGTH))
-        return self._probes[0]
+PrecisionGraph = tuple[ir.Model, Advice]
 
 
 @dataclass(frozen=True)
-class Variant:
-    graph: ir.Model
-    precision: Precision
-    reasons: dict[str, str]
-    warnings: list[str]
+class BuildContext:
+    """Inputs of all artefacts of one model.
 
-
-def make_fp32(shop: Workshop) -> Variant:
-    return Variant(shop.graph, "fp32", {}, [])
-
-
-def make_fp16(shop: Workshop) -> Variant:
-    """Returns the graph with float16 weights.
-
-    Raises:
-        ModelError: A weight does not fit into float16.
+    Attributes:
+        source: The model's folder and task.
+        model: The model, in float32.
+        tokenizer: Its tokenizer.
+        graph: The float32 graph after the standard passes; makers change copies of it.
+        fused: Name of a graph pass → number of places that it changed.
+        float_file: The float32 artefact; written before any other precision is made.
+        target: The device that the artefacts are for.
+        text: Lines that are not used by the parity check, for calibration and search.
+        scratch: Folder for graphs that are tried.
+        max_drop: Agreement that `auto` may lose, 0..1.
     """
-    copy = shop.graph.clone()
-    reasons, warnings = weight_only_reasons(shop.target, "fp16")
-    halve_weights(copy)
-    return Variant(copy, "fp16", reasons, warnings)
+
+    source: ExportSource
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    graph: ir.Model
+    fused: Mapping[str, int]
+    float_file: Path
+    target: QuantizationTarget
+    text: Sequence[str]
+    scratch: Path
+    max_drop: float
+
+    @property
+    def folder(self) -> Path:
+        """The unpublished export folder, which holds `onnx/`."""
+        return self.float_file.parent.parent
+
+    @cached_property
+    def search_probes(self) -> Probes:
+        """Short probes from `text`, which select; the run's own probes judge."""
+        probes = make_probes(
+            self.model, self.tokenizer, self.source.task, self.text, seed=SEARCH_SEED
+        )
+        return probes.up_to(SEARCH_LENGTH)
+
+    def measure(self, file: Path) -> ParityFigures:
+        """Compares an 8-bit graph file with PyTorch on the search's probes."""
+        record = check_artefact(
+            file,
+            self.search_probes,
+            precision="int8",
+            model=self.source.name,
+            task=self.source.task,
+        )
+        return record.overall
 
 
-def make_int8(shop: Workshop) -> Variant:
-    advice = advise_int8(shop.target, signed=True)
-    return Variant(_dynamic(shop, advice), "int8", advice.reasons, advice.warnings)
+# --- makers --------------------------------------------------------------------------------------
 
 
-def make_uint8(shop: Workshop) -> Variant:
-    advice = advise_int8(shop.target, signed=False)
-    return Variant(_dynamic(shop, advice), "uint8", advice.reasons, advice.warnings)
+def make_fp32(context: BuildContext) -> PrecisionGraph:
+    """Returns the float32 graph."""
+    return context.graph, Advice()
 
 
-def _dynamic(shop: Workshop, advice: Advice) -> ir.Model:
-    copy = shop.graph.clone()
-    quantize_dynamic(copy, with_kept(advice.plan, shop.keep))
-    return copy
+def make_fp16(context: BuildContext) -> PrecisionGraph:
+    """Returns the graph with float16 weights."""
+    graph = context.graph.clone()
+    convert_to_float16(graph)
+    return graph, advise_fp16(context.target)
 
 
-def make_int4(shop: Workshop) -> Variant:
-    copy = shop.graph.clone()
-    reasons, warnings = weight_only_reasons(shop.target, "int4")
-    quantize_int4(copy, advise_int8(shop.target, signed=True).plan)
-    return Variant(copy, "int4", reasons, warnings)
+def make_int8(context: BuildContext) -> PrecisionGraph:
+    """Returns the graph with signed 8-bit weights and dynamic activations."""
+    return _make_dynamic(context, signed=True)
 
 
-def make_int8_static(shop: Workshop) -> Variant:
-    """Calibrated three ways; the one that answers most like PyTorch on the calibration text stays."""
-    advice = advise_int8(shop.target, signed=True)
-    plan = with_kept(advice.plan, shop.keep)
-    copy = shop.graph.clone()
-    names = [x.name or "" for x in by_input(wanted_linears(copy, plan))]
-    spreads = collect(shop.float_file, names, calibration_feeds(shop.source, shop.text))
+def make_uint8(context: BuildContext) -> PrecisionGraph:
+    """Returns the graph with unsigned 8-bit weights and dynamic activations."""
+    return _make_dynamic(context, signed=False)
+
+
+def _make_dynamic(context: BuildContext, *, signed: bool) -> PrecisionGraph:
+    advice = advise_int8(context.target, signed=signed)
+    graph = context.graph.clone()
+    quantize_dynamic(graph, advice.plan)
+    return graph, advice
+
+
+def make_int4(context: BuildContext) -> PrecisionGraph:
+    """Returns the graph with 4-bit weights."""
+    advice = advise_int4(context.target)
+    graph = context.graph.clone()
+    quantize_int4(graph, advice.plan)
+    return graph, advice
+
+
+def make_int8_static(context: BuildContext) -> PrecisionGraph:
+    """Returns the graph with 8-bit weights and calibrated activations.
+
+    The ranges are determined by three methods; the graph with the smallest error on the calibration
+    text is returned.
+    """
+    advice = advise_int8(context.target, signed=True)
+    linears = quantizable_linears(context.graph, advice.plan)
+    inputs = [value.name or "" for value in group_by_input(linears)]
+    histograms = collect_histograms(context.float_file, inputs, calibration_feeds(context))
+
+    # Quantize with the ranges of each method, and measure the error.
+    graphs: dict[str, ir.Model] = {}
     errors: dict[str, float] = {}
-    made: dict[str, ir.Model] = {}
     for method in METHODS:
-        made[method] = shop.graph.clone()
-        quantize_static(made[method], plan, ranges(spreads, method))
-        errors[method] = _figures(shop, made[method]).mean_abs
+        graph = context.graph.clone()
+        quantize_static(graph, advice.plan, activation_ranges(histograms, method))
+        file = context.scratch / "tried.onnx"
+        save_graph(graph, file, external=True)
+        graphs[method] = graph
+        errors[method] = context.measure(file).mean_abs
     best = min(errors, key=lambda method: errors[method])
-    told = ", ".join(f"{method} {error:.4g}" for method, error in errors.items())
-    reasons = advice.reasons | {
-        "activations": f"ranges calibrated on {CALIBRATION_CALLS * CALIBRATION_BATCH} sequences of held-out text",
-        "calibration": f"{best}: smallest mean error on that text ({told})",
+
+    listing = ", ".join(f"{method} {error:.4g}" for method, error in errors.items())
+    sequences = CALIBRATION_CALLS * CALIBRATION_BATCH
+    reasons = {
+        "activations": f"ranges calibrated on {sequences} sequences of held-out text",
+        "calibration": f"{best}: smallest mean error on that text ({listing})",
     }
-    lost = "int8-static saves the search for extremes in each call, and loses more agreement than int8 where text differs"
-    return Variant(made[best], "int8-static", reasons, [lost])
+    warning = (
+        "int8-static does not search for extremes in each call, and loses more agreement than int8 "
+        "on other text than the calibration's"
+    )
+    advice = replace(advice, reasons={**advice.reasons, **reasons}, warnings=(warning,))
+    return graphs[best], advice
 
 
-def make_auto(shop: Workshop) -> Variant:
-    copy = shop.graph.clone()
-    advice = advise_int8(shop.target, signed=True)
-    found = search(
-        shop.graph,
+def make_auto(context: BuildContext) -> PrecisionGraph:
+    """Returns the fastest 8-bit graph that loses at most `max_drop`."""
+    advice = advise_int8(context.target, signed=True)
+    result = search(
+        context.graph,
         advice.plan,
-        lambda file: _check(shop, file),
-        folder=shop.scratch,
-        max_drop=shop.max_drop,
+        context.measure,
+        folder=context.scratch,
+        max_drop=context.max_drop,
     )
-    quantize_dynamic(copy, found.plan)
-    kept = ", ".join(found.plan.keep) or "none"
-    reasons = advice.reasons | {
-        "auto": f"fastest that loses at most {100 * shop.max_drop:g}% on the search's text; in float32: {kept}",
-        "frontier": " | ".join(step.tell() for step in found.frontier),
+    graph = context.graph.clone()
+    quantize_dynamic(graph, result.plan)
+
+    bound = f"{100 * context.max_drop:g}%"
+    in_float = ", ".join(result.plan.keep_float) or "no linear layer"
+    reasons = {
+        "auto": f"fastest that loses at most {bound} on the search's text; in float32: {in_float}",
+        "frontier": " | ".join(step.describe() for step in result.frontier),
     }
-    warnings = (
-        []
-        if found.holds
-        else [
-            f"auto: no 8-bit artefact keeps {100 * shop.max_drop:g}%; only the words are in 8 bits"
-        ]
-    )
-    return Variant(copy, "int8", reasons, warnings)
+    warnings: tuple[str, ...] = ()
+    if not result.within_bound:
+        warnings = (
+            f"auto: no 8-bit artefact loses at most {bound}; only the embeddings are in 8 bits",
+        )
+    return graph, replace(advice, reasons={**advice.reasons, **reasons}, warnings=warnings)
 
 
-MAKERS: dict[PrecisionRequest, Callable[[Workshop], Variant]] = {
+MAKERS: dict[PrecisionRequest, Callable[[BuildContext], PrecisionGraph]] = {
     "fp32": make_fp32,
     "fp16": make_fp16,
     "int8": make_int8,
@@ -168,74 +217,66 @@ MAKERS: dict[PrecisionRequest, Callable[[Workshop], Variant]] = {
 }
 
 
-def make_variant(shop: Workshop, precision: PrecisionRequest) -> Variant:
-    """Returns the graph in a precision; the float graph of the shop is not changed.
+def make_graph(context: BuildContext, precision: PrecisionRequest) -> PrecisionGraph:
+    """Returns the graph in a precision, and how it was made; the float32 graph is not changed.
 
     Raises:
-        CorpusError: Calibration without text.
-        ModelError: A weight that the precision cannot hold.
+        CorpusError: The precision needs calibration text, and there is none.
+        ModelError: The precision cannot hold a weight.
     """
-    return MAKERS[precision](shop)
+    return MAKERS[precision](context)
 
 
-# Artefacts that `remake` can make again with some nodes in float, to explain their error.
+# --- explanation and calibration -----------------------------------------------------------------
+
+# Precisions that `requantize_excluding` can make, to explain their error.
 REQUANTIZABLE: tuple[Precision, ...] = ("int8", "uint8")
 
 
-def remake(shop: Workshop, nodes: Sequence[str]) -> Path:
-    """The int8 graph again with these nodes of the float graph left in float; in the scratch folder."""
-    plan = with_kept(advise_int8(shop.target, signed=True).plan, nodes)
-    words = find_words(shop.graph)
-    if words is not None and words.name in nodes:
+def requantize_excluding(context: BuildContext, nodes: Collection[str]) -> Path:
+    """Writes the int8 graph with some nodes of the float32 graph left in float32.
+
+    Args:
+        context: The model.
+        nodes: Names of MatMuls, and of the word-embedding lookup.
+    Returns:
+        The graph file, in the scratch folder; the next call replaces it.
+    """
+    plan = advise_int8(context.target, signed=True).plan
+    plan = replace(plan, keep_float=tuple(nodes))
+    # A lookup is not a linear layer, so the plan has a field of its own for it.
+    lookup = find_word_embedding(context.graph)
+    if lookup is not None and lookup.name in nodes:
         plan = replace(plan, embeddings=False)
-    copy = shop.graph.clone()
-    quantize_dynamic(copy, plan)
-    file = shop.scratch / "remade.onnx"
-    save_graph(copy, file, external=True)
+    graph = context.graph.clone()
+    quantize_dynamic(graph, plan)
+    file = context.scratch / "requantized.onnx"
+    save_graph(graph, file, external=True)
     return file
 
 
-def calibration_feeds(source: Source, text: Sequence[str]) -> list[dict[str, Any]]:
-    """Padded batches of real text.
+def calibration_feeds(context: BuildContext) -> list[Feeds]:
+    """Tokenizes lines from all over the text into padded batches.
 
     Raises:
-        CorpusError: There is none.
+        CorpusError: The text is empty.
     """
-    lines = [line for line in text if line.strip()]
+    lines = [line for line in context.text if line.strip()]
     if not lines:
         raise CorpusError("the calibration text is empty", hint="give real text with --text FILE")
-    spread = np.linspace(
-        0, len(lines) - 1, min(len(lines), CALIBRATION_CALLS * CALIBRATION_BATCH)
-    ).astype(int)
-    chosen = [lines[index] for index in spread]
-    longest = min(CALIBRATION_LENGTH, source.model.config.max_position_embeddings)
-    names = [
-        "input_ids",
-        "attention_mask",
-        *(["token_type_ids"] if source.takes_token_types else []),
-    ]
-    feeds = []
-    for start in range(0, len(chosen), CALIBRATION_BATCH):
-        batch = source.tokenizer(
-            chosen[start : start + CALIBRATION_BATCH],
+    count = min(len(lines), CALIBRATION_CALLS * CALIBRATION_BATCH)
+    sample = [lines[int(index)] for index in np.linspace(0, len(lines) - 1, count)]
+    max_length = min(CALIBRATION_LENGTH, context.model.config.max_position_embeddings)
+    names = input_names(context.model)
+    feeds: list[Feeds] = []
+    for start in range(0, count, CALIBRATION_BATCH):
+        batch = context.tokenizer(
+            sample[start : start + CALIBRATION_BATCH],
             padding=True,
             truncation=True,
-            max_length=longest,
+            max_length=max_length,
             return_tensors="np",
-            return_token_type_ids=source.takes_token_types,
+            return_token_type_ids="token_type_ids" in names,
         )
         feeds.append({name: batch[name].astype(np.int64) for name in names})
     return feeds
-
-
-def _figures(shop: Workshop, graph: ir.Model) -> Any:
-    file = shop.scratch / "tried.onnx"
-    save_graph(graph, file, external=True)
-    return _check(shop, file)
-
-
-def _check(shop: Workshop, file: Path) -> Any:
-    task, name = shop.source.task, shop.source.name
-    return check_artefact(
-        file, shop.other_probes(), precision="int8", model=name, task=task
-    ).overall

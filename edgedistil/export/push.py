@@ -1,4 +1,4 @@
-"""A package to where others find it: a hub repository, or a folder named by a `file://` URL."""
+"""Uploads a package to a hub repository, or copies it to a folder given as a `file://` URL."""
 
 from __future__ import annotations
 
@@ -12,72 +12,94 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from edgedistil.core import console
 from edgedistil.core.errors import InputError, OfflineError
-from edgedistil.core.rundir import replacing, storage_errors
+from edgedistil.core.model_card import CARD_FILE
+from edgedistil.core.rundir import replacing, storage_errors, write_text
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
-def push_package(folder: Path, repo: str) -> str:
-    """Uploads a package; the address at which it then is.
+def push_package(folder: Path, address: str, *, card: str) -> str:
+    """Uploads a package.
 
     Args:
-        folder: What `write_package` wrote.
-        repo: `user/name` on the hub (made if it is not there), or `file:///folder`.
+        folder: A folder that `write_package` wrote; not changed.
+        address: `user/name` on the hub, created if it does not exist, or `file:///folder`.
+        card: The model card, which replaces the folder's own.
+    Returns:
+        URL of the uploaded package.
     Raises:
-        InputError: Neither of the two, no package, no login or no right to write, or a folder that is no package.
+        InputError: The address is invalid, the folder is not a package, or the user is not logged in
+            or may not write there.
         OfflineError: The hub cannot be reached.
-        StorageError: The folder cannot be written.
+        StorageError: The destination folder cannot be written.
     """
-    if not (folder / "provenance.json").is_file():
+    if not _is_package(folder):
         raise InputError(
-            f"{folder} is no package: it has no provenance.json", hint="edgedistil export makes one"
+            f"{folder} is not a package: it has no provenance.json",
+            hint="create one with edgedistil export",
         )
-    if repo.startswith("file:"):
-        return _push_to_folder(folder, repo)
-    if not _REPOSITORY.fullmatch(repo):
+    if address.startswith("file:"):
+        return _push_to_folder(folder, address, card)
+    if not _REPOSITORY.fullmatch(address):
         raise InputError(
-            f"cannot push to '{repo}': expected user/name on the hub, or file:///folder"
+            f"cannot push to '{address}': expected user/name on the hub, or file:///folder"
         )
-    return _push_to_hub(folder, repo)
+    return _push_to_hub(folder, address, card)
 
 
-def _push_to_folder(folder: Path, url: str) -> str:
+def _is_package(folder: Path) -> bool:
+    return (folder / "provenance.json").is_file()
+
+
+def _push_to_folder(folder: Path, url: str, card: str) -> str:
     parts = urlsplit(url)
     target = Path(unquote(parts.path))
     if parts.netloc not in ("", "localhost") or not target.is_absolute():
         raise InputError(
-            f"cannot push to '{url}': expected file:// and an absolute path, as file:///home/me/models/x"
+            f"cannot push to '{url}': expected file:// and an absolute path, "
+            "such as file:///home/me/models/x"
         )
-    if target.exists() and any(target.iterdir()) and not (target / "provenance.json").is_file():
+    # Only an earlier package is replaced, never a user's own folder.
+    if target.exists() and any(target.iterdir()) and not _is_package(target):
         raise InputError(
-            f"{target} holds something that is no package",
-            hint="name an empty or a new folder; nothing was changed",
+            f"{target} exists and is not a package",
+            hint="choose an empty or a new folder; nothing was changed",
         )
-    with replacing(target) as aside, storage_errors(target):
-        shutil.copytree(folder, aside)
+    with replacing(target) as unfinished, storage_errors(target):
+        shutil.copytree(folder, unfinished)
+        write_text(unfinished / CARD_FILE, card)
     return target.as_uri()
 
 
-def _push_to_hub(folder: Path, repo: str) -> str:
+def _push_to_hub(folder: Path, repo: str, card: str) -> str:
     api = HfApi()
     console.say(f"uploading {folder} to {repo}")
     try:
-        address = api.create_repo(repo, exist_ok=True)
+        url = api.create_repo(repo, exist_ok=True)
         api.upload_folder(
-            repo_id=repo, folder_path=folder, commit_message="ONNX files made by EdgeDistil"
+            repo_id=repo,
+            folder_path=folder,
+            ignore_patterns=[CARD_FILE],
+            commit_message="ONNX files exported by EdgeDistil",
+        )
+        api.upload_file(
+            repo_id=repo,
+            path_or_fileobj=card.encode("utf-8"),
+            path_in_repo=CARD_FILE,
+            commit_message="Model card by EdgeDistil",
         )
     except LocalTokenNotFoundError as error:
         raise InputError(
-            f"not logged in to the hub: {error}", hint="hf auth login, or set HF_TOKEN"
+            f"not logged in to the hub: {error}", hint="run `hf auth login`, or set HF_TOKEN"
         ) from error
     except HfHubHTTPError as error:
-        code = error.response.status_code if error.response is not None else "no answer"
+        code = error.response.status_code if error.response is not None else "no response"
         raise InputError(
             f"the hub refused the upload to {repo} ({code}): {str(error).splitlines()[0]}",
             hint="check the name, and that your token may write there",
         ) from error
-    except OSError as error:  # connection errors of every kind end below OSError
+    except OSError as error:  # the base of all connection errors
         raise OfflineError(
-            f"the hub cannot be reached: {error}", hint=f"the package stays in {folder}"
+            f"the hub cannot be reached: {error}", hint=f"the package is still in {folder}"
         ) from error
-    return str(address)
+    return str(url)

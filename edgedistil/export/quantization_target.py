@@ -1,19 +1,29 @@
-"""The device that an artefact is made for: which integer products it is good at, and which runtime it has."""
+"""Facts about the target device that decide how a model is quantized, and the advice that follows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from edgedistil.core.cpu import this_cpu
 from edgedistil.core.device import HOST, load_device
 from edgedistil.core.errors import TargetError
 from edgedistil.core.precision import PrecisionRequest, min_runtime
 from edgedistil.export.quantize import Int8Plan
+from edgedistil.export.trace import TRACE_OPSET
 
 
 @dataclass(frozen=True)
-class Target:
-    """Facts about a device that decide how a model is quantized for it."""
+class QuantizationTarget:
+    """Facts about a device that decide how a model is quantized for it.
+
+    Attributes:
+        name: Name of the device file; `host` for this machine.
+        arm: Whether it is a 64-bit ARM; otherwise x86.
+        vnni: Whether it adds four 8-bit products into 32 bits (x86).
+        dot_product: Whether it has sdot and udot (ARM).
+        runtime: Version of its onnxruntime, such as `>=1.16`; None if it is not declared.
+    """
 
     name: str
     arm: bool
@@ -24,23 +34,32 @@ class Target:
 
 @dataclass(frozen=True)
 class Advice:
-    """A plan for 8-bit products, why it is so, and what is known to be lost."""
+    """How an artefact is quantized for a target.
 
-    plan: Int8Plan
-    reasons: dict[str, str]
-    warnings: list[str]
+    Attributes:
+        plan: How 8-bit weights are made.
+        reasons: Decision → why, for the record.
+        warnings: What the precision costs on the target, for the console.
+    """
+
+    plan: Int8Plan = field(default_factory=Int8Plan)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
-def find_target(name: str | None) -> Target:
-    """The device of that name; this machine if none is given.
+# --- the device ----------------------------------------------------------------------------------
+
+
+def find_target(name: str | None) -> QuantizationTarget:
+    """Returns the facts about a device; about this machine if `name` is None or `host`.
 
     Raises:
-        DeviceFileError: Unknown, or its file has problems.
+        DeviceFileError: The device is unknown, or its file has problems.
     """
     if name is None or name == HOST:
         return _this_machine()
     spec = load_device(name)
-    return Target(
+    return QuantizationTarget(
         name=spec.name,
         arm=spec.identity.machine == "aarch64",
         vnni=spec.isa.vnni,
@@ -49,79 +68,120 @@ def find_target(name: str | None) -> Target:
     )
 
 
-def require_runtime(target: Target, precision: PrecisionRequest) -> None:
-    """Returns if the target's runtime has the operators and the opset of an artefact.
+def _this_machine() -> QuantizationTarget:
+    cpu = this_cpu()
+    return QuantizationTarget(
+        name=HOST, arm=cpu.is_arm, vnni=cpu.has("vnni"), dot_product=cpu.has("dot_product")
+    )
 
-    Raises:
-        TargetError: It may be too old for them.
-    """
+
+def require_runtime(target: QuantizationTarget, precision: PrecisionRequest) -> None:
+    """Raises TargetError if the target's onnxruntime may be too old for a precision."""
     if target.runtime is None:
         return
+    # A device file declares the oldest version that its board may have.
     oldest = tuple(int(part) for part in target.runtime.removeprefix(">=").split("."))
-    needed = min_runtime(precision)
-    if oldest < needed:
+    required = min_runtime(precision)
+    if oldest < required:
         raise TargetError(
-            f"{target.name} may have onnxruntime {'.'.join(map(str, oldest))}, and {precision} with opset 17 needs "
-            f"{'.'.join(map(str, needed))}",
-            hint=f"bring a newer onnxruntime onto it and say so in devices/{target.name}.toml",
+            f"{target.name} may have onnxruntime {_dotted(oldest)}, and {precision} with opset "
+            f"{TRACE_OPSET} needs {_dotted(required)}",
+            hint=f"install a newer onnxruntime there and declare it in devices/{target.name}.toml",
         )
 
 
-def advise_int8(target: Target, *, signed: bool) -> Advice:
-    """How 8-bit products are made for a target."""
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(part) for part in version)
+
+
+# --- advice --------------------------------------------------------------------------------------
+
+
+def advise_int8(target: QuantizationTarget, *, signed: bool) -> Advice:
+    """Returns how 8-bit weights are made for a target.
+
+    Args:
+        target: The device.
+        signed: int8; otherwise uint8, which is slower everywhere and warned about.
+    """
+    # Kernels without VNNI add two products in 16 bits: 8 bits would saturate, 7 cannot.
     reduced = not target.arm and not target.vnni
+    if reduced:
+        range_reason = (
+            "7 bits: without VNNI two products are added in 16 bits, which 8-bit weights saturate"
+        )
+    else:
+        range_reason = "8 bits: the target adds products in 32 bits, so nothing saturates"
     reasons = {
-        "per channel": "a scale for every output: smaller error, and as fast as one scale (measured) when no tensor of "
-        "zero points is stored",
-        "embeddings": "row by row in 8 bits: the table is the largest part, and reading a row costs the same",
-        "activations": "quantized as they come, once for query, key and value together",
-        "signedness": _why_signed(target) if signed else "uint8 was asked for",
-        "range": (
-            "7 bits: without VNNI pairs of products are added in 16 bits, and 8 bits would saturate"
-            if reduced
-            else "8 bits: the target adds products in 32 bits, nothing saturates"
-        ),
+        "per channel": "a scale for every output: smaller error, and measured as fast as a single "
+        "scale if no zero-point tensor is stored",
+        "embeddings": "8 bits row by row: they are the largest part, and a lookup costs the same",
+        "activations": "quantized during each call, once for query, key and value together",
+        "signedness": _signed_reason(target) if signed else "uint8 was requested",
+        "range": range_reason,
     }
     plan = Int8Plan(signed=signed, per_channel=True, reduced_range=reduced)
-    return Advice(plan, reasons, [] if signed else [_unsigned_loses(target)])
+    warnings = () if signed else (_unsigned_warning(target),)
+    return Advice(plan, reasons, warnings)
 
 
-def weight_only_reasons(target: Target, precision: str) -> tuple[dict[str, str], list[str]]:
-    """Reasons and warnings for float16 and 4-bit weights."""
-    if precision == "fp16":
-        warning = f"fp16 on {target.name}: onnxruntime's CPU kernels compute in float32; half the file, not faster"
-        return {"fp16": "weights in half the bytes; inputs and outputs stay float32"}, [warning]
-    speed = (
-        "4-bit products measured 50 to 97 G multiply-adds/s where int8 reaches 180 to 440, on x86 with VNNI"
-        if not target.arm
-        else "4-bit weights are unpacked before each product"
-        + ("" if target.dot_product else "; without dot product slower than int8")
+def advise_fp16(target: QuantizationTarget) -> Advice:
+    """Returns why float16 weights are stored, and that they are not faster."""
+    warning = (
+        f"fp16 on {target.name}: onnxruntime's CPU kernels compute in float32; "
+        "half the file size, not faster"
     )
-    return {"int4": "blocks of 32 weights share a scale; embeddings in 8 bits"}, [
-        f"int4 on {target.name}: smallest file, slower than int8: {speed}"
-    ]
+    return Advice(
+        reasons={"fp16": "weights in half the bytes; inputs and outputs stay float32"},
+        warnings=(warning,),
+    )
 
 
-def _why_signed(target: Target) -> str:
+def advise_int4(target: QuantizationTarget) -> Advice:
+    """Returns how 4-bit weights are made for a target, and that they are slower than int8."""
+    # Figures: docs/log.md#integer-kernels.
+    if not target.arm:
+        speed = (
+            "4-bit MatMuls measured 50 to 97 G multiply-adds/s where int8 reaches 180 to 440, "
+            "on x86 with VNNI"
+        )
+    elif target.dot_product:
+        speed = "4-bit weights are unpacked before each MatMul"
+    else:
+        speed = (
+            "4-bit weights are unpacked before each MatMul; "
+            "without dot-product instructions slower than int8"
+        )
+    return Advice(
+        plan=advise_int8(target, signed=True).plan,
+        reasons={"int4": "blocks of 32 weights share a scale; embeddings in 8 bits"},
+        warnings=(f"int4 on {target.name}: smallest file, slower than int8: {speed}",),
+    )
+
+
+def _signed_reason(target: QuantizationTarget) -> str:
+    # The kernels of each core under emulation: docs/log.md#int8-kernels-by-core.
     if target.arm and not target.dot_product:
-        return "signed: smull and smlal take int8 directly; unsigned weights cost 1.4 times the instructions (counted)"
+        return (
+            "signed: smull and smlal take int8 directly; unsigned weights cost 1.4 times the "
+            "instructions (counted)"
+        )
     if target.arm:
-        return "signed: sdot multiplies signed by signed"
-    return "signed weights, unsigned activations: measured three times as fast as unsigned weights on x86"
+        return "signed: weights of either sign run udot (observed under emulation)"
+    return (
+        "signed weights, unsigned activations: measured three times as fast as unsigned weights "
+        "on x86"
+    )
 
 
-def _unsigned_loses(target: Target) -> str:
+def _unsigned_warning(target: QuantizationTarget) -> str:
     if target.arm and not target.dot_product:
-        cost = "45.7 against 32.8 million instructions counted on a Cortex-A72: slower than float32 there"
+        cost = (
+            "45.7 against 32.8 million instructions counted on a Cortex-A72, "
+            "slower than float32 there"
+        )
     elif target.arm:
         cost = "no gain over signed weights"
     else:
         cost = "96 against 300 G multiply-adds/s measured with VNNI"
-    return f"unsigned weights lose on {target.name}: {cost}; use --quantize int8"
-
-
-def _this_machine() -> Target:
-    cpu = this_cpu()
-    return Target(
-        name=HOST, arm=cpu.is_arm, vnni=cpu.has("vnni"), dot_product=cpu.has("dot_product")
-    )
+    return f"unsigned weights are slower on {target.name}: {cost}; use --quantize int8"

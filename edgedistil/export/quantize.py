@@ -1,8 +1,13 @@
-"""float32 graph → a smaller one: dynamic int8 and uint8 products, float16 and 4-bit weights.
+"""float32 graph → int8 or uint8: dynamic or static activations, quantized embeddings.
 
-What was measured (docs/log.md) and stands behind the choices here: weights per output channel without a zero-point
-tensor (a tensor of zeros makes onnxruntime take its slow path); one quantization of x for all products that read the
-same x; no packed QKV product; the tied table stored once, as rows, and transposed when a session starts.
+The choices follow measurements (docs/log.md#integer-kernels and the entries after it):
+
+- a scale for each output, without a tensor of zero points: a tensor of zeros makes onnxruntime use a
+  slower kernel;
+- one quantization of x for all linear layers that read the same x;
+- no packed QKV MatMul (docs/log.md#one-packed-qkv-matmul);
+- the tied word-embedding matrix is stored once, as rows, and transposed when a session starts
+  (docs/log.md#tied-word-embeddings-in-int8-stored-once).
 """
 
 from __future__ import annotations
@@ -15,237 +20,299 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgedistil.export.linears import Linear, find_linears, find_positions, find_words
-from edgedistil.export.passes import drop_unused
-from edgedistil.export.passes.edit import CONTRIB, add_initializer, constant, insert, replace
-
-SMALL_HEAD = (
-    32  # a product with fewer outputs decides labels and spans and costs nothing: it stays in float
+from edgedistil.export.linears import (
+    Linear,
+    find_linears,
+    find_position_embedding,
+    find_word_embedding,
 )
+from edgedistil.export.passes import drop_unused
+from edgedistil.export.passes.edit import (
+    CONTRIB,
+    add_initializer,
+    constant_array,
+    insert,
+    replace_value,
+)
+
+# A linear layer with fewer outputs computes labels or spans and costs nothing: it stays in float.
+SMALL_HEAD = 32
+# Smallest scale. A weight of zeros would otherwise be divided by 0.
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
 class Int8Plan:
-    """How the weights become 8-bit integers.
+    """How weights become 8-bit integers.
 
     Attributes:
-        signed: int8 around 0, or uint8 around 128.
-        per_channel: A scale for each output, or one for the whole weight.
-        reduced_range: 7 bits, for kernels that add two products in 16 bits (AVX2 and AVX-512 without VNNI).
-        embeddings: Whether the tables of words and positions are quantized too, row by row.
-        keep: Products that stay in float, by module or by node name.
+        signed: int8 around 0; otherwise uint8 around 128.
+        per_channel: A scale for each output; otherwise one for the complete weight.
+        reduced_range: 7 bits, for kernels that add two products in 16 bits (AVX2 and AVX-512
+            without VNNI).
+        embeddings: Whether word and position embeddings are quantized too, row by row.
+        keep_float: Linear layers that stay in float, by module or by node name.
     """
 
     signed: bool = True
     per_channel: bool = True
     reduced_range: bool = False
     embeddings: bool = True
-    keep: Collection[str] = ()
+    keep_float: Collection[str] = ()
 
     @property
     def largest(self) -> int:
+        """Largest absolute value of a quantized weight."""
         return 63 if self.reduced_range else 127
 
 
+# --- graphs --------------------------------------------------------------------------------------
+
+
 def quantize_dynamic(model: ir.Model, plan: Int8Plan) -> list[str]:
-    """Turns the products of a graph into integer products, in place; activations are quantized as they come.
+    """Quantizes weights, and activations during each call; changes the graph in place.
 
     Returns:
-        The names of the products that were quantized.
+        Names of the linear layers that were quantized.
     """
-    chosen = wanted_linears(model, plan)
-    quantize_tables(model, plan)
-    for x, linears in by_input(chosen).items():
-        if len(linears) == 1:
-            quantize_alone(model, linears[0], plan)
+    linears = quantizable_linears(model, plan)
+    quantize_embeddings(model, plan)
+    for x, readers in group_by_input(linears).items():
+        if len(readers) == 1:
+            quantize_linear(model, readers[0], plan)
         else:
-            _together(model, x, linears, plan)
+            _quantize_readers(model, x, readers, plan)
     drop_unused(model)
-    return [each.name for each in chosen]
+    return [linear.name for linear in linears]
 
 
 def quantize_static(
     model: ir.Model, plan: Int8Plan, ranges: Mapping[str, tuple[float, float]]
 ) -> list[str]:
-    """As `quantize_dynamic`, but what x ranges over was measured before: no search for its extremes in every call.
+    """Quantizes weights, and activations by ranges that were measured before.
+
+    No call has to search for the extremes of its activations.
 
     Args:
-        ranges: Smallest and largest value of each product's input, by the input's name.
+        model: The float32 graph, changed in place.
+        plan: How the weights are quantized.
+        ranges: Name of a linear layer's input → its smallest and largest value.
+    Returns:
+        Names of the linear layers that were quantized.
     """
-    chosen = wanted_linears(model, plan)
-    quantize_tables(model, plan)
-    for x, linears in by_input(chosen).items():
-        scale, zero = activation_grid(*ranges[x.name or ""])
-        x_scale = add_initializer(
-            model.graph, f"{linears[0].name}.input.scale", np.array(scale, np.float32)
-        )
-        x_zero = add_initializer(
-            model.graph, f"{linears[0].name}.input.zero", np.array(zero, np.uint8)
-        )
-        first = linears[0].product
-        name = f"{(first.name or '').rsplit('/', 1)[0]}/quantized_input"
-        (x_q,) = insert(first, "QuantizeLinear", [x, x_scale, x_zero], name=name)
-        for linear in linears:
-            _with_quantized_input(model, linear, plan, x_q, x_scale, x_zero)
+    linears = quantizable_linears(model, plan)
+    quantize_embeddings(model, plan)
+    for x, readers in group_by_input(linears).items():
+        quantized_x = _quantize_input(model, x, readers[0], ranges[x.name or ""])
+        for linear in readers:
+            _quantize_reader(model, linear, plan, quantized_x)
     drop_unused(model)
-    return [each.name for each in chosen]
+    return [linear.name for linear in linears]
 
 
-def activation_grid(low: float, high: float) -> tuple[float, int]:
-    """Scale and zero point of uint8 values that cover a range; 0 is always one of them."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / 255, float(np.finfo(np.float32).tiny))
-    return scale, int(np.clip(round(-low / scale), 0, 255))
+def quantizable_linears(model: ir.Model, plan: Int8Plan) -> list[Linear]:
+    """Returns the linear layers that a plan quantizes, in the order of computation."""
+    return [linear for linear in find_linears(model) if _is_quantized(linear, plan)]
 
 
-def wanted_linears(model: ir.Model, plan: Int8Plan) -> list[Linear]:
-    """The products that a plan quantizes."""
-    return [each for each in find_linears(model) if _wanted(each, plan)]
-
-
-def by_input(linears: Iterable[Linear]) -> dict[ir.Value, list[Linear]]:
-    """Products by what they read, in the order of the computation."""
-    grouped: dict[ir.Value, list[Linear]] = defaultdict(list)
+def group_by_input(linears: Iterable[Linear]) -> dict[ir.Value, list[Linear]]:
+    """Groups linear layers by the value that they read, in the order of computation."""
+    groups: dict[ir.Value, list[Linear]] = defaultdict(list)
     for linear in linears:
-        grouped[linear.x].append(linear)
-    return grouped
+        groups[linear.x].append(linear)
+    return groups
 
 
-def _wanted(linear: Linear, plan: Int8Plan) -> bool:
-    K, N = linear.matrix().shape
+def _is_quantized(linear: Linear, plan: Int8Plan) -> bool:
     if linear.tied and not plan.embeddings:
         return False
-    return not {linear.name, linear.product.name} & set(plan.keep) and N >= SMALL_HEAD and K > 1
+    if {linear.name, linear.matmul.name} & set(plan.keep_float):
+        return False
+    K, N = linear.matrix().shape
+    return bool(N >= SMALL_HEAD and K > 1)
 
 
-def quantize_alone(model: ir.Model, linear: Linear, plan: Int8Plan) -> None:
-    weight, scale, zero = _stored(model, linear, plan)
-    (out,) = insert(
+# --- linear layers -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _QuantizedInput:
+    """A layer's input in uint8, with its scale and zero point."""
+
+    values: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value
+
+
+def quantize_linear(model: ir.Model, linear: Linear, plan: Int8Plan) -> None:
+    """Replaces a linear layer by one operator that also quantizes its input."""
+    weight, scale, zero_point = _integer_weight(model, linear, plan)
+    (output,) = insert(
         linear.last,
         "DynamicQuantizeMatMul",
-        [linear.x, weight, scale, zero, linear.bias],
-        name=linear.product.name or "",
+        [linear.x, weight, scale, zero_point, linear.bias],
+        name=linear.matmul.name or "",
         domain=CONTRIB,
     )
-    replace(linear.last.outputs[0], out)
+    replace_value(linear.last.outputs[0], output)
 
 
-def _together(model: ir.Model, x: ir.Value, linears: list[Linear], plan: Int8Plan) -> None:
-    """Products that read the same x: it is quantized once."""
-    first = linears[0].product
+def _quantize_readers(model: ir.Model, x: ir.Value, readers: list[Linear], plan: Int8Plan) -> None:
+    """Replaces linear layers that read the same x, which is quantized once."""
+    first = readers[0].matmul
+    # `.../attention/query/MatMul` → `.../attention/quantized_input`
     name = (first.name or "").rsplit("/", 2)[0] + "/quantized_input"
-    x_q, x_scale, x_zero = insert(first, "DynamicQuantizeLinear", [x], name=name, outputs=3)
-    for linear in linears:
-        _with_quantized_input(model, linear, plan, x_q, x_scale, x_zero)
+    outputs = insert(first, "DynamicQuantizeLinear", [x], name=name, outputs=3)
+    for linear in readers:
+        _quantize_reader(model, linear, plan, _QuantizedInput(*outputs))
 
 
-def _with_quantized_input(
-    model: ir.Model,
-    linear: Linear,
-    plan: Int8Plan,
-    x_q: ir.Value,
-    x_scale: ir.Value,
-    x_zero: ir.Value,
-) -> None:
-    weight, scale, zero = _stored(model, linear, plan)
-    (out,) = insert(
+def _quantize_input(
+    model: ir.Model, x: ir.Value, linear: Linear, limits: tuple[float, float]
+) -> _QuantizedInput:
+    """Quantizes an input by constants, in front of the first layer that reads it."""
+    scale, zero_point = uint8_grid(*limits)
+    name = f"{linear.name}.input"
+    x_scale = add_initializer(model.graph, f"{name}.scale", np.array(scale, np.float32))
+    x_zero = add_initializer(model.graph, f"{name}.zero", np.array(zero_point, np.uint8))
+    module = (linear.matmul.name or "").rsplit("/", 1)[0]
+    (values,) = insert(
+        linear.matmul, "QuantizeLinear", [x, x_scale, x_zero], name=f"{module}/quantized_input"
+    )
+    return _QuantizedInput(values, x_scale, x_zero)
+
+
+def _quantize_reader(model: ir.Model, linear: Linear, plan: Int8Plan, x: _QuantizedInput) -> None:
+    """Replaces a linear layer whose input is quantized already."""
+    weight, scale, zero_point = _integer_weight(model, linear, plan)
+    (output,) = insert(
         linear.last,
         "MatMulIntegerToFloat",
-        [x_q, weight, x_scale, scale, x_zero, zero, linear.bias],
-        name=linear.product.name or "",
+        [x.values, weight, x.scale, scale, x.zero_point, zero_point, linear.bias],
+        name=linear.matmul.name or "",
         domain=CONTRIB,
     )
-    replace(linear.last.outputs[0], out)
+    replace_value(linear.last.outputs[0], output)
 
 
-def _stored(
+def _integer_weight(
     model: ir.Model, linear: Linear, plan: Int8Plan
 ) -> tuple[ir.Value, ir.Value, ir.Value | None]:
-    """The integer weight (K, N), its scale, and its zero point; of the tied table its one stored copy."""
+    """Adds the integer weight (K, N); returns it with its scale and zero point."""
+    graph = model.graph
     if linear.tied:
-        rows, scale = _table_rows(model, linear.weight, plan)
-        (weight,) = insert(
-            linear.product,
+        rows_NK, scale_N1 = _quantized_rows(graph, linear.weight, plan)
+        # A session computes this transpose once, when it starts.
+        (weight_KN,) = insert(
+            linear.matmul,
             "Transpose",
-            [rows],
-            name=f"{linear.product.name}/rows",
+            [rows_NK],
+            name=f"{linear.matmul.name}/rows",
             attributes={"perm": [1, 0]},
         )
-        flat = add_initializer(
-            model.graph, f"{scale.name}.flat", np.asarray(constant(scale)).reshape(-1)
-        )
-        return weight, flat, _zero(model, plan)
-    array, scale_N = quantized(linear.matrix(), plan, axis=0)
+        flat_N = np.asarray(constant_array(scale_N1)).reshape(-1)
+        scale = add_initializer(graph, f"{scale_N1.name}.flat", flat_N)
+        return weight_KN, scale, _zero_point(graph, plan)
+
+    integers_KN, scale_1N = quantize_weight(linear.matrix(), plan, axis=0)
+    scale_shape = (-1,) if plan.per_channel else ()
     name = f"{linear.name}.weight"
     return (
-        add_initializer(model.graph, f"{name}.quantized", array),
-        add_initializer(
-            model.graph,
-            f"{name}.scale",
-            scale_N.reshape(-1) if plan.per_channel else scale_N.reshape(()),
-        ),
-        _zero(model, plan),
+        add_initializer(graph, f"{name}.quantized", integers_KN),
+        add_initializer(graph, f"{name}.scale", scale_1N.reshape(scale_shape)),
+        _zero_point(graph, plan),
     )
 
 
-def _zero(model: ir.Model, plan: Int8Plan) -> ir.Value | None:
-    return (
-        None
-        if plan.signed
-        else add_initializer(model.graph, "constant/uint8/128", np.array(128, np.uint8))
-    )
+def _zero_point(graph: ir.Graph, plan: Int8Plan) -> ir.Value | None:
+    # Signed weights have no zero-point tensor: zeros select a slower kernel.
+    if plan.signed:
+        return None
+    return add_initializer(graph, "constant/uint8/128", np.array(128, np.uint8))
 
 
-def quantize_tables(model: ir.Model, plan: Int8Plan) -> None:
-    """Words and positions row by row: each keeps its own scale, so a rare large vector does not coarsen the others."""
+# --- embeddings ----------------------------------------------------------------------------------
+
+
+def quantize_embeddings(model: ir.Model, plan: Int8Plan) -> None:
+    """Quantizes word and position embeddings row by row, if the plan includes them.
+
+    Each row has its own scale, so a rare large vector does not make the others coarser.
+    """
     if not plan.embeddings:
         return
-    for reader in (find_words(model), find_positions(model)):
-        if reader is None:
-            continue
-        table, which = reader.inputs[0], reader.inputs[1:]
-        assert table is not None
-        rows, scale = _table_rows(model, table, plan)
-        name = reader.name or reader.op_type
-        (picked,) = insert(reader, reader.op_type, [rows, *which], name=name)
-        (scales,) = insert(reader, reader.op_type, [scale, *which], name=f"{name}/scale")
-        (numbers,) = insert(
-            reader, "Cast", [picked], name=f"{name}/Cast", attributes={"to": int(ir.DataType.FLOAT)}
-        )
-        if not plan.signed:
-            middle = add_initializer(model.graph, "constant/float32/128", np.array(128, np.float32))
-            (numbers,) = insert(reader, "Sub", [numbers, middle], name=f"{name}/Sub")
-        (vectors,) = insert(reader, "Mul", [numbers, scales], name=f"{name}/Mul")
-        replace(reader.outputs[0], vectors)
+    for lookup in (find_word_embedding(model), find_position_embedding(model)):
+        if lookup is not None:
+            _quantize_lookup(model.graph, lookup, plan)
 
 
-def _table_rows(model: ir.Model, table: ir.Value, plan: Int8Plan) -> tuple[ir.Value, ir.Value]:
-    name = f"{table.name}.quantized"
-    if name in model.graph.initializers:
-        return model.graph.initializers[name], model.graph.initializers[f"{table.name}.scale"]
-    rows_VD = constant(table)
+def _quantize_lookup(graph: ir.Graph, lookup: ir.Node, plan: Int8Plan) -> None:
+    """Looks up integer rows and their scales, and multiplies them.
+
+    Four standard operators: faster than GatherBlockQuantized, and every runtime has them
+    (docs/log.md#embedding-lookup-in-int8).
+    """
+    matrix, selection = lookup.inputs[0], lookup.inputs[1:]
+    assert matrix is not None
+    rows, scale = _quantized_rows(graph, matrix, plan)
+    name = lookup.name or lookup.op_type
+    (integers,) = insert(lookup, lookup.op_type, [rows, *selection], name=name)
+    (scales,) = insert(lookup, lookup.op_type, [scale, *selection], name=f"{name}/scale")
+    (numbers,) = insert(
+        lookup, "Cast", [integers], name=f"{name}/Cast", attributes={"to": int(ir.DataType.FLOAT)}
+    )
+    if not plan.signed:
+        middle = add_initializer(graph, "constant/float32/128", np.array(128, np.float32))
+        (numbers,) = insert(lookup, "Sub", [numbers, middle], name=f"{name}/Sub")
+    (vectors,) = insert(lookup, "Mul", [numbers, scales], name=f"{name}/Mul")
+    replace_value(lookup.outputs[0], vectors)
+
+
+def _quantized_rows(graph: ir.Graph, matrix: ir.Value, plan: Int8Plan) -> tuple[ir.Value, ir.Value]:
+    """Adds an embedding matrix as integers (V, D) with scales (V, 1); both only once."""
+    name, scale_name = f"{matrix.name}.quantized", f"{matrix.name}.scale"
+    if name in graph.initializers:
+        return graph.initializers[name], graph.initializers[scale_name]
+    rows_VD = constant_array(matrix)
     assert rows_VD is not None
-    # Rows are read one by one, but the tied head multiplies them: they keep to the products' range.
-    array, scale_V1 = quantized(rows_VD, plan, axis=1, per_channel=True)
+    # A lookup could use all 8 bits, but a tied head multiplies the same rows: the reduced range of
+    # the plan holds for them too.
+    integers_VD, scale_V1 = quantize_weight(rows_VD, plan, axis=1, per_channel=True)
     return (
-        add_initializer(model.graph, name, array),
-        add_initializer(model.graph, f"{table.name}.scale", scale_V1),
+        add_initializer(graph, name, integers_VD),
+        add_initializer(graph, scale_name, scale_V1),
     )
 
 
-def quantized(
+# --- arithmetic ----------------------------------------------------------------------------------
+
+
+def quantize_weight(
     weight: NDArray[np.float32], plan: Int8Plan, *, axis: int, per_channel: bool | None = None
 ) -> tuple[NDArray[np.int8] | NDArray[np.uint8], NDArray[np.float32]]:
-    """8-bit integers and the scale they are multiplied with; the scale keeps `axis` as a dimension of 1.
+    """Rounds a matrix to 8-bit integers.
 
     Args:
-        axis: The axis that is summed over in the product.
-        per_channel: Overrides the plan's.
+        weight: A matrix, float32.
+        plan: Sign, range, and number of scales.
+        axis: The axis that the MatMul sums over.
+        per_channel: Overrides the plan's value.
+    Returns:
+        The integers, and the scale that they are multiplied with; `axis` has size 1 in the scale.
+        A single scale has shape (1, 1).
     """
-    along = axis if (plan.per_channel if per_channel is None else per_channel) else None
-    top = np.abs(weight).max(axis=along, keepdims=True)
-    scale = np.maximum(top / plan.largest, np.finfo(np.float32).tiny).astype(np.float32)
+    if per_channel is None:
+        per_channel = plan.per_channel
+    top = np.abs(weight).max(axis=axis if per_channel else None, keepdims=True)
+    scale = np.maximum(top / plan.largest, _TINY).astype(np.float32)
     integers = np.clip(np.rint(weight / scale), -plan.largest, plan.largest)
     if plan.signed:
         return integers.astype(np.int8), scale
     return (integers + 128).astype(np.uint8), scale
+
+
+def uint8_grid(low: float, high: float) -> tuple[float, int]:
+    """Scale and zero point of uint8 values that cover a range and 0."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max((high - low) / 255, _TINY)
+    return scale, int(np.clip(round(-low / scale), 0, 255))

@@ -1,8 +1,10 @@
-"""What is exported: a model folder or hub id, its task, and the safe way to its weights."""
+"""Models to export: a run's student and teacher, or one model by folder or hub id."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,127 +16,211 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
-from edgedistil.core.task import TASKS, Task, find_task, task_of_architectures
+from edgedistil.core.fetch import find_model_folder, require_safetensors
+from edgedistil.core.records import Role
+from edgedistil.core.rundir import RunDir, create_run, open_run
+from edgedistil.core.task import (
+    ENCODER_TASK,
+    FILL_MASK_TASK,
+    TASKS,
+    Task,
+    find_task,
+    task_of_architectures,
+)
 from edgedistil.models.quiet import quiet
 from edgedistil.models.teacher import read_tokenizer
 
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+ModelRole = Role | Literal["other"]
+
+# Missing weights that an error lists by name.
+_LISTED_WEIGHTS = 3
 
 
-@dataclass(frozen=True)
-class Source:
-    """A model in eval mode and float32, and where its files lie."""
+@dataclass(frozen=True, kw_only=True)
+class ExportSource:
+    """A model folder that can be exported: supported, with safe weights, for a known task.
+
+    Attributes:
+        name: First part of the export folder's name: student, teacher, or the model's name.
+        role: Its role in the run.
+        folder: config.json, weights in safetensors, and tokenizer.
+        task: What the exported model computes.
+        float_only: Whether it is exported in float32 only, as a baseline.
+    """
 
     name: str
-    role: Literal["teacher", "student", "other"]
-    task: Task
+    role: ModelRole
     folder: Path
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
+    task: Task
+    float_only: bool = False
 
-    @property
-    def takes_token_types(self) -> bool:
-        return FAMILIES[self.model.config.model_type].token_types
+    def load_model(self) -> PreTrainedModel:
+        """Loads the model with the task's head, in float32 and eval mode, without gradients.
+
+        Raises:
+            ModelError: The weights are corrupt, or lack what the task needs.
+        """
+        model = _load_model(self.folder, self.task)
+        loaded: PreTrainedModel = model.eval().requires_grad_(False)
+        return loaded
+
+    def load_tokenizer(self) -> PreTrainedTokenizerFast:
+        """Loads the tokenizer.
+
+        Raises:
+            ModelError: It is missing, corrupt, or lacks a special token.
+        """
+        return read_tokenizer(self.folder)
 
 
-def load_source(
-    folder: Path, *, name: str, role: Literal["teacher", "student", "other"], task: str | None
-) -> Source:
-    """The model in a folder, for a task.
+def read_source(
+    folder: Path, *, name: str, role: ModelRole, task: str | None, float_only: bool = False
+) -> ExportSource:
+    """Checks a model folder and determines its task; loads no weights.
 
     Args:
-        task: TasksManager's name; inferred from the config's architecture if not given.
+        folder: The model.
+        name: First part of the export folder's name.
+        role: Its role in the run.
+        task: TasksManager's name or a synonym; inferred from the config's architecture if None.
+        float_only: Whether it is exported in float32 only.
     Raises:
-        ModelError: Not a model, not supported, weights as pickle only or torn, a task that its weights do not serve.
+        ModelError: Not a model, not supported, weights not in safetensors, or an unknown task.
     """
     config = read_config(folder)
-    chosen = checked_task(task) if task is not None else infer_task(config, folder)
     require_safetensors(folder)
-    return Source(name, role, chosen, folder, _load(folder, chosen), read_tokenizer(folder))
+    checked_task = infer_task(config, folder) if task is None else parse_task(task)
+    return ExportSource(
+        name=name, role=role, folder=folder, task=checked_task, float_only=float_only
+    )
+
+
+def find_sources(
+    run_name: str, *, model: str | None, task: str | None
+) -> tuple[RunDir, list[ExportSource]]:
+    """Returns the run, and the models that are exported into it.
+
+    Of a run, these are the student as masked LM (parity of the logits is shown there) and as encoder
+    (the speed claim is measured there); and the teacher, the same in float32, as the baseline.
+
+    Args:
+        run_name: Run with a student; ignored if `model` is given.
+        model: Folder or hub id; the result goes into a run that is named after it.
+        task: Task of `model`.
+    Raises:
+        RunError: There is no such run, or it has no student yet.
+        ModelError: `model` is neither a folder nor on the hub, or cannot be exported.
+        OfflineError: The hub cannot be reached.
+    """
+    if model is not None:
+        # Checked before a run is created for a model that cannot be exported.
+        name = _run_name(model)
+        source = read_source(find_model_folder(model), name=name, role="other", task=task)
+        return create_run(name, resume=True), [source]
+
+    run = open_run(run_name)
+    run.require(run.student, "edgedistil distill RECIPE")
+    folders: dict[Role, Path] = {"student": run.student}
+    if run.teacher.exists():
+        folders["teacher"] = run.teacher
+    sources = []
+    for role, folder in folders.items():
+        is_teacher = role == "teacher"
+        sources += [
+            read_source(folder, name=role, role=role, task=of_run, float_only=is_teacher)
+            for of_run in (FILL_MASK_TASK, ENCODER_TASK)
+        ]
+    return run, sources
+
+
+def _run_name(model: str) -> str:
+    """Name of the run for a model: the last part of its path, without characters of a URL."""
+    last = model.strip("/").split("/")[-1]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-_") or "model"
+
+
+# --- config and task -----------------------------------------------------------------------------
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a supported model.
+    """Reads the config.json of a supported model.
 
     Raises:
-        ModelError: Missing, torn, or of a type that is not supported (says which it is).
+        ModelError: The file is missing or corrupt, or the model is not supported.
     """
     path = folder / "config.json"
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{folder} is no model folder: it has no config.json") from None
+        raise ModelError(f"{folder} is not a model folder: it has no config.json") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
-    kind = config.get("model_type", "of unknown type")
-    if kind not in FAMILIES:
-        named = ", ".join(config.get("architectures") or []) or "no architecture named"
-        raise ModelError(
-            f"{folder} is a model of type '{kind}' ({named}); supported: {', '.join(FAMILIES)}"
-        )
-    if config.get("is_decoder") or config.get("position_embedding_type", "absolute") != "absolute":
-        what = (
-            "a decoder"
-            if config.get("is_decoder")
-            else f"positions of type '{config['position_embedding_type']}'"
-        )
-        raise ModelError(f"{folder} has {what}; supported: encoders with absolute positions")
-    activation = config.get(FAMILIES[kind].keys.activation, "gelu")
-    if activation != "gelu":
-        raise ModelError(f"{folder} has the activation '{activation}'; supported: gelu")
+    _check_supported(config, folder)
     return config
 
 
-def infer_task(config: dict[str, Any], folder: Path) -> Task:
-    """Returns the task that a config's architecture is for.
+def _check_supported(config: Mapping[str, Any], folder: Path) -> None:
+    """Raises ModelError if the graph passes do not know a model of this config."""
+    model_type = config.get("model_type", "unknown")
+    if model_type not in FAMILIES:
+        classes = ", ".join(config.get("architectures") or []) or "no architecture named"
+        raise ModelError(
+            f"{folder} is a model of type '{model_type}' ({classes}); "
+            f"supported: {', '.join(FAMILIES)}"
+        )
+    if config.get("is_decoder"):
+        raise ModelError(
+            f"{folder} has a decoder; supported: encoders with absolute position embeddings"
+        )
+    positions = config.get("position_embedding_type", "absolute")
+    if positions != "absolute":
+        raise ModelError(
+            f"{folder} has position embeddings of type '{positions}'; supported: absolute"
+        )
+    # `passes.fuse_gelu` fuses the exact Gelu and no other activation.
+    activation = config.get(FAMILIES[model_type].keys.activation, "gelu")
+    if activation != "gelu":
+        raise ModelError(f"{folder} has the activation '{activation}'; supported: gelu")
+
+
+def infer_task(config: Mapping[str, Any], folder: Path) -> Task:
+    """Returns the task of a config's architecture.
 
     Raises:
-        ModelError: It names none that is supported.
+        ModelError: The config names no architecture of a supported task.
     """
-    named = config.get("architectures") or []
-    task = task_of_architectures(named)
-    if task is not None:
-        return task
-    raise ModelError(
-        f"{folder / 'config.json'} names {', '.join(named) or 'no architecture'}, and no task follows from it",
-        hint=f"give one with --task: {', '.join(TASKS)}",
-    )
+    architectures = config.get("architectures") or []
+    task = task_of_architectures(architectures)
+    if task is None:
+        names = ", ".join(architectures) or "no architecture"
+        raise ModelError(
+            f"{folder / 'config.json'} names {names}, which belongs to no supported task",
+            hint=f"select one with --task: {', '.join(TASKS)}",
+        )
+    return task
 
 
-def checked_task(task: str) -> Task:
-    """TasksManager's name of a task; its synonyms (`masked-lm`, `default` …) are understood.
+def parse_task(name: str) -> Task:
+    """Returns the task of a name or of a synonym, such as `masked-lm`.
 
     Raises:
-        ModelError: Unknown or not supported.
+        ModelError: The task is unknown or not supported.
     """
     from optimum.exporters.tasks import TasksManager
 
-    row = find_task(str(TasksManager.map_from_synonym(task)))
+    row = find_task(str(TasksManager.map_from_synonym(name)))
     if row is None:
-        raise ModelError(f"no task '{task}'; supported: {', '.join(TASKS)}")
+        raise ModelError(f"unknown task '{name}'", hint=f"expected one of: {', '.join(TASKS)}")
     return row.name
 
 
-def require_safetensors(folder: Path) -> None:
-    """Returns if a folder has weights that run no code.
-
-    Raises:
-        ModelError: It has none, or only pickles.
-    """
-    if any(folder.glob("*.safetensors")):
-        return
-    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-    raise ModelError(
-        f"{folder} has no weights in safetensors"
-        + (f", only {', '.join(pickled)}" if pickled else ""),
-        hint="a pickle can run code when it is read, so it is refused. Where you trust it, convert it once: "
-        "transformers' from_pretrained, then save_pretrained, writes model.safetensors",
-    )
+# --- weights -------------------------------------------------------------------------------------
 
 
-def _load(folder: Path, task: Task) -> PreTrainedModel:
-    model_class: Any = getattr(transformers, TASKS[task].auto_class)
+def _load_model(folder: Path, task: Task) -> Any:
+    model_class = getattr(transformers, TASKS[task].auto_class)
     try:
+        # transformers draws random weights for a head before it loads the file.
         with quiet(), torch.random.fork_rng(devices=[]):
             model, info = model_class.from_pretrained(
                 folder,
@@ -146,21 +232,24 @@ def _load(folder: Path, task: Task) -> PreTrainedModel:
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"the weights in {folder} cannot be read: {str(error).splitlines()[0]}",
-            hint="a file that was cut off while it was copied or fetched: copy or fetch it again",
+            hint="the file may be truncated: copy or download it again",
         ) from error
-    missing = sorted(key for key in info["missing_keys"] if not _unused(key, task))
-    if missing:
-        some = ", ".join(missing[:3]) + (
-            f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        )
-        raise ModelError(
-            f"{folder} lacks {some}: it cannot serve {task}",
-            hint="random weights would be exported; name the task that it was trained for with --task",
-        )
-    loaded: PreTrainedModel = model.eval().requires_grad_(False)
-    return loaded
+    _check_complete(info["missing_keys"], folder, task)
+    return model
 
 
-def _unused(key: str, task: Task) -> bool:
-    """Whether a weight is not used: every BERT has a pooler, and few tasks read it."""
-    return "pooler" in key and not TASKS[task].reads_pooler
+def _check_complete(missing_keys: list[str], folder: Path, task: Task) -> None:
+    """Raises ModelError if weights are missing that the task uses."""
+    missing = sorted(missing_keys)
+    if not TASKS[task].reads_pooler:
+        # Every BERT has a pooler, and few tasks read it.
+        missing = [key for key in missing if "pooler" not in key]
+    if not missing:
+        return
+    listing = ", ".join(missing[:_LISTED_WEIGHTS])
+    if len(missing) > _LISTED_WEIGHTS:
+        listing += f" and {len(missing) - _LISTED_WEIGHTS} more"
+    raise ModelError(
+        f"{folder} lacks {listing}: it cannot serve {task}",
+        hint="random weights would be exported; select the task that it was trained for with --task",
+    )

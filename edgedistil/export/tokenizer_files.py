@@ -1,13 +1,14 @@
-"""The tokenizer files of a package, as four clients of different age read them.
+"""Tokenizer files of a package, for clients of different age.
 
-They are written from the fast tokenizer's own description, not by `save_pretrained`: version 5 of transformers names a
-tokenizer class that version 4 and transformers.js do not know, and leaves out vocab.txt.
+They are written from the fast tokenizer's description, not by `save_pretrained`: version 5 of
+transformers names a tokenizer class that version 4 and transformers.js do not know, and does not
+write vocab.txt (docs/decisions.md#tokenizer-files-are-written-from-the-fast-tokenizers-description).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,98 +18,105 @@ from edgedistil.core.rundir import write_json, write_text
 from edgedistil.models.teacher import read_tokenizer
 
 _SPECIALS = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# In the order that transformers writes.
+_MODEL_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
 
 def write_tokenizer(
-    folder: Path, source: Path, config: dict[str, Any], *, input_names: Sequence[str]
+    folder: Path, source_folder: Path, config: Mapping[str, Any], *, input_names: Sequence[str]
 ) -> int:
-    """Writes the tokenizer's files; returns the tokens that it truncates to.
-
-    Truncation and padding stay out of tokenizer.json: they belong to the call, and a length baked in there silently
-    cuts every user's text.
+    """Writes the tokenizer files of a package.
 
     Args:
-        folder: Of the package.
-        source: Folder with the model's tokenizer.
-        config: The package's config.
-        input_names: What the graph takes; what it does not take the tokenizer does not give.
+        folder: The package.
+        source_folder: Holds the model's tokenizer.
+        config: config.json of the package.
+        input_names: Inputs of the graph; clients must not feed any other.
+    Returns:
+        Tokens that a client truncates to.
     Raises:
-        ModelError: No fast WordPiece tokenizer there.
+        ModelError: The folder has no fast WordPiece tokenizer.
     """
-    tokenizer = read_tokenizer(source)
-    fast = json.loads(tokenizer.backend_tokenizer.to_str())
-    if fast["model"].get("type") != "WordPiece":
+    tokenizer = read_tokenizer(source_folder)
+    backend = tokenizer.backend_tokenizer
+    # Truncation and padding are not written: they belong to a call, and a length in this file would
+    # silently cut every user's text.
+    fast = json.loads(backend.to_str())
+    model_type = fast["model"].get("type")
+    if model_type != "WordPiece":
         raise ModelError(
-            f"the tokenizer in {source} is of the type {fast['model'].get('type')}; expected WordPiece"
+            f"the tokenizer in {source_folder} is of type {model_type}; expected WordPiece"
         )
-    if tokenizer.backend_tokenizer.encode("").ids != [
-        tokenizer.cls_token_id,
-        tokenizer.sep_token_id,
-    ]:
-        # A BERT reads [CLS] … [SEP], and a client that reads this file only must know it.
-        fast["post_processor"] = bert_template(
-            tokenizer.cls_token, tokenizer.sep_token, fast["model"]["vocab"]
-        )
-    longest = min(int(tokenizer.model_max_length), int(config["max_position_embeddings"]))
+    vocabulary = fast["model"]["vocab"]
+    # BERT reads [CLS] … [SEP]; a client that reads only this file has to find that in it.
+    if backend.encode("").ids != [tokenizer.cls_token_id, tokenizer.sep_token_id]:
+        fast["post_processor"] = bert_template(tokenizer.cls_token, tokenizer.sep_token, vocabulary)
+
+    max_length = min(int(tokenizer.model_max_length), int(config["max_position_embeddings"]))
     specials = {name: str(getattr(tokenizer, name)) for name in _SPECIALS}
-    normalizer = fast.get("normalizer") or {}
+    settings = {
+        "tokenizer_class": FAMILIES[config["model_type"]].tokenizer_class,
+        "model_max_length": max_length,
+        "model_input_names": [name for name in _MODEL_INPUTS if name in input_names],
+        **_normalizer_settings(fast.get("normalizer") or {}),
+        "clean_up_tokenization_spaces": True,
+        "added_tokens_decoder": _added_tokens(fast["added_tokens"]),
+        **specials,
+    }
     write_json(folder / "tokenizer.json", fast)
     write_json(folder / "special_tokens_map.json", specials)
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": FAMILIES[config["model_type"]].tokenizer_class,
-            "model_max_length": longest,
-            "model_input_names": [
-                name
-                for name in ("input_ids", "token_type_ids", "attention_mask")
-                if name in input_names
-            ],
-            "do_lower_case": bool(normalizer.get("lowercase", False)),
-            "strip_accents": normalizer.get("strip_accents"),
-            "tokenize_chinese_chars": bool(normalizer.get("handle_chinese_chars", True)),
-            "clean_up_tokenization_spaces": True,
-            "added_tokens_decoder": {
-                str(token["id"]): _without_id(token) for token in fast["added_tokens"]
-            },
-            **specials,
-        },
-    )
-    write_text(folder / "vocab.txt", vocabulary_lines(fast["model"]["vocab"]))
-    return longest
+    write_json(folder / "tokenizer_config.json", settings)
+    write_text(folder / "vocab.txt", vocabulary_lines(vocabulary))
+    return max_length
 
 
-def bert_template(cls: str, sep: str, vocabulary: dict[str, int]) -> dict[str, Any]:
-    """tokenizer.json's words for `[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]`, B and its [SEP] of type 1."""
+def bert_template(cls: str, sep: str, vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    """Template of tokenizer.json: `[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]`, B of type 1."""
 
-    def special(token: str, kind: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": token, "type_id": kind}}
+    def special(token: str, type_id: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": token, "type_id": type_id}}
 
-    def sequence(name: str, kind: int) -> dict[str, Any]:
-        return {"Sequence": {"id": name, "type_id": kind}}
+    def sequence(name: str, type_id: int) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": type_id}}
 
     single = [special(cls, 0), sequence("A", 0), special(sep, 0)]
+    special_tokens = {
+        token: {"id": token, "ids": [vocabulary[token]], "tokens": [token]} for token in (cls, sep)
+    }
     return {
         "type": "TemplateProcessing",
         "single": single,
         "pair": [*single, sequence("B", 1), special(sep, 1)],
-        "special_tokens": {t: {"id": t, "ids": [vocabulary[t]], "tokens": [t]} for t in (cls, sep)},
+        "special_tokens": special_tokens,
     }
 
 
-def vocabulary_lines(vocabulary: dict[str, int]) -> str:
-    """A token a line, in the order of the ids.
+def vocabulary_lines(vocabulary: Mapping[str, int]) -> str:
+    """Content of vocab.txt: one token a line, in the order of the ids.
 
     Raises:
-        ModelError: The ids have a gap: the line number would be another id.
+        ModelError: The ids have a gap, so a line number would be another token's id.
     """
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     if [vocabulary[token] for token in tokens] != list(range(len(tokens))):
         raise ModelError(
-            f"the vocabulary's {len(tokens)} ids do not go from 0 to {len(tokens) - 1} without a gap"
+            f"the {len(tokens)} ids of the vocabulary are not 0 to {len(tokens) - 1} without a gap"
         )
     return "".join(f"{token}\n" for token in tokens)
 
 
-def _without_id(token: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in token.items() if key != "id"}
+def _normalizer_settings(normalizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The normalizer in the names of tokenizer_config.json, for clients without tokenizer.json."""
+    return {
+        "do_lower_case": bool(normalizer.get("lowercase", False)),
+        "strip_accents": normalizer.get("strip_accents"),
+        "tokenize_chinese_chars": bool(normalizer.get("handle_chinese_chars", True)),
+    }
+
+
+def _added_tokens(tokens: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Id → facts about an added token."""
+    by_id = {}
+    for token in tokens:
+        by_id[str(token["id"])] = {key: value for key, value in token.items() if key != "id"}
+    return by_id

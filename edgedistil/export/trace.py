@@ -1,9 +1,11 @@
-"""PyTorch model → ONNX graph, traced by torch, with its weights still where PyTorch holds them.
+"""PyTorch model → ONNX graph, traced by torch, with the weights still in PyTorch's memory.
 
-The tracer is TorchScript's: it keeps one node per module call, names every node after its module, and needs one tiny
-forward pass. Two things are told to it, through transformers' own registry of attention functions: attention is one
-node (`edgedistil::Attention`), and the mask stays as the user gave it. So nothing has to be recognised afterwards, and
-no mask or head arithmetic has to be removed. `passes` turns that node into operators that a runtime has.
+The tracer is TorchScript's: it keeps one node per module call, names every node after its module, and
+needs one small forward pass. Two functions are registered with transformers for the time of the trace:
+attention becomes one node (`edgedistil::Attention`), and the mask stays as the user passed it. So no
+pattern has to be recognised afterwards, and no mask or head arithmetic has to be removed. `passes`
+lowers that node to operators of onnxruntime. Reasons:
+docs/decisions.md#traced-by-torchscript-with-attention-as-one-node.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import onnx
@@ -21,51 +24,67 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.task import TASKS, Task
+from edgedistil.export.passes.attention import DOMAIN
 
+# Name of our attention in transformers' registry.
 TRACED = "edgedistil_traced"
-DOMAIN = "edgedistil"
-TRACE_OPSET = 17  # the first with LayerNormalization; everything that a younger opset adds here is fused by us
-IR_VERSION = 8  # what onnxruntime 1.14 and onnxruntime-web read
+# The first opset with LayerNormalization. What a younger opset adds for these models, our passes fuse
+# (docs/decisions.md#opset-17-ir-8-onnxruntime--114).
+TRACE_OPSET = 17
+# The version that onnxruntime 1.14 and onnxruntime-web read.
+IR_VERSION = 8
 
 
-def trace(model: PreTrainedModel, *, task: Task, token_types: bool) -> ir.Model:
-    """The graph of a model. Its initializers share memory with the model's parameters.
+def input_names(model: PreTrainedModel) -> list[str]:
+    """Names of a model's graph inputs, in order."""
+    names = ["input_ids", "attention_mask"]
+    if FAMILIES[model.config.model_type].token_types:
+        names.append("token_type_ids")
+    return names
+
+
+def trace_model(model: PreTrainedModel, *, task: Task) -> ir.Model:
+    """Traces a model; the initializers of the graph share memory with its parameters.
 
     Args:
-        model: BERT or DistilBERT in eval mode; not changed.
-        task: A task of `edgedistil.core.task`.
-        token_types: Whether `token_type_ids` is an input.
+        model: A model of a supported family, in eval mode, with the task's head; not changed.
+        task: Selects the outputs.
     """
-    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])]
+    inputs = input_names(model)
     outputs = list(TASKS[task].outputs)
-    traced = _Traced(model, inputs, outputs).eval()
+    axes = {name: _dynamic_axes(name, task) for name in [*inputs, *outputs]}
     data = io.BytesIO()
     with _attention_as_one_node(model), _quiet_tracer(), torch.no_grad():
         torch.onnx.export(
-            traced,
+            _NamedOutputs(model, inputs, outputs).eval(),
             _example(inputs),
             data,  # type: ignore[arg-type]  # the tracer takes a buffer; its annotation forgot
             dynamo=False,
             opset_version=TRACE_OPSET,
             input_names=inputs,
             output_names=outputs,
-            dynamic_axes={name: _axes(name, task) for name in [*inputs, *outputs]},
-            export_params=False,  # the weights are attached below, not copied through a protobuf
+            dynamic_axes=axes,
+            # The weights are attached below instead of being copied through a protobuf.
+            export_params=False,
             do_constant_folding=False,
             keep_initializers_as_inputs=True,
             custom_opsets={DOMAIN: 1},
         )
     graph = ir.from_proto(onnx.load_model_from_string(data.getvalue()))
-    _attach_weights(graph, dict(_tensors(model)), inputs)
+    tensors = dict(chain(model.named_parameters(), model.named_buffers()))
+    _attach_weights(graph.graph, tensors, inputs)
+
+    # No field depends on the machine or on the version of torch, so equal models give equal bytes.
     graph.graph.name = f"{model.config.model_type} {task}"
     graph.ir_version = IR_VERSION
     graph.producer_name, graph.producer_version, graph.doc_string = "edgedistil", "", ""
     return graph
 
 
-class _Traced(nn.Module):
-    """Positional tensors in, the named outputs out."""
+class _NamedOutputs(nn.Module):
+    """A model with positional inputs and only the named outputs, as the tracer requires."""
 
     def __init__(self, model: PreTrainedModel, inputs: list[str], outputs: list[str]) -> None:
         super().__init__()
@@ -73,24 +92,30 @@ class _Traced(nn.Module):
         self._inputs, self._outputs = inputs, outputs
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        answer = self.model(**dict(zip(self._inputs, tensors, strict=True)), return_dict=True)
-        return tuple(answer[name] for name in self._outputs)
+        """Runs the model; returns the outputs in the order of their names."""
+        feeds = dict(zip(self._inputs, tensors, strict=True))
+        outputs = self.model(**feeds, return_dict=True)
+        return tuple(outputs[name] for name in self._outputs)
+
+
+# --- attention as one node -----------------------------------------------------------------------
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(q kᵀ · scale + mask) v as one node; (B, H, L, D) three times in, (B, L, H, D) out."""
+    """softmax(q kᵀ · scale + mask) v as one node: (B, H, L, D) three times → (B, L, H, D)."""
 
     @staticmethod
     def forward(
         _ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask_BL: Tensor, _heads: int, scale: float
     ) -> Tensor:
-        scores = (q @ k.transpose(-1, -2) * scale).masked_fill(
-            mask_BL[:, None, None, :] == 0, float("-inf")
-        )
+        """Computes the attention, so that the traced forward pass has correct shapes."""
+        is_padding = mask_BL[:, None, None, :] == 0
+        scores = (q @ k.transpose(-1, -2) * scale).masked_fill(is_padding, float("-inf"))
         return (scores.softmax(-1) @ v).transpose(1, 2)
 
     @staticmethod
     def symbolic(g: Any, q: Any, k: Any, v: Any, mask_BL: Any, heads: int, scale: float) -> Any:
+        """Emits the node; the tracer calls it instead of tracing `forward`."""
         node = g.op(f"{DOMAIN}::Attention", q, k, v, mask_BL, heads_i=heads, scale_f=scale)
         return node.setType(q.type().with_sizes([None, None, None, None]))
 
@@ -106,30 +131,36 @@ def _attention(
     **_unused: Any,
 ) -> tuple[Tensor, None]:
     config: Any = module.config
-    return _Attention.apply(q, k, v, mask_BL, config.num_attention_heads, float(scaling)), None  # type: ignore[no-untyped-call]
+    heads = config.num_attention_heads
+    context = _Attention.apply(q, k, v, mask_BL, heads, float(scaling))  # type: ignore[no-untyped-call]
+    return context, None
 
 
-def _mask_as_it_is(*, attention_mask: Tensor, **_unused: Any) -> Tensor:
+def _unchanged_mask(*, attention_mask: Tensor, **_unused: Any) -> Tensor:
     return attention_mask
 
 
 AttentionInterface.register(TRACED, _attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(TRACED, _mask_as_it_is)
+ALL_MASK_ATTENTION_FUNCTIONS.register(TRACED, _unchanged_mask)
 
 
 @contextmanager
 def _attention_as_one_node(model: PreTrainedModel) -> Iterator[None]:
-    before = model.config._attn_implementation
+    """Lets a model use our attention functions."""
+    implementation = model.config._attn_implementation
     model.set_attn_implementation(TRACED)
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        model.set_attn_implementation(implementation)
 
 
 @contextmanager
 def _quiet_tracer() -> Iterator[None]:
-    """Its warnings are about being deprecated, and about Python values that are constants for us on purpose."""
+    """Silences the tracer's warnings.
+
+    They say that the tracer is deprecated, and that Python values become constants, which we want.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
@@ -137,35 +168,37 @@ def _quiet_tracer() -> Iterator[None]:
         yield
 
 
+# --- inputs, axes, weights -----------------------------------------------------------------------
+
+
 def _example(inputs: list[str]) -> tuple[Tensor, ...]:
+    """Inputs of the traced forward pass: two sequences of seven tokens, one of them padded."""
     B, L = 2, 7
+    # Small ids, which every vocabulary has.
     ids = torch.arange(B * L).reshape(B, L) % 13
     mask = torch.ones(B, L, dtype=torch.int64)
     mask[1, 5:] = 0
-    of = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    return tuple(of[name] for name in inputs)
+    by_name = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    return tuple(by_name[name] for name in inputs)
 
 
-def _axes(name: str, task: Task) -> dict[int, str]:
+def _dynamic_axes(name: str, task: Task) -> dict[int, str]:
     """Names of the dynamic axes of an input or output."""
     if name in TASKS[task].outputs and TASKS[task].level == "sequence":
         return {0: "batch"}
     return {0: "batch", 1: "sequence"}
 
 
-def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
-
-
-def _attach_weights(model: ir.Model, tensors: dict[str, Tensor], inputs: list[str]) -> None:
-    """The tracer lists weights as inputs; make them initializers that point at PyTorch's memory."""
-    graph = model.graph
-    for value in [each for each in graph.inputs if each.name not in inputs]:
+def _attach_weights(graph: ir.Graph, tensors: dict[str, Tensor], inputs: list[str]) -> None:
+    """Turns the weights, which the tracer lists as inputs, into initializers in PyTorch's memory."""
+    weights = [value for value in graph.inputs if value.name not in inputs]
+    for value in weights:
         assert value.name is not None
+        # The tracer's names start with the attribute of `_NamedOutputs`.
         name = value.name.removeprefix("model.")
         value.name = name
         value.const_value = ir.Tensor(tensors[name].detach().numpy(), name=name)
         graph.inputs.remove(value)
+        # Parameters that the task does not use, such as a pooler, stay out of the graph.
         if value.uses():
             graph.register_initializer(value)

@@ -1,4 +1,4 @@
-"""Weights in fewer bytes that are computed with in float32 (float16) or block by block (4 bits)."""
+"""Weights of fewer bytes that are computed with in float32: float16, or 4 bits in blocks."""
 
 from __future__ import annotations
 
@@ -7,87 +7,122 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgedistil.core.errors import ModelError
-from edgedistil.export.linears import Linear, find_words
+from edgedistil.export.linears import Linear, find_word_embedding
 from edgedistil.export.passes import drop_unused
-from edgedistil.export.passes.edit import CONTRIB, add_initializer, insert, replace
-from edgedistil.export.quantize import Int8Plan, quantize_alone, quantize_tables, wanted_linears
-
-BLOCK = 32
-_SMALL_BYTES = 1024
-_ACCURACY_INT8 = (
-    4  # MatMulNBits: activations become int8 block by block; the fastest path where it exists
+from edgedistil.export.passes.edit import CONTRIB, add_initializer, insert, replace_value
+from edgedistil.export.quantize import (
+    Int8Plan,
+    quantizable_linears,
+    quantize_embeddings,
+    quantize_linear,
 )
 
+# Inputs of an output that share a scale. Blocks of 256 are faster and less exact
+# (docs/log.md#integer-kernels).
+BLOCK = 32
+# MatMulNBits: activations become int8 block by block, its fastest path where a CPU has it.
+_ACCURACY_INT8 = 4
+# Smaller weights stay in float32: their casts would be nodes for almost no bytes.
+_HALVED_FROM_BYTES = 1024
 
-def halve_weights(model: ir.Model) -> None:
-    """float32 weights over 1 KiB become float16 and are cast where they are read, in place.
+# --- float16 -------------------------------------------------------------------------------------
 
-    A session on a CPU casts them once when it starts and computes in float32; rows of the table of words are cast as
-    they are picked.
+
+def convert_to_float16(model: ir.Model) -> None:
+    """Stores float32 weights over 1 KiB as float16 with a cast to float32, in place.
+
+    A session on a CPU casts them once, when it starts, and computes in float32
+    (docs/decisions.md#fp16-stores-halves-and-computes-in-float32). Rows of the word-embedding matrix
+    are cast after the lookup.
 
     Raises:
         ModelError: A weight does not fit into float16.
     """
     graph = model.graph
-    words = find_words(model)
+    lookup = find_word_embedding(model)
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
-        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.nbytes <= _SMALL_BYTES:
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT:
+            continue
+        if tensor.nbytes <= _HALVED_FROM_BYTES:
             continue
         array = np.asarray(tensor.numpy())
-        if np.abs(array).max() > np.finfo(np.float16).max:
-            raise ModelError(
-                f"weight {name} is as large as {np.abs(array).max():g}: float16 ends at 65504"
-            )
+        _check_fits_float16(name, array)
         half = add_initializer(graph, f"{name}.half", array.astype(np.float16))
-        if words is not None and value is words.inputs[0]:
-            (picked,) = insert(words, "Gather", [half, words.inputs[1]], name=f"{words.name}/half")
-            (vectors,) = insert(
-                words, "Cast", [picked], name=f"{words.name}/Cast", attributes={"to": 1}
-            )
-            replace(words.outputs[0], vectors)
-        for use in [use for use in value.uses() if use.node is not words]:
-            (back,) = insert(use.node, "Cast", [half], name=f"{name}/Cast", attributes={"to": 1})
-            use.node.replace_input_with(use.idx, back)
+        if lookup is not None and value is lookup.inputs[0]:
+            _cast_after_lookup(lookup, half)
+        _cast_before_readers(value, half, except_node=lookup, name=name)
     drop_unused(model)
+
+
+def _check_fits_float16(name: str, array: NDArray[np.float32]) -> None:
+    largest = np.abs(array).max()
+    limit = np.finfo(np.float16).max
+    if largest > limit:
+        raise ModelError(
+            f"weight {name} is as large as {largest:g}: float16 ends at {limit:g}",
+            hint="export another precision, such as int8",
+        )
+
+
+def _cast_after_lookup(lookup: ir.Node, half: ir.Value) -> None:
+    """Looks up float16 rows and casts those: casting the matrix would undo the saving."""
+    (rows,) = insert(lookup, "Gather", [half, lookup.inputs[1]], name=f"{lookup.name}/half")
+    (vectors,) = insert(lookup, "Cast", [rows], name=f"{lookup.name}/Cast", attributes={"to": 1})
+    replace_value(lookup.outputs[0], vectors)
+
+
+def _cast_before_readers(
+    value: ir.Value, half: ir.Value, *, except_node: ir.Node | None, name: str
+) -> None:
+    """Gives every reader of a weight a cast of its own, which a session folds."""
+    for use in [use for use in value.uses() if use.node is not except_node]:
+        (as_float,) = insert(use.node, "Cast", [half], name=f"{name}/Cast", attributes={"to": 1})
+        use.node.replace_input_with(use.idx, as_float)
+
+
+# --- 4 bits --------------------------------------------------------------------------------------
 
 
 def quantize_int4(model: ir.Model, plan: Int8Plan) -> list[str]:
-    """Weights of the products become 4-bit numbers, in place: blocks of 32 inputs of an output share a scale.
+    """Quantizes the weights of linear layers to 4 bits, in place; 32 inputs share a scale.
 
-    The tables of words and positions, and with the words a tied head, are quantized to 8 bits as in int8: 4 bits for
-    what decides the word would cost more agreement than they save bytes.
+    Word and position embeddings, and with them a tied head, get 8 bits as in int8: 4 bits for what
+    decides the token would cost more agreement than they save bytes.
 
+    Args:
+        model: The float32 graph.
+        plan: Which linear layers are quantized, and how the 8-bit weights are.
     Returns:
-        The names of the products that were quantized to 4 bits.
+        Names of the linear layers that were quantized to 4 bits.
     """
-    linears = wanted_linears(model, plan)
-    quantize_tables(model, plan)
-    done = []
+    linears = quantizable_linears(model, plan)
+    quantize_embeddings(model, plan)
+    names = []
     for linear in linears:
         if linear.tied:
-            quantize_alone(model, linear, plan)
+            quantize_linear(model, linear, plan)
         else:
-            _in_blocks(model, linear)
-            done.append(linear.name)
+            _quantize_in_blocks(model.graph, linear)
+            names.append(linear.name)
     drop_unused(model)
-    return done
+    return names
 
 
-def _in_blocks(model: ir.Model, linear: Linear) -> None:
+def _quantize_in_blocks(graph: ir.Graph, linear: Linear) -> None:
+    """Replaces a linear layer by a MatMulNBits and the sum with its bias."""
     matrix_KN = linear.matrix()
     K, N = matrix_KN.shape
-    packed, scales = packed_int4(np.ascontiguousarray(matrix_KN.T))
+    packed, scales = pack_int4(np.ascontiguousarray(matrix_KN.T))
     name = f"{linear.name}.weight"
-    (product,) = insert(
+    weight = add_initializer(graph, f"{name}.int4", packed)
+    scale = add_initializer(graph, f"{name}.scale", scales)
+    node_name = linear.matmul.name or ""
+    (output,) = insert(
         linear.last,
         "MatMulNBits",
-        [
-            linear.x,
-            add_initializer(model.graph, f"{name}.int4", packed),
-            add_initializer(model.graph, f"{name}.scale", scales),
-        ],
-        name=linear.product.name or "",
+        [linear.x, weight, scale],
+        name=node_name,
         domain=CONTRIB,
         attributes={
             "K": K,
@@ -98,24 +133,29 @@ def _in_blocks(model: ir.Model, linear: Linear) -> None:
         },
     )
     if linear.bias is not None:
-        (product,) = insert(
-            linear.last, "Add", [product, linear.bias], name=f"{linear.product.name}/bias"
-        )
-    replace(linear.last.outputs[0], product)
+        (output,) = insert(linear.last, "Add", [output, linear.bias], name=f"{node_name}/bias")
+    replace_value(linear.last.outputs[0], output)
 
 
-def packed_int4(matrix_NK: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Two 4-bit numbers a byte, low half first, (N, blocks, 16), around 8; and the scale of each block.
+def pack_int4(matrix_NK: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Quantizes a matrix to 4 bits in blocks of 32, in the layout of MatMulNBits.
 
-    The scale is signed so that the largest value of a block lands on -8: all sixteen numbers are used.
+    Args:
+        matrix_NK: Weights of N outputs, shape (N, K); K is padded with zeros to full blocks.
+    Returns:
+        Two 4-bit numbers around 8 in each byte, low half first, shape (N, blocks, 16); and the
+        scales, shape (N · blocks).
     """
     N, K = matrix_NK.shape
     blocks = -(-K // BLOCK)
     padded = np.zeros((N, blocks * BLOCK), np.float32)
     padded[:, :K] = matrix_NK
     grouped = padded.reshape(N, blocks, BLOCK)
-    at = np.abs(grouped).argmax(axis=-1, keepdims=True)
-    scale = np.take_along_axis(grouped, at, axis=-1) / -8
-    scale[scale == 0] = 1
+
+    # The scale is signed so that the largest value of a block becomes -8: all 16 numbers are used.
+    largest_at = np.abs(grouped).argmax(axis=-1, keepdims=True)
+    scale = np.take_along_axis(grouped, largest_at, axis=-1) / -8
+    scale[scale == 0] = 1  # a block of zeros
     numbers = np.clip(np.rint(grouped / scale) + 8, 0, 15).astype(np.uint8)
-    return numbers[..., ::2] | numbers[..., 1::2] << 4, scale.reshape(-1).astype(np.float32)
+    packed = numbers[..., ::2] | numbers[..., 1::2] << 4
+    return packed, scale.reshape(-1).astype(np.float32)

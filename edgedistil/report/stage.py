@@ -7,13 +7,14 @@ from pathlib import Path
 from edgedistil.core import console
 from edgedistil.core.rundir import RunDir, write_json, write_text
 from edgedistil.report import page, terminal, text
+from edgedistil.report.cards import write_cards
 from edgedistil.report.diff import compare_runs
 from edgedistil.report.load import load_results
 from edgedistil.report.verdicts import judge_claims
 
 
 def report(run: RunDir, *, against: RunDir | None = None) -> Path:
-    """Writes `report.html`, `report.md` and `report.json` into a run.
+    """Writes `report.html`, `report.md`, `report.json` and complete model cards into a run.
 
     Args:
         run: Run to report on; the page says which stages have not run.
@@ -33,6 +34,7 @@ def report(run: RunDir, *, against: RunDir | None = None) -> Path:
     write_text(run.report, page.render(results, verdicts, comparison))
     write_text(run.report.with_suffix(".md"), text.render_markdown(results, verdicts, comparison))
     write_json(run.report.with_suffix(".json"), text.report_json(results, verdicts))
+    write_cards(run)
     return run.report
 
 

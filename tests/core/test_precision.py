@@ -21,7 +21,7 @@ from edgedistil.core.precision import (
 )
 from edgedistil.core.task import TASKS
 from edgedistil.export.precisions import MAKERS
-from edgedistil.export.stage import checked_precisions
+from edgedistil.export.publish import checked_precisions
 from edgedistil.parity.tolerances import TOLERANCES, tolerances_for
 from tests.fixtures.changed_package import (
     changed_package,
@@ -40,7 +40,7 @@ NEW_ROW = """        PrecisionInfo(
         ),
 """
 NEXT_ROW = '        PrecisionInfo(\n            name="fp16",\n'
-NEW_MAKER = '    "toy8": lambda shop: replace(make_int8(shop), precision="toy8"),\n'
+NEW_MAKER = '    "toy8": make_int8,\n'
 NEXT_MAKER = '    "fp16": make_fp16,\n'
 # All that a new precision needs: insertions into these two files.
 NEW_PRECISION = {
@@ -102,5 +102,5 @@ def test_a_new_precision_needs_two_files(tmp_path: Path) -> None:
 
 
 def test_the_unchanged_package_does_not_know_that_precision() -> None:
-    with pytest.raises(InputError, match="no precision 'toy8'"):
+    with pytest.raises(InputError, match="unknown precision 'toy8'"):
         checked_precisions(["toy8"])

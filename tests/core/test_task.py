@@ -22,7 +22,7 @@ from edgedistil.core.task import (
     task_of_architectures,
     task_of_kind,
 )
-from edgedistil.export.source import checked_task
+from edgedistil.export.source import parse_task
 from tests.fixtures.changed_package import (
     changed_package,
     run_command,
@@ -112,5 +112,5 @@ def test_a_new_task_needs_one_file(tmp_path: Path) -> None:
 
 
 def test_the_unchanged_package_does_not_know_that_task() -> None:
-    with pytest.raises(ModelError, match="no task 'next-sentence-prediction'"):
-        checked_task("next-sentence-prediction")
+    with pytest.raises(ModelError, match="unknown task 'next-sentence-prediction'"):
+        parse_task("next-sentence-prediction")

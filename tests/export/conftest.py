@@ -1,12 +1,16 @@
-"""A small vocabulary and small models with enough signal that an int8 copy answers like its source."""
+"""A small vocabulary and small models whose int8 copies still compute the same decisions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
@@ -28,18 +32,22 @@ from transformers import (
 )
 
 from edgedistil.core.rundir import RunDir, create_run, mark_latest
+from edgedistil.core.session import SessionOptions
+from edgedistil.core.task import Task
+from edgedistil.export.passes import run_standard_passes
+from edgedistil.export.trace import trace_model
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [
-    f"{a}{b}"
-    for a in ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi")
-    for b in ("n", "r", "s", "t", "x", "y")
+    f"{start}{end}"
+    for start in ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi")
+    for end in ("n", "r", "s", "t", "x", "y")
 ]
-VOCABULARY = [*SPECIALS, *WORDS]  # 53 words
+VOCABULARY = [*SPECIALS, *WORDS]  # 53 tokens
 HIDDEN, INNER, HEADS, LAYERS, POSITIONS = 44, 68, 4, 2, 521
-CLASSES = {
-    each.__name__: each
-    for each in (
+CLASSES: dict[str, type[PreTrainedModel]] = {
+    model_class.__name__: model_class
+    for model_class in (
         BertForMaskedLM,
         BertForPreTraining,
         BertForQuestionAnswering,
@@ -52,6 +60,8 @@ CLASSES = {
     )
 }
 Make = Callable[..., PreTrainedModel]
+MakeGraph = Callable[[str, Task], ir.Model]
+Answer = Callable[[ir.Model], NDArray[np.float32]]
 
 
 @pytest.fixture(scope="session")
@@ -60,24 +70,20 @@ def tokenizer() -> PreTrainedTokenizerFast:
         WordPiece({word: index for index, word in enumerate(VOCABULARY)}, unk_token="[UNK]")
     )
     fast.normalizer, fast.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
-    names = dict(
-        zip(
-            ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"),
-            SPECIALS,
-            strict=True,
-        )
-    )
+    roles = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    names = dict(zip(roles, SPECIALS, strict=True))
     return PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=POSITIONS, **names)
 
 
 @pytest.fixture(scope="session")
 def text() -> list[str]:
+    """60 lines of 17 random words."""
     rows = torch.randint(len(WORDS), (60, 17), generator=torch.Generator().manual_seed(3))
     return [" ".join(WORDS[index] for index in row) for row in rows.tolist()]
 
 
 def make(name: str, *, seed: int = 11) -> PreTrainedModel:
-    """A model of that class whose weights are large enough for its answers to differ from position to position."""
+    """A model of that class; its weights are so large that outputs differ between positions."""
     torch.manual_seed(seed)
     if name.startswith("Bert"):
         config = BertConfig(
@@ -108,14 +114,59 @@ def model() -> Make:
 
 
 @pytest.fixture
+def make_graph() -> MakeGraph:
+    """Traces a model of that class and runs the standard passes."""
+
+    def trace_and_rewrite(name: str, task: Task) -> ir.Model:
+        source = make(name)
+        graph = trace_model(source, task=task)
+        run_standard_passes(graph, source.config)
+        return graph
+
+    return trace_and_rewrite
+
+
+@pytest.fixture
+def graph(make_graph: MakeGraph) -> ir.Model:
+    """The float32 graph of a masked LM, after the standard passes."""
+    return make_graph("DistilBertForMaskedLM", "fill-mask")
+
+
+@pytest.fixture
+def answer() -> Answer:
+    """Runs a graph on 3 × 17 random tokens with the session options that exports recommend."""
+
+    def run(model: ir.Model) -> NDArray[np.float32]:
+        # Without exact sums int8 saturates on x86 without VNNI, as session.json says.
+        options = SessionOptions(exact_int8=True).to_onnxruntime()
+        data = ir.to_proto(model).SerializeToString()
+        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        ids = np.random.default_rng(5).integers(5, 53, (3, 17))
+        return session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
+
+    return run
+
+
+@pytest.fixture
+def error(answer: Answer) -> Callable[[ir.Model, ir.Model], float]:
+    """Mean error of a graph's outputs, relative to the mean of a reference graph's."""
+
+    def relative_error(model: ir.Model, reference: ir.Model) -> float:
+        expected = answer(reference)
+        return float(np.abs(answer(model) - expected).mean() / np.abs(expected).mean())
+
+    return relative_error
+
+
+@pytest.fixture
 def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[[str], Path]:
-    """A saved model of that class with its tokenizer."""
+    """Saves a model of that class with its tokenizer."""
 
     def save(name: str) -> Path:
-        place = tmp_path / name
-        make(name).save_pretrained(place)
-        tokenizer.save_pretrained(place)
-        return place
+        path = tmp_path / name
+        make(name).save_pretrained(path)
+        tokenizer.save_pretrained(path)
+        return path
 
     return save
 
@@ -124,9 +175,9 @@ def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[[str]
 def finished_run(runs: Path, tokenizer: PreTrainedTokenizerFast, text: list[str]) -> RunDir:
     """A run with a teacher, a student and held-out text, as distillation leaves it."""
     run = create_run("done", root=runs)
-    for place, name in ((run.teacher, "BertForMaskedLM"), (run.student, "DistilBertForMaskedLM")):
-        make(name).save_pretrained(place)
-        tokenizer.save_pretrained(place)
+    for path, name in ((run.teacher, "BertForMaskedLM"), (run.student, "DistilBertForMaskedLM")):
+        make(name).save_pretrained(path)
+        tokenizer.save_pretrained(path)
     run.heldout_text.write_text("\n".join(text) + "\n", encoding="utf-8")
     mark_latest(run)
     return run

@@ -1,89 +1,110 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import onnx
+import onnx_ir as ir
 import pytest
 
-from edgedistil.core.records import NotMeasured, ParityFigures
+from edgedistil.core.records import Figure, NotMeasured, ParityFigures
 from edgedistil.export.linears import find_linears
-from edgedistil.export.passes import Shape, run_passes, standard_passes
-from edgedistil.export.precision_search import search, speed_of
-from edgedistil.export.quantize import Int8Plan, wanted_linears
-from edgedistil.export.trace import trace
+from edgedistil.export.precision_search import estimated_speed, output_drop, search
+from edgedistil.export.quantize import Int8Plan, quantizable_linears
 from edgedistil.parity.onnx_file import check_onnx_file
 
+if TYPE_CHECKING:
+    from tests.export.conftest import MakeGraph
+
+ABSENT = NotMeasured(not_measured="a stand-in")
 SENSITIVE = {"transformer.layer.0.ffn.lin2": 0.03, "transformer.layer.1.attention.q_lin": 0.02}
 
 
 @pytest.fixture
-def graph(model):
-    source = model("DistilBertModel")
-    made = trace(source, task="feature-extraction", token_types=False)
-    run_passes(
-        made,
-        standard_passes(Shape.of(made, source.config), token_types=False, drop_token_types=False),
-    )
-    return made
+def graph(make_graph: MakeGraph) -> ir.Model:
+    return make_graph("DistilBertModel", "feature-extraction")
 
 
-def figures_of(file: Path) -> ParityFigures:
-    """Every sensitive product in 8 bits costs its share; the others a thousandth each."""
-    check_onnx_file(file)
-    import onnx
-
-    names = {tensor.name for tensor in onnx.load(file, load_external_data=False).graph.initializer}
-    quantized = {
-        name.removesuffix(".weight.quantized")
-        for name in names
-        if name.endswith(".weight.quantized")
-    }
-    drop = sum(SENSITIVE.get(name, 0.0001) for name in quantized if "embeddings" not in name)
-    missing = NotMeasured(not_measured="a stand-in")
+def figures(
+    *, agreement: Figure = ABSENT, cosine_min: Figure = ABSENT, concordance: Figure = ABSENT
+) -> ParityFigures:
     return ParityFigures(
         sequences=1,
-        length=missing,
+        length=ABSENT,
         max_abs=0,
         mean_abs=0,
-        cosine_min=missing,
-        cosine_mean=missing,
-        kl_nats=missing,
-        agreement=1 - drop,
+        cosine_min=cosine_min,
+        cosine_mean=ABSENT,
+        kl_nats=ABSENT,
+        agreement=agreement,
+        concordance=concordance,
     )
 
 
-def test_everything_in_8_bits_is_taken_where_it_keeps_the_bound(graph, tmp_path: Path) -> None:
-    found = search(graph, Int8Plan(), figures_of, folder=tmp_path, max_drop=0.2)
-    assert found.plan.keep == ()
-    assert found.holds
-    assert len(found.frontier) == 1
+def measure(file: Path) -> ParityFigures:
+    """A sensitive layer in 8 bits loses its share; any other loses 0.01%."""
+    check_onnx_file(file)
+    initializers = onnx.load(file, load_external_data=False).graph.initializer
+    ending = ".weight.quantized"
+    names = [tensor.name for tensor in initializers if tensor.name.endswith(ending)]
+    layers = {name.removesuffix(ending) for name in names if "embeddings" not in name}
+    return figures(agreement=1 - sum(SENSITIVE.get(layer, 0.0001) for layer in layers))
 
 
-def test_the_sensitive_products_and_no_others_go_back_to_float(graph, tmp_path: Path) -> None:
-    found = search(graph, Int8Plan(), figures_of, folder=tmp_path, max_drop=0.01)
-    assert set(found.plan.keep) == set(SENSITIVE)
-    assert found.holds
-    assert [len(step.keep) for step in found.frontier] == [0, 1, 2]
-    speeds = [step.speed for step in found.frontier]
+def test_everything_in_8_bits_is_selected_if_it_holds_the_bound(
+    graph: ir.Model, tmp_path: Path
+) -> None:
+    result = search(graph, Int8Plan(), measure, folder=tmp_path, max_drop=0.2)
+    assert result.plan.keep_float == ()
+    assert result.within_bound
+    assert len(result.frontier) == 1
+    assert "all linear layers in 8 bits" in result.frontier[0].describe()
+
+
+def test_the_sensitive_layers_and_no_others_go_back_to_float(
+    graph: ir.Model, tmp_path: Path
+) -> None:
+    result = search(graph, Int8Plan(), measure, folder=tmp_path, max_drop=0.01)
+    assert set(result.plan.keep_float) == set(SENSITIVE)
+    assert result.within_bound
+    assert [len(step.keep_float) for step in result.frontier] == [0, 1, 2]
+    speeds = [step.speed for step in result.frontier]
     assert speeds == sorted(speeds, reverse=True), "fastest first"
-    assert "2 products in float32" in found.frontier[-1].tell()
+    assert "2 linear layers in float32" in result.frontier[-1].describe()
 
 
-def test_a_bound_that_nothing_keeps_ends_with_all_products_in_float(graph, tmp_path: Path) -> None:
-    def never(file: Path) -> ParityFigures:
-        return figures_of(file).model_copy(update={"agreement": 0.5})
+def test_a_bound_that_no_plan_holds_ends_with_all_layers_in_float(
+    graph: ir.Model, tmp_path: Path
+) -> None:
+    def always_half(_file: Path) -> ParityFigures:
+        return figures(agreement=0.5)
 
-    found = search(graph, Int8Plan(), never, folder=tmp_path, max_drop=0.01)
-    assert not found.holds
-    assert set(found.plan.keep) == {each.name for each in wanted_linears(graph, Int8Plan())}
-    assert speed_of(graph, Int8Plan(), found.plan.keep) == 1.0
+    result = search(graph, Int8Plan(), always_half, folder=tmp_path, max_drop=0.01)
+    assert not result.within_bound
+    names = {linear.name for linear in quantizable_linears(graph, Int8Plan())}
+    assert set(result.plan.keep_float) == names
+    assert estimated_speed(graph, Int8Plan(), result.plan.keep_float) == 1.0
 
 
-def test_speed_counts_products_by_their_work(graph) -> None:
-    names = [each.name for each in find_linears(graph)]
-    small, large = next(n for n in names if "q_lin" in n), next(n for n in names if "lin1" in n)
-    assert (
-        speed_of(graph, Int8Plan(), [large])
-        < speed_of(graph, Int8Plan(), [small])
-        < speed_of(graph, Int8Plan(), [])
-    )
-    assert speed_of(graph, Int8Plan(), []) == pytest.approx(5.0)
+def test_speed_counts_layers_by_their_work(graph: ir.Model) -> None:
+    names = [linear.name for linear in find_linears(graph)]
+    small = next(name for name in names if "q_lin" in name)
+    large = next(name for name in names if "lin1" in name)
+    plan = Int8Plan()
+    speeds = [estimated_speed(graph, plan, names) for names in ([large], [small], [])]
+    assert speeds == sorted(speeds)
+    assert speeds[0] < speeds[1] < speeds[2] == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    ("parity", "drop"),
+    [
+        (figures(agreement=0.9, cosine_min=0.5), 0.1),
+        (figures(cosine_min=0.7, concordance=0.5), 0.3),
+        (figures(concordance=0.5), 0.5),
+        (figures(agreement=1.0), 0.0),
+        (figures(), 1.0),
+    ],
+)
+def test_the_drop_is_that_of_the_first_figure_of_a_task(parity: ParityFigures, drop: float) -> None:
+    assert output_drop(parity) == pytest.approx(drop)

@@ -7,10 +7,51 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgedistil.core.errors import ModelError
-from edgedistil.export.source import checked_task, load_source
+from edgedistil.core.errors import ModelError, RunError
+from edgedistil.core.rundir import RunDir
+from edgedistil.export.source import ExportSource, find_sources, parse_task, read_source
 
 Folder = Callable[[str], Path]
+
+
+def read(path: Path, task: str | None = None) -> ExportSource:
+    return read_source(path, name="x", role="other", task=task)
+
+
+def rewrite_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+# --- which models ----------------------------------------------------------------------------------
+
+
+def test_a_run_has_student_and_teacher_as_masked_lm_and_as_encoder(finished_run: RunDir) -> None:
+    run, sources = find_sources("latest", model=None, task=None)
+    assert run == finished_run
+    assert [(source.name, source.task, source.float_only) for source in sources] == [
+        ("student", "fill-mask", False),
+        ("student", "feature-extraction", False),
+        ("teacher", "fill-mask", True),
+        ("teacher", "feature-extraction", True),
+    ]
+
+
+def test_one_model_gets_a_run_of_its_name(folder: Folder, runs: Path) -> None:
+    path = folder("DistilBertModel").rename(runs.parent / "my model (v2)")
+    run, (source,) = find_sources("latest", model=f"{path}/", task=None)
+    assert run.path == runs / "my-model-v2"
+    assert (source.name, source.role, source.folder) == ("my-model-v2", "other", path)
+    assert not source.float_only
+
+
+def test_a_run_without_a_student_says_which_command_makes_one(runs: Path) -> None:
+    (runs / "empty").mkdir(parents=True)
+    with pytest.raises(RunError, match="has no student yet"):
+        find_sources("empty", model=None, task=None)
+
+
+# --- tasks -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -25,83 +66,92 @@ Folder = Callable[[str], Path]
     ],
 )
 def test_the_task_follows_from_the_architecture(folder: Folder, name: str, task: str) -> None:
-    source = load_source(folder(name), name="x", role="other", task=None)
+    source = read(folder(name))
     assert source.task == task
-    assert not source.model.training
-    assert source.takes_token_types == name.startswith("Bert")
+    model = source.load_model()
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_a_masked_lm_serves_as_encoder_too(folder: Folder) -> None:
-    source = load_source(
-        folder("DistilBertForMaskedLM"), name="x", role="other", task="feature-extraction"
-    )
-    assert type(source.model).__name__ == "DistilBertModel"
+    source = read(folder("DistilBertForMaskedLM"), task="feature-extraction")
+    assert type(source.load_model()).__name__ == "DistilBertModel"
+    assert source.load_tokenizer().mask_token == "[MASK]"
 
 
 def test_synonyms_of_tasks_manager_are_understood() -> None:
-    assert checked_task("masked-lm") == "fill-mask"
-    with pytest.raises(
-        ModelError, match="no task 'translate'; supported: fill-mask, feature-extraction"
-    ):
-        checked_task("translate")
+    assert parse_task("masked-lm") == "fill-mask"
+    with pytest.raises(ModelError, match="unknown task 'translate'") as caught:
+        parse_task("translate")
+    assert "expected one of: fill-mask, feature-extraction" in str(caught.value)
 
 
-def test_weights_that_do_not_serve_the_task_are_refused(folder: Folder) -> None:
-    with pytest.raises(ModelError, match=r"lacks .*qa_outputs.* cannot serve question-answering"):
-        load_source(
-            folder("DistilBertForMaskedLM"), name="x", role="other", task="question-answering"
-        )
+# --- models that cannot be exported ----------------------------------------------------------------
 
 
-def test_another_type_of_model_is_named_with_what_is_supported(folder: Folder) -> None:
-    place = folder("DistilBertModel")
-    (place / "config.json").write_text(
-        json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
-    )
+def test_another_type_of_model_is_refused_with_the_supported_ones(folder: Folder) -> None:
+    path = folder("DistilBertModel")
+    rewrite_config(path, model_type="llama", architectures=["LlamaForCausalLM"])
     with pytest.raises(
         ModelError, match=r"type 'llama' \(LlamaForCausalLM\); supported: bert, distilbert"
     ) as caught:
-        load_source(place, name="x", role="other", task=None)
+        read(path)
     assert caught.value.exit_code == 2
-
-
-def test_pickled_weights_are_refused_with_the_way_to_convert_them(folder: Folder) -> None:
-    place = folder("DistilBertModel")
-    (place / "model.safetensors").unlink()
-    torch.save({}, place / "pytorch_model.bin")
-    with pytest.raises(
-        ModelError, match=r"no weights in safetensors, only pytorch_model.bin"
-    ) as caught:
-        load_source(place, name="x", role="other", task=None)
-    assert "save_pretrained" in str(caught.value.hint)
-
-
-def test_torn_weights_are_an_input_error(folder: Folder) -> None:
-    place = folder("DistilBertModel")
-    file = place / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ModelError, match=r"the weights in .* cannot be read"):
-        load_source(place, name="x", role="other", task=None)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"activation": "relu"}, "has the activation 'relu'; supported: gelu"),
-        ({"architectures": []}, "names no architecture, and no task follows from it"),
+        ({"architectures": []}, "names no architecture, which belongs to no supported task"),
         ({"is_decoder": True}, "has a decoder; supported: encoders"),
+        (
+            {"position_embedding_type": "relative_key"},
+            "position embeddings of type 'relative_key'; supported: absolute",
+        ),
     ],
 )
 def test_configs_that_cannot_be_exported_are_refused(
     folder: Folder, change: dict[str, object], message: str
 ) -> None:
-    place = folder("DistilBertModel")
-    config = json.loads((place / "config.json").read_text())
-    (place / "config.json").write_text(json.dumps(config | change))
+    path = folder("DistilBertModel")
+    rewrite_config(path, **change)
     with pytest.raises(ModelError, match=message):
-        load_source(place, name="x", role="other", task=None)
+        read(path)
 
 
-def test_a_folder_without_config_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"is no model folder: it has no config.json"):
-        load_source(tmp_path, name="x", role="other", task=None)
+def test_a_folder_without_config_is_not_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"is not a model folder: it has no config\.json"):
+        read(tmp_path)
+
+
+def test_pickled_weights_are_refused_with_the_way_to_convert_them(folder: Folder) -> None:
+    path = folder("DistilBertModel")
+    (path / "model.safetensors").unlink()
+    torch.save({}, path / "pytorch_model.bin")
+    with pytest.raises(
+        ModelError, match=r"no weights in safetensors, only pytorch_model\.bin"
+    ) as caught:
+        read(path)
+    assert "save_pretrained" in str(caught.value.hint)
+
+
+def test_weights_that_do_not_serve_the_task_are_refused(folder: Folder) -> None:
+    source = read(folder("DistilBertForMaskedLM"), task="question-answering")
+    with pytest.raises(ModelError, match=r"lacks .*qa_outputs.* cannot serve question-answering"):
+        source.load_model()
+
+
+def test_a_missing_pooler_matters_only_to_tasks_that_read_it(folder: Folder) -> None:
+    path = folder("BertForMaskedLM")
+    assert read(path, task="feature-extraction").load_model()
+    with pytest.raises(ModelError, match=r"lacks .*pooler.* cannot serve text-classification"):
+        read(path, task="text-classification").load_model()
+
+
+def test_truncated_weights_are_an_input_error(folder: Folder) -> None:
+    path = folder("DistilBertModel")
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"the weights in .* cannot be read"):
+        read(path).load_model()

@@ -19,8 +19,9 @@ from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceC
 
 from edgedistil.core import assets
 from edgedistil.core.rundir import RunDir
-from edgedistil.export import reference as probe
-from edgedistil.export import stage
+from edgedistil.core.options import ExportOptions
+from edgedistil.export import probe_inputs, publish
+from edgedistil.export.source import read_source
 from edgedistil.models.student import make_student
 from edgedistil.models.teacher import load_teacher
 
@@ -98,8 +99,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> dict
     with pytest.MonkeyPatch.context() as patch:
         # The masked-LM head is untrained, so int8 turns its words at random: the clients are on
         # trial, not the gate.
-        patch.setattr(stage, "_refuse_failed", lambda *_: None)
-        patch.setattr(probe, "CALLS", {512: (2,)})
+        patch.setattr(publish, "_reject_failed", lambda *_: None)
+        patch.setattr(probe_inputs, "CALLS", {512: (2,)})
         for name, task, model in (
             ("student", "fill-mask", student),
             ("student", "feature-extraction", student.distilbert),
@@ -109,8 +110,11 @@ def packages(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> dict
             source = run.path / "sources" / f"{name}-{task}"
             model.eval().save_pretrained(source)
             teacher.tokenizer.save_pretrained(source)
-            stage.export_folder(
-                run, source, name=name, role="other", task=task, precisions=["int8"], text=texts
+            publish.export_model(
+                run,
+                read_source(source, name=name, role="other", task=task),
+                ExportOptions(precisions=["int8"]),
+                text=texts,
             )
             package = Package(run.export(name, task), task, model)
             packages[package.key] = package

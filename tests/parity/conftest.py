@@ -10,8 +10,10 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedTokenizerFast
 
+from edgedistil.core.options import ExportOptions
 from edgedistil.core.rundir import RunDir
-from edgedistil.export.stage import export_folder
+from edgedistil.export.publish import export_model
+from edgedistil.export.source import read_source
 from edgedistil.parity.probes import Probes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,14 +75,7 @@ def exported(
     run = RunDir(tmp_path_factory.mktemp("run"))
     tiny_student.save_pretrained(run.student)
     tiny_tokenizer.save_pretrained(run.student)
-    export_folder(
-        run,
-        run.student,
-        name="student",
-        role="student",
-        task="fill-mask",
-        precisions=["fp32"],
-        text=english,
-    )
+    source = read_source(run.student, name="student", role="student", task="fill-mask")
+    export_model(run, source, ExportOptions(precisions=["fp32"]), text=english)
     graph = run.export("student", "fill-mask") / "onnx" / "model.onnx"
     return Exported(graph, Probes.load(run.probes("student", "fill-mask")), run.student)

@@ -125,7 +125,8 @@ def test_leaving_a_part_of_an_int8_artefact_in_float_is_measured(
         requests.append(nodes)
         graph = ir.load(exported.graph)
         quantize_dynamic(
-            graph, Int8Plan(keep=nodes, embeddings=not any("embeddings" in name for name in nodes))
+            graph,
+            Int8Plan(keep_float=nodes, embeddings=not any("embeddings" in name for name in nodes)),
         )
         return save_graph(graph, tmp_path / f"model_{len(requests)}.onnx", external=True)[0]
 

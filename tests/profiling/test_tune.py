@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgedistil.core.records import ExportRecord, ProfileRecord, read_record
-from edgedistil.core.rundir import RunDir, write_json
-from edgedistil.core.session import SessionAdvice, read_session_file
-from edgedistil.export.session_advice import session_advice
+from edgedistil.core.rundir import RunDir
+from edgedistil.core.session import SessionAdvice, read_session_file, write_session_file
+from edgedistil.export.session_advice import advise_session
 from edgedistil.profiling import tune
 from tests.profiling.conftest import profile_latest
 
@@ -57,7 +57,9 @@ def test_tune_and_export_write_the_same_format(exported: RunDir, tmp_path: Path)
     tuned, _ = tune_file(exported, "model_int8.onnx")
     export = exported.export("student", "feature-extraction")
     record = read_record(export / "export.int8.json", ExportRecord)
-    write_json(tmp_path / "exported.json", session_advice([record]))
+    write_session_file(
+        tmp_path / "exported.json", {"onnx/model_int8.onnx": advise_session(record)}
+    )
     advised = read_session_file(tmp_path / "exported.json")
     assert list(advised) == ["onnx/model_int8.onnx"]
     for entry in (*tuned.values(), *advised.values()):

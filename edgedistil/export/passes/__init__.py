@@ -1,8 +1,9 @@
-"""Graph passes. Each says what it requires, does and ensures, and how many places it changes in a model of that shape.
+"""Graph passes: rewrites of the traced graph, each with a contract.
 
-A pass is a function `Graph → count`. `run_passes` holds every one to its promise: the declared count, weights that
-never take more bytes than before, and a graph that is still well formed. Equal outputs are the gate's business
-(`edgedistil/parity`), on real text, and of `tests/export/test_passes.py`, pass by pass.
+A pass is a function from a graph to the number of places it changed. Its docstring says what it
+requires of the graph and what it ensures. `run_passes` checks every pass: it must change the declared
+number of places and must not make the weights larger. tests/export/passes/ tests each pass on a small
+graph, and the parity check compares the outputs of every artefact (edgedistil/parity/).
 """
 
 from __future__ import annotations
@@ -21,116 +22,138 @@ from onnx_ir.passes.common import (
 from edgedistil.core.errors import EdgeDistilError
 from edgedistil.export.passes.activation import fuse_gelu
 from edgedistil.export.passes.attention import fuse_attention
-from edgedistil.export.passes.constants import name_constants, read_weights_as_stored
-from edgedistil.export.passes.embeddings import fold_segment_a, slice_positions
+from edgedistil.export.passes.constants import (
+    name_constants,
+    read_weights_as_stored,
+    transposes_a_weight,
+)
+from edgedistil.export.passes.embeddings import slice_positions
 from edgedistil.export.passes.layout import sequence_first
 from edgedistil.export.passes.normalisation import keep_bias_sums, keep_residual_sums
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What of a model decides how many places a pass changes."""
+class Pass:
+    """A rewrite of the graph.
 
-    layers: int
-    heads: int
-    hidden: int
-    gelus: int
-    weights: int
+    Attributes:
+        name: Name in records and messages.
+        rewrite: Changes a graph in place; returns the number of places that it changed.
+        expected: Number of places that it must change; None if any number is right.
+    """
 
-    @classmethod
-    def of(cls, model: ir.Model, config: Any) -> Shape:
-        nodes = [node.op_type for node in model.graph]
-        return cls(
-            layers=config.num_hidden_layers,
-            heads=config.num_attention_heads,
-            hidden=config.hidden_size,
-            gelus=nodes.count("Erf"),
-            weights=sum(
-                1
-                for node in model.graph
-                if node.op_type == "Transpose" and is_weight(node.inputs[0])
-            ),
-        )
+    name: str
+    rewrite: Callable[[ir.Model], int]
+    expected: int | None
 
 
 @dataclass(frozen=True)
-class Pass:
-    """A step and the number of places that it must change."""
+class PassCounts:
+    """Counts of a traced graph that say how many places each pass must change."""
 
-    name: str
-    change: Callable[[ir.Model], int]
-    expected: int
+    layers: int
+    heads: int
+    gelus: int
+    transposed_weights: int
+
+    @classmethod
+    def of(cls, model: ir.Model, config: Any) -> PassCounts:
+        """Counts a graph of `trace_model`, which no pass has changed yet.
+
+        Args:
+            model: The graph.
+            config: transformers' config of the source model.
+        """
+        operators = [node.op_type for node in model.graph]
+        return cls(
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            gelus=operators.count("Erf"),
+            transposed_weights=sum(transposes_a_weight(node) for node in model.graph),
+        )
 
 
-def is_weight(value: ir.Value | None) -> bool:
-    return value is not None and value.is_initializer()
-
-
-def standard_passes(shape: Shape, *, token_types: bool, drop_token_types: bool) -> list[Pass]:
-    """The passes of every artefact, in order."""
-    passes = [
+def standard_passes(counts: PassCounts) -> list[Pass]:
+    """Returns the passes of every artefact, in order."""
+    return [
+        # The lowered attention reads (L, B, D), so the layout has to change first.
         Pass("sequence-first", sequence_first, 1),
-        Pass("attention", lambda m: fuse_attention(m, heads=shape.heads), shape.layers),
+        Pass("attention", lambda m: fuse_attention(m, heads=counts.heads), counts.layers),
         Pass("positions", slice_positions, 1),
-        Pass("gelu", fuse_gelu, shape.gelus),
-        Pass("weights-as-stored", read_weights_as_stored, shape.weights),
-        Pass("residual-sums", keep_residual_sums, 2 * shape.layers),
-        Pass("bias-sums", keep_bias_sums, shape.gelus),
-        Pass("constants", name_constants, 0),
+        Pass("gelu", fuse_gelu, counts.gelus),
+        Pass("weights-as-stored", read_weights_as_stored, counts.transposed_weights),
+        # A layer has two: after attention and after the feed-forward.
+        Pass("residual-sums", keep_residual_sums, 2 * counts.layers),
+        # Looks for the Gelu nodes that "gelu" creates.
+        Pass("bias-sums", keep_bias_sums, counts.gelus),
+        # The number of constants depends on the version of torch.
+        Pass("constants", name_constants, None),
     ]
-    if token_types and drop_token_types:
-        passes.insert(0, Pass("segment-a", fold_segment_a, 1))
-    return passes
+
+
+def run_standard_passes(model: ir.Model, config: Any) -> dict[str, int]:
+    """Runs the passes of every artefact on a traced graph, in place.
+
+    Args:
+        model: The graph of `trace_model`.
+        config: transformers' config of the source model.
+    Returns:
+        Name of the pass → number of changed places.
+    Raises:
+        EdgeDistilError: As `run_passes`.
+    """
+    return run_passes(model, standard_passes(PassCounts.of(model, config)))
 
 
 def run_passes(model: ir.Model, passes: Sequence[Pass]) -> dict[str, int]:
-    """Changes the model in place; returns what was changed, counted.
+    """Runs passes on a graph, in place.
 
+    Returns:
+        Name of the pass → number of changed places, without the passes that changed nothing.
     Raises:
-        EdgeDistilError: A pass changed another number of places than it declared, or made the weights larger. The
-            graph of a supported model always has the declared places, so this is a bug or an unknown version of
-            transformers, never the user's fault.
+        EdgeDistilError: A pass changed another number of places than declared, or made the weights
+            larger. A supported model always has the declared places, so this is a bug or an unknown
+            version of transformers, never the user's input.
     """
     counts = {}
-    for each in passes:
-        before = weight_bytes(model)
-        counts[each.name] = each.change(model)
+    for step in passes:
+        size_before = weight_bytes(model)
+        counts[step.name] = step.rewrite(model)
         drop_unused(model)
-        if counts[each.name] != each.expected and each.name != "constants":
+
+        # A silently unfused attention is the most frequent complaint about other exporters
+        # (docs/decisions.md#passes-declare-their-count).
+        if step.expected is not None and counts[step.name] != step.expected:
             raise EdgeDistilError(
-                f"graph pass '{each.name}' changed {counts[each.name]} places, expected {each.expected}",
-                hint="this version of transformers or torch traces the model differently; see constraints.txt",
+                f"graph pass '{step.name}' changed {counts[step.name]} places, "
+                f"expected {step.expected}",
+                hint="this version of transformers or torch traces the model differently; "
+                "install the versions of constraints.txt",
             )
-        if weight_bytes(model) > before:
+        size = weight_bytes(model)
+        if size > size_before:
             raise EdgeDistilError(
-                f"graph pass '{each.name}' made the weights larger: {before} → {weight_bytes(model)} bytes"
+                f"graph pass '{step.name}' made the weights larger: {size_before} → {size} bytes"
             )
     return {name: count for name, count in counts.items() if count}
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Bytes of everything constant in a graph, wherever it stands."""
-    stored = sum(
-        value.const_value.nbytes
-        for value in model.graph.initializers.values()
-        if value.const_value is not None
-    )
-    inline = sum(
-        node.attributes["value"].as_tensor().nbytes
-        for node in model.graph
-        if node.op_type == "Constant"
-    )
-    return stored + inline
+    """Bytes of all constants in a graph: initializers and `Constant` nodes."""
+    size = 0
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            size += value.const_value.nbytes
+    for node in model.graph:
+        if node.op_type == "Constant":
+            size += node.attributes["value"].as_tensor().nbytes
+    return size
 
 
 def drop_unused(model: ir.Model) -> None:
-    """Removes nodes and weights that nobody reads any more."""
-    _tidy(model)
-    for name in [name for name, value in model.graph.initializers.items() if not value.uses()]:
-        del model.graph.initializers[name]
-
-
-def _tidy(model: ir.Model) -> None:
-    """Removes what nobody reads any more: nodes, initializers, stale shapes."""
+    """Removes nodes and weights that no node reads, and sorts the nodes."""
     for step in (IdentityEliminationPass(), RemoveUnusedNodesPass(), TopologicalSortPass()):
         step(model)
+    initializers = model.graph.initializers
+    for name in [name for name, value in initializers.items() if not value.uses()]:
+        del initializers[name]

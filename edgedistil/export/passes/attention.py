@@ -1,6 +1,8 @@
-"""Attention: the traced node → operators that a runtime has, without moving a byte for query, key and value."""
+"""Attention in operators of onnxruntime, without copies of query, key and value."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -8,53 +10,89 @@ import onnx_ir as ir
 from edgedistil.export.passes.edit import (
     CONTRIB,
     add_initializer,
+    graph_input,
     insert,
-    only_user,
+    only_consumer,
     produced_by,
-    replace,
+    replace_value,
 )
 
-MASKED = -10000.0  # exp() of it is 0, and float16 holds it
+DOMAIN = "edgedistil"  # of the attention node in a traced graph
+
+# Added to the scores of padding: exp() of it is 0, and float16 can hold it.
+MASKED_SCORE = -10000.0
+
+
+@dataclass(frozen=True)
+class _Projections:
+    """Query, key and value of one layer as their linear layers computed them, (L, B, D)."""
+
+    query: ir.Value
+    key: ir.Value
+    value: ir.Value
 
 
 def fuse_attention(model: ir.Model, *, heads: int) -> int:
-    """`edgedistil::Attention` and the reshapes and transposes around it → two products, a sum and a softmax.
+    """Lowers `edgedistil::Attention`, with the reshapes and transposes around it.
 
-    Requires: the graph of `trace`; sequence-first activations (`sequence_first` belongs to the same run).
-    Ensures: query, key and value are read where their projections wrote them: (L, B, H, D) with the product's own
-        strides (`transBatchA`, `transBatchB`). Only the context is transposed. Every reshape is constant. The mask is
-        computed once for the whole graph.
+    The result is two MatMuls, a sum and a softmax a layer. onnxruntime's MultiHeadAttention measured
+    slower (docs/log.md#multiheadattention).
+
+    Requires: the graph of `trace_model`; `sequence_first` runs too, before or after.
+    Ensures: query, key and value are read where their projections wrote them, as (L, B, H, D) with
+        the MatMul's own strides (`transBatchA`, `transBatchB`). Only the context is transposed. The
+        shapes of all reshapes are constant. The mask is computed once for the whole graph.
     """
-    mask: ir.Value | None = None
-    found = [node for node in model.graph if node.domain == "edgedistil"]
+    mask_B11L: ir.Value | None = None
     changed = 0
-    for node in found:
-        projections = [_projection(value) for value in node.inputs[:3]]
-        merge = only_user(node.outputs[0])
-        if None in projections or merge is None or merge.op_type != "Reshape":
+    for node in [node for node in model.graph if node.domain == DOMAIN]:
+        projections = _projections(node)
+        merge = only_consumer(node.outputs[0])
+        if projections is None or merge is None or merge.op_type != "Reshape":
             continue
-        mask = mask or _mask(model)
-        replace(merge.outputs[0], _lower(model.graph, node, projections, mask, heads))
+        if mask_B11L is None:
+            mask_B11L = _insert_mask(model.graph)
+        context_LBD = _lower(model.graph, node, projections, mask_B11L, heads)
+        replace_value(merge.outputs[0], context_LBD)
         changed += 1
-    model.graph.opset_imports.pop("edgedistil", None)
+    # No node of the domain is left, so the model does not import it any more.
+    model.graph.opset_imports.pop(DOMAIN, None)
     return changed
 
 
+def _projections(node: ir.Node) -> _Projections | None:
+    """Inputs of an attention node in front of their head splits; None if one is not split."""
+    values = []
+    for head_major in node.inputs[:3]:
+        transpose = produced_by(head_major, "Transpose")
+        split = produced_by(transpose.inputs[0], "Reshape") if transpose else None
+        projection = split.inputs[0] if split else None
+        if projection is None:
+            return None
+        values.append(projection)
+    return _Projections(*values)
+
+
 def _lower(
-    graph: ir.Graph, node: ir.Node, projections: list[ir.Value | None], mask: ir.Value, heads: int
+    graph: ir.Graph, node: ir.Node, projections: _Projections, mask_B11L: ir.Value, heads: int
 ) -> ir.Value:
-    name = (node.name or "attention").rsplit("/", 1)[0]
+    """Inserts the operators of one attention; returns its context, (L, B, D)."""
+    module = (node.name or "attention").rsplit("/", 1)[0]
+    # 0 keeps a dimension, -1 is computed: one constant serves every batch and length.
     split = add_initializer(graph, f"constant/split/{heads}", np.array([0, 0, heads, -1], np.int64))
     merge = add_initializer(graph, "constant/merge", np.array([0, 0, -1], np.int64))
-    q, k, v = (
-        insert(node, "Reshape", [each, split], name=f"{name}/{which}_heads")[0]
-        for which, each in zip(("query", "key", "value"), projections, strict=True)
+    query, key, value = (
+        insert(node, "Reshape", [projection, split], name=f"{module}/{role}_heads")[0]
+        for role, projection in vars(projections).items()
     )
+
+    # Scores (B, H, L, L): FusedMatMul takes the batch dimensions from (L, B, H, D) by stride, so
+    # nothing is transposed in memory (docs/log.md#sequence-first-activations).
     (scores,) = insert(
         node,
         "FusedMatMul",
-        [q, k],
-        name=f"{name}/scores",
+        [query, key],
+        name=f"{module}/scores",
         domain=CONTRIB,
         attributes={
             "alpha": node.attributes["scale"].as_float(),
@@ -63,39 +101,35 @@ def _lower(
             "transB": 1,
         },
     )
-    (masked,) = insert(node, "Add", [scores, mask], name=f"{name}/masked")
-    (weights,) = insert(node, "Softmax", [masked], name=f"{name}/weights", attributes={"axis": -1})
+    (masked,) = insert(node, "Add", [scores, mask_B11L], name=f"{module}/masked")
+    (weights,) = insert(
+        node, "Softmax", [masked], name=f"{module}/weights", attributes={"axis": -1}
+    )
     (context,) = insert(
         node,
         "FusedMatMul",
-        [weights, v],
-        name=f"{name}/context",
+        [weights, value],
+        name=f"{module}/context",
         domain=CONTRIB,
         attributes={"transBatchB": 1},
     )
-    (turned,) = insert(
-        node, "Transpose", [context], name=f"{name}/turned", attributes={"perm": [2, 0, 1, 3]}
+
+    # (B, H, L, D) → (L, B, H · D), the one transpose of a layer.
+    (context_LBHD,) = insert(
+        node, "Transpose", [context], name=f"{module}/turned", attributes={"perm": [2, 0, 1, 3]}
     )
-    return insert(node, "Reshape", [turned, merge], name=f"{name}/merged")[0]
+    return insert(node, "Reshape", [context_LBHD, merge], name=f"{module}/merged")[0]
 
 
-def _projection(value: ir.Value | None) -> ir.Value | None:
-    transpose = produced_by(value, "Transpose")
-    reshape = produced_by(transpose.inputs[0], "Reshape") if transpose else None
-    return reshape.inputs[0] if reshape else None
-
-
-def _mask(model: ir.Model) -> ir.Value:
-    """0 where a key is attended, a large negative number where not: (B, 1, 1, L)."""
-    graph = model.graph
-    given = next(value for value in graph.inputs if value.name == "attention_mask")
+def _insert_mask(graph: ir.Graph) -> ir.Value:
+    """Inserts the additive mask, (B, 1, 1, L): 0 at tokens, `MASKED_SCORE` at padding."""
+    attention_mask = graph_input(graph, "attention_mask")
     first = next(iter(graph))
     one = add_initializer(graph, "constant/one", np.array(1, np.float32))
-    large = add_initializer(graph, "constant/masked", np.array(MASKED, np.float32))
+    score = add_initializer(graph, "constant/masked", np.array(MASKED_SCORE, np.float32))
     axes = add_initializer(graph, "constant/mask_axes", np.array([1, 2], np.int64))
-    (kept,) = insert(
-        first, "Cast", [given], name="mask/kept", attributes={"to": int(ir.DataType.FLOAT)}
-    )
-    (left_out,) = insert(first, "Sub", [one, kept], name="mask/left_out")
-    (bias_BL,) = insert(first, "Mul", [left_out, large], name="mask/bias")
+    float32 = {"to": int(ir.DataType.FLOAT)}
+    (is_token,) = insert(first, "Cast", [attention_mask], name="mask/kept", attributes=float32)
+    (is_padding,) = insert(first, "Sub", [one, is_token], name="mask/left_out")
+    (bias_BL,) = insert(first, "Mul", [is_padding, score], name="mask/bias")
     return insert(first, "Unsqueeze", [bias_BL, axes], name="mask/broadcast")[0]

@@ -1,61 +1,80 @@
-"""Weights as the products want them, each once; constants as initializers."""
+"""Weights read as PyTorch stores them, and constants as shared initializers."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from edgedistil.export.passes.edit import CONTRIB, add_initializer, constant, insert, replace
+from edgedistil.export.passes.edit import (
+    CONTRIB,
+    add_initializer,
+    constant_array,
+    insert,
+    replace_value,
+)
+
+# The name holds the values, so a larger constant stays a node under the tracer's name.
+_NAMED_UP_TO_VALUES = 64
 
 
 def read_weights_as_stored(model: ir.Model) -> int:
-    """`Transpose` of a weight goes: the product reads the weight as PyTorch stores it, a row for each output.
+    """Removes the `Transpose` of a weight: the MatMul reads it as PyTorch stores it, (N, K).
 
-    A session copies every weight into the blocks that its kernel wants. From rows of outputs that copy took 123 ms
-    where it takes 149 from the transposed weight (DistilBERT's shapes, docs/log.md), and products are as fast.
+    A session copies every weight into the blocks that its kernel reads. That copy took 123 ms from
+    (N, K) and 149 ms from the transposed weight, at DistilBERT's shapes, and the MatMuls are as fast
+    (docs/log.md#weights-stored-as-pytorch-stores-them).
 
-    Requires: each transposed weight is read by a `MatMul`.
-    Ensures: every weight is stored once, in PyTorch's order; where it is tied, both its readers read the same bytes.
+    Requires: each transposed weight is read by one `MatMul`.
+    Ensures: every weight is stored once, in PyTorch's order; both readers of a tied weight read the
+        same bytes.
     """
     changed = 0
-    for node in [each for each in model.graph if _transposes_a_weight(each)]:
-        (use,) = node.outputs[0].uses()
-        product = use.node
-        (out,) = insert(
-            product,
+    for transpose in [node for node in model.graph if transposes_a_weight(node)]:
+        (use,) = transpose.outputs[0].uses()
+        matmul = use.node
+        (output,) = insert(
+            matmul,
             "FusedMatMul",
-            [product.inputs[0], node.inputs[0]],
-            name=product.name or "",
+            [matmul.inputs[0], transpose.inputs[0]],
+            name=matmul.name or "",
             domain=CONTRIB,
             attributes={"transB": 1},
         )
-        replace(product.outputs[0], out)
+        replace_value(matmul.outputs[0], output)
         changed += 1
     return changed
 
 
 def name_constants(model: ir.Model) -> int:
-    """`Constant` nodes become initializers that are named and shared.
+    """Turns `Constant` nodes into initializers that are named after their values.
 
-    Ensures: equal constants are one; names do not depend on the tracer's counters.
+    Requires: nothing.
+    Ensures: equal constants are stored once; no name depends on the tracer's counters, so the same
+        model gives the same bytes.
     """
     changed = 0
-    for node in [each for each in model.graph if each.op_type == "Constant"]:
-        array = constant(node.outputs[0])
-        if array is None or array.size > 64:
+    for node in [node for node in model.graph if node.op_type == "Constant"]:
+        array = constant_array(node.outputs[0])
+        if array is None or array.size > _NAMED_UP_TO_VALUES:
             continue
         array = np.array(array)  # not ascontiguousarray: it makes a scalar one-dimensional
-        label = "x".join(map(str, array.shape)) or "scalar"
-        name = (
-            f"constant/{array.dtype}/{label}/{'_'.join(f'{v:g}' for v in array.ravel().tolist())}"
-        )
-        replace(node.outputs[0], add_initializer(model.graph, name, array))
+        value = add_initializer(model.graph, _constant_name(array), array)
+        replace_value(node.outputs[0], value)
         changed += 1
     return changed
 
 
-def _transposes_a_weight(node: ir.Node) -> bool:
+def transposes_a_weight(node: ir.Node) -> bool:
+    """Whether a node is the `Transpose` of an initializer."""
     if node.op_type != "Transpose":
         return False
-    transposed = node.inputs[0]
-    return transposed is not None and transposed.is_initializer()
+    weight = node.inputs[0]
+    return weight is not None and weight.is_initializer()
+
+
+def _constant_name(array: NDArray[np.generic]) -> str:
+    """Name with dtype, shape and values: `constant/int64/2/0_-1`."""
+    shape = "x".join(str(size) for size in array.shape) or "scalar"
+    values = "_".join(f"{value:g}" for value in array.ravel().tolist())
+    return f"constant/{array.dtype}/{shape}/{values}"

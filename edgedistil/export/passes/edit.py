@@ -1,4 +1,4 @@
-"""Small words for changing a graph, so that a pass reads as what it does."""
+"""Helpers to query and change a graph."""
 
 from __future__ import annotations
 
@@ -9,29 +9,45 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-CONTRIB = "com.microsoft"
+CONTRIB = "com.microsoft"  # domain of onnxruntime's own operators
+
+# --- queries -------------------------------------------------------------------------------------
+
+
+def graph_input(graph: ir.Graph, name: str) -> ir.Value | None:
+    """The input of that name; None if the graph has no such input."""
+    return next((value for value in graph.inputs if value.name == name), None)
 
 
 def produced_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The node of that kind that makes `value`, if one does."""
+    """The node that computes `value`, if it is of that operator; otherwise None."""
     node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op_type else None
+    if node is None or node.op_type != op_type:
+        return None
+    return node
 
 
-def only_user(value: ir.Value) -> ir.Node | None:
-    """The one node that reads `value`; none when it has several readers or is an output."""
-    users = {use.node for use in value.uses()}
-    return next(iter(users)) if len(users) == 1 and not value.is_graph_output() else None
+def only_consumer(value: ir.Value) -> ir.Node | None:
+    """The only node that reads `value`; None if several do, or if it is an output."""
+    consumers = {use.node for use in value.uses()}
+    if len(consumers) != 1 or value.is_graph_output():
+        return None
+    return next(iter(consumers))
 
 
-def constant(value: ir.Value | None) -> NDArray[Any] | None:
-    """What a constant node or an initializer holds."""
+def constant_array(value: ir.Value | None) -> NDArray[Any] | None:
+    """The array of an initializer or a `Constant` node; None if the value is computed."""
     if value is None:
         return None
     if value.const_value is not None:
         return np.asarray(value.const_value.numpy())
     node = produced_by(value, "Constant")
-    return np.asarray(node.attributes["value"].as_tensor().numpy()) if node is not None else None
+    if node is None:
+        return None
+    return np.asarray(node.attributes["value"].as_tensor().numpy())
+
+
+# --- changes -------------------------------------------------------------------------------------
 
 
 def insert(
@@ -44,7 +60,19 @@ def insert(
     attributes: Mapping[str, Any] | None = None,
     outputs: int = 1,
 ) -> list[ir.Value]:
-    """A new node in front of another one; returns its outputs, named after it."""
+    """Inserts a new node in front of another one.
+
+    Args:
+        before: The node that the new one precedes.
+        op_type: Operator.
+        inputs: Inputs; None for an optional input that is left out.
+        name: Name of the node; its outputs are named after it.
+        domain: Domain of the operator; imported into the model if it is not ONNX's own.
+        attributes: Attributes of the operator.
+        outputs: Number of outputs.
+    Returns:
+        The outputs of the new node.
+    """
     node = ir.node(
         op_type,
         inputs,
@@ -64,7 +92,7 @@ def insert(
 
 
 def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """A named constant of the graph; the same name gives the same value back."""
+    """Adds a constant; returns the existing one if the graph has an initializer of that name."""
     if name in graph.initializers:
         return graph.initializers[name]
     tensor = ir.Tensor(array, name=name)
@@ -75,14 +103,27 @@ def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value
     return value
 
 
-def replace(old: ir.Value, new: ir.Value) -> None:
-    """Everyone who read `old` reads `new`; an output keeps its name."""
-    graph = old.graph
+def replace_value(old: ir.Value, new: ir.Value) -> None:
+    """Makes all readers of `old` read `new`; a graph output keeps its name."""
     if old.is_graph_output():
+        graph = old.graph
         assert graph is not None
-        new.shape, new.type = old.shape, old.type
-        index = next(i for i, each in enumerate(graph.outputs) if each is old)
-        name, old.name = old.name, f"{old.name}/replaced"
-        new.name = name
-        graph.outputs[index] = new
+        replace_output(graph, old, new, old_name=f"{old.name}/replaced")
     old.replace_all_uses_with(new)
+
+
+def replace_output(graph: ir.Graph, old: ir.Value, new: ir.Value, *, old_name: str) -> None:
+    """Makes `new` a graph output in place of `old`, under the same name.
+
+    Args:
+        graph: The graph.
+        old: The output until now; the nodes that read it are not changed.
+        new: Takes the name, the type and the shape of `old`.
+        old_name: Name that `old` has from now on.
+    """
+    new.shape, new.type = old.shape, old.type
+    # Two values of a graph must not have one name, not even for a moment.
+    name, old.name = old.name, old_name
+    new.name = name
+    index = next(i for i, output in enumerate(graph.outputs) if output is old)
+    graph.outputs[index] = new

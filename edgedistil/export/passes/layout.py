@@ -1,60 +1,68 @@
-"""Sequence-first activations: (L, B, D) inside, (B, L) and (B, L, D) at the door."""
+"""Sequence-first activations: (L, B, D) inside the graph, (B, L) and (B, L, D) at its ends."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgedistil.export.passes.edit import insert
+from edgedistil.export.passes.edit import graph_input, insert, replace_output
 
 
 def sequence_first(model: ir.Model) -> int:
-    """Token ids and token types are transposed on the way in, the encoder's last hidden state on the way out.
+    """Transposes token ids and token types at the start, and the last hidden state at the end.
 
-    Requires: the graph of `trace`. Everything between treats a row as a row.
-    Ensures: with (L, B, H, D) the products of attention can read heads by stride, which they cannot with (B, L, H, D);
-        three transposes a layer go, and what comes is free for one sequence.
+    Requires: the graph of `trace_model`: every node in between treats a row as a row.
+    Ensures: the MatMuls of attention can read heads of (L, B, H, D) by stride, which they cannot of
+        (B, L, H, D). Three transposes a layer become unnecessary, and the new ones cost nothing for
+        a single sequence (docs/log.md#sequence-first-activations).
     """
     graph = model.graph
+    norms = [node for node in graph if _is_layer_norm_of_a_layer(node)]
+    if not norms:
+        return 0
     for name in ("input_ids", "token_type_ids"):
-        given = next((value for value in graph.inputs if value.name == name), None)
-        gathers = (
-            [use for use in given.uses() if use.node.op_type == "Gather" and use.idx == 1]
-            if given
-            else []
-        )
-        for use in gathers:
-            (turned,) = insert(
-                use.node, "Transpose", [given], name=f"{name}/turned", attributes={"perm": [1, 0]}
-            )
-            use.node.replace_input_with(1, turned)
-    last = [
-        node
-        for node in graph
-        if node.op_type == "LayerNormalization" and "layer." in (node.name or "")
-    ][-1]
-    hidden = last.outputs[0]
-    readers = list(hidden.uses())
-    is_output = hidden.is_graph_output()
-    after = next((node for node in graph if node is not last and hidden in node.inputs), None)
-    (turned,) = _after(graph, last, after, hidden)
-    for use in readers:
-        use.node.replace_input_with(use.idx, turned)
-    if is_output:
-        turned.type, turned.shape = hidden.type, hidden.shape
-        index = next(i for i, each in enumerate(graph.outputs) if each is hidden)
-        name, hidden.name = hidden.name or "", f"{last.name}_output"
-        turned.name = name
-        graph.outputs[index] = turned
+        _transpose_lookups(graph, name)
+    _transpose_back(graph, norms[-1])
     return 1
 
 
-def _after(
-    graph: ir.Graph, last: ir.Node, reader: ir.Node | None, hidden: ir.Value
-) -> list[ir.Value]:
-    if reader is not None:
-        return insert(
-            reader, "Transpose", [hidden], name="encoder/turned", attributes={"perm": [1, 0, 2]}
+def _is_layer_norm_of_a_layer(node: ir.Node) -> bool:
+    # The embeddings and a masked-LM head have a LayerNorm too; their names hold no `layer.N`.
+    return node.op_type == "LayerNormalization" and "layer." in (node.name or "")
+
+
+def _transpose_lookups(graph: ir.Graph, name: str) -> None:
+    """Makes the embedding lookups of an input read it as (L, B)."""
+    ids_BL = graph_input(graph, name)
+    if ids_BL is None:
+        return
+    # Other readers, such as the length of the sequence, need (B, L).
+    lookups = [use for use in ids_BL.uses() if use.node.op_type == "Gather" and use.idx == 1]
+    for use in lookups:
+        (ids_LB,) = insert(
+            use.node, "Transpose", [ids_BL], name=f"{name}/turned", attributes={"perm": [1, 0]}
         )
-    node = ir.node("Transpose", [hidden], attributes={"perm": [1, 0, 2]}, name="encoder/turned")
-    graph.insert_after(last, node)
-    return list(node.outputs)
+        use.node.replace_input_with(1, ids_LB)
+
+
+def _transpose_back(graph: ir.Graph, last_norm: ir.Node) -> None:
+    """Makes all readers of the last hidden state, an output too, read it as (B, L, D)."""
+    hidden_LBD = last_norm.outputs[0]
+    uses = list(hidden_LBD.uses())
+    is_output = hidden_LBD.is_graph_output()
+
+    node = ir.node("Transpose", [hidden_LBD], attributes={"perm": [1, 0, 2]}, name="encoder/turned")
+    hidden_BLD = node.outputs[0]
+    readers = [
+        reader for reader in graph if reader is not last_norm and hidden_LBD in reader.inputs
+    ]
+    # In an encoder without a head no node reads the norm.
+    if readers:
+        hidden_BLD.name = "encoder/turned/output"
+        graph.insert_before(readers[0], node)
+    else:
+        graph.insert_after(last_norm, node)
+
+    for use in uses:
+        use.node.replace_input_with(use.idx, hidden_BLD)
+    if is_output:
+        replace_output(graph, hidden_LBD, hidden_BLD, old_name=f"{last_norm.name}_output")

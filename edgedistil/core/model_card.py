@@ -1,0 +1,341 @@
+"""The model card of an export folder, rendered from records only.
+
+`export` writes the card into its folder. `report` renders the same card again with the profiles of the
+run, and writes it into a folder of its own; `export --push` uploads the card with the profiles that
+exist by then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedistil.core.family import FAMILIES
+from edgedistil.core.format import (
+    ABSENT,
+    markdown_table,
+    millions,
+    number,
+    percent,
+    significant,
+)
+from edgedistil.core.precision import EXAMPLE_PRECISIONS, PRECISIONS
+from edgedistil.core.records import (
+    Band,
+    ExportRecord,
+    NotMeasured,
+    ParityFigures,
+    ParityRecord,
+    ProfileRecord,
+    ProfileRow,
+    ToleranceResult,
+    read_record,
+)
+from edgedistil.core.rundir import RunDir, read_json
+from edgedistil.core.session import SESSION_FILE
+from edgedistil.core.task import ENCODER_TASK, TaskInfo, find_task
+
+# The hub shows this file of a repository.
+CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardInputs:
+    """Everything that a model card is rendered from.
+
+    Attributes:
+        folder_name: Name of the folder, as the examples load it.
+        title: Title of the card.
+        task: What the model computes.
+        licence: Licence of the source model; None if it names none.
+        command: Command line that creates the folder again.
+        config: config.json of the folder.
+        max_length: Tokens that the tokenizer truncates to.
+        exports: Records of the folder's artefacts.
+        parities: Their parity; empty if they were not compared.
+        rows: Profile rows of these artefacts; empty before anything was profiled.
+    """
+
+    folder_name: str
+    title: str
+    task: TaskInfo
+    licence: str | None
+    command: str
+    config: Mapping[str, Any]
+    max_length: int
+    exports: Sequence[ExportRecord]
+    parities: Sequence[ParityRecord]
+    rows: Sequence[ProfileRow] = ()
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_card_inputs(run: RunDir, folder: Path) -> CardInputs:
+    """Reads the inputs of the complete card of an export folder, with the run's profiles.
+
+    Raises:
+        StorageError: A record or a file of the folder is corrupt or of another version.
+    """
+    exports = [read_record(path, ExportRecord) for path in sorted(folder.glob("export.*.json"))]
+    parities = []
+    for record in exports:
+        path = run.parity(record.model, record.task, record.precision)
+        if path.is_file():
+            parities.append(read_record(path, ParityRecord))
+
+    # Rows of other models, and of an earlier export of the same model, are left out.
+    digests = {parity.artefact_sha256 for parity in parities}
+    artefacts = {(record.model, record.task, record.precision) for record in exports}
+    rows = []
+    for path in sorted(run.profiles.glob("*.json")):
+        for row in read_record(path, ProfileRecord).rows:
+            is_ours = (row.model, row.task, row.precision) in artefacts
+            if is_ours and row.artefact_sha256 in digests:
+                rows.append(row)
+    return read_folder_inputs(folder, exports=exports, parities=parities, rows=rows)
+
+
+def read_folder_inputs(
+    folder: Path,
+    *,
+    exports: Sequence[ExportRecord],
+    parities: Sequence[ParityRecord],
+    rows: Sequence[ProfileRow] = (),
+) -> CardInputs:
+    """Reads the inputs that an export folder holds, and adds records to them.
+
+    Raises:
+        StorageError: A file of the folder is corrupt.
+    """
+    provenance = read_json(folder / "provenance.json")
+    task = find_task(provenance["task"])
+    assert task is not None, "export packages known tasks only"
+    return CardInputs(
+        folder_name=folder.name,
+        title=provenance["model"],
+        task=task,
+        licence=provenance["licence"],
+        command=provenance["command"],
+        config=read_json(folder / "config.json"),
+        max_length=read_json(folder / "tokenizer_config.json")["model_max_length"],
+        exports=exports,
+        parities=parities,
+        rows=rows,
+    )
+
+
+# --- rendering -----------------------------------------------------------------------------------
+
+
+def render_card(inputs: CardInputs) -> str:
+    """Returns the card: Markdown with the front matter that the hub reads."""
+    parts = [
+        _front_matter(inputs),
+        f"# {inputs.title} · {inputs.task.name}",
+        _summary(inputs),
+        "## Files",
+        _file_table(inputs.exports),
+        "## Parity",
+        *_parity(inputs.parities),
+        *_profile(inputs.rows),
+        "## Usage",
+        *_examples(inputs),
+        "## Reproduction",
+        f"```\n{inputs.command}\n```",
+        "Versions, the sha256 of the source and of every file, and the reason for each decision are "
+        "in `provenance.json`; the recommended onnxruntime session options, with reasons, are in "
+        f"`{SESSION_FILE}`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(inputs: CardInputs) -> str:
+    lines = ["---"]
+    if inputs.licence:
+        lines.append(f"license: {json.dumps(inputs.licence)}")
+    lines += [
+        f"pipeline_tag: {inputs.task.name}",
+        "library_name: transformers.js",
+        "tags:",
+        "- onnx",
+        "- edgedistil",
+    ]
+    if inputs.task.name == ENCODER_TASK:
+        lines.append("- sentence-transformers")
+    return "\n".join([*lines, "---"])
+
+
+def _summary(inputs: CardInputs) -> str:
+    config = inputs.config
+    family = FAMILIES[config["model_type"]]
+    parameters = ""
+    if inputs.exports:
+        parameters = f"{millions(inputs.exports[0].parameters)} parameters, "
+    return (
+        f"`{config['architectures'][0]}`: {parameters}{family.layers(config)} layers, "
+        f"hidden size {family.hidden(config)}, vocabulary of {config['vocab_size']:,} tokens, "
+        f"up to {inputs.max_length} tokens per sequence. Exported to ONNX by EdgeDistil."
+    )
+
+
+def _file_table(exports: Sequence[ExportRecord]) -> str:
+    rows = []
+    for record in exports:
+        megabytes = sum(file.bytes for file in record.files) / 1e6
+        graph = f"`{record.files[0].path}`"
+        target = record.target_device
+        rows.append((graph, record.precision, f"{megabytes:.1f}", str(record.opset), target))
+    return markdown_table(("file", "precision", "MB", "opset", "target device"), rows)
+
+
+# --- parity --------------------------------------------------------------------------------------
+
+_PARITY_COLUMNS = (
+    "largest difference",
+    "mean difference",
+    "KL, nats",
+    "smallest cosine",
+    "mean cosine",
+    "agreement",
+)
+
+
+def _parity(parities: Sequence[ParityRecord]) -> Iterator[str]:
+    """Yields the paragraphs about the distance from PyTorch."""
+    if not parities:
+        yield "Not checked: these files were exported without a parity check."
+        return
+    lengths = ", ".join(str(figures.length) for figures in parities[0].by_length)
+    yield (
+        f"Compared with PyTorch in float32 on {parities[0].overall.sequences} sequences of held-out "
+        f"text, single and in padded batches, at {lengths} tokens. Agreement: the same token, label "
+        "or span. Cosine: of output rows."
+    )
+
+    overall, by_length, tolerances = [], [], []
+    for parity in parities:
+        verdict = "passed" if parity.passed else "**rejected**"
+        overall.append((parity.precision, *_parity_figures(parity.overall), verdict))
+        by_length += [
+            (parity.precision, _with_reason(figures.length), *_parity_figures(figures))
+            for figures in parity.by_length
+        ]
+        tolerances += [_tolerance(parity, result) for result in parity.results]
+    yield markdown_table(("precision", *_PARITY_COLUMNS, "verdict"), overall)
+    yield "By length:"
+    yield markdown_table(("precision", "tokens", *_PARITY_COLUMNS), by_length)
+    yield "Tolerances, and why:"
+    yield "\n".join(tolerances)
+
+
+def _tolerance(parity: ParityRecord, result: ToleranceResult) -> str:
+    bound = result.tolerance
+    return (
+        f"- {parity.precision}: {bound.figure} {bound.bound} {bound.value:g} "
+        f"(got {result.got:.3g}): {bound.reason}"
+    )
+
+
+def _parity_figures(figures: ParityFigures) -> tuple[str, ...]:
+    """Cells of `_PARITY_COLUMNS`."""
+    agreement = percent(figures.agreement, 2)
+    if not isinstance(figures.agreement, NotMeasured):
+        agreement += f" of {figures.decisions}"
+    return (
+        significant(figures.max_abs),
+        significant(figures.mean_abs),
+        significant(figures.kl_nats),
+        number(figures.cosine_min, 6),
+        number(figures.cosine_mean, 6),
+        agreement,
+    )
+
+
+# --- profile -------------------------------------------------------------------------------------
+
+_PROFILE_COLUMNS = (
+    "device",
+    "method",
+    "precision",
+    "threads",
+    "tokens",
+    "p50, ms",
+    "load, ms",
+    "peak, MiB",
+)
+
+
+def _profile(rows: Sequence[ProfileRow]) -> Iterator[str]:
+    """Yields the section about speed and memory, if anything was profiled."""
+    if not rows:
+        return
+    yield "## Speed and memory"
+    yield (
+        "The method says whether a row was measured on the device, emulated, or predicted for it; "
+        "a prediction is a band."
+    )
+    yield markdown_table(_PROFILE_COLUMNS, [_profile_cells(row) for row in rows])
+
+
+def _profile_cells(row: ProfileRow) -> tuple[str, ...]:
+    """Cells of `_PROFILE_COLUMNS`."""
+    method = row.method if row.valid else f"{row.method}, invalid: {row.invalid_reason}"
+    return (
+        row.device,
+        method,
+        row.precision,
+        str(row.threads),
+        str(row.length),
+        _with_reason(row.latency_ms),
+        _with_reason(row.load_ms),
+        _with_reason(row.peak_memory_bytes, unit=2**20),
+    )
+
+
+def _with_reason(figure: float | Band | NotMeasured, *, unit: float = 1) -> str:
+    """Formats a figure with three significant digits; an absent one with its reason."""
+    if isinstance(figure, NotMeasured):
+        return f"{ABSENT} ({figure.not_measured})"
+    if isinstance(figure, Band):
+        return f"{figure.low / unit:.3g}–{figure.high / unit:.3g}"
+    if isinstance(figure, int) and unit == 1:
+        return str(figure)  # a count of tokens has no rounding
+    return f"{figure / unit:.3g}"
+
+
+# --- examples ------------------------------------------------------------------------------------
+
+
+def _examples(inputs: CardInputs) -> Iterator[str]:
+    """Yields one code block for each client that can load the folder."""
+    by_precision = {record.precision: record for record in inputs.exports}
+    precisions = [name for name in EXAMPLE_PRECISIONS if name in by_precision]
+    # int4 and int8-static only: the first artefact is as good as any.
+    precision = precisions[0] if precisions else inputs.exports[0].precision
+    path = by_precision[precision].files[0].path
+    dtype = PRECISIONS[precision].js_dtype or "fp32"
+    name, task = inputs.folder_name, inputs.task
+    yield (
+        "```js\n// transformers.js\n"
+        f"const run = await pipeline('{task.name}', '{name}', {{ dtype: '{dtype}' }});\n```"
+    )
+    yield (
+        "```python\n# optimum\n"
+        f"model = {task.ort_class}.from_pretrained(\n"
+        f"    '{name}', subfolder='onnx', file_name='{Path(path).name}'\n)\n```"
+    )
+    if task.name == ENCODER_TASK:
+        yield (
+            "```python\n# sentence-transformers: mean over the attended positions\n"
+            f"model = SentenceTransformer(\n"
+            f"    '{name}', backend='onnx', model_kwargs={{'file_name': '{path}'}}\n)\n```"
+        )
+    yield (
+        "```python\n# only onnxruntime and tokenizers\n"
+        f"session = onnxruntime.InferenceSession('{name}/{path}')\n"
+        f"tokenizer = tokenizers.Tokenizer.from_file('{name}/tokenizer.json')\n```"
+    )

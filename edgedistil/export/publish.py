@@ -1,0 +1,192 @@
+"""Exports one model: builds its artefacts, checks their parity, and publishes the folder.
+
+Nothing is published before everything is written and every artefact has passed. If one fails, it goes
+to the run's `rejected` folder and earlier exports stay as they are.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from edgedistil.core.errors import InputError, ParityError
+from edgedistil.core.options import ExportOptions
+from edgedistil.core.precision import AUTO, PRECISION_REQUESTS, PrecisionRequest
+from edgedistil.core.records import ExportRecord, ParityRecord, read_record, write_record
+from edgedistil.core.rundir import RunDir, replacing
+from edgedistil.core.toml import did_you_mean
+from edgedistil.export.artefacts import BuiltArtefact, build_artefact, open_build, quarantine
+from edgedistil.export.ort_format import convert_to_ort
+from edgedistil.export.package import write_package
+from edgedistil.export.quantization_target import find_target, require_runtime
+from edgedistil.export.reference import make_probes
+from edgedistil.export.source import ExportSource
+from edgedistil.parity.probes import Probes
+
+PROBE_SEED = 20
+# The recipe's default too; for models without a recipe.
+DEFAULT_PRECISIONS: tuple[PrecisionRequest, ...] = ("fp32", "int8")
+
+Artefacts = list[tuple[ExportRecord, ParityRecord]]
+
+
+def export_model(
+    run: RunDir, source: ExportSource, options: ExportOptions, *, text: Sequence[str]
+) -> Artefacts:
+    """Exports one model into `run.export(source.name, source.task)`.
+
+    Args:
+        run: Receives the export folder, parity records and probes, and rejected artefacts.
+        source: The model.
+        options: Precisions (fp32 and int8 if None), target and storage; the other options do not
+            apply to a single model.
+        text: Lines for the parity check, calibration and search.
+    Returns:
+        Record and parity of each artefact.
+    Raises:
+        InputError: A precision, the target or the model is unknown or not supported.
+        TargetError: The target's onnxruntime is too old for a precision.
+        ParityError: An artefact failed the parity check.
+    """
+    started = time.perf_counter()
+    requests = requested_precisions(source, options)
+    published = run.export(source.name, source.task)
+    # Text that an artefact is fitted to never judges it: calibration and search read the other half.
+    probe_text, fitting_text = text[::2], text[1::2] or text
+
+    # Everything is written before the first file gets its name, so a full disk changes nothing
+    # (docs/log.md#full-disk-during-export). `commits` renames in reverse: the folder is the last.
+    with ExitStack() as commits:
+        folder = commits.enter_context(replacing(published))
+        (folder / "onnx").mkdir(parents=True)
+        with open_build(source, folder, options, text=fitting_text) as context:
+            probes = make_probes(
+                context.model, context.tokenizer, source.task, probe_text, seed=PROBE_SEED
+            )
+            _copy_other_precisions(published, folder, requests, probes.source_sha256)
+            artefacts = []
+            for request in requests:
+                artefacts.append(build_artefact(context, request, options, probes, started=started))
+                started = time.perf_counter()
+        _reject_failed(run, artefacts, folder, probes)
+
+        for artefact in artefacts:
+            record = artefact.record
+            write_record(folder / f"export.{record.precision}.json", record)
+            if options.format == "ort":
+                convert_to_ort(folder / record.files[0].path)
+
+        # All artefacts passed: write their parity, the card and the other files of the folder.
+        passed = [(item.record, item.parity) for item in artefacts if item.parity is not None]
+        _write_package(folder, run, source, passed)
+        probes.save(commits.enter_context(replacing(run.probes(source.name, source.task))))
+        for artefact in artefacts:
+            _write_parity(run, artefact, commits)
+    return passed
+
+
+def requested_precisions(source: ExportSource, options: ExportOptions) -> list[PrecisionRequest]:
+    """Returns the precisions that are made of a model, float32 first.
+
+    Raises:
+        InputError: A precision or the target is unknown.
+        TargetError: The target's onnxruntime is too old for a precision.
+    """
+    requests: list[PrecisionRequest] = ["fp32"]
+    if not source.float_only:
+        requests = checked_precisions(options.precisions or DEFAULT_PRECISIONS)
+    target = find_target(options.target)
+    for request in requests:
+        require_runtime(target, request)
+    return requests
+
+
+def checked_precisions(names: Sequence[str]) -> list[PrecisionRequest]:
+    """Returns precisions by name, without repetitions, float32 first.
+
+    float32 is always made: the others are made from it.
+
+    Raises:
+        InputError: A name is unknown; the message suggests the closest one.
+    """
+    by_name = {request: request for request in PRECISION_REQUESTS}
+    requests: list[PrecisionRequest] = ["fp32"]
+    for name in names:
+        if name not in PRECISION_REQUESTS:
+            raise InputError(
+                f"unknown precision '{name}'{did_you_mean(name, PRECISION_REQUESTS)}",
+                hint=f"expected one of: {', '.join(PRECISION_REQUESTS)}",
+            )
+        requests.append(by_name[name])
+    unique = list(dict.fromkeys(requests))
+    # The search writes the artefact of its result's precision, so both cannot be made at once.
+    return [name for name in unique if not (AUTO.name in unique and name == AUTO.result)]
+
+
+# --- steps ---------------------------------------------------------------------------------------
+
+
+def _copy_other_precisions(
+    published: Path, folder: Path, requests: Sequence[PrecisionRequest], source_sha256: str
+) -> None:
+    """Copies published artefacts of the same weights in precisions that are not made again."""
+    for path in sorted(published.glob("export.*.json")):
+        record = read_record(path, ExportRecord)
+        if record.precision in requests or record.source_sha256 != source_sha256:
+            continue
+        (folder / path.name).write_bytes(path.read_bytes())
+        for file in record.files:
+            # A link, not a copy: the published folder is removed in the end.
+            (folder / file.path).hardlink_to(published / file.path)
+
+
+def _reject_failed(
+    run: RunDir, artefacts: Sequence[BuiltArtefact], folder: Path, probes: Probes
+) -> None:
+    """Moves artefacts that failed the parity check out of the folder.
+
+    Raises:
+        ParityError: At least one artefact failed.
+    """
+    failed = [artefact for artefact in artefacts if not artefact.passed]
+    if not failed:
+        return
+    folders = [str(quarantine(run, artefact, folder, probes)) for artefact in failed]
+    raise ParityError(
+        "; ".join(artefact.failure for artefact in failed),
+        hint=f"moved to {', '.join(folders)}; earlier exports have not changed; "
+        "edgedistil export --explain shows the error of every layer",
+    )
+
+
+def _write_package(folder: Path, run: RunDir, source: ExportSource, artefacts: Artefacts) -> None:
+    """Writes config, tokenizer and card for the new artefacts and the copied ones."""
+    parities = {record.precision: parity for record, parity in artefacts}
+    records = [read_record(path, ExportRecord) for path in sorted(folder.glob("export.*.json"))]
+    for record in records:
+        if record.precision not in parities:
+            path = run.parity(source.name, source.task, record.precision)
+            parities[record.precision] = read_record(path, ParityRecord)
+    write_package(
+        folder,
+        source_folder=source.folder,
+        task=source.task,
+        title=f"{run.name} {source.name} ({source.task})",
+        records=records,
+        parities=[parities[record.precision] for record in records],
+        command=" ".join(["edgedistil", *sys.argv[1:]]),
+    )
+
+
+def _write_parity(run: RunDir, artefact: BuiltArtefact, commits: ExitStack) -> None:
+    """Writes the parity and the explanation of an artefact that passed."""
+    record = artefact.record
+    assert artefact.parity is not None, "artefacts that failed have been rejected"
+    path = run.parity(record.model, record.task, record.precision)
+    write_record(commits.enter_context(replacing(path)), artefact.parity)
+    if artefact.explanation is not None:
+        explain_path = path.with_suffix(".explain.json")
+        write_record(commits.enter_context(replacing(explain_path)), artefact.explanation)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgedistil.core.model_card import CardInputs, read_card_inputs, render_card
+from edgedistil.core.records import write_record
+from edgedistil.core.rundir import RunDir, write_json
+from edgedistil.core.task import TASKS
+from tests.fixtures.small_package import (
+    TASK,
+    export_record,
+    parity_record,
+    profile_record,
+    write_graph,
+)
+
+
+def card_inputs(folder: Path) -> CardInputs:
+    for name in ("model.onnx", "model_int8.onnx"):
+        write_graph(folder / "onnx" / name, ("input_ids", "attention_mask"))
+    return CardInputs(
+        folder_name=folder.name,
+        title="A student",
+        task=TASKS["feature-extraction"],
+        licence="apache-2.0",
+        command="edgedistil export --quantize int8",
+        config={
+            "model_type": "distilbert",
+            "architectures": ["DistilBertModel"],
+            "n_layers": 2,
+            "dim": 44,
+            "vocab_size": 30522,
+        },
+        max_length=512,
+        exports=[export_record(folder, "fp32"), export_record(folder, "int8", target="rpi4")],
+        parities=[parity_record("fp32"), parity_record("int8", passed=False)],
+        rows=profile_record().rows[:1],
+    )
+
+
+def test_the_card_shows_files_parity_profile_and_command(tmp_path: Path) -> None:
+    card = render_card(card_inputs(tmp_path / "student-feature-extraction"))
+    assert card.startswith('---\nlicense: "apache-2.0"\npipeline_tag: feature-extraction\n')
+    assert "- sentence-transformers\n---" in card
+    assert "# A student · feature-extraction" in card
+    assert "1.2M parameters, 2 layers, hidden size 44, vocabulary of 30,522 tokens" in card
+    assert "| `onnx/model_int8.onnx` | int8 | 0.0 | 17 | rpi4 |" in card
+    assert "| fp32 | 2.5e-06 | 3e-07 | – | 0.970000 | 0.970000 | 93.40% of 458 | passed |" in card
+    assert "| **rejected** |" in card
+    assert "- fp32: max_abs at most 0.0001 (got 2.5e-06): because a test says so" in card
+    assert "| rpi4 | predicted | int8 | 1 | 128 | 120–250 | – (a prediction) | 50–70 |" in card
+    assert "```\nedgedistil export --quantize int8\n```" in card
+
+
+def test_the_examples_load_the_fastest_artefact_that_every_client_knows(tmp_path: Path) -> None:
+    card = render_card(card_inputs(tmp_path / "student-feature-extraction"))
+    assert "pipeline('feature-extraction', 'student-feature-extraction', { dtype: 'int8' })" in card
+    assert "ORTModelForFeatureExtraction.from_pretrained(" in card
+    assert "file_name='model_int8.onnx'" in card
+    assert "model_kwargs={'file_name': 'onnx/model_int8.onnx'}" in card
+    assert "onnxruntime.InferenceSession('student-feature-extraction/onnx/model_int8.onnx')" in card
+
+
+def test_a_card_without_licence_parity_and_profile_says_so_or_is_silent(tmp_path: Path) -> None:
+    inputs = card_inputs(tmp_path / "x")
+    card = render_card(replace(inputs, licence=None, parities=(), rows=()))
+    assert "license" not in card
+    assert "Not checked: these files were exported without a parity check." in card
+    assert "Speed and memory" not in card
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """A run with one export folder and its parity, not profiled yet."""
+    run = RunDir(tmp_path / "run")
+    folder = run.export("student", TASK)
+    inputs = card_inputs(folder)
+    write_record(folder / "export.int8.json", inputs.exports[1])
+    write_record(run.parity("student", TASK, "int8"), inputs.parities[1])
+    write_json(folder / "config.json", inputs.config)
+    write_json(folder / "tokenizer_config.json", {"model_max_length": 512})
+    description = {"model": "A student", "task": TASK, "licence": None, "command": "edgedistil"}
+    write_json(folder / "provenance.json", description)
+    return run
+
+
+def test_a_complete_card_has_the_rows_of_its_own_artefacts_only(run: RunDir) -> None:
+    folder = run.export("student", TASK)
+    before = read_card_inputs(run, folder)
+    assert [record.precision for record in before.exports] == ["int8"]
+    assert [record.precision for record in before.parities] == ["int8"]
+    assert before.rows == []
+    write_record(run.profile("rpi4", "predicted"), profile_record())
+    after = read_card_inputs(run, folder)
+    assert [row.device for row in after.rows] == ["rpi4"], (
+        "not the teacher's, not a former export's"
+    )
+    assert replace(after, rows=[]) == before

@@ -18,8 +18,8 @@ import torch
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
 
 from edgedistil.core import assets
-from edgedistil.core.rundir import RunDir
 from edgedistil.core.options import ExportOptions
+from edgedistil.core.rundir import RunDir
 from edgedistil.export import probe_inputs, publish
 from edgedistil.export.source import read_source
 from edgedistil.models.student import make_student

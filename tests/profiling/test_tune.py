@@ -57,9 +57,7 @@ def test_tune_and_export_write_the_same_format(exported: RunDir, tmp_path: Path)
     tuned, _ = tune_file(exported, "model_int8.onnx")
     export = exported.export("student", "feature-extraction")
     record = read_record(export / "export.int8.json", ExportRecord)
-    write_session_file(
-        tmp_path / "exported.json", {"onnx/model_int8.onnx": advise_session(record)}
-    )
+    write_session_file(tmp_path / "exported.json", {"onnx/model_int8.onnx": advise_session(record)})
     advised = read_session_file(tmp_path / "exported.json")
     assert list(advised) == ["onnx/model_int8.onnx"]
     for entry in (*tuned.values(), *advised.values()):

@@ -92,6 +92,7 @@ def _paper_row(spec: TaskSpec) -> PaperRow | None:
         student=paper.student / 100,
         source=paper.source,
     )
+    # The field's default says that the paper has no such row.
     if paper.student_d is None:
         return row
     return row.model_copy(update={"student_d": paper.student_d / 100})
@@ -104,6 +105,7 @@ def summaries(cells: Sequence[CellFile]) -> list[Summary]:
     """Returns median, lowest and highest score over the seeds of each task and model."""
     result = []
     for (task, model), files in _by_task_and_model(cells).items():
+        # By seed: a cell that is listed twice counts once.
         scores = {file.cell.seed: file.score for file in files}
         result.append(
             Summary(
@@ -129,6 +131,7 @@ def retentions(cells: Sequence[CellFile], tasks: Mapping[str, TaskResult]) -> li
     groups = _by_task_and_model(cells)
     result = []
     for (task, model), files in groups.items():
+        # Without the teacher's score there is nothing to retain; it is not compared with itself.
         teacher = groups.get((task, _TEACHER))
         if model == _TEACHER or teacher is None or task not in tasks:
             continue
@@ -168,6 +171,7 @@ def _paper_retention(facts: TaskFacts, model: str) -> Figure:
     missing = NotMeasured(not_measured=f"the paper has no row for {model} on {facts.title}")
     if facts.paper is None or model not in _PAPER_FIELDS:
         return missing
+    # Retention in the paper is a ratio of its printed figures, as ours is of medians.
     score: Figure = getattr(facts.paper, _PAPER_FIELDS[model])
     return missing if isinstance(score, NotMeasured) else score / facts.paper.teacher
 
@@ -199,6 +203,7 @@ def macros(results: Sequence[Summary]) -> list[MacroScore]:
 
 
 def _macro(model: str, results: Sequence[Summary]) -> MacroScore:
+    # A mean over fewer tasks would not be comparable, so it is not computed.
     scores = {summary.task: summary.median for summary in results if summary.model == model}
     missing = [task for task in GLUE if task not in scores]
     score: Figure = NotMeasured(not_measured=f"not scored yet: {', '.join(missing)}")

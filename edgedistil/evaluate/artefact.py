@@ -56,6 +56,7 @@ class ArtefactResult:
 
 def in_fresh_process(work: Callable[..., T], *arguments: Any) -> T:
     """Calls a function in a new process, which has none of this one's modules loaded."""
+    # `spawn`, because a forked process inherits loaded modules and their threads.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 
@@ -143,14 +144,22 @@ def single_example_ms(
     Conditions: as CONDITIONS describes.
     """
     max_length = spec.training.max_length
+    # One sequence per call and no padding, as a device receives texts.
     sequences = spec.task_kind.first_sequences(tokenizer, dev[:TIMED_EXAMPLES], max_length)
     batches = [pad_batch([sequence], pad_id(tokenizer)) for sequence in sequences]
-    warm_up = batches[:WARM_UP_CALLS]
+    _call_in_turns(forwards, batches[:WARM_UP_CALLS])
+    # `median_low` returns an observed value also for an even number of samples.
+    return [median_low(samples) for samples in _call_in_turns(forwards, batches)]
 
+
+def _call_in_turns(
+    forwards: Sequence[Forward], batches: Sequence[tuple[Ids, Ids, Ids]]
+) -> list[list[float]]:
+    """Runs each batch through all models; returns each model's times in milliseconds."""
     samples_ms: list[list[float]] = [[] for _ in forwards]
-    for batch in [*warm_up, *batches]:
+    for batch in batches:
         for forward, samples in zip(forwards, samples_ms, strict=True):
             started_ns = time.perf_counter_ns()
             forward(*batch)
             samples.append((time.perf_counter_ns() - started_ns) / 1e6)
-    return [median_low(samples[len(warm_up) :]) for samples in samples_ms]
+    return samples_ms

@@ -57,6 +57,7 @@ class _Artefact:
 
 def check_precision(name: str) -> None:
     """Raises InputError if artefacts of a precision cannot be scored."""
+    # `auto` searches for a precision, and what it finds may differ between seeds.
     if name == AUTO.name:
         raise InputError(f"--artefact {name}: expected one precision, for example int8")
     if name not in PRECISIONS:
@@ -77,11 +78,15 @@ def artefact_cells(plans: Sequence[CellPlan], precision: str) -> list[CellFile]:
     """
     files: list[CellFile] = []
     for plan in plans:
+        # With `--artefact fp32` the two are the same.
         precisions = list(dict.fromkeys([_REFERENCE, precision]))
         _score_missing(plan, precisions)
         files.append(_with_timing(plan))
         files += [read_cell(_file(plan, name)) for name in precisions]
     return files
+
+
+# --- artefacts -----------------------------------------------------------------------------------
 
 
 def _file(plan: CellPlan, precision: str) -> Path:
@@ -110,8 +115,10 @@ def _export(plan: CellPlan, precision: str) -> list[_Artefact]:
     from edgedistil.export.publish import checked_precisions, export_model
     from edgedistil.export.source import read_source
 
+    # Training texts: calibration on dev texts would adapt the artefact to what it is scored on.
     examples = load_data(plan.spec, plan.data).train[:_PROBE_TEXTS]
     texts = [" ".join(example.texts) for example in examples]
+    # A run directory of its own: the run's exports are those of the distilled model.
     export_run = RunDir(plan.sibling(".onnx"))
     name, task = plan.source.name, plan.spec.task_kind.task
     source = read_source(plan.weights, name=name, role="other", task=task)
@@ -123,12 +130,14 @@ def _export(plan: CellPlan, precision: str) -> list[_Artefact]:
 
 def _read_artefact(folder: Path, path: Path) -> _Artefact:
     record = read_record(path, ExportRecord)
+    # The graph and, unless it is a single file, its weights.
     size = sum(file.bytes for file in record.files)
     return _Artefact(record.precision, folder / record.files[0].path, size, folder)
 
 
 def _cell_file(plan: CellPlan, artefact: _Artefact, result: ArtefactResult) -> CellFile:
     """Returns the cell of an artefact: that of PyTorch with other scores."""
+    # Task, seed and hyper-parameters are those of the fine-tuned model.
     base = read_cell(plan.file)
     cell = base.cell.model_copy(
         update={
@@ -155,6 +164,7 @@ def _cell_file(plan: CellPlan, artefact: _Artefact, result: ArtefactResult) -> C
 def _with_timing(plan: CellPlan) -> CellFile:
     """Returns the cell with PyTorch's size and latency, measured once in a new process."""
     file = read_cell(plan.file)
+    # A fresh process, as for the artefacts; later evaluations read the stored figure.
     if file.timing is None:
         latency_ms = in_fresh_process(pytorch_example_ms, plan)
         size = sum(path.stat().st_size for path in plan.weights.glob("*.safetensors"))
@@ -195,6 +205,7 @@ def artefact_scores(files: Sequence[CellFile]) -> list[ArtefactScore]:
 
 
 def _artefact_score(files: Sequence[CellFile], pytorch: Sequence[CellFile]) -> ArtefactScore:
+    # Seed by seed, because both scores are then of the same weights.
     reference = {file.cell.seed: file.score for file in pytorch}
     timings = [file.timing for file in files if file.timing is not None]
     cell = files[0].cell

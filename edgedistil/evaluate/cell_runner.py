@@ -59,6 +59,8 @@ def _run_in_turn(plans: list[CellPlan]) -> list[BaseException]:
 
 
 def _run_in_processes(plans: list[CellPlan], jobs: int) -> list[BaseException]:
+    # Each cell gets its share of the cores: OpenMP threads that wait for a core spin
+    # (docs/log.md#openmp-threads-on-a-loaded-machine).
     threads = max(1, (os.cpu_count() or 1) // jobs)
     failures: list[BaseException] = []
     with (
@@ -67,6 +69,7 @@ def _run_in_processes(plans: list[CellPlan], jobs: int) -> list[BaseException]:
         ) as pool,
         console.progress("evaluate", len(plans), unit="cells") as bar,
     ):
+        # A failing cell must not stop the others, so errors are collected.
         running = {pool.submit(run_cell, plan, threads=threads): plan for plan in plans}
         try:
             for future in as_completed(running):
@@ -111,6 +114,7 @@ def run_cell(plan: CellPlan, *, threads: int | None = None) -> None:
     data = load_data(plan.spec, plan.data).limited(plan.train_limit)
     with torch_threads(threads):
         scores = _train_and_score(plan, data)
+    # The file is the commit point: it is written last, and atomically.
     write_record(plan.file, _cell_file(plan, data, scores, time.monotonic() - started))
 
 
@@ -160,12 +164,6 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> DevScores:
 
 
 def _cell_file(plan: CellPlan, data: TaskData, scores: DevScores, seconds: float) -> CellFile:
-    hyper_parameters: dict[str, float | int | str] = {
-        **plan.spec.training.for_model(plan.source.name).hyper_parameters()
-    }
-    if plan.soft_targets_from is not None:
-        hyper_parameters |= plan.spec.second_distillation.hyper_parameters()
-        hyper_parameters["unlabelled"] = len(data.unlabelled)
     cell = Cell(
         task=plan.spec.name,
         model=plan.source.name,
@@ -176,7 +174,7 @@ def _cell_file(plan: CellPlan, data: TaskData, scores: DevScores, seconds: float
         train_examples=len(data.train),
         seconds=round(seconds, 2),
         warnings=[*data.warnings, *scores.warnings],
-        hyper_parameters=hyper_parameters,
+        hyper_parameters=_hyper_parameters(plan, data),
         provenance=provenance(),
     )
     return CellFile(
@@ -187,3 +185,13 @@ def _cell_file(plan: CellPlan, data: TaskData, scores: DevScores, seconds: float
         predictions=scores.predictions,
         per_question=scores.per_question,
     )
+
+
+def _hyper_parameters(plan: CellPlan, data: TaskData) -> dict[str, float | int | str]:
+    # Only values that were used: the model's own learning rate, and alpha and T with soft targets.
+    training = plan.spec.training.for_model(plan.source.name)
+    values: dict[str, float | int | str] = {**training.hyper_parameters()}
+    if plan.soft_targets_from is not None:
+        values |= plan.spec.second_distillation.hyper_parameters()
+        values["unlabelled"] = len(data.unlabelled)
+    return values

@@ -63,6 +63,7 @@ def read_cell(path: Path) -> CellFile:
 
 def read_key(path: Path) -> str | None:
     """Returns the key in a cell's file; None if the file is missing or corrupt."""
+    # A truncated file counts as missing: the cell is run again.
     try:
         content = read_json(path)
     except StorageError:
@@ -93,6 +94,7 @@ class ModelSource:
         Raises:
             ModelError: The folder has no weights in safetensors.
         """
+        # Other files of the folder, such as a README, do not change a result.
         patterns = ["config.json", "tokenizer.json"]
         if not self.random_weights:
             patterns.append("*.safetensors")
@@ -104,6 +106,7 @@ class ModelSource:
                 f"{self.folder} has no weights in safetensors",
                 hint="convert the weights; loading other formats can execute code",
             )
+        # Names and not paths: the same model in another place has the same digest.
         lines = [f"{path.name} {sha256_file(path)}" for path in sorted(files)]
         return text_sha256("\n".join(lines))
 
@@ -158,6 +161,7 @@ class CellPlan:
 
     def is_done(self) -> bool:
         """Whether the cell's file, and its weights if they are stored, are up to date."""
+        # A cell that finished without its weights is run again when they are needed.
         if read_key(self.file) != self.key:
             return False
         return not self.keep_weights or read_key(self.weights / KEY_FILE) == self.key

@@ -68,6 +68,7 @@ def encode_texts(
             one is truncated first.
     """
     tokenizer.enable_truncation(max_length, strategy="longest_first")
+    # The tokenizer takes a pair as a tuple and a single text as a string.
     inputs = [pair if len(pair) == 2 else pair[0] for pair in texts]
     sequences: list[Encoded] = []
     with console.progress("tokenizing", len(inputs), unit="texts") as bar:
@@ -87,6 +88,7 @@ def length_groups(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     Returns:
         Indices of the sequences in each batch.
     """
+    # Longest first: if memory is too small, the first batch fails and not a later one.
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         # The first sequence of a batch is its longest, so its length is that of the padded rows.

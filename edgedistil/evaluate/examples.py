@@ -88,9 +88,10 @@ class TaskData:
     @cached_property
     def sha256(self) -> str:
         """Digest of all labelled examples, train and dev, in order."""
+        # Examples one by one: the JSON of a large data set would double its memory.
         digest = hashlib.sha256()
         for example in (*self.train, *self.dev):
-            # Part of the key of every cell: a change here runs all cells again.
+            # Part of the key of every cell: another format here would run all cells again.
             answers = [(answer.text, answer.start) for answer in example.answers]
             fields = [example.texts, example.label, answers, example.part]
             digest.update(json.dumps(fields).encode())
@@ -112,6 +113,7 @@ class TaskData:
             train_limit: Training examples at most; None: all.
             dev_limit: Dev examples at most; None: all.
         """
+        # `_select` returns the same tuple if it has nothing to leave out.
         train, dev = _select(self.train, train_limit), _select(self.dev, dev_limit)
         if train is self.train and dev is self.dev:
             return self
@@ -135,6 +137,7 @@ class TaskData:
         Raises:
             TaskError: No text is left.
         """
+        # Compare without case and punctuation: spellings of one text count as the same.
         dev_texts = {normalized_texts(example) for example in self.dev}
         candidates = [Example(item) for item in texts]
         usable = tuple(item for item in candidates if normalized_texts(item) not in dev_texts)
@@ -144,6 +147,7 @@ class TaskData:
                 hint="texts that also occur in the dev set are left out",
             )
 
+        # The record reports the number, because it lowers that of the texts asked for.
         dropped = len(candidates) - len(usable)
         warnings = self.warnings
         if dropped:
@@ -163,6 +167,7 @@ def normalized_texts(example: Example) -> tuple[str, ...]:
 
 def count_shared(train: Sequence[Example], dev: Sequence[Example]) -> int:
     """Counts the dev examples whose texts also occur in the training examples."""
+    # A pair is shared only if both texts are.
     train_texts = {normalized_texts(example) for example in train}
     return sum(normalized_texts(example) in train_texts for example in dev)
 
@@ -170,5 +175,6 @@ def count_shared(train: Sequence[Example], dev: Sequence[Example]) -> int:
 def _select(examples: tuple[Example, ...], limit: int | None) -> tuple[Example, ...]:
     if limit is None or limit >= len(examples):
         return examples
+    # A sample and not the first ones: files are often sorted by label.
     generator = random.Random(_SHUFFLE_SEED)  # noqa: S311 - not for cryptography
     return tuple(examples[index] for index in generator.sample(range(len(examples)), limit))

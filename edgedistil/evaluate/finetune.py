@@ -84,6 +84,7 @@ def fine_tune(
         TrainingDiverged: The loss is NaN or infinite.
     """
     training = settings.training
+    # For the warm-up and the progress bar; the Trainer counts the same steps.
     steps = math.ceil(len(rows) / training.batch) * training.epochs
     with (
         tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch,
@@ -140,6 +141,7 @@ def _training_arguments(settings: FineTuneSettings, steps: int, scratch: str) ->
 
 def uses_bfloat16() -> bool:
     """Whether the device that the Trainer picks multiplies bfloat16 in hardware."""
+    # The Trainer takes the first GPU where there is one.
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return native_dtype.bfloat16_is_native(device)
 
@@ -176,6 +178,7 @@ class _Collator:
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
         rows: list[TrainingRow] = [item["row"] for item in items]
+        # Pad to the longest row of the batch, and drop inputs that the model does not take.
         arrays = pad_batch([row.encoded for row in rows], self._pad)
         batch = batch_tensors(arrays, self._accepted)
         batch |= self._kind.label_batch(np.array([row.label for row in rows]))

@@ -71,6 +71,7 @@ def read_texts(
             hint="the path is from second_distillation.unlabelled",
         )
     if path.suffix == ".txt":
+        # A text file has no separator between two texts.
         if len(columns) > 1:
             raise TaskError(
                 f"{path}: a line contains one text, the task takes {len(columns)}",
@@ -96,6 +97,7 @@ def _download_hint(spec: TaskSpec) -> str:
 def _read_file(
     spec: TaskSpec, files: Files, path: Path, part: int
 ) -> tuple[list[RawExample], list[str]]:
+    # The official layouts have no columns, and their readers no remarks.
     if files.format == "aclImdb":
         return list(_acl_imdb(path, part)), []
     if files.format == "squad":
@@ -160,14 +162,8 @@ def answers_of(
     Raises:
         TaskError: The cells have none of these forms.
     """
-    value = cells[column]
     try:
-        if isinstance(value, dict):
-            pairs = list(zip(value["text"], value["answer_start"], strict=True))
-        elif isinstance(value, list):
-            pairs = [(item["text"], item["answer_start"]) for item in value]
-        else:
-            pairs = [(str(value), cells[start_column])]
+        pairs = _answer_pairs(cells, column, start_column)
         return tuple(AnswerSpan(text, int(start)) for text, start in pairs)
     except (KeyError, ValueError, TypeError) as error:
         raise TaskError(
@@ -175,11 +171,25 @@ def answers_of(
         ) from error
 
 
+def _answer_pairs(
+    cells: Mapping[str, Any], column: str, start_column: str
+) -> list[tuple[str, Any]]:
+    """Returns text and start of each answer."""
+    # All three forms occur: the hub's, SQuAD's own, and a table with one answer per row.
+    value = cells[column]
+    if isinstance(value, dict):
+        return list(zip(value["text"], value["answer_start"], strict=True))
+    if isinstance(value, list):
+        return [(item["text"], item["answer_start"]) for item in value]
+    return [(str(value), cells[start_column])]
+
+
 # --- tables --------------------------------------------------------------------------------------
 
 
 def _read_rows(path: Path, files: Files, notes: list[str]) -> Iterator[Row]:
     """Yields the rows of a table; remarks are appended to `notes`."""
+    # By suffix and not by content: a csv file is also a valid tsv file with one column.
     if path.suffix not in _SUFFIXES:
         raise TaskError(
             f"{path}: unknown format '{path.suffix}'; expected one of {', '.join(_SUFFIXES)}"
@@ -212,6 +222,7 @@ def utf8_text(path: Path) -> str:
 
 def _jsonl(path: Path) -> Iterator[Row]:
     for number, line in enumerate(utf8_text(path).split("\n"), start=1):
+        # Empty lines, such as one at the end of the file, are not rows.
         if not line.strip():
             continue
         try:
@@ -238,6 +249,7 @@ def _table(path: Path, files: Files, notes: list[str]) -> Iterator[Row]:
     """Yields the rows of a csv or tsv file."""
     quoted = path.suffix == ".csv" or files.quotes
     lines = _quoted_lines(path) if quoted else _plain_tsv_lines(path)
+    # CoLA's files have no header line; their columns are named in the task file.
     header = list(files.columns or ())
     if not header:
         _, header = next(lines, (0, []))
@@ -299,6 +311,7 @@ def _acl_imdb(folder: Path, part: int) -> Iterator[RawExample]:
         if not reviews:
             raise TaskError(f"{folder / label} has no reviews; expected *.txt")
         for path in reviews:
+            # The reviews keep the line breaks of the web page that they are from.
             text = utf8_text(path).replace("<br />", " ")
             yield RawExample((text,), label, str(path), f"{label}/{path.stem}", (), part)
 

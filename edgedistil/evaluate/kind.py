@@ -79,6 +79,7 @@ class TaskKind(ABC):
         label_inputs: Arguments of the model's forward pass that take the labels.
     """
 
+    # Subclasses set these; `task` and `outputs` follow from the table of tasks.
     name: ClassVar[LabelledKind]
     metrics: ClassVar[tuple[str, ...]]
     text_fields: ClassVar[tuple[int, ...]]

@@ -103,6 +103,7 @@ class Classification(_SingleLabel):
     text_fields: ClassVar[tuple[int, ...]] = (1, 2)
 
     def class_names(self, train: Sequence[RawExample], rules: LabelRules) -> tuple[str, ...]:
+        # The order of the names decides which number a class has, and which one F1 is about.
         if rules.names:
             return rules.names
         names = tuple(sorted({str(raw.label) for raw in train}))
@@ -141,6 +142,7 @@ class Classification(_SingleLabel):
         return Baseline(constant_score(metric, constant, dev_M), constant, rule)
 
     def configure(self, config: Any, classes: Sequence[str]) -> None:
+        # The length of `id2label` is the number of outputs of the head.
         config.id2label = dict(enumerate(classes))
         config.label2id = {label: index for index, label in enumerate(classes)}
         config.problem_type = "single_label_classification"
@@ -153,6 +155,7 @@ class Classification(_SingleLabel):
     def label_loss(self, logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
         from torch.nn import functional
 
+        # Under autocast the logits are bfloat16: losses are computed in float32.
         return functional.cross_entropy(logits[0].float(), labels[0])
 
     def soft_target_loss(
@@ -203,6 +206,7 @@ class Regression(_SingleLabel):
         return Baseline(constant_score(metric, constant, dev_M), constant, rule)
 
     def configure(self, config: Any, classes: Sequence[str]) -> None:
+        # With one label transformers' own loss is the squared error.
         config.num_labels = 1
         config.problem_type = "regression"
 
@@ -239,6 +243,7 @@ class Span(TaskKind):
 
     def read_label(self, raw: RawExample, classes: tuple[str, ...], rules: LabelRules) -> float:
         """Checks the answers, which are the labels; returns 0."""
+        # Unanswerable questions (SQuAD 2.0) would need a score for giving no answer.
         if not raw.answers:
             raise TaskError(
                 f"{raw.where}: the question has no answer",
@@ -263,6 +268,7 @@ class Span(TaskKind):
     def first_sequences(
         self, tokenizer: Tokenizer, examples: Sequence[Example], max_length: int
     ) -> list[Encoded]:
+        # The other windows of a long context have the same length, apart from the last one.
         return [squad.windows(tokenizer, example, max_length)[0].encoded for example in examples]
 
     def training_rows(
@@ -295,6 +301,7 @@ class Span(TaskKind):
         import torch
         from torch.nn import functional
 
+        # Start and end are two classifications over the tokens of a window.
         sides = zip(logits, labels, strict=True)
         losses = [functional.cross_entropy(side_BL.float(), label_B) for side_BL, label_B in sides]
         return torch.stack(losses).mean()

@@ -30,7 +30,7 @@ SPAN_METRICS = ("f1", "em")
 def score(metric: str, labels: Floats, predictions: Floats) -> tuple[dict[str, float], list[str]]:
     """Computes a metric and the metrics that it is a mean of.
 
-    A constant prediction has no correlation and no Matthews coefficient: both are 0 by definition.
+    Undefined values (correlation or Matthews coefficient of a constant) are 0 by definition.
 
     Args:
         metric: One of CLASS_METRICS or VALUE_METRICS.
@@ -73,6 +73,7 @@ def constant_score(metric: str, constant: float, labels: Floats) -> float:
 def _undefined_reason(metric: str, labels: Floats, predictions: Floats) -> str | None:
     if metric not in ("pearson", "spearman", "matthews"):
         return None
+    # scipy returns NaN for these, and scikit-learn 0 without saying so.
     for side, values in (("prediction", predictions), ("label", labels)):
         if len(values) < 2 or np.ptp(values) == 0:
             return f"every {side} is {values[0]:g}: {metric} is undefined and counts as 0"
@@ -138,11 +139,8 @@ def resampled_scores(metric: str, labels: Floats, predictions: Floats, draws_RN:
             [_correlation(rank(labels[draw]), rank(predictions[draw])) for draw in draws_RN]
         )
 
-    # All class metrics follow from the confusion matrix, which is one bincount per resample.
-    classes = int(max(labels.max(), predictions.max())) + 1
-    codes = (labels * classes + predictions).astype(np.int64)
-    counts = np.stack([np.bincount(codes[draw], minlength=classes * classes) for draw in draws_RN])
-    return _FROM_CONFUSION[metric](counts.reshape(-1, classes, classes).astype(np.float64))
+    # All class metrics follow from the confusion matrix.
+    return _FROM_CONFUSION[metric](_confusion_matrices(labels, predictions, draws_RN))
 
 
 def _correlation(x: Floats, y: Floats) -> float:
@@ -152,6 +150,14 @@ def _correlation(x: Floats, y: Floats) -> float:
 
 
 # Axes of a confusion matrix: R resamples, K labels, K predictions.
+
+
+def _confusion_matrices(labels: Floats, predictions: Floats, draws_RN: Ints) -> Floats:
+    classes = int(max(labels.max(), predictions.max())) + 1
+    # One code for each pair of label and prediction, so that a matrix is a single bincount.
+    codes = (labels * classes + predictions).astype(np.int64)
+    counts = np.stack([np.bincount(codes[draw], minlength=classes * classes) for draw in draws_RN])
+    return counts.reshape(-1, classes, classes).astype(np.float64)
 
 
 def _accuracy_of(confusion_RKK: Floats) -> Floats:

@@ -87,17 +87,20 @@ class Planner:
             # Artefacts' cells (`student-1.int8.json`) do not have the form of a cell's name.
             if path in planned or name is None:
                 continue
-            model, seed = name["model"], int(name["seed"])
-            if model not in MODELS or seed not in seeds:
-                continue
-            teacher = None
-            if model in WITH_SOFT_TARGETS:
-                teacher = self.plan(task, TEACHER, seed, keep=False)
-            # A cell that was made with other settings has another key.
-            plan = self.plan(task, model, seed, keep=False, teacher=teacher)
-            if read_key(path) == plan.key:
-                valid.append(plan)
+            # Models that are folders are left out: the name does not lead back to the folder.
+            if name["model"] in MODELS and int(name["seed"]) in seeds:
+                plan = self._plan_again(task, name["model"], int(name["seed"]))
+                # A cell that was made with other settings has another key.
+                if read_key(path) == plan.key:
+                    valid.append(plan)
         return valid
+
+    def _plan_again(self, task: PlannedTask, model: str, seed: int) -> CellPlan:
+        """Plans a cell of an earlier evaluation as it would be run now."""
+        teacher = None
+        if model in WITH_SOFT_TARGETS:
+            teacher = self.plan(task, TEACHER, seed, keep=False)
+        return self.plan(task, model, seed, keep=False, teacher=teacher)
 
     def plan(
         self,
@@ -118,9 +121,11 @@ class Planner:
             teacher: The teacher's cell; ignored for models without soft targets.
         """
         source = source_of(self.run, model)
+        # Hashing reads all weights, so each model is hashed once for all tasks and seeds.
         if source not in self._digests:
             self._digests[source] = source.sha256()
         data = load_data(task.spec, task.data)
+        # The key of the teacher's cell is an input only where its soft targets are used.
         if model not in WITH_SOFT_TARGETS:
             teacher = None
         key = cell_key(
@@ -156,15 +161,9 @@ def source_of(run: RunDir, model: str) -> ModelSource:
         RunError: The run does not have the model yet.
         InputError: The name is neither one of MODELS nor a folder with a model.
     """
-    command = "edgedistil distill RECIPE"
-    if model == TEACHER:
-        return ModelSource(model, run.require(run.teacher, command))
-    if model in ("student-step0", "student-step0-d"):
-        return ModelSource(model, run.require(run.student_step0, command))
     if model in MODELS:
-        folder = run.require(run.student, command)
+        folder = run.require(_folder_in_run(run, model), "edgedistil distill RECIPE")
         return ModelSource(model, folder, random_weights=model == "student-random")
-
     folder = Path(model)
     if not (folder / "config.json").is_file():
         raise InputError(
@@ -172,6 +171,15 @@ def source_of(run: RunDir, model: str) -> ModelSource:
             "or a folder with a config.json"
         )
     return ModelSource(cell_model_name(model), folder)
+
+
+def _folder_in_run(run: RunDir, model: str) -> Path:
+    if model == TEACHER:
+        return run.teacher
+    if model in ("student-step0", "student-step0-d"):
+        return run.student_step0
+    # A random student has the architecture of the distilled one.
+    return run.student
 
 
 def cell_model_name(model: str) -> str:

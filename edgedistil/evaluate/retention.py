@@ -18,6 +18,7 @@ from edgedistil.evaluate.metrics import Floats, resampled_scores
 
 Ints = NDArray[np.int64]
 
+# Enough for bounds at 2.5% and 97.5% to be the 25th value from each end.
 RESAMPLES = 1000
 LEVEL = 0.95
 _BOOTSTRAP_SEED = 20191002  # fixed, so that repeated evaluations print the same interval
@@ -116,6 +117,7 @@ def score_differences(
         varied - full on each resample, shape (R,), both scored on the same examples and seeds, and
         a description of the resampling.
     """
+    # The mean over tasks of differences equals the difference of the models' means.
     total = np.zeros(RESAMPLES)
     description = ""
     for reference, other in zip(full, varied, strict=True):
@@ -181,5 +183,6 @@ def _ratio_interval(numerator_R: Floats, denominator_R: Floats) -> Interval:
             not_measured="the teacher is not above the constant prediction by more than the noise"
         )
         return Interval(reason, reason)
+    # The few resamples below the baseline, if any, are left out.
     usable = denominator_R > 0
     return Interval(*confidence_interval(numerator_R[usable] / denominator_R[usable]))

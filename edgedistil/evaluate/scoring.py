@@ -101,6 +101,7 @@ def all_logits(
     lengths = [len(sequence.input_ids) for sequence in sequences]
     logits: list[Logits] = [()] * len(sequences)
     with console.progress(label, len(sequences), unit="sequences") as bar:
+        # Sequences of similar length share a batch, so little of it is padding.
         for batch in length_groups(lengths, BATCH_TOKENS):
             outputs = forward(*pad_batch([sequences[i] for i in batch], pad))
             if not all(np.isfinite(output).all() for output in outputs):

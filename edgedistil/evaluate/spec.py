@@ -79,6 +79,7 @@ class Files(StrictSection):
     @classmethod
     def _one_dev_file(cls, data: Any) -> Any:
         """Accepts `dev = "dev.csv"` for a single file."""
+        # MNLI has two dev files; most tasks have one.
         if isinstance(data, dict) and isinstance(data.get("dev"), str):
             return {**data, "dev": (data["dev"],)}
         return data
@@ -129,6 +130,7 @@ class Training(StrictSection):
 
     def for_model(self, model: str) -> Training:
         """Returns the hyper-parameters of a model, with the learning rate that applies to it."""
+        # The result has one rate, so that records and keys contain the one that was used.
         learning_rate = self.learning_rate
         # Half the layers may need a higher rate than the teacher's (docs/evaluation.md).
         if self.student_learning_rate is not None and model.startswith(_STUDENTS):
@@ -164,6 +166,7 @@ class SecondDistillation(StrictSection):
         default=None, description="Unlabelled texts at most, always the same ones; default: all."
     )
 
+    # A limit without texts is most likely a forgotten `unlabelled`.
     @model_validator(mode="after")
     def _limit_needs_texts(self) -> Self:
         if self.unlabelled is None and self.unlabelled_limit is not None:
@@ -241,6 +244,7 @@ class TaskSpec(StrictSection):
             raise ValueError(
                 f"name '{self.name}': expected lower-case letters, digits, '.', '_', '-'"
             )
+        # The data can be in several places; the first available one is read (tasks.py).
         if self.files is None and self.hub is None and self.asset is None:
             raise ValueError("the location of the data is missing: expected [files] or [hub]")
         self._check_kind()
@@ -284,6 +288,7 @@ class TaskSpec(StrictSection):
     @property
     def label_rules(self) -> LabelRules:
         """How the labels of the task are written."""
+        # The hub stores numbers of classes, so only files need spellings.
         spellings = self.files.values if self.files is not None else None
         return LabelRules(self.name, self.labels or (), spellings or (), self.range)
 
@@ -314,6 +319,7 @@ def load_task(name: str) -> TaskSpec:
             f"task file '{name}' does not exist", hint="docs/evaluation.md shows an example"
         )
     data = read_toml(path, error=TaskError)
+    # Paths in a user's own file are relative to it; built-in tasks have no such folder.
     data = {"name": path.stem, **data, "base": str(path.parent) if is_own else None}
     return parse_section(TaskSpec, data, where=name, error=TaskError)
 
@@ -331,6 +337,7 @@ def _check_built_in(name: str) -> None:
 
 def expand_groups(names: list[str]) -> list[str]:
     """Returns task names with `glue` and `paper` replaced by their tasks, without repetitions."""
+    # A name that is not a group means itself.
     tasks: list[str] = []
     for name in names:
         tasks.extend(GROUPS.get(name, (name,)))

@@ -67,6 +67,7 @@ def windows(tokenizer: Tokenizer, example: Example, max_length: int) -> list[Win
     # The tokenizer takes the overlap of two windows, BERT's code the step between them.
     room = max_length - size - _PAIR_SPECIALS
     tokenizer.enable_truncation(max_length, stride=max(0, room - STRIDE), strategy="only_second")
+    # Truncation returns the first window; the others are in `overflowing`.
     first = tokenizer.encode(question, context)
     parts = [first, *first.overflowing]
 
@@ -102,6 +103,7 @@ def _best_views(spans: list[list[CharSpan | None]]) -> list[list[bool]]:
         for i in places:
             span = window[i]
             assert span is not None
+            # Context on the shorter side counts, as in BERT's code.
             view = min(i - places[0], places[-1] - i) + _LENGTH_WEIGHT * len(places)
             if span not in best or view > best[span][0]:
                 best[span] = (view, number)
@@ -157,15 +159,20 @@ def best_answer(
             if not window.is_best_view[start]:
                 continue
             for end in _n_best(ends):
-                length = end - start + 1
-                if not 1 <= length <= ANSWER_LIMIT or window.spans[end] is None:
-                    continue
                 total = float(starts[start]) + float(ends[end])
-                if total > best:
-                    first, last = window.spans[start], window.spans[end]
-                    assert first is not None and last is not None
-                    text, best = context[first[0] : last[1]], total
+                if _is_valid_span(window, start, end) and total > best:
+                    text, best = _span_text(context, window, start, end), total
     return text
+
+
+def _is_valid_span(window: Window, start: int, end: int) -> bool:
+    return 1 <= end - start + 1 <= ANSWER_LIMIT and window.spans[end] is not None
+
+
+def _span_text(context: str, window: Window, start: int, end: int) -> str:
+    first, last = window.spans[start], window.spans[end]
+    assert first is not None and last is not None
+    return context[first[0] : last[1]]
 
 
 def _n_best(logits: Floats) -> list[int]:

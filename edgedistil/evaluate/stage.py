@@ -84,12 +84,14 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
 
 
 def _recipe_settings(run: RunDir) -> Evaluate:
+    # A run that was assembled from model folders has no recipe.
     if run.recipe.is_file():
         return load_recipe(run.recipe).evaluate
     return Evaluate.model_validate({})
 
 
 def _select(options: EvaluateOptions, settings: Evaluate) -> _Selection:
+    # One cell: the other options for tasks, models and seeds do not apply.
     if options.cell is not None:
         task, model, seed = parse_cell(options.cell)
         return _Selection(expand_groups([task]), [model], [seed])
@@ -114,6 +116,7 @@ def _aggregate(files: list[CellFile], tasks: Sequence[PlannedTask]) -> Evaluatio
     console.say("evaluate: medians and intervals")
     results: dict[str, aggregate.TaskResult] = {}
     for task in tasks:
+        # The baseline is that of the examples that were trained on, limits included.
         data = load_data(task.spec, task.data).limited(task.train_limit)
         results[task.spec.name] = aggregate.describe_task(task.spec, data)
     summaries = aggregate.summaries(files)
@@ -143,6 +146,7 @@ def _with_earlier_tasks(run: RunDir, record: EvaluationRecord) -> EvaluationReco
     """Adds the other tasks of the run's earlier record, before the new ones."""
     if not run.evaluation.is_file():
         return record
+    # Tasks of this evaluation replace their earlier entries entirely.
     earlier = read_record(run.evaluation, EvaluationRecord)
     evaluated = {task.name for task in record.tasks}
     merged = {}

@@ -60,6 +60,7 @@ def build_task_model(
     Raises:
         ModelError: The folder does not contain a model that transformers loads from safetensors.
     """
+    # Everything that follows draws from this seed: head, dropout and the order of the data.
     set_seed(seed)
     auto_class = _auto_class(kind)
     try:
@@ -96,6 +97,7 @@ def save_task_model(
         stamp: File name → content of a JSON file to write next to the weights.
     """
     with replacing(folder) as aside, quiet():
+        # transformers writes weights and configuration; the tokenizer is copied unchanged.
         model.save_pretrained(aside)
         for name, content in stamp.items():
             (aside / name).write_text(json.dumps(content), encoding="utf-8")
@@ -142,6 +144,7 @@ def accepted_inputs(model: PreTrainedModel) -> set[str]:
 
 def batch_tensors(batch: tuple[Ids, Ids, Ids], accepted: set[str]) -> dict[str, Tensor]:
     """Returns input ids, attention mask and token types as tensors, without those not accepted."""
+    # The same arrays feed the ONNX artefact, by the same names.
     named = dict(zip(_MODEL_INPUTS, batch, strict=True))
     return {name: torch.from_numpy(array) for name, array in named.items() if name in accepted}
 
@@ -168,6 +171,7 @@ def teacher_logits(
             "soft targets need the same token ids"
         )
     model = load_task_model(folder, kind)
+    # The Trainer moves the student by itself; this model is only run.
     if torch.cuda.is_available():
         model.to("cuda")
     return all_logits(
@@ -182,6 +186,7 @@ def teacher_logits(
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
     """Sets the number of PyTorch's threads inside the block; None leaves it unchanged."""
+    # The setting is global to the process, so it is restored.
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     # After a fork the tokenizers library asks for an explicit choice and warns without one.

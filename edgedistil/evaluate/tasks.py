@@ -65,6 +65,7 @@ def _load_complete(spec: TaskSpec, data: Path | None) -> TaskData:
     """Loads all examples from the first source that is available."""
     if spec.asset is not None:
         return load_asset_task(spec)
+    # Files come before the hub: --data selects them.
     root = Path(spec.base) if spec.base is not None else data
     if spec.files is not None and root is not None:
         return _from_files(spec, spec.files, root)
@@ -87,6 +88,7 @@ def _from_files(spec: TaskSpec, files: Files, root: Path) -> TaskData:
 
 
 def _from_hub(spec: TaskSpec, hub: Hub) -> TaskData:
+    # Each dev split is a part with its own scores, as MNLI's two are.
     train = list(_hub_split(spec, hub, hub.train, part=0))
     dev: list[RawExample] = []
     for part, split in enumerate(hub.dev):
@@ -117,6 +119,7 @@ def _hub_split(spec: TaskSpec, hub: Hub, split: str, part: int) -> Iterator[RawE
 
 def _download_split(spec: TaskSpec, hub: Hub, split: str) -> Any:
     """Returns a split of a data set, from the hub or from the cache of the datasets library."""
+    # A heavy library that only this source needs.
     import datasets
 
     try:

@@ -30,6 +30,7 @@ def checked_data(
             message names file and line.
     """
     train, dev = list(train), list(dev)
+    # Both sides need examples, and ids that are unique within each file.
     for side, examples in (("training", train), ("dev", dev)):
         if not examples:
             raise TaskError(
@@ -58,6 +59,7 @@ def _check_unique_ids(examples: list[RawExample]) -> None:
     """Raises TaskError if an id occurs twice in the same file."""
     first: dict[tuple[int, str], str] = {}
     for example in examples:
+        # Without an id column there is nothing to check.
         if not example.id:
             continue
         key = (example.part, example.id)

@@ -176,92 +176,88 @@ def own_task(write_task: Callable[..., Path], tmp_path: Path) -> Callable[..., P
     return partial(write_task, tmp_path)
 
 
+# Folder of the official archive → header and rows of train.tsv and dev.tsv.
+GLUE_TABLES: dict[str, tuple[str, ...]] = {
+    "CoLA": (
+        "gj04\t1\t\tThe story is good.",
+        'gj04\t0\t*\tThe "film is.',
+        "bc01\t1\t\tIt was.",
+    ),
+    "SST-2": ("sentence\tlabel", "a dull film \t0", "a bright story \t1"),
+    "MRPC": (
+        "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
+        '1\t702876\t702977\tHe said "good.\tHe said good.',
+        "0\t2108705\t2108831\tA film.\tA story.",
+    ),
+    # The last row is truncated, as some of the official file are.
+    "QQP": (
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
+        "133273\t213221\t213222\tWhere is it?\tWhere did it live?\t0",
+        "402555\t536040\t536041\tWho?\tWho is it?\t1",
+        "360472\t364011\t490273\tA question whose row was cut",
+    ),
+    "STS-B": (
+        "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore",
+        "0\tmain\tMSRvid\t2012\t0001\tnone\tnone\tA film.\tA good film.\t5.000",
+        "1\tmain\tMSRvid\t2012\t0004\tnone\tnone\tAn actor.\tA plot.\t0.800",
+    ),
+    "QNLI": (
+        "index\tquestion\tsentence\tlabel",
+        "0\tWho wrote it?\tAda wrote it.\tentailment",
+        "1\tWhen?\tIn London.\tnot_entailment",
+    ),
+    "RTE": (
+        "index\tsentence1\tsentence2\tlabel",
+        "0\tAda lived.\tShe lived.\tentailment",
+        "1\tIt was.\tIt was not.\tnot_entailment",
+    ),
+    "WNLI": (
+        "index\tsentence1\tsentence2\tlabel",
+        "0\tShe wrote it.\tAda wrote.\t1",
+        "1\tHe lived.\tIt lived.\t0",
+    ),
+}
+# MNLI's columns before the sentences: identifiers, then two parses of each sentence.
+MNLI_LEFT = (
+    "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse"
+    "\tsentence1_parse\tsentence2_parse"
+)
+MNLI_ROW = (
+    "{number}\t31193\t31193n\tfiction\t( a )\t( b )\t(ROOT a)\t(ROOT b)"
+    "\tA film {text}.\tA story.\t{labels}"
+)
+
+
 @pytest.fixture
 def glue(tmp_path: Path) -> Path:
     """All nine tasks of GLUE in the layout of its official archive, a few rows each."""
     root = tmp_path / "glue"
+    for folder, rows in GLUE_TABLES.items():
+        for side in ("train", "dev"):
+            _write_lines(root / folder / f"{side}.tsv", *rows)
 
-    def write(folder: str, name: str, *rows: str) -> None:
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        (root / folder / name).write_text("\n".join(rows) + "\n", encoding="utf-8")
-
-    for side in ("train", "dev"):
-        write(
-            "CoLA",
-            f"{side}.tsv",
-            "gj04\t1\t\tThe story is good.",
-            'gj04\t0\t*\tThe "film is.',
-            "bc01\t1\t\tIt was.",
-        )
-        write("SST-2", f"{side}.tsv", "sentence\tlabel", "a dull film \t0", "a bright story \t1")
-        write(
-            "MRPC",
-            f"{side}.tsv",
-            "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
-            '1\t702876\t702977\tHe said "good.\tHe said good.',
-            "0\t2108705\t2108831\tA film.\tA story.",
-        )
-        write(
-            "QQP",
-            f"{side}.tsv",
-            "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
-            "133273\t213221\t213222\tWhere is it?\tWhere did it live?\t0",
-            "402555\t536040\t536041\tWho?\tWho is it?\t1",
-            "360472\t364011\t490273\tA question whose row was cut",
-        )
-        header = (
-            "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
-        )
-        write(
-            "STS-B",
-            f"{side}.tsv",
-            header,
-            "0\tmain\tMSRvid\t2012\t0001\tnone\tnone\tA film.\tA good film.\t5.000",
-            "1\tmain\tMSRvid\t2012\t0004\tnone\tnone\tAn actor.\tA plot.\t0.800",
-        )
-        write(
-            "QNLI",
-            f"{side}.tsv",
-            "index\tquestion\tsentence\tlabel",
-            "0\tWho wrote it?\tAda wrote it.\tentailment",
-            "1\tWhen?\tIn London.\tnot_entailment",
-        )
-        write(
-            "RTE",
-            f"{side}.tsv",
-            "index\tsentence1\tsentence2\tlabel",
-            "0\tAda lived.\tShe lived.\tentailment",
-            "1\tIt was.\tIt was not.\tnot_entailment",
-        )
-        write(
-            "WNLI",
-            f"{side}.tsv",
-            "index\tsentence1\tsentence2\tlabel",
-            "0\tShe wrote it.\tAda wrote.\t1",
-            "1\tHe lived.\tIt lived.\t0",
-        )
-    # MNLI: parses before the sentences, and the gold label after those of five annotators.
-    parses = [f"sentence{n}_{parse}" for parse in ("binary_parse", "parse") for n in (1, 2)]
-    left = "\t".join(["index", "promptID", "pairID", "genre", *parses])
-    row = "{}\t31193\t31193n\tfiction\t( a )\t( b )\t(ROOT a)\t(ROOT b)\tA film {}.\tA story.\t{}"
-    train = [
-        row.format(i, i, f"{gold}\t{gold}")
-        for i, gold in enumerate(("neutral", "entailment", "contradiction"))
-    ]
-    write("MNLI", "train.tsv", f"{left}\tsentence1\tsentence2\tlabel1\tgold_label", *train)
-    for part, golds in (
-        ("matched", ("neutral", "entailment")),
-        ("mismatched", ("contradiction", "neutral", "neutral")),
-    ):
-        annotators = "\t".join(f"label{i}" for i in range(1, 6))
-        rows = [row.format(i, f"{part} {i}", "\t".join([gold] * 6)) for i, gold in enumerate(golds)]
-        write(
-            "MNLI",
-            f"dev_{part}.tsv",
-            f"{left}\tsentence1\tsentence2\t{annotators}\tgold_label",
-            *rows,
-        )
+    # MNLI: the gold label comes after one annotator's in train and after five in dev.
+    _write_mnli(root, "train", ("neutral", "entailment", "contradiction"), annotators=1)
+    _write_mnli(root, "dev_matched", ("neutral", "entailment"), annotators=5)
+    _write_mnli(root, "dev_mismatched", ("contradiction", "neutral", "neutral"), annotators=5)
     return root
+
+
+def _write_mnli(root: Path, name: str, golds: tuple[str, ...], *, annotators: int) -> None:
+    columns = [f"label{number}" for number in range(1, annotators + 1)]
+    header = "\t".join([MNLI_LEFT, "sentence1", "sentence2", *columns, "gold_label"])
+    rows = []
+    for number, gold in enumerate(golds):
+        labels = "\t".join([gold] * (annotators + 1))
+        # Texts of different files differ: "A film matched 0.", "A film 0." in train.
+        text = f"{name.removeprefix('dev_')} {number}".removeprefix("train ")
+        rows.append(MNLI_ROW.format(number=number, text=text, labels=labels))
+    _write_lines(root / "MNLI" / f"{name}.tsv", header, *rows)
+
+
+def _write_lines(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 CONTEXT = (

@@ -150,7 +150,7 @@ def profile(
         The run directory (None for an ONNX file), and one record for each device and method.
     Raises:
         InputError: A run, device, option or requirement is unknown, or options exclude each other.
-        DeviceError: The device cannot be reached, or cannot run what was sent.
+        TargetError: The device cannot be reached, or cannot run what was sent.
         ClaimError: A requirement does not hold. The records are stored nevertheless.
     """
     from edgedistil.profiling import stage

@@ -24,7 +24,7 @@ REQUIRED_PACKAGES = (
     "accelerate",
     "onnx",
     "onnxruntime",
-    "onnxscript",
+    "onnx-ir",
     "optimum",
     "tokenizers",
     "numpy",

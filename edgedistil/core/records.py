@@ -37,7 +37,7 @@ VERSIONED_PACKAGES = (
     "transformers",
     "onnx",
     "onnxruntime",
-    "onnxscript",
+    "onnx-ir",
     "optimum",
     "numpy",
 )

@@ -104,7 +104,7 @@ def _small_precision(artefacts: Sequence[Artefact]) -> Precision:
     for precision in _SMALL_PRECISIONS:
         if precision in available:
             return precision
-    return "int8"
+    return _SMALL_PRECISIONS[0]
 
 
 # --- speed ---------------------------------------------------------------------------------------

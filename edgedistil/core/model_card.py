@@ -1,8 +1,8 @@
 """The model card of an export folder, rendered from records only.
 
-`export` writes the card into its folder. `report` renders the same card again with the profiles of the
-run, and writes it into a folder of its own; `export --push` uploads the card with the profiles that
-exist by then.
+`export` writes the card into its folder. `report` renders the same card again with the profiles of
+the run, and writes it into a folder of its own; `export --push` uploads the card with the profiles
+that exist by then.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def render_card(inputs: CardInputs) -> str:
         *_examples(inputs),
         "## Reproduction",
         f"```\n{inputs.command}\n```",
-        "Versions, the sha256 of the source and of every file, and the reason for each decision are "
-        "in `provenance.json`; the recommended onnxruntime session options, with reasons, are in "
+        "Versions, the sha256 of the source and of every file, and the reason for each decision "
+        "are in `provenance.json`; the recommended onnxruntime session options, with reasons, are in "
         f"`{SESSION_FILE}`.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -211,9 +211,9 @@ def _parity(parities: Sequence[ParityRecord]) -> Iterator[str]:
         return
     lengths = ", ".join(str(figures.length) for figures in parities[0].by_length)
     yield (
-        f"Compared with PyTorch in float32 on {parities[0].overall.sequences} sequences of held-out "
-        f"text, single and in padded batches, at {lengths} tokens. Agreement: the same token, label "
-        "or span. Cosine: of output rows."
+        f"Compared with PyTorch in float32 on {parities[0].overall.sequences} sequences of "
+        f"held-out text, single and in padded batches, at {lengths} tokens. Agreement: the same "
+        "token, label or span. Cosine: of output rows."
     )
 
     overall, by_length, tolerances = [], [], []

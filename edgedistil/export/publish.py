@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgedistil.core.errors import InputError, ParityError
 from edgedistil.core.options import ExportOptions
-from edgedistil.core.precision import AUTO, PRECISION_REQUESTS, PrecisionRequest
+from edgedistil.core.precision import AUTO, DEFAULT_PRECISIONS, PRECISION_REQUESTS, PrecisionRequest
 from edgedistil.core.records import ExportRecord, ParityRecord, read_record, write_record
 from edgedistil.core.rundir import RunDir, replacing
 from edgedistil.core.toml import did_you_mean
@@ -27,8 +27,6 @@ from edgedistil.export.source import ExportSource
 from edgedistil.parity.probes import Probes
 
 PROBE_SEED = 20
-# The recipe's default too; for models without a recipe.
-DEFAULT_PRECISIONS: tuple[PrecisionRequest, ...] = ("fp32", "int8")
 
 Artefacts = list[tuple[ExportRecord, ParityRecord]]
 

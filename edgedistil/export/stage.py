@@ -11,11 +11,11 @@ from edgedistil.core import console
 from edgedistil.core.errors import CorpusError, InputError
 from edgedistil.core.model_card import read_card_inputs, render_card
 from edgedistil.core.options import ArtefactFormat, ExportOptions
+from edgedistil.core.precision import DEFAULT_PRECISIONS
 from edgedistil.core.recipe import load_recipe
 from edgedistil.core.rundir import RunDir, mark_latest
 from edgedistil.core.text import read_lines
 from edgedistil.export.publish import (
-    DEFAULT_PRECISIONS,
     Artefacts,
     checked_precisions,
     export_model,

@@ -159,9 +159,9 @@ def _retention(
         retention=estimate.retention,
         retention_low=estimate.retention_interval.low,
         retention_high=estimate.retention_interval.high,
-        retention_above_baseline=estimate.above_baseline,
-        retention_above_baseline_low=estimate.above_baseline_interval.low,
-        retention_above_baseline_high=estimate.above_baseline_interval.high,
+        retention_above_baseline=estimate.retention_above_baseline,
+        retention_above_baseline_low=estimate.retention_above_baseline_interval.low,
+        retention_above_baseline_high=estimate.retention_above_baseline_interval.high,
         interval=estimate.interval,
         paper=_paper_retention(facts, model),
     )

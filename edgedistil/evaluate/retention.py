@@ -62,8 +62,8 @@ class RetentionEstimate:
 
     retention: Figure
     retention_interval: Interval
-    above_baseline: Figure
-    above_baseline_interval: Interval
+    retention_above_baseline: Figure
+    retention_above_baseline_interval: Interval
     interval: str
 
 
@@ -99,8 +99,10 @@ def estimate_retention(
     return RetentionEstimate(
         retention=_ratio(student_median, teacher_median),
         retention_interval=_ratio_interval(student_R, teacher_R),
-        above_baseline=_ratio(student_median - baseline, teacher_median - baseline),
-        above_baseline_interval=_ratio_interval(student_R - baseline_R, teacher_R - baseline_R),
+        retention_above_baseline=_ratio(student_median - baseline, teacher_median - baseline),
+        retention_above_baseline_interval=_ratio_interval(
+            student_R - baseline_R, teacher_R - baseline_R
+        ),
         interval=resamples.description,
     )
 

@@ -48,14 +48,14 @@ def estimate(
 def test_retention_plain_and_above_the_baseline_by_hand() -> None:
     result = estimate(model(0.9), model(0.8), 0.9, 0.8)
     assert result.retention == pytest.approx(0.8 / 0.9)
-    assert result.above_baseline == pytest.approx(0.3 / 0.4)
+    assert result.retention_above_baseline == pytest.approx(0.3 / 0.4)
 
 
 def test_interval_holds_the_figure() -> None:
     result = estimate(model(0.9), model(0.8), 0.9, 0.8)
-    plain, above = result.retention_interval, result.above_baseline_interval
+    plain, above = result.retention_interval, result.retention_above_baseline_interval
     assert plain.low < result.retention < plain.high
-    assert above.low < result.above_baseline < above.high
+    assert above.low < result.retention_above_baseline < above.high
 
 
 def test_pairing_makes_equal_models_certain() -> None:
@@ -80,8 +80,8 @@ def test_one_seed_says_that_its_noise_is_missing() -> None:
 
 def test_teacher_at_the_baseline_leaves_nothing_to_retain() -> None:
     result = estimate(model(0.5), model(0.5), 0.5, 0.5, baseline=0.5)
-    assert isinstance(result.above_baseline, NotMeasured)
-    assert isinstance(result.above_baseline_interval.low, NotMeasured)
+    assert isinstance(result.retention_above_baseline, NotMeasured)
+    assert isinstance(result.retention_above_baseline_interval.low, NotMeasured)
     assert result.retention == 1.0
 
 
@@ -96,7 +96,7 @@ def test_spans_are_means_of_questions() -> None:
     result = estimate_retention(
         spans, spans, teacher_median=0.5, student_median=0.5, baseline=0.0, constant=0.0
     )
-    assert result.above_baseline_interval.low == pytest.approx(1.0)
+    assert result.retention_above_baseline_interval.low == pytest.approx(1.0)
 
 
 def test_score_differences_are_over_tasks_and_signed() -> None:

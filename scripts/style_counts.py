@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Wording that a reader outside the project cannot parse quickly → what the field says instead.
 BANNED_WORDS = {
-    r"un?told": "unknown",
+    r"(?:un)?told": "unknown",
     r"tells?": "report, print, distinguish",
     r"beside": "next to, alongside",
     r"anew": "again",

@@ -1,0 +1,99 @@
+"""Scratch folders that are removed even if their process was killed.
+
+A process that gets SIGKILL cannot remove its folders. So every folder is locked by its process, the
+kernel drops the lock at the end of the process, and the next process that creates a folder removes
+those without a lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgedistil.core.errors import StorageError
+
+_PREFIX = "edgedistil-tmp-"
+# Of `mkdtemp`: our prefix, the kind, and eight random characters.
+_NAME = re.compile(rf"{_PREFIX}[a-z]+-[A-Za-z0-9_]{{8}}")
+
+
+@contextmanager
+def scratch_folder(kind: str, *, parent: Path | None = None) -> Iterator[Path]:
+    """Yields an empty folder; removes it at the end.
+
+    Args:
+        kind: Use of the folder, in lower-case letters: part of its name.
+        parent: Where to create it; TMPDIR by default.
+    Raises:
+        StorageError: The folder cannot be created.
+    """
+    with scratch_errors():
+        base = parent or Path(tempfile.gettempdir())
+        sweep(base)
+        folder, descriptor = _create(base, kind)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def scratch_errors() -> Iterator[None]:
+    """Converts the operating system's errors about scratch files into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        place = os.environ.get("TMPDIR") or "the folder for temporary files"
+        raise StorageError(
+            f"cannot write temporary files in {place}: {error.strerror or error}",
+            hint="free some space there, or set TMPDIR to another folder",
+        ) from error
+
+
+def sweep(base: Path) -> None:
+    """Removes the scratch folders of processes that no longer exist."""
+    for entry in os.scandir(base):
+        if not _NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
+            continue
+        try:
+            descriptor = _lock(Path(entry.path))
+        except OSError:
+            # In use, of another user, or already removed.
+            continue
+        shutil.rmtree(entry.path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _create(base: Path, kind: str) -> tuple[Path, int]:
+    """Creates a locked folder; returns it with the descriptor that holds the lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{kind}-", dir=base))
+        try:
+            descriptor = _lock(folder)
+        except (BlockingIOError, FileNotFoundError):
+            # Another process swept it before it was locked.
+            continue
+        except OSError:
+            # Some network file systems have no locks: no process can sweep it there either.
+            return folder, os.open(folder, os.O_RDONLY)
+        if folder.exists():
+            return folder, descriptor
+        os.close(descriptor)
+
+
+def _lock(folder: Path) -> int:
+    """Locks a folder; returns the descriptor, which the children of this process do not get."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -1,9 +1,9 @@
-"""What an export costs: BERT-base shapes to fp32 and int8 with parity; seconds, and the peak of memory.
+"""Cost of an export: BERT-base's shapes to fp32 and int8 with parity checks, in seconds and memory.
 
     python benchmarks/export_self.py
 
-The bounds: 60 s on 2 cores, and a peak of at most 4 times the float32 weights. The export runs in a process of its
-own, whose peak is read when it has ended; the interpreter and torch themselves are in it.
+Bounds: 60 s on 2 cores, and a peak of at most 4 times the float32 weights. The export runs in a
+process of its own, whose peak is read when it has ended; the interpreter and torch are part of it.
 """
 
 from __future__ import annotations
@@ -14,77 +14,98 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from page import RESULTS, argument_parser, host_line, today, write_page
 from transformers import BertConfig, BertModel
 
 from edgedistil.core.assets import cache_root
-from edgedistil.core.records import this_host
 from edgedistil.models.teacher import load_teacher
 
-HERE = Path(__file__).resolve().parent
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+# Shorter lines are headings and list items, not text.
+MIN_CHARACTERS = 60
+
+
+@dataclass(frozen=True)
+class Export:
+    """Result of one export and what it cost."""
+
+    exit_code: int
+    stderr: str
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
 
 
 def main() -> None:
+    argument_parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         source, text = Path(scratch) / "bert-base-shapes", Path(scratch) / "text.txt"
-        torch.manual_seed(0)
-        model = BertModel(BertConfig(), add_pooling_layer=False)
-        model.save_pretrained(source)
-        load_teacher("asset:minilm", revision=None, cache=cache_root()).tokenizer.save_pretrained(
-            source
-        )
-        documents = (
-            line
-            for path in sorted(HERE.parent.glob("docs/*.md"))
-            for line in path.read_text().splitlines()
-        )
-        text.write_text("\n".join(line for line in documents if len(line) > 60), encoding="utf-8")
-        weights = sum(parameter.numel() for parameter in model.parameters()) * 4
-        del model
-        environment = {**os.environ, "EDGEDISTIL_RUNS": str(Path(scratch) / "runs")}
-        command = [
-            sys.executable,
-            "-m",
-            "edgedistil",
-            "export",
-            "--model",
-            str(source),
-            "--text",
-            str(text),
-        ]
-        started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [*command, "--quantize", "int8"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        seconds, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
-    peak = used.ru_maxrss * 1024
-    host, now = this_host(), datetime.now(UTC)
+        weight_bytes = write_source(source)
+        text.write_text("\n".join(text_lines()), encoding="utf-8")
+        result = run_export(source, text, runs=Path(scratch) / "runs")
+    page = render(result, weight_bytes)
+    print(page)
+    if result.exit_code:
+        print(result.stderr[-2000:])
+    write_page(RESULTS, "export_self", page)
+
+
+def write_source(folder: Path) -> int:
+    """Writes a BERT-base with random weights and a tokenizer; returns the bytes of its weights."""
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(), add_pooling_layer=False)
+    model.save_pretrained(folder)
+    teacher = load_teacher("asset:minilm", revision=None, cache=cache_root())
+    teacher.tokenizer.save_pretrained(folder)
+    return 4 * sum(parameter.numel() for parameter in model.parameters())
+
+
+def text_lines() -> list[str]:
+    """Lines of this repository's documents, as probe text."""
+    lines = []
+    for path in sorted(DOCS.glob("*.md")):
+        lines += path.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if len(line) > MIN_CHARACTERS]
+
+
+def run_export(source: Path, text: Path, *, runs: Path) -> Export:
+    """Runs `edgedistil export` in a process of its own."""
+    command = [sys.executable, "-m", "edgedistil", "export", "--model", str(source)]
+    command += ["--text", str(text), "--quantize", "int8"]
+    environment = {**os.environ, "EDGEDISTIL_RUNS": str(runs)}
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    wall_s, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Export(
+        exit_code=done.returncode,
+        stderr=done.stderr,
+        wall_s=wall_s,
+        cpu_s=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        # KiB on Linux; the largest child so far, and the export is the only large one.
+        peak_bytes=after.ru_maxrss * 1024,
+    )
+
+
+def render(result: Export, weight_bytes: int) -> str:
+    """Renders the result page."""
     lines = [
-        f"# Exporting BERT-base shapes, {now:%Y-%m-%d}",
+        f"# Exporting BERT-base shapes, {today()}",
         "",
-        f"`python benchmarks/export_self.py` · {host.cpu}, {host.cores} cores · load average {os.getloadavg()[0]:.1f}",
+        f"`python benchmarks/export_self.py` · {host_line()} · load average"
+        f" {os.getloadavg()[0]:.1f}",
         "",
-        f"- exit code {done.returncode}",
-        f"- {seconds:.1f} s wall clock, {processor:.1f} s of processor time (bound: 60 s on 2 cores)",
-        f"- peak {peak / 2**20:.0f} MiB, {peak / weights:.2f} times the float32 weights of {weights / 2**20:.0f} MiB "
-        "(bound: 4)",
+        f"- exit code {result.exit_code}",
+        f"- {result.wall_s:.1f} s wall clock, {result.cpu_s:.1f} s of CPU time (bound: 60 s on"
+        " 2 cores)",
+        f"- peak {result.peak_bytes / 2**20:.0f} MiB, {result.peak_bytes / weight_bytes:.2f} times"
+        f" the float32 weights of {weight_bytes / 2**20:.0f} MiB (bound: 4)",
         "",
     ]
-    print("\n".join(lines))
-    if done.returncode:
-        print(done.stderr[-2000:])
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / f"export_self-{now:%Y-%m-%d}.md").write_text(
-        "\n".join(lines), encoding="utf-8"
-    )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How far `distill --plan` is from the run itself, on this machine: seconds and peak memory.
+"""Accuracy of `distill --plan` on this machine: planned against real seconds and peak memory.
 
     python benchmarks/plan_accuracy.py [--steps 30] [--repeats 1]
 
-Plan, run, plan, run …, each in a process of its own so that peaks are theirs: recipes/tiny.toml with fewer steps, its
-variants, and a teacher of BERT-base's shape with random weights, which cost the same as trained ones. Writes
-benchmarks/results/plan_accuracy-DATE.md. Ratios within 0.75 and 1.25 are the aim. Other work on the machine spoils the
-seconds: run it on a quiet one.
+Plan and run alternate, each in a process of its own, so that peaks are separate: recipes/tiny.toml
+with fewer steps, its variants, and a teacher of BERT-base's shape with random weights, which cost
+the same as trained ones. Writes benchmarks/results/plan_accuracy-DATE.md. The aim is a ratio
+between 0.75 and 1.25. Other work on the machine falsifies the seconds: run it on a quiet one.
 """
 
 from __future__ import annotations
@@ -17,30 +17,48 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from page import (
+    RESULTS,
+    argument_parser,
+    host_line,
+    load_averages,
+    system_line,
+    today,
+    write_page,
+)
 from transformers import BertConfig, BertForMaskedLM
 
 from edgedistil.core.assets import cache_root
-from edgedistil.core.records import this_host
 from edgedistil.models.teacher import load_teacher
 
-RESULTS = Path(__file__).parent / "results"
 LOWEST, HIGHEST = 0.75, 1.25
-PLAN = "import sys; from edgedistil.distill.stage import plan; from edgedistil.core.recipe import load_recipe; "
-PLAN += "print(plan(load_recipe('tiny', sys.argv[1:])).model_dump_json())"
-RUN = "import sys; from edgedistil.distill.stage import distill; from edgedistil.core.recipe import load_recipe; "
-RUN += "print(distill(load_recipe('tiny', sys.argv[1:]), run_name=None, resume=False)[1].model_dump_json())"
+# Programs of the child processes; each prints a record as JSON on its last line.
+_LOAD = "import sys, edgedistil; recipe = edgedistil.load_recipe('tiny', sys.argv[1:]); "
+PLAN_PROGRAM = _LOAD + "print(edgedistil.plan(recipe).model_dump_json())"
+RUN_PROGRAM = _LOAD + "print(edgedistil.distill(recipe)[1].model_dump_json())"
+COLUMNS = (
+    "case",
+    "steps",
+    "tokens/s",
+    "planned s",
+    "real s",
+    "planned/real",
+    "planned MiB",
+    "real MiB",
+    "planned/real",
+)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A plan and the run it foretold."""
+    """A plan and the run that it estimated."""
 
     case: str
     steps: int
@@ -59,10 +77,99 @@ class Pair:
         return self.planned_bytes / self.real_bytes
 
 
-def answer(code: str, overrides: list[str], folder: Path) -> dict[str, Any]:
-    """The record that a fresh process prints as its last line."""
+def main() -> None:
+    arguments = parse_arguments()
+    pairs = []
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / "bert-base-random"
+        write_base_teacher(base)
+        for _ in range(arguments.repeats):
+            for name, overrides in cases(arguments.steps, base).items():
+                if arguments.case is None or arguments.case in name:
+                    pairs.append(plan_and_run(name, overrides))
+    page = render(pairs, arguments)
+    print(page)
+    if arguments.case is None:
+        write_page(RESULTS, "plan_accuracy", page)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--steps", type=int, default=30, help="steps of the longest case")
+    parser.add_argument("--repeats", type=int, default=1, help="repetitions of all cases")
+    parser.add_argument(
+        "--case", help="only cases whose name contains this; the page is then not written"
+    )
+    return parser.parse_args()
+
+
+def cases(steps: int, base: Path) -> dict[str, list[str]]:
+    """Name of each case → overrides of recipes/tiny.toml."""
+    # The quality of the teacher's head does not matter here, so it is fitted for one step.
+    short_evaluation = ["train.heldout_tokens=8192", "teacher.fit.steps=1"]
+    base_teacher = [
+        f'teacher.source="{base}"',
+        'teacher.mlm_head="own"',
+        "train.global_batch=16",
+        "train.micro_batch=16",
+    ]
+    return {
+        "MiniLM → 3 layers, masked positions": [f"train.steps={steps}", *short_evaluation],
+        "the same in micro-batches of 8": [
+            f"train.steps={steps // 2}",
+            "train.micro_batch=8",
+            *short_evaluation,
+        ],
+        "the same, all positions": [
+            f"train.steps={steps // 2}",
+            'loss.positions="all"',
+            *short_evaluation,
+        ],
+        "BERT-base → 6 layers, masked positions": [
+            f"train.steps={max(1, steps // 4)}",
+            *base_teacher,
+            *short_evaluation,
+        ],
+    }
+
+
+def write_base_teacher(folder: Path) -> None:
+    """Writes a BERT-base with random weights and the tokenizer of the small teacher."""
+    small = load_teacher("asset:minilm", revision=None, cache=cache_root())
+    torch.manual_seed(5)
+    config = BertConfig(vocab_size=len(small.tokenizer), max_position_embeddings=512)
+    BertForMaskedLM(config).save_pretrained(folder)
+    for file in small.folder.iterdir():
+        if file.name not in {"config.json", "model.safetensors"}:
+            shutil.copy(file, folder / file.name)
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+def plan_and_run(case: str, overrides: Sequence[str]) -> Pair:
+    """Plans and runs one case, in two processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        planned = record_of_process(PLAN_PROGRAM, overrides, Path(folder))["devices"][0]
+        real = record_of_process(RUN_PROGRAM, overrides, Path(folder))
+    pair = Pair(
+        case=case,
+        steps=real["steps"],
+        tokens_per_s=real["tokens_per_s"],
+        planned_s=planned["seconds"],
+        real_s=real["seconds"],
+        planned_bytes=planned["memory_bytes"],
+        real_bytes=real["peak_memory_bytes"],
+    )
+    ratios = f"seconds {pair.seconds_ratio:.2f} memory {pair.memory_ratio:.2f}"
+    print(f"{pair} {ratios}", file=sys.stderr, flush=True)
+    return pair
+
+
+def record_of_process(program: str, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Runs a program in a fresh process and returns the record that it prints last."""
     done = subprocess.run(
-        [sys.executable, "-c", code, *overrides],
+        [sys.executable, "-c", program, *overrides],
         env={**os.environ, "EDGEDISTIL_RUNS": str(folder)},
         stdout=subprocess.PIPE,
         text=True,
@@ -72,131 +179,49 @@ def answer(code: str, overrides: list[str], folder: Path) -> dict[str, Any]:
     return record
 
 
-def pair(case: str, overrides: list[str]) -> Pair:
-    with tempfile.TemporaryDirectory() as folder:
-        planned = answer(PLAN, overrides, Path(folder))["devices"][0]
-        real = answer(RUN, overrides, Path(folder))
-    found = Pair(
-        case=case,
-        steps=real["steps"],
-        tokens_per_s=real["tokens_per_s"],
-        planned_s=planned["seconds"],
-        real_s=real["seconds"],
-        planned_bytes=planned["memory_bytes"],
-        real_bytes=real["peak_memory_bytes"],
-    )
-    print(
-        f"{found} seconds {found.seconds_ratio:.2f} memory {found.memory_ratio:.2f}",
-        file=sys.stderr,
-        flush=True,
-    )
-    return found
+# --- page ----------------------------------------------------------------------------------------
 
 
-def write_base_teacher(folder: Path) -> None:
-    """BERT-base with random weights and the small teacher's words, which are BERT's."""
-    small = load_teacher("asset:minilm", revision=None, cache=cache_root())
-    torch.manual_seed(5)
-    model = BertForMaskedLM(
-        BertConfig(vocab_size=len(small.tokenizer), max_position_embeddings=512)
-    )
-    model.save_pretrained(folder)
-    for file in small.folder.iterdir():
-        if file.name not in {"config.json", "model.safetensors"}:
-            shutil.copy(file, folder / file.name)
-
-
-def cases(steps: int, base: Path) -> dict[str, list[str]]:
-    less_judged = [
-        "train.heldout_tokens=8192",
-        "teacher.fit.steps=1",
-    ]  # the head's quality does not matter here
-    base_shaped = [
-        f'teacher.source="{base}"',
-        'teacher.mlm_head="own"',
-        "train.global_batch=16",
-        "train.micro_batch=16",
-    ]
-    return {
-        "MiniLM → 3 layers, masked positions": [f"train.steps={steps}", *less_judged],
-        "the same in micro-batches of 8": [
-            f"train.steps={steps // 2}",
-            "train.micro_batch=8",
-            *less_judged,
-        ],
-        "the same, all positions": [
-            f"train.steps={steps // 2}",
-            'loss.positions="all"',
-            *less_judged,
-        ],
-        "BERT-base → 6 layers, masked positions": [
-            f"train.steps={max(1, steps // 4)}",
-            *base_shaped,
-            *less_judged,
-        ],
-    }
-
-
-def told(pairs: list[Pair], arguments: argparse.Namespace) -> str:
-    host, now = this_host(), datetime.now(UTC)
+def render(pairs: Sequence[Pair], arguments: argparse.Namespace) -> str:
+    """Renders the result page with the verdict on the aim."""
+    missed = list(missed_aims(pairs))
+    verdict = "met by all"
+    if missed:
+        verdict = f"**missed** by {', '.join(missed)}"
     lines = [
-        f"# `distill --plan` against the run, {now:%Y-%m-%d}",
+        f"# `distill --plan` compared with the run, {today()}",
         "",
-        f"{host.cpu}, {torch.get_num_threads()} of {host.cores} cores, {host.system}, Python {host.python}, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}.",
-        f"Command: `python benchmarks/plan_accuracy.py --steps {arguments.steps} --repeats {arguments.repeats}`",
-        f"Load of the machine when it ended: {' '.join(Path('/proc/loadavg').read_text().split()[:3])}. Plan and run "
-        "in turn, a process each, on recipes/tiny.toml with these steps and 8,192 held-out tokens.",
+        f"{host_line(cores=torch.get_num_threads())}, {system_line()}, torch {torch.__version__},"
+        f" transformers {transformers.__version__}.",
+        "Command: `python benchmarks/plan_accuracy.py"
+        f" --steps {arguments.steps} --repeats {arguments.repeats}`",
+        f"Load at the end: {load_averages()}. Plan and run alternate, each in a process of its own,"
+        " on recipes/tiny.toml with these steps and 8,192 held-out tokens.",
         "",
-        "| case | steps | tokens/s | planned s | real s | planned/real | planned MiB | real MiB | planned/real |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {p.case} | {p.steps} | {p.tokens_per_s:,.0f} | {p.planned_s:.1f} | {p.real_s:.1f} | {p.seconds_ratio:.2f} "
-        f"| {p.planned_bytes / 2**20:,.0f} | {p.real_bytes / 2**20:,.0f} | {p.memory_ratio:.2f} |"
-        for p in pairs
-    ]
-    outside = [
-        f"{p.case} ({what} {ratio:.2f})"
-        for p in pairs
-        for what, ratio in (("seconds", p.seconds_ratio), ("memory", p.memory_ratio))
-        if not LOWEST <= ratio <= HIGHEST
-    ]
-    verdict = f"**missed** by {', '.join(outside)}" if outside else "met by all"
-    lines += [
+        f"| {' | '.join(COLUMNS)} |",
+        "|" + "---|" * len(COLUMNS),
+        *(pair_line(pair) for pair in pairs),
         "",
-        f"The aim, planned over real between {LOWEST} and {HIGHEST} for seconds and memory: {verdict}.",
+        f"The aim, planned/real between {LOWEST} and {HIGHEST} for seconds and memory: {verdict}.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def pair_line(pair: Pair) -> str:
+    return (
+        f"| {pair.case} | {pair.steps} | {pair.tokens_per_s:,.0f}"
+        f" | {pair.planned_s:.1f} | {pair.real_s:.1f} | {pair.seconds_ratio:.2f}"
+        f" | {pair.planned_bytes / 2**20:,.0f} | {pair.real_bytes / 2**20:,.0f}"
+        f" | {pair.memory_ratio:.2f} |"
     )
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument(
-        "--case", help="only the cases whose name contains this; nothing is written then"
-    )
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "bert-base-random"
-        write_base_teacher(base)
-        chosen = {
-            name: given
-            for name, given in cases(arguments.steps, base).items()
-            if (arguments.case or "") in name
-        }
-        pairs = [
-            pair(name, given) for _ in range(arguments.repeats) for name, given in chosen.items()
-        ]
-    text = told(pairs, arguments)
-    print(text)
-    if arguments.case is None:
-        (RESULTS / f"plan_accuracy-{datetime.now(UTC):%Y-%m-%d}.md").write_text(
-            text, encoding="utf-8"
-        )
+
+
+def missed_aims(pairs: Sequence[Pair]) -> Iterator[str]:
+    """Yields each ratio that is outside the aim."""
+    for pair in pairs:
+        for figure, ratio in (("seconds", pair.seconds_ratio), ("memory", pair.memory_ratio)):
+            if not LOWEST <= ratio <= HIGHEST:
+                yield f"{pair.case} ({figure} {ratio:.2f})"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Is the measurement any good? `profile` again and again: spread of p50 and of the speed ratio, and the runner's cost.
+"""Repeatability of `edgedistil profile`: spread of p50 and of the speed ratio over several profiles.
 
-    python benchmarks/profile_repeat.py [--run NAME] [--times 10]      writes benchmarks/results/profile_repeat-DAY.md
+    python benchmarks/profile_repeat.py [--run NAME] [--times 10]
 
-Each time is the command itself in a process of its own, with its default settings: its whole time is told, too.
+Writes benchmarks/results/profile_repeat-DATE.md. Each profile is the command in a process of its own,
+with its default settings; its duration and the cost of the runner's own loop are measured too.
 """
 
 from __future__ import annotations
@@ -15,178 +16,248 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from page import RESULTS, argument_parser, host_line, today, write_page
+
+from edgedistil.core.format import model_and_task
 from edgedistil.core.records import Figure, NotMeasured, ProfileRecord, provenance, read_record
 from edgedistil.core.rundir import RunDir, open_run
 from edgedistil.runtime.protocol import RUNNER
 
-RESULTS = Path(__file__).parent / "results"
-BOUND_SECONDS, BOUND_COST_US, RATE = 30, 20, 0.95
+# Aims: duration of a profile, cost of the loop per call, and level of the confidence intervals.
+MAX_SECONDS, MAX_COST_US, LEVEL = 30, 20, 0.95
+# A count of covering intervals that has a smaller chance than this misses the level.
+UNLIKELY = 0.05
+
+# Artefact, precision, threads, length.
+RowKey = tuple[str, str, int, str]
 
 
-def own_cost_us(calls: int = 200_000) -> float:
-    """Microseconds that the runner's timed loop itself adds to a call: the loop around a call that does nothing."""
+@dataclass(frozen=True)
+class Ratio:
+    """A claim's figure in one profile, with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    run, load = open_run(arguments.run), os.getloadavg()[0]
+    records, seconds = [], []
+    for _ in range(arguments.times):
+        record, duration = profile_once(run, arguments.flags)
+        records.append(record)
+        seconds.append(duration)
+    command = f"{' '.join(['edgedistil profile', *arguments.flags])}` of run `{run.name}"
+    text = render(records, seconds, command=command, load=load)
+    print(text)
+    write_page(RESULTS, "profile_repeat", text)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--run", default="latest", help="name of the run")
+    parser.add_argument("--times", type=int, default=10, help="number of profiles")
+    parser.add_argument("--flags", nargs="*", default=[], help="flags for `profile`; default: none")
+    return parser.parse_args()
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+def profile_once(run: RunDir, flags: Sequence[str]) -> tuple[ProfileRecord, float]:
+    """Runs `edgedistil profile`; returns its record and its duration in seconds."""
+    command = [sys.executable, "-m", "edgedistil", "profile", "--run", run.name, *flags]
+    start = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    duration = time.monotonic() - start
+    return read_record(run.profile("host", "measured"), ProfileRecord), duration
+
+
+def loop_cost_us(calls: int = 200_000) -> float:
+    """Microseconds per call that the runner's timed loop adds, measured around an empty call."""
     runner = runpy.run_path(str(RUNNER))
     budget = runner["CallBudget"](calls, 0, 60)
 
-    def nothing(_outputs: object, _feed: object) -> None:
+    def do_nothing(_outputs: object, _feed: object) -> None:
         return None
 
-    best = float("inf")
+    # The minimum of five: other work on the machine only adds time.
+    costs = []
     for _ in range(5):
-        _, wall = runner["timed_calls"](nothing, [{}], budget)
-        best = min(best, wall / calls / 1000)
-    return best
+        _, wall_ns = runner["timed_calls"](do_nothing, [{}], budget)
+        costs.append(wall_ns / calls / 1000)
+    return min(costs)
+
+
+# --- statistics ----------------------------------------------------------------------------------
 
 
 def spread(values: Sequence[float]) -> float:
-    """Half the distance between the lowest and the highest, relative to the median."""
+    """Half the distance between the lowest and the highest value, relative to the median."""
     return (max(values) - min(values)) / 2 / statistics.median(values)
 
 
-def p50s(records: Sequence[ProfileRecord]) -> dict[tuple[str, str, int, str], list[float]]:
-    found: dict[tuple[str, str, int, str], list[float]] = {}
+def p50_by_row(records: Sequence[ProfileRecord]) -> dict[RowKey, list[float]]:
+    """p50 of every row in each record."""
+    times: dict[RowKey, list[float]] = defaultdict(list)
     for record in records:
         for row in record.rows:
             if isinstance(row.latency_ms, float):
-                key = (f"{row.model} {row.task}", row.precision, row.threads, str(row.length))
-                found.setdefault(key, []).append(row.latency_ms)
-    return found
+                key = (model_and_task(row), row.precision, row.threads, str(row.length))
+                times[key].append(row.latency_ms)
+    return times
 
 
-def once(run: RunDir, flags: Sequence[str]) -> tuple[ProfileRecord, float]:
-    """The record of one `edgedistil profile`, and the seconds from its start to its end."""
-    command = [sys.executable, "-m", "edgedistil", "profile", "--run", run.name, *flags]
-    begun = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True)
-    return read_record(run.profile("host", "measured"), ProfileRecord), time.monotonic() - begun
-
-
-def ratios(records: Sequence[ProfileRecord]) -> dict[str, list[tuple[float, float, float]]]:
-    """Figure → value, low and high of each record's claim."""
-    found: dict[str, list[tuple[float, float, float]]] = {}
+def ratios_by_figure(records: Sequence[ProfileRecord]) -> dict[str, list[Ratio]]:
+    """Speed ratios of every record, by the name of the figure."""
+    ratios: dict[str, list[Ratio]] = defaultdict(list)
     for record in records:
         for claim in record.claims:
+            # The size does not vary.
             if claim.claim != "size":
-                bounds = (_known(claim.value), _known(claim.low), _known(claim.high))
-                found.setdefault(claim.figure, []).append(bounds)
-    return found
+                ratio = Ratio(_measured(claim.value), _measured(claim.low), _measured(claim.high))
+                ratios[claim.figure].append(ratio)
+    return ratios
 
 
-def _known(figure: Figure) -> float:
+def _measured(figure: Figure) -> float:
     assert not isinstance(figure, NotMeasured)
     return figure
 
 
-def claim_lines(figures: dict[str, list[tuple[float, float, float]]]) -> list[str]:
-    lines = [
-        "| figure | median | lowest | highest | spread | median interval | intervals that hold the median |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, runs in figures.items():
-        values = [value for value, _, _ in runs]
-        middle = statistics.median(values)
-        width = statistics.median((high - low) / 2 / value for value, low, high in runs)
-        lines.append(
-            f"| {name} | {middle:.3f} | {min(values):.3f} | {max(values):.3f} | ±{spread(values):.1%} | "
-            f"±{width:.1%} | {covered(runs)} of {len(runs)} |"
-        )
-    return lines
+def covering(ratios: Sequence[Ratio]) -> int:
+    """Number of intervals that contain the median of all ratios."""
+    middle = statistics.median(ratio.value for ratio in ratios)
+    return sum(ratio.low <= middle <= ratio.high for ratio in ratios)
 
 
-def covered(runs: Sequence[tuple[float, float, float]]) -> int:
-    """How many intervals hold the median of all runs."""
-    middle = statistics.median(value for value, _, _ in runs)
-    return sum(low <= middle <= high for _, low, high in runs)
-
-
-def least_covered(trials: int, rate: float) -> int:
-    """Fewest of `trials` that are not yet unlikely (under 5%) at `rate`, if they were independent."""
+def fewest_likely(trials: int, rate: float) -> int:
+    """Smallest count of successes that is not unlikely at a rate, for independent trials."""
     chance = 0.0
     for count in range(trials + 1):
         chance += math.comb(trials, count) * rate**count * (1 - rate) ** (trials - count)
-        if chance >= 0.05:
+        if chance >= UNLIKELY:
             return count
     return trials
 
 
-def quotients(records: Sequence[ProfileRecord]) -> list[float]:
-    """Spread of what a reader would divide himself: teacher's p50 over the student's, rows of the same record."""
-    found = []
-    times = p50s(records)
+def quotient_spreads(times: Mapping[RowKey, Sequence[float]]) -> list[float]:
+    """Spread of teacher's p50 / student's p50, which a reader could divide from a table."""
+    spreads = []
     for (name, precision, threads, length), teacher in times.items():
         student = times.get((name.replace("teacher", "student"), precision, threads, length))
         if name.startswith("teacher") and student is not None:
-            found.append(spread([a / b for a, b in zip(teacher, student, strict=True)]))
-    return found
+            quotients = [a / b for a, b in zip(teacher, student, strict=True)]
+            spreads.append(spread(quotients))
+    return spreads
 
 
-def verdict(holds: bool) -> str:
-    return "**met**" if holds else "**MISSED**"
+# --- page ----------------------------------------------------------------------------------------
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", default="latest")
-    parser.add_argument("--times", type=int, default=10)
-    parser.add_argument("--flags", nargs="*", default=[], help="for `profile`; none: its defaults")
-    asked = parser.parse_args()
-    run, load = open_run(asked.run), os.getloadavg()[0]
-    done = [once(run, asked.flags) for _ in range(asked.times)]
-    records, seconds = [each for each, _ in done], [each for _, each in done]
-    made = provenance("python benchmarks/profile_repeat.py")
-    figures, times, cost = ratios(records), p50s(records), own_cost_us()
-    spreads = {key: spread(values) for key, values in times.items()}
-    of_ratios = [spread([value for value, _, _ in runs]) for runs in figures.values()]
-    held, trials = (
-        sum(covered(runs) for runs in figures.values()),
-        sum(len(runs) for runs in figures.values()),
-    )
-    rows = [
-        f"| {name} | {precision} | {threads} | {length} | {statistics.median(times[key]):.3f} | ±{of_it:.1%} |"
-        for key, of_it in spreads.items()
-        for name, precision, threads, length in [key]
-    ]
-    ratio_spread, p50_spread = statistics.median(of_ratios), statistics.median(spreads.values())
-    day = datetime.now(UTC).strftime("%Y-%m-%d")
-    text = [
-        f"# `profile`, {asked.times} times, {day}",
+def render(
+    records: Sequence[ProfileRecord], seconds: Sequence[float], *, command: str, load: float
+) -> str:
+    """Renders the result page: aims, then ratios, then p50 of every row."""
+    versions = provenance("python benchmarks/profile_repeat.py").versions
+    times, ratios = p50_by_row(records), ratios_by_figure(records)
+    p50_spreads = [spread(values) for values in times.values()]
+    lines = [
+        f"# `profile`, {len(records)} times, {today()}",
         "",
-        f"edgedistil {made.versions['edgedistil']}, onnxruntime {made.versions['onnxruntime']}, {made.host.cpu}, "
-        f"{made.host.cores} cores, load before {load:.2f}. `{made.command}`, each time "
-        f"`{' '.join(['edgedistil profile', *asked.flags])}` of run `{run.name}` ({len(records[0].rows)} rows).",
+        f"edgedistil {versions['edgedistil']}, onnxruntime {versions['onnxruntime']},"
+        f" {host_line()}, load before {load:.2f}. `python benchmarks/profile_repeat.py`, each time"
+        f" `{command}` ({len(records[0].rows)} rows).",
         "",
-        "| aim | figure | |",
-        "|---|---|---|",
-        f"| `profile` ends within {BOUND_SECONDS} s | {statistics.median(seconds):.1f} s, at most {max(seconds):.1f} | "
-        f"{verdict(max(seconds) <= BOUND_SECONDS)} |",
-        f"| the runner adds less than {BOUND_COST_US} µs a call | {cost:.2f} µs | {verdict(cost < BOUND_COST_US)} |",
-        f"| a ratio's spread is smaller than p50's | median ±{ratio_spread:.1%} against ±{p50_spread:.1%} | "
-        f"{verdict(ratio_spread < p50_spread)} |",
-        f"| the {RATE:.0%} intervals hold the median of the runs | {held} of {trials} ({held / trials:.0%}) | "
-        f"{verdict(held >= least_covered(trials, RATE))} |",
-        "",
-        f"Spread: half of highest − lowest, relative to the median. At {RATE:.0%}, fewer than "
-        f"{least_covered(trials, RATE)} of {trials} would be unlikely. A quotient of two rows' p50, instead of models "
-        f"that take turns, has a spread of ±{statistics.median(quotients(records)):.1%} (median).",
+        *aim_lines(seconds, times, ratios),
         "",
         "## Speed ratios",
         "",
-        *claim_lines(figures),
+        *ratio_lines(ratios),
         "",
-        f"## p50 (spread: median ±{p50_spread:.1%}, largest ±{max(spreads.values()):.1%})",
+        f"## p50 (spread: median ±{statistics.median(p50_spreads):.1%},"
+        f" largest ±{max(p50_spreads):.1%})",
         "",
-        "| artefact | precision | threads | length | p50 ms | spread |",
-        "|---|---|---|---|---|---|",
-        *rows,
+        *row_lines(times),
         "",
     ]
-    out = RESULTS / f"profile_repeat-{day}.md"
-    out.write_text("\n".join(text), encoding="utf-8")
-    print("\n".join(text))
+    return "\n".join(lines)
+
+
+def aim_lines(
+    seconds: Sequence[float],
+    times: Mapping[RowKey, Sequence[float]],
+    ratios: Mapping[str, Sequence[Ratio]],
+) -> list[str]:
+    """Table of the aims, and how its figures are defined."""
+    cost = loop_cost_us()
+    p50_spread = statistics.median(spread(values) for values in times.values())
+    ratio_spread = statistics.median(
+        spread([ratio.value for ratio in figures]) for figures in ratios.values()
+    )
+    covered = sum(covering(figures) for figures in ratios.values())
+    trials = sum(len(figures) for figures in ratios.values())
+    needed = fewest_likely(trials, LEVEL)
+    quotient_spread = statistics.median(quotient_spreads(times))
+    return [
+        "| aim | figure | |",
+        "|---|---|---|",
+        f"| `profile` ends within {MAX_SECONDS} s | {statistics.median(seconds):.1f} s,"
+        f" at most {max(seconds):.1f} | {verdict(max(seconds) <= MAX_SECONDS)} |",
+        f"| the runner adds less than {MAX_COST_US} µs per call | {cost:.2f} µs"
+        f" | {verdict(cost < MAX_COST_US)} |",
+        f"| the spread of a ratio is smaller than that of p50 | median ±{ratio_spread:.1%} against"
+        f" ±{p50_spread:.1%} | {verdict(ratio_spread < p50_spread)} |",
+        f"| the {LEVEL:.0%} intervals contain the median of the runs | {covered} of {trials}"
+        f" ({covered / trials:.0%}) | {verdict(covered >= needed)} |",
+        "",
+        "Spread: half of highest − lowest, relative to the median."
+        f" At {LEVEL:.0%}, fewer than {needed} of {trials} would be unlikely. The quotient of two"
+        " rows' p50, instead of models that take turns, has a spread of"
+        f" ±{quotient_spread:.1%} (median).",
+    ]
+
+
+def verdict(is_met: bool) -> str:
+    return "**met**" if is_met else "**MISSED**"
+
+
+def ratio_lines(ratios: Mapping[str, Sequence[Ratio]]) -> list[str]:
+    """Table of the ratios over all profiles."""
+    lines = [
+        "| figure | median | lowest | highest | spread | median interval"
+        " | intervals that contain the median |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, figures in ratios.items():
+        values = [ratio.value for ratio in figures]
+        width = statistics.median((r.high - r.low) / 2 / r.value for r in figures)
+        lines.append(
+            f"| {name} | {statistics.median(values):.3f} | {min(values):.3f} | {max(values):.3f}"
+            f" | ±{spread(values):.1%} | ±{width:.1%} | {covering(figures)} of {len(figures)} |"
+        )
+    return lines
+
+
+def row_lines(times: Mapping[RowKey, Sequence[float]]) -> list[str]:
+    """Table of p50 over all profiles."""
+    lines = [
+        "| artefact | precision | threads | length | p50 ms | spread |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (name, precision, threads, length), values in times.items():
+        lines.append(
+            f"| {name} | {precision} | {threads} | {length}"
+            f" | {statistics.median(values):.3f} | ±{spread(values):.1%} |"
+        )
+    return lines
 
 
 if __name__ == "__main__":

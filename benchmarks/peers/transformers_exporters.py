@@ -1,4 +1,7 @@
-"""Exports a model folder with transformers.exporters: fp32, with its CPU fusions, and dynamic int8 of both."""
+"""Exports a model with transformers.exporters: fp32 and dynamic int8, each with and without fusions.
+
+    python transformers_exporters.py MODEL_FOLDER TASK OUT_FOLDER
+"""
 
 from __future__ import annotations
 
@@ -17,27 +20,25 @@ from transformers.exporters import (
 TASKS = {"fill-mask": AutoModelForMaskedLM, "feature-extraction": AutoModel}
 
 
-def main(source: str, task: str, target: str) -> None:
-    ids = torch.arange(2 * 7).reshape(2, 7) + 1000
-    sample = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+def main(source: str, task: str, out: str) -> None:
     quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(per_channel=True))
-    for name, config in {
+    configs = {
         "fp32": OnnxConfig(dynamic=True),
         "fp32-fused": OnnxConfig(dynamic=True, ort_fusions="cpu"),
         "int8": OnnxConfig(dynamic=True, quantizer=quantizer),
         "int8-fused": OnnxConfig(dynamic=True, ort_fusions="cpu", quantizer=quantizer),
-    }.items():
+    }
+    ids = torch.arange(2 * 7).reshape(2, 7) + 1000
+    for name, config in configs.items():
+        sample = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        # The exporters are experimental: one that fails is left out of the comparison.
         try:
             model = TASKS[task].from_pretrained(source).eval()
-            OnnxExporter().export(model, dict(sample), config=config).save_pretrained(
-                Path(target) / name
-            )
-        except (
-            Exception
-        ) as error:  # experimental: what does not work is a row of the table, not the end of it
-            print(
-                f"transformers.exporters {name}: {type(error).__name__}: {str(error).splitlines()[0]}"
-            )
+            exported = OnnxExporter().export(model, sample, config=config)
+            exported.save_pretrained(Path(out) / name)
+        except Exception as error:
+            first_line = str(error).splitlines()[0]
+            print(f"transformers.exporters {name}: {type(error).__name__}: {first_line}")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 
 The published rows are in cost_model_published.py. They are of other runtimes than onnxruntime, so
 each runtime gets constants of its own, fitted on the rows marked "fit" (one row per family of
-cores) and judged on all others. Tested are the parts that do not depend on the runtime: device figures,
-costs per node, thread scaling.
+cores) and judged on all others. Tested are the parts that do not depend on the runtime: device
+figures, costs per node, thread scaling.
 """
 
 from __future__ import annotations

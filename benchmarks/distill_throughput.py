@@ -6,8 +6,8 @@
 Teacher BERT-base, student DistilBERT; both have random weights, which cost the same as trained
 ones. TEXT is a file of real text, one sequence per line (.txt, .gz, .zst). One process runs the
 variants in turn, round by round; figures are medians over the rounds. Peak memory is that of a
-fresh process for each variant. A step is the forward pass of both models, the backward pass, clipping and
-AdamW.
+fresh process for each variant. A step is the forward pass of both models, the backward pass,
+clipping and AdamW.
 
     reference    float32, logits of every position of both models, masked_select, padded lines of
                  similar length

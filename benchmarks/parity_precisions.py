@@ -1,21 +1,27 @@
-"""What each precision costs on given models: the figures behind the gate's tolerances.
+"""Error of each precision on some models: the figures behind the tolerances of the parity check.
 
     python benchmarks/parity_precisions.py --text HELDOUT.txt NAME=MODEL_FOLDER …
 
-Every model is made in every precision, as masked LM (where its head was trained) and as encoder, and compared with its
-own PyTorch float32 on several draws of probes from the text's even lines; what is fitted to text sees the odd lines.
+Every model is exported in every precision, as masked LM (if its head was trained) and as encoder,
+and compared with its own PyTorch float32 on several draws of probes from the even lines of the
+text; the odd lines are for calibration and search.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from page import RESULTS, argument_parser, today, write_page
+
+from edgedistil.core.format import ABSENT
 from edgedistil.core.options import ExportOptions
-from edgedistil.core.precision import PRECISIONS, graph_name
+from edgedistil.core.precision import PRECISIONS, Precision, graph_name
 from edgedistil.core.records import NotMeasured, ParityFigures, this_host
+from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK, Task
+from edgedistil.core.text import read_lines
 from edgedistil.export.artefacts import open_build
 from edgedistil.export.precisions import make_graph
 from edgedistil.export.quantize import Int8Plan, quantize_dynamic
@@ -23,108 +29,135 @@ from edgedistil.export.reference import make_probes
 from edgedistil.export.source import read_source
 from edgedistil.export.storage import save_graph
 from edgedistil.parity.gate import check_artefact
+from edgedistil.parity.probes import Probes
 from edgedistil.parity.tolerances import TOLERANCES
 
-HERE = Path(__file__).resolve().parent
-FAULT = "int8, one scale a tensor (a known fault)"
+FAULT = "int8, one scale per tensor (a known fault)"
+PROBE_SEED = 100
+# Figure → function that returns its worst draw.
+WORST = {"kl_nats": max, "cosine_min": min, "cosine_mean": min, "agreement": min}
+COLUMNS = (
+    "precision",
+    "largest difference",
+    "mean",
+    "KL, nats",
+    "smallest cosine",
+    "mean cosine",
+    "agreement",
+)
+
+# Precision, or FAULT → figures of each draw.
+Figures = dict[str, list[ParityFigures]]
 
 
-def measure(
-    folder: Path, task: str, lines: list[str], *, draws: int
-) -> dict[str, list[ParityFigures]]:
-    """By precision, the figures of each draw of probes."""
+def main() -> None:
+    arguments = parse_arguments()
+    text = read_lines(arguments.text)
+    lines = [
+        f"# Precisions compared with PyTorch float32, {today()}",
+        "",
+        f"`python benchmarks/parity_precisions.py --draws {arguments.draws} …` · {this_host().cpu}"
+        " · held-out English,",
+        f"{len(text)} documents, {arguments.draws} draws of 67 sequences at 8 to 512 tokens. In"
+        " brackets the worst draw.",
+    ]
+    for model in arguments.models:
+        name, folder = model.split("=", 1)
+        for task in (FILL_MASK_TASK, ENCODER_TASK):
+            section = section_lines(name, task, measure(Path(folder), task, text, arguments.draws))
+            print("\n".join(section), flush=True)
+            lines += section
+    lines += ["", "Bounds of the parity check:", "", *bound_lines(), ""]
+    print(write_page(arguments.out, "parity_precisions", "\n".join(lines)))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    parser.add_argument("models", nargs="+", help="NAME=FOLDER")
+    parser.add_argument("--text", type=Path, required=True, help="held-out text")
+    parser.add_argument("--draws", type=int, default=4, help="draws of probes")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+def measure(folder: Path, task: Task, text: Sequence[str], draws: int) -> Figures:
+    """Exports a model in every precision, and with the known fault, and compares all of them."""
     source = read_source(folder, name=folder.name, role="other", task=task)
-    found: dict[str, list[ParityFigures]] = {}
+    figures: Figures = {}
     with (
         tempfile.TemporaryDirectory() as scratch,
-        open_build(source, Path(scratch), ExportOptions(), text=lines[1::2]) as context,
+        open_build(source, Path(scratch), ExportOptions(), text=text[1::2]) as context,
     ):
         probes = [
-            make_probes(context.model, context.tokenizer, task, lines[::2], seed=100 + draw)
+            make_probes(context.model, context.tokenizer, task, text[::2], seed=PROBE_SEED + draw)
             for draw in range(draws)
         ]
+        # fp32 comes first in the table; the other precisions are made from its file.
         for precision in PRECISIONS:
             file = context.float_file.with_name(graph_name(precision))
             graph, _ = make_graph(context, precision)
             save_graph(graph, file, external=True)
-            found[precision] = [
-                check_artefact(
-                    file, each, precision=precision, model=folder.name, task=task
-                ).overall
-                for each in probes
-            ]
+            figures[precision] = _compare(file, probes, precision)
         faulty = context.graph.clone()
         quantize_dynamic(faulty, Int8Plan(per_channel=False))
         file = Path(scratch) / "faulty.onnx"
         save_graph(faulty, file, external=True)
-        found[FAULT] = [
-            check_artefact(file, each, precision="int8", model=folder.name, task=task).overall
-            for each in probes
-        ]
-    return found
+        figures[FAULT] = _compare(file, probes, "int8")
+    return figures
 
 
-def row(precision: str, draws: list[ParityFigures]) -> str:
+def _compare(file: Path, probes: Sequence[Probes], precision: Precision) -> list[ParityFigures]:
+    """Figures of one artefact on each draw."""
+    figures = []
+    for draw in probes:
+        record = check_artefact(file, draw, precision=precision, model="model", task=draw.task)
+        figures.append(record.overall)
+    return figures
+
+
+# --- page ----------------------------------------------------------------------------------------
+
+
+def section_lines(
+    name: str, task: Task, figures: Mapping[str, Sequence[ParityFigures]]
+) -> list[str]:
+    """Section of one model and task."""
+    decisions = sum(draw.decisions for draw in figures["fp32"])
+    title = f"## {name}, {task}"
+    if decisions:
+        title += f", {decisions} masked tokens"
+    lines = ["", title, "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    for precision, draws in figures.items():
+        lines.append(f"| {precision} | {' | '.join(figure_cells(draws))} |")
+    return lines
+
+
+def figure_cells(draws: Sequence[ParityFigures]) -> list[str]:
+    """Largest difference, mean difference, then mean and worst draw of the other figures."""
     cells = [
-        f"{max(each.max_abs for each in draws):.3g}",
-        f"{sum(each.mean_abs for each in draws) / len(draws):.3g}",
+        f"{max(draw.max_abs for draw in draws):.3g}",
+        f"{sum(draw.mean_abs for draw in draws) / len(draws):.3g}",
     ]
-    for name, worst in (
-        ("kl_nats", max),
-        ("cosine_min", min),
-        ("cosine_mean", min),
-        ("agreement", min),
-    ):
-        values = [getattr(each, name) for each in draws]
-        there = [value for value in values if not isinstance(value, NotMeasured)]
-        shown = f"{sum(there) / len(there):.6g} ({worst(there):.6g})" if there else "–"
-        cells.append(shown)
-    return f"| {precision} | " + " | ".join(cells) + " |"
+    for figure, worst in WORST.items():
+        values = [getattr(draw, figure) for draw in draws]
+        measured = [value for value in values if not isinstance(value, NotMeasured)]
+        cell = ABSENT
+        if measured:
+            cell = f"{sum(measured) / len(measured):.6g} ({worst(measured):.6g})"
+        cells.append(cell)
+    return cells
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("models", nargs="+", help="NAME=FOLDER")
-    parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--draws", type=int, default=4)
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    chosen = parser.parse_args()
-    lines = [line for line in chosen.text.read_text(encoding="utf-8").splitlines() if line.strip()]
-    host, now = this_host(), datetime.now(UTC)
-    told = [
-        f"# Precisions compared with PyTorch float32, {now:%Y-%m-%d}",
-        "",
-        f"`python benchmarks/parity_precisions.py --draws {chosen.draws} …` · {host.cpu} · held-out English,",
-        f"{len(lines)} documents, {chosen.draws} draws of 67 sequences at 8 to 512 tokens. In brackets the worst draw.",
-    ]
-    for name, folder in (each.split("=", 1) for each in chosen.models):
-        for task in ("fill-mask", "feature-extraction"):
-            found = measure(Path(folder), task, lines, draws=chosen.draws)
-            decisions = sum(each.decisions for each in found["fp32"])
-            told += [
-                "",
-                f"## {name}, {task}" + (f", {decisions} masked words" if decisions else ""),
-                "",
-            ]
-            told += [
-                "| precision | largest difference | mean | KL, nats | smallest cosine | mean cosine | agreement |"
-            ]
-            told += [
-                "|---|---|---|---|---|---|---|",
-                *(row(precision, draws) for precision, draws in found.items()),
-            ]
-            print("\n".join(told[-len(found) - 4 :]), flush=True)
-    told += ["", "Bounds of the gate:", ""]
+def bound_lines() -> list[str]:
+    """Tolerances of every precision, one line each."""
+    lines = []
     for precision, bounds in TOLERANCES.items():
-        told.append(
-            f"- {precision}: "
-            + "; ".join(f"{each.figure} {each.bound} {each.value:g}" for each in bounds)
-        )
-    target = chosen.out / f"parity_precisions-{now:%Y-%m-%d}.md"
-    target.write_text("\n".join([*told, ""]), encoding="utf-8")
-    print(target)
+        texts = [f"{bound.figure} {bound.bound} {bound.value:g}" for bound in bounds]
+        lines.append(f"- {precision}: {'; '.join(texts)}")
+    return lines
 
 
 if __name__ == "__main__":

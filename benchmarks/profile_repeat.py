@@ -1,9 +1,9 @@
-"""Repeatability of `edgedistil profile`: spread of p50 and of the speed ratio over several profiles.
+"""Repeatability of `edgedistil profile`: spread of p50 and of the speed ratio.
 
     python benchmarks/profile_repeat.py [--run NAME] [--times 10]
 
-Writes benchmarks/results/profile_repeat-DATE.md. Each profile is the command in a process of its own,
-with its default settings; its duration and the cost of the runner's own loop are measured too.
+Writes benchmarks/results/profile_repeat-DATE.md. Each profile is the command in a process of its
+own, with its default settings; its duration and the cost of the runner's own loop are measured too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from page import RESULTS, argument_parser, host_line, today, write_page
 

@@ -1,6 +1,6 @@
 """Opens a session in a fresh process; prints its time and peak memory after a call as JSON.
 
-    python cold_start.py GRAPH
+python cold_start.py GRAPH
 """
 
 from __future__ import annotations

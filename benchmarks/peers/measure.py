@@ -1,4 +1,4 @@
-"""Measuring rows: interleaved calls, cold starts in fresh processes, hidden states and words against PyTorch."""
+"""Measures rows: interleaved calls, cold starts, and errors of hidden states and of predictions."""
 
 from __future__ import annotations
 
@@ -9,218 +9,275 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import torch
-from peers.rows import Row, save_feeds
+from peers.feeds import outputs_path
+from peers.rows import Row, save_text_feeds
 from transformers import AutoModel
 
 from edgedistil.core.records import ParityFigures
+from edgedistil.core.task import FILL_MASK_TASK
 from edgedistil.export.reference import make_probes
 from edgedistil.export.source import read_source
 from edgedistil.parity.gate import check_artefact
 
 HERE = Path(__file__).resolve().parent
 LENGTHS = (16, 32, 64, 128, 256)
+# Rounds of each opening that are not recorded.
 WARM_UP = 2
-SETTLE_S = 0.003  # another process's threads may still be waiting for work when its answer is here
+# After a worker's reply, its threads may still spin and would slow the next row.
+SETTLE_S = 0.003
+# Seed of the first draw of probes.
+PROBE_SEED = 40
+
+Array = np.ndarray[Any, Any]
+Feeds = Mapping[str, Array]
 
 
 def open_session(graph: Path, threads: int, *, profile: Path | None = None) -> ort.InferenceSession:
+    """Opens an artefact with onnxruntime's default options and a number of threads."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Sessions take turns here: without this, the one that just answered keeps a core busy under the next one.
+    # Sessions take turns here: without this, the previous session's threads would still occupy
+    # a core during the next call.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile is not None:
-        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def feeds_of(session: ort.InferenceSession, ids: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-        each.name: ids if each.name == "input_ids" else np.ones_like(ids)
-        for each in session.get_inputs()
-    }
+def session_feeds(session: ort.InferenceSession, ids: Array) -> dict[str, Array]:
+    """Feeds for any encoder: all inputs but the ids are ones."""
+    feeds = {node.name: np.ones_like(ids) for node in session.get_inputs()}
+    feeds["input_ids"] = ids
+    return feeds
 
 
-def measure_latency(rows: list[Row], *, threads: int, rounds: int, openings: int) -> None:
-    """One thread: processor time of the calling thread, which a busy machine does not stretch. More: wall clock.
+# --- worker processes ----------------------------------------------------------------------------
 
-    The sessions are opened anew `openings` times, in another order each time, and the rounds are spread over them:
-    where a session's weights land in memory is worth several percent, and should be nobody's luck.
+
+class Worker:
+    """A process that serves calls of a runtime that cannot run in this one.
+
+    Args:
+        row: Row with the command.
+        threads: Number of threads.
     """
-    workers = {row.key: start_worker(row, threads) for row in rows if row.worker}
+
+    def __init__(self, row: Row, threads: int) -> None:
+        self._process = subprocess.Popen(
+            [*row.worker, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        # Libraries may print before the worker does.
+        self._is_ready = any(line.strip() == "ready" for line in self._stdout)
+        if not self._is_ready:
+            print(f"  {row.key}: did not start", flush=True)
+
+    def ask(self, line: str) -> str | None:
+        """Sends a line and returns the reply; None if the worker has ended."""
+        if not self._is_ready:
+            return None
+        self._stdin.write(f"{line}\n")
+        self._stdin.flush()
+        return self._stdout.readline().strip() or None
+
+    def close(self) -> None:
+        self._stdin.close()
+        self._process.wait()
+
+
+# --- latency -------------------------------------------------------------------------------------
+
+
+def measure_latency(rows: Sequence[Row], *, threads: int, rounds: int, openings: int) -> None:
+    """Measures calls of all rows, interleaved, and adds the seconds to the rows.
+
+    With one thread, the time is the calling thread's CPU time, which other work does not stretch;
+    with several, it is wall-clock time.
+
+    Args:
+        rows: Rows to compare.
+        threads: Number of threads of each row.
+        rounds: Recorded calls per row and length, spread over the openings.
+        openings: Times that the sessions are opened, in another order each time: the addresses of
+            a session's weights change its speed by several percent.
+    """
+    workers = {row.key: Worker(row, threads) for row in rows if row.worker}
+    artefacts = [row for row in rows if row.graph is not None]
     rng = np.random.default_rng(7)
+    rounds_per_opening = -(-rounds // openings)
     for opening in range(openings):
-        in_turn = _turned([each for each in rows if each.graph], opening * len(rows) // openings)
-        sessions = {row.key: open_session(row.graph, threads) for row in in_turn}
+        order = rotate(artefacts, opening * len(rows) // openings)
+        sessions = {row.key: open_session(row.graph_file, threads) for row in order}
         for length in LENGTHS:
-            for index in range(-(-rounds // openings) + WARM_UP):
-                _round(
-                    rows, sessions, workers, rng.integers(1000, 30000, (1, length)), threads, index
-                )
+            for index in range(WARM_UP + rounds_per_opening):
+                ids = rng.integers(1000, 30000, (1, length))
+                # Another order in every round: no row always runs after the same one.
+                seconds = call_sessions(rotate(artefacts, index), sessions, ids, threads=threads)
+                seconds |= call_workers(workers, length)
+                if index >= WARM_UP:
+                    record(rows, seconds, at=(threads, length))
+        # Sessions of the next opening must not share the memory of these.
         del sessions
         print(f"  {threads} threads, opening {opening + 1} of {openings}: done", flush=True)
     for worker in workers.values():
-        if worker is not None:
-            worker.stdin.close()
-            worker.wait()
+        worker.close()
 
 
-def _round(
-    rows: list[Row],
-    sessions: dict[str, ort.InferenceSession],
-    workers: dict[str, subprocess.Popen | None],
-    ids: np.ndarray,
-    threads: int,
-    index: int,
-) -> None:
-    """One call of every row, at the length of `ids`."""
-    clock, length = time.thread_time if threads == 1 else time.perf_counter, ids.shape[1]
-    for row in _turned([each for each in rows if each.graph], index):
-        feeds = feeds_of(sessions[row.key], ids)
-        started = clock()
-        sessions[row.key].run(None, feeds)
-        _note(row, threads, length, index, clock() - started)
-    for row in (each for each in rows if each.worker):
-        answer = ask(workers[row.key], str(length))
-        time.sleep(SETTLE_S)
-        if answer is not None:
-            _note(row, threads, length, index, float(answer))
-
-
-def _turned(rows: list[Row], by: int) -> list[Row]:
-    """Another order in every round: nobody always runs behind the same neighbour."""
+def rotate(rows: Sequence[Row], by: int) -> list[Row]:
     start = by % len(rows)
-    return rows[start:] + rows[:start]
+    return [*rows[start:], *rows[:start]]
 
 
-def _note(row: Row, threads: int, length: int, index: int, seconds: float) -> None:
-    if index >= WARM_UP:
-        row.seconds.setdefault((threads, length), []).append(seconds)
+def call_sessions(
+    rows: Sequence[Row], sessions: Mapping[str, ort.InferenceSession], ids: Array, *, threads: int
+) -> dict[str, float]:
+    """Seconds of one call of each artefact, by the key of its row."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    seconds = {}
+    for row in rows:
+        session = sessions[row.key]
+        feeds = session_feeds(session, ids)
+        start = clock()
+        session.run(None, feeds)
+        seconds[row.key] = clock() - start
+    return seconds
 
 
-def start_worker(row: Row, threads: int) -> subprocess.Popen | None:
-    worker = subprocess.Popen(
-        [*row.worker, str(threads)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-    )
-    for line in worker.stdout:
-        if line.strip() == "ready":
-            return worker
-    print(f"  {row.key}: did not start", flush=True)
-    return None
+def call_workers(workers: Mapping[str, Worker], length: int) -> dict[str, float]:
+    """Seconds of one call of each worker, by the key of its row."""
+    seconds = {}
+    for key, worker in workers.items():
+        reply = worker.ask(str(length))
+        time.sleep(SETTLE_S)
+        if reply is not None:
+            seconds[key] = float(reply)
+    return seconds
 
 
-def ask(worker: subprocess.Popen | None, line: str) -> str | None:
-    if worker is None:
-        return None
-    worker.stdin.write(f"{line}\n")
-    worker.stdin.flush()
-    return worker.stdout.readline().strip() or None
+def record(rows: Sequence[Row], seconds: Mapping[str, float], *, at: tuple[int, int]) -> None:
+    """Adds one round to the rows."""
+    for row in rows:
+        if row.key in seconds:
+            row.seconds.setdefault(at, []).append(seconds[row.key])
 
 
-def measure_cold(rows: list[Row], *, rounds: int) -> None:
+def measure_cold(rows: Sequence[Row], *, rounds: int) -> None:
+    """Measures load and memory of each artefact in fresh processes."""
     for _ in range(rounds):
         for row in rows:
-            if row.graph:
-                script = [sys.executable, HERE / "cold_start.py", row.graph]
-                done = subprocess.run(script, capture_output=True, text=True, check=True)
+            if row.graph is not None:
+                command = [sys.executable, HERE / "cold_start.py", row.graph]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
                 row.cold.append(json.loads(done.stdout))
 
 
-def measure_hidden(rows: list[Row], source: Path, text: list[str]) -> None:
-    """Hidden states against PyTorch's float32 on real text in padded batches of three."""
+# --- errors --------------------------------------------------------------------------------------
+
+
+def measure_hidden(rows: Sequence[Row], source: Path, text: Sequence[str]) -> None:
+    """Compares hidden states with PyTorch's in float32, on real text in padded batches of three."""
     model = AutoModel.from_pretrained(source).eval()
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "feeds.npz"
-        feeds = save_feeds(path, source, text[::2], batch=3, count=20)
+        feeds = save_text_feeds(path, source, list(text[::2]), batch=3, count=20)
+        expected = []
         with torch.inference_mode():
-            given = [
-                {name: torch.from_numpy(value) for name, value in each.items()} for each in feeds
-            ]
-            wanted = [model(**each).last_hidden_state.numpy() for each in given]
-        attended = [each["attention_mask"] == 1 for each in feeds]
+            for batch in feeds:
+                inputs = {name: torch.from_numpy(array) for name, array in batch.items()}
+                expected.append(model(**inputs).last_hidden_state.numpy())
+        # Hidden states at padding are arbitrary.
+        attended = [batch["attention_mask"] == 1 for batch in feeds]
+        expected_ND = _attended_rows(expected, attended)
         for row in rows:
-            answers = _answers(row, feeds, path)
-            if answers is not None:
-                _compare(
-                    row, [w[a] for w, a in zip(wanted, attended, strict=True)], answers, attended
-                )
+            outputs = _hidden_states(row, feeds, path)
+            if outputs is not None:
+                _compare(row, expected_ND, _attended_rows(outputs, attended))
 
 
-def _answers(row: Row, feeds: list[dict[str, np.ndarray]], path: Path) -> list[np.ndarray] | None:
-    if row.graph:
+def _attended_rows(states: Sequence[Array], attended: Sequence[Array]) -> Array:
+    pairs = zip(states, attended, strict=True)
+    rows: Array = np.concatenate([states_BLD[mask_BL] for states_BLD, mask_BL in pairs])
+    return rows
+
+
+def _hidden_states(row: Row, feeds: Sequence[Feeds], path: Path) -> list[Array] | None:
+    """Outputs of a row for every batch; None if its worker does not run."""
+    if row.graph is not None:
         session = open_session(row.graph, 1)
-        taken = {each.name for each in session.get_inputs()}
-        return [
-            session.run(None, {name: each[name] for name in each if name in taken})[0]
-            for each in feeds
-        ]
-    worker = start_worker(row, 1)
-    if ask(worker, str(path)) != "done":
+        names = [node.name for node in session.get_inputs()]
+        return [session.run(None, {name: batch[name] for name in names})[0] for batch in feeds]
+    worker = Worker(row, 1)
+    if worker.ask(str(path)) != "done":
         return None
-    worker.stdin.close()
-    worker.wait()
-    with np.load(f"{path}.answers.npz") as stored:
+    worker.close()
+    with np.load(outputs_path(str(path))) as stored:
         return [stored[f"arr_{index}"] for index in range(len(feeds))]
 
 
-def _compare(
-    row: Row, wanted: list[np.ndarray], answers: list[np.ndarray], attended: list[np.ndarray]
-) -> None:
-    want = np.concatenate(wanted)
-    got = np.concatenate([each[there] for each, there in zip(answers, attended, strict=True)])
-    norms = np.linalg.norm(got, axis=-1) * np.linalg.norm(want, axis=-1)
-    row.mean_error, row.max_error = (
-        float(np.abs(got - want).mean()),
-        float(np.abs(got - want).max()),
-    )
-    row.cosine = float(((got * want).sum(axis=-1) / norms).min())
+def _compare(row: Row, expected_ND: Array, actual_ND: Array) -> None:
+    difference = np.abs(actual_ND - expected_ND)
+    row.mean_error, row.max_error = float(difference.mean()), float(difference.max())
+    norms_N = np.linalg.norm(actual_ND, axis=-1) * np.linalg.norm(expected_ND, axis=-1)
+    row.cosine = float(((actual_ND * expected_ND).sum(axis=-1) / norms_N).min())
 
 
-def measure_words(
-    rows: list[Row], source: Path, text: list[str], *, draws: int
+def measure_predictions(
+    rows: Sequence[Row], source: Path, text: Sequence[str], *, draws: int
 ) -> dict[str, list[ParityFigures]]:
-    """Masked words of the int8 rows against PyTorch float32, by the product's own probes; several draws of the text."""
-    student = read_source(source, name="student", role="student", task="fill-mask")
+    """Compares predictions at masked tokens of the int8 artefacts with PyTorch's in float32.
+
+    Returns:
+        Key of the row → figures of the product's own parity check on each draw of probes.
+    """
+    student = read_source(source, name="student", role="student", task=FILL_MASK_TASK)
     model, tokenizer = student.load_model(), student.load_tokenizer()
     probes = [
-        make_probes(model, tokenizer, "fill-mask", text[::2], seed=40 + draw)
+        make_probes(model, tokenizer, FILL_MASK_TASK, text[::2], seed=PROBE_SEED + draw)
         for draw in range(draws)
     ]
-    return {
-        row.key: [
-            check_artefact(
-                row.graph, each, precision=row.precision, model=row.name, task="fill-mask"
-            ).overall
-            for each in probes
-        ]
-        for row in rows
-        if row.graph and row.precision == "int8"
-    }
+    figures: dict[str, list[ParityFigures]] = defaultdict(list)
+    for row in rows:
+        if row.graph is None or row.precision != "int8":
+            continue
+        for draw in probes:
+            parity = check_artefact(
+                row.graph, draw, precision="int8", model=row.name, task=FILL_MASK_TASK
+            )
+            figures[row.key].append(parity.overall)
+    return dict(figures)
 
 
-def profile(graph: Path, length: int, *, calls: int = 8) -> Counter[str]:
-    """Microseconds by operator, each node's fastest call, one thread."""
+# --- operators -----------------------------------------------------------------------------------
+
+
+def operator_times(graph: Path, length: int, *, calls: int = 8) -> Counter[str]:
+    """Microseconds by operator with one thread: sum over the nodes of each node's fastest call."""
     with tempfile.TemporaryDirectory() as scratch:
         session = open_session(graph, 1, profile=Path(scratch) / "profile")
         ids = np.random.default_rng(0).integers(1000, 30000, (1, length))
         for _ in range(calls):
-            session.run(None, feeds_of(session, ids))
+            session.run(None, session_feeds(session, ids))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    nodes: dict[tuple[str, str], list[int]] = defaultdict(list)
+    durations: dict[tuple[str, str], list[int]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            nodes[event["args"]["op_name"], event["name"]].append(event["dur"])
+            durations[event["args"]["op_name"], event["name"]].append(event["dur"])
     by_operator: Counter[str] = Counter()
-    for (operator, _), durations in nodes.items():
-        by_operator[operator] += min(durations)
+    for (operator, _), node_durations in durations.items():
+        by_operator[operator] += min(node_durations)
     return by_operator

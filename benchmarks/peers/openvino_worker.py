@@ -3,8 +3,8 @@
     python openvino_worker.py quantize GRAPH CALIBRATION.npz OUT.xml
     python openvino_worker.py run GRAPH PRECISION THREADS
 
-`run` prints "ready" and answers each line of stdin: a number of tokens with the seconds of one call, a
-file of feeds with "done" after it has written the outputs next to it.
+`run` prints "ready" and answers each line of stdin: a number of tokens with the seconds of one
+call, a file of feeds with "done" after it has written the outputs next to it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """PyTorch's part of the comparison: serves calls like openvino_worker.py.
 
-    python pytorch_worker.py MODEL_FOLDER fp32|bf16|compiled THREADS
+python pytorch_worker.py MODEL_FOLDER fp32|bf16|compiled THREADS
 """
 
 from __future__ import annotations

@@ -1,15 +1,18 @@
-"""The artefacts and runners that are compared, each made by its own tool in an environment of its own."""
+"""Artefacts and runtimes that are compared; each peer exports in an environment of its own."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from peers.feeds import INPUTS, write_feeds
+from peers.graphs import save_fp32_and_int8
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -19,14 +22,11 @@ from transformers import (
 )
 
 from edgedistil.core.assets import cache_root
-from edgedistil.export.passes import run_standard_passes
-from edgedistil.export.quantization_target import advise_int8, find_target
-from edgedistil.export.quantize import quantize_dynamic
-from edgedistil.export.storage import save_graph
-from edgedistil.export.trace import trace_model
+from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK, Task
 from edgedistil.models.teacher import load_teacher
 
 HERE = Path(__file__).resolve().parent
+# Peer → packages of its environment.
 REQUIREMENTS = {
     "optimum-onnx": [
         "optimum-onnx[onnxruntime]==0.1.0",
@@ -35,13 +35,28 @@ REQUIREMENTS = {
     ],
     "openvino": ["openvino", "nncf", "onnx"],
 }
-CLASSES = {"fill-mask": AutoModelForMaskedLM, "feature-extraction": AutoModel}
-CALIBRATION = 64
+CLASSES = {FILL_MASK_TASK: AutoModelForMaskedLM, ENCODER_TASK: AutoModel}
+OURS = "ours"
+# Sequences that NNCF calibrates on, and the longest sequence of real text.
+CALIBRATION_SEQUENCES = 64
+MAX_TOKENS = 256
 
 
 @dataclass
 class Row:
-    """An artefact or runner, and what was measured of it; seconds by (threads, length)."""
+    """An artefact or a runtime, and what was measured of it.
+
+    Attributes:
+        name: Exporter or runtime.
+        precision: Precision of the artefact, or how the runtime computes.
+        graph: The ONNX file; None for a runtime with a worker process.
+        worker: Command of the worker, without the number of threads.
+        seconds: (threads, length) → seconds of one call in each round.
+        cold: Figures of each fresh process, as cold_start.py prints them.
+        mean_error: Mean difference of hidden states from PyTorch's.
+        max_error: Largest such difference.
+        cosine: Smallest cosine of a hidden state with PyTorch's.
+    """
 
     name: str
     precision: str
@@ -58,155 +73,203 @@ class Row:
         return f"{self.name} {self.precision}"
 
     @property
+    def graph_file(self) -> Path:
+        assert self.graph is not None, "only called for rows with an artefact"
+        return self.graph
+
+    @property
     def bytes(self) -> int:
-        assert self.graph is not None
-        return sum(path.stat().st_size for path in self.graph.parent.glob(f"{self.graph.name}*"))
+        """Size of the graph with its external data."""
+        files = self.graph_file.parent.glob(f"{self.graph_file.name}*")
+        return sum(path.stat().st_size for path in files)
+
+
+# --- environments --------------------------------------------------------------------------------
 
 
 def python_of(peer: str) -> str:
-    """The interpreter of a peer's environment, made if it is not there."""
-    place = cache_root() / "peers" / peer
-    if not (place / ".ready").exists():
-        print(f"making the environment of {peer}", flush=True)
-        constraint = place / "torch.txt"
-        subprocess.run([sys.executable, "-m", "venv", place], check=True)
+    """Returns the interpreter of a peer's environment, which is created the first time."""
+    folder = cache_root() / "peers" / peer
+    if not (folder / ".ready").exists():
+        print(f"creating the environment of {peer}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        # The same torch everywhere, so that its version explains no difference.
+        constraint = folder / "torch.txt"
         constraint.write_text(f"torch=={torch.__version__.split('+')[0]}\n", encoding="utf-8")
-        pip = [place / "bin/python", "-m", "pip", "install", "-q", "-c", constraint]
+        pip = [folder / "bin/python", "-m", "pip", "install", "-q", "-c", constraint]
         subprocess.run([*pip, *REQUIREMENTS[peer]], check=True)
-        (place / ".ready").touch()
-    return str(place / "bin" / "python")
+        (folder / ".ready").touch()
+    return str(folder / "bin" / "python")
 
 
-def versions_of(peer: str, packages: list[str]) -> str:
-    script = "import sys, importlib.metadata as m; print(', '.join(f'{p} {m.version(p)}' for p in sys.argv[1:]))"
-    done = subprocess.run(
-        [python_of(peer), "-c", script, *packages], capture_output=True, text=True, check=True
+def versions_of(peer: str, packages: Sequence[str]) -> str:
+    """Versions of packages in a peer's environment, on one line."""
+    program = (
+        "import sys, importlib.metadata as m;"
+        " print(', '.join(f'{p} {m.version(p)}' for p in sys.argv[1:]))"
     )
+    command = [python_of(peer), "-c", program, *packages]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
+# --- models --------------------------------------------------------------------------------------
+
+
 def random_shapes(work: Path) -> Path:
-    """DistilBERT's shapes with random weights: speed, load and memory do not depend on them."""
+    """Writes a DistilBERT with random weights: speed, load and memory do not depend on them."""
     folder = work / "distilbert-shapes"
     if not folder.exists():
         torch.manual_seed(0)
         DistilBertModel(DistilBertConfig()).save_pretrained(folder)
-        load_teacher("asset:minilm", revision=None, cache=cache_root()).tokenizer.save_pretrained(
-            folder
-        )
+        teacher = load_teacher("asset:minilm", revision=None, cache=cache_root())
+        teacher.tokenizer.save_pretrained(folder)
     return folder
 
 
 def distilled_student(work: Path, student: Path) -> Path:
-    """A copy of a run's student, whose artefacts lie beside it."""
+    """Copies a run's student, because its artefacts are written next to it."""
     folder = work / "minilm-student"
     if not folder.exists():
         shutil.copytree(student, folder)
     return folder
 
 
-def make_rows(source: Path, text: list[str], *, task: str, alternatives: bool) -> list[Row]:
-    """Every artefact of a model for a task; what a peer made before is used again, ours is made anew."""
-    made = source.with_name(f"{source.name}.{task}.artefacts")
-    made.mkdir(exist_ok=True)
-    ours(source, made / "ours", task)
-    optimum = python_of("optimum-onnx")
-    _once(made / "optimum", [optimum, str(HERE / "optimum_onnx.py"), str(source), task])
-    _once(
-        made / "transformers",
-        [sys.executable, str(HERE / "transformers_exporters.py"), str(source), task],
-    )
+def needed_bytes(source: Path, precision: str) -> int:
+    """Bytes of the encoder's unique weights: 4 each, in int8 1 for those in matrices."""
+    matrix_bytes = 4 if precision == "fp32" else 1
+    size = 0
+    for parameter in AutoModel.from_pretrained(source).parameters():
+        # Biases and norms stay in float32.
+        element_bytes = matrix_bytes if parameter.ndim > 1 else 4
+        size += element_bytes * parameter.numel()
+    return size
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def make_rows(source: Path, text: Sequence[str], *, task: Task, alternatives: bool) -> list[Row]:
+    """Exports a model with every tool.
+
+    Peers' artefacts are reused from an earlier call; ours are always exported again.
+
+    Args:
+        source: Model folder.
+        text: Real text, for NNCF's calibration.
+        task: What is exported.
+        alternatives: Whether OpenVINO and PyTorch are rows, too.
+    """
+    folder = source.with_name(f"{source.name}.{task}.artefacts")
+    folder.mkdir(exist_ok=True)
     rows = [
-        Row("ours", "fp32", made / "ours/model.onnx"),
-        Row("ours", "int8", made / "ours/model_int8.onnx"),
-        Row("optimum-onnx", "fp32", made / "optimum/fp32/model.onnx"),
-        Row("optimum-onnx", "int8", made / "optimum/int8/model_quantized.onnx"),
-        Row(
-            "optimum-onnx per channel",
-            "int8",
-            made / "optimum/int8-per-channel/model_quantized.onnx",
-        ),
+        *_our_rows(source, folder / OURS, task),
+        *_optimum_rows(source, folder / "optimum", task),
+        *_transformers_rows(source, folder / "transformers", task),
     ]
-    for precision, fused in (("fp32", ""), ("fp32", "-fused"), ("int8", ""), ("int8", "-fused")):
-        graph = made / f"transformers/{precision}{fused}/model.onnx"
-        if graph.exists():
-            rows.append(Row(f"transformers.exporters{fused.replace('-', ' ')}", precision, graph))
-    if task == "feature-extraction":
-        _once(made / "sentence", [optimum, str(HERE / "sentence_transformer_onnx.py"), str(source)])
-        rows += [
-            Row("sentence-transformers", each, made / f"sentence/{each}/model.onnx")
-            for each in ("fp32", "int8")
-        ]
+    if task == ENCODER_TASK:
+        rows += _sentence_transformers_rows(source, folder / "sentence")
     if alternatives:
-        rows += _alternatives(source, made, text)
+        fp32_graph = folder / "optimum/fp32/model.onnx"
+        rows += _openvino_rows(source, fp32_graph, folder, text)
+        rows += _pytorch_rows(source)
     return rows
 
 
-def _alternatives(source: Path, made: Path, text: list[str]) -> list[Row]:
-    python, worker = python_of("openvino"), str(HERE / "openvino_worker.py")
-    fp32, int8 = str(made / "optimum/fp32/model.onnx"), made / "openvino-int8.xml"
-    if not int8.exists():
-        feeds = made / "calibration.npz"
-        save_feeds(feeds, source, text[1::2], batch=1, count=CALIBRATION)
-        subprocess.run([python, worker, "quantize", fp32, str(feeds), str(int8)], check=True)
-    rows = [
-        Row("OpenVINO", "fp32", worker=[python, worker, "run", fp32, "fp32"]),
-        Row("OpenVINO", "bf16", worker=[python, worker, "run", fp32, "bf16"]),
-        Row("OpenVINO NNCF", "int8", worker=[python, worker, "run", str(int8), "int8"]),
+def _our_rows(source: Path, folder: Path, task: Task) -> list[Row]:
+    model = CLASSES[task].from_pretrained(source).eval().requires_grad_(False)
+    fp32, int8 = folder / "model.onnx", folder / "model_int8.onnx"
+    save_fp32_and_int8(model, task=task, fp32_file=fp32, int8_file=int8)
+    return [Row(OURS, "fp32", fp32), Row(OURS, "int8", int8)]
+
+
+def _optimum_rows(source: Path, folder: Path, task: Task) -> list[Row]:
+    _run_once(folder, [python_of("optimum-onnx"), _script("optimum_onnx.py"), str(source), task])
+    quantized = "model_quantized.onnx"
+    return [
+        Row("optimum-onnx", "fp32", folder / "fp32/model.onnx"),
+        Row("optimum-onnx", "int8", folder / "int8" / quantized),
+        Row("optimum-onnx per channel", "int8", folder / "int8-per-channel" / quantized),
     ]
-    for precision in ("fp32", "bf16", "compiled"):
-        command = [sys.executable, str(HERE / "pytorch_worker.py"), str(source), precision]
-        rows.append(Row("PyTorch", precision, worker=command))
+
+
+def _transformers_rows(source: Path, folder: Path, task: Task) -> list[Row]:
+    command = [sys.executable, _script("transformers_exporters.py"), str(source), task]
+    _run_once(folder, command)
+    rows = []
+    for precision in ("fp32", "int8"):
+        for suffix, words in (("", ""), ("-fused", " fused")):
+            graph = folder / f"{precision}{suffix}/model.onnx"
+            # An export that failed is not compared.
+            if graph.exists():
+                rows.append(Row(f"transformers.exporters{words}", precision, graph))
     return rows
 
 
-def save_feeds(
+def _sentence_transformers_rows(source: Path, folder: Path) -> list[Row]:
+    command = [python_of("optimum-onnx"), _script("sentence_transformer_onnx.py"), str(source)]
+    _run_once(folder, command)
+    return [
+        Row("sentence-transformers", precision, folder / precision / "model.onnx")
+        for precision in ("fp32", "int8")
+    ]
+
+
+def _openvino_rows(source: Path, fp32_graph: Path, folder: Path, text: Sequence[str]) -> list[Row]:
+    python, worker = python_of("openvino"), _script("openvino_worker.py")
+    int8 = folder / "openvino-int8.xml"
+    if not int8.exists():
+        calibration = folder / "calibration.npz"
+        # Odd lines: the errors are measured on the even ones.
+        save_text_feeds(calibration, source, list(text[1::2]), batch=1, count=CALIBRATION_SEQUENCES)
+        command = [python, worker, "quantize", str(fp32_graph), str(calibration), str(int8)]
+        subprocess.run(command, check=True)
+    run = [python, worker, "run"]
+    return [
+        Row("OpenVINO", "fp32", worker=[*run, str(fp32_graph), "fp32"]),
+        Row("OpenVINO", "bf16", worker=[*run, str(fp32_graph), "bf16"]),
+        Row("OpenVINO NNCF", "int8", worker=[*run, str(int8), "int8"]),
+    ]
+
+
+def _pytorch_rows(source: Path) -> list[Row]:
+    run = [sys.executable, _script("pytorch_worker.py"), str(source)]
+    return [
+        Row("PyTorch", precision, worker=[*run, precision])
+        for precision in ("fp32", "bf16", "compiled")
+    ]
+
+
+def save_text_feeds(
     path: Path, source: Path, text: list[str], *, batch: int, count: int
 ) -> list[dict[str, np.ndarray]]:
-    """Padded batches of real text, in a file that every environment can read."""
+    """Writes `count` padded batches of real text to a file that every environment reads."""
     tokenizer = AutoTokenizer.from_pretrained(source)
     feeds = []
     for start in range(0, min(len(text), batch * count), batch):
-        made = tokenizer(
+        encoding = tokenizer(
             text[start : start + batch],
             padding=True,
             truncation=True,
-            max_length=256,
+            max_length=MAX_TOKENS,
             return_tensors="np",
         )
-        feeds.append(
-            {name: made[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
-        )
-    arrays = {
-        f"{index}/{name}": value for index, each in enumerate(feeds) for name, value in each.items()
-    }
-    np.savez(path, **arrays)
+        feeds.append({name: encoding[name].astype(np.int64) for name in INPUTS})
+    write_feeds(path, feeds)
     return feeds
 
 
-def ours(source: Path, folder: Path, task: str) -> None:
-    """As `edgedistil export` makes them: the same trace, passes, plan and storage."""
-    model = CLASSES[task].from_pretrained(source).eval().requires_grad_(False)
-    graph = trace_model(model, task=task)
-    run_standard_passes(graph, model.config)
-    save_graph(graph, folder / "model.onnx", external=True)
-    quantize_dynamic(graph, advise_int8(find_target(None), signed=True).plan)
-    save_graph(graph, folder / "model_int8.onnx", external=True)
+def _script(name: str) -> str:
+    return str(HERE / name)
 
 
-def needed_bytes(source: Path, precision: str) -> int:
-    """What the encoder's unique weights need: 4 bytes each; in int8 a byte for matrices, 4 for biases and norms."""
-    model = AutoModel.from_pretrained(source)
-    bytes_of_matrix = 4 if precision == "fp32" else 1
-    return sum(p.numel() * (bytes_of_matrix if p.ndim > 1 else 4) for p in model.parameters())
-
-
-def _once(folder: Path, command: list[str]) -> None:
-    """Made aside and renamed when it is whole, so that an interrupted export is no artefact."""
+def _run_once(folder: Path, command: Sequence[str]) -> None:
+    """Runs an exporter unless its folder exists; an interrupted export leaves none."""
     if folder.exists():
         return
-    print(f"making {folder}", flush=True)
-    aside = folder.with_name(f".{folder.name}.making")
-    shutil.rmtree(aside, ignore_errors=True)
-    subprocess.run([*command, str(aside)], check=True, stderr=subprocess.DEVNULL)
-    aside.rename(folder)
+    print(f"exporting {folder}", flush=True)
+    # Exported under another name and renamed at the end.
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    subprocess.run([*command, str(temporary)], check=True, stderr=subprocess.DEVNULL)
+    temporary.rename(folder)

@@ -1,6 +1,6 @@
-"""Exports a model with transformers.exporters: fp32 and dynamic int8, each with and without fusions.
+"""Exports a model with transformers.exporters to fp32 and dynamic int8, also with fusions.
 
-    python transformers_exporters.py MODEL_FOLDER TASK OUT_FOLDER
+python transformers_exporters.py MODEL_FOLDER TASK OUT_FOLDER
 """
 
 from __future__ import annotations

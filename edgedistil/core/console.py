@@ -2,6 +2,9 @@
 
 Stages take no console object; they call these functions. Where stderr is not a terminal, a progress
 bar prints a line from time to time instead.
+
+Names, titles and records may hold anything: whatever is printed has no markup, no character that
+controls a terminal, and none that the output's encoding lacks.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -26,6 +28,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from edgedistil.core.echo import UNENCODABLE, bounded, one_line, printable
+
 # A file or a pipe has no width, and rich would then fold tables at 80 columns.
 _PLAIN_WIDTH = 140
 # Often enough to show that a command is working, rare enough for the log of a long run.
@@ -37,7 +41,8 @@ _EMPTY_CELLS = {"", "–"}
 
 
 def _plain_width() -> int | None:
-    if sys.stdout.isatty():
+    # A closed descriptor (`>&-`) makes stdout None.
+    if sys.stdout is not None and sys.stdout.isatty():
         return None
     return _PLAIN_WIDTH
 
@@ -50,23 +55,23 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def say(message: str) -> None:
     """Prints one line about the present step on stderr."""
-    err.print(escape(message))
+    err.print(_text(err, printable(message)))
 
 
 def warn(message: str) -> None:
     """Prints a warning on stderr."""
-    err.print(f"[yellow]warning:[/] {escape(message)}")
+    err.print(Text.assemble(("warning: ", "yellow"), _text(err, bounded(message))))
 
 
 def result(message: str) -> None:
     """Prints one line of result on stdout."""
-    out.print(escape(message))
+    out.print(_text(out, printable(message)))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table on stdout; columns of figures are right-aligned, except the first."""
     rich_table = Table(
-        title=title,
+        title=_cell(title),
         title_justify="left",
         title_style="bold",
         header_style="bold",
@@ -77,11 +82,22 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         cells = [row[index] for row in rows if row[index] not in _EMPTY_CELLS]
         are_figures = bool(cells) and all(_FIGURE.match(cell) for cell in cells)
         justify = "right" if are_figures and index > 0 else "left"
-        rich_table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        rich_table.add_column(_cell(column), justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in rows:
-        rich_table.add_row(*(escape(cell) for cell in row))
+        rich_table.add_row(*(_cell(cell) for cell in row))
     out.print()
     out.print(rich_table)
+
+
+def _cell(text: str) -> Text:
+    """Text of a table: on one line, so that it cannot imitate a row."""
+    return _text(out, one_line(text))
+
+
+def _text(console: Console, text: str) -> Text:
+    """Text without markup or emoji codes, in characters that the console's output can encode."""
+    encoding = console.encoding
+    return Text(text.encode(encoding, UNENCODABLE).decode(encoding))
 
 
 # --- progress ------------------------------------------------------------------------------------
@@ -111,7 +127,7 @@ class Bar:
         """Sets the text after the bar, such as the present loss."""
         self._note = text
         if self._progress is not None:
-            self._progress.update(self._task, note=text)  # type: ignore[arg-type]
+            self._progress.update(self._task, note=one_line(text))  # type: ignore[arg-type]
 
     def _print_line(self) -> None:
         self._printed = time.monotonic()
@@ -124,7 +140,7 @@ class Bar:
             line += f", {_clock((self._total - self._done) / rate)} left"
         if self._note:
             line += f" · {self._note}"
-        err.print(escape(line))
+        say(line)
 
 
 @contextmanager
@@ -143,16 +159,17 @@ def progress(label: str, total: float | None, *, unit: str = "", start: float = 
         yield bar
         return
     with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
+        # The default spinner is made of characters that only UTF has.
+        SpinnerColumn("dots" if err.encoding.startswith("utf") else "line"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         _AmountColumn(unit),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=err,
         transient=False,
     ) as display:
-        task = display.add_task(escape(label), total=total, completed=int(start), note="")
+        task = display.add_task(one_line(label), total=total, completed=int(start), note="")
         yield Bar(display, task, label, total, unit)
 
 

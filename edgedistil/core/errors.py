@@ -6,12 +6,14 @@ hint says what to do.
 
 from __future__ import annotations
 
+from edgedistil.core.echo import bounded
+
 
 class EdgeDistilError(Exception):
     """An anticipated failure.
 
     Attributes:
-        message: What is wrong, expected and found.
+        message: What is wrong, expected and found; printable, and without long values.
         hint: What to do; None if the message suffices.
     """
 
@@ -19,9 +21,10 @@ class EdgeDistilError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        # Messages quote names and values from anywhere: no place that raises can forget the bounds.
+        self.message = bounded(message)
+        self.hint = None if hint is None else bounded(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         if self.hint is None:

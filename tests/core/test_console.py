@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from edgedistil.core import console
 
@@ -55,3 +58,51 @@ def test_brackets_in_a_message_are_not_markup(capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr()
     assert printed.err == "[bold]text[/]\nwarning: [x]\n"
     assert printed.out == "[dim]\n"
+
+
+HOSTILE = "a\x1b[31m\x00b\x07\u202ec\r[red]d[/nope] :fire: \\"
+
+
+def test_nothing_printed_controls_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say(HOSTILE)
+    console.warn(HOSTILE)
+    console.result(HOSTILE)
+    printed = capsys.readouterr()
+    clean = "a?[31m?b??c?[red]d[/nope] :fire: \\\n"
+    assert printed.err == f"{clean}warning: {clean}"
+    assert printed.out == clean
+
+
+def test_a_table_shows_any_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    console.table(f"t {HOSTILE}", [f"c {HOSTILE}"], [[f"r {HOSTILE}"], ["two\nlines"]])
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    clean = "a?[31m?b??c?[red]d[/nope] :fire: \\"
+    assert lines == ["", f"t {clean}", f"c {clean}", f"r {clean}", "two lines"]
+
+
+def test_a_progress_bar_shows_any_label_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "err", Console(stderr=True, force_terminal=True, width=200))
+    with console.progress(HOSTILE, 2, unit="x") as bar:
+        bar.note(HOSTILE)
+        bar.advance(1)
+    printed = capsys.readouterr().err
+    assert "[red]d[/nope]" in printed
+    assert "\x00" not in printed
+    assert "\x1b[31m\x00" not in printed
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_an_output_without_the_characters_shows_replacements(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr("sys.stdout", stream)
+    console.say("loss → 2 字")
+    console.warn("≥ 3")
+    console.table("t", ["a"], [["−1"]])
+    printed = stream.buffer.getvalue().decode(encoding)
+    assert printed.startswith("loss -> 2 ?\nwarning: >= 3\n")
+    assert "-1" in printed

@@ -21,10 +21,11 @@ from shlex import quote
 from typing import IO, Any
 
 from edgedistil.core import console
+from edgedistil.core.echo import printable
 from edgedistil.core.errors import InputError, TargetError
 from edgedistil.core.rundir import sha256_file
 from edgedistil.runtime.protocol import RUNNER
-from edgedistil.runtime.ssh.connection import CommandResult, Connection, printable
+from edgedistil.runtime.ssh.connection import CommandResult, Connection
 from edgedistil.runtime.ssh.scripts import DESCRIBE_SCRIPT, OPEN_SCRIPT
 
 OLDEST_PYTHON = (3, 9)

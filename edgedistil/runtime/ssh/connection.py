@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from edgedistil.core.echo import printable
 from edgedistil.core.errors import InputError, TargetError
 
 Tick = Callable[[], None]
@@ -376,13 +377,6 @@ class Connection:
     def _clean_up(self) -> None:
         self._stderr.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def printable(text: str) -> str:
-    """Replaces control characters that could affect this terminal."""
-    # ssh ends its own lines with \r\n: docs/log.md#sshs-carriage-returns.
-    lines = text.replace("\r\n", "\n")
-    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in lines)
 
 
 def _short_folder() -> Path:

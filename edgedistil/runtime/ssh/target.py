@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from edgedistil.core import console
 from edgedistil.core.cpu import is_arm
 from edgedistil.core.device import DeviceSpec
+from edgedistil.core.echo import printable
 from edgedistil.core.errors import InputError, TargetError
 from edgedistil.core.records import Method
 from edgedistil.core.rundir import write_bytes
@@ -26,7 +27,7 @@ from edgedistil.runtime.protocol import (
     parse_reply,
 )
 from edgedistil.runtime.ssh.board import Board, JobOutcome, check_name, open_board, signal_of
-from edgedistil.runtime.ssh.connection import Connection, parse_destination, printable
+from edgedistil.runtime.ssh.connection import Connection, parse_destination
 from edgedistil.runtime.wheels import arm64_wheels, fetch_wheels
 
 Part = TypeVar("Part", bound=ReplyPart)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from edgedistil.core.echo import printable
 from edgedistil.core.errors import InputError
-from edgedistil.runtime.ssh.connection import parse_destination, printable
+from edgedistil.runtime.ssh.connection import parse_destination
 
 # Options, shell syntax, and what is not a host name or a port.
 HOSTILE = [

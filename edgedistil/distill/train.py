@@ -153,6 +153,7 @@ class Trainer:
             ) as bar,
         ):
             for step in range(resumed.step, steps):
+                # Compute the step.
                 step_began = time.monotonic()
                 batches = prefetched(step)
                 losses, tokens = self._step(step, batches, interruption)

@@ -70,7 +70,7 @@ class Planner:
             plans += [self.plan(task, name, seed, keep=False, teacher=teacher) for name in others]
         return plans
 
-    def finished_elsewhere(
+    def valid_earlier_cells(
         self, task: PlannedTask, plans: Sequence[CellPlan], seeds: Sequence[int]
     ) -> list[CellPlan]:
         """Finds cells of earlier evaluations that are still valid.

@@ -71,7 +71,7 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
     aggregated = list(plans)
     if options.cell is None:
         for task in tasks:
-            aggregated += planner.finished_elsewhere(task, plans, selection.seeds)
+            aggregated += planner.valid_earlier_cells(task, plans, selection.seeds)
     record = _aggregate([read_cell(plan.file) for plan in aggregated], tasks)
 
     if options.artefact is not None:

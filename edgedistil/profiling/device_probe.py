@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgedistil.core.cpu import find_arm_core, is_arm, isa_features
 from edgedistil.core.device import DeviceSpec, parse_device
 from edgedistil.core.errors import TargetError
+from edgedistil.core.scratch import scratch_folder
 from edgedistil.runtime.jobs import NpzInputs, run_job
 from edgedistil.runtime.protocol import (
     Bandwidth,
@@ -91,8 +91,8 @@ def benchmark_machine(target: Target, *, cores: int) -> MachineBenchmark:
         TargetError: The target sent no reply, or the benchmarks failed there.
     """
     inputs = _matmul_inputs()
-    with tempfile.TemporaryDirectory(prefix="edgedistil-probe-") as folder:
-        graphs = [_save_matmul(Path(folder), kind) for kind in _MATMUL_KINDS]
+    with scratch_folder("probe") as folder:
+        graphs = [_save_matmul(folder, kind) for kind in _MATMUL_KINDS]
         fp32_only = graphs[:1]
 
         # Rates of one core.

@@ -7,7 +7,6 @@ the outputs are collected. No row has a latency.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from edgedistil.core.records import (
     provenance,
 )
 from edgedistil.core.rundir import RunDir, artefact_sha256
+from edgedistil.core.scratch import scratch_folder
 from edgedistil.parity.compare import compare
 from edgedistil.parity.gate import format_failure, judge
 from edgedistil.parity.probes import ProbeBatch, Probes
@@ -256,8 +256,8 @@ def _run_artefact(
     run: EmulatedRun, machine: Target
 ) -> tuple[list[ProfileRow], ParityRecord | None, MemoryFit | None]:
     """Runs one artefact; returns its rows, its parity check and its memory fit."""
-    with tempfile.TemporaryDirectory(prefix="edgedistil-emulation-") as folder:
-        outputs = Path(folder) / _OUTPUTS
+    with scratch_folder("outputs") as folder:
+        outputs = folder / _OUTPUTS
         inputs = NpzInputs(run.arrays())
         # A job that fails there is a row with a reason, not an error.
         reply = run_job(machine, [run.artefact], run.job(), inputs, outputs_to=outputs, check=False)

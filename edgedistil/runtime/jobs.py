@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgedistil.core.scratch import scratch_errors, scratch_folder
 from edgedistil.runtime.protocol import Job, Reply
 from edgedistil.runtime.target import Target, raise_failure
 
@@ -63,11 +63,12 @@ def run_job(
     Raises:
         TargetError: The target sent no reply, or (with `check`) the job failed there.
     """
-    with tempfile.TemporaryDirectory(prefix="edgedistil-inputs-") as folder:
+    with scratch_folder("inputs") as folder:
         # npz files have no timestamps: equal inputs give equal bytes, so a board that already
         # has them is not sent them again.
-        inputs = Path(folder) / "inputs.npz"
-        workload.save(inputs)
+        inputs = folder / "inputs.npz"
+        with scratch_errors():
+            workload.save(inputs)
         files = {job.inputs: inputs}
         for artefact in artefacts:
             files.update(artefact.job_files())

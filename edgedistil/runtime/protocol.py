@@ -22,10 +22,12 @@ from edgedistil.core.session import SessionOptions
 # host memory.
 MAX_REPLY_BYTES = 64 * 2**20
 RUNNER = Path(__file__).with_name("runner.py")
+# Environment variable of the process id that a runner ends with; runner.py has the same name.
+PARENT_ENV = "EDGEDISTIL_PARENT_PID"
 # Key of onnxruntime's `add_session_config_entry`.
 _STOP_SPINNING = "session.force_spinning_stop"
 
-Phase = Literal["steady", "outputs", "energy", "ops", "bandwidth"]
+Phase = Literal["steady", "outputs", "energy", "ops", "bandwidth", "trace"]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 
@@ -41,6 +43,12 @@ class JobModel(Record):
     )
     session: SessionOptions = Field(
         default=SessionOptions(), description="0 threads: as many as the job has"
+    )
+    inputs: dict[str, str] = Field(
+        default={}, description="graph's name of an input → name in the npz, where they differ"
+    )
+    batch: PositiveInt = Field(
+        default=1, description="sequences per call, for graphs with a fixed batch: the row repeats"
     )
 
 
@@ -114,6 +122,14 @@ class Job(Record):
     isolate: bool = True
     memory_limit_bytes: PositiveInt | None = Field(
         default=None, description="RLIMIT_AS of the worker"
+    )
+    private_memory_bytes: PositiveInt | None = Field(
+        default=None, description="RLIMIT_DATA of the worker: memory of its own, without files"
+    )
+    first_result_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="limit for loading a model and its first call together",
     )
     guest_range: tuple[NonNegativeInt, NonNegativeInt] | None = Field(
         default=None,

@@ -38,11 +38,24 @@ FORMAT = 1
 # emulated board makes three in 10 s (docs/log.md#duration-over-ssh).
 MIN_MEDIAN_CALLS = 5
 STARTED_ENV = "EDGEDISTIL_STARTED_NS"
+# Process that this one must not outlive; not set on boards, where `timeout` starts the runner.
+PARENT_ENV = "EDGEDISTIL_PARENT_PID"
 # Attributes of onnxruntime's `SessionOptions` whose values are members of an enumeration; a job has
 # the names of the members.
 ENUMERATIONS = {
     "graph_optimization_level": "GraphOptimizationLevel",
     "execution_mode": "ExecutionMode",
+}
+# Types of graph inputs that token ids, masks and segments can be converted to.
+INPUT_TYPES = {
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(int16)": "int16",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
 }
 
 
@@ -54,6 +67,7 @@ def main(arguments: list[Any]) -> int:
         print("usage: python3 runner.py JOB.json REPLY.json", file=sys.stderr)
         return 2
     job_path, reply_path = os.path.abspath(paths[0]), os.path.abspath(paths[1])
+    end_with_parent()
     try:
         with open(job_path, encoding="utf-8") as file:
             job = json.load(file)
@@ -73,6 +87,24 @@ def main(arguments: list[Any]) -> int:
     return 0
 
 
+def end_with_parent() -> None:
+    """Asks the kernel (Linux) to kill this process when the one that started it ends.
+
+    Otherwise a job would run on after its supervisor, or the command, was killed.
+    """
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
+    # Python may have been built without ctypes, and other systems have no such call.
+    except (ImportError, OSError, AttributeError):
+        pass
+    # The parent may have ended before: then this process already has another one.
+    expected = os.environ.get(PARENT_ENV)
+    if expected and os.getppid() != int(expected):
+        sys.exit(2)
+
+
 # --- the supervisor ------------------------------------------------------------------------------
 
 
@@ -87,6 +119,7 @@ def supervise(job: dict[str, Any], job_path: str, reply_path: str) -> dict[str, 
     with tempfile.TemporaryFile() as stderr:
         # The last moment before the start: the worker reports its time to the first result.
         environment[STARTED_ENV] = str(monotonic_ns())
+        environment[PARENT_ENV] = str(os.getpid())
         # stderr goes to a file: a full pipe would block a runtime that prints much.
         child = subprocess.Popen(
             [sys.executable, os.path.abspath(__file__), "--worker", job_path, partial_path],
@@ -113,16 +146,19 @@ def supervise(job: dict[str, Any], job_path: str, reply_path: str) -> dict[str, 
         printed = stderr.read()[-4000:].decode("utf-8", "replace").strip()
     # An abnormal end becomes the error of whatever the worker had written.
     reply = read_partial_reply(partial_path)
-    set_exit_error(reply, status, printed, job.get("timeout_seconds"))
+    set_exit_error(reply, status, printed, job)
     if os.path.exists(partial_path):
         os.unlink(partial_path)
     return reply
 
 
-def set_exit_error(reply: dict[str, Any], status: Any, printed: str, timeout: Any) -> None:
+def set_exit_error(reply: dict[str, Any], status: Any, printed: str, job: dict[str, Any]) -> None:
     """Marks a reply as failed if its worker was killed (status None) or exited abnormally."""
     if status is None:
-        message = f"the worker process did not finish within {timeout} s"
+        message = f"the worker process did not finish within {job.get('timeout_seconds')} s"
+        set_error(reply, "timeout", message, printed)
+    elif status == -signal.SIGALRM:
+        message = f"no result within {job.get('first_result_seconds'):.0f} s"
         set_error(reply, "timeout", message, printed)
     elif status < 0:
         name = signal_name(-status)
@@ -208,7 +244,7 @@ class Worker:
                 raise ValueError(
                     f"the job has format {self.job.get('format')!r}, this runner reads {FORMAT}"
                 )
-            limit_memory(self.job.get("memory_limit_bytes"))
+            limit_memory(self.job.get("memory_limit_bytes"), self.job.get("private_memory_bytes"))
             self._run_phases()
             self.reply["phase"] = "done"
         except MemoryError as error:
@@ -236,13 +272,19 @@ class Worker:
         process_memory["import"] = memory.current()
         self._read_inputs()
         process_memory["inputs"] = memory.current()
+        # A job that counts operators times nothing.
+        if "trace" in phases:
+            self._trace()
+            return
 
         # Load, first call and steady calls of every model.
         for label, model in job["models"].items():
             entry = {"memory": dict(process_memory), "cases": {}}
             reply["models"][label] = entry
+            self._limit_first_result(1)
             self._load_model(label, model, entry, memory)
             self._call_first(label, entry, memory)
+            self._limit_first_result(0)
             if "steady" in phases:
                 for case in job["cases"]:
                     self.start_phase(f"steady {label} {case['name']}")
@@ -277,6 +319,24 @@ class Worker:
             for label, model in job["models"].items():
                 self.start_phase(f"ops {label}")
                 reply["models"][label]["ops"] = profile_nodes(model, job, self.folder, self.feeds)
+
+    def _limit_first_result(self, times: int) -> None:
+        """Allows `first_result_seconds` that many times from now on; 0 removes the limit."""
+        # The kernel's alarm ends the process whatever the runtime is doing, and costs the timed
+        # calls nothing, which a thread would.
+        seconds = self.job.get("first_result_seconds")
+        if seconds:
+            signal.setitimer(signal.ITIMER_REAL, seconds * times)
+
+    def _trace(self) -> None:
+        """Runs every model once per input and reports what the runtime executed."""
+        for label, model in self.job["models"].items():
+            self.start_phase(f"trace {label}")
+            keys = [key for case in self.job["cases"] for key in case["keys"]]
+            self._limit_first_result(1 + len(keys))
+            events = profiler_events(model, self.folder, self.feeds, keys)
+            self._limit_first_result(0)
+            self.reply["models"][label] = {"runs": executed_nodes(events)}
 
     def _import_runtime(self) -> None:
         self.start_phase("import")
@@ -318,7 +378,7 @@ class Worker:
         entry["load_cpu_ns"] = time.process_time_ns() - cpu_ns
         entry["load_faults"] = faults_since(faults)
         entry["memory"]["load"] = memory.current()
-        self.sessions[label] = ModelSession(session, self.feeds)
+        self.sessions[label] = ModelSession(session, self.feeds, model)
 
     def _call_first(self, label: str, entry: dict[str, Any], memory: ResidentMemory) -> None:
         self.start_phase(f"first call {label}")
@@ -349,21 +409,33 @@ class ModelSession:
         feeds: Inputs by key: {KEY: {INPUT: array}}.
     """
 
-    def __init__(self, session: Any, feeds: dict[str, Any]) -> None:
+    def __init__(self, session: Any, feeds: dict[str, Any], model: dict[str, Any]) -> None:
         self.run = session.run
         self.output_names = [output.name for output in session.get_outputs()]
-        input_names = [value.name for value in session.get_inputs()]
-        self.feeds = {key: self._select(key, feed, input_names) for key, feed in feeds.items()}
+        inputs = session.get_inputs()
+        self.feeds = {key: self._select(key, feed, inputs, model) for key, feed in feeds.items()}
 
     @staticmethod
-    def _select(key: str, feed: dict[str, Any], input_names: list[Any]) -> dict[str, Any]:
-        missing = [name for name in input_names if name not in feed]
+    def _select(
+        key: str, feed: dict[str, Any], inputs: list[Any], model: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Returns the feed under the graph's names, in its types and its batch size."""
+        names = model.get("inputs") or {}
+        sources = {value.name: names.get(value.name, value.name) for value in inputs}
+        missing = [name for name, source in sources.items() if source not in feed]
         if missing:
             raise ValueError(
                 f"the model needs {', '.join(missing)}, which inputs '{key}' lack "
                 f"(they have {', '.join(feed)})"
             )
-        return {name: feed[name] for name in input_names}
+        batch = model.get("batch") or 1
+        selected = {}
+        for value in inputs:
+            array = feed[sources[value.name]]
+            # No copy of what has the right type already.
+            array = array.astype(INPUT_TYPES.get(value.type, array.dtype), copy=False)
+            selected[value.name] = array if batch == 1 else array.repeat(batch, axis=0)
+        return selected
 
 
 def read_feeds(archive: Any) -> dict[str, Any]:
@@ -593,9 +665,20 @@ def profile_nodes(
     model: dict[str, Any], job: dict[str, Any], folder: str, feeds: dict[str, Any]
 ) -> list[Any]:
     """Returns calls and microseconds of every node, by onnxruntime's profiler."""
+    warmup = 3
+    keys = job.get("ops_keys") or job["cases"][0]["keys"]
+    # The warm-up, which `node_times` skips, and the profiled calls.
+    calls = [keys[index % len(keys)] for index in range(warmup)]
+    calls += [keys[index % len(keys)] for index in range(int(job.get("ops_calls", 10)))]
+    return node_times(profiler_events(model, folder, feeds, calls), skip_runs=warmup)
+
+
+def profiler_events(
+    model: dict[str, Any], folder: str, feeds: dict[str, Any], keys: list[str]
+) -> Any:
+    """Runs a model once for every key and returns the events of onnxruntime's profiler."""
     import onnxruntime
 
-    warmup = 3
     scratch = tempfile.mkdtemp(prefix="edgedistil-ops-")
     try:
         options = session_options(model)
@@ -606,16 +689,45 @@ def profile_nodes(
         inference = onnxruntime.InferenceSession(
             path, sess_options=options, providers=["CPUExecutionProvider"]
         )
-        session = ModelSession(inference, feeds)
-        keys = job.get("ops_keys") or job["cases"][0]["keys"]
-        # The warm-up, which `node_times` skips, and the profiled calls.
-        for count in (warmup, int(job.get("ops_calls", 10))):
-            for index in range(count):
-                session.run(None, session.feeds[keys[index % len(keys)]])
+        session = ModelSession(inference, feeds, model)
+        for key in keys:
+            session.run(None, session.feeds[key])
         with open(inference.end_profiling(), encoding="utf-8") as file:
-            return node_times(json.load(file), skip_runs=warmup)
+            return json.load(file)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def executed_nodes(events: list[Any]) -> list[list[Any]]:
+    """Returns the nodes of each run with the types and shapes of their inputs and outputs."""
+    suffix = "_kernel_time"
+    kernels = [
+        event
+        for event in events
+        if event.get("cat") == "Node" and event.get("name", "").endswith(suffix)
+    ]
+    # Time stamps are microseconds since the session was created.
+    runs = sorted(
+        (event["ts"], event["ts"] + event["dur"])
+        for event in events
+        if event.get("name") == "model_run"
+    )
+    executed = []
+    for begin, end in runs:
+        nodes = []
+        for event in kernels:
+            if begin <= event["ts"] <= end:
+                facts = event["args"]
+                nodes.append(
+                    {
+                        "node": event["name"][: -len(suffix)],
+                        "op": facts["op_name"],
+                        "inputs": facts["input_type_shape"],
+                        "outputs": facts["output_type_shape"],
+                    }
+                )
+        executed.append(nodes)
+    return executed
 
 
 def node_times(events: list[Any], skip_runs: int) -> list[Any]:
@@ -1001,11 +1113,16 @@ def status_bytes(field: str) -> Any:
     return None
 
 
-def limit_memory(limit: Any) -> None:
-    """Limits the address space of this process, in bytes."""
+def limit_memory(limit: Any, private_limit: Any) -> None:
+    """Limits the address space of this process, and the memory of its own in it, in bytes."""
     # Address space, because without a cgroup the kernel cannot limit resident memory.
     if limit:
         resource.setrlimit(resource.RLIMIT_AS, (int(limit), int(limit)))
+    # Without mapped files and what is only reserved: a graph that asks for gigabytes gets an error.
+    if private_limit:
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        if most == resource.RLIM_INFINITY or private_limit <= most:
+            resource.setrlimit(resource.RLIMIT_DATA, (int(private_limit), most))
 
 
 # --- files and programs --------------------------------------------------------------------------

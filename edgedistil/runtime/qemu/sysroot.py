@@ -32,6 +32,7 @@ from edgedistil.core.assets import cache_root
 from edgedistil.core.errors import InputError, OfflineError, StorageError
 from edgedistil.core.fetch import cache_lock
 from edgedistil.core.rundir import read_json, replacing, sha256_file, write_json
+from edgedistil.core.scratch import scratch_folder
 from edgedistil.runtime.wheels import arm64_wheels, fetch_wheels
 
 FORMAT = 1
@@ -209,12 +210,12 @@ def _build(folder: Path) -> None:
         "wheels)"
     )
     with (
-        tempfile.TemporaryDirectory(prefix="edgedistil-apt-") as state,
+        scratch_folder("apt") as state,
         replacing(folder) as unfinished,
     ):
         root = unfinished / "root"
         root.mkdir(parents=True)
-        packages = _fetch_packages(Path(state))
+        packages = _fetch_packages(state)
         for package in packages:
             _unpack(package, root)
         _complete(root)

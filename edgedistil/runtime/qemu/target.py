@@ -22,8 +22,10 @@ from pathlib import Path
 
 from edgedistil.core.device import DeviceSpec
 from edgedistil.core.errors import TargetError
+from edgedistil.core.processes import ending_with_this_process
 from edgedistil.core.records import Method
 from edgedistil.core.rundir import sha256_file
+from edgedistil.core.scratch import scratch_folder
 from edgedistil.runtime.compatibility import check_runtime_compatible
 from edgedistil.runtime.local import with_local_paths
 from edgedistil.runtime.protocol import (
@@ -100,7 +102,7 @@ class Guest:
             "PATH": "/nonexistent",
             "HOME": "/nonexistent",
             "LANG": "C.UTF-8",
-            "TMPDIR": tempfile.gettempdir(),
+            "TMPDIR": str(self.root / "tmp"),
             "PYTHONHOME": str(self.sysroot.home),
             "PYTHONPATH": str(self.site.path),
             # docs/log.md#compiled-modules-under-emulation
@@ -124,8 +126,9 @@ def open_guest(spec: DeviceSpec, *, onnxruntime: str | None = None) -> Iterator[
     qemu = find_qemu(cpu)
     sysroot = ensure_sysroot()
     site = ensure_site(sysroot.python, onnxruntime=onnxruntime)
-    with tempfile.TemporaryDirectory(prefix="edgedistil-guest-") as folder:
-        yield Guest(qemu, cpu, build_guest_root(Path(folder), sysroot, spec), sysroot, site)
+    with scratch_folder("guest") as folder:
+        (folder / "tmp").mkdir()
+        yield Guest(qemu, cpu, build_guest_root(folder, sysroot, spec), sysroot, site)
 
 
 def find_qemu(cpu: str) -> str:
@@ -221,9 +224,8 @@ class EmulatedTarget:
         limit = job.memory_limit_bytes or usable_memory_bytes(self.spec)
         with (
             open_guest(self.spec, onnxruntime=self.onnxruntime) as guest,
-            tempfile.TemporaryDirectory(prefix="edgedistil-emulated-") as scratch,
+            scratch_folder("emulated") as folder,
         ):
-            folder = Path(scratch)
             guest_job = _for_guest(with_local_paths(job, files))
             (folder / "job.json").write_text(guest_job.to_json(), encoding="utf-8")
             process = GuestProcess(guest, folder, limit)
@@ -310,8 +312,9 @@ class GuestProcess:
         reading, writing = os.pipe()
         options = ("-d", "in_asm", "-D", f"/dev/fd/{writing}", "-dfilter", _TRACED)
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `wait`
+        command = guest.command(str(RUNNER), "job.json", "reply.json", options=options)
         self._process = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
-            guest.command(str(RUNNER), "job.json", "reply.json", options=options),
+            ending_with_this_process(command),
             cwd=folder,
             env=guest.environment(),
             stdin=subprocess.DEVNULL,

@@ -37,6 +37,7 @@ _SLOWEST_BYTES_PER_S = 50_000
 # Between SIGTERM and SIGKILL: the runner's supervisor uses it to kill its worker.
 _KILL_AFTER_S = 10
 _NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)?[A-Za-z0-9_][A-Za-z0-9._-]*")
+_FOLDER = re.compile(r"/(?:.*/)?\.?edgedistil\.[A-Za-z0-9]{6}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Exit statuses of our own scripts.
 _CANNOT_STORE, _WRONG_SHA256 = 3, 4
@@ -80,7 +81,8 @@ class Board:
             facts = json.loads(result.stdout.decode("utf-8"))
             if not isinstance(facts, dict):
                 raise ValueError("not a JSON object")
-        except ValueError as error:
+        # 50,000 opening brackets end in a RecursionError.
+        except (ValueError, RecursionError) as error:
             raise TargetError(
                 f"{self.source}: Python {self.python} there could not describe the board: "
                 f"{_last_line(result)}"
@@ -241,20 +243,27 @@ exit 0"""
 
     def close(self) -> None:
         """Kills the processes in our folder and removes it, or warns."""
-        folder = quote(self.folder)
-        # First the job itself, so that the supervisor can end its worker, then its process group.
-        script = (
-            f"if pid=$(cat {folder}/pid 2>/dev/null); then\n"
-            f'  kill -s TERM "$pid" 2>/dev/null; sleep 0.5; kill -s KILL -- "-$pid" 2>/dev/null\n'
-            f"fi\nrm -rf {folder}"
-        )
         try:
-            result = self.connection.run(script, timeout_s=_SHORT_S)
+            result = self.connection.run(self._removal(), timeout_s=_SHORT_S)
             reason = _last_line(result) if result.status != 0 else None
         except TargetError as error:
             reason = error.message
         if reason is not None:
             console.warn(f"{self.folder} could not be removed on {self.source}: {reason}")
+
+    def remove_when_this_ends(self) -> None:
+        """Has the board remove our folder itself if this process is killed."""
+        self.connection.run_when_this_ends(self._removal())
+
+    def _removal(self) -> str:
+        """Returns the script that kills the job and removes our folder."""
+        folder = quote(self.folder)
+        # First the job itself, so that the supervisor can end its worker, then its process group.
+        return (
+            f"if pid=$(cat {folder}/pid 2>/dev/null); then\n"
+            f'  kill -s TERM "$pid" 2>/dev/null; sleep 0.5; kill -s KILL -- "-$pid" 2>/dev/null\n'
+            f"fi\nrm -rf {folder}"
+        )
 
     def _python(self) -> str:
         """Returns the beginning of a command line that runs python3 there."""
@@ -295,11 +304,13 @@ def open_board(connection: Connection) -> Board:
     source = str(connection.destination)
     values = _parse_values(connection.run(OPEN_SCRIPT, timeout_s=_SHORT_S))
     folder = values.get("folder", "")
-    if not folder.startswith("/"):
+    # The folder is removed at the end: its name has to be one that `OPEN_SCRIPT` gives.
+    if not _FOLDER.fullmatch(folder):
         raise TargetError(
             f"{source}: cannot create a folder, neither in the home folder nor in /var/tmp"
         )
     board = Board(connection, folder, values.get("python", ""))
+    board.remove_when_this_ends()
     try:
         _check_programs(values, source)
     except BaseException:

@@ -19,13 +19,16 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from edgedistil.core.echo import printable
 from edgedistil.core.errors import InputError, TargetError
+from edgedistil.core.processes import ending_with_this_process
+from edgedistil.core.scratch import scratch_folder
+from edgedistil.runtime.ssh.output import MarkedOutput
 
 Tick = Callable[[], None]
 
@@ -34,8 +37,8 @@ CONNECT_TIMEOUT_S = 15
 _AUTHENTICATE_TIMEOUT_S = 45.0
 # The path of a unix socket has at most 108 bytes, and ssh appends some while it binds.
 _SOCKET_PATH_LIMIT = 80
-# A login script may print this much on top of a command's expected output.
-_LOGIN_OUTPUT_BYTES = 2**16
+# For the guard on the board to remove what is there.
+_GUARD_S = 5.0
 _STDERR_BYTES = 2**16
 _READ_BYTES = 2**16
 # Bounds the delay of a timeout and of the progress bar while nothing arrives.
@@ -191,16 +194,21 @@ class Connection:
                 "--ssh needs the ssh program, which is not installed",
                 hint="on Debian and Ubuntu: apt-get install openssh-client",
             )
-        self._folder = _short_folder()
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in _clean_up
+        self._cleanup = ExitStack()
+        self._guards: list[subprocess.Popen[bytes]] = []
         try:
+            self._folder = self._cleanup.enter_context(scratch_folder("ssh", parent=_parent()))
+            stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the stack
+            self._stderr: IO[bytes] = self._cleanup.enter_context(stderr)
             self._master = self._connect()
         except BaseException:
-            self._clean_up()
+            self._cleanup.close()
             raise
 
     def close(self) -> None:
         """Ends the connection; does no harm if it has already ended."""
+        for guard in self._guards:
+            _end_guard(guard)
         if self._master.poll() is None:
             self._master.terminate()
             try:
@@ -208,7 +216,7 @@ class Connection:
             except subprocess.TimeoutExpired:
                 self._master.kill()
                 self._master.wait()
-        self._clean_up()
+        self._cleanup.close()
 
     def run(
         self,
@@ -234,15 +242,35 @@ class Connection:
         # prints before the first, and ssh's own status 255 may also be the script's.
         mark = f"edgedistil-{secrets.token_hex(8)}"
         marked = f"printf '\\n%s\\n' {mark}; ( {script}\n); printf '\\n%s %s\\n' {mark} $?"
+        output = MarkedOutput(mark, limit_bytes, str(self.destination))
         with self._start(f"exec sh -c {shlex.quote(marked)}", stdin) as (process, stderr):
-            data = self._read(process, timeout_s, limit_bytes, tick)
+            self._read(process, timeout_s, output, tick)
             stderr.seek(0)
             messages = printable(stderr.read(_STDERR_BYTES).decode("utf-8", "replace"))
-        return self._parse_output(data, mark, messages)
+        return self._parse_output(output.content(), mark, messages)
+
+    def run_when_this_ends(self, script: str) -> None:
+        """Starts a script on the board that waits for the end of this process, then runs.
+
+        It also runs when the connection is lost, or this process is killed: then nothing here could
+        ask the board for it.
+
+        Args:
+            script: For `sh`; the caller has quoted every value in it. Its output is lost.
+        """
+        # Its input is a pipe that ends with this process: closed by `close`, or by the kernel.
+        waiting = f"{{ cat; {script}\n}} >/dev/null 2>&1"
+        guard = subprocess.Popen(  # noqa: S603 - checked destination, quoted command
+            self._client_command(f"exec sh -c {shlex.quote(waiting)}"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._guards.append(guard)
 
     def _parse_output(self, data: bytes, mark: str, messages: str) -> CommandResult:
-        _, _, rest = data.partition(f"\n{mark}\n".encode())
-        stdout, end, status = rest.rpartition(f"\n{mark} ".encode())
+        stdout, end, status = data.rpartition(f"\n{mark} ".encode())
         # Without the second mark the output is incomplete.
         if not end or not status.strip().isdigit():
             lines = messages.strip().splitlines()
@@ -259,11 +287,10 @@ class Connection:
         self, command: str, stdin: IO[bytes] | None
     ) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
         """Starts a command through the master; yields process and stderr file."""
-        arguments = [*self._ssh_command(), "-o", "ControlMaster=no"]
         # A file, because stderr is read only after the command has ended.
         with tempfile.TemporaryFile() as stderr:
             process = subprocess.Popen(  # noqa: S603 - checked destination, quoted command
-                [*arguments, *self.destination.arguments(), command],
+                self._client_command(command),
                 stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -283,15 +310,13 @@ class Connection:
         self,
         process: subprocess.Popen[bytes],
         timeout_s: float,
-        limit_bytes: int,
+        output: MarkedOutput,
         tick: Tick | None,
-    ) -> bytes:
+    ) -> None:
         """Reads the output until its end, within the limits."""
         assert process.stdout is not None
         descriptor = process.stdout.fileno()
         deadline = time.monotonic() + timeout_s
-        parts: list[bytes] = []
-        size = 0
         with selectors.DefaultSelector() as selector:
             selector.register(descriptor, selectors.EVENT_READ)
             while True:
@@ -305,16 +330,15 @@ class Connection:
                     continue
                 part = os.read(descriptor, _READ_BYTES)
                 if not part:
-                    return b"".join(parts)
-                parts.append(part)
-                size += len(part)
-                if size > limit_bytes + _LOGIN_OUTPUT_BYTES:
-                    raise TargetError(
-                        f"{self.destination} sent more than the expected {limit_bytes} bytes; "
-                        f"the rest was not read"
-                    )
+                    return
+                output.add(part)
 
     # --- the master ------------------------------------------------------------------------------
+
+    def _client_command(self, command: str) -> list[str]:
+        """Returns the command line of a client that runs `command` through the master."""
+        options = [*self._ssh_command(), "-o", "ControlMaster=no"]
+        return [*options, *self.destination.arguments(), command]
 
     def _ssh_command(self) -> list[str]:
         command = [self._ssh]
@@ -330,8 +354,9 @@ class Connection:
         """Starts the master and waits until its control socket exists."""
         # ControlPersist would leave a process behind that outlives this one.
         options = ["-o", "ControlMaster=yes", "-o", "ControlPersist=no", "-N"]
+        command = [*self._ssh_command(), *options, *self.destination.arguments()]
         master = subprocess.Popen(  # noqa: S603 - checked destination, no shell
-            [*self._ssh_command(), *options, *self.destination.arguments()],
+            ending_with_this_process(command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
@@ -374,15 +399,20 @@ class Connection:
             hint="check that `ssh` connects when it is run manually",
         )
 
-    def _clean_up(self) -> None:
-        self._stderr.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+
+def _end_guard(guard: subprocess.Popen[bytes]) -> None:
+    """Lets a script that waits for the end run, and waits for it."""
+    assert guard.stdin is not None
+    guard.stdin.close()
+    try:
+        guard.wait(_GUARD_S)
+    except subprocess.TimeoutExpired:
+        guard.kill()
+        guard.wait()
 
 
-def _short_folder() -> Path:
-    """Creates a private folder with a path short enough for a socket."""
-    folder = Path(tempfile.mkdtemp(prefix="edgedistil-ssh-"))
-    if len(str(folder)) <= _SOCKET_PATH_LIMIT:
-        return folder
-    folder.rmdir()
-    return Path(tempfile.mkdtemp(prefix="edgedistil-ssh-", dir="/tmp"))
+def _parent() -> Path | None:
+    """Returns where the folder of the control socket goes; None for TMPDIR."""
+    # A path in TMPDIR may be too long for a socket.
+    longest = len(tempfile.gettempdir()) + len("/edgedistil-tmp-ssh-12345678")
+    return None if longest <= _SOCKET_PATH_LIMIT else Path("/tmp")  # noqa: S108 - a folder of ours

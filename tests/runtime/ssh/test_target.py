@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,14 @@ def test_a_file_is_sent_only_once(quick, tiny) -> None:
 
 def test_what_a_login_script_prints_does_not_matter(quick, tiny) -> None:
     (quick.home / ".bashrc").write_text("echo 'Welcome to the board'; echo status=7\n")
+    with SshTarget(quick.destination) as target:
+        assert target.run(tiny.job(), tiny.files(tiny.int8)).ok
+    assert quick.leftovers() == [".bashrc"]
+
+
+def test_a_login_script_that_prints_megabytes_does_not_matter(quick, tiny) -> None:
+    (quick.home / ".bashrc").write_text("head -c 3000000 /dev/zero\n")
+    (quick.bin / "head").symlink_to(str(shutil.which("head")))
     with SshTarget(quick.destination) as target:
         assert target.run(tiny.job(), tiny.files(tiny.int8)).ok
     assert quick.leftovers() == [".bashrc"]
@@ -373,6 +382,7 @@ def test_ctrl_c_leaves_no_process_and_no_file(board, install, tiny) -> None:
     files = tiny.files(tiny.int8)
     paths = {name: str(path) for name, path in files.items()}
     script = f"""
+import shutil
 import signal
 from pathlib import Path
 from edgedistil.runtime.protocol import Job
@@ -391,6 +401,39 @@ with SshTarget({board.destination!r}) as target:
     assert b"KeyboardInterrupt" in stderr
     assert not is_alive(int(sleeper.read_text()))
     assert board.leftovers() == ["sleeper"]
+
+
+def test_a_kill_leaves_no_process_and_no_file_here_or_there(
+    board, install, tiny, tmp_path: Path
+) -> None:
+    install.python(board, instead={JOB: "echo $$ > ../../sleeper; exec sleep 61"})
+    paths = {name: str(path) for name, path in tiny.files(tiny.int8).items()}
+    script = f"""
+from pathlib import Path
+from edgedistil.runtime.protocol import Job
+from edgedistil.runtime.ssh.target import SshTarget
+job = Job.model_validate_json({tiny.job().model_dump_json()!r})
+files = {{name: Path(path) for name, path in {paths!r}.items()}}
+with SshTarget({board.destination!r}) as target:
+    target.run(job, files)
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    sleeper = board.home / "sleeper"
+    wait_until(lambda: sleeper.exists() and sleeper.read_text().strip() != "", process)
+    process.kill()
+    process.wait()
+    assert not is_alive(int(sleeper.read_text()))
+    # The removal runs on the board.
+    for _ in range(100):
+        if board.leftovers() == ["sleeper"]:
+            break
+        time.sleep(0.05)
+    assert board.leftovers() == ["sleeper"]
+    clients = subprocess.run(
+        ["pgrep", "-f", f"ssh.*-S {tmp_path}"], capture_output=True, text=True, check=False
+    )
+    assert clients.stdout == ""
 
 
 CAT = "/bin/cat"

@@ -147,13 +147,14 @@ def render_card(inputs: CardInputs) -> str:
         "## Reproduction",
         f"```\n{inputs.command}\n```",
         "Versions, the sha256 of the source and of every file, and the reason for each decision "
-        "are in `provenance.json`; the recommended onnxruntime session options, with reasons, are in "
+        "are in `provenance.json`; recommended onnxruntime session options, with reasons, are in "
         f"`{SESSION_FILE}`.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _front_matter(inputs: CardInputs) -> str:
+    # Quoted: the licence is text from the source's card, and may hold anything.
     lines = ["---"]
     if inputs.licence:
         lines.append(f"license: {json.dumps(inputs.licence)}")
@@ -171,6 +172,7 @@ def _front_matter(inputs: CardInputs) -> str:
 
 def _summary(inputs: CardInputs) -> str:
     config = inputs.config
+    # Families name their sizes differently; the table knows the names.
     family = FAMILIES[config["model_type"]]
     parameters = ""
     if inputs.exports:
@@ -185,6 +187,7 @@ def _summary(inputs: CardInputs) -> str:
 def _file_table(exports: Sequence[ExportRecord]) -> str:
     rows = []
     for record in exports:
+        # Decimal megabytes, as the hub shows file sizes.
         megabytes = sum(file.bytes for file in record.files) / 1e6
         graph = f"`{record.files[0].path}`"
         target = record.target_device
@@ -209,27 +212,39 @@ def _parity(parities: Sequence[ParityRecord]) -> Iterator[str]:
     if not parities:
         yield "Not checked: these files were exported without a parity check."
         return
+    # The probes of all precisions are the same.
     lengths = ", ".join(str(figures.length) for figures in parities[0].by_length)
     yield (
         f"Compared with PyTorch in float32 on {parities[0].overall.sequences} sequences of "
         f"held-out text, single and in padded batches, at {lengths} tokens. Agreement: the same "
         "token, label or span. Cosine: of output rows."
     )
+    yield _overall_table(parities)
+    yield "By length:"
+    yield _length_table(parities)
+    yield "Tolerances, and why:"
+    tolerances: list[str] = []
+    for parity in parities:
+        tolerances += [_tolerance(parity, result) for result in parity.results]
+    yield "\n".join(tolerances)
 
-    overall, by_length, tolerances = [], [], []
+
+def _overall_table(parities: Sequence[ParityRecord]) -> str:
+    rows = []
     for parity in parities:
         verdict = "passed" if parity.passed else "**rejected**"
-        overall.append((parity.precision, *_parity_figures(parity.overall), verdict))
-        by_length += [
+        rows.append((parity.precision, *_parity_figures(parity.overall), verdict))
+    return markdown_table(("precision", *_PARITY_COLUMNS, "verdict"), rows)
+
+
+def _length_table(parities: Sequence[ParityRecord]) -> str:
+    rows: list[tuple[str, ...]] = []
+    for parity in parities:
+        rows += [
             (parity.precision, _with_reason(figures.length), *_parity_figures(figures))
             for figures in parity.by_length
         ]
-        tolerances += [_tolerance(parity, result) for result in parity.results]
-    yield markdown_table(("precision", *_PARITY_COLUMNS, "verdict"), overall)
-    yield "By length:"
-    yield markdown_table(("precision", "tokens", *_PARITY_COLUMNS), by_length)
-    yield "Tolerances, and why:"
-    yield "\n".join(tolerances)
+    return markdown_table(("precision", "tokens", *_PARITY_COLUMNS), rows)
 
 
 def _tolerance(parity: ParityRecord, result: ToleranceResult) -> str:
@@ -283,6 +298,7 @@ def _profile(rows: Sequence[ProfileRow]) -> Iterator[str]:
 
 def _profile_cells(row: ProfileRow) -> tuple[str, ...]:
     """Cells of `_PROFILE_COLUMNS`."""
+    # An invalid row is shown with its reason, never hidden.
     method = row.method if row.valid else f"{row.method}, invalid: {row.invalid_reason}"
     return (
         row.device,

@@ -49,7 +49,7 @@ class BuiltArtefact:
 
     Attributes:
         record: Facts about the artefact.
-        parity: None if its outputs could not be compared: NaN, wrong shapes, or it does not run.
+        parity: None if its outputs could not be compared: NaN, wrong shapes, or a failed run.
         explanation: Error of each part of the model, if it was requested.
         uncompared: Why its outputs could not be compared; empty if they were.
     """
@@ -68,6 +68,7 @@ class BuiltArtefact:
     def failure(self) -> str:
         """One sentence with the tolerances that do not hold, or why nothing was compared."""
         problems = [self.uncompared]
+        # With parity, the tolerances that do not hold are the reason.
         if self.parity is not None:
             failed = [result for result in self.parity.results if not result.holds]
             problems = [format_failure(result) for result in failed]
@@ -89,10 +90,12 @@ def open_build(
         ModelError: The model cannot be loaded.
         EdgeDistilError: A graph pass found an unexpected graph.
     """
+    # Trace and rewrite once: all precisions are made from this graph.
     model = source.load_model()
     console.say(f"{source.name} {source.task}: {type(model).__name__}")
     graph = trace_model(model, task=source.task)
     fused = run_standard_passes(graph, model.config)
+    # On the same disk as the folder, and removed before the folder is published.
     with TemporaryDirectory(prefix=".tried.", dir=folder) as scratch:
         yield BuildContext(
             source=source,
@@ -127,7 +130,7 @@ def build_artefact(
     Returns:
         The artefact, whether or not it passed.
     Raises:
-        CorpusError: The precision needs calibration text, and there is none.
+        CorpusError: The precision needs calibration text, which is empty.
         ModelError: The precision cannot hold a weight.
         StorageError: The graph cannot be written.
     """
@@ -138,29 +141,20 @@ def build_artefact(
     files = save_graph(graph, file, external=not options.single_file)
     check_onnx_file(file)
 
-    # An artefact that cannot be compared is rejected like one that is too far off
-    # (docs/decisions.md#an-artefact-that-cannot-be-compared-is-rejected).
-    parity, uncompared = None, ""
-    source = context.source
-    try:
-        parity = check_artefact(
-            file, probes, precision=precision, model=source.name, task=source.task
-        )
-    except (ParityError, ModelError, ShapeError) as error:
-        uncompared = str(error.message)
-
+    # The record is written after the parity check, whose time is part of the artefact's.
+    parity, uncompared = _check_parity(context, file, probes, precision)
     record = ExportRecord(
-        model=source.name,
-        role=source.role,
-        task=source.task,
+        model=context.source.name,
+        role=context.source.role,
+        task=context.source.task,
         precision=precision,
         files=[_file_facts(path, context.folder) for path in files],
         source_sha256=probes.source_sha256,
-        parameters=model_facts(context.model, name=source.name).parameters,
+        parameters=model_facts(context.model, name=context.source.name).parameters,
         opset=TRACE_OPSET,
         ir_version=graph.ir_version,
         target_device=context.target.name,
-        reasons={**_storage_reasons(options), **advice.reasons},
+        reasons={**_common_reasons(options), **advice.reasons},
         fused=dict(context.fused),
         kept_float=float_weights(graph),
         bytes_by_part=bytes_by_part(graph),
@@ -171,9 +165,24 @@ def build_artefact(
     return BuiltArtefact(record, parity, explanation, uncompared)
 
 
+def _check_parity(
+    context: BuildContext, file: Path, probes: Probes, precision: Precision
+) -> tuple[ParityRecord | None, str]:
+    """Returns the parity of an artefact, or None and why its outputs cannot be compared."""
+    name, task = context.source.name, context.source.task
+    try:
+        return check_artefact(file, probes, precision=precision, model=name, task=task), ""
+    except (ParityError, ModelError, ShapeError) as error:
+        # It is rejected like one that is too far off
+        # (docs/decisions.md#an-artefact-that-cannot-be-compared-is-rejected).
+        return None, str(error.message)
+
+
 def _explain(context: BuildContext, file: Path, probes: Probes) -> ExplainRecord:
     """Finds the part of the model that adds the error, and prints the error of each part."""
+    # The float32 artefact has no better one to be compared with.
     reference_file = context.float_file if file != context.float_file else None
+    # Parts of an 8-bit artefact are also tried in float32, to see what that gains.
     requantize = None
     if file.name in {graph_name(precision) for precision in REQUANTIZABLE}:
         requantize = partial(requantize_excluding, context)
@@ -190,7 +199,7 @@ def _print_advice(request: PrecisionRequest, advice: Advice) -> None:
         console.say(f"  {request} · {decision}: {reason}")
 
 
-def _storage_reasons(options: ExportOptions) -> dict[str, str]:
+def _common_reasons(options: ExportOptions) -> dict[str, str]:
     """Reasons that are the same for every precision."""
     storage = (
         "weights in a file next to the graph: mapped into memory, so a session starts faster and "
@@ -223,6 +232,7 @@ def quarantine(run: RunDir, artefact: BuiltArtefact, folder: Path, probes: Probe
     rejected = run.rejected / f"{record.model}-{record.task}.{record.precision}"
     with replacing(rejected) as unfinished:
         unfinished.mkdir()
+        # The files are moved: an artefact that failed must not stay in the folder.
         for file in record.files:
             (folder / file.path).rename(unfinished / Path(file.path).name)
         write_record(unfinished / "export.json", record)

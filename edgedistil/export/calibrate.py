@@ -90,28 +90,34 @@ def collect_histograms(
     """
     if not feeds:
         raise CorpusError("the calibration text is empty", hint="give real text with --text FILE")
-    model = onnx.load(float_file, load_external_data=False)
-    outputs = {output.name for output in model.graph.output}
-    inner = [name for name in names if name not in outputs]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
-
     # In the same folder, because the graph names its weights by a relative path.
     observed_file = float_file.with_name(f".{float_file.name}.observed")
-    observed_file.write_bytes(model.SerializeToString())
+    observed_file.write_bytes(_graph_with_outputs(float_file, names))
     # Higher levels fuse nodes, and the tensors between them are not computed any more.
     options = SessionOptions(graph_level="basic").to_onnxruntime()
+    histograms = {name: Histogram() for name in names}
     try:
         session = ort.InferenceSession(observed_file, options, providers=list(PROVIDERS))
-        histograms = {name: Histogram() for name in names}
         with console.progress("calibrating", len(feeds), unit="calls") as bar:
             for feed in feeds:
                 tensors = session.run(list(names), dict(feed))
+                # Only the tensors of one call are in memory at a time.
                 for name, values in zip(names, tensors, strict=True):
                     histograms[name].add(values)
                 bar.advance()
     finally:
         observed_file.unlink()
     return histograms
+
+
+def _graph_with_outputs(float_file: Path, names: Sequence[str]) -> bytes:
+    """The graph, serialized, with inner tensors as additional outputs."""
+    model = onnx.load(float_file, load_external_data=False)
+    outputs = {output.name for output in model.graph.output}
+    inner = [name for name in names if name not in outputs]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    data: bytes = model.SerializeToString()
+    return data
 
 
 # --- ranges --------------------------------------------------------------------------------------
@@ -142,8 +148,8 @@ def percentile_range(histogram: Histogram, share: float = COVERED_SHARE) -> Rang
 def entropy_range(histogram: Histogram) -> Range:
     """The symmetric range whose quantized histogram has the smallest KL divergence.
 
-    Source: Migacz 2017, "8-bit inference with TensorRT": values beyond a range count as values of its
-        outermost bins.
+    Source: Migacz 2017, "8-bit inference with TensorRT": values beyond a range count as values of
+        its outermost bins.
     """
     counts = histogram.counts.astype(np.float64)
     middle = BINS // 2

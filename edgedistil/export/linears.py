@@ -1,4 +1,4 @@
-"""The weights of a graph: MatMuls with a weight, embedding lookups, and bytes by part of the model."""
+"""The weights of a graph: linear layers, embedding lookups, and bytes by part of the model."""
 
 from __future__ import annotations
 
@@ -66,23 +66,25 @@ def find_linears(model: ir.Model) -> list[Linear]:
         x, weight = node.inputs[0], node.inputs[1]
         if x is None or weight is None or not weight.is_initializer():
             continue  # a MatMul of two activations, as in attention
-        # Gemm has an input for the bias; the tracer writes its weight as (N, K) with transB.
-        if node.op_type == "Gemm":
-            bias, last = node.inputs[2], node
-        else:
-            bias, last = _find_bias(node)
-        linears.append(
-            Linear(
-                name=module_name(node),
-                matmul=node,
-                last=last,
-                x=x,
-                weight=weight,
-                bias=bias,
-                rows_are_outputs=node.op_type in {"FusedMatMul", "Gemm"},
-            )
-        )
+        linears.append(_linear(node, x, weight))
     return linears
+
+
+def _linear(node: ir.Node, x: ir.Value, weight: ir.Value) -> Linear:
+    # Gemm has an input for the bias; the tracer writes its weight as (N, K) with transB.
+    if node.op_type == "Gemm":
+        bias, last = node.inputs[2], node
+    else:
+        bias, last = _find_bias(node)
+    return Linear(
+        name=module_name(node),
+        matmul=node,
+        last=last,
+        x=x,
+        weight=weight,
+        bias=bias,
+        rows_are_outputs=node.op_type in {"FusedMatMul", "Gemm"},
+    )
 
 
 def module_name(node: ir.Node) -> str:

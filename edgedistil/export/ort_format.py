@@ -1,7 +1,8 @@
 """Artefacts in onnxruntime's own format, for reduced builds of onnxruntime.
 
-A reduced build has no protobuf and only the kernels that it needs. The price is size: the conversion
-stores a tied word-embedding matrix twice (docs/log.md#ort-conversion-duplicates-the-tied-embedding).
+A reduced build has no protobuf and only the kernels that it needs. The price is size: the
+conversion stores a tied word-embedding matrix twice
+(docs/log.md#ort-conversion-duplicates-the-tied-embedding).
 """
 
 from __future__ import annotations

@@ -63,22 +63,15 @@ def write_package(
     config = packaged_config(source_folder, task, graphs)
     write_json(folder / "config.json", config)
     max_length = write_tokenizer(folder, source_folder, config, input_names=_input_names(graphs[0]))
+    # Only an encoder gives sentence vectors.
     if task == ENCODER_TASK:
         hidden = FAMILIES[config["model_type"]].hidden(config)
         _write_sentence_transformers(folder, source_folder, hidden=hidden, max_length=max_length)
     advice = {record.files[0].path: advise_session(record) for record in records}
     write_session_file(folder / SESSION_FILE, advice)
 
-    provenance = {
-        "format": 1,
-        "command": command,
-        "model": title,
-        "task": task,
-        "versions": installed_versions(),
-        "files": _file_digests(folder),
-        "artefacts": {record.precision: _artefact_provenance(record) for record in records},
-        "licence": _licence(source_folder),
-    }
+    provenance = _provenance(folder, title, task, records)
+    provenance |= {"command": command, "licence": _licence(source_folder)}
     write_json(folder / "provenance.json", provenance)
 
     # The card describes the other files, so it is written last and only from them.
@@ -111,17 +104,21 @@ def packaged_config(source_folder: Path, task: str, graphs: Sequence[Path]) -> d
             f"{path} is of type '{config.get('model_type')}' for the task '{task}'; "
             f"supported: {', '.join(FAMILIES)}; {', '.join(TASKS)}"
         )
+    # A path of this machine says nothing to anyone else.
     config.pop("_name_or_path", None)
     config["architectures"] = [family.class_prefix + row.architectures[0]]
 
-    # transformers.js opens a file with weights only if the config names its graph.
-    external = {}
-    for graph in graphs:
-        if graph.with_name(graph.name + EXTERNAL_SUFFIX).is_file():
-            external[graph.name] = 1
+    # transformers.js opens a file with weights only if the config names its graph
+    # (docs/decisions.md#transformersjs_config-in-configjson).
+    external = [graph.name for graph in graphs if _has_external_weights(graph)]
     if external:
-        config["transformers.js_config"] = {"use_external_data_format": external}
+        settings = {"use_external_data_format": dict.fromkeys(external, 1)}
+        config["transformers.js_config"] = settings
     return config
+
+
+def _has_external_weights(graph: Path) -> bool:
+    return graph.with_name(graph.name + EXTERNAL_SUFFIX).is_file()
 
 
 def _input_names(graph: Path) -> list[str]:
@@ -141,11 +138,7 @@ def _write_sentence_transformers(
     (docs/decisions.md#encoders-are-readable-by-sentence-transformers).
     """
     if (source_folder / "modules.json").is_file():
-        own_files = [source_folder / "modules.json", source_folder / "sentence_bert_config.json"]
-        own_files += source_folder.glob("*_*/config.json")
-        for path in own_files:
-            if path.is_file():
-                write_bytes(folder / path.relative_to(source_folder), path.read_bytes())
+        _copy_own_modules(folder, source_folder)
         return
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": _TRANSFORMER_MODULE},
@@ -158,7 +151,30 @@ def _write_sentence_transformers(
     write_json(folder / "sentence_bert_config.json", transformer)
 
 
+def _copy_own_modules(folder: Path, source_folder: Path) -> None:
+    # modules.json names the folders of the modules, such as `1_Pooling`.
+    own_files = [source_folder / "modules.json", source_folder / "sentence_bert_config.json"]
+    own_files += source_folder.glob("*_*/config.json")
+    for path in own_files:
+        if path.is_file():
+            write_bytes(folder / path.relative_to(source_folder), path.read_bytes())
+
+
 # --- provenance.json -----------------------------------------------------------------------------
+
+
+def _provenance(
+    folder: Path, title: str, task: str, records: Sequence[ExportRecord]
+) -> dict[str, Any]:
+    """Versions, digests and origins of everything in the folder."""
+    return {
+        "format": 1,
+        "model": title,
+        "task": task,
+        "versions": installed_versions(),
+        "files": _file_digests(folder),
+        "artefacts": {record.precision: _artefact_provenance(record) for record in records},
+    }
 
 
 def _file_digests(folder: Path) -> dict[str, str]:
@@ -185,6 +201,7 @@ def _licence(source_folder: Path) -> str | None:
     card = source_folder / CARD_FILE
     if not card.is_file():
         return None
+    # The front matter is YAML, but one key of plain text needs no parser.
     lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
     if lines[:1] != ["---"] or "---" not in lines[1:]:
         return None

@@ -1,15 +1,15 @@
 """`auto`: finds the fastest 8-bit artefact whose outputs lose no more than a bound.
 
-All linear layers in 8 bits are tried first: nothing is faster. If that loses too much, layers go back
-to float32 in the order of the error that each of them causes, more and more of them, until the bound
-holds. The text of the search is not the text of the parity check
+All linear layers in 8 bits are tried first: nothing is faster. If that loses too much, layers go
+back to float32 in the order of the error that each of them causes, more and more of them, until the
+bound holds. The text of the search is not the text of the parity check
 (docs/decisions.md#the-search-judges-on-other-text-than-the-parity-check).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -79,49 +79,70 @@ def search(
         folder: Scratch folder for the graphs that are tried.
         max_drop: Bound of `output_drop`, 0..1.
     """
-    names = [linear.name for linear in quantizable_linears(graph, plan)]
+    trial = _Search(graph, plan, measure, folder)
+    keep_float: tuple[str, ...] = ()
+    for keep_float in trial.candidates():
+        if trial.step(keep_float).drop <= max_drop:
+            best = replace(plan, keep_float=keep_float)
+            return SearchResult(best, trial.frontier, within_bound=True)
+    # The last candidate has all layers in float32, and the bound still does not hold.
+    all_float = replace(plan, keep_float=keep_float)
+    return SearchResult(all_float, trial.frontier, within_bound=False)
 
-    def drop_of(keep_float: Collection[str]) -> float:
-        variant = graph.clone()
-        quantize_dynamic(variant, replace(plan, keep_float=tuple(keep_float)))
-        file = folder / "tried.onnx"
-        save_graph(variant, file, external=True)
-        return output_drop(measure(file))
 
-    frontier: list[SearchStep] = []
+@dataclass
+class _Search:
+    """Plans that were tried on one graph."""
 
-    def holds(keep_float: tuple[str, ...]) -> bool:
-        speed = estimated_speed(graph, plan, keep_float)
-        step = SearchStep(keep_float, speed, drop_of(keep_float))
+    graph: ir.Model
+    plan: Int8Plan
+    measure: Measure
+    folder: Path
+    frontier: list[SearchStep] = field(default_factory=list)
+
+    def candidates(self) -> Iterator[tuple[str, ...]]:
+        """Yields the layers to keep in float32: none, then the most harmful ones, then all."""
+        yield ()
+        # Measured only if 8 bits for all layers lose too much: it takes a run for each layer.
+        by_harm = self._layers_by_harm()
+        for count in _counts(len(by_harm)):
+            yield tuple(by_harm[:count])
+
+    def step(self, keep_float: tuple[str, ...]) -> SearchStep:
+        """Tries a plan, prints it, and adds it to the frontier."""
+        speed = estimated_speed(self.graph, self.plan, keep_float)
+        step = SearchStep(keep_float, speed, self._drop(keep_float))
         console.say(f"  auto · {step.describe()}")
-        frontier.append(step)
-        return step.drop <= max_drop
+        self.frontier.append(step)
+        return step
 
-    if holds(()):
-        return SearchResult(plan, frontier, within_bound=True)
+    def _layers_by_harm(self) -> list[str]:
+        """Names of the linear layers, those first that lose most in 8 bits."""
+        names = [linear.name for linear in quantizable_linears(self.graph, self.plan)]
+        harm: dict[str, float] = {}
+        with console.progress("sensitivity of linear layers", len(names), unit="layers") as bar:
+            for name in names:
+                # One layer in 8 bits, all others in float32: its error is not hidden by theirs.
+                harm[name] = self._drop([other for other in names if other != name])
+                bar.advance()
+        return sorted(names, key=lambda name: harm[name], reverse=True)
 
-    # Measure how much each layer loses alone, with all others in float32.
-    harm: dict[str, float] = {}
-    with console.progress("sensitivity of linear layers", len(names), unit="layers") as bar:
-        for name in names:
-            harm[name] = drop_of([other for other in names if other != name])
-            bar.advance()
-
-    # Put the most harmful layers back to float32 until the bound holds.
-    by_harm = sorted(names, key=lambda name: harm[name], reverse=True)
-    for count in _counts(len(names)):
-        keep_float = tuple(by_harm[:count])
-        if holds(keep_float):
-            return SearchResult(replace(plan, keep_float=keep_float), frontier, within_bound=True)
-    return SearchResult(replace(plan, keep_float=tuple(names)), frontier, within_bound=False)
+    def _drop(self, keep_float: Collection[str]) -> float:
+        graph = self.graph.clone()
+        quantize_dynamic(graph, replace(self.plan, keep_float=tuple(keep_float)))
+        # Every try replaces the file of the last one.
+        file = self.folder / "tried.onnx"
+        save_graph(graph, file, external=True)
+        return output_drop(self.measure(file))
 
 
 def output_drop(figures: ParityFigures) -> float:
     """What an artefact loses against PyTorch, 0..1.
 
-    Agreement of decisions; for a task without decisions the smallest cosine of hidden states, and for
-    a regression the concordance of its values. 1 if there is no figure at all.
+    Agreement of decisions; for a task without decisions the smallest cosine of hidden states, and
+    for a regression the concordance of its values. 1 if there is no figure at all.
     """
+    # In this order: a figure that is absent does not apply to the task.
     for figure in (figures.agreement, figures.cosine_min, figures.concordance):
         if not isinstance(figure, NotMeasured):
             return max(0.0, 1 - figure)
@@ -134,6 +155,7 @@ def estimated_speed(graph: ir.Model, plan: Int8Plan, keep_float: Collection[str]
     Other operators are not counted.
     """
     quantized = {linear.name for linear in quantizable_linears(graph, plan)} - set(keep_float)
+    # Multiply-adds of a token: as many as the weight has numbers.
     work = {linear.name: linear.matrix().size for linear in find_linears(graph)}
     cost = 0.0
     for name, size in work.items():
@@ -143,6 +165,7 @@ def estimated_speed(graph: ir.Model, plan: Int8Plan, keep_float: Collection[str]
 
 def _counts(total: int) -> Iterator[int]:
     """Yields 1, 2, 3, 4, 6, 9, 13 … and `total`: every try costs a run of the probes."""
+    # Small steps first: every layer in float costs speed.
     count = 1
     while count < total:
         yield count

@@ -1,4 +1,7 @@
-"""One function for each precision: the float32 graph → a graph in that precision, with its advice."""
+"""Makers of each precision: from the float32 graph to a graph in that precision.
+
+A new precision is a row in `edgedistil.core.precision` and a maker here.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from edgedistil.export.quantization_target import (
     advise_int8,
 )
 from edgedistil.export.quantize import (
+    Int8Plan,
     group_by_input,
     quantizable_linears,
     quantize_dynamic,
@@ -92,6 +96,7 @@ class BuildContext:
 
     def measure(self, file: Path) -> ParityFigures:
         """Compares an 8-bit graph file with PyTorch on the search's probes."""
+        # The tolerances of the precision do not matter here, only the figures.
         record = check_artefact(
             file,
             self.search_probes,
@@ -149,22 +154,15 @@ def make_int8_static(context: BuildContext) -> PrecisionGraph:
     text is returned.
     """
     advice = advise_int8(context.target, signed=True)
-    linears = quantizable_linears(context.graph, advice.plan)
-    inputs = [value.name or "" for value in group_by_input(linears)]
-    histograms = collect_histograms(context.float_file, inputs, calibration_feeds(context))
-
-    # Quantize with the ranges of each method, and measure the error.
-    graphs: dict[str, ir.Model] = {}
+    graphs = _calibrated_graphs(context, advice.plan)
     errors: dict[str, float] = {}
-    for method in METHODS:
-        graph = context.graph.clone()
-        quantize_static(graph, advice.plan, activation_ranges(histograms, method))
+    for method, graph in graphs.items():
         file = context.scratch / "tried.onnx"
         save_graph(graph, file, external=True)
-        graphs[method] = graph
         errors[method] = context.measure(file).mean_abs
     best = min(errors, key=lambda method: errors[method])
 
+    # Record the errors of all methods, so that the decision can be checked.
     listing = ", ".join(f"{method} {error:.4g}" for method, error in errors.items())
     sequences = CALIBRATION_CALLS * CALIBRATION_BATCH
     reasons = {
@@ -179,33 +177,42 @@ def make_int8_static(context: BuildContext) -> PrecisionGraph:
     return graphs[best], advice
 
 
+def _calibrated_graphs(context: BuildContext, plan: Int8Plan) -> dict[str, ir.Model]:
+    """Quantizes the graph with the ranges of each calibration method."""
+    linears = quantizable_linears(context.graph, plan)
+    inputs = [value.name or "" for value in group_by_input(linears)]
+    # The activations are observed once; the methods differ only in what they cut off.
+    histograms = collect_histograms(context.float_file, inputs, calibration_feeds(context))
+    graphs: dict[str, ir.Model] = {}
+    for method in METHODS:
+        graphs[method] = context.graph.clone()
+        quantize_static(graphs[method], plan, activation_ranges(histograms, method))
+    return graphs
+
+
 def make_auto(context: BuildContext) -> PrecisionGraph:
     """Returns the fastest 8-bit graph that loses at most `max_drop`."""
     advice = advise_int8(context.target, signed=True)
-    result = search(
-        context.graph,
-        advice.plan,
-        context.measure,
-        folder=context.scratch,
-        max_drop=context.max_drop,
-    )
-    graph = context.graph.clone()
+    source, measure, max_drop = context.graph, context.measure, context.max_drop
+    result = search(source, advice.plan, measure, folder=context.scratch, max_drop=max_drop)
+    graph = source.clone()
     quantize_dynamic(graph, result.plan)
 
-    bound = f"{100 * context.max_drop:g}%"
+    # Record every step of the search, and warn if none of them holds the bound.
+    bound = f"{100 * max_drop:g}%"
     in_float = ", ".join(result.plan.keep_float) or "no linear layer"
     reasons = {
         "auto": f"fastest that loses at most {bound} on the search's text; in float32: {in_float}",
         "frontier": " | ".join(step.describe() for step in result.frontier),
     }
-    warnings: tuple[str, ...] = ()
+    advice = replace(advice, reasons={**advice.reasons, **reasons})
     if not result.within_bound:
-        warnings = (
-            f"auto: no 8-bit artefact loses at most {bound}; only the embeddings are in 8 bits",
-        )
-    return graph, replace(advice, reasons={**advice.reasons, **reasons}, warnings=warnings)
+        warning = f"no 8-bit artefact loses at most {bound}; only the embeddings are in 8 bits"
+        advice = replace(advice, warnings=(f"auto: {warning}",))
+    return graph, advice
 
 
+# tests/core/test_precision.py adds a precision with one line here.
 MAKERS: dict[PrecisionRequest, Callable[[BuildContext], PrecisionGraph]] = {
     "fp32": make_fp32,
     "fp16": make_fp16,
@@ -221,7 +228,7 @@ def make_graph(context: BuildContext, precision: PrecisionRequest) -> PrecisionG
     """Returns the graph in a precision, and how it was made; the float32 graph is not changed.
 
     Raises:
-        CorpusError: The precision needs calibration text, and there is none.
+        CorpusError: The precision needs calibration text, which is empty.
         ModelError: The precision cannot hold a weight.
     """
     return MAKERS[precision](context)
@@ -244,7 +251,7 @@ def requantize_excluding(context: BuildContext, nodes: Collection[str]) -> Path:
     """
     plan = advise_int8(context.target, signed=True).plan
     plan = replace(plan, keep_float=tuple(nodes))
-    # A lookup is not a linear layer, so the plan has a field of its own for it.
+    # The lookup is not a linear layer, so the plan has a field of its own for it.
     lookup = find_word_embedding(context.graph)
     if lookup is not None and lookup.name in nodes:
         plan = replace(plan, embeddings=False)
@@ -261,15 +268,12 @@ def calibration_feeds(context: BuildContext) -> list[Feeds]:
     Raises:
         CorpusError: The text is empty.
     """
-    lines = [line for line in context.text if line.strip()]
-    if not lines:
-        raise CorpusError("the calibration text is empty", hint="give real text with --text FILE")
-    count = min(len(lines), CALIBRATION_CALLS * CALIBRATION_BATCH)
-    sample = [lines[int(index)] for index in np.linspace(0, len(lines) - 1, count)]
+    sample = _calibration_lines(context.text)
     max_length = min(CALIBRATION_LENGTH, context.model.config.max_position_embeddings)
+    # The tokenizer gives token types on request only, whatever its own default is.
     names = input_names(context.model)
     feeds: list[Feeds] = []
-    for start in range(0, count, CALIBRATION_BATCH):
+    for start in range(0, len(sample), CALIBRATION_BATCH):
         batch = context.tokenizer(
             sample[start : start + CALIBRATION_BATCH],
             padding=True,
@@ -280,3 +284,12 @@ def calibration_feeds(context: BuildContext) -> list[Feeds]:
         )
         feeds.append({name: batch[name].astype(np.int64) for name in names})
     return feeds
+
+
+def _calibration_lines(text: Sequence[str]) -> list[str]:
+    lines = [line for line in text if line.strip()]
+    if not lines:
+        raise CorpusError("the calibration text is empty", hint="give real text with --text FILE")
+    # Lines at equal distances, so that the sample covers the complete text.
+    count = min(len(lines), CALIBRATION_CALLS * CALIBRATION_BATCH)
+    return [lines[int(index)] for index in np.linspace(0, len(lines) - 1, count)]

@@ -1,4 +1,4 @@
-"""Inputs of probes: held-out text as padded batches of several lengths, with masks for fill-mask."""
+"""Inputs of probes: held-out text as padded batches of several lengths."""
 
 from __future__ import annotations
 
@@ -106,11 +106,9 @@ def tokenize_documents(
     Raises:
         CorpusError: The text has no tokens.
     """
-    documents = [document[:DOCUMENT_CHARACTERS] for document in text if document.strip()]
-    if len(documents) > DOCUMENTS:
-        sample = rng.choice(len(documents), DOCUMENTS, replace=False)
-        documents = [documents[index] for index in sorted(sample)]
+    documents = _sample_documents(text, rng)
     encoded: list[list[int]] = []
+    # Fast tokenizers reject an empty list.
     if documents:
         encoded = tokenizer(
             documents, add_special_tokens=False, truncation=False, padding=False, verbose=False
@@ -124,11 +122,19 @@ def tokenize_documents(
     return tokens
 
 
+def _sample_documents(text: Sequence[str], rng: np.random.Generator) -> list[str]:
+    documents = [document[:DOCUMENT_CHARACTERS] for document in text if document.strip()]
+    if len(documents) <= DOCUMENTS:
+        return documents
+    sample = rng.choice(len(documents), DOCUMENTS, replace=False)
+    return [documents[index] for index in sorted(sample)]
+
+
 def draw_inputs(
     documents: list[list[int]],
-    call: tuple[int, int],
     special: SpecialTokens,
     rng: np.random.Generator,
+    call: tuple[int, int],
     *,
     pairs: bool,
     masks: bool,
@@ -138,9 +144,9 @@ def draw_inputs(
 
     Args:
         documents: Tokens of each document.
-        call: Padded length and number of sequences.
         special: Ids of the special tokens.
         rng: Selects the documents and the masked positions.
+        call: Padded length and number of sequences.
         pairs: Whether a sequence is two texts.
         masks: Whether tokens are replaced by [MASK].
         token_types: Whether the model takes `token_type_ids`.
@@ -149,6 +155,7 @@ def draw_inputs(
     sizes = sequence_sizes(length, count)
     sequences = [_sequence(documents, size, special, rng, pair=pairs) for size in sizes]
     feeds = _pad(sequences, length, special)
+    # The graph of a family without segments has no such input.
     if not token_types:
         del feeds["token_type_ids"]
     masked_M2 = np.zeros((0, 2), np.int64)

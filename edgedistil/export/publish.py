@@ -1,7 +1,7 @@
 """Exports one model: builds its artefacts, checks their parity, and publishes the folder.
 
-Nothing is published before everything is written and every artefact has passed. If one fails, it goes
-to the run's `rejected` folder and earlier exports stay as they are.
+Nothing is published before everything is written and every artefact has passed. If one fails, it
+goes to the run's `rejected` folder and earlier exports stay as they are.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from edgedistil.export.reference import make_probes
 from edgedistil.export.source import ExportSource
 from edgedistil.parity.probes import Probes
 
+# Another one than the search's (`precisions.SEARCH_SEED`).
 PROBE_SEED = 20
 
 Artefacts = list[tuple[ExportRecord, ParityRecord]]
@@ -50,34 +51,16 @@ def export_model(
         ParityError: An artefact failed the parity check.
     """
     started = time.perf_counter()
-    requests = requested_precisions(source, options)
-    published = run.export(source.name, source.task)
-    # Text that an artefact is fitted to never judges it: calibration and search read the other half.
-    probe_text, fitting_text = text[::2], text[1::2] or text
-
     # Everything is written before the first file gets its name, so a full disk changes nothing
     # (docs/log.md#full-disk-during-export). `commits` renames in reverse: the folder is the last.
     with ExitStack() as commits:
-        folder = commits.enter_context(replacing(published))
+        folder = commits.enter_context(replacing(run.export(source.name, source.task)))
         (folder / "onnx").mkdir(parents=True)
-        with open_build(source, folder, options, text=fitting_text) as context:
-            probes = make_probes(
-                context.model, context.tokenizer, source.task, probe_text, seed=PROBE_SEED
-            )
-            _copy_other_precisions(published, folder, requests, probes.source_sha256)
-            artefacts = []
-            for request in requests:
-                artefacts.append(build_artefact(context, request, options, probes, started=started))
-                started = time.perf_counter()
+        artefacts, probes = _build(run, source, options, text, folder, started=started)
         _reject_failed(run, artefacts, folder, probes)
 
-        for artefact in artefacts:
-            record = artefact.record
-            write_record(folder / f"export.{record.precision}.json", record)
-            if options.format == "ort":
-                convert_to_ort(folder / record.files[0].path)
-
-        # All artefacts passed: write their parity, the card and the other files of the folder.
+        # All artefacts passed: write records, the other formats, and the files around them.
+        _write_artefact_files(folder, artefacts, options)
         passed = [(item.record, item.parity) for item in artefacts if item.parity is not None]
         _write_package(folder, run, source, passed)
         probes.save(commits.enter_context(replacing(run.probes(source.name, source.task))))
@@ -110,6 +93,7 @@ def checked_precisions(names: Sequence[str]) -> list[PrecisionRequest]:
     Raises:
         InputError: A name is unknown; the message suggests the closest one.
     """
+    # Typed by the table, so that what comes out are requests and not any text.
     by_name = {request: request for request in PRECISION_REQUESTS}
     requests: list[PrecisionRequest] = ["fp32"]
     for name in names:
@@ -127,13 +111,44 @@ def checked_precisions(names: Sequence[str]) -> list[PrecisionRequest]:
 # --- steps ---------------------------------------------------------------------------------------
 
 
+def _build(
+    run: RunDir,
+    source: ExportSource,
+    options: ExportOptions,
+    text: Sequence[str],
+    folder: Path,
+    *,
+    started: float,
+) -> tuple[list[BuiltArtefact], Probes]:
+    """Builds all requested artefacts in an unpublished folder, and checks their parity."""
+    requests = requested_precisions(source, options)
+    # Text that an artefact is fitted to never judges it: calibration and search read the other
+    # half (docs/decisions.md#the-search-judges-on-other-text-than-the-parity-check).
+    probe_text, fitting_text = text[::2], text[1::2] or text
+    artefacts = []
+    with open_build(source, folder, options, text=fitting_text) as context:
+        model, tokenizer = context.model, context.tokenizer
+        probes = make_probes(model, tokenizer, source.task, probe_text, seed=PROBE_SEED)
+        _copy_other_precisions(run, source, folder, requests, probes)
+        for request in requests:
+            artefacts.append(build_artefact(context, request, options, probes, started=started))
+            # The first artefact's time includes the trace and the probes.
+            started = time.perf_counter()
+    return artefacts, probes
+
+
 def _copy_other_precisions(
-    published: Path, folder: Path, requests: Sequence[PrecisionRequest], source_sha256: str
+    run: RunDir,
+    source: ExportSource,
+    folder: Path,
+    requests: Sequence[PrecisionRequest],
+    probes: Probes,
 ) -> None:
     """Copies published artefacts of the same weights in precisions that are not made again."""
+    published = run.export(source.name, source.task)
     for path in sorted(published.glob("export.*.json")):
         record = read_record(path, ExportRecord)
-        if record.precision in requests or record.source_sha256 != source_sha256:
+        if record.precision in requests or record.source_sha256 != probes.source_sha256:
             continue
         (folder / path.name).write_bytes(path.read_bytes())
         for file in record.files:
@@ -160,8 +175,20 @@ def _reject_failed(
     )
 
 
+def _write_artefact_files(
+    folder: Path, artefacts: Sequence[BuiltArtefact], options: ExportOptions
+) -> None:
+    """Writes the record of each artefact, and its .ort file if it was requested."""
+    for artefact in artefacts:
+        record = artefact.record
+        write_record(folder / f"export.{record.precision}.json", record)
+        if options.format == "ort":
+            convert_to_ort(folder / record.files[0].path)
+
+
 def _write_package(folder: Path, run: RunDir, source: ExportSource, artefacts: Artefacts) -> None:
     """Writes config, tokenizer and card for the new artefacts and the copied ones."""
+    # The new parity records have no names yet, the copied artefacts' are in the run.
     parities = {record.precision: parity for record, parity in artefacts}
     records = [read_record(path, ExportRecord) for path in sorted(folder.glob("export.*.json"))]
     for record in records:

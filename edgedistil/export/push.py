@@ -15,6 +15,7 @@ from edgedistil.core.errors import InputError, OfflineError
 from edgedistil.core.model_card import CARD_FILE
 from edgedistil.core.rundir import replacing, storage_errors, write_text
 
+# The hub's rule for names of users and repositories.
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
@@ -28,8 +29,8 @@ def push_package(folder: Path, address: str, *, card: str) -> str:
     Returns:
         URL of the uploaded package.
     Raises:
-        InputError: The address is invalid, the folder is not a package, or the user is not logged in
-            or may not write there.
+        InputError: The address is invalid, the folder is not a package, or the user is not logged
+            in or may not write there.
         OfflineError: The hub cannot be reached.
         StorageError: The destination folder cannot be written.
     """
@@ -48,10 +49,12 @@ def push_package(folder: Path, address: str, *, card: str) -> str:
 
 
 def _is_package(folder: Path) -> bool:
+    # Every export writes one, and no other tool does.
     return (folder / "provenance.json").is_file()
 
 
 def _push_to_folder(folder: Path, url: str, card: str) -> str:
+    # file:relative and file://host/path are valid URLs, but not of a folder on this machine.
     parts = urlsplit(url)
     target = Path(unquote(parts.path))
     if parts.netloc not in ("", "localhost") or not target.is_absolute():
@@ -66,28 +69,16 @@ def _push_to_folder(folder: Path, url: str, card: str) -> str:
             hint="choose an empty or a new folder; nothing was changed",
         )
     with replacing(target) as unfinished, storage_errors(target):
+        # An earlier package is replaced only when the copy is complete.
         shutil.copytree(folder, unfinished)
         write_text(unfinished / CARD_FILE, card)
     return target.as_uri()
 
 
 def _push_to_hub(folder: Path, repo: str, card: str) -> str:
-    api = HfApi()
     console.say(f"uploading {folder} to {repo}")
     try:
-        url = api.create_repo(repo, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            ignore_patterns=[CARD_FILE],
-            commit_message="ONNX files exported by EdgeDistil",
-        )
-        api.upload_file(
-            repo_id=repo,
-            path_or_fileobj=card.encode("utf-8"),
-            path_in_repo=CARD_FILE,
-            commit_message="Model card by EdgeDistil",
-        )
+        return _upload(folder, repo, card)
     except LocalTokenNotFoundError as error:
         raise InputError(
             f"not logged in to the hub: {error}", hint="run `hf auth login`, or set HF_TOKEN"
@@ -98,8 +89,28 @@ def _push_to_hub(folder: Path, repo: str, card: str) -> str:
             f"the hub refused the upload to {repo} ({code}): {str(error).splitlines()[0]}",
             hint="check the name, and that your token may write there",
         ) from error
-    except OSError as error:  # the base of all connection errors
+    # The base of all connection errors.
+    except OSError as error:
         raise OfflineError(
             f"the hub cannot be reached: {error}", hint=f"the package is still in {folder}"
         ) from error
+
+
+def _upload(folder: Path, repo: str, card: str) -> str:
+    """Uploads a folder and its card in two commits; returns the URL of the repository."""
+    api = HfApi()
+    url = api.create_repo(repo, exist_ok=True)
+    api.upload_folder(
+        repo_id=repo,
+        folder_path=folder,
+        # The folder's own card would replace the complete one until the second commit.
+        ignore_patterns=[CARD_FILE],
+        commit_message="ONNX files exported by EdgeDistil",
+    )
+    api.upload_file(
+        repo_id=repo,
+        path_or_fileobj=card.encode("utf-8"),
+        path_in_repo=CARD_FILE,
+        commit_message="Model card by EdgeDistil",
+    )
     return str(url)

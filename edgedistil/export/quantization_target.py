@@ -1,4 +1,4 @@
-"""Facts about the target device that decide how a model is quantized, and the advice that follows."""
+"""Facts about the target device, and how a model is quantized for it."""
 
 from __future__ import annotations
 
@@ -51,13 +51,14 @@ class Advice:
 
 
 def find_target(name: str | None) -> QuantizationTarget:
-    """Returns the facts about a device; about this machine if `name` is None or `host`.
+    """Returns the facts about a device; about this machine for None or `host`.
 
     Raises:
         DeviceFileError: The device is unknown, or its file has problems.
     """
     if name is None or name == HOST:
         return _this_machine()
+    # Only the facts that decide something here; a device file has many more.
     spec = load_device(name)
     return QuantizationTarget(
         name=spec.name,
@@ -80,6 +81,7 @@ def require_runtime(target: QuantizationTarget, precision: PrecisionRequest) -> 
     if target.runtime is None:
         return
     # A device file declares the oldest version that its board may have.
+    # `>=1.16` → (1, 16).
     oldest = tuple(int(part) for part in target.runtime.removeprefix(">=").split("."))
     required = min_runtime(precision)
     if oldest < required:
@@ -106,23 +108,18 @@ def advise_int8(target: QuantizationTarget, *, signed: bool) -> Advice:
     """
     # Kernels without VNNI add two products in 16 bits: 8 bits would saturate, 7 cannot.
     reduced = not target.arm and not target.vnni
-    if reduced:
-        range_reason = (
-            "7 bits: without VNNI two products are added in 16 bits, which 8-bit weights saturate"
-        )
-    else:
-        range_reason = "8 bits: the target adds products in 32 bits, so nothing saturates"
+    # One scale for a complete weight is the known fault that the parity check rejects
+    # (docs/log.md#fidelity-by-scales).
+    plan = Int8Plan(signed=signed, per_channel=True, reduced_range=reduced)
     reasons = {
         "per channel": "a scale for every output: smaller error, and measured as fast as a single "
         "scale if no zero-point tensor is stored",
         "embeddings": "8 bits row by row: they are the largest part, and a lookup costs the same",
         "activations": "quantized during each call, once for query, key and value together",
         "signedness": _signed_reason(target) if signed else "uint8 was requested",
-        "range": range_reason,
+        "range": _range_reason(plan),
     }
-    plan = Int8Plan(signed=signed, per_channel=True, reduced_range=reduced)
-    warnings = () if signed else (_unsigned_warning(target),)
-    return Advice(plan, reasons, warnings)
+    return Advice(plan, reasons, () if signed else (_unsigned_warning(target),))
 
 
 def advise_fp16(target: QuantizationTarget) -> Advice:
@@ -159,6 +156,14 @@ def advise_int4(target: QuantizationTarget) -> Advice:
     )
 
 
+def _range_reason(plan: Int8Plan) -> str:
+    if plan.reduced_range:
+        return (
+            "7 bits: without VNNI two products are added in 16 bits, which 8-bit weights saturate"
+        )
+    return "8 bits: the target adds products in 32 bits, so nothing saturates"
+
+
 def _signed_reason(target: QuantizationTarget) -> str:
     # The kernels of each core under emulation: docs/log.md#int8-kernels-by-core.
     if target.arm and not target.dot_product:
@@ -175,6 +180,7 @@ def _signed_reason(target: QuantizationTarget) -> str:
 
 
 def _unsigned_warning(target: QuantizationTarget) -> str:
+    # Figures: docs/log.md#integer-kernels, and instruction counts under emulation.
     if target.arm and not target.dot_product:
         cost = (
             "45.7 against 32.8 million instructions counted on a Cortex-A72, "

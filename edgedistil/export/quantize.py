@@ -2,8 +2,8 @@
 
 The choices follow measurements (docs/log.md#integer-kernels and the entries after it):
 
-- a scale for each output, without a tensor of zero points: a tensor of zeros makes onnxruntime use a
-  slower kernel;
+- a scale for each output, without a tensor of zero points: a tensor of zeros makes onnxruntime use
+  a slower kernel;
 - one quantization of x for all linear layers that read the same x;
 - no packed QKV MatMul (docs/log.md#one-packed-qkv-matmul);
 - the tied word-embedding matrix is stored once, as rows, and transposed when a session starts
@@ -75,9 +75,12 @@ def quantize_dynamic(model: ir.Model, plan: Int8Plan) -> list[str]:
     Returns:
         Names of the linear layers that were quantized.
     """
+    # The layers are listed first: afterwards their names and weights are others.
     linears = quantizable_linears(model, plan)
     quantize_embeddings(model, plan)
     for x, readers in group_by_input(linears).items():
+        # Quantizing x in a node of its own gains nothing if only one layer reads x
+        # (docs/log.md#separate-dynamic-quantization).
         if len(readers) == 1:
             quantize_linear(model, readers[0], plan)
         else:
@@ -124,6 +127,7 @@ def group_by_input(linears: Iterable[Linear]) -> dict[ir.Value, list[Linear]]:
 
 
 def _is_quantized(linear: Linear, plan: Int8Plan) -> bool:
+    # The tied matrix is stored once, so both its readers get it in the same precision.
     if linear.tied and not plan.embeddings:
         return False
     if {linear.name, linear.matmul.name} & set(plan.keep_float):
@@ -201,19 +205,8 @@ def _integer_weight(
     """Adds the integer weight (K, N); returns it with its scale and zero point."""
     graph = model.graph
     if linear.tied:
-        rows_NK, scale_N1 = _quantized_rows(graph, linear.weight, plan)
-        # A session computes this transpose once, when it starts.
-        (weight_KN,) = insert(
-            linear.matmul,
-            "Transpose",
-            [rows_NK],
-            name=f"{linear.matmul.name}/rows",
-            attributes={"perm": [1, 0]},
-        )
-        flat_N = np.asarray(constant_array(scale_N1)).reshape(-1)
-        scale = add_initializer(graph, f"{scale_N1.name}.flat", flat_N)
-        return weight_KN, scale, _zero_point(graph, plan)
-
+        return (*_tied_weight(graph, linear, plan), _zero_point(graph, plan))
+    # Kernels take a scale (N,) or a scalar, without the axis that NumPy needs.
     integers_KN, scale_1N = quantize_weight(linear.matrix(), plan, axis=0)
     scale_shape = (-1,) if plan.per_channel else ()
     name = f"{linear.name}.weight"
@@ -222,6 +215,17 @@ def _integer_weight(
         add_initializer(graph, f"{name}.scale", scale_1N.reshape(scale_shape)),
         _zero_point(graph, plan),
     )
+
+
+def _tied_weight(graph: ir.Graph, linear: Linear, plan: Int8Plan) -> tuple[ir.Value, ir.Value]:
+    """The word-embedding rows as a weight (K, N), with a scale for each token."""
+    rows_NK, scale_N1 = _quantized_rows(graph, linear.weight, plan)
+    # A session computes this transpose once, when it starts.
+    name = f"{linear.matmul.name}/rows"
+    swapped = {"perm": [1, 0]}
+    (weight_KN,) = insert(linear.matmul, "Transpose", [rows_NK], name=name, attributes=swapped)
+    flat_N = np.asarray(constant_array(scale_N1)).reshape(-1)
+    return weight_KN, add_initializer(graph, f"{scale_N1.name}.flat", flat_N)
 
 
 def _zero_point(graph: ir.Graph, plan: Int8Plan) -> ir.Value | None:
@@ -261,6 +265,7 @@ def _quantize_lookup(graph: ir.Graph, lookup: ir.Node, plan: Int8Plan) -> None:
     (numbers,) = insert(
         lookup, "Cast", [integers], name=f"{name}/Cast", attributes={"to": int(ir.DataType.FLOAT)}
     )
+    # uint8 is stored around 128, and a lookup has no zero-point input.
     if not plan.signed:
         middle = add_initializer(graph, "constant/float32/128", np.array(128, np.float32))
         (numbers,) = insert(lookup, "Sub", [numbers, middle], name=f"{name}/Sub")
@@ -303,6 +308,7 @@ def quantize_weight(
     """
     if per_channel is None:
         per_channel = plan.per_channel
+    # Symmetric, so that signed weights need no zero point.
     top = np.abs(weight).max(axis=axis if per_channel else None, keepdims=True)
     scale = np.maximum(top / plan.largest, _TINY).astype(np.float32)
     integers = np.clip(np.rint(weight / scale), -plan.largest, plan.largest)
@@ -313,6 +319,8 @@ def quantize_weight(
 
 def uint8_grid(low: float, high: float) -> tuple[float, int]:
     """Scale and zero point of uint8 values that cover a range and 0."""
+    # Asymmetric: signed activations select a kernel that is 17 times as slow
+    # (docs/log.md#symmetric-activations).
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / 255, _TINY)
     return scale, int(np.clip(round(-low / scale), 0, 255))

@@ -3,9 +3,10 @@
 Which outputs are stored:
 
 - Narrow outputs (hidden states, labels, spans) at every attended position.
-- For fill-mask, the logits of the complete vocabulary at up to 256 positions, three quarters of them
-  masked. A very large vocabulary gets fewer, so that they stay below 32 MiB, but at least 64. At
-  *every* masked position the most likely token and its lead are stored: agreement covers them all.
+- For fill-mask, the logits of the complete vocabulary at up to 256 positions, three quarters of
+  them masked. A very large vocabulary gets fewer, so that they stay below 32 MiB, but at least 64.
+  At *every* masked position the most likely token and its lead are stored: agreement covers them
+  all.
 - Hidden states after all LayerNorms (two a layer, and the embeddings) at four positions a sequence,
   and at all positions of one padded batch. With the latter an artefact's layers are fed one by one,
   which separates their errors (`edgedistil/parity/localize.py`).
@@ -14,9 +15,10 @@ Which outputs are stored:
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,13 +45,17 @@ from edgedistil.parity.probes import ProbeBatch, Probes
 
 FloatArray = NDArray[np.float32]
 
-# Positions with the logits of the complete vocabulary, and the bytes that they may take.
+# Positions with the logits of the complete vocabulary, and the bytes that they may take: all
+# positions of 67 sequences would be 0.5 GB
+# (docs/decisions.md#probes-store-pytorchs-outputs-where-they-are-compared).
 LOGIT_ROWS = 256
 LEAST_LOGIT_ROWS = 64
 LOGIT_BYTES = 32 * 2**20
+# Decisions are made at masked positions; the others are plain tokens.
 MASKED_ROWS_SHARE = 0.75
+# The first and the last token, and two between.
 HIDDEN_ROWS_PER_SEQUENCE = 4
-# Sequences of the batch with complete hidden states, so that it has padding of several lengths.
+# Sequences of the batch with complete hidden states: several, with padding of several lengths.
 FULL_STATES_FROM_SEQUENCES = 4
 
 
@@ -79,39 +85,21 @@ def make_probes(
     rng = np.random.default_rng(seed)
     special = special_tokens(tokenizer)
     documents = tokenize_documents(tokenizer, text, rng)
+    draw = partial(
+        draw_inputs,
+        documents,
+        special,
+        rng,
+        pairs=TASKS[task].sends_pairs,
+        masks=TASKS[task].level == "vocabulary",
+        token_types=FAMILIES[model.config.model_type].token_types,
+    )
     calls = plan_calls(model.config.max_position_embeddings)
-    total = sum(count for _, count in calls)
-    float_model = _in_float32(model)
-
-    batches: list[ProbeBatch] = []
-    with (
-        _recorded_layer_norms(float_model) as states,
-        console.progress("running PyTorch on the probes", total, unit="sequences") as bar,
-    ):
-        for length, count in calls:
-            inputs = draw_inputs(
-                documents,
-                (length, count),
-                special,
-                rng,
-                pairs=TASKS[task].sends_pairs,
-                masks=TASKS[task].level == "vocabulary",
-                token_types=FAMILIES[model.config.model_type].token_types,
-            )
-            states.clear()
-            outputs = _run(float_model, task, inputs)
-            # Complete hidden states are stored for one batch: padded, and not the shortest.
-            store_all = (
-                count >= FULL_STATES_FROM_SEQUENCES
-                and length >= 2 * calls[0][0]
-                and all(batch.full_hidden_KBLD is None for batch in batches)
-            )
-            rows = _select_rows(inputs, outputs, task, rng, share=count / total)
-            batches.append(_probe_batch(inputs, outputs, states, rows, store_all=store_all))
-            bar.advance(count)
+    batches = _run_calls(_in_float32(model), task, calls, draw, rng)
     layer_norms = len(batches[0].hidden_KRD)
     return Probes(
         task=task,
+        # The digest is of the weights as they are stored, not of a float32 copy.
         source_sha256=weights_sha256(model),
         seed=seed,
         boundaries=boundary_names(model.config.num_hidden_layers, layer_norms=layer_norms),
@@ -144,8 +132,40 @@ def boundary_names(layers: int, *, layer_norms: int) -> tuple[str, ...]:
 # --- running the model ---------------------------------------------------------------------------
 
 
+def _run_calls(
+    model: PreTrainedModel,
+    task: Task,
+    calls: Sequence[tuple[int, int]],
+    draw: Callable[[tuple[int, int]], ProbeInputs],
+    rng: np.random.Generator,
+) -> list[ProbeBatch]:
+    """Draws the inputs of each call, runs the model, and keeps the outputs that are compared."""
+    total = sum(count for _, count in calls)
+    batches: list[ProbeBatch] = []
+    with (
+        _recorded_layer_norms(model) as states,
+        console.progress("running PyTorch on the probes", total, unit="sequences") as bar,
+    ):
+        for length, count in calls:
+            inputs = draw((length, count))
+            states.clear()
+            outputs = _run(model, task, inputs)
+            # Complete hidden states are stored for one batch: padded, and not the shortest.
+            store_all = (
+                count >= FULL_STATES_FROM_SEQUENCES
+                and length >= 2 * calls[0][0]
+                and all(batch.full_hidden_KBLD is None for batch in batches)
+            )
+            # Each batch has its share of the positions with logits.
+            rows = _select_rows(inputs, outputs, task, rng, share=count / total)
+            batches.append(_probe_batch(inputs, outputs, states, rows, store_all=store_all))
+            bar.advance(count)
+    return batches
+
+
 def _in_float32(model: PreTrainedModel) -> PreTrainedModel:
     """Returns the model, or a copy if it is not float32 on the CPU without dropout."""
+    # A copy of the caller's model costs its memory, so it is made only if necessary.
     plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
     if plain and not model.training:
         return model
@@ -211,6 +231,7 @@ def _select_rows(
     choices_M, margins_M = np.zeros(0, np.int64), np.zeros(0, np.float32)
     level = TASKS[task].level
     if level == "vocabulary":
+        # Decisions are stored at every mask, the complete logits at a sample of positions.
         logits_BLV = outputs["logits"]
         masked_MV = _at(logits_BLV, masked_M2)
         choices_M, margins_M = masked_MV.argmax(axis=-1), margins(masked_MV)
@@ -231,6 +252,7 @@ def _logit_rows(
     masked_M2: IntArray, attended_A2: IntArray, rng: np.random.Generator, *, count: int
 ) -> IntArray:
     """Draws `count` positions, three quarters of them masked, or all masked ones if fewer."""
+    # Attended positions (A, 1, 2) against masked ones (1, M, 2): equal in both coordinates.
     is_masked_A = (attended_A2[:, None] == masked_M2[None]).all(axis=-1).any(axis=-1)
     others_O2 = attended_A2[~is_masked_A]
     masked = min(len(masked_M2), max(1, round(count * MASKED_ROWS_SHARE)))
@@ -242,6 +264,7 @@ def _logit_rows(
 def _hidden_rows(attention_mask_BL: IntArray, rng: np.random.Generator) -> IntArray:
     """Selects the first and last attended position of each sequence, and draws two between."""
     rows: list[tuple[int, int]] = []
+    # Padding is at the end, so the sum of a row is the length of its sequence.
     for row, size in enumerate(attention_mask_BL.sum(axis=1)):
         between = rng.choice(np.arange(1, size - 1), HIDDEN_ROWS_PER_SEQUENCE - 2, replace=False)
         rows += [(row, int(position)) for position in sorted({0, *between, size - 1})]

@@ -87,6 +87,7 @@ def read_source(
     Raises:
         ModelError: Not a model, not supported, weights not in safetensors, or an unknown task.
     """
+    # Weights are loaded one model at a time, when it is exported.
     config = read_config(folder)
     require_safetensors(folder)
     checked_task = infer_task(config, folder) if task is None else parse_task(task)
@@ -100,8 +101,9 @@ def find_sources(
 ) -> tuple[RunDir, list[ExportSource]]:
     """Returns the run, and the models that are exported into it.
 
-    Of a run, these are the student as masked LM (parity of the logits is shown there) and as encoder
-    (the speed claim is measured there); and the teacher, the same in float32, as the baseline.
+    Of a run, these are the student as masked LM (parity of the logits is shown there) and as
+    encoder (the speed claim is measured there); and the teacher, the same in float32, as the
+    baseline.
 
     Args:
         run_name: Run with a student; ignored if `model` is given.
@@ -120,7 +122,12 @@ def find_sources(
 
     run = open_run(run_name)
     run.require(run.student, "edgedistil distill RECIPE")
+    return run, _run_sources(run)
+
+
+def _run_sources(run: RunDir) -> list[ExportSource]:
     folders: dict[Role, Path] = {"student": run.student}
+    # The student can be exported without its teacher.
     if run.teacher.exists():
         folders["teacher"] = run.teacher
     sources = []
@@ -130,7 +137,7 @@ def find_sources(
             read_source(folder, name=role, role=role, task=of_run, float_only=is_teacher)
             for of_run in (FILL_MASK_TASK, ENCODER_TASK)
         ]
-    return run, sources
+    return sources
 
 
 def _run_name(model: str) -> str:
@@ -206,9 +213,12 @@ def parse_task(name: str) -> Task:
     Raises:
         ModelError: The task is unknown or not supported.
     """
-    from optimum.exporters.tasks import TasksManager
+    row = find_task(name)
+    if row is None:
+        # The import takes a second, and most callers use the names of our table.
+        from optimum.exporters.tasks import TasksManager
 
-    row = find_task(str(TasksManager.map_from_synonym(name)))
+        row = find_task(str(TasksManager.map_from_synonym(name)))
     if row is None:
         raise ModelError(f"unknown task '{name}'", hint=f"expected one of: {', '.join(TASKS)}")
     return row.name
@@ -251,5 +261,6 @@ def _check_complete(missing_keys: list[str], folder: Path, task: Task) -> None:
         listing += f" and {len(missing) - _LISTED_WEIGHTS} more"
     raise ModelError(
         f"{folder} lacks {listing}: it cannot serve {task}",
-        hint="random weights would be exported; select the task that it was trained for with --task",
+        hint="random weights would be exported; select the task that it was trained for "
+        "with --task",
     )

@@ -40,26 +40,34 @@ def export(run_name: str, options: ExportOptions) -> tuple[RunDir, Artefacts]:
             earlier exports have not changed.
     """
     # Check everything that is cheap to check before a run is created and a model is loaded.
-    if options.format not in get_args(ArtefactFormat):
-        raise InputError(
-            f"unknown format '{options.format}'; "
-            f"expected one of: {', '.join(get_args(ArtefactFormat))}"
-        )
-    checked_precisions(options.precisions or ())
+    _check_names(options)
     run, sources = find_sources(run_name, model=options.model, task=options.task)
     options = _with_recipe(options, run)
     requests = requested_precisions(sources[0], options)
     text = read_lines(options.text or _heldout_text(run, options.model))
 
+    # Export one model after the other: only one is in memory at a time.
     target = find_target(options.target)
     console.say(f"exporting run {run.name} for {target.name}: {', '.join(requests)}")
     artefacts: Artefacts = []
     for source in sources:
         artefacts += export_model(run, source, options, text=text)
+    # A failed export is never the latest run.
     mark_latest(run)
     if options.push is not None:
         _push(run, sources, options.push)
     return run, artefacts
+
+
+def _check_names(options: ExportOptions) -> None:
+    """Raises InputError if a format or a precision is unknown."""
+    # The command line offers choices only, but a caller in Python may pass any text.
+    formats = get_args(ArtefactFormat)
+    if options.format not in formats:
+        raise InputError(
+            f"unknown format '{options.format}'; expected one of: {', '.join(formats)}"
+        )
+    checked_precisions(options.precisions or ())
 
 
 def _with_recipe(options: ExportOptions, run: RunDir) -> ExportOptions:
@@ -100,5 +108,6 @@ def _push(run: RunDir, sources: Sequence[ExportSource], address: str) -> None:
     for source in sources:
         folder = run.export(source.name, source.task)
         destination = address if len(sources) == 1 else f"{address}-{folder.name}"
+        # More complete than the folder's own card if the same bytes were profiled before.
         card = render_card(read_card_inputs(run, folder))
         console.say(f"uploaded to {push_package(folder, destination, card=card)}")

@@ -2,7 +2,8 @@
 
 They are written from the fast tokenizer's description, not by `save_pretrained`: version 5 of
 transformers names a tokenizer class that version 4 and transformers.js do not know, and does not
-write vocab.txt (docs/decisions.md#tokenizer-files-are-written-from-the-fast-tokenizers-description).
+write vocab.txt. Reasons:
+docs/decisions.md#tokenizer-files-are-written-from-the-fast-tokenizers-description.
 """
 
 from __future__ import annotations
@@ -52,20 +53,19 @@ def write_tokenizer(
     if backend.encode("").ids != [tokenizer.cls_token_id, tokenizer.sep_token_id]:
         fast["post_processor"] = bert_template(tokenizer.cls_token, tokenizer.sep_token, vocabulary)
 
+    # A tokenizer may declare no limit, and a model has positions for so many tokens only.
     max_length = min(int(tokenizer.model_max_length), int(config["max_position_embeddings"]))
     specials = {name: str(getattr(tokenizer, name)) for name in _SPECIALS}
     settings = {
         "tokenizer_class": FAMILIES[config["model_type"]].tokenizer_class,
         "model_max_length": max_length,
         "model_input_names": [name for name in _MODEL_INPUTS if name in input_names],
-        **_normalizer_settings(fast.get("normalizer") or {}),
-        "clean_up_tokenization_spaces": True,
-        "added_tokens_decoder": _added_tokens(fast["added_tokens"]),
-        **specials,
     }
+    settings |= _fast_settings(fast) | specials
     write_json(folder / "tokenizer.json", fast)
     write_json(folder / "special_tokens_map.json", specials)
     write_json(folder / "tokenizer_config.json", settings)
+    # Clients without a reader for tokenizer.json read the vocabulary from here.
     write_text(folder / "vocab.txt", vocabulary_lines(vocabulary))
     return max_length
 
@@ -97,6 +97,7 @@ def vocabulary_lines(vocabulary: Mapping[str, int]) -> str:
     Raises:
         ModelError: The ids have a gap, so a line number would be another token's id.
     """
+    # A reader takes the line number as the id.
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     if [vocabulary[token] for token in tokens] != list(range(len(tokens))):
         raise ModelError(
@@ -105,18 +106,17 @@ def vocabulary_lines(vocabulary: Mapping[str, int]) -> str:
     return "".join(f"{token}\n" for token in tokens)
 
 
-def _normalizer_settings(normalizer: Mapping[str, Any]) -> dict[str, Any]:
-    """The normalizer in the names of tokenizer_config.json, for clients without tokenizer.json."""
+def _fast_settings(fast: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of tokenizer.json in the names of tokenizer_config.json, for other clients."""
+    normalizer = fast.get("normalizer") or {}
+    added_tokens = {}
+    for token in fast["added_tokens"]:
+        facts = {key: value for key, value in token.items() if key != "id"}
+        added_tokens[str(token["id"])] = facts
     return {
         "do_lower_case": bool(normalizer.get("lowercase", False)),
         "strip_accents": normalizer.get("strip_accents"),
         "tokenize_chinese_chars": bool(normalizer.get("handle_chinese_chars", True)),
+        "clean_up_tokenization_spaces": True,
+        "added_tokens_decoder": added_tokens,
     }
-
-
-def _added_tokens(tokens: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Id → facts about an added token."""
-    by_id = {}
-    for token in tokens:
-        by_id[str(token["id"])] = {key: value for key, value in token.items() if key != "id"}
-    return by_id

@@ -1,10 +1,10 @@
 """PyTorch model → ONNX graph, traced by torch, with the weights still in PyTorch's memory.
 
-The tracer is TorchScript's: it keeps one node per module call, names every node after its module, and
-needs one small forward pass. Two functions are registered with transformers for the time of the trace:
-attention becomes one node (`edgedistil::Attention`), and the mask stays as the user passed it. So no
-pattern has to be recognised afterwards, and no mask or head arithmetic has to be removed. `passes`
-lowers that node to operators of onnxruntime. Reasons:
+The tracer is TorchScript's: it keeps one node per module call, names every node after its module,
+and needs one small forward pass. Two functions are registered with transformers for the time of the
+trace: attention becomes one node (`edgedistil::Attention`), and the mask stays as the user passed
+it. So no pattern has to be recognised afterwards, and no mask or head arithmetic has to be removed.
+`passes` lowers that node to operators of onnxruntime. Reasons:
 docs/decisions.md#traced-by-torchscript-with-attention-as-one-node.
 """
 
@@ -30,8 +30,8 @@ from edgedistil.export.passes.attention import DOMAIN
 
 # Name of our attention in transformers' registry.
 TRACED = "edgedistil_traced"
-# The first opset with LayerNormalization. What a younger opset adds for these models, our passes fuse
-# (docs/decisions.md#opset-17-ir-8-onnxruntime--114).
+# The first opset with LayerNormalization. What a younger opset adds for these models, our passes
+# fuse (docs/decisions.md#opset-17-ir-8-onnxruntime--114).
 TRACE_OPSET = 17
 # The version that onnxruntime 1.14 and onnxruntime-web read.
 IR_VERSION = 8
@@ -56,6 +56,7 @@ def trace_model(model: PreTrainedModel, *, task: Task) -> ir.Model:
     outputs = list(TASKS[task].outputs)
     axes = {name: _dynamic_axes(name, task) for name in [*inputs, *outputs]}
     data = io.BytesIO()
+    # The tracer runs the model once, on a small example.
     with _attention_as_one_node(model), _quiet_tracer(), torch.no_grad():
         torch.onnx.export(
             _NamedOutputs(model, inputs, outputs).eval(),
@@ -132,7 +133,8 @@ def _attention(
 ) -> tuple[Tensor, None]:
     config: Any = module.config
     heads = config.num_attention_heads
-    context = _Attention.apply(q, k, v, mask_BL, heads, float(scaling))  # type: ignore[no-untyped-call]
+    scale = float(scaling)
+    context = _Attention.apply(q, k, v, mask_BL, heads, scale)  # type: ignore[no-untyped-call]
     return context, None
 
 
@@ -190,7 +192,7 @@ def _dynamic_axes(name: str, task: Task) -> dict[int, str]:
 
 
 def _attach_weights(graph: ir.Graph, tensors: dict[str, Tensor], inputs: list[str]) -> None:
-    """Turns the weights, which the tracer lists as inputs, into initializers in PyTorch's memory."""
+    """Turns the inputs that are weights into initializers in PyTorch's memory."""
     weights = [value for value in graph.inputs if value.name not in inputs]
     for value in weights:
         assert value.name is not None

@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 from edgedistil.core.errors import ModelError
 from edgedistil.export.linears import Linear, find_word_embedding
 from edgedistil.export.passes import drop_unused
-from edgedistil.export.passes.edit import CONTRIB, add_initializer, insert, replace_value
+from edgedistil.export.passes.edit import (
+    CONTRIB,
+    add_initializer,
+    constant_array,
+    insert,
+    replace_value,
+)
 from edgedistil.export.quantize import (
     Int8Plan,
     quantizable_linears,
@@ -32,21 +38,19 @@ def convert_to_float16(model: ir.Model) -> None:
     """Stores float32 weights over 1 KiB as float16 with a cast to float32, in place.
 
     A session on a CPU casts them once, when it starts, and computes in float32
-    (docs/decisions.md#fp16-stores-halves-and-computes-in-float32). Rows of the word-embedding matrix
-    are cast after the lookup.
+    (docs/decisions.md#fp16-stores-halves-and-computes-in-float32). Rows of the word-embedding
+    matrix are cast after the lookup.
 
     Raises:
         ModelError: A weight does not fit into float16.
     """
     graph = model.graph
     lookup = find_word_embedding(model)
+    # A copy of the items: the loop adds initializers.
     for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None or tensor.dtype != ir.DataType.FLOAT:
+        array = constant_array(value)
+        if array is None or array.dtype != np.float32 or array.nbytes <= _HALVED_FROM_BYTES:
             continue
-        if tensor.nbytes <= _HALVED_FROM_BYTES:
-            continue
-        array = np.asarray(tensor.numpy())
         _check_fits_float16(name, array)
         half = add_initializer(graph, f"{name}.half", array.astype(np.float16))
         if lookup is not None and value is lookup.inputs[0]:
@@ -118,19 +122,14 @@ def _quantize_in_blocks(graph: ir.Graph, linear: Linear) -> None:
     weight = add_initializer(graph, f"{name}.int4", packed)
     scale = add_initializer(graph, f"{name}.scale", scales)
     node_name = linear.matmul.name or ""
+    attributes = {"K": K, "N": N, "bits": 4, "block_size": BLOCK, "accuracy_level": _ACCURACY_INT8}
     (output,) = insert(
         linear.last,
         "MatMulNBits",
         [linear.x, weight, scale],
         name=node_name,
         domain=CONTRIB,
-        attributes={
-            "K": K,
-            "N": N,
-            "bits": 4,
-            "block_size": BLOCK,
-            "accuracy_level": _ACCURACY_INT8,
-        },
+        attributes=attributes,
     )
     if linear.bias is not None:
         (output,) = insert(linear.last, "Add", [output, linear.bias], name=f"{node_name}/bias")

@@ -1,4 +1,4 @@
-"""On a real encoder the parity check passes int8 and rejects one scale a tensor, by the mean cosine."""
+"""On a real encoder the parity check passes int8 and rejects one scale a tensor."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from edgedistil.parity.onnx_file import check_onnx_file
 if TYPE_CHECKING:
     from tests.export.conftest import MakeGraph
 
-ABSENT = NotMeasured(not_measured="a stand-in")
+ABSENT = NotMeasured(not_measured="not part of this test")
 SENSITIVE = {"transformer.layer.0.ffn.lin2": 0.03, "transformer.layer.1.attention.q_lin": 0.02}
 
 

@@ -43,9 +43,9 @@ def test_a_pair_is_a_short_text_and_a_long_one(tokenizer: PreTrainedTokenizerFas
     special = special_tokens(tokenizer)
     inputs = draw_inputs(
         [[7, 8, 9]],
-        (11, 1),
         special,
         np.random.default_rng(1),
+        (11, 1),
         pairs=True,
         masks=False,
         token_types=True,
@@ -60,9 +60,9 @@ def test_masks_replace_tokens_and_are_listed(tokenizer: PreTrainedTokenizerFast)
     special = special_tokens(tokenizer)
     inputs = draw_inputs(
         [[7, 8, 9]],
-        (40, 3),
         special,
         np.random.default_rng(1),
+        (40, 3),
         pairs=False,
         masks=True,
         token_types=False,

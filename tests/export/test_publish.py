@@ -84,7 +84,7 @@ def fix_the_batch_size(graph: ir.Graph) -> None:
     merge.const_value = ir.Tensor(np.array([0, 1, -1], np.int64), name=merge.name)
 
 
-# --- rejected artefacts ----------------------------------------------------------------------------
+# --- rejected artefacts ---------------------------------------------------------------------------
 
 
 def test_an_artefact_that_fails_is_moved_to_rejected_and_nothing_else_changes(
@@ -143,7 +143,7 @@ def test_an_artefact_that_cannot_be_compared_is_rejected_too(
     assert tree_manifest(published) == before
 
 
-# --- interruptions ---------------------------------------------------------------------------------
+# --- interruptions --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_disk_that_is_full_at_the_very_end_changes_nothing(
     assert tree_manifest(run.path) == before
 
 
-# --- precisions ------------------------------------------------------------------------------------
+# --- precisions -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

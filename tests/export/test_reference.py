@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -168,10 +168,11 @@ def test_a_short_text_is_used_repeatedly_and_an_empty_one_is_refused(
 def test_an_unknown_task_and_an_unfit_tokenizer_are_refused(
     model: Make, tokenizer: PreTrainedTokenizerFast, text: list[str]
 ) -> None:
+    task: Any = "translation"
     with pytest.raises(
         ModelError, match="no probes for the task 'translation'; expected one of: fill-mask"
     ):
-        make_probes(model("BertModel"), tokenizer, "translation", text, seed=5)  # type: ignore[arg-type]
+        make_probes(model("BertModel"), tokenizer, task, text, seed=5)
     without_mask = copy.deepcopy(tokenizer)
     without_mask.mask_token = None
     with pytest.raises(ModelError, match=r"the tokenizer has no \[MASK\] token"):

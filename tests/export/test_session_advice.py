@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from edgedistil.core.precision import Precision
 from edgedistil.core.session import (
     ALLOW_SPINNING,
     EXACT_INT8,
@@ -22,9 +23,10 @@ from tests.fixtures.small_package import export_record
     ],
 )
 def test_options_follow_precision_and_device_and_every_entry_has_a_reason(
-    graphs: Path, precision: str, target: str, entries: dict[str, str]
+    graphs: Path, precision: Precision, target: str, entries: dict[str, str]
 ) -> None:
-    advice = advise_session(export_record(graphs, precision, target=target))  # type: ignore[arg-type]
+    record = export_record(graphs, precision, target=target)
+    advice = advise_session(record)
     assert advice.session.config_entries() == entries
     assert set(entries) <= set(advice.reasons)
     assert (advice.opset, advice.ir_version, advice.target_device) == (17, 8, target)

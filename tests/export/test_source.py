@@ -23,7 +23,7 @@ def rewrite_config(folder: Path, **changes: object) -> None:
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
-# --- which models ----------------------------------------------------------------------------------
+# --- which models ---------------------------------------------------------------------------------
 
 
 def test_a_run_has_student_and_teacher_as_masked_lm_and_as_encoder(finished_run: RunDir) -> None:
@@ -51,7 +51,7 @@ def test_a_run_without_a_student_says_which_command_makes_one(runs: Path) -> Non
         find_sources("empty", model=None, task=None)
 
 
-# --- tasks -----------------------------------------------------------------------------------------
+# --- tasks ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_synonyms_of_tasks_manager_are_understood() -> None:
     assert "expected one of: fill-mask, feature-extraction" in str(caught.value)
 
 
-# --- models that cannot be exported ----------------------------------------------------------------
+# --- models that cannot be exported ---------------------------------------------------------------
 
 
 def test_another_type_of_model_is_refused_with_the_supported_ones(folder: Folder) -> None:

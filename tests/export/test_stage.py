@@ -1,4 +1,4 @@
-"""`export` on small models: what it writes, what it refuses, and that it restores what was there."""
+"""`export` on small models: the files it writes, and the input it refuses."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_a_failed_export_is_not_the_latest_run(
     assert (runs / "latest").read_text() == "another\n"
 
 
-# --- what is refused -------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 def test_an_unknown_format_is_refused(finished_run: RunDir) -> None:

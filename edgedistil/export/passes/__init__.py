@@ -1,9 +1,9 @@
 """Graph passes: rewrites of the traced graph, each with a contract.
 
 A pass is a function from a graph to the number of places it changed. Its docstring says what it
-requires of the graph and what it ensures. `run_passes` checks every pass: it must change the declared
-number of places and must not make the weights larger. tests/export/passes/ tests each pass on a small
-graph, and the parity check compares the outputs of every artefact (edgedistil/parity/).
+requires of the graph and what it ensures. `run_passes` checks every pass: it must change the
+declared number of places and must not make the weights larger. tests/export/passes/ tests each pass
+on a small graph, and the parity check compares the outputs of every artefact (edgedistil/parity/).
 """
 
 from __future__ import annotations
@@ -117,25 +117,28 @@ def run_passes(model: ir.Model, passes: Sequence[Pass]) -> dict[str, int]:
     """
     counts = {}
     for step in passes:
-        size_before = weight_bytes(model)
+        size = weight_bytes(model)
         counts[step.name] = step.rewrite(model)
         drop_unused(model)
-
-        # A silently unfused attention is the most frequent complaint about other exporters
-        # (docs/decisions.md#passes-declare-their-count).
-        if step.expected is not None and counts[step.name] != step.expected:
-            raise EdgeDistilError(
-                f"graph pass '{step.name}' changed {counts[step.name]} places, "
-                f"expected {step.expected}",
-                hint="this version of transformers or torch traces the model differently; "
-                "install the versions of constraints.txt",
-            )
-        size = weight_bytes(model)
-        if size > size_before:
-            raise EdgeDistilError(
-                f"graph pass '{step.name}' made the weights larger: {size_before} → {size} bytes"
-            )
+        _check(step, counts[step.name], before=size, after=weight_bytes(model))
     return {name: count for name, count in counts.items() if count}
+
+
+def _check(step: Pass, count: int, *, before: int, after: int) -> None:
+    """Raises EdgeDistilError unless a pass changed what it declared, and no weight grew."""
+    # A silently unfused attention is the most frequent complaint about other exporters
+    # (docs/decisions.md#passes-declare-their-count).
+    if step.expected is not None and count != step.expected:
+        raise EdgeDistilError(
+            f"graph pass '{step.name}' changed {count} places, expected {step.expected}",
+            hint="this version of transformers or torch traces the model differently; "
+            "install the versions of constraints.txt",
+        )
+    # A weight that is stored twice would make every artefact larger, unnoticed.
+    if after > before:
+        raise EdgeDistilError(
+            f"graph pass '{step.name}' made the weights larger: {before} → {after} bytes"
+        )
 
 
 def weight_bytes(model: ir.Model) -> int:
@@ -154,6 +157,7 @@ def drop_unused(model: ir.Model) -> None:
     """Removes nodes and weights that no node reads, and sorts the nodes."""
     for step in (IdentityEliminationPass(), RemoveUnusedNodesPass(), TopologicalSortPass()):
         step(model)
+    # A weight without a reader would still be written to the file.
     initializers = model.graph.initializers
     for name in [name for name, value in initializers.items() if not value.uses()]:
         del initializers[name]

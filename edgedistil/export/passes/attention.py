@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgedistil.export.passes.edit import (
     CONTRIB,
@@ -35,18 +37,19 @@ class _Projections:
 def fuse_attention(model: ir.Model, *, heads: int) -> int:
     """Lowers `edgedistil::Attention`, with the reshapes and transposes around it.
 
-    The result is two MatMuls, a sum and a softmax a layer. onnxruntime's MultiHeadAttention measured
-    slower (docs/log.md#multiheadattention).
+    The result is two MatMuls, a sum and a softmax a layer. onnxruntime's MultiHeadAttention
+    measured slower (docs/log.md#multiheadattention).
 
     Requires: the graph of `trace_model`; `sequence_first` runs too, before or after.
     Ensures: query, key and value are read where their projections wrote them, as (L, B, H, D) with
         the MatMul's own strides (`transBatchA`, `transBatchB`). Only the context is transposed. The
-        shapes of all reshapes are constant. The mask is computed once for the whole graph.
+        shapes of all reshapes are constant. The mask is computed once for the complete graph.
     """
     mask_B11L: ir.Value | None = None
     changed = 0
     for node in [node for node in model.graph if node.domain == DOMAIN]:
         projections = _projections(node)
+        # The traced node returns (B, L, H, D), which a reshape merges to (B, L, D).
         merge = only_consumer(node.outputs[0])
         if projections is None or merge is None or merge.op_type != "Reshape":
             continue
@@ -67,6 +70,7 @@ def _projections(node: ir.Node) -> _Projections | None:
         transpose = produced_by(head_major, "Transpose")
         split = produced_by(transpose.inputs[0], "Reshape") if transpose else None
         projection = split.inputs[0] if split else None
+        # A graph of another shape is left alone; `run_passes` reports the missing place.
         if projection is None:
             return None
         values.append(projection)
@@ -79,46 +83,52 @@ def _lower(
     """Inserts the operators of one attention; returns its context, (L, B, D)."""
     module = (node.name or "attention").rsplit("/", 1)[0]
     # 0 keeps a dimension, -1 is computed: one constant serves every batch and length.
-    split = add_initializer(graph, f"constant/split/{heads}", np.array([0, 0, heads, -1], np.int64))
-    merge = add_initializer(graph, "constant/merge", np.array([0, 0, -1], np.int64))
+    split = add_initializer(graph, f"constant/split/{heads}", _shape(0, 0, heads, -1))
+    merge = add_initializer(graph, "constant/merge", _shape(0, 0, -1))
     query, key, value = (
         insert(node, "Reshape", [projection, split], name=f"{module}/{role}_heads")[0]
         for role, projection in vars(projections).items()
     )
-
-    # Scores (B, H, L, L): FusedMatMul takes the batch dimensions from (L, B, H, D) by stride, so
-    # nothing is transposed in memory (docs/log.md#sequence-first-activations).
-    (scores,) = insert(
-        node,
-        "FusedMatMul",
-        [query, key],
-        name=f"{module}/scores",
-        domain=CONTRIB,
-        attributes={
-            "alpha": node.attributes["scale"].as_float(),
-            "transBatchA": 1,
-            "transBatchB": 1,
-            "transB": 1,
-        },
+    weights_BHLL = _insert_weights(node, query, key, mask_B11L, module)
+    context_BHLD = _insert_matmul(
+        node, weights_BHLL, value, f"{module}/context", attributes={"transBatchB": 1}
     )
-    (masked,) = insert(node, "Add", [scores, mask_B11L], name=f"{module}/masked")
-    (weights,) = insert(
-        node, "Softmax", [masked], name=f"{module}/weights", attributes={"axis": -1}
-    )
-    (context,) = insert(
-        node,
-        "FusedMatMul",
-        [weights, value],
-        name=f"{module}/context",
-        domain=CONTRIB,
-        attributes={"transBatchB": 1},
-    )
-
-    # (B, H, L, D) → (L, B, H · D), the one transpose of a layer.
+    # (B, H, L, D) → (L, B, H, D) → (L, B, H · D): the one transpose of a layer.
+    order = {"perm": [2, 0, 1, 3]}
     (context_LBHD,) = insert(
-        node, "Transpose", [context], name=f"{module}/turned", attributes={"perm": [2, 0, 1, 3]}
+        node, "Transpose", [context_BHLD], name=f"{module}/turned", attributes=order
     )
     return insert(node, "Reshape", [context_LBHD, merge], name=f"{module}/merged")[0]
+
+
+def _insert_weights(
+    node: ir.Node, query: ir.Value, key: ir.Value, mask_B11L: ir.Value, module: str
+) -> ir.Value:
+    """Inserts softmax(q kᵀ · scale + mask); returns the attention weights, (B, H, L, L)."""
+    # FusedMatMul reads the batch dimensions of (L, B, H, D) by stride, so nothing is transposed in
+    # memory (docs/log.md#sequence-first-activations).
+    attributes = {
+        "alpha": node.attributes["scale"].as_float(),
+        "transBatchA": 1,
+        "transBatchB": 1,
+        "transB": 1,
+    }
+    scores = _insert_matmul(node, query, key, f"{module}/scores", attributes=attributes)
+    (masked,) = insert(node, "Add", [scores, mask_B11L], name=f"{module}/masked")
+    last = {"axis": -1}
+    return insert(node, "Softmax", [masked], name=f"{module}/weights", attributes=last)[0]
+
+
+def _insert_matmul(
+    before: ir.Node, left: ir.Value, right: ir.Value, name: str, *, attributes: dict[str, Any]
+) -> ir.Value:
+    return insert(
+        before, "FusedMatMul", [left, right], name=name, domain=CONTRIB, attributes=attributes
+    )[0]
+
+
+def _shape(*sizes: int) -> NDArray[np.int64]:
+    return np.array(sizes, np.int64)
 
 
 def _insert_mask(graph: ir.Graph) -> ir.Value:
@@ -128,6 +138,7 @@ def _insert_mask(graph: ir.Graph) -> ir.Value:
     one = add_initializer(graph, "constant/one", np.array(1, np.float32))
     score = add_initializer(graph, "constant/masked", np.array(MASKED_SCORE, np.float32))
     axes = add_initializer(graph, "constant/mask_axes", np.array([1, 2], np.int64))
+    # In front of the first node: every layer reads the mask.
     float32 = {"to": int(ir.DataType.FLOAT)}
     (is_token,) = insert(first, "Cast", [attention_mask], name="mask/kept", attributes=float32)
     (is_padding,) = insert(first, "Sub", [one, is_token], name="mask/left_out")

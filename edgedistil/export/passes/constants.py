@@ -22,8 +22,8 @@ def read_weights_as_stored(model: ir.Model) -> int:
     """Removes the `Transpose` of a weight: the MatMul reads it as PyTorch stores it, (N, K).
 
     A session copies every weight into the blocks that its kernel reads. That copy took 123 ms from
-    (N, K) and 149 ms from the transposed weight, at DistilBERT's shapes, and the MatMuls are as fast
-    (docs/log.md#weights-stored-as-pytorch-stores-them).
+    (N, K) and 149 ms from the transposed weight, at DistilBERT's shapes, and the MatMuls are as
+    fast (docs/log.md#weights-stored-as-pytorch-stores-them).
 
     Requires: each transposed weight is read by one `MatMul`.
     Ensures: every weight is stored once, in PyTorch's order; both readers of a tied weight read the
@@ -31,6 +31,7 @@ def read_weights_as_stored(model: ir.Model) -> int:
     """
     changed = 0
     for transpose in [node for node in model.graph if transposes_a_weight(node)]:
+        # The tracer writes a transpose for each MatMul, of a tied weight too.
         (use,) = transpose.outputs[0].uses()
         matmul = use.node
         (output,) = insert(
@@ -59,6 +60,7 @@ def name_constants(model: ir.Model) -> int:
         if array is None or array.size > _NAMED_UP_TO_VALUES:
             continue
         array = np.array(array)  # not ascontiguousarray: it makes a scalar one-dimensional
+        # Equal constants have equal names, so they become one initializer.
         value = add_initializer(model.graph, _constant_name(array), array)
         replace_value(node.outputs[0], value)
         changed += 1

@@ -29,6 +29,7 @@ def produced_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
 
 def only_consumer(value: ir.Value) -> ir.Node | None:
     """The only node that reads `value`; None if several do, or if it is an output."""
+    # A node that reads the value twice is one consumer.
     consumers = {use.node for use in value.uses()}
     if len(consumers) != 1 or value.is_graph_output():
         return None
@@ -39,6 +40,7 @@ def constant_array(value: ir.Value | None) -> NDArray[Any] | None:
     """The array of an initializer or a `Constant` node; None if the value is computed."""
     if value is None:
         return None
+    # An initializer has its array; the output of a Constant node has it in the node.
     if value.const_value is not None:
         return np.asarray(value.const_value.numpy())
     node = produced_by(value, "Constant")
@@ -81,6 +83,7 @@ def insert(
         num_outputs=outputs,
         name=name,
     )
+    # Values get readable names, and no counter of a library is in the file.
     for index, output in enumerate(node.outputs):
         output.name = f"{name}/output_{index}" if outputs > 1 else f"{name}/output"
     graph = before.graph
@@ -95,6 +98,7 @@ def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value
     """Adds a constant; returns the existing one if the graph has an initializer of that name."""
     if name in graph.initializers:
         return graph.initializers[name]
+    # The tensor refers to the array: nothing is copied before the graph is written.
     tensor = ir.Tensor(array, name=name)
     value = ir.Value(
         name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor

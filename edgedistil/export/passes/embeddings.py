@@ -22,24 +22,25 @@ def slice_positions(model: ir.Model) -> int:
     for node in list(model.graph):
         if node.op_type != "Gather" or not is_weight(node.inputs[0], POSITION_EMBEDDING):
             continue
-        graph = model.graph
-        input_ids = graph_input(graph, "input_ids")
-        start = add_initializer(graph, "constant/start", np.array([0], np.int64))
-        row_axis = add_initializer(graph, "constant/axis", np.array([0], np.int64))
-        batch_axis = add_initializer(graph, "constant/batch_axis", np.array([1], np.int64))
-
-        # The length is that of input_ids (B, L); the rows (L, D) are broadcast to (L, 1, D).
-        second = {"start": 1, "end": 2}
-        (length,) = insert(node, "Shape", [input_ids], name="embeddings/length", attributes=second)
-        (rows_LD,) = insert(
-            node, "Slice", [node.inputs[0], start, length, row_axis], name="embeddings/positions"
-        )
-        (rows_L1D,) = insert(
-            node, "Unsqueeze", [rows_LD, batch_axis], name="embeddings/positions_of_all"
-        )
-        replace_value(node.outputs[0], rows_L1D)
+        replace_value(node.outputs[0], _insert_slice(model.graph, node))
         changed += 1
     return changed
+
+
+def _insert_slice(graph: ir.Graph, lookup: ir.Node) -> ir.Value:
+    """Inserts the slice of the matrix; returns its rows, (L, 1, D)."""
+    input_ids = graph_input(graph, "input_ids")
+    start = add_initializer(graph, "constant/start", np.array([0], np.int64))
+    row_axis = add_initializer(graph, "constant/axis", np.array([0], np.int64))
+    batch_axis = add_initializer(graph, "constant/batch_axis", np.array([1], np.int64))
+    # input_ids is (B, L) in every layout: its second axis is the length.
+    second = {"start": 1, "end": 2}
+    (length,) = insert(lookup, "Shape", [input_ids], name="embeddings/length", attributes=second)
+    (rows_LD,) = insert(
+        lookup, "Slice", [lookup.inputs[0], start, length, row_axis], name="embeddings/positions"
+    )
+    # The batch axis is broadcast: every sequence gets the same rows.
+    return insert(lookup, "Unsqueeze", [rows_LD, batch_axis], name="embeddings/positions_of_all")[0]
 
 
 def is_weight(value: ir.Value | None, ending: str) -> bool:

@@ -55,6 +55,7 @@ def _transpose_back(graph: ir.Graph, last_norm: ir.Node) -> None:
     readers = [
         reader for reader in graph if reader is not last_norm and hidden_LBD in reader.inputs
     ]
+    # The transpose precedes its first reader, so that the nodes stay sorted.
     # In an encoder without a head no node reads the norm.
     if readers:
         hidden_BLD.name = "encoder/turned/output"

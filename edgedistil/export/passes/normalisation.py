@@ -14,9 +14,9 @@ from edgedistil.export.passes.edit import insert, only_consumer, produced_by, re
 def keep_residual_sums(model: ir.Model) -> int:
     """Turns the `Add` in front of a LayerNorm into a `Sum`.
 
-    A session fuses Add and LayerNormalization into SkipLayerNormalization, which takes 126 and 465 µs
-    for 32 and 128 rows of 768, where LayerNormalization takes 16 and 50 (onnxruntime 1.32, one core,
-    docs/log.md#skiplayernormalization-is-slow).
+    A session fuses Add and LayerNormalization into SkipLayerNormalization, which takes 126 and 465
+    µs for 32 and 128 rows of 768, where LayerNormalization takes 16 and 50 (onnxruntime 1.32, one
+    core, docs/log.md#skiplayernormalization-is-slow).
 
     Requires: the sum is read by the LayerNorm only, and both its terms are activations.
     Ensures: the same sums in the same order.
@@ -24,6 +24,7 @@ def keep_residual_sums(model: ir.Model) -> int:
     changed = 0
     for norm in [node for node in model.graph if node.op_type == "LayerNormalization"]:
         add = produced_by(norm.inputs[0], "Add")
+        # Another reader needs the sum itself, and a session does not fuse it then.
         if add is None or only_consumer(add.outputs[0]) is not norm:
             continue
         # The sum of the embeddings is not a residual sum.
@@ -37,9 +38,9 @@ def keep_residual_sums(model: ir.Model) -> int:
 def keep_bias_sums(model: ir.Model) -> int:
     """Turns the `Add` of a bias in front of a Gelu into a `Sum`.
 
-    A session fuses the two into BiasGelu, which takes 1033 µs for 256 rows of 3072, where Gelu takes
-    496 and the sum 170 (onnxruntime 1.32, one core, docs/log.md#bias-in-front-of-gelu). In 8 bits the
-    MatMul adds the bias, and there is nothing to fuse.
+    A session fuses the two into BiasGelu, which takes 1033 µs for 256 rows of 3072, where Gelu
+    takes 496 and the sum 170 (onnxruntime 1.32, one core, docs/log.md#bias-in-front-of-gelu). In 8
+    bits the MatMul adds the bias, and there is nothing to fuse.
 
     Requires: the sum is read by the Gelu only.
     Ensures: the same sums in the same order.

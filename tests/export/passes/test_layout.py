@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 ENCODER = """
 encoder (int64[B, L] input_ids) => (float[B, L, 2] y)
-<float[5, 2] words = {0, 1, 3, 2, 4, 5, 9, 7, 8, 0}, float[2] scale = {1, 2}, float[2] bias = {0, 1}>
+<float[5, 2] words = {0, 1, 3, 2, 4, 5, 9, 7, 8, 0},
+ float[2] scale = {1, 2}, float[2] bias = {0, 1}>
 {
   embedded = Gather(words, input_ids)
   ["layer.0/LayerNorm"] y = LayerNormalization<axis = -1>(embedded, scale, bias)

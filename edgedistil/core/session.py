@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from edgedistil.core.errors import StorageError
+from edgedistil.core.format import plural
 from edgedistil.core.precision import Precision
 from edgedistil.core.records import Record
 from edgedistil.core.rundir import read_json, write_json
@@ -134,7 +135,7 @@ class SessionOptions(Record):
 
     def describe(self) -> str:
         """One line for a person: `2 threads, arena on, spinning off, ...`."""
-        threads = {0: "all cores", 1: "1 thread"}.get(self.threads, f"{self.threads} threads")
+        threads = "all cores" if self.threads == 0 else plural(self.threads, "thread")
         parts = [
             threads,
             f"arena {_on_or_off(self.arena)}",

@@ -16,6 +16,7 @@ from page import argument_parser, host_line, today, version_list, write_page
 from edgedistil.ablate import ablate
 from edgedistil.core.format import ABSENT, hundredths, number, percent
 from edgedistil.core.options import TaskOptions
+from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Evaluate, Recipe, Train, load_recipe, write_recipe
 from edgedistil.core.records import (
     AblationRecord,
@@ -24,7 +25,7 @@ from edgedistil.core.records import (
     Variation,
     read_record,
 )
-from edgedistil.core.rundir import RunDir, runs_root
+from edgedistil.core.rundir import RunDir
 
 HERE = Path(__file__).resolve().parent
 # Of the task's 4 epochs: at the student's learning rate, two score 0.4 points below four.

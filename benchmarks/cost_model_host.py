@@ -23,7 +23,7 @@ from cost_model_shapes import FITTED, JUDGED, PRECISIONS, Encoder, export_all
 from page import RESULTS, argument_parser, today
 
 from edgedistil.core import console
-from edgedistil.core.assets import cache_root
+from edgedistil.core.places import cache_root
 from edgedistil.core.records import provenance
 from edgedistil.core.rundir import write_json
 from edgedistil.core.text import read_lines

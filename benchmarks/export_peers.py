@@ -43,8 +43,8 @@ from peers.rows import (
     versions_of,
 )
 
-from edgedistil.core.assets import cache_root
 from edgedistil.core.format import ABSENT, gibibytes, plural
+from edgedistil.core.places import cache_root
 from edgedistil.core.records import ParityFigures, this_host
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK
 

@@ -21,7 +21,7 @@ import torch
 from page import RESULTS, argument_parser, host_line, today, write_page
 from transformers import BertConfig, BertModel
 
-from edgedistil.core.assets import cache_root
+from edgedistil.core.places import cache_root
 from edgedistil.models.teacher import load_teacher
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -32,7 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from edgedistil.core.assets import cache_root, fetch_asset, read_member
+from edgedistil.core.assets import fetch_asset, read_member
+from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import Corpus, SourceSpec
 from edgedistil.core.records import this_host
 from edgedistil.data.corpus import prepare_corpus

@@ -35,7 +35,7 @@ from page import (
 )
 from transformers import BertConfig, BertForMaskedLM
 
-from edgedistil.core.assets import cache_root
+from edgedistil.core.places import cache_root
 from edgedistil.models.teacher import load_teacher
 
 LOWEST, HIGHEST = 0.75, 1.25

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgedistil.core.assets import cache_root
+from edgedistil.core.places import cache_root
 from edgedistil.data.masking import mask_bert, row_generator
 from edgedistil.models.teacher import load_teacher
 

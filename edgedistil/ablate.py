@@ -14,6 +14,7 @@ from typing import Any
 from edgedistil.core import console
 from edgedistil.core.errors import RecipeError
 from edgedistil.core.options import EvaluateOptions, TaskOptions
+from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Recipe, load_recipe
 from edgedistil.core.recipe_diff import differences
 from edgedistil.core.records import (
@@ -27,7 +28,7 @@ from edgedistil.core.records import (
     read_record,
     write_record,
 )
-from edgedistil.core.rundir import RunDir, runs_root
+from edgedistil.core.rundir import RunDir
 from edgedistil.core.shipped import shipped_folder
 
 FULL_RECIPE = "full"

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from edgedistil.core import console
-from edgedistil.core.assets import ASSETS, cache_root
+from edgedistil.core.assets import ASSETS
 from edgedistil.core.cpu import BFLOAT16_FLAGS, INT8_FLAGS, this_cpu
+from edgedistil.core.places import cache_root, runs_root
 from edgedistil.core.records import this_host
-from edgedistil.core.rundir import run_names, runs_root
+from edgedistil.core.rundir import run_names
 
 State = Literal["ok", "missing", "note"]
 REQUIRED_PACKAGES = (

@@ -9,9 +9,10 @@ from pathlib import Path
 import edgedistil
 from edgedistil.core import console
 from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
+from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import text_sha256
-from edgedistil.core.rundir import RunDir, read_json, runs_root, sha256_file, write_json
+from edgedistil.core.rundir import RunDir, read_json, sha256_file, write_json
 
 # Evaluation cells of small models run faster with one thread each than sharing all threads; beyond
 # four at a time their memory counts more than the gain.

@@ -21,7 +21,7 @@ from transformers import (
     DistilBertModel,
 )
 
-from edgedistil.core.assets import cache_root
+from edgedistil.core.places import cache_root
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK, Task
 from edgedistil.models.teacher import load_teacher
 

@@ -6,17 +6,15 @@ The packages are opened as the zip or tar files they are; nothing in them is ins
 from __future__ import annotations
 
 import bz2
-import os
 import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from edgedistil.core import console
 from edgedistil.core.errors import InputError, StorageError
 from edgedistil.core.fetch import PinnedPackage, check_sha256, pip_download
+from edgedistil.core.places import cache_root
 from edgedistil.core.toml import did_you_mean
 
 
@@ -139,14 +137,6 @@ ASSETS = {
         ),
     )
 }
-
-
-def cache_root() -> Path:
-    """The user's cache: `$EDGEDISTIL_CACHE`, otherwise the platform's cache folder."""
-    configured = os.environ.get("EDGEDISTIL_CACHE")
-    if configured:
-        return Path(configured)
-    return user_cache_path("edgedistil")
 
 
 def find_asset(name: str) -> Asset:

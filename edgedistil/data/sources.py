@@ -13,9 +13,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from edgedistil.core import console
-from edgedistil.core.assets import cache_root, fetch_asset, find_asset
+from edgedistil.core.assets import fetch_asset, find_asset
 from edgedistil.core.errors import CorpusError
 from edgedistil.core.fetch import download_url
+from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import SourceSpec
 from edgedistil.data.asset_text import asset_text_bytes, read_asset, reader_for_asset
 from edgedistil.data.hub_text import read_hub_dataset

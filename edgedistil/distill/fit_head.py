@@ -20,7 +20,7 @@ from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
 from edgedistil.core import console
 from edgedistil.core.errors import TrainingDiverged
-from edgedistil.core.fetch import cache_lock, remove_stale_builds
+from edgedistil.core.fetch import cache_lock
 from edgedistil.core.recipe import FitHead, Loss, Masking
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors, write_json
 from edgedistil.data.batches import BatchOrder
@@ -87,7 +87,6 @@ def fit_head(
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache / "teachers" / f"{teacher.name}-mlm-{key}"
     with cache_lock(folder):
-        remove_stale_builds(folder)
         # Another process may have built it while this one waited for the lock.
         if not folder.is_dir():
             model = copy.deepcopy(teacher.model).to(device)

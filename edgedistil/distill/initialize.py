@@ -15,9 +15,9 @@ from accelerate import PartialState
 from transformers import DistilBertForMaskedLM
 
 from edgedistil.core import console
-from edgedistil.core.assets import cache_root
 from edgedistil.core.errors import Interrupted, RunError, StorageError
 from edgedistil.core.fetch import file_lock
+from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import Recipe, Train, load_recipe, write_recipe
 from edgedistil.core.recipe_diff import check_resumable
 from edgedistil.core.records import CorpusRecord, read_record, write_record

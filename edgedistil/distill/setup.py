@@ -6,8 +6,8 @@ from pathlib import Path
 
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
-from edgedistil.core.assets import cache_root
 from edgedistil.core.errors import ModelError
+from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import Corpus, FitHead
 from edgedistil.core.recipe import Student as StudentSection
 from edgedistil.core.recipe import Teacher as TeacherSection

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedistil.core.assets import cache_root
 from edgedistil.core.device import DeviceSpec
 from edgedistil.core.errors import InputError
+from edgedistil.core.places import cache_root
 from edgedistil.core.records import ProfileRecord, Record, read_record, write_record
 from edgedistil.costmodel.model import (
     ONNXRUNTIME_CONSTANTS,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistil.core import console
-from edgedistil.core.assets import cache_root
 from edgedistil.core.errors import InputError
 from edgedistil.core.fetch import PinnedPackage, check_sha256, pip_download
+from edgedistil.core.places import cache_root
 
 # Platform tags that the pinned wheels may carry; the first one needs glibc 2.28 on the board.
 PLATFORMS = (

@@ -222,13 +222,6 @@ def test_cache_lock_puts_its_file_next_to_the_folder(tmp_path: Path) -> None:
         assert [file.name for file in (tmp_path / "corpus").iterdir()] == ["key.lock"]
 
 
-def test_stale_builds_of_a_folder_are_removed_and_others_stay(tmp_path: Path) -> None:
-    for name in (".made.abc", ".made.def", ".other.abc", "made"):
-        (tmp_path / name / "deep").mkdir(parents=True)
-    fetch.remove_stale_builds(tmp_path / "made")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.abc", "made"]
-
-
 def test_a_lock_that_cannot_be_created_is_an_error_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" / "made"

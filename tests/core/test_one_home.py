@@ -54,7 +54,7 @@ FACTS: Mapping[str, Mapping[str, str]] = {
         "report/language_models.py": "a table of the package, not the user's",
     },
     "difflib": {"core/toml.py": "did you mean"},
-    "flock(": {"core/fetch.py": "locks"},
+    "flock(": {"core/fetch.py": "locks on files", "core/scratch.py": "locks on folders"},
     "snapshot_download(": {"core/fetch.py": "models from the hub"},
     "--only-binary": {"core/fetch.py": "package files through pip"},
     "'.ckpt'": {"core/fetch.py": "weights that are refused"},

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from edgedistil.core.assets import cache_root
+from edgedistil.core.places import cache_root
 from edgedistil.export.passes import run_standard_passes
 from edgedistil.export.quantize import Int8Plan, quantize_dynamic
 from edgedistil.export.reference import make_probes

@@ -17,8 +17,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
 
-from edgedistil.core import assets
 from edgedistil.core.options import ExportOptions
+from edgedistil.core.places import cache_root
 from edgedistil.core.rundir import RunDir
 from edgedistil.export import probe_inputs, publish
 from edgedistil.export.source import read_source
@@ -77,7 +77,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> dict
     """MiniLM as teacher encoder, a student of its layers 0 2 4 as masked LM, encoder and
     classifier; fp32 and int8.
     """
-    teacher = load_teacher("asset:minilm", revision=None, cache=assets.cache_root())
+    teacher = load_teacher("asset:minilm", revision=None, cache=cache_root())
     student = make_student(
         teacher.model,
         layer_map=[0, 2, 4],

@@ -18,7 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistil.core.assets import cache_root
+from edgedistil.core.places import cache_root
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCH = next(

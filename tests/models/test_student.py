@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForMaskedLM, DistilBertForMaskedLM
 
-from edgedistil.core.assets import cache_root
 from edgedistil.core.errors import ModelError
+from edgedistil.core.places import cache_root
 from edgedistil.models.student import alternate_layers, load_student, make_student
 from edgedistil.models.teacher import load_teacher
 

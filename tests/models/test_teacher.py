@@ -18,8 +18,8 @@ from transformers import (
     DistilBertForMaskedLM,
 )
 
-from edgedistil.core.assets import cache_root
 from edgedistil.core.errors import ModelError, OfflineError
+from edgedistil.core.places import cache_root
 from edgedistil.models.teacher import load_teacher
 
 WORDS = [

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import torch
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
-from edgedistil.core.assets import cache_root
 from edgedistil.core.errors import OfflineError
+from edgedistil.core.places import cache_root, runs_root
 from edgedistil.core.recipe import Corpus, Recipe
 from edgedistil.core.recipe import Teacher as TeacherSection
 from edgedistil.core.records import PlannedDevice, PlanRecord, provenance
-from edgedistil.core.rundir import runs_root
 from edgedistil.data.corpus import prepare_corpus
 from edgedistil.distill import setup
 from edgedistil.distill.distributed import (

@@ -28,9 +28,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from edgedistil.core import console
-from edgedistil.core.assets import cache_root
 from edgedistil.core.errors import InputError, OfflineError, StorageError
 from edgedistil.core.fetch import cache_lock
+from edgedistil.core.places import cache_root
 from edgedistil.core.rundir import read_json, replacing, sha256_file, write_json
 from edgedistil.core.scratch import scratch_folder
 from edgedistil.runtime.wheels import arm64_wheels, fetch_wheels

@@ -1,0 +1,52 @@
+"""Folders of the cache and the runs, and the environment variables that move them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from edgedistil.core.errors import StorageError
+
+_CACHE_VARIABLE = "EDGEDISTIL_CACHE"
+_RUNS_VARIABLE = "EDGEDISTIL_RUNS"
+
+
+def cache_root() -> Path:
+    """The user's cache: `$EDGEDISTIL_CACHE`, otherwise the platform's cache folder.
+
+    Raises:
+        StorageError: The variable is not set, and the user has no home folder.
+    """
+    configured = os.environ.get(_CACHE_VARIABLE)
+    if configured:
+        return Path(configured)
+    folder = user_cache_path("edgedistil")
+    # Without a home folder the path starts with a literal `~`.
+    if not folder.is_absolute():
+        raise StorageError(
+            "there is no place for the cache: this user has no home folder",
+            hint=f"set {_CACHE_VARIABLE} to a folder for it",
+        )
+    return folder
+
+
+def runs_root() -> Path:
+    """Folder of the runs: `$EDGEDISTIL_RUNS`, otherwise `runs` in the working directory."""
+    return Path(os.environ.get(_RUNS_VARIABLE) or "runs")
+
+
+def moving_advice(path: Path) -> str:
+    """Returns what to do if `path` cannot be written: the variable that moves it, if it has one."""
+    absolute = path.absolute()
+    try:
+        in_cache = absolute.is_relative_to(cache_root().absolute())
+    except StorageError:
+        in_cache = False
+    # The cache may be inside of the folder of the runs, but not the other way round.
+    if in_cache:
+        return f"free some space, or set {_CACHE_VARIABLE} to another folder for the cache"
+    if absolute.is_relative_to(runs_root().absolute()):
+        return f"free some space, or set {_RUNS_VARIABLE} to another folder for the runs"
+    return "free some space or choose another folder"

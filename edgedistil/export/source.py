@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
@@ -30,8 +30,6 @@ from edgedistil.core.task import (
 from edgedistil.models.quiet import quiet
 from edgedistil.models.teacher import read_tokenizer
 
-ModelRole = Role | Literal["other"]
-
 # Missing weights that an error lists by name.
 _LISTED_WEIGHTS = 3
 
@@ -49,7 +47,7 @@ class ExportSource:
     """
 
     name: str
-    role: ModelRole
+    role: Role
     folder: Path
     task: Task
     float_only: bool = False
@@ -74,7 +72,7 @@ class ExportSource:
 
 
 def read_source(
-    folder: Path, *, name: str, role: ModelRole, task: str | None, float_only: bool = False
+    folder: Path, *, name: str, role: Role, task: str | None, float_only: bool = False
 ) -> ExportSource:
     """Checks a model folder and determines its task; loads no weights.
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 from onnx import TensorProto
@@ -57,7 +57,7 @@ class Artefact:
     """
 
     model: str
-    role: Role | Literal["other"]
+    role: Role
     task: str
     precision: Precision
     path: Path

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
     Progress,
@@ -81,8 +81,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for index, column in enumerate(columns):
         cells = [row[index] for row in rows if row[index] not in _EMPTY_CELLS]
         are_figures = bool(cells) and all(_FIGURE.match(cell) for cell in cells)
-        justify = "right" if are_figures and index > 0 else "left"
-        rich_table.add_column(_cell(column), justify=justify, overflow="fold")  # type: ignore[arg-type]
+        justify: JustifyMethod = "right" if are_figures and index > 0 else "left"
+        rich_table.add_column(_cell(column), justify=justify, overflow="fold")
     for row in rows:
         rich_table.add_row(*(_cell(cell) for cell in row))
     out.print()

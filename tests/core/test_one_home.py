@@ -41,6 +41,7 @@ NAMES_A_PRECISION = {
     "costmodel/model.py": "int8 is an arithmetic of a core",
     "costmodel/workload.py": "int8 is an arithmetic of a node, uint8 a type of ONNX",
     "distill/distributed.py": "fp16 is accelerate's name of float16",
+    "runtime/runner.py": "int8 and uint8 are types of ONNX tensors",
     "profiling/device_probe.py": "int8 is a rate that is measured",
     "profiling/devices.py": "fp16 and int8 are rates of a core",
 }

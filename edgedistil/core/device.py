@@ -15,6 +15,7 @@ import tomlkit
 from pydantic import Field, model_validator
 
 from edgedistil.core.cpu import Pipeline
+from edgedistil.core.echo import echo
 from edgedistil.core.errors import DeviceFileError
 from edgedistil.core.shipped import find_shipped, shipped_names
 from edgedistil.core.toml import StrictSection, did_you_mean, parse_section, read_toml
@@ -22,6 +23,8 @@ from edgedistil.core.toml import StrictSection, did_you_mean, parse_section, rea
 # The machine that the program runs on; it has no device file.
 HOST = "host"
 
+# More than any processor of today; a prediction has a row for each thread count.
+_MAX_CORES = 4096
 # Long enough to rule out an empty or one-letter source.
 SourceText = Annotated[str, Field(min_length=3)]
 
@@ -31,7 +34,8 @@ class Figure(StrictSection):
 
     written_as = "{ value, source or assumed }"
 
-    value: Annotated[float, Field(gt=0)] = Field(description="The figure.")
+    # Wide enough for bytes and for seconds; outside of it, a prediction would overflow.
+    value: Annotated[float, Field(ge=1e-9, le=1e15)] = Field(description="The figure.")
     source: SourceText | None = Field(None, description="Publication or measurement.")
     assumed: SourceText | None = Field(None, description="Reason for an assumed figure.")
 
@@ -109,6 +113,14 @@ class Cluster(StrictSection):
     clock_ghz: Figure = Field(description="Clock with all cores busy, in GHz.")
     macs_per_cycle: MacsPerCycle = Field(description="Peak multiply-adds per cycle of one core.")
 
+    @model_validator(mode="after")
+    def _check_cores(self) -> Self:
+        if self.cores.value not in range(1, _MAX_CORES + 1):
+            raise ValueError(
+                f"cores is {self.cores.value:g}: expected an integer from 1 to {_MAX_CORES}"
+            )
+        return self
+
 
 class Caches(StrictSection):
     """Sizes of the data caches."""
@@ -140,8 +152,10 @@ class DeviceMemory(StrictSection):
 class ThreadScaling(StrictSection):
     """Speed-up with 1, 2, 3, ... threads, as onnxruntime reaches it on a transformer."""
 
-    speedups: list[Annotated[float, Field(gt=0)]] = Field(
-        min_length=1, description="Speed-up with 1, 2, 3, ... threads; the first is 1."
+    speedups: list[Annotated[float, Field(ge=0.01, le=_MAX_CORES)]] = Field(
+        min_length=1,
+        max_length=_MAX_CORES,
+        description="Speed-up with 1, 2, 3, ... threads; the first is 1.",
     )
     source: str | None = Field(None, description="Publication or measurement.")
     assumed: str | None = Field(None, description="Reason for assumed figures.")
@@ -177,7 +191,8 @@ class Runtime(StrictSection):
     """Versions of onnxruntime that run on the device."""
 
     onnxruntime: str = Field(
-        pattern=r"^>=\d+(\.\d+)*$", description="Oldest version that is known to run: >=1.22."
+        pattern=r"^>=[0-9]{1,6}(\.[0-9]{1,6}){0,3}$",
+        description="Oldest version that is known to run: >=1.22.",
     )
     # Releases that start on other machines of the architecture but crash on this one.
     refused: dict[str, str] = Field(
@@ -189,7 +204,8 @@ class Runtime(StrictSection):
 class DeviceSpec(StrictSection):
     """One board, or one class of processors."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")] = Field(
+    # Part of the names of files and tables.
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,59}$")] = Field(
         description="Name on the command line: lower-case letters, digits, '.', '-'."
     )
     title: str = Field(description="Name for people.")
@@ -236,7 +252,7 @@ def load_device(name: str | Path) -> DeviceSpec:
     if file is None:
         names = [HOST, *device_names()]
         raise DeviceFileError(
-            f"unknown device '{name}'{did_you_mean(str(name), names)}",
+            f"unknown device '{echo(name)}'{did_you_mean(str(name), names)}",
             hint=f"expected one of: {', '.join(names)}; "
             "docs/adding-a-device.md explains how to add one",
         )

@@ -21,8 +21,10 @@ UNENCODABLE = "edgedistil.replace"
 
 # Format characters without an effect on a terminal, which Persian, Hindi and emoji need.
 _JOINERS = "\u200c\u200d"
-# A quoted value, or a word, that is longer than ECHO_LIMIT. An apostrophe opens no quotation.
-_LONG_VALUE = re.compile(rf"(?<!\w)'[^'\n]{{{ECHO_LIMIT + 1},}}'|\S{{{ECHO_LIMIT + 1},}}")
+# Length up to which a quoted value or a word is not cut: above ECHO_LIMIT, so that what `echo`
+# cut already stays as it is. An apostrophe opens no quotation.
+_TOLERATED = ECHO_LIMIT + 40
+_LONG_VALUE = re.compile(rf"(?<!\w)'[^'\n]{{{_TOLERATED + 1},}}'|\S{{{_TOLERATED + 1},}}")
 # ASCII forms of the characters in our own tables and messages.
 _ASCII: Mapping[str, str] = {
     "–": "-",

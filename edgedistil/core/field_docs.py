@@ -21,6 +21,8 @@ _TYPE_WORDS: Mapping[Any, str] = {
     float: "number",
     str: "text",
 }
+# Up to here, digits are counted at a glance.
+_GROUPED_FROM = 10**5
 _PLURALS: Mapping[str, str] = {"integer": "integers", "number": "numbers", "text": "texts"}
 # Attribute of a constraint in a field's metadata → its form in the list of bounds.
 _BOUNDS: Mapping[str, str] = {
@@ -103,7 +105,8 @@ def _describe(model: type[BaseModel], prefix: str) -> Iterator[FieldDoc]:
             key=key,
             type=_type_in_words(field.annotation),
             default=_default(field, is_section=section is not None),
-            bounds=", ".join(_bounds(field.annotation, field.metadata)),
+            # The items of a tuple repeat their bounds.
+            bounds=", ".join(dict.fromkeys(_bounds(field.annotation, field.metadata))),
             description=field.description or "",
         )
         if section is not None:
@@ -172,10 +175,16 @@ def _bounds(annotation: Any, metadata: Sequence[Any]) -> Iterator[str]:
         for attribute, form in _BOUNDS.items():
             bound = getattr(constraint, attribute, None)
             if bound is not None:
-                yield form.format(bound)
+                yield form.format(_grouped(bound))
     if get_origin(annotation) is Annotated:
         inner, *extra = get_args(annotation)
         yield from _bounds(inner, extra)
     else:
         for part in get_args(annotation):
             yield from _bounds(part, ())
+
+
+def _grouped(bound: Any) -> str:
+    """Writes a bound; large integers with groups of digits, as TOML accepts them."""
+    is_large = isinstance(bound, int) and bound >= _GROUPED_FROM
+    return f"{bound:_}" if is_large else str(bound)

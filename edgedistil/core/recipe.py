@@ -7,22 +7,39 @@ descriptions.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomlkit
 from pydantic import Field, model_validator
 
+from edgedistil.core.echo import echo
 from edgedistil.core.errors import RecipeError
+from edgedistil.core.override import apply_override
 from edgedistil.core.precision import DEFAULT_PRECISIONS, Precision
 from edgedistil.core.records import text_sha256
 from edgedistil.core.rundir import write_text
 from edgedistil.core.shipped import find_shipped, shipped_names
-from edgedistil.core.toml import StrictSection, did_you_mean, parse_section, read_toml
+from edgedistil.core.toml import (
+    StrictSection,
+    did_you_mean,
+    parse_section,
+    read_toml,
+)
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+# Upper bounds are far above any use, and low enough that nothing overflows or fails for lack of
+# memory after teacher and corpus are prepared: docs/decisions.md#bounds-of-recipe-values.
+Epochs = Annotated[int, Field(gt=0, le=100_000)]
+Seeds = Annotated[int, Field(gt=0, le=1000)]
+Temperature = Annotated[float, Field(ge=0.01, le=1000)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Length = Annotated[int, Field(ge=2, le=8192)]
+Threads = Annotated[int, Field(gt=0, le=1024)]
+# Below this a weight's share of the loss is beyond the digits of float32.
+_SMALLEST_WEIGHT = 1e-6
 
 # Keys of [train] of which a recipe has exactly one.
 RUN_LENGTHS = ("tokens", "epochs", "steps")
@@ -32,11 +49,11 @@ class FitHead(StrictSection):
     """How an MLM head is fitted to a teacher without one; the encoder is trained along with it."""
 
     # Five minutes on two quiet cores: docs/log.md#length-of-the-heads-training.
-    steps: Positive = Field(750, description="Optimizer steps.")
+    steps: Positive = Field(750, le=10**9, description="Optimizer steps.")
     # Smaller batches cost more per token and gain nothing:
     # docs/log.md#batch-size-and-rate-of-the-head.
-    batch_tokens: Positive = Field(2048, description="Tokens of one optimizer step.")
-    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of the head.")
+    batch_tokens: Positive = Field(2048, le=10**6, description="Tokens of one optimizer step.")
+    learning_rate: Rate = Field(5e-4, description="Peak learning rate of the head.")
     # A lower rate preserves more of the encoder:
     # docs/log.md#rate-of-the-encoder-while-a-head-is-fitted.
     encoder_rate: float = Field(
@@ -64,7 +81,10 @@ class Teacher(StrictSection):
 class Student(StrictSection):
     """Depth and initial weights of the student."""
 
-    layers: Literal["alternate"] | list[Annotated[int, Field(ge=0)]] = Field(
+    layers: (
+        Literal["alternate"]
+        | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=256)]
+    ) = Field(
         "alternate",
         description="Teacher layers that the student starts from; alternate takes every other one.",
     )
@@ -82,17 +102,24 @@ class Student(StrictSection):
         True, description="Copy the dense layer and LayerNorm of the teacher's MLM head."
     )
     freeze_positions: bool = Field(False, description="Do not train the position embeddings.")
-    dropout: Share = Field(0.1, description="Dropout of hidden states and attention weights.")
+    # Dropout has 2^16 levels (models/fast/dropout.py): close to 1, every value would be dropped.
+    dropout: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        0.1, description="Dropout of hidden states and attention weights."
+    )
 
 
 class SourceSpec(StrictSection):
     """One text source: exactly one of asset, files, hub."""
 
-    asset: str | None = Field(None, description="Text of a pinned package, by its asset name.")
-    files: str | None = Field(
-        None, description="Path, glob or URL of .txt, .jsonl or .parquet files, also .gz and .zst."
+    asset: str | None = Field(
+        None, min_length=1, description="Text of a pinned package, by its asset name."
     )
-    hub: str | None = Field(None, description="Id of a hub data set.")
+    files: str | None = Field(
+        None,
+        min_length=1,
+        description="Path, glob or URL of .txt, .jsonl or .parquet files, also .gz and .zst.",
+    )
+    hub: str | None = Field(None, min_length=1, description="Id of a hub data set.")
     config: str | None = Field(None, description="Configuration of a hub data set.")
     split: str = Field("train", description="Split of a hub data set.")
     revision: str | None = Field(
@@ -146,7 +173,7 @@ class Masking(StrictSection):
     share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.15, description="Share of the tokens that is selected."
     )
-    rarity_exponent: Annotated[float, Field(ge=0)] = Field(
+    rarity_exponent: Annotated[float, Field(ge=0, le=10)] = Field(
         0.7, description="With kind = rarity, tokens are drawn by frequency to minus this power."
     )
 
@@ -155,18 +182,14 @@ class Loss(StrictSection):
     """Weights of the three losses, and the tokens that they are computed on."""
 
     # Weights and temperature of the released DistilBERT, as in recipes/base.toml.
-    soft_target: Annotated[float, Field(ge=0)] = Field(
+    soft_target: Weight = Field(
         5.0, description="Weight of the KL divergence from the teacher's token distribution."
     )
-    mlm: Annotated[float, Field(ge=0)] = Field(
-        2.0, description="Weight of the cross-entropy of masked tokens."
-    )
-    cosine: Annotated[float, Field(ge=0)] = Field(
+    mlm: Weight = Field(2.0, description="Weight of the cross-entropy of masked tokens.")
+    cosine: Weight = Field(
         1.0, description="Weight of the cosine distance between last hidden states."
     )
-    temperature: Annotated[float, Field(gt=0)] = Field(
-        2.0, description="Temperature of the soft-target loss."
-    )
+    temperature: Temperature = Field(2.0, description="Temperature of the soft-target loss.")
     # "masked" halves the cost of a step on a small encoder:
     # docs/log.md#masked-positions-against-all-positions.
     positions: Literal["all", "masked"] = Field(
@@ -184,6 +207,13 @@ class Loss(StrictSection):
                 "all loss weights are 0, so nothing would be trained;"
                 " set soft_target, mlm or cosine"
             )
+        for name in ("soft_target", "mlm", "cosine"):
+            weight = getattr(self, name)
+            if 0 < weight < _SMALLEST_WEIGHT:
+                raise ValueError(
+                    f"{name} is {weight}: expected 0 or at least {_SMALLEST_WEIGHT};"
+                    " 0 leaves the loss out"
+                )
         return self
 
 
@@ -196,20 +226,27 @@ class Train(StrictSection):
         "otherwise float32.",
     )
     # Exactly one of tokens, epochs, steps.
-    tokens: Positive | None = Field(None, description="Length of the run in tokens.")
-    epochs: Positive | None = Field(None, description="Length of the run in epochs.")
-    steps: Positive | None = Field(None, description="Length of the run in optimizer steps.")
-    global_batch: Positive = Field(
+    tokens: Annotated[int, Field(gt=0, le=10**15)] | None = Field(
+        None, description="Length of the run in tokens."
+    )
+    epochs: Epochs | None = Field(None, description="Length of the run in epochs.")
+    steps: Annotated[int, Field(gt=0, le=10**9)] | None = Field(
+        None, description="Length of the run in optimizer steps."
+    )
+    global_batch: Annotated[int, Field(gt=0, le=2**20)] = Field(
         32, description="Sequences of one optimizer step, over all processes."
     )
-    micro_batch: Positive = Field(
+    micro_batch: Annotated[int, Field(gt=0, le=2**14)] = Field(
         32, description="Sequences of one forward pass in one process; divides global_batch."
     )
     # Optimizer of the released DistilBERT, as in recipes/base.toml.
-    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
-    betas: tuple[float, float] = Field((0.9, 0.98), description="Betas of AdamW.")
-    epsilon: float = Field(1e-6, gt=0, description="Epsilon of AdamW.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    learning_rate: Rate = Field(5e-4, description="Peak learning rate of AdamW.")
+    betas: tuple[Share, Share] = Field((0.9, 0.98), description="Betas of AdamW.")
+    # Smaller ones are 0 in float32, and a weight without a gradient would become NaN.
+    epsilon: Annotated[float, Field(ge=1e-30, le=1)] = Field(1e-6, description="Epsilon of AdamW.")
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Weight decay of AdamW."
+    )
     warmup: Share = Field(0.05, description="Share of the steps with a rising learning rate.")
     clip: float = Field(5.0, gt=0, description="Largest gradient norm; larger ones are scaled.")
     compile: bool = Field(False, description="Compile the student with torch.compile.")
@@ -243,14 +280,17 @@ class Evaluate(StrictSection):
     """Labelled tasks on which teacher and student are compared."""
 
     tasks: list[str] = Field(
-        ["sentiment"], description="Built-in tasks, groups (glue, paper) or task files."
+        ["sentiment"],
+        min_length=1,
+        description="Built-in tasks, groups (glue, paper) or task files.",
     )
     models: list[str] = Field(
         ["teacher", "student-step0", "student"],
+        min_length=1,
         description="Models of the run that are fine-tuned and scored.",
     )
-    seeds: Positive = Field(1, description="Fine-tuning runs for each task and model.")
-    epochs: Positive | None = Field(
+    seeds: Seeds = Field(1, description="Fine-tuning runs for each task and model.")
+    epochs: Epochs | None = Field(
         None, description="Epochs of fine-tuning; by default as the task's file says."
     )
     train_limit: Positive | None = Field(
@@ -276,18 +316,22 @@ class Profile(StrictSection):
         ["host"],
         description="Devices; host is measured, a board without SSH is predicted.",
     )
-    lengths: list[Positive] = Field(
+    lengths: Annotated[list[Length], Field(min_length=1, max_length=100)] = Field(
         [16, 32, 64, 128, 256], description="Sequence lengths in tokens."
     )
-    threads: list[Positive] | None = Field(
+    threads: Annotated[list[Threads], Field(min_length=1, max_length=100)] | None = Field(
         None, description="Thread counts; 1 and all usable cores by default."
     )
     # Sentence pairs of STS-B's development set, which the paper timed.
     sentence_pairs: Positive = Field(
-        1500, description="Sentence pairs of the pass that repeats the paper's table 3 (STS-B)."
+        1500,
+        le=10**6,
+        description="Sentence pairs of the pass that repeats the paper's table 3 (STS-B).",
     )
     claim_pairs: Positive = Field(
-        200, description="Sentence pairs on which two models alternate for the speed claim."
+        200,
+        le=10**6,
+        description="Sentence pairs on which two models alternate for the speed claim.",
     )
 
 
@@ -300,7 +344,9 @@ class Recipe(StrictSection):
         56, description="Seed of masks, order, dropout and random weights."
     )
     world_size: Positive = Field(
-        1, description="Processes that the recipe is meant for; --plan estimates with them."
+        1,
+        le=100_000,
+        description="Processes that the recipe is meant for; --plan estimates with them.",
     )
     teacher: Teacher = Field(description="The model that is distilled.")
     student: Student = Field(Student(), description="Depth and initial weights of the student.")
@@ -344,12 +390,12 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     if file is None:
         names = shipped_recipes()
         raise RecipeError(
-            f"unknown recipe '{path}'{did_you_mean(str(path), names)}",
+            f"unknown recipe '{echo(path)}'{did_you_mean(str(path), names)}",
             hint=f"expected a TOML file or one of: {', '.join(names)}",
         )
     data = read_toml(file, error=RecipeError, name=str(path))
     for override in overrides or []:
-        _apply_override(data, override)
+        apply_override(data, override, exclusive=[f"train.{name}" for name in RUN_LENGTHS])
     return parse_recipe(data, where=str(path))
 
 
@@ -375,29 +421,3 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
 def shipped_recipes() -> list[str]:
     """Names of the shipped and the user's own recipes."""
     return shipped_names("recipes")
-
-
-def _apply_override(data: dict[str, Any], override: str) -> None:
-    """Sets one `key=value` of --set in parsed TOML."""
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"--set {override}: expected key=value, for example train.tokens=1000000")
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string: the shell removes quotes
-    *parents, last = key.strip().split(".")
-
-    # Create the sections on the way to the key.
-    section = data
-    for parent in parents:
-        child = section.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise RecipeError(f"--set {override}: '{parent}' is not a section")
-        section = child
-
-    # The three lengths of a run are one choice: setting one replaces the others.
-    if parents == ["train"] and last in RUN_LENGTHS:
-        for name in RUN_LENGTHS:
-            section.pop(name, None)
-    section[last] = value

@@ -74,7 +74,7 @@ def test_all_problems_are_reported_at_once() -> None:
     assert "unknown key 'memory.bandwith_gb_per_s'; did you mean 'bandwidth_gb_per_s'?" in message
     assert "'memory.bandwidth_gb_per_s' is missing" in message
     assert "'caches.l2_kib' is missing" in message
-    assert "greater than 0" in message
+    assert "'clusters.0.cores.value' is -4.0: input should be greater than" in message
 
 
 @pytest.mark.parametrize("extra", [{}, {"source": "a book", "assumed": "a guess"}])
@@ -85,11 +85,37 @@ def test_a_figure_says_where_it_is_from_exactly_once(extra: dict[str, str]) -> N
         parse_device(data, where="mine")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0, "fast", True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0, 1e300, 1e-300, "fast", True])
 def test_a_figure_is_a_positive_number(value: object) -> None:
     data = rpi4()
     data["memory"]["size_gib"] = {"value": value, "source": "a book"}
     with pytest.raises(DeviceFileError, match=r"memory\.size_gib"):
+        parse_device(data, where="mine")
+
+
+@pytest.mark.parametrize("cores", [0.5, 2.5, 1e9])
+def test_cores_are_an_integer(cores: float) -> None:
+    data = rpi4()
+    data["clusters"][0]["cores"]["value"] = cores
+    with pytest.raises(DeviceFileError, match=r"cores is .*: expected an integer from 1 to"):
+        parse_device(data, where="mine")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        (None, "name", "x" * 61),
+        (None, "name", "x\n"),
+        ("runtime", "onnxruntime", ">=" + "9" * 5000),
+        ("thread_scaling", "speedups", [1.0] * 5000),
+        ("thread_scaling", "speedups", [1.0, 1e300]),
+    ],
+)
+def test_values_beyond_any_device_are_refused(section: str | None, key: str, value: object) -> None:
+    data = rpi4()
+    target = data if section is None else data[section]
+    target[key] = value
+    with pytest.raises(DeviceFileError, match=key):
         parse_device(data, where="mine")
 
 

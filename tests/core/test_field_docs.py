@@ -90,7 +90,7 @@ def test_the_check_of_descriptions_can_fail() -> None:
 
 def test_a_key_matches_itself_its_section_or_its_last_part() -> None:
     (rate,) = matching_fields(RECIPE_FIELDS, "train.learning_rate")
-    assert rate.default == "0.0005" and rate.bounds == "> 0"
+    assert rate.default == "0.0005" and rate.bounds == "> 0, <= 1"
     section = matching_fields(RECIPE_FIELDS, "teacher.fit")
     assert section[0].key == "teacher.fit" and len(section) == 6
     both = matching_fields(RECIPE_FIELDS, "learning_rate")
@@ -120,3 +120,10 @@ def test_fields_are_printed_as_a_table(capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr().out
     for part in ("Keys of a recipe", "train.clip", "number > 0", "5.0", "Largest gradient norm"):
         assert part in printed
+
+
+def test_large_bounds_have_groups_of_digits_and_are_not_repeated() -> None:
+    (steps,) = matching_fields(RECIPE_FIELDS, "train.steps")
+    assert steps.bounds == "> 0, <= 1_000_000_000"
+    (betas,) = matching_fields(RECIPE_FIELDS, "train.betas")
+    assert betas.bounds == ">= 0, < 1"

@@ -54,7 +54,6 @@ TASK_HOMES = {"core/task.py": "the table"}
 FACTS: Mapping[str, Mapping[str, str]] = {
     "tomllib.loads(": {
         "core/toml.py": "the strict loader",
-        "core/recipe.py": "the value of one --set",
         "report/language_models.py": "a table of the package, not the user's",
     },
     "difflib": {"core/toml.py": "did you mean"},

@@ -121,9 +121,10 @@ def test_all_problems_are_reported(tmp_path: Path) -> None:
         ({"loss": {"soft_target": 0.0, "mlm": 0.0, "cosine": 0.0}}, "all loss weights are 0"),
         (
             {"loss": {"temperature": 0.0}},
-            "'loss.temperature' is 0.0: input should be greater than 0",
+            "'loss.temperature' is 0.0: input should be greater than or equal to 0.01",
         ),
-        ({"loss": {"temperature": -2.0}}, "input should be greater than 0"),
+        ({"loss": {"temperature": -2.0}}, "input should be greater than or equal to 0.01"),
+        ({"loss": {"mlm": 1e-9}}, "loss: mlm is 1e-09: expected 0 or at least 1e-06"),
         (
             {"train": {"tokens": 5, "steps": 5}},
             "expected exactly one of tokens, epochs, steps; got tokens and steps",
@@ -148,6 +149,49 @@ def test_inconsistent_values_are_refused(changes: dict[str, Any], message: str) 
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.betas=[1.0, 1.0]",
+        "train.betas=[2.0, 3.0]",
+        "train.betas=[-0.1, 0.9]",
+        "train.learning_rate=1e300",
+        "train.epsilon=1e-300",
+        "train.weight_decay=1e300",
+        "train.global_batch=1000000000",
+        "train.micro_batch=1000000000",
+        "train.steps=10000000000",
+        "train.epochs=1000000",
+        "loss.temperature=1e-300",
+        "loss.temperature=1e300",
+        "loss.soft_target=1e300",
+        "loss.soft_target=1e-300",
+        "student.dropout=0.99999999",
+        "student.layers=[]",
+        "masking.rarity_exponent=1e300",
+        "teacher.fit.batch_tokens=1000000000000",
+        "evaluate.seeds=1000000000000",
+        "evaluate.tasks=[]",
+        "profile.lengths=[1000000000]",
+        "profile.threads=[]",
+        "world_size=1000000000",
+        "corpus.sources=[{files=''}]",
+    ],
+)
+def test_values_that_could_only_fail_later_are_refused(tmp_path: Path, override: str) -> None:
+    key = override.partition("=")[0].rpartition(".")[2]
+    with pytest.raises(RecipeError, match=key):
+        load_recipe(write(tmp_path, SMALLEST), [override])
+
+
+def test_extreme_values_that_work_are_accepted(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        write(tmp_path, SMALLEST),
+        ["loss.temperature=0.01", "student.dropout=0.9", "train.betas=[0.0, 0.9999]"],
+    )
+    assert recipe.train.betas == (0.0, 0.9999)
+
+
 def test_set_overrides_by_dotted_key(tmp_path: Path) -> None:
     path = write(tmp_path, SMALLEST)
     recipe = load_recipe(
@@ -163,10 +207,32 @@ def test_set_of_one_length_replaces_the_other(tmp_path: Path) -> None:
     assert (recipe.train.steps, recipe.train.tokens) == (11, None)
 
 
-@pytest.mark.parametrize("bad", ["loss.mlm", "=3", "name.x=3"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "loss.mlm",
+        "=3",
+        "name.x=3",
+        "seed=1\nname='y'",
+        "description=a\x1b[31m",
+        "description=\udce9",
+        "seed=" + "9" * 5000,
+        "seed=99999999999999999999",
+        "train.trackers=" + "[" * 5000,
+        "a." * 5000 + "b=1",
+        "x" * 100_000 + "=1",
+    ],
+    ids=lambda bad: bad[:20],
+)
 def test_a_malformed_set_is_refused(tmp_path: Path, bad: str) -> None:
-    with pytest.raises(RecipeError, match="--set"):
+    with pytest.raises(RecipeError) as caught:
         load_recipe(write(tmp_path, SMALLEST), [bad])
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_set_value_that_is_not_toml_is_text(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, SMALLEST), ["teacher.source=my model [1]"])
+    assert recipe.teacher.source == "my model [1]"
 
 
 def test_a_users_recipe_wins_over_a_shipped_one(

@@ -134,6 +134,11 @@ def graph_name(precision: Precision) -> str:
     return f"model{PRECISIONS[precision].suffix}.onnx"
 
 
+def result_of(request: PrecisionRequest) -> Precision:
+    """Precision of the artefact that a request produces."""
+    return AUTO.result if request == "auto" else request
+
+
 def min_runtime(request: PrecisionRequest) -> tuple[int, int]:
     """Oldest onnxruntime (major, minor) that runs what a request produces."""
     return AUTO.min_runtime if request == "auto" else PRECISIONS[request].min_runtime

@@ -14,7 +14,7 @@ from edgedistil.core import console
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
 from edgedistil.core.format import artefact_name
 from edgedistil.core.options import ExportOptions
-from edgedistil.core.precision import AUTO, Precision, PrecisionRequest, graph_name
+from edgedistil.core.precision import Precision, PrecisionRequest, graph_name, result_of
 from edgedistil.core.records import (
     ExplainRecord,
     ExportRecord,
@@ -136,7 +136,7 @@ def build_artefact(
     """
     graph, advice = make_graph(context, request)
     _print_advice(request, advice)
-    precision: Precision = AUTO.result if request == "auto" else request
+    precision = result_of(request)
     file = context.float_file.with_name(graph_name(precision))
     files = save_graph(graph, file, external=not options.single_file)
     check_onnx_file(file)

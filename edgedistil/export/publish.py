@@ -14,7 +14,13 @@ from pathlib import Path
 
 from edgedistil.core.errors import InputError, ParityError
 from edgedistil.core.options import ExportOptions
-from edgedistil.core.precision import AUTO, DEFAULT_PRECISIONS, PRECISION_REQUESTS, PrecisionRequest
+from edgedistil.core.precision import (
+    AUTO,
+    DEFAULT_PRECISIONS,
+    PRECISION_REQUESTS,
+    PrecisionRequest,
+    result_of,
+)
 from edgedistil.core.records import ExportRecord, ParityRecord, read_record, write_record
 from edgedistil.core.rundir import RunDir, replacing
 from edgedistil.core.toml import did_you_mean
@@ -51,12 +57,15 @@ def export_model(
         ParityError: An artefact failed the parity check.
     """
     started = time.perf_counter()
+    requests = requested_precisions(source, options)
     # Everything is written before the first file gets its name, so a full disk changes nothing
     # (docs/log.md#full-disk-during-export). `commits` renames in reverse: the folder is the last.
     with ExitStack() as commits:
         folder = commits.enter_context(replacing(run.export(source.name, source.task)))
         (folder / "onnx").mkdir(parents=True)
-        artefacts, probes = _build(run, source, options, text, folder, started=started)
+        artefacts, probes = _build(
+            run, source, options, folder, requests=requests, text=text, started=started
+        )
         _reject_failed(run, artefacts, folder, probes)
 
         # All artefacts passed: write records, the other formats, and the files around them.
@@ -115,13 +124,13 @@ def _build(
     run: RunDir,
     source: ExportSource,
     options: ExportOptions,
-    text: Sequence[str],
     folder: Path,
     *,
+    requests: Sequence[PrecisionRequest],
+    text: Sequence[str],
     started: float,
 ) -> tuple[list[BuiltArtefact], Probes]:
     """Builds all requested artefacts in an unpublished folder, and checks their parity."""
-    requests = requested_precisions(source, options)
     # Text that an artefact is fitted to never judges it: calibration and search read the other
     # half (docs/decisions.md#the-search-judges-on-other-text-than-the-parity-check).
     probe_text, fitting_text = text[::2], text[1::2] or text
@@ -145,10 +154,12 @@ def _copy_other_precisions(
     probes: Probes,
 ) -> None:
     """Copies published artefacts of the same weights in precisions that are not made again."""
+    # `auto` writes another precision's files: a link to those would be written through.
+    replaced = {result_of(request) for request in requests}
     published = run.export(source.name, source.task)
     for path in sorted(published.glob("export.*.json")):
         record = read_record(path, ExportRecord)
-        if record.precision in requests or record.source_sha256 != probes.source_sha256:
+        if record.precision in replaced or record.source_sha256 != probes.source_sha256:
             continue
         (folder / path.name).write_bytes(path.read_bytes())
         for file in record.files:

@@ -18,6 +18,7 @@ from edgedistil.core.precision import (
     Precision,
     graph_name,
     min_runtime,
+    result_of,
 )
 from edgedistil.core.task import TASKS
 from edgedistil.export.precisions import MAKERS
@@ -73,6 +74,10 @@ def test_descriptions_are_one_sentence_for_help_texts() -> None:
     for row in (*PRECISIONS.values(), AUTO):
         assert row.description.endswith(".")
         assert len(row.description) <= 90
+
+
+def test_a_search_produces_an_int8_artefact() -> None:
+    assert [result_of(name) for name in ("fp32", "int4", "auto")] == ["fp32", "int4", "int8"]
 
 
 def test_minimum_runtime() -> None:

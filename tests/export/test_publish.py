@@ -35,7 +35,7 @@ def export_encoder(folder: Folder, run: RunDir, text: list[str]) -> Export:
     source = read_source(folder("DistilBertModel"), name="encoder", role="other", task=None)
 
     def export(precisions: Sequence[PrecisionRequest], *, explain: bool = False) -> object:
-        options = ExportOptions(precisions=precisions, explain=explain)
+        options = ExportOptions(precisions=precisions, explain=explain, max_drop=1.0)
         return export_model(run, source, options, text=text)
 
     return export  # type: ignore[return-value]
@@ -49,7 +49,7 @@ def spoil_int8(monkeypatch: pytest.MonkeyPatch) -> Callable[[Spoil], None]:
     def install(spoil: Spoil) -> None:
         def make_wrong_graph(context: BuildContext, request: PrecisionRequest) -> PrecisionGraph:
             graph, advice = make_graph(context, request)
-            if request == "int8":
+            if request in {"int8", "auto"}:
                 spoil(graph.graph)
             return graph, advice
 
@@ -110,6 +110,19 @@ def test_an_artefact_that_fails_is_moved_to_rejected_and_nothing_else_changes(
         "refused.txt",
     }
     assert not read_record(rejected / "parity.json", ParityRecord).passed
+    assert tree_manifest(published) == before
+
+
+def test_a_failed_search_does_not_touch_the_int8_artefact_that_it_would_replace(
+    export_encoder: Export, run: RunDir, spoil_int8: Callable[[Spoil], None]
+) -> None:
+    """`auto` writes the file of int8, under another name of the request."""
+    export_encoder(["int8"])
+    published = run.export("encoder", "feature-extraction")
+    before = tree_manifest(published)
+    spoil_int8(enlarge_a_scale)
+    with pytest.raises(ParityError, match="encoder feature-extraction int8 failed"):
+        export_encoder(["auto"])
     assert tree_manifest(published) == before
 
 

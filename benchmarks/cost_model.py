@@ -40,7 +40,8 @@ from edgedistil.costmodel.model import (
     predict_seconds,
     ratio_band,
 )
-from edgedistil.costmodel.workload import NodeWork, count_work
+from edgedistil.costmodel.workload import NodeWork
+from edgedistil.profiling.counting import count_work
 
 OUT = Path(__file__).with_suffix(".md")
 DEVICE = "x86-amx"
@@ -211,7 +212,7 @@ def _published_line(judgement: Judgement) -> str:
 @cache
 def work_by_length(encoder: Encoder, precision: str) -> dict[int, list[NodeWork]]:
     graph = encoder.graph(shapes_folder(), precision)
-    return count_work(graph, encoder.inputs, LENGTHS)
+    return count_work(graph, LENGTHS)
 
 
 def samples(data: Mapping[str, Any], spec: DeviceSpec, half_rows: float) -> list[Sample]:

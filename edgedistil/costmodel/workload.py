@@ -1,28 +1,18 @@
 """Work of every node of a graph, counted as onnxruntime executes it.
 
-The graph runs once per sequence length on this host under onnxruntime's profiler, which reports the
-operator and the shapes of each executed node: fused, in order, with concrete shapes. Only counts
-(multiply-adds, bytes, elements) are taken from that run and never a time, because times belong to
-this host. Why a run and not shape inference:
+The graph runs once per sequence length on this host under onnxruntime's profiler
+(`profiling/counting.py`), which reports the operator and the shapes of each executed node: fused,
+in order, with concrete shapes. Only counts (multiply-adds, bytes, elements) are taken from that run
+and never a time, because times belong to this host. Why a run and not shape inference:
 docs/decisions.md#counts-come-from-a-run-not-from-shape-inference.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
-
-from edgedistil.core.errors import ModelError
-from edgedistil.core.session import PROVIDERS, SessionOptions
 
 Arithmetic = Literal["fp32", "int8", "none"]
 # (element type, shape) of each input or output of a node.
@@ -67,7 +57,6 @@ _COPIES = {
 }
 # Operators that only change a shape: onnxruntime reuses the buffer.
 _FREE = {"Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Shape"}
-_EVENT_SUFFIX = "_kernel_time"
 
 
 @dataclass(frozen=True)
@@ -97,76 +86,15 @@ class NodeWork:
     heavy: bool
 
 
-def count_work(
-    path: Path, inputs: Sequence[str], lengths: Sequence[int]
-) -> dict[int, list[NodeWork]]:
-    """Counts the work of every executed node at batch 1, for each sequence length.
+def node_work(node: Mapping[str, Any]) -> NodeWork:
+    """Counts the work of one executed node.
 
     Args:
-        path: The ONNX graph.
-        inputs: Names of the graph's inputs, all of shape (1, L) and type int64.
-        lengths: Sequence lengths, in tokens.
-    Returns:
-        Length → nodes in the order of execution.
-    Raises:
-        ModelError: onnxruntime cannot run the graph on this host.
+        node: `node`, `op`, and the types and shapes of its `inputs` and `outputs`, as the profiler
+            of onnxruntime reports them: `[{"float": [1, 7, 64]}, ...]`.
     """
-    events = _profiler_events(path, inputs, lengths)
-    return dict(zip(lengths, _work_by_run(events), strict=True))
-
-
-def _profiler_events(
-    path: Path, inputs: Sequence[str], lengths: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Runs a graph once per length and returns the events of onnxruntime's profiler."""
-    # One thread: the events of a node must not be split among workers.
-    options = SessionOptions(threads=1).to_onnxruntime()
-    options.enable_profiling = True
-    with tempfile.TemporaryDirectory(prefix="edgedistil-trace-") as folder:
-        options.profile_file_prefix = str(Path(folder) / "trace")
-        try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
-            for length in lengths:
-                session.run(None, {name: _constant_input(name, length) for name in inputs})
-        # onnxruntime has no exception class of its own that covers both loading and running.
-        except Exception as error:
-            raise ModelError(
-                f"onnxruntime {onnxruntime.__version__} cannot run {path}: {error}"
-            ) from error
-        events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text("utf-8"))
-    return events
-
-
-def _constant_input(name: str, length: int) -> NDArray[np.int64]:
-    """Any valid token ids: counts do not depend on the values."""
-    if name == "token_type_ids":
-        return np.zeros((1, length), np.int64)
-    return np.ones((1, length), np.int64)
-
-
-def _work_by_run(events: Sequence[dict[str, Any]]) -> list[list[NodeWork]]:
-    """Groups the kernel events of a profile by the run that they happened in."""
-    runs = []
-    kernels = []
-    for event in events:
-        if event.get("name") == "model_run":
-            runs.append((event["ts"], event["ts"] + event["dur"]))
-        elif event.get("cat") == "Node" and event.get("name", "").endswith(_EVENT_SUFFIX):
-            kernels.append(event)
-    work = []
-    for begin, end in sorted(runs):
-        in_run = [event for event in kernels if begin <= event["ts"] <= end]
-        work.append([node_work(event) for event in in_run])
-    return work
-
-
-def node_work(event: Mapping[str, Any]) -> NodeWork:
-    """Counts the work of one kernel event of onnxruntime's profiler."""
-    arguments = event["args"]
-    name = event["name"].removesuffix(_EVENT_SUFFIX)
-    op = arguments["op_name"]
-    inputs = _typed_shapes(arguments["input_type_shape"])
-    outputs = _typed_shapes(arguments["output_type_shape"])
+    name, op = node["node"], node["op"]
+    inputs, outputs = _typed_shapes(node["inputs"]), _typed_shapes(node["outputs"])
     if op in _WITH_MACS:
         return _matmul_work(name, op, inputs, outputs)
     elements = 0

@@ -5,11 +5,12 @@ onnxruntime notices the same problems, but on a board they would look like failu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgedistil.core.errors import ModelError
 
@@ -18,6 +19,8 @@ _OUTSIDE_HINT = (
     "external data must be in the folder of its graph; a graph that points elsewhere could read any"
     " of your files"
 )
+# Longest file name of Linux and macOS, in bytes.
+_LONGEST_NAME = 255
 
 
 def check_onnx_file(path: Path) -> list[Path]:
@@ -32,17 +35,33 @@ def check_onnx_file(path: Path) -> list[Path]:
             the graph's folder.
     """
     data_files = set()
-    for tensor in _read_graph(path).initializer:
+    for tensor in _tensors(read_onnx_graph(path)):
+        if any(size < 0 for size in tensor.dims):
+            raise ModelError(
+                f"{path} is not a readable ONNX file: weight '{tensor.name}' has a negative size",
+                hint=_CORRUPT_HINT,
+            )
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             data_files.add(_check_external_data(path, tensor))
     return [path, *sorted(data_files, key=lambda file: file.name)]
 
 
-def _read_graph(path: Path) -> onnx.GraphProto:
-    # Only the graph is parsed: a complete load would read gigabytes for a look at their locations.
+def read_onnx_graph(path: Path) -> Any:
+    """Parses a graph without its external data.
+
+    Raises:
+        ModelError: The file is missing, not a regular file, or not a graph with nodes.
+    """
+    # Not `Path.is_file`, which raises an OSError for a name that is too long. A pipe would be read
+    # until the end of time.
+    if not os.path.isfile(path):  # noqa: PTH113
+        raise ModelError(f"no model file {path}", hint="expected the path of an .onnx file")
     try:
-        model = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError) as error:
+        # Only the graph is parsed: a complete load would read gigabytes for a look at their
+        # locations. The format is fixed, because onnx would select it by the file's suffix.
+        model = onnx.load_model(path, format="protobuf", load_external_data=False)
+    # protobuf and onnx raise exceptions of several types for a file that they cannot parse.
+    except Exception as error:
         raise ModelError(
             f"{path} is not a readable ONNX file: {error}", hint=_CORRUPT_HINT
         ) from error
@@ -52,14 +71,38 @@ def _read_graph(path: Path) -> onnx.GraphProto:
     return model.graph
 
 
-def _check_external_data(path: Path, tensor: onnx.TensorProto) -> Path:
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Yields every stored tensor of a graph, those in attributes and subgraphs included."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield sparse.values
+        yield sparse.indices
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+            for subgraph in attribute.graphs:
+                yield from _tensors(subgraph)
+
+
+def _check_external_data(path: Path, tensor: Any) -> Path:
     """Returns the external data file of one weight after checking location and size."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
+    # What the system refuses as a name: onnxruntime could not open it either.
+    if "\0" in location or any(len(os.fsencode(p)) > _LONGEST_NAME for p in location.split("/")):
+        raise ModelError(
+            f"{path} stores weight '{tensor.name}' in '{location}', which is not a file name",
+            hint=_CORRUPT_HINT,
+        )
     data_file: Path = path.parent / location
 
-    # resolve() follows symbolic links, so a link that leads outside is refused, too.
-    in_folder = data_file.resolve().is_relative_to(path.parent.resolve())
+    # With symbolic links followed, so a link that leads outside is refused, too.
+    folder = os.path.realpath(path.parent)
+    in_folder = Path(os.path.realpath(data_file)).is_relative_to(folder)
     if not location or Path(location).is_absolute() or not in_folder:
         raise ModelError(
             f"{path} stores weight '{tensor.name}' in '{location}', outside its own folder",
@@ -70,13 +113,23 @@ def _check_external_data(path: Path, tensor: onnx.TensorProto) -> Path:
             f"{path} needs {location} in the same folder, and it is not there",
             hint="copy both files, or export again",
         )
-    _check_size(data_file, tensor.name, entries)
+    _check_size(path, data_file, tensor.name, entries)
     return data_file
 
 
-def _check_size(data_file: Path, weight: str, entries: Mapping[str, str]) -> None:
+def _check_size(path: Path, data_file: Path, weight: str, entries: Mapping[str, str]) -> None:
     """Raises ModelError if a file ends before a weight does."""
-    end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+    end = 0
+    for key in ("offset", "length"):
+        text = entries.get(key, "0")
+        # Not `isdigit` alone, which accepts digits of other scripts; 19 digits are 8 exabytes.
+        if not (text.isascii() and text.isdigit() and len(text) <= 19):
+            raise ModelError(
+                f"{path}: the {key} of weight '{weight}' in its external data is '{text}', "
+                f"expected a number of bytes",
+                hint=_CORRUPT_HINT,
+            )
+        end += int(text)
     size = data_file.stat().st_size
     if end > size:
         raise ModelError(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 from onnx import TensorProto
 
+from edgedistil.core.echo import printable
 from edgedistil.core.errors import ModelError, RunError
 from edgedistil.core.precision import Precision
 from edgedistil.core.records import (
@@ -21,16 +22,19 @@ from edgedistil.core.records import (
     read_record,
     text_sha256,
 )
-from edgedistil.core.rundir import RunDir, artefact_sha256
-from edgedistil.parity.onnx_file import check_onnx_file
+from edgedistil.core.rundir import RunDir, artefact_sha256, sha256_file
+from edgedistil.parity.onnx_file import check_onnx_file, read_onnx_graph
+from edgedistil.profiling.graph import GraphFacts, read_graph_facts
 from edgedistil.runtime.protocol import JobModel
 
-# The inputs that a workload of text can provide.
-TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # In a job's folder the graph always has this name, because a user's file may have any. External
 # data keeps its own name: the graph refers to it.
 _GRAPH = "graph.onnx"
 _EXPORT_AGAIN = "export again: edgedistil export"
+# A file's name may be longer than a table and a folder's name can be.
+_LONGEST_NAME = 100
+# Families whose positions begin after the padding token's: a table of 514 rows has 512 of them.
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text"}
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 _INTEGERS = {TensorProto.INT8, TensorProto.UINT8}
@@ -52,8 +56,8 @@ class Artefact:
         file_bytes: Size of the graph and its external data.
         sha256: Digest of all these files, as `artefact_sha256` computes it.
         tokenizer: The tokenizer.json that makes the model's inputs.
-        inputs: Names of the graph's inputs.
-        max_length: Positions of the model in tokens; None if its config does not say.
+        graph: Inputs of the graph and sizes of its tables.
+        max_length: Positions of the model in tokens; None if neither its config nor its graph says.
     """
 
     model: str
@@ -66,7 +70,7 @@ class Artefact:
     parameters: int
     sha256: str
     tokenizer: Path
-    inputs: tuple[str, ...]
+    graph: GraphFacts
     max_length: int | None
 
     @property
@@ -76,7 +80,9 @@ class Artefact:
 
     def job_model(self) -> JobModel:
         """Returns this artefact as a model of a job."""
-        return JobModel(file=f"{self._job_folder}/{_GRAPH}")
+        inputs = {name: source for name, source in self.graph.inputs.items() if name != source}
+        file = f"{self._job_folder}/{_GRAPH}"
+        return JobModel(file=file, inputs=inputs, batch=self.graph.batch)
 
     def job_files(self) -> dict[str, Path]:
         """Name in a job's folder → local file, external data included."""
@@ -88,7 +94,7 @@ class Artefact:
     @property
     def _job_folder(self) -> str:
         # A user's file may have any name; names in a job are letters, digits and `._-`.
-        safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.label)
+        safe = re.sub(r"[^A-Za-z0-9._-]", "-", self.label)
         return safe.lstrip(".-") or "model"
 
 
@@ -119,39 +125,57 @@ def _sort_key(artefact: Artefact) -> tuple[str, int, bool, str]:
 
 
 def _read_export(path: Path) -> Artefact:
-    """Returns the artefact that an export record describes, after checking its files' sizes."""
+    """Returns the artefact that an export record describes, after checking its files."""
     record = read_record(path, ExportRecord)
     folder = path.parent
-    graph, *external = [folder / facts.path for facts in record.files]
-    for file, facts in zip([graph, *external], record.files, strict=True):
-        _check_size(file, facts, record_path=path)
+    if not record.files:
+        raise RunError(f"{path} lists no files", hint=_EXPORT_AGAIN)
+    files = [_check_file(folder, facts, record_path=path) for facts in record.files]
+    graph = read_graph_facts(read_onnx_graph(files[0]), files[0])
     return Artefact(
         model=record.model,
         role=record.role,
         task=record.task,
         precision=record.precision,
-        path=graph,
-        external=tuple(external),
+        path=files[0],
+        external=tuple(files[1:]),
         file_bytes=sum(facts.bytes for facts in record.files),
         parameters=record.parameters,
         sha256=_recorded_sha256(record.files),
-        tokenizer=find_tokenizer(graph),
-        inputs=graph_inputs(graph),
-        max_length=_max_length(folder),
+        tokenizer=find_tokenizer(files[0]),
+        graph=graph,
+        max_length=_max_length(files[0], graph),
     )
 
 
-def _check_size(file: Path, facts: FileFacts, *, record_path: Path) -> None:
-    """Raises RunError if an exported file is missing or has another size."""
+def _check_file(folder: Path, facts: FileFacts, *, record_path: Path) -> Path:
+    """Returns the path of an exported file.
+
+    Raises:
+        RunError: It is missing, or is not the file that was exported.
+    """
+    file = folder / facts.path
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise RunError(
+            f"{record_path} lists {facts.path}, which is outside its folder", hint=_EXPORT_AGAIN
+        )
     if not file.is_file():
         raise RunError(f"{file} is missing, but {record_path} lists it", hint=_EXPORT_AGAIN)
-    # Sizes only: hashing hundreds of megabytes would delay every profile.
     size = file.stat().st_size
     if size != facts.bytes:
         raise RunError(
             f"{file} was changed after the export: got {size} bytes, expected {facts.bytes}",
             hint=_EXPORT_AGAIN,
         )
+    # A changed bit leaves the size: its figures would be under the digest of another file.
+    digest = sha256_file(file)
+    if digest != facts.sha256:
+        raise RunError(
+            f"{file} was changed after the export: got sha256 {digest[:16]}…, "
+            f"expected {facts.sha256[:16]}…",
+            hint=_EXPORT_AGAIN,
+        )
+    return file
 
 
 def _recorded_sha256(files: Sequence[FileFacts]) -> str:
@@ -172,10 +196,12 @@ def file_artefact(path: Path) -> Artefact:
         ModelError: The file is missing, truncated, not ONNX, without its weights or with weights
             outside its folder; it takes other inputs than token ids; or it has no tokenizer.
     """
-    graph = _load_graph(path)
     _, *external = check_onnx_file(path)
+    graph = read_onnx_graph(path)
+    facts = read_graph_facts(graph, path)
     return Artefact(
-        model=path.stem,
+        # Any name is possible for a file, and this one is printed.
+        model=printable(path.stem)[:_LONGEST_NAME],
         role="other",
         task="other",
         precision=_infer_precision(graph),
@@ -185,43 +211,9 @@ def file_artefact(path: Path) -> Artefact:
         parameters=count_parameters(graph),
         sha256=artefact_sha256(path),
         tokenizer=find_tokenizer(path),
-        inputs=_check_inputs(graph, path),
-        max_length=_max_length(path.parent) or _max_length(path.parent.parent),
+        graph=facts,
+        max_length=_max_length(path, facts),
     )
-
-
-def graph_inputs(path: Path) -> tuple[str, ...]:
-    """Returns the names of a graph's inputs, in order.
-
-    Raises:
-        ModelError: The file is not ONNX, or takes other inputs than token ids.
-    """
-    return _check_inputs(_load_graph(path), path)
-
-
-def _load_graph(path: Path) -> Any:
-    if not path.is_file():
-        raise ModelError(f"no model file {path}", hint="--model takes an .onnx file")
-    try:
-        return onnx.load(str(path), load_external_data=False).graph
-    # protobuf raises exceptions of its own, of several types, for a file that it cannot parse.
-    except Exception as error:
-        raise ModelError(f"{path} is not an ONNX model: {error}") from error
-
-
-def _check_inputs(graph: Any, path: Path) -> tuple[str, ...]:
-    """Returns the input names, or raises ModelError if text cannot provide them."""
-    # Before ONNX IR version 4, weights were listed as inputs too.
-    weights = {tensor.name for tensor in graph.initializer}
-    names = tuple(value.name for value in graph.input if value.name not in weights)
-    unknown = [name for name in names if name not in TOKEN_INPUTS]
-    if unknown or "input_ids" not in names:
-        raise ModelError(
-            f"{path} has the inputs {', '.join(names) or '(none)'}: expected input_ids, "
-            f"optionally {', '.join(TOKEN_INPUTS[1:])}",
-            hint="only models that read token ids can be profiled: the workload is text",
-        )
-    return names
 
 
 # --- weights of a graph --------------------------------------------------------------------------
@@ -265,8 +257,7 @@ def find_tokenizer(path: Path) -> Path:
     Raises:
         ModelError: Neither folder has one.
     """
-    # Exports have the graph in a folder onnx/, one level below the tokenizer.
-    for folder in (path.parent, path.parent.parent):
+    for folder in _folders(path):
         if (folder / "tokenizer.json").is_file():
             return folder / "tokenizer.json"
     raise ModelError(
@@ -275,11 +266,36 @@ def find_tokenizer(path: Path) -> Path:
     )
 
 
-def _max_length(folder: Path) -> int | None:
-    """Positions of the model in `folder`; None if config.json does not say."""
+def _max_length(path: Path, graph: GraphFacts) -> int | None:
+    """Positions of a graph's model; None if neither its config.json nor the graph says."""
+    configs = [_read_config(folder / "config.json") for folder in _folders(path)]
+    config = configs[0] or configs[1]
+    value = config.get("max_position_embeddings")
+    # True is an integer for Python.
+    if type(value) is not int or value <= 0:
+        return graph.positions
+    if graph.positions is not None:
+        value = min(value, graph.positions)
+    if config.get("model_type") in _OFFSET_POSITIONS:
+        padding = config.get("pad_token_id")
+        value -= 1 + (padding if type(padding) is int else 1)
+    return max(value, 1)
+
+
+def _folders(path: Path) -> tuple[Path, Path]:
+    """Folders with a graph's other files: its own, and the one above."""
+    # Exports have the graph in a folder onnx/, one level below the tokenizer.
+    folder = path.absolute().parent
+    return folder, folder.parent
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Returns the content of a config.json; empty if it is missing or not an object."""
+    # A pipe under this name would be read until the end of time.
+    if not path.is_file():
+        return {}
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        value = config.get("max_position_embeddings")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return value if isinstance(value, int) and value > 0 else None
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}

@@ -23,8 +23,8 @@ from edgedistil.costmodel.model import (
     cost_terms,
     fit_constants,
 )
-from edgedistil.costmodel.workload import count_work
 from edgedistil.profiling.artefacts import Artefact
+from edgedistil.profiling.counting import count_artefact
 
 # Ten constants are fitted; below this many rows almost all of them would stay at the prior.
 _MIN_ROWS = 4
@@ -131,7 +131,7 @@ def _fit_samples(
                 times.append((row.length, row.threads, row.latency_ms))
         # The graph runs once per length on this host to count its work.
         lengths = sorted({length for length, _, _ in times})
-        work = count_work(artefact.path, artefact.inputs, lengths) if lengths else {}
+        work = count_artefact(artefact, lengths) if lengths else {}
         for length, threads, milliseconds in times:
             terms = cost_terms(work[length], spec, threads=threads, half_rows=half_rows)
             samples.append((terms, milliseconds / 1000))

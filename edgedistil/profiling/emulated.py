@@ -311,7 +311,7 @@ def _failed_row(run: EmulatedRun, machine: Target, reply: Reply) -> ProfileRow:
         method="emulated",
         runtime=f"onnxruntime {reply.identity.onnxruntime or 'did not start'}",
         threads=1,
-        batch=1,
+        batch=run.artefact.graph.batch,
         length=run.lengths[0],
         latency_ms=EMULATED_LATENCY,
         latency=EMULATED_LATENCY,

@@ -17,6 +17,7 @@ from edgedistil.profiling.claims import (
     size_claims,
     speed_claim,
 )
+from edgedistil.profiling.limits import private_memory_bytes, require_success
 from edgedistil.profiling.rows import layer_times, op_times, rows_from_reply
 from edgedistil.profiling.workload import PAIRS, Workload
 from edgedistil.runtime.jobs import run_job
@@ -112,7 +113,7 @@ def measure(
             # Latency and memory: each artefact in a process of its own.
             for artefact in artefacts:
                 bar.note(f"{artefact.label}, {plural(count, 'thread')}")
-                reply = run_job(target, [artefact], measurement.job(artefact, count), workload)
+                reply = measurement.run([artefact], measurement.job(artefact, count))
                 rows += measurement.rows(artefact, reply, count)
                 nodes = reply.models[artefact.label].ops
                 if nodes:
@@ -152,6 +153,14 @@ class _Measurement:
     threads: Sequence[int]
     budget: MeasurementBudget
     conditions: Mapping[str, str]
+
+    def run(self, artefacts: Sequence[Artefact], job: Job) -> Reply:
+        """Runs a job within its memory; raises ModelError or TargetError if it failed."""
+        memory = private_memory_bytes(artefacts, longest=self.workload.longest, threads=job.threads)
+        job = job.model_copy(update={"private_memory_bytes": memory})
+        reply = run_job(self.target, artefacts, job, self.workload, check=False)
+        require_success(self.target, reply, artefacts)
+        return reply
 
     def job(self, artefact: Artefact, threads: int) -> Job:
         """Returns the job that measures one artefact at one thread count."""
@@ -230,7 +239,7 @@ class _Measurement:
         runtime = ""
         for keys in self._keys_by_process():
             job = _alternating_job(pairs, artefacts, keys, threads)
-            reply = run_job(self.target, artefacts, job, self.workload)
+            reply = self.run(artefacts, job)
             runtime = f"onnxruntime {reply.identity.onnxruntime}"
             for result in reply.alternation:
                 blocks.setdefault(result.name, []).append(result.blocks)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import onnxruntime
 
 from edgedistil.core import console
 from edgedistil.core.device import DeviceSpec
@@ -23,6 +22,7 @@ from edgedistil.core.records import (
     NotMeasured,
     ProfileRecord,
     ProfileRow,
+    installed_versions,
     provenance,
 )
 from edgedistil.costmodel.model import (
@@ -34,7 +34,7 @@ from edgedistil.costmodel.model import (
     predict_seconds,
     ratio_band,
 )
-from edgedistil.costmodel.workload import NodeWork, count_work
+from edgedistil.costmodel.workload import NodeWork
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.claims import (
     ClaimSetting,
@@ -43,6 +43,7 @@ from edgedistil.profiling.claims import (
     predicted_claim,
     size_claims,
 )
+from edgedistil.profiling.counting import count_artefact
 from edgedistil.profiling.rows import artefact_fields
 
 # Why figures of a predicted row are absent.
@@ -117,7 +118,7 @@ def _count_all(artefacts: Sequence[Artefact], prediction: _Prediction) -> dict[s
     with console.progress(label, len(artefacts), unit="artefacts") as bar:
         for artefact in artefacts:
             lengths = prediction.counted_lengths()
-            work_by_label[artefact.label] = count_work(artefact.path, artefact.inputs, lengths)
+            work_by_label[artefact.label] = count_artefact(artefact, lengths)
             bar.advance()
     return work_by_label
 
@@ -168,7 +169,7 @@ class _Prediction:
                 method="predicted",
                 runtime="onnxruntime (predicted)",
                 threads=threads,
-                batch=1,
+                batch=artefact.graph.batch,
                 length=length,
                 latency_ms=band,
                 latency=_NOT_RUN,
@@ -242,7 +243,7 @@ class _Prediction:
         scaling = self.spec.thread_scaling
         origin = scaling.source or scaling.assumed
         return {
-            "runtime": f"onnxruntime, graph as {onnxruntime.__version__} runs it here",
+            "runtime": f"onnxruntime, graph as {installed_versions()['onnxruntime']} runs it here",
             "clock": f"{cluster.clock_ghz.value:g} GHz, {cluster.core}",
             "threads": f"{threads}; speed-up {scaling.of(threads):g} ({origin})",
             "calibration": self.constants.origin,

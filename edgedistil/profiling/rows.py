@@ -78,7 +78,7 @@ def rows_from_reply(
             method=method,
             runtime=f"onnxruntime {reply.identity.onnxruntime}",
             threads=threads,
-            batch=1,
+            batch=artefact.graph.batch,
             length="sentence-pairs" if name == PAIRS else int(name),
             **_case_fields(case, reply, method),
             **_start_fields(result, method, name),

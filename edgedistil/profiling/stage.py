@@ -9,7 +9,7 @@ from pathlib import Path
 from edgedistil.core import console
 from edgedistil.core.cpu import usable_cores
 from edgedistil.core.device import HOST, DeviceSpec, load_device
-from edgedistil.core.errors import InputError
+from edgedistil.core.errors import InputError, ModelError
 from edgedistil.core.options import ProfileOptions
 from edgedistil.core.records import (
     Method,
@@ -23,6 +23,8 @@ from edgedistil.core.session import SESSION_FILE, write_session_file
 from edgedistil.core.text import read_lines
 from edgedistil.profiling.artefacts import Artefact, file_artefact, run_artefacts
 from edgedistil.profiling.calibrate import calibrate, load_calibration
+from edgedistil.profiling.encoder import InputShape
+from edgedistil.profiling.limits import check_threads
 from edgedistil.profiling.measured import measure
 from edgedistil.profiling.memory_limit import measure_fits, parse_bytes
 from edgedistil.profiling.predicted import predict
@@ -117,8 +119,13 @@ class ProfileRequest:
     workload: Workload
 
     def thread_counts(self, cores: int) -> list[int]:
-        """Returns the requested thread counts; by default one and all `cores`."""
+        """Returns the requested thread counts; by default one and all `cores`.
+
+        Raises:
+            InputError: A count is far above `cores`.
+        """
         if self.options.threads:
+            check_threads(self.options.threads, cores)
             return list(self.options.threads)
         return sorted({1, cores})
 
@@ -157,16 +164,46 @@ def _make_workload(
         lines, source = read_lines(run.heldout_text), f"held-out text of run {run.name}"
     else:
         lines, source = read_lines(SAMPLE_TEXT), "the built-in sample text (no run, no --text)"
-    # All artefacts get the same inputs, so the one with the fewest positions decides.
-    positions = [a.max_length for a in artefacts if a.max_length is not None]
-    return build_workload(
+    shape = _common_shape(artefacts)
+    workload = build_workload(
         artefacts[0].tokenizer,
         lines,
         source=source,
-        lengths=select_lengths(options.lengths, min(positions, default=None)),
+        lengths=select_lengths(options.lengths, shape),
+        shape=shape,
         pairs=options.sentence_pairs,
         claim_pairs=options.claim_pairs,
     )
+    for artefact in artefacts:
+        _check_ids(workload, artefact)
+    return workload
+
+
+def _common_shape(artefacts: list[Artefact]) -> InputShape:
+    """Returns the sequences that all artefacts can take, because all get the same inputs."""
+    graphs = [artefact.graph for artefact in artefacts]
+    fixed = {graph.length for graph in graphs if graph.length is not None}
+    if len(fixed) > 1:
+        raise InputError(f"the graphs take different fixed lengths: {sorted(fixed)} tokens")
+    positions = [a.max_length for a in artefacts if a.max_length is not None]
+    segments = [graph.segments for graph in graphs if graph.segments is not None]
+    return InputShape(
+        max_length=min(positions, default=None),
+        fixed_length=next(iter(fixed), None),
+        segments=min(segments, default=None),
+    )
+
+
+def _check_ids(workload: Workload, artefact: Artefact) -> None:
+    """Raises ModelError if the tokenizer gives ids that a graph's vocabulary does not have."""
+    rows = artefact.graph.vocabulary
+    largest = max(int(feeds["input_ids"].max()) for feeds in workload.inputs.values())
+    if rows is not None and largest >= rows:
+        raise ModelError(
+            f"{artefact.tokenizer} gives the token id {largest}, but {artefact.path} has a "
+            f"vocabulary of {rows} tokens",
+            hint="copy the tokenizer.json of this model next to its graph",
+        )
 
 
 # --- measured ------------------------------------------------------------------------------------
@@ -187,7 +224,8 @@ def _profile_host(request: ProfileRequest) -> ProfileRecord:
 
 def _check_memory_limit(request: ProfileRequest, limit_text: str) -> ProfileRecord:
     limit = parse_bytes(limit_text)
-    threads = request.thread_counts(1)[0]
+    # One thread by default: more need more memory.
+    threads = request.thread_counts(usable_cores())[0]
     record = measure_fits(limit, request.artefacts, request.workload, threads=threads)
     # A file of its own: figures that were measured without a limit remain.
     if request.run is not None:

@@ -16,6 +16,7 @@ from edgedistil.core.session import GraphLevel, SessionAdvice, SessionOptions
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.claims import block_times
 from edgedistil.profiling.latency import Ratio, speed_ratio
+from edgedistil.profiling.limits import private_memory_bytes, require_success
 from edgedistil.profiling.workload import Workload
 from edgedistil.runtime.jobs import run_job
 from edgedistil.runtime.protocol import Alternation, AlternationResult, Case, Job, JobModel
@@ -117,8 +118,13 @@ class _Comparison:
             alternate=alternations,
             threads=threads,
             timeout_seconds=_TIMEOUT_SECONDS,
+            # All variants are loaded at once.
+            private_memory_bytes=private_memory_bytes(
+                [self.artefact] * len(alternations), longest=max(lengths), threads=threads
+            ),
         )
-        reply = run_job(self.target, [self.artefact], job, self.workload)
+        reply = run_job(self.target, [self.artefact], job, self.workload, check=False)
+        require_success(self.target, reply, [self.artefact])
         return {result.name: _ratio(result) for result in reply.alternation}
 
     def model(self, session: SessionOptions) -> JobModel:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgedistil.core.errors import InputError, TargetError
-from edgedistil.core.records import Method
+from edgedistil.core.records import Method, installed_versions
 from edgedistil.core.scratch import scratch_errors, scratch_folder
 from edgedistil.runtime.protocol import (
     PARENT_ENV,
@@ -58,12 +58,11 @@ class LocalTarget:
 
     def identify(self) -> MachineIdentity:
         """Describes this machine, with the versions of numpy and onnxruntime."""
-        import numpy
-        import onnxruntime
-
         facts = runpy.run_path(str(RUNNER))["read_identity"]()
-        versions = {"numpy": numpy.__version__, "onnxruntime": onnxruntime.__version__}
-        return MachineIdentity.model_validate({**facts, **versions})
+        # Without an import, which would leave onnxruntime's files in TMPDIR and the cache.
+        versions = installed_versions()
+        packages = {name: versions.get(name) for name in ("numpy", "onnxruntime")}
+        return MachineIdentity.model_validate({**facts, **packages})
 
     def run(self, job: Job, files: Mapping[str, Path], *, outputs_to: Path | None = None) -> Reply:
         """Runs a job; nothing is copied, the runner gets absolute paths."""

@@ -279,6 +279,15 @@ class NodeTime(ReplyPart):
     total_us: NonNegativeInt
 
 
+class ExecutedNode(ReplyPart):
+    """One node as the runtime executed it; shapes by element type, as its profiler reports them."""
+
+    node: str
+    op: str
+    inputs: list[dict[str, list[int]]]
+    outputs: list[dict[str, list[int]]]
+
+
 class Energy(ReplyPart):
     """Energy of a series of calls, or why it is absent."""
 
@@ -302,6 +311,9 @@ class ModelResult(ReplyPart):
     )
     cases: dict[str, CaseTimes] = Field(default={})
     ops: list[NodeTime] = Field(default=[])
+    runs: list[list[ExecutedNode]] = Field(
+        default=[], description="nodes of each run of the phase `trace`"
+    )
     energy: Energy | None = None
 
 

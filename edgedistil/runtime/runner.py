@@ -422,6 +422,7 @@ class ModelSession:
         """Returns the feed under the graph's names, in its types and its batch size."""
         names = model.get("inputs") or {}
         sources = {value.name: names.get(value.name, value.name) for value in inputs}
+        feed = add_derived_inputs(feed, sources.values())
         missing = [name for name, source in sources.items() if source not in feed]
         if missing:
             raise ValueError(
@@ -436,6 +437,21 @@ class ModelSession:
             array = array.astype(INPUT_TYPES.get(value.type, array.dtype), copy=False)
             selected[value.name] = array if batch == 1 else array.repeat(batch, axis=0)
         return selected
+
+
+def add_derived_inputs(feed: dict[str, Any], sources: Any) -> dict[str, Any]:
+    """Returns a feed with the numbers of positions and rows, if a graph takes them."""
+    derived = {"position_ids", "row_ids"}.intersection(sources).difference(feed)
+    if not derived or "input_ids" not in feed:
+        return feed
+    import numpy
+
+    rows, length = feed["input_ids"].shape
+    numbers = {
+        "position_ids": numpy.arange(length)[None].repeat(rows, axis=0),
+        "row_ids": numpy.arange(rows),
+    }
+    return {**feed, **{name: numbers[name] for name in derived}}
 
 
 def read_feeds(archive: Any) -> dict[str, Any]:

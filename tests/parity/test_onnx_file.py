@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,11 +26,16 @@ def stored(exported: Exported, tmp_path: Path) -> Path:
 
 def retarget(path: Path, location: str) -> None:
     """Changes the location of every external weight of a graph."""
+    change_external(path, "location", location)
+
+
+def change_external(path: Path, key: str, text: str) -> None:
+    """Changes an entry of every external weight of a graph."""
     proto = onnx.load(path, load_external_data=False)
     for tensor in proto.graph.initializer:
         for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = location
+            if entry.key == key:
+                entry.value = text
     path.write_bytes(proto.SerializeToString())
 
 
@@ -87,3 +93,42 @@ def test_a_truncated_graph_is_named(stored: Path) -> None:
     stored.write_bytes(stored.read_bytes()[: stored.stat().st_size // 2])
     with pytest.raises(ModelError, match="is not a readable ONNX file"):
         check_onnx_file(stored)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [("offset", "abc"), ("length", "-7"), ("offset", "9" * 30), ("length", "٣")]
+)
+def test_a_size_that_is_not_a_number_is_named(stored: Path, key: str, text: str) -> None:
+    change_external(stored, key, text)
+    with pytest.raises(ModelError, match=f"the {key} of weight '.*' .* expected a number of bytes"):
+        check_onnx_file(stored)
+
+
+@pytest.mark.parametrize("location", ["x" * 5000, "a\0b"])
+def test_what_cannot_be_a_file_name_is_refused(stored: Path, location: str) -> None:
+    retarget(stored, location)
+    with pytest.raises(ModelError, match="which is not a file name"):
+        check_onnx_file(stored)
+
+
+def test_weights_in_attributes_are_checked_too(stored: Path) -> None:
+    proto = onnx.load(stored, load_external_data=False)
+    weight = onnx.TensorProto(name="hidden", data_type=1, dims=[2])
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../secret")
+    proto.graph.node.append(onnx.helper.make_node("Constant", [], ["c"], value=weight))
+    stored.write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match=r"stores weight 'hidden' in '\.\./secret', outside"):
+        check_onnx_file(stored)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "absent.onnx", "a\0b"])
+def test_a_name_that_is_not_a_file_is_an_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError, match="no model file"):
+        check_onnx_file(tmp_path / name)
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match="no model file"):
+        check_onnx_file(tmp_path / "model.onnx")

@@ -19,6 +19,7 @@ from edgedistil.core.records import (
 from edgedistil.core.rundir import RunDir
 from edgedistil.profiling import stage
 from edgedistil.profiling.artefacts import Artefact
+from edgedistil.profiling.graph import GraphFacts
 from edgedistil.runtime.protocol import Reply
 
 
@@ -47,7 +48,7 @@ def make_artefact(
         parameters=parameters,
         sha256="ab",
         tokenizer=Path("tokenizer.json"),
-        inputs=("input_ids",),
+        graph=GraphFacts(inputs={"input_ids": "input_ids"}),
         max_length=None,
     )
 

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 from edgedistil.core.errors import ModelError, RunError
 from edgedistil.core.rundir import RunDir, artefact_sha256, create_run
 from edgedistil.profiling.artefacts import count_parameters, file_artefact, run_artefacts
+from edgedistil.profiling.graph import GraphFacts
 
 
 def test_the_exports_of_a_run_are_sorted(exported: RunDir) -> None:
@@ -23,7 +24,8 @@ def test_the_exports_of_a_run_are_sorted(exported: RunDir) -> None:
     ]
     for artefact in artefacts:
         assert artefact.sha256 == artefact_sha256(artefact.path)
-        assert (artefact.inputs, artefact.max_length) == (("input_ids",), 67)
+        assert artefact.graph == GraphFacts({"input_ids": "input_ids"}, vocabulary=53)
+        assert artefact.max_length == 67
         assert artefact.job_files() == {f"{artefact.label}/graph.onnx": artefact.path}
         assert artefact.job_model().file == f"{artefact.label}/graph.onnx"
 
@@ -35,7 +37,12 @@ def test_a_run_without_exports_names_the_command(runs: Path) -> None:
 
 def test_an_export_that_was_changed_is_an_error(exported: RunDir) -> None:
     path = exported.export("student", "feature-extraction") / "onnx" / "model.onnx"
-    path.write_bytes(path.read_bytes() + b"x")
+    content = path.read_bytes()
+    # One bit in the middle of the weights.
+    path.write_bytes(content[:-99] + bytes([content[-99] ^ 1]) + content[-98:])
+    with pytest.raises(RunError, match=r"was changed after the export: got sha256 .*, expected"):
+        run_artefacts(exported)
+    path.write_bytes(content + b"x")
     with pytest.raises(RunError, match=r"was changed after the export: got \d+ bytes, expected"):
         run_artefacts(exported)
     path.unlink()
@@ -59,7 +66,7 @@ def test_a_file_that_cannot_be_profiled_is_an_error(exported: RunDir, tmp_path: 
         file_artefact(tmp_path / "alone.onnx")
     with pytest.raises(ModelError, match="no model file"):
         file_artefact(tmp_path / "absent.onnx")
-    with pytest.raises(ModelError, match="is not an ONNX model"):
+    with pytest.raises(ModelError, match="is not a readable ONNX file"):
         file_artefact(exported.heldout_text)
 
 

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edgedistil.core.errors import CorpusError, InputError, ModelError
 from edgedistil.core.rundir import RunDir
-from edgedistil.core.text import read_lines
+from edgedistil.profiling.encoder import InputShape
 from edgedistil.profiling.workload import (
-    SAMPLE_TEXT,
     Workload,
     build_workload,
     select_lengths,
-    sentence_pairs,
 )
 from edgedistil.runtime.protocol import RUNNER
 
 
-def small_workload(run: RunDir, *, seed: int = 56, pairs: int = 13) -> Workload:
+def small_workload(run: RunDir, **changes: Any) -> Workload:
     lines = run.heldout_text.read_text(encoding="utf-8").splitlines()
     tokenizer = run.export("student", "feature-extraction") / "tokenizer.json"
-    return build_workload(tokenizer, lines, source="test", lengths=[7, 29], pairs=pairs, seed=seed)
+    options: dict[str, Any] = {"source": "test", "lengths": [7, 29], "pairs": 13}
+    return build_workload(tokenizer, lines, **{**options, **changes})
 
 
 def test_lengths_are_exact_with_special_tokens(exported: RunDir) -> None:
@@ -58,19 +58,6 @@ def test_the_same_seed_gives_the_same_ids(exported: RunDir) -> None:
     )
 
 
-def test_pair_lengths_follow_the_distribution() -> None:
-    pairs = sentence_pairs(read_lines(SAMPLE_TEXT), 1500, seed=56, source="test")
-    words = np.array([len(sentence.split()) for pair in pairs for sentence in pair])
-    assert len(words) == 3000
-    assert np.quantile(words, [0.05, 0.5, 0.95]).tolist() == pytest.approx([5, 10, 25], abs=1)
-    assert words.max() <= 55 and words.min() >= 3
-
-
-def test_a_text_without_sentences_is_an_error() -> None:
-    with pytest.raises(CorpusError, match="the file has no sentence of 3 words or more"):
-        sentence_pairs(["two words"], 1, seed=56, source="the file")
-
-
 def test_the_runner_reads_what_is_saved(exported: RunDir, tmp_path: Path) -> None:
     workload = small_workload(exported)
     workload.save(tmp_path / "inputs.npz")
@@ -102,9 +89,58 @@ def test_a_file_that_is_not_a_tokenizer_is_an_error(tmp_path: Path) -> None:
 
 
 def test_lengths_are_bounded_by_the_models_positions() -> None:
-    assert select_lengths(None, 100) == [16, 32, 64]
-    assert select_lengths([64, 16, 64], None) == [16, 64]
+    assert select_lengths(None, InputShape(max_length=100)) == [16, 32, 64]
+    assert select_lengths(None, InputShape(max_length=11)) == [11]
+    assert select_lengths([64, 16, 64], InputShape()) == [16, 64]
     with pytest.raises(InputError, match="--length 128: the model has positions for 64"):
-        select_lengths([128], 64)
+        select_lengths([128], InputShape(max_length=64))
     with pytest.raises(InputError, match="--length 2: expected 3 or more"):
-        select_lengths([2], 64)
+        select_lengths([2], InputShape(max_length=64))
+    with pytest.raises(InputError, match="expected at most 8192 tokens for a model whose number"):
+        select_lengths([10**9], InputShape())
+
+
+def test_a_fixed_shape_has_one_length() -> None:
+    fixed = InputShape(fixed_length=37)
+    assert select_lengths(None, fixed) == select_lengths([37], fixed) == [37]
+    with pytest.raises(InputError, match="--length 16: the graph has a fixed shape and takes 37"):
+        select_lengths([37, 16], fixed)
+
+
+def test_inputs_are_filled_up_to_a_fixed_length(exported: RunDir) -> None:
+    workload = small_workload(exported, shape=InputShape(fixed_length=29), lengths=[29])
+    assert {feeds["input_ids"].shape for feeds in workload.inputs.values()} == {(1, 29)}
+    filled = 0
+    for key in workload.pairs:
+        feeds = workload.inputs[key]
+        used = int(feeds["attention_mask"].sum())
+        filled += used < 29
+        assert feeds["attention_mask"].tolist() == [[1] * used + [0] * (29 - used)]
+        assert not feeds["input_ids"][0, used:].any(), "the id of [PAD] is 0"
+    assert filled
+
+
+def test_pairs_are_cut_at_the_models_positions(exported: RunDir) -> None:
+    free = small_workload(exported, pairs=31)
+    cut = small_workload(exported, pairs=31, shape=InputShape(max_length=23), lengths=[7])
+    assert max(free.pair_lengths()) > 23
+    for key, before, after in zip(free.pairs, free.pair_lengths(), cut.pair_lengths(), strict=True):
+        assert after == min(before, 23)
+        if before <= 23:
+            np.testing.assert_array_equal(
+                free.inputs[key]["input_ids"], cut.inputs[key]["input_ids"]
+            )
+        assert cut.inputs[key]["input_ids"][0, -1] == 3, "[SEP] is still the last one"
+    assert small_workload(exported, lengths=[4], shape=InputShape(max_length=4)).pairs == []
+
+
+def test_a_model_with_one_segment_gets_no_other(exported: RunDir) -> None:
+    workload = small_workload(exported, shape=InputShape(segments=1))
+    assert not any(feeds["token_type_ids"].any() for feeds in workload.inputs.values())
+
+
+def test_a_line_of_megabytes_is_cut_before_it_is_tokenized(exported: RunDir) -> None:
+    tokenizer = exported.export("student", "feature-extraction") / "tokenizer.json"
+    line = "the boat left the harbour. " * 200_000
+    workload = build_workload(tokenizer, [line], source="test", lengths=[7], pairs=3)
+    assert len(workload.inputs) == 4 + 3

@@ -1,0 +1,72 @@
+"""Memory that a job may take, and errors of a model that does not run on this host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgedistil.core.errors import InputError, ModelError
+from edgedistil.profiling.artefacts import Artefact
+from edgedistil.runtime.local import LocalTarget
+from edgedistil.runtime.protocol import Reply
+from edgedistil.runtime.target import Target, raise_failure
+
+# Python, numpy and onnxruntime with their threads: 0.6 GB here, more on a machine with many cores.
+_BASE_BYTES = 3 * 2**30
+# The file in memory, packed for the kernels, as it is optimized, and logits over its vocabulary.
+_PER_MODEL_BYTE = 6
+_PER_THREAD_BYTES = 16 * 2**20
+# Activations of one token, and of one pair of tokens in 16 heads of attention.
+_PER_TOKEN_BYTES = 256 * 2**10
+_PER_TOKEN_PAIR_BYTES = 192
+# More threads than cores only wait for each other: 1000 on two cores take minutes for one call.
+_THREADS_PER_CORE = 4
+_MIN_MAX_THREADS = 8
+
+
+def private_memory_bytes(artefacts: Sequence[Artefact], *, longest: int, threads: int = 1) -> int:
+    """Returns what a job with these models may take; several times what a sound model needs.
+
+    Args:
+        artefacts: Models of the job, all loaded at once.
+        longest: Tokens of its longest input.
+        threads: Threads of a session.
+    """
+    models = sum(artefact.file_bytes for artefact in artefacts)
+    batch = max(artefact.graph.batch for artefact in artefacts)
+    activations = _PER_TOKEN_BYTES * longest + _PER_TOKEN_PAIR_BYTES * longest**2
+    return (
+        _BASE_BYTES + _PER_MODEL_BYTE * models + _PER_THREAD_BYTES * threads + batch * activations
+    )
+
+
+def check_threads(threads: Sequence[int], cores: int) -> None:
+    """Raises InputError if a thread count is far above a machine's cores."""
+    most = max(_MIN_MAX_THREADS, _THREADS_PER_CORE * cores)
+    for count in threads:
+        if count > most:
+            raise InputError(
+                f"--threads {count}: expected at most {most} on a machine with {cores} cores"
+            )
+
+
+def require_success(target: Target, reply: Reply, artefacts: Sequence[Artefact]) -> None:
+    """Raises if a job failed.
+
+    Args:
+        target: Where it ran.
+        reply: Its reply.
+        artefacts: Its models.
+    Raises:
+        ModelError: onnxruntime on this host refuses a model, so the file is the problem.
+        TargetError: The job failed on the target.
+    """
+    error = reply.error
+    on_host = isinstance(target, LocalTarget)
+    if on_host and error is not None and error.kind == "exception":
+        for artefact in artefacts:
+            if artefact.label in error.phase:
+                raise ModelError(
+                    f"{artefact.path}: onnxruntime {reply.identity.onnxruntime} cannot run it: "
+                    f"{error.message}"
+                )
+    raise_failure(reply, source=target.source)

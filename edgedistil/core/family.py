@@ -19,8 +19,15 @@ class ConfigKeys:
 
     layers: str = "num_hidden_layers"
     hidden: str = "hidden_size"
+    heads: str = "num_attention_heads"
     intermediate: str = "intermediate_size"
     activation: str = "hidden_act"
+    vocabulary: str = "vocab_size"
+    positions: str = "max_position_embeddings"
+    segments: str = "type_vocab_size"
+
+
+_STANDARD_KEYS = ConfigKeys()
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class FamilyInfo:
         tokenizer_class: Name that every version of transformers and transformers.js knows.
         token_types: Whether the model takes `token_type_ids` (segments A and B).
         can_teach: Whether a model of this family can be distilled.
+        default_tokenizer: Tokenizer class of a folder that names none.
+        defaults: What transformers assumes where config.json has no such key.
         keys: Names of the sizes in config.json.
     """
 
@@ -43,15 +52,41 @@ class FamilyInfo:
     tokenizer_class: str
     token_types: bool
     can_teach: bool
-    keys: ConfigKeys = ConfigKeys()
+    default_tokenizer: str
+    defaults: Mapping[str, Any]
+    keys: ConfigKeys = _STANDARD_KEYS
+
+    def with_defaults(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a parsed config.json with every size that it leaves out, as transformers does.
+
+        DistilBERT's sizes may also have BERT's names.
+        """
+        completed = {**self.defaults, **config}
+        for field, standard in vars(_STANDARD_KEYS).items():
+            own = getattr(self.keys, field)
+            if own not in config and standard in config:
+                completed[own] = config[standard]
+        return completed
 
     def layers(self, config: Mapping[str, Any]) -> int:
         """Transformer layers of a model, from its parsed config.json."""
-        return int(config[self.keys.layers])
+        return int(self.with_defaults(config)[self.keys.layers])
 
     def hidden(self, config: Mapping[str, Any]) -> int:
         """Width of the hidden states of a model, from its parsed config.json."""
-        return int(config[self.keys.hidden])
+        return int(self.with_defaults(config)[self.keys.hidden])
+
+    def vocabulary(self, config: Mapping[str, Any]) -> int:
+        """Rows of the word-embedding matrix, from a model's parsed config.json."""
+        return int(self.with_defaults(config)[self.keys.vocabulary])
+
+    def positions(self, config: Mapping[str, Any]) -> int:
+        """Tokens of the longest text that a model has positions for, from its config.json."""
+        return int(self.with_defaults(config)[self.keys.positions])
+
+    def segments(self, config: Mapping[str, Any]) -> int:
+        """Token types that a model has vectors for, from its parsed config.json."""
+        return int(self.with_defaults(config)[self.keys.segments]) if self.token_types else 1
 
 
 FAMILIES: dict[str, FamilyInfo] = {
@@ -64,6 +99,18 @@ FAMILIES: dict[str, FamilyInfo] = {
             tokenizer_class="BertTokenizer",
             token_types=True,
             can_teach=True,
+            default_tokenizer="BertTokenizer",
+            defaults={
+                "vocab_size": 30522,
+                "hidden_size": 768,
+                "num_hidden_layers": 12,
+                "num_attention_heads": 12,
+                "intermediate_size": 3072,
+                "hidden_act": "gelu",
+                "max_position_embeddings": 512,
+                "type_vocab_size": 2,
+                "pad_token_id": 0,
+            },
         ),
         FamilyInfo(
             model_type="distilbert",
@@ -72,9 +119,21 @@ FAMILIES: dict[str, FamilyInfo] = {
             tokenizer_class="DistilBertTokenizer",
             token_types=False,
             can_teach=False,
+            default_tokenizer="BertTokenizer",
+            defaults={
+                "vocab_size": 30522,
+                "dim": 768,
+                "n_layers": 6,
+                "n_heads": 12,
+                "hidden_dim": 3072,
+                "activation": "gelu",
+                "max_position_embeddings": 512,
+                "pad_token_id": 0,
+            },
             keys=ConfigKeys(
                 layers="n_layers",
                 hidden="dim",
+                heads="n_heads",
                 intermediate="hidden_dim",
                 activation="activation",
             ),

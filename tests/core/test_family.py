@@ -35,5 +35,21 @@ def test_sizes_are_read_from_the_written_config(family: FamilyInfo) -> None:
     assert family.keys.activation in written
 
 
+def test_sizes_that_a_config_leaves_out_are_those_of_transformers(family: FamilyInfo) -> None:
+    theirs = AutoConfig.for_model(family.model_type).to_dict()
+    completed = family.with_defaults({"model_type": family.model_type})
+    assert completed == {name: theirs[name] for name in completed}
+    assert {getattr(family.keys, name) for name in ("layers", "heads", "positions")} <= set(
+        completed
+    )
+
+
+def test_distilbert_is_read_with_the_names_of_bert() -> None:
+    config = {"model_type": "distilbert", "hidden_size": 44, "num_hidden_layers": 3}
+    theirs = AutoConfig.for_model(**config)
+    ours = FAMILIES["distilbert"]
+    assert (ours.hidden(config), ours.layers(config)) == (theirs.dim, theirs.n_layers) == (44, 3)
+
+
 def test_only_bert_teaches() -> None:
     assert TEACHER_FAMILIES == ("bert",)

@@ -1,0 +1,279 @@
+"""Reads a model folder's tokenizer so that it gives transformers' token ids; without torch.
+
+transformers 5 does not take a tokenizer.json as it is: BertTokenizer, for example, takes only the
+vocabulary from it and builds the rest from tokenizer_config.json and its own defaults. The classes
+in `tokenizer_build` are built in the same way; a file of any other class is read as it is.
+tests/core/test_tokenizer.py compares the ids with transformers' for each rule. Reasons:
+docs/decisions.md#one-reader-of-tokenizers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgedistil.core.errors import ModelError
+from edgedistil.core.library_errors import library_errors
+from edgedistil.core.tokenizer_build import build_tokenizer
+from edgedistil.core.tokenizer_files import (
+    DAMAGED_HINT,
+    RESAVE_HINT,
+    SETTINGS_FILE,
+    TokenizerFiles,
+    max_length,
+    read_files,
+    text_side,
+)
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# A character that no normalizer removes and that hardly any vocabulary has.
+_RARE_CHARACTER = "ꙮ"
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Place of a text between the special tokens."""
+
+    number: int
+    type_id: int
+
+
+@dataclass(frozen=True)
+class _Special:
+    """A special token around the texts."""
+
+    token_id: int
+    type_id: int
+
+
+_Frame = tuple[_Text | _Special, ...]
+
+
+@dataclass(frozen=True)
+class TextTokenizer:
+    """A tokenizer that gives transformers' ids.
+
+    Attributes:
+        backend: Without truncation and padding.
+        folder: Where it was read.
+        class_name: Class of transformers that it was read as; None if tokenizer.json was taken as
+            it is.
+        special: Name such as `cls_token` → token; only those that the vocabulary has.
+        max_length: Tokens that the folder declares as the longest text; None: no limit.
+        truncation_side: Side on which long texts are cut: right or left.
+        padding_side: Side on which short texts are padded: right or left.
+        frames: Special tokens around one text, and around two.
+    """
+
+    backend: Tokenizer
+    folder: Path
+    class_name: str | None
+    special: Mapping[str, str]
+    max_length: int | None
+    truncation_side: str
+    padding_side: str
+    frames: tuple[_Frame, _Frame]
+
+    def token_id(self, kind: str) -> int | None:
+        """Returns the id of a special token (`mask`); None if the vocabulary has no such token."""
+        token = self.special.get(f"{kind}_token")
+        return self.backend.token_to_id(token) if token is not None else None
+
+    def require(self, kind: str) -> int:
+        """Returns the id of a special token; raises ModelError if there is none."""
+        token_id = self.token_id(kind)
+        if token_id is None:
+            raise ModelError(
+                f"the tokenizer in {self.folder} has no {kind}_token",
+                hint=f"name it in {SETTINGS_FILE}, and add it to the vocabulary",
+            )
+        return token_id
+
+    @property
+    def pad_id(self) -> int:
+        """Id at padded positions, which the attention mask hides; 0 without a padding token."""
+        token_id = self.token_id("pad")
+        return 0 if token_id is None else token_id
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Ids of all special tokens, ascending."""
+        # A token may have two names.
+        return sorted({self.require(name.removesuffix("_token")) for name in self.special})
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id; more than the number of tokens if ids are missing."""
+        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
+
+    @property
+    def largest_type_id(self) -> int:
+        """Largest token type that a text or a pair gets."""
+        return max(part.type_id for frame in self.frames for part in frame)
+
+    def special_count(self, *, pair: bool) -> int:
+        """Returns the number of special tokens around one text, or around two."""
+        return int(self.backend.num_special_tokens_to_add(pair))
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of each text, without special tokens and without truncation."""
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [list(encoding.ids) for encoding in encodings]
+
+    def frame(self, *texts: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Puts the special tokens around the ids of one text or two.
+
+        Returns:
+            Token ids and token types.
+        """
+        ids: list[int] = []
+        type_ids: list[int] = []
+        for part in self.frames[len(texts) - 1]:
+            new = texts[part.number] if isinstance(part, _Text) else [part.token_id]
+            ids += new
+            type_ids += [part.type_id] * len(new)
+        return ids, type_ids
+
+
+def read_tokenizer(folder: Path) -> TextTokenizer:
+    """Reads the tokenizer of a model folder.
+
+    Raises:
+        ModelError: The folder has no tokenizer, one that cannot be read, or one with ids that the
+            model in the folder does not have.
+    """
+    files = read_files(folder)
+    with library_errors(f"cannot read the tokenizer in {folder}", hint=DAMAGED_HINT):
+        name, backend, special = build_tokenizer(files)
+        backend.no_truncation()
+        # A file may have both baked in: MiniLM's cuts at 128 tokens and pads up to them.
+        backend.no_padding()
+        backend.encode_special_tokens = bool(files.settings.get("split_special_tokens", False))
+    backend, special = _within_rows(files, backend, special)
+    _check_unknown_token(backend, folder)
+    with library_errors(f"the tokenizer in {folder} cannot encode a text", hint=RESAVE_HINT):
+        backend.encode(f"a {_RARE_CHARACTER} b", "c")
+        frames = _frame(backend, pair=False), _frame(backend, pair=True)
+    return TextTokenizer(
+        backend=backend,
+        folder=folder,
+        class_name=name,
+        special=special,
+        max_length=max_length(files),
+        truncation_side=text_side(files, "truncation_side"),
+        padding_side=text_side(files, "padding_side"),
+        frames=frames,
+    )
+
+
+# --- tokens and their ids ------------------------------------------------------------------------
+
+
+def _within_rows(
+    files: TokenizerFiles, backend: Tokenizer, special: dict[str, str]
+) -> tuple[Tokenizer, dict[str, str]]:
+    """Drops special tokens that only a class's defaults name and for which the model has no row.
+
+    Raises:
+        ModelError: Another token has an id beyond the model's rows, or two tokens have one id.
+    """
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    _check_distinct(vocabulary, files.folder)
+    rows = files.rows
+    if rows is None or max(vocabulary.values()) < rows:
+        return backend, special
+    beyond = {token for token, token_id in vocabulary.items() if token_id >= rows}
+    # transformers adds [MASK] to a vocabulary without one; no text needs it but a masked one.
+    if not beyond <= set(special.values()) - _declared_tokens(files, backend):
+        largest = max(vocabulary.values())
+        raise ModelError(
+            f"the tokenizer in {files.folder} has ids up to {largest:,} ({len(vocabulary):,} "
+            f"tokens), and the model has a word-embedding matrix of {rows:,} rows",
+            hint="take tokenizer and model from the same source, or resize the matrix with "
+            "model.resize_token_embeddings",
+        )
+    return _without_tokens(backend, beyond), {
+        name: token for name, token in special.items() if token not in beyond
+    }
+
+
+def _declared_tokens(files: TokenizerFiles, backend: Tokenizer) -> set[str]:
+    """Tokens that a file of the folder assigns an id to."""
+    declared = set(backend.get_vocab(with_added_tokens=False)) | set(files.added)
+    declared |= {str(token.get("content")) for token in files.fast.get("added_tokens") or []}
+    for token in (files.settings.get("added_tokens_decoder") or {}).values():
+        declared.add(str(token.get("content")))
+    return declared
+
+
+def _without_tokens(backend: Tokenizer, tokens: set[str]) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    described = json.loads(backend.to_str())
+    described["added_tokens"] = [
+        token for token in described["added_tokens"] if token["content"] not in tokens
+    ]
+    smaller = Tokenizer.from_str(json.dumps(described))
+    smaller.encode_special_tokens = backend.encode_special_tokens
+    return smaller
+
+
+def _check_distinct(vocabulary: Mapping[str, int], folder: Path) -> None:
+    """Raises ModelError for an empty vocabulary, or one in which two tokens have one id."""
+    if not vocabulary:
+        raise ModelError(f"the tokenizer in {folder} has an empty vocabulary", hint=RESAVE_HINT)
+    owners: dict[int, str] = {}
+    for token, token_id in sorted(vocabulary.items()):
+        other = owners.setdefault(token_id, token)
+        if other != token:
+            raise ModelError(
+                f"the tokens '{other}' and '{token}' of the tokenizer in {folder} have one id, "
+                f"{token_id}; expected an id for each token"
+            )
+
+
+def _check_unknown_token(backend: Tokenizer, folder: Path) -> None:
+    """Raises ModelError if the model needs a token for unknown words that it does not have."""
+    if type(backend.model).__name__ not in ("WordPiece", "WordLevel"):
+        return
+    unknown = backend.model.unk_token
+    if backend.token_to_id(unknown) is None:
+        raise ModelError(
+            f"the tokenizer in {folder} has no token for unknown words: its vocabulary lacks "
+            f"'{unknown}'",
+            hint=RESAVE_HINT,
+        )
+
+
+def _frame(backend: Tokenizer, *, pair: bool) -> _Frame:
+    """Special tokens and texts in the order in which the tokenizer puts them."""
+    sample = _text_with_tokens(backend)
+    encoding = backend.encode(sample, sample) if pair else backend.encode(sample)
+    frame: list[_Text | _Special] = []
+    columns = (encoding.ids, encoding.type_ids, encoding.sequence_ids)
+    for token_id, type_id, text in zip(*columns, strict=True):
+        part = _Special(token_id, type_id) if text is None else _Text(text, type_id)
+        # All tokens of a text are one place.
+        if isinstance(part, _Special) or part not in frame:
+            frame.append(part)
+    return tuple(frame)
+
+
+def _text_with_tokens(backend: Tokenizer) -> str:
+    """A short text that has tokens, whatever the language of the vocabulary.
+
+    Raises:
+        ValueError: No word of the vocabulary has tokens.
+    """
+    for sample in ("a", "the", "的", _RARE_CHARACTER):
+        if backend.encode(sample, add_special_tokens=False).ids:
+            return sample
+    for word in sorted(backend.get_vocab(with_added_tokens=False)):
+        if backend.encode(word, add_special_tokens=False).ids:
+            return word
+    raise ValueError("no text has tokens")

@@ -13,6 +13,7 @@ Importing the package loads neither torch nor onnxruntime; each function imports
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
 from edgedistil.core.version import __version__
+
+# onnxruntime reads it when it is imported; otherwise it starts a thread that writes a device id and a
+# database into the user's cache: docs/log.md#onnxruntime-writes-into-the-cache-folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from edgedistil.core.recipe import Recipe

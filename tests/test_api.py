@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 import typing
@@ -28,6 +29,15 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         run_python(f"import edgedistil, sys; print([m for m in {heavy} if m in sys.modules])")
         == "[]"
     )
+
+
+def test_onnxruntime_writes_nothing_when_it_is_imported(tmp_path: Path) -> None:
+    """Its telemetry would leave files in the user's cache and in TMPDIR."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORT_")}
+    environment |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", "import edgedistil, onnxruntime"]
+    subprocess.run(command, env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_import_check_can_fail() -> None:

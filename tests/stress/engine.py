@@ -79,6 +79,10 @@ class Engine:
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "MPLCONFIGDIR": str(self.shared / "matplotlib"),
             "OMP_NUM_THREADS": "1",
+            # As `edgedistil` sets it; otherwise the import of onnxruntime starts a thread.
+            "ORT_DISABLE_TELEMETRY": "1",
+            # PyTorch creates its cache of compiled models when it is imported, in TMPDIR by default.
+            "TORCHINDUCTOR_CACHE_DIR": str(self.shared / "inductor"),
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUTF8": "1",

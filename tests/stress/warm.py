@@ -32,7 +32,8 @@ _LIBRARIES = (
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",
     "onnx_ir.passes.common",
-    "onnx",
+    "onnxruntime.quantization",
+    "onnxruntime.tools.ort_format_model",
     "optimum.exporters.tasks",
     "safetensors.torch",
     "scipy.optimize",
@@ -47,7 +48,7 @@ _LIBRARIES = (
 )
 # These start threads when they are imported; a fork would have their locks, but not the threads. The
 # modules that need them are imported by the forks.
-_WITH_THREADS = ("onnxruntime", "datasets", "pyarrow")
+_WITH_THREADS = ("datasets", "pyarrow")
 # The first one runs on boards, the other one is the entry point itself.
 _NOT_IMPORTED = ("edgedistil.runtime.runner", "edgedistil.__main__")
 # Events of Python's audit hooks that change the file system, with the places of their paths.

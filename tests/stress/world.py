@@ -14,7 +14,9 @@ POSITIONS = 128
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SUBJECTS = "the boat|a long river|her brother|the old road|one small harbour|every film|the actor"
 _VERBS = "left|carried|was|opened|kept|often saw|never reached|slowly followed|ended"
-_OBJECTS = "the market|good bread|bad weather|a great story|the sharp knife|poor work|before sunrise"
+_OBJECTS = (
+    "the market|good bread|bad weather|a great story|the sharp knife|poor work|before sunrise"
+)
 _ENDS = "in the morning|with little time|after the war|for nothing|again|without a word|at home"
 
 RECIPE = """

@@ -73,7 +73,7 @@ def _control_characters(text: str) -> list[str]:
     bad = {c for c in text if c not in "\n\t" and unicodedata.category(c) == "Cc"}
     # Marks of direction reorder a line on the terminal.
     bad |= {c for c in text if c in "\u202a\u202b\u202d\u202e\u2066\u2067\u2068"}
-    return [f"control: {ascii(c)} is printed" for c in sorted(bad)][:3]
+    return [f"control: {c!a} is printed" for c in sorted(bad)][:3]
 
 
 def _long_lines(text: str) -> list[str]:

@@ -485,8 +485,9 @@ class ParityFigures(Record):
     agreement: Figure
     # Number of decisions in `agreement`.
     decisions: int = 0
-    # Lin's concordance coefficient of a regression's outputs; a shift or another scale lowers it.
-    concordance: Figure = NotMeasured(not_measured="the task's answer is not one value")
+    # Lin's concordance coefficient of a regression's values, of several outputs the smallest one; a
+    # shift or another scale lowers it.
+    concordance: Figure = NotMeasured(not_measured="the task's answer is not a value")
 
 
 class Tolerance(Record):

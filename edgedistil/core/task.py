@@ -21,6 +21,9 @@ Task = Literal[
 # What one answer is about: a token of the vocabulary at a position, a label of a sequence or of a
 # token, a start and an end position, or a hidden state (nothing is decided).
 Level = Literal["vocabulary", "sequence", "token", "span", "hidden"]
+# How the outputs of a sequence's head are read, as config.json names it: the largest one is the
+# label, every label is decided by itself, or every output is a value.
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 # Kinds of labelled data sets, as `edgedistil evaluate` calls them.
 LabelledKind = Literal["classification", "pair", "regression", "span"]
 
@@ -136,6 +139,22 @@ def task_of_architectures(architectures: list[str]) -> Task | None:
 def task_of_kind(kind: LabelledKind) -> Task:
     """Task of a model that is scored on a kind of labelled data set."""
     return next(task.name for task in TASKS.values() if kind in task.labelled_kinds)
+
+
+def problem_type_of(task: Task, declared: ProblemType | None, labels: int) -> ProblemType | None:
+    """How the outputs of a model's head are read; None for a task that leaves no choice.
+
+    Args:
+        task: Task of the model.
+        declared: `problem_type` of its config.json.
+        labels: Number of outputs.
+    """
+    if TASKS[task].level != "sequence":
+        return None
+    # As transformers does: one output is a value, unless it is declared to be a yes or no.
+    if labels == 1 and declared != "multi_label_classification":
+        return "regression"
+    return declared or "single_label_classification"
 
 
 def short_label(name: str) -> str:

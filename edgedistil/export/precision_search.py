@@ -139,11 +139,12 @@ class _Search:
 def output_drop(figures: ParityFigures) -> float:
     """What an artefact loses against PyTorch, 0..1.
 
-    Agreement of decisions; for a task without decisions the smallest cosine of hidden states, and
-    for a regression the concordance of its values. 1 if there is no figure at all.
+    Agreement of decisions; for a regression the concordance of its values, and for hidden states
+    their smallest cosine. 1 if there is no figure at all.
     """
-    # In this order: a figure that is absent does not apply to the task.
-    for figure in (figures.agreement, figures.cosine_min, figures.concordance):
+    # The figures of the parity check, in this order: one that is absent does not apply to the task,
+    # and a regression of several values has cosines too, which the parity check does not use.
+    for figure in (figures.agreement, figures.concordance, figures.cosine_min):
         if not isinstance(figure, NotMeasured):
             return max(0.0, 1 - figure)
     return 1.0

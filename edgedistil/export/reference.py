@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from edgedistil.core import console
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
-from edgedistil.core.task import TASKS, Task
+from edgedistil.core.task import TASKS, Task, problem_type_of
 from edgedistil.export.probe_inputs import (
     IntArray,
     ProbeInputs,
@@ -104,6 +104,7 @@ def make_probes(
         seed=seed,
         boundaries=boundary_names(model.config.num_hidden_layers, layer_norms=layer_norms),
         batches=tuple(batches),
+        problem_type=problem_type_of(task, model.config.problem_type, model.config.num_labels),
     )
 
 

@@ -4,6 +4,9 @@ Pure functions over arrays. The largest difference alone is misleading: one wron
 30,522 can be harmless, and a small one can change the prediction. So the figures are: largest and
 mean absolute difference, smallest and mean cosine of an output row, mean KL divergence, the share
 of decisions (tokens, labels, spans) that agree, and the concordance of a regression's values.
+
+The head of a sequence is read as its problem type says: a choice among its classes, a yes or no for
+each label (logit above or below 0), or a value for each output.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from edgedistil.parity.probes import ProbeBatch, Probes
 
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
+# PyTorch's and the artefact's values of one sequence, one for each output.
+ValuePair = tuple[tuple[float, ...], tuple[float, ...]]
 
 # A prediction that leads by less than this in PyTorch's float32 is a tie and not counted: an
 # artefact within the fp32 tolerance (1e-4 on each logit) may already reverse it
@@ -59,7 +64,7 @@ class Tally:
         kl_sum: Sum of their KL divergences, in nats.
         decisions: Decisions that count.
         agreed: Decisions that are the same.
-        value_pairs: (PyTorch's, the artefact's) value of each sequence of a regression.
+        value_pairs: (PyTorch's, the artefact's) values of each sequence of a regression.
     """
 
     sequences: int = 0
@@ -73,7 +78,7 @@ class Tally:
     kl_sum: float = 0.0
     decisions: int = 0
     agreed: int = 0
-    value_pairs: tuple[tuple[float, float], ...] = ()
+    value_pairs: tuple[ValuePair, ...] = ()
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -110,7 +115,7 @@ def compare(probes: Probes, outputs: Iterable[Outputs]) -> Comparison:
     compared = 0
     for batch, batch_outputs in zip(probes.batches, outputs, strict=False):
         compared += 1
-        tally = compare_batch(batch, batch_outputs, task=probes.task)
+        tally = compare_batch(batch, batch_outputs, probes)
         by_length[batch.length] = by_length.get(batch.length, Tally()) + tally
     if compared != len(probes.batches):
         raise ShapeError(f"got the outputs of {compared} batches, expected {len(probes.batches)}")
@@ -152,8 +157,8 @@ def reduce_outputs(batch: ProbeBatch, outputs: Outputs) -> dict[str, Array]:
     return reduced
 
 
-def compare_batch(batch: ProbeBatch, outputs: Outputs, *, task: Task) -> Tally:
-    """Compares the outputs of one batch; raises like `compare`."""
+def compare_batch(batch: ProbeBatch, outputs: Outputs, probes: Probes) -> Tally:
+    """Compares the outputs of one batch of `probes`; raises like `compare`."""
     actual = reduce_outputs(batch, outputs)
     tally = Tally(sequences=batch.sequences)
     for name, expected in batch.outputs.items():
@@ -167,9 +172,9 @@ def compare_batch(batch: ProbeBatch, outputs: Outputs, *, task: Task) -> Tally:
             )
         tally += _compare_values(expected, actual[name])
         tally += _compare_cosines(expected, actual[name])
-    tally += _compare_distributions(batch, actual, task)
-    tally += _compare_decisions(batch, actual, task)
-    tally += _collect_regression_values(batch, actual, task)
+    tally += _compare_distributions(batch, actual, probes)
+    tally += _compare_decisions(batch, actual, probes)
+    tally += _collect_regression_values(batch, actual, probes)
     return tally
 
 
@@ -205,8 +210,8 @@ def _figure_if(is_measured: bool, value: float, reason: str) -> Figure:
     return NotMeasured(not_measured=reason)
 
 
-def _concordance(pairs: Sequence[tuple[float, float]]) -> Figure:
-    """Lin's concordance coefficient: 2 cov / (var + var + (difference of means)²).
+def _concordance(pairs: Sequence[ValuePair]) -> Figure:
+    """Smallest concordance of an output: 2 cov / (var + var + (difference of means)²).
 
     Pearson's correlation would accept values that are all doubled
     (docs/log.md#scoring-a-regressions-artefact). Source: Lin 1989, Biometrics 45.
@@ -216,8 +221,13 @@ def _concordance(pairs: Sequence[tuple[float, float]]) -> Figure:
             not_measured=f"{len(pairs)} single values;"
             f" their concordance needs {CONCORDANCE_MIN_VALUES}"
         )
+    # Each output by itself: over all of them, differences between the outputs would hide errors.
+    expected_KN, actual_KN = np.array(pairs).transpose(1, 2, 0)
+    return min(_output_concordance(*output) for output in zip(expected_KN, actual_KN, strict=True))
+
+
+def _output_concordance(expected_N: Array, actual_N: Array) -> float:
     # Population variances (ddof 0), as in the paper.
-    expected_N, actual_N = np.array(pairs).T
     mean_difference = expected_N.mean() - actual_N.mean()
     scale = expected_N.var() + actual_N.var() + mean_difference**2
     if not scale > 0:  # both are the same constant
@@ -311,15 +321,15 @@ def cosines(expected_ND: Array, actual_ND: Array) -> NDArray[np.float64]:
 # --- distributions -------------------------------------------------------------------------------
 
 
-def _compare_distributions(batch: ProbeBatch, actual: Outputs, task: Task) -> Tally:
+def _compare_distributions(batch: ProbeBatch, actual: Outputs, probes: Probes) -> Tally:
     pairs: list[tuple[Array, Array]] = []
-    if TASKS[task].level == "span":
+    if TASKS[probes.task].level == "span":
         # A span's distribution is over the attended positions of one sequence.
         for name in _SPAN_OUTPUTS:
             for _, expected_L, actual_L in _span_rows(batch, actual, name):
                 pairs.append((expected_L[None], actual_L[None]))
-    elif _has_classes(batch):
-        pairs.append((batch.outputs["logits"], actual["logits"]))
+    elif _has_classes(batch, probes):
+        pairs.append((_class_logits(batch.outputs, probes), _class_logits(actual, probes)))
     divergences = [kl_nats(expected_NV, actual_NV) for expected_NV, actual_NV in pairs]
     return Tally(
         distributions=sum(len(divergence_N) for divergence_N in divergences),
@@ -327,9 +337,23 @@ def _compare_distributions(batch: ProbeBatch, actual: Outputs, task: Task) -> Ta
     )
 
 
-def _has_classes(batch: ProbeBatch) -> bool:
-    """Whether the output is a choice among several classes or tokens."""
-    return "logits" in batch.outputs and batch.outputs["logits"].shape[1] > 1
+def _has_classes(batch: ProbeBatch, probes: Probes) -> bool:
+    """Whether the output is a choice among classes or tokens, or a yes or no for each label."""
+    if "logits" not in batch.outputs or probes.problem_type == "regression":
+        return False
+    # One logit decides only where it is a yes or no.
+    is_multi_label = probes.problem_type == "multi_label_classification"
+    return is_multi_label or batch.outputs["logits"].shape[1] > 1
+
+
+def _class_logits(outputs: Outputs, probes: Probes) -> Array:
+    """Logits of each decision, shape (decisions, classes); of a label, those of no and yes."""
+    logits_NC = outputs["logits"]
+    if probes.problem_type != "multi_label_classification":
+        return logits_NC
+    # softmax of (0, z) is (1 - sigmoid(z), sigmoid(z)).
+    yes_M = logits_NC.reshape(-1)
+    return np.stack([np.zeros_like(yes_M), yes_M], axis=-1)
 
 
 def kl_nats(expected_NV: Array, actual_NV: Array) -> NDArray[np.float64]:
@@ -358,37 +382,30 @@ def _log_softmax(logits_NV: Array) -> NDArray[np.float64]:
 # --- regression ----------------------------------------------------------------------------------
 
 
-def is_regression(batch: ProbeBatch, task: Task) -> bool:
-    """Whether the output is one value per sequence, without any choice or distribution."""
-    return (
-        TASKS[task].level == "sequence"
-        and "logits" in batch.outputs
-        and batch.outputs["logits"].shape[1] == 1
-    )
-
-
-def _collect_regression_values(batch: ProbeBatch, actual: Outputs, task: Task) -> Tally:
-    if not is_regression(batch, task):
+def _collect_regression_values(batch: ProbeBatch, actual: Outputs, probes: Probes) -> Tally:
+    is_sequence = TASKS[probes.task].level == "sequence" and "logits" in batch.outputs
+    if not is_sequence or _has_classes(batch, probes):
         return Tally()
-    expected_N = batch.outputs["logits"][:, 0].astype(np.float64)
-    actual_N = actual["logits"][:, 0].astype(np.float64)
-    return Tally(value_pairs=tuple(zip(expected_N.tolist(), actual_N.tolist(), strict=True)))
+    pairs_N2K = np.stack([batch.outputs["logits"], actual["logits"]], axis=1).astype(np.float64)
+    pairs = [(tuple(expected), tuple(got)) for expected, got in pairs_N2K.tolist()]
+    return Tally(value_pairs=tuple(pairs))
 
 
 # --- decisions -----------------------------------------------------------------------------------
 
 
-def _compare_decisions(batch: ProbeBatch, actual: Outputs, task: Task) -> Tally:
+def _compare_decisions(batch: ProbeBatch, actual: Outputs, probes: Probes) -> Tally:
     # `counts`: decisions that are not a tie in PyTorch; `agrees`: those that are the same.
-    if TASKS[task].level == "vocabulary":
+    level = TASKS[probes.task].level
+    if level == "vocabulary":
         counts = batch.margins_M >= TIE_MARGIN
         agrees = batch.choices_M == actual["choices"]
-    elif TASKS[task].level == "span":
+    elif level == "span":
         counts, agrees = _compare_spans(batch, actual)
-    elif _has_classes(batch):
-        expected_NV = batch.outputs["logits"]
-        counts = margins(expected_NV) >= TIE_MARGIN
-        agrees = expected_NV.argmax(axis=-1) == actual["logits"].argmax(axis=-1)
+    elif _has_classes(batch, probes):
+        expected_NC, actual_NC = _class_logits(batch.outputs, probes), _class_logits(actual, probes)
+        counts = margins(expected_NC) >= TIE_MARGIN
+        agrees = expected_NC.argmax(axis=-1) == actual_NC.argmax(axis=-1)
     else:
         return Tally()
     return Tally(decisions=int(counts.sum()), agreed=int((counts & agrees).sum()))

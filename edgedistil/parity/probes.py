@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgedistil.core.errors import ShapeError, StorageError
 from edgedistil.core.rundir import replacing, storage_errors
-from edgedistil.core.task import Task
+from edgedistil.core.task import ProblemType, Task
 
 FORMAT = 1
 
@@ -90,6 +90,7 @@ class Probes:
         seed: Seed that the text and the positions were drawn with.
         boundaries: Names of the parts that end at the LayerNorms, in order.
         batches: The batches.
+        problem_type: How the outputs of a sequence's head are read; None for other tasks.
     """
 
     task: Task
@@ -97,6 +98,7 @@ class Probes:
     seed: int
     boundaries: tuple[str, ...]
     batches: tuple[ProbeBatch, ...]
+    problem_type: ProblemType | None = None
 
     def __iter__(self) -> Iterator[ProbeBatch]:
         return iter(self.batches)
@@ -124,7 +126,7 @@ class Probes:
         batches = tuple(batch for batch in self.batches if batch.length <= length)
         if not batches:
             raise ShapeError(f"no probe has at most {length} tokens; lengths: {self.lengths}")
-        return Probes(self.task, self.source_sha256, self.seed, self.boundaries, batches)
+        return replace(self, batches=batches)
 
     def save(self, path: Path) -> None:
         """Writes one npz file atomically; equal probes give equal bytes."""
@@ -136,6 +138,9 @@ class Probes:
             "boundaries": list(self.boundaries),
             "batches": len(self.batches),
         }
+        # Absent for the other tasks, whose files stay as they were.
+        if self.problem_type is not None:
+            head["problem_type"] = self.problem_type
         # The head is JSON in an array of text: npz without pickle stores arrays only.
         arrays: dict[str, Array] = {"head": np.array(json.dumps(head, sort_keys=True))}
         for index, batch in enumerate(self.batches):
@@ -167,6 +172,8 @@ class Probes:
             seed=head["seed"],
             boundaries=tuple(head["boundaries"]),
             batches=batches,
+            # Files of earlier versions do not have it: their heads were read as one label or value.
+            problem_type=head.get("problem_type"),
         )
 
 

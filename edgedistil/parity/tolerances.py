@@ -20,7 +20,7 @@ def tolerances_for(
     Args:
         precision: Precision of the artefact.
         task: Task of the artefact.
-        regression: The output is a single value: it decides nothing, so its concordance is checked.
+        regression: The outputs are values: they decide nothing, so their concordance is checked.
     """
     return [
         tolerance

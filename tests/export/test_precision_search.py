@@ -100,7 +100,8 @@ def test_speed_counts_layers_by_their_work(graph: ir.Model) -> None:
     ("parity", "drop"),
     [
         (figures(agreement=0.9, cosine_min=0.5), 0.1),
-        (figures(cosine_min=0.7, concordance=0.5), 0.3),
+        (figures(cosine_min=0.7, concordance=0.5), 0.5),
+        (figures(cosine_min=0.7), 0.3),
         (figures(concordance=0.5), 0.5),
         (figures(agreement=1.0), 0.0),
         (figures(), 1.0),

@@ -60,6 +60,18 @@ def test_the_model_itself_agrees_with_its_probes(
     assert figures.agreement == 1 or task == "feature-extraction"
 
 
+def test_probes_of_a_multi_label_model_decide_every_label(
+    model: Make, tokenizer: PreTrainedTokenizerFast, text: list[str]
+) -> None:
+    source = model("BertForSequenceClassification")
+    source.config.problem_type = "multi_label_classification"
+    probes = make_probes(source, tokenizer, "text-classification", text, seed=5)
+    assert probes.problem_type == "multi_label_classification"
+    figures = compare(probes, [run_pytorch(source, batch) for batch in probes]).overall
+    assert figures.agreement == 1
+    assert figures.decisions > probes.sequences
+
+
 def test_every_padded_batch_has_one_full_row_and_shorter_ones(probes: Probes) -> None:
     for batch in probes:
         lengths = batch.attention_mask_BL.sum(axis=1)

@@ -10,9 +10,11 @@ import pytest
 
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
 from edgedistil.core.records import NotMeasured, ParityFigures
-from edgedistil.core.task import TASKS, Task
+from edgedistil.core.task import TASKS, ProblemType, Task, problem_type_of
+from edgedistil.export.precision_search import output_drop
 from edgedistil.parity.compare import (
     CONCORDANCE_MIN_VALUES,
+    COSINE_MIN_WIDTH,
     TIE_MARGIN,
     Outputs,
     Tally,
@@ -71,8 +73,8 @@ def _batch(
     return batch, outputs
 
 
-def _probes(task: Task, *batches: ProbeBatch) -> Probes:
-    return Probes(task, "0" * 64, 1, ("embeddings",), batches)
+def _probes(task: Task, *batches: ProbeBatch, problem_type: ProblemType | None = None) -> Probes:
+    return Probes(task, "0" * 64, 1, ("embeddings",), batches, problem_type)
 
 
 def figures_of(probes: Probes, outputs: Sequence[Outputs]) -> ParityFigures:
@@ -151,6 +153,83 @@ def test_a_regression_has_no_label_and_no_distribution() -> None:
     assert isinstance(figures.kl_nats, NotMeasured)
     assert isinstance(figures.cosine_min, NotMeasured)
     assert isinstance(figures.cosine_mean, NotMeasured)
+
+
+# --- problem types of a sequence's head ----------------------------------------------------------
+
+
+def test_every_label_of_a_multi_label_head_is_a_decision() -> None:
+    """A label that is always the largest hides what happens to the others from an argmax."""
+    batch, _ = _batch("text-classification", labels=5)
+    expected = np.array([[30, 2, -2, 0.5, -1], [30, -1, 3, TIE_MARGIN / 2, 4]], np.float32)
+    batch = replace(batch, outputs={"logits": expected})
+    actual = expected.copy()
+    # Two labels change; the third change is of a near-tie, which does not count.
+    actual[0, 1], actual[1, 4], actual[1, 3] = -0.1, -3, -1
+    probes = _probes("text-classification", batch, problem_type="multi_label_classification")
+    figures = figures_of(probes, [{"logits": actual}])
+    assert (figures.agreement, figures.decisions) == (pytest.approx(7 / 9), 9)
+    # As a choice among classes nothing has changed.
+    classes = _probes("text-classification", batch, problem_type="single_label_classification")
+    assert figures_of(classes, [{"logits": actual}]).agreement == 1
+
+
+def test_divergence_of_labels_is_that_of_their_probabilities() -> None:
+    batch, _ = _batch("text-classification", labels=1)
+    p, q = np.array([0.7, 0.2]), np.array([0.6, 0.4])
+    expected, actual = (np.log(x / (1 - x)).astype(np.float32)[:, None] for x in (p, q))
+    probes = _probes(
+        "text-classification",
+        replace(batch, outputs={"logits": expected}),
+        problem_type="multi_label_classification",
+    )
+    figures = figures_of(probes, [{"logits": actual}])
+    by_hand = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    assert figures.kl_nats == pytest.approx(by_hand.mean(), rel=1e-5)
+    assert figures.decisions == B
+
+
+def test_a_regression_of_several_values_has_the_concordance_of_its_worst_output() -> None:
+    width = COSINE_MIN_WIDTH + 3
+    batch, _ = _batch("text-classification", labels=width)
+    count = CONCORDANCE_MIN_VALUES
+    batches, changed = [], []
+    for number in range(count):
+        values = RNG.normal(size=(B, width)).astype(np.float32) + 5 * np.arange(width)
+        batches.append(replace(batch, outputs={"logits": values.astype(np.float32)}))
+        values[:, 2] *= -1 if number % 2 else 1
+        changed.append({"logits": values.astype(np.float32)})
+    probes = _probes("text-classification", *batches, problem_type="regression")
+    figures = figures_of(probes, changed)
+    assert (figures.decisions, isinstance(figures.kl_nats, NotMeasured)) == (0, True)
+    expected, got = (
+        np.concatenate([outputs["logits"][:, 2] for outputs in source])
+        for source in ([batch.outputs for batch in batches], changed)
+    )
+    covariance = np.mean((expected - expected.mean()) * (got - got.mean()))
+    scale = expected.var() + got.var() + (expected.mean() - got.mean()) ** 2
+    assert figures.concordance == pytest.approx(2 * covariance / scale, rel=1e-4)
+    # It is the figure that `auto` searches by, although rows of this width have cosines too.
+    assert isinstance(figures.cosine_min, float)
+    assert output_drop(figures) == pytest.approx(1 - figures.concordance)
+
+
+@pytest.mark.parametrize(
+    ("task", "declared", "labels", "problem_type"),
+    [
+        ("text-classification", None, 1, "regression"),
+        ("text-classification", "single_label_classification", 1, "regression"),
+        ("text-classification", "multi_label_classification", 1, "multi_label_classification"),
+        ("text-classification", None, 3, "single_label_classification"),
+        ("text-classification", "regression", 3, "regression"),
+        ("token-classification", "regression", 3, None),
+        ("fill-mask", None, 2, None),
+    ],
+)
+def test_problem_type_is_the_one_that_transformers_assumes(
+    task: Task, declared: ProblemType | None, labels: int, problem_type: ProblemType | None
+) -> None:
+    assert problem_type_of(task, declared, labels) == problem_type
 
 
 def test_by_length_adds_up_to_the_overall_figures() -> None:

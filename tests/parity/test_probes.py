@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,15 @@ def test_saved_probes_are_loaded_as_they_were(exported: Exported, tmp_path: Path
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
         assert (one.full_hidden_KBLD is None) == (other.full_hidden_KBLD is None)
         np.testing.assert_array_equal(one.outputs["logits"], other.outputs["logits"])
+
+
+def test_problem_type_is_stored_where_there_is_one(exported: Exported, tmp_path: Path) -> None:
+    path = tmp_path / "probes.npz"
+    for problem_type in ("multi_label_classification", None):
+        replace(exported.probes, problem_type=problem_type).save(path)
+        assert Probes.load(path).problem_type == problem_type
+        with np.load(path) as archive:
+            assert ("problem_type" in str(archive["head"])) == (problem_type is not None)
 
 
 def test_the_same_probes_are_the_same_bytes(exported: Exported, tmp_path: Path) -> None:

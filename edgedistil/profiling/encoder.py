@@ -98,10 +98,10 @@ class TextEncoder:
             yield from ids
 
     def split_tokens(self, text: str) -> list[str]:
-        """Returns the parts of a text that its tokens stand for."""
+        """Returns the parts of a text, one per token."""
         with _library_errors(self.path):
             offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets
-        # Several tokens may stand for one character, and a blank belongs to what is before it.
+        # Several tokens may be parts of one character, and a blank belongs to what is before it.
         starts = sorted({start for start, end in offsets if end > start})
         ends = [*starts, len(text)][1:]
         return [text[start:end] for start, end in zip(starts, ends, strict=True)]

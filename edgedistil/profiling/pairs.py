@@ -12,7 +12,7 @@ import numpy as np
 
 from edgedistil.core.errors import CorpusError
 
-# Splits a text into the parts that its tokens stand for; joined they are the text.
+# Splits a text into a part per token; joined they are the text.
 SplitTokens = Callable[[str], list[str]]
 
 # Fewer units than this are a heading, not a sentence; also the shortest of the distribution below.

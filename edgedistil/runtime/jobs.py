@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from edgedistil.core.scratch import scratch_errors, scratch_folder
 from edgedistil.runtime.protocol import Job, Reply
+from edgedistil.runtime.reply import check_reply
 from edgedistil.runtime.target import Target, raise_failure
 
 
@@ -61,7 +63,8 @@ def run_job(
     Returns:
         The reply.
     Raises:
-        TargetError: The target sent no reply, or (with `check`) the job failed there.
+        TargetError: The target sent no reply or one that cannot be true, or (with `check`) the job
+            failed there.
     """
     with scratch_folder("inputs") as folder:
         # npz files have no timestamps: equal inputs give equal bytes, so a board that already
@@ -72,7 +75,10 @@ def run_job(
         files = {job.inputs: inputs}
         for artefact in artefacts:
             files.update(artefact.job_files())
+        started = time.monotonic()
         reply = target.run(job, files, outputs_to=outputs_to)
+    elapsed_s = time.monotonic() - started
+    check_reply(reply, job, source=target.source, elapsed_s=elapsed_s)
     if check:
         raise_failure(reply, source=target.source)
     return reply

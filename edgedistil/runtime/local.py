@@ -20,8 +20,8 @@ from edgedistil.runtime.protocol import (
     Job,
     MachineIdentity,
     Reply,
-    parse_reply,
 )
+from edgedistil.runtime.reply import parse_reply
 
 # The runner's supervisor enforces the job's own timeout and can report the phase: it gets this much
 # longer before the runner itself is stopped.

@@ -2,8 +2,8 @@
 
 A job is a JSON object in a folder with the files it names; a reply is one JSON object. runner.py is
 the other end. Times are raw nanoseconds of every call, memory is in bytes. A field that a machine
-does not report is missing, never 0. A reply from a board is untrusted input: it is validated here,
-with a bound on its size, before anything reads a figure from it.
+does not report is missing, never 0. A reply from a board is untrusted input: every figure and text
+has bounds here, and reply.py compares it with the job.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, FailFast, Field
 
-from edgedistil.core.errors import TargetError
 from edgedistil.core.records import Record
 from edgedistil.core.session import SessionOptions
 
-# A case of two million samples, the maximum, takes about 20 MB; a larger reply would only cost the
-# host memory.
-MAX_REPLY_BYTES = 64 * 2**20
 RUNNER = Path(__file__).with_name("runner.py")
 # Environment variable of the process id that a runner ends with; runner.py has the same name.
 PARENT_ENV = "EDGEDISTIL_PARENT_PID"
@@ -30,6 +26,21 @@ _STOP_SPINNING = "session.force_spinning_stop"
 Phase = Literal["steady", "outputs", "energy", "ops", "bandwidth", "trace"]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
+# Bounds of what a machine can plausibly report: 11 days, a pebibyte, 100 GHz.
+Nanoseconds = Annotated[int, Field(ge=0, le=10**15)]
+# No call takes no time.
+CallNanoseconds = Annotated[int, Field(gt=0, le=10**15)]
+ByteCount = Annotated[int, Field(ge=0, le=2**50)]
+EventCount = Annotated[int, Field(ge=0, le=2**53)]
+Cores = Annotated[int, Field(gt=0, le=2**16)]
+Megahertz = Annotated[float, Field(ge=0, le=100_000)]
+Celsius = Annotated[float, Field(ge=-1000, le=10_000)]
+BytesPerSecond = Annotated[float, Field(gt=0, le=1e15)]
+Text = Annotated[str, Field(max_length=1000)]
+# Messages of the runtime, and names of nodes.
+LongText = Annotated[str, Field(max_length=20_000)]
+# No list of facts or names is longer.
+_MOST_FACTS = 10_000
 
 
 # --- host → runner -------------------------------------------------------------------------------
@@ -181,91 +192,95 @@ class Failure(ReplyPart):
     """Reason and phase of a job's failure: 'load student-…', 'steady …'."""
 
     kind: Literal["memory", "exception", "signal", "exit", "timeout"]
-    phase: str
-    message: str
-    details: str = ""
-    signal: str | None = None
+    phase: Text
+    message: LongText
+    details: LongText = ""
+    signal: Text | None = None
     status: int | None = None
 
 
 class CacheFacts(ReplyPart):
     """One cache of the first core."""
 
-    level: int
-    kind: str = Field(description="Data, Instruction, Unified")
-    bytes: int
-    shared_by: str = Field(description="cores, as the kernel lists them: 0-3")
+    level: NonNegativeInt
+    kind: Text = Field(description="Data, Instruction, Unified")
+    bytes: ByteCount
+    shared_by: Text = Field(description="cores, as the kernel lists them: 0-3")
 
 
 class MachineIdentity(ReplyPart):
     """Description of a machine by its own kernel and Python."""
 
-    machine: str | None = None
-    system: str | None = None
-    kernel: str | None = None
-    python: str | None = None
-    numpy: str | None = None
-    onnxruntime: str | None = None
-    providers: list[str] = Field(default=[])
-    board: str | None = Field(default=None, description="/proc/device-tree/model")
-    cpu: str | None = None
-    cpu_part: str | None = Field(
+    machine: Text | None = None
+    system: Text | None = None
+    kernel: Text | None = None
+    python: Text | None = None
+    numpy: Text | None = None
+    onnxruntime: Text | None = None
+    providers: list[Text] = Field(default=[], max_length=_MOST_FACTS)
+    board: Text | None = Field(default=None, description="/proc/device-tree/model")
+    cpu: Text | None = None
+    cpu_part: Text | None = Field(
         default=None, description="ARM's part number: 0xd08 is a Cortex-A72"
     )
-    flags: list[str] = Field(default=[], description="instruction-set flags of /proc/cpuinfo")
-    cores: int | None = None
-    cores_allowed: int | None = None
-    page_bytes: int | None = None
-    clock_max_mhz: float | None = None
-    caches: list[CacheFacts] = Field(default=[])
-    memory_bytes: int | None = None
-    memory_available_bytes: int | None = None
-    swap_used_bytes: int | None = None
+    flags: list[Text] = Field(
+        default=[],
+        max_length=_MOST_FACTS,
+        description="instruction-set flags of /proc/cpuinfo",
+    )
+    cores: Cores | None = None
+    cores_allowed: Cores | None = None
+    page_bytes: ByteCount | None = None
+    clock_max_mhz: Megahertz | None = None
+    caches: list[CacheFacts] = Field(default=[], max_length=_MOST_FACTS)
+    memory_bytes: ByteCount | None = None
+    memory_available_bytes: ByteCount | None = None
+    swap_used_bytes: ByteCount | None = None
 
 
 class Condition(ReplyPart):
     """Clock, temperature and throttling at one moment."""
 
-    governor: str | None = None
-    clock_mhz: list[float] | None = None
-    temperature_c: dict[str, float] | None = None
-    throttled_bits: int | None = Field(
+    governor: Text | None = None
+    clock_mhz: list[Megahertz] | None = Field(default=None, max_length=2**16)
+    temperature_c: dict[Text, Celsius] | None = Field(default=None, max_length=_MOST_FACTS)
+    throttled_bits: EventCount | None = Field(
         default=None, description="vcgencmd get_throttled; bits 0-3 are now, 16-19 since boot"
     )
-    throttle_count: int | None = Field(
+    throttle_count: EventCount | None = Field(
         default=None, description="x86: thermal throttling events since boot, all cores"
     )
-    load_1min: float | None = None
-    memory_available_bytes: int | None = None
+    load_1min: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    memory_available_bytes: ByteCount | None = None
 
 
 class PageFaults(ReplyPart):
     """Page faults of a process during one phase."""
 
-    minor: NonNegativeInt
-    major: NonNegativeInt
+    minor: EventCount
+    major: EventCount
 
 
 class PhaseMemory(ReplyPart):
     """Resident bytes after each phase of a fresh process."""
 
-    start: int | None = None
+    start: ByteCount | None = None
     # `import` is a keyword of Python.
-    imported: int | None = Field(default=None, alias="import")
-    inputs: int | None = None
-    load: int | None = None
-    first_call: int | None = None
-    run: int | None = None
-    peak: int | None = None
+    imported: ByteCount | None = Field(default=None, alias="import")
+    inputs: ByteCount | None = None
+    load: ByteCount | None = None
+    first_call: ByteCount | None = None
+    run: ByteCount | None = None
+    peak: Annotated[ByteCount, Field(gt=0)] | None = None
 
 
 class CaseTimes(ReplyPart):
     """Raw times of one case."""
 
     # More than a pass over any workload has; bounds what a reply can make this host allocate.
-    samples_ns: list[NonNegativeInt] = Field(max_length=2_000_000)
-    wall_ns: NonNegativeInt
-    cpu_ns: NonNegativeInt
+    samples_ns: Annotated[list[CallNanoseconds], FailFast()] = Field(max_length=2_000_000)
+    wall_ns: Nanoseconds
+    cpu_ns: EventCount
     faults: PageFaults
     truncated: bool = Field(description="max_seconds ended it before min_calls")
 
@@ -273,43 +288,43 @@ class CaseTimes(ReplyPart):
 class NodeTime(ReplyPart):
     """Time of one node, summed over the profiled calls."""
 
-    node: str
-    op: str
-    calls: NonNegativeInt
-    total_us: NonNegativeInt
+    node: LongText
+    op: Text
+    calls: EventCount
+    total_us: Nanoseconds
 
 
 class ExecutedNode(ReplyPart):
     """One node as the runtime executed it; shapes by element type, as its profiler reports them."""
 
-    node: str
-    op: str
-    inputs: list[dict[str, list[int]]]
-    outputs: list[dict[str, list[int]]]
+    node: LongText
+    op: Text
+    inputs: list[dict[str, list[EventCount]]]
+    outputs: list[dict[str, list[EventCount]]]
 
 
 class Energy(ReplyPart):
     """Energy of a series of calls, or why it is absent."""
 
-    absent: str | None = None
-    counter: str | None = None
-    joules: float | None = None
-    calls: int | None = None
-    wall_ns: int | None = None
+    absent: Text | None = None
+    counter: Text | None = None
+    joules: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    calls: EventCount | None = None
+    wall_ns: Nanoseconds | None = None
 
 
 class ModelResult(ReplyPart):
     """Everything observed of one model."""
 
     memory: PhaseMemory = PhaseMemory()
-    load_ns: NonNegativeInt | None = None
-    load_cpu_ns: NonNegativeInt | None = None
+    load_ns: CallNanoseconds | None = None
+    load_cpu_ns: Nanoseconds | None = None
     load_faults: PageFaults | None = None
-    first_call_ns: NonNegativeInt | None = None
-    start_to_first_result_ns: NonNegativeInt | None = Field(
+    first_call_ns: CallNanoseconds | None = None
+    start_to_first_result_ns: CallNanoseconds | None = Field(
         default=None, description="from the start of the process; isolated jobs only"
     )
-    cases: dict[str, CaseTimes] = Field(default={})
+    cases: dict[Text, CaseTimes] = Field(default={}, max_length=_MOST_FACTS)
     ops: list[NodeTime] = Field(default=[])
     runs: list[list[ExecutedNode]] = Field(
         default=[], description="nodes of each run of the phase `trace`"
@@ -320,33 +335,33 @@ class ModelResult(ReplyPart):
 class Block(ReplyPart):
     """Times of one block of calls of either model."""
 
-    first_ns: list[NonNegativeInt]
-    second_ns: list[NonNegativeInt]
+    first_ns: list[CallNanoseconds] = Field(min_length=1, max_length=_MOST_FACTS)
+    second_ns: list[CallNanoseconds] = Field(min_length=1, max_length=_MOST_FACTS)
 
 
 class AlternationResult(ReplyPart):
     """Blocks of one `Alternation`."""
 
-    name: str
-    first: str
-    second: str
-    blocks: list[Block]
+    name: Text
+    first: Text
+    second: Text
+    blocks: list[Block] = Field(min_length=1, max_length=_MOST_FACTS)
 
 
 class Bandwidth(ReplyPart):
     """Bytes per second of large copies, counting reads and writes."""
 
-    one_core: Annotated[float, Field(gt=0)]
-    all_cores: Annotated[float, Field(gt=0)]
-    threads: PositiveInt
+    one_core: BytesPerSecond
+    all_cores: BytesPerSecond
+    threads: Cores
 
 
 class OutputsFile(ReplyPart):
     """The npz that the phase `outputs` wrote."""
 
-    file: str
-    sha256: str
-    arrays: int
+    file: Text
+    sha256: Text
+    arrays: EventCount
 
 
 class Reply(ReplyPart):
@@ -358,55 +373,19 @@ class Reply(ReplyPart):
     format: Literal[1]
     ok: bool
     error: Failure | None = None
-    phase: str
-    runner_sha256: str
+    phase: Text
+    runner_sha256: Text
     identity: MachineIdentity = MachineIdentity()
     before: Condition = Condition()
     after: Condition | None = None
-    import_ns: NonNegativeInt | None = None
-    models: dict[str, ModelResult] = Field(default={})
-    alternation: list[AlternationResult] = Field(default=[])
+    import_ns: Nanoseconds | None = None
+    models: dict[Text, ModelResult] = Field(default={}, max_length=_MOST_FACTS)
+    alternation: list[AlternationResult] = Field(default=[], max_length=_MOST_FACTS)
     outputs: OutputsFile | None = None
     bandwidth: Bandwidth | None = None
-    conditions: dict[str, str] = Field(
+    conditions: dict[Text, Text] = Field(
         default={},
+        max_length=_MOST_FACTS,
         description="set by a target, not by the runner: facts about the run (kernels, guest cpu), "
         "in words",
     )
-
-
-def parse_reply(data: bytes, *, source: str) -> Reply:
-    """Parses and validates a reply.
-
-    Args:
-        data: Bytes of reply.json.
-        source: Name of the sender in messages: "pi@rpi4.local".
-    Raises:
-        TargetError: The reply is too large, truncated, not JSON, contains NaN, or has another
-            format.
-    """
-    if len(data) > MAX_REPLY_BYTES:
-        raise TargetError(
-            f"{source} sent a reply of {len(data)} bytes; the limit is {MAX_REPLY_BYTES}"
-        )
-    try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_reject_constant)
-    # A reply of 100,000 opening brackets ends in a RecursionError.
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        beginning = data[:80].decode("utf-8", "replace")
-        raise TargetError(
-            f"{source} sent an unreadable reply: {error}; it begins with {beginning!r}",
-            hint="a truncated reply means that the connection failed or the disk there is full: "
-            "try again",
-        ) from error
-    try:
-        return Reply.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the reply"
-        raise TargetError(f"{source} sent an invalid reply: {place}: {first['msg']}") from error
-
-
-def _reject_constant(name: str) -> Any:
-    """Raises ValueError for NaN and the infinities, which are not JSON."""
-    raise ValueError(f"{name} is not a number")

@@ -17,7 +17,7 @@ A target moves files and bytes. It does not time, choose what is run, or build r
 `profiling/measured.py` and `profiling/rows.py`, which gives an emulated row no latency whatever the
 reply contains. `run` starts `protocol.RUNNER` as `python3 runner.py job.json reply.json` in a
 folder that contains `job.json` (`job.to_json()`) and every file of `files` under its name, and
-passes the bytes of the reply to `protocol.parse_reply`.
+passes the bytes of the reply to `reply.parse_reply`.
 
 A reply with `ok=False` (the runtime crashed, was killed, ran out of memory) is a result: `run`
 returns it. `run` raises TargetError only if a reply is missing altogether (unreachable, no Python,

@@ -13,9 +13,23 @@ from edgedistil.core.errors import TargetError
 from edgedistil.core.records import Method
 from edgedistil.core.rundir import sha256_file
 from edgedistil.runtime.jobs import NpzInputs, run_job
-from edgedistil.runtime.protocol import Case, Failure, Job, JobModel, MachineIdentity, Reply
+from edgedistil.runtime.protocol import (
+    Case,
+    Failure,
+    Job,
+    JobModel,
+    MachineIdentity,
+    ModelResult,
+    Reply,
+)
 
-OK = Reply(format=1, ok=True, phase="done", runner_sha256="ab")
+OK = Reply(
+    format=1,
+    ok=True,
+    phase="done",
+    runner_sha256="ab",
+    models={"m": ModelResult(load_ns=5, first_call_ns=7)},
+)
 FAILED = Reply(
     format=1,
     ok=False,
@@ -24,7 +38,9 @@ FAILED = Reply(
     error=Failure(kind="exit", phase="import", message="the worker exited with status 1"),
 )
 INPUTS = NpzInputs({"a/input_ids": np.arange(7).reshape(1, 7)})
-JOB = Job(models={"m": JobModel(file="m/graph.onnx")}, cases=[Case(name="7", keys=["a"])])
+JOB = Job(
+    models={"m": JobModel(file="m/graph.onnx")}, cases=[Case(name="7", keys=["a"])], phases=[]
+)
 
 
 @dataclass
@@ -76,6 +92,12 @@ def test_equal_inputs_are_equal_files(tmp_path: Path) -> None:
         run_job(target, [], JOB, INPUTS)
     first, second = target.inputs_sha256
     assert first == second
+
+
+def test_a_reply_about_another_model_is_an_error() -> None:
+    lie = OK.model_copy(update={"models": {"other": ModelResult()}})
+    with pytest.raises(TargetError, match="a test board sent an invalid reply: it is about 'oth"):
+        run_job(RecordingTarget(lie), [], JOB, INPUTS, check=False)
 
 
 def test_a_failed_job_is_an_error_unless_the_caller_examines_it() -> None:

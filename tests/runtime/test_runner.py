@@ -27,8 +27,8 @@ from edgedistil.runtime.protocol import (
     JobModel,
     MachineIdentity,
     Reply,
-    parse_reply,
 )
+from edgedistil.runtime.reply import parse_reply
 
 runner = runpy.run_path(str(RUNNER))
 

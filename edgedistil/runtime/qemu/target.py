@@ -35,12 +35,12 @@ from edgedistil.runtime.protocol import (
     Job,
     MachineIdentity,
     Reply,
-    parse_reply,
 )
 from edgedistil.runtime.qemu.guest import build_guest_root, emulated_cpu, usable_memory_bytes
 from edgedistil.runtime.qemu.kernels import describe_kernels, read_translation
 from edgedistil.runtime.qemu.memory import GUEST_RANGE, MemoryWatch
 from edgedistil.runtime.qemu.sysroot import Site, Sysroot, ensure_site, ensure_sysroot
+from edgedistil.runtime.reply import parse_identity, parse_reply
 
 QEMU = "qemu-aarch64"
 # Where qemu 7.2 and newer map the libraries of a 64-bit guest: the log has only these addresses.
@@ -217,7 +217,7 @@ class EmulatedTarget:
                 hint="this onnxruntime uses instructions that the core lacks: name another version "
                 "in the device file",
             )
-        return MachineIdentity.model_validate(json.loads(done.stdout))
+        return parse_identity(json.loads(done.stdout), source=self.source)
 
     def run(self, job: Job, files: Mapping[str, Path], *, outputs_to: Path | None = None) -> Reply:
         """Runs a job under its memory limit, or the device's."""

@@ -25,6 +25,7 @@ from edgedistil.core.echo import printable
 from edgedistil.core.errors import InputError, TargetError
 from edgedistil.core.rundir import sha256_file
 from edgedistil.runtime.protocol import RUNNER
+from edgedistil.runtime.reply import clean_texts
 from edgedistil.runtime.ssh.connection import CommandResult, Connection
 from edgedistil.runtime.ssh.scripts import DESCRIBE_SCRIPT, OPEN_SCRIPT
 
@@ -78,7 +79,7 @@ class Board:
         runner = self.place(RUNNER)
         result = self._sh(f"{self._python()} -c {quote(DESCRIBE_SCRIPT)} {quote(runner)}")
         try:
-            facts = json.loads(result.stdout.decode("utf-8"))
+            facts = clean_texts(json.loads(result.stdout.decode("utf-8")))
             if not isinstance(facts, dict):
                 raise ValueError("not a JSON object")
         # 50,000 opening brackets end in a RecursionError.
@@ -87,9 +88,6 @@ class Board:
                 f"{self.source}: Python {self.python} there could not describe the board: "
                 f"{_last_line(result)}"
             ) from error
-        for key, value in facts.items():
-            if isinstance(value, str):
-                facts[key] = printable(value)
         return facts
 
     def check_import(self, versions: str) -> None:

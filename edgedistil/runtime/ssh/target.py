@@ -5,32 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
-
-from pydantic import ValidationError
+from typing import Self
 
 from edgedistil.core import console
 from edgedistil.core.cpu import is_arm
 from edgedistil.core.device import DeviceSpec
-from edgedistil.core.echo import printable
 from edgedistil.core.errors import InputError, TargetError
 from edgedistil.core.records import Method
 from edgedistil.core.rundir import write_bytes
 from edgedistil.runtime.compatibility import check_runtime_compatible
 from edgedistil.runtime.match import match_device
 from edgedistil.runtime.protocol import (
-    MAX_REPLY_BYTES,
     Job,
     MachineIdentity,
     Reply,
-    ReplyPart,
-    parse_reply,
 )
+from edgedistil.runtime.reply import MAX_REPLY_BYTES, parse_identity, parse_reply
 from edgedistil.runtime.ssh.board import Board, JobOutcome, check_name, open_board, signal_of
 from edgedistil.runtime.ssh.connection import Connection, parse_destination
 from edgedistil.runtime.wheels import arm64_wheels, fetch_wheels
-
-Part = TypeVar("Part", bound=ReplyPart)
 
 # A job without a timeout of its own gets this one: a board must not compute forever.
 _DEFAULT_TIMEOUT_S = 3600.0
@@ -120,7 +113,7 @@ class SshTarget:
         limit_s = job.timeout_seconds or _DEFAULT_TIMEOUT_S
         outcome = board.start(job.to_json().encode(), remote, timeout_s=limit_s + _GRACE_S)
         data = self._fetch_reply(board, outcome, limit_s)
-        reply = sanitize_reply(parse_reply(data, source=self.source))
+        reply = parse_reply(data, source=self.source, clean=True)
         if outputs_to is not None and reply.outputs is not None and job.outputs is not None:
             # The name is the job's, not the reply's: a board must not choose which file is read.
             outputs = board.fetch(
@@ -151,7 +144,7 @@ class SshTarget:
     def _examine(self, board: Board) -> MachineIdentity:
         # Nothing below imports onnxruntime before its version was checked.
         facts = board.describe()
-        identity = self._validate_identity(facts)
+        identity = parse_identity(facts, source=self.source)
         self.spec = self.spec or match_device(identity)
         console.say(_format_identity(self.source, identity))
         if self._needs_runtime(board, identity):
@@ -159,16 +152,6 @@ class SshTarget:
         check_runtime_compatible(identity, self.spec, source=self.source)
         board.check_import(f"numpy {identity.numpy} and onnxruntime {identity.onnxruntime}")
         return identity
-
-    def _validate_identity(self, facts: dict[str, Any]) -> MachineIdentity:
-        try:
-            return MachineIdentity.model_validate(facts)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise TargetError(
-                f"{self.source} returned an invalid identity record: {place}: {first['msg']}"
-            ) from error
 
     def _needs_runtime(self, board: Board, identity: MachineIdentity) -> bool:
         """Whether packages must be sent; raises TargetError without `bootstrap`."""
@@ -228,22 +211,6 @@ class SshTarget:
                 f"{MAX_REPLY_BYTES}"
             )
         return board.fetch("reply.json", limit_bytes=size, sha256=outcome.reply_sha256)
-
-
-def sanitize_reply(reply: Reply) -> Reply:
-    """Replaces control characters in the texts of a reply that are printed."""
-    changes: dict[str, Any] = {
-        "identity": _sanitize(reply.identity),
-        "phase": printable(reply.phase),
-    }
-    if reply.error is not None:
-        changes["error"] = _sanitize(reply.error)
-    return reply.model_copy(update=changes)
-
-
-def _sanitize(part: Part) -> Part:
-    texts = {name: printable(value) for name, value in part if isinstance(value, str)}
-    return part.model_copy(update=texts)
 
 
 def _format_identity(source: str, identity: MachineIdentity) -> str:

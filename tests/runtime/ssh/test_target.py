@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgedistil.core.device import load_device
 from edgedistil.core.errors import TargetError
-from edgedistil.runtime.protocol import MAX_REPLY_BYTES
 from edgedistil.runtime.qemu.target import open_guest
+from edgedistil.runtime.reply import MAX_REPLY_BYTES
 from edgedistil.runtime.ssh import target as ssh
 from edgedistil.runtime.ssh.target import SshTarget
 from edgedistil.runtime.target import raise_failure
@@ -220,6 +220,27 @@ def test_a_board_without_numpy(board, install) -> None:
     ):
         target.identify()
     assert "--bootstrap" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("[" * 50_000, "could not describe the board"),
+        ("[]", "could not describe the board"),
+        ('{"cores": "many"}', "returned an invalid identity record: cores"),
+        ('{"memory_bytes": 1e300}', "returned an invalid identity record: memory_bytes"),
+    ],
+)
+def test_a_board_that_describes_itself_falsely(board, install, answer, message) -> None:
+    (board.home / "answer").write_text(answer)
+    install.python(board, instead={"*importlib.util*": 'cat "$HOME/answer"; exit 0'})
+    with (
+        SshTarget(board.destination) as target,
+        pytest.raises(TargetError, match=message) as error,
+    ):
+        target.identify()
+    assert error.value.exit_code == 4
+    assert board.leftovers() == ["answer"]
 
 
 def test_bootstrap_is_for_arm(board, install) -> None:

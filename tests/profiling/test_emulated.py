@@ -34,7 +34,7 @@ from edgedistil.profiling.artefacts import Artefact, file_artefact
 from edgedistil.profiling.emulated import emulate, select_probes
 from edgedistil.profiling.rows import EMULATED_LATENCY
 from edgedistil.profiling.workload import Workload, build_workload
-from edgedistil.runtime.protocol import Failure, Job, MachineIdentity, Reply
+from edgedistil.runtime.protocol import Failure, Job, MachineIdentity, OutputsFile, Reply
 from tests.profiling.conftest import make_reply
 
 TASK = "feature-extraction"
@@ -164,6 +164,8 @@ class FakeTarget:
             for key in job.output_keys or []:
                 outputs[f"{label}/{key}/last_hidden_state"] = np.ones(shapes[key], "f4")
             np.savez(outputs_to, **cast(Any, outputs))
+            written = OutputsFile(file="outputs.npz", sha256="ab", arrays=len(outputs))
+            return self.replies.pop(0).model_copy(update={"outputs": written})
         return self.replies.pop(0)
 
 

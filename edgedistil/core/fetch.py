@@ -131,15 +131,25 @@ def check_sha256(path: Path, pin: PinnedPackage) -> None:
 # --- models --------------------------------------------------------------------------------------
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-# Weights in safetensors only: other formats are never downloaded.
+# Everything that a package is made of, in folders of modules too (`*` matches `/` here). Weights in
+# safetensors only: other formats are never downloaded.
 _HUB_FILES = [
-    "config.json",
+    "*config*.json",
+    "modules.json",
     "*.safetensors",
     "*.safetensors.index.json",
     "tokenizer*.json",
-    "vocab.txt",
+    "added_tokens.json",
     "*_map.json",
+    "vocab.*",
+    "merges.txt",
+    "*.spm",
+    "*sentencepiece*.model",
+    "spiece.model",
+    "README.md",
 ]
+# Copies of a model for other runtimes: as large as the model, and never used.
+_HUB_IGNORED = ["onnx/*", "openvino/*", "coreml/*"]
 # Weight files that are refused. The first four are pickles, which can run code when they are read;
 # .h5 can hold code too; .msgpack is Flax's, which nothing here reads.
 UNSAFE_WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
@@ -186,7 +196,14 @@ def hub_snapshot(model: str, *, revision: str | None = None) -> Path:
 
     at_revision = f" at revision '{revision}'" if revision else ""
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES))
+        return Path(
+            snapshot_download(
+                model,
+                revision=revision,
+                allow_patterns=_HUB_FILES,
+                ignore_patterns=_HUB_IGNORED,
+            )
+        )
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ModelError(
             f"the hub has no model '{model}'{at_revision}",

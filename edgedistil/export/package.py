@@ -22,22 +22,20 @@ from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.model_card import CARD_FILE, read_folder_inputs, render_card
 from edgedistil.core.records import ExportRecord, ParityRecord, installed_versions
-from edgedistil.core.rundir import sha256_file, write_bytes, write_json, write_text
+from edgedistil.core.rundir import sha256_file, write_json, write_text
 from edgedistil.core.session import SESSION_FILE, write_session_file
 from edgedistil.core.task import ENCODER_TASK, TASKS, find_task
+from edgedistil.export.sentence_modules import omitted_parts, write_sentence_modules
 from edgedistil.export.session_advice import advise_session
 from edgedistil.export.storage import EXTERNAL_SUFFIX
 from edgedistil.export.tokenizer_files import write_tokenizer
-
-# Names of classes that sentence-transformers imports.
-_TRANSFORMER_MODULE = "sentence_transformers.models.Transformer"
-_POOLING_MODULE = "sentence_transformers.models.Pooling"
 
 
 def write_package(
     folder: Path,
     *,
     source_folder: Path,
+    package_folder: Path,
     task: str,
     title: str,
     records: Sequence[ExportRecord],
@@ -49,6 +47,7 @@ def write_package(
     Args:
         folder: Holds `onnx/`.
         source_folder: config.json and tokenizer of the exported model.
+        package_folder: The model's files around these: modules.json, card. Usually the same folder.
         task: TasksManager's name of the task.
         title: Title of the model card.
         records: One for each artefact in the folder.
@@ -64,14 +63,22 @@ def write_package(
     write_json(folder / "config.json", config)
     max_length = write_tokenizer(folder, source_folder, config, input_names=_input_names(graphs[0]))
     # Only an encoder gives sentence vectors.
+    pooling_is_guess = False
     if task == ENCODER_TASK:
         hidden = FAMILIES[config["model_type"]].hidden(config)
-        _write_sentence_transformers(folder, source_folder, hidden=hidden, max_length=max_length)
+        pooling_is_guess = write_sentence_modules(
+            folder, package_folder, hidden=hidden, max_length=max_length
+        )
     advice = {record.files[0].path: advise_session(record) for record in records}
     write_session_file(folder / SESSION_FILE, advice)
 
     provenance = _provenance(folder, title, task, records)
-    provenance |= {"command": command, "licence": _licence(source_folder)}
+    provenance |= {
+        "command": command,
+        "licence": _licence(package_folder),
+        "pooling_is_guess": pooling_is_guess,
+        "omitted": omitted_parts(package_folder),
+    }
     write_json(folder / "provenance.json", provenance)
 
     # The card describes the other files, so it is written last and only from them.
@@ -124,40 +131,6 @@ def _has_external_weights(graph: Path) -> bool:
 def _input_names(graph: Path) -> list[str]:
     model = onnx.load(graph, load_external_data=False)
     return [value.name for value in model.graph.input]
-
-
-# --- sentence-transformers -----------------------------------------------------------------------
-
-
-def _write_sentence_transformers(
-    folder: Path, source_folder: Path, *, hidden: int, max_length: int
-) -> None:
-    """Copies the source's modules; without them, writes mean pooling over attended positions.
-
-    A normalization that the source does not have is not added
-    (docs/decisions.md#encoders-are-readable-by-sentence-transformers).
-    """
-    if (source_folder / "modules.json").is_file():
-        _copy_own_modules(folder, source_folder)
-        return
-    modules = [
-        {"idx": 0, "name": "0", "path": "", "type": _TRANSFORMER_MODULE},
-        {"idx": 1, "name": "1", "path": "1_Pooling", "type": _POOLING_MODULE},
-    ]
-    pooling = {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True}
-    transformer = {"max_seq_length": max_length, "do_lower_case": False}
-    write_json(folder / "modules.json", modules)
-    write_json(folder / "1_Pooling" / "config.json", pooling)
-    write_json(folder / "sentence_bert_config.json", transformer)
-
-
-def _copy_own_modules(folder: Path, source_folder: Path) -> None:
-    # modules.json names the folders of the modules, such as `1_Pooling`.
-    own_files = [source_folder / "modules.json", source_folder / "sentence_bert_config.json"]
-    own_files += source_folder.glob("*_*/config.json")
-    for path in own_files:
-        if path.is_file():
-            write_bytes(folder / path.relative_to(source_folder), path.read_bytes())
 
 
 # --- provenance.json -----------------------------------------------------------------------------

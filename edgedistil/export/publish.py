@@ -209,6 +209,7 @@ def _write_package(folder: Path, run: RunDir, source: ExportSource, artefacts: A
     write_package(
         folder,
         source_folder=source.folder,
+        package_folder=source.package_folder,
         task=source.task,
         title=f"{run.name} {source.name} ({source.task})",
         records=records,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,19 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from edgedistil.core.errors import ModelError
+from edgedistil.core.errors import ModelError, RunError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.fetch import find_model_folder, require_safetensors
-from edgedistil.core.records import Role
-from edgedistil.core.rundir import RunDir, create_run, open_run
+from edgedistil.core.records import Role, text_sha256
+from edgedistil.core.rundir import (
+    LATEST,
+    RunDir,
+    create_run,
+    open_run,
+    read_json,
+    runs_root,
+    write_json,
+)
 from edgedistil.core.task import (
     ENCODER_TASK,
     FILL_MASK_TASK,
@@ -27,9 +35,14 @@ from edgedistil.core.task import (
     find_task,
     task_of_architectures,
 )
+from edgedistil.export.sentence_modules import find_transformer
 from edgedistil.models.quiet import quiet
 from edgedistil.models.teacher import read_tokenizer
 
+# Names and identities of the models in a run.
+MODELS_FILE = "models.json"
+# The names of runs and files have a limit, and a digest and a task follow the model's name.
+_LONGEST_NAME = 60
 # Missing weights that an error lists by name.
 _LISTED_WEIGHTS = 3
 
@@ -42,6 +55,8 @@ class ExportSource:
         name: First part of the export folder's name: student, teacher, or the model's name.
         role: Its role in the run.
         folder: config.json, weights in safetensors, and tokenizer.
+        package_folder: Files around the model, such as modules.json and the card; the same folder
+            unless the model is in a subfolder.
         task: What the exported model computes.
         float_only: Whether it is exported in float32 only, as a baseline.
     """
@@ -49,6 +64,7 @@ class ExportSource:
     name: str
     role: Role
     folder: Path
+    package_folder: Path
     task: Task
     float_only: bool = False
 
@@ -86,11 +102,17 @@ def read_source(
         ModelError: Not a model, not supported, weights not in safetensors, or an unknown task.
     """
     # Weights are loaded one model at a time, when it is exported.
+    package_folder, folder = folder, find_transformer(folder)
     config = read_config(folder)
     require_safetensors(folder)
     checked_task = infer_task(config, folder) if task is None else parse_task(task)
     return ExportSource(
-        name=name, role=role, folder=folder, task=checked_task, float_only=float_only
+        name=name,
+        role=role,
+        folder=folder,
+        package_folder=package_folder,
+        task=checked_task,
+        float_only=float_only,
     )
 
 
@@ -104,8 +126,9 @@ def find_sources(
     baseline.
 
     Args:
-        run_name: Run with a student; ignored if `model` is given.
-        model: Folder or hub id; the result goes into a run that is named after it.
+        run_name: Run with a student. With `model`: the run that receives the export, created if it
+            does not exist; `latest` for a run that is named after the model.
+        model: Folder or hub id.
         task: Task of `model`.
     Raises:
         RunError: There is no such run, or it has no student yet.
@@ -114,9 +137,12 @@ def find_sources(
     """
     if model is not None:
         # Checked before a run is created for a model that cannot be exported.
-        name = _run_name(model)
-        source = read_source(find_model_folder(model), name=name, role="other", task=task)
-        return create_run(name, resume=True), [source]
+        folder = find_model_folder(model)
+        identity = _identity(model)
+        name = _plain_name(model, identity)
+        source = read_source(folder, name=name, role="other", task=task)
+        run = _run_of_model(run_name, name, identity)
+        return run, [replace(source, name=_claimed_name(run, name, identity))]
 
     run = open_run(run_name)
     run.require(run.student, "edgedistil distill RECIPE")
@@ -138,10 +164,63 @@ def _run_sources(run: RunDir) -> list[ExportSource]:
     return sources
 
 
-def _run_name(model: str) -> str:
-    """Name of the run for a model: the last part of its path, without characters of a URL."""
-    last = model.strip("/").split("/")[-1]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-_") or "model"
+# --- names of models ------------------------------------------------------------------------------
+
+
+def _identity(model: str) -> str:
+    """What makes a model another one: its folder's path without links, or its hub id."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model
+
+
+def _plain_name(model: str, identity: str) -> str:
+    """Name of a model: the last part of its path, without characters that no run has."""
+    # `.` and `..` name a folder only together with the working directory.
+    last = (
+        identity.strip("/").split("/")[-1] if Path(model).name in ("", "..") else Path(model).name
+    )
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-_") or "model"
+    if name == LATEST or name != last or len(name) > _LONGEST_NAME:
+        # What was cut may be all that distinguishes two models.
+        return _with_digest(name[:_LONGEST_NAME], identity)
+    return name
+
+
+def _with_digest(name: str, identity: str) -> str:
+    return f"{name}-{text_sha256(identity)[:8]}"
+
+
+def _run_of_model(run_name: str, name: str, identity: str) -> RunDir:
+    """Opens or creates the run that receives a model's export."""
+    if run_name != LATEST:
+        return create_run(run_name, resume=True)
+    run = runs_root() / name
+    # A run of another model, or of a recipe, keeps its exports.
+    if run.is_dir() and _read_models(RunDir(run)).get(name) != identity and any(run.iterdir()):
+        name = _with_digest(name, identity)
+    return create_run(name, resume=True)
+
+
+def _claimed_name(run: RunDir, name: str, identity: str) -> str:
+    """Returns a name for a model's exports that no other model has in the run, and records it."""
+    models = _read_models(run)
+    if models.get(name, identity) != identity or name in ("student", "teacher"):
+        name = _with_digest(name, identity)
+    if name not in models:
+        write_json(run.path / MODELS_FILE, models | {name: identity})
+    return name
+
+
+def _read_models(run: RunDir) -> dict[str, str]:
+    """Name → identity of the models that were exported into a run with --model."""
+    path = run.path / MODELS_FILE
+    models: dict[str, str] = {}
+    if path.is_file():
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise RunError(f"{path} is corrupt: expected a table of names", hint="remove the file")
+        models = content
+    return models
 
 
 # --- config and task -----------------------------------------------------------------------------

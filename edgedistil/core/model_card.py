@@ -38,6 +38,15 @@ from edgedistil.core.rundir import RunDir, read_json
 from edgedistil.core.session import SESSION_FILE
 from edgedistil.core.task import ENCODER_TASK, TaskInfo, find_task
 
+# Pooling mode of sentence-transformers → words.
+_POOLING_WORDS = {
+    "mean": "mean of the attended positions",
+    "cls": "first token",
+    "max": "maximum over the attended positions",
+    "lasttoken": "last attended token",
+    "mean_sqrt_len": "sum of the attended positions over the root of their number",
+    "weightedmean": "mean weighted by position",
+}
 # The hub shows this file of a repository.
 CARD_FILE = "README.md"
 
@@ -57,6 +66,8 @@ class CardInputs:
         exports: Records of the folder's artefacts.
         parities: Their parity; empty if they were not compared.
         rows: Profile rows of these artefacts; empty before anything was profiled.
+        sentence_vector: Steps from hidden states to a sentence vector; empty for other tasks.
+        omitted: Parts of the source that the folder does not contain.
     """
 
     folder_name: str
@@ -69,6 +80,8 @@ class CardInputs:
     exports: Sequence[ExportRecord]
     parities: Sequence[ParityRecord]
     rows: Sequence[ProfileRow] = ()
+    sentence_vector: str = ""
+    omitted: Sequence[str] = ()
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -125,7 +138,38 @@ def read_folder_inputs(
         exports=exports,
         parities=parities,
         rows=rows,
+        sentence_vector=_read_sentence_vector(folder, is_guess=provenance["pooling_is_guess"]),
+        omitted=provenance["omitted"],
     )
+
+
+def _read_sentence_vector(folder: Path, *, is_guess: bool) -> str:
+    """Describes the modules of a package in words; empty if it has none."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return ""
+    steps = []
+    for module in read_json(path):
+        name = str(module["type"]).rpartition(".")[2]
+        if name == "Pooling":
+            steps.append(_pooling_in_words(read_json(folder / module["path"] / "config.json")))
+        elif name != "Transformer":
+            steps.append(name)
+    guess = " (a guess: the source does not say how it pools)" if is_guess else ""
+    return " → ".join(steps) + guess
+
+
+def _pooling_in_words(config: Mapping[str, Any]) -> str:
+    # Older files have a switch for each mode, newer ones name the mode.
+    modes = [
+        key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+        for key, value in config.items()
+        if key.startswith("pooling_mode_") and value is True
+    ]
+    if not modes:
+        mode = config.get("pooling_mode", "mean")
+        modes = [mode] if isinstance(mode, str) else [str(item) for item in mode]
+    return " and ".join(_POOLING_WORDS.get(mode, f"pooling '{mode}'") for mode in modes)
 
 
 # --- rendering -----------------------------------------------------------------------------------
@@ -137,6 +181,8 @@ def render_card(inputs: CardInputs) -> str:
         _front_matter(inputs),
         f"# {inputs.title} · {inputs.task.name}",
         _summary(inputs),
+        *_sentence_vector(inputs),
+        *_omitted(inputs),
         "## Files",
         _file_table(inputs.exports),
         "## Parity",
@@ -182,6 +228,19 @@ def _summary(inputs: CardInputs) -> str:
         f"hidden size {family.hidden(config)}, vocabulary of {config['vocab_size']:,} tokens, "
         f"up to {inputs.max_length} tokens per sequence. Exported to ONNX by EdgeDistil."
     )
+
+
+def _sentence_vector(inputs: CardInputs) -> Iterator[str]:
+    """Yields how the output becomes a sentence vector, for an encoder."""
+    if inputs.sentence_vector:
+        yield f"Sentence vector: {inputs.sentence_vector}, computed by the client (`modules.json`)."
+
+
+def _omitted(inputs: CardInputs) -> Iterator[str]:
+    """Yields the parts of the source that a user could expect here."""
+    if inputs.omitted:
+        parts = "\n".join(f"- {part}" for part in inputs.omitted)
+        yield f"Parts of the source that are not in this folder:\n\n{parts}"
 
 
 def _file_table(exports: Sequence[ExportRecord]) -> str:
@@ -346,7 +405,7 @@ def _examples(inputs: CardInputs) -> Iterator[str]:
     )
     if task.name == ENCODER_TASK:
         yield (
-            "```python\n# sentence-transformers: mean over the attended positions\n"
+            f"```python\n# sentence-transformers: {inputs.sentence_vector}\n"
             f"model = SentenceTransformer(\n"
             f"    '{name}', backend='onnx', model_kwargs={{'file_name': '{path}'}}\n)\n```"
         )

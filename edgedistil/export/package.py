@@ -35,19 +35,20 @@ def write_package(
     folder: Path,
     *,
     source_folder: Path,
-    package_folder: Path,
     task: str,
     title: str,
     records: Sequence[ExportRecord],
     parities: Sequence[ParityRecord],
     command: str,
+    package_folder: Path | None = None,
 ) -> None:
     """Writes all files around the ONNX graphs of `folder`; existing ones are replaced.
 
     Args:
         folder: Holds `onnx/`.
         source_folder: config.json and tokenizer of the exported model.
-        package_folder: The model's files around these: modules.json, card. Usually the same folder.
+        package_folder: Files around the model, such as modules.json and the card; `source_folder`
+            if None.
         task: TasksManager's name of the task.
         title: Title of the model card.
         records: One for each artefact in the folder.
@@ -56,6 +57,7 @@ def write_package(
     Raises:
         ModelError: The folder has no graph, or the source's config or tokenizer cannot be read.
     """
+    package_folder = package_folder or source_folder
     graphs = sorted((folder / "onnx").glob("*.onnx"))
     if not graphs:
         raise ModelError(f"{folder} has no onnx/*.onnx to package")

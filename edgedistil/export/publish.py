@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from edgedistil.core import console
 from edgedistil.core.errors import InputError, ParityError
 from edgedistil.core.options import ExportOptions
 from edgedistil.core.precision import (
@@ -29,6 +30,7 @@ from edgedistil.export.ort_format import convert_to_ort
 from edgedistil.export.package import write_package
 from edgedistil.export.quantization_target import find_target, require_runtime
 from edgedistil.export.reference import make_probes
+from edgedistil.export.sentence_modules import omitted_parts
 from edgedistil.export.source import ExportSource
 from edgedistil.parity.probes import Probes
 
@@ -57,6 +59,7 @@ def export_model(
         ParityError: An artefact failed the parity check.
     """
     started = time.perf_counter()
+    _report_left_out(source)
     requests = requested_precisions(source, options)
     # Everything is written before the first file gets its name, so a full disk changes nothing
     # (docs/log.md#full-disk-during-export). `commits` renames in reverse: the folder is the last.
@@ -216,6 +219,12 @@ def _write_package(folder: Path, run: RunDir, source: ExportSource, artefacts: A
         parities=[parities[record.precision] for record in records],
         command=" ".join(["edgedistil", *sys.argv[1:]]),
     )
+
+
+def _report_left_out(source: ExportSource) -> None:
+    """Warns about parts of the source that the package does not contain."""
+    for part in omitted_parts(source.package_folder):
+        console.warn(f"not exported: {part}")
 
 
 def _write_parity(run: RunDir, artefact: BuiltArtefact, commits: ExitStack) -> None:

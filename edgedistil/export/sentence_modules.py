@@ -69,6 +69,8 @@ def read_modules(folder: Path) -> list[SentenceModule]:
         return []
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, list):
+            raise TypeError(type(entries).__name__)
         modules = [
             SentenceModule(str(entry["name"]), str(entry["path"]), str(entry["type"]))
             for entry in entries

@@ -17,6 +17,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 from edgedistil.core.errors import ModelError, RunError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.fetch import find_model_folder, require_safetensors
+from edgedistil.core.places import runs_root
 from edgedistil.core.records import Role, text_sha256
 from edgedistil.core.rundir import (
     LATEST,
@@ -24,7 +25,6 @@ from edgedistil.core.rundir import (
     create_run,
     open_run,
     read_json,
-    runs_root,
     write_json,
 )
 from edgedistil.core.task import (
@@ -180,7 +180,7 @@ def _plain_name(model: str, identity: str) -> str:
         identity.strip("/").split("/")[-1] if Path(model).name in ("", "..") else Path(model).name
     )
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-_") or "model"
-    if name == LATEST or name != last or len(name) > _LONGEST_NAME:
+    if name == LATEST or len(name) > _LONGEST_NAME:
         # What was cut may be all that distinguishes two models.
         return _with_digest(name[:_LONGEST_NAME], identity)
     return name

@@ -83,6 +83,7 @@ def run(tmp_path: Path) -> RunDir:
     write_json(folder / "config.json", inputs.config)
     write_json(folder / "tokenizer_config.json", {"model_max_length": 512})
     description = {"model": "A student", "task": TASK, "licence": None, "command": "edgedistil"}
+    description |= {"pooling_is_guess": False, "omitted": []}
     write_json(folder / "provenance.json", description)
     return run
 

@@ -133,12 +133,25 @@ def test_the_sources_own_pooling_is_copied(source: Path, package: Path) -> None:
     pooling = package / "1_Pooling" / "config.json"
     mean = {"word_embedding_dimension": 44, "pooling_mode_mean_tokens": True}
     assert read_json(pooling) == mean
-    (source / "modules.json").write_text('[{"idx": 0}]')
+    card = (package / "README.md").read_text(encoding="utf-8")
+    assert "Sentence vector: mean of the attended positions (a guess" in card
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {
+            "idx": 1,
+            "name": "1",
+            "path": "1_Pooling",
+            "type": "sentence_transformers.models.Pooling",
+        },
+    ]
+    (source / "modules.json").write_text(json.dumps(modules))
     (source / "1_Pooling").mkdir()
     (source / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
     write(package, source, [export_record(package, "fp32")])
     assert read_json(pooling) == {"pooling_mode_cls_token": True}
-    assert read_json(package / "modules.json") == [{"idx": 0}]
+    assert read_json(package / "modules.json") == modules
+    card = (package / "README.md").read_text(encoding="utf-8")
+    assert "Sentence vector: first token, computed by the client" in card
 
 
 def test_provenance_has_versions_sources_and_hashes(package: Path) -> None:

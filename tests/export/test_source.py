@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,48 @@ def test_one_model_gets_a_run_of_its_name(folder: Folder, runs: Path) -> None:
     assert run.path == runs / "my-model-v2"
     assert (source.name, source.role, source.folder) == ("my-model-v2", "other", path)
     assert not source.float_only
+
+
+def test_models_of_one_name_get_runs_of_their_own(folder: Folder, runs: Path) -> None:
+    paths = []
+    for parent in ("a", "b"):
+        (runs.parent / parent).mkdir()
+        paths.append(folder("DistilBertModel").rename(runs.parent / parent / "model"))
+    first, _ = find_sources("latest", model=str(paths[0]), task=None)
+    other, (source,) = find_sources("latest", model=str(paths[1]), task=None)
+    again, _ = find_sources("latest", model=str(paths[0]), task=None)
+    assert first.path == again.path == runs / "model"
+    assert re.fullmatch(r"model-[0-9a-f]{8}", other.name)
+    assert source.name == "model"
+
+
+def test_models_of_one_name_in_one_run_get_names_of_their_own(folder: Folder, runs: Path) -> None:
+    names = []
+    for parent in ("a", "b", "a"):
+        (runs.parent / parent).mkdir(exist_ok=True)
+        path = runs.parent / parent / "model"
+        if not path.exists():
+            folder("DistilBertModel").rename(path)
+        run, (source,) = find_sources("mine", model=str(path), task=None)
+        assert run.path == runs / "mine"
+        names.append(source.name)
+    assert names[0] == names[2] == "model"
+    assert re.fullmatch(r"model-[0-9a-f]{8}", names[1])
+
+
+@pytest.mark.parametrize("name", ["latest", "x" * 130, "student"])
+def test_any_folder_name_works(folder: Folder, runs: Path, name: str) -> None:
+    path = folder("DistilBertModel").rename(runs.parent / name)
+    run, (source,) = find_sources("latest", model=str(path), task=None)
+    assert run.name != "latest"
+    assert len(source.name) < 80
+    assert source.name not in ("student", "teacher")
+
+
+def test_a_run_of_a_recipe_keeps_its_exports(folder: Folder, finished_run: RunDir) -> None:
+    path = folder("DistilBertModel").rename(finished_run.path.parent.parent / finished_run.name)
+    run, _ = find_sources("latest", model=str(path), task=None)
+    assert run.path != finished_run.path
 
 
 def test_a_run_without_a_student_says_which_command_makes_one(runs: Path) -> None:

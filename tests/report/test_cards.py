@@ -33,6 +33,7 @@ def test_complete_cards_are_written_into_the_report_and_not_into_the_export_fold
     write_json(folder / "config.json", config)
     write_json(folder / "tokenizer_config.json", {"model_max_length": 512})
     provenance = {"model": "A student", "task": TASK, "licence": None, "command": "edgedistil"}
+    provenance |= {"pooling_is_guess": False, "omitted": []}
     write_json(folder / "provenance.json", provenance)
     write_text(folder / "README.md", "# The card of the export\n")
     before = tree_manifest(folder)

@@ -1,0 +1,129 @@
+"""Modules of sentence-transformers folders: copied completely, or the export is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgedistil.core.errors import ModelError
+from edgedistil.export.sentence_modules import (
+    find_transformer,
+    omitted_parts,
+    read_modules,
+    write_sentence_modules,
+)
+
+TRANSFORMER = {
+    "idx": 0,
+    "name": "0",
+    "path": "",
+    "type": "sentence_transformers.models.Transformer",
+}
+POOLING = {
+    "idx": 1,
+    "name": "1",
+    "path": "1_Pooling",
+    "type": "sentence_transformers.models.Pooling",
+}
+DENSE = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+NORMALIZE = {
+    "idx": 3,
+    "name": "3",
+    "path": "3_Normalize",
+    "type": "sentence_transformers.models.Normalize",
+}
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder with first-token pooling, a dense layer, normalization and prompts."""
+    folder = tmp_path / "source"
+    write_json(folder / "modules.json", [TRANSFORMER, POOLING, DENSE, NORMALIZE])
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 96})
+    write_json(folder / "1_Pooling" / "config.json", {"pooling_mode_cls_token": True})
+    write_json(folder / "2_Dense" / "config.json", {"in_features": 32, "out_features": 16})
+    (folder / "2_Dense" / "model.safetensors").write_bytes(b"weights")
+    write_json(folder / "config_sentence_transformers.json", {"prompts": {"query": "find: "}})
+    return folder
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    folder = tmp_path / "package"
+    folder.mkdir()
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_module_comes_with_its_weights_and_the_prompts(source: Path, package: Path) -> None:
+    is_guess = write_sentence_modules(package, source, hidden=32, max_length=64)
+    assert not is_guess
+    assert files(package) == files(source)
+    assert (package / "2_Dense/model.safetensors").read_bytes() == b"weights"
+    modules = json.loads((package / "modules.json").read_text())
+    assert modules == [TRANSFORMER, POOLING, DENSE, NORMALIZE]
+
+
+def test_without_modules_the_pooling_is_a_guess(tmp_path: Path, package: Path) -> None:
+    assert write_sentence_modules(package, tmp_path, hidden=32, max_length=64)
+    pooling = json.loads((package / "1_Pooling/config.json").read_text())
+    assert pooling == {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+
+
+def test_a_model_in_a_subfolder_is_found_and_packaged_at_the_top(
+    source: Path, package: Path
+) -> None:
+    write_json(source / "modules.json", [TRANSFORMER | {"path": "0_Transformer"}, POOLING])
+    write_json(source / "0_Transformer" / "config.json", {})
+    write_json(source / "0_Transformer" / "sentence_bert_config.json", {"max_seq_length": 7})
+    assert find_transformer(source) == source / "0_Transformer"
+    write_sentence_modules(package, source, hidden=32, max_length=64)
+    assert json.loads((package / "modules.json").read_text())[0] == TRANSFORMER
+    settings = json.loads((package / "sentence_bert_config.json").read_text())
+    assert settings == {"max_seq_length": 7}
+
+
+def test_weights_in_a_pickle_are_refused(source: Path, package: Path) -> None:
+    (source / "2_Dense/model.safetensors").rename(source / "2_Dense/pytorch_model.bin")
+    with pytest.raises(
+        ModelError, match=r"module Dense .* 2_Dense/pytorch_model\.bin only"
+    ) as error:
+        write_sentence_modules(package, source, hidden=32, max_length=64)
+    assert "save it again" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "is corrupt: expected a list"),
+        ([1], "is corrupt"),
+        ([TRANSFORMER | {"path": "../other"}], "outside of the folder"),
+        ([TRANSFORMER | {"path": "/etc"}], "outside of the folder"),
+        ([TRANSFORMER | {"type": "custom_st.Transformer"}], "code of the model"),
+    ],
+)
+def test_bad_modules_are_refused(source: Path, content: Any, message: str) -> None:
+    write_json(source / "modules.json", content)
+    with pytest.raises(ModelError, match=message):
+        read_modules(source)
+
+
+def test_parts_that_are_not_exported_are_listed_and_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "model_head.pkl").write_bytes(b"not a pickle")
+    (tmp_path / "modeling_own.py").write_text("raise SystemExit")
+    assert omitted_parts(tmp_path) == [
+        "model_head.pkl: a classification head outside of the model (SetFit's is a pickle)",
+        "modeling_own.py: code of the model's own",
+    ]
+    assert omitted_parts(tmp_path / "nothing") == []

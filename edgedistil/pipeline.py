@@ -12,7 +12,7 @@ from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptio
 from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import text_sha256
-from edgedistil.core.rundir import RunDir, read_json, sha256_file, write_json
+from edgedistil.core.rundir import RunDir, read_json_object, sha256_file, write_json
 
 # Evaluation cells of small models run faster with one thread each than sharing all threads; beyond
 # four at a time their memory counts more than the gain.
@@ -106,4 +106,7 @@ def _run_unless_done(
 
 
 def _read_ledger(path: Path) -> dict[str, str]:
-    return read_json(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    hint = "remove it: the stages after distill then run again"
+    return {stage: str(key) for stage, key in read_json_object(path, hint=hint).items()}

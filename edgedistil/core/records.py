@@ -15,7 +15,7 @@ import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -51,6 +51,8 @@ class Record(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=False, allow_inf_nan=False, protected_namespaces=()
     )
+    # What to do about a corrupt file; may name {path}, {folder} and {run}, the folder's name.
+    remedy: ClassVar[str] = "remove it and create it again"
 
 
 class NotMeasured(Record):
@@ -111,6 +113,8 @@ class CorpusSource(Record):
 class CorpusRecord(Record):
     """The tokenized corpus of a run: `corpus.json`."""
 
+    remedy: ClassVar[str] = "restore it from a copy, or start another run with --run NEW-NAME"
+
     sources: list[CorpusSource]
     # packed fills rows across document ends; lines has one document per row.
     layout: Literal["packed", "lines"]
@@ -124,6 +128,8 @@ class CorpusRecord(Record):
     # Key of the corpus in the cache, and its folder there.
     cache_key: str
     cached_at: str
+    # File of that folder → sha256.
+    files: dict[str, str] = {}
 
 
 class ModelFacts(Record):
@@ -165,6 +171,11 @@ class HeldoutMlm(Record):
 class DistillRecord(Record):
     """The result of `distill`: `distill.json`. The loss trace is in metrics.jsonl."""
 
+    remedy: ClassVar[str] = (
+        "remove it and continue from the last checkpoint: "
+        "edgedistil distill {folder}/recipe.toml --run {run} --resume"
+    )
+
     recipe_sha256: str
     teacher: ModelFacts
     student: ModelFacts
@@ -185,6 +196,8 @@ class DistillRecord(Record):
     processes: int = 1
     # Peak resident memory of the main process while it trained.
     peak_memory_bytes: Count = NotMeasured(not_measured="not recorded")
+    # File of the run's model folders (student/model.safetensors) → sha256.
+    files: dict[str, str] = {}
     provenance: Provenance
 
 
@@ -375,6 +388,10 @@ class ArtefactScore(Record):
 class EvaluationRecord(Record):
     """The result of `evaluate`: `evaluation.json`."""
 
+    remedy: ClassVar[str] = (
+        "remove it and run edgedistil evaluate again; cells that are scored are not repeated"
+    )
+
     cells: list[Cell]
     summaries: list[Summary]
     retentions: list[Retention]
@@ -413,6 +430,8 @@ class Variation(Record):
 class AblationRecord(Record):
     """The result of `ablate`: `ablation.json` in the full recipe's run."""
 
+    remedy: ClassVar[str] = "remove it and run edgedistil ablate again"
+
     tasks: list[str]
     seeds: list[int]
     # Level of the intervals, and what was resampled.
@@ -438,6 +457,8 @@ class FileFacts(Record):
 
 class ExportRecord(Record):
     """One artefact: `export.<precision>.json` in the export folder."""
+
+    remedy: ClassVar[str] = "remove the folder {folder} and run edgedistil export again"
 
     # student, teacher, or the name of the exported model.
     model: str
@@ -511,6 +532,8 @@ class ToleranceResult(Record):
 class ParityRecord(Record):
     """The parity check of one artefact: `parity/<model>-<task>.<precision>.json`."""
 
+    remedy: ClassVar[str] = "remove it and run edgedistil export again"
+
     model: str
     task: str
     precision: Precision
@@ -565,6 +588,8 @@ class FloatGain(Record):
 
 class ExplainRecord(Record):
     """The result of `export --explain`: where an artefact's error comes from."""
+
+    remedy: ClassVar[str] = "remove it and run edgedistil export --explain again"
 
     artefact_sha256: str
     task: str
@@ -709,6 +734,8 @@ class MemoryFit(Record):
 class ProfileRecord(Record):
     """The result of `profile` for one device and method: `profile/<device>.<method>.json`."""
 
+    remedy: ClassVar[str] = "remove it and run edgedistil profile again"
+
     device: str
     method: Method
     rows: list[ProfileRow]
@@ -737,15 +764,22 @@ def read_record(path: Path, kind: type[R]) -> R:
     Raises:
         StorageError: The file is missing, corrupt, or not a record of this kind and version.
     """
+    hint = kind.remedy.format(path=path, folder=path.parent, run=path.parent.name)
+    content = read_json(path, hint=hint)
     try:
-        return kind.model_validate(read_json(path))
+        return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise StorageError(
-            f"{path} is not a valid {kind.__name__}: {where}: {first['msg']}",
-            hint="it was written by another version or edited by hand; create it again",
+            f"{path} is not a valid {kind.__name__}: {first_problem(error)}",
+            hint=f"it is corrupt, edited by hand or of another version; {hint}",
         ) from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """Returns the place and the text of the first problem of a record."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def provenance(command: str | None = None) -> Provenance:

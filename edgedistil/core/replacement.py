@@ -21,8 +21,8 @@ from edgedistil.core.scratch import create_locked, lock_folder
 _OLD = "old"
 # Name of an earlier version that is about to be removed.
 _DISCARDED = "discarded"
-# Of `mkdtemp`: the name that is replaced, and eight random characters.
-_SCRATCH = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
+# The name that is replaced, and the random characters of `mkdtemp`.
+_SCRATCH = re.compile(r"\.(.+)\.[A-Za-z0-9_]+")
 # renameat2: paths relative to the working directory, and the flag that exchanges them.
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from edgedistil.core import console
+from edgedistil.core.digests import changed_file
 from edgedistil.core.errors import CorpusError, StorageError
 from edgedistil.core.fetch import cache_lock
 from edgedistil.core.recipe import Corpus, SourceSpec
 from edgedistil.core.records import CorpusRecord, CorpusSource, read_record
-from edgedistil.core.rundir import replacing, sha256_file, storage_errors
+from edgedistil.core.rundir import replacing, sha256_file, storage_errors, tree_manifest
+from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
 from edgedistil.data.fingerprint import source_fingerprint
 from edgedistil.data.heldout_split import HeldoutSplit
 from edgedistil.data.layouts import Layout, make_layout
@@ -58,7 +60,12 @@ class TokenizedCorpus:
     @property
     def token_counts_V(self) -> NDArray[np.int64]:  # noqa: N802 - the shape is part of the name
         """Occurrences of each token id in the training rows."""
-        counts: NDArray[np.int64] = np.load(self.folder / "token_counts.npy")
+        path = self.folder / "token_counts.npy"
+        try:
+            counts: NDArray[np.int64] = np.load(path)
+        # numpy raises an EOFError for an empty file.
+        except (OSError, ValueError, EOFError) as error:
+            raise StorageError(f"cannot read {path}: {error}") from error
         return counts
 
 
@@ -78,17 +85,28 @@ def prepare_corpus(
         ModelError: The folder has no usable tokenizer.
         StorageError: The cache cannot be written.
     """
+    corpus = _open_or_build(settings, tokenizer_folder, cache=cache, workers=workers)
+    counts_V = corpus.token_counts_V
+    tokenizer = load_tokenizer(tokenizer_folder)
+    unknown = int(counts_V[special_ids(tokenizer, tokenizer_folder).unk])
+    warn_of_unknown_tokens(unknown, int(counts_V.sum()), text="the corpus")
+    return corpus
+
+
+def _open_or_build(
+    settings: Corpus, tokenizer_folder: Path, *, cache: Path, workers: int | None
+) -> TokenizedCorpus:
     # Hash what goes in; text is read only where no cached corpus has this key.
     fingerprints = [source_fingerprint(spec, cache=cache) for spec in settings.sources]
     key = _cache_key(fingerprints, tokenizer_folder, settings)
     folder = cache / "corpus" / key
 
-    cached = _open_if_complete(folder, settings.sources)
+    cached = _open_if_intact(folder, settings.sources, cache=cache)
     if cached is not None:
         return cached
     with cache_lock(folder):
         # Another process may have built it while this one waited for the lock.
-        cached = _open_if_complete(folder, settings.sources)
+        cached = _open_if_intact(folder, settings.sources, cache=cache)
         if cached is not None:
             return cached
         with replacing(folder) as unfinished:
@@ -173,6 +191,8 @@ def _build(
     with storage_errors(folder):
         np.save(folder / "token_counts.npy", train.token_counts_V)
         (folder / "heldout.txt").write_text("".join(heldout_lines), encoding="utf-8")
+        # The record comes last, because it has the digests of all other files.
+        record = record.model_copy(update={"files": tree_manifest(folder)})
         text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False)
         (folder / "corpus.json").write_text(text + "\n", encoding="utf-8")
 
@@ -262,15 +282,32 @@ def _cache_key(fingerprints: Sequence[str], tokenizer_folder: Path, settings: Co
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _open_if_complete(folder: Path, sources: Sequence[SourceSpec]) -> TokenizedCorpus | None:
+def _open_if_intact(
+    folder: Path, sources: Sequence[SourceSpec], *, cache: Path
+) -> TokenizedCorpus | None:
     """Opens a cached corpus; None if it is missing or corrupt."""
-    if not folder.is_dir():
-        return None
     try:
+        if not folder.is_dir():
+            return None
+        _check_intact(folder, sources, cache=cache)
         return _open(folder, sources)
+    except OSError as error:
+        console.warn(f"the cached corpus cannot be read: {error}")
     except StorageError as error:
         console.warn(f"the cached corpus is corrupt and will be rebuilt: {error.message}")
-        return None
+    return None
+
+
+def _check_intact(folder: Path, sources: Sequence[SourceSpec], *, cache: Path) -> None:
+    """Raises StorageError unless a cached corpus is as it was written."""
+    record = read_record(folder / "corpus.json", CorpusRecord)
+    if record.cache_key != folder.name or len(record.sources) != len(sources):
+        raise StorageError(f"{folder / 'corpus.json'} belongs to another corpus")
+    if not record.files:
+        raise StorageError(f"{folder / 'corpus.json'} has no digests of the corpus's files")
+    change = changed_file(folder, record.files, cache=cache)
+    if change is not None:
+        raise StorageError(change)
 
 
 def _open(folder: Path, sources: Sequence[SourceSpec]) -> TokenizedCorpus:

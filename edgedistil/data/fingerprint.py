@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from pathlib import Path
 
 from edgedistil.core.assets import find_asset
+from edgedistil.core.digests import remembered_sha256
 from edgedistil.core.errors import CorpusError
 from edgedistil.core.recipe import SourceSpec
-from edgedistil.core.rundir import read_json, sha256_file, write_json
 from edgedistil.data.asset_text import reader_for_asset
 from edgedistil.data.sources import source_files
-
-# A file that changed less than this long ago may change again within one tick of its time stamp
-# (2 s on FAT), and would look the same afterwards. Its hash is not remembered.
-_SETTLED_S = 2.0
 
 
 def source_fingerprint(spec: SourceSpec, *, cache: Path) -> str:
@@ -44,35 +39,16 @@ def source_fingerprint(spec: SourceSpec, *, cache: Path) -> str:
 
     # The tuple of a tuple is part of the format: cached corpora are found by it.
     if spec.files is not None:
-        hashes = [cached_sha256(path, cache=cache) for path in source_files(spec.files)]
+        hashes = [_file_sha256(path, cache=cache) for path in source_files(spec.files)]
         parts = [(spec.field, *hashes)]
     else:
         parts = [(spec.field, str(spec.hub), str(spec.config), spec.split, str(spec.revision))]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def cached_sha256(path: Path, *, cache: Path) -> str:
-    """Returns the sha256 of a file, remembered in the cache.
-
-    It is computed again when the file's size, time stamp or inode has changed.
-
-    Raises:
-        CorpusError: The file is missing or cannot be read.
-    """
-    absolute = path.resolve()
+def _file_sha256(path: Path, *, cache: Path) -> str:
+    """Digest of a file; raises CorpusError if it cannot be read."""
     try:
-        stat = absolute.stat()
-        name = hashlib.sha256(str(absolute).encode()).hexdigest()[:32]
-        memo = cache / "hashes" / f"{name}.json"
-        looks = [str(absolute), stat.st_size, stat.st_mtime_ns, stat.st_ino]
-        # Hashing reads the file from end to end, which a large corpus should pay for only once.
-        if memo.is_file():
-            remembered = read_json(memo)
-            if remembered["looks"] == looks:
-                return str(remembered["sha256"])
-        digest = sha256_file(absolute)
+        return remembered_sha256(path, cache=cache)
     except OSError as error:
-        raise CorpusError(f"cannot read {path}: {error.strerror}") from error
-    if time.time() - stat.st_mtime > _SETTLED_S:
-        write_json(memo, {"looks": looks, "sha256": digest})
-    return digest
+        raise CorpusError(f"cannot read {path}: {error.strerror or error}") from error

@@ -18,6 +18,7 @@ from edgedistil.core.errors import CorpusError
 from edgedistil.core.fetch import download_url
 from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import SourceSpec
+from edgedistil.core.regular_file import check_regular
 from edgedistil.data.asset_text import asset_text_bytes, read_asset, reader_for_asset
 from edgedistil.data.hub_text import read_hub_dataset
 from edgedistil.data.text_files import OnBadUtf8, read_text_file, reader_for
@@ -112,29 +113,45 @@ def source_files(pattern: str) -> list[Path]:
     """Returns the files that a path, a glob or a URL names, sorted.
 
     Raises:
-        CorpusError: Nothing matches, or a file has an unsupported format.
+        CorpusError: Nothing matches, or a file is not a regular one or has an unsupported format.
         OfflineError: The URL cannot be reached.
     """
     if "://" in pattern:
         return [_download(pattern)]
 
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        raise _no_files(pattern, "is a folder", path)
-    # A file whose name contains glob characters, "a[1].txt", is taken as it is.
-    if path.is_file():
-        files = [path]
-    else:
-        # Path.glob refuses absolute patterns.
-        names = glob.glob(str(path), recursive=True)  # noqa: PTH207
-        matches = sorted(map(Path, names))
-        files = [match for match in matches if match.is_file()]
-    if not files:
-        raise _no_files(pattern, "matches no file", path)
-
+    path = _local_path(pattern)
+    try:
+        files = _matching_files(pattern, path)
+    except OSError as error:
+        raise CorpusError(f"cannot read {path}: {error.strerror or error}") from error
     # An unsupported format fails here, before the first of many files is read.
     for file in files:
         reader_for(file)
+    return files
+
+
+def _local_path(pattern: str) -> Path:
+    """Returns the path of a pattern, with `~` replaced."""
+    try:
+        return Path(pattern).expanduser()
+    # Python's error for a user without a home folder.
+    except RuntimeError as error:
+        raise CorpusError(f"corpus source files = '{pattern}': {error}") from error
+
+
+def _matching_files(pattern: str, path: Path) -> list[Path]:
+    if path.is_dir():
+        raise _no_files(pattern, "is a folder", path)
+    # A file whose name contains glob characters, "a[1].txt", is taken as it is.
+    if path.exists():
+        check_regular(path)
+        return [path]
+    # Path.glob refuses absolute patterns.
+    names = glob.glob(str(path), recursive=True)  # noqa: PTH207
+    matches = sorted(map(Path, names))
+    files = [match for match in matches if match.is_file()]
+    if not files:
+        raise _no_files(pattern, "matches no file", path)
     return files
 
 
@@ -147,7 +164,10 @@ def _no_files(pattern: str, problem: str, path: Path) -> CorpusError:
 
 def _download(url: str) -> Path:
     """Fetches a URL once into the cache; returns the file."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise CorpusError(f"corpus source '{url}' is not a valid URL: {error}") from error
     if parts.scheme not in {"http", "https"}:
         raise CorpusError(
             f"corpus source '{url}': expected http:// or https://",

@@ -18,13 +18,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from edgedistil.core.errors import StorageError
-from edgedistil.core.rundir import read_json, storage_errors
+from edgedistil.core.records import Record, read_record
+from edgedistil.core.rundir import storage_errors
 
 # 128 MiB of uint16 ids: few files for a large corpus, and none too large for any file system.
 SHARD_TOKENS = 1 << 26
@@ -46,6 +48,31 @@ def token_dtype(vocabulary: int) -> np.dtype[Any]:
 def length_buckets(lengths: NDArray[Any]) -> NDArray[np.int64]:
     """Returns the length bucket of each row."""
     return lengths.astype(np.int64) // BUCKET_WIDTH
+
+
+class _StoreFacts(Record):
+    """Sizes of a store: `store.json`."""
+
+    # numpy's name of the ids' type.
+    dtype: Literal["<u2", "<i4"]
+    # Tokens of every row; None: rows of different lengths.
+    row_length: int | None = Field(ge=1)
+    # Rows and tokens of each shard.
+    shard_rows: list[int]
+    shard_tokens: list[int]
+    # Length bucket → rows in it.
+    buckets: dict[int, int]
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        rows, tokens = self.shard_rows, self.shard_tokens
+        counts = [*rows, *tokens, *self.buckets.values(), *self.buckets]
+        is_consistent = len(rows) == len(tokens) and sum(rows) == sum(self.buckets.values())
+        if self.row_length is not None:
+            is_consistent = is_consistent and tokens == [self.row_length * count for count in rows]
+        if not is_consistent or min(counts, default=0) < 0:
+            raise ValueError("the sizes of shards, rows and buckets do not fit together")
+        return self
 
 
 class StoreWriter:
@@ -114,15 +141,15 @@ class StoreWriter:
         if self._row_length is None:
             with storage_errors(self._folder):
                 self._write_by_bucket()
-        facts = {
-            "dtype": self._dtype.str,
-            "row_length": self._row_length,
-            "shard_rows": self._rows,
-            "shard_tokens": self._tokens,
-            "buckets": {str(bucket): self._buckets[bucket] for bucket in sorted(self._buckets)},
-        }
+        facts = _StoreFacts(
+            dtype=self._dtype.str,
+            row_length=self._row_length,
+            shard_rows=self._rows,
+            shard_tokens=self._tokens,
+            buckets={bucket: self._buckets[bucket] for bucket in sorted(self._buckets)},
+        )
         with storage_errors(self._folder):
-            text = json.dumps(facts, indent=1) + "\n"
+            text = json.dumps(facts.model_dump(mode="json"), indent=1) + "\n"
             (self._folder / "store.json").write_text(text, encoding="utf-8")
 
     def _count_buckets(self, lengths: NDArray[np.int64]) -> None:
@@ -193,13 +220,13 @@ class TokenStore:
         Raises:
             StorageError: A file is missing, truncated or corrupt.
         """
-        facts = read_json(folder / "store.json")
+        facts = read_record(folder / "store.json", _StoreFacts)
         self._folder = folder
-        self._dtype = np.dtype(facts["dtype"])
-        self.row_length: int | None = facts["row_length"]
-        self._shard_tokens: list[int] = facts["shard_tokens"]
-        self._first_rows = np.array(_offsets(facts["shard_rows"]), np.int64)
-        self._buckets = {int(bucket): int(rows) for bucket, rows in facts["buckets"].items()}
+        self._dtype = np.dtype(facts.dtype)
+        self.row_length = facts.row_length
+        self._shard_tokens = facts.shard_tokens
+        self._first_rows = np.array(_offsets(facts.shard_rows), np.int64)
+        self._buckets = facts.buckets
         # Mapped when a row of them is first read.
         self._shards: dict[int, Ids] = {}
         self._ends: dict[int, NDArray[np.int64]] = {}
@@ -272,15 +299,20 @@ class TokenStore:
         return self._ends[shard]
 
     def _check_sizes(self) -> None:
-        """Raises StorageError unless every shard has the size that store.json says."""
+        """Raises StorageError unless every file has the size that store.json says."""
         for shard, tokens in enumerate(self._shard_tokens):
-            path = self._folder / f"shard-{shard:05d}.tokens"
-            expected = tokens * self._dtype.itemsize
-            got = path.stat().st_size if path.is_file() else 0
-            if got != expected:
-                raise StorageError(
-                    f"{path} is truncated or corrupt: expected {expected} bytes, got {got}"
-                )
+            _check_size(self._folder / f"shard-{shard:05d}.tokens", tokens * self._dtype.itemsize)
+        if self.row_length is not None or len(self) == 0:
+            return
+        for shard, rows in enumerate(np.diff(self._first_rows).tolist()):
+            _check_size(self._folder / f"shard-{shard:05d}.ends", rows * 8)
+        _check_size(self._folder / "by_bucket", len(self) * 8)
+
+
+def _check_size(path: Path, expected: int) -> None:
+    got = path.stat().st_size if path.is_file() else 0
+    if got != expected:
+        raise StorageError(f"{path} is truncated or corrupt: expected {expected} bytes, got {got}")
 
 
 def _offsets(counts: Sequence[int]) -> list[int]:

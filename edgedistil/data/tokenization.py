@@ -5,7 +5,6 @@ A fast tokenizer works outside Python's global lock, so threads are enough.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,8 @@ from typing import Any, TypeVar
 
 from tokenizers import Tokenizer
 
-from edgedistil.core.errors import ModelError
+from edgedistil.core.errors import ModelError, StorageError
+from edgedistil.core.rundir import read_json_object
 
 # Text that a thread encodes at once. Smaller chunks pay overhead, larger ones make the allocator
 # ask for fresh memory each time: 16 to 128 KiB measured equal, 256 KiB slower
@@ -88,7 +88,10 @@ def special_ids(tokenizer: Tokenizer, folder: Path) -> SpecialIds:
     path = folder / "tokenizer_config.json"
     config: dict[str, Any] = {}
     if path.is_file():
-        config = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            config = read_json_object(path)
+        except StorageError as error:
+            raise ModelError(error.message, hint="take the file from the model again") from error
     kinds = ("cls", "sep", "pad", "mask", "unk")
     return SpecialIds(**{kind: _special_id(tokenizer, config, kind, folder) for kind in kinds})
 
@@ -96,7 +99,7 @@ def special_ids(tokenizer: Tokenizer, folder: Path) -> SpecialIds:
 def _special_id(tokenizer: Tokenizer, config: dict[str, Any], kind: str, folder: Path) -> int:
     # transformers writes a token as a string, or as an object with its content and flags.
     entry = config.get(f"{kind}_token") or f"[{kind.upper()}]"
-    token = entry["content"] if isinstance(entry, dict) else str(entry)
+    token = str(entry.get("content")) if isinstance(entry, dict) else str(entry)
     token_id = tokenizer.token_to_id(token)
     if token_id is None:
         raise ModelError(

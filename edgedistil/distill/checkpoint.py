@@ -24,12 +24,19 @@ from torch.optim import Optimizer
 
 from edgedistil.core import console
 from edgedistil.core.errors import StorageError
-from edgedistil.core.rundir import read_json, replacing, storage_errors, tree_manifest, write_json
+from edgedistil.core.rundir import (
+    read_json_object,
+    replacing,
+    storage_errors,
+    tree_manifest,
+    write_json,
+)
 
 _FOLDER_NAME = re.compile(r"step-(\d{8})")
 _MANIFEST = "manifest.json"
 # Key of the progress in state.json; the name is older than the class, and old runs are resumed.
 _PROGRESS_KEY = "place"
+_OTHER_CHECKPOINT = "remove this checkpoint's folder to resume from the one before"
 
 
 @dataclass(frozen=True)
@@ -173,8 +180,12 @@ def step_of(checkpoint: Path) -> int:
 
 
 def read_progress(checkpoint: Path) -> TrainingProgress:
-    """Reads the progress of the run at a checkpoint."""
-    return TrainingProgress(**read_json(checkpoint / "state.json")[_PROGRESS_KEY])
+    """Reads the progress of the run at a checkpoint; raises StorageError if it is corrupt."""
+    progress = _read_state(checkpoint)[_PROGRESS_KEY]
+    try:
+        return TrainingProgress(**progress)
+    except TypeError as error:
+        raise _other_version(checkpoint, str(error)) from error
 
 
 def restore(checkpoint: Path, *, student: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
@@ -198,7 +209,7 @@ def restore(checkpoint: Path, *, student: nn.Module, optimizer: Optimizer) -> di
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
     _restore_optimizer(student, optimizer, _read_tensors(checkpoint / "optimizer.safetensors"))
-    scaler: dict[str, Any] = read_json(checkpoint / "state.json")["scaler"]
+    scaler: dict[str, Any] = _read_state(checkpoint)["scaler"]
     return scaler
 
 
@@ -246,7 +257,7 @@ def restore_random_state(checkpoint: Path, *, rank: int) -> None:
 
     A run may continue with more processes: dropout is seeded by step and micro-batch.
     """
-    plain = read_json(checkpoint / "state.json")["random"]
+    plain = _read_state(checkpoint)["random"]
     if rank >= len(plain):
         return
     tensors = _read_tensors(checkpoint / "random.safetensors")
@@ -299,12 +310,29 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise StorageError(f"cannot read {path}: {error}") from error
 
 
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    """Reads state.json; raises StorageError unless it has all parts."""
+    path = checkpoint / "state.json"
+    state = read_json_object(path, hint=_OTHER_CHECKPOINT)
+    for key, kind in ((_PROGRESS_KEY, dict), ("scaler", dict), ("random", list)):
+        if not isinstance(state.get(key), kind):
+            raise _other_version(checkpoint, f"'{key}' is missing or of another type")
+    return state
+
+
+def _other_version(checkpoint: Path, problem: str) -> StorageError:
+    return StorageError(
+        f"{checkpoint / 'state.json'} is corrupt or of another version: {problem}",
+        hint=_OTHER_CHECKPOINT,
+    )
+
+
 def _damage(checkpoint: Path) -> str | None:
     """Describes how a checkpoint's files differ from its manifest; None if they match."""
     try:
-        expected = read_json(checkpoint / _MANIFEST)
+        expected = read_json_object(checkpoint / _MANIFEST)
     except StorageError:
-        return f"{_MANIFEST} is missing or not valid JSON"
+        return f"{_MANIFEST} is missing or not a JSON object"
     digests = tree_manifest(checkpoint)
     digests.pop(_MANIFEST, None)
     for name in sorted(set(expected) | set(digests)):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
 from edgedistil.core import console
+from edgedistil.core.digests import is_intact, write_manifest
 from edgedistil.core.errors import TrainingDiverged
 from edgedistil.core.fetch import cache_lock
 from edgedistil.core.recipe import FitHead, Loss, Masking
@@ -88,7 +89,7 @@ def fit_head(
     folder = cache / "teachers" / f"{teacher.name}-mlm-{key}"
     with cache_lock(folder):
         # Another process may have built it while this one waited for the lock.
-        if not folder.is_dir():
+        if not is_intact(folder, cache=cache):
             model = copy.deepcopy(teacher.model).to(device)
             losses = _fit(model, teacher.tokenizer, train_store, settings, seed=seed, dtype=dtype)
             _write(folder, model, teacher, {**inputs, "mlm_loss_nats": losses})
@@ -302,3 +303,5 @@ def _write(
             if (teacher.folder / name).is_file():
                 shutil.copyfile(teacher.folder / name, unfinished / name)
         write_json(unfinished / "fit.json", record)
+        # Last, because it has the digests of all other files.
+        write_manifest(unfinished)

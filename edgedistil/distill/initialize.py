@@ -15,13 +15,21 @@ from accelerate import PartialState
 from transformers import DistilBertForMaskedLM
 
 from edgedistil.core import console
+from edgedistil.core.digests import require_initial_files
 from edgedistil.core.errors import Interrupted, RunError, StorageError
 from edgedistil.core.fetch import file_lock
 from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import Recipe, Train, load_recipe, write_recipe
 from edgedistil.core.recipe_diff import check_resumable
 from edgedistil.core.records import CorpusRecord, read_record, write_record
-from edgedistil.core.rundir import RunDir, create_run, replacing, storage_errors
+from edgedistil.core.rundir import (
+    RunDir,
+    create_run,
+    replacing,
+    run_digests,
+    storage_errors,
+    write_json,
+)
 from edgedistil.data.corpus import TokenizedCorpus, prepare_corpus
 from edgedistil.distill import distributed, setup
 from edgedistil.distill.folders import link_folder, save_student
@@ -138,7 +146,7 @@ def prepare_run(recipe: Recipe, run: RunDir, state: PartialState) -> PreparedRun
 
     Raises:
         InputError: Something in the recipe does not fit the teacher, the corpus or the machine.
-        RunError: The corpus changed since the run began.
+        RunError: The corpus or the run's teacher changed since the run began.
         StorageError: Something cannot be written.
     """
     distributed.run_on_main(state, lambda: _check_settings(recipe.train, state))
@@ -186,6 +194,8 @@ def _initialize_run(recipe: Recipe, run: RunDir) -> tuple[Teacher, TokenizedCorp
         with replacing(run.heldout_text) as unfinished, storage_errors(run.heldout_text):
             unfinished.write_bytes(corpus.heldout_text.read_bytes())
     write_record(run.corpus, corpus.record)
+    initial = (run.teacher, run.student_step0, run.heldout_text)
+    write_json(run.initial_digests, run_digests(run, initial))
     # The recipe last: if it exists, so does everything else.
     write_recipe(run.recipe, recipe)
     return teacher, corpus
@@ -195,6 +205,7 @@ def _teacher_and_corpus(recipe: Recipe, run: RunDir) -> tuple[Teacher, Tokenized
     """Teacher and corpus as the run began with them, or for a new run as the recipe says."""
     is_initialized = run.recipe.exists()
     if is_initialized:
+        require_initial_files(run)
         teacher = read_teacher(run.teacher, name=setup.teacher_name(recipe.teacher))
     else:
         teacher = setup.load_recipe_teacher(recipe.teacher)

@@ -1,7 +1,4 @@
-"""metrics.jsonl: the training trace and the held-out evaluations, one JSON object a line.
-
-The key `kind` distinguishes them: "train" for a step, "heldout" for an evaluation.
-"""
+"""Writer of metrics.jsonl: the training trace and the held-out evaluations."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from typing import Any
 
 from edgedistil.core.records import HeldoutMlm
 from edgedistil.core.rundir import storage_errors, write_text
+from edgedistil.core.trace import heldout_of, read_trace
 
 
 class Metrics:
@@ -29,7 +27,7 @@ class Metrics:
     def truncate_after(self, step: int) -> None:
         """Removes the entries after `step`, which a resumed run writes again."""
         if self._writes and self._path.exists():
-            lines = [line for entry, line in self._entries() if entry["step"] <= step]
+            lines = [line for entry, line in read_trace(self._path) if entry["step"] <= step]
             write_text(self._path, "".join(lines))
 
     def write(self, kind: str, **values: Any) -> None:
@@ -52,25 +50,11 @@ class Metrics:
 
     def heldout(self) -> list[HeldoutMlm]:
         """Returns all held-out evaluations in the order in which they were written."""
-        evaluations = []
-        for entry, _ in self._entries():
-            if entry.pop("kind") == "heldout":
-                evaluations.append(HeldoutMlm.model_validate(entry))
-        return evaluations
+        entries = [entry for entry, _line in read_trace(self._path)]
+        return [heldout_of(entry) for entry in entries if entry["kind"] == "heldout"]
 
     def sync(self) -> None:
         """Flushes the file to the disk: a checkpoint must never be ahead of its trace."""
         if self._writes and self._path.exists():
             with storage_errors(self._path), self._path.open("rb") as file:
                 os.fsync(file.fileno())
-
-    def _entries(self) -> list[tuple[dict[str, Any], str]]:
-        """Each entry with its line."""
-        entries: list[tuple[dict[str, Any], str]] = []
-        if self._path.exists():
-            for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
-                # A process that is killed while it writes leaves an incomplete last line.
-                if not line.endswith("\n"):
-                    break
-                entries.append((json.loads(line), line))
-        return entries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,17 +10,18 @@ from accelerate import Accelerator, PartialState
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.core import console
-from edgedistil.core.errors import RunError
+from edgedistil.core.errors import RunError, StorageError
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import (
     Count,
     DistillRecord,
+    HeldoutMlm,
     ModelFacts,
     provenance,
     read_record,
     write_record,
 )
-from edgedistil.core.rundir import RunDir, mark_latest
+from edgedistil.core.rundir import RunDir, mark_latest, run_digests
 from edgedistil.distill import memory
 from edgedistil.distill.batches import RunBatches
 from edgedistil.distill.checkpoint import Checkpoints, TrainingProgress, read_progress, step_of
@@ -137,8 +139,7 @@ def _train(
     record = _record(
         recipe, prepared, progress, session, facts=(teacher_facts, student_facts), peak_bytes=peak
     )
-    run_on_main(state, lambda: _finish_run(run, student, prepared.teacher, record))
-    return record
+    return run_on_main(state, lambda: _finish_run(run, student, prepared.teacher, record))
 
 
 def _open_session(
@@ -242,7 +243,11 @@ def _record(
         seconds=progress.seconds,
         tokens_per_s=progress.tokens_seen / progress.seconds,
         # The teacher, the student at step 0, and the student now.
-        heldout=[*evaluations[:2], evaluations[-1]],
+        heldout=[
+            _evaluation(evaluations, "teacher", step=0),
+            _evaluation(evaluations, "student", step=0),
+            _evaluation(evaluations, "student", step=progress.step),
+        ],
         precision=session.precision,
         processes=session.accelerator.num_processes,
         peak_memory_bytes=peak_bytes,
@@ -250,10 +255,24 @@ def _record(
     )
 
 
+def _evaluation(evaluations: Sequence[HeldoutMlm], model: str, *, step: int) -> HeldoutMlm:
+    """Returns the last evaluation of a model at a step; raises StorageError if there is none."""
+    matches = [figures for figures in evaluations if (figures.model, figures.step) == (model, step)]
+    if not matches:
+        raise StorageError(
+            f"metrics.jsonl has no held-out evaluation of the {model} at step {step}",
+            hint="restore the file from a copy, or start another run with --run NEW-NAME",
+        )
+    return matches[-1]
+
+
 def _finish_run(
     run: RunDir, student: DistilBertForMaskedLM, teacher: Teacher, record: DistillRecord
-) -> None:
+) -> DistillRecord:
     """Saves the student, then the record: a run with a record is finished."""
     save_student(student, teacher.tokenizer, run.student)
+    folders = (run.teacher, run.student_step0, run.student)
+    record = record.model_copy(update={"files": run_digests(run, folders)})
     write_record(run.distill, record)
     mark_latest(run)
+    return record

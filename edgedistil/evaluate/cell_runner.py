@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edgedistil.core import console
 from edgedistil.core.errors import EdgeDistilError, TrainingDiverged
 from edgedistil.core.records import Cell, provenance, write_record
+from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
 from edgedistil.evaluate.cells import KEY_FILE, CellFile, CellPlan
 from edgedistil.evaluate.tasks import load_data
 
@@ -119,7 +120,7 @@ def run_cell(plan: CellPlan, *, threads: int | None = None) -> None:
 
 
 def _train_and_score(plan: CellPlan, data: TaskData) -> DevScores:
-    from edgedistil.evaluate.encode import open_tokenizer, pad_id
+    from edgedistil.evaluate.encode import count_unknown, open_tokenizer, pad_id
     from edgedistil.evaluate.finetune import FineTuneSettings, SoftTargets, fine_tune
     from edgedistil.evaluate.task_model import (
         build_task_model,
@@ -135,6 +136,8 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> DevScores:
     # Rows with labels, and for soft targets also the unlabelled texts.
     rows = kind.training_rows(tokenizer, data.train, max_length)
     soft_targets = None
+    unknown, tokens = count_unknown(tokenizer, [row.encoded for row in rows])
+    warn_of_unknown_tokens(unknown, tokens, text=f"the task {spec.name}")
     if plan.soft_targets_from is not None:
         rows += kind.training_rows(tokenizer, data.unlabelled, max_length, labelled=False)
         logits = teacher_logits(plan.soft_targets_from, rows, kind, tokenizer)

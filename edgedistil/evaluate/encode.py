@@ -56,6 +56,17 @@ def pad_id(tokenizer: Tokenizer) -> int:
     return 0 if token_id is None else int(token_id)
 
 
+def count_unknown(tokenizer: Tokenizer, sequences: Sequence[Encoded]) -> tuple[int, int]:
+    """Returns the number of unknown tokens and of all tokens of some sequences."""
+    # A tokenizer of bytes has no unknown token, and its model no such attribute.
+    name = getattr(tokenizer.model, "unk_token", None) or "[UNK]"
+    token_id = tokenizer.token_to_id(name)
+    unknown = 0
+    if token_id is not None:
+        unknown = sum(sequence.input_ids.count(token_id) for sequence in sequences)
+    return unknown, sum(len(sequence.input_ids) for sequence in sequences)
+
+
 def encode_texts(
     tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], max_length: int
 ) -> list[Encoded]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgedistil.core.digests import require_unchanged
 from edgedistil.core.errors import InputError
 from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate.cells import CellPlan, ModelSource, cell_key, read_key
@@ -158,11 +159,12 @@ def source_of(run: RunDir, model: str) -> ModelSource:
         run: The run.
         model: One of MODELS, or a folder.
     Raises:
-        RunError: The run does not have the model yet.
+        RunError: The run does not have the model yet, or its files were changed.
         InputError: The name is neither one of MODELS nor a folder with a model.
     """
     if model in MODELS:
         folder = run.require(_folder_in_run(run, model), "edgedistil distill RECIPE")
+        require_unchanged(run, [folder])
         return ModelSource(model, folder, random_weights=model == "student-random")
     folder = Path(model)
     if not (folder / "config.json").is_file():

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from edgedistil.core.errors import CorpusError
 from edgedistil.core.precision import Precision, PrecisionRequest
 from edgedistil.core.records import ParityFigures
+from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
 from edgedistil.export.calibrate import METHODS, Feeds, activation_ranges, collect_histograms
 from edgedistil.export.linears import find_word_embedding
 from edgedistil.export.precision_search import search
@@ -283,7 +284,16 @@ def calibration_feeds(context: BuildContext) -> list[Feeds]:
             return_token_type_ids="token_type_ids" in names,
         )
         feeds.append({name: batch[name].astype(np.int64) for name in names})
+    _warn_of_unknown_tokens(context, feeds)
     return feeds
+
+
+def _warn_of_unknown_tokens(context: BuildContext, feeds: Sequence[Feeds]) -> None:
+    unknown = sum(
+        int((feed["input_ids"] == context.tokenizer.unk_token_id).sum()) for feed in feeds
+    )
+    total = sum(int(feed["attention_mask"].sum()) for feed in feeds)
+    warn_of_unknown_tokens(unknown, total, text="the calibration text")
 
 
 def _calibration_lines(text: Sequence[str]) -> list[str]:

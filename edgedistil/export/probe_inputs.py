@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from edgedistil.core.errors import CorpusError, ModelError
+from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
 
 # Longest padded length → numbers of sequences of the calls up to that length: one sequence alone
 # without padding, then padded batches. No number equals a length: B = L would hide a swapped axis.
@@ -119,6 +120,8 @@ def tokenize_documents(
             f"the text for the probes has no tokens ({len(text)} lines)",
             hint="give real text with --text FILE",
         )
+    unknown = sum(ids.count(tokenizer.unk_token_id) for ids in tokens)
+    warn_of_unknown_tokens(unknown, sum(map(len, tokens)), text="the text for the probes")
     return tokens
 
 

@@ -14,6 +14,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from edgedistil.core.digests import require_unchanged
 from edgedistil.core.errors import ModelError, RunError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.fetch import find_model_folder, require_safetensors
@@ -131,7 +132,7 @@ def find_sources(
         model: Folder or hub id.
         task: Task of `model`.
     Raises:
-        RunError: There is no such run, or it has no student yet.
+        RunError: There is no such run, it has no student yet, or its models were changed.
         ModelError: `model` is neither a folder nor on the hub, or cannot be exported.
         OfflineError: The hub cannot be reached.
     """
@@ -154,6 +155,7 @@ def _run_sources(run: RunDir) -> list[ExportSource]:
     # The student can be exported without its teacher.
     if run.teacher.exists():
         folders["teacher"] = run.teacher
+    require_unchanged(run, folders.values())
     sources = []
     for role, folder in folders.items():
         is_teacher = role == "teacher"

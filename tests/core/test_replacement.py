@@ -346,5 +346,5 @@ def test_a_message_names_the_path_of_the_user_and_not_the_scratch_folder(
 
 
 def test_only_scratch_folders_leave_a_path() -> None:
-    path = Path("runs/.a.b/a.b/.hidden.abcd1234/x/.step-1.abcd1234/step-1/state.json")
-    assert without_scratch(path) == Path("runs/.a.b/a.b/.hidden.abcd1234/x/step-1/state.json")
+    path = Path("runs/.a.b/other/.hidden.abcd1234/x/.step-1.abcd1234/step-1/state.json")
+    assert without_scratch(path) == Path("runs/.a.b/other/.hidden.abcd1234/x/step-1/state.json")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,16 +152,69 @@ def test_changed_text_is_another_corpus(prepare: Prepare, text_file: Path) -> No
     assert prepare(text_file).folder != first.folder
 
 
-@pytest.mark.parametrize("victim", ["train/shard-00000.tokens", "train/store.json", "corpus.json"])
-def test_a_damaged_cache_is_built_anew(
-    prepare: Prepare, text_file: Path, victim: str, capsys: pytest.CaptureFixture[str]
+def flip_one_bit(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda data: data[:-7],
+    "one bit": flip_one_bit,
+    "zeros": lambda data: bytes(len(data)),
+    "empty": lambda data: b"",
+    "list": lambda data: b"[]",
+    "object": lambda data: b"{}",
+    "deep": lambda data: b"[" * 100_000,
+}
+CACHED_FILES = (
+    "corpus.json",
+    "heldout.txt",
+    "token_counts.npy",
+    "heldout/store.json",
+    "train/by_bucket",
+    "train/shard-00000.ends",
+    "train/shard-00000.tokens",
+    "train/store.json",
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("victim", CACHED_FILES)
+def test_a_damaged_cache_is_rebuilt(
+    prepare: Prepare,
+    text_file: Path,
+    victim: str,
+    damage: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    first = prepare(text_file, layout="lines")
+    intact = tree_manifest(first.folder)
+    file = first.folder / victim
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    prepare(text_file, layout="lines")
+    # A bit of corpus.json can be in a figure that nothing depends on.
+    if (victim, damage) != ("corpus.json", "one bit"):
+        assert tree_manifest(first.folder) == intact
+        assert "is corrupt and will be rebuilt" in capsys.readouterr().err
+
+
+def test_a_corpus_of_another_key_is_rebuilt(prepare: Prepare, text_file: Path) -> None:
     first = prepare(text_file)
-    whole = tree_manifest(first.folder)
-    (first.folder / victim).write_bytes((first.folder / victim).read_bytes()[:-7])
-    prepare(text_file)
-    assert tree_manifest(first.folder) == whole
-    assert "is corrupt and will be rebuilt" in capsys.readouterr().err
+    other = prepare(text_file, block_length=19)
+    shutil.rmtree(first.folder)
+    shutil.copytree(other.folder, first.folder)
+    assert prepare(text_file).record.block_length == 17
+
+
+def test_text_in_an_unknown_language_is_warned_of(
+    prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.txt"
+    path.write_text("\n".join(f"слово {n} один два три" for n in range(300)), encoding="utf-8")
+    for _ in range(2):
+        prepare(path)
+    expected = r"\d\d% of the tokens of the corpus are unknown"
+    assert len(re.findall(expected, capsys.readouterr().err)) == 1
 
 
 _BUILD = """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 
 import pytest
@@ -11,53 +9,13 @@ import pytest
 from edgedistil.core.assets import find_asset
 from edgedistil.core.errors import CorpusError
 from edgedistil.core.recipe import SourceSpec
-from edgedistil.core.rundir import sha256_file
-from edgedistil.data import fingerprint as module
-from edgedistil.data.fingerprint import cached_sha256, source_fingerprint
+from edgedistil.data.fingerprint import source_fingerprint
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     (tmp_path / "a.txt").write_text("one\n")
     return tmp_path / "a.txt"
-
-
-def age(path: Path, seconds: float) -> None:
-    os.utime(path, (time.time() - seconds, time.time() - seconds))
-
-
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Files that were read for their hash."""
-    paths: list[Path] = []
-
-    def noting(path: Path) -> str:
-        paths.append(path)
-        return sha256_file(path)
-
-    monkeypatch.setattr(module, "sha256_file", noting)
-    return paths
-
-
-def test_a_settled_file_is_read_once_and_again_when_it_changes(
-    path: Path, tmp_path: Path, reads: list[Path]
-) -> None:
-    age(path, 100)
-    first = cached_sha256(path, cache=tmp_path / "cache")
-    assert cached_sha256(path, cache=tmp_path / "cache") == first == sha256_file(path)
-    assert len(reads) == 1
-    path.write_text("two\n")
-    age(path, 50)
-    assert cached_sha256(path, cache=tmp_path / "cache") == sha256_file(path) != first
-    assert len(reads) == 2
-
-
-def test_a_file_that_has_just_changed_is_not_trusted(
-    path: Path, tmp_path: Path, reads: list[Path]
-) -> None:
-    for _ in range(2):
-        cached_sha256(path, cache=tmp_path / "cache")
-    assert len(reads) == 2
 
 
 def test_the_identity_is_of_the_content_not_of_the_place(path: Path, tmp_path: Path) -> None:
@@ -87,6 +45,12 @@ def test_assets_and_hub_data_sets_are_known_without_reading(tmp_path: Path) -> N
     assert len({source_fingerprint(spec, cache=tmp_path) for spec in specs}) == 4
 
 
-def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"cannot read .*gone\.txt: No such file"):
-        cached_sha256(tmp_path / "gone.txt", cache=tmp_path)
+def test_a_file_that_cannot_be_read_is_reported(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("edgedistil.core.digests.sha256_file", fail)
+    with pytest.raises(CorpusError, match=r"cannot read .*a\.txt: Input/output error"):
+        source_fingerprint(SourceSpec(files=str(path)), cache=tmp_path)

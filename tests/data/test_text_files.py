@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import random
+import resource
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +15,7 @@ import pytest
 import zstandard
 
 from edgedistil.core.errors import CorpusError
+from edgedistil.data import text_files
 from edgedistil.data.text_files import read_text_file
 
 DOCUMENTS = ["One line.", "Ein Blümchen · 花", "tab\tinside", 'with "quotes"']
@@ -151,3 +155,111 @@ def test_progress_adds_up_to_the_files_size(tmp_path: Path, suffix: str) -> None
     )
     assert sum(advances) == path.stat().st_size
     assert min(advances) >= 0
+
+
+# --- damage and bounds ---------------------------------------------------------------------------
+
+
+def test_a_damaged_parquet_file_is_never_a_traceback(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    words = [" ".join(rng.choices(DOCUMENTS, k=5)) for _ in range(500)]
+    path = tmp_path / "a.parquet"
+    reported = 0
+    for compression in ("snappy", "zstd", "none"):
+        pq.write_table(pa.table({"text": words}), path, compression=compression)
+        intact = path.read_bytes()
+        for _ in range(40):
+            damaged = bytearray(intact)
+            for _ in range(3):
+                damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+            path.write_bytes(damaged)
+            try:
+                read(path, on_bad_utf8="replace")
+            except CorpusError as error:
+                assert "a.parquet" in str(error)
+                reported += 1
+    assert reported > 20
+
+
+@pytest.mark.parametrize(
+    ("text", "place"), [("a\\ud800b", "character 1"), ("\\uDC00\\uD800", "character 0")]
+)
+def test_half_of_a_surrogate_pair_is_not_utf8(tmp_path: Path, text: str, place: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "fine"}}\n{{"text": "{text}"}}\n')
+    with pytest.raises(CorpusError, match=f"a.jsonl line 2 is not UTF-8: {place} of the text"):
+        read(path)
+    documents = read(path, on_bad_utf8="replace")
+    assert "\ufffd" in documents[1]
+    documents[1].encode("utf-8")
+
+
+def test_a_complete_surrogate_pair_is_a_character(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "\\ud83d\\ude00 \\u00e9"}\n')
+    assert read(path) == ["😀 é"]
+
+
+def test_a_deeply_nested_line_is_not_valid_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": ' + "[" * 100_000 + "\n")
+    with pytest.raises(CorpusError, match="line 1 is not valid JSON"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst", "a.jsonl"])
+def test_a_document_has_a_largest_length(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "MAX_DOCUMENT_BYTES", 1000)
+    path = compressed(tmp_path / name, b'{"text": "x"}\n' + b"x" * 2000)
+    with pytest.raises(CorpusError, match=rf"{name} line 2 has more than 0 MiB"):
+        read(path)
+
+
+def test_a_row_of_parquet_has_a_largest_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "MAX_DOCUMENT_BYTES", 1000)
+    pq.write_table(pa.table({"text": ["x", "y" * 1001]}), tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=r"a\.parquet row 1 has more than 0 MiB"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("text", [b"\0", b"\n", b"all the same\n"])
+def test_a_small_file_cannot_fill_the_memory(
+    tmp_path: Path, suffix: str, text: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "_RATIO_FLOOR_BYTES", 2**20)
+    path = compressed(tmp_path / f"a.txt{suffix}", text * (2**26 // len(text)))
+    assert path.stat().st_size < 2**18
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CorpusError, match="decompresses to more than 250 times its size"):
+        for _document in read_text_file(path, field="text", on_bad_utf8="refuse"):
+            pass
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000
+
+
+def test_a_small_parquet_file_cannot_repeat_a_text_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "_RATIO_FLOOR_BYTES", 2**20)
+    pq.write_table(pa.table({"text": ["long " * 2000] * 2000}), tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match="decompresses to more than 250 times its size"):
+        read(tmp_path / "a.parquet")
+
+
+def test_real_text_that_compresses_well_is_read(tmp_path: Path) -> None:
+    lines = [
+        f"2026-11-29 12:00:{n % 60:02d} GET /index.html 200 {n * 7919 % 10007}"
+        for n in range(400_000)
+    ]
+    path = compressed(tmp_path / "a.txt.zst", "\n".join(lines).encode())
+    assert sum(1 for _ in read_text_file(path, field="text", on_bad_utf8="refuse")) == len(lines)
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(CorpusError, match="it is a named pipe; expected a regular file"):
+        read(tmp_path / "a.txt")

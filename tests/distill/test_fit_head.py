@@ -14,6 +14,7 @@ from transformers import BertConfig, BertModel
 
 from edgedistil.core.errors import TrainingDiverged
 from edgedistil.core.recipe import FitHead
+from edgedistil.core.rundir import tree_manifest
 from edgedistil.data.token_store import StoreWriter, TokenStore
 from edgedistil.distill import fit_head as fitting
 from edgedistil.distill.fit_head import fit_head, initialise_head, store_sha256, token_counts
@@ -156,11 +157,31 @@ def test_remains_of_a_killed_process_are_removed(
     teacher: Teacher, store: TokenStore, tmp_path: Path
 ) -> None:
     name = fit(teacher, store, tmp_path / "one", steps=1).folder.name
-    remains = tmp_path / "two" / "teachers" / f".{name}.x7"
-    remains.mkdir(parents=True)
-    (remains / "model.safetensors").write_bytes(b"half")
+    remains = tmp_path / "two" / "teachers" / f".{name}.abcd1234"
+    (remains / name).mkdir(parents=True)
+    (remains / name / "model.safetensors").write_bytes(b"half")
     fit(teacher, store, tmp_path / "two", steps=1)
     assert sorted(path.name for path in remains.parent.iterdir()) == [name, f"{name}.lock"]
+
+
+@pytest.mark.parametrize("victim", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_teacher_in_the_cache_is_fitted_again(
+    teacher: Teacher,
+    store: TokenStore,
+    tmp_path: Path,
+    victim: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = fit(teacher, store, tmp_path, steps=1).folder
+    intact = tree_manifest(folder)
+    damaged = bytearray((folder / victim).read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    # A copy first: the tokenizer's files may be linked.
+    (folder / victim).unlink()
+    (folder / victim).write_bytes(damaged)
+    fit(teacher, store, tmp_path, steps=1)
+    assert tree_manifest(folder) == intact
+    assert f"{victim} was changed" in capsys.readouterr().err
 
 
 def test_the_original_teacher_is_not_changed(

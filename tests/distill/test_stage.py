@@ -17,6 +17,7 @@ import torch
 import zstandard
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
+from edgedistil.core.digests import require_unchanged
 from edgedistil.core.errors import InputError, ModelError, OfflineError, RunError, StorageError
 from edgedistil.core.recipe import Recipe, load_recipe
 from edgedistil.core.records import CorpusRecord, DistillRecord, read_record
@@ -75,6 +76,70 @@ def test_the_contents_of_a_run(tiny_recipe: Make, runs: Path) -> None:
     for folder in (run.teacher, run.student, run.student_step0):
         AutoModelForMaskedLM.from_pretrained(folder)
         assert len(AutoTokenizer.from_pretrained(folder)) == 82
+
+
+# --- damaged files of a run ----------------------------------------------------------------------
+
+
+def flip_one_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    # Unlinked first: the teacher's files are hard links.
+    path.unlink()
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["teacher", "student", "student-step0"])
+def test_damaged_weights_of_a_run_are_named(tiny_recipe: Make, runs: Path, name: str) -> None:
+    run, record = distill(tiny_recipe(train={"steps": 1}), run_name=None, resume=False)
+    folders = {"teacher": run.teacher, "student": run.student, "student-step0": run.student_step0}
+    assert set(record.files) > {f"{name}/model.safetensors", f"{name}/tokenizer.json"}
+    require_unchanged(run, folders.values())
+    flip_one_bit(folders[name] / "model.safetensors")
+    with pytest.raises(RunError, match=rf"{name}/model\.safetensors was changed"):
+        require_unchanged(run, [folders[name]])
+    others = [folder for other, folder in folders.items() if other != name]
+    require_unchanged(run, others)
+
+
+def test_a_run_does_not_continue_with_a_damaged_teacher(tiny_recipe: Make, runs: Path) -> None:
+    recipe = tiny_recipe(train={"steps": 1})
+    run, _ = distill(recipe, run_name=None, resume=False)
+    run.distill.unlink()
+    flip_one_bit(run.teacher / "model.safetensors")
+    with pytest.raises(RunError, match=r"teacher/model\.safetensors was changed(.|\n)*restore it"):
+        distill(recipe, run_name=None, resume=True)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\0"])
+def test_a_corrupt_record_names_the_way_out_and_it_works(
+    tiny_recipe: Make, runs: Path, content: str
+) -> None:
+    recipe = tiny_recipe(train={"steps": 2})
+    run, record = distill(recipe, run_name="mine", resume=False)
+    run.distill.write_text(content)
+    advice = r"remove it and continue from the last checkpoint: edgedistil distill .*recipe\.toml"
+    with pytest.raises(StorageError, match=advice):
+        distill(recipe, run_name="mine", resume=True)
+    run.distill.unlink()
+    _, again = distill(recipe, run_name="mine", resume=True)
+    assert again.student == record.student
+    assert again.files == record.files
+
+
+def test_a_trace_without_its_first_evaluations_is_not_a_result(
+    tiny_recipe: Make, runs: Path
+) -> None:
+    recipe = tiny_recipe(train={"steps": 2})
+    run, _ = distill(recipe, run_name="mine", resume=False)
+    run.distill.unlink()
+    lines = run.metrics.read_text().splitlines(keepends=True)
+    run.metrics.write_text("".join(lines[1:]))
+    with pytest.raises(StorageError, match="no held-out evaluation of the teacher at step 0"):
+        distill(recipe, run_name="mine", resume=True)
+
+
+# --- students of students ------------------------------------------------------------------------
 
 
 def test_the_record_has_the_student_that_a_run_began_with(tiny_recipe: Make, runs: Path) -> None:

@@ -62,3 +62,9 @@ def test_a_corrupt_record_is_named(full_run: RunDir) -> None:
     full_run.evaluation.write_text("{", encoding="utf-8")
     with pytest.raises(StorageError, match=r"evaluation\.json"):
         load_results(full_run)
+
+
+def test_a_recipe_that_cannot_be_read_is_named(full_run: RunDir) -> None:
+    full_run.recipe.write_bytes(b"\xff\xfe")
+    with pytest.raises(StorageError, match=r"cannot read .*recipe\.toml(.|\n)*restore it"):
+        load_results(full_run)

@@ -39,8 +39,8 @@ MANIFEST = "files.sha256"
 def remembered_sha256(path: Path, *, cache: Path | None = None) -> str:
     """Returns the sha256 of a file, remembered in the cache.
 
-    It is computed again when the file's size, time stamps or inode have changed. Without a cache that
-    can be written, it is computed each time.
+    It is computed again when the file's size, time stamps or inode have changed. Without a cache
+    that can be written, it is computed each time.
 
     Args:
         path: A regular file.
@@ -81,7 +81,7 @@ def _memo(absolute: Path, cache: Path | None) -> Path | None:
 
 
 def _recall(memo: Path, identity: list[str | int]) -> str | None:
-    """Returns the remembered digest of a file with this identity; None if there is none."""
+    """Returns the remembered digest of a file with this identity, if there is one."""
     try:
         # Raises an OSError for a folder that cannot be searched.
         if not memo.is_file():

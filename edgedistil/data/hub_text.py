@@ -75,8 +75,8 @@ def _explain_errors(spec: SourceSpec) -> Iterator[None]:
                 hint="set HF_HOME to a folder that can be written",
             ) from error
         raise _unusable(spec, error) from error
-    # An unknown data set, configuration or split, or a corrupt file: the library raises exceptions of
-    # many types, and its first line says which.
+    # An unknown data set, configuration or split, or a corrupt file: the library raises exceptions
+    # of many types, and its first line says which.
     except Exception as error:
         raise _unusable(spec, error) from error
 

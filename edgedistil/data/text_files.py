@@ -28,12 +28,12 @@ _READ_BYTES = 1 << 20
 # Documents between two progress updates: one for every line would slow the reading down.
 _ADVANCE_EVERY = 64
 _BOM = b"\xef\xbb\xbf"
-# Text compresses to a third or a fifth, logs to a fiftieth: beyond this ratio a small file is made to
-# fill memory or time. Below the floor, the ratio of a few equal lines is not counted.
+# Text compresses to a third or a fifth, logs to a fiftieth: beyond this ratio a small file is made
+# to fill memory or time. Below the floor, the ratio of a few equal lines is not counted.
 _MAX_RATIO = 250
 _RATIO_FLOOR_BYTES = 16 * 2**20
-# Rows of parquet that are decoded at once, and the memory that they may take: with a dictionary, each
-# row can be as large as all values of its row group.
+# Rows of parquet that are decoded at once, and the memory that they may take: with a dictionary,
+# each row can be as large as all values of its row group.
 _BATCH_ROWS = 64
 _BATCH_BYTES = 2**31
 # Half of a pair: the JSON parser has combined complete pairs.

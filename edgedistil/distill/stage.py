@@ -256,7 +256,7 @@ def _record(
 
 
 def _evaluation(evaluations: Sequence[HeldoutMlm], model: str, *, step: int) -> HeldoutMlm:
-    """Returns the last evaluation of a model at a step; raises StorageError if there is none."""
+    """Returns the last evaluation of a model at a step; raises StorageError without one."""
     matches = [figures for figures in evaluations if (figures.model, figures.step) == (model, step)]
     if not matches:
         raise StorageError(

@@ -12,6 +12,7 @@ from typing import Any
 
 from onnx import TensorProto
 
+from edgedistil.core.digests import remembered_sha256
 from edgedistil.core.echo import printable
 from edgedistil.core.errors import ModelError, RunError
 from edgedistil.core.precision import Precision
@@ -22,7 +23,7 @@ from edgedistil.core.records import (
     read_record,
     text_sha256,
 )
-from edgedistil.core.rundir import RunDir, artefact_sha256, sha256_file
+from edgedistil.core.rundir import RunDir, artefact_sha256
 from edgedistil.parity.onnx_file import check_onnx_file, read_onnx_graph
 from edgedistil.profiling.graph import GraphFacts, read_graph_facts
 from edgedistil.runtime.protocol import JobModel
@@ -168,7 +169,7 @@ def _check_file(folder: Path, facts: FileFacts, *, record_path: Path) -> Path:
             hint=_EXPORT_AGAIN,
         )
     # A changed bit leaves the size: its figures would be under the digest of another file.
-    digest = sha256_file(file)
+    digest = remembered_sha256(file)
     if digest != facts.sha256:
         raise RunError(
             f"{file} was changed after the export: got sha256 {digest[:16]}…, "

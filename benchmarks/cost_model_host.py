@@ -1,6 +1,6 @@
 """Measurements that `cost_model.py` needs from this machine: times of encoders and ratios of pairs.
 
-    python benchmarks/cost_model_host.py --tokenizer tokenizer.json [--rounds 2] [--blocks 12]
+    python benchmarks/cost_model_host.py --tokenizer FOLDER [--rounds 2] [--blocks 12]
 
 Writes benchmarks/results/cost_model_host.json. Everything runs on one thread. The shapes that
 constants are fitted on run alone in a process; the two models of a judged pair take turns in one
@@ -87,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
         "--blocks", type=int, default=12, help="blocks in which a pair takes turns, per round"
     )
     parser.add_argument("--export-only", action="store_true", help="only export the models")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json of a BERT")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of a BERT's tokenizer")
     return parser.parse_args()
 
 

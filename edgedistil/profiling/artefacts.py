@@ -24,6 +24,7 @@ from edgedistil.core.records import (
     text_sha256,
 )
 from edgedistil.core.rundir import RunDir, artefact_sha256
+from edgedistil.core.tokenizer_files import TOKENIZER_FILE
 from edgedistil.parity.onnx_file import check_onnx_file, read_onnx_graph
 from edgedistil.profiling.graph import GraphFacts, read_graph_facts
 from edgedistil.runtime.protocol import JobModel
@@ -56,7 +57,7 @@ class Artefact:
         external: Files with the graph's external data.
         file_bytes: Size of the graph and its external data.
         sha256: Digest of all these files, as `artefact_sha256` computes it.
-        tokenizer: The tokenizer.json that makes the model's inputs.
+        tokenizer: Folder of the tokenizer that makes the model's inputs.
         graph: Inputs of the graph and sizes of its tables.
         max_length: Positions of the model in tokens; None if neither its config nor its graph says.
     """
@@ -253,17 +254,17 @@ def _infer_precision(graph: Any) -> Precision:
 
 
 def find_tokenizer(path: Path) -> Path:
-    """Returns the tokenizer.json next to a graph or one folder above it.
+    """Returns the folder of a graph's tokenizer: the graph's own, or the one above it.
 
     Raises:
         ModelError: Neither folder has one.
     """
     for folder in _folders(path):
-        if (folder / "tokenizer.json").is_file():
-            return folder / "tokenizer.json"
+        if any((folder / name).is_file() for name in (TOKENIZER_FILE, "vocab.txt")):
+            return folder
     raise ModelError(
-        f"no tokenizer.json next to {path} or one folder above",
-        hint="the workload is text: copy the model's tokenizer.json there",
+        f"no {TOKENIZER_FILE} or vocab.txt next to {path} or one folder above",
+        hint="the workload is text: copy the files of the model's tokenizer there",
     )
 
 

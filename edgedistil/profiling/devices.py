@@ -19,6 +19,9 @@ from edgedistil.runtime import host
 from edgedistil.runtime.local import LocalTarget
 from edgedistil.runtime.target import Target
 
+# The speed-up is measured at every thread count; a machine that reports more cores is not probed
+# beyond this.
+_MOST_CORES = 128
 # A row of a table: property, figure, source.
 Row = list[str]
 
@@ -187,7 +190,7 @@ def probe_device(*, ssh: str | None = None) -> None:
 def _write_draft(target: Target) -> None:
     # A container or taskset may allow fewer cores than the machine has.
     identity = target.identify()
-    cores = identity.cores_allowed or identity.cores or 1
+    cores = min(identity.cores_allowed or identity.cores or 1, _MOST_CORES)
     path = Path("devices") / f"{device_name(identity)}.toml"
     # Checked before the benchmarks: a draft never replaces a file that a person may have edited.
     if path.exists():

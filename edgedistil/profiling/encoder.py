@@ -1,20 +1,17 @@
-"""Token ids of the profiled models' inputs, from a tokenizer.json."""
+"""Token ids of the profiled models' inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgedistil.core.errors import CorpusError, ModelError
-
-# Any text with a token: it shows which special tokens are before and after it.
-_PROBE = "a"
-_PAD = "[PAD]"
+from edgedistil.core.errors import CorpusError
+from edgedistil.core.library_errors import library_errors
+from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -40,39 +37,20 @@ class InputShape:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A tokenizer, and the special tokens that it puts before and after a text."""
+    """A tokenizer, and the shape of the inputs that it makes."""
 
-    path: Path
-    tokenizer: Any
-    before: tuple[int, ...]
-    after: tuple[int, ...]
+    tokenizer: TextTokenizer
     shape: InputShape
 
     @classmethod
-    def load(cls, path: Path, shape: InputShape) -> TextEncoder:
-        """Reads a tokenizer.json; its own truncation and padding are switched off.
-
-        Raises:
-            ModelError: The file cannot be read as a tokenizer.
-        """
-        from tokenizers import Tokenizer
-
-        with _library_errors(path):
-            tokenizer = Tokenizer.from_file(str(path))
-            # Lengths are exact here, whatever the file was saved with.
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
-            probe = tokenizer.encode(_PROBE)
-            mask = list(probe.special_tokens_mask)
-        # A text without tokens of its own: all that is there goes before the others.
-        first = mask.index(0) if 0 in mask else len(mask)
-        last = len(mask) - mask[::-1].index(0) if 0 in mask else len(mask)
-        return cls(path, tokenizer, tuple(probe.ids[:first]), tuple(probe.ids[last:]), shape)
+    def load(cls, folder: Path, shape: InputShape) -> TextEncoder:
+        """Reads the tokenizer of a model folder; raises ModelError if that is not possible."""
+        return cls(read_tokenizer(folder), shape)
 
     @property
     def special_tokens(self) -> int:
-        """Special tokens of a single text."""
-        return len(self.before) + len(self.after)
+        """Special tokens around a single text."""
+        return self.tokenizer.special_count(pair=False)
 
     def stream(self, texts: Sequence[str], *, needed: int) -> Iterator[int]:
         """Yields token ids of the texts without special tokens, repeated without end.
@@ -85,8 +63,7 @@ class TextEncoder:
         """
         ids: list[int] = []
         for text in texts:
-            with _library_errors(self.path):
-                ids += self.tokenizer.encode(text, add_special_tokens=False).ids
+            ids += self._encode(text).ids
             if len(ids) >= needed:
                 break
         if not ids:
@@ -99,8 +76,7 @@ class TextEncoder:
 
     def split_tokens(self, text: str) -> list[str]:
         """Returns the parts of a text, one per token."""
-        with _library_errors(self.path):
-            offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets
+        offsets = self._encode(text).offsets
         # Several tokens may be parts of one character, and a blank belongs to what is before it.
         starts = sorted({start for start, end in offsets if end > start})
         ends = [*starts, len(text)][1:]
@@ -108,7 +84,7 @@ class TextEncoder:
 
     def single(self, ids: Sequence[int]) -> dict[str, Any]:
         """Returns the inputs of one text."""
-        return self._feeds([*self.before, *ids, *self.after], None)
+        return self._feeds(*self.tokenizer.frame(ids))
 
     def pairs(self, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """Returns the inputs of pairs of texts, with token types, cut at the model's positions.
@@ -116,29 +92,37 @@ class TextEncoder:
         Empty if the model is too short for a token of each text.
         """
         limit = self.shape.longest
-        with _library_errors(self.path):
+        if limit is not None and limit < self.tokenizer.special_count(pair=True) + 2:
+            return []
+        backend = self.tokenizer.backend
+        with self._library_errors():
             if limit is not None:
-                if limit < self.tokenizer.num_special_tokens_to_add(True) + 2:
-                    return []
                 # Tokens are removed from the longer text first, as transformers does.
-                self.tokenizer.enable_truncation(limit)
-            encodings = [self.tokenizer.encode(first, second) for first, second in pairs]
-            self.tokenizer.no_truncation()
+                backend.enable_truncation(limit, direction=self.tokenizer.truncation_side)
+            encodings = [backend.encode(first, second) for first, second in pairs]
+            backend.no_truncation()
         return [self._feeds(encoding.ids, encoding.type_ids) for encoding in encodings]
 
-    def _feeds(self, ids: Sequence[int], type_ids: Sequence[int] | None) -> dict[str, Any]:
+    def _encode(self, text: str) -> Any:
+        """Returns the library's encoding of a text, without special tokens."""
+        with self._library_errors():
+            return self.tokenizer.backend.encode(text, add_special_tokens=False)
+
+    def _library_errors(self) -> Any:
+        return library_errors(f"the tokenizer in {self.tokenizer.folder} cannot encode this text")
+
+    def _feeds(self, ids: Sequence[int], type_ids: Sequence[int]) -> dict[str, Any]:
         """Returns every input that a BERT-like encoder may have.
 
         The runner passes those that the graph has.
         """
         length = self.shape.fixed_length or len(ids)
-        input_ids_BL = np.full((1, length), self._padding_id(), np.int64)
+        input_ids_BL = np.full((1, length), self.tokenizer.pad_id, np.int64)
         attention_mask_BL = np.zeros_like(input_ids_BL)
         token_type_ids_BL = np.zeros_like(input_ids_BL)
         input_ids_BL[0, : len(ids)] = ids
         attention_mask_BL[0, : len(ids)] = 1
-        if type_ids is not None:
-            token_type_ids_BL[0, : len(ids)] = type_ids
+        token_type_ids_BL[0, : len(ids)] = type_ids
         # A model with one segment has a table of one row.
         if self.shape.segments is not None:
             token_type_ids_BL = np.minimum(token_type_ids_BL, self.shape.segments - 1)
@@ -147,23 +131,3 @@ class TextEncoder:
             "attention_mask": attention_mask_BL,
             "token_type_ids": token_type_ids_BL,
         }
-
-    def _padding_id(self) -> int:
-        padding = self.tokenizer.token_to_id(_PAD)
-        return 0 if padding is None else int(padding)
-
-
-@contextmanager
-def _library_errors(path: Path) -> Iterator[None]:
-    """Converts the errors of the tokenizers library into a ModelError."""
-    try:
-        yield
-    except BaseException as error:
-        # The library raises bare exceptions for every defect of the file, and the panics of its
-        # Rust code are no subclass of Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ModelError(
-            f"cannot read the tokenizer {path}: {error}",
-            hint="save it again with transformers: tokenizer.save_pretrained(FOLDER)",
-        ) from error

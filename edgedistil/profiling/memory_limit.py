@@ -22,6 +22,8 @@ from edgedistil.runtime.jobs import run_job
 from edgedistil.runtime.local import LocalTarget
 from edgedistil.runtime.protocol import Case, Job, Reply
 
+# Digits of a size: a petabyte in bytes has 16.
+_LONGEST_NUMBER = 20
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 # Python, numpy and onnxruntime alone take more than this (docs/log.md#only-guest-addresses-count).
 _MIN_LIMIT = 32 * 2**20
@@ -39,6 +41,9 @@ def parse_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
     if match is None:
+        raise InputError(f"--memory-limit {text}: expected a size such as 512M or 1.5G")
+    # Before the conversion: thousands of digits are an infinite float.
+    if len(match[1]) > _LONGEST_NUMBER:
         raise InputError(f"--memory-limit {text}: expected a size such as 512M or 1.5G")
     size = int(float(match[1]) * _UNITS[match[2].upper()])
     if size < _MIN_LIMIT:

@@ -200,9 +200,9 @@ def _check_ids(workload: Workload, artefact: Artefact) -> None:
     largest = max(int(feeds["input_ids"].max()) for feeds in workload.inputs.values())
     if rows is not None and largest >= rows:
         raise ModelError(
-            f"{artefact.tokenizer} gives the token id {largest}, but {artefact.path} has a "
-            f"vocabulary of {rows} tokens",
-            hint="copy the tokenizer.json of this model next to its graph",
+            f"the tokenizer in {artefact.tokenizer} gives the token id {largest}, but "
+            f"{artefact.path} has a vocabulary of {rows} tokens",
+            hint="copy the tokenizer of this model next to its graph",
         )
 
 

@@ -95,7 +95,7 @@ def build_workload(
     Without padding, unless the models take a fixed length.
 
     Args:
-        tokenizer: tokenizer.json; its own truncation and padding are switched off.
+        tokenizer: Folder of the tokenizer; its own truncation and padding are switched off.
         lines: Text, one sequence per line.
         source: Where the text comes from, for messages and reports.
         lengths: Sequence lengths in tokens, special tokens included.
@@ -120,7 +120,7 @@ def build_workload(
     for length in lengths:
         if length <= encoder.special_tokens:
             raise InputError(
-                f"{length} tokens leave no room for text: {tokenizer} adds "
+                f"{length} tokens leave no room for text: the tokenizer in {tokenizer} adds "
                 f"{encoder.special_tokens} special tokens"
             )
         for number in range(TEXTS_PER_LENGTH):

@@ -47,7 +47,7 @@ def make_artefact(
         file_bytes=5_000_000,
         parameters=parameters,
         sha256="ab",
-        tokenizer=Path("tokenizer.json"),
+        tokenizer=Path(),
         graph=GraphFacts(inputs={"input_ids": "input_ids"}),
         max_length=None,
     )

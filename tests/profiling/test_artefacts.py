@@ -62,7 +62,7 @@ def test_a_single_file_gets_its_facts_from_the_graph(exported: RunDir) -> None:
 def test_a_file_that_cannot_be_profiled_is_an_error(exported: RunDir, tmp_path: Path) -> None:
     model = exported.export("student", "feature-extraction") / "onnx" / "model.onnx"
     (tmp_path / "alone.onnx").write_bytes(model.read_bytes())
-    with pytest.raises(ModelError, match=r"no tokenizer\.json next to"):
+    with pytest.raises(ModelError, match=r"no tokenizer\.json or vocab\.txt next to"):
         file_artefact(tmp_path / "alone.onnx")
     with pytest.raises(ModelError, match="no model file"):
         file_artefact(tmp_path / "absent.onnx")

@@ -47,9 +47,7 @@ def tiny_artefact(folder: Path, precision: Precision) -> Artefact:
 
 
 def tiny_workload(folder: Path) -> Workload:
-    return build_workload(
-        folder / "tokenizer.json", ["some words of text"], source="a test", lengths=[13], pairs=1
-    )
+    return build_workload(folder, ["some words of text"], source="a test", lengths=[13], pairs=1)
 
 
 def has_no_latency(row: ProfileRow) -> bool:

@@ -22,7 +22,7 @@ from edgedistil.runtime.protocol import RUNNER
 
 def small_workload(run: RunDir, **changes: Any) -> Workload:
     lines = run.heldout_text.read_text(encoding="utf-8").splitlines()
-    tokenizer = run.export("student", "feature-extraction") / "tokenizer.json"
+    tokenizer = run.export("student", "feature-extraction")
     options: dict[str, Any] = {"source": "test", "lengths": [7, 29], "pairs": 13}
     return build_workload(tokenizer, lines, **{**options, **changes})
 
@@ -79,13 +79,13 @@ def test_claims_use_the_first_of_the_pairs(exported: RunDir) -> None:
 
 def test_a_text_of_blank_lines_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="test has no text: expected one sequence per line"):
-        build_workload(tmp_path / "tokenizer.json", ["", "  "], source="test")
+        build_workload(tmp_path, ["", "  "], source="test")
 
 
 def test_a_file_that_is_not_a_tokenizer_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ModelError, match="cannot read the tokenizer"):
-        build_workload(tmp_path / "tokenizer.json", ["some text"], source="test")
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "X"}}', encoding="utf-8")
+    with pytest.raises(ModelError, match="cannot read the tokenizer in"):
+        build_workload(tmp_path, ["some text"], source="test")
 
 
 def test_lengths_are_bounded_by_the_models_positions() -> None:
@@ -140,7 +140,7 @@ def test_a_model_with_one_segment_gets_no_other(exported: RunDir) -> None:
 
 
 def test_a_line_of_megabytes_is_cut_before_it_is_tokenized(exported: RunDir) -> None:
-    tokenizer = exported.export("student", "feature-extraction") / "tokenizer.json"
+    tokenizer = exported.export("student", "feature-extraction")
     line = "the boat left the harbour. " * 200_000
     workload = build_workload(tokenizer, [line], source="test", lengths=[7], pairs=3)
     assert len(workload.inputs) == 4 + 3

@@ -48,6 +48,9 @@ _TRACED = "0x4000000000..0x8000000000"
 _LIBRARY = "onnxruntime_pybind11_state"
 # A job without a timeout of its own gets this one.
 _DEFAULT_TIMEOUT_S = 3600.0
+# Limit of loading a model and its first call, which take seconds for a small model and minutes for
+# a large one (docs/log.md#cost-of-an-emulated-call).
+_FIRST_RESULT_S = 900.0
 # The imports take half a second with compiled modules and 2.6 s without them
 # (docs/log.md#compiled-modules-under-emulation); the rest is room for a loaded machine.
 _IDENTIFY_TIMEOUT_S = 120.0
@@ -267,6 +270,7 @@ def _for_guest(job: Job) -> Job:
         # qemu-user ignores RLIMIT_AS; `MemoryWatch` enforces the limit.
         "memory_limit_bytes": None,
         "guest_range": GUEST_RANGE,
+        "first_result_seconds": job.first_result_seconds or _FIRST_RESULT_S,
     }
     return job.model_copy(update=changes)
 
@@ -398,6 +402,9 @@ def _find_failure(process: GuestProcess, phase: str, limit: int) -> Failure | No
         return Failure(kind="memory", phase=phase, message=message)
     details = process.stderr.decode("utf-8", "replace").strip()[-_MESSAGE_CHARACTERS:]
     message = _format_status(process.status)
+    if process.status == -signal.SIGALRM:
+        message = "no result of the first call within its limit"
+        return Failure(kind="timeout", phase=phase, message=message, details=details)
     if process.status < 0:
         name = _signal_name(-process.status)
         return Failure(kind="signal", phase=phase, message=message, details=details, signal=name)

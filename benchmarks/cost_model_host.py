@@ -87,7 +87,9 @@ def parse_arguments() -> argparse.Namespace:
         "--blocks", type=int, default=12, help="blocks in which a pair takes turns, per round"
     )
     parser.add_argument("--export-only", action="store_true", help="only export the models")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of a BERT's tokenizer")
+    parser.add_argument(
+        "--tokenizer", type=Path, required=True, help="folder of a BERT's tokenizer"
+    )
     return parser.parse_args()
 
 

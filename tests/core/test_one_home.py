@@ -1,9 +1,7 @@
-"""Facts with one home: a precision, a task, a download rule is stated in one file and read from
-there.
+"""Facts with one home: a precision, a task, a download rule is stated in one file.
 
 Each list names the files that mention a fact, with the reason for every file besides its home. A
-new
-file fails the test: it should ask the table, or be listed with a reason.
+new file fails the test: it should ask the table, or be listed with a reason.
 tests/core/test_precision.py and tests/core/test_task.py prove the result by adding a precision and
 a task to a copy of the package.
 """

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
 from edgedistil.core.version import __version__
 
-# onnxruntime reads it when it is imported; otherwise it starts a thread that writes a device id and a
-# database into the user's cache: docs/log.md#onnxruntime-writes-into-the-cache-folder.
+# onnxruntime reads it when it is imported; otherwise it starts a thread that writes a device id
+# and a database into the user's cache: docs/log.md#onnxruntime-writes-into-the-cache-folder.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:

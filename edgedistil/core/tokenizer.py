@@ -85,7 +85,7 @@ class TextTokenizer:
         return self.backend.token_to_id(token) if token is not None else None
 
     def require(self, kind: str) -> int:
-        """Returns the id of a special token; raises ModelError if there is none."""
+        """Returns the id of a special token; raises ModelError if it is missing."""
         token_id = self.token_id(kind)
         if token_id is None:
             raise ModelError(

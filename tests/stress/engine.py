@@ -81,7 +81,8 @@ class Engine:
             "OMP_NUM_THREADS": "1",
             # As `edgedistil` sets it; otherwise the import of onnxruntime starts a thread.
             "ORT_DISABLE_TELEMETRY": "1",
-            # PyTorch creates its cache of compiled models when it is imported, in TMPDIR by default.
+            # PyTorch creates its cache of compiled models when it is imported, in TMPDIR by
+            # default.
             "TORCHINDUCTOR_CACHE_DIR": str(self.shared / "inductor"),
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",

@@ -46,7 +46,8 @@ _LIBRARIES = (
     "transformers.models.bert.modeling_bert",
     "transformers.models.distilbert.modeling_distilbert",
 )
-# These start threads when they are imported; a fork would have their locks, but not the threads. The
+# These start threads when they are imported; a fork would have their locks, but not the threads.
+# The
 # modules that need them are imported by the forks.
 _WITH_THREADS = ("datasets", "pyarrow")
 # The first one runs on boards, the other one is the entry point itself.

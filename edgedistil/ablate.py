@@ -14,6 +14,7 @@ from typing import Any
 from edgedistil.core import console
 from edgedistil.core.errors import RecipeError
 from edgedistil.core.options import EvaluateOptions, TaskOptions
+from edgedistil.core.paths import user_path
 from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Recipe, load_recipe
 from edgedistil.core.recipe_diff import differences
@@ -89,7 +90,9 @@ def ablation_recipes(folder: Path) -> dict[str, Recipe]:
         RecipeError: `full.toml` or every variation is missing, or a variation is not comparable
             (the message names the keys that differ).
     """
-    source = folder if folder.is_dir() else shipped_folder("recipes") / Path(folder.name)
+    source = user_path(folder, error=RecipeError)
+    if not source.is_dir():
+        source = shipped_folder("recipes") / folder.name
     paths = {path.stem: path for path in sorted(source.glob("*.toml"))}
     if FULL_RECIPE not in paths or len(paths) < 2:
         names = ", ".join(paths) or "none"

@@ -5,28 +5,27 @@ Heavy imports are in the bodies of the commands, so that `--help` is fast.
 
 from __future__ import annotations
 
-import functools
-import inspect
+import io
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, fields
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 import edgedistil
+from edgedistil.core.echo import bounded, echo, replace_unencodable
+from edgedistil.core.errors import EdgeDistilError, InputError
 from edgedistil.core.options import (
     EvaluateOptions,
     ExportOptions,
-    Flag,
     ProfileOptions,
     TaskOptions,
 )
+from edgedistil.flags import with_options
 
 SUMMARY = "Distil a text encoder, export it to ONNX, check it, and profile it on a device."
 
@@ -64,102 +63,6 @@ Overrides = Annotated[
         metavar="KEY=VALUE",
     ),
 ]
-
-
-def with_options(options_class: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command a flag for every field of an options class that carries a `Flag`.
-
-    The command takes the object as its argument `options`; typer sees the flags instead.
-    """
-    hints = get_type_hints(options_class, include_extras=True)
-    flagged = [field for field in fields(options_class) if _flag(hints[field.name]) is not None]
-    flags = [_parameter(field, hints[field.name]) for field in flagged]
-    names = [field.name for field in flagged]
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(command, eval_str=True)
-        others = [
-            item.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for item in signature.parameters.values()
-            if item.name != "options"
-        ]
-
-        @functools.wraps(command)
-        def run_command(**values: Any) -> None:
-            options = options_class(
-                **{name: _without_enumerations(values.pop(name)) for name in names}
-            )
-            command(options=options, **values)
-
-        # typer reads both: the order from the signature, the types from the annotations.
-        parameters = [*flags, *others]
-        run_command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        run_command.__annotations__ = {item.name: item.annotation for item in parameters}
-        return run_command
-
-    return decorate
-
-
-def _flag(annotation: Any) -> Flag | None:
-    metadata = getattr(annotation, "__metadata__", ())
-    return next((item for item in metadata if isinstance(item, Flag)), None)
-
-
-def _parameter(field: Field[Any], annotation: Any) -> inspect.Parameter:
-    """Returns the keyword parameter from which typer makes a field's flag."""
-    flag = _flag(annotation)
-    assert flag is not None
-    option = typer.Option(
-        flag.name,
-        help=flag.help,
-        metavar=flag.metavar or _choices_metavar(get_args(annotation)[0]),
-        min=flag.minimum,
-        # The help text says what happens by default; None and False would only repeat it.
-        show_default=field.default not in (None, False),
-    )
-    default = inspect.Parameter.empty if field.default is MISSING else field.default
-    return inspect.Parameter(
-        field.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[_typer_type(get_args(annotation)[0]), option],
-    )
-
-
-def _typer_type(annotation: Any) -> Any:
-    """Rewrites a type for typer, which cannot offer choices for a list of Literals."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Sequence:
-        return list[_typer_type(arguments[0])]  # type: ignore[misc]
-    if NoneType in arguments:
-        (inner,) = (item for item in arguments if item is not NoneType)
-        return _typer_type(inner) | None
-    choices = _literal_values(annotation)
-    return StrEnum("Choice", {value: value for value in choices}) if choices else annotation
-
-
-def _literal_values(annotation: Any) -> list[str]:
-    """Returns the values of a Literal or of a union of Literals; empty for other types."""
-    if get_origin(annotation) is Literal:
-        return list(get_args(annotation))
-    if get_origin(annotation) in (Union, UnionType):
-        return [value for item in get_args(annotation) for value in _literal_values(item)]
-    return []
-
-
-def _choices_metavar(annotation: Any) -> str | None:
-    """Returns `<a|b|c>` for a sequence of choices, which typer would show as `list[a|b|c]`."""
-    for item in (annotation, *get_args(annotation)):
-        if get_origin(item) is Sequence and _literal_values(get_args(item)[0]):
-            return f"<{'|'.join(_literal_values(get_args(item)[0]))}>"
-    return None
-
-
-def _without_enumerations(value: Any) -> Any:
-    """Replaces enumeration members, which typer makes of choices, by their values."""
-    if isinstance(value, list):
-        return [_without_enumerations(item) for item in value]
-    return value.value if isinstance(value, StrEnum) else value
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -378,30 +281,84 @@ def recipe_explain(
 
 # --- entry point ----------------------------------------------------------------------------------
 
+# typer's errors about the command line: older versions take them from click, newer ones have their
+# own, and both derive BadParameter from UsageError from ClickException.
+_UsageError: type[Any] = typer.BadParameter.__mro__[2]
+# An option with an empty value. --set is not among them: `--set description=` has a value.
+_EMPTY_OPTION = re.compile(r"--[a-z-]+=")
+# Parts of the messages of libraries that could not get memory, with exceptions of all kinds.
+_NO_MEMORY = (
+    "allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+    "create a primitive",
+)
+
 
 def main() -> NoReturn:
     """Runs the command line; turns exceptions into one-line messages and exit codes."""
-    from edgedistil.core.errors import EdgeDistilError
-
+    replace_unencodable()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=True)
+        _check_arguments(sys.argv[1:])
+        code = app(standalone_mode=False)
+        # What is still buffered may not fit on the disk that it goes to.
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except EdgeDistilError as error:
         _fail(f"error: {error}", error.exit_code)
-    except SystemExit as stop:
-        # typer turns KeyboardInterrupt into exit code 130 and prints nothing.
-        if stop.code == 130:
-            _fail("interrupted", 130)
-        raise
     except BrokenPipeError:
         # The reader of our pipe (`| head`) has ended: nothing more can be written to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    sys.exit(0)
+    except Exception as error:
+        _fail_unexpected(error)
+    # typer turns KeyboardInterrupt into exit code 130 and prints nothing.
+    if code == 130:
+        _fail("interrupted", 130)
+    sys.exit(code or 0)
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Raises InputError for an argument that no command can have a use for."""
+    for number, argument in enumerate(arguments, start=1):
+        if argument == "" or _EMPTY_OPTION.fullmatch(argument):
+            after = f" (after {echo(arguments[number - 2])})" if number > 1 else ""
+            raise InputError(
+                f"argument {number}{after} is empty: {echo(argument)!r}",
+                hint="is a variable of the shell unset? Leave the option out for its default",
+            )
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"argument {number} is not UTF-8: {echo(argument)}",
+                hint="records are UTF-8; rename the file, or link to it under another name",
+            ) from error
+
+
+def _fail_unexpected(error: Exception) -> NoReturn:
+    """Ends with a message for errors of the command line and the machine; raises all others."""
+    if isinstance(error, _UsageError):
+        text = io.StringIO()
+        error.show(file=text)
+        _fail(text.getvalue().rstrip("\n"), error.exit_code)
+    # typer replaces an EOFError, which is not about the terminal here, by its own exception.
+    if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
+        raise error.__cause__
+    reason = str(error)
+    if isinstance(error, MemoryError) or any(part in reason.lower() for part in _NO_MEMORY):
+        hint = "close other programs, or use smaller batches, fewer jobs or shorter texts"
+        _fail(f"error: out of memory: {reason or type(error).__name__}\n  {hint}", 1)
+    if isinstance(error, OSError) and error.strerror:
+        file = f": {error.filename}" if error.filename is not None else ""
+        _fail(f"error: {error.strerror}{file}", 1)
+    raise error
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(message, err=True)
+    typer.echo(bounded(message), err=True)
     sys.exit(code)
 
 

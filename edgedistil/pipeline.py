@@ -8,11 +8,12 @@ from pathlib import Path
 
 import edgedistil
 from edgedistil.core import console
+from edgedistil.core.device import HOST, load_device
 from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
 from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import text_sha256
-from edgedistil.core.rundir import RunDir, read_json_object, sha256_file, write_json
+from edgedistil.core.rundir import RunDir, checked_name, read_json_object, sha256_file, write_json
 
 # Evaluation cells of small models run faster with one thread each than sharing all threads; beyond
 # four at a time their memory counts more than the gain.
@@ -32,7 +33,8 @@ def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
     from edgedistil.report import terminal
     from edgedistil.report.stage import show_report
 
-    name = run_name or recipe.name
+    name = checked_name(recipe.name if run_name is None else run_name)
+    _check_names(recipe)
     resume = (runs_root() / name).is_dir()
     run, distilled = edgedistil.distill(recipe, run=run_name, resume=resume)
     terminal.show_distill(run, distilled)
@@ -47,6 +49,20 @@ def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
     edgedistil.report(run)
     show_report(run)
     return run
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Raises InputError for a task or a device that a later stage would not know.
+
+    Models are not checked: the stages before `evaluate` may create them.
+    """
+    from edgedistil.evaluate.spec import expand_groups, load_task
+
+    for task in expand_groups(recipe.evaluate.tasks):
+        load_task(task)
+    for device in [recipe.export.target, *recipe.profile.devices]:
+        if device != HOST:
+            load_device(device)
 
 
 def _evaluate(run: RunDir, recipe: Recipe) -> None:

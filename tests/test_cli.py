@@ -75,6 +75,7 @@ def edgedistil(*arguments: str, cwd: Path, **environment: str) -> subprocess.Com
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
+        errors="replace",
         check=False,
         timeout=120,
     )
@@ -198,7 +199,24 @@ def test_help_of_a_command_imports_no_torch(command: str, tmp_path: Path) -> Non
         (["devices", "show", "rpi44"], "did you mean 'rpi4'?"),
         (["profile", "--device", "rpi44"], "did you mean 'rpi4'?"),
         (["export", "--quantize", "int7"], "int7"),
+        (["distill", "tiny", "--run", ""], "argument 4 (after --run) is empty"),
+        (["export", "--target="], "argument 2 (after export) is empty"),
+        (["export", "--max-drop", "nan"], "--max-drop is nan: expected 0 to 1"),
+        (["export", "--max-drop", "-1"], "--max-drop is -1.0: expected 0 to 1"),
+        (["evaluate", "--seeds", "1000000000000"], "--seeds is 1000000000000: expected 1 to 1000"),
+        (["profile", "--length", "9" * 5000], "--length"),
+        (["export", "--model", "m", "--push", "nonsense"], "cannot push to 'nonsense'"),
+        (["export", "--model", "m", "--push", "file://[x"], "cannot push to 'file://[x'"),
+        (["export", "--model", "~nobody-here/x", "--text", "t"], "cannot be used as a path"),
+        (["export", "--text", "x" * 300], "File name too long"),
+        (["distill", "x" * 300], "unknown recipe 'xxx"),
+        (["devices", "show", "x" * 300], "unknown device 'xxx"),
+        (["run", "tiny", "--set", "evaluate.tasks=['nope']"], "unknown task 'nope'"),
+        (["run", "tiny", "--set", "profile.devices=['nope']"], "unknown device 'nope'"),
+        (["run", "tiny", "--run", "../x"], "is not a valid name of a run"),
+        (["distill", "tiny", "--run", "\udcff"], "argument 4 is not UTF-8: ?"),
     ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
 def test_bad_input_is_a_message_and_exit_code_2(
     arguments: list[str], message: str, tmp_path: Path
@@ -207,7 +225,103 @@ def test_bad_input_is_a_message_and_exit_code_2(
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert max(map(len, done.stderr.splitlines())) < 1100
     assert list(tmp_path.iterdir()) == [], "bad input leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["\x1b[31m"],
+        ["--\x1b[31m"],
+        ["report", "--run", "a\x1b[31mb"],
+        ["report", "\x1b[31m"],
+        ["export", "--quantize", "\x1b[31m"],
+        ["profile", "--threads", "\x1b[31m"],
+        ["distill", "\x1b[31m.toml"],
+        ["distill", "tiny", "--set", "\x1b[31m=1"],
+        ["recipe", "explain", "\x1b[31m"],
+    ],
+)
+def test_messages_have_no_control_characters(arguments: list[str], tmp_path: Path) -> None:
+    done = edgedistil(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["x" * 5000], ["--" + "x" * 5000], ["report", "--run", "x" * 5000]]
+)
+def test_messages_repeat_no_long_argument(arguments: list[str], tmp_path: Path) -> None:
+    done = edgedistil(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "x" * 250 not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=lambda environment: "-".join(environment.values()),
+)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["devices", "list"], ["devices", "show", "rpi4"]]
+)
+def test_an_output_that_is_not_utf8(
+    arguments: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = edgedistil(*arguments, cwd=tmp_path, **environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+FAILURES = {
+    "MemoryError()": (1, "error: out of memory: MemoryError"),
+    "RuntimeError('could not create a primitive')": (1, "error: out of memory: could not create"),
+    "OSError(28, 'No space left on device', '/tmp/x')": (
+        1,
+        "error: No space left on device: /tmp/x",
+    ),
+    "EOFError('cut file')": (1, "EOFError: cut file"),
+    "ZeroDivisionError('a fault of ours')": (1, "ZeroDivisionError: a fault of ours"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_the_machines_failures_are_one_message_and_ours_are_tracebacks(
+    failure: str, tmp_path: Path
+) -> None:
+    script = (
+        f"import sys\nsys.argv = ['edgedistil', 'doctor']\nfrom edgedistil import cli, doctor\n"
+        f"def fail():\n    raise {failure}\n"
+        "doctor.examine = fail\ncli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    code, message = FAILURES[failure]
+    assert done.returncode == code
+    assert message in done.stderr
+    assert ("Traceback" in done.stderr) == (not message.startswith("error:"))
+
+
+@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-"])
+def test_an_output_that_takes_nothing(redirection: str, tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("edgedistil")
+    done = subprocess.run(
+        f"{program} devices list {redirection}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.returncode == (1 if "full" in redirection else 0)
 
 
 def test_broken_toml_names_the_place(tmp_path: Path) -> None:

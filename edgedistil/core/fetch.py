@@ -7,6 +7,7 @@ user's mirror, proxy and certificates apply; nothing is installed, imported or r
 from __future__ import annotations
 
 import fcntl
+import http.client
 import importlib.util
 import re
 import shutil
@@ -19,7 +20,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgedistil.core.echo import echo
 from edgedistil.core.errors import ChecksumError, ModelError, OfflineError
+from edgedistil.core.paths import user_path
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors
 from edgedistil.core.scratch import scratch_folder
 
@@ -165,12 +168,12 @@ def find_model_folder(source: str, *, revision: str | None = None) -> Path:
         ModelError: `source` is neither a folder nor a hub id, or the hub has no such model.
         OfflineError: The hub cannot be reached and the model is not cached.
     """
-    folder = Path(source).expanduser()
+    folder = user_path(source, error=ModelError)
     if folder.is_dir():
         return folder
     if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
         raise ModelError(
-            f"no model '{source}': no such folder, and not a valid hub id",
+            f"no model '{echo(source)}': no such folder, and not a valid hub id",
             hint="expected a folder, or a hub id such as google-bert/bert-base-uncased",
         )
     return hub_snapshot(source, revision=revision)
@@ -238,7 +241,7 @@ def download_url(url: str, path: Path) -> None:
     """Downloads an http or https URL to a file.
 
     Raises:
-        OfflineError: The URL cannot be reached.
+        OfflineError: The URL is not valid or cannot be reached.
         StorageError: The file cannot be written.
     """
     try:
@@ -246,7 +249,7 @@ def download_url(url: str, path: Path) -> None:
         response = urllib.request.urlopen(url, timeout=_TIMEOUT_S)  # noqa: S310
         with response, replacing(path) as unfinished, unfinished.open("wb") as file:
             shutil.copyfileobj(response, file)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         # An HTTP status such as 404 arrives as an error that still holds the connection.
         if isinstance(error, urllib.error.HTTPError):
             error.close()

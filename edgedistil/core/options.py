@@ -8,13 +8,24 @@ Python.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
+from edgedistil.core.echo import echo
+from edgedistil.core.errors import InputError
+from edgedistil.core.paths import user_path
 from edgedistil.core.precision import Precision, PrecisionRequest
 
 ArtefactFormat = Literal["onnx", "ort"]
+
+# The longest sequences of any encoder of these families; attention takes their square in memory.
+MAX_LENGTH = 8192
+# Above the cores of any machine; each thread and each process costs memory before it does work.
+MAX_THREADS = 1024
+MAX_JOBS = 256
+# A list of all cells is made first. More than a few dozen seeds change no interval.
+MAX_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -25,17 +36,55 @@ class Flag:
         name: The flag, `--length`.
         help: One sentence; says what happens if the flag is left out.
         metavar: Placeholder of the value; None for switches and choices.
-        minimum: Smallest value of an integer.
+        minimum: Smallest value of a number; None for switches, texts and paths.
+        maximum: Largest value of a number; set together with `minimum`.
     """
 
     name: str
     help: str
     metavar: str | None = None
     minimum: int | None = None
+    maximum: float | None = None
+
+
+def flag_of(annotation: Any) -> Flag | None:
+    """Returns the `Flag` of a field's annotation; None if it has none."""
+    metadata = getattr(annotation, "__metadata__", ())
+    return next((item for item in metadata if isinstance(item, Flag)), None)
+
+
+class CheckedOptions:
+    """Base of the options: every value is one that its flag allows, from Python too."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in fields(self):  # type: ignore[arg-type]
+            flag, value = flag_of(hints[field.name]), getattr(self, field.name)
+            if flag is None or value is None:
+                continue
+            values = value if isinstance(value, list | tuple) else [value]
+            for item in values:
+                _check_value(flag, item)
+
+
+def _check_value(flag: Flag, value: object) -> None:
+    """Raises InputError for a value that a flag does not allow."""
+    if value == "":
+        raise InputError(
+            f"{flag.name} is empty: expected {flag.metavar}",
+            hint="leave it out for the default; is a variable of the shell unset?",
+        )
+    if isinstance(value, Path):
+        user_path(value)
+    if flag.minimum is None or flag.maximum is None or not isinstance(value, int | float):
+        return
+    # Written so that NaN, which compares as false, is outside.
+    if not flag.minimum <= value <= flag.maximum:
+        raise InputError(f"{flag.name} is {echo(value)}: expected {flag.minimum} to {flag.maximum}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProfileOptions:
+class ProfileOptions(CheckedOptions):
     """What `profile` measures, emulates or predicts, and on which device."""
 
     device: Annotated[
@@ -73,6 +122,7 @@ class ProfileOptions:
             "Thread count; repeat for several. Default: 1 and all usable cores.",
             metavar="N",
             minimum=1,
+            maximum=MAX_THREADS,
         ),
     ] = None
     lengths: Annotated[
@@ -82,6 +132,7 @@ class ProfileOptions:
             "Sequence length in tokens; repeat for several. Default: 16, 32, 64, 128, 256.",
             metavar="TOKENS",
             minimum=2,
+            maximum=MAX_LENGTH,
         ),
     ] = None
     text: Annotated[
@@ -112,7 +163,7 @@ class ProfileOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskOptions:
+class TaskOptions(CheckedOptions):
     """Which tasks are scored, how often, and on which data."""
 
     tasks: Annotated[
@@ -126,6 +177,7 @@ class TaskOptions:
             "Fine-tuning runs per task and model. Default: the recipe's number.",
             metavar="N",
             minimum=1,
+            maximum=MAX_SEEDS,
         ),
     ] = None
     data: Annotated[
@@ -137,7 +189,14 @@ class TaskOptions:
         ),
     ] = None
     jobs: Annotated[
-        int, Flag("--jobs", "Cells that run at the same time.", metavar="N", minimum=1)
+        int,
+        Flag(
+            "--jobs",
+            "Cells that run at the same time.",
+            metavar="N",
+            minimum=1,
+            maximum=MAX_JOBS,
+        ),
     ] = 1
 
 
@@ -167,7 +226,7 @@ class EvaluateOptions(TaskOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(CheckedOptions):
     """Which models `export` writes, in which precisions, and for which device."""
 
     precisions: Annotated[
@@ -202,8 +261,10 @@ class ExportOptions:
         float,
         Flag(
             "--max-drop",
-            "With --quantize auto: maximum drop in top-1 agreement.",
+            "With --quantize auto: maximum drop in top-1 agreement; 0.01 is 1%.",
             metavar="SHARE",
+            minimum=0,
+            maximum=1,
         ),
     ] = 0.01
     explain: Annotated[bool, Flag("--explain", "Also report the error of every layer.")] = False

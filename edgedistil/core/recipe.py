@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import RecipeError
+from edgedistil.core.options import MAX_LENGTH, MAX_SEEDS, MAX_THREADS
 from edgedistil.core.override import apply_override
 from edgedistil.core.precision import DEFAULT_PRECISIONS, Precision
 from edgedistil.core.records import text_sha256
@@ -33,11 +34,11 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 # Upper bounds are far above any use, and low enough that nothing overflows or fails for lack of
 # memory after teacher and corpus are prepared: docs/decisions.md#bounds-of-recipe-values.
 Epochs = Annotated[int, Field(gt=0, le=100_000)]
-Seeds = Annotated[int, Field(gt=0, le=1000)]
+Seeds = Annotated[int, Field(gt=0, le=MAX_SEEDS)]
 Temperature = Annotated[float, Field(ge=0.01, le=1000)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
-Length = Annotated[int, Field(ge=2, le=8192)]
-Threads = Annotated[int, Field(gt=0, le=1024)]
+Length = Annotated[int, Field(ge=2, le=MAX_LENGTH)]
+Threads = Annotated[int, Field(gt=0, le=MAX_THREADS)]
 # Below this a weight's share of the loss is beyond the digits of float32.
 _SMALLEST_WEIGHT = 1e-6
 
@@ -149,7 +150,7 @@ class Corpus(StrictSection):
         "packed",
         description="packed fills rows across document ends; lines has one document per row.",
     )
-    block_length: Annotated[int, Field(ge=8, le=8192)] = Field(
+    block_length: Annotated[int, Field(ge=8, le=MAX_LENGTH)] = Field(
         128, description="Longest row in tokens, special tokens included."
     )
     heldout_share: Annotated[float, Field(gt=0, le=0.5)] = Field(

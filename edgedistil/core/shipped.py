@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgedistil.core.paths import is_user_file
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -26,7 +28,7 @@ def find_shipped(kind: str, name: str) -> Path | None:
         name: Path, `tiny`, `tiny.toml` or `recipes/tiny.toml`.
     """
     path = Path(name)
-    if path.is_file():
+    if is_user_file(path):
         return path
     # A name must not lead out of the folders.
     if path.is_absolute() or ".." in path.parts:
@@ -37,7 +39,7 @@ def find_shipped(kind: str, name: str) -> Path | None:
         path = path.relative_to(kind)
     for folder in (Path(kind), shipped_folder(kind)):
         candidate = folder / f"{path}.toml"
-        if candidate.is_file():
+        if is_user_file(candidate):
             return candidate
     return None
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError
+from edgedistil.core.regular_file import read_regular
 
 # Similarity from 0 to 1 above which a name is suggested: low enough for two typing errors in a
 # short key, high enough that unrelated keys get the list of all keys instead.
@@ -74,17 +75,11 @@ def read_toml(path: Path, *, error: type[InputError], name: str | None = None) -
     """
     shown = echo(name if name is not None else path)
     try:
-        # Opening a named pipe would wait for its writer, and a device may have no end.
-        if path.exists() and not path.is_file():
-            raise error(f"{shown} is not a file")
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        content = read_regular(path, limit_bytes=_MAX_BYTES)
     except FileNotFoundError as problem:
         raise error(f"{shown} does not exist") from problem
-    except (OSError, ValueError) as problem:
+    except OSError as problem:
         raise error(f"cannot read {shown}: {_reason(problem)}") from problem
-    if len(content) > _MAX_BYTES:
-        raise error(f"{shown} has more than {_MAX_BYTES:,} bytes: expected a short TOML file")
     try:
         # Windows editors put a byte order mark before the first line.
         text = content.decode("utf-8-sig")

@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.core.errors import ModelError
+from edgedistil.core.paths import user_path
 from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import Corpus, FitHead
 from edgedistil.core.recipe import Student as StudentSection
@@ -134,4 +135,4 @@ def check_fit(student: StudentSection, corpus: Corpus, teacher: BertForMaskedLM)
 
 def _initial_folder(section: StudentSection) -> Path | None:
     """Folder of the student to distil further; None if the student is built."""
-    return None if section.init in ("teacher", "random") else Path(section.init)
+    return None if section.init in ("teacher", "random") else user_path(section.init)

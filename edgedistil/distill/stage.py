@@ -70,7 +70,7 @@ def distill(recipe: Recipe, *, run_name: str | None, resume: bool) -> tuple[RunD
         TrainingDiverged: A loss is NaN or infinite.
         StorageError: Something cannot be written.
     """
-    name = run_name or recipe.name
+    name = recipe.name if run_name is None else run_name
     with process_group() as state:
         run = run_on_main(state, lambda: claim_run(recipe, name, resume=resume))
         with lock_run(run, state), with_resume_hint(run, processes=state.num_processes):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError, ModelError, StorageError
 from edgedistil.core.records import Cell, Record, read_record, text_sha256
 from edgedistil.core.rundir import read_json, sha256_file
@@ -23,6 +24,8 @@ from edgedistil.evaluate.spec import TaskSpec
 FORMAT = 2
 # File in the folder of fine-tuned weights that contains the cell's key.
 KEY_FILE = "edgedistil_cell.json"
+# Seeds of numpy and torch have 32 bits; recipes use 31 of them.
+_LARGEST_SEED = 2**31 - 1
 # The model may be a path, so it may contain colons.
 _CELL = re.compile(r"(?P<task>[^:]+):(?P<model>.+):(?P<seed>[0-9]+)")
 
@@ -214,5 +217,10 @@ def parse_cell(text: str) -> tuple[str, str, int]:
     """
     match = _CELL.fullmatch(text)
     if match is None:
-        raise InputError(f"--cell {text}: expected TASK:MODEL:SEED, for example sst2:student:3")
+        raise InputError(
+            f"--cell {echo(text)}: expected TASK:MODEL:SEED, for example sst2:student:3"
+        )
+    # A long text of digits could not even be read as an integer.
+    if len(match["seed"]) > len(str(_LARGEST_SEED)) or int(match["seed"]) > _LARGEST_SEED:
+        raise InputError(f"--cell {echo(text)}: expected a seed of at most {_LARGEST_SEED}")
     return match["task"], match["model"], int(match["seed"])

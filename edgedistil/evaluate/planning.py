@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgedistil.core.digests import require_unchanged
+from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError
+from edgedistil.core.paths import user_path
 from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate.cells import CellPlan, ModelSource, cell_key, read_key
 from edgedistil.evaluate.spec import TaskSpec
@@ -166,10 +168,10 @@ def source_of(run: RunDir, model: str) -> ModelSource:
         folder = run.require(_folder_in_run(run, model), "edgedistil distill RECIPE")
         require_unchanged(run, [folder])
         return ModelSource(model, folder, random_weights=model == "student-random")
-    folder = Path(model)
+    folder = user_path(model)
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"unknown model '{model}': expected one of {', '.join(MODELS)}, "
+            f"unknown model '{echo(model)}': expected one of {', '.join(MODELS)}, "
             "or a folder with a config.json"
         )
     return ModelSource(cell_model_name(model), folder)

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from edgedistil.core.errors import TaskError
+from edgedistil.core.paths import user_path
+from edgedistil.core.recipe import Temperature
 from edgedistil.core.task import LabelledKind
 from edgedistil.core.toml import StrictSection, did_you_mean, parse_section, read_toml
 from edgedistil.evaluate.kind import LabelRules, TaskKind
@@ -49,7 +51,7 @@ class Files(StrictSection):
     train: str = Field(description="File or folder with the training examples.")
     dev: tuple[str, ...] = Field(min_length=1, description="File or files with the dev examples.")
     columns: tuple[str, ...] | None = Field(
-        default=None, description="Column names of a file that has no header line."
+        default=None, min_length=1, description="Column names of a file that has no header line."
     )
     text: tuple[str, ...] = Field(
         default=("text",), description="Columns with the text or the two texts of an example."
@@ -64,6 +66,7 @@ class Files(StrictSection):
     )
     values: tuple[str, ...] | None = Field(
         default=None,
+        min_length=1,
         description="How the files write the labels, in the order of `labels`; default: as named.",
     )
     quotes: bool = Field(
@@ -103,19 +106,23 @@ class Hub(StrictSection):
 class Training(StrictSection):
     """Hyper-parameters of fine-tuning, and where they come from."""
 
-    epochs: Positive = Field(description="Passes over the training examples.")
-    batch: Positive = Field(description="Sequences per optimizer step.")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
+    epochs: Annotated[int, Field(gt=0, le=100_000)] = Field(
+        description="Passes over the training examples."
+    )
+    batch: Annotated[int, Field(gt=0, le=2**14)] = Field(
+        description="Sequences per optimizer step."
+    )
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(
         description="Peak learning rate of AdamW, reached at the end of the warm-up."
     )
-    student_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+    student_learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,
         description="Learning rate of models whose name starts with `student`; default: the same.",
     )
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.1, description="Share of the steps in which the learning rate rises linearly."
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0, description="Decoupled weight decay of AdamW."
     )
     clip: Annotated[float, Field(gt=0)] = Field(
@@ -154,9 +161,7 @@ class SecondDistillation(StrictSection):
     alpha: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.5, description="Weight of the soft-target loss for labelled examples."
     )
-    temperature: Annotated[float, Field(gt=0)] = Field(
-        default=2.0, description="Temperature of both distributions."
-    )
+    temperature: Temperature = Field(default=2.0, description="Temperature of both distributions.")
     unlabelled: str | None = Field(
         default=None,
         description="File of further texts next to the task file, or 'rest' for the training "
@@ -201,6 +206,7 @@ class TaskSpec(StrictSection):
     kind: LabelledKind = Field(description="Kind of the task, which decides head and loss.")
     labels: tuple[str, ...] | None = Field(
         default=None,
+        min_length=1,
         description="Names of the classes in order; default: sorted labels of the training file.",
     )
     range: tuple[float, float] | None = Field(
@@ -309,7 +315,7 @@ def load_task(name: str) -> TaskSpec:
     Raises:
         TaskError: The task is unknown, or the file is missing, not valid TOML, or has problems.
     """
-    path = Path(name)
+    path = user_path(name, error=TaskError)
     is_own = path.suffix == ".toml"
     if not is_own:
         _check_built_in(name)

@@ -11,8 +11,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from edgedistil.core import console
+from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError, OfflineError
 from edgedistil.core.model_card import CARD_FILE
+from edgedistil.core.paths import user_path
 from edgedistil.core.rundir import replacing, storage_errors, write_text
 
 # The hub's rule for names of users and repositories.
@@ -39,13 +41,46 @@ def push_package(folder: Path, address: str, *, card: str) -> str:
             f"{folder} is not a package: it has no provenance.json",
             hint="create one with edgedistil export",
         )
-    if address.startswith("file:"):
-        return _push_to_folder(folder, address, card)
-    if not _REPOSITORY.fullmatch(address):
+    target = check_address(address)
+    if target is None:
+        return _push_to_hub(folder, address, card)
+    return _push_to_folder(folder, target, card)
+
+
+def check_address(address: str) -> Path | None:
+    """Checks an address before there is anything to upload.
+
+    Returns:
+        The folder of a file:// URL; None for a repository of the hub.
+    Raises:
+        InputError: The address is invalid, or names a folder that is not a package.
+    """
+    if not address.startswith("file:"):
+        if not _REPOSITORY.fullmatch(address):
+            raise InputError(
+                f"cannot push to '{echo(address)}': expected user/name on the hub, "
+                "or file:///folder"
+            )
+        return None
+    try:
+        # file:relative and file://host/path are valid URLs, but not of a folder on this machine.
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise InputError(f"cannot push to '{echo(address)}': {error}") from error
+    target = user_path(unquote(parts.path))
+    if parts.netloc not in ("", "localhost") or not target.is_absolute():
         raise InputError(
-            f"cannot push to '{address}': expected user/name on the hub, or file:///folder"
+            f"cannot push to '{echo(address)}': expected file:// and an absolute path, "
+            "such as file:///home/me/models/x"
         )
-    return _push_to_hub(folder, address, card)
+    # Only an earlier package is replaced, never a user's own file or folder.
+    is_other = target.exists() and not target.is_dir()
+    if is_other or (target.is_dir() and any(target.iterdir()) and not _is_package(target)):
+        raise InputError(
+            f"{target} exists and is not a package",
+            hint="choose an empty or a new folder; nothing was changed",
+        )
+    return target
 
 
 def _is_package(folder: Path) -> bool:
@@ -53,21 +88,7 @@ def _is_package(folder: Path) -> bool:
     return (folder / "provenance.json").is_file()
 
 
-def _push_to_folder(folder: Path, url: str, card: str) -> str:
-    # file:relative and file://host/path are valid URLs, but not of a folder on this machine.
-    parts = urlsplit(url)
-    target = Path(unquote(parts.path))
-    if parts.netloc not in ("", "localhost") or not target.is_absolute():
-        raise InputError(
-            f"cannot push to '{url}': expected file:// and an absolute path, "
-            "such as file:///home/me/models/x"
-        )
-    # Only an earlier package is replaced, never a user's own folder.
-    if target.exists() and any(target.iterdir()) and not _is_package(target):
-        raise InputError(
-            f"{target} exists and is not a package",
-            hint="choose an empty or a new folder; nothing was changed",
-        )
+def _push_to_folder(folder: Path, target: Path, card: str) -> str:
     with replacing(target) as unfinished, storage_errors(target):
         # An earlier package is replaced only when the copy is complete.
         shutil.copytree(folder, unfinished)

@@ -42,6 +42,8 @@ def export(run_name: str, options: ExportOptions) -> tuple[RunDir, Artefacts]:
     # Check everything that is cheap to check before a run is created and a model is loaded.
     _check_names(options)
     run, sources = find_sources(run_name, model=options.model, task=options.task)
+    if options.push is not None:
+        _check_push(run, sources, options.push)
     options = _with_recipe(options, run)
     requests = requested_precisions(sources[0], options)
     text = read_lines(options.text or _heldout_text(run, options.model))
@@ -60,7 +62,7 @@ def export(run_name: str, options: ExportOptions) -> tuple[RunDir, Artefacts]:
 
 
 def _check_names(options: ExportOptions) -> None:
-    """Raises InputError if a format or a precision is unknown."""
+    """Raises InputError if a format or a precision is unknown, or an address is invalid."""
     # The command line offers choices only, but a caller in Python may pass any text.
     formats = get_args(ArtefactFormat)
     if options.format not in formats:
@@ -68,6 +70,11 @@ def _check_names(options: ExportOptions) -> None:
             f"unknown format '{options.format}'; expected one of: {', '.join(formats)}"
         )
     checked_precisions(options.precisions or ())
+    # One model has one address; those of a run are checked when its models are known.
+    if options.push is not None and options.model is not None:
+        from edgedistil.export.push import check_address
+
+        check_address(options.push)
 
 
 def _with_recipe(options: ExportOptions, run: RunDir) -> ExportOptions:
@@ -100,14 +107,30 @@ def _heldout_text(run: RunDir, model: str | None) -> Path:
     return run.require(run.heldout_text, "edgedistil distill RECIPE")
 
 
+def _destinations(
+    run: RunDir, sources: Sequence[ExportSource], address: str
+) -> list[tuple[Path, str]]:
+    """Returns each export folder with its address; several get their folder's name as a suffix."""
+    folders = [run.export(source.name, source.task) for source in sources]
+    if len(folders) == 1:
+        return [(folders[0], address)]
+    return [(folder, f"{address}-{folder.name}") for folder in folders]
+
+
+def _check_push(run: RunDir, sources: Sequence[ExportSource], address: str) -> None:
+    """Raises InputError if a folder could not be uploaded: an export may take half an hour."""
+    from edgedistil.export.push import check_address
+
+    for _, destination in _destinations(run, sources, address):
+        check_address(destination)
+
+
 def _push(run: RunDir, sources: Sequence[ExportSource], address: str) -> None:
-    """Uploads the export folders; several go to addresses that end with the folder's name."""
+    """Uploads the export folders."""
     # The import takes a second, and most exports are not uploaded.
     from edgedistil.export.push import push_package
 
-    for source in sources:
-        folder = run.export(source.name, source.task)
-        destination = address if len(sources) == 1 else f"{address}-{folder.name}"
+    for folder, destination in _destinations(run, sources, address):
         # More complete than the folder's own card if the same bytes were profiled before.
         card = render_card(read_card_inputs(run, folder))
         console.say(f"uploaded to {push_package(folder, destination, card=card)}")

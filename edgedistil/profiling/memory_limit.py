@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgedistil.core import console
 from edgedistil.core.device import HOST
+from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError
 from edgedistil.core.format import artefact_name
 from edgedistil.core.records import Count, MemoryFit, Method, NotMeasured, ProfileRecord, provenance
@@ -41,14 +42,14 @@ def parse_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
     if match is None:
-        raise InputError(f"--memory-limit {text}: expected a size such as 512M or 1.5G")
+        raise InputError(f"--memory-limit {echo(text)}: expected a size such as 512M or 1.5G")
     # Before the conversion: thousands of digits are an infinite float.
     if len(match[1]) > _LONGEST_NUMBER:
-        raise InputError(f"--memory-limit {text}: expected a size such as 512M or 1.5G")
+        raise InputError(f"--memory-limit {echo(text)}: expected a size such as 512M or 1.5G")
     size = int(float(match[1]) * _UNITS[match[2].upper()])
     if size < _MIN_LIMIT:
         raise InputError(
-            f"--memory-limit {text}: expected at least {_MIN_LIMIT // 2**20}M, "
+            f"--memory-limit {echo(text)}: expected at least {_MIN_LIMIT // 2**20}M, "
             "because Python and onnxruntime alone take more"
         )
     return size

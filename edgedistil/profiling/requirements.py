@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgedistil.core.echo import echo
 from edgedistil.core.errors import ClaimError, InputError
 from edgedistil.core.format import artefact_name
 from edgedistil.core.records import (
@@ -88,14 +89,14 @@ def _read_requirement(text: str) -> Requirement:
     match = _SYNTAX.fullmatch(text)
     if match is None:
         raise InputError(
-            f'--require "{text}" is not a requirement: expected NAME>=NUMBER (or <=, >, <), '
+            f'--require "{echo(text)}" is not a requirement: expected NAME>=NUMBER (or <=, >, <), '
             "for example speedup>=1.6",
             hint=f"NAME is one of {', '.join(_NAMES)}",
         )
     name = match[1]
     if name not in _NAMES:
         raise InputError(
-            f"--require \"{text}\": unknown claim '{name}'{did_you_mean(name, _NAMES)}",
+            f"--require \"{echo(text)}\": unknown claim '{name}'{did_you_mean(name, _NAMES)}",
             hint=f"expected one of {', '.join(_NAMES)}",
         )
     return Requirement(name, sign=match[2], bound=match[3])

@@ -26,6 +26,12 @@ def test_other_forms_of_a_cell_are_errors(text: str) -> None:
         parse_cell(text)
 
 
+@pytest.mark.parametrize("seed", ["2147483648", "9" * 5000])
+def test_a_seed_that_no_generator_takes(seed: str) -> None:
+    with pytest.raises(InputError, match="expected a seed of at most 2147483647"):
+        parse_cell(f"sst2:student:{seed}")
+
+
 def test_file_without_a_key(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "truncated.json").write_text('{"key": "a')

@@ -7,7 +7,7 @@ import pytest
 from edgedistil.core.errors import InputError, OfflineError
 from edgedistil.core.rundir import tree_manifest
 from edgedistil.export import push
-from edgedistil.export.push import push_package
+from edgedistil.export.push import check_address, push_package
 
 CARD = "# The complete card\n"
 
@@ -43,11 +43,39 @@ def test_a_push_does_not_touch_other_folders(package: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "address", ["someone", "a/b/c", "../x/y", "file://host/x", "file:relative", "https://hub/x/y"]
+    "address",
+    [
+        "someone",
+        "a/b/c",
+        "../x/y",
+        "file://host/x",
+        "file:relative",
+        "file://[x",
+        "https://hub/x/y",
+        "a/" + "b" * 300,
+        "a/b\x1b",
+    ],
 )
 def test_an_invalid_address_is_refused(address: str, package: Path) -> None:
     with pytest.raises(InputError, match="cannot push to"):
         push_package(package, address, card=CARD)
+
+
+@pytest.mark.parametrize("address", ["file:///a%00b", "file:///" + "x" * 300])
+def test_a_path_that_no_folder_can_have(address: str) -> None:
+    with pytest.raises(InputError, match="cannot be used as a path"):
+        check_address(address)
+
+
+def test_a_file_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with pytest.raises(InputError, match="exists and is not a package"):
+        check_address((tmp_path / "x").as_uri())
+
+
+def test_an_address_is_checked_without_a_package(tmp_path: Path) -> None:
+    assert check_address("me/model") is None
+    assert check_address((tmp_path / "new").as_uri()) == tmp_path / "new"
 
 
 def test_a_folder_that_is_not_a_package_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""Paths that a user wrote: names that the system cannot have are refused, not passed on.
+
+`Path.is_file` raises OSError for a name that is too long, RuntimeError for the home folder of an
+unknown user, and ValueError for a NUL.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgedistil.core.echo import echo
+from edgedistil.core.errors import InputError
+
+
+def user_path(name: str | Path, *, error: type[InputError] = InputError) -> Path:
+    """Returns a path with `~` replaced; it need not exist.
+
+    Args:
+        name: The path as the user wrote it.
+        error: Class of the exception.
+    Raises:
+        error: No file can have this path, or the system does not say whether it exists.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, RuntimeError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or str(problem)
+        raise error(f"'{echo(name)}' cannot be used as a path: {reason}") from problem
+    return path
+
+
+def is_user_file(path: Path) -> bool:
+    """Whether a regular file has this path; false for a path that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": set(),
     "ablate": {"evaluate"},
     "file_keys": {"evaluate"},
+    "flags": set(),
 }
 TORCH_SIDE = {"torch", "transformers", "accelerate", "datasets", "optimum"}
 GRAPH_SIDE = {"onnx", "onnxruntime", "onnxscript", "onnx_ir"}

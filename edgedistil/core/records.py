@@ -299,6 +299,8 @@ class TaskFacts(Record):
     title: str
     kind: LabelledKind
     metric: str
+    # Class that f1 and accuracy_f1 are about; None for other metrics.
+    positive: str | None = None
     # GLUE, or None; only GLUE's own data sets carry that name.
     suite: str | None = None
     train_examples: int

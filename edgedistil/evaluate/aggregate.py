@@ -61,6 +61,7 @@ def describe_task(spec: TaskSpec, data: TaskData) -> TaskResult:
         title=spec.shown,
         kind=spec.kind,
         metric=spec.metric,
+        positive=data.labels[1] if spec.needs_positive else None,
         suite=spec.suite,
         train_examples=len(data.train),
         dev_examples=len(data.dev),

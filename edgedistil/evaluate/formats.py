@@ -1,25 +1,27 @@
-"""Readers of csv, tsv, jsonl and parquet files and of the official layouts of IMDb and SQuAD.
+"""Examples from tables and from the official layouts of IMDb and SQuAD.
 
 Every problem is reported with file and line.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgedistil.core.errors import TaskError
-from edgedistil.core.toml import did_you_mean
+from edgedistil.core.format import plural
+from edgedistil.core.paths import user_path
 from edgedistil.evaluate.examples import AnswerSpan, RawExample
 from edgedistil.evaluate.spec import Files, TaskSpec
+from edgedistil.evaluate.tables import Row, read_rows, utf8_text
 
-_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-# Place of a row (file and line), and its cells by column.
-Row = tuple[str, dict[str, Any]]
+# No model reads as many tokens, and the tokenizer takes some 100 bytes for each.
+MAX_TEXT_CHARACTERS = 2**24
+# Half of a pair of code units, which UTF-8 cannot encode; only an escape in JSON can give it.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 # --- examples ------------------------------------------------------------------------------------
@@ -36,14 +38,15 @@ def read_side(
         names: Files or folders of this side, relative to `folder`.
         folder: Folder of the data set.
     Returns:
-        Examples, and remarks such as the number of rows left out.
+        Examples, those without a text or label included, and remarks such as the number of rows
+        left out.
     Raises:
         TaskError: A file is missing or malformed; the message names file and line.
     """
     examples: list[RawExample] = []
     notes: list[str] = []
     for part, name in enumerate(names):
-        path = folder / name
+        path = user_path(folder / name, error=TaskError)
         if not path.exists():
             raise TaskError(f"task '{spec.name}': {path} does not exist", hint=_download_hint(spec))
         file_examples, file_notes = _read_file(spec, files, path, part)
@@ -54,7 +57,7 @@ def read_side(
 
 def read_texts(
     spec: TaskSpec, files: Files | None, path: Path, columns: Sequence[str]
-) -> list[tuple[str, ...]]:
+) -> tuple[list[tuple[str, ...]], list[str]]:
     """Reads texts without labels.
 
     Args:
@@ -62,10 +65,13 @@ def read_texts(
         files: Its [files] section, if it has one.
         path: A .txt file with one text per line, or a table in the task's format.
         columns: Columns of the table with the text or the two texts.
+    Returns:
+        Texts, and a remark on the rows without one, which are left out.
     Raises:
         TaskError: The file is missing or malformed; the message names file and line.
     """
-    if not path.is_file():
+    path = user_path(path, error=TaskError)
+    if not path.exists():
         raise TaskError(
             f"task '{spec.name}': {path} does not exist",
             hint="the path is from second_distillation.unlabelled",
@@ -77,15 +83,20 @@ def read_texts(
                 f"{path}: a line contains one text, the task takes {len(columns)}",
                 hint="use a table with one column for each text",
             )
-        lines = utf8_text(path).split("\n")
-        return [(line.strip(),) for line in lines if line.strip()]
+        lines = enumerate(utf8_text(path).split("\n"), start=1)
+        return [
+            (checked_text(f"{path}:{n}", line.strip()),) for n, line in lines if line.strip()
+        ], []
 
-    # Remarks on skipped rows are dropped: fewer unlabelled texts do not change the scores' meaning.
+    notes: list[str] = []
     texts = []
-    for where, cells in _read_rows(path, files or Files(train="", dev=("",)), []):
-        _check_columns(where, cells, columns)
+    for where, cells in read_rows(path, files or Files(train="", dev=("",)), columns, notes):
         texts.append(tuple(text_of(where, column, cells[column]) for column in columns))
-    return texts
+    complete = [item for item in texts if all(text.strip() for text in item)]
+    if len(complete) < len(texts):
+        rows = plural(len(texts) - len(complete), "row")
+        notes.append(f"{path.name}: {rows} without text left out")
+    return complete, notes
 
 
 def _download_hint(spec: TaskSpec) -> str:
@@ -103,7 +114,12 @@ def _read_file(
     if files.format == "squad":
         return list(_squad(path, part)), []
     notes: list[str] = []
-    rows = list(_read_rows(path, files, notes))
+    columns = [*files.text, files.label]
+    if files.id:
+        columns.append(files.id)
+    # Only one of the forms that answers have needs a column for their start.
+    optional = [files.start] if spec.task_kind.has_answers else []
+    rows = list(read_rows(path, files, columns, notes, optional=optional))
     if not rows:
         raise TaskError(f"{path} has no rows; expected at least one")
     return [_example(spec, files, row, part) for row in rows], notes
@@ -111,41 +127,52 @@ def _read_file(
 
 def _example(spec: TaskSpec, files: Files, row: Row, part: int) -> RawExample:
     where, cells = row
-    _check_columns(where, cells, [*files.text, files.label])
     identity = ""
     if files.id:
-        _check_columns(where, cells, [files.id])
+        if cells[files.id] in (None, ""):
+            raise TaskError(f"{where}: column '{files.id}' is empty; expected a unique id")
         identity = str(cells[files.id])
     answers: tuple[AnswerSpan, ...] = ()
     if spec.task_kind.has_answers:
         answers = answers_of(where, cells, files.label, files.start)
     texts = tuple(text_of(where, column, cells[column]) for column in files.text)
-    return RawExample(texts, cells[files.label], where, identity, answers, part)
-
-
-def _check_columns(where: str, cells: Mapping[str, Any], columns: Sequence[str]) -> None:
-    """Raises TaskError if a column is missing or its cell is empty (null)."""
-    for column in columns:
-        if cells.get(column) is not None:
-            continue
-        if column in cells:
-            raise TaskError(f"{where}: column '{column}' has no value")
-        names = [str(name) for name in cells]
-        raise TaskError(
-            f"{where}: column '{column}' is missing{did_you_mean(column, names)}",
-            hint=f"columns of the file: {', '.join(names)}",
-        )
+    label = cells[files.label]
+    if isinstance(label, str):
+        checked_text(where, label)
+    return RawExample(texts, label, where, identity, answers, part)
 
 
 def text_of(where: str, column: str, value: Any) -> str:
-    """Returns the text of a cell.
+    """Returns the text of a cell; "" if the cell is null.
 
     Raises:
-        TaskError: The cell is not a text.
+        TaskError: The cell is not a text, or has a text that cannot be used.
     """
+    if value is None:
+        return ""
     if not isinstance(value, str):
         raise TaskError(f"{where}: column '{column}' is {type(value).__name__}, expected text")
-    return value
+    return checked_text(where, value)
+
+
+def checked_text(where: str, text: str) -> str:
+    """Returns a text unchanged.
+
+    Raises:
+        TaskError: It is too long, or cannot be encoded as UTF-8.
+    """
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise TaskError(
+            f"{where}: a text of {len(text):,} characters; expected at most {MAX_TEXT_CHARACTERS:,}"
+        )
+    surrogate = None if text.isascii() else _SURROGATE.search(text)
+    if surrogate is not None:
+        raise TaskError(
+            f"{where}: character {surrogate.start()} of the text is "
+            f"\\u{ord(surrogate[0]):04x}, half of a surrogate pair",
+            hint="write the file again as UTF-8, with complete characters",
+        )
+    return text
 
 
 def answers_of(
@@ -164,7 +191,7 @@ def answers_of(
     """
     try:
         pairs = _answer_pairs(cells, column, start_column)
-        return tuple(AnswerSpan(text, int(start)) for text, start in pairs)
+        return tuple(_answer(where, text, start) for text, start in pairs)
     except (KeyError, ValueError, TypeError) as error:
         raise TaskError(
             f"{where}: expected an answer and its start: {type(error).__name__}: {error}"
@@ -177,6 +204,8 @@ def _answer_pairs(
     """Returns text and start of each answer."""
     # All three forms occur: the hub's, SQuAD's own, and a table with one answer per row.
     value = cells[column]
+    if value is None:
+        return []
     if isinstance(value, dict):
         return list(zip(value["text"], value["answer_start"], strict=True))
     if isinstance(value, list):
@@ -184,118 +213,15 @@ def _answer_pairs(
     return [(str(value), cells[start_column])]
 
 
-# --- tables --------------------------------------------------------------------------------------
-
-
-def _read_rows(path: Path, files: Files, notes: list[str]) -> Iterator[Row]:
-    """Yields the rows of a table; remarks are appended to `notes`."""
-    # By suffix and not by content: a csv file is also a valid tsv file with one column.
-    if path.suffix not in _SUFFIXES:
-        raise TaskError(
-            f"{path}: unknown format '{path.suffix}'; expected one of {', '.join(_SUFFIXES)}"
-        )
-    if path.suffix == ".parquet":
-        yield from _parquet(path)
-    elif path.suffix == ".jsonl":
-        yield from _jsonl(path)
-    else:
-        yield from _table(path, files, notes)
-
-
-def utf8_text(path: Path) -> str:
-    """Returns the text of a file, line ends unchanged.
-
-    Raises:
-        TaskError: The file is not UTF-8; the message names the line.
-    """
-    data = path.read_bytes()
-    try:
-        # Excel writes a byte order mark, which would become part of the first column's name.
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise TaskError(
-            f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x})",
-            hint="convert the file to UTF-8",
-        ) from error
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(utf8_text(path).split("\n"), start=1):
-        # Empty lines, such as one at the end of the file, are not rows.
-        if not line.strip():
-            continue
-        try:
-            cells = json.loads(line)
-        except ValueError as error:
-            raise TaskError(f"{path}:{number}: not valid JSON: {error}") from error
-        if not isinstance(cells, dict):
-            raise TaskError(f"{path}:{number}: expected a JSON object, got {type(cells).__name__}")
-        yield f"{path}:{number}", cells
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    from pyarrow import ArrowInvalid, parquet
-
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (ArrowInvalid, OSError) as error:
-        raise TaskError(f"{path} is not a readable parquet file: {error}") from error
-    for number, cells in enumerate(rows, start=1):
-        yield f"{path}: row {number}", cells
-
-
-def _table(path: Path, files: Files, notes: list[str]) -> Iterator[Row]:
-    """Yields the rows of a csv or tsv file."""
-    quoted = path.suffix == ".csv" or files.quotes
-    lines = _quoted_lines(path) if quoted else _plain_tsv_lines(path)
-    # CoLA's files have no header line; their columns are named in the task file.
-    header = list(files.columns or ())
-    if not header:
-        _, header = next(lines, (0, []))
-        if not header:
-            raise TaskError(f"{path} is empty; expected a header line")
-
-    skipped = 0
-    for number, cells in lines:
-        if len(cells) < len(header) and files.ragged == "skip short":
-            skipped += 1
-            continue
-        if len(cells) != len(header) and files.ragged == "refuse":
-            raise TaskError(
-                f"{path}:{number}: {len(cells)} cells, expected {len(header)} ({', '.join(header)})"
-            )
-        # With "skip short", extra cells at the end of a row are dropped.
-        yield f"{path}:{number}", dict(zip(header, cells, strict=False))
-    if skipped:
-        notes.append(f"{path.name}: {skipped} rows with missing cells were left out")
-
-
-def _plain_tsv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields line number and cells of a tsv file without quoting."""
-    # Not splitlines: the official files contain characters such as U+0085 that it splits at.
-    for number, line in enumerate(utf8_text(path).split("\n"), start=1):
-        if line.strip("\r"):
-            yield number, line.rstrip("\r").split("\t")
-
-
-def _quoted_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields the line number at which a row starts, and its cells."""
-    text = io.StringIO(utf8_text(path), newline="")
-    delimiter = "," if path.suffix == ".csv" else "\t"
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
-    # A quoted cell may contain line feeds, so rows and lines are counted separately.
-    lines_before = 0
-    while True:
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise TaskError(f"{path}:{lines_before + 1}: {error}") from error
-        if cells is None:
-            return
-        if cells:
-            yield lines_before + 1, cells
-        lines_before = reader.line_num
+def _answer(where: str, text: Any, start: Any) -> AnswerSpan:
+    """Returns an answer; raises TypeError or ValueError if its values are of another type."""
+    if not isinstance(text, str):
+        raise TypeError(f"the answer is {type(text).__name__}, expected text")
+    position = int(start)
+    # Python would count a negative start from the end, and int() drops a fraction.
+    if position < 0 or (isinstance(start, float) and position != start):
+        raise ValueError(f"the start is {start}, expected the number of a character")
+    return AnswerSpan(checked_text(where, text), position)
 
 
 # --- official layouts ----------------------------------------------------------------------------
@@ -325,22 +251,24 @@ def _squad(path: Path, part: int) -> Iterator[RawExample]:
                     yield _squad_question(path, paragraph["context"], question, part)
     except json.JSONDecodeError as error:
         raise TaskError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    # Python's parser raises a RecursionError for deep nesting.
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise TaskError(
             f"{path} does not have the layout of SQuAD 1.1: {type(error).__name__}: {error}"
         ) from error
 
 
-def _squad_question(path: Path, context: str, question: Mapping[str, Any], part: int) -> RawExample:
+def _squad_question(path: Path, context: Any, question: Mapping[str, Any], part: int) -> RawExample:
     identity = str(question["id"])
-    answers = tuple(
-        AnswerSpan(answer["text"], int(answer["answer_start"])) for answer in question["answers"]
-    )
+    where = f"{path}: question {identity}"
     return RawExample(
-        texts=(question["question"], context),
+        texts=(
+            text_of(where, "question", question["question"]),
+            text_of(where, "context", context),
+        ),
         label="",
-        where=f"{path}: question {identity}",
+        where=where,
         id=identity,
-        answers=answers,
+        answers=answers_of(where, question, "answers"),
         part=part,
     )

@@ -13,28 +13,12 @@ from tokenizers import Tokenizer
 from edgedistil.core.task import TASKS, LabelledKind, Task, task_of_kind
 from edgedistil.evaluate.encode import Encoded
 from edgedistil.evaluate.examples import Example, RawExample
+from edgedistil.evaluate.labels import LabelRules
 from edgedistil.evaluate.metrics import Floats
 from edgedistil.evaluate.scoring import DevScores, Forward, Logits, ScoringSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class LabelRules:
-    """How the labels of one task are written.
-
-    Attributes:
-        task: Name of the task, for messages.
-        names: Names of the classes in order; empty: the labels of the training examples.
-        spellings: The classes as the files write them; empty: by their names.
-        bounds: Lowest and highest value of a regression; None: any.
-    """
-
-    task: str
-    names: tuple[str, ...] = ()
-    spellings: tuple[str, ...] = ()
-    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +58,7 @@ class TaskKind(ABC):
         name: Name in task files and records.
         metrics: Metrics that fit the kind.
         text_fields: Accepted numbers of texts per example.
+        has_classes: Whether the label is one of several classes.
         has_answers: Whether the label is a list of answers within the second text.
         per_token: Whether the outputs have one entry per token.
         label_inputs: Arguments of the model's forward pass that take the labels.
@@ -83,6 +68,7 @@ class TaskKind(ABC):
     name: ClassVar[LabelledKind]
     metrics: ClassVar[tuple[str, ...]]
     text_fields: ClassVar[tuple[int, ...]]
+    has_classes: ClassVar[bool] = False
     has_answers: ClassVar[bool] = False
     per_token: ClassVar[bool] = False
     label_inputs: ClassVar[tuple[str, ...]] = ("labels",)
@@ -104,7 +90,11 @@ class TaskKind(ABC):
         train: Sequence[RawExample],  # noqa: ARG002 - only kinds with classes look
         rules: LabelRules,  # noqa: ARG002
     ) -> tuple[str, ...]:
-        """Returns the names of the classes in order; empty where labels are not classes."""
+        """Returns the names of the classes in order; empty where labels are not classes.
+
+        Raises:
+            TaskError: The classes do not fit the metric.
+        """
         return ()
 
     @abstractmethod

@@ -26,7 +26,8 @@ from edgedistil.core.task import LabelledKind
 from edgedistil.evaluate import squad
 from edgedistil.evaluate.encode import Encoded, encode_texts, pad_id
 from edgedistil.evaluate.examples import Example, RawExample
-from edgedistil.evaluate.kind import Baseline, LabelRules, TaskKind, TrainingRow
+from edgedistil.evaluate.kind import Baseline, TaskKind, TrainingRow
+from edgedistil.evaluate.labels import LabelRules, class_names, class_number, regression_value
 from edgedistil.evaluate.metrics import (
     CLASS_METRICS,
     SPAN_METRICS,
@@ -45,9 +46,6 @@ from edgedistil.evaluate.scoring import (
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Bounds of a value where the task's file sets none: they exclude NaN and infinity only.
-_ANY_VALUE = (-1e30, 1e30)
 
 
 class _SingleLabel(TaskKind):
@@ -100,38 +98,14 @@ class Classification(_SingleLabel):
 
     name: ClassVar[LabelledKind] = "classification"
     metrics = CLASS_METRICS
+    has_classes = True
     text_fields: ClassVar[tuple[int, ...]] = (1, 2)
 
     def class_names(self, train: Sequence[RawExample], rules: LabelRules) -> tuple[str, ...]:
-        # The order of the names decides which number a class has, and which one F1 is about.
-        if rules.names:
-            return rules.names
-        names = tuple(sorted({str(raw.label) for raw in train}))
-        if len(names) < 2:
-            raise TaskError(
-                f"task '{rules.task}': all training labels are '{names[0]}'; "
-                "expected at least two classes"
-            )
-        return names
+        return class_names(train, rules)
 
     def read_label(self, raw: RawExample, classes: tuple[str, ...], rules: LabelRules) -> float:
-        # The hub and parquet files store the number of a class. A number only has a meaning where
-        # the task's file names the classes in order.
-        is_number = isinstance(raw.label, int) and not isinstance(raw.label, bool)
-        if is_number and rules.names:
-            assert isinstance(raw.label, int)
-            if 0 <= raw.label < len(classes):
-                return float(raw.label)
-            raise TaskError(
-                f"{raw.where}: label {raw.label} is out of range: expected 0…{len(classes) - 1}"
-            )
-        spellings = rules.spellings or classes
-        text = str(raw.label).strip()
-        if text in spellings:
-            return float(spellings.index(text))
-        raise TaskError(
-            f"{raw.where}: unknown label '{text}'; expected one of {', '.join(spellings)}"
-        )
+        return class_number(raw, classes, rules)
 
     def baseline(
         self, metric: str, train_N: Floats, dev_M: Floats, classes: Sequence[str]
@@ -184,16 +158,7 @@ class Regression(_SingleLabel):
     text_fields = (1, 2)
 
     def read_label(self, raw: RawExample, classes: tuple[str, ...], rules: LabelRules) -> float:
-        try:
-            value = float(str(raw.label))
-        except ValueError:
-            raise TaskError(f"{raw.where}: label '{raw.label}' is not a number") from None
-        low, high = rules.bounds or _ANY_VALUE
-        if not low <= value <= high:  # NaN is refused here too: comparing it gives False
-            raise TaskError(
-                f"{raw.where}: label {value:g} is out of range: expected {low:g} to {high:g}"
-            )
-        return value
+        return regression_value(raw, rules.bounds)
 
     def baseline(
         self, metric: str, train_N: Floats, dev_M: Floats, classes: Sequence[str]

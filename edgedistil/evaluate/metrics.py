@@ -20,6 +20,8 @@ Ints = NDArray[np.int64]
 # Metrics that are the plain mean of two others.
 _MEANS = {"accuracy_f1": ("accuracy", "f1"), "pearson_spearman": ("pearson", "spearman")}
 CLASS_METRICS = ("accuracy", "f1", "macro_f1", "matthews", "accuracy_f1")
+# Metrics that are about class 1 of two.
+TWO_CLASS_METRICS = ("f1", "accuracy_f1")
 VALUE_METRICS = ("pearson", "spearman", "pearson_spearman")
 SPAN_METRICS = ("f1", "em")
 
@@ -71,6 +73,8 @@ def constant_score(metric: str, constant: float, labels: Floats) -> float:
 
 
 def _undefined_reason(metric: str, labels: Floats, predictions: Floats) -> str | None:
+    if metric == "f1" and not (np.any(labels == 1) or np.any(predictions == 1)):
+        return "no label and no prediction is of the positive class: f1 is undefined, counts as 0"
     if metric not in ("pearson", "spearman", "matthews"):
         return None
     # scipy returns NaN for these, and scikit-learn 0 without saying so.
@@ -153,7 +157,8 @@ def _correlation(x: Floats, y: Floats) -> float:
 
 
 def _confusion_matrices(labels: Floats, predictions: Floats, draws_RN: Ints) -> Floats:
-    classes = int(max(labels.max(), predictions.max())) + 1
+    # At least two: F1 is about class 1, also where it does not occur.
+    classes = max(2, int(max(labels.max(), predictions.max())) + 1)
     # One code for each pair of label and prediction, so that a matrix is a single bincount.
     codes = (labels * classes + predictions).astype(np.int64)
     counts = np.stack([np.bincount(codes[draw], minlength=classes * classes) for draw in draws_RN])

@@ -72,6 +72,9 @@ def score_labels(
     # The score that counts is over all dev files; each file's own scores are extra.
     for number, name in enumerate(settings.parts):
         in_part_N = np.array([example.part == number for example in dev])
+        # A limit on dev examples can leave out all of a file's.
+        if not in_part_N.any():
+            continue
         part_scores, _ = score(settings.metric, labels_N[in_part_N], predictions_N[in_part_N])
         scores |= {f"{metric}_{name}": value for metric, value in part_scores.items()}
     return DevScores(scores, notes, labels_N.tolist(), predictions_N.tolist())

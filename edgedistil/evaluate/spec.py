@@ -10,18 +10,21 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgedistil.core.errors import TaskError
 from edgedistil.core.paths import user_path
-from edgedistil.core.recipe import Temperature
+from edgedistil.core.recipe import Epochs, Rate, Temperature
 from edgedistil.core.task import LabelledKind
 from edgedistil.core.toml import StrictSection, did_you_mean, parse_section, read_toml
-from edgedistil.evaluate.kind import LabelRules, TaskKind
+from edgedistil.evaluate.kind import TaskKind
 from edgedistil.evaluate.kinds import KINDS
+from edgedistil.evaluate.labels import LabelRules
+from edgedistil.evaluate.metrics import TWO_CLASS_METRICS
 from edgedistil.evaluate.scoring import ScoringSettings
 
 Positive = Annotated[int, Field(gt=0)]
+EmptyCells = Literal["refuse", "skip", "keep"]
 
 GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 GROUPS = {"glue": GLUE, "paper": (*GLUE, "imdb", "squad")}
@@ -77,6 +80,11 @@ class Files(StrictSection):
         default="refuse",
         description="Whether a row with missing or extra cells is an error; or skip short rows.",
     )
+    empty: EmptyCells = Field(
+        default="refuse",
+        description="Whether a row without a text or label is an error, is left out, or is used "
+        "as it is (a label is always needed).",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -106,16 +114,14 @@ class Hub(StrictSection):
 class Training(StrictSection):
     """Hyper-parameters of fine-tuning, and where they come from."""
 
-    epochs: Annotated[int, Field(gt=0, le=100_000)] = Field(
-        description="Passes over the training examples."
-    )
+    epochs: Epochs = Field(description="Passes over the training examples.")
     batch: Annotated[int, Field(gt=0, le=2**14)] = Field(
         description="Sequences per optimizer step."
     )
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(
+    learning_rate: Rate = Field(
         description="Peak learning rate of AdamW, reached at the end of the warm-up."
     )
-    student_learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+    student_learning_rate: Rate | None = Field(
         default=None,
         description="Learning rate of models whose name starts with `student`; default: the same.",
     )
@@ -206,8 +212,12 @@ class TaskSpec(StrictSection):
     kind: LabelledKind = Field(description="Kind of the task, which decides head and loss.")
     labels: tuple[str, ...] | None = Field(
         default=None,
-        min_length=1,
+        min_length=2,
         description="Names of the classes in order; default: sorted labels of the training file.",
+    )
+    positive: str | None = Field(
+        default=None,
+        description="The class that f1 and accuracy_f1 are about; default: the second of two.",
     )
     range: tuple[float, float] | None = Field(
         default=None, description="Lowest and highest label of a regression; default: any."
@@ -244,11 +254,22 @@ class TaskSpec(StrictSection):
         default=None, description="Folder of the user's own task file; set by the program."
     )
 
+    @field_validator("labels", "positive", "files", mode="after")
+    @classmethod
+    def _without_blanks(cls, value: Any) -> Any:
+        """Strips the names of classes, as labels are stripped when they are read."""
+        if isinstance(value, str):
+            return value.strip()
+        if isinstance(value, Files):
+            return value.model_copy(update={"values": cls._without_blanks(value.values)})
+        return None if value is None else tuple(name.strip() for name in value)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not _NAME.fullmatch(self.name):
             raise ValueError(
-                f"name '{self.name}': expected lower-case letters, digits, '.', '_', '-'"
+                f"name '{self.name}': expected at most 60 lower-case letters, digits, '.', '_', "
+                "'-'; the default is the file's name, and the key `name` sets another one"
             )
         # The data can be in several places; the first available one is read (tasks.py).
         if self.files is None and self.hub is None and self.asset is None:
@@ -259,11 +280,12 @@ class TaskSpec(StrictSection):
                 "second_distillation.unlabelled = 'rest' needs train_limit: without it, "
                 "all training examples are used with their labels"
             )
-        if self.files and self.files.values and len(self.files.values) != len(self.labels or ()):
-            raise ValueError(
-                f"files.values has {len(self.files.values)} entries, "
-                f"labels {len(self.labels or ())}: expected one value for each label"
-            )
+        for source in (self.files, self.hub):
+            if self.parts and source is not None and len(source.dev) != len(self.parts):
+                raise ValueError(
+                    f"parts has {len(self.parts)} names, and there are {len(source.dev)} dev files"
+                )
+        self._check_labels()
         return self
 
     def _check_kind(self) -> None:
@@ -281,6 +303,40 @@ class TaskSpec(StrictSection):
                     f"kind '{self.kind}' takes {expected} text fields, got {len(source.text)}"
                 )
 
+    def _check_labels(self) -> None:
+        """Checks that every key about labels has an effect, and that names are distinct."""
+        values = self.files.values if self.files is not None else None
+        if values and len(values) != len(self.labels or ()):
+            raise ValueError(
+                f"files.values has {len(values)} entries, labels {len(self.labels or ())}: "
+                "expected one value for each label"
+            )
+        for key, names in (("labels", self.labels), ("files.values", values)):
+            repeated = sorted({name for name in names or () if (names or ()).count(name) > 1})
+            if repeated or "" in (names or ()):
+                raise ValueError(
+                    f"{key} = {', '.join(names or ())}: expected distinct names that are not blank"
+                )
+        if self.labels and not self.task_kind.has_classes:
+            raise ValueError(f"labels: kind '{self.kind}' has no classes")
+        if self.positive is not None and not self.needs_positive:
+            raise ValueError(
+                f"positive: only {' and '.join(TWO_CLASS_METRICS)} are about one class, "
+                f"and the metric is '{self.metric}'"
+            )
+        if self.range is not None and (self.kind != "regression" or self.range[0] >= self.range[1]):
+            raise ValueError(
+                f"range = {list(self.range)}: expected the lowest and the highest label of a "
+                "regression"
+            )
+        if self.files and self.files.label in self.files.text and not self.task_kind.has_answers:
+            raise ValueError(f"files.label: column '{self.files.label}' is a text column too")
+
+    @property
+    def needs_positive(self) -> bool:
+        """Whether the metric is about one of two classes."""
+        return self.task_kind.has_classes and self.metric in TWO_CLASS_METRICS
+
     @property
     def task_kind(self) -> TaskKind:
         """The rules of the task's kind."""
@@ -291,12 +347,21 @@ class TaskSpec(StrictSection):
         """Name of the task in tables."""
         return self.title or self.name
 
-    @property
-    def label_rules(self) -> LabelRules:
-        """How the labels of the task are written."""
-        # The hub stores numbers of classes, so only files need spellings.
-        spellings = self.files.values if self.files is not None else None
-        return LabelRules(self.name, self.labels or (), spellings or (), self.range)
+    def label_rules(self, *, from_files: bool) -> LabelRules:
+        """Returns how the labels of the task are written.
+
+        Args:
+            from_files: Whether the data is from files: the hub has no spellings of its own.
+        """
+        spellings = self.files.values if self.files is not None and from_files else None
+        return LabelRules(
+            self.name,
+            self.labels or (),
+            spellings or (),
+            self.range,
+            positive=self.positive or "",
+            needs_positive=self.needs_positive,
+        )
 
     @property
     def scoring(self) -> ScoringSettings:
@@ -320,7 +385,7 @@ def load_task(name: str) -> TaskSpec:
     if not is_own:
         _check_built_in(name)
         path = _FOLDER / f"{name}.toml"
-    elif not path.is_file():
+    elif not path.exists():
         raise TaskError(
             f"task file '{name}' does not exist", hint="docs/evaluation.md shows an example"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def _with_unlabelled(
     path = Path(spec.base or data or ".") / second.unlabelled
     source = spec.files or spec.hub
     columns = source.text if source else ("text",)
-    texts = read_texts(spec, spec.files, path, columns)
+    texts, notes = read_texts(spec, spec.files, path, columns)
+    limited = replace(limited, warnings=(*limited.warnings, *notes))
     return limited.with_unlabelled(texts, second.unlabelled_limit, origin=str(path))
 
 
@@ -81,7 +83,15 @@ def _from_files(spec: TaskSpec, files: Files, root: Path) -> TaskData:
     train, train_notes = read_side(spec, files, (files.train,), folder)
     dev, dev_notes = read_side(spec, files, files.dev, folder)
     notes = [*train_notes, *dev_notes]
-    return checked_data(spec, train, dev, origin=str(folder), notes=notes)
+    return checked_data(
+        spec,
+        train,
+        dev,
+        origin=str(folder),
+        notes=notes,
+        empty=files.empty,
+        from_files=True,
+    )
 
 
 # --- the hub -------------------------------------------------------------------------------------
@@ -108,13 +118,25 @@ def _hub_split(spec: TaskSpec, hub: Hub, split: str, part: int) -> Iterator[RawE
                 f"{hub.id} {split}: column '{column}' is missing; "
                 f"columns of the data set: {', '.join(rows.column_names)}"
             )
+    names = _label_names(spec, rows.features[hub.label])
     for number, row in enumerate(rows, start=1):
         where = f"{hub.id} {split}: row {number}"
         answers: tuple[AnswerSpan, ...] = ()
         if spec.task_kind.has_answers:
             answers = answers_of(where, row, hub.label)
         texts = tuple(text_of(where, column, row[column]) for column in hub.text)
-        yield RawExample(texts, row[hub.label], where, answers=answers, part=part)
+        label = row[hub.label]
+        # The hub marks rows without a label by -1.
+        if names is not None and isinstance(label, int):
+            label = names[label] if 0 <= label < len(names) else None
+        yield RawExample(texts, label, where, answers=answers, part=part)
+
+
+def _label_names(spec: TaskSpec, feature: Any) -> list[str] | None:
+    """Returns the hub's own names of the classes, if they are the task's."""
+    # A task may order its classes in another way than the hub numbers them.
+    names = getattr(feature, "names", None)
+    return list(names) if names and set(names) == set(spec.labels or ()) else None
 
 
 def _download_split(spec: TaskSpec, hub: Hub, split: str) -> Any:

@@ -55,6 +55,8 @@ def task_table(record: EvaluationRecord) -> TableData:
     # Cells of a task repeat its warnings.
     notes = list(dict.fromkeys(notes))
     for task in record.tasks:
+        if task.positive is not None:
+            notes.append(f"{_title(task)}: f1 is that of the class '{task.positive}'")
         notes += _learning_rate_notes(task, record)
         notes += _unlabelled_notes(task, record)
     return TableData("Tasks", columns, rows, notes)

@@ -15,8 +15,8 @@ from edgedistil.core.errors import TaskError
 from edgedistil.core.task import TASKS
 from edgedistil.evaluate.encode import open_tokenizer
 from edgedistil.evaluate.examples import AnswerSpan, Example, RawExample
-from edgedistil.evaluate.kind import LabelRules
 from edgedistil.evaluate.kinds import KINDS
+from edgedistil.evaluate.labels import LabelRules
 
 CLASSIFICATION, REGRESSION, SPAN = KINDS["classification"], KINDS["regression"], KINDS["span"]
 RULES = LabelRules("t")
@@ -52,33 +52,10 @@ def test_scoring_and_kinds_do_not_import_torch() -> None:
 # --- labels --------------------------------------------------------------------------------------
 
 
-def test_classes_are_the_sorted_training_labels_unless_the_task_names_them() -> None:
-    train = [raw("no"), raw("yes"), raw("maybe")]
-    assert CLASSIFICATION.class_names(train, RULES) == ("maybe", "no", "yes")
-    named = LabelRules("t", names=("yes", "no"))
-    assert CLASSIFICATION.class_names(train, named) == ("yes", "no")
-    assert REGRESSION.class_names(train, RULES) == ()
-
-
-def test_number_is_a_class_only_where_the_task_names_the_classes() -> None:
-    named = LabelRules("t", names=("bad", "good"))
-    assert CLASSIFICATION.read_label(raw(1), ("bad", "good"), named) == 1.0
-    assert CLASSIFICATION.read_label(raw(7), ("3", "7"), RULES) == 1.0
-    with pytest.raises(TaskError, match="unknown label 'True'"):
-        CLASSIFICATION.read_label(raw(True), ("bad", "good"), named)
-
-
-def test_spellings_of_the_file_replace_the_names() -> None:
-    rules = LabelRules("t", names=("bad", "good"), spellings=("neg", "pos"))
-    assert CLASSIFICATION.read_label(raw(" pos "), ("bad", "good"), rules) == 1.0
-    with pytest.raises(TaskError, match="unknown label 'good'; expected one of neg, pos"):
-        CLASSIFICATION.read_label(raw("good"), ("bad", "good"), rules)
-
-
-def test_value_without_bounds_may_be_any_finite_number() -> None:
-    assert REGRESSION.read_label(raw("-7e9"), (), RULES) == -7e9
-    with pytest.raises(TaskError, match="label inf is out of range"):
-        REGRESSION.read_label(raw("inf"), (), RULES)
+def test_only_kinds_with_classes_name_them() -> None:
+    assert CLASSIFICATION.class_names([raw("no"), raw("yes")], RULES) == ("no", "yes")
+    assert REGRESSION.class_names([raw("no"), raw("yes")], RULES) == ()
+    assert [kind.has_classes for kind in KINDS.values()] == [True, True, False, False]
 
 
 def test_question_without_answers_is_an_error() -> None:

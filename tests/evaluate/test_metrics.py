@@ -64,6 +64,16 @@ def test_f1_without_a_positive_prediction_is_zero() -> None:
     assert score("f1", LABELS, np.zeros(7))[0]["f1"] == 0.0
 
 
+def test_f1_without_the_positive_class_is_zero_with_a_warning() -> None:
+    values, notes = score("f1", np.zeros(5), np.zeros(5))
+    assert values == {"f1": 0.0}
+    assert notes == [
+        "no label and no prediction is of the positive class: f1 is undefined, counts as 0"
+    ]
+    draws = np.zeros((3, 5), dtype=int)
+    assert resampled_scores("f1", np.zeros(5), np.zeros(5), draws).tolist() == [0, 0, 0]
+
+
 TWO_CLASSES = [(metric, 2) for metric in CLASS_METRICS]
 # The F1 of one class is defined for two classes only.
 FIVE_CLASSES = [(metric, 5) for metric in ("accuracy", "macro_f1", "matthews")]

@@ -112,11 +112,38 @@ def test_unknown_task_gets_a_suggestion() -> None:
         ),
         (('kind = "classification"', "kind = "), "not valid TOML: .*line 2"),
         (('[files]\ntrain = "a.csv"\ndev = "b.csv"\n', ""), r"expected \[files\] or \[hub\]"),
+        (("[files]", "labels = []\n[files]"), "'labels' is .*: .*at least 2 items"),
+        (("[files]", 'labels = ["a", " a "]\n[files]'), "expected distinct names"),
+        (("[files]", 'labels = ["a", " "]\n[files]'), "expected distinct names"),
+        (("[files]", 'positive = "a"\n[files]'), "only f1 and accuracy_f1 are about one class"),
+        (("[files]", "range = [0.0, 1.0]\n[files]"), "highest label of a regression"),
+        (("[files]", 'parts = ["m", "mm"]\n[files]'), "parts has 2 names, and there are 1 dev"),
+        (('dev = "b.csv"', 'dev = "b.csv"\nlabel = "text"'), "'text' is a text column too"),
+        (("epochs = 1", "epochs = 1000000000000"), "'training.epochs'"),
+        (("learning_rate = 1e-3", "learning_rate = 2.0"), "'training.learning_rate'"),
     ],
 )
 def test_message_names_the_problem(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     with pytest.raises(TaskError, match=message):
         load_task(write(tmp_path, OWN.replace(*change)))
+
+
+def test_regression_has_no_classes_and_an_ascending_range(tmp_path: Path) -> None:
+    text = OWN.replace("classification", "regression").replace("accuracy", "pearson")
+    for line, message in (
+        ('labels = ["a", "b"]', "kind 'regression' has no classes"),
+        ("range = [1.0, 0.0]", "expected the lowest and the highest label"),
+    ):
+        with pytest.raises(TaskError, match=message):
+            load_task(write(tmp_path, text.replace("[files]", f"{line}\n[files]")))
+
+
+def test_blanks_around_names_are_stripped(tmp_path: Path) -> None:
+    text = OWN.replace("[files]", 'labels = [" no", "yes "]\npositive = " no "\n[files]')
+    text = text.replace('"accuracy"', '"f1"').replace("dev =", 'values = [" 0 ", "1"]\ndev =')
+    task = load_task(write(tmp_path, text))
+    assert task.files is not None
+    assert (task.labels, task.positive, task.files.values) == (("no", "yes"), "no", ("0", "1"))
 
 
 def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:

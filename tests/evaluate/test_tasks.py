@@ -243,7 +243,7 @@ def test_file_next_to_the_task(own_task: WriteTask, name: str, content: str) -> 
         (
             SOFT.format("more.csv"),
             b"txt\na film\n",
-            r"more\.csv:2: column 'text' is missing; did you mean 'txt'\?",
+            r"more\.csv:1: column 'text' is missing; did you mean 'txt'\?",
         ),
         (
             SOFT.format("more.jsonl"),

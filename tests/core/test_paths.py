@@ -15,7 +15,7 @@ from edgedistil.core.paths import is_user_file, user_path
     [
         ("x" * 256, "File name too long"),
         ("a\0b", "null"),
-        ("~nobody-of-this-name/x.txt", "home directory"),
+        ("~no-such-user-of-this-name/x.txt", "home directory"),
     ],
 )
 def test_a_name_that_no_file_can_have(name: str, reason: str) -> None:

@@ -87,12 +87,16 @@ def ablation_recipes(folder: Path) -> dict[str, Recipe]:
     """Loads the recipes of a folder, the full one first; falls back to a shipped folder.
 
     Raises:
-        RecipeError: `full.toml` or every variation is missing, or a variation is not comparable
-            (the message names the keys that differ).
+        RecipeError: The folder, `full.toml` or every variation is missing, or a variation is not
+            comparable (the message names the keys that differ).
     """
     source = user_path(folder, error=RecipeError)
     if not source.is_dir():
         source = shipped_folder("recipes") / folder.name
+    if not source.is_dir():
+        raise RecipeError(
+            f"folder '{folder}' does not exist", hint="the shipped study is recipes/ablation"
+        )
     paths = {path.stem: path for path in sorted(source.glob("*.toml"))}
     if FULL_RECIPE not in paths or len(paths) < 2:
         names = ", ".join(paths) or "none"

@@ -31,7 +31,22 @@ SUMMARY = "Distil a text encoder, export it to ONNX, check it, and profile it on
 
 # Plain help and error texts: they are read in logs and pasted into issues.
 _PLAIN: dict[str, Any] = {"rich_markup_mode": None, "no_args_is_help": True}
-app = typer.Typer(name="edgedistil", help=SUMMARY, pretty_exceptions_enable=False, **_PLAIN)
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands; a wrong choice is reported without pydantic's prefix."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
+app = typer.Typer(
+    name="edgedistil", cls=_Commands, help=SUMMARY, pretty_exceptions_enable=False, **_PLAIN
+)
 devices_app = typer.Typer(help="List devices, show one, or draft a device file.", **_PLAIN)
 recipe_app = typer.Typer(help="List the shipped recipes, or explain the keys of a file.", **_PLAIN)
 app.add_typer(devices_app, name="devices")
@@ -128,7 +143,7 @@ def distill(
 @app.command()
 @with_options(EvaluateOptions)
 def evaluate(options: EvaluateOptions, run: RunName = "latest") -> None:
-    """Fine-tune teacher and student on labelled tasks, and compare them."""
+    """Fine-tune and compare teacher and student on labelled tasks."""
     from edgedistil.report import terminal
 
     evaluated, record = edgedistil.evaluate(run, options)
@@ -242,7 +257,7 @@ def devices_probe(
         ),
     ] = None,
 ) -> None:
-    """Examine a machine and print a draft of its device file."""
+    """Examine a machine and write a draft of its device file."""
     from edgedistil.profiling import devices
 
     devices.probe_device(ssh=ssh)

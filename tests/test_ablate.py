@@ -66,6 +66,12 @@ def test_folder_without_a_comparison_is_refused(tmp_path, recipes):
         ablation_recipes(folder_of(tmp_path, **recipes))
 
 
+def test_a_missing_folder_is_named(tmp_path):
+    missing = tmp_path / "nowhere"
+    with pytest.raises(RecipeError, match=f"folder '{missing}' does not exist"):
+        ablation_recipes(missing)
+
+
 def test_order_is_held_against_the_papers():
     same = [
         variation("cosine", -0.02, -0.0146),

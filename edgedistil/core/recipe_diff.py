@@ -10,6 +10,8 @@ from edgedistil.core.errors import RunError
 from edgedistil.core.recipe import Recipe
 
 NOT_SET = "not set"
+# Differences that a message lists; one more text source alone has ten keys.
+_MAX_LISTED = 8
 
 # Keys that do not change the result of training: names, how often a run is saved and evaluated, and
 # later stages. Order of the data, masks and dropout do not depend on the number of processes, and
@@ -32,7 +34,7 @@ RESUMABLE_KEYS = (
 
 
 class Difference(NamedTuple):
-    """Values of one key in two recipes; `NOT_SET` where a recipe has no such key."""
+    """Values of one key in two recipes; `NOT_SET` where a recipe does not set it."""
 
     before: Any
     after: Any
@@ -61,8 +63,7 @@ def check_resumable(before: Recipe, now: Recipe, *, run: str) -> None:
     if result_changing:
         raise RunError(
             f"run '{run}' was started with another recipe: {_format(result_changing)}",
-            hint="resume with the recipe that it was started with, or start another run with"
-            " --run NEW-NAME",
+            hint="resume with the run's own recipe.toml, or start another run with --run NEW-NAME",
         )
     if changes:
         console.say(f"recipe changes that do not affect the result: {_format(changes)}")
@@ -74,9 +75,17 @@ def _is_resumable(key: str) -> bool:
 
 def _format(changes: dict[str, Difference]) -> str:
     """One line: `train.steps 11 → 12; loss.cosine 1.0 → 0.0`."""
-    return "; ".join(
-        f"{key} {change.before!r} → {change.after!r}" for key, change in changes.items()
-    )
+    lines = [
+        f"{key} {_format_value(change.before)} → {_format_value(change.after)}"
+        for key, change in changes.items()
+    ]
+    if len(lines) > _MAX_LISTED:
+        lines = [*lines[:_MAX_LISTED], f"and {len(lines) - _MAX_LISTED} more"]
+    return "; ".join(lines)
+
+
+def _format_value(value: Any) -> str:
+    return NOT_SET if value == NOT_SET else repr(value)
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -86,7 +95,8 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         parts = {str(index): item for index, item in enumerate(value)}
     else:
-        return {prefix: value}
+        # An optional key is unset both in a section without it and in a missing section.
+        return {prefix: NOT_SET if value is None else value}
     flat: dict[str, Any] = {}
     for key, item in parts.items():
         flat |= _flatten(item, f"{prefix}.{key}" if prefix else key)

@@ -141,7 +141,10 @@ def _local_path(pattern: str) -> Path:
 
 def _matching_files(pattern: str, path: Path) -> list[Path]:
     if path.is_dir():
-        raise _no_files(pattern, "is a folder", path)
+        raise CorpusError(
+            f"corpus source files = '{pattern}' is a folder",
+            hint=f"name a file or a glob such as {path}/*.txt",
+        )
     # A file whose name contains glob characters, "a[1].txt", is taken as it is.
     if path.exists():
         check_regular(path)
@@ -151,15 +154,11 @@ def _matching_files(pattern: str, path: Path) -> list[Path]:
     matches = sorted(map(Path, names))
     files = [match for match in matches if match.is_file()]
     if not files:
-        raise _no_files(pattern, "matches no file", path)
+        raise CorpusError(
+            f"corpus source files = '{pattern}' matches no file",
+            hint=f"relative paths start from {Path.cwd()}",
+        )
     return files
-
-
-def _no_files(pattern: str, problem: str, path: Path) -> CorpusError:
-    return CorpusError(
-        f"corpus source files = '{pattern}' {problem}",
-        hint=f"name a file or a glob such as {path}/*.txt",
-    )
 
 
 def _download(url: str) -> Path:

@@ -207,7 +207,7 @@ class Paper(StrictSection):
 class TaskSpec(StrictSection):
     """A labelled task."""
 
-    name: str = Field(description="Name of the task; default: the file's name.")
+    name: str = Field(default="", description="Name of the task; default: the file's name.")
     title: str = Field(default="", description="Name in tables; default: `name`.")
     kind: LabelledKind = Field(description="Kind of the task, which decides head and loss.")
     labels: tuple[str, ...] | None = Field(

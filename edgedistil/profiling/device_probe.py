@@ -193,12 +193,12 @@ def draft_device(benchmark: MachineBenchmark, *, cores: int) -> DeviceSpec:
         "clusters": [_cluster(benchmark, cores=cores, reported=reported, measured=measured)],
         "caches": _caches_section(identity, day),
         "memory": {
-            "size_gib": _figure_or_assumed(identity.memory_bytes, 2**30, 1.0, reported),
+            "size_gib": _size(identity.memory_bytes, 2**30, 1.0, reported),
             "bandwidth_gb_per_s": _figure(
                 benchmark.bandwidth.all_cores / 1e9, f"{measured}: copies"
             ),
             "one_core_gb_per_s": _figure(benchmark.bandwidth.one_core / 1e9, f"{measured}: copies"),
-            "page_kib": _figure_or_assumed(identity.page_bytes, 1024, 4.0, reported),
+            "page_kib": _size(identity.page_bytes, 1024, 4.0, reported),
         },
         "thread_scaling": {
             "speedups": [round(speedup, 2) for speedup in benchmark.speedups],
@@ -265,7 +265,7 @@ def _cluster(
     return {
         "core": core,
         "pipeline": pipeline,
-        "cores": _figure(cores, reported),
+        "cores": {"value": cores, "source": reported},
         "clock_ghz": clock,
         "macs_per_cycle": peak,
     }
@@ -291,12 +291,12 @@ def _caches_section(identity: MachineIdentity, day: str) -> dict[str, Any]:
     # A list of cores with a range or a comma (0-3 or 0,1) has more than one core.
     shared = level2 is not None and re.search(r"[-,]", level2.shared_by) is not None
     section: dict[str, Any] = {
-        "l1d_kib": _figure_or_assumed(_cache_bytes(level1), 1024, 32.0, source),
-        "l2_kib": _figure_or_assumed(_cache_bytes(level2), 1024, 512.0, source),
+        "l1d_kib": _size(_cache_bytes(level1), 1024, 32.0, source),
+        "l2_kib": _size(_cache_bytes(level2), 1024, 512.0, source),
         "l2_shared": shared,
     }
     if level3 is not None:
-        section["l3_kib"] = _figure(level3.bytes / 1024, source)
+        section["l3_kib"] = {"value": level3.bytes / 1024, "source": source}
     return section
 
 
@@ -305,12 +305,14 @@ def _cache_bytes(cache: CacheFacts | None) -> int | None:
 
 
 def _figure(value: float, source: str) -> dict[str, Any]:
-    """Returns a device file's figure, with the three digits that a short benchmark supports."""
+    """Returns a measured figure, with the three digits that a short benchmark supports."""
     digits = 2 - math.floor(math.log10(abs(value)))
     return {"value": round(value, digits), "source": source}
 
 
-def _figure_or_assumed(value: int | None, unit: int, assumed: float, source: str) -> dict[str, Any]:
-    if value is None:
+def _size(size_bytes: int | None, unit: int, assumed: float, source: str) -> dict[str, Any]:
+    """Returns a reported size in units of `unit` bytes; the assumed one if there is none."""
+    if size_bytes is None:
         return {"value": assumed, "assumed": _ASSUMED}
-    return _figure(value / unit, source)
+    # Caches and pages are whole KiB; memory without the kernel's part is not a whole GiB.
+    return {"value": round(size_bytes / unit, 2), "source": source}

@@ -82,7 +82,7 @@ def check_options(options: ProfileOptions) -> None:
     # Whether something runs on the device itself.
     runs_there = options.ssh is not None or (on_host and not options.emulate)
     if options.emulate and options.ssh is not None:
-        raise InputError("--emulate and --ssh exclude each other: a board is emulated or reached")
+        raise InputError("--emulate and --ssh exclude each other: leave one of them out")
     if options.emulate and on_host:
         raise InputError(
             "--emulate needs a board",

@@ -33,6 +33,19 @@ def test_a_list_of_sections_is_compared_item_by_item(small_recipe: Make) -> None
     assert not any(key.startswith("corpus.sources.0") for key in changes)
 
 
+def test_a_key_without_a_value_is_not_set(small_recipe: Make) -> None:
+    changes = differences(small_recipe(), small_recipe(train={"evaluate_every": 5}))
+    assert changes == {"train.evaluate_every": Difference(NOT_SET, 5)}
+
+
+def test_a_message_lists_at_most_eight_differences(small_recipe: Make) -> None:
+    sources = [{"asset": name} for name in ("reviews", "newsgroups", "wikipedia-sample")]
+    with pytest.raises(RunError, match=r"and \d+ more\n") as caught:
+        check_resumable(small_recipe(), small_recipe(corpus={"sources": sources}), run="small")
+    assert caught.value.message.count("→") == 8
+    assert "None" not in caught.value.message
+
+
 def test_another_list_is_one_value(small_recipe: Make) -> None:
     changes = differences(small_recipe(), small_recipe(profile={"lengths": [16, 32]}))
     assert changes == {"profile.lengths": Difference([16, 32, 64, 128, 256], [16, 32])}

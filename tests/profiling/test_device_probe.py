@@ -26,7 +26,8 @@ def test_a_draft_has_what_was_reported_and_marks_the_rest_as_assumed() -> None:
         caches=[
             CacheFacts(level=1, kind="Data", bytes=2**15, shared_by="0"),
             CacheFacts(level=1, kind="Instruction", bytes=2**16, shared_by="0"),
-            CacheFacts(level=2, kind="Unified", bytes=2**19, shared_by="0-3"),
+            CacheFacts(level=2, kind="Unified", bytes=2**20, shared_by="0-3"),
+            CacheFacts(level=3, kind="Unified", bytes=2**25, shared_by="0-3"),
         ],
     )
     benchmark = MachineBenchmark(
@@ -39,6 +40,9 @@ def test_a_draft_has_what_was_reported_and_marks_the_rest_as_assumed() -> None:
     assert spec.clusters[0].clock_ghz.assumed is not None, "the board reports no clock"
     assert fp32_gmacs_per_s(spec) == pytest.approx(4.4)
     assert spec.caches.l1d_kib.value == 32
+    # Sizes are exact: only measured figures are rounded.
+    assert spec.caches.l2_kib.value == 1024
+    assert spec.caches.l3_kib is not None and spec.caches.l3_kib.value == 32768
     assert spec.caches.l2_shared and spec.memory.size_gib.value == 2
     assert spec.thread_scaling.of(4) == 3.3
     assert matches(spec, identity)

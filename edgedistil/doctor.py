@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from edgedistil.core import console
-from edgedistil.core.assets import ASSETS
+from edgedistil.core.assets import ASSETS, Asset
 from edgedistil.core.cpu import BFLOAT16_FLAGS, INT8_FLAGS, this_cpu
+from edgedistil.core.errors import StorageError
 from edgedistil.core.places import cache_root, runs_root
 from edgedistil.core.records import this_host
 from edgedistil.core.rundir import run_names
@@ -108,18 +109,26 @@ def _instruction(subject: str, flags: list[str], consequence: str) -> Finding:
 
 def check_storage() -> list[Finding]:
     """Checks that the cache and the runs can be written and have space."""
-    return [_folder("cache", cache_root()), _folder("runs", runs_root())]
+    return [_folder("cache", cache_root), _folder("runs", runs_root)]
 
 
-def _folder(subject: str, path: Path) -> Finding:
-    # The folder itself may not exist yet: its closest existing parent decides.
-    parent = path.absolute()
-    while not parent.exists():
-        parent = parent.parent
-    free = shutil.disk_usage(parent).free
+def _folder(subject: str, root: Callable[[], Path]) -> Finding:
+    variable = f"EDGEDISTIL_{subject.upper()}"
+    try:
+        path = root()
+        # The folder itself may not exist yet: its closest existing parent decides.
+        parent = path.absolute()
+        while not parent.exists():
+            parent = parent.parent
+        free = shutil.disk_usage(parent).free
+    except StorageError as error:
+        return Finding(subject, "missing", error.message, error.hint or "")
+    except OSError as error:
+        advice = f"set {variable} to another folder"
+        return Finding(subject, "missing", f"{path}: {error.strerror}", advice)
     detail = f"{path}, {free / 2**30:.0f} GiB free"
-    if not os.access(parent, os.W_OK):
-        advice = f"{parent} is not writable: set EDGEDISTIL_{subject.upper()} to another folder"
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        advice = f"{parent} is not a folder that can be written: set {variable} to another one"
         return Finding(subject, "missing", detail, advice)
     if free < MIN_FREE_BYTES:
         advice = "the demo takes about 2 GiB, bert-base about 5 GiB"
@@ -129,13 +138,20 @@ def _folder(subject: str, path: Path) -> Finding:
 
 def check_assets() -> list[Finding]:
     """Reports how many of the pinned downloads are in the cache."""
-    folder = cache_root() / "assets"
-    missing = [asset for asset in ASSETS.values() if not (folder / asset.filename).is_file()]
+    missing = [asset for asset in ASSETS.values() if not _is_cached(asset)]
     if not missing:
         return [Finding("assets", "ok", f"all {len(ASSETS)} cached: no network needed")]
     megabytes = sum(asset.bytes for asset in missing) / 1e6
     detail = f"{len(missing)} of {len(ASSETS)} not cached"
     return [Finding("assets", "note", detail, f"{megabytes:.0f} MB are downloaded when needed")]
+
+
+def _is_cached(asset: Asset) -> bool:
+    try:
+        return (cache_root() / "assets" / asset.filename).is_file()
+    # Without a cache that can be read, nothing is cached.
+    except (OSError, StorageError):
+        return False
 
 
 def check_tools() -> list[Finding]:

@@ -6,6 +6,7 @@ user's mirror, proxy and certificates apply; nothing is installed, imported or r
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import http.client
 import importlib.util
@@ -21,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistil.core.echo import echo
-from edgedistil.core.errors import ChecksumError, ModelError, OfflineError
+from edgedistil.core.errors import ChecksumError, ModelError, OfflineError, StorageError
 from edgedistil.core.paths import user_path
+from edgedistil.core.regular_file import check_regular
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors
 from edgedistil.core.scratch import scratch_folder
 
@@ -153,6 +155,8 @@ _HUB_FILES = [
 ]
 # Copies of a model for other runtimes: as large as the model, and never used.
 _HUB_IGNORED = ["onnx/*", "openvino/*", "coreml/*"]
+# Errors of the system about a folder, not about the network.
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC}
 # Weight files that are refused. The first four are pickles, which can run code when they are read;
 # .h5 can hold code too; .msgpack is Flax's, which nothing here reads.
 UNSAFE_WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
@@ -170,6 +174,7 @@ def find_model_folder(source: str, *, revision: str | None = None) -> Path:
     """
     folder = user_path(source, error=ModelError)
     if folder.is_dir():
+        _check_files(folder)
         return folder
     if source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source):
         raise ModelError(
@@ -179,12 +184,24 @@ def find_model_folder(source: str, *, revision: str | None = None) -> Path:
     return hub_snapshot(source, revision=revision)
 
 
+def _check_files(folder: Path) -> None:
+    """Raises ModelError if a folder cannot be read, or contains a pipe or a device."""
+    try:
+        for entry in sorted(folder.iterdir()):
+            # A link to a missing file is reported by the library that reads it.
+            if entry.exists() and not entry.is_dir():
+                check_regular(entry)
+    except OSError as error:
+        raise ModelError(f"cannot read {error.filename}: {error.strerror or error}") from error
+
+
 def hub_snapshot(model: str, *, revision: str | None = None) -> Path:
     """Downloads a model's config, safetensors and tokenizer from the hub into its cache.
 
     Raises:
         ModelError: The hub has no such model or revision.
         OfflineError: The hub cannot be reached and the model is not cached.
+        StorageError: The hub's cache cannot be written.
     """
     # The import takes a second, and most commands download nothing.
     from huggingface_hub import snapshot_download
@@ -213,6 +230,11 @@ def hub_snapshot(model: str, *, revision: str | None = None) -> Path:
             hint="check the spelling; a gated or private model needs `hf auth login`",
         ) from error
     except (LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            raise StorageError(
+                f"cannot write the cache of the hub's models: {error}",
+                hint="set HF_HOME to a folder that can be written, or free some space",
+            ) from error
         raise OfflineError(
             f"cannot download model '{model}' from the hub: {str(error).splitlines()[0]}",
             hint="without a network, put config.json, model.safetensors and tokenizer.json "

@@ -201,7 +201,9 @@ def create_run(name: str, *, root: Path | None = None, resume: bool = False) -> 
         StorageError: The folder cannot be created.
     """
     path = (root or runs_root()) / checked_name(name)
-    if path.is_dir() and not resume and any(path.iterdir()):
+    with storage_errors(path):
+        exists = path.is_dir() and any(path.iterdir())
+    if exists and not resume:
         raise RunError(
             f"run '{name}' already exists ({path})",
             hint="continue it with --resume, or start another one with --run NEW-NAME;"
@@ -218,11 +220,14 @@ def open_run(name: str = LATEST, *, root: Path | None = None) -> RunDir:
 
     Raises:
         RunError: The run does not exist (the message lists the existing ones).
+        StorageError: The folder of the runs cannot be searched.
     """
     base = root or runs_root()
     run_name = _read_latest(base) if name == LATEST else checked_name(name)
     path = base / run_name
-    if not path.is_dir():
+    with storage_errors(path):
+        exists = path.is_dir()
+    if not exists:
         existing = ", ".join(run_names(base)) or "no runs yet"
         raise RunError(
             f"unknown run '{run_name}' in {base}; existing: {existing}",
@@ -233,11 +238,12 @@ def open_run(name: str = LATEST, *, root: Path | None = None) -> RunDir:
 
 
 def run_names(root: Path | None = None) -> list[str]:
-    """Names of all runs, sorted."""
+    """Names of all runs, sorted; empty if their folder is missing or cannot be read."""
     base = root or runs_root()
-    if not base.is_dir():
+    try:
+        names = [path.name for path in base.iterdir() if path.is_dir()]
+    except OSError:
         return []
-    names = [path.name for path in base.iterdir() if path.is_dir()]
     # Not the scratch folders of a killed process.
     return sorted(name for name in names if _RUN_NAME.fullmatch(name))
 

@@ -101,7 +101,8 @@ def _open_or_build(
     key = _cache_key(fingerprints, tokenizer_folder, settings)
     folder = cache / "corpus" / key
 
-    cached = _open_if_intact(folder, settings.sources, cache=cache)
+    # Without the lock, because a cache that cannot be written may have it.
+    cached = _open_if_intact(folder, settings.sources, cache=cache, warn=False)
     if cached is not None:
         return cached
     with cache_lock(folder):
@@ -283,19 +284,19 @@ def _cache_key(fingerprints: Sequence[str], tokenizer_folder: Path, settings: Co
 
 
 def _open_if_intact(
-    folder: Path, sources: Sequence[SourceSpec], *, cache: Path
+    folder: Path, sources: Sequence[SourceSpec], *, cache: Path, warn: bool = True
 ) -> TokenizedCorpus | None:
-    """Opens a cached corpus; None if it is missing or corrupt."""
+    """Opens a cached corpus; None if it is missing or corrupt, with a warning if `warn`."""
     try:
         if not folder.is_dir():
             return None
         _check_intact(folder, sources, cache=cache)
         return _open(folder, sources)
-    except OSError as error:
-        console.warn(f"the cached corpus cannot be read: {error}")
-    except StorageError as error:
-        console.warn(f"the cached corpus is corrupt and will be rebuilt: {error.message}")
-    return None
+    except (OSError, StorageError) as error:
+        if warn:
+            reason = error.message if isinstance(error, StorageError) else error
+            console.warn(f"the cached corpus is corrupt and will be rebuilt: {reason}")
+        return None
 
 
 def _check_intact(folder: Path, sources: Sequence[SourceSpec], *, cache: Path) -> None:

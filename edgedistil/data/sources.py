@@ -16,6 +16,7 @@ from edgedistil.core import console
 from edgedistil.core.assets import fetch_asset, find_asset
 from edgedistil.core.errors import CorpusError
 from edgedistil.core.fetch import download_url
+from edgedistil.core.paths import user_path
 from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import SourceSpec
 from edgedistil.core.regular_file import check_regular
@@ -119,7 +120,7 @@ def source_files(pattern: str) -> list[Path]:
     if "://" in pattern:
         return [_download(pattern)]
 
-    path = _local_path(pattern)
+    path = user_path(pattern, error=CorpusError)
     try:
         files = _matching_files(pattern, path)
     except OSError as error:
@@ -128,15 +129,6 @@ def source_files(pattern: str) -> list[Path]:
     for file in files:
         reader_for(file)
     return files
-
-
-def _local_path(pattern: str) -> Path:
-    """Returns the path of a pattern, with `~` replaced."""
-    try:
-        return Path(pattern).expanduser()
-    # Python's error for a user without a home folder.
-    except RuntimeError as error:
-        raise CorpusError(f"corpus source files = '{pattern}': {error}") from error
 
 
 def _matching_files(pattern: str, path: Path) -> list[Path]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from edgedistil.core.device import DeviceSpec
-from edgedistil.core.errors import InputError
+from edgedistil.core.errors import InputError, StorageError
 from edgedistil.core.places import cache_root
 from edgedistil.core.records import ProfileRecord, Record, read_record, write_record
 from edgedistil.costmodel.model import (
@@ -41,6 +42,8 @@ Sample = tuple[CostVector, float]
 
 class Calibration(Record):
     """Constants fitted on one device, and the error of the fit."""
+
+    remedy: ClassVar[str] = "remove {path}, then measure and calibrate the device again"
 
     device: str
     constants: dict[str, float]
@@ -144,8 +147,12 @@ def load_calibration(spec: DeviceSpec) -> Constants | None:
     Raises:
         InputError: The file was written for another version of the cost model.
     """
-    path = calibration_path(spec.name)
-    if not path.is_file():
+    try:
+        path = calibration_path(spec.name)
+        if not path.is_file():
+            return None
+    # Without a cache that can be read, there is no calibration.
+    except (OSError, StorageError):
         return None
     calibration = read_record(path, Calibration)
     # A constant that was added or removed since changes the meaning of the others.

@@ -128,6 +128,25 @@ def test_a_folder_is_returned_as_it_is(tmp_path: Path) -> None:
     assert fetch.find_model_folder(str(tmp_path)) == tmp_path
 
 
+def test_a_pipe_in_a_model_folder_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "dangling").symlink_to(tmp_path / "missing")
+    assert fetch.find_model_folder(str(tmp_path)) == tmp_path
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ModelError, match=r"config\.json: it is a named pipe; expected a regular"):
+        fetch.find_model_folder(str(tmp_path))
+
+
+def test_a_hub_cache_that_cannot_be_written_names_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_kwargs: object) -> str:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(StorageError, match=r"cannot write the cache(.|\n)*set HF_HOME"):
+        fetch.hub_snapshot("a/b")
+
+
 @pytest.mark.parametrize("source", ["./nowhere", "/nowhere", "a/b/c", "~/nowhere", "a b"])
 def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(source: str) -> None:
     with pytest.raises(ModelError, match="no such folder, and not a valid hub id"):

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from edgedistil.core.errors import CorpusError, InputError, OfflineError
+from edgedistil.core.errors import CorpusError, InputError, OfflineError, StorageError
 from edgedistil.core.recipe import SourceSpec
 from edgedistil.data.sources import describe_source, read_documents, source_bytes, source_files
 
@@ -50,6 +50,39 @@ def test_a_path_may_be_relative_or_start_at_home(
 def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "a[1].txt").write_text("x")
     assert read(files=str(tmp_path / "a[1].txt")) == ["x"]
+
+
+@pytest.mark.parametrize(
+    "files", ["a\0.txt", "x" * 300 + ".txt", "~no-such-user/a.txt", "http://[::1/a.txt"]
+)
+def test_names_that_no_file_can_have_are_reported(files: str) -> None:
+    with pytest.raises(CorpusError, match=r"cannot be used as a path|is not a valid URL"):
+        source_files(files)
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(CorpusError, match="it is a named pipe; expected a regular file"):
+        source_files(str(tmp_path / "a.txt"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside the datasets library
+def test_whatever_the_datasets_library_raises_is_reported(
+    hub_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise ArithmeticError("no such thing\nsecond line")
+
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    with pytest.raises(CorpusError, match=r"^hub data set 'a/b': no such thing\n  check hub"):
+        read(hub="a/b")
+
+    def fail_to_write(*_args: object, **_kwargs: object) -> None:
+        raise OSError(30, "Read-only file system", "/cache")
+
+    monkeypatch.setattr("datasets.load_dataset", fail_to_write)
+    with pytest.raises(StorageError, match="set HF_HOME to a folder that can be written"):
+        read(hub="a/b")
 
 
 def test_no_match_and_a_folder_are_reported(folder: Path) -> None:

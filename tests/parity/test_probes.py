@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,33 @@ def test_a_corrupt_file_is_an_error(content: bytes, tmp_path: Path) -> None:
         Probes.load(path)
     with pytest.raises(StorageError, match="does not contain readable probes"):
         Probes.load(tmp_path / "missing.npz")
+
+
+def test_no_damage_is_more_than_an_error_with_the_way_out(
+    exported: Exported, tmp_path: Path
+) -> None:
+    exported.probes.save(tmp_path / "probes.npz")
+    intact = (tmp_path / "probes.npz").read_bytes()
+    rng = random.Random(5)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(intact)
+        for _ in range(rng.choice((1, 30))):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        (tmp_path / "probes.npz").write_bytes(damaged)
+        try:
+            Probes.load(tmp_path / "probes.npz")
+        except StorageError as error:
+            assert "edgedistil export writes them again" in str(error)
+            refused += 1
+    assert refused > 10
+
+
+@pytest.mark.parametrize("head", ["[]", "null", "1", '{"format": 1}', "[" * 100_000])
+def test_a_head_of_another_shape_is_refused(head: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "probes.npz", head=np.array(head))
+    with pytest.raises(StorageError, match="does not contain readable probes"):
+        Probes.load(tmp_path / "probes.npz")
 
 
 def test_another_format_and_pickles_are_refused(tmp_path: Path) -> None:

@@ -31,13 +31,15 @@ from edgedistil.core import console
 from edgedistil.core.errors import InputError, OfflineError, StorageError
 from edgedistil.core.fetch import cache_lock
 from edgedistil.core.places import cache_root
-from edgedistil.core.rundir import read_json, replacing, sha256_file, write_json
+from edgedistil.core.records import Record, read_record, write_record
+from edgedistil.core.rundir import replacing, sha256_file
 from edgedistil.core.scratch import scratch_folder
 from edgedistil.runtime.wheels import arm64_wheels, fetch_wheels
 
 FORMAT = 1
+_FACTS = "sysroot.json"
 # Names only: snapshots of a distribution vanish, so a pinned version could not be built next month.
-# The versions that apt brought are in sysroot.json.
+# The versions that apt brought are in this file.
 PACKAGES = (
     "python3-minimal",
     "libpython3-stdlib",
@@ -101,14 +103,16 @@ def ensure_sysroot() -> Sysroot:
     if configured:
         return _find_python(Path(configured).resolve(), f"{ROOT_VARIABLE}={configured}")
     folder = _sysroots() / f"{_distribution()}-{_key()}"
-    if not (folder / "sysroot.json").is_file():
+    facts = _read_facts(folder, warn=False)
+    if facts is None:
         with cache_lock(folder):
             # Another process may have built it while this one waited.
-            if not (folder / "sysroot.json").is_file():
+            facts = _read_facts(folder)
+            if facts is None:
                 _build(folder)
-    record = read_json(folder / "sysroot.json")
-    packages = len(record["packages"])
-    return _find_python(folder / "root", f"{record['distribution']}, {packages} arm64 packages")
+                facts = read_record(folder / _FACTS, _SysrootFacts)
+    packages = len(facts.packages)
+    return _find_python(folder / "root", f"{facts.distribution}, {packages} arm64 packages")
 
 
 def ensure_site(python: str, *, onnxruntime: str | None = None) -> Site:
@@ -132,6 +136,28 @@ def ensure_site(python: str, *, onnxruntime: str | None = None) -> Site:
             if not folder.is_dir():
                 _unpack_wheels(files, folder)
     return Site(folder, numpy.version, runtime.version)
+
+
+class _SysrootFacts(Record):
+    """What a sysroot was built from: `sysroot.json`."""
+
+    format: int
+    distribution: str
+    # Name, version and sha256 of each package.
+    packages: list[dict[str, str]]
+
+
+def _read_facts(folder: Path, *, warn: bool = True) -> _SysrootFacts | None:
+    """Reads sysroot.json; None if the sysroot has to be built: it is missing or corrupt."""
+    path = folder / _FACTS
+    if not path.is_file():
+        return None
+    try:
+        return read_record(path, _SysrootFacts)
+    except StorageError as error:
+        if warn:
+            console.warn(f"the cached sysroot is corrupt and will be rebuilt: {error.message}")
+        return None
 
 
 def _unpack_wheels(files: list[Path], folder: Path) -> None:
@@ -221,12 +247,12 @@ def _build(folder: Path) -> None:
         _complete(root)
         # A root without a working Python must not get into the cache.
         _find_python(root, "")
-        record = {
-            "format": FORMAT,
-            "distribution": _distribution(),
-            "packages": [_describe_package(package) for package in packages],
-        }
-        write_json(unfinished / "sysroot.json", record)
+        facts = _SysrootFacts(
+            format=FORMAT,
+            distribution=_distribution(),
+            packages=[_describe_package(package) for package in packages],
+        )
+        write_record(unfinished / _FACTS, facts)
 
 
 def _fetch_packages(state: Path) -> list[Path]:

@@ -100,7 +100,10 @@ def test_without_a_network_the_error_has_apts_reason_and_nothing_is_left(
 
 
 def test_apt_gets_a_private_state_and_the_packages_are_recorded(
-    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     archives = '$(sed -n \'s/^Dir::Cache "\\(.*\\)";/\\1/p\' "$APT_CONFIG")/archives'
     program(
@@ -125,5 +128,13 @@ def test_apt_gets_a_private_state_and_the_packages_are_recorded(
     configuration = (tmp_path / "seen.conf").read_text()
     assert 'APT::Architectures { "arm64"; };' in configuration
     assert "/var/lib" not in configuration
+    # A corrupt list of packages: the sysroot is built again, with a warning.
+    facts = built.root.parent / "sysroot.json"
+    intact = facts.read_bytes()
+    for content in (b"", b"[]", b"{}", b'{"packages": 1}', intact[:-9]):
+        facts.write_bytes(content)
+        assert ensure_sysroot() == built
+        assert facts.read_bytes() == intact
+        assert "the cached sysroot is corrupt and will be rebuilt" in capsys.readouterr().err
     (tmp_path / "bin" / "apt-get").unlink()
     assert ensure_sysroot() == built  # cached: apt does not run again

@@ -68,7 +68,30 @@ def read_onnx_graph(path: Path) -> Any:
     # protobuf reads an empty file, and some others, as a message without any field.
     if not model.graph.node:
         raise ModelError(f"{path} is not a readable ONNX file: it has no nodes", hint=_CORRUPT_HINT)
+    # protobuf returns bytes where a string is not UTF-8.
+    if any(isinstance(text, bytes) for text in _texts(model.graph)):
+        raise ModelError(
+            f"{path} is not a readable ONNX file: a name is not UTF-8", hint=_CORRUPT_HINT
+        )
     return model.graph
+
+
+def _texts(graph: Any) -> Iterator[Any]:
+    """Yields every name and other text of a graph, those of its subgraphs included."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield value.name
+        yield from (dimension.dim_param for dimension in value.type.tensor_type.shape.dim)
+    for tensor in _tensors(graph):
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield entry.key
+            yield entry.value
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield attribute.name
+            for subgraph in _subgraphs(attribute):
+                yield from _texts(subgraph)
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
@@ -82,10 +105,14 @@ def _tensors(graph: Any) -> Iterator[Any]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for subgraph in attribute.graphs:
+            for subgraph in _subgraphs(attribute):
                 yield from _tensors(subgraph)
+
+
+def _subgraphs(attribute: Any) -> Iterator[Any]:
+    if attribute.HasField("g"):
+        yield attribute.g
+    yield from attribute.graphs
 
 
 def _check_external_data(path: Path, tensor: Any) -> Path:

@@ -22,11 +22,13 @@ class InputShape:
         max_length: Positions in tokens; None if unknown.
         fixed_length: The only length, for graphs with fixed shapes; None if free.
         segments: Rows of the segment table; None if unknown.
+        batch: Sequences per call.
     """
 
     max_length: int | None = None
     fixed_length: int | None = None
     segments: int | None = None
+    batch: int = 1
 
     @property
     def longest(self) -> int | None:

@@ -191,6 +191,7 @@ def _common_shape(artefacts: list[Artefact]) -> InputShape:
         max_length=min(positions, default=None),
         fixed_length=next(iter(fixed), None),
         segments=min(segments, default=None),
+        batch=max(graph.batch for graph in graphs),
     )
 
 

@@ -33,6 +33,9 @@ _MAX_UNKNOWN_LENGTH = 8192
 # Characters of a line that are tokenized. They are more tokens than the lengths above need, and a
 # tokenizer takes many times its text in memory: it aborts this process at a line of 100 MB.
 _MAX_LINE = 100_000
+# Tokens of a pass over all pairs, with a fixed length and batch: 50 MB of inputs. Pairs of free length
+# take 60 tokens on average, and 1,500 of them are far below.
+_MAX_PASS_TOKENS, _PAIR_TOKENS = 2**21, 64
 # Fixed, so that every profile of a text has the same inputs.
 _SEED = 56
 
@@ -130,13 +133,20 @@ def build_workload(
             keys_by_length.setdefault(length, []).append(key)
 
     # Sentence pairs.
+    count = min(pairs, _most_pairs(shape))
     split = encoder.split_tokens
-    sentences = sentence_pairs(texts, pairs, seed=seed, source=source, split_tokens=split)
+    sentences = sentence_pairs(texts, count, seed=seed, source=source, split_tokens=split)
     pair_keys = []
     for number, feeds in enumerate(encoder.pairs(sentences)):
         pair_keys.append(f"pair.{number}")
         inputs[pair_keys[-1]] = feeds
     return Workload(inputs, keys_by_length, pair_keys, source, pair_keys[:claim_pairs])
+
+
+def _most_pairs(shape: InputShape) -> int:
+    """Returns the most pairs that are worth their memory."""
+    tokens = shape.batch * (shape.fixed_length or _PAIR_TOKENS)
+    return max(1, _MAX_PASS_TOKENS // tokens)
 
 
 def select_lengths(lengths: Sequence[int] | None, shape: InputShape) -> list[int]:

@@ -281,10 +281,10 @@ class Worker:
         for label, model in job["models"].items():
             entry = {"memory": dict(process_memory), "cases": {}}
             reply["models"][label] = entry
-            self._limit_first_result(1)
+            self._start_limit()
             self._load_model(label, model, entry, memory)
             self._call_first(label, entry, memory)
-            self._limit_first_result(0)
+            self._end_limit()
             if "steady" in phases:
                 for case in job["cases"]:
                     self.start_phase(f"steady {label} {case['name']}")
@@ -320,22 +320,27 @@ class Worker:
                 self.start_phase(f"ops {label}")
                 reply["models"][label]["ops"] = profile_nodes(model, job, self.folder, self.feeds)
 
-    def _limit_first_result(self, times: int) -> None:
-        """Allows `first_result_seconds` that many times from now on; 0 removes the limit."""
+    def _start_limit(self) -> None:
+        """Allows `first_result_seconds` from now on."""
         # The kernel's alarm ends the process whatever the runtime is doing, and costs the timed
         # calls nothing, which a thread would.
-        seconds = self.job.get("first_result_seconds")
-        if seconds:
-            signal.setitimer(signal.ITIMER_REAL, seconds * times)
+        signal.setitimer(signal.ITIMER_REAL, self.job.get("first_result_seconds") or 0)
+
+    def _end_limit(self) -> None:
+        """Removes the limit."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _trace(self) -> None:
         """Runs every model once per input and reports what the runtime executed."""
         for label, model in self.job["models"].items():
             self.start_phase(f"trace {label}")
             keys = [key for case in self.job["cases"] for key in case["keys"]]
-            self._limit_first_result(1 + len(keys))
-            events = profiler_events(model, self.folder, self.feeds, keys)
-            self._limit_first_result(0)
+            self._start_limit()
+            # Every call has the limit for itself.
+            events = profiler_events(
+                model, self.folder, self.feeds, keys, before_call=self._start_limit
+            )
+            self._end_limit()
             self.reply["models"][label] = {"runs": executed_nodes(events)}
 
     def _import_runtime(self) -> None:
@@ -690,7 +695,11 @@ def profile_nodes(
 
 
 def profiler_events(
-    model: dict[str, Any], folder: str, feeds: dict[str, Any], keys: list[str]
+    model: dict[str, Any],
+    folder: str,
+    feeds: dict[str, Any],
+    keys: list[str],
+    before_call: Any = None,
 ) -> Any:
     """Runs a model once for every key and returns the events of onnxruntime's profiler."""
     import onnxruntime
@@ -707,6 +716,8 @@ def profiler_events(
         )
         session = ModelSession(inference, feeds, model)
         for key in keys:
+            if before_call is not None:
+                before_call()
             session.run(None, session.feeds[key])
         with open(inference.end_profiling(), encoding="utf-8") as file:
             return json.load(file)

@@ -132,3 +132,12 @@ def test_a_pipe_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.onnx")
     with pytest.raises(ModelError, match="no model file"):
         check_onnx_file(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("name", [b"input_ids", b"location", b"Gather"])
+def test_a_name_that_is_not_utf_8_is_an_error(stored: Path, name: bytes) -> None:
+    content = stored.read_bytes()
+    assert name in content
+    stored.write_bytes(content.replace(name, b"\xff" + name[1:]))
+    with pytest.raises(ModelError, match="is not a readable ONNX file: a name is not UTF-8"):
+        check_onnx_file(stored)

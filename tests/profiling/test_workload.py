@@ -134,6 +134,12 @@ def test_pairs_are_cut_at_the_models_positions(exported: RunDir) -> None:
     assert small_workload(exported, lengths=[4], shape=InputShape(max_length=4)).pairs == []
 
 
+def test_long_fixed_inputs_have_fewer_pairs(exported: RunDir) -> None:
+    shape = InputShape(fixed_length=2**17, batch=4)
+    workload = small_workload(exported, lengths=[7], shape=shape, pairs=31)
+    assert len(workload.pairs) == 4
+
+
 def test_a_model_with_one_segment_gets_no_other(exported: RunDir) -> None:
     workload = small_workload(exported, shape=InputShape(segments=1))
     assert not any(feeds["token_type_ids"].any() for feeds in workload.inputs.values())

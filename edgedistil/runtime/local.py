@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgedistil.core.errors import InputError, TargetError
+from edgedistil.core.errors import InputError, StorageError, TargetError
 from edgedistil.core.records import Method, installed_versions
 from edgedistil.core.scratch import scratch_errors, scratch_folder
 from edgedistil.runtime.protocol import (
@@ -32,6 +32,9 @@ _DEFAULT_TIMEOUT_S = 3600.0
 # disk reads more than this in a second; a graph whose loop never ends would take the job's timeout.
 _FIRST_RESULT_S = 25.0
 _SLOWEST_BYTES_PER_S = 20_000_000
+# What the runner prints when its folder is full.
+_NOT_WRITTEN = "cannot write the reply"
+_NO_SPACE_HINT = "free some space there, or set TMPDIR to another folder"
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ class LocalTarget:
         except OSError as error:
             lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
             last_line = lines[-1] if lines else "it printed nothing"
+            if last_line.startswith(_NOT_WRITTEN):
+                raise StorageError(last_line, hint=_NO_SPACE_HINT) from error
             raise TargetError(
                 f"the runner wrote no reply (status {done.returncode}): {last_line}"
             ) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgedistil.core.errors import InputError, TargetError
+from edgedistil.core.errors import InputError, StorageError, TargetError
 from edgedistil.runtime import local
 from edgedistil.runtime.local import LocalTarget, with_limits, with_local_paths
 from edgedistil.runtime.protocol import Case, Job, JobModel
@@ -46,6 +46,14 @@ def test_a_runner_that_writes_no_reply_is_an_error(tmp_path: Path) -> None:
     target = LocalTarget(prefix=("sh", "-c", "echo starting >&2; echo no python >&2; exit 7"))
     with pytest.raises(TargetError, match=r"wrote no reply \(status 7\): no python"):
         target.run(JOB, files_in(tmp_path))
+
+
+def test_a_full_disk_is_not_the_devices_fault(tmp_path: Path) -> None:
+    print_reason = "echo 'cannot write the reply x: No space left on device' >&2; exit 2"
+    target = LocalTarget(prefix=("sh", "-c", print_reason))
+    with pytest.raises(StorageError, match="No space left on device") as error:
+        target.run(JOB, files_in(tmp_path))
+    assert error.value.exit_code == 1
 
 
 def test_a_runner_that_does_not_finish_is_stopped(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from page import RESULTS, argument_parser, host_line, today, write_page
-from transformers import BertConfig, BertModel
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 from edgedistil.core.places import cache_root
 from edgedistil.models.teacher import load_teacher
@@ -60,7 +60,7 @@ def write_source(folder: Path) -> int:
     model = BertModel(BertConfig(), add_pooling_layer=False)
     model.save_pretrained(folder)
     teacher = load_teacher("asset:minilm", revision=None, cache=cache_root())
-    teacher.tokenizer.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(teacher.folder).save_pretrained(folder)
     return 4 * sum(parameter.numel() for parameter in model.parameters())
 
 

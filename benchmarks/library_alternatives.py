@@ -41,6 +41,7 @@ from edgedistil.data.heldout_split import HeldoutSplit
 from edgedistil.data.sources import read_documents
 from edgedistil.data.token_store import TokenStore
 from edgedistil.data.tokenization import load_tokenizer, special_ids
+from edgedistil.export.probe_inputs import pad_sequences
 from edgedistil.models.teacher import load_teacher
 
 ASSETS = ("wikipedia-sample", "world-english-bible", "reviews", "newsgroups")
@@ -341,11 +342,11 @@ def linear_inputs(calls: int) -> list[dict[str, np.ndarray[Any, Any]]]:
     for call in range(calls):
         recorded.append({})
         texts = documents[call * 8 : call * 8 + 8]
-        batch = teacher.tokenizer(
-            texts, return_tensors="pt", padding="max_length", max_length=64, truncation=True
-        )
+        sequences = teacher.tokenizer.encode_framed(texts, 64)
+        batch = pad_sequences(sequences, 64, pad_id=teacher.tokenizer.pad_id)
         with torch.no_grad():
-            teacher.model.bert(batch["input_ids"], batch["attention_mask"])
+            ids_BL, mask_BL = (batch[name] for name in ("input_ids", "attention_mask"))
+            teacher.model.bert(torch.from_numpy(ids_BL), torch.from_numpy(mask_BL))
     return recorded
 
 

@@ -137,7 +137,7 @@ def write_base_teacher(folder: Path) -> None:
     """Writes a BERT-base with random weights and the tokenizer of the small teacher."""
     small = load_teacher("asset:minilm", revision=None, cache=cache_root())
     torch.manual_seed(5)
-    config = BertConfig(vocab_size=len(small.tokenizer), max_position_embeddings=512)
+    config = BertConfig(vocab_size=small.tokenizer.size, max_position_embeddings=512)
     BertForMaskedLM(config).save_pretrained(folder)
     for file in small.folder.iterdir():
         if file.name not in {"config.json", "model.safetensors"}:

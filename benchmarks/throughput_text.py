@@ -50,7 +50,7 @@ class Text:
         teacher = load_teacher("asset:minilm", revision=None, cache=cache_root())
         self._tokenizer = teacher.tokenizer
         self._sequences = sequences
-        encodings = self._tokenizer.backend_tokenizer.encode_batch(
+        encodings = self._tokenizer.backend.encode_batch(
             _read_lines(corpus, lines), add_special_tokens=False
         )
         ids_by_line = [encoding.ids for encoding in encodings]
@@ -66,15 +66,15 @@ class Text:
         """Returns a masked batch of full blocks, or of padded lines."""
         rows = self._block_rows(number) if packed else self._padded_rows(number)
         ids_BL = self._pad(rows)
-        mask_BL = (ids_BL != self._tokenizer.pad_token_id).long()
+        mask_BL = (ids_BL != self._tokenizer.pad_id).long()
         masked = mask_bert(
             ids_BL,
             mask_BL,
             generator=row_generator(8, number, range(len(rows))),
             share=_MASK_SHARE,
-            mask_id=self._tokenizer.mask_token_id,
-            vocabulary=len(self._tokenizer),
-            special_ids=self._tokenizer.all_special_ids,
+            mask_id=self._tokenizer.require("mask"),
+            vocabulary=self._tokenizer.size,
+            special_ids=self._tokenizer.special_ids,
         )
         return Batch(masked.input_ids_BL, mask_BL, masked.labels_BL)
 
@@ -95,9 +95,9 @@ class Text:
     def _pad(self, rows: list[list[int]]) -> Tensor:
         tokenizer = self._tokenizer
         longest = max(len(row) for row in rows) + 2
-        ids_BL = torch.full((len(rows), longest), tokenizer.pad_token_id)
+        ids_BL = torch.full((len(rows), longest), tokenizer.pad_id)
         for index, row in enumerate(rows):
-            ids = [tokenizer.cls_token_id, *row, tokenizer.sep_token_id]
+            ids = [tokenizer.require("cls"), *row, tokenizer.require("sep")]
             ids_BL[index, : len(ids)] = torch.tensor(ids)
         return ids_BL
 

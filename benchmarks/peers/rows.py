@@ -123,7 +123,7 @@ def random_shapes(work: Path) -> Path:
         torch.manual_seed(0)
         DistilBertModel(DistilBertConfig()).save_pretrained(folder)
         teacher = load_teacher("asset:minilm", revision=None, cache=cache_root())
-        teacher.tokenizer.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(teacher.folder).save_pretrained(folder)
     return folder
 
 

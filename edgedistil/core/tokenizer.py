@@ -9,6 +9,7 @@ docs/decisions.md#one-reader-of-tokenizers.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.library_errors import library_errors
+from edgedistil.core.rundir import sha256_file
 from edgedistil.core.tokenizer_build import build_tokenizer
 from edgedistil.core.tokenizer_files import (
     DAMAGED_HINT,
     RESAVE_HINT,
     SETTINGS_FILE,
+    TOKENIZER_FILE,
     TokenizerFiles,
     max_length,
     read_files,
@@ -109,7 +112,22 @@ class TextTokenizer:
     @property
     def size(self) -> int:
         """One more than the largest id; more than the number of tokens if ids are missing."""
-        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
+        return vocabulary_size(self.backend)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of what decides the ids; the file's own if it is read as it was written."""
+        from tokenizers import Tokenizer
+
+        path = self.folder / TOKENIZER_FILE
+        if path.is_file():
+            written = Tokenizer.from_file(str(path))
+            written.no_truncation()
+            written.no_padding()
+            # Corpora and teachers in the cache have the digest of the file in their keys.
+            if written.to_str() == self.backend.to_str():
+                return sha256_file(path)
+        return hashlib.sha256(self.backend.to_str().encode()).hexdigest()
 
     @property
     def largest_type_id(self) -> int:
@@ -138,6 +156,23 @@ class TextTokenizer:
             ids += new
             type_ids += [part.type_id] * len(new)
         return ids, type_ids
+
+    def encode_framed(
+        self, texts: Sequence[str], max_length: int
+    ) -> list[tuple[list[int], list[int]]]:
+        """Returns token ids and token types of each text, cut to `max_length` tokens."""
+        room = max(0, max_length - self.special_count(pair=False))
+        framed = []
+        for ids in self.encode_texts(texts):
+            excess = max(0, len(ids) - room)
+            cut = ids[excess:] if self.truncation_side == "left" else ids[: len(ids) - excess]
+            framed.append(self.frame(cut))
+        return framed
+
+
+def vocabulary_size(backend: Tokenizer) -> int:
+    """Returns one more than the largest id of a tokenizer."""
+    return 1 + max(backend.get_vocab(with_added_tokens=True).values())
 
 
 def read_tokenizer(folder: Path) -> TextTokenizer:

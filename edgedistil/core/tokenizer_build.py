@@ -23,6 +23,13 @@ from edgedistil.core.tokenizer_files import (
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_BERT_TOKENS = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
 Built = tuple[str | None, "Tokenizer", dict[str, str]]
 
 
@@ -49,8 +56,13 @@ def _build_as_described(files: TokenizerFiles) -> tuple[Tokenizer, dict[str, str
 
     backend = Tokenizer.from_file(str(files.folder / TOKENIZER_FILE))
     special = _add_special_tokens(backend, files, defaults={})
-    # Without a template transformers numbers the texts of a pair; without a model it is not asked.
-    if backend.post_processor is None and files.config:
+    # Without a model nothing says what the tokens are called: BERT's names, as far as they occur.
+    if not files.config:
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        own = {name: token for name, token in _BERT_TOKENS.items() if token in vocabulary}
+        special = {**own, **special}
+    # Without a template transformers numbers the texts of a pair.
+    elif backend.post_processor is None:
         backend.post_processor = processors.TemplateProcessing(
             single="$A:0", pair="$A:0 $B:1", special_tokens=[]
         )
@@ -61,14 +73,7 @@ def _build_bert(files: TokenizerFiles) -> tuple[Tokenizer, dict[str, str]]:
     """Builds a tokenizer as transformers' BertTokenizer does."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    defaults = {
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
-    }
-    unknown = token_text(named_tokens(files, defaults).get("unk_token", "[UNK]"))
+    unknown = token_text(named_tokens(files, _BERT_TOKENS).get("unk_token", "[UNK]"))
     # Of a tokenizer.json it takes the vocabulary, and nothing else.
     if files.fast:
         vocabulary = files.fast["model"]["vocab"]
@@ -84,7 +89,7 @@ def _build_bert(files: TokenizerFiles) -> tuple[Tokenizer, dict[str, str]]:
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
-    special = _add_special_tokens(backend, files, defaults=defaults)
+    special = _add_special_tokens(backend, files, defaults=_BERT_TOKENS)
     cls, sep = _required(special, files, "cls_token"), _required(special, files, "sep_token")
     single = [f"{cls}:0", "$A:0", f"{sep}:0"]
     _set_template(backend, single, [*single, "$B:1", f"{sep}:1"], (cls, sep))

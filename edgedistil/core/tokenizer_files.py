@@ -76,7 +76,7 @@ def read_files(folder: Path) -> TokenizerFiles:
             hint=RESAVE_HINT,
         )
     fast = _read_object(folder / TOKENIZER_FILE)
-    if fast and not isinstance(fast.get("model"), dict):
+    if (folder / TOKENIZER_FILE).is_file() and not isinstance(fast.get("model"), dict):
         raise ModelError(
             f"{folder / TOKENIZER_FILE} is not a tokenizer: it has no model", hint=RESAVE_HINT
         )

@@ -24,6 +24,7 @@ from edgedistil.core.fetch import cache_lock
 from edgedistil.core.recipe import Corpus, SourceSpec
 from edgedistil.core.records import CorpusRecord, CorpusSource, read_record
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors, tree_manifest
+from edgedistil.core.tokenizer import read_tokenizer, vocabulary_size
 from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
 from edgedistil.data.fingerprint import source_fingerprint
 from edgedistil.data.heldout_split import HeldoutSplit
@@ -143,7 +144,7 @@ class _Tokenizing:
             length=self.settings.block_length,
         )
         writer = StoreWriter(
-            folder, vocabulary=self.tokenizer.get_vocab_size(), row_length=layout.row_length
+            folder, vocabulary=vocabulary_size(self.tokenizer), row_length=layout.row_length
         )
         chunks = chunk_documents(documents)
         # Encoding runs in threads; rows are written here, in the order of the documents.
@@ -180,7 +181,7 @@ def _build(
         sources=sources,
         layout=settings.layout,
         block_length=settings.block_length,
-        vocabulary=tokenizing.tokenizer.get_vocab_size(),
+        vocabulary=vocabulary_size(tokenizing.tokenizer),
         train_tokens=int(train.token_counts_V.sum()),
         heldout_tokens=int(heldout.token_counts_V.sum()),
         heldout_documents=len(heldout_documents),
@@ -266,13 +267,12 @@ def _check_not_empty(
 
 def _cache_key(fingerprints: Sequence[str], tokenizer_folder: Path, settings: Corpus) -> str:
     """Hashes of everything that decides the content of the corpus."""
-    load_tokenizer(tokenizer_folder)  # raises the clear error for a missing or corrupt tokenizer
     config = tokenizer_folder / "tokenizer_config.json"
     # These names are the key's format: another name or a new entry rebuilds every cached corpus.
     parts: dict[str, Any] = {
         "format": _FORMAT,
         "sources": list(fingerprints),
-        "tokenizer": sha256_file(tokenizer_folder / "tokenizer.json"),
+        "tokenizer": read_tokenizer(tokenizer_folder).sha256,
         "tokenizer_config": sha256_file(config) if config.is_file() else None,
         "layout": settings.layout,
         "block_length": settings.block_length,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from edgedistil.core.tokenizer import vocabulary_size
 from edgedistil.data.token_store import Ids, StoreWriter, token_dtype
 from edgedistil.data.tokenization import Chunk, SpecialIds
 
@@ -70,7 +71,7 @@ class PackedLayout:
     def __init__(self, tokenizer: Tokenizer, special: SpecialIds, length: int) -> None:
         self.row_length: int | None = length
         self._tokenizer, self._special, self._length = tokenizer, special, length
-        self._dtype = token_dtype(tokenizer.get_vocab_size())
+        self._dtype = token_dtype(vocabulary_size(tokenizer))
         self._rest: Ids = np.zeros(0, self._dtype)
 
     def encode(self, chunk: Chunk) -> EncodedChunk:
@@ -112,7 +113,7 @@ class LinesLayout:
     def __init__(self, tokenizer: Tokenizer, special: SpecialIds, length: int) -> None:
         self.row_length: int | None = None
         self._tokenizer, self._special, self._length = tokenizer, special, length
-        self._dtype = token_dtype(tokenizer.get_vocab_size())
+        self._dtype = token_dtype(vocabulary_size(tokenizer))
 
     def encode(self, chunk: Chunk) -> EncodedChunk:
         """Tokenizes a chunk and cut it into rows; safe in any thread."""

@@ -12,12 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tokenizers import Tokenizer
 
-from edgedistil.core.errors import ModelError, StorageError
-from edgedistil.core.rundir import read_json_object
+from edgedistil.core.tokenizer import read_tokenizer
 
 # Text that a thread encodes at once. Smaller chunks pay overhead, larger ones make the allocator
 # ask for fresh memory each time: 16 to 128 KiB measured equal, 256 KiB slower
@@ -55,57 +54,26 @@ class Chunk:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Loads a model folder's fast tokenizer, without truncation and padding.
+    """Loads a model folder's tokenizer, without truncation and padding.
 
     Raises:
-        ModelError: The folder has no tokenizer.json, or a corrupt one.
+        ModelError: The folder has no tokenizer, or a corrupt one.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ModelError(
-            f"{folder} has no tokenizer.json",
-            hint="a fast tokenizer is needed: save it with transformers 5",
-        )
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise ModelError(f"{path} is not a valid tokenizer: {error}") from error
-    # Files may have both baked in: MiniLM's cuts at 128 tokens and pads up to them.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer = read_tokenizer(folder).backend
     # "[MASK]" in a text is text, not a special token.
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
-def special_ids(tokenizer: Tokenizer, folder: Path) -> SpecialIds:
-    """Looks up the special tokens, by the names in the folder's tokenizer_config.json.
+def special_ids(_tokenizer: Tokenizer, folder: Path) -> SpecialIds:
+    """Looks up the special tokens of a model folder's tokenizer.
 
     Raises:
         ModelError: The vocabulary has no such token.
     """
-    # A folder without the configuration has BERT's own names.
-    path = folder / "tokenizer_config.json"
-    config: dict[str, Any] = {}
-    if path.is_file():
-        try:
-            config = read_json_object(path)
-        except StorageError as error:
-            raise ModelError(error.message, hint="take the file from the model again") from error
+    tokenizer = read_tokenizer(folder)
     kinds = ("cls", "sep", "pad", "mask", "unk")
-    return SpecialIds(**{kind: _special_id(tokenizer, config, kind, folder) for kind in kinds})
-
-
-def _special_id(tokenizer: Tokenizer, config: dict[str, Any], kind: str, folder: Path) -> int:
-    # transformers writes a token as a string, or as an object with its content and flags.
-    entry = config.get(f"{kind}_token") or f"[{kind.upper()}]"
-    token = str(entry.get("content")) if isinstance(entry, dict) else str(entry)
-    token_id = tokenizer.token_to_id(token)
-    if token_id is None:
-        raise ModelError(
-            f"the tokenizer in {folder} has no {token}", hint="a BERT tokenizer is needed"
-        )
-    return int(token_id)
+    return SpecialIds(**{kind: tokenizer.require(kind) for kind in kinds})
 
 
 def chunk_documents(

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from edgedistil.core.recipe import Masking, Train
+from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.data.batches import BatchOrder, TokenBatch
 from edgedistil.data.corpus import TokenizedCorpus
 from edgedistil.data.masking import (
@@ -59,7 +59,7 @@ class Masker:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: TextTokenizer,
         token_counts_V: NDArray[np.int64],
         settings: Masking,
         *,
@@ -73,8 +73,10 @@ class Masker:
             settings, seed: Recipe section [masking], and the seed of the masks.
         """
         self._share, self._seed = settings.share, seed
-        self._special_ids: Sequence[int] = tokenizer.all_special_ids
-        self._mask_id, self._vocabulary = tokenizer.mask_token_id, len(token_counts_V)
+        self._special_ids: Sequence[int] = tokenizer.special_ids
+        self._mask_id = tokenizer.require("mask")
+        # A matrix may be padded to more rows than there are tokens; no text has those ids.
+        self._vocabulary = min(tokenizer.size, len(token_counts_V))
         self._weights_V: Tensor | None = None
         # Only masking by rarity has a weight for each token.
         if settings.kind == "rarity":
@@ -139,7 +141,7 @@ class RunBatches:
     def __init__(
         self,
         corpus: TokenizedCorpus,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: TextTokenizer,
         settings: Masking,
         *,
         seed: int,
@@ -156,7 +158,7 @@ class RunBatches:
         """
         self._corpus, self._seed, self._device = corpus, seed, device
         self._masker = Masker(tokenizer, corpus.token_counts_V, settings, seed=seed)
-        self._pad_id: int = tokenizer.pad_token_id
+        self._pad_id: int = tokenizer.pad_id
 
     def training(self, settings: Train, *, world_size: int, rank: int) -> BatchesAt:
         """Returns a function from a step to the micro-batches of one process."""

@@ -16,14 +16,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import BertForMaskedLM
 
 from edgedistil.core import console
 from edgedistil.core.digests import is_intact, write_manifest
 from edgedistil.core.errors import TrainingDiverged
 from edgedistil.core.fetch import cache_lock
 from edgedistil.core.recipe import FitHead, Loss, Masking
-from edgedistil.core.rundir import replacing, sha256_file, storage_errors, write_json
+from edgedistil.core.rundir import replacing, storage_errors, write_json
+from edgedistil.core.tokenizer import TextTokenizer
+from edgedistil.core.tokenizer_files import TOKENIZER_FILES
 from edgedistil.data.batches import BatchOrder
 from edgedistil.data.token_store import TokenStore
 from edgedistil.distill.batches import BatchesAt, Masker, MicroBatch, micro_batches_at
@@ -44,12 +46,6 @@ NORM_GAIN = 1.0
 # Format of the cache; increased when the same settings would give another head.
 # 3: the warm-up is rounded up, as in the training loop.
 _FORMAT = 3
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-)
 # The training loop's default; the optimizer settings of a head are not in the recipe.
 _BETAS = (0.9, 0.98)
 _WEIGHT_DECAY = 0.01
@@ -106,7 +102,7 @@ def _inputs(
         "masked_share": MASKED_SHARE,
         "norm_gain": NORM_GAIN,
         "teacher": weights_sha256(teacher.model.bert),
-        "tokenizer": sha256_file(teacher.folder / "tokenizer.json"),
+        "tokenizer": teacher.tokenizer.sha256,
         "rows": store_sha256(store),
         "steps": settings.steps,
         "batch_tokens": settings.batch_tokens,
@@ -126,7 +122,7 @@ def _inputs(
 
 def _fit(
     model: BertForMaskedLM,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: TextTokenizer,
     store: TokenStore,
     settings: FitHead,
     *,
@@ -139,7 +135,7 @@ def _fit(
 
     order = _batch_order(store, settings, seed=seed)
     masker = Masker(tokenizer, counts_V.numpy(), Masking(share=MASKED_SHARE), seed=seed)
-    pad_id, device = tokenizer.pad_token_id, model.device
+    pad_id, device = tokenizer.pad_id, model.device
 
     def batches_at(step: int) -> list[MicroBatch]:
         return micro_batches_at(step, order, masker, pad_id=pad_id, device=device, purpose=_STREAM)
@@ -299,7 +295,7 @@ def _write(
         model.cpu().save_pretrained(unfinished)
         # Byte for byte: a corpus is cached by its tokenizer's hash, and a resumed run reads it
         # with this tokenizer.
-        for name in _TOKENIZER_FILES:
+        for name in TOKENIZER_FILES:
             if (teacher.folder / name).is_file():
                 shutil.copyfile(teacher.folder / name, unfinished / name)
         write_json(unfinished / "fit.json", record)

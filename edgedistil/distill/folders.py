@@ -6,9 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
-from transformers import DistilBertForMaskedLM, PreTrainedTokenizerFast
+from transformers import DistilBertForMaskedLM
 
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.rundir import replacing, storage_errors
+from edgedistil.core.tokenizer import TextTokenizer
+from edgedistil.core.tokenizer_save import save_tokenizer
 from edgedistil.models.quiet import quiet
 
 # Configuration, tokenizer and weights. Pickles (.bin) are left behind: nothing of ours reads them.
@@ -30,19 +33,19 @@ def link_folder(source: Path, target: Path) -> None:
                 _link(file.resolve(), unfinished / file.name)
 
 
-def save_student(
-    student: DistilBertForMaskedLM, tokenizer: PreTrainedTokenizerFast, target: Path
-) -> None:
+def save_student(student: DistilBertForMaskedLM, tokenizer: TextTokenizer, target: Path) -> None:
     """Writes the student and its tokenizer, completely or not at all."""
-    # A DistilBERT takes no token types, so its tokenizer must not return any.
-    names = tokenizer.model_input_names
-    tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
-    try:
-        with replacing(target) as unfinished, storage_errors(target), quiet():
-            student.save_pretrained(unfinished)
-            tokenizer.save_pretrained(unfinished)
-    finally:
-        tokenizer.model_input_names = names
+    positions = student.config.max_position_embeddings
+    with replacing(target) as unfinished, storage_errors(target), quiet():
+        student.save_pretrained(unfinished)
+        save_tokenizer(
+            tokenizer,
+            unfinished,
+            class_name=FAMILIES[student.config.model_type].tokenizer_class,
+            # A DistilBERT takes no token types, so its tokenizer must not return any.
+            input_names=("input_ids", "attention_mask"),
+            max_length=min(tokenizer.max_length or positions, positions),
+        )
 
 
 def _link(source: Path, target: Path) -> None:

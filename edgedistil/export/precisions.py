@@ -12,15 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from edgedistil.core.errors import CorpusError
 from edgedistil.core.precision import Precision, PrecisionRequest
 from edgedistil.core.records import ParityFigures
+from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
 from edgedistil.export.calibrate import METHODS, Feeds, activation_ranges, collect_histograms
 from edgedistil.export.linears import find_word_embedding
 from edgedistil.export.precision_search import search
+from edgedistil.export.probe_inputs import pad_sequences
 from edgedistil.export.quantization_target import (
     Advice,
     QuantizationTarget,
@@ -73,7 +75,7 @@ class BuildContext:
 
     source: ExportSource
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: TextTokenizer
     graph: ir.Model
     fused: Mapping[str, int]
     float_file: Path
@@ -271,26 +273,21 @@ def calibration_feeds(context: BuildContext) -> list[Feeds]:
     """
     sample = _calibration_lines(context.text)
     max_length = min(CALIBRATION_LENGTH, context.model.config.max_position_embeddings)
-    # The tokenizer gives token types on request only, whatever its own default is.
     names = input_names(context.model)
     feeds: list[Feeds] = []
     for start in range(0, len(sample), CALIBRATION_BATCH):
-        batch = context.tokenizer(
-            sample[start : start + CALIBRATION_BATCH],
-            padding=True,
-            truncation=True,
-            max_length=max_length,
-            return_tensors="np",
-            return_token_type_ids="token_type_ids" in names,
-        )
-        feeds.append({name: batch[name].astype(np.int64) for name in names})
+        lines = sample[start : start + CALIBRATION_BATCH]
+        sequences = context.tokenizer.encode_framed(lines, max_length)
+        longest = max(len(ids) for ids, _ in sequences)
+        batch = pad_sequences(sequences, longest, pad_id=context.tokenizer.pad_id)
+        feeds.append({name: batch[name] for name in names})
     _warn_of_unknown_tokens(context, feeds)
     return feeds
 
 
 def _warn_of_unknown_tokens(context: BuildContext, feeds: Sequence[Feeds]) -> None:
     unknown = sum(
-        int((feed["input_ids"] == context.tokenizer.unk_token_id).sum()) for feed in feeds
+        int((feed["input_ids"] == context.tokenizer.token_id("unk")).sum()) for feed in feeds
     )
     total = sum(int(feed["attention_mask"].sum()) for feed in feeds)
     warn_of_unknown_tokens(unknown, total, text="the calibration text")

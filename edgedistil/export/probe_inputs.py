@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from edgedistil.core.errors import CorpusError, ModelError
+from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
 
 # Longest padded length → numbers of sequences of the calls up to that length: one sequence alone
@@ -26,18 +26,10 @@ DOCUMENT_CHARACTERS = 20_000
 MASK_SHARE = 0.15
 # Tokens of the shortest sequence, in the batches whose two fifths would be fewer.
 _SHORTEST_TOKENS = 5
+# Tokens of the shortest batch: longer than its shortest sequence, and no number of sequences.
+_SHORTEST_LENGTH = 6
 
 IntArray = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """Ids of the special tokens."""
-
-    cls: int
-    sep: int
-    pad: int
-    mask: int
 
 
 @dataclass(frozen=True)
@@ -61,13 +53,19 @@ def plan_calls(positions: int) -> list[tuple[int, int]]:
 
     Returns:
         (padded length, number of sequences) of each call.
+    Raises:
+        ModelError: The model has positions for fewer tokens than the shortest batch has.
     """
+    if positions < _SHORTEST_LENGTH:
+        raise ModelError(
+            f"the model has positions for {positions} tokens; expected {_SHORTEST_LENGTH} or more"
+        )
     longest = min(positions, LONGEST)
     lengths = {length for length in LENGTHS if length < longest} | {longest}
     # A model with few positions gets lengths between the usual ones.
     for eighths in (6, 4, 7, 5, 3):
         if len(lengths) < LEAST_LENGTHS:
-            lengths.add(longest * eighths // 8)
+            lengths.add(max(_SHORTEST_LENGTH, longest * eighths // 8))
     return [(length, count) for length in sorted(lengths) for count in _sequence_counts(length)]
 
 
@@ -86,21 +84,8 @@ def sequence_sizes(length: int, count: int) -> list[int]:
 # --- text → tokens -------------------------------------------------------------------------------
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
-    """Returns the ids of the special tokens.
-
-    Raises:
-        ModelError: The tokenizer lacks one of them.
-    """
-    ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask")}
-    missing = [f"[{name.upper()}]" for name, token in ids.items() if token is None]
-    if missing:
-        raise ModelError(f"the tokenizer has no {', '.join(missing)} token")
-    return SpecialTokens(**ids)
-
-
 def tokenize_documents(
-    tokenizer: PreTrainedTokenizerBase, text: Sequence[str], rng: np.random.Generator
+    tokenizer: TextTokenizer, text: Sequence[str], rng: np.random.Generator
 ) -> list[list[int]]:
     """Tokenizes documents without special tokens; a large text is sampled.
 
@@ -111,16 +96,15 @@ def tokenize_documents(
     encoded: list[list[int]] = []
     # Fast tokenizers reject an empty list.
     if documents:
-        encoded = tokenizer(
-            documents, add_special_tokens=False, truncation=False, padding=False, verbose=False
-        )["input_ids"]
+        encoded = tokenizer.encode_texts(documents)
     tokens = [ids for ids in encoded if ids]
     if not tokens:
         raise CorpusError(
             f"the text for the probes has no tokens ({len(text)} lines)",
             hint="give real text with --text FILE",
         )
-    unknown = sum(ids.count(tokenizer.unk_token_id) for ids in tokens)
+    unknown_id = tokenizer.token_id("unk")
+    unknown = sum(ids.count(unknown_id) for ids in tokens) if unknown_id is not None else 0
     warn_of_unknown_tokens(unknown, sum(map(len, tokens)), text="the text for the probes")
     return tokens
 
@@ -135,7 +119,7 @@ def _sample_documents(text: Sequence[str], rng: np.random.Generator) -> list[str
 
 def draw_inputs(
     documents: list[list[int]],
-    special: SpecialTokens,
+    tokenizer: TextTokenizer,
     rng: np.random.Generator,
     call: tuple[int, int],
     *,
@@ -147,7 +131,7 @@ def draw_inputs(
 
     Args:
         documents: Tokens of each document.
-        special: Ids of the special tokens.
+        tokenizer: Puts the special tokens around a sequence.
         rng: Selects the documents and the masked positions.
         call: Padded length and number of sequences.
         pairs: Whether a sequence is two texts.
@@ -156,35 +140,32 @@ def draw_inputs(
     """
     length, count = call
     sizes = sequence_sizes(length, count)
-    sequences = [_sequence(documents, size, special, rng, pair=pairs) for size in sizes]
-    feeds = _pad(sequences, length, special)
+    sequences = [_sequence(documents, size, tokenizer, rng, pair=pairs) for size in sizes]
+    feeds = pad_sequences(sequences, length, pad_id=tokenizer.pad_id)
     # The graph of a family without segments has no such input.
     if not token_types:
         del feeds["token_type_ids"]
     masked_M2 = np.zeros((0, 2), np.int64)
     if masks:
-        masked_M2 = _mask(feeds["input_ids"], special, rng)
+        masked_M2 = _mask(feeds["input_ids"], tokenizer, rng)
     return ProbeInputs(feeds, masked_M2)
 
 
 def _sequence(
     documents: list[list[int]],
     size: int,
-    special: SpecialTokens,
+    tokenizer: TextTokenizer,
     rng: np.random.Generator,
     *,
     pair: bool,
 ) -> tuple[list[int], list[int]]:
     """Token ids and token types of one sequence."""
+    tokens = _draw_tokens(documents, size - tokenizer.special_count(pair=pair), rng)
     if not pair:
-        tokens = _draw_tokens(documents, size - 2, rng)
-        return [special.cls, *tokens, special.sep], [0] * size
-
+        return tokenizer.frame(tokens)
     # A pair is cut after a third, as a question in front of its context.
-    tokens = _draw_tokens(documents, size - 3, rng)
     cut = max(1, len(tokens) // 3)
-    ids = [special.cls, *tokens[:cut], special.sep, *tokens[cut:], special.sep]
-    return ids, [0] * (cut + 2) + [1] * (len(tokens) - cut + 1)
+    return tokenizer.frame(tokens[:cut], tokens[cut:])
 
 
 def _draw_tokens(documents: list[list[int]], size: int, rng: np.random.Generator) -> list[int]:
@@ -197,12 +178,18 @@ def _draw_tokens(documents: list[list[int]], size: int, rng: np.random.Generator
     return tokens[:size]
 
 
-def _pad(
-    sequences: list[tuple[list[int], list[int]]], length: int, special: SpecialTokens
+def pad_sequences(
+    sequences: Sequence[tuple[list[int], list[int]]], length: int, *, pad_id: int
 ) -> dict[str, IntArray]:
-    """Pads sequences to one length, with their mask and token types."""
+    """Pads sequences to one length, with their mask and token types.
+
+    Args:
+        sequences: Token ids and token types of each sequence.
+        length: Tokens of the longest sequence, or more.
+        pad_id: Id at padded positions.
+    """
     shape = (len(sequences), length)
-    ids_BL = np.full(shape, special.pad, np.int64)
+    ids_BL = np.full(shape, pad_id, np.int64)
     mask_BL = np.zeros(shape, np.int64)
     types_BL = np.zeros(shape, np.int64)
     for row, (ids, types) in enumerate(sequences):
@@ -212,15 +199,17 @@ def _pad(
     return {"input_ids": ids_BL, "attention_mask": mask_BL, "token_type_ids": types_BL}
 
 
-def _mask(ids_BL: IntArray, special: SpecialTokens, rng: np.random.Generator) -> IntArray:
+def _mask(ids_BL: IntArray, tokenizer: TextTokenizer, rng: np.random.Generator) -> IntArray:
     """Replaces 15% of each sequence's tokens, at least one, by [MASK]; returns their places."""
     places: list[tuple[int, int]] = []
+    framing = [tokenizer.token_id(kind) for kind in ("cls", "sep", "pad")]
+    framing_ids = [token_id for token_id in framing if token_id is not None]
     for row, ids_L in enumerate(ids_BL):
         # Special tokens are never masked, as in pre-training.
-        candidates = np.flatnonzero(~np.isin(ids_L, (special.cls, special.sep, special.pad)))
+        candidates = np.flatnonzero(~np.isin(ids_L, framing_ids))
         count = max(1, round(MASK_SHARE * len(candidates)))
         sample = rng.choice(candidates, count, replace=False)
         places += [(row, position) for position in sorted(sample)]
     masked_M2 = np.array(places, dtype=np.int64)
-    ids_BL[masked_M2[:, 0], masked_M2[:, 1]] = special.mask
+    ids_BL[masked_M2[:, 0], masked_M2[:, 1]] = tokenizer.require("mask")
     return masked_M2

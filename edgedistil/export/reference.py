@@ -25,20 +25,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from edgedistil.core import console
 from edgedistil.core.errors import ModelError
-from edgedistil.core.family import FAMILIES
 from edgedistil.core.task import TASKS, Task, problem_type_of
+from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.export.probe_inputs import (
     IntArray,
     ProbeInputs,
     draw_inputs,
     plan_calls,
-    special_tokens,
     tokenize_documents,
 )
+from edgedistil.export.trace import takes_token_types
 from edgedistil.models.facts import weights_sha256
 from edgedistil.parity.compare import margins
 from edgedistil.parity.probes import ProbeBatch, Probes
@@ -61,7 +61,7 @@ FULL_STATES_FROM_SEQUENCES = 4
 
 def make_probes(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: TextTokenizer,
     task: Task,
     text: Sequence[str],
     *,
@@ -71,28 +71,28 @@ def make_probes(
 
     Args:
         model: A model of a supported family with the task's head; run in float32 without dropout.
-        tokenizer: Its tokenizer, with [CLS], [SEP], [PAD] and [MASK].
+        tokenizer: Its tokenizer; fill-mask needs a mask token.
         task: What the model computes.
         text: Held-out documents or lines. Each sequence starts where a document starts; short
             documents are followed by the next ones, and a short text is used repeatedly.
         seed: Selects documents and masked positions.
     Raises:
         CorpusError: The text has no tokens.
-        ModelError: The task is unknown, or the tokenizer lacks a special token.
+        ModelError: The task is unknown, the tokenizer lacks a special token, or the model's own
+            outputs are NaN or infinite.
     """
     if task not in TASKS:
         raise ModelError(f"no probes for the task '{task}'; expected one of: {', '.join(TASKS)}")
     rng = np.random.default_rng(seed)
-    special = special_tokens(tokenizer)
     documents = tokenize_documents(tokenizer, text, rng)
     draw = partial(
         draw_inputs,
         documents,
-        special,
+        tokenizer,
         rng,
         pairs=TASKS[task].sends_pairs,
         masks=TASKS[task].level == "vocabulary",
-        token_types=FAMILIES[model.config.model_type].token_types,
+        token_types=takes_token_types(model),
     )
     calls = plan_calls(model.config.max_position_embeddings)
     batches = _run_calls(_in_float32(model), task, calls, draw, rng)
@@ -193,7 +193,22 @@ def _run(model: PreTrainedModel, task: Task, inputs: ProbeInputs) -> dict[str, F
     feeds = {name: torch.from_numpy(array) for name, array in inputs.feeds.items()}
     with torch.inference_mode():
         outputs = model(**feeds)
-    return {name: getattr(outputs, name).numpy() for name in TASKS[task].outputs}
+    arrays = {name: getattr(outputs, name).numpy() for name in TASKS[task].outputs}
+    for name, array in arrays.items():
+        _check_finite(name, array)
+    return arrays
+
+
+def _check_finite(name: str, array: FloatArray) -> None:
+    """Raises ModelError if the model itself computes NaN or infinite values."""
+    # Otherwise the artefact would be blamed for them.
+    bad = array.size - np.count_nonzero(np.isfinite(array))
+    if bad:
+        raise ModelError(
+            f"the model itself gives NaN or infinite values in PyTorch: {bad:,} of {array.size:,} "
+            f"values of '{name}' for {array.shape[0]} sequences of text",
+            hint="its weights are damaged or its training diverged: take an earlier checkpoint",
+        )
 
 
 # --- selecting what is stored --------------------------------------------------------------------

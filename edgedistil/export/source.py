@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,13 +10,12 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from edgedistil.core.digests import require_unchanged
 from edgedistil.core.errors import ModelError, RunError
-from edgedistil.core.family import FAMILIES
-from edgedistil.core.fetch import find_model_folder, require_safetensors
+from edgedistil.core.fetch import find_model_folder
+from edgedistil.core.model_folder import read_model_folder
 from edgedistil.core.places import runs_root
 from edgedistil.core.records import Role, text_sha256
 from edgedistil.core.rundir import (
@@ -36,16 +34,15 @@ from edgedistil.core.task import (
     find_task,
     task_of_architectures,
 )
+from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
 from edgedistil.export.sentence_modules import find_transformer
-from edgedistil.models.quiet import quiet
-from edgedistil.models.teacher import read_tokenizer
+from edgedistil.models.loading import drop_missing_pooler, listed, load_config, load_weights
+from edgedistil.models.tokenizer import warn_if_read_otherwise
 
 # Names and identities of the models in a run.
 MODELS_FILE = "models.json"
 # The names of runs and files have a limit, and a digest and a task follow the model's name.
 _LONGEST_NAME = 60
-# Missing weights that an error lists by name.
-_LISTED_WEIGHTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,17 +72,26 @@ class ExportSource:
         Raises:
             ModelError: The weights are corrupt, or lack what the task needs.
         """
-        model = _load_model(self.folder, self.task)
-        loaded: PreTrainedModel = model.eval().requires_grad_(False)
-        return loaded
+        source = read_model_folder(self.folder)
+        # transformers draws random weights for a head before it loads the file.
+        with torch.random.fork_rng(devices=[]):
+            model_class = getattr(transformers, TASKS[self.task].auto_class)
+            loaded = load_weights(model_class, source, load_config(source))
+        _check_complete(loaded.missing, self.folder, self.task)
+        # Random weights would make the digest of the model another one each time.
+        drop_missing_pooler(loaded)
+        model: PreTrainedModel = loaded.model.eval().requires_grad_(False)
+        return model
 
-    def load_tokenizer(self) -> PreTrainedTokenizerFast:
+    def load_tokenizer(self) -> TextTokenizer:
         """Loads the tokenizer.
 
         Raises:
-            ModelError: It is missing, corrupt, or lacks a special token.
+            ModelError: It is missing or corrupt, or has ids that the model does not have.
         """
-        return read_tokenizer(self.folder)
+        tokenizer = read_tokenizer(self.folder)
+        warn_if_read_otherwise(tokenizer)
+        return tokenizer
 
 
 def read_source(
@@ -100,13 +106,16 @@ def read_source(
         task: TasksManager's name or a synonym; inferred from the config's architecture if None.
         float_only: Whether it is exported in float32 only.
     Raises:
-        ModelError: Not a model, not supported, weights not in safetensors, or an unknown task.
+        ModelError: Not a model, not supported, weights not in safetensors, files that are damaged
+            or do not fit each other, or an unknown task.
     """
     # Weights are loaded one model at a time, when it is exported.
     package_folder, folder = folder, find_transformer(folder)
-    config = read_config(folder)
-    require_safetensors(folder)
+    config = read_model_folder(folder).config
     checked_task = infer_task(config, folder) if task is None else parse_task(task)
+    tokenizer = read_tokenizer(folder)
+    if TASKS[checked_task].level == "vocabulary":
+        tokenizer.require("mask")
     return ExportSource(
         name=name,
         role=role,
@@ -228,47 +237,6 @@ def _read_models(run: RunDir) -> dict[str, str]:
 # --- config and task -----------------------------------------------------------------------------
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Reads the config.json of a supported model.
-
-    Raises:
-        ModelError: The file is missing or corrupt, or the model is not supported.
-    """
-    path = folder / "config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{folder} is not a model folder: it has no config.json") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path}: {error}") from error
-    _check_supported(config, folder)
-    return config
-
-
-def _check_supported(config: Mapping[str, Any], folder: Path) -> None:
-    """Raises ModelError if the graph passes do not know a model of this config."""
-    model_type = config.get("model_type", "unknown")
-    if model_type not in FAMILIES:
-        classes = ", ".join(config.get("architectures") or []) or "no architecture named"
-        raise ModelError(
-            f"{folder} is a model of type '{model_type}' ({classes}); "
-            f"supported: {', '.join(FAMILIES)}"
-        )
-    if config.get("is_decoder"):
-        raise ModelError(
-            f"{folder} has a decoder; supported: encoders with absolute position embeddings"
-        )
-    positions = config.get("position_embedding_type", "absolute")
-    if positions != "absolute":
-        raise ModelError(
-            f"{folder} has position embeddings of type '{positions}'; supported: absolute"
-        )
-    # `passes.fuse_gelu` fuses the exact Gelu and no other activation.
-    activation = config.get(FAMILIES[model_type].keys.activation, "gelu")
-    if activation != "gelu":
-        raise ModelError(f"{folder} has the activation '{activation}'; supported: gelu")
-
-
 def infer_task(config: Mapping[str, Any], folder: Path) -> Task:
     """Returns the task of a config's architecture.
 
@@ -306,27 +274,6 @@ def parse_task(name: str) -> Task:
 # --- weights -------------------------------------------------------------------------------------
 
 
-def _load_model(folder: Path, task: Task) -> Any:
-    model_class = getattr(transformers, TASKS[task].auto_class)
-    try:
-        # transformers draws random weights for a head before it loads the file.
-        with quiet(), torch.random.fork_rng(devices=[]):
-            model, info = model_class.from_pretrained(
-                folder,
-                config=AutoConfig.from_pretrained(folder),
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ModelError(
-            f"the weights in {folder} cannot be read: {str(error).splitlines()[0]}",
-            hint="the file may be truncated: copy or download it again",
-        ) from error
-    _check_complete(info["missing_keys"], folder, task)
-    return model
-
-
 def _check_complete(missing_keys: list[str], folder: Path, task: Task) -> None:
     """Raises ModelError if weights are missing that the task uses."""
     missing = sorted(missing_keys)
@@ -335,11 +282,8 @@ def _check_complete(missing_keys: list[str], folder: Path, task: Task) -> None:
         missing = [key for key in missing if "pooler" not in key]
     if not missing:
         return
-    listing = ", ".join(missing[:_LISTED_WEIGHTS])
-    if len(missing) > _LISTED_WEIGHTS:
-        listing += f" and {len(missing) - _LISTED_WEIGHTS} more"
     raise ModelError(
-        f"{folder} lacks {listing}: it cannot serve {task}",
+        f"{folder} lacks {listed(missing)}: it cannot serve {task}",
         hint="random weights would be exported; select the task that it was trained for "
         "with --task",
     )

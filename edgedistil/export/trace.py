@@ -40,9 +40,15 @@ IR_VERSION = 8
 def input_names(model: PreTrainedModel) -> list[str]:
     """Names of a model's graph inputs, in order."""
     names = ["input_ids", "attention_mask"]
-    if FAMILIES[model.config.model_type].token_types:
+    if takes_token_types(model):
         names.append("token_type_ids")
     return names
+
+
+def takes_token_types(model: PreTrainedModel) -> bool:
+    """Whether a graph has token types as an input: the model has vectors for several segments."""
+    # With a single segment, a client that marks the second text would ask for a row too many.
+    return FAMILIES[model.config.model_type].segments(model.config.to_dict()) > 1
 
 
 def trace_model(model: PreTrainedModel, *, task: Task) -> ir.Model:
@@ -60,7 +66,7 @@ def trace_model(model: PreTrainedModel, *, task: Task) -> ir.Model:
     with _attention_as_one_node(model), _quiet_tracer(), torch.no_grad():
         torch.onnx.export(
             _NamedOutputs(model, inputs, outputs).eval(),
-            _example(inputs),
+            _example(model, inputs),
             data,  # type: ignore[arg-type]  # the tracer takes a buffer; its annotation forgot
             dynamo=False,
             opset_version=TRACE_OPSET,
@@ -91,10 +97,15 @@ class _NamedOutputs(nn.Module):
         super().__init__()
         self.model = model
         self._inputs, self._outputs = inputs, outputs
+        family = FAMILIES[model.config.model_type]
+        self._one_segment = family.token_types and not takes_token_types(model)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Runs the model; returns the outputs in the order of their names."""
         feeds = dict(zip(self._inputs, tensors, strict=True))
+        if self._one_segment:
+            # One vector for all tokens, of every batch and length, instead of a row for each.
+            feeds["token_type_ids"] = torch.zeros(1, 1, dtype=torch.int64)
         outputs = self.model(**feeds, return_dict=True)
         return tuple(outputs[name] for name in self._outputs)
 
@@ -173,11 +184,11 @@ def _quiet_tracer() -> Iterator[None]:
 # --- inputs, axes, weights -----------------------------------------------------------------------
 
 
-def _example(inputs: list[str]) -> tuple[Tensor, ...]:
+def _example(model: PreTrainedModel, inputs: list[str]) -> tuple[Tensor, ...]:
     """Inputs of the traced forward pass: two sequences of seven tokens, one of them padded."""
-    B, L = 2, 7
+    B, L = 2, min(7, model.config.max_position_embeddings)
     # Small ids, which every vocabulary has.
-    ids = torch.arange(B * L).reshape(B, L) % 13
+    ids = torch.arange(B * L).reshape(B, L) % min(13, model.config.vocab_size)
     mask = torch.ones(B, L, dtype=torch.int64)
     mask[1, 5:] = 0
     by_name = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_a_special_token_in_a_text_is_text(tokenizer_folder: Path) -> None:
 def test_special_ids_follow_the_tokenizers_own_names(
     tokenizer_folder: Path, tmp_path: Path
 ) -> None:
+    shutil.copy(tokenizer_folder / "tokenizer.json", tmp_path)
     for name, token in (("mask_token", "w007"), ("cls_token", {"content": "w011"})):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({name: token}))
         special = special_ids(load_tokenizer(tokenizer_folder), tmp_path)
@@ -44,14 +46,11 @@ def test_special_ids_follow_the_tokenizers_own_names(
 
 
 def test_an_invalid_tokenizer_is_refused(tokenizer_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"has no tokenizer\.json"):
+    with pytest.raises(ModelError, match=r"has no tokenizer: expected tokenizer\.json"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"tokenizer\.json is not a valid tokenizer"):
+    with pytest.raises(ModelError, match=r"is not a tokenizer: it has no model"):
         load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text('{"mask_token": "<mask>"}')
-    with pytest.raises(ModelError, match="has no <mask>"):
-        special_ids(load_tokenizer(tokenizer_folder), tmp_path)
 
 
 @settings(deadline=None)

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from edgedistil.core.recipe import Masking
+from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.data.batches import BatchOrder
 from edgedistil.data.masking import IGNORED
 from edgedistil.data.token_store import StoreWriter, TokenStore
 from edgedistil.distill.batches import Masker, MicroBatch, micro_batches_at, prefetch
-from edgedistil.models.teacher import read_tokenizer
 
 VOCABULARY = 82
 

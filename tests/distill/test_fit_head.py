@@ -77,7 +77,7 @@ def test_it_learns_the_rows(teacher: Teacher, store: TokenStore, tmp_path: Path)
     assert sum(trace[-5:]) / 5 < unigram - 0.5
     head = fitted.model.cls.predictions
     assert head.decoder.weight is fitted.model.bert.embeddings.word_embeddings.weight
-    assert len(fitted.tokenizer) == V
+    assert fitted.tokenizer.size == V
 
 
 def test_the_first_prediction_is_near_the_unigram_distribution(

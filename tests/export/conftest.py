@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,6 @@ import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -23,17 +20,19 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    BertTokenizer,
     DistilBertConfig,
     DistilBertForMaskedLM,
     DistilBertForSequenceClassification,
     DistilBertModel,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 
 from edgedistil.core.rundir import RunDir, create_run, mark_latest
 from edgedistil.core.session import SessionOptions
 from edgedistil.core.task import Task
+from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
+from edgedistil.core.tokenizer_files import TOKENIZER_FILES
 from edgedistil.export.passes import run_standard_passes
 from edgedistil.export.trace import trace_model
 
@@ -65,14 +64,18 @@ Answer = Callable[[ir.Model], NDArray[np.float32]]
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
-    fast = Tokenizer(
-        WordPiece({word: index for index, word in enumerate(VOCABULARY)}, unk_token="[UNK]")
-    )
-    fast.normalizer, fast.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
-    roles = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    names = dict(zip(roles, SPECIALS, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=POSITIONS, **names)
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
+    """The vocabulary's tokenizer, as transformers writes and the package reads it."""
+    path = tmp_path_factory.mktemp("tokenizer")
+    vocabulary = {word: index for index, word in enumerate(VOCABULARY)}
+    BertTokenizer(vocab=vocabulary, model_max_length=POSITIONS).save_pretrained(path)
+    return read_tokenizer(path)
+
+
+def copy_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (tokenizer.folder / name).is_file():
+            shutil.copyfile(tokenizer.folder / name, folder / name)
 
 
 @pytest.fixture(scope="session")
@@ -159,25 +162,25 @@ def error(answer: Answer) -> Callable[[ir.Model, ir.Model], float]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[[str], Path]:
+def folder(tmp_path: Path, tokenizer: TextTokenizer) -> Callable[[str], Path]:
     """Saves a model of that class with its tokenizer."""
 
     def save(name: str) -> Path:
         path = tmp_path / name
         make(name).save_pretrained(path)
-        tokenizer.save_pretrained(path)
+        copy_tokenizer(tokenizer, path)
         return path
 
     return save
 
 
 @pytest.fixture
-def finished_run(runs: Path, tokenizer: PreTrainedTokenizerFast, text: list[str]) -> RunDir:
+def finished_run(runs: Path, tokenizer: TextTokenizer, text: list[str]) -> RunDir:
     """A run with a teacher, a student and held-out text, as distillation leaves it."""
     run = create_run("done", root=runs)
     for path, name in ((run.teacher, "BertForMaskedLM"), (run.student, "DistilBertForMaskedLM")):
         make(name).save_pretrained(path)
-        tokenizer.save_pretrained(path)
+        copy_tokenizer(tokenizer, path)
     run.heldout_text.write_text("\n".join(text) + "\n", encoding="utf-8")
     mark_latest(run)
     return run

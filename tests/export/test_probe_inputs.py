@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from transformers import PreTrainedTokenizerFast
 
+from edgedistil.core.errors import ModelError
+from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.export.probe_inputs import (
     DOCUMENTS,
     LONGEST,
     draw_inputs,
     plan_calls,
     sequence_sizes,
-    special_tokens,
     tokenize_documents,
 )
 
@@ -26,24 +26,36 @@ def test_every_model_gets_enough_sequences_and_lengths(positions: int) -> None:
     assert all(count != length for length, count in calls), "B = L would hide a swapped axis"
 
 
+@pytest.mark.parametrize("positions", [6, 7, 8, 11, 16])
+def test_a_model_with_few_positions_gets_batches_that_fit(positions: int) -> None:
+    calls = plan_calls(positions)
+    assert max(length for length, _ in calls) == positions
+    assert all(count != length for length, count in calls)
+    assert all(max(sequence_sizes(*call)) <= call[0] for call in calls)
+
+
+def test_a_model_with_positions_for_too_few_tokens() -> None:
+    with pytest.raises(ModelError, match="positions for 5 tokens; expected 6 or more"):
+        plan_calls(5)
+
+
 def test_sizes_decrease_from_the_full_length() -> None:
     assert sequence_sizes(16, 1) == [16]
     assert sequence_sizes(64, 3) == [64, 44, 25]
     assert sequence_sizes(8, 5) == [8, 7, 6, 6, 5]
 
 
-def test_a_large_text_is_sampled(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_large_text_is_sampled(tokenizer: TextTokenizer) -> None:
     text = ["ban cer"] * (DOCUMENTS + 50)
     documents = tokenize_documents(tokenizer, text, np.random.default_rng(1))
     assert len(documents) == DOCUMENTS
     assert set(map(len, documents)) == {2}
 
 
-def test_a_pair_is_a_short_text_and_a_long_one(tokenizer: PreTrainedTokenizerFast) -> None:
-    special = special_tokens(tokenizer)
+def test_a_pair_is_a_short_text_and_a_long_one(tokenizer: TextTokenizer) -> None:
     inputs = draw_inputs(
         [[7, 8, 9]],
-        special,
+        tokenizer,
         np.random.default_rng(1),
         (11, 1),
         pairs=True,
@@ -51,16 +63,16 @@ def test_a_pair_is_a_short_text_and_a_long_one(tokenizer: PreTrainedTokenizerFas
         token_types=True,
     )
     ids, types = inputs.feeds["input_ids"][0].tolist(), inputs.feeds["token_type_ids"][0].tolist()
-    assert ids == [special.cls, 7, 8, special.sep, 9, 7, 8, 9, 7, 8, special.sep]
+    cls, sep = tokenizer.require("cls"), tokenizer.require("sep")
+    assert ids == [cls, 7, 8, sep, 9, 7, 8, 9, 7, 8, sep]
     assert types == [0] * 4 + [1] * 7
     assert len(inputs.masked_M2) == 0
 
 
-def test_masks_replace_tokens_and_are_listed(tokenizer: PreTrainedTokenizerFast) -> None:
-    special = special_tokens(tokenizer)
+def test_masks_replace_tokens_and_are_listed(tokenizer: TextTokenizer) -> None:
     inputs = draw_inputs(
         [[7, 8, 9]],
-        special,
+        tokenizer,
         np.random.default_rng(1),
         (40, 3),
         pairs=False,
@@ -69,5 +81,5 @@ def test_masks_replace_tokens_and_are_listed(tokenizer: PreTrainedTokenizerFast)
     )
     ids_BL = inputs.feeds["input_ids"]
     assert set(inputs.feeds) == {"input_ids", "attention_mask"}
-    assert np.argwhere(ids_BL == special.mask).tolist() == inputs.masked_M2.tolist()
+    assert np.argwhere(ids_BL == tokenizer.require("mask")).tolist() == inputs.masked_M2.tolist()
     assert inputs.feeds["attention_mask"].sum(axis=1).tolist() == sequence_sizes(40, 3)

@@ -11,6 +11,7 @@ import torch
 from edgedistil.core.errors import ModelError, RunError
 from edgedistil.core.rundir import RunDir
 from edgedistil.export.source import ExportSource, find_sources, parse_task, read_source
+from edgedistil.models.facts import weights_sha256
 
 Folder = Callable[[str], Path]
 
@@ -119,7 +120,7 @@ def test_the_task_follows_from_the_architecture(folder: Folder, name: str, task:
 def test_a_masked_lm_serves_as_encoder_too(folder: Folder) -> None:
     source = read(folder("DistilBertForMaskedLM"), task="feature-extraction")
     assert type(source.load_model()).__name__ == "DistilBertModel"
-    assert source.load_tokenizer().mask_token == "[MASK]"
+    assert source.load_tokenizer().special["mask_token"] == "[MASK]"
 
 
 def test_synonyms_of_tasks_manager_are_understood() -> None:
@@ -145,12 +146,12 @@ def test_another_type_of_model_is_refused_with_the_supported_ones(folder: Folder
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activation": "relu"}, "has the activation 'relu'; supported: gelu"),
+        ({"activation": "swiglu"}, "activation = 'swiglu'; expected a function that transformers"),
         ({"architectures": []}, "names no architecture, which belongs to no supported task"),
-        ({"is_decoder": True}, "has a decoder; supported: encoders"),
+        ({"is_decoder": True}, "is a decoder; supported: an encoder"),
         (
             {"position_embedding_type": "relative_key"},
-            "position embeddings of type 'relative_key'; supported: absolute",
+            "has positions of type 'relative_key'; supported: an encoder with absolute positions",
         ),
     ],
 )
@@ -196,5 +197,38 @@ def test_truncated_weights_are_an_input_error(folder: Folder) -> None:
     path = folder("DistilBertModel")
     file = path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ModelError, match=r"the weights in .* cannot be read"):
-        read(path).load_model()
+    with pytest.raises(ModelError, match=r"safetensors is truncated or not a safetensors file"):
+        read(path)
+
+
+def test_a_tokenizer_without_a_mask_serves_every_other_task(folder: Folder) -> None:
+    path = folder("DistilBertForMaskedLM")
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        described = json.loads((path / name).read_text())
+        described["mask_token"], described["added_tokens"] = None, []
+        described.pop("added_tokens_decoder", None)
+        (path / name).write_text(json.dumps(described))
+    assert read(path, task="feature-extraction").load_tokenizer().token_id("mask") is None
+    with pytest.raises(ModelError, match="has no mask_token"):
+        read(path, task="fill-mask")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(folder: Folder) -> None:
+    path = folder("DistilBertModel")
+    described = json.loads((path / "tokenizer.json").read_text())
+    described["model"]["vocab"]["extra"] = 53
+    (path / "tokenizer.json").write_text(json.dumps(described))
+    with pytest.raises(ModelError, match=r"ids up to 53 \(54 tokens\), .* matrix of 53 rows"):
+        read(path)
+
+
+def test_the_digest_of_a_model_without_a_pooler_is_the_same_each_time(folder: Folder) -> None:
+    """transformers draws the weights of a pooler that the files lack."""
+    source = read(folder("BertForMaskedLM"), task="feature-extraction")
+    digests = set()
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = source.load_model()
+        digests.add(weights_sha256(model))
+        assert not [name for name, _ in model.named_parameters() if "pooler" in name]
+    assert len(digests) == 1

@@ -5,32 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from transformers import AutoTokenizer
 
-from edgedistil.core.errors import ModelError
-from edgedistil.export.tokenizer_files import bert_template, vocabulary_lines, write_tokenizer
+from edgedistil.export.tokenizer_files import write_tokenizer
 
 
-def test_the_template_frames_one_text_and_two() -> None:
-    template = bert_template("[CLS]", "[SEP]", {"[CLS]": 2, "[SEP]": 3})
-    assert len(template["single"]) == 3
-    assert [next(iter(part.values()))["type_id"] for part in template["pair"]] == [0, 0, 0, 1, 1]
-    assert template["special_tokens"]["[SEP]"]["ids"] == [3]
-
-
-def test_vocabulary_lines_follow_the_ids_and_have_no_gap() -> None:
-    assert vocabulary_lines({"b": 1, "a": 0}) == "a\nb\n"
-    with pytest.raises(ModelError, match="2 ids of the vocabulary are not 0 to 1 without a gap"):
-        vocabulary_lines({"a": 0, "b": 2})
-
-
-def test_a_tokenizer_that_is_not_wordpiece_is_refused(
-    folder: Callable[[str], Path], tmp_path: Path
+@pytest.mark.parametrize(("declared", "expected"), [(17, 17), (10**30, 521), (None, 521)])
+def test_texts_are_cut_at_the_declared_length_and_at_the_positions(
+    folder: Callable[[str], Path], tmp_path: Path, declared: int | None, expected: int
 ) -> None:
-    source = folder("BertModel")
-    vocabulary = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
-    Tokenizer(WordLevel(vocabulary, unk_token="[UNK]")).save(str(source / "tokenizer.json"))
+    source, package = folder("BertModel"), tmp_path / "package"
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    settings["model_max_length"] = declared
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    package.mkdir()
     config = json.loads((source / "config.json").read_text())
-    with pytest.raises(ModelError, match="is of type WordLevel; expected WordPiece"):
-        write_tokenizer(tmp_path, source, config, input_names=["input_ids"])
+    (package / "config.json").write_text(json.dumps(config))
+    assert write_tokenizer(package, source, config, input_names=["input_ids"]) == expected
+    assert AutoTokenizer.from_pretrained(package).model_max_length == expected

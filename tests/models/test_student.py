@@ -88,14 +88,17 @@ def test_identity_map_with_folded_segment_equals_the_real_teacher() -> None:
         "The student reads what its teacher reads.",
         "Quantities of [MASK] were found, in 1923, near the river bank.",
     ]
-    batch = teacher.tokenizer(sentences, padding=True, return_tensors="pt")
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    rows = teacher.tokenizer.encode_framed(sentences, 64)
+    ids = [torch.tensor(row_ids) for row_ids, _ in rows]
+    ids_BL = torch.nn.utils.rnn.pad_sequence(ids, True, teacher.tokenizer.pad_id)
+    mask_BL = (ids_BL != teacher.tokenizer.pad_id).long()
+    inputs = {"input_ids": ids_BL, "attention_mask": mask_BL}
     with torch.no_grad():
         theirs = teacher.model(**inputs).logits
         ours = student(**inputs).logits
         unfolded = _student(teacher.model, layer_map=range(6), fold_segment=False).eval()
         off = unfolded(**inputs).logits
-    attended = batch["attention_mask"].bool()
+    attended = mask_BL.bool()
     assert (theirs - ours)[attended].abs().max() < 1e-4
     assert (theirs - off)[attended].abs().max() > 1e-2  # so the line above could have failed
 

@@ -20,6 +20,7 @@ from onnx_ir.passes.common import (
 )
 
 from edgedistil.core.errors import EdgeDistilError
+from edgedistil.core.family import FAMILIES
 from edgedistil.export.passes.activation import fuse_gelu
 from edgedistil.export.passes.attention import fuse_attention
 from edgedistil.export.passes.constants import (
@@ -65,17 +66,19 @@ class PassCounts:
             config: transformers' config of the source model.
         """
         operators = [node.op_type for node in model.graph]
+        # Other activations have an Erf too, and are left as they were traced.
+        activation = getattr(config, FAMILIES[config.model_type].keys.activation)
         return cls(
             layers=config.num_hidden_layers,
             heads=config.num_attention_heads,
-            gelus=operators.count("Erf"),
+            gelus=operators.count("Erf") if activation == "gelu" else 0,
             transposed_weights=sum(transposes_a_weight(node) for node in model.graph),
         )
 
 
 def standard_passes(counts: PassCounts) -> list[Pass]:
     """Returns the passes of every artefact, in order."""
-    return [
+    passes = [
         # The lowered attention reads (L, B, D), so the layout has to change first.
         Pass("sequence-first", sequence_first, 1),
         Pass("attention", lambda m: fuse_attention(m, heads=counts.heads), counts.layers),
@@ -89,6 +92,9 @@ def standard_passes(counts: PassCounts) -> list[Pass]:
         # The number of constants depends on the version of torch.
         Pass("constants", name_constants, None),
     ]
+    # Both look for the exact GELU, and another activation may have a part that resembles it.
+    without_gelu = {"gelu", "bias-sums"} if counts.gelus == 0 else set()
+    return [step for step in passes if step.name not in without_gelu]
 
 
 def run_standard_passes(model: ir.Model, config: Any) -> dict[str, int]:

@@ -1,0 +1,407 @@
+"""Reads what a model folder says about its model, and checks it before a library loads it.
+
+transformers believes every word of a config.json, and fails in a hundred ways where one is wrong.
+Here each key that decides a size, a type or a function is checked, and the sizes are compared with
+the shapes in the headers of the weights. Nothing is loaded, and torch is not needed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedistil.core.echo import echo
+from edgedistil.core.errors import ModelError, StorageError
+from edgedistil.core.family import FAMILIES, ConfigKeys, FamilyInfo
+from edgedistil.core.fetch import require_safetensors
+from edgedistil.core.library_errors import library_errors
+from edgedistil.core.regular_file import check_regular
+from edgedistil.core.rundir import read_json_object
+
+# Functions that transformers has for `hidden_act`; a test compares the list with transformers'.
+ACTIVATIONS = frozenset(
+    {
+        "gelu",
+        "gelu_10",
+        "gelu_accurate",
+        "gelu_fast",
+        "gelu_new",
+        "gelu_python",
+        "gelu_python_tanh",
+        "gelu_pytorch_tanh",
+        "hardswish",
+        "laplace",
+        "leaky_relu",
+        "linear",
+        "mish",
+        "prelu",
+        "quick_gelu",
+        "relu",
+        "relu2",
+        "relu6",
+        "sigmoid",
+        "silu",
+        "sqrtsoftplus",
+        "swish",
+        "tanh",
+        "xielu",
+    }
+)
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+# Bounds of the sizes: ten times the largest encoder's, so that a wrong figure is found at once.
+_LARGEST = {
+    "layers": 1_000,
+    "hidden": 65_536,
+    "heads": 65_536,
+    "intermediate": 1_000_000,
+    "vocabulary": 10_000_000,
+    "positions": 10_000_000,
+    "segments": 1_000,
+}
+_PROBLEM_TYPES = (
+    "regression",
+    "single_label_classification",
+    "multi_label_classification",
+)
+_DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
+_FLOAT_TENSORS = ("F64", "F32", "F16", "BF16")
+_DAMAGED_HINT = "the file may be truncated: copy or download it again"
+# Problems that a message lists.
+_LISTED_PROBLEMS = 4
+# A layer's number in a weight's name, in every supported family.
+_LAYER = re.compile(r"\blayer\.(\d+)\.")
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder whose config.json and weights fit each other.
+
+    Attributes:
+        folder: The folder.
+        config: config.json, with the sizes that it leaves out.
+        family: Family of the model.
+        shapes: Name of each stored weight → its shape.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    family: FamilyInfo
+    shapes: Mapping[str, Shape]
+
+    @property
+    def architectures(self) -> list[str]:
+        """Classes that config.json names."""
+        return list(self.config.get("architectures") or [])
+
+
+def read_model_folder(
+    folder: Path, *, families: Sequence[str] = tuple(FAMILIES), subject: str = "the model"
+) -> ModelFolder:
+    """Reads and checks config.json and the headers of the weights.
+
+    Args:
+        folder: config.json and weights in safetensors.
+        families: Families that are supported.
+        subject: What the model is, in messages.
+    Raises:
+        ModelError: The folder has no model, one that is not supported, or one whose files are
+            damaged or contradict each other.
+    """
+    config = _read_config(folder)
+    family = _supported_family(config, families, f"{subject} in {folder}")
+    config = family.with_defaults(config)
+    problems = _config_problems(config, family.keys)
+    if problems:
+        listed = "; ".join(problems[:_LISTED_PROBLEMS])
+        if len(problems) > _LISTED_PROBLEMS:
+            listed += f"; and {len(problems) - _LISTED_PROBLEMS} more"
+        raise ModelError(f"{folder / 'config.json'}: {listed}")
+    shapes = read_shapes(folder)
+    _check_shapes(folder, config, family.keys, shapes)
+    return ModelFolder(folder, config, family, shapes)
+
+
+# --- config.json ---------------------------------------------------------------------------------
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.exists():
+        raise ModelError(f"{folder} is not a model folder: it has no config.json")
+    try:
+        return read_json_object(path)
+    except StorageError as error:
+        raise ModelError(error.message, hint=_DAMAGED_HINT) from error
+
+
+def _supported_family(
+    config: Mapping[str, Any], families: Sequence[str], subject: str
+) -> FamilyInfo:
+    """Returns the family of a model; raises ModelError if it, or an option, is not supported."""
+    architectures = config.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(c, str) for c in architectures):
+        raise ModelError(
+            f"{subject} names the architectures {echo(architectures)}; expected names of classes"
+        )
+    model_type = config.get("model_type", "unknown")
+    if not isinstance(model_type, str) or model_type not in families:
+        named = ", ".join(architectures) or "no architecture"
+        raise ModelError(
+            f"{subject} is a model of type '{echo(model_type)}' ({named}); "
+            f"supported: {', '.join(families)}",
+            hint="choose a model of a supported family, with weights in safetensors",
+        )
+    problem = _unsupported_option(config)
+    if problem is not None:
+        raise ModelError(f"{subject} {problem}; supported: an encoder with absolute positions")
+    return FAMILIES[model_type]
+
+
+def _unsupported_option(config: Mapping[str, Any]) -> str | None:
+    """An option that computes something else than the supported families do; None without one."""
+    if config.get("quantization_config") is not None:
+        return "has quantized weights (quantization_config), which only their own library reads"
+    if config.get("is_decoder") or config.get("is_encoder_decoder"):
+        return "is a decoder"
+    if config.get("add_cross_attention"):
+        return "has cross-attention"
+    positions = config.get("position_embedding_type") or "absolute"
+    if positions != "absolute":
+        return f"has positions of type '{echo(positions)}'"
+    return None
+
+
+def _config_problems(config: Mapping[str, Any], keys: ConfigKeys) -> list[str]:
+    """What is wrong with the values of config.json, one sentence each."""
+    problems = []
+    for field, largest in _LARGEST.items():
+        key = getattr(keys, field)
+        # DistilBERT has no segments.
+        if key in config:
+            problems += _value_problem(config, key, _is_count(largest), f"1 to {largest:,}")
+    for key, (is_right, expected) in _VALUES.items():
+        if config.get(key) is not None:
+            problems += _value_problem(config, key, is_right, expected)
+    problems += _value_problem(
+        config, keys.activation, _is_activation, "a function that transformers has"
+    )
+    # Relations between values make sense only if each of them is right.
+    return problems or _relation_problems(config, keys)
+
+
+def _relation_problems(config: Mapping[str, Any], keys: ConfigKeys) -> list[str]:
+    problems = []
+    hidden, heads = config[keys.hidden], config[keys.heads]
+    if hidden % heads:
+        problems.append(f"{keys.hidden} = {hidden} is not a multiple of {keys.heads} = {heads}")
+    pad_id, rows = config.get("pad_token_id"), config[keys.vocabulary]
+    if pad_id is not None and not 0 <= pad_id < rows:
+        problems.append(
+            f"pad_token_id = {echo(pad_id)} is beyond the {rows:,} rows of {keys.vocabulary}"
+        )
+    return problems
+
+
+def _value_problem(
+    config: Mapping[str, Any], key: str, is_right: Callable[[Any], bool], expected: str
+) -> list[str]:
+    value = config.get(key)
+    if is_right(value):
+        return []
+    shown = f"'{echo(value)}'" if isinstance(value, str) else echo(value)
+    return [f"{key} = {shown}; expected {expected}"]
+
+
+def _is_count(largest: int) -> Callable[[Any], bool]:
+    return lambda value: _is_integer(value) and 1 <= value <= largest
+
+
+def _is_integer(value: Any) -> bool:
+    # True is an int for Python.
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_activation(value: Any) -> bool:
+    return isinstance(value, str) and value in ACTIVATIONS
+
+
+def _one_of(values: Sequence[str]) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: isinstance(value, str) and value in values), f"one of {', '.join(values)}"
+
+
+# Optional keys: how a right value is recognised, and what a message says that it should be.
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "pad_token_id": (_is_integer, "an integer"),
+    "layer_norm_eps": (lambda value: _is_share(value) and value > 0, "a number above 0, up to 1"),
+    "initializer_range": (lambda value: _is_number(value) and 0 <= value <= 100, "0 to 100"),
+    "hidden_dropout_prob": (_is_share, "0 to 1"),
+    "attention_probs_dropout_prob": (_is_share, "0 to 1"),
+    "classifier_dropout": (_is_share, "0 to 1"),
+    "dropout": (_is_share, "0 to 1"),
+    "attention_dropout": (_is_share, "0 to 1"),
+    "qa_dropout": (_is_share, "0 to 1"),
+    "seq_classif_dropout": (_is_share, "0 to 1"),
+    "tie_word_embeddings": (_is_bool, "true or false"),
+    "sinusoidal_pos_embds": (_is_bool, "true or false"),
+    "chunk_size_feed_forward": (_is_integer, "an integer"),
+    "num_labels": (_is_count(1_000_000), "1 to 1,000,000"),
+    "id2label": (_is_object, "an object"),
+    "label2id": (_is_object, "an object"),
+    "problem_type": _one_of(_PROBLEM_TYPES),
+    "dtype": _one_of(_DTYPES),
+    "torch_dtype": _one_of(_DTYPES),
+}
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
+def read_shapes(folder: Path) -> dict[str, Shape]:
+    """Reads the shapes of all weights from the headers of the safetensors files.
+
+    Raises:
+        ModelError: There are no weights in safetensors, a file is damaged or missing, or a weight
+            is not a floating-point number.
+    """
+    require_safetensors(folder)
+    shapes: dict[str, Shape] = {}
+    for file in weight_files(folder):
+        shapes |= _read_header(file)
+    return shapes
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Returns the files that transformers reads a folder's weights from.
+
+    Raises:
+        ModelError: There are no such files, or the index is damaged or names other files.
+    """
+    single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
+    if single.exists():
+        return [single]
+    if not index.exists():
+        others = ", ".join(file.name for file in sorted(folder.glob("*.safetensors")))
+        raise ModelError(
+            f"{folder} has {others}, and neither {WEIGHTS_FILE} nor {INDEX_FILE}",
+            hint=f"rename the file with the weights to {WEIGHTS_FILE}",
+        )
+    try:
+        weight_map = read_json_object(index).get("weight_map")
+    except StorageError as error:
+        raise ModelError(error.message, hint=_DAMAGED_HINT) from error
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError(f"{index} has no weight_map; expected the file of each weight")
+    files = [_shard(folder, name) for name in sorted({echo(name) for name in weight_map.values()})]
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise ModelError(
+            f"{index} names {', '.join(missing)}, which {folder} does not have",
+            hint="copy or download all files of the model",
+        )
+    return files
+
+
+def _shard(folder: Path, name: str) -> Path:
+    """A file of an index; raises ModelError unless it is a safetensors file in the folder."""
+    # An index from elsewhere must not make us read files outside the folder.
+    if Path(name).name != name or not name.endswith(".safetensors"):
+        raise ModelError(
+            f"{folder / INDEX_FILE} names the file '{name}'; "
+            "expected the name of a .safetensors file in the same folder"
+        )
+    return folder / name
+
+
+def _read_header(file: Path) -> dict[str, Shape]:
+    """Shapes in the header of one file."""
+    from safetensors import safe_open
+
+    problem = f"{file} is truncated or not a safetensors file"
+    shapes: dict[str, Shape] = {}
+    with library_errors(problem, hint=_DAMAGED_HINT):
+        check_regular(file)
+        # numpy's loader: torch is not needed to read a header.
+        with safe_open(file, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                tensor = tensors.get_slice(name)
+                shapes[name] = tuple(tensor.get_shape())
+                _check_float(file, name, tensor.get_dtype())
+    return shapes
+
+
+def _check_float(file: Path, name: str, dtype: str) -> None:
+    """Raises ModelError for a quantized weight."""
+    # Position ids, which older versions stored with the weights, are integers.
+    if name.endswith(".weight") and dtype not in _FLOAT_TENSORS:
+        raise ModelError(
+            f"the weight '{name}' in {file} is of type {dtype}; expected floating-point numbers",
+            hint="the model is quantized: choose the original",
+        )
+
+
+# --- config.json against weights -----------------------------------------------------------------
+
+
+def _check_shapes(
+    folder: Path, config: Mapping[str, Any], keys: ConfigKeys, shapes: Mapping[str, Shape]
+) -> None:
+    """Raises ModelError if a weight has another shape than config.json says.
+
+    Only weights that every supported family has; the others are compared when they are loaded.
+    """
+    hidden, intermediate = config[keys.hidden], config[keys.intermediate]
+    expected = {
+        "embeddings.word_embeddings.weight": (config[keys.vocabulary], hidden),
+        "embeddings.position_embeddings.weight": (config[keys.positions], hidden),
+        "embeddings.token_type_embeddings.weight": (config.get(keys.segments), hidden),
+        "layer.0.attention.self.query.weight": (hidden, hidden),
+        "layer.0.attention.q_lin.weight": (hidden, hidden),
+        "layer.0.intermediate.dense.weight": (intermediate, hidden),
+        "layer.0.ffn.lin1.weight": (intermediate, hidden),
+    }
+    for name, shape in shapes.items():
+        for ending, wanted_shape in expected.items():
+            if name.endswith(ending) and shape != wanted_shape:
+                raise shape_mismatch(folder, name, stored=shape, expected=wanted_shape)
+
+    layers = {int(match[1]) + 1 for match in map(_LAYER.search, shapes) if match is not None}
+    if layers and config[keys.layers] > max(layers):
+        raise ModelError(
+            f"{folder / 'config.json'}: {keys.layers} = {config[keys.layers]:,}, and the weights "
+            f"have {max(layers)} layers",
+            hint="take config.json and weights from the same model",
+        )
+
+
+def shape_mismatch(
+    folder: Path, name: str, *, stored: Sequence[int], expected: Sequence[int]
+) -> ModelError:
+    """Returns the error for a weight whose shape is not the one that config.json asks for."""
+    return ModelError(
+        f"the weight '{name}' in {folder} has the shape {tuple(stored)}; "
+        f"config.json asks for {tuple(expected)}",
+        hint="take config.json and weights from the same model",
+    )

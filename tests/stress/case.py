@@ -11,6 +11,8 @@ from random import Random
 DONE, UNEXPECTED, INPUT, CHECK, DEVICE = 0, 1, 2, 3, 4
 
 Prepare = Callable[[Path, Random], None]
+# Looks at the working folder afterwards; returns problems.
+Check = Callable[[Path], list[str]]
 
 
 def nothing(_work: Path, _random: Random) -> None:
@@ -28,7 +30,9 @@ class Case:
         codes: Exit codes that are right.
         prepare: Writes files into the working folder; gets random numbers of the case's own seed.
         expected: Texts that the output contains if the exit code is not 0.
-        environment: Further environment variables; `{work}` in a value is the working folder.
+        check: Looks at the files that a successful command wrote.
+        environment: Further environment variables; `{work}` in a value is the working folder, and
+            `{path}` the PATH.
         alone: Whether the case needs a fresh process instead of a fork of the warm one.
     """
 
@@ -38,6 +42,7 @@ class Case:
     codes: tuple[int, ...] = (INPUT,)
     prepare: Prepare = nothing
     expected: tuple[str, ...] = ()
+    check: Check | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     alone: bool = False
 
@@ -57,6 +62,7 @@ class Outcome:
         cpu_seconds: CPU time.
         peak_bytes: Largest resident memory of one process.
         ended_for: Why it had to be ended; empty if it ended by itself.
+        wrong_files: Problems that the case's own check reported.
         outside: Paths outside of the working folder, the cache and TMPDIR that were written.
         leftovers: Names that remained in TMPDIR.
         processes: Command lines of processes that remained.
@@ -68,6 +74,7 @@ class Outcome:
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
     ended_for: str = ""
+    wrong_files: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
     processes: tuple[str, ...] = ()

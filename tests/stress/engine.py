@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.stress import processes, warm
@@ -81,8 +81,7 @@ class Engine:
             "OMP_NUM_THREADS": "1",
             # As `edgedistil` sets it; otherwise the import of onnxruntime starts a thread.
             "ORT_DISABLE_TELEMETRY": "1",
-            # PyTorch creates its cache of compiled models when it is imported, in TMPDIR by
-            # default.
+            # PyTorch creates its cache of compiled models at its import, in TMPDIR by default.
             "TORCHINDUCTOR_CACHE_DIR": str(self.shared / "inductor"),
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -130,7 +129,10 @@ class Engine:
         """Prepares a case in new folders and runs it."""
         folders = Folders.create(base)
         case.prepare(folders.work, case.random(seed))
-        return self.run_in(case, folders)
+        outcome = self.run_in(case, folders)
+        if case.check is None or outcome.code != 0:
+            return outcome
+        return replace(outcome, wrong_files=tuple(case.check(folders.work)))
 
     def run_in(self, case: Case, folders: Folders, *, timeout_s: float = TIMEOUT_S) -> Outcome:
         """Runs a case in folders that are prepared."""
@@ -191,7 +193,8 @@ class Engine:
             "TMPDIR": str(folders.tmp),
             "HOME": str(folders.home),
         }
-        filled = {key: value.format(work=folders.work) for key, value in further.items()}
+        places = {"work": folders.work, "path": os.environ["PATH"]}
+        filled = {key: value.format(**places) for key, value in further.items()}
         return environment | filled
 
     def _start_alone(
@@ -222,11 +225,13 @@ def _own_names() -> set[str]:
     return {"work", "cache", "tmp", "home", "output", "outside"}
 
 
-def ignore_terminal_stop() -> None:
-    """Lets Ctrl-C end this process only after the present case's processes are killed."""
+def end_with_terminal(folder: Path | None) -> None:
+    """Lets SIGINT and SIGTERM kill the present case's processes and remove a folder."""
 
     def stop(_number: int, _frame: object) -> None:
         processes.end_descendants(os.getpid())
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         os._exit(130)
 
     signal.signal(signal.SIGINT, stop)

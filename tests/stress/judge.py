@@ -34,6 +34,7 @@ def problems(case: Case, outcome: Outcome) -> list[str]:
         *_message(case, outcome, text),
         *_control_characters(text),
         *_long_lines(text),
+        *(f"files: {problem}" for problem in outcome.wrong_files[:3]),
         *(f"outside: wrote {path}" for path in outcome.outside[:3]),
         *(f"TMPDIR: left {name}" for name in outcome.leftovers[:3]),
         *(f"process: left {command}" for command in outcome.processes[:3]),

@@ -47,8 +47,7 @@ _LIBRARIES = (
     "transformers.models.distilbert.modeling_distilbert",
 )
 # These start threads when they are imported; a fork would have their locks, but not the threads.
-# The
-# modules that need them are imported by the forks.
+# The modules that need them are imported by the forks.
 _WITH_THREADS = ("datasets", "pyarrow")
 # The first one runs on boards, the other one is the entry point itself.
 _NOT_IMPORTED = ("edgedistil.runtime.runner", "edgedistil.__main__")

@@ -1,4 +1,4 @@
-"""Small sound inputs that cases copy and damage: models, text, a task, a device and a complete run."""
+"""Small sound inputs that cases copy and damage: models, text, a task and a complete run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ STUDENT_GRAPH = f"runs/{RUN}/export/student-feature-extraction/onnx/model.onnx"
 POSITIONS = 128
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_SUBJECTS = "the boat|a long river|her brother|the old road|one small harbour|every film|the actor"
+_SUBJECTS = "the boat|a long river|her brother|the old road|one harbour|every film|the actor"
 _VERBS = "left|carried|was|opened|kept|often saw|never reached|slowly followed|ended"
-_OBJECTS = (
-    "the market|good bread|bad weather|a great story|the sharp knife|poor work|before sunrise"
-)
+_OBJECTS = "the market|good bread|bad weather|a great story|the sharp knife|poor work"
 _ENDS = "in the morning|with little time|after the war|for nothing|again|without a word|at home"
 
 RECIPE = """

@@ -311,8 +311,8 @@ def _figure(value: float, source: str) -> dict[str, Any]:
 
 
 def _size(size_bytes: int | None, unit: int, assumed: float, source: str) -> dict[str, Any]:
-    """Returns a reported size in units of `unit` bytes; the assumed one if there is none."""
+    """Returns a reported size in units of `unit` bytes; the assumed one if it is missing."""
     if size_bytes is None:
         return {"value": assumed, "assumed": _ASSUMED}
-    # Caches and pages are whole KiB; memory without the kernel's part is not a whole GiB.
+    # Caches and pages are multiples of a KiB; memory without the kernel's part is not one of a GiB.
     return {"value": round(size_bytes / unit, 2), "source": source}

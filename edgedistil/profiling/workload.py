@@ -33,8 +33,8 @@ _MAX_UNKNOWN_LENGTH = 8192
 # Characters of a line that are tokenized. They are more tokens than the lengths above need, and a
 # tokenizer takes many times its text in memory: it aborts this process at a line of 100 MB.
 _MAX_LINE = 100_000
-# Tokens of a pass over all pairs, with a fixed length and batch: 50 MB of inputs. Pairs of free length
-# take 60 tokens on average, and 1,500 of them are far below.
+# Tokens of a pass over all pairs, with a fixed length and batch: 50 MB of inputs. Pairs of free
+# length take 60 tokens on average, and 1,500 of them are far below.
 _MAX_PASS_TOKENS, _PAIR_TOKENS = 2**21, 64
 # Fixed, so that every profile of a text has the same inputs.
 _SEED = 56

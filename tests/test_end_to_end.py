@@ -150,7 +150,7 @@ def test_a_second_run_needs_no_network_and_does_nothing_twice(home: Path, tmp_pa
     )
     assert done.returncode == 0, done.stderr
     assert (home / "runs" / "e2e" / "distill.json").stat().st_mtime_ns == before
-    assert done.stderr.count("done already") == 3
+    assert done.stderr.count("already done") == 3
     assert "fetching" not in done.stderr
     assert time.monotonic() - started < 120
 

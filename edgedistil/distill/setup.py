@@ -74,14 +74,9 @@ def layer_map(section: StudentSection, teacher: BertForMaskedLM) -> list[int]:
         return alternate_layers(depth)
     # The recipe is checked without the teacher, so its layers are checked here.
     outside = [layer for layer in section.layers if layer >= depth]
-    problem = None
     if outside:
-        problem = f"the teacher has no layer {outside[0]}"
-    elif not section.layers:
-        problem = "a student needs at least one layer"
-    if problem is not None:
         raise ModelError(
-            f"student.layers {section.layers}: {problem}",
+            f"student.layers {section.layers}: the teacher has no layer {outside[0]}",
             hint=f"its layers are 0 to {depth - 1}",
         )
     return section.layers

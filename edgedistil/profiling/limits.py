@@ -18,6 +18,10 @@ _PER_THREAD_BYTES = 16 * 2**20
 # Activations of one token, and of one pair of tokens in 16 heads of attention.
 _PER_TOKEN_BYTES = 256 * 2**10
 _PER_TOKEN_PAIR_BYTES = 192
+# A graph does not always say how many positions it has.
+_LENGTH_HINT = (
+    "it may have fewer positions than this: copy its config.json next to it, or pass --length"
+)
 # More threads than cores only wait for each other: 1000 on two cores take minutes for one call.
 _THREADS_PER_CORE = 4
 _MIN_MAX_THREADS = 8
@@ -64,9 +68,13 @@ def require_success(target: Target, reply: Reply, artefacts: Sequence[Artefact])
     on_host = isinstance(target, LocalTarget)
     if on_host and error is not None and error.kind == "exception":
         for artefact in artefacts:
-            if artefact.label in error.phase:
+            # What fails later says nothing about the model: a profile that cannot be written.
+            phases = (f"load {artefact.label}", f"first call {artefact.label}")
+            steady = error.phase.startswith(f"steady {artefact.label} ")
+            if error.phase in phases or steady:
                 raise ModelError(
-                    f"{artefact.path}: onnxruntime {reply.identity.onnxruntime} cannot run it: "
-                    f"{error.message}"
+                    f"{artefact.path}: onnxruntime {reply.identity.onnxruntime} cannot run it in "
+                    f"the phase '{error.phase}': {error.message}",
+                    hint=_LENGTH_HINT if steady else None,
                 )
     raise_failure(reply, source=target.source)

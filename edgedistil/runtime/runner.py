@@ -719,10 +719,19 @@ def profiler_events(
             if before_call is not None:
                 before_call()
             session.run(None, session.feeds[key])
-        with open(inference.end_profiling(), encoding="utf-8") as file:
-            return json.load(file)
+        return read_profile(inference.end_profiling())
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_profile(path: str) -> Any:
+    """Reads the events of onnxruntime's profiler."""
+    with open(path, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        # onnxruntime says nothing when it cannot write the file.
+        except ValueError as error:
+            raise OSError("onnxruntime's profile is incomplete: is the disk full?") from error
 
 
 def executed_nodes(events: list[Any]) -> list[list[Any]]:

@@ -183,8 +183,30 @@ def test_a_file_that_the_runtime_refuses_is_named(tiny_model_folder: Path, tmp_p
     graph = helper.make_graph([node], "g", [value("input_ids")], [value("y")])
     onnx.save(helper.make_model(graph, ir_version=9), tmp_path / "odd.onnx")
     (tmp_path / "tokenizer.json").write_bytes((tiny_model_folder / "tokenizer.json").read_bytes())
-    with pytest.raises(ModelError, match=r"odd\.onnx: onnxruntime .* cannot run it: .*NoSuch"):
+    with pytest.raises(ModelError, match=r"odd\.onnx: onnxruntime .* cannot run it .*NoSuch"):
         profile_latest(model=tmp_path / "odd.onnx")
+
+
+def test_a_model_with_fewer_positions_than_it_says_is_named(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    table = numpy_helper.from_array(np.zeros(11, np.float32), "table")
+    one = numpy_helper.from_array(np.array(1, np.int64), "one")
+    nodes = [
+        helper.make_node("Shape", ["input_ids"], ["shape"]),
+        helper.make_node("Expand", ["one", "shape"], ["ones"]),
+        helper.make_node("CumSum", ["ones", "one"], ["positions"]),
+        helper.make_node("Gather", ["table", "positions"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [value("input_ids")], [value("y", FLOAT, FREE)], [table, one]
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, ir_version=9, opset_imports=opsets), tmp_path / "short.onnx")
+    (tmp_path / "tokenizer.json").write_bytes((tiny_model_folder / "tokenizer.json").read_bytes())
+    with pytest.raises(ModelError, match=r"in the phase 'steady .* 17'") as error:
+        profile_latest(model=tmp_path / "short.onnx")
+    assert "it may have fewer positions" in str(error.value)
 
 
 def test_too_many_threads_are_an_error(tiny_model_folder: Path) -> None:

@@ -34,7 +34,8 @@ ByteCount = Annotated[int, Field(ge=0, le=2**50)]
 EventCount = Annotated[int, Field(ge=0, le=2**53)]
 Cores = Annotated[int, Field(gt=0, le=2**16)]
 Megahertz = Annotated[float, Field(ge=0, le=100_000)]
-Celsius = Annotated[float, Field(ge=-1000, le=10_000)]
+# Some sensors report the smallest 32-bit integer of milli-degrees when they are absent.
+Celsius = Annotated[float, Field(ge=-1e7, le=1e7)]
 BytesPerSecond = Annotated[float, Field(gt=0, le=1e15)]
 Text = Annotated[str, Field(max_length=1000)]
 # Messages of the runtime, and names of nodes.

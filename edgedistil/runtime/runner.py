@@ -851,7 +851,8 @@ def measure_energy(session: ModelSession, job: dict[str, Any]) -> dict[str, Any]
     meter.start()
     samples, wall_ns = timed_calls(session.run, feeds, CallBudget(1, seconds, seconds * 2))
     joules = meter.stop()
-    if joules is None:
+    # A counter that wrapped without saying where gives a negative sum.
+    if joules is None or joules < 0:
         return {"absent": f"{meter.name} returned no usable reading"}
     return {"counter": meter.name, "joules": joules, "calls": len(samples), "wall_ns": wall_ns}
 

@@ -318,6 +318,39 @@ def test_it_is_one_file_for_python_3_9_with_numpy_and_onnxruntime_only() -> None
     assert future, "without it, Python 3.9 would evaluate X | Y in annotations"
 
 
+class FakeSession:
+    """Inputs of a graph that another exporter wrote."""
+
+    class Value:
+        def __init__(self, name: str, type_name: str) -> None:
+            self.name, self.type = name, type_name
+
+    run = None
+
+    def get_inputs(self) -> list[Value]:
+        names = {"ids:0": "int32", "mask": "float", "position_ids": "int64", "rows": "int64"}
+        return [self.Value(name, f"tensor({kind})") for name, kind in names.items()]
+
+    def get_outputs(self) -> list[Value]:
+        return []
+
+
+def test_feeds_get_the_names_types_and_batch_of_the_graph() -> None:
+    ids_BL = np.array([[2, 7, 3]])
+    model = {
+        "inputs": {"ids:0": "input_ids", "mask": "attention_mask", "rows": "row_ids"},
+        "batch": 2,
+    }
+    stored = {"k": {"input_ids": ids_BL, "attention_mask": np.ones_like(ids_BL)}}
+    feed = runner["ModelSession"](FakeSession(), stored, model).feeds["k"]
+    assert {name: (array.dtype.name, array.tolist()) for name, array in feed.items()} == {
+        "ids:0": ("int32", [[2, 7, 3], [2, 7, 3]]),
+        "mask": ("float32", [[1, 1, 1], [1, 1, 1]]),
+        "position_ids": ("int64", [[0, 1, 2], [0, 1, 2]]),
+        "rows": ("int64", [0, 0]),
+    }
+
+
 def test_its_own_cost_a_call_is_under_20_microseconds() -> None:
     runs = [timed_calls(lambda *_: None, [{}], 5_000, 0, 60) for _ in range(4)]
     assert all(len(samples) == 5_000 for samples, _ in runs)

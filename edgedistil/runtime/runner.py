@@ -324,6 +324,8 @@ class Worker:
         """Allows `first_result_seconds` from now on."""
         # The kernel's alarm ends the process whatever the runtime is doing, and costs the timed
         # calls nothing, which a thread would.
+        # A signal that the caller ignores is ignored here, too, unless it is reset.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, self.job.get("first_result_seconds") or 0)
 
     def _end_limit(self) -> None:

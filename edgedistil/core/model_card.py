@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgedistil.core.errors import StorageError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.format import (
     ABSENT,
@@ -34,9 +36,9 @@ from edgedistil.core.records import (
     ToleranceResult,
     read_record,
 )
-from edgedistil.core.rundir import RunDir, read_json
+from edgedistil.core.rundir import RunDir, read_json, read_json_object
 from edgedistil.core.session import SESSION_FILE
-from edgedistil.core.task import ENCODER_TASK, TaskInfo, find_task
+from edgedistil.core.task import ENCODER_TASK, TASKS, TaskInfo
 
 # Pooling mode of sentence-transformers → words.
 _POOLING_WORDS = {
@@ -49,6 +51,7 @@ _POOLING_WORDS = {
 }
 # The hub shows this file of a repository.
 CARD_FILE = "README.md"
+_EXPORT_AGAIN = "run edgedistil export again: it replaces the folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,23 +127,55 @@ def read_folder_inputs(
     Raises:
         StorageError: A file of the folder is corrupt.
     """
-    provenance = read_json(folder / "provenance.json")
-    task = find_task(provenance["task"])
-    assert task is not None, "export packages known tasks only"
-    return CardInputs(
-        folder_name=folder.name,
-        title=provenance["model"],
-        task=task,
-        licence=provenance["licence"],
-        command=provenance["command"],
-        config=read_json(folder / "config.json"),
-        max_length=read_json(folder / "tokenizer_config.json")["model_max_length"],
-        exports=exports,
-        parities=parities,
-        rows=rows,
-        sentence_vector=_read_sentence_vector(folder, is_guess=provenance["pooling_is_guess"]),
-        omitted=provenance["omitted"],
-    )
+    config, max_length = _read_config(folder), _read_max_length(folder)
+    path = folder / "provenance.json"
+    with _shape_errors(path):
+        provenance = read_json_object(path, hint=_EXPORT_AGAIN)
+        task = TASKS[provenance["task"]]
+        return CardInputs(
+            folder_name=folder.name,
+            title=str(provenance["model"]),
+            task=task,
+            licence=provenance["licence"],
+            command=str(provenance["command"]),
+            config=config,
+            max_length=max_length,
+            exports=exports,
+            parities=parities,
+            rows=rows,
+            sentence_vector=_read_sentence_vector(
+                folder, is_guess=bool(provenance["pooling_is_guess"])
+            ),
+            omitted=[str(part) for part in provenance["omitted"]],
+        )
+
+
+@contextmanager
+def _shape_errors(path: Path) -> Iterator[None]:
+    """Turns the errors of JSON of another shape into a StorageError that names the file."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"{path} is corrupt or of another version: {type(error).__name__}: {error}",
+            hint=_EXPORT_AGAIN,
+        ) from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Reads config.json, with everything that the card says of it."""
+    path = folder / "config.json"
+    config = read_json_object(path, hint=_EXPORT_AGAIN)
+    with _shape_errors(path):
+        _describe_model(config)
+    return config
+
+
+def _read_max_length(folder: Path) -> int:
+    path = folder / "tokenizer_config.json"
+    config = read_json_object(path, hint=_EXPORT_AGAIN)
+    with _shape_errors(path):
+        return int(config["model_max_length"])
 
 
 def _read_sentence_vector(folder: Path, *, is_guess: bool) -> str:
@@ -149,14 +184,27 @@ def _read_sentence_vector(folder: Path, *, is_guess: bool) -> str:
     if not path.is_file():
         return ""
     steps = []
-    for module in read_json(path):
-        name = str(module["type"]).rpartition(".")[2]
+    for name, module_folder in _read_modules(path):
         if name == "Pooling":
-            steps.append(_pooling_in_words(read_json(folder / module["path"] / "config.json")))
+            steps.append(_read_pooling(module_folder / "config.json"))
         elif name != "Transformer":
             steps.append(name)
     guess = " (a guess: the source does not say how it pools)" if is_guess else ""
     return " → ".join(steps) + guess
+
+
+def _read_modules(path: Path) -> list[tuple[str, Path]]:
+    """Class name and folder of each module that modules.json lists."""
+    with _shape_errors(path):
+        return [
+            (str(module["type"]).rpartition(".")[2], path.parent / str(module["path"]))
+            for module in read_json(path, hint=_EXPORT_AGAIN)
+        ]
+
+
+def _read_pooling(path: Path) -> str:
+    with _shape_errors(path):
+        return _pooling_in_words(read_json_object(path, hint=_EXPORT_AGAIN))
 
 
 def _pooling_in_words(config: Mapping[str, Any]) -> str:
@@ -217,17 +265,25 @@ def _front_matter(inputs: CardInputs) -> str:
 
 
 def _summary(inputs: CardInputs) -> str:
-    config = inputs.config
-    # Families name their sizes differently; the table knows the names.
-    family = FAMILIES[config["model_type"]]
     parameters = ""
     if inputs.exports:
         parameters = f"{millions(inputs.exports[0].parameters)} parameters, "
+    architecture, sizes = _describe_model(inputs.config)
     return (
-        f"`{config['architectures'][0]}`: {parameters}{family.layers(config)} layers, "
-        f"hidden size {family.hidden(config)}, vocabulary of {config['vocab_size']:,} tokens, "
+        f"`{architecture}`: {parameters}{sizes}, "
         f"up to {inputs.max_length} tokens per sequence. Exported to ONNX by EdgeDistil."
     )
+
+
+def _describe_model(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Architecture and sizes of a model, from its config.json."""
+    # Families name their sizes differently; the table knows the names.
+    family = FAMILIES[config["model_type"]]
+    sizes = (
+        f"{family.layers(config)} layers, hidden size {family.hidden(config)}, "
+        f"vocabulary of {config['vocab_size']:,} tokens"
+    )
+    return str(config["architectures"][0]), sizes
 
 
 def _sentence_vector(inputs: CardInputs) -> Iterator[str]:

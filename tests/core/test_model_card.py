@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edgedistil.core.errors import StorageError
 from edgedistil.core.model_card import CardInputs, read_card_inputs, render_card
 from edgedistil.core.records import write_record
 from edgedistil.core.rundir import RunDir, write_json
@@ -100,3 +101,37 @@ def test_a_complete_card_has_the_rows_of_its_own_artefacts_only(run: RunDir) -> 
         "not the teacher's, not a former export's"
     )
     assert replace(after, rows=[]) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"null", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "provenance.json"])
+def test_a_damaged_file_of_the_folder_is_named(run: RunDir, name: str, content: bytes) -> None:
+    folder = run.export("student", TASK)
+    (folder / name).write_bytes(content)
+    with pytest.raises(StorageError, match=rf"{name}(.|\n)*run edgedistil export again"):
+        read_card_inputs(run, folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[{}]", b"[1]", b"null"])
+def test_damaged_modules_are_named(run: RunDir, content: bytes) -> None:
+    folder = run.export("student", TASK)
+    (folder / "modules.json").write_bytes(content)
+    if content == b"{}":
+        # An empty object has no modules, as an empty list has none.
+        assert read_card_inputs(run, folder).sentence_vector == ""
+        return
+    with pytest.raises(StorageError, match=r"modules\.json(.|\n)*run edgedistil export again"):
+        read_card_inputs(run, folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"pooling_mode": 5}', b"null"])
+def test_a_damaged_pooling_module_is_named(run: RunDir, content: bytes) -> None:
+    folder = run.export("student", TASK)
+    write_json(
+        folder / "modules.json",
+        [{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}],
+    )
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_bytes(content)
+    with pytest.raises(StorageError, match=r"1_Pooling/config\.json(.|\n)*edgedistil export"):
+        read_card_inputs(run, folder)

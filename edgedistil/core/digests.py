@@ -6,6 +6,7 @@ time stamps and inode are enough (docs/decisions.md#digests-are-compared-once-pe
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ from edgedistil.core import console
 from edgedistil.core.errors import RunError, StorageError
 from edgedistil.core.places import cache_root
 from edgedistil.core.records import DistillRecord, read_record
+from edgedistil.core.replacement import recover
 from edgedistil.core.rundir import (
     RunDir,
     read_json_object,
@@ -75,9 +77,17 @@ def _memo(absolute: Path, cache: Path | None) -> Path | None:
     """File that remembers a digest; None if there is no place for a cache."""
     name = hashlib.sha256(str(absolute).encode("utf-8", "surrogateescape")).hexdigest()[:32]
     try:
-        return (cache or cache_root()) / "hashes" / f"{name}.json"
+        folder = (cache or cache_root()) / "hashes"
     except StorageError:
         return None
+    _recover_once(folder)
+    return folder / f"{name}.json"
+
+
+@functools.cache
+def _recover_once(folder: Path) -> None:
+    """Removes what killed processes left; a digest that is remembered is not written again."""
+    recover(folder)
 
 
 def _recall(memo: Path, identity: list[str | int]) -> str | None:

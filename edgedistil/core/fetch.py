@@ -25,6 +25,7 @@ from edgedistil.core.echo import echo
 from edgedistil.core.errors import ChecksumError, ModelError, OfflineError, StorageError
 from edgedistil.core.paths import user_path
 from edgedistil.core.regular_file import check_regular
+from edgedistil.core.replacement import recover
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors
 from edgedistil.core.scratch import scratch_folder
 
@@ -307,7 +308,9 @@ def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
 def cache_lock(folder: Path) -> Iterator[None]:
     """Lets one process at a time build a folder of the cache; the others wait.
 
-    Another process may have built the folder meanwhile, so check again inside.
+    Another process may have built the folder meanwhile, so check again inside. What killed
+    builders left is removed.
     """
     with file_lock(folder.with_name(f"{folder.name}.lock")):
+        recover(folder.parent)
         yield

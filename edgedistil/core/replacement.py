@@ -34,7 +34,7 @@ def open_scratch(target: Path) -> tuple[Path, int]:
     Returns:
         The folder, and the descriptor that holds its lock; both for `close_scratch`.
     """
-    recover(target.parent, name=target.name)
+    recover(target.parent)
     return create_locked(target.parent, prefix=f".{target.name}.")
 
 
@@ -83,17 +83,14 @@ def _replace_in_two_steps(new: Path, target: Path) -> None:
         raise
 
 
-def recover(folder: Path, *, name: str | None = None) -> None:
+def recover(folder: Path) -> None:
     """Puts back what killed processes were replacing in `folder`; removes their scratch folders.
 
-    Scratch folders of processes that still run are locked, and are left alone.
-
-    Args:
-        folder: Its own entries are examined, not those of its subfolders.
-        name: Only the scratch folders of this name; None: all.
+    Its own entries are examined, not those of its subfolders. Scratch folders of processes that
+    still run are locked, and are left alone.
     """
     with suppress(OSError):
-        for path, target in _scratch_folders(folder, name):
+        for path, target in _scratch_folders(folder):
             # In use, of another user, or on a file system without locks.
             with suppress(OSError):
                 descriptor = lock_folder(path)
@@ -119,12 +116,12 @@ def without_scratch(path: Path) -> Path:
     return Path(*parts)
 
 
-def _scratch_folders(folder: Path, name: str | None) -> list[tuple[Path, Path]]:
+def _scratch_folders(folder: Path) -> list[tuple[Path, Path]]:
     """Scratch folders in a folder, each with the path that it is for."""
     pairs = []
     for entry in os.scandir(folder):
         match = _SCRATCH.fullmatch(entry.name)
-        if match is None or name not in (None, match[1]):
+        if match is None:
             continue
         # Not by its name alone: a user may have a hidden folder of a similar name.
         is_ours = entry.is_dir(follow_symlinks=False) and (
@@ -143,11 +140,12 @@ def _put_back(scratch: Path, target: Path) -> None:
 
 def _remove(scratch: Path, target: Path) -> None:
     _put_back(scratch, target)
-    # Killed while it removes, this process must not leave half a version that looks complete.
-    with suppress(OSError):
-        (scratch / _OLD).rename(scratch / _DISCARDED)
     if os.path.lexists(scratch / _OLD):
-        return
+        # Killed while it removes, this process must not leave half a version that looks complete.
+        try:
+            (scratch / _OLD).rename(scratch / _DISCARDED)
+        except OSError:
+            return
     shutil.rmtree(scratch, ignore_errors=True)
     if scratch.exists():
         # A copy of read-only folders can be emptied only after they are writable.

@@ -23,6 +23,7 @@ from edgedistil.core.errors import CorpusError, StorageError
 from edgedistil.core.fetch import cache_lock
 from edgedistil.core.recipe import Corpus, SourceSpec
 from edgedistil.core.records import CorpusRecord, CorpusSource, read_record
+from edgedistil.core.replacement import recover
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors, tree_manifest
 from edgedistil.core.tokenizer import read_tokenizer, vocabulary_size
 from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
@@ -102,6 +103,7 @@ def _open_or_build(
     key = _cache_key(fingerprints, tokenizer_folder, settings)
     folder = cache / "corpus" / key
 
+    recover(folder.parent)
     # Without the lock, because a cache that cannot be written may have it.
     cached = _open_if_intact(folder, settings.sources, cache=cache, warn=False)
     if cached is not None:

@@ -149,7 +149,7 @@ def test_a_signal_at_any_step_leaves_the_old_or_the_new_version(
         if not was_reached:
             break
     assert set(contents) == {"old", "new"}
-    assert len(contents) > 20
+    assert len(contents) > 10
 
 
 @pytest.mark.parametrize("failing", ["rename", "replace", "fsync"])
@@ -284,15 +284,16 @@ def test_an_earlier_version_does_not_replace_a_later_one(tmp_path: Path) -> None
     assert not scratch.exists()
 
 
-def test_replacing_removes_what_a_killed_process_left_of_this_name_only(tmp_path: Path) -> None:
+def test_replacing_removes_what_killed_processes_left_in_the_folder(tmp_path: Path) -> None:
     for name in ("target", "target.v2", "other"):
         write_file(tmp_path / name, "old")
         scratch = tmp_path / f".{name}.abcd1234"
         scratch.mkdir()
         write_file(scratch / name, "half")
+    (tmp_path / ".empty.abcd1234").mkdir()
     write_text(tmp_path / "target", "new")
-    hidden = [name for name in names_in(tmp_path) if name.startswith(".")]
-    assert hidden == [".other.abcd1234", ".target.v2.abcd1234"]
+    assert names_in(tmp_path) == ["other", "target", "target.v2"]
+    assert read_file(tmp_path / "other") == "old"
 
 
 def test_the_scratch_folder_of_a_live_process_stays(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ A figure that was not measured is shown as a dash; a predicted one as its band.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from edgedistil.core.records import Band, NotMeasured
@@ -148,19 +148,3 @@ def _mebibytes(size: float) -> str:
     if size < 10 * _MEBIBYTE:
         return f"{size / _MEBIBYTE:.1f}"
     return f"{size / _MEBIBYTE:.0f}"
-
-
-# --- tables --------------------------------------------------------------------------------------
-
-
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Formats a table as GitHub-flavoured markdown; text in a cell cannot break it."""
-    lines = [_markdown_row(columns), "|" + "---|" * len(columns)]
-    lines += [_markdown_row(row) for row in rows]
-    return "\n".join(lines)
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    # A vertical bar would start a new cell, a line break a new row.
-    escaped = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
-    return "| " + " | ".join(escaped) + " |"

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgedistil.core import markdown
+from edgedistil.core.echo import one_line
 from edgedistil.core.errors import StorageError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.format import (
     ABSENT,
-    markdown_table,
     millions,
     number,
     percent,
@@ -227,7 +228,7 @@ def render_card(inputs: CardInputs) -> str:
     """Returns the card: Markdown with the front matter that the hub reads."""
     parts = [
         _front_matter(inputs),
-        f"# {inputs.title} · {inputs.task.name}",
+        f"# {markdown.escaped(inputs.title)} · {inputs.task.name}",
         _summary(inputs),
         *_sentence_vector(inputs),
         *_omitted(inputs),
@@ -239,7 +240,7 @@ def render_card(inputs: CardInputs) -> str:
         "## Usage",
         *_examples(inputs),
         "## Reproduction",
-        f"```\n{inputs.command}\n```",
+        markdown.code_block(inputs.command),
         "Versions, the sha256 of the source and of every file, and the reason for each decision "
         "are in `provenance.json`; recommended onnxruntime session options, with reasons, are in "
         f"`{SESSION_FILE}`.",
@@ -251,7 +252,7 @@ def _front_matter(inputs: CardInputs) -> str:
     # Quoted: the licence is text from the source's card, and may hold anything.
     lines = ["---"]
     if inputs.licence:
-        lines.append(f"license: {json.dumps(inputs.licence)}")
+        lines.append(f"license: {json.dumps(one_line(inputs.licence))}")
     lines += [
         f"pipeline_tag: {inputs.task.name}",
         "library_name: transformers.js",
@@ -269,9 +270,10 @@ def _summary(inputs: CardInputs) -> str:
     if inputs.exports:
         parameters = f"{millions(inputs.exports[0].parameters)} parameters, "
     architecture, sizes = _describe_model(inputs.config)
+    longest = markdown.escaped(str(inputs.max_length))
     return (
-        f"`{architecture}`: {parameters}{sizes}, "
-        f"up to {inputs.max_length} tokens per sequence. Exported to ONNX by EdgeDistil."
+        f"{markdown.code(architecture)}: {parameters}{sizes}, "
+        f"up to {longest} tokens per sequence. Exported to ONNX by EdgeDistil."
     )
 
 
@@ -289,13 +291,14 @@ def _describe_model(config: Mapping[str, Any]) -> tuple[str, str]:
 def _sentence_vector(inputs: CardInputs) -> Iterator[str]:
     """Yields how the output becomes a sentence vector, for an encoder."""
     if inputs.sentence_vector:
-        yield f"Sentence vector: {inputs.sentence_vector}, computed by the client (`modules.json`)."
+        steps = markdown.escaped(inputs.sentence_vector)
+        yield f"Sentence vector: {steps}, computed by the client (`modules.json`)."
 
 
 def _omitted(inputs: CardInputs) -> Iterator[str]:
     """Yields the parts of the source that a user could expect here."""
     if inputs.omitted:
-        parts = "\n".join(f"- {part}" for part in inputs.omitted)
+        parts = "\n".join(f"- {markdown.paragraph(part)}" for part in inputs.omitted)
         yield f"Parts of the source that are not in this folder:\n\n{parts}"
 
 
@@ -304,10 +307,10 @@ def _file_table(exports: Sequence[ExportRecord]) -> str:
     for record in exports:
         # Decimal megabytes, as the hub shows file sizes.
         megabytes = sum(file.bytes for file in record.files) / 1e6
-        graph = f"`{record.files[0].path}`"
+        graph = markdown.code(record.files[0].path)
         target = record.target_device
         rows.append((graph, record.precision, f"{megabytes:.1f}", str(record.opset), target))
-    return markdown_table(("file", "precision", "MB", "opset", "target device"), rows)
+    return markdown.table(("file", "precision", "MB", "opset", "target device"), rows)
 
 
 # --- parity --------------------------------------------------------------------------------------
@@ -347,9 +350,9 @@ def _parity(parities: Sequence[ParityRecord]) -> Iterator[str]:
 def _overall_table(parities: Sequence[ParityRecord]) -> str:
     rows = []
     for parity in parities:
-        verdict = "passed" if parity.passed else "**rejected**"
+        verdict = "passed" if parity.passed else markdown.bold("rejected")
         rows.append((parity.precision, *_parity_figures(parity.overall), verdict))
-    return markdown_table(("precision", *_PARITY_COLUMNS, "verdict"), rows)
+    return markdown.table(("precision", *_PARITY_COLUMNS, "verdict"), rows)
 
 
 def _length_table(parities: Sequence[ParityRecord]) -> str:
@@ -359,15 +362,16 @@ def _length_table(parities: Sequence[ParityRecord]) -> str:
             (parity.precision, _with_reason(figures.length), *_parity_figures(figures))
             for figures in parity.by_length
         ]
-    return markdown_table(("precision", "tokens", *_PARITY_COLUMNS), rows)
+    return markdown.table(("precision", "tokens", *_PARITY_COLUMNS), rows)
 
 
 def _tolerance(parity: ParityRecord, result: ToleranceResult) -> str:
     bound = result.tolerance
-    return (
-        f"- {parity.precision}: {bound.figure} {bound.bound} {bound.value:g} "
+    text = markdown.paragraph(
+        f"{parity.precision}: {bound.figure} {bound.bound} {bound.value:g} "
         f"(got {result.got:.3g}): {bound.reason}"
     )
+    return f"- {text}"
 
 
 def _parity_figures(figures: ParityFigures) -> tuple[str, ...]:
@@ -408,7 +412,7 @@ def _profile(rows: Sequence[ProfileRow]) -> Iterator[str]:
         "The method says whether a row was measured on the device, emulated, or predicted for it; "
         "a prediction is a band."
     )
-    yield markdown_table(_PROFILE_COLUMNS, [_profile_cells(row) for row in rows])
+    yield markdown.table(_PROFILE_COLUMNS, [_profile_cells(row) for row in rows])
 
 
 def _profile_cells(row: ProfileRow) -> tuple[str, ...]:
@@ -450,23 +454,27 @@ def _examples(inputs: CardInputs) -> Iterator[str]:
     path = by_precision[precision].files[0].path
     dtype = PRECISIONS[precision].js_dtype or "fp32"
     name, task = inputs.folder_name, inputs.task
+    # Names are any text that a folder may have.
+    folder, file = markdown.quoted(name), markdown.quoted(Path(path).name)
     yield (
         "```js\n// transformers.js\n"
-        f"const run = await pipeline('{task.name}', '{name}', {{ dtype: '{dtype}' }});\n```"
+        f"const run = await pipeline('{task.name}', {folder}, {{ dtype: '{dtype}' }});\n```"
     )
     yield (
         "```python\n# optimum\n"
         f"model = {task.ort_class}.from_pretrained(\n"
-        f"    '{name}', subfolder='onnx', file_name='{Path(path).name}'\n)\n```"
+        f"    {folder}, subfolder='onnx', file_name={file}\n)\n```"
     )
     if task.name == ENCODER_TASK:
         yield (
-            f"```python\n# sentence-transformers: {inputs.sentence_vector}\n"
+            f"```python\n# sentence-transformers: {one_line(inputs.sentence_vector)}\n"
             f"model = SentenceTransformer(\n"
-            f"    '{name}', backend='onnx', model_kwargs={{'file_name': '{path}'}}\n)\n```"
+            f"    {folder}, backend='onnx', "
+            f"model_kwargs={{'file_name': {markdown.quoted(path)}}}\n)\n```"
         )
     yield (
         "```python\n# only onnxruntime and tokenizers\n"
-        f"session = onnxruntime.InferenceSession('{name}/{path}')\n"
-        f"tokenizer = tokenizers.Tokenizer.from_file('{name}/tokenizer.json')\n```"
+        f"session = onnxruntime.InferenceSession({markdown.quoted(f'{name}/{path}')})\n"
+        f"tokenizer = tokenizers.Tokenizer.from_file({markdown.quoted(f'{name}/tokenizer.json')})\n"
+        "```"
     )

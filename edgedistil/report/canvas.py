@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from edgedistil.core.echo import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +29,8 @@ _CSS_VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--line"}
 _CSS_VARIABLES |= {colour: f"--series-{index}" for index, colour in enumerate(SERIES, start=1)}
 
 _WIDTH_INCHES = 5.2
+# Characters of a label: longer ones leave no room for the axes.
+_LONGEST_LABEL = 60
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -62,7 +67,9 @@ def draw_svg(label: str, draw: Callable[[Axes], None], *, height: float = 3.2) -
     # matplotlib takes 0.3 s to import, which commands that draw nothing should not pay.
     import matplotlib
 
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # The page's font draws the text: what matplotlib's own font lacks does not matter.
+        warnings.filterwarnings("ignore", message="Glyph")
         # Without a fixed salt, the ids in the SVG would be random.
         matplotlib.rcParams.update({**_STYLE, "svg.hashsalt": label})
         # Not pyplot: it needs a display and has global state.
@@ -95,6 +102,17 @@ def inline_svg(svg: str, label: str) -> str:
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
     svg = re.sub(r'(xlink:)?href="#([^"]+)"', rf'href="#{prefix}-\2"', svg)
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def plain_label(text: str) -> str:
+    """Returns text from a record as a label: without formulas, and short enough for a plot."""
+    line = one_line(text)
+    if len(line) > _LONGEST_LABEL:
+        line = f"{line[:_LONGEST_LABEL]}…"
+    # A legend leaves out labels that start with an underscore.
+    if line.startswith("_"):
+        line = f" {line}"
+    return line.replace("$", r"\$")
 
 
 def legend_above(axes: Axes, *, columns: int = 3) -> None:

@@ -30,6 +30,7 @@ from edgedistil.report.canvas import (
     SERIES,
     draw_svg,
     legend_above,
+    plain_label,
     separate,
     series_colour,
 )
@@ -242,7 +243,7 @@ def _is_measured(row: ProfileRow) -> bool:
 
 def row_label(row: ProfileRow) -> str:
     """Short name of a row's artefact."""
-    return f"{row.model} {short_label(row.task)} {row.precision}"
+    return plain_label(f"{row.model} {short_label(row.task)} {row.precision}")
 
 
 def latency_distributions(profiles: Sequence[ProfileRecord]) -> str | None:
@@ -313,10 +314,7 @@ def size_against_latency(profiles: Sequence[ProfileRecord]) -> str | None:
 
 
 def scores(evaluation: EvaluationRecord) -> str | None:
-    """Median score of each model and task, with the range over the seeds as a bar.
-
-    None if fewer than two models were scored.
-    """
+    """Median scores, with the range over the seeds as a bar; None for a single model."""
     summaries = [s for s in evaluation.summaries if s.artefact == "pytorch"]
     models = list(dict.fromkeys(summary.model for summary in summaries))
     tasks = list(dict.fromkeys(summary.task for summary in summaries))
@@ -330,7 +328,7 @@ def scores(evaluation: EvaluationRecord) -> str | None:
             offset = 0.12 * (index - (len(tasks) - 1) / 2)
             positions = {model: models.index(model) + offset for model in by_model}
             _draw_medians(axes, positions, by_model, colour=series_colour(index), label=task)
-        axes.set_xticks(range(len(models)), models)
+        axes.set_xticks(range(len(models)), [plain_label(model) for model in models])
         axes.set_xlim(-0.5, len(models) - 0.5)
         axes.set_ylabel("median score × 100; bars: range")
         legend_above(axes)
@@ -358,7 +356,7 @@ def _draw_medians(
         fmt="o",
         color=colour,
         capsize=3,
-        label=label,
+        label=plain_label(label),
     )
 
 
@@ -401,9 +399,9 @@ def score_against_cost(evaluation: EvaluationRecord, cost: Cost) -> str | None:
             )
         # Empty lines only add entries to the legend.
         for form, colour in colours.items():
-            axes.plot([], [], "o", color=colour, label=form)
+            axes.plot([], [], "o", color=colour, label=plain_label(form))
         for task, marker in markers.items():
-            axes.plot([], [], marker, color=FAINT, label=task)
+            axes.plot([], [], marker, color=FAINT, label=plain_label(task))
         axes.set_xlim(0, 1.1 * max(point.cost for point in points))
         axes.set_xlabel(_COST_LABELS[cost])
         axes.set_ylabel("retention above baseline, %")

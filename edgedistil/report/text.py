@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from edgedistil.core.format import markdown_table
+from edgedistil.core import markdown
 from edgedistil.core.records import Record
 from edgedistil.report.load import RunResults
 from edgedistil.report.sections import all_sections
@@ -18,13 +18,17 @@ def render_markdown(
     results: RunResults, verdicts: Sequence[Verdict], comparison: TableData | None
 ) -> str:
     """Renders the report as GitHub-flavoured Markdown."""
-    blocks = [f"# EdgeDistil report: {results.name}", render_table(verdict_table(verdicts))]
+    blocks = [
+        f"# EdgeDistil report: {markdown.escaped(results.name)}",
+        render_table(verdict_table(verdicts)),
+    ]
     if comparison is not None:
         blocks.append(render_table(comparison))
     # Markdown has neither plots nor folded tables: it is pasted into issues and pull requests.
     for section in all_sections(results):
-        blocks.append(f"## {section.title}")
-        blocks += [paragraph for paragraph in (section.lead, section.absent) if paragraph]
+        blocks.append(f"## {markdown.escaped(section.title)}")
+        texts = [text for text in (section.lead, section.absent) if text]
+        blocks += [markdown.paragraph(text) for text in texts]
         blocks += [render_table(table) for table in section.tables]
     return "\n\n".join(blocks) + "\n"
 
@@ -40,8 +44,9 @@ def verdict_table(verdicts: Sequence[Verdict]) -> TableData:
 def render_table(table: TableData) -> str:
     """Renders one table, with its title in bold above and its notes below."""
     # In italics, so that notes differ from the paragraphs of a section.
-    notes = [f"*{note}*" for note in table.notes]
-    return "\n\n".join([f"**{table.title}**", markdown_table(table.columns, table.rows), *notes])
+    notes = [markdown.italic(note) for note in table.notes]
+    cells = markdown.table(table.columns, table.rows)
+    return "\n\n".join([markdown.bold(table.title), cells, *notes])
 
 
 def report_json(results: RunResults, verdicts: Sequence[Verdict]) -> dict[str, Any]:

@@ -96,8 +96,3 @@ def test_a_value_without_an_interval_is_shown_alone() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert formats.duration(seconds) == text
-
-
-def test_a_markdown_table_escapes_its_cells() -> None:
-    table = formats.markdown_table(("a", "b"), [("x|y", "two\nlines")])
-    assert table.splitlines() == ["| a | b |", "|---|---|", "| x\\|y | two lines |"]

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
+from markdown_it import MarkdownIt
 
+from edgedistil.core.echo import one_line
 from edgedistil.core.errors import StorageError
 from edgedistil.core.model_card import CardInputs, read_card_inputs, render_card
 from edgedistil.core.records import write_record
@@ -135,3 +139,38 @@ def test_a_damaged_pooling_module_is_named(run: RunDir, content: bytes) -> None:
     (folder / "1_Pooling" / "config.json").write_bytes(content)
     with pytest.raises(StorageError, match=r"1_Pooling/config\.json(.|\n)*edgedistil export"):
         read_card_inputs(run, folder)
+
+
+MARK = "<b>x</b>[a](javascript:x)`|\n\n# h\n```\n\x1b[31m\x00'; --- **b** &lt;"
+
+
+def test_text_from_elsewhere_is_text_in_the_card(tmp_path: Path) -> None:
+    inputs = card_inputs(tmp_path / "x")
+    hostile = replace(
+        inputs,
+        folder_name=MARK,
+        title=MARK,
+        licence=MARK,
+        command=MARK,
+        config={**inputs.config, "architectures": [MARK]},
+        exports=[record.model_copy(update={"target_device": MARK}) for record in inputs.exports],
+        rows=[row.model_copy(update={"device": MARK}) for row in inputs.rows],
+        sentence_vector=MARK,
+        omitted=[MARK, "# h"],
+    )
+    card = render_card(hostile)
+    front_matter, rest = card.removeprefix("---\n").split("\n---\n", 1)
+    assert yaml.safe_load(front_matter)["license"] == one_line(MARK)
+    assert not re.search("[\x00-\x09\x0b-\x1f]", card)
+
+    # The same headings and blocks as a harmless card, and no effect.
+    _, harmless = render_card(replace(inputs, omitted=["a", "b"], sentence_vector="a")).split(
+        "\n---\n", 1
+    )
+    parser = MarkdownIt("commonmark").enable("table")
+    types = [token.type for token in parser.parse(rest)]
+    assert types == [token.type for token in parser.parse(harmless)]
+    for token in parser.parse(rest):
+        inner = {child.type for child in token.children or []}
+        assert inner <= {"text", "code_inline", "softbreak", "strong_open", "strong_close"}
+    assert "javascript:x" in rest

@@ -298,7 +298,7 @@ def recipe_explain(
 
 # typer's errors about the command line: older versions take them from click, newer ones have their
 # own, and both derive BadParameter from UsageError from ClickException.
-_UsageError: type[Any] = typer.BadParameter.__mro__[2]
+_CommandLineError: type[Any] = typer.BadParameter.__mro__[2]
 # An option with an empty value. --set is not among them: `--set description=` has a value.
 _EMPTY_OPTION = re.compile(r"--[a-z-]+=")
 # Parts of the messages of libraries that could not get memory, with exceptions of all kinds.
@@ -355,7 +355,7 @@ def _check_arguments(arguments: Sequence[str]) -> None:
 
 def _fail_unexpected(error: Exception) -> NoReturn:
     """Ends with a message for errors of the command line and the machine; raises all others."""
-    if isinstance(error, _UsageError):
+    if isinstance(error, _CommandLineError):
         text = io.StringIO()
         error.show(file=text)
         _fail(text.getvalue().rstrip("\n"), error.exit_code)

@@ -1,11 +1,11 @@
 """Paths that a user wrote: names that the system cannot have are refused, not passed on.
 
-`Path.is_file` raises OSError for a name that is too long, RuntimeError for the home folder of an
-unknown user, and ValueError for a NUL.
+`Path.is_file` raises OSError for a name that is too long, and ValueError for a NUL.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from edgedistil.core.echo import echo
@@ -16,17 +16,19 @@ def user_path(name: str | Path, *, error: type[InputError] = InputError) -> Path
     """Returns a path with `~` replaced; it need not exist.
 
     Args:
-        name: The path as the user wrote it.
+        name: The path as the user wrote it. In a Path `~` stays: the shell has replaced it, and
+            `./~x` has become `~x`.
         error: Class of the exception.
     Raises:
         error: No file can have this path, or the system does not say whether it exists.
     """
     try:
-        path = Path(name).expanduser()
+        # Unlike Path.expanduser, this leaves the `~name` of an unknown user as it is.
+        path = Path(os.path.expanduser(name)) if isinstance(name, str) else name  # noqa: PTH111
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return path
-    except (OSError, RuntimeError, ValueError) as problem:
+    except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
         raise error(f"'{echo(name)}' cannot be used as a path: {reason}") from problem
     return path

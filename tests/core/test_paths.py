@@ -15,7 +15,6 @@ from edgedistil.core.paths import is_user_file, user_path
     [
         ("x" * 256, "File name too long"),
         ("a\0b", "null"),
-        ("~no-such-user-of-this-name/x.txt", "home directory"),
     ],
 )
 def test_a_name_that_no_file_can_have(name: str, reason: str) -> None:
@@ -31,7 +30,7 @@ def test_a_loop_of_links(tmp_path: Path) -> None:
         user_path(tmp_path / "a", error=CorpusError)
 
 
-def test_a_path_need_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_need_not_exist(tmp_path: Path) -> None:
     file = tmp_path / "x"
     assert user_path(file) == file
     assert user_path(file / "y") == file / "y"
@@ -39,5 +38,11 @@ def test_a_path_need_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert user_path(file) == file
     assert user_path(file / "y") == file / "y"
     assert is_user_file(file)
+
+
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert user_path("~/x") == file
+    assert user_path("~/x") == tmp_path / "x"
+    assert user_path("~no-such-user-of-this-name/x") == Path("~no-such-user-of-this-name/x")
+    assert user_path("./~") == Path("~")
+    assert user_path(Path("~")) == Path("~")

@@ -38,6 +38,7 @@ GROUPS = (
 )
 # Columns of the table, in the order in which problems are counted.
 KINDS = (
+    "prepare",
     "traceback",
     "no end",
     "memory",

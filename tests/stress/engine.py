@@ -128,7 +128,10 @@ class Engine:
     def run(self, case: Case, seed: int, base: Path) -> Outcome:
         """Prepares a case in new folders and runs it."""
         folders = Folders.create(base)
-        case.prepare(folders.work, case.random(seed))
+        try:
+            case.prepare(folders.work, case.random(seed))
+        except Exception as error:
+            return Outcome(None, b"", 0.0, ended_for=f"prepare: {error!r:.300}")
         outcome = self.run_in(case, folders)
         if case.check is None or outcome.code != 0:
             return outcome

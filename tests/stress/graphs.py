@@ -67,7 +67,9 @@ def cases(world: World, random: Random) -> Iterator[Case]:
         yield case(f"external data {name}", damages(data, damage), codes=codes)
     yield case("external data missing", removes(data))
     yield case("external data is a pipe", removes(data), lambda w, _r: os.mkfifo(w / data))
-    yield case("no tokenizer", removes(f"{_FOLDER}/tokenizer.json"))
+    # Without one, any token ids are used.
+    missing = removes(f"{_FOLDER}/tokenizer.json")
+    yield case("no tokenizer", missing, codes=(DONE, INPUT))
     for name, content in (("list", b"[]"), ("empty", b""), ("deep", b"[" * 100_000)):
         step = writes({f"{_FOLDER}/tokenizer.json": content})
         yield case(f"tokenizer {name}", step)
@@ -87,7 +89,7 @@ def cases(world: World, random: Random) -> Iterator[Case]:
     yield case("path a pipe", lambda w, _r: os.mkfifo(w / pipe), file=pipe)
     for name, file in (
         ("escape", "x\x1b[31my.onnx"),
-        ("markup", "[red]x[/nope].onnx"),
+        ("markup", "[red]x[nope].onnx"),
         ("shell", "$(touch pwned).onnx"),
         ("240 letters", "m" * 240 + ".onnx"),
     ):

@@ -10,6 +10,7 @@ import argparse
 import json
 import shutil
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing import TextIO
 from tests.stress.case import Case, Outcome
 from tests.stress.engine import Engine
 from tests.stress.judge import kind, problems
+from tests.stress.kills import print_kills, run_kills
 from tests.stress.session import open_session
 
 GROUPS = (
@@ -66,20 +68,31 @@ def main() -> int:
     """Runs the selected cases; returns 1 if any failed."""
     options = _read_options()
     with open_session(options.world, keep=options.keep) as (engine, terminal):
+        started = time.monotonic()
         tallies, failures = _run(options, engine, terminal)
-    _print_table(tallies, terminal)
+        kills = run_kills(
+            engine, terminal, seed=options.seed, number=options.kills, only=options.kill
+        )
+        if tallies:
+            _print_table(tallies, terminal)
+        if options.kills or options.kill:
+            print_kills(kills, terminal)
+        terminal.write(f"{time.monotonic() - started:.0f} s\n")
     if options.json:
         report = {"failures": failures, "groups": {name: vars(t) for name, t in tallies.items()}}
         options.json.write_text(json.dumps(report, indent=1))
-    return 1 if failures else 0
+    lost = any(tally.passed < tally.kills.total() for tally in kills.values())
+    return 1 if failures or lost else 0
 
 
 def _read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.stress", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="seed of all cases")
     parser.add_argument("--only", action="append", choices=GROUPS, help="a group; repeatable")
-    parser.add_argument("--limit", type=int, help="number of cases of each group, at random")
+    parser.add_argument("--limit", type=int, help="cases of each group, at random; 0 runs none")
     parser.add_argument("--case", help="run only the case of this name")
+    parser.add_argument("--kills", type=int, default=0, help="number of kills after the cases")
+    parser.add_argument("--kill", metavar="COMMAND:NUMBER", help="run only this kill")
     parser.add_argument("--keep", action="store_true", help="keep the folders of failed cases")
     parser.add_argument("--json", type=Path, help="also write counts and failures to this file")
     parser.add_argument("--world", type=Path, help="reuse the sound inputs of this folder")
@@ -92,7 +105,8 @@ def _run(
 ) -> tuple[dict[str, Tally], list[dict[str, object]]]:
     tallies: dict[str, Tally] = {}
     failures: list[dict[str, object]] = []
-    for group in options.only or GROUPS:
+    groups = [] if options.kill or options.limit == 0 else options.only or GROUPS
+    for group in groups:
         tally = tallies[group] = Tally()
         for index, case in enumerate(_select(engine, group, options)):
             outcome = engine.run(case, options.seed, engine.root / "case")

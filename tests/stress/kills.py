@@ -1,4 +1,4 @@
-"""Kills commands at random moments: `python -m tests.stress.kills --help`.
+"""Kills commands at random moments.
 
 After every kill no process may be left, no earlier file may be lost or damaged, the second call has
 to succeed, and what the killed call left behind has to be gone then. A distillation has to end with
@@ -7,24 +7,21 @@ the weights of one that was not killed.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import re
 import signal
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import TextIO
 
 from tests.stress import processes
 from tests.stress.case import Case
 from tests.stress.engine import Engine, Folders
-from tests.stress.session import open_session
 from tests.stress.world import RUN, World
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -263,50 +260,56 @@ def _scratch(folders: Folders) -> list[str]:
     )
 
 
-def main() -> int:
-    """Kills every command several times; returns 1 if anything was wrong."""
-    parser = argparse.ArgumentParser(prog="python -m tests.stress.kills", description=__doc__)
-    names = [command.name for command in COMMANDS]
-    parser.add_argument("--seed", type=int, default=1, help="seed of all moments")
-    parser.add_argument("--only", action="append", choices=names, help="a command; repeatable")
-    parser.add_argument("--number", type=int, default=11, help="kills of each command")
-    parser.add_argument("--kill", type=int, help="only the kill of this number")
-    parser.add_argument("--world", type=Path, help="reuse the sound inputs of this folder")
-    parser.add_argument("--keep", action="store_true", help="keep the folder of the last kill")
-    options = parser.parse_args()
-    with open_session(options.world, keep=options.keep) as (engine, terminal):
-        started = time.monotonic()
-        killer = Killer(engine, options.seed)
-        tallies: dict[str, Tally] = {}
-        for command in COMMANDS:
-            if options.only and command.name not in options.only:
-                continue
-            tally = tallies[command.name] = Tally()
-            numbers = range(options.number) if options.kill is None else [options.kill]
-            for number in numbers:
-                description, problems = killer.kill(command, number)
-                tally.kills.update([description.split()[0]])
-                tally.passed += not problems
-                if problems:
-                    terminal.write(
-                        f"FAILED {command.name} {number}: {description}\n"
-                        + "".join(f"    {problem[:600]}\n" for problem in problems)
-                        + f"    again: python -m tests.stress.kills --seed {options.seed}"
-                        f" --only {command.name} --kill {number} --keep\n"
-                    )
-            terminal.write(
-                f"{command.name}: {tally.passed} of {sum(tally.kills.values())} passed\n"
-            )
-        terminal.write("\n| command | kills | SIGKILL | SIGTERM | SIGINT | passed |\n")
-        terminal.write("|---|---|---|---|---|---|\n")
-        for name, tally in tallies.items():
-            counts = [str(tally.kills[number.name]) for number in SIGNALS]
-            cells = [name, str(sum(tally.kills.values())), *counts, str(tally.passed)]
-            terminal.write(f"| {' | '.join(cells)} |\n")
-        terminal.write(f"{time.monotonic() - started:.0f} s\n")
-        failed = any(tally.passed < sum(tally.kills.values()) for tally in tallies.values())
-    return 1 if failed else 0
+def run_kills(
+    engine: Engine, terminal: TextIO, *, seed: int, number: int, only: str | None = None
+) -> dict[str, Tally]:
+    """Kills the commands in turn and prints what was wrong.
+
+    Args:
+        engine: With its sound inputs.
+        terminal: For the lines that are printed.
+        seed: Seed of all moments.
+        number: Number of kills, over all commands.
+        only: A single kill, as `command:number`.
+    """
+    killer = Killer(engine, seed)
+    tallies = {command.name: Tally() for command in COMMANDS}
+    for command, index in _selected(number, only):
+        description, problems = killer.kill(command, index)
+        tally = tallies[command.name]
+        tally.kills.update([description.split()[0]])
+        tally.passed += not problems
+        if problems:
+            lines = [f"FAILED kill {command.name} {index}: {description}"]
+            lines += [f"    {problem[:600]}" for problem in problems]
+            again = f"python -m tests.stress --seed {seed} --kill {command.name}:{index} --keep"
+            terminal.write("\n".join([*lines, f"    again: {again}", ""]))
+    return tallies
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def print_kills(tallies: Mapping[str, Tally], terminal: TextIO) -> None:
+    """Prints a table of the kills."""
+    terminal.write("\n| command | kills | SIGKILL | SIGTERM | SIGINT | passed |\n")
+    terminal.write("|---" * 6 + "|\n")
+    total = Tally()
+    for tally in tallies.values():
+        total.kills += tally.kills
+        total.passed += tally.passed
+    for name, tally in [*tallies.items(), ("all", total)]:
+        counts = [str(tally.kills[number.name]) for number in SIGNALS]
+        cells = [name, str(tally.kills.total()), *counts, str(tally.passed)]
+        terminal.write(f"| {' | '.join(cells)} |\n")
+
+
+def _selected(number: int, only: str | None) -> list[tuple[Command, int]]:
+    if only is not None:
+        name, _, index = only.partition(":")
+        return [(command, int(index)) for command in COMMANDS if command.name == name]
+    count = len(COMMANDS)
+    # Command after command, so that the durations of a command were measured under like load. The
+    # shift gives all signals to the first kills of every command.
+    return [
+        (command, index)
+        for position, command in enumerate(COMMANDS)
+        for index in range(position, position + len(range(position, number, count)))
+    ]

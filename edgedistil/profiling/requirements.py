@@ -25,8 +25,9 @@ from edgedistil.core.records import (
 from edgedistil.core.toml import did_you_mean
 from edgedistil.profiling.claims import ENCODERS, FILL_MASK_MODELS
 
-# Nothing but a name, a sign and a number: a requirement is never evaluated as code.
-_SYNTAX = re.compile(r"\s*([a-z0-9_-]+)\s*(>=|<=|>|<)\s*([0-9]+(?:\.[0-9]+)?)\s*")
+# Nothing but a name, a sign and a number: a requirement is never evaluated as code. Of hundreds of
+# digits Python makes an infinity.
+_SYNTAX = re.compile(r"\s*([a-z0-9_-]+)\s*(>=|<=|>|<)\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*")
 _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 # Name in a requirement → kind of the claim, and the subject in its `figure`.
 _CLAIM_NAMES = {

@@ -86,7 +86,10 @@ def test_a_profile_without_a_student_has_no_row_to_judge() -> None:
         require(make_record(rows=[make_row(role="teacher")]), "p50_ms<=99")
 
 
-@pytest.mark.parametrize("text", ["speedup", "speedup=>1", "speedup>=fast", "p50_ms<=1; rm -rf /"])
+@pytest.mark.parametrize(
+    "text",
+    ["speedup", "speedup=>1", "speedup>=fast", "p50_ms<=1; rm -rf /", f"speedup>={'9' * 400}"],
+)
 def test_a_malformed_requirement_names_the_syntax(text: str) -> None:
     with pytest.raises(InputError, match="is not a requirement: expected NAME>=NUMBER") as raised:
         read_requirements([text])

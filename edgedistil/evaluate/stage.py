@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgedistil.core import console
+from edgedistil.core.errors import TaskError
 from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.recipe import Evaluate, load_recipe
 from edgedistil.core.records import EvaluationRecord, provenance, read_record, write_record
@@ -50,6 +51,11 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
         InputError: A task, a model or data is missing or malformed.
         TrainingDiverged: A cell's loss is NaN or infinite; the other cells are finished first.
     """
+    if options.data is not None and not options.data.is_dir():
+        raise TaskError(
+            f"--data {options.data} is not a folder",
+            hint="pass the folder that contains the data sets' official files",
+        )
     settings = _recipe_settings(run)
     selection = _select(options, settings)
     tasks = [_planned_task(name, settings, options) for name in selection.tasks]

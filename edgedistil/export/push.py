@@ -80,7 +80,17 @@ def check_address(address: str) -> Path | None:
             f"{target} exists and is not a package",
             hint="choose an empty or a new folder; nothing was changed",
         )
+    _check_parent(target)
     return target
+
+
+def _check_parent(target: Path) -> None:
+    """Raises InputError if a file has the name of a folder above `target`."""
+    existing = next(parent for parent in target.parents if parent.exists())
+    if not existing.is_dir():
+        raise InputError(
+            f"{target} cannot be created: {existing} is a file", hint="choose another folder"
+        )
 
 
 def _is_package(folder: Path) -> bool:

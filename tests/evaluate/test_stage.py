@@ -115,6 +115,11 @@ def test_random_student_has_a_key_of_its_own(run: RunDir, own_task: WriteTask) -
     assert files[0].key != files[1].key
 
 
+def test_data_that_is_not_a_folder_is_refused(run: RunDir, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--data .*nope is not a folder"):
+        stage.evaluate(run, EvaluateOptions(data=tmp_path / "nope"))
+
+
 @pytest.mark.parametrize(
     ("precision", "message"),
     [

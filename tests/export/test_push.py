@@ -73,6 +73,12 @@ def test_a_file_is_not_replaced(tmp_path: Path) -> None:
         check_address((tmp_path / "x").as_uri())
 
 
+def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with pytest.raises(InputError, match=r"cannot be created: .*/x is a file"):
+        check_address((tmp_path / "x" / "y" / "z").as_uri())
+
+
 def test_an_address_is_checked_without_a_package(tmp_path: Path) -> None:
     assert check_address("me/model") is None
     assert check_address((tmp_path / "new").as_uri()) == tmp_path / "new"

@@ -41,7 +41,6 @@ _CELLS = (
     "task.toml:student",
     "task.toml:student:x",
     "task.toml:student:-1",
-    "task.toml:student:0",
     f"task.toml:student:{10**12}",
     "task.toml:nope:1",
     "nope:student:1",
@@ -192,7 +191,6 @@ def _combinations(run: Prepare, model: Prepare, export: tuple[str, ...]) -> Iter
         ("--task", "nope.toml"),
         ("--data", "nope"),
         ("--artefact", "fp8"),
-        ("--artefact", "int4"),
         ("--model", "../../x"),
     ):
         arguments = ("evaluate", "--run", RUN, *flags)

@@ -182,7 +182,8 @@ def _watch_writes(writable: Iterable[Path], outside: Path) -> None:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return
         full = os.path.realpath(os.fsdecode(path))
-        is_device = full.startswith(("/dev/", "/proc/"))
+        # A memory limit is a control group of its own, which is a folder there.
+        is_device = full.startswith(("/dev/", "/proc/", "/sys/fs/cgroup/"))
         if not is_device and not any(full == p or full.startswith(p + "/") for p in allowed):
             os.write(log, full.encode("utf-8", "replace") + b"\n")
 

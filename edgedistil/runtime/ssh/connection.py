@@ -47,6 +47,8 @@ _POLL_S = 0.2
 _USER = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _HOST = r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?\]"
 _DESTINATION = re.compile(rf"(?:(?P<user>{_USER})@)?(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?")
+# A host name has at most 253 characters, a user name on Linux 32.
+_DESTINATION_LIMIT = 300
 _OPTIONS = {
     # No terminal to ask for a password: ssh must fail instead of waiting for one.
     "BatchMode": "yes",
@@ -160,7 +162,8 @@ def parse_destination(text: str) -> Destination:
     """
     match = _DESTINATION.fullmatch(text)
     port = int(match["port"]) if match and match["port"] else None
-    if match is None or (port is not None and not 0 < port < 65536):
+    is_valid = match is not None and len(text) <= _DESTINATION_LIMIT
+    if match is None or not is_valid or (port is not None and not 0 < port < 65536):
         raise InputError(
             f"--ssh {text!r} is not a valid destination: expected host, user@host or "
             f"user@host:port, of letters, digits and ._-",

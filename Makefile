@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 # Two workers with one thread each: on two cores, more threads wait for each other.
 PYTEST ?= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test test-interop lint bench clean
+.PHONY: help demo test test-interop stress lint bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +30,11 @@ test: $(VENV)/.ready
 test-interop: $(VENV)/.ready
 	bash scripts/install-test-tools.sh node:nodejs npm:npm
 	$(PYTEST) tests/interop
+
+#   make stress          all hostile inputs and 66 kills, half an hour; SEED=2 gives others
+SEED ?= 1
+stress: $(VENV)/.ready
+	$(BIN)/python -m tests.stress --seed $(SEED) --kills 66
 
 #   make lint            ruff and mypy
 lint: $(VENV)/.ready

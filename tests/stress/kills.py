@@ -75,6 +75,7 @@ _EXPORT = ("export", "--run", RUN)
 _PROFILE = ("profile", "--run", RUN, "--length", "8", "--threads", "1")
 _REPORT = ("report", "--run", RUN)
 _RUN = ("run", "recipe.toml", "--run", "killed")
+# The quick ones first: `make test` kills only those.
 COMMANDS = (
     Command(
         "distill",
@@ -83,7 +84,6 @@ COMMANDS = (
         _inputs,
         ("runs/killed/student/model.safetensors", "runs/killed/metrics.jsonl"),
     ),
-    Command("evaluate", _EVALUATE, _EVALUATE, _with_run),
     Command(
         "export",
         _EXPORT,
@@ -91,8 +91,9 @@ COMMANDS = (
         _with_run,
         (f"runs/{RUN}/export/student-fill-mask/onnx/model_int8.onnx",),
     ),
-    Command("profile", _PROFILE, _PROFILE, _with_run),
     Command("report", _REPORT, _REPORT, _with_run),
+    Command("profile", _PROFILE, _PROFILE, _with_run),
+    Command("evaluate", _EVALUATE, _EVALUATE, _with_run),
     Command("run", _RUN, _RUN, _inputs, ("runs/killed/student/model.safetensors",)),
 )
 

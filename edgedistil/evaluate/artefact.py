@@ -9,9 +9,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median_low
 from typing import Any, TypeVar
@@ -27,6 +26,7 @@ from edgedistil.evaluate.kind import TaskKind
 from edgedistil.evaluate.scoring import DevScores, Forward, Logits
 from edgedistil.evaluate.spec import TaskSpec
 from edgedistil.evaluate.tasks import load_data
+from edgedistil.evaluate.workers import worker_pool
 
 # One p50 per artefact and seed: 100 calls bound the time that evaluation spends on it. The claims
 # about speed are measured by `edgedistil profile`.
@@ -56,9 +56,13 @@ class ArtefactResult:
 
 def in_fresh_process(work: Callable[..., T], *arguments: Any) -> T:
     """Calls a function in a new process, which has none of this one's modules loaded."""
-    # `spawn`, because a forked process inherits loaded modules and their threads.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+    try:
+        with worker_pool(1) as pool:
+            return pool.submit(work, *arguments).result()
+    except BrokenProcessPool as error:
+        raise EdgeDistilError(
+            "the process that scores an artefact was killed", hint="memory may have run out"
+        ) from error
 
 
 def score_artefacts(

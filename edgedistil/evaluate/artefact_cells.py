@@ -28,7 +28,7 @@ from edgedistil.evaluate.artefact import (
     score_artefacts,
     single_example_ms,
 )
-from edgedistil.evaluate.cells import CellFile, CellPlan, Timing, read_cell, read_key
+from edgedistil.evaluate.cells import CellFile, CellPlan, Timing, read_cell, read_finished
 from edgedistil.evaluate.tasks import load_data
 
 # Training texts that the parity check and the calibration of static ranges use: enough for both,
@@ -99,7 +99,8 @@ def _key(plan: CellPlan, precision: str) -> str:
 
 def _score_missing(plan: CellPlan, precisions: Sequence[str]) -> None:
     """Exports and scores the artefacts of a cell, unless their files are up to date."""
-    if all(read_key(_file(plan, name)) == _key(plan, name) for name in precisions):
+    finished = [read_finished(_file(plan, name), _key(plan, name)) for name in precisions]
+    if all(file is not None for file in finished):
         return
     by_precision = {artefact.precision: artefact for artefact in _export(plan, precisions[-1])}
     artefacts = [by_precision[name] for name in precisions]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING
 
 from edgedistil.core import console
 from edgedistil.core.errors import EdgeDistilError, TrainingDiverged
 from edgedistil.core.records import Cell, provenance, write_record
 from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
-from edgedistil.evaluate.cells import KEY_FILE, CellFile, CellPlan
+from edgedistil.evaluate.cells import CellFile, CellPlan
 from edgedistil.evaluate.tasks import load_data
+from edgedistil.evaluate.workers import worker_pool
 
 # torch is imported by the functions that train: planning and reading cells does not need it.
 if TYPE_CHECKING:
@@ -65,32 +65,18 @@ def _run_in_processes(plans: list[CellPlan], jobs: int) -> list[BaseException]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     failures: list[BaseException] = []
     with (
-        ProcessPoolExecutor(
-            min(jobs, len(plans)), mp_context=get_context("spawn"), initializer=_silence
-        ) as pool,
+        worker_pool(min(jobs, len(plans))) as pool,
         console.progress("evaluate", len(plans), unit="cells") as bar,
     ):
         # A failing cell must not stop the others, so errors are collected.
         running = {pool.submit(run_cell, plan, threads=threads): plan for plan in plans}
-        try:
-            for future in as_completed(running):
-                bar.note(running[future].label)
-                bar.advance()
-                error = future.exception()
-                if error is not None:
-                    failures.append(_with_cell_name(error, running[future]))
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            # Leaving the pool would wait for the running cells, which can take hours.
-            for child in active_children():
-                child.terminate()
-            raise
+        for future in as_completed(running):
+            bar.note(running[future].label)
+            bar.advance()
+            error = future.exception()
+            if error is not None:
+                failures.append(_with_cell_name(error, running[future]))
     return failures
-
-
-def _silence() -> None:
-    # The parent process shows the progress of all cells.
-    console.err.quiet = True
 
 
 def _with_cell_name(error: BaseException, plan: CellPlan) -> BaseException:
@@ -161,8 +147,7 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> DevScores:
     fine_tune(model, rows, settings, soft_targets)
 
     if plan.keep_weights:
-        stamp = {KEY_FILE: {"key": plan.key}}
-        save_task_model(model, source.folder, plan.weights, stamp=stamp)
+        save_task_model(model, source.folder, plan.weights, key=plan.key)
     return kind.score(torch_forward(model, kind), tokenizer, data.dev, spec.scoring)
 
 
@@ -182,7 +167,7 @@ def _cell_file(plan: CellPlan, data: TaskData, scores: DevScores, seconds: float
     )
     return CellFile(
         key=plan.key,
-        model_sha256=plan.model_sha256,
+        model_sha256=plan.source.sha256,
         cell=cell,
         labels=scores.labels,
         predictions=scores.predictions,

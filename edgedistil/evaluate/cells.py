@@ -11,18 +11,21 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from edgedistil.core import console
+from edgedistil.core.digests import changed_file, remembered_sha256
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError, ModelError, StorageError
 from edgedistil.core.records import Cell, Record, read_record, text_sha256
-from edgedistil.core.rundir import read_json, sha256_file
+from edgedistil.core.tokenizer_files import TOKENIZER_FILES
 from edgedistil.evaluate.spec import TaskSpec
 
 # Version of the results. Increase it when the same inputs would give another cell.
 FORMAT = 2
-# File in the folder of fine-tuned weights that contains the cell's key.
+# File in the folder of fine-tuned weights that contains a `WeightsStamp`.
 KEY_FILE = "edgedistil_cell.json"
 # Seeds of numpy and torch have 32 bits; recipes use 31 of them.
 _LARGEST_SEED = 2**31 - 1
@@ -40,8 +43,19 @@ class Timing(Record):
     latency_ms: float = Field(description="p50 of single dev examples (artefact.CONDITIONS)")
 
 
+class WeightsStamp(Record):
+    """The cell that fine-tuned weights belong to, and their digests."""
+
+    key: str = Field(description="digest of all inputs of the cell")
+    files: dict[str, str] = Field(
+        default={}, description="file of the folder → sha256; earlier versions recorded none"
+    )
+
+
 class CellFile(Record):
     """A cell with the predictions that confidence intervals are computed from."""
+
+    remedy: ClassVar[str] = "remove it and run edgedistil evaluate again"
 
     key: str = Field(description="digest of all inputs")
     model_sha256: str = Field(description="digest of the model before fine-tuning")
@@ -52,6 +66,19 @@ class CellFile(Record):
         default={}, description="span: EM and F1 of each question"
     )
     timing: Timing | None = Field(default=None, description="measured where artefacts are compared")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.cell.metric not in self.cell.scores:
+            raise ValueError(f"the score '{self.cell.metric}' is missing")
+        counts = {"labels": len(self.labels), "predictions": len(self.predictions)}
+        # A question has a score for each metric in place of a label and a prediction.
+        if self.per_question:
+            counts = {f"scores ({name})": len(values) for name, values in self.per_question.items()}
+        for name, count in counts.items():
+            if count != self.cell.dev_examples:
+                raise ValueError(f"{count} {name} of {self.cell.dev_examples} dev examples")
+        return self
 
     @property
     def score(self) -> float:
@@ -64,14 +91,19 @@ def read_cell(path: Path) -> CellFile:
     return read_record(path, CellFile)
 
 
-def read_key(path: Path) -> str | None:
-    """Returns the key in a cell's file; None if the file is missing or corrupt."""
-    # A truncated file counts as missing: the cell is run again.
-    try:
-        content = read_json(path)
-    except StorageError:
+def read_finished(path: Path, key: str) -> CellFile | None:
+    """Returns the cell in a file; None if it is missing, corrupt, or of other inputs.
+
+    A warning says so if it is corrupt: the cell is then run again.
+    """
+    if not path.is_file():
         return None
-    return content.get("key") if isinstance(content, dict) else None
+    try:
+        file = read_cell(path)
+    except StorageError as error:
+        console.warn(f"a cell is run again: {error.message}")
+        return None
+    return file if file.key == key else None
 
 
 # --- plans ---------------------------------------------------------------------------------------
@@ -84,34 +116,40 @@ class ModelSource:
     Attributes:
         name: Name in cells and tables.
         folder: Folder with configuration, tokenizer and weights.
+        sha256: Digest of the model, as `model_sha256` computes it.
         random_weights: Whether all weights are initialized at random instead.
     """
 
     name: str
     folder: Path
+    sha256: str
     random_weights: bool = False
 
-    def sha256(self) -> str:
-        """Returns a digest of configuration, tokenizer and, unless random, weights.
 
-        Raises:
-            ModelError: The folder has no weights in safetensors.
-        """
-        # Other files of the folder, such as a README, do not change a result.
-        patterns = ["config.json", "tokenizer.json"]
-        if not self.random_weights:
-            patterns.append("*.safetensors")
-        files: list[Path] = []
-        for pattern in patterns:
-            files.extend(self.folder.glob(pattern))
-        if not self.random_weights and not any(path.suffix == ".safetensors" for path in files):
-            raise ModelError(
-                f"{self.folder} has no weights in safetensors",
-                hint="convert the weights; loading other formats can execute code",
-            )
-        # Names and not paths: the same model in another place has the same digest.
-        lines = [f"{path.name} {sha256_file(path)}" for path in sorted(files)]
-        return text_sha256("\n".join(lines))
+def model_sha256(folder: Path, *, random_weights: bool = False) -> str:
+    """Returns a digest of configuration, tokenizer and, unless random, weights of a model.
+
+    Raises:
+        ModelError: The folder has no weights in safetensors, or a file cannot be read.
+    """
+    # Other files of the folder, such as a README, do not change a result.
+    patterns = ["config.json", *TOKENIZER_FILES]
+    if not random_weights:
+        patterns.append("*.safetensors")
+    files: list[Path] = []
+    for pattern in patterns:
+        files.extend(folder.glob(pattern))
+    if not random_weights and not any(path.suffix == ".safetensors" for path in files):
+        raise ModelError(
+            f"{folder} has no weights in safetensors",
+            hint="convert the weights; loading other formats can execute code",
+        )
+    # Names and not paths: the same model in another place has the same digest.
+    try:
+        lines = [f"{path.name} {remembered_sha256(path)}" for path in sorted(files)]
+    except OSError as error:
+        raise ModelError(f"cannot read the model in {folder}: {error}") from error
+    return text_sha256("\n".join(lines))
 
 
 @dataclass(frozen=True)
@@ -125,7 +163,6 @@ class CellPlan:
         source: The model before fine-tuning.
         seed: Seed of head, data order and dropout.
         key: Digest of all inputs.
-        model_sha256: Digest of the model before fine-tuning.
         folder: Folder of the run's cells.
         keep_weights: Whether the fine-tuned weights are stored
             (docs/decisions.md#fine-tuned-weights-are-stored-only-where-something-needs-them).
@@ -138,14 +175,13 @@ class CellPlan:
     source: ModelSource
     seed: int
     key: str
-    model_sha256: str
     folder: Path
     keep_weights: bool = False
     soft_targets_from: Path | None = None
 
     @property
     def label(self) -> str:
-        """The cell as `--cell` takes it."""
+        """The cell in messages: task, model and seed."""
         return f"{self.spec.name}:{self.source.name}:{self.seed}"
 
     @property
@@ -164,10 +200,27 @@ class CellPlan:
 
     def is_done(self) -> bool:
         """Whether the cell's file, and its weights if they are stored, are up to date."""
-        # A cell that finished without its weights is run again when they are needed.
-        if read_key(self.file) != self.key:
+        if read_finished(self.file, self.key) is None:
             return False
-        return not self.keep_weights or read_key(self.weights / KEY_FILE) == self.key
+        # A cell that finished without its weights is run again when they are needed.
+        return not self.keep_weights or self._has_weights()
+
+    def _has_weights(self) -> bool:
+        """Whether the fine-tuned weights are stored as they were written."""
+        path = self.weights / KEY_FILE
+        if not path.is_file():
+            return False
+        try:
+            stamp = read_record(path, WeightsStamp)
+        except StorageError as error:
+            console.warn(f"{self.label} is trained again: {error.message}")
+            return False
+        if stamp.key != self.key:
+            return False
+        change = changed_file(self.weights, stamp.files)
+        if change is not None:
+            console.warn(f"{self.label} is trained again: {change}")
+        return change is None
 
 
 def cell_key(
@@ -175,7 +228,6 @@ def cell_key(
     data_sha256: str,
     train_limit: int | None,
     source: ModelSource,
-    model_sha256: str,
     seed: int,
     soft_targets: tuple[str, str] | None,
 ) -> str:
@@ -186,7 +238,6 @@ def cell_key(
         data_sha256: Digest of the labelled examples.
         train_limit: Training examples at most, as the recipe limits them.
         source: The model before fine-tuning.
-        model_sha256: Digest of its files.
         seed: Seed of head, data order and dropout.
         soft_targets: Key of the teacher's cell and digest of the unlabelled texts, if soft targets
             are used.
@@ -201,7 +252,7 @@ def cell_key(
         "training": spec.training.for_model(source.name).hyper_parameters(),
         "data": data_sha256,
         "train_limit": train_limit,
-        "model": model_sha256,
+        "model": source.sha256,
         "random_weights": source.random_weights,
         "seed": seed,
         "second_distillation": second,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from transformers import (
 
 from edgedistil.core import console
 from edgedistil.core.errors import TrainingDiverged
+from edgedistil.core.scratch import scratch_folder
 from edgedistil.evaluate.encode import pad_batch
 from edgedistil.evaluate.kind import TaskKind, TrainingRow
 from edgedistil.evaluate.scoring import Logits
@@ -30,9 +30,6 @@ from edgedistil.evaluate.task_model import accepted_inputs, batch_tensors
 from edgedistil.models import native_dtype
 from edgedistil.models.losses import mixed_loss, partly_labelled_loss
 from edgedistil.models.quiet import quiet
-
-# Folders of the Trainer's output, which is not used; also a sign that training has started.
-SCRATCH_PREFIX = "edgedistil-trainer-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +84,15 @@ def fine_tune(
     # For the warm-up and the progress bar; the Trainer counts the same steps.
     steps = math.ceil(len(rows) / training.batch) * training.epochs
     with (
-        tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch,
+        # The Trainer creates its output folder and writes nothing into it.
+        scratch_folder("trainer") as scratch,
         console.progress(settings.label, steps, unit="steps") as bar,
     ):
         trainer = _Trainer(
             kind=settings.kind,
             second=soft_targets.second if soft_targets is not None else None,
             model=model,
-            args=_training_arguments(settings, steps, scratch),
+            args=_training_arguments(settings, steps, str(scratch)),
             train_dataset=_Rows(rows, soft_targets),
             data_collator=_Collator(settings.kind, settings.pad, accepted_inputs(model)),
             callbacks=[_AdvanceBar(bar)],

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgedistil.core.digests import require_unchanged
 from edgedistil.core.echo import echo
-from edgedistil.core.errors import InputError
+from edgedistil.core.errors import InputError, StorageError
 from edgedistil.core.paths import user_path
 from edgedistil.core.rundir import RunDir
-from edgedistil.evaluate.cells import CellPlan, ModelSource, cell_key, read_key
+from edgedistil.evaluate.cells import (
+    CellPlan,
+    ModelSource,
+    cell_key,
+    model_sha256,
+    read_cell,
+    read_finished,
+)
 from edgedistil.evaluate.spec import TaskSpec
 from edgedistil.evaluate.tasks import load_data
 
@@ -25,6 +33,9 @@ WITH_SOFT_TARGETS = ("student-d", "student-step0-d")
 
 _CELL_FILE = re.compile(r"(?P<model>.+)-(?P<seed>[0-9]+)")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+# Characters of a folder's name, and digits of the model's digest, in the names of its cells.
+_NAME_CHARACTERS = 60
+_DIGEST_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -48,30 +59,36 @@ class Planner:
 
     Attributes:
         run: The run whose models are evaluated.
-        deployed: Names of models whose artefacts are scored, so that their weights are stored.
+        deployed: Models whose artefacts are scored, so that their weights are stored.
     """
 
     run: RunDir
     deployed: Sequence[str] = ()
-    _digests: dict[ModelSource, str] = field(default_factory=dict)
+    _sources: dict[str, ModelSource] = field(default_factory=dict)
+
+    def source(self, model: str) -> ModelSource:
+        """Returns where a model is; raises as `source_of`."""
+        # Hashing reads all weights, so each model is hashed once for all tasks and seeds.
+        if model not in self._sources:
+            self._sources[model] = source_of(self.run, model)
+        return self._sources[model]
 
     def plans(
         self, task: PlannedTask, models: Sequence[str], seeds: Sequence[int]
     ) -> list[CellPlan]:
         """Plans the cells of a task, with the teacher's cells that soft targets need."""
         needs_teacher = any(model in WITH_SOFT_TARGETS for model in models)
-        plans: list[CellPlan] = []
+        # By file: two folders may contain the same model, and the teacher is needed once.
+        plans: dict[Path, CellPlan] = {}
         for seed in seeds:
             teacher = None
             if needs_teacher:
                 teacher = self.plan(task, TEACHER, seed, keep=True)
-                plans.append(teacher)
-            others = dict.fromkeys(models)
-            if teacher is not None:
-                # Its cell is in the plan already.
-                others.pop(TEACHER, None)
-            plans += [self.plan(task, name, seed, keep=False, teacher=teacher) for name in others]
-        return plans
+                plans[teacher.file] = teacher
+            for model in models:
+                plan = self.plan(task, model, seed, keep=False, teacher=teacher)
+                plans.setdefault(plan.file, plan)
+        return list(plans.values())
 
     def valid_earlier_cells(
         self, task: PlannedTask, plans: Sequence[CellPlan], seeds: Sequence[int]
@@ -88,22 +105,26 @@ class Planner:
         for path in sorted((self.run.cells / task.spec.name).glob("*.json")):
             name = _CELL_FILE.fullmatch(path.stem)
             # Artefacts' cells (`student-1.int8.json`) do not have the form of a cell's name.
-            if path in planned or name is None:
+            if path in planned or name is None or int(name["seed"]) not in seeds:
                 continue
-            # Models that are folders are left out: the name does not lead back to the folder.
-            if name["model"] in MODELS and int(name["seed"]) in seeds:
-                plan = self._plan_again(task, name["model"], int(name["seed"]))
-                # A cell that was made with other settings has another key.
-                if read_key(path) == plan.key:
-                    valid.append(plan)
+            plan = self._plan_again(task, name["model"], int(name["seed"]), path)
+            # A cell that was made with other settings has another key.
+            if plan is not None and read_finished(path, plan.key) is not None:
+                valid.append(plan)
         return valid
 
-    def _plan_again(self, task: PlannedTask, model: str, seed: int) -> CellPlan:
-        """Plans a cell of an earlier evaluation as it would be run now."""
-        teacher = None
-        if model in WITH_SOFT_TARGETS:
-            teacher = self.plan(task, TEACHER, seed, keep=False)
-        return self.plan(task, model, seed, keep=False, teacher=teacher)
+    def _plan_again(self, task: PlannedTask, model: str, seed: int, path: Path) -> CellPlan | None:
+        """Plans a cell of an earlier evaluation as it would be run now; None if it cannot be."""
+        if model in MODELS:
+            teacher = None
+            if model in WITH_SOFT_TARGETS:
+                teacher = self.plan(task, TEACHER, seed, keep=False)
+            return self.plan(task, model, seed, keep=False, teacher=teacher)
+        # The name does not lead back to a folder, but the file contains the model's digest.
+        digest = _recorded_model(path)
+        if digest is None or not model.endswith(f"-{digest[:_DIGEST_DIGITS]}"):
+            return None
+        return self._plan(task, ModelSource(model, path.parent, digest), seed)
 
     def plan(
         self,
@@ -123,20 +144,30 @@ class Planner:
             keep: Whether to store the fine-tuned weights.
             teacher: The teacher's cell; ignored for models without soft targets.
         """
-        source = source_of(self.run, model)
-        # Hashing reads all weights, so each model is hashed once for all tasks and seeds.
-        if source not in self._digests:
-            self._digests[source] = source.sha256()
+        return self._plan(
+            task,
+            self.source(model),
+            seed,
+            keep_weights=keep or model in self.deployed,
+            teacher=teacher if model in WITH_SOFT_TARGETS else None,
+        )
+
+    def _plan(
+        self,
+        task: PlannedTask,
+        source: ModelSource,
+        seed: int,
+        *,
+        keep_weights: bool = False,
+        teacher: CellPlan | None = None,
+    ) -> CellPlan:
         data = load_data(task.spec, task.data)
         # The key of the teacher's cell is an input only where its soft targets are used.
-        if model not in WITH_SOFT_TARGETS:
-            teacher = None
         key = cell_key(
             task.spec,
             data.sha256,
             task.train_limit,
             source,
-            self._digests[source],
             seed,
             (teacher.key, data.unlabelled_sha256) if teacher else None,
         )
@@ -147,9 +178,8 @@ class Planner:
             source=source,
             seed=seed,
             key=key,
-            model_sha256=self._digests[source],
             folder=self.run.cells,
-            keep_weights=keep or source.name in self.deployed,
+            keep_weights=keep_weights,
             soft_targets_from=teacher.weights if teacher else None,
         )
 
@@ -162,19 +192,23 @@ def source_of(run: RunDir, model: str) -> ModelSource:
         model: One of MODELS, or a folder.
     Raises:
         RunError: The run does not have the model yet, or its files were changed.
+        ModelError: The model has no weights in safetensors.
         InputError: The name is neither one of MODELS nor a folder with a model.
     """
     if model in MODELS:
         folder = run.require(_folder_in_run(run, model), "edgedistil distill RECIPE")
         require_unchanged(run, [folder])
-        return ModelSource(model, folder, random_weights=model == "student-random")
+        is_random = model == "student-random"
+        digest = model_sha256(folder, random_weights=is_random)
+        return ModelSource(model, folder, digest, random_weights=is_random)
     folder = user_path(model)
     if not (folder / "config.json").is_file():
         raise InputError(
             f"unknown model '{echo(model)}': expected one of {', '.join(MODELS)}, "
             "or a folder with a config.json"
         )
-    return ModelSource(cell_model_name(model), folder)
+    digest = model_sha256(folder)
+    return ModelSource(cell_model_name(folder, digest), folder, digest)
 
 
 def _folder_in_run(run: RunDir, model: str) -> Path:
@@ -186,17 +220,28 @@ def _folder_in_run(run: RunDir, model: str) -> Path:
     return run.student
 
 
-def cell_model_name(model: str) -> str:
-    """Returns the name of a model in cells: its own, or one derived from its folder's name."""
-    if model in MODELS:
-        return model
-    name = _NOT_IN_NAMES.sub("-", Path(model).resolve().name)
-    # A folder called `student` must not overwrite the cells of the run's student.
-    return f"folder-{name}" if name in MODELS else name
+def cell_model_name(folder: Path, digest: str) -> str:
+    """Returns the name of a folder's model in cells: the folder's name and a part of the digest.
+
+    Two models in folders of one name have different cells, and a folder called `student` does not
+    overwrite those of the run's student.
+    """
+    name = _NOT_IN_NAMES.sub("-", folder.resolve().name)[:_NAME_CHARACTERS].strip(".-_")
+    if name in MODELS:
+        name = f"folder-{name}"
+    return f"{name or 'model'}-{digest[:_DIGEST_DIGITS]}"
+
+
+def _recorded_model(path: Path) -> str | None:
+    """Returns the digest of the model in a cell's file; None if there is no readable one."""
+    # Corrupt cells of folders are not reported: nothing can run them again.
+    with suppress(StorageError):
+        return read_cell(path).model_sha256
+    return None
 
 
 def deployed_models(models: Sequence[str], *, one_cell: bool) -> list[str]:
-    """Returns the names of the models whose artefacts are scored.
+    """Returns the models whose artefacts are scored.
 
     Args:
         models: Models of the evaluation.
@@ -210,4 +255,4 @@ def deployed_models(models: Sequence[str], *, one_cell: bool) -> list[str]:
             f"--artefact: {', '.join(models)} are only comparisons, expected a model to deploy",
             hint="add --model student",
         )
-    return [cell_model_name(model) for model in deployed]
+    return deployed

@@ -58,13 +58,18 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
         )
     settings = _recipe_settings(run)
     selection = _select(options, settings)
-    tasks = [_planned_task(name, settings, options) for name in selection.tasks]
+    tasks = _planned_tasks(selection.tasks, settings, options)
 
     # Check the options for artefacts first: fine-tuning takes hours.
     deployed: list[str] = []
     if options.artefact is not None:
         check_precision(options.artefact)
         deployed = deployed_models(selection.models, one_cell=options.cell is not None)
+
+    # A record that cannot be read would lose the results of other tasks: before hours of work.
+    earlier = None
+    if run.evaluation.is_file() and options.cell is None:
+        earlier = read_record(run.evaluation, EvaluationRecord)
 
     # Run what is missing.
     planner = Planner(run, deployed)
@@ -81,10 +86,11 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
     record = _aggregate([read_cell(plan.file) for plan in aggregated], tasks)
 
     if options.artefact is not None:
-        exported = [plan for plan in plans if plan.source.name in deployed]
+        names = {planner.source(model).name for model in deployed}
+        exported = [plan for plan in plans if plan.source.name in names]
         record = _with_artefacts(record, exported, options.artefact)
     if options.cell is None:
-        record = _with_earlier_tasks(run, record)
+        record = _with_earlier_tasks(earlier, record)
         write_record(run.evaluation, record)
     return record
 
@@ -109,13 +115,28 @@ def _select(options: EvaluateOptions, settings: Evaluate) -> _Selection:
     )
 
 
-def _planned_task(name: str, settings: Evaluate, options: EvaluateOptions) -> PlannedTask:
-    """Reads a task file and applies the recipe's limits."""
-    spec = load_task(name)
-    if settings.epochs is not None:
-        training = spec.training.model_copy(update={"epochs": settings.epochs})
-        spec = spec.model_copy(update={"training": training})
-    return PlannedTask(spec, options.data, settings.train_limit)
+def _planned_tasks(
+    names: Sequence[str], settings: Evaluate, options: EvaluateOptions
+) -> list[PlannedTask]:
+    """Reads the task files and applies the recipe's limits.
+
+    Raises:
+        TaskError: A task cannot be read, or two different ones have one name.
+    """
+    by_name: dict[str, PlannedTask] = {}
+    for name in names:
+        spec = load_task(name)
+        if settings.epochs is not None:
+            training = spec.training.model_copy(update={"epochs": settings.epochs})
+            spec = spec.model_copy(update={"training": training})
+        task = PlannedTask(spec, options.data, settings.train_limit)
+        # Cells and scores have the task's name, so the second would overwrite those of the first.
+        if by_name.setdefault(spec.name, task) != task:
+            raise TaskError(
+                f"two tasks are called '{spec.name}', the second is {name}",
+                hint="set another `name` in one of the two files",
+            )
+    return list(by_name.values())
 
 
 def _aggregate(files: list[CellFile], tasks: Sequence[PlannedTask]) -> EvaluationRecord:
@@ -148,12 +169,13 @@ def _with_artefacts(
     )
 
 
-def _with_earlier_tasks(run: RunDir, record: EvaluationRecord) -> EvaluationRecord:
+def _with_earlier_tasks(
+    earlier: EvaluationRecord | None, record: EvaluationRecord
+) -> EvaluationRecord:
     """Adds the other tasks of the run's earlier record, before the new ones."""
-    if not run.evaluation.is_file():
+    if earlier is None:
         return record
     # Tasks of this evaluation replace their earlier entries entirely.
-    earlier = read_record(run.evaluation, EvaluationRecord)
     evaluated = {task.name for task in record.tasks}
     merged = {}
     for part in ("cells", "summaries", "retentions", "artefacts"):

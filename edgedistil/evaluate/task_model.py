@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,15 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from edgedistil.core.errors import ModelError
-from edgedistil.core.rundir import replacing
+from edgedistil.core.rundir import replacing, tree_manifest
 from edgedistil.core.task import TASKS
+from edgedistil.core.tokenizer_files import TOKENIZER_FILES
+from edgedistil.evaluate.cells import KEY_FILE, WeightsStamp
 from edgedistil.evaluate.encode import Ids, open_tokenizer, pad_id
 from edgedistil.evaluate.kind import TaskKind, TrainingRow
 from edgedistil.evaluate.scoring import Forward, Logits, all_logits
 from edgedistil.models.quiet import quiet
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "added_tokens.json",
-)
 # The arrays of a batch, as the arguments of transformers' models are called.
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -84,7 +78,7 @@ def build_task_model(
 
 
 def save_task_model(
-    model: PreTrainedModel, tokenizer_folder: Path, folder: Path, *, stamp: Mapping[str, Any]
+    model: PreTrainedModel, tokenizer_folder: Path, folder: Path, *, key: str
 ) -> None:
     """Saves a fine-tuned model with its tokenizer, as a folder that transformers loads.
 
@@ -94,16 +88,16 @@ def save_task_model(
         model: The model.
         tokenizer_folder: Folder that the tokenizer's files are copied from.
         folder: Folder to write.
-        stamp: File name → content of a JSON file to write next to the weights.
+        key: Digest of the cell's inputs, written next to the weights with their digests.
     """
     with replacing(folder) as aside, quiet():
         # transformers writes weights and configuration; the tokenizer is copied unchanged.
         model.save_pretrained(aside)
-        for name, content in stamp.items():
-            (aside / name).write_text(json.dumps(content), encoding="utf-8")
-        for name in _TOKENIZER_FILES:
+        for name in TOKENIZER_FILES:
             if (tokenizer_folder / name).is_file():
                 shutil.copyfile(tokenizer_folder / name, aside / name)
+        stamp = WeightsStamp(key=key, files=tree_manifest(aside))
+        (aside / KEY_FILE).write_text(stamp.model_dump_json(), encoding="utf-8")
 
 
 def load_task_model(folder: Path, kind: TaskKind) -> PreTrainedModel:

@@ -19,13 +19,15 @@ from edgedistil.core.errors import ModelError, TrainingDiverged
 from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.records import EvaluationRecord, read_record
 from edgedistil.core.rundir import RunDir
+from edgedistil.core.scratch import sweep
 from edgedistil.evaluate import stage
 from edgedistil.evaluate.cells import read_cell
-from edgedistil.evaluate.finetune import SCRATCH_PREFIX
 from edgedistil.evaluate.tasks import load_data
 from edgedistil.report.evaluation_tables import task_table
 
 WriteTask = Callable[..., Path]
+# Scratch folders of the trainer, which show that training has started.
+TRAINER = "edgedistil-tmp-trainer-*"
 
 
 def options(task: Path, *models: str, seeds: int = 1, jobs: int = 1) -> EvaluateOptions:
@@ -160,6 +162,27 @@ def test_undistilled_student_may_have_soft_targets(run: RunDir, own_task: WriteT
     assert soft.cell.hyper_parameters["alpha"] == 0.5
 
 
+def test_damaged_weights_of_a_cell_are_trained_again(
+    run: RunDir, own_task: WriteTask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The teacher's fine-tuned weights, which a student's soft targets come from."""
+    task = own_task(epochs=1)
+    stage.evaluate(run, options(task, "student-d"))
+    weights = run.cells / "opinion" / "teacher-1" / "model.safetensors"
+    intact = weights.read_bytes()
+    before = times(run)
+
+    damaged = bytearray(intact)
+    damaged[-5] ^= 1
+    weights.write_bytes(damaged)
+    capsys.readouterr()
+    stage.evaluate(run, options(task, "student-d"))
+    assert "opinion:teacher:1 is trained again" in capsys.readouterr().err
+    assert weights.read_bytes() == intact
+    after = times(run)
+    assert [name for name in before if before[name] != after[name]] == ["teacher-1.json"]
+
+
 # --- interruptions and failures ------------------------------------------------------------------
 
 
@@ -188,7 +211,7 @@ def test_killed_cell_leaves_no_file_and_starts_over(run: RunDir, own_task: Write
     environment = {**os.environ, "TMPDIR": str(scratch)}
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, text=True)
     try:
-        _wait_for(lambda: any(scratch.glob(f"{SCRATCH_PREFIX}*")), process)
+        _wait_for(lambda: any(scratch.glob(TRAINER)), process)
         time.sleep(0.3)
     finally:
         process.send_signal(signal.SIGKILL)
@@ -202,8 +225,11 @@ def test_killed_cell_leaves_no_file_and_starts_over(run: RunDir, own_task: Write
 
 
 @pytest.mark.slow
-def test_interrupt_ends_the_workers_at_once(run: RunDir, own_task: WriteTask) -> None:
-    """SIGTERM to the command: exit code 130, no worker continues, no partial file."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_signal_ends_the_workers_at_once(
+    run: RunDir, own_task: WriteTask, number: signal.Signals
+) -> None:
+    """No worker continues, and no partial file and no scratch folder remains."""
     import psutil
 
     task = own_task(epochs=4000)
@@ -220,15 +246,19 @@ def test_interrupt_ends_the_workers_at_once(run: RunDir, own_task: WriteTask) ->
     process = subprocess.Popen(
         [str(program), *arguments.split()], env=environment, stderr=subprocess.PIPE, text=True
     )
-    _wait_for(lambda: len(list(scratch.glob(f"{SCRATCH_PREFIX}*"))) == 2, process)
+    _wait_for(lambda: len(list(scratch.glob(TRAINER))) == 2, process)
     workers = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
+    assert process.returncode == (130 if number == signal.SIGTERM else -number), errors
     assert workers
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert alive == []
     assert list(run.cells.rglob("*.json")) == []
+    # A killed command cannot remove its folders, but the next one can.
+    if number == signal.SIGKILL:
+        sweep(scratch)
+    assert list(scratch.glob("edgedistil-*")) == []
 
 
 def test_parallel_cells_equal_sequential_ones(run: RunDir, own_task: WriteTask) -> None:

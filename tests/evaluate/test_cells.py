@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgedistil.core.errors import InputError
-from edgedistil.evaluate.cells import ModelSource, cell_key, parse_cell, read_key
+from edgedistil.core.records import Cell, provenance, write_record
+from edgedistil.evaluate.cells import (
+    CellFile,
+    ModelSource,
+    cell_key,
+    model_sha256,
+    parse_cell,
+    read_finished,
+)
 from edgedistil.evaluate.spec import TaskSpec, load_task
 
-SOURCE = ModelSource("student", Path("student"))
+SOURCE = ModelSource("student", Path("student"), "m")
 # Of sst2, with the inputs of `key` below.
 KEY = "49caa4a3475c71ed15dc43eaeca157122aa96775e02ea8b0976db7f649a0f87a"
 
@@ -32,11 +44,65 @@ def test_a_seed_that_no_generator_takes(seed: str) -> None:
         parse_cell(f"sst2:student:{seed}")
 
 
-def test_file_without_a_key(tmp_path: Path) -> None:
-    (tmp_path / "list.json").write_text("[1]")
-    (tmp_path / "truncated.json").write_text('{"key": "a')
-    for name in ("list.json", "truncated.json", "missing.json"):
-        assert read_key(tmp_path / name) is None
+def cell_file(**changes: Any) -> CellFile:
+    cell = Cell(
+        task="t",
+        model="m",
+        seed=1,
+        scores={"accuracy": 0.5},
+        metric="accuracy",
+        dev_examples=2,
+        train_examples=3,
+        seconds=1.0,
+        provenance=provenance(),
+    )
+    values = {"labels": [0, 1], "predictions": [1, 1], "cell": cell, **changes}
+    return CellFile(key="k", model_sha256="m", **values)
+
+
+def test_cell_of_other_inputs_is_not_finished(tmp_path: Path) -> None:
+    path = tmp_path / "m-1.json"
+    assert read_finished(path, "k") is None
+    write_record(path, cell_file())
+    assert read_finished(path, "k") == cell_file()
+    assert read_finished(path, "other") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "[1]",
+        lambda text: text[:100],
+        lambda text: text.replace('"accuracy"', '"f1"', 1),
+        lambda text: text.replace('"cell": {', '"cell": 7, "x": {'),
+        lambda text: re.sub(r'"predictions": \[[^]]*]', '"predictions": [1]', text),
+    ],
+)
+def test_corrupt_cell_is_reported_and_run_again(
+    tmp_path: Path, change: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m-1.json"
+    write_record(path, cell_file())
+    path.write_text(change(path.read_text()))
+    assert read_finished(path, "k") is None
+    assert "a cell is run again" in capsys.readouterr().err
+
+
+def test_digest_of_a_model_is_that_of_its_files(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_text("weights")
+        (tmp_path / name / "README.md").write_text(name)
+    digest = model_sha256(tmp_path / "one")
+    assert model_sha256(tmp_path / "two") == digest
+    random = model_sha256(tmp_path / "one", random_weights=True)
+    for file in ("model.safetensors", "tokenizer_config.json", "vocab.txt"):
+        (tmp_path / "two" / file).write_text("other")
+        assert model_sha256(tmp_path / "two") != digest
+        digest = model_sha256(tmp_path / "two")
+    (tmp_path / "one" / "model.safetensors").write_text("other")
+    assert model_sha256(tmp_path / "one", random_weights=True) == random
 
 
 def key(
@@ -48,7 +114,7 @@ def key(
     seed: int = 1,
     soft: tuple[str, str] | None = None,
 ) -> str:
-    return cell_key(spec, data, limit, source, "m", seed, soft)
+    return cell_key(spec, data, limit, source, seed, soft)
 
 
 def test_key_is_stable_across_releases() -> None:
@@ -66,11 +132,12 @@ def test_every_input_changes_the_key() -> None:
         key(spec, seed=2),
         key(spec, soft=("teacher's key", "texts")),
         key(spec, soft=("teacher's key", "other texts")),
-        key(spec, source=ModelSource("student-random", Path("student"), random_weights=True)),
+        key(spec, source=replace(SOURCE, random_weights=True)),
+        key(spec, source=replace(SOURCE, sha256="other")),
         key(spec.model_copy(update={"training": other_epochs})),
         key(spec.model_copy(update={"metric": "f1"})),
     }
-    assert len(keys) == 9
+    assert len(keys) == 10
 
 
 def test_title_and_licence_do_not_change_the_key() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,10 +56,32 @@ def test_unknown_model(run: RunDir) -> None:
         source_of(run, "studnet")
 
 
-def test_folder_gets_a_name_that_no_model_of_the_run_has(tmp_path: Path) -> None:
-    assert cell_model_name("student-d") == "student-d"
-    assert cell_model_name(str(tmp_path / "my model")) == "my-model"
-    assert cell_model_name(str(tmp_path / "student")) == "folder-student"
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("my model", "my-model"),
+        ("student", "folder-student"),
+        ("模型", "model"),
+        (".hidden", "hidden"),
+        ("x" * 200, "x" * 60),
+        ("a/../b", "b"),
+    ],
+)
+def test_folder_is_named_after_itself_and_its_model(folder: str, name: str) -> None:
+    assert cell_model_name(Path("/models") / folder, "0123456789ab") == f"{name}-01234567"
+
+
+def test_two_models_in_folders_of_one_name_have_two_cells(
+    run: RunDir, task: PlannedTask, tmp_path: Path
+) -> None:
+    folders = [tmp_path / "a" / "model", tmp_path / "b" / "model", tmp_path / "copy" / "model"]
+    for folder, source in zip(folders, ("student", "student-step0", "student"), strict=True):
+        shutil.copytree((run.path / source).resolve(), folder)
+    plans = Planner(run).plans(task, [str(folder) for folder in folders], [1])
+    assert len({plan.file for plan in plans}) == 2
+    # A copy is the same model.
+    assert [plan.source.folder for plan in plans] == folders[:2]
+    assert plans[0].key == Planner(run).plan(task, "student", 1, keep=False).key
 
 
 def test_comparison_models_are_not_deployed() -> None:

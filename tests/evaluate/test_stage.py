@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from edgedistil.core.errors import InputError
+from edgedistil.core.errors import InputError, StorageError, TaskError
 from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.records import EvaluationRecord, NotMeasured, read_record
 from edgedistil.core.rundir import RunDir
@@ -70,6 +71,37 @@ def test_earlier_tasks_and_models_stay_in_the_record(run: RunDir, own_task: Writ
     assert retained == [("opinion", "student")]
     assert {task.name for task in record.tasks} == {"opinion", "other"}
     assert read_record(run.evaluation, EvaluationRecord) == record
+
+
+def test_models_in_folders_of_one_name_both_stay_in_the_record(
+    run: RunDir, own_task: WriteTask, tmp_path: Path
+) -> None:
+    task = own_task(epochs=1)
+    for place, source in (("a", "student"), ("b", "student-step0")):
+        folder = tmp_path / place / "model"
+        shutil.copytree((run.path / source).resolve(), folder)
+        record = stage.evaluate(run, options(task, str(folder)))
+    models = [cell.model for cell in record.cells]
+    assert len(set(models)) == 2
+    assert all(name.startswith("model-") for name in models)
+    assert len(record.summaries) == 2
+
+
+def test_tasks_of_one_name_are_refused(run: RunDir, own_task: WriteTask, tmp_path: Path) -> None:
+    first = own_task(epochs=1)
+    other = tmp_path / "copy"
+    shutil.copytree(first.parent, other)
+    tasks = [str(first), str(other / first.name)]
+    with pytest.raises(TaskError, match=r"two tasks are called 'opinion', the second is .*copy"):
+        stage.evaluate(run, EvaluateOptions(tasks=tasks, models=["student"]))
+    assert not run.cells.exists()
+
+
+def test_corrupt_record_stops_before_training(run: RunDir, own_task: WriteTask) -> None:
+    run.evaluation.write_text('{"cells": ')
+    with pytest.raises(StorageError, match=r"evaluation\.json"):
+        stage.evaluate(run, options(own_task(), "student"))
+    assert not run.cells.exists()
 
 
 def test_earlier_cell_of_other_settings_is_left_out(run: RunDir, own_task: WriteTask) -> None:

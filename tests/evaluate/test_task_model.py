@@ -10,7 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from edgedistil.core.errors import ModelError
+from edgedistil.core.records import read_record
 from edgedistil.evaluate import task_model
+from edgedistil.evaluate.cells import KEY_FILE, WeightsStamp
 from edgedistil.evaluate.encode import open_tokenizer
 from edgedistil.evaluate.examples import Example
 from edgedistil.evaluate.kinds import KINDS
@@ -43,8 +45,10 @@ def test_random_weights_share_nothing_with_the_folder(tiny_models: Path) -> None
 def test_saved_model_has_the_same_outputs(tiny_models: Path, tmp_path: Path) -> None:
     source, folder = tiny_models / "teacher", tmp_path / "saved"
     model = build(source)
-    task_model.save_task_model(model, source, folder, stamp={"x.json": {"key": "k"}})
-    assert (folder / "x.json").read_text() == '{"key": "k"}'
+    task_model.save_task_model(model, source, folder, key="k")
+    stamp = read_record(folder / KEY_FILE, WeightsStamp)
+    assert stamp.key == "k"
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(stamp.files)
     loaded = task_model.load_task_model(folder, CLASSIFICATION)
 
     rows = CLASSIFICATION.training_rows(open_tokenizer(folder), TEXTS, 23)

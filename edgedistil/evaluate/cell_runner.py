@@ -110,6 +110,7 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> DevScores:
     from edgedistil.evaluate.finetune import FineTuneSettings, SoftTargets, fine_tune
     from edgedistil.evaluate.task_model import (
         build_task_model,
+        check_fits,
         save_task_model,
         teacher_logits,
         torch_forward,
@@ -137,6 +138,11 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> DevScores:
         seed=plan.seed,
         random_weights=source.random_weights,
     )
+    check_fits(model, [row.encoded for row in rows])
+    # The dev set too: its longest text must not stop the cell after hours of training.
+    dev_rows = kind.training_rows(tokenizer, data.dev, max_length, labelled=False)
+    check_fits(model, [row.encoded for row in dev_rows])
+    del dev_rows
     settings = FineTuneSettings(
         kind=kind,
         training=spec.training.for_model(source.name),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,11 @@ from edgedistil.core import console
 from edgedistil.core.errors import ModelError
 
 Ids = NDArray[np.int64]
-# Texts per call of the tokenizer. Each call also returns offsets and token strings, which are freed
-# before the next one: larger chunks cost memory, smaller ones cost calls.
+# Texts and characters per call of the tokenizer. Each call also returns offsets and token strings,
+# 20 bytes a character, which are freed before the next one: larger chunks cost memory, smaller ones
+# cost calls.
 _CHUNK = 4096
+_CHUNK_CHARACTERS = 2**22
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,23 @@ def encode_texts(
     inputs = [pair if len(pair) == 2 else pair[0] for pair in texts]
     sequences: list[Encoded] = []
     with console.progress("tokenizing", len(inputs), unit="texts") as bar:
-        for start in range(0, len(inputs), _CHUNK):
-            chunk = tokenizer.encode_batch(inputs[start : start + _CHUNK])
+        for start, end in _chunks([sum(map(len, item)) for item in texts]):
+            chunk = tokenizer.encode_batch(inputs[start:end])
             sequences += [Encoded(list(item.ids), list(item.type_ids)) for item in chunk]
             bar.advance(len(chunk))
     return sequences
+
+
+def _chunks(characters: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yields first and end of each chunk; a longer text is a chunk by itself."""
+    start, total = 0, 0
+    for index, count in enumerate(characters):
+        total += count
+        if index > start and (index - start == _CHUNK or total > _CHUNK_CHARACTERS):
+            yield start, index
+            start, total = index, count
+    if characters:
+        yield start, len(characters)
 
 
 def length_groups(lengths: Sequence[int], tokens: int) -> list[list[int]]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from edgedistil.core.errors import TaskError
 
 # A limit selects the same examples for every model and every seed.
 _SHUFFLE_SEED = 0
-_NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
+_NOT_ALPHANUMERIC = re.compile(r"[\W_]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,21 @@ class TaskData:
 
 
 def normalize_text(text: str) -> str:
-    """Returns letters and digits in lower case, to compare texts across spellings."""
-    return _NOT_ALPHANUMERIC.sub("", text.lower())
+    """Returns letters and digits in lower case, to compare texts across spellings.
+
+    A text without any is returned as it is, without blanks around it.
+    """
+    lower = text.lower()
+    if text.isascii():
+        letters = _NOT_ALPHANUMERIC.sub("", lower)
+    else:
+        letters = "".join(character for character in lower if _is_letter(character))
+    return letters or text.strip()
+
+
+def _is_letter(character: str) -> bool:
+    # Vowels of Hindi or Thai are marks, without which different words look the same.
+    return character.isalnum() or unicodedata.category(character).startswith("M")
 
 
 def normalized_texts(example: Example) -> tuple[str, ...]:

@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# A context becomes hundreds of windows at this length, and each token of them some 200 bytes.
+_LONGEST_CONTEXT = 2**19
+
+
 class _SingleLabel(TaskKind):
     """Kinds with one label and one sequence per example, and outputs of shape (B, C)."""
 
@@ -215,6 +219,12 @@ class Span(TaskKind):
                 hint="SQuAD 1.1 has at least one answer per question",
             )
         context = raw.texts[1]
+        if len(context) > _LONGEST_CONTEXT:
+            raise TaskError(
+                f"{raw.where}: a context of {len(context):,} characters; expected at most "
+                f"{_LONGEST_CONTEXT:,}",
+                hint="split it into its paragraphs",
+            )
         for answer in raw.answers:
             text = context[answer.start : answer.start + len(answer.text)]
             if text != answer.text or not answer.text:

@@ -28,6 +28,13 @@ _PAIR_SPECIALS = 3  # [CLS] question [SEP] context [SEP]
 # Weight of a window's length when two windows show equally much context around a token.
 _LENGTH_WEIGHT = 0.01
 
+# Characters of scripts that are written without blanks between words: Thai, Lao, Burmese, Khmer,
+# kana, and Chinese characters.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9d\U00020000-\U0002fa1f"
+)
+_WORDS = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -204,7 +211,9 @@ def best_f1(prediction: str, answers: Sequence[str]) -> float:
 
 
 def _word_f1(prediction: str, answer: str) -> float:
-    predicted, expected = normalize_answer(prediction).split(), normalize_answer(answer).split()
+    # As MLQA's script does, each character of a script without blanks counts as a word; the
+    # official one has none of them in its answers.
+    predicted, expected = (_WORDS.findall(normalize_answer(text)) for text in (prediction, answer))
     # Words are counted as often as they occur on both sides.
     shared = sum((Counter(predicted) & Counter(expected)).values())
     if not shared:

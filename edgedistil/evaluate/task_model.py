@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,26 @@ from edgedistil.core.rundir import replacing, tree_manifest
 from edgedistil.core.task import TASKS
 from edgedistil.core.tokenizer_files import TOKENIZER_FILES
 from edgedistil.evaluate.cells import KEY_FILE, WeightsStamp
-from edgedistil.evaluate.encode import Ids, open_tokenizer, pad_id
+from edgedistil.evaluate.encode import Encoded, Ids, open_tokenizer, pad_id
 from edgedistil.evaluate.kind import TaskKind, TrainingRow
 from edgedistil.evaluate.scoring import Forward, Logits, all_logits
 from edgedistil.models.quiet import quiet
 
 # The arrays of a batch, as the arguments of transformers' models are called.
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+# Sizes of a model's tables in its configuration: the unit of a table, and what to do about it.
+_MEANING = {
+    "max_position_embeddings": "positions",
+    "vocab_size": "token ids",
+    "type_vocab_size": "token types",
+}
+_SAME_SOURCE = "take tokenizer and model from the same source"
+_REMEDY = {
+    "max_position_embeddings": "lower max_length in the task's file",
+    "vocab_size": _SAME_SOURCE,
+    "type_vocab_size": _SAME_SOURCE,
+}
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -113,6 +127,30 @@ def _auto_class(kind: TaskKind) -> Any:
     return getattr(transformers, TASKS[kind.task].auto_class)
 
 
+def check_fits(model: PreTrainedModel, sequences: Sequence[Encoded]) -> None:
+    """Raises ModelError if sequences have ids or positions that the model's tables do not have.
+
+    torch would stop in the middle of training, and on a GPU without a message.
+    """
+    sizes = {
+        "max_position_embeddings": max(len(sequence.input_ids) for sequence in sequences),
+        "vocab_size": 1 + max(chain.from_iterable(sequence.input_ids for sequence in sequences)),
+    }
+    # DistilBERT takes no token types.
+    if "token_type_ids" in accepted_inputs(model):
+        sizes["type_vocab_size"] = 1 + max(
+            chain.from_iterable(sequence.type_ids for sequence in sequences)
+        )
+    for key, size in sizes.items():
+        limit = getattr(model.config, key, None)
+        if isinstance(limit, int) and size > limit:
+            raise ModelError(
+                f"a sequence of the task needs {size:,} {_MEANING[key]}, "
+                f"and the model has {limit:,} ({key})",
+                hint=_REMEDY[key],
+            )
+
+
 # --- running -------------------------------------------------------------------------------------
 
 
@@ -165,6 +203,7 @@ def teacher_logits(
             "soft targets need the same token ids"
         )
     model = load_task_model(folder, kind)
+    check_fits(model, [row.encoded for row in rows])
     # The Trainer moves the student by itself; this model is only run.
     if torch.cuda.is_available():
         model.to("cuda")

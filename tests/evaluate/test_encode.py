@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgedistil.core.errors import ModelError
+from edgedistil.evaluate import encode
 from edgedistil.evaluate.encode import (
     Encoded,
     encode_texts,
@@ -51,3 +52,18 @@ def test_batch_is_padded_to_its_longest_sequence(tiny_models: Path) -> None:
     np.testing.assert_array_equal(input_ids, [[5, 6, 7], [8, pad, pad]])
     np.testing.assert_array_equal(mask, [[1, 1, 1], [1, 0, 0]])
     np.testing.assert_array_equal(type_ids, [[0, 0, 1], [0, 0, 0]])
+
+
+def test_long_texts_are_tokenized_in_small_chunks(
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result does not depend on the chunks; a text that is longer than one is one by itself."""
+    tokenizer = open_tokenizer(tiny_models / "student")
+    texts = [("a film " * count,) for count in (1, 9, 2, 2, 40, 1)]
+    expected = encode_texts(tokenizer, texts, 23)
+    monkeypatch.setattr(encode, "_CHUNK_CHARACTERS", 7 * 5)
+    assert encode_texts(tokenizer, texts, 23) == expected
+    assert list(encode._chunks([7, 63, 14, 14, 280, 7])) == [(0, 1), (1, 2), (2, 4), (4, 5), (5, 6)]
+    monkeypatch.setattr(encode, "_CHUNK", 2)
+    assert list(encode._chunks([1, 1, 1])) == [(0, 2), (2, 3)]
+    assert list(encode._chunks([])) == []

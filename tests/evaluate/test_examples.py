@@ -52,4 +52,12 @@ def test_no_unlabelled_text_left_is_an_error() -> None:
 
 def test_texts_are_compared_without_case_and_punctuation() -> None:
     assert normalize_text("A film,\n GOOD_1 !") == "afilmgood1"
+    assert normalize_text("L’Été_2 à…") == "lété2à"
     assert count_shared([Example(("A film.",))], [Example(("a Film",)), Example(("a plot",))]) == 1
+
+
+@pytest.mark.parametrize(("one", "other"), [("कि", "का"), ("ที่", "ที"), (":-)", ":-("), ("!", "?")])
+def test_texts_that_differ_in_marks_alone_are_different(one: str, other: str) -> None:
+    """Vowels of Hindi and Thai are marks, and a text may consist of punctuation."""
+    assert normalize_text(one) != normalize_text(other)
+    assert normalize_text(f" {one}") == normalize_text(f"{one}\n")

@@ -49,6 +49,12 @@ def test_f1_by_hand() -> None:
     assert best_f1("x", ["y", "x z"]) == pytest.approx(2 / 3)
 
 
+def test_f1_of_text_without_blanks_counts_characters() -> None:
+    assert best_f1("北京大学", ["北京"]) == pytest.approx(2 * 2 / (4 + 2))
+    assert best_f1("iPhone 手机", ["手机"]) == pytest.approx(2 * 2 / (3 + 2))
+    assert best_f1("ประเทศไทย", ["ไทย"]) > 0.4
+
+
 def test_f1_without_shared_words_or_without_a_prediction_is_zero() -> None:
     assert best_f1("Paris", ["London"]) == 0.0
     assert best_f1("", ["London"]) == 0.0

@@ -13,7 +13,7 @@ from edgedistil.core.errors import ModelError
 from edgedistil.core.records import read_record
 from edgedistil.evaluate import task_model
 from edgedistil.evaluate.cells import KEY_FILE, WeightsStamp
-from edgedistil.evaluate.encode import open_tokenizer
+from edgedistil.evaluate.encode import Encoded, open_tokenizer
 from edgedistil.evaluate.examples import Example
 from edgedistil.evaluate.kinds import KINDS
 from edgedistil.evaluate.scoring import all_logits
@@ -77,6 +77,26 @@ def test_teacher_with_another_vocabulary_is_an_error(tiny_models: Path, tmp_path
     tokenizer = open_tokenizer(tiny_models / "student")
     with pytest.raises(ModelError, match=r"vocabulary of the teacher .* differs"):
         task_model.teacher_logits(tmp_path, [], CLASSIFICATION, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "message"),
+    [
+        (Encoded([1] * 132, [0] * 132), "needs 132 positions, and the model has 131"),
+        (Encoded([1, 999], [0, 0]), "needs 1,000 token ids, and the model has 45"),
+        (Encoded([1, 2], [0, 2]), "needs 3 token types, and the model has 2"),
+    ],
+)
+def test_sequence_that_does_not_fit_the_tables_is_an_error(
+    tiny_models: Path, sequence: Encoded, message: str
+) -> None:
+    model = build(tiny_models / "teacher")
+    task_model.check_fits(model, [Encoded([1] * 131, [1] * 131)])
+    with pytest.raises(ModelError, match=message):
+        task_model.check_fits(model, [Encoded([1], [0]), sequence])
+    # DistilBERT has no token types.
+    if "types" in message:
+        task_model.check_fits(build(tiny_models / "student"), [sequence])
 
 
 def test_folder_without_a_model_is_an_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgedistil.core.assets import fetch_asset, find_asset, read_member
-from edgedistil.core.errors import StorageError
+from edgedistil.core.errors import StorageError, TaskError
 from edgedistil.data.reviews import is_dev_movie, read_reviews
 from edgedistil.evaluate.examples import RawExample, TaskData, normalize_text
 from edgedistil.evaluate.spec import TaskSpec
@@ -32,8 +32,17 @@ _TEXTS_PER_DEV_TEXT = 5
 
 
 def load_asset_task(spec: TaskSpec) -> TaskData:
-    """Loads the data of a task whose package is pinned in `edgedistil.core.assets`."""
+    """Loads the data of a task whose package is pinned in `edgedistil.core.assets`.
+
+    Raises:
+        TaskError: The package is unknown, or has no labelled data.
+    """
     assert spec.asset is not None
+    if spec.asset not in _LOADERS:
+        raise TaskError(
+            f"task '{spec.name}': asset '{spec.asset}' has no labelled data; "
+            f"expected one of {', '.join(_LOADERS)}"
+        )
     train, dev, notes = _LOADERS[spec.asset]()
     return checked_data(spec, train, dev, origin=find_asset(spec.asset).origin, notes=notes)
 

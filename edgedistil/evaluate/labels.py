@@ -18,6 +18,8 @@ from edgedistil.evaluate.examples import RawExample
 
 # Bounds of a value where the task's file sets none: they exclude NaN and infinity only.
 _ANY_VALUE = (-1e30, 1e30)
+# A longer label is most likely a column with text.
+_LONGEST_NAME = 200
 _INTEGER = re.compile(r"[+-]?[0-9]+(\.0*)?")
 
 
@@ -46,7 +48,7 @@ def is_missing(label: object) -> bool:
     """Whether a cell has no label: it is null, blank, or NaN, as pandas writes a missing number."""
     if isinstance(label, str):
         return not label.strip()
-    return label is None or (isinstance(label, float) and math.isnan(label))
+    return label is None or (isinstance(label, float | Decimal) and math.isnan(label))
 
 
 # --- classes -------------------------------------------------------------------------------------
@@ -129,19 +131,32 @@ def _label_forms(raw: RawExample) -> tuple[str, ...]:
         TaskError: The label is neither a text nor a number.
     """
     label = raw.label
+    forms: tuple[str, ...]
     if isinstance(label, str):
-        return (label.strip(),)
-    # JSON's form before Python's.
-    if isinstance(label, bool):
-        return (str(label).lower(), str(label))
+        forms = (label.strip(),)
+    elif isinstance(label, bool):
+        # JSON's form before Python's.
+        forms = (str(label).lower(), str(label))
+    elif isinstance(label, int | float | Decimal):
+        forms = _number_forms(label)
+    else:
+        raise TaskError(
+            f"{raw.where}: the label is of type {type(label).__name__}, expected text or a number"
+        )
+    if len(forms[0]) > _LONGEST_NAME:
+        raise TaskError(
+            f"{raw.where}: a label of {len(forms[0]):,} characters; expected the name of a class, "
+            f"of at most {_LONGEST_NAME}"
+        )
+    return forms
+
+
+def _number_forms(number: float | Decimal) -> tuple[str, ...]:
     # pandas turns a column of integers with gaps into floats.
-    if isinstance(label, int) or (isinstance(label, float) and label.is_integer()):
-        return (str(int(label)), f"{int(label)}.0")
-    if isinstance(label, float | Decimal):
-        return (str(label),)
-    raise TaskError(
-        f"{raw.where}: the label is of type {type(label).__name__}, expected text or a number"
-    )
+    is_integer = isinstance(number, int) or (math.isfinite(number) and number == int(number))
+    if is_integer:
+        return (str(int(number)), f"{int(number)}.0")
+    return (str(number),)
 
 
 # --- values --------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ class Files(StrictSection):
 class Hub(StrictSection):
     """The same data on the Hugging Face hub."""
 
-    id: str = Field(description="Repository of the data set on the hub.")
+    id: str = Field(min_length=1, description="Repository of the data set on the hub.")
     config: str | None = Field(default=None, description="Configuration of the data set.")
     train: str = Field(default="train", description="Split with the training examples.")
     dev: tuple[str, ...] = Field(
@@ -302,6 +302,8 @@ class TaskSpec(StrictSection):
                 raise ValueError(
                     f"kind '{self.kind}' takes {expected} text fields, got {len(source.text)}"
                 )
+            if source is not None and len(set(source.text)) < len(source.text):
+                raise ValueError(f"text = {', '.join(source.text)}: expected two different columns")
 
     def _check_labels(self) -> None:
         """Checks that every key about labels has an effect, and that names are distinct."""

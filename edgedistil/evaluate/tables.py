@@ -18,6 +18,7 @@ from typing import Any
 
 from edgedistil.core.errors import TaskError
 from edgedistil.core.format import plural
+from edgedistil.core.library_errors import first_line
 from edgedistil.core.regular_file import check_regular, read_regular
 from edgedistil.core.toml import did_you_mean
 from edgedistil.evaluate.spec import Files
@@ -138,7 +139,7 @@ def _parquet(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Ite
         raise
     except Exception as error:
         raise TaskError(
-            f"{path} is not a readable parquet file: {error or type(error).__name__}",
+            f"{path} is not a readable parquet file: {first_line(error)}",
             hint="download or write it again",
         ) from error
     for number, cells in enumerate(rows, start=1):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from edgedistil.core.assets import fetch_asset
+from edgedistil.core.errors import TaskError
 from edgedistil.data.reviews import is_dev_movie, read_reviews
 from edgedistil.evaluate.examples import Example, TaskData, normalize_text
 from edgedistil.evaluate.spec import load_task
@@ -39,6 +40,12 @@ def test_sentiment_is_split_by_film(sentiment: TaskData) -> None:
     assert len(sentiment.train) > 10_000
     assert len(sentiment.dev) > 2_500
     assert sentiment.labels == ("rotten", "fresh")
+
+
+def test_package_without_labelled_data_is_an_error() -> None:
+    spec = load_task("sentiment").model_copy(update={"asset": "wikitext"})
+    with pytest.raises(TaskError, match="asset 'wikitext' has no labelled data"):
+        load_data(spec, None)
 
 
 @pytest.mark.parametrize("name", ["sentiment", "intensity", "newsgroups"])

@@ -43,6 +43,7 @@ def test_classes_are_the_sorted_training_labels_unless_the_task_names_them() -> 
         ([1, "1", 1.0, 2], ("1", "2")),
         ([True, "true", False], ("false", "true")),
         ([0.5, Decimal("1.5")], ("0.5", "1.5")),
+        ([Decimal("2.00"), 2, 1], ("1", "2")),
     ],
 )
 def test_one_class_written_in_several_ways_is_one_class(
@@ -101,7 +102,14 @@ def test_label_of_another_type_is_an_error(label: object) -> None:
         number_of(label, "a", "b")
 
 
-@pytest.mark.parametrize("label", [None, "", " \t", float("nan")])
+def test_column_with_text_is_not_a_column_of_labels() -> None:
+    with pytest.raises(TaskError, match=r"data.csv:2: a label of 201 characters"):
+        class_names([raw("x" * 201)], LabelRules("t"))
+    with pytest.raises(TaskError, match="unknown label 'inf'"):
+        number_of(float("inf"), "1", "2")
+
+
+@pytest.mark.parametrize("label", [None, "", " \t", float("nan"), Decimal("nan")])
 def test_missing_labels(label: object) -> None:
     assert is_missing(label)
 

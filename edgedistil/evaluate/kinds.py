@@ -263,7 +263,8 @@ class Span(TaskKind):
         return rows
 
     def configure(self, config: Any, classes: Sequence[str]) -> None:
-        """Does not change anything: start and end logits are transformers' default."""
+        # Start and end; a checkpoint may have had another head.
+        config.num_labels = len(self.outputs)
 
     def label_batch(self, labels: NDArray[Any]) -> dict[str, Tensor]:
         import torch

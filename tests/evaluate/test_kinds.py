@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from transformers import BertConfig
 
 from edgedistil.core.errors import TaskError
 from edgedistil.core.task import TASKS
@@ -61,6 +62,18 @@ def test_only_kinds_with_classes_name_them() -> None:
 def test_question_without_answers_is_an_error() -> None:
     with pytest.raises(TaskError, match="the question has no answer"):
         SPAN.read_label(RawExample(("where ?", "in Paris"), "", "x:1"), (), RULES)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"), [("classification", 3), ("regression", 1), ("span", 2)]
+)
+def test_head_does_not_depend_on_that_of_the_checkpoint(name: str, labels: int) -> None:
+    config = BertConfig(num_labels=7, problem_type="multi_label_classification")
+    (kind,) = [kind for kind in KINDS.values() if kind.name == name]
+    kind.configure(config, ("a", "b", "c") if kind.has_classes else ())
+    assert config.num_labels == labels
+    if name != "span":
+        assert config.problem_type != "multi_label_classification"
 
 
 # --- baseline ------------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ FORMAT = 2
 KEY_FILE = "edgedistil_cell.json"
 # Seeds of numpy and torch have 32 bits; recipes use 31 of them.
 _LARGEST_SEED = 2**31 - 1
-# The model may be a path, so it may contain colons.
-_CELL = re.compile(r"(?P<task>[^:]+):(?P<model>.+):(?P<seed>[0-9]+)")
+# Task and model may be paths, so both may contain colons.
+_CELL = re.compile(r"(?P<task>.+\.toml|[^:]+):(?P<model>.+):(?P<seed>[0-9]+)")
 
 
 # --- files ---------------------------------------------------------------------------------------

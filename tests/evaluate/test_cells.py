@@ -30,6 +30,7 @@ KEY = "49caa4a3475c71ed15dc43eaeca157122aa96775e02ea8b0976db7f649a0f87a"
 def test_cell_is_parsed() -> None:
     assert parse_cell("sst2:student:3") == ("sst2", "student", 3)
     assert parse_cell("a/b.toml:x:y:3") == ("a/b.toml", "x:y", 3)
+    assert parse_cell("a:b/c.toml:x:3") == ("a:b/c.toml", "x", 3)
 
 
 @pytest.mark.parametrize("text", ["sst2", "sst2:student", "sst2:student:x", ":student:1", "a::1"])

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgedistil.core import console
 from edgedistil.core.errors import OfflineError, TaskError
+from edgedistil.core.library_errors import first_line
 from edgedistil.evaluate.built_in import load_asset_task
 from edgedistil.evaluate.examples import AnswerSpan, RawExample, TaskData
 from edgedistil.evaluate.formats import answers_of, read_side, read_texts, text_of
@@ -147,10 +148,17 @@ def _download_split(spec: TaskSpec, hub: Hub, split: str) -> Any:
     try:
         return datasets.load_dataset(hub.id, hub.config, split=split)
     except (ConnectionError, OSError, datasets.exceptions.DatasetNotFoundError) as error:
-        reason = str(error).splitlines()[0]
         raise OfflineError(
-            f"task '{spec.name}': cannot load {hub.id} {hub.config or ''} from the hub: {reason}",
+            f"task '{spec.name}': cannot load {hub.id} {hub.config or ''} from the hub: "
+            f"{first_line(error)}",
             hint=_offline_hint(spec),
+        ) from error
+    # An unknown configuration or split, or a corrupt file: exceptions of many types.
+    except Exception as error:
+        raise TaskError(
+            f"task '{spec.name}': cannot read {hub.id} {hub.config or ''} {split}: "
+            f"{first_line(error)}",
+            hint="check id, config and splits in the task's [hub] section",
         ) from error
 
 

@@ -179,6 +179,48 @@ def test_columns_of_the_hub_are_understood(name: str, monkeypatch: pytest.Monkey
     assert splits == ["train", *DEV_SPLITS.get(name, ["validation"])]
 
 
+def from_rows(
+    monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]], names: list[str]
+) -> None:
+    """Replaces the download by rows whose labels are classes of the hub."""
+    import datasets
+
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+    )
+    table = datasets.Dataset.from_list(rows, features=features)
+    monkeypatch.setattr(tasks, "_download_split", lambda *_: table)
+
+
+def test_numbers_of_the_hub_are_its_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task may order the classes in another way."""
+    rows = [{"text": "a", "label": 0}, {"text": "b", "label": 1}, {"text": "", "label": 1}]
+    from_rows(monkeypatch, rows, ["pos", "neg"])
+    data = load_data(load_task("imdb"), None)
+    assert data.labels == ("neg", "pos")
+    assert [example.label for example in data.train] == [1, 0, 0]
+    # Public data is used as it is, and counted.
+    assert "1 training row without text, used as they are" in data.warnings
+
+    load_data.cache_clear()
+    from_rows(monkeypatch, [*rows, {"text": "c", "label": -1}], ["pos", "neg"])
+    with pytest.raises(TaskError, match="row 4: column 'label' is empty"):
+        load_data(load_task("imdb"), None)
+
+
+def test_any_error_of_the_library_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("Unknown split 'trian'.\nmore")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(
+        TaskError, match=r"cannot read stanfordnlp/imdb  train: Unknown split 'trian'"
+    ):
+        load_data(load_task("imdb"), None)
+
+
 # --- limits and unlabelled texts -----------------------------------------------------------------
 
 SOFT = '[second_distillation]\nunlabelled = "{}"\n'

@@ -27,7 +27,8 @@ from edgedistil.core.replacement import (
     without_scratch,
 )
 
-# Name that means the run which completed a stage last; a file of this name holds that run's name.
+# Name that means the run which `distill` or `export` finished last; a file of this name holds that
+# run's name.
 LATEST = "latest"
 # A plain file name without characters that shells interpret.
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -175,7 +175,7 @@ def _claim(pairing: Pairing, ratio: Ratio, setting: ClaimSetting, *, conditions:
     return Claim(
         claim=pairing.kind,
         verdict=verdict,
-        sentence=_sentence(pairing, ratio, verdict, setting.device),
+        sentence=_sentence(pairing, ratio, verdict, setting),
         method=setting.method,
         device=setting.device,
         conditions=conditions,
@@ -195,14 +195,16 @@ def _conditions(pairing: Pairing, setting: ClaimSetting) -> str:
     )
 
 
-def _sentence(pairing: Pairing, ratio: Ratio, verdict: Verdict, device: str) -> str:
+def _sentence(pairing: Pairing, ratio: Ratio, verdict: Verdict, setting: ClaimSetting) -> str:
     first, second = pairing.first, pairing.second
+    # A record has a claim for each thread count.
+    place = f"{setting.device} with {plural(setting.threads, 'thread')}"
     outcome = _in_sentence(verdict)
     speed = f"{ratio.value:.2f} times as fast ({ratio.low:.2f} to {ratio.high:.2f})"
     sizes = f"{second.file_bytes / 1e6:.1f} MB against {first.file_bytes / 1e6:.1f} MB on disk"
     if pairing.kind == "int8-pays":
         return (
-            f"That {second.precision} pays on {device} {outcome}: "
+            f"That {second.precision} pays on {place} {outcome}: "
             f"it is {speed} as {first.precision}; {sizes}."
         )
     student, teacher = "the student", "its teacher"
@@ -210,7 +212,7 @@ def _sentence(pairing: Pairing, ratio: Ratio, verdict: Verdict, device: str) -> 
         student = f"the {second.precision} student"
         teacher = f"the {first.precision} teacher"
     return (
-        f'"60% faster" {outcome} for the {pairing.subject} on {device}: '
+        f'"60% faster" {outcome} for the {pairing.subject} on {place}: '
         f"{student} is {speed} as {teacher}; {sizes}."
     )
 

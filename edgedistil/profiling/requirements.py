@@ -188,7 +188,7 @@ def _row_figure(row: ProfileRow, name: str) -> Bounds | NotMeasured:
     if name == "p50_ms":
         return _bounds(row.latency_ms, 1)
     if isinstance(row.latency, NotMeasured):
-        return NotMeasured(not_measured=f"{name} of a row that was not measured ({row.method})")
+        return NotMeasured(not_measured=f"{row.method} rows have no {name}")
     percentile: Figure = getattr(row.latency, name)
     return _bounds(percentile, 1)
 

@@ -189,7 +189,7 @@ def artefact_section(results: RunResults) -> ReportSection:
     title, anchor = "Artefacts and parity", "artefacts"
     if not results.exports:
         return ReportSection(title, anchor, absent="Not run: edgedistil export")
-    # Pair each artefact with its parity check; one that was exported without is left out.
+    # Pair each artefact with its parity check; one without a check is left out.
     parities = {(p.model, p.task, p.precision): p for p in results.parities}
     pairs = []
     for export in results.exports:

@@ -100,7 +100,7 @@ def speed_verdict(results: RunResults) -> Verdict:
     if not measured:
         how = "edgedistil profile measures this host"
         if claims:
-            how += f"; predicted only: {claims[0].sentence}"
+            how += f". {claims[0].sentence}"
         return Verdict("speed", SPEED_CLAIM, "not measured", ABSENT, how)
     claim = _encoder_claim(measured)
     figure = with_interval(

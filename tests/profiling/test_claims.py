@@ -57,7 +57,7 @@ def test_a_speed_claim_is_a_sentence_next_to_the_papers_figure() -> None:
     claim = make_speed_claim(1.8)
     assert claim.verdict == "holds" and claim.value == pytest.approx(1.8)
     assert claim.sentence.startswith(
-        '"60% faster" holds for the encoders on host: the student is 1.80 times as fast'
+        '"60% faster" holds for the encoders on host with 1 thread: the student is 1.80 times as fast'
     )
     assert "668 s" in claim.paper
     assert "onnxruntime 9, 1 thread, 11 sentence pairs;" in claim.conditions
@@ -76,7 +76,9 @@ def test_deploy_compares_with_the_fp32_teacher() -> None:
 def test_int8_pays_from_a_ratio_of_one() -> None:
     claim = make_speed_claim(0.9, kind="int8-pays")
     assert (claim.threshold, claim.verdict) == (1.0, "does not hold")
-    assert claim.sentence.startswith("That int8 pays on host does not hold: it is 0.90 times")
+    assert claim.sentence.startswith(
+        "That int8 pays on host with 1 thread does not hold: it is 0.90 times"
+    )
 
 
 def test_a_prediction_with_a_wide_band_is_inconclusive() -> None:
@@ -87,7 +89,8 @@ def test_a_prediction_with_a_wide_band_is_inconclusive() -> None:
     assert (claim.verdict, claim.method, claim.device) == ("inconclusive", "predicted", "rpi4")
     assert (claim.value, claim.low, claim.high) == (1.8, 1.4, 2.2)
     assert claim.sentence.startswith(
-        'Predicted, not measured: "60% faster" is inconclusive for the encoders on rpi4: '
+        'Predicted, not measured: "60% faster" is inconclusive for the encoders on rpi4 '
+        "with 4 threads: "
     )
     assert claim.conditions.endswith("onnxruntime, 4 threads, 29 tokens")
 

@@ -129,11 +129,6 @@ class TextTokenizer:
                 return sha256_file(path)
         return hashlib.sha256(self.backend.to_str().encode()).hexdigest()
 
-    @property
-    def largest_type_id(self) -> int:
-        """Largest token type that a text or a pair gets."""
-        return max(part.type_id for frame in self.frames for part in frame)
-
     def special_count(self, *, pair: bool) -> int:
         """Returns the number of special tokens around one text, or around two."""
         return int(self.backend.num_special_tokens_to_add(pair))

@@ -62,7 +62,10 @@ def export(run_name: str, options: ExportOptions) -> tuple[RunDir, Artefacts]:
 
 
 def _check_names(options: ExportOptions) -> None:
-    """Raises InputError if a format or a precision is unknown, or an address is invalid."""
+    """Raises InputError if a format or a precision is unknown, or an address is invalid.
+
+    Also for a task without a model, which nothing would use.
+    """
     # The command line offers choices only, but a caller in Python may pass any text.
     formats = get_args(ArtefactFormat)
     if options.format not in formats:
@@ -70,6 +73,8 @@ def _check_names(options: ExportOptions) -> None:
             f"unknown format '{options.format}'; expected one of: {', '.join(formats)}"
         )
     checked_precisions(options.precisions or ())
+    if options.task is not None and options.model is None:
+        raise InputError("--task needs --model: the tasks of a run's models are fixed")
     # One model has one address; those of a run are checked when its models are known.
     if options.push is not None and options.model is not None:
         from edgedistil.export.push import check_address

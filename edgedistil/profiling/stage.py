@@ -97,6 +97,8 @@ def check_options(options: ProfileOptions) -> None:
             "--memory-limit has to run the artefacts: "
             f"add --emulate, or leave out --device {options.device}"
         )
+    if options.memory_limit is not None:
+        parse_bytes(options.memory_limit)
     for flag, is_set in (("--tune", options.tune), ("--calibrate", options.calibrate)):
         if is_set and not runs_there:
             raise InputError(f"{flag} has to measure: on this host, or on a board with --ssh")

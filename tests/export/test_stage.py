@@ -206,6 +206,11 @@ def test_an_unknown_format_is_refused(finished_run: RunDir) -> None:
         export("latest", options)
 
 
+def test_a_task_without_a_model_is_refused() -> None:
+    with pytest.raises(InputError, match="--task needs --model"):
+        export("latest", ExportOptions(task="fill-mask"))
+
+
 def test_a_model_without_text_says_what_to_add(folder: Folder, runs: Path) -> None:
     options = ExportOptions(model=str(folder("DistilBertModel")))
     with pytest.raises(

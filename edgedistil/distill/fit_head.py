@@ -23,12 +23,8 @@ from edgedistil.core.digests import is_intact, write_manifest
 from edgedistil.core.errors import TrainingDiverged
 from edgedistil.core.fetch import cache_lock
 from edgedistil.core.recipe import FitHead, Loss, Masking
-<<<<<<< HEAD
 from edgedistil.core.rundir import replacing, storage_errors, write_json
 from edgedistil.core.tokenizer import TextTokenizer
-=======
-from edgedistil.core.rundir import replacing, sha256_file, storage_errors, write_json
->>>>>>> 3e35554 (Share the list of tokenizer files; remove an unused property)
 from edgedistil.core.tokenizer_files import TOKENIZER_FILES
 from edgedistil.data.batches import BatchOrder
 from edgedistil.data.token_store import TokenStore

@@ -26,6 +26,7 @@ from edgedistil.core.tokenizer_files import (
     SETTINGS_FILE,
     TOKENIZER_FILE,
     TokenizerFiles,
+    declared_inputs,
     max_length,
     read_files,
     text_side,
@@ -68,8 +69,10 @@ class TextTokenizer:
             it is.
         special: Name such as `cls_token` → token; only those that the vocabulary has.
         max_length: Tokens that the folder declares as the longest text; None: no limit.
+        positions: Tokens that the folder's model has positions for; None without a known model.
         truncation_side: Side on which long texts are cut: right or left.
         padding_side: Side on which short texts are padded: right or left.
+        gives_token_types: Whether the model is told which tokens belong to the second text.
         frames: Special tokens around one text, and around two.
     """
 
@@ -78,8 +81,10 @@ class TextTokenizer:
     class_name: str | None
     special: Mapping[str, str]
     max_length: int | None
+    positions: int | None
     truncation_side: str
     padding_side: str
+    gives_token_types: bool
     frames: tuple[_Frame, _Frame]
 
     def token_id(self, kind: str) -> int | None:
@@ -189,14 +194,17 @@ def read_tokenizer(folder: Path) -> TextTokenizer:
     with library_errors(f"the tokenizer in {folder} cannot encode a text", hint=RESAVE_HINT):
         backend.encode(f"a {_RARE_CHARACTER} b", "c")
         frames = _frame(backend, pair=False), _frame(backend, pair=True)
+    _check_token_types(files, frames)
     return TextTokenizer(
         backend=backend,
         folder=folder,
         class_name=name,
         special=special,
         max_length=max_length(files),
+        positions=files.size_of_model("positions"),
         truncation_side=text_side(files, "truncation_side"),
         padding_side=text_side(files, "padding_side"),
+        gives_token_types=_gives_token_types(files, frames),
         frames=frames,
     )
 
@@ -214,7 +222,7 @@ def _within_rows(
     """
     vocabulary = backend.get_vocab(with_added_tokens=True)
     _check_distinct(vocabulary, files.folder)
-    rows = files.rows
+    rows = files.size_of_model("vocabulary")
     if rows is None or max(vocabulary.values()) < rows:
         return backend, special
     beyond = {token for token, token_id in vocabulary.items() if token_id >= rows}
@@ -277,6 +285,30 @@ def _check_unknown_token(backend: Tokenizer, folder: Path) -> None:
             f"the tokenizer in {folder} has no token for unknown words: its vocabulary lacks "
             f"'{unknown}'",
             hint=RESAVE_HINT,
+        )
+
+
+def _gives_token_types(files: TokenizerFiles, frames: tuple[_Frame, _Frame]) -> bool:
+    """Whether the tokenizer returns token types, as it declares, or that differ from each other."""
+    names = declared_inputs(files)
+    if names is not None:
+        return "token_type_ids" in names
+    return _largest_type(frames) > 0
+
+
+def _largest_type(frames: tuple[_Frame, _Frame]) -> int:
+    return max(part.type_id for frame in frames for part in frame)
+
+
+def _check_token_types(files: TokenizerFiles, frames: tuple[_Frame, _Frame]) -> None:
+    """Raises ModelError if texts get token types that the folder's model has no vectors for."""
+    segments, largest = files.size_of_model("segments"), _largest_type(frames)
+    # A model with a single segment is never given token types.
+    if segments is not None and segments > 1 and largest >= segments:
+        raise ModelError(
+            f"the tokenizer in {files.folder} marks texts with token types up to {largest}, and "
+            f"the model has vectors for {segments} (0 to {segments - 1})",
+            hint="take tokenizer and model from the same source",
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError, StorageError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.rundir import read_json_object
@@ -53,15 +54,14 @@ class TokenizerFiles:
     added: dict[str, Any]
     fast: dict[str, Any]
 
-    @property
-    def rows(self) -> int | None:
-        """Rows of the model's word-embedding matrix; None without a supported model."""
+    def size_of_model(self, name: str) -> int | None:
+        """Returns a size, a field of `ConfigKeys`, of the model; None without a known model."""
         family = FAMILIES.get(str(self.config.get("model_type")))
         if family is None:
             return None
-        rows = family.with_defaults(self.config)[family.keys.vocabulary]
+        size = family.with_defaults(self.config).get(getattr(family.keys, name))
         # A value of another type is reported where the model is read.
-        return rows if isinstance(rows, int) else None
+        return size if isinstance(size, int) and size > 0 else None
 
 
 def read_files(folder: Path) -> TokenizerFiles:
@@ -121,6 +121,17 @@ def text_side(files: TokenizerFiles, key: str) -> str:
             f"{files.folder / SETTINGS_FILE} has {key} = {side!r}; expected right or left"
         )
     return str(side)
+
+
+def declared_inputs(files: TokenizerFiles) -> list[str] | None:
+    """Returns the names of the arrays that the tokenizer declares to return; None without any."""
+    names = files.settings.get("model_input_names")
+    if names is not None and not isinstance(names, list):
+        raise ModelError(
+            f"{files.folder / SETTINGS_FILE} has model_input_names = {echo(names)}; "
+            "expected a list of names"
+        )
+    return names
 
 
 def class_name(files: TokenizerFiles) -> str | None:

@@ -16,10 +16,10 @@ from statistics import median_low
 from typing import Any, TypeVar
 
 import onnxruntime
-from tokenizers import Tokenizer
 
 from edgedistil.core.errors import EdgeDistilError, ModelError
 from edgedistil.core.session import PROVIDERS, SessionOptions
+from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.evaluate.encode import Ids, open_tokenizer, pad_batch, pad_id
 from edgedistil.evaluate.examples import Example
 from edgedistil.evaluate.kind import TaskKind
@@ -134,7 +134,7 @@ def ort_forward(graph: Path, kind: TaskKind, *, threads: int) -> Forward:
 
 
 def single_example_ms(
-    forwards: Sequence[Forward], tokenizer: Tokenizer, dev: Sequence[Example], spec: TaskSpec
+    forwards: Sequence[Forward], tokenizer: TextTokenizer, dev: Sequence[Example], spec: TaskSpec
 ) -> list[float]:
     """Measures the p50 of a call with a single dev example, for each model.
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding
 
 from edgedistil.core import console
-from edgedistil.core.errors import ModelError
+from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
 
 Ids = NDArray[np.int64]
 # Texts and characters per call of the tokenizer. Each call also returns offsets and token strings,
@@ -34,60 +34,67 @@ class Encoded:
     type_ids: list[int]
 
 
-def open_tokenizer(folder: Path) -> Tokenizer:
-    """Opens the tokenizer of a model folder, without truncation and padding.
+def open_tokenizer(folder: Path) -> TextTokenizer:
+    """Opens the tokenizer of a model folder.
 
     Raises:
-        ModelError: The folder has no `tokenizer.json`.
+        ModelError: The folder has no tokenizer, or one that does not fit the model.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ModelError(
-            f"{folder} has no tokenizer.json", hint="save the model's fast tokenizer next to it"
-        )
-    tokenizer = Tokenizer.from_file(str(path))
-    # The file may carry the length that some earlier user of the model asked for.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    return read_tokenizer(folder)
 
 
-def pad_id(tokenizer: Tokenizer) -> int:
+def pad_id(tokenizer: TextTokenizer) -> int:
     """Returns the id of the padding token, 0 if the vocabulary has none."""
-    token_id = tokenizer.token_to_id("[PAD]")
-    return 0 if token_id is None else int(token_id)
+    return tokenizer.pad_id
 
 
-def count_unknown(tokenizer: Tokenizer, sequences: Sequence[Encoded]) -> tuple[int, int]:
+def count_unknown(tokenizer: TextTokenizer, sequences: Sequence[Encoded]) -> tuple[int, int]:
     """Returns the number of unknown tokens and of all tokens of some sequences."""
-    # A tokenizer of bytes has no unknown token, and its model no such attribute.
-    name = getattr(tokenizer.model, "unk_token", None) or "[UNK]"
-    token_id = tokenizer.token_to_id(name)
+    # A tokenizer of bytes has no unknown token.
+    token_id = tokenizer.token_id("unk")
     unknown = 0
     if token_id is not None:
         unknown = sum(sequence.input_ids.count(token_id) for sequence in sequences)
     return unknown, sum(len(sequence.input_ids) for sequence in sequences)
 
 
+def encoded(tokenizer: TextTokenizer, encoding: Encoding) -> Encoded:
+    """Returns the ids of an encoding; token types are 0 if the tokenizer does not return any."""
+    type_ids = list(encoding.type_ids)
+    if not tokenizer.gives_token_types:
+        type_ids = [0] * len(type_ids)
+    return Encoded(list(encoding.ids), type_ids)
+
+
+def longest_sequence(tokenizer: TextTokenizer, max_length: int) -> int:
+    """Returns `max_length`, or the number of positions of a model that has fewer."""
+    return min(max_length, tokenizer.positions or max_length)
+
+
 def encode_texts(
-    tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], max_length: int
+    tokenizer: TextTokenizer, texts: Sequence[tuple[str, ...]], max_length: int
 ) -> list[Encoded]:
     """Encodes texts and pairs of texts.
 
     Args:
         tokenizer: Tokenizer of the model; its truncation is changed.
         texts: One or two texts per example.
-        max_length: Tokens of a sequence at most, special tokens included. Of two texts, the longer
-            one is truncated first.
+        max_length: Tokens of a sequence at most, special tokens included; a model with fewer
+            positions decides. Of two texts, the longer one is truncated first.
     """
-    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    backend = tokenizer.backend
+    backend.enable_truncation(
+        longest_sequence(tokenizer, max_length),
+        strategy="longest_first",
+        direction=tokenizer.truncation_side,
+    )
     # The tokenizer takes a pair as a tuple and a single text as a string.
     inputs = [pair if len(pair) == 2 else pair[0] for pair in texts]
     sequences: list[Encoded] = []
     with console.progress("tokenizing", len(inputs), unit="texts") as bar:
         for start, end in _chunks([sum(map(len, item)) for item in texts]):
-            chunk = tokenizer.encode_batch(inputs[start:end])
-            sequences += [Encoded(list(item.ids), list(item.type_ids)) for item in chunk]
+            chunk = backend.encode_batch(inputs[start:end])
+            sequences += [encoded(tokenizer, item) for item in chunk]
             bar.advance(len(chunk))
     return sequences
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from edgedistil.core.task import TASKS, LabelledKind, Task, task_of_kind
+from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.evaluate.encode import Encoded
 from edgedistil.evaluate.examples import Example, RawExample
 from edgedistil.evaluate.labels import LabelRules
@@ -122,14 +122,14 @@ class TaskKind(ABC):
 
     @abstractmethod
     def first_sequences(
-        self, tokenizer: Tokenizer, examples: Sequence[Example], max_length: int
+        self, tokenizer: TextTokenizer, examples: Sequence[Example], max_length: int
     ) -> list[Encoded]:
         """Encodes one sequence per example; of a question, its first window."""
 
     @abstractmethod
     def training_rows(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         examples: Sequence[Example],
         max_length: int,
         *,
@@ -138,7 +138,7 @@ class TaskKind(ABC):
         """Encodes examples for fine-tuning.
 
         Args:
-            tokenizer: Tokenizer of the model.
+            tokenizer: TextTokenizer of the model.
             examples: Examples; a question becomes one row per window.
             max_length: Tokens of a sequence at most.
             labelled: False: the rows are for soft targets only, and their labels are not read.
@@ -186,7 +186,7 @@ class TaskKind(ABC):
     def score(
         self,
         forward: Forward,
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         dev: Sequence[Example],
         settings: ScoringSettings,
     ) -> DevScores:
@@ -194,7 +194,7 @@ class TaskKind(ABC):
 
         Args:
             forward: Runs one padded batch.
-            tokenizer: Tokenizer of the model.
+            tokenizer: TextTokenizer of the model.
             dev: Dev examples.
             settings: Metric, sequence length and parts.
         Raises:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from edgedistil.core.errors import TaskError
 from edgedistil.core.task import LabelledKind
+from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.evaluate import squad
 from edgedistil.evaluate.encode import Encoded, encode_texts, pad_id
 from edgedistil.evaluate.examples import Example, RawExample
@@ -60,13 +60,13 @@ class _SingleLabel(TaskKind):
         """Returns the predicted class or value of N examples."""
 
     def first_sequences(
-        self, tokenizer: Tokenizer, examples: Sequence[Example], max_length: int
+        self, tokenizer: TextTokenizer, examples: Sequence[Example], max_length: int
     ) -> list[Encoded]:
         return encode_texts(tokenizer, [example.texts for example in examples], max_length)
 
     def training_rows(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         examples: Sequence[Example],
         max_length: int,
         *,
@@ -87,7 +87,7 @@ class _SingleLabel(TaskKind):
     def score(
         self,
         forward: Forward,
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         dev: Sequence[Example],
         settings: ScoringSettings,
     ) -> DevScores:
@@ -241,14 +241,14 @@ class Span(TaskKind):
         return Baseline(score=0.0, constant=0.0, rule="no answer at all")
 
     def first_sequences(
-        self, tokenizer: Tokenizer, examples: Sequence[Example], max_length: int
+        self, tokenizer: TextTokenizer, examples: Sequence[Example], max_length: int
     ) -> list[Encoded]:
         # The other windows of a long context have the same length, apart from the last one.
         return [squad.windows(tokenizer, example, max_length)[0].encoded for example in examples]
 
     def training_rows(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         examples: Sequence[Example],
         max_length: int,
         *,
@@ -308,7 +308,7 @@ class Span(TaskKind):
     def score(
         self,
         forward: Forward,
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         dev: Sequence[Example],
         settings: ScoringSettings,
     ) -> DevScores:

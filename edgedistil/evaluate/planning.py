@@ -11,8 +11,10 @@ from pathlib import Path
 from edgedistil.core.digests import require_unchanged
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError, StorageError
+from edgedistil.core.model_folder import read_model_folder
 from edgedistil.core.paths import user_path
 from edgedistil.core.rundir import RunDir
+from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.evaluate.cells import (
     CellPlan,
     ModelSource,
@@ -198,6 +200,7 @@ def source_of(run: RunDir, model: str) -> ModelSource:
     if model in MODELS:
         folder = run.require(_folder_in_run(run, model), "edgedistil distill RECIPE")
         require_unchanged(run, [folder])
+        _check_model(folder)
         is_random = model == "student-random"
         digest = model_sha256(folder, random_weights=is_random)
         return ModelSource(model, folder, digest, random_weights=is_random)
@@ -207,8 +210,15 @@ def source_of(run: RunDir, model: str) -> ModelSource:
             f"unknown model '{echo(model)}': expected one of {', '.join(MODELS)}, "
             "or a folder with a config.json"
         )
+    _check_model(folder)
     digest = model_sha256(folder)
     return ModelSource(cell_model_name(folder, digest), folder, digest)
+
+
+def _check_model(folder: Path) -> None:
+    """Raises ModelError unless model and tokenizer in a folder are sound and fit each other."""
+    read_model_folder(folder)
+    read_tokenizer(folder)
 
 
 def _folder_in_run(run: RunDir, model: str) -> Path:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
-from edgedistil.evaluate.encode import Encoded
+from edgedistil.core.tokenizer import TextTokenizer
+from edgedistil.evaluate.encode import Encoded, encoded, longest_sequence
 from edgedistil.evaluate.examples import AnswerSpan, Example
 
 Floats = NDArray[np.float32]
@@ -24,7 +25,6 @@ STRIDE = 128  # tokens from the start of one window to the start of the next
 QUESTION_LIMIT = 64  # tokens of the question
 N_BEST = 20  # start positions and end positions that are combined
 ANSWER_LIMIT = 30  # tokens of an answer
-_PAIR_SPECIALS = 3  # [CLS] question [SEP] context [SEP]
 # Weight of a window's length when two windows show equally much context around a token.
 _LENGTH_WEIGHT = 0.01
 
@@ -58,11 +58,11 @@ class Window:
 # --- windows -------------------------------------------------------------------------------------
 
 
-def windows(tokenizer: Tokenizer, example: Example, max_length: int) -> list[Window]:
+def windows(tokenizer: TextTokenizer, example: Example, max_length: int) -> list[Window]:
     """Splits the context of one question into overlapping windows, in order.
 
     Args:
-        tokenizer: Tokenizer of the model; its truncation is changed.
+        tokenizer: TextTokenizer of the model; its truncation is changed.
         example: Question and context.
         max_length: Tokens of a window at most, special tokens included.
     Source: Devlin et al. 2019, SQuAD code: windows start 128 tokens apart, questions have at most
@@ -72,24 +72,26 @@ def windows(tokenizer: Tokenizer, example: Example, max_length: int) -> list[Win
     question, size = _truncate_question(tokenizer, question)
 
     # The tokenizer takes the overlap of two windows, BERT's code the step between them.
-    room = max_length - size - _PAIR_SPECIALS
-    tokenizer.enable_truncation(max_length, stride=max(0, room - STRIDE), strategy="only_second")
+    max_length = longest_sequence(tokenizer, max_length)
+    room = max_length - size - tokenizer.special_count(pair=True)
+    backend = tokenizer.backend
+    backend.enable_truncation(max_length, stride=max(0, room - STRIDE), strategy="only_second")
     # Truncation returns the first window; the others are in `overflowing`.
-    first = tokenizer.encode(question, context)
+    first = backend.encode(question, context)
     parts = [first, *first.overflowing]
 
     spans = [_context_spans(part) for part in parts]
     views = _best_views(spans)
     return [
-        Window(Encoded(list(part.ids), list(part.type_ids)), span, view)
+        Window(encoded(tokenizer, part), span, view)
         for part, span, view in zip(parts, spans, views, strict=True)
     ]
 
 
-def _truncate_question(tokenizer: Tokenizer, question: str) -> tuple[str, int]:
+def _truncate_question(tokenizer: TextTokenizer, question: str) -> tuple[str, int]:
     """Returns the question's text up to its token limit, and the number of its tokens."""
-    tokenizer.no_truncation()
-    encoded = tokenizer.encode(question, add_special_tokens=False)
+    tokenizer.backend.no_truncation()
+    encoded = tokenizer.backend.encode(question, add_special_tokens=False)
     if len(encoded.ids) <= QUESTION_LIMIT:
         return question, len(encoded.ids)
     last_character = encoded.offsets[QUESTION_LIMIT - 1][1]

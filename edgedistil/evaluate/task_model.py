@@ -13,18 +13,20 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from edgedistil.core.errors import ModelError
+from edgedistil.core.model_folder import read_model_folder
 from edgedistil.core.rundir import replacing, tree_manifest
 from edgedistil.core.task import TASKS
+from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.core.tokenizer_files import TOKENIZER_FILES
 from edgedistil.evaluate.cells import KEY_FILE, WeightsStamp
 from edgedistil.evaluate.encode import Encoded, Ids, open_tokenizer, pad_id
 from edgedistil.evaluate.kind import TaskKind, TrainingRow
 from edgedistil.evaluate.scoring import Forward, Logits, all_logits
+from edgedistil.models.loading import draw_head, load_config, load_weights
 from edgedistil.models.quiet import quiet
 
 # The arrays of a batch, as the arguments of transformers' models are called.
@@ -66,29 +68,22 @@ def build_task_model(
     Returns:
         Model in float32.
     Raises:
-        ModelError: The folder does not contain a model that transformers loads from safetensors.
+        ModelError: The folder has no model that can be fine-tuned, or one that is damaged.
     """
+    source = read_model_folder(folder)
+    config = load_config(source)
+    kind.configure(config, classes)
     # Everything that follows draws from this seed: head, dropout and the order of the data.
     set_seed(seed)
     auto_class = _auto_class(kind)
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            kind.configure(config, classes)
-            if random_weights:
-                return auto_class.from_config(config, dtype=torch.float32)
-            return auto_class.from_pretrained(
-                folder,
-                config=config,
-                use_safetensors=True,
-                local_files_only=True,
-                dtype=torch.float32,
-            )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(
-            f"{folder} does not contain a model that can be fine-tuned: {reason}"
-        ) from error
+    if random_weights:
+        random_model: PreTrainedModel = auto_class.from_config(config, dtype=torch.float32)
+        return random_model
+    # A checkpoint may have a head of its own, for another task or other labels.
+    loaded = load_weights(auto_class, source, config, fresh_head=True)
+    draw_head(loaded)
+    task_model: PreTrainedModel = loaded.model
+    return task_model
 
 
 def save_task_model(
@@ -116,10 +111,9 @@ def save_task_model(
 
 def load_task_model(folder: Path, kind: TaskKind) -> PreTrainedModel:
     """Loads a model that `save_task_model` wrote, in eval mode."""
-    with quiet():
-        model: PreTrainedModel = _auto_class(kind).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True
-        )
+    source = read_model_folder(folder)
+    loaded = load_weights(_auto_class(kind), source, load_config(source))
+    model: PreTrainedModel = loaded.model
     return model.eval()
 
 
@@ -170,8 +164,12 @@ def torch_forward(model: PreTrainedModel, kind: TaskKind) -> Forward:
 
 
 def accepted_inputs(model: PreTrainedModel) -> set[str]:
-    """Returns the names of the forward arguments; DistilBERT takes no token types."""
-    return set(inspect.signature(model.forward).parameters)
+    """Returns the names of the forward arguments that the model has tables for."""
+    names = set(inspect.signature(model.forward).parameters)
+    # DistilBERT takes no token types, and a model with a single segment has one row for them.
+    if getattr(model.config, "type_vocab_size", 1) == 1:
+        names.discard("token_type_ids")
+    return names
 
 
 def batch_tensors(batch: tuple[Ids, Ids, Ids], accepted: set[str]) -> dict[str, Tensor]:
@@ -182,7 +180,7 @@ def batch_tensors(batch: tuple[Ids, Ids, Ids], accepted: set[str]) -> dict[str, 
 
 
 def teacher_logits(
-    folder: Path, rows: Sequence[TrainingRow], kind: TaskKind, tokenizer: Tokenizer
+    folder: Path, rows: Sequence[TrainingRow], kind: TaskKind, tokenizer: TextTokenizer
 ) -> list[Logits]:
     """Computes the soft targets of training rows.
 
@@ -197,7 +195,7 @@ def teacher_logits(
         ModelError: The vocabularies of teacher and student differ.
     """
     # The teacher reads the student's token ids, so the ids have to mean the same tokens.
-    if open_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+    if open_tokenizer(folder).backend.get_vocab() != tokenizer.backend.get_vocab():
         raise ModelError(
             f"the vocabulary of the teacher in {folder} differs from the student's: "
             "soft targets need the same token ids"

@@ -35,7 +35,7 @@ from edgedistil.export.precisions import (
 from edgedistil.export.quantization_target import Advice, find_target
 from edgedistil.export.source import ExportSource
 from edgedistil.export.storage import save_graph
-from edgedistil.export.trace import TRACE_OPSET, trace_model
+from edgedistil.export.trace import TRACE_OPSET, takes_token_types, trace_model
 from edgedistil.models.facts import model_facts
 from edgedistil.parity.gate import check_artefact, format_failure
 from edgedistil.parity.localize import explain
@@ -93,14 +93,16 @@ def open_build(
     # Trace and rewrite once: all precisions are made from this graph.
     model = source.load_model()
     console.say(f"{source.name} {source.task}: {type(model).__name__}")
-    graph = trace_model(model, task=source.task)
+    tokenizer = source.load_tokenizer()
+    token_types = takes_token_types(model, tokenizer)
+    graph = trace_model(model, task=source.task, token_types=token_types)
     fused = run_standard_passes(graph, model.config)
     # On the same disk as the folder, and removed before the folder is published.
     with TemporaryDirectory(prefix=".tried.", dir=folder) as scratch:
         yield BuildContext(
             source=source,
             model=model,
-            tokenizer=source.load_tokenizer(),
+            tokenizer=tokenizer,
             graph=graph,
             fused=fused,
             float_file=folder / "onnx" / graph_name("fp32"),

@@ -40,7 +40,7 @@ from edgedistil.export.quantize import (
 from edgedistil.export.reference import make_probes
 from edgedistil.export.source import ExportSource
 from edgedistil.export.storage import save_graph
-from edgedistil.export.trace import input_names
+from edgedistil.export.trace import input_names, takes_token_types
 from edgedistil.export.weight_only import convert_to_float16, quantize_int4
 from edgedistil.parity.gate import check_artefact
 from edgedistil.parity.probes import Probes
@@ -273,7 +273,8 @@ def calibration_feeds(context: BuildContext) -> list[Feeds]:
     """
     sample = _calibration_lines(context.text)
     max_length = min(CALIBRATION_LENGTH, context.model.config.max_position_embeddings)
-    names = input_names(context.model)
+    token_types = takes_token_types(context.model, context.tokenizer)
+    names = input_names(token_types=token_types)
     feeds: list[Feeds] = []
     for start in range(0, len(sample), CALIBRATION_BATCH):
         lines = sample[start : start + CALIBRATION_BATCH]

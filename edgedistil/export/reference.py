@@ -92,7 +92,7 @@ def make_probes(
         rng,
         pairs=TASKS[task].sends_pairs,
         masks=TASKS[task].level == "vocabulary",
-        token_types=takes_token_types(model),
+        token_types=takes_token_types(model, tokenizer),
     )
     calls = plan_calls(model.config.max_position_embeddings)
     batches = _run_calls(_in_float32(model), task, calls, draw, rng)

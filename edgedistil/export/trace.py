@@ -26,6 +26,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.task import TASKS, Task
+from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.export.passes.attention import DOMAIN
 
 # Name of our attention in transformers' registry.
@@ -37,28 +38,36 @@ TRACE_OPSET = 17
 IR_VERSION = 8
 
 
-def input_names(model: PreTrainedModel) -> list[str]:
-    """Names of a model's graph inputs, in order."""
+def input_names(*, token_types: bool) -> list[str]:
+    """Names of a graph's inputs, in order."""
     names = ["input_ids", "attention_mask"]
-    if takes_token_types(model):
+    if token_types:
         names.append("token_type_ids")
     return names
 
 
-def takes_token_types(model: PreTrainedModel) -> bool:
-    """Whether a graph has token types as an input: the model has vectors for several segments."""
-    # With a single segment, a client that marks the second text would ask for a row too many.
-    return FAMILIES[model.config.model_type].segments(model.config.to_dict()) > 1
+def takes_token_types(model: PreTrainedModel, tokenizer: TextTokenizer) -> bool:
+    """Whether a graph has token types as an input, for which clients read the tokenizer's.
+
+    Without them every token is of the first type. With a single segment, a client that marks the
+    second text would ask for a row too many.
+    """
+    segments = FAMILIES[model.config.model_type].segments(model.config.to_dict())
+    return segments > 1 and tokenizer.gives_token_types
 
 
-def trace_model(model: PreTrainedModel, *, task: Task) -> ir.Model:
+def trace_model(model: PreTrainedModel, *, task: Task, token_types: bool | None = None) -> ir.Model:
     """Traces a model; the initializers of the graph share memory with its parameters.
 
     Args:
         model: A model of a supported family, in eval mode, with the task's head; not changed.
         task: Selects the outputs.
+        token_types: Whether the graph has token types as an input; None: if the model
+            has vectors for several segments.
     """
-    inputs = input_names(model)
+    if token_types is None:
+        token_types = FAMILIES[model.config.model_type].segments(model.config.to_dict()) > 1
+    inputs = input_names(token_types=token_types)
     outputs = list(TASKS[task].outputs)
     axes = {name: _dynamic_axes(name, task) for name in [*inputs, *outputs]}
     data = io.BytesIO()
@@ -98,12 +107,12 @@ class _NamedOutputs(nn.Module):
         self.model = model
         self._inputs, self._outputs = inputs, outputs
         family = FAMILIES[model.config.model_type]
-        self._one_segment = family.token_types and not takes_token_types(model)
+        self._one_type = family.token_types and "token_type_ids" not in inputs
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Runs the model; returns the outputs in the order of their names."""
         feeds = dict(zip(self._inputs, tensors, strict=True))
-        if self._one_segment:
+        if self._one_type:
             # One vector for all tokens, of every batch and length, instead of a row for each.
             feeds["token_type_ids"] = torch.zeros(1, 1, dtype=torch.int64)
         outputs = self.model(**feeds, return_dict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +25,13 @@ class LoadedModel:
     """A model and where its weights come from.
 
     Attributes:
+        folder: Where the files are.
         model: In float32.
         missing: Names of weights that the files lack; they are drawn at random.
         mismatched: Names of weights that the files have in another shape; drawn at random, too.
     """
 
+    folder: Path
     model: Any
     missing: list[str]
     mismatched: list[str]
@@ -87,7 +90,7 @@ def load_weights(
             raise shape_mismatch(folder, name, stored=stored, expected=expected)
         mismatched.append(name)
     _check_finite(model, source)
-    return LoadedModel(model, sorted(report["missing_keys"]), mismatched)
+    return LoadedModel(folder, model, sorted(report["missing_keys"]), mismatched)
 
 
 def listed(weights: list[str]) -> str:
@@ -96,6 +99,35 @@ def listed(weights: list[str]) -> str:
     if len(weights) > _LISTED_WEIGHTS:
         names += f" and {len(weights) - _LISTED_WEIGHTS} more"
     return names
+
+
+def draw_head(loaded: LoadedModel) -> None:
+    """Draws the weights outside the encoder that came from the files.
+
+    A head of the same shape is one for other labels all the same. Weights that the files lack have
+    been drawn already, so a checkpoint without a head is left as it is.
+
+    Raises:
+        ModelError: The files lack weights of the encoder.
+    """
+    model = loaded.model
+    encoder = f"{model.base_model_prefix}."
+    # Every BERT has a pooler, and few checkpoints have its weights.
+    lacking = [name for name in loaded.missing if name.startswith(encoder)]
+    lacking = [name for name in lacking if "pooler." not in name]
+    if lacking:
+        raise ModelError(
+            f"the weights in {loaded.folder} lack {listed(lacking)}; expected all of the encoder's"
+        )
+    drawn = {*loaded.missing, *loaded.mismatched}
+    for name, parameter in model.named_parameters():
+        if name.startswith(encoder) or name in drawn:
+            continue
+        # As transformers initialises the linear layers of its heads.
+        if name.endswith(".bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.normal_(parameter, std=model.config.initializer_range)
 
 
 def drop_missing_pooler(loaded: LoadedModel) -> None:

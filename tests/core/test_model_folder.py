@@ -90,7 +90,7 @@ def test_sizes_that_config_json_leaves_out(distilbert: Path) -> None:
 
 
 def test_the_activations_are_those_of_transformers() -> None:
-    assert set(ACT2FN) == ACTIVATIONS
+    assert set(ACT2FN) - {"xielu"} == ACTIVATIONS
 
 
 @pytest.mark.parametrize(
@@ -121,10 +121,10 @@ def test_the_activations_are_those_of_transformers() -> None:
         (_config(type_vocab_size=-1), "type_vocab_size = -1; expected 1 to"),
         (_config(pad_token_id=10**9), "pad_token_id = 1000000000 is beyond the 29 rows"),
         (_config(pad_token_id=[0]), r"pad_token_id = \[0\]; expected an integer"),
-        (_config(hidden_act="swiglu"), "hidden_act = 'swiglu'; expected a function"),
+        (_config(hidden_act="swiglu"), "hidden_act = 'swiglu'; expected one of gelu, gelu_10"),
         (
             _config(hidden_act=["gelu"]),
-            "hidden_act = .*; expected a function that transformers has",
+            "hidden_act = .*; expected one of gelu",
         ),
         (_config(layer_norm_eps="1e-12"), "layer_norm_eps = '1e-12'; expected a number above 0"),
         (_config(layer_norm_eps=0), "layer_norm_eps = 0; expected a number above 0"),

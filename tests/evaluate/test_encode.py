@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +24,34 @@ from edgedistil.evaluate.encode import (
 def test_truncation_and_padding_of_the_file_are_switched_off(tiny_models: Path) -> None:
     """The file truncates and pads to 7 tokens."""
     tokenizer = open_tokenizer(tiny_models / "student")
-    assert len(tokenizer.encode("a film " * 10).ids) == 22
-    assert len(tokenizer.encode("a").ids) == 3
+    assert len(tokenizer.backend.encode("a film " * 10).ids) == 22
+    assert len(tokenizer.backend.encode("a").ids) == 3
 
 
 def test_folder_without_a_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"has no tokenizer\.json"):
+    with pytest.raises(ModelError, match="has no tokenizer: expected"):
         open_tokenizer(tmp_path)
+
+
+def test_texts_are_cut_at_the_positions_of_the_model(tiny_models: Path) -> None:
+    """A task may ask for longer texts than the model reads."""
+    tokenizer = open_tokenizer(tiny_models / "student")
+    assert tokenizer.positions == 131
+    (sequence,) = encode_texts(tokenizer, [("a film " * 200,)], 512)
+    assert len(sequence.input_ids) == 131
+
+
+def test_texts_are_cut_on_the_side_that_the_tokenizer_declares(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    source = tiny_models / "student"
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(source / name, tmp_path)
+    settings = {"truncation_side": "left"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (cut,) = encode_texts(open_tokenizer(tmp_path), [("a a a film story",)], 5)
+    (whole,) = encode_texts(open_tokenizer(source), [("a film story",)], 5)
+    assert cut.input_ids == whole.input_ids
 
 
 def test_longer_text_of_a_pair_is_truncated(tiny_models: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedistil.core.errors import InputError, RunError
+from edgedistil.core.errors import InputError, ModelError, RunError
 from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate.planning import (
     PlannedTask,
@@ -89,3 +89,21 @@ def test_comparison_models_are_not_deployed() -> None:
     assert deployed_models(["student-step0"], one_cell=True) == ["student-step0"]
     with pytest.raises(InputError, match="student-step0 are only comparisons"):
         deployed_models(["student-step0"], one_cell=False)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "[]", "contains a JSON list"),
+        ("model.safetensors", "", "is truncated or not a safetensors file"),
+        ("tokenizer.json", '{"model": ', "is not valid JSON"),
+    ],
+)
+def test_a_damaged_folder_is_found_before_any_cell_runs(
+    run: RunDir, tiny_models: Path, tmp_path: Path, file: str, content: str, message: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_models / "student", folder)
+    (folder / file).write_text(content)
+    with pytest.raises(ModelError, match=message):
+        source_of(run, str(folder))

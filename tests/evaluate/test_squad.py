@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
 
+from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.evaluate.encode import open_tokenizer
 from edgedistil.evaluate.examples import AnswerSpan, Example
 from edgedistil.evaluate.squad import (
@@ -61,8 +62,9 @@ def test_f1_without_shared_words_or_without_a_prediction_is_zero() -> None:
 
 
 @pytest.fixture
-def tokenizer(tiny_models: Path) -> Tokenizer:
-    return open_tokenizer(tiny_models / "student")
+def tokenizer(tiny_models: Path) -> TextTokenizer:
+    # Windows of 201 tokens are longer than this model's positions.
+    return replace(open_tokenizer(tiny_models / "student"), positions=None)
 
 
 def long_example(words: int = 300) -> Example:
@@ -71,7 +73,7 @@ def long_example(words: int = 300) -> Example:
     return Example(("where was it ?", context), answers=(AnswerSpan("London", start),))
 
 
-def test_windows_cover_the_context_in_steps_of_the_stride(tokenizer: Tokenizer) -> None:
+def test_windows_cover_the_context_in_steps_of_the_stride(tokenizer: TextTokenizer) -> None:
     pieces = windows(tokenizer, long_example(), 201)
     # The first character of the context that each window shows.
     firsts = [min(span for span in piece.spans if span)[0] for piece in pieces]
@@ -81,7 +83,7 @@ def test_windows_cover_the_context_in_steps_of_the_stride(tokenizer: Tokenizer) 
     assert all(len(piece.encoded.input_ids) <= 201 for piece in pieces)
 
 
-def test_each_token_has_exactly_one_best_view(tokenizer: Tokenizer) -> None:
+def test_each_token_has_exactly_one_best_view(tokenizer: TextTokenizer) -> None:
     pieces = windows(tokenizer, long_example(), 201)
     views = []
     for piece in pieces:
@@ -90,20 +92,25 @@ def test_each_token_has_exactly_one_best_view(tokenizer: Tokenizer) -> None:
     assert len(views) == len(set(views)) == 300
 
 
-def test_question_is_truncated_at_its_limit(tokenizer: Tokenizer) -> None:
+def test_question_is_truncated_at_its_limit(tokenizer: TextTokenizer) -> None:
     example = Example(("film " * 97, "good story"), answers=(AnswerSpan("good", 0),))
     piece = windows(tokenizer, example, 131)[0]
     assert piece.encoded.type_ids.count(0) == 64 + 2
 
 
-def test_answer_tokens_are_the_answer(tokenizer: Tokenizer) -> None:
+def test_answer_tokens_are_the_answer(tokenizer: TextTokenizer) -> None:
     example = Example(("who ?", "Ada lived in Paris ."), answers=(AnswerSpan("in Paris", 10),))
     piece = windows(tokenizer, example, 31)[0]
     start, end = answer_tokens(piece, example.answers[0])
     assert example.texts[1][piece.spans[start][0] : piece.spans[end][1]] == "in Paris"
 
 
-def test_window_without_the_answer_points_at_cls(tokenizer: Tokenizer) -> None:
+def test_windows_are_cut_at_the_positions_of_the_model(tokenizer: TextTokenizer) -> None:
+    pieces = windows(replace(tokenizer, positions=64), long_example(), 201)
+    assert {len(piece.encoded.input_ids) for piece in pieces[:-1]} == {64}
+
+
+def test_window_without_the_answer_points_at_cls(tokenizer: TextTokenizer) -> None:
     example = long_example()
     first, last = windows(tokenizer, example, 201)
     assert answer_tokens(first, example.answers[0]) == (0, 0)
@@ -122,7 +129,7 @@ def logits(size: int, **at: float) -> Floats:
 
 
 @pytest.fixture
-def window(tokenizer: Tokenizer) -> Window:
+def window(tokenizer: TextTokenizer) -> Window:
     """One window, whose context is at tokens 4 to 8."""
     return windows(tokenizer, Example(("who ?", CONTEXT)), 31)[0]
 
@@ -147,7 +154,7 @@ def test_question_and_special_tokens_are_never_answers(window: Window) -> None:
     )
 
 
-def test_longest_answer_is_limited(tokenizer: Tokenizer) -> None:
+def test_longest_answer_is_limited(tokenizer: TextTokenizer) -> None:
     context = "film " * 40
     window = windows(tokenizer, Example(("who ?", context.strip())), 61)[0]
     size = len(window.spans)

@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertForTokenClassification,
+    DistilBertModel,
+    PreTrainedModel,
+)
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.records import read_record
@@ -100,5 +108,45 @@ def test_sequence_that_does_not_fit_the_tables_is_an_error(
 
 
 def test_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="does not contain a model"):
+    with pytest.raises(ModelError, match="is not a model folder"):
         build(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [2, 5])
+def test_a_checkpoint_with_a_head_gets_a_fresh_one(
+    tiny_models: Path, tmp_path: Path, labels: int
+) -> None:
+    """Of the same shape or another: it was trained for other labels."""
+    config = DistilBertConfig.from_pretrained(tiny_models / "student", num_labels=labels)
+    checkpoint = DistilBertForTokenClassification(config)
+    checkpoint.save_pretrained(tmp_path)
+    first, again, other = (build(tmp_path, seed) for seed in (1, 1, 2))
+    assert first.classifier.weight.shape == (2, 22)
+    assert torch.equal(first.classifier.weight, again.classifier.weight)
+    assert not torch.equal(first.classifier.weight, other.classifier.weight)
+    if labels == 2:
+        assert not torch.equal(first.classifier.weight, checkpoint.classifier.weight)
+    # The encoder is the checkpoint's.
+    name = "transformer.layer.0.ffn.lin1.weight"
+    expected = checkpoint.distilbert.state_dict()[name]
+    assert torch.equal(first.distilbert.state_dict()[name], expected)
+
+
+def test_an_encoder_that_lacks_a_weight(tiny_models: Path, tmp_path: Path) -> None:
+    config = DistilBertConfig.from_pretrained(tiny_models / "student")
+    DistilBertModel(config).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["transformer.layer.0.ffn.lin2.bias"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ModelError, match=r"lack distilbert\.transformer\.layer\.0\.ffn\.lin2\.bias"
+    ):
+        build(tmp_path)
+
+
+def test_a_model_with_one_segment_gets_no_token_types(tiny_models: Path, tmp_path: Path) -> None:
+    config = BertConfig.from_pretrained(tiny_models / "teacher", type_vocab_size=1)
+    BertModel(config).save_pretrained(tmp_path)
+    model = build(tmp_path)
+    assert "token_type_ids" not in task_model.accepted_inputs(model)
+    assert "token_type_ids" in task_model.accepted_inputs(build(tiny_models / "teacher"))

@@ -85,8 +85,11 @@ def text() -> list[str]:
     return [" ".join(WORDS[index] for index in row) for row in rows.tolist()]
 
 
-def make(name: str, *, seed: int = 11) -> PreTrainedModel:
-    """A model of that class; its weights are so large that outputs differ between positions."""
+def make(name: str, *, seed: int = 11, **changes: object) -> PreTrainedModel:
+    """A model of that class, with changes of its config.
+
+    Its weights are so large that outputs differ between positions.
+    """
     torch.manual_seed(seed)
     if name.startswith("Bert"):
         config = BertConfig(
@@ -108,6 +111,7 @@ def make(name: str, *, seed: int = 11) -> PreTrainedModel:
             max_position_embeddings=POSITIONS,
             initializer_range=0.2,
         )
+    config.update(changes)
     return CLASSES[name](config).eval().requires_grad_(False)
 
 

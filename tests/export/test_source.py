@@ -146,7 +146,7 @@ def test_another_type_of_model_is_refused_with_the_supported_ones(folder: Folder
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activation": "swiglu"}, "activation = 'swiglu'; expected a function that transformers"),
+        ({"activation": "swiglu"}, "activation = 'swiglu'; expected one of gelu"),
         ({"architectures": []}, "names no architecture, which belongs to no supported task"),
         ({"is_decoder": True}, "is a decoder; supported: an encoder"),
         (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,9 +9,13 @@ import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
+from edgedistil.core.model_folder import ACTIVATIONS
 from edgedistil.core.task import TASKS, Task
-from edgedistil.export.trace import TRACED, input_names, trace_model
+from edgedistil.core.tokenizer import TextTokenizer
+from edgedistil.export.passes import run_standard_passes
+from edgedistil.export.trace import TRACED, takes_token_types, trace_model
 
 if TYPE_CHECKING:
     from tests.export.conftest import Make, MakeGraph
@@ -78,9 +83,59 @@ def test_axes_are_named_and_inputs_are_standard(make_graph: MakeGraph) -> None:
     assert [str(axis) for axis in output.shape or ()][:2] == ["batch", "sequence"]
 
 
-def test_token_types_are_an_input_of_families_that_have_them(model: Make) -> None:
-    assert input_names(model("DistilBertModel")) == ["input_ids", "attention_mask"]
-    assert input_names(model("BertModel"))[-1] == "token_type_ids"
+def _compare(source: PreTrainedModel, task: Task, token_types: bool | None = None) -> list[str]:
+    """Compares a graph, after the passes, with PyTorch; returns the names of its inputs."""
+    graph = trace_model(source, task=task, token_types=token_types)
+    run_standard_passes(graph, source.config)
+    session = open_session(graph)
+    for B, L in ((3, 7), (2, 64)):
+        feeds = random_feeds(session, B, L, source.config.vocab_size)
+        with torch.no_grad():
+            outputs = source(**{key: torch.from_numpy(array) for key, array in feeds.items()})
+        (actual,) = session.run(None, feeds)
+        attended = feeds["attention_mask"] == 1
+        expected = outputs[TASKS[task].outputs[0]].numpy()
+        np.testing.assert_allclose(actual[attended], expected[attended], atol=5e-5)
+    return [value.name for value in session.get_inputs()]
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize(
+    ("name", "key"), [("BertModel", "hidden_act"), ("DistilBertForMaskedLM", "activation")]
+)
+def test_every_activation_gives_pytorchs_outputs(
+    model: Make, name: str, key: str, activation: str
+) -> None:
+    task: Task = "fill-mask" if name.endswith("LM") else "feature-extraction"
+    _compare(model(name, **{key: activation}), task)
+
+
+def test_token_types_are_an_input_of_models_with_several_segments(model: Make) -> None:
+    task: Task = "feature-extraction"
+    assert "token_type_ids" not in _compare(model("DistilBertModel"), task)
+    assert "token_type_ids" in _compare(model("BertModel"), task)
+    assert "token_type_ids" not in _compare(model("BertModel", type_vocab_size=1), task)
+
+
+def test_a_graph_without_token_types_reads_every_token_as_one_of_the_first_text(
+    model: Make,
+) -> None:
+    names = _compare(model("BertModel"), "feature-extraction", token_types=False)
+    assert names == ["input_ids", "attention_mask"]
+
+
+@pytest.mark.parametrize("size", [{"vocab_size": 7}, {"max_position_embeddings": 6}])
+def test_a_model_that_is_smaller_than_the_traced_example(model: Make, size: dict[str, int]) -> None:
+    assert trace_model(model("BertModel", **size), task="feature-extraction")
+
+
+def test_token_types_follow_the_tokenizer(model: Make, tokenizer: TextTokenizer) -> None:
+    """Clients feed what it returns, so a graph that needs more would not run."""
+    without = replace(tokenizer, gives_token_types=False)
+    assert takes_token_types(model("BertModel"), tokenizer)
+    assert not takes_token_types(model("BertModel"), without)
+    assert not takes_token_types(model("BertModel", type_vocab_size=1), tokenizer)
+    assert not takes_token_types(model("DistilBertModel"), tokenizer)
 
 
 def test_tracing_leaves_the_model_as_it_was(model: Make) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceC
 from edgedistil.core.options import ExportOptions
 from edgedistil.core.places import cache_root
 from edgedistil.core.rundir import RunDir
+from edgedistil.core.tokenizer_files import TOKENIZER_FILES
 from edgedistil.export import probe_inputs, publish
 from edgedistil.export.source import read_source
 from edgedistil.models.student import make_student
@@ -109,7 +111,9 @@ def packages(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> dict
         ):
             source = run.path / "sources" / f"{name}-{task}"
             model.eval().save_pretrained(source)
-            teacher.tokenizer.save_pretrained(source)
+            for file in TOKENIZER_FILES:
+                if (teacher.folder / file).is_file():
+                    shutil.copyfile(teacher.folder / file, source / file)
             publish.export_model(
                 run,
                 read_source(source, name=name, role="other", task=task),

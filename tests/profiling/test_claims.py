@@ -57,7 +57,8 @@ def test_a_speed_claim_is_a_sentence_next_to_the_papers_figure() -> None:
     claim = make_speed_claim(1.8)
     assert claim.verdict == "holds" and claim.value == pytest.approx(1.8)
     assert claim.sentence.startswith(
-        '"60% faster" holds for the encoders on host with 1 thread: the student is 1.80 times as fast'
+        '"60% faster" holds for the encoders on host with 1 thread: '
+        "the student is 1.80 times as fast"
     )
     assert "668 s" in claim.paper
     assert "onnxruntime 9, 1 thread, 11 sentence pairs;" in claim.conditions

@@ -30,6 +30,9 @@ def keep_residual_sums(model: ir.Model) -> int:
         # The sum of the embeddings is not a residual sum.
         if "embeddings" in (norm.name or ""):
             continue
+        # Neither is that of a bias, in front of a head's norm where the activation is linear.
+        if any(term is not None and term.is_initializer() for term in add.inputs):
+            continue
         _replace_by_sum(add, default_name="residual")
         changed += 1
     return changed

@@ -18,9 +18,10 @@ from typing import Any
 
 import onnx
 
+from edgedistil.core.card_inputs import read_folder_inputs
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
-from edgedistil.core.model_card import CARD_FILE, read_folder_inputs, render_card
+from edgedistil.core.model_card import CARD_FILE, render_card
 from edgedistil.core.records import ExportRecord, ParityRecord, installed_versions
 from edgedistil.core.rundir import sha256_file, write_json, write_text
 from edgedistil.core.session import SESSION_FILE, write_session_file

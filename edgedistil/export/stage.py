@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import get_args
 
 from edgedistil.core import console
+from edgedistil.core.card_inputs import read_card_inputs
 from edgedistil.core.errors import CorpusError, InputError
-from edgedistil.core.model_card import read_card_inputs, render_card
+from edgedistil.core.model_card import render_card
 from edgedistil.core.options import ArtefactFormat, ExportOptions
 from edgedistil.core.precision import DEFAULT_PRECISIONS
 from edgedistil.core.recipe import load_recipe

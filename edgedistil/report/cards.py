@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgedistil.core.model_card import read_card_inputs, render_card
+from edgedistil.core.card_inputs import read_card_inputs
+from edgedistil.core.model_card import render_card
 from edgedistil.core.rundir import RunDir, write_text
 
 

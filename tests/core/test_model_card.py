@@ -8,9 +8,10 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
+from edgedistil.core.card_inputs import CardInputs, read_card_inputs
 from edgedistil.core.echo import one_line
 from edgedistil.core.errors import StorageError
-from edgedistil.core.model_card import CardInputs, read_card_inputs, render_card
+from edgedistil.core.model_card import render_card
 from edgedistil.core.records import write_record
 from edgedistil.core.rundir import RunDir, write_json
 from edgedistil.core.task import TASKS

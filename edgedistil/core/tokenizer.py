@@ -72,7 +72,7 @@ class TextTokenizer:
         positions: Tokens that the folder's model has positions for; None without a known model.
         truncation_side: Side on which long texts are cut: right or left.
         padding_side: Side on which short texts are padded: right or left.
-        gives_token_types: Whether the model is told which tokens belong to the second text.
+        gives_token_types: Whether texts come with token types, which mark the second text.
         frames: Special tokens around one text, and around two.
     """
 

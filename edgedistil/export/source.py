@@ -26,6 +26,7 @@ from edgedistil.core.rundir import (
     read_json,
     write_json,
 )
+from edgedistil.core.sentence_modules import find_transformer
 from edgedistil.core.task import (
     ENCODER_TASK,
     FILL_MASK_TASK,
@@ -35,7 +36,6 @@ from edgedistil.core.task import (
     task_of_architectures,
 )
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
-from edgedistil.export.sentence_modules import find_transformer
 from edgedistil.models.loading import drop_missing_pooler, listed, load_config, load_weights
 from edgedistil.models.tokenizer import warn_if_read_otherwise
 

@@ -9,12 +9,8 @@ from typing import Any
 import pytest
 
 from edgedistil.core.errors import ModelError
-from edgedistil.export.sentence_modules import (
-    find_transformer,
-    omitted_parts,
-    read_modules,
-    write_sentence_modules,
-)
+from edgedistil.core.sentence_modules import find_transformer, read_modules
+from edgedistil.export.sentence_modules import omitted_parts, write_sentence_modules
 
 TRANSFORMER = {
     "idx": 0,

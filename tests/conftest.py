@@ -14,6 +14,7 @@ pytest_plugins = [
     "tests.fixtures.exported_run",
     "tests.fixtures.small_package",
     "tests.fixtures.tiny_model",
+    "tests.fixtures.tokenizer_folders",
 ]
 
 

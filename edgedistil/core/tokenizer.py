@@ -2,7 +2,7 @@
 
 transformers 5 does not take a tokenizer.json as it is: BertTokenizer, for example, takes only the
 vocabulary from it and builds the rest from tokenizer_config.json and its own defaults. The classes
-in `tokenizer_build` are built in the same way; a file of any other class is read as it is.
+in `tokenizer_classes` are built in the same way; a file of any other class is read as it is.
 tests/core/test_tokenizer.py compares the ids with transformers' for each rule. Reasons:
 docs/decisions.md#one-reader-of-tokenizers.
 """
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from edgedistil.core.errors import ModelError
 from edgedistil.core.library_errors import library_errors
 from edgedistil.core.rundir import sha256_file
-from edgedistil.core.tokenizer_build import build_tokenizer
+from edgedistil.core.tokenizer_build import BuiltTokenizer, build_tokenizer
 from edgedistil.core.tokenizer_files import (
     DAMAGED_HINT,
     RESAVE_HINT,
@@ -27,10 +27,13 @@ from edgedistil.core.tokenizer_files import (
     TOKENIZER_FILE,
     TokenizerFiles,
     declared_inputs,
+    extra_tokens,
     max_length,
     read_files,
     text_side,
+    token_text,
 )
+from edgedistil.core.tokenizer_roles import special_roles
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -68,6 +71,7 @@ class TextTokenizer:
         class_name: Class of transformers that it was read as; None if tokenizer.json was taken as
             it is.
         special: Name such as `cls_token` → token; only those that the vocabulary has.
+        roles: The same, with tokens that no file names but that the vocabulary has.
         max_length: Tokens that the folder declares as the longest text; None: no limit.
         positions: Tokens that the folder's model has positions for; None without a known model.
         truncation_side: Side on which long texts are cut: right or left.
@@ -80,6 +84,7 @@ class TextTokenizer:
     folder: Path
     class_name: str | None
     special: Mapping[str, str]
+    roles: Mapping[str, str]
     max_length: int | None
     positions: int | None
     truncation_side: str
@@ -89,7 +94,7 @@ class TextTokenizer:
 
     def token_id(self, kind: str) -> int | None:
         """Returns the id of a special token (`mask`); None if the vocabulary has no such token."""
-        token = self.special.get(f"{kind}_token")
+        token = self.roles.get(f"{kind}_token")
         return self.backend.token_to_id(token) if token is not None else None
 
     def require(self, kind: str) -> int:
@@ -112,7 +117,7 @@ class TextTokenizer:
     def special_ids(self) -> list[int]:
         """Ids of all special tokens, ascending."""
         # A token may have two names.
-        return sorted({self.require(name.removesuffix("_token")) for name in self.special})
+        return sorted({self.require(name.removesuffix("_token")) for name in self.roles})
 
     @property
     def size(self) -> int:
@@ -137,6 +142,15 @@ class TextTokenizer:
     def special_count(self, *, pair: bool) -> int:
         """Returns the number of special tokens around one text, or around two."""
         return int(self.backend.num_special_tokens_to_add(pair))
+
+    @property
+    def framing(self) -> tuple[list[int], list[int]]:
+        """Ids of the special tokens in front of a single text, and behind it."""
+        frame = self.frames[0]
+        place = next(index for index, part in enumerate(frame) if isinstance(part, _Text))
+        before = [part.token_id for part in frame[:place] if isinstance(part, _Special)]
+        after = [part.token_id for part in frame[place + 1 :] if isinstance(part, _Special)]
+        return before, after
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each text, without special tokens and without truncation."""
@@ -184,12 +198,13 @@ def read_tokenizer(folder: Path) -> TextTokenizer:
     """
     files = read_files(folder)
     with library_errors(f"cannot read the tokenizer in {folder}", hint=DAMAGED_HINT):
-        name, backend, special = build_tokenizer(files)
+        built = build_tokenizer(files)
+        backend = built.backend
         backend.no_truncation()
         # A file may have both baked in: MiniLM's cuts at 128 tokens and pads up to them.
         backend.no_padding()
         backend.encode_special_tokens = bool(files.settings.get("split_special_tokens", False))
-    backend, special = _within_rows(files, backend, special)
+    backend, special = _within_rows(files, built)
     _check_unknown_token(backend, folder)
     with library_errors(f"the tokenizer in {folder} cannot encode a text", hint=RESAVE_HINT):
         backend.encode(f"a {_RARE_CHARACTER} b", "c")
@@ -198,13 +213,14 @@ def read_tokenizer(folder: Path) -> TextTokenizer:
     return TextTokenizer(
         backend=backend,
         folder=folder,
-        class_name=name,
+        class_name=built.class_name,
         special=special,
+        roles=special_roles(files, backend, special),
         max_length=max_length(files),
         positions=files.size_of_model("positions"),
         truncation_side=text_side(files, "truncation_side"),
         padding_side=text_side(files, "padding_side"),
-        gives_token_types=_gives_token_types(files, frames),
+        gives_token_types=_gives_token_types(files, built, frames),
         frames=frames,
     )
 
@@ -212,14 +228,13 @@ def read_tokenizer(folder: Path) -> TextTokenizer:
 # --- tokens and their ids ------------------------------------------------------------------------
 
 
-def _within_rows(
-    files: TokenizerFiles, backend: Tokenizer, special: dict[str, str]
-) -> tuple[Tokenizer, dict[str, str]]:
+def _within_rows(files: TokenizerFiles, built: BuiltTokenizer) -> tuple[Tokenizer, dict[str, str]]:
     """Drops special tokens that only a class's defaults name and for which the model has no row.
 
     Raises:
         ModelError: Another token has an id beyond the model's rows, or two tokens have one id.
     """
+    backend, special = built.backend, built.special
     vocabulary = backend.get_vocab(with_added_tokens=True)
     _check_distinct(vocabulary, files.folder)
     rows = files.size_of_model("vocabulary")
@@ -227,7 +242,8 @@ def _within_rows(
         return backend, special
     beyond = {token for token, token_id in vocabulary.items() if token_id >= rows}
     # transformers adds [MASK] to a vocabulary without one; no text needs it but a masked one.
-    if not beyond <= set(special.values()) - _declared_tokens(files, backend):
+    named = {*special.values(), *built.extra}
+    if not beyond <= named - _declared_tokens(files, backend):
         largest = max(vocabulary.values())
         raise ModelError(
             f"the tokenizer in {files.folder} has ids up to {largest:,} ({len(vocabulary):,} "
@@ -244,6 +260,7 @@ def _declared_tokens(files: TokenizerFiles, backend: Tokenizer) -> set[str]:
     """Tokens that a file of the folder assigns an id to."""
     declared = set(backend.get_vocab(with_added_tokens=False)) | set(files.added)
     declared |= {str(token.get("content")) for token in files.fast.get("added_tokens") or []}
+    declared |= {token_text(token) for token in extra_tokens(files)}
     for token in (files.settings.get("added_tokens_decoder") or {}).values():
         declared.add(str(token.get("content")))
     return declared
@@ -288,11 +305,15 @@ def _check_unknown_token(backend: Tokenizer, folder: Path) -> None:
         )
 
 
-def _gives_token_types(files: TokenizerFiles, frames: tuple[_Frame, _Frame]) -> bool:
+def _gives_token_types(
+    files: TokenizerFiles, built: BuiltTokenizer, frames: tuple[_Frame, _Frame]
+) -> bool:
     """Whether the tokenizer returns token types, as it declares, or that differ from each other."""
     names = declared_inputs(files)
     if names is not None:
         return "token_type_ids" in names
+    if built.token_types is not None:
+        return built.token_types
     return _largest_type(frames) > 0
 
 

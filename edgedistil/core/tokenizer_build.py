@@ -1,13 +1,13 @@
-"""Builds tokenizers as the classes of transformers 5 do, from files of a folder."""
+"""Builds tokenizers as transformers 5 does, from the files of a folder."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgedistil.core.errors import ModelError
+from edgedistil.core.tokenizer_classes import TOKENIZER_CLASSES, Template, TokenizerClass
 from edgedistil.core.tokenizer_files import (
     RESAVE_HINT,
     SETTINGS_FILE,
@@ -15,136 +15,143 @@ from edgedistil.core.tokenizer_files import (
     TokenizerFiles,
     added_tokens,
     class_name,
+    declares_extra_tokens,
     extra_tokens,
     named_tokens,
     token_text,
+)
+from edgedistil.core.tokenizer_vocabulary import (
+    Vocabulary,
+    model_kind,
+    read_class_files,
+    read_described,
 )
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_BERT_TOKENS = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
-Built = tuple[str | None, "Tokenizer", dict[str, str]]
+
+@dataclass(frozen=True)
+class BuiltTokenizer:
+    """A tokenizer as transformers builds it.
+
+    Attributes:
+        class_name: Class of transformers; None if tokenizer.json was taken as it is.
+        backend: The tokenizer.
+        special: Special token by name.
+        extra: Special tokens without a name.
+        token_types: Whether the class returns token types; None: as the template has them.
+    """
+
+    class_name: str | None
+    backend: Tokenizer
+    special: dict[str, str]
+    extra: tuple[str, ...]
+    token_types: bool | None
 
 
-def build_tokenizer(files: TokenizerFiles) -> Built:
-    """Builds the tokenizer; returns transformers' class, the tokenizer and its special tokens."""
+def build_tokenizer(files: TokenizerFiles) -> BuiltTokenizer:
+    """Builds the tokenizer of a folder.
+
+    Raises:
+        ModelError: The folder lacks files of its tokenizer, or a token that the class needs.
+    """
     name = class_name(files)
-    kind = (files.fast.get("model") or {}).get("type", "WordPiece")
-    builder = _BUILDERS.get(name or "")
+    row = TOKENIZER_CLASSES.get(name or "")
     # A class cannot read the vocabulary of another kind of model.
-    if builder is not None and builder.kind == kind:
-        return name, *builder.build(files)
+    readable = row is not None and (not files.fast or model_kind(files.fast) == row.kind)
+    if name is not None and row is not None and readable:
+        return _build_class(files, name, row)
     if not files.fast:
         raise ModelError(
-            f"{files.folder} has a {name or 'tokenizer'} without {TOKENIZER_FILE}; vocab.txt "
-            "alone is read for BERT's tokenizer only",
+            f"{files.folder} has a {name or 'tokenizer of an unknown class'} without "
+            f"{TOKENIZER_FILE}; without that file, the tokenizers of these classes are read: "
+            f"{', '.join(TOKENIZER_CLASSES)}",
             hint=RESAVE_HINT,
         )
-    return None, *_build_as_described(files)
+    return _build_as_described(files)
 
 
-def _build_as_described(files: TokenizerFiles) -> tuple[Tokenizer, dict[str, str]]:
+def _build_as_described(files: TokenizerFiles) -> BuiltTokenizer:
     """Reads tokenizer.json as it is, as transformers' TokenizersBackend does."""
     from tokenizers import Tokenizer, processors
 
     backend = Tokenizer.from_file(str(files.folder / TOKENIZER_FILE))
-    special = _add_special_tokens(backend, files, defaults={})
-    # Without a model nothing says what the tokens are called: BERT's names, as far as they occur.
-    if not files.config:
-        vocabulary = backend.get_vocab(with_added_tokens=True)
-        own = {name: token for name, token in _BERT_TOKENS.items() if token in vocabulary}
-        special = {**own, **special}
+    # Settings of the padding name the token, if nothing else does.
+    padding = files.fast.get("padding") or {}
+    defaults = {"pad_token": padding["pad_token"]} if "pad_token" in padding else {}
+    named, extra = named_tokens(files, defaults), extra_tokens(files)
+    _add_tokens(backend, files, named, extra)
     # Without a template transformers numbers the texts of a pair.
-    elif backend.post_processor is None:
+    if files.config and backend.post_processor is None:
         backend.post_processor = processors.TemplateProcessing(
             single="$A:0", pair="$A:0 $B:1", special_tokens=[]
         )
-    return backend, special
+    return BuiltTokenizer(None, backend, _texts(named), _all_texts(extra), None)
 
 
-def _build_bert(files: TokenizerFiles) -> tuple[Tokenizer, dict[str, str]]:
-    """Builds a tokenizer as transformers' BertTokenizer does."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+def _build_class(files: TokenizerFiles, name: str, row: TokenizerClass) -> BuiltTokenizer:
+    """Builds a tokenizer as a class with parts of its own does."""
+    from tokenizers import AddedToken, Tokenizer
 
-    unknown = token_text(named_tokens(files, _BERT_TOKENS).get("unk_token", "[UNK]"))
-    # Of a tokenizer.json it takes the vocabulary, and nothing else.
-    if files.fast:
-        vocabulary = files.fast["model"]["vocab"]
-    else:
-        vocabulary = models.WordPiece.read_file(str(files.folder / "vocab.txt"))
-    settings = files.settings
-    backend = Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
-    backend.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-        strip_accents=settings.get("strip_accents"),
-        lowercase=settings.get("do_lower_case", True),
+    named = named_tokens(files, row.tokens)
+    for kind, flags in row.flags.items():
+        if isinstance(named.get(kind), str):
+            named[kind] = AddedToken(named[kind], **flags)
+    special = _texts(named)
+    vocabulary = (
+        read_described(files.fast)
+        if files.fast
+        else read_class_files(files, row.files, special, name)
     )
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece(prefix="##")
-    special = _add_special_tokens(backend, files, defaults=_BERT_TOKENS)
-    cls, sep = _required(special, files, "cls_token"), _required(special, files, "sep_token")
-    single = [f"{cls}:0", "$A:0", f"{sep}:0"]
-    _set_template(backend, single, [*single, "$B:1", f"{sep}:1"], (cls, sep))
-    return backend, special
+    backend = row.build(vocabulary, files.settings, special)
+    extra = _extra_of_class(files, row, vocabulary)
+    _add_tokens(backend, files, named, extra)
+
+    if row.template is not None:
+        _set_template(backend, row.template, special, files)
+    elif files.fast.get("post_processor"):
+        described = Tokenizer.from_file(str(files.folder / TOKENIZER_FILE))
+        backend.post_processor = described.post_processor
+    else:
+        _set_template(backend, Template(types=True), special, files)
+    return BuiltTokenizer(name, backend, special, _all_texts(extra), row.token_types)
 
 
-def _build_xlm_roberta(files: TokenizerFiles) -> tuple[Tokenizer, dict[str, str]]:
-    """Builds a tokenizer as transformers' XLMRobertaTokenizer does."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-
-    defaults = {
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "sep_token": "</s>",
-        "cls_token": "<s>",
-        "unk_token": "<unk>",
-        "pad_token": "<pad>",
-        "mask_token": "<mask>",
-    }
-    # The class has a fixed place for the unknown token, whatever tokenizer.json says.
-    pieces = [(piece, score) for piece, score in files.fast["model"]["vocab"]]
-    backend = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=False))
-    charsmap = _precompiled_charsmap(files.fast.get("normalizer"))
-    if charsmap is not None:
-        backend.normalizer = normalizers.Precompiled(charsmap)
-    scheme = "always" if files.settings.get("add_prefix_space", True) else "never"
-    metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
-    backend.decoder = decoders.Metaspace(replacement="▁", prepend_scheme=scheme)
-    special = _add_special_tokens(backend, files, defaults=defaults)
-    bos, eos = _required(special, files, "bos_token"), _required(special, files, "eos_token")
-    _set_template(backend, [bos, "$A", eos], [bos, "$A", eos, eos, "$B", eos], (bos, eos))
-    return backend, special
-
-
-def _precompiled_charsmap(normalizer: Mapping[str, Any] | None) -> bytes | None:
-    """SentencePiece's normalization table in a described normalizer; None if it has none."""
-    if not normalizer:
-        return None
-    parts = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer]
-    for part in parts:
-        if part.get("type") == "Precompiled" and "precompiled_charsmap" in part:
-            return base64.b64decode(part["precompiled_charsmap"])
-    return None
+# --- template ------------------------------------------------------------------------------------
 
 
 def _set_template(
-    backend: Tokenizer, single: list[str], pair: list[str], tokens: Sequence[str]
+    backend: Tokenizer, template: Template, special: Mapping[str, str], files: TokenizerFiles
 ) -> None:
     from tokenizers import processors
 
-    ids = [(token, backend.token_to_id(token)) for token in dict.fromkeys(tokens)]
+    start = _required(special, files, template.start)
+    end = _required(special, files, template.end)
+    ids = {token: _id_of(backend, token) for token in (start, end)}
+    if template.trims:
+        prefix = bool(files.settings.get("add_prefix_space", False))
+        backend.post_processor = processors.RobertaProcessing(
+            (end, ids[end]),
+            (start, ids[start]),
+            trim_offsets=bool(files.settings.get("trim_offsets", True)),
+            add_prefix_space=prefix,
+        )
+        return
+    second = 1 if template.types else 0
+    single = [f"{start}:0", "$A:0", f"{end}:0"]
+    between = [f"{end}:0"] if template.double else []
     backend.post_processor = processors.TemplateProcessing(
-        single=single, pair=pair, special_tokens=ids
+        single=single,
+        pair=[*single, *between, f"$B:{second}", f"{end}:{second}"],
+        special_tokens=list(ids.items()),
     )
+
+
+def _id_of(backend: Tokenizer, token: str) -> int:
+    token_id = backend.token_to_id(token)
+    assert token_id is not None, "special tokens were added to the vocabulary"
+    return token_id
 
 
 def _required(special: Mapping[str, str], files: TokenizerFiles, name: str) -> str:
@@ -153,42 +160,31 @@ def _required(special: Mapping[str, str], files: TokenizerFiles, name: str) -> s
     return special[name]
 
 
-@dataclass(frozen=True)
-class _Builder:
-    """How the tokenizer of a class is built.
-
-    Attributes:
-        kind: Kind of model in tokenizer.json whose vocabulary the class reads.
-        build: Returns the tokenizer and its special tokens by name.
-    """
-
-    kind: str
-    build: Callable[[TokenizerFiles], tuple[Tokenizer, dict[str, str]]]
-
-
-_BERT_CLASSES = (
-    "BertTokenizer",
-    "DistilBertTokenizer",
-    "ElectraTokenizer",
-    "LayoutLMTokenizer",
-    "MobileBertTokenizer",
-    "ConvBertTokenizer",
-    "SqueezeBertTokenizer",
-)
-_BUILDERS = {name: _Builder("WordPiece", _build_bert) for name in _BERT_CLASSES}
-_BUILDERS["XLMRobertaTokenizer"] = _Builder("Unigram", _build_xlm_roberta)
-
-
 # --- special and added tokens --------------------------------------------------------------------
 
 
-def _add_special_tokens(
-    backend: Tokenizer, files: TokenizerFiles, *, defaults: Mapping[str, str]
-) -> dict[str, str]:
-    """Adds added and special tokens in transformers' order; returns the special ones by name."""
+def _extra_of_class(
+    files: TokenizerFiles, row: TokenizerClass, vocabulary: Vocabulary
+) -> Sequence[Any]:
+    """Special tokens without a name: those of the files, of the vocabulary, or of the class."""
     from tokenizers import AddedToken
 
-    named = named_tokens(files, defaults)
+    if declares_extra_tokens(files):
+        return extra_tokens(files)
+    if vocabulary.added:
+        return [
+            AddedToken(token, normalized=False, special=is_special)
+            for token, is_special in vocabulary.added.items()
+        ]
+    return row.extra
+
+
+def _add_tokens(
+    backend: Tokenizer, files: TokenizerFiles, named: Mapping[str, Any], extra: Sequence[Any]
+) -> None:
+    """Adds added and special tokens in transformers' order."""
+    from tokenizers import AddedToken
+
     # Tokens that the files add, unless the backend has them with the same flags.
     present = [repr(token) for token in backend.get_added_tokens_decoder().values()]
     new = [token for token in added_tokens(files) if repr(token) not in present]
@@ -196,7 +192,7 @@ def _add_special_tokens(
     # Special tokens that are not among them; of the vocabulary's own the backend keeps the id.
     contents = {token.content for token in backend.get_added_tokens_decoder().values()}
     contents |= {token.content for token in new}
-    for token in (*named.values(), *extra_tokens(files)):
+    for token in (*named.values(), *extra):
         if token_text(token) not in contents:
             contents.add(token_text(token))
             new.append(AddedToken(token, special=True) if isinstance(token, str) else token)
@@ -206,4 +202,11 @@ def _add_special_tokens(
     for token in new:
         token.special = token.special or token.content in names
     backend.add_tokens(new)
+
+
+def _texts(named: Mapping[str, Any]) -> dict[str, str]:
     return {name: token_text(token) for name, token in named.items()}
+
+
+def _all_texts(tokens: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(token_text(token) for token in tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,16 @@ TOKENIZER_FILES = (
     TOKENIZER_FILE,
     SETTINGS_FILE,
     "special_tokens_map.json",
-    "vocab.txt",
     "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.model",
 )
+_SETTINGS_ONLY = (SETTINGS_FILE, "special_tokens_map.json", "added_tokens.json", "merges.txt")
 RESAVE_HINT = (
     "save it with transformers: AutoTokenizer.from_pretrained(SOURCE).save_pretrained(FOLDER)"
 )
@@ -30,8 +37,11 @@ DAMAGED_HINT = "the file may be truncated: copy or download it again"
 _SPECIAL_TOKENS = tuple(
     f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 )
+# Name in transformers 5 of the class that takes tokenizer.json as it is.
+GENERIC_BACKEND = "TokenizersBackend"
 # A longer declared length means that there is no limit: transformers writes 10^30.
 _LONGEST_DECLARED = 10**9
+_EXTRA_KEYS = ("extra_special_tokens", "additional_special_tokens")
 
 
 @dataclass(frozen=True)
@@ -70,10 +80,10 @@ def read_files(folder: Path) -> TokenizerFiles:
     Raises:
         ModelError: There is no tokenizer, or a file is not valid JSON of its kind.
     """
-    if not any((folder / name).is_file() for name in (TOKENIZER_FILE, "vocab.txt")):
+    vocabularies = [name for name in TOKENIZER_FILES if name not in _SETTINGS_ONLY]
+    if not any((folder / name).is_file() for name in vocabularies):
         raise ModelError(
-            f"{folder} has no tokenizer: expected {TOKENIZER_FILE} or vocab.txt",
-            hint=RESAVE_HINT,
+            f"{folder} has no tokenizer: expected {' or '.join(vocabularies)}", hint=RESAVE_HINT
         )
     fast = _read_object(folder / TOKENIZER_FILE)
     if (folder / TOKENIZER_FILE).is_file() and not isinstance(fast.get("model"), dict):
@@ -115,7 +125,10 @@ def max_length(files: TokenizerFiles) -> int | None:
 
 def text_side(files: TokenizerFiles, key: str) -> str:
     """Returns the side, right or left, on which texts are cut or padded."""
-    side = files.settings.get(key, "right")
+    # Truncation and padding in tokenizer.json have a side, too.
+    part = files.fast.get(key.removesuffix("_side")) or {}
+    baked_in = part.get("direction", "Right") if isinstance(part, dict) else "Right"
+    side = files.settings.get(key, str(baked_in).lower())
     if side not in ("right", "left"):
         raise ModelError(
             f"{files.folder / SETTINGS_FILE} has {key} = {side!r}; expected right or left"
@@ -138,7 +151,9 @@ def class_name(files: TokenizerFiles) -> str | None:
     """Returns the name of transformers' class, without `Fast`; None if nothing declares one."""
     name = files.settings.get("tokenizer_class") or files.config.get("tokenizer_class")
     family = FAMILIES.get(str(files.config.get("model_type")))
-    if name is None and family is not None:
+    # A family whose class takes tokenizer.json as it is has no other, whatever the files declare:
+    # many models of ModernBERT's name a class that would give other ids.
+    if family is not None and (name is None or family.default_tokenizer == GENERIC_BACKEND):
         name = family.default_tokenizer
     if name is not None and not isinstance(name, str):
         raise ModelError(
@@ -165,15 +180,27 @@ def named_tokens(files: TokenizerFiles, defaults: Mapping[str, str]) -> dict[str
     return named
 
 
+def undeclared_names(files: TokenizerFiles, names: Iterable[str]) -> list[str]:
+    """Returns the names that no file has, not even without a token."""
+    declared = _declarations(files)
+    return [name for name in names if name not in declared]
+
+
 def extra_tokens(files: TokenizerFiles) -> list[Any]:
     """Returns the special tokens without a name of their own."""
-    for key in ("extra_special_tokens", "additional_special_tokens"):
-        values = files.settings.get(key) or files.special_map.get(key)
+    declared = _declarations(files)
+    for key in _EXTRA_KEYS:
+        values = declared.get(key)
         if isinstance(values, dict):
             values = list(values.values())
         if values:
             return [_parse_token(value, files, key) for value in values]
     return []
+
+
+def declares_extra_tokens(files: TokenizerFiles) -> bool:
+    """Whether the files say which special tokens without a name there are, or that none are."""
+    return any(key in _declarations(files) for key in _EXTRA_KEYS)
 
 
 def added_tokens(files: TokenizerFiles) -> list[Any]:
@@ -204,16 +231,20 @@ def token_text(token: Any) -> str:
 
 def _declared_names(files: TokenizerFiles) -> dict[str, Any]:
     """Special tokens that the files name; a file may say that there is no such token (None)."""
-    values = dict(files.settings)
-    if "added_tokens_decoder" not in files.settings:
-        # Files of transformers 4 have the special tokens in a file of their own.
-        values |= files.special_map
+    values = _declarations(files)
     # A model may have special tokens with names of its own.
     return {
         name: value
         for name, value in values.items()
         if name in _SPECIAL_TOKENS or (name.endswith("_token") and isinstance(value, str))
     }
+
+
+def _declarations(files: TokenizerFiles) -> dict[str, Any]:
+    """Settings, with the special tokens that transformers 4 has in a file of their own."""
+    if "added_tokens_decoder" in files.settings:
+        return files.settings
+    return {**files.settings, **files.special_map}
 
 
 def _special_texts(files: TokenizerFiles) -> set[str]:

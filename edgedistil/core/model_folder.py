@@ -16,7 +16,7 @@ from typing import Any
 
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError, StorageError
-from edgedistil.core.family import FAMILIES, ConfigKeys, FamilyInfo
+from edgedistil.core.family import FAMILIES, FamilyInfo
 from edgedistil.core.fetch import require_safetensors
 from edgedistil.core.library_errors import library_errors
 from edgedistil.core.regular_file import check_regular
@@ -73,8 +73,6 @@ _FLOAT_TENSORS = ("F64", "F32", "F16", "BF16")
 _DAMAGED_HINT = "the file may be truncated: copy or download it again"
 # Problems that a message lists.
 _LISTED_PROBLEMS = 4
-# A layer's number in a weight's name, in every supported family.
-_LAYER = re.compile(r"\blayer\.(\d+)\.")
 
 Shape = tuple[int, ...]
 
@@ -117,14 +115,14 @@ def read_model_folder(
     config = _read_config(folder)
     family = _supported_family(config, families, f"{subject} in {folder}")
     config = family.with_defaults(config)
-    problems = _config_problems(config, family.keys)
+    problems = _config_problems(config, family)
     if problems:
         listed = "; ".join(problems[:_LISTED_PROBLEMS])
         if len(problems) > _LISTED_PROBLEMS:
             listed += f"; and {len(problems) - _LISTED_PROBLEMS} more"
         raise ModelError(f"{folder / 'config.json'}: {listed}")
     shapes = read_shapes(folder)
-    _check_shapes(folder, config, family.keys, shapes)
+    _check_shapes(folder, config, family, shapes)
     return ModelFolder(folder, config, family, shapes)
 
 
@@ -158,28 +156,38 @@ def _supported_family(
             f"supported: {', '.join(families)}",
             hint="choose a model of a supported family, with weights in safetensors",
         )
-    problem = _unsupported_option(config)
+    family = FAMILIES[model_type]
+    problem = _unsupported_option(config, family)
     if problem is not None:
-        raise ModelError(f"{subject} {problem}; supported: an encoder with absolute positions")
-    return FAMILIES[model_type]
+        raise ModelError(f"{subject} {problem}")
+    return family
 
 
-def _unsupported_option(config: Mapping[str, Any]) -> str | None:
+def _unsupported_option(config: Mapping[str, Any], family: FamilyInfo) -> str | None:
     """An option that computes something else than the supported families do; None without one."""
     if config.get("quantization_config") is not None:
         return "has quantized weights (quantization_config), which only their own library reads"
     if config.get("is_decoder") or config.get("is_encoder_decoder"):
-        return "is a decoder"
+        return "is a decoder; supported: an encoder"
     if config.get("add_cross_attention"):
-        return "has cross-attention"
+        return "has cross-attention; supported: an encoder"
     positions = config.get("position_embedding_type") or "absolute"
     if positions != "absolute":
-        return f"has positions of type '{echo(positions)}'"
+        return (
+            f"has positions of type '{echo(positions)}'; "
+            "supported: an encoder with absolute positions"
+        )
+    for key, supported in family.options.items():
+        value = config.get(key, supported[0])
+        if value not in supported:
+            listed = ", ".join(map(str, supported))
+            return f"has {key} = {echo(value)}; supported in this family: {listed}"
     return None
 
 
-def _config_problems(config: Mapping[str, Any], keys: ConfigKeys) -> list[str]:
+def _config_problems(config: Mapping[str, Any], family: FamilyInfo) -> list[str]:
     """What is wrong with the values of config.json, one sentence each."""
+    keys = family.keys
     problems = []
     for field, largest in _LARGEST.items():
         key = getattr(keys, field)
@@ -193,10 +201,11 @@ def _config_problems(config: Mapping[str, Any], keys: ConfigKeys) -> list[str]:
         config, keys.activation, _is_activation, f"one of {', '.join(sorted(ACTIVATIONS))}"
     )
     # Relations between values make sense only if each of them is right.
-    return problems or _relation_problems(config, keys)
+    return problems or _relation_problems(config, family)
 
 
-def _relation_problems(config: Mapping[str, Any], keys: ConfigKeys) -> list[str]:
+def _relation_problems(config: Mapping[str, Any], family: FamilyInfo) -> list[str]:
+    keys = family.keys
     problems = []
     hidden, heads = config[keys.hidden], config[keys.heads]
     if hidden % heads:
@@ -205,6 +214,13 @@ def _relation_problems(config: Mapping[str, Any], keys: ConfigKeys) -> list[str]
     if pad_id is not None and not 0 <= pad_id < rows:
         problems.append(
             f"pad_token_id = {echo(pad_id)} is beyond the {rows:,} rows of {keys.vocabulary}"
+        )
+    if family.pad_counts_positions and pad_id is None:
+        problems.append("pad_token_id is missing; expected an integer: positions count from it")
+    elif family.positions_limit(config) < 1:
+        problems.append(
+            f"{keys.positions} = {config[keys.positions]} leaves no position behind the "
+            f"{family.first_position(config)} of the padding"
         )
     return problems
 
@@ -366,34 +382,48 @@ def _check_float(file: Path, name: str, dtype: str) -> None:
 
 
 def _check_shapes(
-    folder: Path, config: Mapping[str, Any], keys: ConfigKeys, shapes: Mapping[str, Shape]
+    folder: Path, config: Mapping[str, Any], family: FamilyInfo, shapes: Mapping[str, Shape]
 ) -> None:
     """Raises ModelError if a weight has another shape than config.json says.
 
-    Only weights that every supported family has; the others are compared when they are loaded.
+    Only weights whose shape the family's row says; the others are compared when they are loaded.
     """
-    hidden, intermediate = config[keys.hidden], config[keys.intermediate]
-    expected = {
-        "embeddings.word_embeddings.weight": (config[keys.vocabulary], hidden),
-        "embeddings.position_embeddings.weight": (config[keys.positions], hidden),
-        "embeddings.token_type_embeddings.weight": (config.get(keys.segments), hidden),
-        "layer.0.attention.self.query.weight": (hidden, hidden),
-        "layer.0.attention.q_lin.weight": (hidden, hidden),
-        "layer.0.intermediate.dense.weight": (intermediate, hidden),
-        "layer.0.ffn.lin1.weight": (intermediate, hidden),
-    }
+    expected = _expected_shapes(config, family)
     for name, shape in shapes.items():
-        for ending, wanted_shape in expected.items():
-            if name.endswith(ending) and shape != wanted_shape:
-                raise shape_mismatch(folder, name, stored=shape, expected=wanted_shape)
+        for ending, expected_shape in expected.items():
+            if name.endswith(ending) and shape != expected_shape:
+                raise shape_mismatch(folder, name, stored=shape, expected=expected_shape)
 
-    layers = {int(match[1]) + 1 for match in map(_LAYER.search, shapes) if match is not None}
+    # Layers that share their weights are stored once.
+    if family.shares_layers:
+        return
+    keys = family.keys
+    numbered = re.compile(re.escape(family.names.layers) + r"\.(\d+)\.")
+    layers = {int(match[1]) + 1 for match in map(numbered.search, shapes) if match is not None}
     if layers and config[keys.layers] > max(layers):
         raise ModelError(
             f"{folder / 'config.json'}: {keys.layers} = {config[keys.layers]:,}, and the weights "
             f"have {max(layers)} layers",
             hint="take config.json and weights from the same model",
         )
+
+
+def _expected_shapes(config: Mapping[str, Any], family: FamilyInfo) -> dict[str, Shape]:
+    """Returns the shapes of a family's weights by the end of their names."""
+    names, width = family.names, family.position_width(config)
+    hidden, intermediate = family.hidden(config), config[family.keys.intermediate]
+    expected: dict[str, Shape] = {
+        f"{names.word_embedding}.weight": (family.vocabulary(config), family.embedding(config))
+    }
+    if names.position_embedding is not None:
+        expected[f"{names.position_embedding}.weight"] = (config[family.keys.positions], width)
+    if family.token_types:
+        expected[f"{names.segment_embedding}.weight"] = (family.segments(config), width)
+    if names.query is not None:
+        expected[f"{names.layers}.0.{names.query}.weight"] = (hidden, hidden)
+    if names.up is not None:
+        expected[f"{names.layers}.0.{names.up}.weight"] = (intermediate, hidden)
+    return expected
 
 
 def shape_mismatch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from edgedistil.export.passes.embeddings import POSITION_EMBEDDING, is_weight
 
 ModelPart = Literal["embeddings", "attention", "feed-forward", "head", "other"]
 
-# Ending of the weight's name in every supported family.
-WORD_EMBEDDING = "embeddings.word_embeddings.weight"
+# Endings of the weights' names, of all supported families.
+WORD_EMBEDDINGS = tuple(
+    sorted({f"{family.names.word_embedding}.weight" for family in FAMILIES.values()})
+)
 
 # --- MatMuls with a weight -----------------------------------------------------------------------
 
@@ -48,7 +51,7 @@ class Linear:
     @property
     def tied(self) -> bool:
         """Whether the weight is the word-embedding matrix, as in a masked-LM head."""
-        return (self.weight.name or "").endswith(WORD_EMBEDDING)
+        return (self.weight.name or "").endswith(WORD_EMBEDDINGS)
 
     def matrix(self) -> NDArray[np.float32]:
         """The weight as (K, N), a view."""
@@ -118,17 +121,19 @@ def _find_bias(matmul: ir.Node) -> tuple[ir.Value | None, ir.Node]:
 
 def find_word_embedding(model: ir.Model) -> ir.Node | None:
     """The Gather from the word-embedding matrix."""
-    return next(_lookups(model, "Gather", WORD_EMBEDDING), None)
+    return next(_lookups(model, ("Gather",), WORD_EMBEDDINGS), None)
 
 
 def find_position_embedding(model: ir.Model) -> ir.Node | None:
-    """The Slice of the position-embedding matrix."""
-    return next(_lookups(model, "Slice", POSITION_EMBEDDING), None)
+    """The Slice of the position-embedding matrix, or the Gather of positions that are computed."""
+    return next(_lookups(model, ("Slice", "Gather"), (POSITION_EMBEDDING,)), None)
 
 
-def _lookups(model: ir.Model, op_type: str, weight: str) -> Iterator[ir.Node]:
+def _lookups(
+    model: ir.Model, op_types: tuple[str, ...], weights: tuple[str, ...]
+) -> Iterator[ir.Node]:
     for node in model.graph:
-        if node.op_type == op_type and node.inputs and is_weight(node.inputs[0], weight):
+        if node.op_type in op_types and node.inputs and is_weight(node.inputs[0], *weights):
             yield node
 
 
@@ -137,15 +142,18 @@ def _lookups(model: ir.Model, op_type: str, weight: str) -> Iterator[ir.Node]:
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 # Smaller weights do not matter for the size of a file.
 _LISTED_FROM_BYTES = 1024
-_HEAD_MODULES = ("vocab_", "cls.", "classifier", "qa_outputs", "pooler", "predictions")
+_HEAD_MODULES = ("vocab_", "cls.", "classifier", "qa_outputs", "pooler", "predictions", "lm_head")
+# A layer's list ends in `layer` or `layers` in every supported family.
+_IN_LAYER = re.compile(r"layers?\.\d+\.(.*)")
 
 
 def part_of(name: str) -> ModelPart:
     """The part of the model that a weight or a node belongs to, by its name."""
     if "embeddings." in name:
         return "embeddings"
-    if "layer." in name:
-        within_layer = name.split("layer.", 1)[1]
+    in_layer = _IN_LAYER.search(name)
+    if in_layer is not None:
+        within_layer = in_layer[1]
         # DistilBERT's LayerNorm behind attention is not inside its attention module.
         is_attention = "attention" in within_layer or "sa_layer_norm" in within_layer
         return "attention" if is_attention else "feed-forward"

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from transformers import PreTrainedModel
 
 from edgedistil.core.errors import CorpusError
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.precision import Precision, PrecisionRequest
 from edgedistil.core.records import ParityFigures
 from edgedistil.core.tokenizer import TextTokenizer
@@ -272,7 +273,9 @@ def calibration_feeds(context: BuildContext) -> list[Feeds]:
         CorpusError: The text is empty.
     """
     sample = _calibration_lines(context.text)
-    max_length = min(CALIBRATION_LENGTH, context.model.config.max_position_embeddings)
+    config = context.model.config
+    positions = FAMILIES[config.model_type].positions_limit(config.to_dict())
+    max_length = min(CALIBRATION_LENGTH, positions)
     token_types = takes_token_types(context.model, context.tokenizer)
     names = input_names(token_types=token_types)
     feeds: list[Feeds] = []

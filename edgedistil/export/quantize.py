@@ -209,7 +209,8 @@ def _integer_weight(
     # Kernels take a scale (N,) or a scalar, without the axis that NumPy needs.
     integers_KN, scale_1N = quantize_weight(linear.matrix(), plan, axis=0)
     scale_shape = (-1,) if plan.per_channel else ()
-    name = f"{linear.name}.weight"
+    # After the weight, not the layer: layers that share a weight store its integers once.
+    name = linear.weight.name
     return (
         add_initializer(graph, f"{name}.quantized", integers_KN),
         add_initializer(graph, f"{name}.scale", scale_1N.reshape(scale_shape)),

@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 
 from edgedistil.core import console
 from edgedistil.core.errors import ModelError
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.task import TASKS, Task, problem_type_of
 from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.export.probe_inputs import (
@@ -94,7 +95,8 @@ def make_probes(
         masks=TASKS[task].level == "vocabulary",
         token_types=takes_token_types(model, tokenizer),
     )
-    calls = plan_calls(model.config.max_position_embeddings)
+    family = FAMILIES[model.config.model_type]
+    calls = plan_calls(family.positions_limit(model.config.to_dict()))
     batches = _run_calls(_in_float32(model), task, calls, draw, rng)
     layer_norms = len(batches[0].hidden_KRD)
     return Probes(

@@ -29,7 +29,7 @@ def write_tokenizer(
     tokenizer = read_tokenizer(source_folder)
     family = FAMILIES[config["model_type"]]
     # A tokenizer may declare no limit, and a model has positions for so many tokens only.
-    positions = family.positions(config)
+    positions = family.positions_limit(config)
     max_length = min(tokenizer.max_length or positions, positions)
     save_tokenizer(
         tokenizer,

@@ -1,10 +1,10 @@
 """PyTorch model → ONNX graph, traced by torch, with the weights still in PyTorch's memory.
 
 The tracer is TorchScript's: it keeps one node per module call, names every node after its module,
-and needs one small forward pass. Two functions are registered with transformers for the time of the
-trace: attention becomes one node (`edgedistil::Attention`), and the mask stays as the user passed
-it. So no pattern has to be recognised afterwards, and no mask or head arithmetic has to be removed.
-`passes` lowers that node to operators of onnxruntime. Reasons:
+and needs one small forward pass. For the time of the trace the model has another form
+(`traced_modules`): attention is one node (`edgedistil::Attention`), and the mask stays as the user
+passed it. So no pattern has to be recognised afterwards, and no mask or head arithmetic has to be
+removed. `passes` lowers that node to operators of onnxruntime. Reasons:
 docs/decisions.md#traced-by-torchscript-with-attention-as-one-node.
 """
 
@@ -14,23 +14,20 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
-from typing import Any
 
 import onnx
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers import PreTrainedModel
 
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.task import TASKS, Task
 from edgedistil.core.tokenizer import TextTokenizer
+from edgedistil.export.passes import MODULE_CALLS
 from edgedistil.export.passes.attention import DOMAIN
+from edgedistil.export.traced_modules import traced_form
 
-# Name of our attention in transformers' registry.
-TRACED = "edgedistil_traced"
 # The first opset with LayerNormalization. What a younger opset adds for these models, our passes
 # fuse (docs/decisions.md#opset-17-ir-8-onnxruntime--114).
 TRACE_OPSET = 17
@@ -72,9 +69,11 @@ def trace_model(model: PreTrainedModel, *, task: Task, token_types: bool | None 
     axes = {name: _dynamic_axes(name, task) for name in [*inputs, *outputs]}
     data = io.BytesIO()
     # The tracer runs the model once, on a small example.
-    with _attention_as_one_node(model), _quiet_tracer(), torch.no_grad():
+    with traced_form(model) as calls, _quiet_tracer(), torch.no_grad():
+        wrapper = _NamedOutputs(model, inputs, outputs).eval()
+        weights = _weights_by_traced_name(wrapper, model)
         torch.onnx.export(
-            _NamedOutputs(model, inputs, outputs).eval(),
+            wrapper,
             _example(model, inputs),
             data,  # type: ignore[arg-type]  # the tracer takes a buffer; its annotation forgot
             dynamo=False,
@@ -89,8 +88,8 @@ def trace_model(model: PreTrainedModel, *, task: Task, token_types: bool | None 
             custom_opsets={DOMAIN: 1},
         )
     graph = ir.from_proto(onnx.load_model_from_string(data.getvalue()))
-    tensors = dict(chain(model.named_parameters(), model.named_buffers()))
-    _attach_weights(graph.graph, tensors, inputs)
+    _attach_weights(graph.graph, weights, inputs)
+    graph.meta[MODULE_CALLS] = calls
 
     # No field depends on the machine or on the version of torch, so equal models give equal bytes.
     graph.graph.name = f"{model.config.model_type} {task}"
@@ -117,64 +116,6 @@ class _NamedOutputs(nn.Module):
             feeds["token_type_ids"] = torch.zeros(1, 1, dtype=torch.int64)
         outputs = self.model(**feeds, return_dict=True)
         return tuple(outputs[name] for name in self._outputs)
-
-
-# --- attention as one node -----------------------------------------------------------------------
-
-
-class _Attention(torch.autograd.Function):
-    """softmax(q kᵀ · scale + mask) v as one node: (B, H, L, D) three times → (B, L, H, D)."""
-
-    @staticmethod
-    def forward(
-        _ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask_BL: Tensor, _heads: int, scale: float
-    ) -> Tensor:
-        """Computes the attention, so that the traced forward pass has correct shapes."""
-        is_padding = mask_BL[:, None, None, :] == 0
-        scores = (q @ k.transpose(-1, -2) * scale).masked_fill(is_padding, float("-inf"))
-        return (scores.softmax(-1) @ v).transpose(1, 2)
-
-    @staticmethod
-    def symbolic(g: Any, q: Any, k: Any, v: Any, mask_BL: Any, heads: int, scale: float) -> Any:
-        """Emits the node; the tracer calls it instead of tracing `forward`."""
-        node = g.op(f"{DOMAIN}::Attention", q, k, v, mask_BL, heads_i=heads, scale_f=scale)
-        return node.setType(q.type().with_sizes([None, None, None, None]))
-
-
-def _attention(
-    module: nn.Module,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask_BL: Tensor,
-    *,
-    scaling: float,
-    **_unused: Any,
-) -> tuple[Tensor, None]:
-    config: Any = module.config
-    heads = config.num_attention_heads
-    scale = float(scaling)
-    context = _Attention.apply(q, k, v, mask_BL, heads, scale)  # type: ignore[no-untyped-call]
-    return context, None
-
-
-def _unchanged_mask(*, attention_mask: Tensor, **_unused: Any) -> Tensor:
-    return attention_mask
-
-
-AttentionInterface.register(TRACED, _attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(TRACED, _unchanged_mask)
-
-
-@contextmanager
-def _attention_as_one_node(model: PreTrainedModel) -> Iterator[None]:
-    """Lets a model use our attention functions."""
-    implementation = model.config._attn_implementation
-    model.set_attn_implementation(TRACED)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(implementation)
 
 
 @contextmanager
@@ -211,16 +152,36 @@ def _dynamic_axes(name: str, task: Task) -> dict[int, str]:
     return {0: "batch", 1: "sequence"}
 
 
-def _attach_weights(graph: ir.Graph, tensors: dict[str, Tensor], inputs: list[str]) -> None:
+def _weights_by_traced_name(traced: nn.Module, model: nn.Module) -> dict[str, tuple[str, Tensor]]:
+    """Name in the traced form → name in the model, and the tensor.
+
+    A weight that several modules share has one name in the model, so it is stored once.
+    """
+    own_names = {id(tensor): name for name, tensor in _tensors(model)}
+    return {name: (own_names.get(id(tensor), name), tensor) for name, tensor in _tensors(traced)}
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers under all their names, the first name last."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    buffers = module.named_buffers(remove_duplicate=False)
+    return reversed([*parameters, *buffers])
+
+
+def _attach_weights(
+    graph: ir.Graph, weights: dict[str, tuple[str, Tensor]], inputs: list[str]
+) -> None:
     """Turns the inputs that are weights into initializers in PyTorch's memory."""
-    weights = [value for value in graph.inputs if value.name not in inputs]
-    for value in weights:
+    for value in [value for value in graph.inputs if value.name not in inputs]:
         assert value.name is not None
-        # The tracer's names start with the attribute of `_NamedOutputs`.
-        name = value.name.removeprefix("model.")
-        value.name = name
-        value.const_value = ir.Tensor(tensors[name].detach().numpy(), name=name)
+        name, tensor = weights[value.name]
         graph.inputs.remove(value)
         # Parameters that the task does not use, such as a pooler, stay out of the graph.
-        if value.uses():
-            graph.register_initializer(value)
+        if not value.uses():
+            continue
+        if name in graph.initializers:
+            value.replace_all_uses_with(graph.initializers[name])
+            continue
+        value.name = name
+        value.const_value = ir.Tensor(tensor.detach().numpy(), name=name)
+        graph.register_initializer(value)

@@ -118,7 +118,7 @@ def _quantize_in_blocks(graph: ir.Graph, linear: Linear) -> None:
     matrix_KN = linear.matrix()
     K, N = matrix_KN.shape
     packed, scales = pack_int4(np.ascontiguousarray(matrix_KN.T))
-    name = f"{linear.name}.weight"
+    name = linear.weight.name
     weight = add_initializer(graph, f"{name}.int4", packed)
     scale = add_initializer(graph, f"{name}.scale", scales)
     node_name = linear.matmul.name or ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from onnx import TensorProto
 from edgedistil.core.digests import remembered_sha256
 from edgedistil.core.echo import printable
 from edgedistil.core.errors import ModelError, RunError
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.precision import Precision
 from edgedistil.core.records import (
     ExportRecord,
@@ -35,8 +36,8 @@ _GRAPH = "graph.onnx"
 _EXPORT_AGAIN = "export again: edgedistil export"
 # A file's name may be longer than a table and a folder's name can be.
 _LONGEST_NAME = 100
-# Families whose positions begin after the padding token's: a table of 514 rows has 512 of them.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text"}
+# Families that others export, whose positions begin after the padding token's, as in RoBERTa.
+_OFFSET_POSITIONS = {"longformer", "data2vec-text"}
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 _INTEGERS = {TensorProto.INT8, TensorProto.UINT8}
@@ -278,10 +279,17 @@ def _max_length(path: Path, graph: GraphFacts) -> int | None:
         return graph.positions
     if graph.positions is not None:
         value = min(value, graph.positions)
-    if config.get("model_type") in _OFFSET_POSITIONS:
-        padding = config.get("pad_token_id")
-        value -= 1 + (padding if type(padding) is int else 1)
-    return max(value, 1)
+    return max(value - _first_position(config), 1)
+
+
+def _first_position(config: Mapping[str, Any]) -> int:
+    """Row of the position table that the first token of a text has."""
+    model_type, padding = config.get("model_type"), config.get("pad_token_id")
+    padding = padding if type(padding) is int else 1
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if family is not None:
+        return family.first_position({"pad_token_id": padding})
+    return 1 + padding if model_type in _OFFSET_POSITIONS else 0
 
 
 def _folders(path: Path) -> tuple[Path, Path]:

@@ -18,6 +18,8 @@ def family(request: pytest.FixtureRequest) -> FamilyInfo:
 def test_the_classes_of_a_family_exist(family: FamilyInfo) -> None:
     for task in TASKS.values():
         assert hasattr(transformers, family.class_prefix + task.architectures[0])
+    has_pretraining = hasattr(transformers, f"{family.class_prefix}ForPreTraining")
+    assert has_pretraining == ("ForPreTraining" not in family.missing_heads)
     assert hasattr(transformers, family.tokenizer_class)
 
 

@@ -15,7 +15,8 @@ from edgedistil.core.model_folder import ACTIVATIONS
 from edgedistil.core.task import TASKS, Task
 from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.export.passes import run_standard_passes
-from edgedistil.export.trace import TRACED, takes_token_types, trace_model
+from edgedistil.export.trace import takes_token_types, trace_model
+from edgedistil.export.traced_modules import TRACED
 
 if TYPE_CHECKING:
     from tests.export.conftest import Make, MakeGraph

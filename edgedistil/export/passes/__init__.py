@@ -20,7 +20,7 @@ from onnx_ir.passes.common import (
 )
 
 from edgedistil.core.errors import EdgeDistilError
-from edgedistil.core.family import FAMILIES
+from edgedistil.core.family import FAMILIES, FamilyInfo
 from edgedistil.export.passes.activation import fuse_gelu
 from edgedistil.export.passes.attention import fuse_attention
 from edgedistil.export.passes.constants import (
@@ -28,9 +28,12 @@ from edgedistil.export.passes.constants import (
     read_weights_as_stored,
     transposes_a_weight,
 )
-from edgedistil.export.passes.embeddings import slice_positions
+from edgedistil.export.passes.embeddings import slice_positions, turn_positions
 from edgedistil.export.passes.layout import sequence_first
 from edgedistil.export.passes.normalisation import keep_bias_sums, keep_residual_sums
+
+# Key of `ir.Model.meta`: calls of each kind of module during the trace.
+MODULE_CALLS = "edgedistil.module_calls"
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,29 @@ class Pass:
 
 @dataclass(frozen=True)
 class PassCounts:
-    """Counts of a traced graph that say how many places each pass must change."""
+    """Counts of a model and its traced graph that say how many places each pass must change.
+
+    Attributes:
+        layers: Attentions.
+        heads: Heads of an attention.
+        gelus: Exact GELUs that ran.
+        token_gelus: Those of them behind a linear layer of every token, which adds its bias in a
+            node of its own; one of a sequence's vector adds it in the MatMul.
+        family: Family of the model.
+        transposed_weights: Weights that the tracer transposes.
+    """
 
     layers: int
     heads: int
     gelus: int
+    token_gelus: int
+    family: FamilyInfo
     transposed_weights: int
+
+    @property
+    def residual_norms(self) -> int:
+        """LayerNorms of a residual sum."""
+        return self.layers * self.family.residual_norms
 
     @classmethod
     def of(cls, model: ir.Model, config: Any) -> PassCounts:
@@ -65,36 +85,41 @@ class PassCounts:
             model: The graph.
             config: transformers' config of the source model.
         """
-        operators = [node.op_type for node in model.graph]
-        # Other activations have an Erf too, and are left as they were traced.
-        activation = getattr(config, FAMILIES[config.model_type].keys.activation)
+        family = FAMILIES[config.model_type]
+        # Counted where the modules ran, not in the graph in which the passes look for them.
+        calls = model.meta[MODULE_CALLS]
         return cls(
-            layers=config.num_hidden_layers,
+            layers=family.layers(config.to_dict()),
             heads=config.num_attention_heads,
-            gelus=operators.count("Erf") if activation == "gelu" else 0,
+            gelus=calls["gelu"],
+            token_gelus=calls["gelu of tokens"],
+            family=family,
             transposed_weights=sum(transposes_a_weight(node) for node in model.graph),
         )
 
 
 def standard_passes(counts: PassCounts) -> list[Pass]:
     """Returns the passes of every artefact, in order."""
-    passes = [
+    return [
         # The lowered attention reads (L, B, D), so the layout has to change first.
         Pass("sequence-first", sequence_first, 1),
         Pass("attention", lambda m: fuse_attention(m, heads=counts.heads), counts.layers),
-        Pass("positions", slice_positions, 1),
+        Pass("positions", lambda m: _turn_or_slice_positions(m, counts.family), 1),
         Pass("gelu", fuse_gelu, counts.gelus),
         Pass("weights-as-stored", read_weights_as_stored, counts.transposed_weights),
-        # A layer has two: after attention and after the feed-forward.
-        Pass("residual-sums", keep_residual_sums, 2 * counts.layers),
+        Pass("residual-sums", keep_residual_sums, counts.residual_norms),
         # Looks for the Gelu nodes that "gelu" creates.
-        Pass("bias-sums", keep_bias_sums, counts.gelus),
+        Pass("bias-sums", keep_bias_sums, counts.token_gelus),
         # The number of constants depends on the version of torch.
         Pass("constants", name_constants, None),
     ]
-    # Both look for the exact GELU, and another activation may have a part that resembles it.
-    without_gelu = {"gelu", "bias-sums"} if counts.gelus == 0 else set()
-    return [step for step in passes if step.name not in without_gelu]
+
+
+def _turn_or_slice_positions(model: ir.Model, family: FamilyInfo) -> int:
+    """Runs the pass for the way in which a family numbers its tokens."""
+    if family.pad_counts_positions:
+        return turn_positions(model)
+    return slice_positions(model, batch_axis=0 if family.mixes_neighbours else 1)
 
 
 def run_standard_passes(model: ir.Model, config: Any) -> dict[str, int]:

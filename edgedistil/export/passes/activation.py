@@ -22,11 +22,12 @@ def fuse_gelu(model: ir.Model) -> int:
     changed = 0
     for erf in [node for node in model.graph if node.op_type == "Erf"]:
         divide = produced_by(erf.inputs[0], "Div")
-        # Follow the chain behind Erf: add one, times x, times one half.
-        last: ir.Node | None = erf
-        for _ in range(3):
-            last = only_consumer(last.outputs[0]) if last is not None else None
-        if divide is None or last is None or last.op_type != "Mul":
+        product = _only_reader(_only_reader(erf, "Add"), "Mul")
+        last = _only_reader(product, "Mul")
+        # Another activation may have an Erf too, of another quotient.
+        if divide is None or product is None or divide.inputs[0] not in product.inputs:
+            continue
+        if last is None:
             continue
 
         # The tracer names nodes after their module: `layer.0/ffn/activation/Erf`.
@@ -35,3 +36,9 @@ def fuse_gelu(model: ir.Model) -> int:
         replace_value(last.outputs[0], gelu)
         changed += 1
     return changed
+
+
+def _only_reader(node: ir.Node | None, op_type: str) -> ir.Node | None:
+    """The only node that reads a node's output, if it is of that operator."""
+    reader = only_consumer(node.outputs[0]) if node is not None else None
+    return reader if reader is not None and reader.op_type == op_type else None

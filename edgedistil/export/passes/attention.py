@@ -45,17 +45,19 @@ def fuse_attention(model: ir.Model, *, heads: int) -> int:
         the MatMul's own strides (`transBatchA`, `transBatchB`). Only the context is transposed. The
         shapes of all reshapes are constant. The mask is computed once for the complete graph.
     """
-    mask_B11L: ir.Value | None = None
+    masks: dict[ir.Value | None, ir.Value] = {}
     changed = 0
-    for node in [node for node in model.graph if node.domain == DOMAIN]:
+    for node in [node for node in model.graph if node.op_type == "Attention"]:
         projections = _projections(node)
         # The traced node returns (B, L, H, D), which a reshape merges to (B, L, D).
         merge = only_consumer(node.outputs[0])
         if projections is None or merge is None or merge.op_type != "Reshape":
             continue
-        if mask_B11L is None:
-            mask_B11L = _insert_mask(model.graph)
-        context_LBD = _lower(model.graph, node, projections, mask_B11L, heads)
+        # Layers with the same bias share its sum with the mask.
+        bias_1HLL = node.inputs[4] if len(node.inputs) > 4 else None
+        if bias_1HLL not in masks:
+            masks[bias_1HLL] = _insert_mask(model.graph, bias_1HLL)
+        context_LBD = _lower(model.graph, node, projections, masks[bias_1HLL], heads)
         replace_value(merge.outputs[0], context_LBD)
         changed += 1
     # No node of the domain is left, so the model does not import it any more.
@@ -131,8 +133,12 @@ def _shape(*sizes: int) -> NDArray[np.int64]:
     return np.array(sizes, np.int64)
 
 
-def _insert_mask(graph: ir.Graph) -> ir.Value:
-    """Inserts the additive mask, (B, 1, 1, L): 0 at tokens, `MASKED_SCORE` at padding."""
+def _insert_mask(graph: ir.Graph, bias_1HLL: ir.Value | None) -> ir.Value:
+    """Inserts what all layers add to their scores: the mask, and a bias of distances.
+
+    Returns:
+        0 at tokens and `MASKED_SCORE` at padding, (B, 1, 1, L); with a bias (B, H, L, L).
+    """
     attention_mask = graph_input(graph, "attention_mask")
     first = next(iter(graph))
     one = add_initializer(graph, "constant/one", np.array(1, np.float32))
@@ -143,4 +149,9 @@ def _insert_mask(graph: ir.Graph) -> ir.Value:
     (is_token,) = insert(first, "Cast", [attention_mask], name="mask/kept", attributes=float32)
     (is_padding,) = insert(first, "Sub", [one, is_token], name="mask/left_out")
     (bias_BL,) = insert(first, "Mul", [is_padding, score], name="mask/bias")
-    return insert(first, "Unsqueeze", [bias_BL, axes], name="mask/broadcast")[0]
+    (mask_B11L,) = insert(first, "Unsqueeze", [bias_BL, axes], name="mask/broadcast")
+    producer = bias_1HLL.producer() if bias_1HLL is not None else None
+    if producer is None:
+        return mask_B11L
+    (sum_BHLL,) = insert(producer, "Add", [bias_1HLL, mask_B11L], name="mask/with_position_bias")
+    return sum_BHLL

@@ -11,6 +11,7 @@ from edgedistil.export.passes.edit import (
     add_initializer,
     constant_array,
     insert,
+    only_consumer,
     replace_value,
 )
 
@@ -25,7 +26,7 @@ def read_weights_as_stored(model: ir.Model) -> int:
     (N, K) and 149 ms from the transposed weight, at DistilBERT's shapes, and the MatMuls are as
     fast (docs/log.md#weights-stored-as-pytorch-stores-them).
 
-    Requires: each transposed weight is read by one `MatMul`.
+    Requires: nothing; a transposed weight that another node than one `MatMul` reads is left.
     Ensures: every weight is stored once, in PyTorch's order; both readers of a tied weight read the
         same bytes.
     """
@@ -68,11 +69,13 @@ def name_constants(model: ir.Model) -> int:
 
 
 def transposes_a_weight(node: ir.Node) -> bool:
-    """Whether a node is the `Transpose` of an initializer."""
+    """Whether a node is the `Transpose` of an initializer for one `MatMul`."""
     if node.op_type != "Transpose":
         return False
     weight = node.inputs[0]
-    return weight is not None and weight.is_initializer()
+    reader = only_consumer(node.outputs[0])
+    is_weight = weight is not None and weight.is_initializer()
+    return is_weight and reader is not None and reader.op_type == "MatMul"
 
 
 def _constant_name(array: NDArray[np.generic]) -> str:

@@ -6,28 +6,34 @@ import onnx_ir as ir
 
 from edgedistil.export.passes.edit import graph_input, insert, replace_output
 
+# Operators that mark a value in a traced graph: the encoder's last hidden state, and the output of
+# embeddings that combine the vectors of neighbouring tokens.
+LAST_HIDDEN_STATE = "LastHiddenState"
+EMBEDDINGS = "Embeddings"
+
 
 def sequence_first(model: ir.Model) -> int:
     """Transposes token ids and token types at the start, and the last hidden state at the end.
 
-    Requires: the graph of `trace_model`: every node in between treats a row as a row.
+    Requires: the graph of `trace_model`: every node in between treats a row as a row. Embeddings
+        that combine neighbours do not, and are marked: there the vectors are transposed.
     Ensures: the MatMuls of attention can read heads of (L, B, H, D) by stride, which they cannot of
         (B, L, H, D). Three transposes a layer become unnecessary, and the new ones cost nothing for
         a single sequence (docs/log.md#sequence-first-activations).
     """
     graph = model.graph
-    norms = [node for node in graph if _is_layer_norm_of_a_layer(node)]
-    if not norms:
+    ends = [node for node in graph if node.op_type == LAST_HIDDEN_STATE]
+    if not ends:
         return 0
-    for name in ("input_ids", "token_type_ids"):
-        _transpose_lookups(graph, name)
-    _transpose_back(graph, norms[-1])
+    starts = [node for node in graph if node.op_type == EMBEDDINGS]
+    for mark in starts:
+        _transpose_at(mark, name="embeddings/turned")
+    if not starts:
+        for name in ("input_ids", "token_type_ids"):
+            _transpose_lookups(graph, name)
+    for mark in ends:
+        _transpose_at(mark, name="encoder/turned")
     return 1
-
-
-def _is_layer_norm_of_a_layer(node: ir.Node) -> bool:
-    # The embeddings and a masked-LM head have a LayerNorm too; their names hold no `layer.N`.
-    return node.op_type == "LayerNormalization" and "layer." in (node.name or "")
 
 
 def _transpose_lookups(graph: ir.Graph, name: str) -> None:
@@ -44,26 +50,13 @@ def _transpose_lookups(graph: ir.Graph, name: str) -> None:
         use.node.replace_input_with(1, ids_LB)
 
 
-def _transpose_back(graph: ir.Graph, last_norm: ir.Node) -> None:
-    """Makes all readers of the last hidden state, an output too, read it as (B, L, D)."""
-    hidden_LBD = last_norm.outputs[0]
-    uses = list(hidden_LBD.uses())
-    is_output = hidden_LBD.is_graph_output()
-
-    node = ir.node("Transpose", [hidden_LBD], attributes={"perm": [1, 0, 2]}, name="encoder/turned")
-    hidden_BLD = node.outputs[0]
-    readers = [
-        reader for reader in graph if reader is not last_norm and hidden_LBD in reader.inputs
-    ]
-    # The transpose precedes its first reader, so that the nodes stay sorted.
-    # In an encoder without a head no node reads the norm.
-    if readers:
-        hidden_BLD.name = "encoder/turned/output"
-        graph.insert_before(readers[0], node)
-    else:
-        graph.insert_after(last_norm, node)
-
-    for use in uses:
-        use.node.replace_input_with(use.idx, hidden_BLD)
-    if is_output:
-        replace_output(graph, hidden_LBD, hidden_BLD, old_name=f"{last_norm.name}_output")
+def _transpose_at(mark: ir.Node, *, name: str) -> None:
+    """Replaces a mark by a transpose of its first two axes; a graph output keeps its name."""
+    order = {"perm": [1, 0, 2]}
+    (turned,) = insert(mark, "Transpose", [mark.inputs[0]], name=name, attributes=order)
+    old, graph = mark.outputs[0], mark.graph
+    assert isinstance(graph, ir.Graph)
+    if old.is_graph_output():
+        replace_output(graph, old, turned, old_name=f"{old.name}/marked")
+    old.replace_all_uses_with(turned)
+    graph.remove(mark)

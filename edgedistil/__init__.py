@@ -144,6 +144,7 @@ def profile(
     options: ProfileOptions | None = None,
     *,
     require: Sequence[str] = (),
+    allow_predicted: bool = False,
 ) -> tuple[RunDir | None, list[ProfileRecord]]:
     """Measures, emulates or predicts memory and latency of a run's artefacts on a device.
 
@@ -151,6 +152,7 @@ def profile(
         run: A run directory, or its name; not used if `options.model` names an ONNX file.
         options: Device, method, lengths and threads; None measures this machine.
         require: Claims that have to hold, such as "speedup>=1.6".
+        allow_predicted: Whether a predicted figure can make a claim of `require` hold.
     Returns:
         The run directory (None for an ONNX file), and one record for each device and method.
     Raises:
@@ -163,7 +165,7 @@ def profile(
 
     requirements = read_requirements(require)
     profiled, records = stage.profile(_run_name(run), options or ProfileOptions())
-    require_claims(records, requirements)
+    require_claims(records, requirements, allow_predicted=allow_predicted)
     return profiled, records
 
 

@@ -189,6 +189,13 @@ def profile(
             metavar="CLAIM",
         ),
     ] = None,
+    allow_predicted: Annotated[
+        bool,
+        typer.Option(
+            "--allow-predicted",
+            help="Let a predicted figure fulfil --require; without it only other methods do.",
+        ),
+    ] = False,
     run: RunName = "latest",
 ) -> None:
     """Report memory and latency: measured, emulated or predicted."""
@@ -199,7 +206,7 @@ def profile(
     requirements = read_requirements(require or [])
     profiled, records = edgedistil.profile(run, options)
     terminal.show_profiles(profiled, records)
-    require_claims(records, requirements)
+    require_claims(records, requirements, allow_predicted=allow_predicted)
 
 
 @app.command()

@@ -24,6 +24,7 @@ from edgedistil.core.errors import StorageError
 from edgedistil.core.precision import Precision
 from edgedistil.core.rundir import read_json, write_json
 from edgedistil.core.task import LabelledKind
+from edgedistil.core.verdict import Verdict
 from edgedistil.core.version import __version__
 
 # How a figure was obtained: on the device, under QEMU, or from the cost model.
@@ -313,6 +314,10 @@ class TaskFacts(Record):
     licence: str
     # Publication or measurement that the hyper-parameters come from.
     settings_source: str
+    # How scores come about, for sentences.
+    procedure: str = "fine-tuned with the same budget"
+    # Earlier task with the same dev texts: the two count as one.
+    same_texts_as: str | None = None
     paper: PaperRow | None = None
     warnings: list[str] = []
 
@@ -331,23 +336,28 @@ class Summary(Record):
 
 
 class Retention(Record):
-    """Share of the teacher's score that a student retains on one task, 0 to 1."""
+    """Share of a reference model's score that another model retains on one task, 0 to 1."""
 
     task: str
     model: str
     artefact: str = "pytorch"
     metric: str
-    # Score of a constant prediction.
-    baseline: float
-    # Student's median / teacher's median, with its confidence interval.
+    # teacher-as-given; teacher where that is the model as the user gave it.
+    reference: str
+    # Trainings of each of the two models; of different numbers the smaller one.
+    seeds: int
+    # Score of the baseline, and what it is: a constant prediction, or student-random.
+    baseline: Figure
+    baseline_model: str = "constant"
+    # Model's median / reference's median, with its confidence interval.
     retention: Figure
     retention_low: Figure
     retention_high: Figure
-    # (student - baseline) / (teacher - baseline), with its confidence interval.
+    # (model - baseline) / (reference - baseline), with its confidence interval.
     retention_above_baseline: Figure
     retention_above_baseline_low: Figure
     retention_above_baseline_high: Figure
-    # Level of the intervals, and what was resampled.
+    # Level of the intervals, and the noise that they include.
     interval: str = ""
     # Retention in the paper.
     paper: Figure = NotMeasured(not_measured="the paper has no row for this task")
@@ -366,6 +376,14 @@ class MacroScore(Record):
     how: str
     # Macro-score in the paper.
     paper: Figure
+    # Model's score / reference's score, with its confidence interval; `reference` and `seeds` as in
+    # `Retention`, of the task with the fewest seeds.
+    retention: Figure = NotMeasured(not_measured="this model is the reference")
+    retention_low: Figure = NotMeasured(not_measured="this model is the reference")
+    retention_high: Figure = NotMeasured(not_measured="this model is the reference")
+    reference: str = "teacher"
+    seeds: int = 0
+    interval: str = ""
 
 
 class ArtefactScore(Record):
@@ -675,6 +693,8 @@ class ProfileRow(Record):
     # False for a throttled or too noisy run; `invalid_reason` then says why.
     valid: bool
     invalid_reason: str | None = None
+    # Why the machine was disturbed meanwhile; such a row is shown and never carries a verdict.
+    disturbed: str | None = None
     # Governor, clock, temperature, calibration, kernels, ...; as the machine reports them.
     conditions: dict[str, str]
 
@@ -683,7 +703,7 @@ class Claim(Record):
     """Comparison of teacher and student under equal conditions, with the paper's figure."""
 
     claim: Literal["speed", "size", "quality", "deploy", "int8-pays"]
-    verdict: Literal["holds", "does not hold", "inconclusive"]
+    verdict: Verdict
     # The claim with its figures, for people.
     sentence: str
     method: Method
@@ -699,6 +719,8 @@ class Claim(Record):
     threshold: float
     # The paper's row.
     paper: str
+    # Why the machine was disturbed meanwhile; the verdict is then inconclusive.
+    disturbed: str | None = None
 
 
 class OpTime(Record):

@@ -156,6 +156,8 @@ def _retention(
         task=facts.name,
         model=model,
         metric=facts.metric,
+        reference=_TEACHER,
+        seeds=min(len(teacher), len(student)),
         baseline=facts.baseline,
         retention=estimate.retention,
         retention_low=estimate.retention_interval.low,

@@ -1,7 +1,8 @@
 """Requirements on a profile, given with `--require`: "speedup>=1.6", "peak_mib<=400".
 
-A requirement holds only if it holds for certain: a ratio is judged by its confidence interval, a
-predicted figure by both ends of its band, and a row's figure by the student's worst row.
+A requirement holds only if it holds for certain: a ratio is judged by its confidence interval on
+every device and with every number of threads, a row's figure by the student's worst row. A predicted
+figure passes only where predictions are allowed, and is then judged by both ends of its band.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from edgedistil.core.errors import ClaimError, InputError
 from edgedistil.core.format import artefact_name
 from edgedistil.core.records import (
     Band,
+    Claim,
     Figure,
     MemoryFit,
+    Method,
     NotMeasured,
     ProfileRecord,
     ProfileRow,
@@ -37,6 +40,8 @@ _CLAIM_NAMES = {
     "int8_speedup": ("int8-pays", ENCODERS),
     "size_saved": ("size", ""),
 }
+# Beginnings of the messages about requirements that fail.
+_FAILURES = ("does not hold", "is inconclusive")
 # Figures of rows; the percentiles are named as in `LatencyStats`.
 _ROW_NAMES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "peak_mib")
 _NAMES = (*_CLAIM_NAMES, *_ROW_NAMES)
@@ -103,18 +108,24 @@ def _read_requirement(text: str) -> Requirement:
     return Requirement(name, sign=match[2], bound=match[3])
 
 
-def require_claims(records: Sequence[ProfileRecord], requirements: Sequence[Requirement]) -> None:
+def require_claims(
+    records: Sequence[ProfileRecord],
+    requirements: Sequence[Requirement],
+    *,
+    allow_predicted: bool = False,
+) -> None:
     """Raises ClaimError unless every requirement holds for certain.
 
     Args:
         records: The records of one profile.
         requirements: As `read_requirements` returns them.
+        allow_predicted: Whether a predicted figure can make a requirement hold.
     Raises:
         ClaimError: A requirement does not hold or is inconclusive; the message lists all of them.
     """
     failures = []
     for requirement in requirements:
-        failure = _check_requirement(records, requirement)
+        failure = _check_requirement(records, requirement, allow_predicted=allow_predicted)
         if failure is not None:
             failures.append(failure)
     if failures:
@@ -123,59 +134,100 @@ def require_claims(records: Sequence[ProfileRecord], requirements: Sequence[Requ
         )
 
 
-def _check_requirement(records: Sequence[ProfileRecord], requirement: Requirement) -> str | None:
+def _check_requirement(
+    records: Sequence[ProfileRecord], requirement: Requirement, *, allow_predicted: bool
+) -> str | None:
     """Returns why a requirement fails; None if it holds."""
     if requirement.name in _CLAIM_NAMES:
-        bounds = _claim_bounds(records, requirement.name)
+        figures = _claim_figures(records, requirement.name)
     else:
-        bounds = _row_bounds(records, requirement.name)
+        figures = _row_figures(records, requirement.name)
+    failures = [_failure(figure, requirement, allow_predicted) for figure in figures]
+    # What certainly fails is reported before what is inconclusive.
+    for word in _FAILURES:
+        for failure in failures:
+            if failure is not None and failure.startswith(f"{requirement} {word}"):
+                return failure
+    return None
+
+
+def _failure(figure: _Evidence, requirement: Requirement, allow_predicted: bool) -> str | None:
+    """Returns why one figure fails a requirement; None if it holds for certain."""
+    fails, inconclusive = (f"{requirement} {word}" for word in _FAILURES)
+    bounds = figure.bounds
     if isinstance(bounds, NotMeasured):
-        return f"{requirement} is inconclusive: {bounds.not_measured}"
+        return f"{inconclusive}: {bounds.not_measured}"
     # Both ends of the interval have to keep the bound; if one does, the answer is not certain.
     low_holds, high_holds = requirement.holds(bounds.low), requirement.holds(bounds.high)
-    if low_holds and high_holds:
-        return None
-    if low_holds or high_holds:
-        return f"{requirement} is inconclusive: it is {bounds}"
-    return f"{requirement} does not hold: it is {bounds}"
+    if not low_holds and not high_holds:
+        return f"{fails}: it is {bounds}"
+    if not low_holds or not high_holds:
+        return f"{inconclusive}: it is {bounds}"
+    if figure.method == "predicted" and not allow_predicted:
+        return (
+            f"{inconclusive}: it is only predicted, as {bounds}; --allow-predicted accepts "
+            "predictions"
+        )
+    return None
 
 
 # --- intervals of claims and rows ----------------------------------------------------------------
 
 
-def _claim_bounds(records: Sequence[ProfileRecord], name: str) -> Bounds | NotMeasured:
-    """Returns the interval of a claim; of the measured one where there are several."""
+@dataclass(frozen=True)
+class _Evidence:
+    """One figure that a requirement is about, and how it was obtained."""
+
+    method: Method
+    bounds: Bounds | NotMeasured
+
+
+def _claim_figures(records: Sequence[ProfileRecord], name: str) -> list[_Evidence]:
+    """Returns the claims of one kind; a device's predicted ones only if it has no measured one."""
     kind, subject = _CLAIM_NAMES[name]
-    claims = []
+    claims: dict[str, list[Claim]] = {}
     for record in records:
-        claims += [c for c in record.claims if c.claim == kind and subject in c.figure]
-    # Sorting is stable: the first thread count stays first.
-    claims.sort(key=lambda claim: claim.method != "measured")
-    if not claims:
-        return NotMeasured(not_measured="the artefacts of this profile have no such claim")
-    claim = claims[0]
+        matching = [c for c in record.claims if c.claim == kind and subject in c.figure]
+        claims.setdefault(record.device, []).extend(matching)
+    figures: list[_Evidence] = []
+    for of_device in claims.values():
+        measured = [claim for claim in of_device if claim.method != "predicted"]
+        for claim in measured or of_device:
+            # Parameters are counted, also in the profile of a device that is only predicted.
+            method = "measured" if kind == "size" else claim.method
+            figures.append(_Evidence(method, _claim_bounds(claim)))
+    if not figures:
+        absent = NotMeasured(not_measured="the artefacts of this profile have no such claim")
+        return [_Evidence("measured", absent)]
+    return figures
+
+
+def _claim_bounds(claim: Claim) -> Bounds | NotMeasured:
+    if claim.disturbed is not None:
+        return NotMeasured(not_measured=f"the machine was disturbed: {claim.disturbed}")
     if isinstance(claim.low, NotMeasured) or isinstance(claim.high, NotMeasured):
         return NotMeasured(not_measured=claim.sentence)
     return Bounds(claim.low, claim.high)
 
 
-def _row_bounds(records: Sequence[ProfileRecord], name: str) -> Bounds | NotMeasured:
-    """Returns the worst interval of a figure over all rows except the teacher's."""
-    figures: list[Bounds | NotMeasured] = []
+def _row_figures(records: Sequence[ProfileRecord], name: str) -> list[_Evidence]:
+    """Returns a figure of all rows except the teacher's; of a measured device only measured ones."""
+    measured = {record.device for record in records if record.method == "measured" and record.rows}
+    figures = []
     for record in records:
-        figures += [_row_figure(row, name) for row in record.rows if row.role != "teacher"]
+        if record.method == "predicted" and record.device in measured:
+            continue
+        for row in record.rows:
+            if row.role != "teacher":
+                figures.append(_Evidence(row.method, _row_figure(row, name)))
         # A record of --memory-limit has no rows: its peaks are in the fits.
-        if name == "peak_mib":
-            figures += [_fit_figure(fit) for fit in record.fits if fit.role != "teacher"]
+        for fit in record.fits:
+            if name == "peak_mib" and fit.role != "teacher":
+                figures.append(_Evidence(fit.method, _fit_figure(fit)))
     if not figures:
-        return NotMeasured(not_measured="the profile has no row of a student")
-    # A figure that is missing in one row could be the worst one.
-    bounds = []
-    for figure in figures:
-        if isinstance(figure, NotMeasured):
-            return figure
-        bounds.append(figure)
-    return Bounds(max(b.low for b in bounds), max(b.high for b in bounds))
+        absent = NotMeasured(not_measured="the profile has no row of a student")
+        return [_Evidence("measured", absent)]
+    return figures
 
 
 def _row_figure(row: ProfileRow, name: str) -> Bounds | NotMeasured:
@@ -184,6 +236,8 @@ def _row_figure(row: ProfileRow, name: str) -> Bounds | NotMeasured:
         return _bounds(row.peak_memory_bytes, 2**20)
     if not row.valid:
         return NotMeasured(not_measured=row.invalid_reason or "a row is not valid")
+    if row.disturbed is not None:
+        return NotMeasured(not_measured=f"the machine was disturbed: {row.disturbed}")
     # A predicted row has a band for the median, and no other percentile.
     if name == "p50_ms":
         return _bounds(row.latency_ms, 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from edgedistil.core.echo import echo
 from edgedistil.core.errors import RunError, StorageError
 from edgedistil.core.records import (
     AblationRecord,
@@ -105,6 +107,33 @@ def load_results(run: RunDir) -> RunResults:
             hint="run edgedistil distill RECIPE first",
         )
     return results
+
+
+def target_device(results: RunResults) -> str:
+    """Returns the device that a run is made for: the export's, or else the first profiled one.
+
+    Raises:
+        StorageError: The recipe is corrupt.
+    """
+    try:
+        recipe = tomllib.loads(results.recipe)
+    except tomllib.TOMLDecodeError as error:
+        raise StorageError(
+            f"recipe.toml of run '{echo(results.name)}' is not valid TOML: {error}",
+            hint="restore it from a copy",
+        ) from error
+    host = "host"
+    target = _value(recipe, "export", "target")
+    devices = _value(recipe, "profile", "devices")
+    if isinstance(target, str) and target != host:
+        return target
+    return str(devices[0]) if isinstance(devices, list) and devices else host
+
+
+def _value(recipe: dict[str, Any], section: str, key: str) -> object:
+    """Returns a value of a recipe that may lack section and key."""
+    values = recipe.get(section)
+    return values.get(key) if isinstance(values, dict) else None
 
 
 def _read_recipe(path: Path) -> str:

@@ -35,9 +35,9 @@ def render_markdown(
 
 def verdict_table(verdicts: Sequence[Verdict]) -> TableData:
     """The verdicts as a table; caveats become notes."""
-    rows = [[verdict.claim, verdict.word, verdict.figure, verdict.how] for verdict in verdicts]
+    rows = [[verdict.title, verdict.word, verdict.figure, verdict.how] for verdict in verdicts]
     # A caveat is too long for a cell.
-    notes = [f"{verdict.claim}: {verdict.caveat}" for verdict in verdicts if verdict.caveat]
+    notes = [f"{verdict.title}: {verdict.caveat}" for verdict in verdicts if verdict.caveat]
     return TableData("The paper's claims", ["claim", "verdict", "figure", "basis"], rows, notes)
 
 

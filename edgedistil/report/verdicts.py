@@ -1,4 +1,8 @@
-"""The paper's three claims, judged from records: 40% smaller, 60% faster, 97% as good."""
+"""The paper's three claims, judged from records: 40% smaller, 60% faster, 97% as good.
+
+Size and speed are about encoders, without heads: so a run has the same verdicts whatever it is
+trained for. Quality is a retention on any task and metric, for example nDCG of an embedding model.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,28 @@ from typing import Literal
 
 from edgedistil.core import paper
 from edgedistil.core.format import ABSENT, hundredths, millions, percent, plural, with_interval
-from edgedistil.core.records import Claim, EvaluationRecord, ModelFacts, NotMeasured, Retention
-from edgedistil.core.task import ENCODER_TASK
-from edgedistil.report.load import RunResults
+from edgedistil.core.records import (
+    Claim,
+    EvaluationRecord,
+    Figure,
+    MacroScore,
+    ModelFacts,
+    NotMeasured,
+    Retention,
+)
+from edgedistil.core.verdict import decide, missing_seeds
+from edgedistil.report.load import RunResults, target_device
 
 Word = Literal["holds", "does not hold", "inconclusive", "not measured"]
 
 SIZE_CLAIM = "40% smaller"
 SPEED_CLAIM = "60% faster"
 QUALITY_CLAIM = "97% as good"
+
+# Words of claims about the encoders (`Claim.figure`), which the paper timed.
+_ENCODERS = "speed ratio, encoders"
+# The copy of the teacher that the student was distilled from, where its head was fitted.
+_FITTED_TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,7 @@ class Verdict:
         figure: This run's figure, or a dash.
         how: How the figure was obtained, or the command that measures it.
         caveat: What a reader should know before quoting the figure; may be empty.
+        device: Device that a speed verdict is about; empty for the others.
     """
 
     name: str
@@ -38,13 +56,19 @@ class Verdict:
     figure: str
     how: str
     caveat: str = ""
+    device: str = ""
+
+    @property
+    def title(self) -> str:
+        """The claim, with the device where there is one."""
+        return f"{self.claim} on {self.device}" if self.device else self.claim
 
 
 def judge_claims(results: RunResults) -> list[Verdict]:
-    """Judges size, speed and quality, in this order."""
+    """Judges size, speed on each device, and quality, in this order."""
     return [
         size_verdict(results),
-        speed_verdict(results),
+        *speed_verdicts(results),
         quality_verdict(results.evaluation),
     ]
 
@@ -53,76 +77,109 @@ def judge_claims(results: RunResults) -> list[Verdict]:
 
 
 def size_verdict(results: RunResults) -> Verdict:
-    """Judges the share of parameters that the student saves."""
+    """Judges the share of the encoder's parameters that the student saves."""
     if results.distill is None:
         how = "edgedistil distill counts the parameters of both models"
         return Verdict("size", SIZE_CLAIM, "not measured", ABSENT, how)
     teacher, student = results.distill.teacher, results.distill.student
-    # The claim is about all parameters; the encoders alone are shown because narrow models have
-    # most parameters in the embeddings.
-    saved = 1 - student.parameters / teacher.parameters
-    encoder_saved = 1 - student.encoder_parameters / teacher.encoder_parameters
-    word: Word = "holds"
-    caveat = ""
-    if saved < paper.PARAMETERS_SAVED:
-        word = "does not hold"
-        caveat = _embedding_caveat(student)
+    saved = paper.parameters_saved(teacher.encoder_parameters, student.encoder_parameters)
+    # A count has no noise: both ends of its interval are the same.
+    word: Word = decide(saved, saved, paper.PARAMETERS_SAVED)
+    with_heads = paper.parameters_saved(teacher.parameters, student.parameters)
     how = (
-        "counted from the weights, tied weights once:"
-        f" {millions(teacher.parameters)} → {millions(student.parameters)}; encoders alone:"
-        f" {millions(teacher.encoder_parameters)} → {millions(student.encoder_parameters)}"
-        f" ({percent(encoder_saved, 0)} fewer)"
+        "encoders without heads, counted from the weights:"
+        f" {millions(teacher.encoder_parameters)} → {millions(student.encoder_parameters)}; it"
+        f" holds from {percent(paper.PARAMETERS_SAVED)} on, which the paper's own pair reaches;"
+        f" with all heads {millions(teacher.parameters)} → {millions(student.parameters)}"
+        f" ({percent(with_heads)} fewer)"
     )
-    figure = f"{percent(saved, 0)} fewer parameters"
+    caveat = _embedding_caveat(student) if word == "does not hold" else ""
+    figure = f"{percent(saved)} fewer encoder parameters"
     return Verdict("size", SIZE_CLAIM, word, figure, how, caveat)
 
 
 def _embedding_caveat(student: ModelFacts) -> str:
     """Share of the parameters that halving the layers cannot reduce."""
-    share = student.vocabulary * student.hidden / student.parameters
+    share = student.vocabulary * student.hidden / student.encoder_parameters
     return (
         "the word-embedding matrix, which has the same size in both models, is"
-        f" {percent(share, 0)} of the student: halving the layers of a narrow model saves less than"
-        " halving those of BERT-base"
+        f" {percent(share, 0)} of the student's encoder: the narrower a model, the less halving its"
+        " layers saves"
     )
 
 
 # --- speed ---------------------------------------------------------------------------------------
 
 
-def speed_verdict(results: RunResults) -> Verdict:
-    """Repeats the measured speed claim; predictions are mentioned and never decide."""
-    claims: list[Claim] = []
+def speed_verdicts(results: RunResults) -> list[Verdict]:
+    """Judges the speed of the encoders on each device; the recipe's target device comes first.
+
+    Predictions are mentioned and never decide.
+    """
+    by_device: dict[str, list[Claim]] = {}
     for profile in results.profiles:
-        claims += [claim for claim in profile.claims if claim.claim == "speed"]
-    # A predicted band may hold, but the paper's claim is about a measured time.
-    measured = [claim for claim in claims if claim.method == "measured"]
-    if not measured:
+        claims = [claim for claim in profile.claims if claim.claim == "speed"]
+        by_device.setdefault(profile.device, []).extend(claims)
+    if not by_device:
         how = "edgedistil profile measures this host"
-        if claims:
-            how += f". {claims[0].sentence}"
-        return Verdict("speed", SPEED_CLAIM, "not measured", ABSENT, how)
-    claim = _encoder_claim(measured)
-    figure = with_interval(
-        claim.value, claim.low, claim.high, lambda ratio: f"{ratio:.2f}", unit="x"
+        return [Verdict("speed", SPEED_CLAIM, "not measured", ABSENT, how)]
+    target = target_device(results)
+    # Sorting is stable: the other devices stay in the order of their files.
+    devices = sorted(by_device, key=lambda device: device != target)
+    verdicts = [_device_verdict(device, by_device[device]) for device in devices]
+    first, *others = verdicts
+    return [_naming_disagreement(first, others), *others]
+
+
+def _device_verdict(device: str, claims: Sequence[Claim]) -> Verdict:
+    encoders = [claim for claim in claims if claim.figure.startswith(_ENCODERS)]
+    measured = [claim for claim in encoders if claim.method == "measured"]
+    if not measured:
+        how = f"the encoders were not timed on {device}"
+        # A predicted band may hold, but the paper's claim is about a measured time.
+        for claim in [*encoders, *claims][:1]:
+            how += f". {claim.sentence}"
+        return Verdict("speed", SPEED_CLAIM, "not measured", ABSENT, how, device=device)
+    # The first thread count decides, as in the paper; the others are caveats where they differ.
+    claim, *others = measured
+    ratio = with_interval(
+        claim.value, claim.low, claim.high, lambda value: f"{value:.2f}", unit="x"
     )
-    return Verdict("speed", SPEED_CLAIM, claim.verdict, figure, claim.sentence, claim.conditions)
+    word = _claim_word(claim)
+    caveats = [claim.conditions]
+    if claim.disturbed is not None:
+        caveats.append(f"the machine was disturbed: {claim.disturbed}")
+    for other in others:
+        if _claim_word(other) != word:
+            caveats.append(f"{_claim_word(other)} in another setting: {other.sentence}")
+    return Verdict(
+        "speed", SPEED_CLAIM, word, ratio, claim.sentence, "; ".join(caveats), device=device
+    )
 
 
-def _encoder_claim(claims: Sequence[Claim]) -> Claim:
-    """The claim on the encoders, which the paper timed, if there is one; otherwise the first."""
-    for claim in claims:
-        if ENCODER_TASK in claim.conditions or "encoder" in claim.conditions:
-            return claim
-    return claims[0]
+def _claim_word(claim: Claim) -> Word:
+    return claim.verdict if claim.disturbed is None else "inconclusive"
+
+
+def _naming_disagreement(first: Verdict, others: Sequence[Verdict]) -> Verdict:
+    """Adds the devices with another measured verdict to the caveat of the first device."""
+    disagreeing = [
+        f"on {other.device} it is otherwise: {other.word} ({other.figure})"
+        for other in others
+        if "not measured" not in (first.word, other.word) and other.word != first.word
+    ]
+    caveat = "; ".join([*disagreeing, first.caveat] if first.caveat else disagreeing)
+    return Verdict(
+        first.name, first.claim, first.word, first.figure, first.how, caveat, first.device
+    )
 
 
 # --- quality -------------------------------------------------------------------------------------
 
 
 def quality_verdict(evaluation: EvaluationRecord | None) -> Verdict:
-    """Judges GLUE's macro-score, as the paper does, or else the task with the lowest retention."""
-    how = "edgedistil evaluate fine-tunes teacher and student"
+    """Judges GLUE's macro-score, as the paper does, or else all tasks of the run."""
+    how = "edgedistil evaluate scores teacher and student on labelled tasks"
     not_measured = Verdict("quality", QUALITY_CLAIM, "not measured", ABSENT, how)
     if evaluation is None:
         return not_measured
@@ -130,10 +187,11 @@ def quality_verdict(evaluation: EvaluationRecord | None) -> Verdict:
     if not retentions:
         return not_measured
     # The paper's 97% is a ratio of macro-scores, so it decides where it exists.
-    macro_scores = _macro_scores(evaluation)
-    if macro_scores is not None:
-        return _macro_verdict(*macro_scores)
-    return _worst_task_verdict(evaluation, retentions)
+    for macro in evaluation.macros:
+        is_student = (macro.model, macro.artefact) == ("student", "pytorch")
+        if is_student and isinstance(macro.retention, float):
+            return _macro_verdict(macro, macro.retention)
+    return _tasks_verdict(evaluation, retentions)
 
 
 def _student_retentions(evaluation: EvaluationRecord) -> list[Retention]:
@@ -145,44 +203,53 @@ def _student_retentions(evaluation: EvaluationRecord) -> list[Retention]:
     ]
 
 
-def _macro_scores(evaluation: EvaluationRecord) -> tuple[float, float] | None:
-    """Macro-scores of teacher and student; None unless both were scored on every task."""
-    scores = {
-        macro.model: macro.score for macro in evaluation.macros if macro.artefact == "pytorch"
+def retention_word(low: Figure, high: Figure, seeds: int) -> Word:
+    """Returns the verdict on a retention; too few seeds or no interval decide nothing."""
+    if missing_seeds(seeds) or isinstance(low, NotMeasured) or isinstance(high, NotMeasured):
+        return "inconclusive"
+    return decide(low, high, paper.RETENTION)
+
+
+def _macro_verdict(macro: MacroScore, retention: float) -> Verdict:
+    figure = with_interval(retention, macro.retention_low, macro.retention_high, percent)
+    caveats = [missing_seeds(macro.seeds), macro.interval]
+    return Verdict(
+        "quality",
+        QUALITY_CLAIM,
+        retention_word(macro.retention_low, macro.retention_high, macro.seeds),
+        f"{figure} of the GLUE macro-score of {macro.reference}",
+        f"{hundredths(macro.score, 1)}, nine tasks fine-tuned with the same budget,"
+        f" {plural(macro.seeds, 'seed')}; {_bound_text()}",
+        "; ".join(filter(None, caveats)),
+    )
+
+
+def _bound_text() -> str:
+    return f"it holds from {percent(paper.RETENTION)} on, which the paper's own pair reaches"
+
+
+def _tasks_verdict(evaluation: EvaluationRecord, retentions: Sequence[Retention]) -> Verdict:
+    """Judges all tasks: the claim holds only if it holds on each of them."""
+    # No mean over tasks: a good one must not hide a bad one.
+    words = {
+        retention.task: retention_word(
+            retention.retention_low, retention.retention_high, retention.seeds
+        )
+        for retention in retentions
     }
-    teacher, student = scores.get("teacher"), scores.get("student")
-    if isinstance(teacher, float) and isinstance(student, float):
-        return teacher, student
-    return None
-
-
-def _macro_verdict(teacher: float, student: float) -> Verdict:
-    retention = student / teacher
-    word: Word = "holds" if retention >= paper.RETENTION else "does not hold"
+    order: list[Word] = ["does not hold", "inconclusive", "holds"]
+    word = next(candidate for candidate in order if candidate in words.values())
+    worst = min((r for r in retentions if words[r.task] == word), key=_sort_key)
+    figure = with_interval(worst.retention, worst.retention_low, worst.retention_high, percent)
+    if isinstance(worst.retention, float):
+        figure += f" of the {worst.metric} of {worst.reference}"
     return Verdict(
         "quality",
         QUALITY_CLAIM,
         word,
-        f"{percent(retention)} of the teacher's GLUE macro-score",
-        f"{hundredths(student, 1)} of {hundredths(teacher, 1)}, nine tasks fine-tuned with the same"
-        " budget",
-        "the macro-score has no confidence interval; those of the tasks are in the table",
-    )
-
-
-def _worst_task_verdict(evaluation: EvaluationRecord, retentions: Sequence[Retention]) -> Verdict:
-    # No mean over tasks: a good one must not hide a bad one.
-    worst = min(retentions, key=_sort_key)
-    if isinstance(worst.retention, NotMeasured):
-        how = worst.retention.not_measured
-        return Verdict("quality", QUALITY_CLAIM, "inconclusive", ABSENT, how)
-    return Verdict(
-        "quality",
-        QUALITY_CLAIM,
-        _word_for(worst.retention, worst),
-        f"{percent(worst.retention)} of the teacher's {worst.metric}",
-        _describe_task(evaluation, worst.task, tasks=len(retentions)),
-        _quality_caveat(evaluation, worst),
+        figure,
+        _describe_task(evaluation, worst),
+        "; ".join(_quality_caveats(evaluation, worst)),
     )
 
 
@@ -193,45 +260,45 @@ def _sort_key(retention: Retention) -> float:
     return retention.retention
 
 
-def _word_for(value: float, retention: Retention) -> Word:
-    low, high = retention.retention_low, retention.retention_high
-    # The interval contains the bound, so the seeds do not decide.
-    if isinstance(low, float) and isinstance(high, float) and low < paper.RETENTION <= high:
-        return "inconclusive"
-    return "holds" if value >= paper.RETENTION else "does not hold"
-
-
-def _describe_task(evaluation: EvaluationRecord, task: str, *, tasks: int) -> str:
+def _describe_task(evaluation: EvaluationRecord, worst: Retention) -> str:
     """Describes the task that decides, and how it differs from the paper's figure."""
-    # Teacher and student may have different numbers of seeds.
-    seeds = max((len(s.seeds) for s in evaluation.summaries if s.task == task), default=0)
-    suites = {facts.name: facts.suite for facts in evaluation.tasks}
+    facts = {task.name: task for task in evaluation.tasks}
+    task = facts.get(worst.task)
+    # Two tasks on the same texts are one piece of evidence.
+    tasks = sum(entry.same_texts_as is None for entry in evaluation.tasks)
     rank = f", the lowest of {tasks}" if tasks > 1 else ""
-    suite = "one task of GLUE" if suites.get(task) == "GLUE" else "not GLUE"
+    procedure = f", {task.procedure}" if task is not None else ""
+    suite = "not GLUE"
+    if task is not None and task.suite == "GLUE":
+        suite = "one task of GLUE"
     return (
-        f"task {task}{rank}, fine-tuned with the same budget, {plural(seeds, 'seed')}; the paper's"
-        f" figure is GLUE's macro-score, this is {suite}"
+        f"task {worst.task}{rank}{procedure}, {plural(worst.seeds, 'seed')}; {_bound_text()}; the"
+        f" paper's figure is GLUE's macro-score, this is {suite}"
     )
 
 
-def _quality_caveat(evaluation: EvaluationRecord, worst: Retention) -> str:
-    """Retention above baseline, and retention of the student trained with soft targets."""
-    # A constant prediction already scores high on some tasks, so plain retention flatters.
+def _quality_caveats(evaluation: EvaluationRecord, worst: Retention) -> list[str]:
+    """Missing seeds, retention above the baseline, the fitted copy, and soft targets."""
     caveats = []
-    above_baseline = worst.retention_above_baseline
-    if not isinstance(above_baseline, NotMeasured):
+    if missing_seeds(worst.seeds):
+        caveats.append(missing_seeds(worst.seeds))
+    if isinstance(worst.retention, NotMeasured):
+        caveats.append(worst.retention.not_measured)
+    # The baseline already scores high on some tasks, so plain retention flatters.
+    if isinstance(worst.retention_above_baseline, float):
         caveats.append(
-            f"retention above the baseline of {percent(worst.baseline)}: {percent(above_baseline)}"
+            f"retention above the baseline of {percent(worst.baseline)}"
+            f" ({worst.baseline_model}): {percent(worst.retention_above_baseline)}"
         )
-    for retention in evaluation.retentions:
-        key = (retention.task, retention.model, retention.artefact)
-        # student-d is the student fine-tuned with the teacher's soft targets, the paper's (D) row.
-        if key != (worst.task, "student-d", "pytorch"):
-            continue
-        if isinstance(retention.retention, NotMeasured):
-            continue
-        caveat = f"with the fine-tuned teacher's soft targets: {percent(retention.retention)}"
-        if not isinstance(retention.retention_above_baseline, NotMeasured):
-            caveat += f", above baseline {percent(retention.retention_above_baseline)}"
-        caveats.append(caveat)
-    return "; ".join(caveats)
+    labels = {
+        _FITTED_TEACHER: "the copy of the teacher whose head was fitted",
+        # The paper's (D) row.
+        "student-d": "the student with the fine-tuned teacher's soft targets",
+        "student-step0-d": "the undistilled student with them",
+    }
+    others = {(r.task, r.model, r.artefact): r for r in evaluation.retentions}
+    for model, label in labels.items():
+        other = others.get((worst.task, model, "pytorch"))
+        if other is not None and isinstance(other.retention, float):
+            caveats.append(f"{label} retains {percent(other.retention)}")
+    return caveats

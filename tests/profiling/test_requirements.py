@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from typer.testing import CliRunner
 
@@ -9,7 +11,13 @@ from edgedistil.cli import app
 from edgedistil.core.errors import ClaimError, InputError
 from edgedistil.core.records import Band, Claim, ProfileRecord
 from edgedistil.core.rundir import RunDir
-from edgedistil.profiling.claims import ClaimSetting, Pairing, predicted_claim, speed_claim
+from edgedistil.profiling.claims import (
+    ClaimSetting,
+    Pairing,
+    predicted_claim,
+    size_claims,
+    speed_claim,
+)
 from edgedistil.profiling.requirements import read_requirements, require_claims
 from edgedistil.runtime.protocol import Block
 from tests.profiling.conftest import make_artefact, make_record, make_row
@@ -17,6 +25,7 @@ from tests.profiling.conftest import make_artefact, make_record, make_row
 SETTING = ClaimSetting(
     device="host", method="measured", threads=1, runtime="onnxruntime 9", text="11 sentence pairs"
 )
+SIZES = {"teacher": 1000, "student": 400}
 PAIRING = Pairing("speed", "encoders", make_artefact("teacher"), make_artefact("student"))
 
 
@@ -28,8 +37,13 @@ def make_claim(ratio: float, spread: float = 0.0) -> Claim:
     return speed_claim(PAIRING, [blocks], SETTING)
 
 
-def require(record: ProfileRecord, *texts: str) -> None:
-    require_claims([record], read_requirements(texts))
+def require(record: ProfileRecord, *texts: str, allow_predicted: bool = False) -> None:
+    require_claims([record], read_requirements(texts), allow_predicted=allow_predicted)
+
+
+def make_predicted(low: float, high: float) -> Claim:
+    setting = replace(SETTING, method="predicted")
+    return predicted_claim(PAIRING, (low + high) / 2, Band(low=low, high=high), setting)
 
 
 def test_requirements_that_hold_raise_nothing() -> None:
@@ -62,17 +76,53 @@ def test_an_interval_that_contains_the_bound_is_inconclusive() -> None:
 def test_a_predicted_row_is_judged_by_both_ends_of_its_band() -> None:
     peak = Band(low=2**20, high=3 * 2**20)
     record = make_record(rows=[make_row(Band(low=5, high=9), peak, method="predicted")])
-    require(record, "p50_ms<=9", "peak_mib<=3")
+    require(record, "p50_ms<=9", "peak_mib<=3", allow_predicted=True)
     with pytest.raises(ClaimError, match="is inconclusive: it is 5 to 9"):
-        require(record, "p50_ms<=8")
+        require(record, "p50_ms<=8", allow_predicted=True)
     with pytest.raises(ClaimError, match="predicted rows have no p99_ms"):
         require(record, "p99_ms<=8")
 
 
 def test_a_measured_claim_counts_before_a_predicted_one() -> None:
-    predicted = predicted_claim(PAIRING, 1.2, Band(low=1.1, high=1.3), SETTING)
-    predicted = predicted.model_copy(update={"method": "predicted"})
-    require(make_record(predicted, make_claim(1.8)), "speedup>=1.6")
+    require(make_record(make_predicted(1.1, 1.3), make_claim(1.8)), "speedup>=1.6")
+
+
+def test_a_prediction_holds_only_where_predictions_are_allowed() -> None:
+    record = make_record(make_predicted(1.7, 1.9), rows=[])
+    with pytest.raises(ClaimError, match=r"inconclusive: it is only predicted, as 1.7 to 1.9; --al"):
+        require(record, "speedup>=1.6")
+    require(record, "speedup>=1.6", allow_predicted=True)
+    rows = make_record(rows=[make_row(Band(low=5, high=9), method="predicted")])
+    with pytest.raises(ClaimError, match="only predicted, as 5 to 9"):
+        require(rows, "p50_ms<=10")
+    # What a prediction refutes needs no permission.
+    with pytest.raises(ClaimError, match=r"does not hold: it is 1.7 to 1.9"):
+        require(record, "speedup>=2")
+
+
+def test_counted_parameters_are_not_a_prediction() -> None:
+    artefacts = [make_artefact(role, parameters=p) for role, p in SIZES.items()]
+    (claim,) = size_claims(artefacts, device="rpi4", method="predicted")
+    require(make_record(claim), "size_saved>=0.5")
+
+
+def test_every_device_and_thread_count_has_to_keep_a_requirement() -> None:
+    slow = make_claim(1.2).model_copy(update={"device": "rpi4"})
+    board = make_record(slow).model_copy(update={"device": "rpi4"})
+    with pytest.raises(ClaimError, match=r"speedup>=1.6 does not hold: it is 1.2"):
+        require_claims([make_record(make_claim(1.8)), board], read_requirements(["speedup>=1.6"]))
+    with pytest.raises(ClaimError, match=r"speedup>=1.6 does not hold: it is 1.3"):
+        require(make_record(make_claim(1.8), make_claim(1.3)), "speedup>=1.6")
+
+
+def test_a_disturbed_row_or_claim_fulfils_nothing() -> None:
+    row = make_row(disturbed="load 2.6 on two cores")
+    claim = make_claim(1.8).model_copy(update={"disturbed": "load 2.6 on two cores"})
+    for requirement in ("p50_ms<=99", "speedup>=1.6"):
+        with pytest.raises(ClaimError, match="the machine was disturbed: load 2.6 on two cores"):
+            require(make_record(claim, rows=[row]), requirement)
+    # Peak memory does not depend on the clock.
+    require(make_record(rows=[row]), "peak_mib<=2")
 
 
 def test_an_invalid_row_makes_a_requirement_inconclusive() -> None:

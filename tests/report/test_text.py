@@ -47,7 +47,12 @@ def test_markdown_has_the_comparison(results: RunResults) -> None:
 
 def test_json_has_verdicts_and_records(results: RunResults) -> None:
     data = json.loads(json.dumps(report_json(results, judge_claims(results))))
-    assert [verdict["name"] for verdict in data["verdicts"]] == ["size", "speed", "quality"]
+    assert [verdict["name"] for verdict in data["verdicts"]] == [
+        "size",
+        "speed",
+        "speed",
+        "quality",
+    ]
     assert set(data["verdicts"][0]) == {"name", "claim", "word", "figure", "how", "caveat"}
     assert len(data["records"]["profiles"]) == 2
     assert data["records"]["distill"]["steps"] == 200

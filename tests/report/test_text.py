@@ -53,7 +53,15 @@ def test_json_has_verdicts_and_records(results: RunResults) -> None:
         "speed",
         "quality",
     ]
-    assert set(data["verdicts"][0]) == {"name", "claim", "word", "figure", "how", "caveat"}
+    assert set(data["verdicts"][0]) == {
+        "name",
+        "claim",
+        "word",
+        "figure",
+        "how",
+        "caveat",
+        "device",
+    }
     assert len(data["records"]["profiles"]) == 2
     assert data["records"]["distill"]["steps"] == 200
     assert data["records"]["ablation"]["variations"][1]["change"] == -0.0113

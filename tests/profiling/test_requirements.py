@@ -96,7 +96,7 @@ def test_a_prediction_holds_only_where_predictions_are_allowed() -> None:
     with pytest.raises(ClaimError, match="only predicted, as 5 to 9"):
         require(rows, "p50_ms<=10")
     # What a prediction refutes needs no permission.
-    with pytest.raises(ClaimError, match=r"does not hold: it is 1.7 to 1.9"):
+    with pytest.raises(ClaimError, match=r"does not hold: it is 1\.7 to 1\.9"):
         require(record, "speedup>=2")
 
 
@@ -119,7 +119,7 @@ def test_a_disturbed_row_or_claim_fulfils_nothing() -> None:
     row = make_row(disturbed="load 2.6 on two cores")
     claim = make_claim(1.8).model_copy(update={"disturbed": "load 2.6 on two cores"})
     for requirement in ("p50_ms<=99", "speedup>=1.6"):
-        with pytest.raises(ClaimError, match="the machine was disturbed: load 2.6 on two cores"):
+        with pytest.raises(ClaimError, match=r"disturbed: load 2\.6 on two cores"):
             require(make_record(claim, rows=[row]), requirement)
     # Peak memory does not depend on the clock.
     require(make_record(rows=[row]), "peak_mib<=2")

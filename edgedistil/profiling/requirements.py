@@ -1,8 +1,9 @@
 """Requirements on a profile, given with `--require`: "speedup>=1.6", "peak_mib<=400".
 
 A requirement holds only if it holds for certain: a ratio is judged by its confidence interval on
-every device and with every number of threads, a row's figure by the student's worst row. A predicted
-figure passes only where predictions are allowed, and is then judged by both ends of its band.
+every device and with every number of threads, a row's figure by the student's worst row. A
+predicted figure passes only where predictions are allowed, and is then judged by both ends of its
+band.
 """
 
 from __future__ import annotations
@@ -211,19 +212,18 @@ def _claim_bounds(claim: Claim) -> Bounds | NotMeasured:
 
 
 def _row_figures(records: Sequence[ProfileRecord], name: str) -> list[_Evidence]:
-    """Returns a figure of all rows except the teacher's; of a measured device only measured ones."""
+    """Returns a figure of all rows but the teacher's, and no prediction for a measured device."""
     measured = {record.device for record in records if record.method == "measured" and record.rows}
     figures = []
     for record in records:
         if record.method == "predicted" and record.device in measured:
             continue
-        for row in record.rows:
-            if row.role != "teacher":
-                figures.append(_Evidence(row.method, _row_figure(row, name)))
+        rows = [row for row in record.rows if row.role != "teacher"]
+        figures += [_Evidence(row.method, _row_figure(row, name)) for row in rows]
         # A record of --memory-limit has no rows: its peaks are in the fits.
-        for fit in record.fits:
-            if name == "peak_mib" and fit.role != "teacher":
-                figures.append(_Evidence(fit.method, _fit_figure(fit)))
+        if name == "peak_mib":
+            fits = [fit for fit in record.fits if fit.role != "teacher"]
+            figures += [_Evidence(fit.method, _fit_figure(fit)) for fit in fits]
     if not figures:
         absent = NotMeasured(not_measured="the profile has no row of a student")
         return [_Evidence("measured", absent)]

@@ -149,9 +149,11 @@ def _device_verdict(device: str, claims: Sequence[Claim]) -> Verdict:
     caveats = [claim.conditions]
     if claim.disturbed is not None:
         caveats.append(f"the machine was disturbed: {claim.disturbed}")
-    for other in others:
-        if _claim_word(other) != word:
-            caveats.append(f"{_claim_word(other)} in another setting: {other.sentence}")
+    caveats += [
+        f"{_claim_word(other)} in another setting: {other.sentence}"
+        for other in others
+        if _claim_word(other) != word
+    ]
     return Verdict(
         "speed", SPEED_CLAIM, word, ratio, claim.sentence, "; ".join(caveats), device=device
     )

@@ -97,9 +97,7 @@ def test_a_narrow_student_does_not_save_enough(results: RunResults) -> None:
 
 def test_the_papers_own_pair_holds_although_its_masked_lms_differ_less(results: RunResults) -> None:
     assert results.distill is not None
-    record = with_encoders(
-        results.distill, BERT_ENCODER_PARAMETERS, DISTILBERT_ENCODER_PARAMETERS
-    )
+    record = with_encoders(results.distill, BERT_ENCODER_PARAMETERS, DISTILBERT_ENCODER_PARAMETERS)
     verdict = size_verdict(replace(results, distill=record))
     assert (verdict.word, verdict.caveat) == ("holds", "")
     assert verdict.figure == "39.1% fewer encoder parameters"
@@ -234,9 +232,7 @@ def test_fewer_than_three_seeds_decide_nothing(
     assert judge(retentions=[low]).word == "inconclusive"
 
 
-def test_without_an_interval_nothing_is_decided(
-    judge: Judge, evaluation: EvaluationRecord
-) -> None:
+def test_without_an_interval_nothing_is_decided(judge: Judge, evaluation: EvaluationRecord) -> None:
     absent = NotMeasured(not_measured="too few seeds")
     without = retention_with(evaluation, retention_low=absent, retention_high=absent)
     assert judge(retentions=[without]).word == "inconclusive"

@@ -49,6 +49,8 @@ class ModuleNames:
         segment_embedding: Rows of the token types.
         query: Query projection of a layer; None if its width is not the hidden size.
         up: First feed-forward projection of a layer; None as for `query`.
+        embedding_projection: Module that widens factorised embeddings to the hidden size.
+        blocks: Parts of a layer in order, and the module whose output ends each.
     """
 
     embeddings: str = "embeddings"
@@ -59,6 +61,11 @@ class ModuleNames:
     segment_embedding: str = "embeddings.token_type_embeddings"
     query: str | None = "attention.self.query"
     up: str | None = "intermediate.dense"
+    embedding_projection: str | None = None
+    blocks: tuple[tuple[str, str], ...] = (
+        ("attention", "attention.output.LayerNorm"),
+        ("feed-forward", "output.LayerNorm"),
+    )
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,10 @@ class FamilyInfo:
             return self.hidden(config)
         return int(self.with_defaults(config)[self.keys.embedding])
 
+    def factorises(self, config: Mapping[str, Any]) -> bool:
+        """Whether the vocabulary's vectors have another width than the hidden states."""
+        return not self.mixes_neighbours and self.embedding(config) != self.hidden(config)
+
     def position_width(self, config: Mapping[str, Any]) -> int:
         """Width of the position embeddings of a model, from its parsed config.json."""
         # MobileBERT widens the words before it adds the positions.
@@ -269,6 +280,7 @@ FAMILIES: dict[str, FamilyInfo] = {
                 layers="transformer.layer",
                 query="attention.q_lin",
                 up="ffn.lin1",
+                blocks=(("attention", "sa_layer_norm"), ("feed-forward", "output_layer_norm")),
             ),
             mlm_head=MlmHead(
                 dense="vocab_transform", norm="vocab_layer_norm", projection="vocab_projector"
@@ -291,6 +303,7 @@ FAMILIES: dict[str, FamilyInfo] = {
                 "num_attention_heads": 4,
                 "intermediate_size": 1024,
             },
+            names=ModuleNames(embedding_projection="embeddings_project"),
             mlm_head=MlmHead(
                 dense="generator_predictions.dense",
                 norm="generator_predictions.LayerNorm",
@@ -319,6 +332,11 @@ FAMILIES: dict[str, FamilyInfo] = {
                 layers="encoder.albert_layer_groups.0.albert_layers",
                 query="attention.query",
                 up="ffn",
+                embedding_projection="encoder.embedding_hidden_mapping_in",
+                blocks=(
+                    ("attention", "attention.LayerNorm"),
+                    ("feed-forward", "full_layer_layer_norm"),
+                ),
             ),
             mlm_head=MlmHead(
                 dense="predictions.dense",
@@ -340,7 +358,13 @@ FAMILIES: dict[str, FamilyInfo] = {
                 "pad_token_id": 1,
             },
             token_types=False,
-            names=ModuleNames(query="attention.attn.q"),
+            names=ModuleNames(
+                query="attention.attn.q",
+                blocks=(
+                    ("attention", "attention.LayerNorm"),
+                    ("feed-forward", "output.LayerNorm"),
+                ),
+            ),
             # transformers has no other number of buckets in its forward pass.
             options={"relative_attention_num_buckets": (32,)},
             mlm_head=_LM_HEAD,
@@ -373,7 +397,12 @@ FAMILIES: dict[str, FamilyInfo] = {
                 "intermediate_size": 512,
                 "hidden_act": "relu",
             },
-            names=ModuleNames(query=None, up=None),
+            names=ModuleNames(
+                query=None,
+                up=None,
+                # Inside a layer the states are narrower.
+                blocks=(("attention and feed-forward", "output.bottleneck.LayerNorm"),),
+            ),
             mixes_neighbours=True,
             norm_kind="affine",
             residual_norms=0,

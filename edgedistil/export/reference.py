@@ -7,16 +7,15 @@ Which outputs are stored:
   them masked. A very large vocabulary gets fewer, so that they stay below 32 MiB, but at least 64.
   At *every* masked position the most likely token and its lead are stored: agreement covers them
   all.
-- Hidden states after all LayerNorms (two a layer, and the embeddings) at four positions a sequence,
-  and at all positions of one padded batch. With the latter an artefact's layers are fed one by one,
+- Hidden states at the end of every part (`boundaries`) at four positions a sequence, and at all
+  positions of one padded batch. With the latter an artefact's layers are fed one by one,
   which separates their errors (`edgedistil/parity/localize.py`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from edgedistil.core import console
@@ -32,6 +31,7 @@ from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.task import TASKS, Task, problem_type_of
 from edgedistil.core.tokenizer import TextTokenizer
+from edgedistil.export.boundaries import at_boundaries
 from edgedistil.export.probe_inputs import (
     IntArray,
     ProbeInputs,
@@ -97,39 +97,16 @@ def make_probes(
     )
     family = FAMILIES[model.config.model_type]
     calls = plan_calls(family.positions_limit(model.config.to_dict()))
-    batches = _run_calls(_in_float32(model), task, calls, draw, rng)
-    layer_norms = len(batches[0].hidden_KRD)
+    boundaries, batches = _run_calls(_in_float32(model), task, calls, draw, rng)
     return Probes(
         task=task,
         # The digest is of the weights as they are stored, not of a float32 copy.
         source_sha256=weights_sha256(model),
         seed=seed,
-        boundaries=boundary_names(model.config.num_hidden_layers, layer_norms=layer_norms),
+        boundaries=boundaries,
         batches=tuple(batches),
         problem_type=problem_type_of(task, model.config.problem_type, model.config.num_labels),
     )
-
-
-def boundary_names(layers: int, *, layer_norms: int) -> tuple[str, ...]:
-    """Names of the LayerNorms' outputs in order of computation.
-
-    Args:
-        layers: Transformer layers of the model.
-        layer_norms: LayerNorms that ran; one more than the encoder's in a masked-LM head.
-    Raises:
-        ModelError: Another number of LayerNorms ran.
-    """
-    names = ["embeddings"]
-    for layer in range(layers):
-        names += [f"layer {layer} attention", f"layer {layer} feed-forward"]
-    if layer_norms == len(names) + 1:
-        names.append("head")
-    if layer_norms != len(names):
-        raise ModelError(
-            f"{layer_norms} LayerNorms ran, expected {2 * layers + 1} "
-            "(one more with a masked-LM head)"
-        )
-    return tuple(names)
 
 
 # --- running the model ---------------------------------------------------------------------------
@@ -141,18 +118,20 @@ def _run_calls(
     calls: Sequence[tuple[int, int]],
     draw: Callable[[tuple[int, int]], ProbeInputs],
     rng: np.random.Generator,
-) -> list[ProbeBatch]:
-    """Draws the inputs of each call, runs the model, and keeps the outputs that are compared."""
+) -> tuple[tuple[str, ...], list[ProbeBatch]]:
+    """Draws the inputs of each call, runs the model, and keeps the outputs that are compared.
+
+    Returns:
+        Names of the parts whose outputs are stored, and the batches.
+    """
     total = sum(count for _, count in calls)
     batches: list[ProbeBatch] = []
-    with (
-        _recorded_layer_norms(model) as states,
-        console.progress("running PyTorch on the probes", total, unit="sequences") as bar,
-    ):
+    states: dict[str, Tensor] = {}
+    with console.progress("running PyTorch on the probes", total, unit="sequences") as bar:
         for length, count in calls:
             inputs = draw((length, count))
-            states.clear()
-            outputs = _run(model, task, inputs)
+            with at_boundaries(model, states.__setitem__):
+                outputs = _run(model, task, inputs)
             # Complete hidden states are stored for one batch: padded, and not the shortest.
             store_all = (
                 count >= FULL_STATES_FROM_SEQUENCES
@@ -161,9 +140,10 @@ def _run_calls(
             )
             # Each batch has its share of the positions with logits.
             rows = _select_rows(inputs, outputs, task, rng, share=count / total)
-            batches.append(_probe_batch(inputs, outputs, states, rows, store_all=store_all))
+            hidden = list(states.values())
+            batches.append(_probe_batch(inputs, outputs, hidden, rows, store_all=store_all))
             bar.advance(count)
-    return batches
+    return tuple(states), batches
 
 
 def _in_float32(model: PreTrainedModel) -> PreTrainedModel:
@@ -173,22 +153,6 @@ def _in_float32(model: PreTrainedModel) -> PreTrainedModel:
     if plain and not model.training:
         return model
     return copy.deepcopy(model).to("cpu", torch.float32).eval()
-
-
-@contextmanager
-def _recorded_layer_norms(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Yields a list to which each forward pass appends the outputs of all LayerNorms, in order."""
-    states: list[Tensor] = []
-    hooks = []
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            hook = module.register_forward_hook(lambda _module, _inputs, out: states.append(out))
-            hooks.append(hook)
-    try:
-        yield states
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _run(model: PreTrainedModel, task: Task, inputs: ProbeInputs) -> dict[str, FloatArray]:

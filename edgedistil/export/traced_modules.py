@@ -11,6 +11,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -22,7 +23,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_outputs import BaseModelOutput
 
 from edgedistil.core.family import FAMILIES, FamilyInfo
+from edgedistil.export.boundaries import at_boundaries
 from edgedistil.export.passes.attention import DOMAIN
+from edgedistil.export.passes.boundaries import BOUNDARY
 from edgedistil.export.passes.layout import EMBEDDINGS, LAST_HIDDEN_STATE
 
 # Name of our attention in transformers' registry.
@@ -43,6 +46,7 @@ def traced_form(model: PreTrainedModel) -> Iterator[Counter[str]]:
         for replace in _REPLACEMENTS.get(family.model_type, ()):
             stack.enter_context(replace(model))
         stack.enter_context(_attention_as_one_node(model))
+        stack.enter_context(at_boundaries(model, partial(_mark_boundary, calls)))
         stack.enter_context(_marked(model.base_model, family))
         stack.enter_context(_counted(calls))
         yield calls
@@ -145,14 +149,24 @@ class _Mark(torch.autograd.Function):
     """A tensor unchanged, as one node with the name of what it is."""
 
     @staticmethod
-    def forward(_ctx: Any, states: Tensor, _operator: str) -> Tensor:
+    def forward(_ctx: Any, states: Tensor, _operator: str, _part: str) -> Tensor:
         """Copies the tensor: the tracer would take the same tensor for the same value."""
         return states.clone()
 
     @staticmethod
-    def symbolic(g: Any, states: Any, operator: str) -> Any:
+    def symbolic(g: Any, states: Any, operator: str, part: str) -> Any:
         """Emits the node; the tracer calls it instead of tracing `forward`."""
-        return g.op(f"{DOMAIN}::{operator}", states).setType(states.type())
+        return g.op(f"{DOMAIN}::{operator}", states, part_s=part).setType(states.type())
+
+
+def _mark(states: Tensor, operator: str, part: str = "") -> Tensor:
+    marked: Tensor = _Mark.apply(states, operator, part)  # type: ignore[no-untyped-call]
+    return marked
+
+
+def _mark_boundary(calls: Counter[str], part: str, states: Tensor) -> Tensor:
+    calls["boundary"] += 1
+    return _mark(states, BOUNDARY, part)
 
 
 @contextmanager
@@ -173,16 +187,15 @@ def _marked(encoder: nn.Module, family: FamilyInfo) -> Iterator[None]:
 
 
 def _marking_hook(operator: str) -> Callable[[Any, Any, Any], Any]:
-    def mark(_module: Any, _inputs: Any, output: Any) -> Any:
+    def hook(_module: Any, _inputs: Any, output: Any) -> Any:
         if isinstance(output, Tensor):
-            return _Mark.apply(output, operator)  # type: ignore[no-untyped-call]
+            return _mark(output, operator)
         if isinstance(output, tuple):
-            return (_Mark.apply(output[0], operator), *output[1:])  # type: ignore[no-untyped-call]
-        marked = _Mark.apply(output.last_hidden_state, operator)  # type: ignore[no-untyped-call]
-        output.last_hidden_state = marked
+            return (_mark(output[0], operator), *output[1:])
+        output.last_hidden_state = _mark(output.last_hidden_state, operator)
         return output
 
-    return mark
+    return hook
 
 
 @contextmanager

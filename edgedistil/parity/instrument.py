@@ -1,8 +1,8 @@
 """A graph whose inner tensors can be read and replaced.
 
-The parts of a BERT or DistilBERT encoder end in a LayerNorm: one after the embeddings, two in each
-layer, one in a masked-LM head. They are identified by operator, in the order of the graph, so no
-tracer's names are needed (docs/decisions.md#layernorms-divide-the-encoder-into-parts).
+The parts of an encoder end at tensors that the exporter named after them: the embeddings, the
+blocks of each layer, the transform of a masked-LM head
+(docs/decisions.md#the-exporter-names-the-tensors-that-divide-the-encoder).
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from edgedistil.core.errors import ModelError
 from edgedistil.core.session import PROVIDERS, SessionOptions
 
-LAYER_NORMS = {"LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization"}
-# The part after the last LayerNorm.
+# The part after the last boundary.
 OUTPUT_PART = "output"
 # Suffix of the graph inputs that replace computed tensors.
 _REPLACED_SUFFIX = "/given"
@@ -113,29 +112,35 @@ def run_session(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> di
     return dict(zip(output_names, values, strict=True))
 
 
+def boundary_tensor(part: str) -> str:
+    """Name of the tensor that ends a part, in every exported graph."""
+    return f"hidden/{part}"
+
+
 def instrument_graph(model_file: Path, boundaries: Sequence[str]) -> InstrumentedGraph:
-    """Reads a graph and divides it into the parts that end at its LayerNorms.
+    """Reads a graph and divides it into the parts that end at its boundaries.
 
     Args:
         model_file: An ONNX graph.
         boundaries: Names of the parts in order, as the probes have them.
     Raises:
-        ModelError: The file cannot be read, or has another number of LayerNorms.
+        ModelError: The file cannot be read, or lacks the tensor of a boundary.
     """
     model = _read_model(model_file)
-    norms = [node for node in model.graph.node if node.op_type in LAYER_NORMS]
-    if len(norms) != len(boundaries):
+    tensors = {part: boundary_tensor(part) for part in boundaries}
+    computed = {name for node in model.graph.node for name in node.output}
+    lacking = [part for part, tensor in tensors.items() if tensor not in computed]
+    if lacking:
         raise ModelError(
-            f"{model_file} has {len(norms)} LayerNorms, the model it was exported from has"
-            f" {len(boundaries)}: its layers cannot be separated",
-            hint="explain the artefact before an optimizer changed its normalization",
+            f"{model_file} has no tensor '{tensors[lacking[0]]}': its layers cannot be separated "
+            f"({len(lacking)} of {len(tensors)} are not there)",
+            hint="export it again: an optimizer or another exporter does not keep the names",
         )
-    boundary_tensors = {part: norm.output[0] for part, norm in zip(boundaries, norms, strict=True)}
     return InstrumentedGraph(
         model=model,
         folder=model_file.resolve().parent,
-        parts=_divide(model, boundary_tensors),
-        boundaries=boundary_tensors,
+        parts=_divide(model, tensors),
+        boundaries=tensors,
     )
 
 

@@ -15,7 +15,7 @@ from edgedistil.core.errors import CorpusError, ModelError
 from edgedistil.core.task import Task
 from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.export.probe_inputs import LONGEST, MASK_SHARE
-from edgedistil.export.reference import boundary_names, make_probes
+from edgedistil.export.reference import make_probes
 from edgedistil.models.facts import weights_sha256
 from edgedistil.parity.compare import compare
 from edgedistil.parity.probes import ProbeBatch, Probes
@@ -113,7 +113,13 @@ def test_hidden_states_are_those_of_the_layers(
 ) -> None:
     source = model("BertModel")
     probes = make_probes(source, tokenizer, "feature-extraction", text, seed=5)
-    assert probes.boundaries == boundary_names(2, layer_norms=5)
+    assert probes.boundaries == (
+        "embeddings",
+        "layer 0 attention",
+        "layer 0 feed-forward",
+        "layer 1 attention",
+        "layer 1 feed-forward",
+    )
     [batch] = [batch for batch in probes if batch.full_hidden_KBLD is not None]
     assert batch.sequences > 1
     feeds = {name: torch.from_numpy(array) for name, array in batch.feeds().items()}
@@ -201,14 +207,3 @@ def test_a_model_that_gives_nan_itself(
         ModelError, match=r"itself gives NaN .* in PyTorch: 8 of 424 values of 'log"
     ):
         make_probes(source, tokenizer, "fill-mask", text, seed=5)
-
-
-def test_boundaries_are_named_in_order() -> None:
-    assert boundary_names(1, layer_norms=4) == (
-        "embeddings",
-        "layer 0 attention",
-        "layer 0 feed-forward",
-        "head",
-    )
-    with pytest.raises(ModelError, match="7 LayerNorms ran, expected 3"):
-        boundary_names(1, layer_norms=7)

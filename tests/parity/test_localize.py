@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,6 @@ from edgedistil.export.storage import save_graph
 from edgedistil.parity.gate import check_artefact
 from edgedistil.parity.instrument import OUTPUT_PART, instrument_graph
 from edgedistil.parity.localize import NON_FINITE_ERROR, explain, relative_error
-from edgedistil.parity.probes import Probes
 
 if TYPE_CHECKING:
     from tests.parity.conftest import Exported
@@ -149,13 +149,8 @@ def test_leaving_a_part_of_an_int8_artefact_in_float_is_measured(
 
 
 def test_a_graph_with_other_layers_is_refused(exported: Exported) -> None:
-    probes = exported.probes
-    other = Probes(
-        probes.task, probes.source_sha256, probes.seed, probes.boundaries[:-2], probes.batches
-    )
-    with pytest.raises(
-        ModelError, match=r"has 8 LayerNorms, the model it was exported from has 6: its layers"
-    ):
+    other = replace(exported.probes, boundaries=(*exported.probes.boundaries, "layer 3 attention"))
+    with pytest.raises(ModelError, match="no tensor 'hidden/layer 3 attention'"):
         explain(exported.graph, other)
 
 

@@ -23,6 +23,7 @@ from edgedistil.core.errors import EdgeDistilError
 from edgedistil.core.family import FAMILIES, FamilyInfo
 from edgedistil.export.passes.activation import fuse_gelu
 from edgedistil.export.passes.attention import fuse_attention
+from edgedistil.export.passes.boundaries import name_boundaries
 from edgedistil.export.passes.constants import (
     name_constants,
     read_weights_as_stored,
@@ -56,6 +57,7 @@ class PassCounts:
     """Counts of a model and its traced graph that say how many places each pass must change.
 
     Attributes:
+        boundaries: Outputs that divide the encoder into parts.
         layers: Attentions.
         heads: Heads of an attention.
         gelus: Exact GELUs that ran.
@@ -65,6 +67,7 @@ class PassCounts:
         transposed_weights: Weights that the tracer transposes.
     """
 
+    boundaries: int
     layers: int
     heads: int
     gelus: int
@@ -89,6 +92,7 @@ class PassCounts:
         # Counted where the modules ran, not in the graph in which the passes look for them.
         calls = model.meta[MODULE_CALLS]
         return cls(
+            boundaries=calls["boundary"],
             layers=family.layers(config.to_dict()),
             heads=config.num_attention_heads,
             gelus=calls["gelu"],
@@ -101,6 +105,7 @@ class PassCounts:
 def standard_passes(counts: PassCounts) -> list[Pass]:
     """Returns the passes of every artefact, in order."""
     return [
+        Pass("boundaries", name_boundaries, counts.boundaries),
         # The lowered attention reads (L, B, D), so the layout has to change first.
         Pass("sequence-first", sequence_first, 1),
         Pass("attention", lambda m: fuse_attention(m, heads=counts.heads), counts.layers),

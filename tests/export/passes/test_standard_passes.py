@@ -63,6 +63,7 @@ def test_no_shape_arithmetic_is_left_but_the_length_of_the_sequence(
     changed = run_passes(graph, standard_passes(counts))
     after = operators(graph)
     assert changed == {
+        "boundaries": 6,
         "sequence-first": 1,
         "attention": 2,
         "positions": 1,

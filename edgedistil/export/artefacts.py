@@ -37,7 +37,7 @@ from edgedistil.export.source import ExportSource
 from edgedistil.export.storage import save_graph
 from edgedistil.export.trace import TRACE_OPSET, takes_token_types, trace_model
 from edgedistil.models.facts import model_facts
-from edgedistil.parity.gate import check_artefact, format_failure
+from edgedistil.parity.gate import check_artefact, list_failures
 from edgedistil.parity.localize import explain
 from edgedistil.parity.onnx_file import check_onnx_file
 from edgedistil.parity.probes import Probes
@@ -66,12 +66,11 @@ class BuiltArtefact:
 
     @property
     def failure(self) -> str:
-        """One sentence with the tolerances that do not hold, or why nothing was compared."""
+        """One sentence with the checks that do not hold, or why nothing was compared."""
         problems = [self.uncompared]
-        # With parity, the tolerances that do not hold are the reason.
+        # With parity, the checks that do not hold are the reason.
         if self.parity is not None:
-            failed = [result for result in self.parity.results if not result.holds]
-            problems = [format_failure(result) for result in failed]
+            problems = list_failures(self.parity)
         return f"{artefact_name(self.record)} failed the parity check: {'; '.join(problems)}"
 
 
@@ -173,7 +172,15 @@ def _check_parity(
     """Returns the parity of an artefact, or None and why its outputs cannot be compared."""
     name, task = context.source.name, context.source.task
     try:
-        return check_artefact(file, probes, precision=precision, model=name, task=task), ""
+        record = check_artefact(
+            file,
+            probes,
+            precision=precision,
+            model=name,
+            task=task,
+            source=context.weight_source,
+        )
+        return record, ""
     except (ParityError, ModelError, ShapeError) as error:
         # It is rejected like one that is too far off
         # (docs/decisions.md#an-artefact-that-cannot-be-compared-is-rejected).

@@ -13,8 +13,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgedistil.core.family import FAMILIES
-from edgedistil.export.passes.edit import constant_array, only_consumer
+from edgedistil.export.passes.edit import constant_array, formula_of, only_consumer
 from edgedistil.export.passes.embeddings import POSITION_EMBEDDING, is_weight
+from edgedistil.parity.formula import Formula, call
 
 ModelPart = Literal["embeddings", "attention", "feed-forward", "head", "other"]
 
@@ -58,6 +59,11 @@ class Linear:
         array = constant_array(self.weight)
         assert array is not None
         return array.T if self.rows_are_outputs else array
+
+    def formula(self) -> Formula | None:
+        """Formula of the weight as (K, N), for the certificate; None if it is not known."""
+        formula = formula_of(self.weight)
+        return call("transpose", formula) if self.rows_are_outputs else formula
 
 
 def find_linears(model: ir.Model) -> list[Linear]:

@@ -43,6 +43,8 @@ from edgedistil.export.source import ExportSource
 from edgedistil.export.storage import save_graph
 from edgedistil.export.trace import input_names, takes_token_types
 from edgedistil.export.weight_only import convert_to_float16, quantize_int4
+from edgedistil.export.weight_source import read_weight_source
+from edgedistil.parity.formula import WeightSource
 from edgedistil.parity.gate import check_artefact
 from edgedistil.parity.probes import Probes
 
@@ -89,6 +91,11 @@ class BuildContext:
     def folder(self) -> Path:
         """The unpublished export folder, which holds `onnx/`."""
         return self.float_file.parent.parent
+
+    @cached_property
+    def weight_source(self) -> WeightSource:
+        """What the certificates compare the artefacts with."""
+        return read_weight_source(self.model, self.source.task)
 
     @cached_property
     def search_probes(self) -> Probes:

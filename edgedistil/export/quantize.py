@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -31,12 +31,16 @@ from edgedistil.export.passes.edit import (
     CONTRIB,
     add_initializer,
     constant_array,
+    formula_of,
     insert,
     replace_value,
 )
+from edgedistil.parity.formula import Formula, call
 
 # A linear layer with fewer outputs computes labels or spans and costs nothing: it stays in float.
 SMALL_HEAD = 32
+# Value of 0 in unsigned weights.
+UINT8_ZERO = 128
 # Smallest scale. A weight of zeros would otherwise be divided by 0.
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -177,6 +181,7 @@ def _quantize_input(
     """Quantizes an input by constants, in front of the first layer that reads it."""
     scale, zero_point = uint8_grid(*limits)
     name = f"{linear.name}.input"
+    # Both follow from measured limits, so their values are recorded as they are.
     x_scale = add_initializer(model.graph, f"{name}.scale", np.array(scale, np.float32))
     x_zero = add_initializer(model.graph, f"{name}.zero", np.array(zero_point, np.uint8))
     module = (linear.matmul.name or "").rsplit("/", 1)[0]
@@ -211,9 +216,10 @@ def _integer_weight(
     scale_shape = (-1,) if plan.per_channel else ()
     # After the weight, not the layer: layers that share a weight store its integers once.
     name = linear.weight.name
+    formulas = int8_formulas(linear.formula(), plan, axis=0)
     return (
-        add_initializer(graph, f"{name}.quantized", integers_KN),
-        add_initializer(graph, f"{name}.scale", scale_1N.reshape(scale_shape)),
+        add_initializer(graph, f"{name}.quantized", integers_KN, formulas.values),
+        add_initializer(graph, f"{name}.scale", scale_1N.reshape(scale_shape), formulas.scale),
         _zero_point(graph, plan),
     )
 
@@ -226,14 +232,15 @@ def _tied_weight(graph: ir.Graph, linear: Linear, plan: Int8Plan) -> tuple[ir.Va
     swapped = {"perm": [1, 0]}
     (weight_KN,) = insert(linear.matmul, "Transpose", [rows_NK], name=name, attributes=swapped)
     flat_N = np.asarray(constant_array(scale_N1)).reshape(-1)
-    return weight_KN, add_initializer(graph, f"{scale_N1.name}.flat", flat_N)
+    formula = formula_of(scale_N1)
+    return weight_KN, add_initializer(graph, f"{scale_N1.name}.flat", flat_N, formula)
 
 
 def _zero_point(graph: ir.Graph, plan: Int8Plan) -> ir.Value | None:
     # Signed weights have no zero-point tensor: zeros select a slower kernel.
     if plan.signed:
         return None
-    return add_initializer(graph, "constant/uint8/128", np.array(128, np.uint8))
+    return add_initializer(graph, "constant/uint8/128", np.array(UINT8_ZERO, np.uint8))
 
 
 # --- embeddings ----------------------------------------------------------------------------------
@@ -268,7 +275,7 @@ def _quantize_lookup(graph: ir.Graph, lookup: ir.Node, plan: Int8Plan) -> None:
     )
     # uint8 is stored around 128, and a lookup has no zero-point input.
     if not plan.signed:
-        middle = add_initializer(graph, "constant/float32/128", np.array(128, np.float32))
+        middle = add_initializer(graph, "constant/float32/128", np.array(UINT8_ZERO, np.float32))
         (numbers,) = insert(lookup, "Sub", [numbers, middle], name=f"{name}/Sub")
     (vectors,) = insert(lookup, "Mul", [numbers, scales], name=f"{name}/Mul")
     replace_value(lookup.outputs[0], vectors)
@@ -283,18 +290,38 @@ def _quantized_rows(graph: ir.Graph, matrix: ir.Value, plan: Int8Plan) -> tuple[
     assert rows_VD is not None
     # A lookup could use all 8 bits, but a tied head multiplies the same rows: the reduced range of
     # the plan holds for them too.
-    integers_VD, scale_V1 = quantize_weight(rows_VD, plan, axis=1, per_channel=True)
+    by_row = replace(plan, per_channel=True)
+    integers_VD, scale_V1 = quantize_weight(rows_VD, by_row, axis=1)
+    formulas = int8_formulas(formula_of(matrix), by_row, axis=1)
     return (
-        add_initializer(graph, name, integers_VD),
-        add_initializer(graph, scale_name, scale_V1),
+        add_initializer(graph, name, integers_VD, formulas.values),
+        add_initializer(graph, scale_name, scale_V1, formulas.scale),
     )
 
 
 # --- arithmetic ----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Int8Formulas:
+    """What the certificate compares an 8-bit weight and its scale with."""
+
+    values: Formula | None
+    scale: Formula | None
+
+
+def int8_formulas(weight: Formula | None, plan: Int8Plan, *, axis: int) -> Int8Formulas:
+    """Returns the formulas of what `quantize_weight` makes of a weight."""
+    method = {"axis": axis if plan.per_channel else None, "largest": plan.largest}
+    zero = {} if plan.signed else {"zero": UINT8_ZERO}
+    return Int8Formulas(
+        values=call("int8_values", weight, **method, **zero),
+        scale=call("int8_scale", weight, **method),
+    )
+
+
 def quantize_weight(
-    weight: NDArray[np.float32], plan: Int8Plan, *, axis: int, per_channel: bool | None = None
+    weight: NDArray[np.float32], plan: Int8Plan, *, axis: int
 ) -> tuple[NDArray[np.int8] | NDArray[np.uint8], NDArray[np.float32]]:
     """Rounds a matrix to 8-bit integers.
 
@@ -302,20 +329,17 @@ def quantize_weight(
         weight: A matrix, float32.
         plan: Sign, range, and number of scales.
         axis: The axis that the MatMul sums over.
-        per_channel: Overrides the plan's value.
     Returns:
         The integers, and the scale that they are multiplied with; `axis` has size 1 in the scale.
         A single scale has shape (1, 1).
     """
-    if per_channel is None:
-        per_channel = plan.per_channel
     # Symmetric, so that signed weights need no zero point.
-    top = np.abs(weight).max(axis=axis if per_channel else None, keepdims=True)
+    top = np.abs(weight).max(axis=axis if plan.per_channel else None, keepdims=True)
     scale = np.maximum(top / plan.largest, _TINY).astype(np.float32)
     integers = np.clip(np.rint(weight / scale), -plan.largest, plan.largest)
     if plan.signed:
         return integers.astype(np.int8), scale
-    return (integers + 128).astype(np.uint8), scale
+    return (integers + UINT8_ZERO).astype(np.uint8), scale
 
 
 def uint8_grid(low: float, high: float) -> tuple[float, int]:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.rundir import storage_errors
+from edgedistil.parity.formula import META, METADATA_KEY, Provenance
 
 # model.onnx_data is the name that transformers.js and optimum look for.
 EXTERNAL_SUFFIX = "_data"
@@ -35,6 +36,7 @@ def save_graph(model: ir.Model, path: Path, *, external: bool) -> list[Path]:
         StorageError: The disk is full or the folder cannot be written.
         ModelError: A single file would be larger than protobuf's 2 GiB.
     """
+    model.metadata_props[METADATA_KEY] = read_provenance(model).to_json()
     size = _initializer_bytes(model)
     if not external and size > PROTOBUF_LIMIT_BYTES:
         raise ModelError(
@@ -57,6 +59,20 @@ def save_graph(model: ir.Model, path: Path, *, external: bool) -> list[Path]:
     if external and data_file.exists():
         return [path, data_file]
     return [path]
+
+
+def read_provenance(model: ir.Model) -> Provenance:
+    """Collects the formulas that trace and passes recorded in a graph."""
+    initializers = {
+        name: value.meta[META]
+        for name, value in model.graph.initializers.items()
+        if META in value.meta
+    }
+    attributes = {}
+    for node in model.graph:
+        for name, formula in node.meta.get(META, {}).items():
+            attributes[f"{node.name}:{name}"] = formula
+    return Provenance(initializers, attributes)
 
 
 def _initializer_bytes(model: ir.Model) -> int:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
@@ -26,7 +27,10 @@ from edgedistil.core.task import TASKS, Task
 from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.export.passes import MODULE_CALLS
 from edgedistil.export.passes.attention import DOMAIN
+from edgedistil.export.passes.edit import record_attribute
+from edgedistil.export.settings import epsilon_name
 from edgedistil.export.traced_modules import traced_form
+from edgedistil.parity.formula import META, literal, setting, source
 
 # The first opset with LayerNormalization. What a younger opset adds for these models, our passes
 # fuse (docs/decisions.md#opset-17-ir-8-onnxruntime--114).
@@ -90,6 +94,7 @@ def trace_model(model: PreTrainedModel, *, task: Task, token_types: bool | None 
     graph = ir.from_proto(onnx.load_model_from_string(data.getvalue()))
     _attach_weights(graph.graph, weights, inputs)
     graph.meta[MODULE_CALLS] = calls
+    _record_attributes(graph.graph)
 
     # No field depends on the machine or on the version of torch, so equal models give equal bytes.
     graph.graph.name = f"{model.config.model_type} {task}"
@@ -184,4 +189,20 @@ def _attach_weights(
             continue
         value.name = name
         value.const_value = ir.Tensor(tensor.detach().numpy(), name=name)
+        value.meta[META] = source(name)
         graph.register_initializer(value)
+
+
+def _record_attributes(graph: ir.Graph) -> None:
+    """Records the float attributes of traced nodes, those of normalizations by their module."""
+    for node in graph:
+        for name, attribute in node.attributes.items():
+            if attribute.type != ir.AttributeType.FLOAT or node.domain == DOMAIN:
+                continue
+            formula = literal(np.array(attribute.as_float(), np.float32))
+            if node.op_type == "LayerNormalization" and name == "epsilon":
+                weight = node.inputs[1]
+                assert weight is not None
+                assert weight.name is not None
+                formula = setting(epsilon_name(weight.name.removesuffix(".weight")))
+            record_attribute(node, name, formula)

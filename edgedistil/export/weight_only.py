@@ -13,6 +13,7 @@ from edgedistil.export.passes.edit import (
     CONTRIB,
     add_initializer,
     constant_array,
+    formula_of,
     insert,
     replace_value,
 )
@@ -22,6 +23,7 @@ from edgedistil.export.quantize import (
     quantize_embeddings,
     quantize_linear,
 )
+from edgedistil.parity.formula import call
 
 # Inputs of an output that share a scale. Blocks of 256 are faster and less exact
 # (docs/log.md#integer-kernels).
@@ -52,7 +54,8 @@ def convert_to_float16(model: ir.Model) -> None:
         if array is None or array.dtype != np.float32 or array.nbytes <= _HALVED_FROM_BYTES:
             continue
         _check_fits_float16(name, array)
-        half = add_initializer(graph, f"{name}.half", array.astype(np.float16))
+        formula = call("half", formula_of(value))
+        half = add_initializer(graph, f"{name}.half", array.astype(np.float16), formula)
         if lookup is not None and value is lookup.inputs[0]:
             _cast_after_lookup(lookup, half)
         _cast_before_readers(value, half, except_node=lookup, name=name)
@@ -119,8 +122,10 @@ def _quantize_in_blocks(graph: ir.Graph, linear: Linear) -> None:
     K, N = matrix_KN.shape
     packed, scales = pack_int4(np.ascontiguousarray(matrix_KN.T))
     name = linear.weight.name
-    weight = add_initializer(graph, f"{name}.int4", packed)
-    scale = add_initializer(graph, f"{name}.scale", scales)
+    rows = call("transpose", linear.formula())
+    values_formula = call("int4_values", rows, block=BLOCK)
+    weight = add_initializer(graph, f"{name}.int4", packed, values_formula)
+    scale = add_initializer(graph, f"{name}.scale", scales, call("int4_scale", rows, block=BLOCK))
     node_name = linear.matmul.name or ""
     attributes = {"K": K, "N": N, "bits": 4, "block_size": BLOCK, "accuracy_level": _ACCURACY_INT8}
     (output,) = insert(

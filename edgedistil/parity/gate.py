@@ -19,6 +19,7 @@ from edgedistil.core.errors import ModelError, ParityError
 from edgedistil.core.format import artefact_name
 from edgedistil.core.precision import Precision
 from edgedistil.core.records import (
+    CertificateRecord,
     Method,
     NotMeasured,
     ParityFigures,
@@ -30,7 +31,9 @@ from edgedistil.core.records import (
 from edgedistil.core.rundir import artefact_sha256
 from edgedistil.core.session import PROVIDERS, SessionOptions
 from edgedistil.core.task import TASKS, find_task
+from edgedistil.parity.certificate import certify
 from edgedistil.parity.compare import Comparison, Outputs, compare, reduce_outputs
+from edgedistil.parity.formula import WeightSource
 from edgedistil.parity.probes import ProbeBatch, Probes
 from edgedistil.parity.tolerances import tolerances_for
 
@@ -51,8 +54,9 @@ def check_artefact(
     model: str,
     task: str,
     run: RunModel | None = None,
+    source: WeightSource | None = None,
 ) -> ParityRecord:
-    """Compares an ONNX file on this machine with PyTorch's outputs.
+    """Compares an ONNX file on this machine with PyTorch's outputs and weights.
 
     Args:
         model_file: The graph, with its external data in the same folder.
@@ -61,8 +65,9 @@ def check_artefact(
         model: student, teacher, or the model's name.
         task: Task of the artefact; must be the probes' task.
         run: Computes the outputs instead of an onnxruntime session on this machine.
+        source: The model's tensors, for the certificate; None where they are not at hand.
     Returns:
-        The record; `passed` says whether every tolerance holds.
+        The record; `passed` says whether every tolerance and the certificate hold.
     Raises:
         ModelError: onnxruntime cannot load the file, or it lacks an output or an input.
         ParityError: It cannot run a shape of the probes, or an output holds NaN.
@@ -72,7 +77,7 @@ def check_artefact(
     run_model = run or load_artefact(model_file)
     label = f"parity check: {model} {task} {precision}"
     comparison = compare(probes, _reduced_outputs(run_model, probes, label=label))
-    return judge(
+    record = judge(
         comparison,
         precision=precision,
         model=model,
@@ -80,6 +85,11 @@ def check_artefact(
         artefact_sha256=artefact_sha256(model_file),
         runtime=f"onnxruntime {ort.__version__}",
     )
+    if source is None:
+        return record
+    certificate = certify(model_file, source)
+    passed = record.passed and certificate.holds
+    return record.model_copy(update={"certificate": certificate, "passed": passed})
 
 
 def judge(
@@ -157,12 +167,19 @@ def require_parity(record: ParityRecord) -> None:
     """
     if record.passed:
         return
-    failures = [format_failure(result) for result in record.results if not result.holds]
     raise ParityError(
         f"{artefact_name(record)} does not match the model it was exported from:"
-        f" {'; '.join(failures)}",
+        f" {'; '.join(list_failures(record))}",
         hint="edgedistil export --explain shows the error layer by layer",
     )
+
+
+def list_failures(record: ParityRecord) -> list[str]:
+    """Formats every tolerance that does not hold and every problem of the certificate."""
+    failures = [format_failure(result) for result in record.results if not result.holds]
+    if isinstance(record.certificate, CertificateRecord):
+        failures += record.certificate.problems
+    return failures
 
 
 def format_failure(result: ToleranceResult) -> str:

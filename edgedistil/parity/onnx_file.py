@@ -47,7 +47,12 @@ def check_onnx_file(path: Path) -> list[Path]:
 
 
 def read_onnx_graph(path: Path) -> Any:
-    """Parses a graph without its external data.
+    """Parses a graph without its external data; raises like `read_onnx_model`."""
+    return read_onnx_model(path).graph
+
+
+def read_onnx_model(path: Path) -> Any:
+    """Parses a graph and its metadata, without external data.
 
     Raises:
         ModelError: The file is missing, not a regular file, or not a graph with nodes.
@@ -73,7 +78,7 @@ def read_onnx_graph(path: Path) -> Any:
         raise ModelError(
             f"{path} is not a readable ONNX file: a name is not UTF-8", hint=_CORRUPT_HINT
         )
-    return model.graph
+    return model
 
 
 def _texts(graph: Any) -> Iterator[Any]:

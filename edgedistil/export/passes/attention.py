@@ -16,13 +16,18 @@ from edgedistil.export.passes.edit import (
     insert,
     only_consumer,
     produced_by,
+    record_attribute,
     replace_value,
 )
+from edgedistil.export.settings import (
+    ATTENTION_SCALE,
+    HEADS,
+    MASKED_SCORE,
+    MASKED_SCORE_VALUE,
+)
+from edgedistil.parity.formula import Formula, call, literal, setting
 
 DOMAIN = "edgedistil"  # of the attention node in a traced graph
-
-# Added to the scores of padding: exp() of it is 0, and float16 can hold it.
-MASKED_SCORE = -10000.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,8 @@ def _lower(
     """Inserts the operators of one attention; returns its context, (L, B, D)."""
     module = (node.name or "attention").rsplit("/", 1)[0]
     # 0 keeps a dimension, -1 is computed: one constant serves every batch and length.
-    split = add_initializer(graph, f"constant/split/{heads}", _shape(0, 0, heads, -1))
+    shape = call("concat", literal(_shape(0, 0)), _heads_formula(), literal(_shape(-1)), axis=0)
+    split = add_initializer(graph, f"constant/split/{heads}", _shape(0, 0, heads, -1), shape)
     merge = add_initializer(graph, "constant/merge", _shape(0, 0, -1))
     query, key, value = (
         insert(node, "Reshape", [projection, split], name=f"{module}/{role}_heads")[0]
@@ -116,6 +122,9 @@ def _insert_weights(
         "transB": 1,
     }
     scores = _insert_matmul(node, query, key, f"{module}/scores", attributes=attributes)
+    scores_node = scores.producer()
+    assert scores_node is not None
+    record_attribute(scores_node, "alpha", setting(ATTENTION_SCALE))
     (masked,) = insert(node, "Add", [scores, mask_B11L], name=f"{module}/masked")
     last = {"axis": -1}
     return insert(node, "Softmax", [masked], name=f"{module}/weights", attributes=last)[0]
@@ -129,6 +138,10 @@ def _insert_matmul(
     )[0]
 
 
+def _heads_formula() -> Formula | None:
+    return call("reshape", setting(HEADS), literal(_shape(1)))
+
+
 def _shape(*sizes: int) -> NDArray[np.int64]:
     return np.array(sizes, np.int64)
 
@@ -137,12 +150,13 @@ def _insert_mask(graph: ir.Graph, bias_1HLL: ir.Value | None) -> ir.Value:
     """Inserts what all layers add to their scores: the mask, and a bias of distances.
 
     Returns:
-        0 at tokens and `MASKED_SCORE` at padding, (B, 1, 1, L); with a bias (B, H, L, L).
+        0 at tokens and `MASKED_SCORE_VALUE` at padding, (B, 1, 1, L); with a bias (B, H, L, L).
     """
     attention_mask = graph_input(graph, "attention_mask")
     first = next(iter(graph))
     one = add_initializer(graph, "constant/one", np.array(1, np.float32))
-    score = add_initializer(graph, "constant/masked", np.array(MASKED_SCORE, np.float32))
+    masked = np.array(MASKED_SCORE_VALUE, np.float32)
+    score = add_initializer(graph, "constant/masked", masked, setting(MASKED_SCORE))
     axes = add_initializer(graph, "constant/mask_axes", np.array([1, 2], np.int64))
     # In front of the first node: every layer reads the mask.
     float32 = {"to": int(ir.DataType.FLOAT)}

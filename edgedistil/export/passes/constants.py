@@ -14,9 +14,7 @@ from edgedistil.export.passes.edit import (
     only_consumer,
     replace_value,
 )
-
-# The name holds the values, so a larger constant stays a node under the tracer's name.
-_NAMED_UP_TO_VALUES = 64
+from edgedistil.parity.formula import LITERAL_UP_TO_VALUES, array_sha256, literal
 
 
 def read_weights_as_stored(model: ir.Model) -> int:
@@ -58,11 +56,11 @@ def name_constants(model: ir.Model) -> int:
     changed = 0
     for node in [node for node in model.graph if node.op_type == "Constant"]:
         array = constant_array(node.outputs[0])
-        if array is None or array.size > _NAMED_UP_TO_VALUES:
+        if array is None:
             continue
         array = np.array(array)  # not ascontiguousarray: it makes a scalar one-dimensional
         # Equal constants have equal names, so they become one initializer.
-        value = add_initializer(model.graph, _constant_name(array), array)
+        value = add_initializer(model.graph, _constant_name(array), array, literal(array))
         replace_value(node.outputs[0], value)
         changed += 1
     return changed
@@ -79,7 +77,9 @@ def transposes_a_weight(node: ir.Node) -> bool:
 
 
 def _constant_name(array: NDArray[np.generic]) -> str:
-    """Name with dtype, shape and values: `constant/int64/2/0_-1`."""
+    """Name with dtype, shape and values, or their digest: `constant/int64/2/0_-1`."""
     shape = "x".join(str(size) for size in array.shape) or "scalar"
+    if array.size > LITERAL_UP_TO_VALUES:
+        return f"constant/{array.dtype}/{shape}/{array_sha256(array)[:16]}"
     values = "_".join(f"{value:g}" for value in array.ravel().tolist())
     return f"constant/{array.dtype}/{shape}/{values}"

@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgedistil.parity.formula import LITERAL_UP_TO_VALUES, META, Formula, literal
+
 CONTRIB = "com.microsoft"  # domain of onnxruntime's own operators
 
 # --- queries -------------------------------------------------------------------------------------
@@ -94,8 +96,19 @@ def insert(
     return list(node.outputs)
 
 
-def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """Adds a constant; returns the existing one if the graph has an initializer of that name."""
+def add_initializer(
+    graph: ir.Graph, name: str, array: NDArray[Any], formula: Formula | None = None
+) -> ir.Value:
+    """Adds a constant; returns the existing one if the graph has an initializer of that name.
+
+    Args:
+        graph: The graph.
+        name: Name of the initializer.
+        array: Its values.
+        formula: How it follows from the source model, for the certificate
+            (`edgedistil/parity/formula.py`). Shapes, axes and other small constants need none:
+            their values are recorded. A larger array without a formula is refused at the export.
+    """
     if name in graph.initializers:
         return graph.initializers[name]
     # The tensor refers to the array: nothing is copied before the graph is written.
@@ -104,7 +117,22 @@ def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value
         name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
     )
     graph.register_initializer(value)
+    if formula is None and array.size <= LITERAL_UP_TO_VALUES:
+        formula = literal(array)
+    if formula is not None:
+        value.meta[META] = formula
     return value
+
+
+def record_attribute(node: ir.Node, name: str, formula: Formula) -> None:
+    """Records what a float attribute of a node is, for the certificate."""
+    node.meta[META] = {**node.meta.get(META, {}), name: formula}
+
+
+def formula_of(value: ir.Value) -> Formula | None:
+    """The recorded formula of an initializer; None if it has none, as in a graph from a file."""
+    formula: Formula | None = value.meta.get(META)
+    return formula
 
 
 def replace_value(old: ir.Value, new: ir.Value) -> None:

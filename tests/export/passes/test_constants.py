@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_equal_constants_become_one_initializer_that_is_named_after_its_values(
     assert name_constants(model) == 0
 
 
-def test_a_large_constant_keeps_its_node(parse: Parse) -> None:
+def test_a_large_constant_is_named_by_its_digest(parse: Parse) -> None:
     values = ", ".join(["1"] * 65)
     text = f"""
     large (float[65] x) => (float[65] y)
@@ -99,4 +100,7 @@ def test_a_large_constant_keeps_its_node(parse: Parse) -> None:
       y = Add(x, c)
     }}
     """
-    assert name_constants(parse(text)) == 0
+    model = parse(text)
+    assert name_constants(model) == 1
+    (name,) = model.graph.initializers
+    assert re.fullmatch(r"constant/float32/65/[0-9a-f]{16}", name)

@@ -1,0 +1,104 @@
+"""The tensors and settings of a PyTorch model that the certificate of its artefacts reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from edgedistil.core.family import FAMILIES
+from edgedistil.core.task import TASKS, Task
+from edgedistil.export.settings import (
+    ATTENTION_SCALE,
+    HEADS,
+    MASKED_SCORE,
+    MASKED_SCORE_VALUE,
+    epsilon_name,
+)
+from edgedistil.parity.formula import WeightSource
+
+
+def read_weight_source(model: PreTrainedModel, task: Task) -> WeightSource:
+    """Returns a model's tensors, without copies, and what its config fixes.
+
+    Args:
+        model: The model with the task's head, in float32.
+        task: Selects the outputs, and with them the parameters that are used.
+    """
+    tensors = dict(chain(model.named_parameters(), model.named_buffers()))
+    family = FAMILIES[model.config.model_type]
+    return WeightSource(
+        tensors={name: tensor.detach().numpy() for name, tensor in tensors.items()},
+        used=used_parameters(model, task),
+        settings=_settings(model),
+        activation=str(getattr(model.config, family.keys.activation)),
+    )
+
+
+def _settings(model: PreTrainedModel) -> dict[str, float]:
+    settings = {
+        HEADS: int(model.config.num_attention_heads),
+        MASKED_SCORE: MASKED_SCORE_VALUE,
+    }
+    for name, module in model.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            settings[epsilon_name(name)] = module.eps
+    scales = {scale for scale in map(_attention_scale, model.modules()) if scale is not None}
+    if len(scales) == 1:
+        settings[ATTENTION_SCALE] = scales.pop()
+    return settings
+
+
+def _attention_scale(module: nn.Module) -> float | None:
+    """The factor of a module's attention scores; None for a module without attention."""
+    # transformers computes it from the config; families with code of their own by its definition.
+    if hasattr(module, "scaling"):
+        return float(module.scaling)
+    if hasattr(module, "attention_head_size"):
+        return float(module.attention_head_size) ** -0.5
+    return None
+
+
+def used_parameters(model: PreTrainedModel, task: Task) -> frozenset[str]:
+    """Names of the parameters that the task's outputs depend on, from PyTorch's own graph.
+
+    A pooler that no output reads, for example, is not among them.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    with _gradients(model), torch.enable_grad():
+        outputs = model(input_ids=torch.zeros(1, 2, dtype=torch.int64), return_dict=True)
+        leaves = _leaves([outputs[name] for name in TASKS[task].outputs])
+    return frozenset(names[id(leaf)] for leaf in leaves if id(leaf) in names)
+
+
+@contextmanager
+def _gradients(model: nn.Module) -> Iterator[None]:
+    """Lets PyTorch record which parameters it computes with."""
+    required = [parameter.requires_grad for parameter in model.parameters()]
+    model.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter, before in zip(model.parameters(), required, strict=True):
+            parameter.requires_grad_(before)
+
+
+def _leaves(outputs: list[Tensor]) -> list[Tensor]:
+    """Parameters at the ends of the recorded graph; nothing is differentiated."""
+    pending: list[Any] = [output.grad_fn for output in outputs]
+    seen: set[Any] = set()
+    leaves = []
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        pending += [function for function, _ in node.next_functions]
+    return leaves

@@ -35,7 +35,6 @@ class Linear:
         name: The module's name in the source model, such as `transformer.layer.0.ffn.lin1`.
         matmul: The node that multiplies.
         last: The node whose output is the layer's output: the sum with the bias, if it has one.
-        x: The layer's input.
         weight: The initializer of W.
         bias: The initializer of b; None without one.
         rows_are_outputs: Whether the weight is stored as (N, K), as PyTorch stores it.
@@ -44,10 +43,16 @@ class Linear:
     name: str
     matmul: ir.Node
     last: ir.Node
-    x: ir.Value
     weight: ir.Value
     bias: ir.Value | None
     rows_are_outputs: bool
+
+    @property
+    def x(self) -> ir.Value:
+        """The layer's input, also after the layer that computes it was replaced."""
+        x = self.matmul.inputs[0]
+        assert x is not None
+        return x
 
     @property
     def tied(self) -> bool:
@@ -75,11 +80,11 @@ def find_linears(model: ir.Model) -> list[Linear]:
         x, weight = node.inputs[0], node.inputs[1]
         if x is None or weight is None or not weight.is_initializer():
             continue  # a MatMul of two activations, as in attention
-        linears.append(_linear(node, x, weight))
+        linears.append(_linear(node, weight))
     return linears
 
 
-def _linear(node: ir.Node, x: ir.Value, weight: ir.Value) -> Linear:
+def _linear(node: ir.Node, weight: ir.Value) -> Linear:
     # Gemm has an input for the bias; the tracer writes its weight as (N, K) with transB.
     if node.op_type == "Gemm":
         bias, last = node.inputs[2], node
@@ -89,7 +94,6 @@ def _linear(node: ir.Node, x: ir.Value, weight: ir.Value) -> Linear:
         name=module_name(node),
         matmul=node,
         last=last,
-        x=x,
         weight=weight,
         bias=bias,
         rows_are_outputs=node.op_type in {"FusedMatMul", "Gemm"},

@@ -82,13 +82,13 @@ def quantize_dynamic(model: ir.Model, plan: Int8Plan) -> list[str]:
     # The layers are listed first: afterwards their names and weights are others.
     linears = quantizable_linears(model, plan)
     quantize_embeddings(model, plan)
-    for x, readers in group_by_input(linears).items():
+    for readers in group_by_input(linears).values():
         # Quantizing x in a node of its own gains nothing if only one layer reads x
         # (docs/log.md#separate-dynamic-quantization).
         if len(readers) == 1:
             quantize_linear(model, readers[0], plan)
         else:
-            _quantize_readers(model, x, readers, plan)
+            _quantize_readers(model, readers, plan)
     drop_unused(model)
     return [linear.name for linear in linears]
 
@@ -110,7 +110,7 @@ def quantize_static(
     linears = quantizable_linears(model, plan)
     quantize_embeddings(model, plan)
     for x, readers in group_by_input(linears).items():
-        quantized_x = _quantize_input(model, x, readers[0], ranges[x.name or ""])
+        quantized_x = _quantize_input(model, readers[0], ranges[x.name or ""])
         for linear in readers:
             _quantize_reader(model, linear, plan, quantized_x)
     drop_unused(model)
@@ -165,18 +165,18 @@ def quantize_linear(model: ir.Model, linear: Linear, plan: Int8Plan) -> None:
     replace_value(linear.last.outputs[0], output)
 
 
-def _quantize_readers(model: ir.Model, x: ir.Value, readers: list[Linear], plan: Int8Plan) -> None:
+def _quantize_readers(model: ir.Model, readers: list[Linear], plan: Int8Plan) -> None:
     """Replaces linear layers that read the same x, which is quantized once."""
     first = readers[0].matmul
     # `.../attention/query/MatMul` → `.../attention/quantized_input`
     name = (first.name or "").rsplit("/", 2)[0] + "/quantized_input"
-    outputs = insert(first, "DynamicQuantizeLinear", [x], name=name, outputs=3)
+    outputs = insert(first, "DynamicQuantizeLinear", [readers[0].x], name=name, outputs=3)
     for linear in readers:
         _quantize_reader(model, linear, plan, _QuantizedInput(*outputs))
 
 
 def _quantize_input(
-    model: ir.Model, x: ir.Value, linear: Linear, limits: tuple[float, float]
+    model: ir.Model, linear: Linear, limits: tuple[float, float]
 ) -> _QuantizedInput:
     """Quantizes an input by constants, in front of the first layer that reads it."""
     scale, zero_point = uint8_grid(*limits)
@@ -186,7 +186,10 @@ def _quantize_input(
     x_zero = add_initializer(model.graph, f"{name}.zero", np.array(zero_point, np.uint8))
     module = (linear.matmul.name or "").rsplit("/", 1)[0]
     (values,) = insert(
-        linear.matmul, "QuantizeLinear", [x, x_scale, x_zero], name=f"{module}/quantized_input"
+        linear.matmul,
+        "QuantizeLinear",
+        [linear.x, x_scale, x_zero],
+        name=f"{module}/quantized_input",
     )
     return _QuantizedInput(values, x_scale, x_zero)
 

@@ -30,7 +30,7 @@ from edgedistil.export.passes.attention import DOMAIN
 from edgedistil.export.passes.edit import record_attribute
 from edgedistil.export.settings import epsilon_name
 from edgedistil.export.traced_modules import traced_form
-from edgedistil.parity.formula import META, literal, setting, source
+from edgedistil.parity.formula import META, literal, parse, setting, source, source_names, traced
 
 # The first opset with LayerNormalization. What a younger opset adds for these models, our passes
 # fuse (docs/decisions.md#opset-17-ir-8-onnxruntime--114).
@@ -72,6 +72,8 @@ def trace_model(model: PreTrainedModel, *, task: Task, token_types: bool | None 
     outputs = list(TASKS[task].outputs)
     axes = {name: _dynamic_axes(name, task) for name in [*inputs, *outputs]}
     data = io.BytesIO()
+    # The traced form may have other names: the certificate looks weights up in the model itself.
+    own_names = {id(tensor): name for name, tensor in _tensors(model)}
     # The tracer runs the model once, on a small example.
     with traced_form(model) as calls, _quiet_tracer(), torch.no_grad():
         wrapper = _NamedOutputs(model, inputs, outputs).eval()
@@ -92,7 +94,7 @@ def trace_model(model: PreTrainedModel, *, task: Task, token_types: bool | None 
             custom_opsets={DOMAIN: 1},
         )
     graph = ir.from_proto(onnx.load_model_from_string(data.getvalue()))
-    _attach_weights(graph.graph, weights, inputs)
+    _attach_weights(graph.graph, weights, inputs, own_names)
     graph.meta[MODULE_CALLS] = calls
     _record_attributes(graph.graph)
 
@@ -174,7 +176,10 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _attach_weights(
-    graph: ir.Graph, weights: dict[str, tuple[str, Tensor]], inputs: list[str]
+    graph: ir.Graph,
+    weights: dict[str, tuple[str, Tensor]],
+    inputs: list[str],
+    own_names: dict[int, str],
 ) -> None:
     """Turns the inputs that are weights into initializers in PyTorch's memory."""
     for value in [value for value in graph.inputs if value.name not in inputs]:
@@ -189,7 +194,9 @@ def _attach_weights(
             continue
         value.name = name
         value.const_value = ir.Tensor(tensor.detach().numpy(), name=name)
-        value.meta[META] = source(name)
+        source_name = own_names.get(id(tensor))
+        # A table of the traced form, such as MPNet's distances, is not one of the model's.
+        value.meta[META] = source(source_name) if source_name else traced(value.const_value.numpy())
         graph.register_initializer(value)
 
 
@@ -203,6 +210,6 @@ def _record_attributes(graph: ir.Graph) -> None:
             if node.op_type == "LayerNormalization" and name == "epsilon":
                 weight = node.inputs[1]
                 assert weight is not None
-                assert weight.name is not None
-                formula = setting(epsilon_name(weight.name.removesuffix(".weight")))
+                weight_name = next(iter(source_names(parse(weight.meta[META]))))
+                formula = setting(epsilon_name(weight_name.removesuffix(".weight")))
             record_attribute(node, name, formula)

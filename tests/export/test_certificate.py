@@ -9,9 +9,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
+import transformers
 from onnx import numpy_helper
+from transformers import AutoConfig, PreTrainedModel
 
-from edgedistil.core.task import Task
+from edgedistil.core.family import FAMILIES
+from edgedistil.core.task import TASKS, Task
 from edgedistil.export.passes import run_standard_passes
 from edgedistil.export.quantize import (
     Int8Plan,
@@ -210,3 +214,35 @@ def test_unused_parameters_are_those_that_no_output_reads() -> None:
         "pooler.dense.bias",
     }
     assert not any(parameter.requires_grad for parameter in source.parameters())
+
+
+def small_model(family: str, auto_class: str) -> PreTrainedModel:
+    """A random model of any family, whose sizes differ from each other."""
+    keys = FAMILIES[family].keys
+    sizes = {
+        keys.vocabulary: 53,
+        keys.hidden: 44,
+        keys.layers: 2,
+        keys.heads: 4,
+        keys.intermediate: 68,
+        keys.positions: 40,
+        keys.embedding: 20,
+        "true_hidden_size": 44,
+        "intra_bottleneck_size": 44,
+        "pad_token_id": 0 if FAMILIES[family].position_pad is None else 1,
+    }
+    config = AutoConfig.for_model(family, **sizes)
+    torch.manual_seed(7)
+    return getattr(transformers, auto_class).from_config(config).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_certified(family: str, precision: str, tmp_path: Path) -> None:
+    for task in ("fill-mask", "text-classification"):
+        source = small_model(family, TASKS[task].auto_class)
+        graph = trace_model(source, task=task)
+        run_standard_passes(graph, source.config)
+        convert(graph, precision)
+        path = save_graph(graph, tmp_path / f"{task}.onnx", external=False)[0]
+        assert certify(path, read_weight_source(source, task)).problems == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -54,13 +55,13 @@ def _settings(model: PreTrainedModel) -> dict[str, float]:
     return settings
 
 
-def _attention_scale(module: nn.Module) -> float | None:
+def _attention_scale(module: Any) -> float | None:
     """The factor of a module's attention scores; None for a module without attention."""
     # transformers computes it from the config; families with code of their own by its definition.
     if hasattr(module, "scaling"):
         return float(module.scaling)
     if hasattr(module, "attention_head_size"):
-        return float(module.attention_head_size) ** -0.5
+        return 1.0 / math.sqrt(module.attention_head_size)
     return None
 
 

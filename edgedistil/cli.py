@@ -231,10 +231,10 @@ def report(
 
 @app.command()
 def doctor() -> None:
-    """Check what each stage needs on this machine."""
+    """Check what each stage needs on this machine; exit code 2 if something is missing."""
     from edgedistil.doctor import examine
 
-    raise typer.Exit(0 if examine() else 1)
+    raise typer.Exit(0 if examine() else InputError.exit_code)
 
 
 @devices_app.command("list")

@@ -383,3 +383,7 @@ def test_doctor_looks_at_everything(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     for part in ("torch", "onnxruntime", "cache", "assets", "not cached"):
         assert part in done.stdout
+    (tmp_path / "file").touch()
+    done = edgedistil("doctor", cwd=tmp_path, EDGEDISTIL_CACHE=str(tmp_path / "file" / "cache"))
+    assert done.returncode == 2, done.stdout
+    assert "missing: cache" in done.stdout

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 
 from edgedistil.core.echo import one_line, printable
 
-# Characters that start code, emphasis, HTML, a link, strike-through, a cell or a formula, and an
-# entity's "&". An underscore inside of a word is not emphasis.
-_INLINE = re.compile(r"[\\`*<\[~|$]|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w])")
+# Characters of code, emphasis, HTML, a link, strike-through, a cell or a formula, and an entity's
+# "&". An underscore inside of a word is not emphasis.
+_INLINE = re.compile(r"[\\`*<\[\]~|$]|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w])")
 # What makes a paragraph a heading, a quotation, a list or a rule.
 _BLOCK_START = re.compile(r"(>|#{1,6}(?=\s|$)|[-+](?=[-+\s]|$))|(\d{1,9})([.)])(?=\s|$)")
 _BACKTICKS = re.compile(r"`+")
@@ -29,7 +29,12 @@ def escaped(text: str) -> Markup:
     """Returns text inside of a line of Markdown: printable, on one line, without effect."""
     if isinstance(text, Markup):
         return text
-    return Markup(_INLINE.sub(r"\\\g<0>", one_line(text)))
+    return Markup(_INLINE.sub(_escaped_character, one_line(text)))
+
+
+def _escaped_character(match: re.Match[str]) -> str:
+    # As an entity, a tag stays text even where a reader of Markdown ignores backslashes.
+    return "&lt;" if match[0] == "<" else f"\\{match[0]}"
 
 
 def paragraph(text: str) -> Markup:

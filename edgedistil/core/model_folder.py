@@ -132,11 +132,22 @@ def read_model_folder(
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
-        raise ModelError(f"{folder} is not a model folder: it has no config.json")
+        raise ModelError(
+            f"{folder} is not a model folder: it has no config.json", hint=_subfolder_hint(folder)
+        )
     try:
         return read_json_object(path)
     except StorageError as error:
         raise ModelError(error.message, hint=_DAMAGED_HINT) from error
+
+
+def _subfolder_hint(folder: Path) -> str | None:
+    """Names the subfolders that have a config.json; None without any."""
+    names = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if not names:
+        return None
+    listed = ", ".join(echo(folder / name) for name in names[:_LISTED_PROBLEMS])
+    return f"a subfolder has one: {listed}"
 
 
 def _supported_family(
@@ -305,7 +316,7 @@ def read_shapes(folder: Path) -> dict[str, Shape]:
     require_safetensors(folder)
     shapes: dict[str, Shape] = {}
     for file in weight_files(folder):
-        shapes |= _read_header(file)
+        shapes |= read_header(file)
     return shapes
 
 
@@ -351,8 +362,8 @@ def _shard(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _read_header(file: Path) -> dict[str, Shape]:
-    """Shapes in the header of one file."""
+def read_header(file: Path) -> dict[str, Shape]:
+    """Returns the shape of each weight in a safetensors file; raises ModelError if damaged."""
     from safetensors import safe_open
 
     problem = f"{file} is truncated or not a safetensors file"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edgedistil.core.echo import echo
-from edgedistil.core.errors import ModelError
+from edgedistil.core.errors import ModelError, StorageError
 from edgedistil.core.rundir import read_json_object
 from edgedistil.core.sentence_modules import SentenceModule, read_modules
 
@@ -178,7 +178,7 @@ def read_sentence_vector(folder: Path, *, hidden: int) -> SentenceVector:
         prompts=settings.prompts,
         default_prompt=settings.default_prompt,
         similarity=settings.similarity,
-        max_length=_read_max_length(folder, modules),
+        max_length=read_max_length(folder),
     )
 
 
@@ -192,7 +192,7 @@ def _check_supported(module: SentenceModule, folder: Path) -> None:
 
 
 def _read_pooling(path: Path, width: int) -> tuple[Pooling, ...]:
-    config = _read_config(path)
+    config = read_module_settings(path)
     if config.get("include_prompt", True) is not True:
         raise ModelError(
             f"{path} has include_prompt = false: pooling without the prompt's tokens is not "
@@ -225,7 +225,7 @@ def _read_pooling(path: Path, width: int) -> tuple[Pooling, ...]:
 
 
 def _read_dense(module: SentenceModule, path: Path, width: int) -> Step:
-    config = _read_config(path)
+    config = read_module_settings(path)
     inputs, outputs = config.get("in_features"), config.get("out_features")
     if not isinstance(inputs, int) or not isinstance(outputs, int) or outputs < 1:
         raise ModelError(f"{path} lacks in_features or out_features", hint=_RESAVE)
@@ -251,7 +251,7 @@ def _read_dense(module: SentenceModule, path: Path, width: int) -> Step:
 
 
 def _read_layer_norm(module: SentenceModule, path: Path, width: int) -> Step:
-    declared = _read_config(path).get("dimension", width)
+    declared = read_module_settings(path).get("dimension", width)
     if declared != width:
         raise ModelError(
             f"{path} normalizes vectors of {echo(declared)} values, and the module before it "
@@ -287,7 +287,7 @@ def _read_settings(folder: Path) -> _Settings:
     path = folder / SETTINGS_FILE
     if not path.is_file():
         return _Settings()
-    config = _read_config(path)
+    config = read_module_settings(path)
     prompts = config.get("prompts") or {}
     default = config.get("default_prompt_name")
     similarity: Any = config.get("similarity_fn_name") or "cosine"
@@ -307,14 +307,23 @@ def _read_settings(folder: Path) -> _Settings:
     return _Settings(prompts, default, similarity)
 
 
-def _read_max_length(folder: Path, modules: list[SentenceModule]) -> int | None:
-    """Length that the folder truncates to, from the Transformer module's own file."""
-    places = [folder, *(folder / module.path for module in modules if module.is_transformer)]
-    for place in places:
-        for path in sorted(place.glob("sentence_*_config.json")):
-            length = _read_config(path).get("max_seq_length")
-            if length is not None:
-                return _checked_length(path, length)
+def transformer_settings(folder: Path) -> list[Path]:
+    """Returns the Transformer module's own files of a sentence-transformers folder."""
+    modules = [module for module in read_modules(folder) if module.is_transformer]
+    places = dict.fromkeys(folder / module.path for module in modules)
+    return [path for place in places for path in sorted(place.glob("sentence_*_config.json"))]
+
+
+def read_max_length(folder: Path) -> int | None:
+    """Returns the tokens that a text is truncated to; None if the folder does not say.
+
+    Raises:
+        ModelError: A file is corrupt, or the length is not a number of tokens.
+    """
+    for path in transformer_settings(folder):
+        length = read_module_settings(path).get("max_seq_length")
+        if length is not None:
+            return _checked_length(path, length)
     return None
 
 
@@ -324,5 +333,9 @@ def _checked_length(path: Path, length: object) -> int:
     return length
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    return read_json_object(path, hint=_RESAVE)
+def read_module_settings(path: Path) -> dict[str, Any]:
+    """Reads a JSON file of a module; raises ModelError if it is missing or corrupt."""
+    try:
+        return read_json_object(path, hint=_RESAVE)
+    except StorageError as error:
+        raise ModelError(error.message, hint=error.hint) from error

@@ -126,12 +126,18 @@ def find_task(name: str) -> TaskInfo | None:
     return rows.get(name)
 
 
-def task_of_architectures(architectures: list[str]) -> Task | None:
-    """Task that class names from a config.json belong to; None if none of them is known."""
+def task_of_architectures(architectures: list[str], prefix: str) -> Task | None:
+    """Returns the task of class names from a config.json; None if none of them is known.
+
+    Args:
+        architectures: The class names.
+        prefix: Beginning of the class names of the model's family.
+    """
     # A head says more than the encoder: "BertModel" counts only where no class has a head.
     by_head = sorted(TASKS.values(), key=lambda task: task.level == "hidden")
     for task in by_head:
-        if any(name.endswith(task.architectures) for name in architectures):
+        # In full: BertLMHeadModel ends with Model too, and a user's own class computes anything.
+        if any(prefix + ending in architectures for ending in task.architectures):
             return task.name
     return None
 

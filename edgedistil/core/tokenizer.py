@@ -209,6 +209,7 @@ def read_tokenizer(folder: Path) -> TextTokenizer:
     with library_errors(f"the tokenizer in {folder} cannot encode a text", hint=RESAVE_HINT):
         backend.encode(f"a {_RARE_CHARACTER} b", "c")
         frames = _frame(backend, pair=False), _frame(backend, pair=True)
+    _check_frames(files, backend, frames)
     _check_token_types(files, frames)
     return TextTokenizer(
         backend=backend,
@@ -319,6 +320,18 @@ def _gives_token_types(
 
 def _largest_type(frames: tuple[_Frame, _Frame]) -> int:
     return max(part.type_id for frame in frames for part in frame)
+
+
+def _check_frames(files: TokenizerFiles, backend: Tokenizer, frames: tuple[_Frame, _Frame]) -> None:
+    """Raises ModelError if a token around the texts has an id that the model has no row for."""
+    rows = files.size_of_model("vocabulary") or vocabulary_size(backend)
+    ids = [part.token_id for frame in frames for part in frame if isinstance(part, _Special)]
+    if max(ids, default=0) >= rows:
+        raise ModelError(
+            f"the tokenizer in {files.folder} puts a token with id {max(ids):,} around texts, and "
+            f"the model has a word-embedding matrix of {rows:,} rows",
+            hint=RESAVE_HINT,
+        )
 
 
 def _check_token_types(files: TokenizerFiles, frames: tuple[_Frame, _Frame]) -> None:

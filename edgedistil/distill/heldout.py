@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.core import console
+from edgedistil.core.errors import ModelError, TrainingDiverged
 from edgedistil.core.records import HeldoutMlm
 from edgedistil.data.masking import IGNORED
 from edgedistil.distill.batches import MicroBatch
@@ -61,6 +62,9 @@ class HeldoutEvaluator:
             model: The student, or the teacher itself: it agrees with itself, and its KL is 0.
             name: Name of the model in the record.
             step: Step of the run, for the record.
+        Raises:
+            ModelError: The model's own outputs are NaN or infinite before any training.
+            TrainingDiverged: They are after training.
         """
         was_training = model.training
         model.eval()
@@ -79,6 +83,7 @@ class HeldoutEvaluator:
         own = sums.to(torch.float32).to(self._accelerator.device)
         total = self._accelerator.reduce(own, "sum").double().cpu()
 
+        _check_finite(total, name=name, step=step)
         count, loss, correct, agreeing, kl = total.tolist()
         return HeldoutMlm(
             model=name,
@@ -121,6 +126,19 @@ class HeldoutEvaluator:
                     teacher_ND[chunk], teacher_head.weight_VD, teacher_head.bias_V
                 )
             yield _token_sums(student_CV, teacher_CV, labels_N[chunk]).double().cpu()
+
+
+def _check_finite(sums: Tensor, *, name: str, step: int) -> None:
+    """Raises an error that names the model if its figures are NaN or infinite."""
+    if bool(torch.isfinite(sums).all()):
+        return
+    message = f"the outputs of the {name} on held-out text are NaN or infinite"
+    if step:
+        raise TrainingDiverged(f"{message} after step {step}", hint="lower train.learning_rate")
+    raise ModelError(
+        message,
+        hint="its weights are finite and too large: the file is damaged, or its training diverged",
+    )
 
 
 def _token_sums(student_CV: Tensor, teacher_CV: Tensor, labels_C: Tensor) -> Tensor:

@@ -159,11 +159,16 @@ def checked_text(where: str, text: str) -> str:
     """Returns a text unchanged.
 
     Raises:
-        TaskError: It is too long, or cannot be encoded as UTF-8.
+        TaskError: It is too long, cannot be encoded as UTF-8, or contains a NUL.
     """
     if len(text) > MAX_TEXT_CHARACTERS:
         raise TaskError(
             f"{where}: a text of {len(text):,} characters; expected at most {MAX_TEXT_CHARACTERS:,}"
+        )
+    if "\0" in text:
+        raise TaskError(
+            f"{where}: character {text.index(chr(0))} of the text is a NUL",
+            hint="the file is damaged or not a text file; write it again as UTF-8",
         )
     surrogate = None if text.isascii() else _SURROGATE.search(text)
     if surrogate is not None:

@@ -24,6 +24,7 @@ from edgedistil.core.family import FAMILIES
 from edgedistil.core.model_card import CARD_FILE, render_card
 from edgedistil.core.records import ExportRecord, ParityRecord, installed_versions
 from edgedistil.core.rundir import sha256_file, write_json, write_text
+from edgedistil.core.sentence_vector import read_max_length
 from edgedistil.core.session import SESSION_FILE, write_session_file
 from edgedistil.core.task import ENCODER_TASK, TASKS, find_task
 from edgedistil.export.sentence_modules import omitted_parts, write_sentence_modules
@@ -64,10 +65,16 @@ def write_package(
         raise ModelError(f"{folder} has no onnx/*.onnx to package")
     config = packaged_config(source_folder, task, graphs)
     write_json(folder / "config.json", config)
-    max_length = write_tokenizer(folder, source_folder, config, input_names=_input_names(graphs[0]))
     # Only an encoder gives sentence vectors.
-    pooling_is_guess = False
-    if task == ENCODER_TASK:
+    has_modules, pooling_is_guess = task == ENCODER_TASK, False
+    max_length = write_tokenizer(
+        folder,
+        source_folder,
+        config,
+        input_names=_input_names(graphs[0]),
+        longest=read_max_length(package_folder) if has_modules else None,
+    )
+    if has_modules:
         hidden = FAMILIES[config["model_type"]].hidden(config)
         pooling_is_guess = write_sentence_modules(
             folder, package_folder, hidden=hidden, max_length=max_length
@@ -80,7 +87,7 @@ def write_package(
         "command": command,
         "licence": _licence(package_folder),
         "pooling_is_guess": pooling_is_guess,
-        "omitted": omitted_parts(package_folder),
+        "omitted": omitted_parts(package_folder, has_modules=has_modules),
     }
     write_json(folder / "provenance.json", provenance)
 

@@ -24,6 +24,7 @@ from edgedistil.core.precision import (
 )
 from edgedistil.core.records import ExportRecord, ParityRecord, read_record, write_record
 from edgedistil.core.rundir import RunDir, replacing
+from edgedistil.core.task import ENCODER_TASK
 from edgedistil.core.toml import did_you_mean
 from edgedistil.export.artefacts import BuiltArtefact, build_artefact, open_build, quarantine
 from edgedistil.export.ort_format import convert_to_ort
@@ -223,7 +224,8 @@ def _write_package(folder: Path, run: RunDir, source: ExportSource, artefacts: A
 
 def _report_left_out(source: ExportSource) -> None:
     """Warns about parts of the source that the package does not contain."""
-    for part in omitted_parts(source.package_folder):
+    has_modules = source.task == ENCODER_TASK
+    for part in omitted_parts(source.package_folder, has_modules=has_modules):
         console.warn(f"not exported: {part}")
 
 

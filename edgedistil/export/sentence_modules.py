@@ -7,29 +7,120 @@ export is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError
 from edgedistil.core.fetch import UNSAFE_WEIGHT_SUFFIXES
+from edgedistil.core.model_folder import read_header
 from edgedistil.core.rundir import write_bytes, write_json
 from edgedistil.core.sentence_modules import MODULES_FILE, SentenceModule, read_modules
+from edgedistil.core.sentence_vector import (
+    SETTINGS_FILE,
+    read_max_length,
+    read_module_settings,
+    transformer_settings,
+)
+from edgedistil.core.task import ENCODER_TASK
 
 POOLING_FOLDER = "1_Pooling"
-# Prompts, similarity function and default prompt of a model.
-SETTINGS_FILE = "config_sentence_transformers.json"
 # Names of classes that every version of sentence-transformers imports.
 _TRANSFORMER_CLASS = "sentence_transformers.models.Transformer"
 _POOLING_CLASS = "sentence_transformers.models.Pooling"
-# Files of a module that a package needs; weights only in safetensors.
-_MODULE_FILES = ("config.json", "*.safetensors")
+# Files of a module that a package needs, at any depth; weights only in safetensors.
+_MODULE_SUFFIXES = (".json", ".safetensors", ".txt", ".model")
+# Class of a module → its settings, and whether it has weights. Classes that are not listed are
+# copied as they are; those without a file may be without a folder too.
+_CLASSES: dict[str, tuple[str, bool]] = {
+    "Pooling": ("config.json", False),
+    "Dense": ("config.json", True),
+    "LayerNorm": ("config.json", True),
+    "LSTM": ("lstm_config.json", True),
+    "CNN": ("cnn_config.json", True),
+    "WordWeights": ("config.json", False),
+    "Asym": ("config.json", False),
+    "Router": ("router_config.json", False),
+}
+_WITHOUT_FILES = ("Normalize", "Dropout")
+_COPY_HINT = "copy or download the folder again, with its subfolders"
 # File pattern → what it holds, for parts of a folder that no export contains.
 _OTHER_PARTS = {
     "model_head.*": "a classification head outside of the model (SetFit's is a pickle)",
     "adapter_model.*": "weights of an adapter, which has to be merged into the model first",
     "*.py": "code of the model's own",
 }
+
+
+def check_modules(folder: Path) -> None:
+    """Checks that a package can contain every module of a sentence-transformers folder.
+
+    Raises:
+        ModelError: A module is missing, damaged or not supported, or has no safe weights.
+    """
+    modules = read_modules(folder)
+    if not modules:
+        return
+    path = folder / MODULES_FILE
+    if not modules[0].is_transformer or sum(module.is_transformer for module in modules) != 1:
+        names = ", ".join(echo(module.class_name) for module in modules)
+        raise ModelError(
+            f"{path} lists the modules {names}; supported: one Transformer, and it is the first"
+        )
+    for module in modules[1:]:
+        _check_module(folder, module)
+    read_max_length(folder)
+    settings = folder / SETTINGS_FILE
+    if settings.is_file():
+        read_module_settings(settings)
+
+
+def _check_module(folder: Path, module: SentenceModule) -> None:
+    """Raises ModelError if a module behind the Transformer lacks what it computes with."""
+    if module.class_name in _WITHOUT_FILES:
+        return
+    own = folder / module.path
+    subject = f"module {echo(module.class_name)} of {folder}"
+    if not module.path.strip("./") or not own.is_dir():
+        raise ModelError(
+            f"{subject} has no folder of its own: {folder / MODULES_FILE} names "
+            f"'{echo(module.path)}'",
+            hint=_COPY_HINT,
+        )
+    _check_weights(own, subject)
+    config, has_weights = _CLASSES.get(module.class_name, ("", False))
+    if config:
+        settings = read_module_settings(own / config)
+        if module.class_name == "Pooling":
+            _check_pooling(own / config, settings)
+    if has_weights and not list(own.glob("*.safetensors")):
+        raise ModelError(f"{subject} has no weights: {own} has no *.safetensors", hint=_COPY_HINT)
+
+
+def _check_weights(own: Path, subject: str) -> None:
+    """Raises ModelError if weights in a module's folder are damaged or only in a pickle."""
+    for path in sorted(own.rglob("*")):
+        if path.suffix == ".safetensors":
+            read_header(path)
+        is_unsafe = path.suffix in UNSAFE_WEIGHT_SUFFIXES
+        if is_unsafe and not list(path.parent.glob("*.safetensors")):
+            raise ModelError(
+                f"{subject} has its weights in {path.relative_to(own.parent)} only; "
+                "expected safetensors",
+                hint="without its weights the vectors would be others. If you trust the file, load "
+                "the model with sentence-transformers and save it again: it then writes "
+                "safetensors",
+            )
+
+
+def _check_pooling(path: Path, settings: Mapping[str, Any]) -> None:
+    """Raises ModelError if every pooling mode is switched off."""
+    # Older files have a switch for each mode, and the mean is on where its switch is missing.
+    if "pooling_mode" in settings or settings.get("pooling_mode_mean_tokens", True):
+        return
+    if not any(value is True for key, value in settings.items() if key.startswith("pooling_mode_")):
+        raise ModelError(f"{path} switches every pooling mode off; expected at least one")
 
 
 def write_sentence_modules(
@@ -48,22 +139,18 @@ def write_sentence_modules(
     Returns:
         Whether the pooling is a guess because the source does not say.
     Raises:
-        ModelError: A module's files are missing, corrupt, or not in safetensors.
+        ModelError: modules.json is corrupt. Check the modules before, with `check_modules`.
     """
     modules = read_modules(source_folder)
-    transformers = [module for module in modules if module.is_transformer]
-    settings = [source_folder / SETTINGS_FILE]
-    for module in transformers:
-        settings += sorted((source_folder / module.path).glob("sentence_*_config.json"))
-    for path in settings:
+    for path in (source_folder / SETTINGS_FILE, *transformer_settings(source_folder)):
         if path.is_file():
             write_bytes(folder / path.name, path.read_bytes())
     if not modules:
         _write_mean_pooling(folder, hidden=hidden, max_length=max_length)
         return True
     for module in modules:
-        if not module.is_transformer:
-            _copy_module(folder, source_folder, module)
+        if not module.is_transformer and module.class_name not in _WITHOUT_FILES:
+            _copy_module(folder, source_folder / module.path, module.path)
     write_json(folder / MODULES_FILE, _packaged_modules(modules))
     return False
 
@@ -81,19 +168,11 @@ def _packaged_modules(modules: Sequence[SentenceModule]) -> list[dict[str, Any]]
     ]
 
 
-def _copy_module(folder: Path, source_folder: Path, module: SentenceModule) -> None:
-    own = source_folder / module.path
-    files = [path for pattern in _MODULE_FILES for path in sorted(own.glob(pattern))]
-    unsafe = [path.name for path in own.glob("*") if path.suffix in UNSAFE_WEIGHT_SUFFIXES]
-    if unsafe and not any(path.suffix == ".safetensors" for path in files):
-        raise ModelError(
-            f"module {module.class_name} of {source_folder} has its weights in "
-            f"{module.path}/{unsafe[0]} only; expected safetensors",
-            hint="without its weights the vectors would be others. If you trust the file, load the "
-            "model with sentence-transformers and save it again: it then writes safetensors",
-        )
-    for path in files:
-        write_bytes(folder / module.path / path.name, path.read_bytes())
+def _copy_module(folder: Path, own: Path, name: str) -> None:
+    """Copies a module's folder, with the modules in it, to the same name in a package."""
+    for path in sorted(own.rglob("*")):
+        if path.is_file() and path.suffix in _MODULE_SUFFIXES:
+            write_bytes(folder / name / path.relative_to(own), path.read_bytes())
 
 
 def _write_mean_pooling(folder: Path, *, hidden: int, max_length: int) -> None:
@@ -108,14 +187,32 @@ def _write_mean_pooling(folder: Path, *, hidden: int, max_length: int) -> None:
     write_json(folder / "sentence_bert_config.json", transformer)
 
 
-def omitted_parts(source_folder: Path) -> list[str]:
+def omitted_parts(source_folder: Path, *, has_modules: bool) -> list[str]:
     """Describes the parts of a model folder that a package does not contain.
 
     The files are listed, never opened: some are pickles.
+
+    Args:
+        source_folder: The folder.
+        has_modules: Whether the package contains the modules of sentence-transformers.
     """
     parts = []
     for pattern, meaning in _OTHER_PARTS.items():
         names = sorted(path.name for path in source_folder.glob(pattern) if path.is_file())
         if names:
             parts.append(f"{', '.join(names)}: {meaning}")
-    return parts
+    modules = read_modules(source_folder)
+    if modules and not has_modules:
+        names = [module.class_name for module in modules if not module.is_transformer]
+        parts.append(
+            f"{MODULES_FILE}: sentence vectors ({', '.join(names)}), which belong to "
+            f"--task {ENCODER_TASK}"
+        )
+    # sentence-transformers applies it before any tokenizer, and no other client does.
+    settings = transformer_settings(source_folder) if has_modules else []
+    lower = [path for path in settings if read_module_settings(path).get("do_lower_case") is True]
+    return parts + [
+        f"{path.name}: do_lower_case. sentence-transformers converts every text to lower case; "
+        "other clients have to, unless the tokenizer does"
+        for path in lower
+    ]

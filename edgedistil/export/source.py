@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from edgedistil.core.digests import require_unchanged
 from edgedistil.core.errors import ModelError, RunError
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.fetch import find_model_folder
 from edgedistil.core.model_folder import read_model_folder
 from edgedistil.core.places import runs_root
@@ -26,7 +27,7 @@ from edgedistil.core.rundir import (
     read_json,
     write_json,
 )
-from edgedistil.core.sentence_modules import find_transformer
+from edgedistil.core.sentence_modules import find_transformer, read_modules
 from edgedistil.core.task import (
     ENCODER_TASK,
     FILL_MASK_TASK,
@@ -36,6 +37,7 @@ from edgedistil.core.task import (
     task_of_architectures,
 )
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
+from edgedistil.export.sentence_modules import check_modules
 from edgedistil.models.loading import drop_missing_pooler, listed, load_config, load_weights
 from edgedistil.models.tokenizer import warn_if_read_otherwise
 
@@ -103,7 +105,8 @@ def read_source(
         folder: The model.
         name: First part of the export folder's name.
         role: Its role in the run.
-        task: TasksManager's name or a synonym; inferred from the config's architecture if None.
+        task: TasksManager's name or a synonym; if None, sentence vectors where the folder has
+            sentence-transformers' modules, otherwise the task of the config's architecture.
         float_only: Whether it is exported in float32 only.
     Raises:
         ModelError: Not a model, not supported, weights not in safetensors, files that are damaged
@@ -112,7 +115,14 @@ def read_source(
     # Weights are loaded one model at a time, when it is exported.
     package_folder, folder = folder, find_transformer(folder)
     config = read_model_folder(folder).config
-    checked_task = infer_task(config, folder) if task is None else parse_task(task)
+    if task is not None:
+        checked_task = parse_task(task)
+    elif any(module.is_transformer for module in read_modules(package_folder)):
+        checked_task = ENCODER_TASK
+    else:
+        checked_task = infer_task(config, folder)
+    if checked_task == ENCODER_TASK:
+        check_modules(package_folder)
     tokenizer = read_tokenizer(folder)
     if TASKS[checked_task].level == "vocabulary":
         tokenizer.require("mask")
@@ -244,7 +254,7 @@ def infer_task(config: Mapping[str, Any], folder: Path) -> Task:
         ModelError: The config names no architecture of a supported task.
     """
     architectures = config.get("architectures") or []
-    task = task_of_architectures(architectures)
+    task = task_of_architectures(architectures, FAMILIES[config["model_type"]].class_prefix)
     if task is None:
         names = ", ".join(architectures) or "no architecture"
         raise ModelError(

@@ -12,7 +12,12 @@ from edgedistil.core.tokenizer_save import save_tokenizer
 
 
 def write_tokenizer(
-    folder: Path, source_folder: Path, config: Mapping[str, Any], *, input_names: Sequence[str]
+    folder: Path,
+    source_folder: Path,
+    config: Mapping[str, Any],
+    *,
+    input_names: Sequence[str],
+    longest: int | None = None,
 ) -> int:
     """Writes the tokenizer files of a package.
 
@@ -21,6 +26,7 @@ def write_tokenizer(
         source_folder: Holds the model's tokenizer.
         config: config.json of the package.
         input_names: Inputs of the graph; clients must not feed any other.
+        longest: Tokens at which sentence-transformers cuts texts; None if it does not say.
     Returns:
         Tokens that a client truncates to.
     Raises:
@@ -30,7 +36,7 @@ def write_tokenizer(
     family = FAMILIES[config["model_type"]]
     # A tokenizer may declare no limit, and a model has positions for so many tokens only.
     positions = family.positions_limit(config)
-    max_length = min(tokenizer.max_length or positions, positions)
+    max_length = min(tokenizer.max_length or positions, positions, longest or positions)
     save_tokenizer(
         tokenizer,
         folder,

@@ -9,6 +9,7 @@ from importlib import resources
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from edgedistil.core.echo import printable
 from edgedistil.core.format import ABSENT
 from edgedistil.core.version import __version__
 from edgedistil.report.load import RunResults
@@ -23,7 +24,11 @@ _FIGURE_CHARACTERS = "0123456789.,+−-–…<>~()%eExMK/ "
 def render(results: RunResults, verdicts: Sequence[Verdict], comparison: TableData | None) -> str:
     """Renders the page; everything that comes from a record is escaped."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_without_control_characters,
     )
     # Only SVG that plots.py drew may pass as markup.
     environment.filters["picture"] = Markup
@@ -38,6 +43,12 @@ def render(results: RunResults, verdicts: Sequence[Verdict], comparison: TableDa
         version=__version__,
         generated=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _without_control_characters(value: object) -> object:
+    """Returns a value of the template as it is, and text that is not ours printable."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value) if is_text else value
 
 
 def is_figure(cell: str) -> bool:

@@ -199,3 +199,8 @@ def test_quantized_weights(bert: Path) -> None:
 def test_a_missing_config(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"is not a model folder: it has no config\.json"):
         read_model_folder(tmp_path)
+
+
+def test_a_model_in_a_subfolder_is_named(bert: Path) -> None:
+    with pytest.raises(ModelError, match=r"it has no config.json\n  a subfolder has one: .*bert"):
+        read_model_folder(bert.parent)

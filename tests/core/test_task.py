@@ -67,17 +67,20 @@ def test_every_task_has_a_row_and_classes_that_exist() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_the_written_architecture_is_read_as_the_same_task(task: Task) -> None:
     for ending in TASKS[task].architectures:
-        assert task_of_architectures([f"DistilBert{ending}"]) == task
+        assert task_of_architectures([f"DistilBert{ending}"], "DistilBert") == task
 
 
 def test_a_head_says_more_than_the_encoder() -> None:
-    assert task_of_architectures(["BertModel"]) == "feature-extraction"
-    assert task_of_architectures(["BertModel", "BertForQuestionAnswering"]) == "question-answering"
+    assert task_of_architectures(["BertModel"], "Bert") == "feature-extraction"
+    assert task_of_architectures(["BertModel", "BertForQuestionAnswering"], "Bert") == (
+        "question-answering"
+    )
 
 
 def test_unknown_names_are_not_tasks() -> None:
     assert find_task("translation") is None
-    assert task_of_architectures(["GPT2LMHeadModelX"]) is None
+    for name in ("GPT2LMHeadModelX", "BertLMHeadModel", "OwnBertForMaskedLM", "BertForMaskedLMX"):
+        assert task_of_architectures([name], "Bert") is None
     assert short_label("other") == "other"
     assert short_label(ENCODER_TASK) == "encoder"
 

@@ -315,6 +315,20 @@ def test_a_damaged_tokenizer(tmp_path: Path, apply: Change, message: str) -> Non
         read_tokenizer(folder)
 
 
+def test_a_token_around_texts_that_the_model_has_no_row_for(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "model")
+    described = json.loads((folder / "tokenizer.json").read_text())
+    described["post_processor"] = {
+        "type": "BertProcessing",
+        "sep": ["[SEP]", 900],
+        "cls": ["x", 1],
+    }
+    write(folder, "tokenizer.json", described)
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
+    with pytest.raises(ModelError, match=r"a token with id 900 around texts, .* of 19 rows"):
+        read_tokenizer(folder)
+
+
 def test_a_vocabulary_in_which_two_tokens_have_one_id(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "model")
     described = json.loads((folder / "tokenizer.json").read_text())

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
+from edgedistil.core.errors import ModelError, TrainingDiverged
 from edgedistil.data.masking import IGNORED
 from edgedistil.distill import distributed, heldout
 from edgedistil.distill.batches import MicroBatch
@@ -113,6 +114,27 @@ def test_an_evaluation_leaves_the_model_and_the_random_state_alone(
     assert evaluator.evaluate(student, name="student", step=0) == first
     assert student.training
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "message"),
+    [
+        (0, ModelError, "outputs of the teacher on held-out text are NaN or infinite"),
+        (3, TrainingDiverged, "NaN or infinite after step 3"),
+    ],
+)
+def test_a_model_whose_outputs_are_not_finite_is_named(
+    accelerator: Accelerator,
+    teacher: BertForMaskedLM,
+    step: int,
+    error: type[Exception],
+    message: str,
+) -> None:
+    with torch.no_grad():
+        teacher.cls.predictions.bias[0] = float("nan")
+    evaluator = HeldoutEvaluator(batches(), teacher, accelerator=accelerator)
+    with pytest.raises(error, match=message):
+        evaluator.evaluate(teacher, name="teacher", step=step)
 
 
 def test_the_teacher_agrees_with_itself(accelerator: Accelerator, teacher: BertForMaskedLM) -> None:

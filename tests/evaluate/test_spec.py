@@ -101,6 +101,7 @@ def test_unknown_task_gets_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (("[files]", 'base = "/"\n[files]'), "unknown key 'base'"),
         (("metric", "metrics"), "unknown key 'metrics'; did you mean 'metric'"),
         (('"accuracy"', '"pearson"'), "metric 'pearson' does not fit kind 'classification'"),
         (('"classification"', '"clasification"'), "'kind' is 'clasification'"),

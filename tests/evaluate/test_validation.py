@@ -97,6 +97,8 @@ def test_text_that_cannot_be_encoded_is_refused_with_its_place(tmp_path: Path) -
     for row in ({"text": "a \ud800", "label": "no"}, {"text": "a", "label": "\udfff"}):
         with pytest.raises(TaskError, match=r"train.jsonl:7: .* half of a surrogate pair"):
             load(tmp_path, [*COMPLETE, row])
+    with pytest.raises(TaskError, match=r"train.jsonl:7: character 2 of the text is a NUL"):
+        load(tmp_path, [*COMPLETE, {"text": "a \0", "label": "no"}])
 
 
 @pytest.mark.parametrize(

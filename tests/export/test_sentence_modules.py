@@ -6,11 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.sentence_modules import find_transformer, read_modules
-from edgedistil.export.sentence_modules import omitted_parts, write_sentence_modules
+from edgedistil.core.sentence_vector import read_max_length
+from edgedistil.export.sentence_modules import (
+    check_modules,
+    omitted_parts,
+    write_sentence_modules,
+)
 
 TRANSFORMER = {
     "idx": 0,
@@ -46,7 +53,7 @@ def source(tmp_path: Path) -> Path:
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": 96})
     write_json(folder / "1_Pooling" / "config.json", {"pooling_mode_cls_token": True})
     write_json(folder / "2_Dense" / "config.json", {"in_features": 32, "out_features": 16})
-    (folder / "2_Dense" / "model.safetensors").write_bytes(b"weights")
+    save_file({"linear.weight": np.ones((16, 32))}, folder / "2_Dense" / "model.safetensors")
     write_json(folder / "config_sentence_transformers.json", {"prompts": {"query": "find: "}})
     return folder
 
@@ -66,7 +73,8 @@ def test_every_module_comes_with_its_weights_and_the_prompts(source: Path, packa
     is_guess = write_sentence_modules(package, source, hidden=32, max_length=64)
     assert not is_guess
     assert files(package) == files(source)
-    assert (package / "2_Dense/model.safetensors").read_bytes() == b"weights"
+    weights = "2_Dense/model.safetensors"
+    assert (package / weights).read_bytes() == (source / weights).read_bytes()
     modules = json.loads((package / "modules.json").read_text())
     assert modules == [TRANSFORMER, POOLING, DENSE, NORMALIZE]
 
@@ -90,13 +98,84 @@ def test_a_model_in_a_subfolder_is_found_and_packaged_at_the_top(
     assert settings == {"max_seq_length": 7}
 
 
-def test_weights_in_a_pickle_are_refused(source: Path, package: Path) -> None:
+def test_modules_in_a_module_and_settings_of_other_names_are_copied(
+    source: Path, package: Path
+) -> None:
+    asym = {"idx": 1, "name": "1", "path": "1_Asym", "type": "sentence_transformers.models.Asym"}
+    lstm = {"idx": 2, "name": "2", "path": "2_LSTM", "type": "sentence_transformers.models.LSTM"}
+    write_json(source / "modules.json", [TRANSFORMER, asym, lstm])
+    write_json(source / "1_Asym" / "config.json", {"structure": {"query": ["a"]}})
+    write_json(source / "1_Asym" / "a" / "config.json", {"in_features": 32})
+    write_json(source / "2_LSTM" / "lstm_config.json", {"hidden_dim": 3})
+    for folder in (source / "1_Asym" / "a", source / "2_LSTM"):
+        save_file({"w": np.ones(3)}, folder / "model.safetensors")
+    check_modules(source)
+    write_sentence_modules(package, source, hidden=32, max_length=64)
+    kept = {name for name in files(source) if not name.startswith(("1_Pooling", "2_Dense"))}
+    assert files(package) == kept
+
+
+def test_weights_in_a_pickle_are_refused(source: Path) -> None:
     (source / "2_Dense/model.safetensors").rename(source / "2_Dense/pytorch_model.bin")
     with pytest.raises(
         ModelError, match=r"module Dense .* 2_Dense/pytorch_model\.bin only"
     ) as error:
-        write_sentence_modules(package, source, hidden=32, max_length=64)
+        check_modules(source)
     assert "save it again" in str(error.value)
+
+
+def test_a_complete_folder_passes(source: Path, tmp_path: Path) -> None:
+    check_modules(source)
+    check_modules(tmp_path / "without modules")
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ([POOLING, TRANSFORMER], "lists the modules Pooling, Transformer; supported: one"),
+        ([TRANSFORMER, TRANSFORMER, POOLING], "supported: one Transformer"),
+        ([POOLING], "supported: one Transformer"),
+        ([TRANSFORMER, POOLING | {"path": ""}], "module Pooling .* has no folder of its own"),
+        ([TRANSFORMER, DENSE | {"path": "4_Dense"}], "module Dense .* names '4_Dense'"),
+    ],
+)
+def test_modules_that_a_package_cannot_contain_are_refused(
+    source: Path, modules: list[Any], message: str
+) -> None:
+    write_json(source / "modules.json", modules)
+    with pytest.raises(ModelError, match=message):
+        check_modules(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("2_Dense/model.safetensors", b"cut", "truncated or not a safetensors file"),
+        ("2_Dense/model.safetensors", None, "module Dense .* has no weights"),
+        ("2_Dense/config.json", None, "2_Dense/config.json"),
+        ("1_Pooling/config.json", b"[]", "1_Pooling/config.json"),
+        ("1_Pooling/config.json", b'{"pooling_mode_mean_tokens": false}', "every pooling mode off"),
+        ("sentence_bert_config.json", b'{"max_seq_length": "x"}', "max_seq_length is x"),
+        ("sentence_bert_config.json", b"{", "sentence_bert_config.json"),
+        ("config_sentence_transformers.json", b"[]", "config_sentence_transformers.json"),
+    ],
+)
+def test_damaged_files_of_modules_are_refused(
+    source: Path, name: str, content: bytes | None, message: str
+) -> None:
+    if content is None:
+        (source / name).unlink()
+    else:
+        (source / name).write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        check_modules(source)
+
+
+def test_the_length_at_which_texts_are_cut(source: Path, tmp_path: Path) -> None:
+    assert read_max_length(source) == 96
+    write_json(source / "sentence_bert_config.json", {"max_seq_length": None})
+    assert read_max_length(source) is None
+    assert read_max_length(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -118,8 +197,17 @@ def test_bad_modules_are_refused(source: Path, content: Any, message: str) -> No
 def test_parts_that_are_not_exported_are_listed_and_not_opened(tmp_path: Path) -> None:
     (tmp_path / "model_head.pkl").write_bytes(b"not a pickle")
     (tmp_path / "modeling_own.py").write_text("raise SystemExit")
-    assert omitted_parts(tmp_path) == [
+    assert omitted_parts(tmp_path, has_modules=False) == [
         "model_head.pkl: a classification head outside of the model (SetFit's is a pickle)",
         "modeling_own.py: code of the model's own",
     ]
-    assert omitted_parts(tmp_path / "nothing") == []
+    assert omitted_parts(tmp_path / "nothing", has_modules=False) == []
+
+
+def test_sentence_vectors_and_lower_case_are_named_where_they_are_left_out(source: Path) -> None:
+    assert omitted_parts(source, has_modules=True) == []
+    (part,) = omitted_parts(source, has_modules=False)
+    assert part.startswith("modules.json: sentence vectors (Pooling, Dense, Normalize)")
+    write_json(source / "sentence_bert_config.json", {"do_lower_case": True})
+    (part,) = omitted_parts(source, has_modules=True)
+    assert part.startswith("sentence_bert_config.json: do_lower_case")

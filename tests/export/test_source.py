@@ -123,6 +123,17 @@ def test_a_masked_lm_serves_as_encoder_too(folder: Folder) -> None:
     assert source.load_tokenizer().special["mask_token"] == "[MASK]"
 
 
+def test_a_folder_with_modules_gives_sentence_vectors(folder: Folder) -> None:
+    path = folder("DistilBertForMaskedLM")
+    modules = [{"name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    (path / "modules.json").write_text(json.dumps(modules))
+    assert read(path).task == "feature-extraction"
+    assert read(path, task="fill-mask").task == "fill-mask"
+    (path / "modules.json").write_text(json.dumps([*modules, *modules]))
+    with pytest.raises(ModelError, match="supported: one Transformer"):
+        read(path)
+
+
 def test_synonyms_of_tasks_manager_are_understood() -> None:
     assert parse_task("masked-lm") == "fill-mask"
     with pytest.raises(ModelError, match="unknown task 'translate'") as caught:
@@ -148,6 +159,7 @@ def test_another_type_of_model_is_refused_with_the_supported_ones(folder: Folder
     [
         ({"activation": "swiglu"}, "activation = 'swiglu'; expected one of gelu"),
         ({"architectures": []}, "names no architecture, which belongs to no supported task"),
+        ({"architectures": ["OwnForMaskedLM"]}, "names OwnForMaskedLM, which belongs to no"),
         ({"is_decoder": True}, "is a decoder; supported: an encoder"),
         (
             {"position_embedding_type": "relative_key"},

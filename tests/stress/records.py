@@ -27,8 +27,11 @@ MARKS = {
     "long": LONG,
     "direction": "a\u202eb",
 }
-# What would be active in a page or in rendered markdown.
-_ACTIVE = ("<script>alert", "<img src=x", "](javascript:", "\n# heading", "\x1b")
+# What would be active in a page, and what in rendered Markdown.
+_ACTIVE = {
+    ".html": ("<script>alert", "<img src=x", "\x1b"),
+    ".md": ("<script>alert", "<img src=x", "](javascript:", "\n# heading", "\x1b"),
+}
 _TRAINED = ("distill", "recipe.toml", "--resume", "--run", RUN)
 # Which command reads which file, and whether a cache is behind it.
 _READERS: dict[str, tuple[str, ...]] = {
@@ -139,5 +142,7 @@ def _is_inert(work: Path) -> list[str]:
     for path in (folder / "report.html", folder / "report.md", *folder.glob("report/cards/*/*")):
         if path.exists():
             text = path.read_text()
-            problems += [f"{path.name} has {mark!r}" for mark in _ACTIVE if mark in text]
+            problems += [
+                f"{path.name} has {mark!r}" for mark in _ACTIVE[path.suffix] if mark in text
+            ]
     return problems

@@ -187,7 +187,9 @@ def _layouts(case: Any) -> Iterator[Case]:
     }
     for name, document in documents.items():
         step = writes({"train.json": json.dumps(document)})
-        yield case(f"squad: {name}", task, step, expected=("train.json",))
+        # Tables write the start as text, and "0" has one meaning.
+        codes = (DONE, INPUT) if name == "start is text" else (INPUT,)
+        yield case(f"squad: {name}", task, step, codes=codes, expected=("train.json",))
     yield case("squad: deep", task, writes({"train.json": "[" * 100_000}), expected=("train.json",))
     imdb = toml({**SOUND, "files": {"format": "aclImdb", "train": "train", "dev": "dev"}})
     yield case("aclImdb: empty folders", imdb, _empty_folders)

@@ -128,6 +128,12 @@ def test_markup_is_used_as_it_is() -> None:
     assert table(["a"], [[bold("*b*")]]) == "| a |\n|---|\n| **\\*b\\*** |"
 
 
+def test_no_tag_and_no_link_is_left_in_the_source() -> None:
+    text = escaped("<script>x</script> [a](javascript:b)")
+    assert "<" not in text
+    assert "](" not in text
+
+
 def test_control_characters_are_replaced() -> None:
     assert escaped("a\x1b[0m\x00") == "a?\\[0m?"
     assert code_block("a\x1b") == "```\na?\n```"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
 from typing import get_args
@@ -45,6 +46,12 @@ def test_page_is_well_formed(page: str) -> None:
 def test_text_of_records_is_escaped(page: str) -> None:
     assert "&lt;b&gt;hostile&lt;/b&gt;" in page
     assert "<b>hostile" not in page
+
+
+def test_control_characters_of_records_are_replaced(results: RunResults) -> None:
+    page = render(replace(results, name="a\x1b[31mb\x07"), [], None)
+    assert "a?[31mb?" in page
+    assert "\x1b" not in page
 
 
 def test_every_link_leads_to_a_section(page: str) -> None:

@@ -13,7 +13,7 @@ from edgedistil.core.echo import one_line, printable
 
 # Characters of code, emphasis, HTML, a link, strike-through, a cell or a formula, and an entity's
 # "&". An underscore inside of a word is not emphasis.
-_INLINE = re.compile(r"[\\`*<\[\]~|$]|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w])")
+_INLINE = re.compile(r"[\\`*<\[~|$]|(?<=\])\(|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w])")
 # What makes a paragraph a heading, a quotation, a list or a rule.
 _BLOCK_START = re.compile(r"(>|#{1,6}(?=\s|$)|[-+](?=[-+\s]|$))|(\d{1,9})([.)])(?=\s|$)")
 _BACKTICKS = re.compile(r"`+")

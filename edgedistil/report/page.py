@@ -47,8 +47,9 @@ def render(results: RunResults, verdicts: Sequence[Verdict], comparison: TableDa
 
 def _without_control_characters(value: object) -> object:
     """Returns a value of the template as it is, and text that is not ours printable."""
-    is_text = isinstance(value, str) and not isinstance(value, Markup)
-    return printable(value) if is_text else value
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return printable(value)
+    return value
 
 
 def is_figure(cell: str) -> bool:

@@ -6,7 +6,6 @@ own because it is sent to boards as a single file; what it reports is interprete
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -103,13 +102,6 @@ def read_cpu(path: Path = CPUINFO) -> Cpu:
 def this_cpu() -> Cpu:
     """The processor of this machine, read once."""
     return read_cpu()
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on: fewer than all under taskset or in a container."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 # --- ARM cores -----------------------------------------------------------------------------------

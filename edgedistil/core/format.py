@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from edgedistil.core.records import Band, NotMeasured
+from edgedistil.core.records import AtLeast, Band, NotMeasured
 
 ABSENT = "–"
 
@@ -107,7 +107,7 @@ def millions(value: float) -> str:
     return f"{value / 1e6:.1f}M"
 
 
-def milliseconds(value: float | NotMeasured | Band) -> str:
+def milliseconds(value: float | NotMeasured | Band | AtLeast) -> str:
     """Formats milliseconds, without the unit, with about three significant digits."""
     return _format(value, three_digits)
 
@@ -134,12 +134,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _format(value: float | NotMeasured | Band, formatter: Callable[[float], str]) -> str:
+def _format(value: float | NotMeasured | Band | AtLeast, formatter: Callable[[float], str]) -> str:
     if isinstance(value, NotMeasured):
         return ABSENT
     # A predicted figure is never shown as a single number.
     if isinstance(value, Band):
         return f"{formatter(value.low)}–{formatter(value.high)}"
+    if isinstance(value, AtLeast):
+        return f"≥ {formatter(value.at_least)}"
     return formatter(value)
 
 

@@ -220,8 +220,12 @@ def _profile(rows: Sequence[ProfileRow]) -> Iterator[str]:
 
 def _profile_cells(row: ProfileRow) -> tuple[str, ...]:
     """Cells of `_PROFILE_COLUMNS`."""
-    # An invalid row is shown with its reason, never hidden.
-    method = row.method if row.valid else f"{row.method}, invalid: {row.invalid_reason}"
+    # A row that is invalid or disturbed is shown with its reason, never hidden.
+    method: str = row.method
+    if not row.valid:
+        method = f"{row.method}, invalid: {row.invalid_reason}"
+    elif row.disturbed:
+        method = f"{row.method}, disturbed: {row.disturbed}"
     return (
         row.device,
         method,

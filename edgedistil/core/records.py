@@ -658,15 +658,27 @@ class Band(Record):
     high: float
 
 
+class AtLeast(Record):
+    """A one-sided 95% bound: the true figure is at least this, and why there is no figure."""
+
+    at_least: float
+    reason: str = Field(min_length=1)
+
+
+Percentile = float | AtLeast | NotMeasured
+
+
 class LatencyStats(Record):
     """Observed percentiles (nearest rank) of steady calls, and the raw samples."""
 
     calls: int
-    # Absent where there are too few samples for the percentile.
+    # Time that the percentiles are about: those of a minute or of a hot machine differ.
+    window_s: float
+    # A bound where there are too few samples for the percentile (30 for p90, 60, 300).
     p50_ms: Figure
-    p90_ms: Figure
-    p95_ms: Figure
-    p99_ms: Figure
+    p90_ms: Percentile
+    p95_ms: Percentile
+    p99_ms: Percentile
     min_ms: float
     mean_ms: float
     # Median of the last third / median of the first third - 1.
@@ -711,13 +723,19 @@ class ProfileRow(Record):
     start_to_first_result_ms: Figure | Band
     memory: MemoryStats | NotMeasured
     peak_memory_bytes: Count | Band
-    # False for a throttled or too noisy run; `invalid_reason` then says why.
+    # False for a throttled run, or one without times; `invalid_reason` then says why.
     valid: bool
     invalid_reason: str | None = None
-    # Why the machine was disturbed meanwhile; such a row is shown and never carries a verdict.
+    # Signs of other work during the calls, in both of two measurements: the row is shown with a
+    # mark and never carries a verdict.
     disturbed: str | None = None
     # Governor, clock, temperature, calibration, kernels, ...; as the machine reports them.
     conditions: dict[str, str]
+
+    @property
+    def usable(self) -> bool:
+        """Whether verdicts, fits and comparisons may use the row's times."""
+        return self.valid and self.disturbed is None
 
 
 class Claim(Record):

@@ -121,14 +121,14 @@ def _check_error(samples: Sequence[Sample], fitted: Constants) -> float:
 def _fit_samples(
     spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRecord
 ) -> list[Sample]:
-    """Returns (cost terms, measured seconds) of every valid row with a length in tokens."""
+    """Returns (cost terms, measured seconds) of every undisturbed row with a length in tokens."""
     half_rows = ONNXRUNTIME_CONSTANTS[core_family(spec)].half_rows
     samples = []
     for artefact in artefacts:
         # Times of this artefact: (length, threads, milliseconds).
         times: list[tuple[int, int, float]] = []
         for row in record.rows:
-            if row.artefact_sha256 != artefact.sha256 or not row.valid:
+            if row.artefact_sha256 != artefact.sha256 or not row.usable:
                 continue
             if isinstance(row.length, int) and isinstance(row.latency_ms, float):
                 times.append((row.length, row.threads, row.latency_ms))

@@ -15,12 +15,11 @@ from typing import Literal
 from edgedistil.core import paper
 from edgedistil.core.format import plural
 from edgedistil.core.precision import PRECISIONS, Precision
-from edgedistil.core.records import Band, Claim, Method
+from edgedistil.core.records import Band, Claim, Method, NotMeasured
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK
 from edgedistil.core.verdict import Verdict, decide, in_sentence
 from edgedistil.profiling.artefacts import Artefact
-from edgedistil.profiling.latency import Ratio, speed_ratio
-from edgedistil.runtime.protocol import Block
+from edgedistil.profiling.latency import CONFIDENCE, Ratio
 
 SpeedKind = Literal["speed", "deploy", "int8-pays"]
 # What a claim is about; requirements find claims by these words in `Claim.figure`.
@@ -130,29 +129,55 @@ class ClaimSetting:
     text: str
 
 
-def speed_claim(
-    pairing: Pairing, processes: Sequence[Sequence[Block]], setting: ClaimSetting
-) -> Claim:
-    """Returns the claim about a pairing from blocks in which both artefacts alternated.
+def speed_claim(pairing: Pairing, ratio: Ratio | NotMeasured, setting: ClaimSetting) -> Claim:
+    """Returns the claim about a pairing from processes in which both artefacts took turns.
 
     Args:
         pairing: The two artefacts.
-        processes: Blocks of each process.
+        ratio: Their speed ratio, or why the processes give none.
         setting: Where and how they ran.
     """
-    ratio = speed_ratio([block_times(blocks) for blocks in processes])
+    conditions = _conditions(pairing, setting)
+    if setting.threads > 1:
+        # Rows of a profile have sessions of their own, whose threads spin.
+        conditions += ", idle threads stop spinning after each call (force_spinning_stop)"
+    if isinstance(ratio, NotMeasured):
+        return _undecided_claim(pairing, ratio, setting, conditions=conditions)
     interval = (
-        f"median of {ratio.blocks} alternating blocks in {len(processes)} processes, "
-        f"{ratio.confidence:.0%} interval"
+        f"geometric mean of {ratio.processes} processes with alternating blocks, "
+        f"{CONFIDENCE:.0%} interval (Student's t over the processes)"
     )
-    return _claim(
-        pairing, ratio, setting, conditions=f"{_conditions(pairing, setting)}; {interval}"
+    return _claim(pairing, ratio, setting, conditions=f"{conditions}; {interval}")
+
+
+def _undecided_claim(
+    pairing: Pairing, reason: NotMeasured, setting: ClaimSetting, *, conditions: str
+) -> Claim:
+    """Returns the claim about a pairing whose processes were disturbed."""
+    place = f"{setting.device} with {plural(setting.threads, 'thread')}"
+    subject = f'"60% faster" is inconclusive for the {pairing.subject}'
+    if pairing.kind == "int8-pays":
+        subject = f"That {pairing.second.precision} pays is inconclusive"
+    return Claim(
+        claim=pairing.kind,
+        verdict="inconclusive",
+        sentence=f"{subject} on {place}: the machine was disturbed: {reason.not_measured}.",
+        method=setting.method,
+        device=setting.device,
+        conditions=conditions,
+        figure=_figure(pairing, setting),
+        value=reason,
+        low=reason,
+        high=reason,
+        disturbed=reason.not_measured,
+        threshold=pairing.threshold,
+        paper=pairing.paper,
     )
 
 
-def block_times(blocks: Sequence[Block]) -> list[tuple[int, int]]:
-    """Returns the times of both artefacts in each block, in nanoseconds."""
-    return [(sum(block.first_ns), sum(block.second_ns)) for block in blocks]
+def _figure(pairing: Pairing, setting: ClaimSetting) -> str:
+    """Name of the ratio, by which requirements find it."""
+    return f"{_FIGURES[pairing.kind]}, {pairing.subject}, {plural(setting.threads, 'thread')}"
 
 
 def predicted_claim(pairing: Pairing, middle: float, band: Band, setting: ClaimSetting) -> Claim:
@@ -164,8 +189,8 @@ def predicted_claim(pairing: Pairing, middle: float, band: Band, setting: ClaimS
         band: Band of the ratio.
         setting: The device, and what the prediction is based on.
     """
-    # A predicted ratio has a band instead of blocks and a confidence.
-    ratio = Ratio(middle, band.low, band.high, blocks=0, confidence=0.0)
+    # A predicted ratio has a band instead of an interval.
+    ratio = Ratio(middle, band.low, band.high, processes=0)
     claim = _claim(pairing, ratio, setting, conditions=_conditions(pairing, setting))
     return claim.model_copy(update={"sentence": f"Predicted, not measured: {claim.sentence}"})
 
@@ -180,7 +205,7 @@ def _claim(pairing: Pairing, ratio: Ratio, setting: ClaimSetting, *, conditions:
         method=setting.method,
         device=setting.device,
         conditions=conditions,
-        figure=f"{_FIGURES[pairing.kind]}, {pairing.subject}, {plural(setting.threads, 'thread')}",
+        figure=_figure(pairing, setting),
         value=ratio.value,
         low=ratio.low,
         high=ratio.high,

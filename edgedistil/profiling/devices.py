@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgedistil.core import console
-from edgedistil.core.cpu import usable_cores
 from edgedistil.core.device import HOST, DeviceSpec, Figure, device_names, dump_device, load_device
 from edgedistil.core.errors import DeviceFileError, InputError
 from edgedistil.core.rundir import write_text
@@ -31,7 +30,9 @@ Row = list[str]
 
 def list_devices() -> None:
     """Prints one line per device; an invalid device file has its problems there."""
-    rows = [[HOST, f"this machine ({host.machine_name()})", str(usable_cores()), "–", "measured"]]
+    rows = [
+        [HOST, f"this machine ({host.machine_name()})", str(host.usable_threads()), "–", "measured"]
+    ]
     for name in device_names():
         try:
             spec = load_device(name)
@@ -188,9 +189,9 @@ def probe_device(*, ssh: str | None = None) -> None:
 
 
 def _write_draft(target: Target) -> None:
-    # A container or taskset may allow fewer cores than the machine has.
+    # A quota or taskset may allow fewer cores than the machine has.
     identity = target.identify()
-    cores = min(identity.cores_allowed or identity.cores or 1, _MOST_CORES)
+    cores = min(identity.usable_threads or 1, _MOST_CORES)
     path = Path("devices") / f"{device_name(identity)}.toml"
     # Checked before the benchmarks: a draft never replaces a file that a person may have edited.
     if path.exists():

@@ -126,6 +126,9 @@ class EmulatedRun:
             threads=1,
             # A single call: its time means nothing, and each takes seconds.
             warmup_calls=0,
+            warmup_seconds=0,
+            # The guest's cores are described in its own /sys.
+            pin_unlike_cores=False,
             min_calls=1,
             min_seconds=0,
             memory_limit_bytes=self.memory_limit_bytes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgedistil.core import console
@@ -10,6 +10,12 @@ from edgedistil.core.format import plural
 from edgedistil.core.records import Claim, OpTime, ProfileRecord, ProfileRow, provenance
 from edgedistil.core.task import FILL_MASK_TASK
 from edgedistil.profiling.artefacts import Artefact
+from edgedistil.profiling.claim_jobs import (
+    TIMEOUT_SECONDS,
+    alternated_keys,
+    alternating_job,
+    artefacts_of,
+)
 from edgedistil.profiling.claims import (
     ClaimSetting,
     Pairing,
@@ -18,31 +24,29 @@ from edgedistil.profiling.claims import (
     speed_claim,
 )
 from edgedistil.profiling.limits import private_memory_bytes, require_success
+from edgedistil.profiling.repeat import mark_slower_than_one, replace_times
 from edgedistil.profiling.rows import layer_times, op_times, rows_from_reply
+from edgedistil.profiling.turns import compare_in_turns
 from edgedistil.profiling.workload import PAIRS, Workload
+from edgedistil.runtime.disturbance import MIN_DRIFT_CALLS
 from edgedistil.runtime.jobs import run_job
-from edgedistil.runtime.protocol import Alternation, Block, Case, Job, Phase, Reply
+from edgedistil.runtime.protocol import Case, Job, NodeTime, Phase, Reply
 from edgedistil.runtime.target import Target
 
 # Operator times are taken at the length closest to this one, averaged over a few calls: the shares
 # of the operators change little with either.
 _OPS_LENGTH = 128
 _OPS_CALLS = 5
-# Calls of one model before the other one takes its turn: few, so that a change of clock or load
-# hits both models.
-_CALLS_PER_BLOCK = 5
-# With fewer blocks the interval of a ratio would be that of single blocks.
-_MIN_BLOCKS = 3
-# Limit of a job with all its cases: far above any run seen, so that only a hung one ends here.
-_TIMEOUT_SECONDS = 3600
+# Phases without those that are measured once per artefact.
+_STEADY: list[Phase] = ["steady"]
 
 
 @dataclass(frozen=True)
 class MeasurementBudget:
     """How long a profile may take, and how many calls its figures need.
 
-    p90 needs 10 calls, p95 20 and p99 100; a percentile without enough samples is reported as not
-    measured. A case (one artefact at one length and thread count) makes `min_calls`, and up to
+    p90 needs 30 calls, p95 60 and p99 300; with fewer there is a lower bound. A case (one artefact
+    at one length and thread count) makes `min_calls`, which its drift needs, and up to
     `desired_calls` as far as its share of `steady_seconds` allows: a single small model gets a p99,
     and a run with many artefacts ends in time (docs/log.md#duration-of-a-profile).
 
@@ -53,18 +57,18 @@ class MeasurementBudget:
         steady_seconds: Time for the desired calls of all cases.
         max_share_seconds: Most of it that one case may use.
         max_seconds: A steady case ends here even below `min_calls`.
-        processes: Processes of a speed claim: what differs between starts is in its interval.
+        processes: Undisturbed processes of a speed claim, the samples of its interval.
         energy_seconds: Time of the energy measurement of an artefact.
         pass_seconds: The pass over the sentence pairs ends here.
     """
 
-    min_calls: int = 10
+    min_calls: int = MIN_DRIFT_CALLS
     min_seconds: float = 0.06
-    desired_calls: int = 100
+    desired_calls: int = 300
     steady_seconds: float = 6.0
     max_share_seconds: float = 0.5
     max_seconds: float = 10.0
-    processes: int = 3
+    processes: int = 8
     energy_seconds: float = 1.0
     pass_seconds: float = 20.0
 
@@ -97,9 +101,10 @@ def measure(
         budget: How long to measure.
         conditions: Added to the conditions of every row.
     Conditions:
-        Every artefact runs at every thread count in a fresh process: load, first call, 3 warm-up
-        calls, steady calls at each length, and, unless it is a fill-mask model, one pass over the
-        sentence pairs. Claims come from processes in which both models alternate.
+        Every artefact runs at every thread count in a fresh process: load, first call, warm-up (3
+        calls at each length, and 0.3 s), steady calls at each length, and, unless it is a fill-mask
+        model, one pass over the sentence pairs. Disturbed cases are measured once more. Claims come
+        from processes in which both models alternate.
     Raises:
         TargetError: The target sent no reply, or a job failed there.
     """
@@ -109,16 +114,16 @@ def measure(
     operators: dict[str, list[OpTime]] = {}
     layers: dict[str, list[OpTime]] = {}
     with console.progress(f"measuring on {target.name}", None, unit="jobs") as bar:
-        for count in threads:
+        # One thread first: the other counts are compared with it.
+        for count in sorted(threads, key=lambda count: count != 1):
             # Latency and memory: each artefact in a process of its own.
             for artefact in artefacts:
                 bar.note(f"{artefact.label}, {plural(count, 'thread')}")
-                reply = measurement.run([artefact], measurement.job(artefact, count))
-                rows += measurement.rows(artefact, reply, count)
-                nodes = reply.models[artefact.label].ops
-                if nodes:
-                    operators[artefact.label] = op_times(nodes)
-                    layers[artefact.label] = layer_times(artefact, nodes)
+                measured = measurement.measure(artefact, count, rows)
+                rows += measured.rows
+                if measured.nodes:
+                    operators[artefact.label] = op_times(measured.nodes)
+                    layers[artefact.label] = layer_times(artefact, measured.nodes)
                 bar.advance()
 
             # Speed claims: pairs of artefacts in common processes.
@@ -141,6 +146,14 @@ def measure(
 
 
 # --- jobs and claims -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Rows of one artefact at one thread count, and its operators where they were timed."""
+
+    rows: list[ProfileRow]
+    nodes: list[NodeTime]
 
 
 @dataclass(frozen=True)
@@ -183,8 +196,28 @@ class _Measurement:
             energy_seconds=budget.energy_seconds,
             ops_calls=_OPS_CALLS,
             ops_keys=self._ops_keys(),
-            timeout_seconds=_TIMEOUT_SECONDS,
+            timeout_seconds=TIMEOUT_SECONDS,
         )
+
+    def measure(self, artefact: Artefact, threads: int, earlier: Sequence[ProfileRow]) -> Measured:
+        """Measures an artefact at one thread count, and its disturbed cases once more.
+
+        Args:
+            artefact: The artefact.
+            threads: Threads of the session.
+            earlier: Rows that were measured before, with those at one thread.
+        """
+        job = self.job(artefact, threads)
+        reply = self.run([artefact], job)
+        rows = mark_slower_than_one(self.rows(artefact, reply, threads), earlier)
+        nodes = reply.models[artefact.label].ops
+        disturbed = {str(row.length) for row in rows if row.disturbed}
+        if not disturbed:
+            return Measured(rows, nodes)
+        cases = [case for case in job.cases if case.name in disturbed]
+        reply = self.run([artefact], job.model_copy(update={"cases": cases, "phases": _STEADY}))
+        again = mark_slower_than_one(self.rows(artefact, reply, threads), earlier)
+        return Measured(replace_times(rows, again), nodes)
 
     def _cases(self, artefact: Artefact, threads: int) -> list[Case]:
         """Returns steady calls at each length, and a pass over sentence pairs."""
@@ -234,19 +267,23 @@ class _Measurement:
 
     def speed_claims(self, pairs: Sequence[Pairing], threads: int) -> list[Claim]:
         """Measures pairs of artefacts in several processes and returns their claims."""
-        artefacts = _artefacts_of(pairs)
-        blocks: dict[str, list[list[Block]]] = {}
+        by_name = {pairing.name: pairing for pairing in pairs}
         runtime = ""
-        for keys in self._keys_by_process():
-            job = _alternating_job(pairs, artefacts, keys, threads)
+
+        def run_process(number: int, names: Collection[str]) -> Reply:
+            nonlocal runtime
+            selected = [by_name[name] for name in names]
+            artefacts = artefacts_of(selected)
+            job = alternating_job(selected, artefacts, self._claim_keys(number), threads)
             reply = self.run(artefacts, job)
             runtime = f"onnxruntime {reply.identity.onnxruntime}"
-            for result in reply.alternation:
-                blocks.setdefault(result.name, []).append(result.blocks)
+            return reply
 
+        processes = self.budget.processes
+        comparisons = compare_in_turns(run_process, by_name, processes=processes, threads=threads)
         claims = []
         for pairing in pairs:
-            texts = len(_alternated_keys(pairing, self.workload.claim_pairs))
+            texts = len(alternated_keys(pairing, self.workload.claim_pairs))
             setting = ClaimSetting(
                 device=self.target.name,
                 method=self.target.method,
@@ -254,54 +291,11 @@ class _Measurement:
                 runtime=runtime,
                 text=f"{texts} sentence pairs, batch 1",
             )
-            claims.append(speed_claim(pairing, blocks[pairing.name], setting))
+            claims.append(speed_claim(pairing, comparisons[pairing.name].ratio(processes), setting))
         return claims
 
-    def _keys_by_process(self) -> Iterator[list[str]]:
-        """Splits the sentence pairs over the processes, so that no pair counts twice."""
-        for number in range(self.budget.processes):
-            keys = self.workload.claim_pairs[number :: self.budget.processes]
-            if keys:
-                yield keys
-
-
-def _alternating_job(
-    pairs: Sequence[Pairing], artefacts: Sequence[Artefact], keys: list[str], threads: int
-) -> Job:
-    """Returns a job in which the artefacts of each pairing alternate on common texts."""
-    return Job(
-        models={artefact.label: artefact.job_model() for artefact in artefacts},
-        cases=[Case(name=PAIRS, keys=keys, mode="pass")],
-        alternate=[_alternation(pairing, keys) for pairing in pairs],
-        phases=[],
-        threads=threads,
-        timeout_seconds=_TIMEOUT_SECONDS,
-    )
-
-
-def _alternation(pairing: Pairing, keys: list[str]) -> Alternation:
-    pairing_keys = _alternated_keys(pairing, keys)
-    return Alternation(
-        name=pairing.name,
-        first=pairing.first.label,
-        second=pairing.second.label,
-        keys=pairing_keys,
-        blocks=max(_MIN_BLOCKS, len(pairing_keys) // _CALLS_PER_BLOCK),
-        calls_per_block=_CALLS_PER_BLOCK,
-    )
-
-
-def _alternated_keys(pairing: Pairing, keys: list[str]) -> list[str]:
-    """Returns the sentence pairs that a pairing alternates on."""
-    # A call of a fill-mask model costs a multiple of the encoder's: half of the pairs are enough
-    # (docs/log.md#duration-of-a-profile).
-    return keys[::2] if pairing.first.task == FILL_MASK_TASK else keys
-
-
-def _artefacts_of(pairs: Sequence[Pairing]) -> list[Artefact]:
-    """Returns the artefacts of all pairings, each one once."""
-    artefacts: dict[str, Artefact] = {}
-    for pairing in pairs:
-        artefacts[pairing.first.label] = pairing.first
-        artefacts[pairing.second.label] = pairing.second
-    return list(artefacts.values())
+    def _claim_keys(self, number: int) -> list[str]:
+        """Returns the sentence pairs of one process; all processes together have all of them."""
+        pairs = self.workload.claim_pairs
+        # Fewer pairs than processes: some have the same one.
+        return pairs[number :: self.budget.processes] or [pairs[number % len(pairs)]]

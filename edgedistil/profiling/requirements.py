@@ -8,6 +8,7 @@ band.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Sequence
@@ -15,14 +16,15 @@ from dataclasses import dataclass
 
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import ClaimError, InputError
-from edgedistil.core.format import artefact_name
+from edgedistil.core.format import artefact_name, plural
 from edgedistil.core.records import (
+    AtLeast,
     Band,
     Claim,
-    Figure,
     MemoryFit,
     Method,
     NotMeasured,
+    Percentile,
     ProfileRecord,
     ProfileRow,
 )
@@ -58,6 +60,8 @@ class Bounds:
     def __str__(self) -> str:
         if self.low == self.high:
             return f"{self.low:.4g}"
+        if math.isinf(self.high):
+            return f"at least {self.low:.4g} (95%)"
         return f"{self.low:.4g} to {self.high:.4g}"
 
 
@@ -237,13 +241,15 @@ def _row_figure(row: ProfileRow, name: str) -> Bounds | NotMeasured:
     if not row.valid:
         return NotMeasured(not_measured=row.invalid_reason or "a row is not valid")
     if row.disturbed is not None:
-        return NotMeasured(not_measured=f"the machine was disturbed: {row.disturbed}")
+        return NotMeasured(
+            not_measured=f"{_row_name(row)}: the machine was disturbed: {row.disturbed}"
+        )
     # A predicted row has a band for the median, and no other percentile.
     if name == "p50_ms":
         return _bounds(row.latency_ms, 1)
     if isinstance(row.latency, NotMeasured):
         return NotMeasured(not_measured=f"{row.method} rows have no {name}")
-    percentile: Figure = getattr(row.latency, name)
+    percentile: Percentile = getattr(row.latency, name)
     return _bounds(percentile, 1)
 
 
@@ -255,9 +261,16 @@ def _fit_figure(fit: MemoryFit) -> Bounds | NotMeasured:
     return NotMeasured(not_measured=f"{artefact_name(fit)} does not fit in {limit_mib:.0f} MiB")
 
 
-def _bounds(figure: Figure | int | Band, unit: float) -> Bounds | NotMeasured:
+def _row_name(row: ProfileRow) -> str:
+    threads = plural(row.threads, "thread")
+    return f"the row of {artefact_name(row)}, {threads}, length {row.length}"
+
+
+def _bounds(figure: Percentile | int | Band, unit: float) -> Bounds | NotMeasured:
     if isinstance(figure, NotMeasured):
         return figure
+    if isinstance(figure, AtLeast):
+        return Bounds(figure.at_least / unit, math.inf)
     if isinstance(figure, Band):
         return Bounds(figure.low / unit, figure.high / unit)
     return Bounds(figure / unit, figure / unit)

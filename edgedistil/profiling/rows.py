@@ -22,6 +22,7 @@ from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.latency import summarize
 from edgedistil.profiling.layers import layer_of_nodes
 from edgedistil.profiling.workload import PAIRS
+from edgedistil.runtime.disturbance import case_disturbances
 from edgedistil.runtime.protocol import (
     CaseTimes,
     Condition,
@@ -38,10 +39,8 @@ EMULATED_LATENCY = NotMeasured(
 )
 # Bits 0 to 3 of `vcgencmd get_throttled` are the present state, bits 16 to 19 what happened since
 # the board started.
-_THROTTLED_NOW = 0b1111
-# A machine that heats up slows down over a case. Below this share it is noise, above it the
-# median depends on when the measurement began.
-_MAX_DRIFT = 0.15
+_THROTTLED_NOW = 0xF
+_THROTTLED_BEFORE = 0xF0000
 
 
 def rows_from_reply(
@@ -67,6 +66,7 @@ def rows_from_reply(
     # A later source overrides an earlier one: a target knows more than the machine reports.
     all_conditions = {
         **describe_conditions(reply.before, reply.after),
+        **_describe_cores(reply, method, threads),
         **reply.conditions,
         **(conditions or {}),
         **_describe_energy(result.energy),
@@ -80,7 +80,7 @@ def rows_from_reply(
             threads=threads,
             batch=artefact.graph.batch,
             length="sentence-pairs" if name == PAIRS else int(name),
-            **_case_fields(case, reply, method),
+            **_case_fields(name, case, reply, method, threads),
             **_start_fields(result, method, name),
             memory=memory_stats(result.memory),
             peak_memory_bytes=_count(result.memory.peak),
@@ -106,18 +106,22 @@ def artefact_fields(artefact: Artefact) -> dict[str, Any]:
     }
 
 
-def _case_fields(case: CaseTimes, reply: Reply, method: Method) -> dict[str, Any]:
-    """Fields of a row that describe its steady calls, and whether they are valid."""
-    # Throttling and drift are about times: an emulated row is valid without them.
+def _case_fields(
+    name: str, case: CaseTimes, reply: Reply, method: Method, threads: int
+) -> dict[str, Any]:
+    """Fields of a row that describe its steady calls, and whether verdicts may use them."""
+    # Throttling and interference are about times: an emulated row is valid without them.
     if method == "emulated":
         return {"latency_ms": EMULATED_LATENCY, "latency": EMULATED_LATENCY, "valid": True}
     latency = summarize(case.samples_ns)
     reason = invalid_reason(reply, latency)
+    signs = case_disturbances(case, reply, threads=threads, one_length=name != PAIRS)
     return {
         "latency_ms": latency.p50_ms if isinstance(latency, LatencyStats) else latency,
         "latency": latency,
         "valid": reason is None,
         "invalid_reason": reason,
+        "disturbed": "; ".join(signs) or None,
     }
 
 
@@ -141,35 +145,35 @@ def _start_fields(result: ModelResult, method: Method, case: str) -> dict[str, F
 
 
 def invalid_reason(reply: Reply, latency: LatencyStats | NotMeasured) -> str | None:
-    """Reason why a row is invalid: throttling, drift or no samples; None if valid.
+    """Reason why a row is invalid: throttling, or no samples; None if valid.
 
     Args:
         reply: The reply with the machine's conditions before and after the job.
         latency: Statistics of the row's calls.
     """
-    before, after = reply.before, reply.after
-    throttling = _throttling(before, after)
+    throttling = _throttling(reply.before, reply.after)
     if throttling is not None:
         return throttling
-    if isinstance(latency, NotMeasured):
-        return latency.not_measured
-    # Drift alone may be other load; it invalidates only where the machine reports temperatures.
-    has_temperature = before.temperature_c and after is not None and after.temperature_c
-    if has_temperature and isinstance(latency.drift, float) and latency.drift > _MAX_DRIFT:
-        return (
-            f"calls became {latency.drift:.0%} slower during the measurement: "
-            "the machine was not in a steady state"
-        )
-    return None
+    return latency.not_measured if isinstance(latency, NotMeasured) else None
 
 
 def _throttling(before: Condition, after: Condition | None) -> str | None:
     """Describes throttling, as a Raspberry Pi reports it or as x86 counts it; None without."""
+    states = [before] if after is None else [before, after]
+    for state in states:
+        if (state.throttled_bits or 0) & _THROTTLED_NOW:
+            return (
+                f"the machine is throttling (get_throttled 0x{state.throttled_bits:x}): "
+                "cool it, and check its power supply"
+            )
     if after is None:
         return None
-    if (after.throttled_bits or 0) & _THROTTLED_NOW:
+    # It began and ended between the two readings: only its trace is new.
+    new_bits = (after.throttled_bits or 0) & ~(before.throttled_bits or 0) & _THROTTLED_BEFORE
+    if before.throttled_bits is not None and new_bits:
         return (
-            f"the machine is throttling (get_throttled 0x{after.throttled_bits:x}): "
+            f"the machine throttled during the measurement (get_throttled "
+            f"0x{before.throttled_bits:x} → 0x{after.throttled_bits:x}): "
             "cool it, and check its power supply"
         )
     if before.throttle_count is not None and after.throttle_count is not None:
@@ -201,6 +205,30 @@ def describe_conditions(before: Condition, after: Condition | None) -> dict[str,
         conditions["load before"] = f"{before.load_1min:.2f}"
     if after and after.throttled_bits is not None:
         conditions["throttled"] = f"0x{after.throttled_bits:x}"
+        # These bits stay until the next start, so they cannot show a second time.
+        if (before.throttled_bits or 0) & _THROTTLED_BEFORE:
+            conditions["throttled"] += "; it throttled before the measurement, since its start"
+    return conditions
+
+
+def _describe_cores(reply: Reply, method: Method, threads: int) -> dict[str, str]:
+    """Describes the cores that the threads ran on, and the load before the calls."""
+    # Under an emulator these are the emulator's.
+    if method == "emulated":
+        return {}
+    identity = reply.identity
+    cores = f"{identity.cores_allowed or '?'} of {identity.cores or '?'}"
+    if reply.pinned_cores:
+        numbers = ", ".join(str(number) for number in reply.pinned_cores)
+        cores += f", pinned to {numbers}: the fastest ones"
+    if identity.cpu_quota is not None:
+        cores += f", quota of {identity.cpu_quota:g}"
+    conditions = {"cores": cores}
+    # Sessions that take turns stop spinning after each call.
+    if threads > 1:
+        conditions["spinning"] = "on: threads keep waiting for work between calls"
+    if reply.other_load is not None:
+        conditions["other tasks before"] = f"{reply.other_load:.2f}"
     return conditions
 
 

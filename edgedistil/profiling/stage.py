@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistil.core import console
-from edgedistil.core.cpu import usable_cores
 from edgedistil.core.device import HOST, DeviceSpec, load_device
 from edgedistil.core.errors import InputError, ModelError
 from edgedistil.core.options import ProfileOptions
@@ -216,7 +215,7 @@ def _profile_host(request: ProfileRequest) -> ProfileRecord:
     if request.options.memory_limit is not None:
         return _check_memory_limit(request, request.options.memory_limit)
     identity = host.identity()
-    counts = request.thread_counts(usable_cores())
+    counts = request.thread_counts(host.usable_threads())
     record = _measure(request, LocalTarget(), counts, host.conditions())
     # The host's constants belong to the device file that matches it.
     if request.options.calibrate:
@@ -228,7 +227,7 @@ def _profile_host(request: ProfileRequest) -> ProfileRecord:
 def _check_memory_limit(request: ProfileRequest, limit_text: str) -> ProfileRecord:
     limit = parse_bytes(limit_text)
     # One thread by default: more need more memory.
-    threads = request.thread_counts(usable_cores())[0]
+    threads = request.thread_counts(host.usable_threads())[0]
     record = measure_fits(limit, request.artefacts, request.workload, threads=threads)
     # A file of its own: figures that were measured without a limit remain.
     if request.run is not None:
@@ -245,10 +244,8 @@ def _profile_over_ssh(
     with SshTarget(destination, bootstrap=request.options.bootstrap, spec=spec) as target:
         identity = target.identify()
         spec = _identify_board(spec, identity, target.source)
-        # A board without a device file reports its cores itself.
-        cores = identity.cores_allowed or identity.cores or 1
-        if spec is not None:
-            cores = spec.cores
+        # A board reports what it may use itself, which can be less than its device file has.
+        cores = identity.usable_threads or 1
         conditions = {
             "kernels": host.dispatched_kernels(identity.machine or "", identity.flags),
             "board": identity.board or NOT_REPORTED,

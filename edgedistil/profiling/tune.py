@@ -12,19 +12,22 @@ from dataclasses import dataclass
 from edgedistil.core import console
 from edgedistil.core.format import plural
 from edgedistil.core.precision import PRECISIONS
+from edgedistil.core.records import NotMeasured
 from edgedistil.core.session import GraphLevel, SessionAdvice, SessionOptions
 from edgedistil.profiling.artefacts import Artefact
-from edgedistil.profiling.claims import block_times
-from edgedistil.profiling.latency import Ratio, speed_ratio
+from edgedistil.profiling.latency import Ratio
 from edgedistil.profiling.limits import private_memory_bytes, require_success
+from edgedistil.profiling.turns import compare_in_turns
 from edgedistil.profiling.workload import Workload
 from edgedistil.runtime.jobs import run_job
-from edgedistil.runtime.protocol import Alternation, AlternationResult, Case, Job, JobModel
+from edgedistil.runtime.protocol import Alternation, Case, Job, JobModel, Reply
 from edgedistil.runtime.target import Target
 
-# 12 blocks of 4 calls: an interval of a few percent, in seconds per option.
-_BLOCKS = 12
-_CALLS_PER_BLOCK = 4
+# Fewer undisturbed processes than these give intervals that are too wide to decide by.
+_PROCESSES = 6
+# Blocks of a process with all texts of one length: an even number, so that both sessions are first
+# equally often.
+_BLOCKS = 4
 # The arena and spinning have a cost besides time, so they are switched off unless that makes calls
 # slower for certain by more than this.
 _SLOWER_THAN_DEFAULTS = 0.98
@@ -55,9 +58,9 @@ def tune(
     Returns:
         Artefact label → advice.
     Conditions:
-        Each option alone against the defaults, at the best thread count. Exact int8 sums are set
-        for 8-bit artefacts on x86-64 whatever they cost, because without VNNI the outputs are wrong
-        otherwise; the reasons contain the cost.
+        Each option alone against the defaults, at the best thread count, in 6 undisturbed
+        processes. Exact int8 sums are set for 8-bit artefacts on x86-64 whatever they cost, because
+        without VNNI the outputs are wrong otherwise; the reasons contain the cost.
     Raises:
         TargetError: The target sent no reply, or a session could not be created.
     """
@@ -91,13 +94,27 @@ class _Comparison:
     artefact: Artefact
     workload: Workload
 
-    def run(self, variants: Mapping[str, JobModel], *, threads: int) -> dict[str, Ratio]:
-        """Returns how many times faster each variant is than the defaults.
+    def run(
+        self, variants: Mapping[str, JobModel], *, threads: int
+    ) -> dict[str, Ratio | NotMeasured]:
+        """Returns how many times faster each variant is than the defaults, where it is certain.
 
         Args:
             variants: Name → model of the job with its own session.
             threads: Threads of the default session, and of variants that have none set.
         """
+        # The most threads of a variant: the machine has to have them free.
+        most = max([threads, *(model.session.threads for model in variants.values())])
+        comparisons = compare_in_turns(
+            lambda _, names: self._run_process({n: variants[n] for n in names}, threads),
+            variants,
+            processes=_PROCESSES,
+            threads=most,
+        )
+        return {name: comparison.ratio(_PROCESSES) for name, comparison in comparisons.items()}
+
+    def _run_process(self, variants: Mapping[str, JobModel], threads: int) -> Reply:
+        """Runs one process, in which each variant takes turns with the defaults."""
         lengths = sorted(self.workload.lengths)
         keys = self.workload.lengths[lengths[len(lengths) // 2]]
         alternations = [
@@ -107,7 +124,7 @@ class _Comparison:
                 second=name,
                 keys=keys,
                 blocks=_BLOCKS,
-                calls_per_block=_CALLS_PER_BLOCK,
+                calls_per_block=len(keys),
             )
             for name in variants
         ]
@@ -125,7 +142,7 @@ class _Comparison:
         )
         reply = run_job(self.target, [self.artefact], job, self.workload, check=False)
         require_success(self.target, reply, [self.artefact])
-        return {result.name: _ratio(result) for result in reply.alternation}
+        return reply
 
     def model(self, session: SessionOptions) -> JobModel:
         """Returns the artefact as a model of a job with its own session."""
@@ -146,8 +163,9 @@ def _best_threads(comparison: _Comparison, max_threads: int) -> tuple[int, dict[
     ratios = comparison.run(variants, threads=1)
     reasons = {name: _describe_ratio(ratio, "one thread") for name, ratio in ratios.items()}
     # Fewer threads leave cores to the application: more have to be faster for certain.
-    best = max(names, key=lambda count: ratios[names[count]].value)
-    if ratios[names[best]].low > 1:
+    faster = {count: _faster(ratios[name]) for count, name in names.items()}
+    best = max(faster, key=lambda count: faster[count])
+    if faster[best] > 1:
         return best, reasons
     return 1, {**reasons, "threads": "one: more threads are not faster for certain"}
 
@@ -170,14 +188,15 @@ def _best_options(
     models = {name: comparison.model(session) for name, session in variants.items()}
     ratios = comparison.run(models, threads=threads)
 
-    # The arena keeps the memory it has taken, and spinning occupies the other cores.
-    arena = ratios[_ARENA_OFF].low < _SLOWER_THAN_DEFAULTS
-    spinning = _SPINNING_OFF in ratios and ratios[_SPINNING_OFF].low < _SLOWER_THAN_DEFAULTS
+    # The arena keeps the memory it has taken, and spinning occupies the other cores. Without
+    # undisturbed processes the defaults remain.
+    arena = not _as_fast(ratios[_ARENA_OFF])
+    spinning = _SPINNING_OFF in ratios and not _as_fast(ratios[_SPINNING_OFF])
     session = SessionOptions(
         threads=threads,
         arena=arena,
         spinning=spinning,
-        prepacking=ratios[_PREPACKING_OFF].low <= 1,
+        prepacking=_faster(ratios[_PREPACKING_OFF]) == 0,
         graph_level=_best_graph_level(ratios),
         exact_int8=exact_int8,
     )
@@ -185,14 +204,14 @@ def _best_options(
     return session, reasons
 
 
-def _best_graph_level(ratios: Mapping[str, Ratio]) -> GraphLevel:
+def _best_graph_level(ratios: Mapping[str, Ratio | NotMeasured]) -> GraphLevel:
     """Returns the fastest level of those that are faster than the default for certain."""
     best: GraphLevel = "all"
     best_value = 0.0
     for level in _GRAPH_LEVELS:
-        ratio = ratios[_graph_level_name(level)]
-        if ratio.low > 1 and ratio.value > best_value:
-            best, best_value = level, ratio.value
+        value = _faster(ratios[_graph_level_name(level)])
+        if value > best_value:
+            best, best_value = level, value
     return best
 
 
@@ -200,9 +219,19 @@ def _graph_level_name(level: GraphLevel) -> str:
     return f"graph level {level}"
 
 
-def _ratio(result: AlternationResult) -> Ratio:
-    return speed_ratio([block_times(result.blocks)])
+def _faster(ratio: Ratio | NotMeasured) -> float:
+    """Returns the ratio where it is above 1 for certain, otherwise 0."""
+    if isinstance(ratio, NotMeasured) or ratio.low <= 1:
+        return 0.0
+    return ratio.value
 
 
-def _describe_ratio(ratio: Ratio, baseline: str) -> str:
+def _as_fast(ratio: Ratio | NotMeasured) -> bool:
+    """Whether a variant is as fast as the defaults for certain, up to a small loss."""
+    return isinstance(ratio, Ratio) and ratio.low >= _SLOWER_THAN_DEFAULTS
+
+
+def _describe_ratio(ratio: Ratio | NotMeasured, baseline: str) -> str:
+    if isinstance(ratio, NotMeasured):
+        return f"not decided, the machine was disturbed: {ratio.not_measured}"
     return f"{ratio.value:.2f} times as fast as {baseline} ({ratio.low:.2f} to {ratio.high:.2f})"

@@ -78,8 +78,8 @@ def _distill_figures(results: RunResults) -> Iterator[_Figure]:
 
 
 def _latency_figures(row: ProfileRow) -> Iterator[_Figure]:
-    # A predicted band has no single value that could change.
-    if row.valid and isinstance(row.latency_ms, float):
+    # A predicted band has no single value that could change, and a disturbed row no sound one.
+    if row.usable and isinstance(row.latency_ms, float):
         conditions = (
             f"{row.device} {row.method}, {plural(row.threads, 'thread')}, length {row.length}"
         )

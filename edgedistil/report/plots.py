@@ -236,9 +236,9 @@ def measured_rows(profiles: Sequence[ProfileRecord]) -> list[ProfileRow]:
 
 
 def _is_measured(row: ProfileRow) -> bool:
-    """Whether a row has valid samples at a fixed length."""
+    """Whether a row has undisturbed samples at a fixed length."""
     has_samples = row.method == "measured" and isinstance(row.latency, LatencyStats)
-    return has_samples and row.valid and isinstance(row.length, int)
+    return has_samples and row.usable and isinstance(row.length, int)
 
 
 def row_label(row: ProfileRow) -> str:
@@ -270,7 +270,7 @@ def _draw_samples(axes: Axes, height: float, latency: LatencyStats, colour: str)
     heights = [height + 0.28 * _jitter(index) for index in range(len(latency.samples_ms))]
     axes.plot(latency.samples_ms, heights, ".", color=colour, alpha=0.35, markersize=3)
     for percentile in (latency.p50_ms, latency.p95_ms):
-        if not isinstance(percentile, NotMeasured):
+        if isinstance(percentile, float):
             axes.plot([percentile], [height], "|", color=INK, markersize=16, markeredgewidth=1.6)
 
 

@@ -15,6 +15,7 @@ from edgedistil.core.format import (
 )
 from edgedistil.core.paper import SPEED_ROW
 from edgedistil.core.records import (
+    AtLeast,
     Claim,
     LatencyStats,
     MemoryFit,
@@ -24,6 +25,9 @@ from edgedistil.core.records import (
     ProfileRow,
 )
 from edgedistil.report.table import TableData
+
+# Behind a time that other work on the machine has disturbed.
+DISTURBED = " †"
 
 
 def main_tables(record: ProfileRecord) -> list[TableData]:
@@ -60,7 +64,7 @@ def latency_table(record: ProfileRecord) -> TableData:
         f"{record.device}: {record.method} milliseconds per call (median), by length in tokens",
         ["artefact", "precision", "method", "threads", *heads, "load", "first call", "peak MiB"],
         rows,
-        [*record.notes, *_sentence_pair_notes(record.rows)],
+        [*record.notes, *_disturbed_notes(record.rows), *_sentence_pair_notes(record.rows)],
     )
 
 
@@ -78,14 +82,30 @@ def _median_cell(row: ProfileRow | None) -> str:
     if not row.valid:
         # The reason is in the table of all rows.
         return "invalid"
-    return milliseconds(row.latency_ms)
+    mark = DISTURBED if row.disturbed else ""
+    return milliseconds(row.latency_ms) + mark
+
+
+def _disturbed_notes(rows: Sequence[ProfileRow]) -> list[str]:
+    """Explains the mark of disturbed rows, with the reasons of the first one."""
+    disturbed = [row for row in rows if row.disturbed]
+    if not disturbed:
+        return []
+    # All reasons are in the table of all rows.
+    first = disturbed[0]
+    return [
+        f"{DISTURBED.strip()} {len(disturbed)} of {plural(len(rows), 'row')} disturbed by other "
+        "work in two measurements; no verdict comes from them. For example "
+        f"{artefact_name(first)}, {plural(first.threads, 'thread')}, {first.length}: "
+        f"{first.disturbed}"
+    ]
 
 
 def _sentence_pair_notes(rows: Sequence[ProfileRow]) -> list[str]:
     """Total time of each artefact's longest pass over sentence pairs, then the paper's."""
     longest: dict[str, tuple[int, str]] = {}
     for row in rows:
-        if row.length != "sentence-pairs" or not row.valid:
+        if row.length != "sentence-pairs" or not row.usable:
             continue
         if not isinstance(row.latency, LatencyStats):
             continue
@@ -136,6 +156,8 @@ def _profile_cells(row: ProfileRow) -> list[str]:
     if not row.valid:
         # Invalid rows stay visible, because leaving them out would hide a throttled device.
         method = f"{row.method}, INVALID: {row.invalid_reason}"
+    elif row.disturbed:
+        method = f"{row.method}, DISTURBED: {row.disturbed}"
     return [
         model_and_task(row),
         row.precision,
@@ -153,18 +175,23 @@ def _profile_cells(row: ProfileRow) -> list[str]:
 
 
 def _missing_percentile_notes(rows: Sequence[ProfileRow]) -> list[str]:
-    """How many rows lack a percentile, with the reason of the first one."""
+    """How many rows have a bound or nothing for a percentile, with an example of the reason."""
     latencies = [row.latency for row in rows if isinstance(row.latency, LatencyStats)]
-    # p50 is never refused; p99 needs 100 samples.
     percentiles = {
         "p95": [latency.p95_ms for latency in latencies],
         "p99": [latency.p99_ms for latency in latencies],
     }
     notes = []
     for name, figures in percentiles.items():
+        bounds = [figure.reason for figure in figures if isinstance(figure, AtLeast)]
         reasons = [figure.not_measured for figure in figures if isinstance(figure, NotMeasured)]
+        # One example is enough: the reasons differ only in the number of samples.
+        if bounds:
+            notes.append(
+                f"≥: {name} is at least this (95%) in {len(bounds)} of {len(figures)} rows, "
+                f"for example: {bounds[0]}"
+            )
         if reasons:
-            # One example is enough: the reasons differ only in the number of samples.
             notes.append(
                 f"no {name} in {len(reasons)} of {len(figures)} rows, for example: {reasons[0]}"
             )

@@ -64,6 +64,11 @@ def identity() -> MachineIdentity:
     return MachineIdentity.model_validate(runpy.run_path(str(RUNNER))["read_identity"]())
 
 
+def usable_threads() -> int:
+    """Returns how many threads of this process run side by side: "all" threads."""
+    return identity().usable_threads or 1
+
+
 def machine_name() -> str:
     """Returns the board's name, else the processor's, else the architecture's."""
     host = identity()

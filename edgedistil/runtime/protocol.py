@@ -83,7 +83,10 @@ class Case(Record):
 
 
 class Alternation(Record):
-    """Alternating blocks of calls of two models on the same inputs."""
+    """Alternating blocks of calls of two models on the same inputs.
+
+    Each block begins with an untimed call, which brings the model's weights back into the cache.
+    """
 
     name: str
     first: str = Field(description="label of a model, the teacher in a speed claim")
@@ -116,6 +119,12 @@ class Job(Record):
     threads: PositiveInt = 1
     # Budget of a steady case.
     warmup_calls: NonNegativeInt = 3
+    warmup_seconds: float = Field(
+        default=0.3,
+        ge=0,
+        description="timed calls begin after this time of calls without a pause: a governor has "
+        "raised the clock by then",
+    )
     min_calls: PositiveInt = 20
     min_seconds: float = Field(default=0.5, ge=0)
     desired_calls: NonNegativeInt = Field(
@@ -132,6 +141,9 @@ class Job(Record):
         default=None, description="the supervisor kills the worker after this time"
     )
     isolate: bool = True
+    pin_unlike_cores: bool = Field(
+        default=True, description="where cores differ, run on the fastest ones only"
+    )
     memory_limit_bytes: PositiveInt | None = Field(
         default=None, description="RLIMIT_AS of the worker"
     )
@@ -229,8 +241,17 @@ class MachineIdentity(ReplyPart):
         max_length=_MOST_FACTS,
         description="instruction-set flags of /proc/cpuinfo",
     )
-    cores: Cores | None = None
-    cores_allowed: Cores | None = None
+    cores: Cores | None = Field(default=None, description="logical cores of the machine")
+    cores_allowed: Cores | None = Field(
+        default=None, description="logical cores that the runner may run on (its affinity)"
+    )
+    usable_threads: Cores | None = Field(
+        default=None,
+        description="allowed physical cores of the fastest kind, as far as a CPU quota reaches",
+    )
+    cpu_quota: Annotated[float, Field(gt=0, le=2**16)] | None = Field(
+        default=None, description="cores that the control groups allow, such as 1.5"
+    )
     page_bytes: ByteCount | None = None
     clock_max_mhz: Megahertz | None = None
     caches: list[CacheFacts] = Field(default=[], max_length=_MOST_FACTS)
@@ -275,6 +296,23 @@ class PhaseMemory(ReplyPart):
     peak: Annotated[ByteCount, Field(gt=0)] | None = None
 
 
+class Interference(ReplyPart):
+    """What the system did to the runner's process during a series of timed calls."""
+
+    involuntary_switches: EventCount | None = Field(
+        default=None, description="times that a thread had to leave its core, all threads"
+    )
+    waiting_ns: EventCount | None = Field(
+        default=None, description="time that threads waited for a core, all threads"
+    )
+    stolen_ns: EventCount | None = Field(
+        default=None, description="time that a hypervisor took from the allowed cores"
+    )
+    throttled_periods: EventCount | None = Field(
+        default=None, description="times that a CPU quota stopped the process"
+    )
+
+
 class CaseTimes(ReplyPart):
     """Raw times of one case."""
 
@@ -283,6 +321,7 @@ class CaseTimes(ReplyPart):
     wall_ns: Nanoseconds
     cpu_ns: EventCount
     faults: PageFaults
+    interference: Interference = Interference()
     truncated: bool = Field(description="max_seconds ended it before min_calls")
 
 
@@ -347,6 +386,9 @@ class AlternationResult(ReplyPart):
     first: Text
     second: Text
     blocks: list[Block] = Field(min_length=1, max_length=_MOST_FACTS)
+    wall_ns: Nanoseconds = Field(description="of all blocks, untimed calls included")
+    cpu_ns: EventCount
+    interference: Interference = Interference()
 
 
 class Bandwidth(ReplyPart):
@@ -379,6 +421,12 @@ class Reply(ReplyPart):
     identity: MachineIdentity = MachineIdentity()
     before: Condition = Condition()
     after: Condition | None = None
+    pinned_cores: list[NonNegativeInt] | None = Field(
+        default=None, max_length=2**16, description="where the cores of the machine differ"
+    )
+    other_load: Annotated[float, Field(ge=0, le=1e6)] | None = Field(
+        default=None, description="mean number of other runnable tasks before the timed calls"
+    )
     import_ns: Nanoseconds | None = None
     models: dict[Text, ModelResult] = Field(default={}, max_length=_MOST_FACTS)
     alternation: list[AlternationResult] = Field(default=[], max_length=_MOST_FACTS)

@@ -138,6 +138,10 @@ def _problems(reply: Reply, job: Job, elapsed_s: float) -> Iterator[str]:
         yield f"its calls take {measured_s:.0f} s, and it was sent after {elapsed_s:.0f} s"
     for label, result in reply.models.items():
         yield from _case_problems(label, result, job)
+    for turns in reply.alternation:
+        blocks_ns = sum(sum(block.first_ns) + sum(block.second_ns) for block in turns.blocks)
+        if blocks_ns > turns.wall_ns:
+            yield f"'{turns.name}' took {turns.wall_ns} ns, and its calls {blocks_ns} ns"
     # A job that failed has what was observed before.
     if reply.ok:
         yield from _missing_parts(reply, job)

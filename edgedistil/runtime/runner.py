@@ -37,6 +37,9 @@ FORMAT = 1
 # A steady case makes this many calls even after its time is over: a median needs them, and an
 # emulated board makes three in 10 s (docs/log.md#duration-over-ssh).
 MIN_MEDIAN_CALLS = 5
+# A core with less than this share of the best one's capacity is of another kind: the clocks of
+# equal cores differ by a few percent, an A55 has 0.4 of an A76, Intel's E cores 0.6 of a P core.
+LIKE_CORES = 0.8
 STARTED_ENV = "EDGEDISTIL_STARTED_NS"
 # Process that this one must not outlive; not set on boards, where `timeout` starts the runner.
 PARENT_ENV = "EDGEDISTIL_PARENT_PID"
@@ -226,6 +229,7 @@ class Worker:
         reply: Everything observed so far.
         sessions: Loaded models, by label.
         feeds: Inputs of the job, by key.
+        warm_up: Untimed calls before each series of timed ones.
     """
 
     def __init__(self, job: dict[str, Any], folder: str, reply_path: str) -> None:
@@ -235,6 +239,7 @@ class Worker:
         self.reply = new_reply()
         self.sessions: dict[str, ModelSession] = {}
         self.feeds: dict[str, Any] = {}
+        self.warm_up = WarmUp(job.get("warmup_calls", 3), job.get("warmup_seconds", 0))
 
     def run(self) -> dict[str, Any]:
         """Runs the job and returns the reply, with an `error` on failure."""
@@ -268,6 +273,9 @@ class Worker:
         process_memory = {"start": memory.current()}
         reply["identity"] = read_identity()
         reply["before"] = read_condition()
+        # Before the import: the runtime's threads inherit the cores of this one.
+        if job.get("pin_unlike_cores", True):
+            reply["pinned_cores"] = pin_to_fastest(int(job.get("threads", 1)))
         self._import_runtime()
         process_memory["import"] = memory.current()
         self._read_inputs()
@@ -288,14 +296,18 @@ class Worker:
             if "steady" in phases:
                 for case in job["cases"]:
                     self.start_phase(f"steady {label} {case['name']}")
-                    entry["cases"][case["name"]] = measure_case(self.sessions[label], case, job)
+                    entry["cases"][case["name"]] = measure_case(
+                        self.sessions[label], case, job, self.warm_up
+                    )
                 entry["memory"]["run"] = memory.current()
             entry["memory"]["peak"] = memory.peak()
         if job.get("alternate"):
             self.start_phase("alternate")
             reply["alternation"] = [
-                alternate(self.sessions, alternation) for alternation in job["alternate"]
+                alternate(self.sessions, alternation, self.warm_up)
+                for alternation in job["alternate"]
             ]
+        reply["other_load"] = self.warm_up.other_load
         # Everything that is timed is over: what follows may heat the machine or use its memory.
         reply["after"] = read_condition()
         self._run_later_phases(phases)
@@ -530,16 +542,16 @@ class CallBudget(NamedTuple):
     desired_seconds: float = 0
 
 
-def measure_case(session: ModelSession, case: dict[str, Any], job: dict[str, Any]) -> Any:
+def measure_case(
+    session: ModelSession, case: dict[str, Any], job: dict[str, Any], warm_up: WarmUp
+) -> Any:
     """Times the calls of a case after the warm-up.
 
     A `steady` case cycles its inputs until both minima of the job are met. A `pass` goes through
     them once; with `max_seconds` it ends at that time and reports that it was truncated.
     """
     feeds = [session.feeds[key] for key in case["keys"]]
-    # Warm-up calls are not timed.
-    for index in range(int(job.get("warmup_calls", 3))):
-        session.run(None, feeds[index % len(feeds)])
+    warm_up.run([(session.run, feeds)])
     if case.get("mode", "steady") == "pass":
         budget = CallBudget(len(feeds), 0, case.get("max_seconds") or math.inf)
     else:
@@ -550,15 +562,87 @@ def measure_case(session: ModelSession, case: dict[str, Any], job: dict[str, Any
             job.get("desired_calls", 0),
             job.get("desired_seconds", 0),
         )
-    cpu_ns, faults = time.process_time_ns(), fault_counts()
+    watch = Watch()
+    faults = fault_counts()
     samples, wall_ns = timed_calls(session.run, feeds, budget)
+    interference = watch.stop()
+    warm_up.note_call()
     return {
         "samples_ns": samples,
         "wall_ns": wall_ns,
-        "cpu_ns": time.process_time_ns() - cpu_ns,
+        "cpu_ns": interference.pop("cpu_ns"),
         "faults": faults_since(faults),
+        "interference": interference,
         "truncated": len(samples) < budget.min_calls,
     }
+
+
+class WarmUp:
+    """Untimed calls until caches, allocations and the processor's clock have settled.
+
+    A minimum of calls is not enough: three calls of a small model take 2 ms, and a governor such as
+    `ondemand` or `schedutil` needs 50 to 200 ms to raise the clock.
+
+    Attributes:
+        calls: Fewest calls of each model before each series.
+        seconds: Calls have gone on for at least this long, without a pause.
+        other_load: Mean number of other tasks that wanted to run during the first warm-up; None
+            where the system does not report it.
+    """
+
+    # Governors look at the load every 10 to 100 ms: a longer pause may have lowered the clock.
+    longest_pause_ns = 50_000_000
+    # Reading the state of all threads takes 0.1 ms: this often it is 1% of the time.
+    sample_interval_ns = 10_000_000
+
+    def __init__(self, calls: int, seconds: float) -> None:
+        self.calls = calls
+        self.seconds = seconds
+        self.other_load: Any = None
+        self.busy_since_ns = 0
+        self.last_call_ns = 0
+
+    def run(self, models: list[tuple[Any, list[Any]]]) -> None:
+        """Calls every model with its feeds until both minima are met.
+
+        Args:
+            models: `run` and the feeds of each model.
+        """
+        clock = time.perf_counter_ns
+        if clock() - self.last_call_ns > self.longest_pause_ns:
+            self.busy_since_ns = clock()
+        loads: list[Any] = []
+        sampled_ns = 0
+        index = 0
+        while index < self.calls or clock() - self.busy_since_ns < self.seconds * 1e9:
+            for run, feeds in models:
+                run(None, feeds[index % len(feeds)])
+            index += 1
+            if self.other_load is None and clock() - sampled_ns > self.sample_interval_ns:
+                loads.append(count_other_tasks())
+                sampled_ns = clock()
+        known = [load for load in loads if load is not None]
+        if known:
+            self.other_load = sum(known) / len(known)
+        self.note_call()
+
+    def note_call(self) -> None:
+        """Notes that a call has just ended."""
+        self.last_call_ns = time.perf_counter_ns()
+
+
+def count_other_tasks() -> Any:
+    """Returns the number of other tasks that run or wait for a core; None if unknown."""
+    # `0.20 0.18 0.12 3/80 11206`: three of 80 tasks are runnable, ours among them.
+    fields = (read_text("/proc/loadavg") or "").split()
+    runnable = fields[3].partition("/")[0] if len(fields) > 3 else ""
+    if not runnable.isdigit():
+        return None
+    own = 0
+    for path in glob.glob("/proc/self/task/*/stat"):
+        # `PID (NAME) STATE ...`; a name may have blanks and parentheses.
+        own += (read_text(path) or "").rpartition(")")[2].split()[:1] == ["R"]
+    return max(0, int(runnable) - own)
 
 
 def timed_calls(run: Any, feeds: list[Any], budget: CallBudget) -> tuple[Any, ...]:
@@ -599,7 +683,9 @@ def timed_calls(run: Any, feeds: list[Any], budget: CallBudget) -> tuple[Any, ..
     return samples, ended - started
 
 
-def alternate(sessions: dict[str, ModelSession], alternation: dict[str, Any]) -> dict[str, Any]:
+def alternate(
+    sessions: dict[str, ModelSession], alternation: dict[str, Any], warm_up: WarmUp
+) -> dict[str, Any]:
     """Times two models in alternating blocks of calls on the same inputs.
 
     A change of the machine (heat, other programs, the clock) reaches both models within
@@ -607,31 +693,122 @@ def alternate(sessions: dict[str, ModelSession], alternation: dict[str, Any]) ->
     (docs/decisions.md#claims-come-from-models-that-take-turns-in-one-process).
     """
     first, second = alternation["first"], alternation["second"]
-    keys = alternation["keys"]
-    deadline = time.perf_counter_ns() + alternation.get("max_seconds", 60) * 1e9
-    # Warm up both models.
+    models = []
     for label in (first, second):
-        for key in keys[:3]:
-            sessions[label].run(None, sessions[label].feeds[key])
+        feeds = [sessions[label].feeds[key] for key in alternation["keys"]]
+        models.append((sessions[label].run, feeds))
+    turns = take_turns(
+        models,
+        blocks=alternation["blocks"],
+        calls_per_block=alternation["calls_per_block"],
+        max_seconds=alternation.get("max_seconds", 60),
+        warm_up=warm_up,
+    )
+    blocks = [{"first_ns": block[0], "second_ns": block[1]} for block in turns.pop("blocks")]
+    names = {"name": alternation["name"], "first": first, "second": second}
+    return {**names, "blocks": blocks, **turns}
 
-    blocks = []
-    position, size = 0, alternation["calls_per_block"]
-    for number in range(alternation["blocks"]):
-        block_keys = [keys[(position + offset) % len(keys)] for offset in range(size)]
-        position += size
-        # The models also alternate in which one is first, so that neither always runs on the
-        # caches and the clock that the other left.
-        order = (first, second) if number % 2 == 0 else (second, first)
-        samples: dict[str, Any] = {}
-        for label in order:
-            feeds = [sessions[label].feeds[key] for key in block_keys]
-            samples[label], _ = timed_calls(
-                sessions[label].run, feeds, CallBudget(size, 0, math.inf)
-            )
-        blocks.append({"first_ns": samples[first], "second_ns": samples[second]})
-        if time.perf_counter_ns() > deadline:
+
+def take_turns(
+    models: list[tuple[Any, list[Any]]],
+    *,
+    blocks: int,
+    calls_per_block: int,
+    max_seconds: float,
+    warm_up: WarmUp,
+) -> dict[str, Any]:
+    """Times models in alternating blocks; every block has the same inputs for all models.
+
+    Args:
+        models: `run` and the feeds of each model, in the same order.
+        blocks: Number of blocks of each model.
+        calls_per_block: Timed calls of a model in a block, on consecutive feeds.
+        max_seconds: No block starts after this time, once each model was first equally often.
+        warm_up: Untimed calls before the first block.
+    Returns:
+        `blocks`: nanoseconds of each call, by block and model; `wall_ns`, `cpu_ns` and
+        `interference` of all of them.
+    """
+    warm_up.run(models)
+    deadline = time.perf_counter_ns() + max_seconds * 1e9
+    watch = Watch()
+    started = time.perf_counter_ns()
+    results = []
+    position = 0
+    for number in range(blocks):
+        # The models take turns in being first, so that none always runs on the caches and the
+        # clock that another one left.
+        order = list(range(len(models)))
+        order = order[number % len(models) :] + order[: number % len(models)]
+        samples: list[Any] = [None] * len(models)
+        for index in order:
+            run, all_feeds = models[index]
+            count = len(all_feeds)
+            feeds = [all_feeds[(position + k) % count] for k in range(calls_per_block)]
+            # The other model's weights have displaced this one's: where a model runs alone, as on
+            # a device, it reads them from the cache as far as they fit.
+            run(None, feeds[-1])
+            samples[index], _ = timed_calls(run, feeds, CallBudget(calls_per_block, 0, math.inf))
+        position += calls_per_block
+        results.append(samples)
+        is_balanced = (number + 1) % len(models) == 0
+        if is_balanced and time.perf_counter_ns() > deadline:
             break
-    return {"name": alternation["name"], "first": first, "second": second, "blocks": blocks}
+    wall_ns = time.perf_counter_ns() - started
+    interference = watch.stop()
+    warm_up.note_call()
+    cpu_ns = interference.pop("cpu_ns")
+    return {"blocks": results, "wall_ns": wall_ns, "cpu_ns": cpu_ns, "interference": interference}
+
+
+class Watch:
+    """What the system did to this process since the start: its signs that times are not its own."""
+
+    def __init__(self) -> None:
+        self.started = self._read()
+
+    def stop(self) -> dict[str, Any]:
+        """Returns the counts since the start; one that the system does not report is missing."""
+        counts = {}
+        for name, value in self._read().items():
+            before = self.started.get(name)
+            if value is not None and before is not None:
+                # A thread that ended takes its waiting time with it.
+                counts[name] = max(0, value - before)
+        return counts
+
+    @staticmethod
+    def _read() -> dict[str, Any]:
+        return {
+            "cpu_ns": time.process_time_ns(),
+            "involuntary_switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
+            "waiting_ns": read_waiting_ns(),
+            "stolen_ns": read_stolen_ns(),
+            "throttled_periods": read_throttled_periods(),
+        }
+
+
+def read_waiting_ns() -> Any:
+    """Returns nanoseconds that threads of this process waited for a core; None if unknown."""
+    total = None
+    for path in glob.glob("/proc/self/task/*/schedstat"):
+        # Time on a core, time of waiting for one, number of time slices.
+        fields = (read_text(path) or "").split()
+        if len(fields) == 3:
+            total = (total or 0) + int(fields[1])
+    return total
+
+
+def read_stolen_ns() -> Any:
+    """Returns nanoseconds that the hypervisor took from our cores; None if unknown."""
+    # A hypervisor that runs another machine on a core counts it as `steal`, the eighth figure.
+    allowed = {f"cpu{number}" for number in allowed_cores()}
+    ticks = None
+    for line in (read_text("/proc/stat") or "").splitlines():
+        fields = line.split()
+        if fields and fields[0] in allowed and len(fields) > 8:
+            ticks = (ticks or 0) + int(fields[8])
+    return ticks if ticks is None else ticks * 10**9 // os.sysconf("SC_CLK_TCK")
 
 
 def fault_counts() -> tuple[Any, ...]:
@@ -958,9 +1135,6 @@ def pmic_watts(text: Any) -> Any:
 def read_identity() -> dict[str, Any]:
     """Describes this machine; a field that it does not report is missing."""
     cpu, memory = read_cpuinfo(), read_meminfo()
-    cores_allowed = None
-    if hasattr(os, "sched_getaffinity"):
-        cores_allowed = len(os.sched_getaffinity(0))
     swap_used = None
     if "SwapFree" in memory:
         swap_used = memory["SwapTotal"] - memory["SwapFree"]
@@ -976,7 +1150,9 @@ def read_identity() -> dict[str, Any]:
         "cpu_part": cpu.get("CPU part"),
         "flags": sorted((cpu.get("flags") or cpu.get("Features") or "").split()),
         "cores": os.cpu_count(),
-        "cores_allowed": cores_allowed,
+        "cores_allowed": len(allowed_cores()),
+        "usable_threads": count_usable_threads(),
+        "cpu_quota": read_cpu_quota(),
         "page_bytes": resource.getpagesize(),
         "clock_max_mhz": read_clock_max_mhz(),
         "caches": read_caches(),
@@ -985,6 +1161,114 @@ def read_identity() -> dict[str, Any]:
         "swap_used_bytes": swap_used,
     }
     return {key: value for key, value in facts.items() if value is not None}
+
+
+def allowed_cores() -> list[int]:
+    """Returns the numbers of the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def rank_cores() -> list[tuple[int, bool, int]]:
+    """Returns the cores that this process may run on, the best to use first.
+
+    Each one is (-capacity, whether another thread of its physical core comes before, number), with
+    0 for an unknown capacity.
+    """
+    cores = []
+    seen: set[Any] = set()
+    for number in allowed_cores():
+        base = f"/sys/devices/system/cpu/cpu{number}"
+        # Only ARM, and x86 with unlike cores, have capacities; the highest clock is next best.
+        capacity = read_number(base + "/cpu_capacity")
+        if capacity is None:
+            capacity = read_number(base + "/cpufreq/cpuinfo_max_freq") or 0
+        siblings = read_text(base + "/topology/thread_siblings_list") or number
+        cores.append((-capacity, siblings in seen, number))
+        seen.add(siblings)
+    return sorted(cores)
+
+
+def fastest_kind(cores: list[tuple[int, bool, int]]) -> list[tuple[int, bool, int]]:
+    """Returns the cores, of those that `rank_cores` returns, that are as fast as the first."""
+    return [core for core in cores if core[0] <= LIKE_CORES * cores[0][0]]
+
+
+def count_usable_threads() -> int:
+    """Returns how many threads run side by side: physical cores of the fastest kind."""
+    # Two threads of one physical core share its arithmetic units.
+    threads = sum(not is_second for _, is_second, _ in fastest_kind(rank_cores()))
+    quota = read_cpu_quota()
+    # Beyond a quota the kernel stops all threads until the next period.
+    return max(1, threads if quota is None else min(threads, int(quota)))
+
+
+def pin_to_fastest(threads: int) -> Any:
+    """Restricts this process to its fastest cores; returns them, or None if all are alike.
+
+    A thread on a slow core would keep the others waiting at the end of every operator, and where
+    the kernel puts it changes from run to run.
+    """
+    ranked = rank_cores()
+    if len(fastest_kind(ranked)) == len(ranked) or not hasattr(os, "sched_setaffinity"):
+        return None
+    cores = sorted(number for _, _, number in ranked[:threads])
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError:
+        return None
+    return cores
+
+
+def read_cpu_quota() -> Any:
+    """Returns the cores that the control groups of this process allow; None without a limit."""
+    quotas = []
+    for folder in cpu_groups():
+        # Version 2: `50000 100000` or `max 100000`; version 1: a file each, and -1 for no limit.
+        quota, _, period = (read_text(os.path.join(folder, "cpu.max")) or "").partition(" ")
+        if not quota:
+            quota = str(read_number(os.path.join(folder, "cpu.cfs_quota_us")))
+            period = str(read_number(os.path.join(folder, "cpu.cfs_period_us")))
+        if quota.isdigit() and period.isdigit() and int(period) > 0:
+            quotas.append(int(quota) / int(period))
+    return min(quotas) if quotas else None
+
+
+def read_throttled_periods() -> Any:
+    """Returns how often a quota has stopped this process's groups; None without quotas."""
+    total = None
+    for folder in cpu_groups():
+        for line in (read_text(os.path.join(folder, "cpu.stat")) or "").splitlines():
+            name, _, value = line.partition(" ")
+            if name == "nr_throttled" and value.isdigit():
+                total = (total or 0) + int(value)
+    return total
+
+
+def cpu_groups() -> list[str]:
+    """Returns folders of the control groups that limit this process's cores, innermost first."""
+    folders = []
+    for line in (read_text("/proc/self/cgroup") or "").splitlines():
+        # `HIERARCHY:CONTROLLERS:PATH`; version 2 has no controllers.
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for mount in (controllers, "cpu", "unified") if controllers else ("", "unified"):
+            root = os.path.join("/sys/fs/cgroup", mount).rstrip("/")
+            if os.path.isdir(root):
+                folders += group_and_parents(root, path)
+                break
+    return folders
+
+
+def group_and_parents(root: str, path: str) -> list[str]:
+    """Returns the folders of a control group and of its parents, up to the root of the mount."""
+    # In a container the path may be the host's, of which only the root is visible.
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    nested = [os.path.join(root, *parts[:count]) for count in range(len(parts), 0, -1)]
+    return [folder for folder in nested if os.path.isdir(folder)] + [root]
 
 
 def read_arm_server() -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
@@ -72,10 +71,6 @@ def test_the_runner_reads_the_same_as_the_host() -> None:
     assert frozenset(identity["flags"]) == here.flags
     assert identity["machine"] == here.machine
     assert identity.get("cpu", here.name) == here.name
-
-
-def test_usable_cores_follow_the_affinity_of_the_process() -> None:
-    assert 1 <= cpu.usable_cores() <= (os.cpu_count() or 1)
 
 
 def test_part_numbers_are_unique_and_found_as_the_kernel_prints_them() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from edgedistil.core.records import Band, Claim
+from edgedistil.core.records import Band, Claim, NotMeasured
 from edgedistil.profiling.claims import (
     ClaimSetting,
     Pairing,
@@ -14,20 +16,12 @@ from edgedistil.profiling.claims import (
     size_claims,
     speed_claim,
 )
-from edgedistil.runtime.protocol import Block
+from edgedistil.profiling.latency import speed_ratio
 from tests.profiling.conftest import make_artefact
 
 SETTING = ClaimSetting(
     device="host", method="measured", threads=1, runtime="onnxruntime 9", text="11 sentence pairs"
 )
-
-
-def make_blocks(ratio: float, spread: float = 0.0) -> list[Block]:
-    """Blocks in which the first model takes `ratio` times as long, with a drift of the ratio."""
-    return [
-        Block(first_ns=[int(1e6 * (ratio + spread * i))] * 3, second_ns=[10**6] * 3)
-        for i in range(-7, 7)
-    ]
 
 
 def make_pairing(kind: SpeedKind) -> Pairing:
@@ -36,7 +30,8 @@ def make_pairing(kind: SpeedKind) -> Pairing:
 
 
 def make_speed_claim(ratio: float, spread: float = 0.0, kind: SpeedKind = "speed") -> Claim:
-    return speed_claim(make_pairing(kind), [make_blocks(ratio, spread)], SETTING)
+    processes = [[(ratio + spread * i, 1.0)] for i in range(-3, 4)]
+    return speed_claim(make_pairing(kind), speed_ratio(processes), SETTING)
 
 
 def test_a_speed_claim_is_a_sentence_next_to_the_papers_figure() -> None:
@@ -51,6 +46,27 @@ def test_a_speed_claim_is_a_sentence_next_to_the_papers_figure() -> None:
     assert claim.figure == "speed ratio, encoders, 1 thread"
     assert make_speed_claim(1.5).verdict == "does not hold"
     assert make_speed_claim(1.6, spread=0.05).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("kind", ["speed", "deploy", "int8-pays"])
+def test_disturbed_processes_decide_nothing(kind: SpeedKind) -> None:
+    reason = NotMeasured(not_measured="9 of 9 processes")
+    claim = speed_claim(make_pairing(kind), reason, SETTING)
+    assert claim.verdict == "inconclusive"
+    assert claim.value == claim.low == claim.high == reason
+    assert "is inconclusive" in claim.sentence
+    assert claim.sentence.endswith(": the machine was disturbed: 9 of 9 processes.")
+    assert claim.disturbed == "9 of 9 processes"
+    assert claim.figure == make_speed_claim(1.8, kind=kind).figure, "requirements find it"
+
+
+def test_sessions_that_take_turns_stop_spinning_and_the_claim_says_so() -> None:
+    ratio = speed_ratio([[(1.8, 1.0)]] * 6)
+    one, two = (
+        speed_claim(make_pairing("speed"), ratio, replace(SETTING, threads=threads))
+        for threads in (1, 2)
+    )
+    assert "force_spinning_stop" in two.conditions and "spinning" not in one.conditions
 
 
 def test_deploy_compares_with_the_fp32_teacher() -> None:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from edgedistil.cli import app
 from edgedistil.core.errors import ClaimError, InputError
-from edgedistil.core.records import Band, Claim, ProfileRecord
+from edgedistil.core.records import Band, Claim, NotMeasured, ProfileRecord
 from edgedistil.core.rundir import RunDir
 from edgedistil.profiling.claims import (
     ClaimSetting,
@@ -18,8 +18,8 @@ from edgedistil.profiling.claims import (
     size_claims,
     speed_claim,
 )
+from edgedistil.profiling.latency import speed_ratio
 from edgedistil.profiling.requirements import read_requirements, require_claims
-from edgedistil.runtime.protocol import Block
 from tests.profiling.conftest import make_artefact, make_record, make_row
 
 SETTING = ClaimSetting(
@@ -30,11 +30,8 @@ PAIRING = Pairing("speed", "encoders", make_artefact("teacher"), make_artefact("
 
 
 def make_claim(ratio: float, spread: float = 0.0) -> Claim:
-    blocks = [
-        Block(first_ns=[int(1e6 * (ratio + spread * i))] * 3, second_ns=[10**6] * 3)
-        for i in range(-7, 7)
-    ]
-    return speed_claim(PAIRING, [blocks], SETTING)
+    processes = [[(ratio + spread * i, 1.0)] for i in range(-3, 4)]
+    return speed_claim(PAIRING, speed_ratio(processes), SETTING)
 
 
 def require(record: ProfileRecord, *texts: str, allow_predicted: bool = False) -> None:
@@ -57,7 +54,9 @@ def test_requirements_that_hold_raise_nothing() -> None:
         ("speedup>=2", "speedup>=2 does not hold: it is 1.8"),
         ("deploy_speedup>=2", "deploy_speedup>=2 is inconclusive: the artefacts of this profile"),
         ("p50_ms<=5", "p50_ms<=5 does not hold: it is 7"),
-        ("p95_ms<=5", "p95_ms<=5 is inconclusive: p95 needs 20 samples"),
+        ("p95_ms<=7", "p95_ms<=7 is inconclusive: it is at least 6 (95%)"),
+        ("p95_ms<=5", "p95_ms<=5 does not hold: it is at least 6 (95%)"),
+        ("p90_ms<=5", "p90_ms<=5 is inconclusive: too few"),
         ("peak_mib<=0.5", "does not hold: it is 1"),
     ],
 )
@@ -66,6 +65,22 @@ def test_a_requirement_that_fails_is_exit_code_3(requirement: str, message: str)
     with pytest.raises(ClaimError) as raised:
         require(record, requirement)
     assert message in raised.value.message and raised.value.exit_code == 3
+
+
+def test_disturbed_processes_never_decide() -> None:
+    claim = speed_claim(PAIRING, NotMeasured(not_measured="9 of 9 processes"), SETTING)
+    for bound in (0.1, 1000):
+        with pytest.raises(ClaimError, match="is inconclusive: the machine was disturbed: 9 of 9"):
+            require(make_record(claim), f"speedup>={bound}")
+
+
+def test_a_disturbed_row_never_decides() -> None:
+    record = make_record(rows=[make_row(disturbed="5% stolen by the hypervisor")])
+    # Neither a bound that it keeps nor one that it breaks.
+    for bound in (0.1, 1000):
+        with pytest.raises(ClaimError, match=r"is inconclusive: the row of .* 5% stolen"):
+            require(record, f"p50_ms<={bound}")
+    require(record, "peak_mib<=1")
 
 
 def test_an_interval_that_contains_the_bound_is_inconclusive() -> None:

@@ -45,7 +45,13 @@ def make_model(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_measured_reply_becomes_a_row_per_case() -> None:
-    reply = make_reply(STUDENT.label, models=make_model())
+    reply = make_reply(
+        STUDENT.label,
+        models=make_model(),
+        identity={"onnxruntime": "1.32.0", "cores": 2, "cores_allowed": 1, "cpu_quota": 1.5},
+        pinned_cores=[1],
+        other_load=0.1,
+    )
     at_13, pairs = rows_from_reply(
         STUDENT, reply, device="rpi4", method="measured", threads=2, conditions={"kernels": "NEON"}
     )
@@ -53,6 +59,11 @@ def test_a_measured_reply_becomes_a_row_per_case() -> None:
     assert (at_13.device, at_13.threads, at_13.runtime) == ("rpi4", 2, "onnxruntime 1.32.0")
     assert (at_13.latency_ms, at_13.load_ms, pairs.latency_ms) == (2.0, 5.0, 3.0)
     assert isinstance(at_13.latency, LatencyStats) and at_13.latency.calls == 10
+    assert at_13.latency.window_s == pytest.approx(0.02)
+    assert at_13.conditions["cores"] == "1 of 2, pinned to 1: the fastest ones, quota of 1.5"
+    assert at_13.conditions["other tasks before"] == "0.10"
+    assert at_13.conditions["spinning"].startswith("on")
+    assert at_13.disturbed is None
     assert isinstance(at_13.memory, MemoryStats)
     assert at_13.memory.after_run_bytes == 13, "the first call's where there was no steady call"
     assert at_13.peak_memory_bytes == 17
@@ -101,7 +112,11 @@ def test_energy_is_described_per_call(energy: dict[str, Any], text: str) -> None
     ("before", "after", "reason"),
     [
         ({}, {"throttled_bits": 0x50005}, "the machine is throttling (get_throttled 0x50005)"),
-        ({}, {"throttled_bits": 0x50000}, None),  # it throttled earlier
+        ({"throttled_bits": 0x4}, {"throttled_bits": 0}, "the machine is throttling"),
+        ({"throttled_bits": 0}, {"throttled_bits": 0x40000}, "the machine throttled during"),
+        ({"throttled_bits": 0x40000}, {"throttled_bits": 0x40000}, None),  # it throttled earlier
+        ({"throttled_bits": 0x10000}, {"throttled_bits": 0x50000}, "the machine throttled during"),
+        ({}, {"throttled_bits": 0x50000}, None),  # unknown before
         ({"throttle_count": 3}, {"throttle_count": 5}, "the processor throttled 2 times"),
         ({"throttle_count": 3}, {"throttle_count": 3}, None),
         ({}, {}, None),
@@ -115,13 +130,9 @@ def test_a_throttled_row_is_invalid(
     assert invalid is None if reason is None else str(invalid).startswith(reason)
 
 
-def test_a_row_that_slows_down_is_invalid_where_the_machine_has_a_temperature() -> None:
-    slowing = summarize([2_000_000] * 10 + [2_500_000] * 10)
-    hot = {"temperature_c": {"cpu": 71.0}}
-    with_temperature = make_reply(STUDENT.label, before=hot, after=hot)
-    assert "25% slower during the measurement" in str(invalid_reason(with_temperature, slowing))
-    assert invalid_reason(with_temperature, STEADY) is None
-    assert invalid_reason(make_reply(STUDENT.label), slowing) is None
+def test_an_earlier_throttling_is_a_condition() -> None:
+    both = Condition(throttled_bits=0x50000)
+    assert describe_conditions(both, both)["throttled"].startswith("0x50000; it throttled before")
 
 
 def test_a_row_without_samples_is_invalid() -> None:

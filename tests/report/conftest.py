@@ -304,6 +304,7 @@ def latency(centre: float) -> LatencyStats:
     )
     return LatencyStats(
         calls=120,
+        window_s=sum(samples) / 1000,
         p50_ms=samples[59],
         p90_ms=samples[107],
         p95_ms=samples[113],

@@ -142,12 +142,15 @@ def test_alternating_models_are_those_of_the_job() -> None:
     blocks = [{"first_ns": [5], "second_ns": [7]}]
     results = {name: {"load_ns": 5, "first_call_ns": 7} for name in models}
     honest = {"name": "speed", "first": "a", "second": "b", "blocks": blocks}
+    honest.update(wall_ns=12, cpu_ns=3)
     reply = {**GOOD, "models": results, "alternation": [honest]}
     check(reply, job)
     with pytest.raises(TargetError, match="it has no blocks of 'speed'"):
         check({**reply, "alternation": []}, job)
     with pytest.raises(TargetError, match="'speed' is about other models"):
         check({**reply, "alternation": [{**honest, "second": "a"}]}, job)
+    with pytest.raises(TargetError, match="'speed' took 11 ns, and its calls 12 ns"):
+        check({**reply, "alternation": [{**honest, "wall_ns": 11}]}, job)
     with pytest.raises(TargetError, match=r"alternation\.0\.blocks: List should have at least 1"):
         check({**reply, "alternation": [{**honest, "blocks": []}]}, job)
 

@@ -28,7 +28,7 @@ from edgedistil.core.records import provenance
 from edgedistil.core.rundir import write_json
 from edgedistil.core.text import read_lines
 from edgedistil.profiling import workload
-from edgedistil.profiling.latency import speed_ratio
+from edgedistil.profiling.latency import process_ratio, speed_ratio
 from edgedistil.runtime import host
 from edgedistil.runtime.local import LocalTarget
 from edgedistil.runtime.protocol import Alternation, Case, Job, JobModel, Reply
@@ -224,7 +224,7 @@ def pair_rows(pairs: Mapping[Key, Sequence[Sequence[Block]]]) -> list[dict[str, 
                 "ratio": ratio.value,
                 "low": ratio.low,
                 "high": ratio.high,
-                "rounds": [round(speed_ratio([part]).value, 4) for part in rounds],
+                "rounds": [round(process_ratio(part), 4) for part in rounds],
                 "teacher_ms": statistics.median(teacher for teacher, _ in blocks),
                 "student_ms": statistics.median(student for _, student in blocks),
             }

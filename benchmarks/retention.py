@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median, stdev
+from statistics import stdev
 
 from page import argument_parser, host_line, today, version_list, write_page
 
@@ -26,7 +26,7 @@ from edgedistil.core.records import (
     read_record,
 )
 from edgedistil.core.rundir import RunDir
-from edgedistil.evaluate.retention import confidence_interval, score_differences
+from edgedistil.evaluate.retention import estimate_difference, seed_scores
 from edgedistil.evaluate.stage import predictions_of_record
 
 # (better model, reference, description of the difference).
@@ -148,14 +148,15 @@ def comparison_lines(run: RunDir, record: EvaluationRecord, task: str) -> Iterat
         if len(seeds) < 2:
             continue
         changes = [100 * (better_scores[seed] - reference_scores[seed]) for seed in seeds]
-        differences, _ = score_differences(
-            predictions_of_record(run, record_of_task, reference),
-            predictions_of_record(run, record_of_task, better),
+        before, after = (
+            [seed_scores(p) for p in predictions_of_record(run, record_of_task, model)]
+            for model in (reference, better)
         )
-        low, high = confidence_interval(differences)
+        change, interval, _ = estimate_difference(before, after, [1.0])
         yield (
-            f"- {description}: median over {len(seeds)} seeds {median(changes):+.2f}, standard"
-            f" deviation {stdev(changes):.2f}, interval {100 * low:+.2f} … {100 * high:+.2f}."
+            f"- {description}: {100 * change:+.2f}, standard deviation over {len(seeds)} seeds"
+            f" {stdev(changes):.2f}, interval {hundredths(interval.low)} …"
+            f" {hundredths(interval.high)}."
         )
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgedistil.core import console
 from edgedistil.core.errors import RecipeError
+from edgedistil.core.format import plural
 from edgedistil.core.options import EvaluateOptions, TaskOptions
 from edgedistil.core.paths import user_path
 from edgedistil.core.places import runs_root
@@ -24,6 +25,7 @@ from edgedistil.core.records import (
     EvaluationRecord,
     Figure,
     NotMeasured,
+    TaskFacts,
     Variation,
     provenance,
     read_record,
@@ -31,6 +33,10 @@ from edgedistil.core.records import (
 )
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.shipped import shipped_folder
+from edgedistil.core.verdict import MIN_SEEDS
+
+if TYPE_CHECKING:
+    from edgedistil.evaluate.retention import Interval, Noise
 
 FULL_RECIPE = "full"
 MODEL = "student"
@@ -166,19 +172,21 @@ class _Result:
 
     @property
     def score(self) -> float:
-        """Mean over the tasks of the medians over the seeds."""
-        return _mean(summary.median for summary in self.evaluation.summaries)
+        """Weighted mean over the tasks of the means over the seeds."""
+        means = {summary.task: summary.mean for summary in self.evaluation.summaries}
+        tasks = self.evaluation.tasks
+        weighted = zip(task_weights(tasks), tasks, strict=True)
+        return sum(weight * means[task.name] for weight, task in weighted)
 
 
 def _compare(results: Sequence[_Result]) -> AblationRecord:
     """Compares all results with the first, which is the full recipe's."""
     full = results[0]
-    _, method = _score_differences(full, full)
     variations = [_unchanged(full), *(_variation(full, other) for other in results[1:])]
     return AblationRecord(
         tasks=[task.name for task in full.evaluation.tasks],
         seeds=sorted({cell.seed for cell in full.evaluation.cells}),
-        interval=f"{method}; one distillation per recipe: its own noise is not included",
+        interval=_describe_interval(full, comparisons=len(variations) - 1),
         variations=variations,
         agrees_with_paper=order_against_paper(variations),
         provenance=provenance(),
@@ -201,11 +209,10 @@ def _unchanged(full: _Result) -> Variation:
 
 
 def _variation(full: _Result, other: _Result) -> Variation:
-    from edgedistil.evaluate.retention import confidence_interval
-
     changed = changed_keys(full.recipe, other.recipe)
-    differences, _ = _score_differences(full, other)
-    low, high = confidence_interval(differences)
+    _, interval, _ = _difference(full, other)
+    low, high = interval.low, interval.high
+    is_certain = isinstance(low, float) and isinstance(high, float) and not low <= 0 <= high
     return Variation(
         **_facts(other),
         changed=changed,
@@ -213,7 +220,7 @@ def _variation(full: _Result, other: _Result) -> Variation:
         change_low=low,
         change_high=high,
         spread=_spread(full.evaluation, other.evaluation),
-        within_noise=low <= 0 <= high,
+        within_noise=not (is_certain and len(_seeds(other)) >= MIN_SEEDS),
         paper_change=_paper_change(changed),
     )
 
@@ -226,7 +233,7 @@ def _facts(result: _Result) -> dict[str, Any]:
         "run": result.run.name,
         "tokens_seen": _tokens_seen(result.run),
         "score": result.score,
-        "per_task": {summary.task: summary.median for summary in result.evaluation.summaries},
+        "per_task": {summary.task: summary.mean for summary in result.evaluation.summaries},
     }
 
 
@@ -234,15 +241,37 @@ def _tokens_seen(run: RunDir) -> int:
     return read_record(run.distill, DistillRecord).tokens_seen
 
 
-def _score_differences(full: _Result, other: _Result) -> tuple[Any, str]:
-    """Returns bootstrap samples of the change of the mean score, and how they were drawn."""
-    from edgedistil.evaluate.retention import score_differences
+def _difference(full: _Result, other: _Result) -> tuple[float, Interval, Noise]:
+    """Returns the change of the mean score, its interval and its noise."""
+    from edgedistil.evaluate.retention import estimate_difference, seed_scores
     from edgedistil.evaluate.stage import predictions_of_record
 
-    return score_differences(
-        predictions_of_record(full.run, full.evaluation, MODEL),
-        predictions_of_record(other.run, other.evaluation, MODEL),
+    before, after = (
+        [seed_scores(p) for p in predictions_of_record(r.run, r.evaluation, MODEL)]
+        for r in (full, other)
     )
+    return estimate_difference(before, after, task_weights(full.evaluation.tasks))
+
+
+def task_weights(tasks: Sequence[TaskFacts]) -> list[float]:
+    """Returns the weight of each task in the mean; tasks on the same texts share one weight."""
+    # The first task of each group of tasks on the same texts names the group.
+    groups = [task.same_texts_as or task.name for task in tasks]
+    return [1 / len(set(groups)) / groups.count(group) for group in groups]
+
+
+def _describe_interval(full: _Result, *, comparisons: int) -> str:
+    from edgedistil.evaluate.retention import describe_interval
+
+    *_, noise = _difference(full, full)
+    return (
+        f"{describe_interval(noise)}; {plural(comparisons, 'comparison')}, of which one in 20 is"
+        " outside by chance; one distillation per recipe: its own noise is not included"
+    )
+
+
+def _seeds(result: _Result) -> set[int]:
+    return {cell.seed for cell in result.evaluation.cells}
 
 
 def _spread(full: EvaluationRecord, other: EvaluationRecord) -> Figure:
@@ -276,7 +305,7 @@ def _paper_change(changed: Mapping[str, str]) -> Figure:
 
 
 def order_against_paper(variations: Sequence[Variation]) -> str:
-    """Compares the order of the paper's rows with their order here."""
+    """Compares the order of the paper's rows with their order here, where it is certain."""
     rows = [
         (row.name, row.change, row.paper_change, row.within_noise)
         for row in variations
@@ -286,9 +315,11 @@ def order_against_paper(variations: Sequence[Variation]) -> str:
         return "inconclusive: fewer than two of the paper's rows were run"
     here = [name for name, _, _, _ in sorted(rows, key=lambda row: row[1])]
     paper = [name for name, _, _, _ in sorted(rows, key=lambda row: row[2])]
+    # The order of changes that may be 0 is the order of the noise.
     within_noise = [name for name, _, _, noisy in rows if noisy]
+    if within_noise:
+        return f"inconclusive: within the noise: {', '.join(within_noise)}"
     verdict = "the paper's order"
     if here != paper:
         verdict = f"not the paper's order ({' < '.join(paper)})"
-    noise = f"; within the noise: {', '.join(within_noise)}" if within_noise else ""
-    return f"worst first: {' < '.join(here)}: {verdict}{noise}"
+    return f"worst first: {' < '.join(here)}: {verdict}"

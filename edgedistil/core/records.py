@@ -309,6 +309,8 @@ class TaskFacts(Record):
     # Score of a constant prediction on the dev set, and the rule of that prediction.
     baseline: float
     baseline_rule: str
+    # What retention above the baseline starts from: constant, or student-random.
+    baseline_model: str = "constant"
     # Where the data is from.
     origin: str
     licence: str
@@ -331,6 +333,8 @@ class Summary(Record):
     metric: str
     seeds: list[int]
     median: float
+    # Retention is a ratio of means.
+    mean: float
     lowest: float
     highest: float
 
@@ -349,7 +353,7 @@ class Retention(Record):
     # Score of the baseline, and what it is: a constant prediction, or student-random.
     baseline: Figure
     baseline_model: str = "constant"
-    # Model's median / reference's median, with its confidence interval.
+    # Model's mean / reference's mean over the seeds, with its confidence interval.
     retention: Figure
     retention_low: Figure
     retention_high: Figure
@@ -431,9 +435,9 @@ class Variation(Record):
     # Recipe key → "value here (the full recipe's value)".
     changed: dict[str, str]
     tokens_seen: int
-    # Mean over the tasks of the medians over the seeds, 0 to 1.
+    # Mean over the tasks of the means over the seeds, 0 to 1; tasks on the same texts count as one.
     score: float
-    # Task → median over the seeds.
+    # Task → mean over the seeds.
     per_task: dict[str, float]
     # score - the full recipe's score, with its confidence interval.
     change: Figure
@@ -441,7 +445,7 @@ class Variation(Record):
     change_high: Figure
     # Standard deviation of the change over the seeds.
     spread: Figure
-    # Whether the confidence interval of the change contains 0.
+    # Whether the confidence interval of the change contains 0, or there are fewer than three seeds.
     within_noise: bool
     # Change in the paper's table 4, on GLUE's macro-score.
     paper_change: Figure

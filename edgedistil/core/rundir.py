@@ -87,6 +87,16 @@ class RunDir:
         return self.path / "teacher"
 
     @property
+    def teacher_as_given(self) -> Path:
+        """The teacher as it came; only there if `teacher` is a copy with a fitted head."""
+        return self.path / "teacher-as-given"
+
+    @property
+    def teachers(self) -> tuple[Path, ...]:
+        """Folders of the teacher that the run has."""
+        return tuple(path for path in (self.teacher, self.teacher_as_given) if path.exists())
+
+    @property
     def student(self) -> Path:
         """The distilled student with its tokenizer, in transformers' format."""
         return self.path / "student"

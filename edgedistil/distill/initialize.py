@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from accelerate import PartialState
 from transformers import DistilBertForMaskedLM
@@ -154,7 +155,7 @@ def prepare_run(recipe: Recipe, run: RunDir, state: PartialState) -> PreparedRun
     initialized: list[tuple[Teacher, TokenizedCorpus]] = []
     distributed.run_on_main(state, lambda: initialized.append(_initialize_run(recipe, run)))
     if not initialized:
-        initialized.append(_teacher_and_corpus(recipe, run))
+        initialized.append(_teacher_and_corpus(recipe, run)[:2])
     teacher, corpus = initialized[0]
     student = setup.build_student(recipe.student, teacher.model, seed=recipe.seed)
     layer_map = setup.layer_map(recipe.student, teacher.model)
@@ -181,12 +182,15 @@ def _check_settings(settings: Train, state: PartialState) -> None:
 
 def _initialize_run(recipe: Recipe, run: RunDir) -> tuple[Teacher, TokenizedCorpus]:
     """Returns teacher and corpus, after writing what a run starts from into its directory."""
-    teacher, corpus = _teacher_and_corpus(recipe, run)
+    teacher, corpus, given = _teacher_and_corpus(recipe, run)
     if run.recipe.exists():
         return teacher, corpus
 
     # A killed process may have written some of these already.
     link_folder(teacher.folder, run.teacher)
+    # Fitting a head changes the encoder too: what the student retains is a share of the original.
+    if given != teacher.folder:
+        link_folder(given, run.teacher_as_given)
     if not run.student_step0.exists():
         student = setup.build_student(recipe.student, teacher.model, seed=recipe.seed)
         save_student(student, teacher.tokenizer, run.student_step0)
@@ -194,15 +198,18 @@ def _initialize_run(recipe: Recipe, run: RunDir) -> tuple[Teacher, TokenizedCorp
         with replacing(run.heldout_text) as unfinished, storage_errors(run.heldout_text):
             unfinished.write_bytes(corpus.heldout_text.read_bytes())
     write_record(run.corpus, corpus.record)
-    initial = (run.teacher, run.student_step0, run.heldout_text)
+    initial = (*run.teachers, run.student_step0, run.heldout_text)
     write_json(run.initial_digests, run_digests(run, initial))
     # The recipe last: if it exists, so does everything else.
     write_recipe(run.recipe, recipe)
     return teacher, corpus
 
 
-def _teacher_and_corpus(recipe: Recipe, run: RunDir) -> tuple[Teacher, TokenizedCorpus]:
-    """Teacher and corpus as the run began with them, or for a new run as the recipe says."""
+def _teacher_and_corpus(recipe: Recipe, run: RunDir) -> tuple[Teacher, TokenizedCorpus, Path]:
+    """Teacher and corpus as the run began with them, or for a new run as the recipe says.
+
+    The third value is the teacher's folder before a head was fitted.
+    """
     is_initialized = run.recipe.exists()
     if is_initialized:
         require_initial_files(run)
@@ -214,8 +221,9 @@ def _teacher_and_corpus(recipe: Recipe, run: RunDir) -> tuple[Teacher, Tokenized
     corpus = prepare_corpus(recipe.corpus, teacher.folder, cache=cache_root())
     if is_initialized:
         _check_same_corpus(run, corpus)
+    given = teacher.folder
     teacher = setup.with_mlm_head(teacher, corpus.train, recipe.teacher.fit, seed=recipe.seed)
-    return teacher, corpus
+    return teacher, corpus, given
 
 
 def _check_same_corpus(run: RunDir, corpus: TokenizedCorpus) -> None:

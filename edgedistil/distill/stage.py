@@ -271,7 +271,7 @@ def _finish_run(
 ) -> DistillRecord:
     """Saves the student, then the record: a run with a record is finished."""
     save_student(student, teacher.tokenizer, run.student)
-    folders = (run.teacher, run.student_step0, run.student)
+    folders = (*run.teachers, run.student_step0, run.student)
     record = record.model_copy(update={"files": run_digests(run, folders)})
     write_record(run.distill, record)
     mark_latest(run)

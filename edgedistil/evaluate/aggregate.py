@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 import numpy as np
 
+from edgedistil.core.paper import BERT_MACRO_SCORE, DISTILBERT_MACRO_SCORE
 from edgedistil.core.records import (
     Figure,
     MacroScore,
@@ -20,8 +21,16 @@ from edgedistil.core.records import (
 from edgedistil.evaluate.cells import CellFile
 from edgedistil.evaluate.examples import TaskData
 from edgedistil.evaluate.kind import Baseline
-from edgedistil.evaluate.metrics import Floats
-from edgedistil.evaluate.retention import Predictions, estimate_retention
+from edgedistil.evaluate.metrics import CORRELATIONS, Floats
+from edgedistil.evaluate.retention import (
+    Predictions,
+    SeedScores,
+    constant_scores,
+    describe_interval,
+    estimate_macro_retention,
+    estimate_retention,
+    seed_scores,
+)
 from edgedistil.evaluate.spec import GLUE, TaskSpec, load_task
 
 # docs/evaluation.md, "Scores": the paper does not say how MNLI's two dev sets count.
@@ -31,10 +40,12 @@ MACRO_HOW = (
     "Spearman"
 )
 # Sanh et al. 2019, table 1, column "Score".
-_PAPER_MACRO = {"teacher": 0.795, "student": 0.770}
+_PAPER_MACRO = {"teacher": BERT_MACRO_SCORE, "student": DISTILBERT_MACRO_SCORE}
+# Baseline of most tasks; a constant has no correlation with anything.
+CONSTANT = "constant"
+_RANDOM_STUDENT = "student-random"
 # Model → field of `PaperRow`.
 _PAPER_FIELDS = {"teacher": "teacher", "student": "student", "student-d": "student_d"}
-_TEACHER = "teacher"
 
 
 # --- tasks ---------------------------------------------------------------------------------------
@@ -67,6 +78,7 @@ def describe_task(spec: TaskSpec, data: TaskData) -> TaskResult:
         dev_examples=len(data.dev),
         baseline=baseline.score,
         baseline_rule=baseline.rule,
+        baseline_model=baseline_model(spec.metric),
         origin=data.origin,
         licence=spec.licence,
         settings_source=spec.training.source,
@@ -74,6 +86,11 @@ def describe_task(spec: TaskSpec, data: TaskData) -> TaskResult:
         warnings=list(data.warnings),
     )
     return TaskResult(facts, baseline.constant)
+
+
+def baseline_model(metric: str) -> str:
+    """Returns what retention above the baseline starts from: a constant, or a random student."""
+    return _RANDOM_STUDENT if metric in CORRELATIONS else CONSTANT
 
 
 def _baseline(spec: TaskSpec, data: TaskData) -> Baseline:
@@ -115,6 +132,7 @@ def summaries(cells: Sequence[CellFile]) -> list[Summary]:
                 metric=files[0].cell.metric,
                 seeds=sorted(scores),
                 median=median(scores.values()),
+                mean=fmean(scores.values()),
                 lowest=min(scores.values()),
                 highest=max(scores.values()),
             )
@@ -122,43 +140,52 @@ def summaries(cells: Sequence[CellFile]) -> list[Summary]:
     return result
 
 
-def retentions(cells: Sequence[CellFile], tasks: Mapping[str, TaskResult]) -> list[Retention]:
-    """Compares every model with the teacher, on each task that the teacher was scored on.
+def retentions(
+    cells: Sequence[CellFile], tasks: Mapping[str, TaskResult], *, reference: str
+) -> list[Retention]:
+    """Compares every model with the reference, on each task that the reference was scored on.
 
     Args:
         cells: Cells of all tasks and models.
         tasks: Task's name → its description.
+        reference: Model that retention is a share of: the teacher as the user gave it.
     """
     groups = _by_task_and_model(cells)
+    scores = {key: seed_scores(predictions_of(files)) for key, files in groups.items()}
     result = []
-    for (task, model), files in groups.items():
-        # Without the teacher's score there is nothing to retain; it is not compared with itself.
-        teacher = groups.get((task, _TEACHER))
-        if model == _TEACHER or teacher is None or task not in tasks:
+    for task, model in groups:
+        # Without the reference's score there is nothing to retain.
+        if model == reference or (task, reference) not in groups or task not in tasks:
             continue
-        result.append(_retention(model, teacher, files, tasks[task]))
+        result.append(_retention(task, model, reference, groups, scores, tasks[task]))
     return result
 
 
 def _retention(
-    model: str, teacher: list[CellFile], student: list[CellFile], task: TaskResult
+    task: str,
+    model: str,
+    reference: str,
+    groups: Mapping[tuple[str, str], list[CellFile]],
+    scores: Mapping[tuple[str, str], SeedScores],
+    described: TaskResult,
 ) -> Retention:
-    facts = task.facts
-    estimate = estimate_retention(
-        predictions_of(teacher),
-        predictions_of(student),
-        teacher_median=_median_score(teacher),
-        student_median=_median_score(student),
-        baseline=facts.baseline,
-        constant=task.constant,
-    )
+    facts = described.facts
+    baseline: SeedScores | NotMeasured
+    if facts.baseline_model == CONSTANT:
+        first = groups[task, reference]
+        baseline = constant_scores(predictions_of(first), described.constant)
+    else:
+        absent = NotMeasured(not_measured=f"{facts.baseline_model} was not scored on this task")
+        baseline = scores.get((task, facts.baseline_model), absent)
+    estimate = estimate_retention(scores[task, reference], scores[task, model], baseline)
     return Retention(
-        task=facts.name,
+        task=task,
         model=model,
         metric=facts.metric,
-        reference=_TEACHER,
-        seeds=min(len(teacher), len(student)),
-        baseline=facts.baseline,
+        reference=reference,
+        seeds=estimate.seeds,
+        baseline=baseline if isinstance(baseline, NotMeasured) else baseline.mean,
+        baseline_model=facts.baseline_model,
         retention=estimate.retention,
         retention_low=estimate.retention_interval.low,
         retention_high=estimate.retention_interval.high,
@@ -194,15 +221,57 @@ def predictions_of(files: Sequence[CellFile]) -> Predictions:
 # --- suites --------------------------------------------------------------------------------------
 
 
-def macros(results: Sequence[Summary]) -> list[MacroScore]:
+def macros(
+    results: Sequence[Summary], *, reference: str, read: Callable[[str, str], Sequence[CellFile]]
+) -> list[MacroScore]:
     """Returns GLUE's macro-score of each model that was scored on a task of GLUE.
 
     The score is `NotMeasured` until the model has scores of all nine tasks.
+
+    Args:
+        results: Summaries of all tasks and models.
+        reference: Model that retention is a share of.
+        read: Returns the cells of a task and a model; called only where both are complete.
     """
     suite = {name for name in GLUE if load_task(name).suite == "GLUE"}
     in_suite = [summary for summary in results if summary.task in suite]
+    scored = {(summary.task, summary.model) for summary in in_suite}
     models = dict.fromkeys(summary.model for summary in in_suite)
-    return [_macro(model, in_suite) for model in models]
+    result = []
+    for model in models:
+        macro = _macro(model, in_suite)
+        if model != reference:
+            complete = all((task, name) in scored for task in GLUE for name in (model, reference))
+            macro = macro.model_copy(update=_macro_retention(model, reference, read, complete))
+        result.append(macro)
+    return result
+
+
+def _macro_retention(
+    model: str,
+    reference: str,
+    read: Callable[[str, str], Sequence[CellFile]],
+    complete: bool,
+) -> dict[str, object]:
+    """Returns the fields of a macro-score about its retention."""
+    if not complete:
+        absent = NotMeasured(not_measured=f"{model} or {reference} lacks scores of some tasks")
+        return {"retention": absent, "retention_low": absent, "retention_high": absent}
+    pairs = [
+        [seed_scores(predictions_of(read(task, name))) for name in (reference, model)]
+        for task in GLUE
+    ]
+    ratio, interval, noise = estimate_macro_retention(
+        [before for before, _ in pairs], [after for _, after in pairs]
+    )
+    return {
+        "retention": ratio,
+        "retention_low": interval.low,
+        "retention_high": interval.high,
+        "reference": reference,
+        "seeds": noise.fewest_seeds,
+        "interval": describe_interval(noise),
+    }
 
 
 def _macro(model: str, results: Sequence[Summary]) -> MacroScore:
@@ -228,7 +297,3 @@ def _by_task_and_model(cells: Sequence[CellFile]) -> dict[tuple[str, str], list[
     for file in cells:
         groups.setdefault((file.cell.task, file.cell.model), []).append(file)
     return groups
-
-
-def _median_score(files: Sequence[CellFile]) -> float:
-    return float(median(file.score for file in files))

@@ -24,6 +24,8 @@ CLASS_METRICS = ("accuracy", "f1", "macro_f1", "matthews", "accuracy_f1")
 TWO_CLASS_METRICS = ("f1", "accuracy_f1")
 VALUE_METRICS = ("pearson", "spearman", "pearson_spearman")
 SPAN_METRICS = ("f1", "em")
+# Metrics that a constant prediction has no value of: 0 is a definition there, not a baseline.
+CORRELATIONS = ("matthews", *VALUE_METRICS)
 
 
 # --- one score -----------------------------------------------------------------------------------

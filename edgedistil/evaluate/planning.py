@@ -10,11 +10,12 @@ from pathlib import Path
 
 from edgedistil.core.digests import require_unchanged
 from edgedistil.core.echo import echo
-from edgedistil.core.errors import InputError, StorageError
+from edgedistil.core.errors import InputError, RunError, StorageError
 from edgedistil.core.model_folder import read_model_folder
 from edgedistil.core.paths import user_path
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.tokenizer import read_tokenizer
+from edgedistil.evaluate.aggregate import baseline_model
 from edgedistil.evaluate.cells import (
     CellPlan,
     ModelSource,
@@ -27,10 +28,21 @@ from edgedistil.evaluate.spec import TaskSpec
 from edgedistil.evaluate.tasks import load_data
 
 TEACHER = "teacher"
-MODELS = (TEACHER, "student-step0", "student", "student-random", "student-d", "student-step0-d")
+# The teacher before a head was fitted, in runs where one was.
+AS_GIVEN = "teacher-as-given"
+RANDOM_STUDENT = "student-random"
+MODELS = (
+    TEACHER,
+    AS_GIVEN,
+    "student-step0",
+    "student",
+    RANDOM_STUDENT,
+    "student-d",
+    "student-step0-d",
+)
 # Models that only serve as comparisons. The teacher is not one of them: it is what would be
 # deployed without a student.
-COMPARISON_MODELS = ("student-step0", "student-random", "student-step0-d")
+COMPARISON_MODELS = ("student-step0", RANDOM_STUDENT, "student-step0-d")
 WITH_SOFT_TARGETS = ("student-d", "student-step0-d")
 
 _CELL_FILE = re.compile(r"(?P<model>.+)-(?P<seed>[0-9]+)")
@@ -186,6 +198,28 @@ class Planner:
         )
 
 
+def reference_model(run: RunDir) -> str:
+    """Returns the model that retention is a share of: the teacher as the user gave it."""
+    return AS_GIVEN if run.teacher_as_given.exists() else TEACHER
+
+
+def with_controls(run: RunDir, models: Sequence[str], spec: TaskSpec) -> list[str]:
+    """Returns the models of a task with those that their figures need for comparison.
+
+    Retention needs the teacher as given; a treated student the same treatment of the undistilled
+    one; a task without a meaningful constant prediction a student with random weights.
+    """
+    extended = list(models)
+    if "student-d" in models:
+        extended.append("student-step0-d")
+    # Without the teacher there is no retention.
+    if TEACHER in models and len(models) > 1:
+        extended.append(reference_model(run))
+        if baseline_model(spec.metric) == RANDOM_STUDENT:
+            extended.append(RANDOM_STUDENT)
+    return list(dict.fromkeys(extended))
+
+
 def source_of(run: RunDir, model: str) -> ModelSource:
     """Returns where a model is before fine-tuning.
 
@@ -198,10 +232,15 @@ def source_of(run: RunDir, model: str) -> ModelSource:
         InputError: The name is neither one of MODELS nor a folder with a model.
     """
     if model in MODELS:
+        if model == AS_GIVEN and run.teacher.exists() and not run.teacher_as_given.exists():
+            raise RunError(
+                f"the teacher of run '{run.name}' is used as it was given: its head was not fitted",
+                hint=f"pass --model {TEACHER}",
+            )
         folder = run.require(_folder_in_run(run, model), "edgedistil distill RECIPE")
         require_unchanged(run, [folder])
         _check_model(folder)
-        is_random = model == "student-random"
+        is_random = model == RANDOM_STUDENT
         digest = model_sha256(folder, random_weights=is_random)
         return ModelSource(model, folder, digest, random_weights=is_random)
     folder = user_path(model)
@@ -224,6 +263,8 @@ def _check_model(folder: Path) -> None:
 def _folder_in_run(run: RunDir, model: str) -> Path:
     if model == TEACHER:
         return run.teacher
+    if model == AS_GIVEN:
+        return run.teacher_as_given
     if model in ("student-step0", "student-step0-d"):
         return run.student_step0
     # A random student has the architecture of the distilled one.

@@ -9,13 +9,26 @@ from edgedistil.core import console
 from edgedistil.core.errors import TaskError
 from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.recipe import Evaluate, load_recipe
-from edgedistil.core.records import EvaluationRecord, provenance, read_record, write_record
+from edgedistil.core.records import (
+    EvaluationRecord,
+    MacroScore,
+    Summary,
+    provenance,
+    read_record,
+    write_record,
+)
 from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate import aggregate
 from edgedistil.evaluate.artefact_cells import artefact_cells, artefact_scores, check_precision
 from edgedistil.evaluate.cell_runner import run_cells
 from edgedistil.evaluate.cells import CellFile, CellPlan, parse_cell, read_cell
-from edgedistil.evaluate.planning import PlannedTask, Planner, deployed_models
+from edgedistil.evaluate.planning import (
+    PlannedTask,
+    Planner,
+    deployed_models,
+    reference_model,
+    with_controls,
+)
 from edgedistil.evaluate.retention import Predictions
 from edgedistil.evaluate.spec import expand_groups, load_task
 from edgedistil.evaluate.tasks import load_data
@@ -75,7 +88,11 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
     planner = Planner(run, deployed)
     plans: list[CellPlan] = []
     for task in tasks:
-        plans += planner.plans(task, selection.models, selection.seeds)
+        # A single cell is one model; the comparison is made by a later command.
+        models = selection.models
+        if options.cell is None:
+            models = with_controls(run, models, task.spec)
+        plans += planner.plans(task, models, selection.seeds)
     run_cells(plans, jobs=options.jobs)
 
     # Aggregate these cells, and the earlier ones of the same tasks.
@@ -83,14 +100,14 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
     if options.cell is None:
         for task in tasks:
             aggregated += planner.valid_earlier_cells(task, plans, selection.seeds)
-    record = _aggregate([read_cell(plan.file) for plan in aggregated], tasks)
+    record = _aggregate(run, [read_cell(plan.file) for plan in aggregated], tasks)
 
     if options.artefact is not None:
         names = {planner.source(model).name for model in deployed}
         exported = [plan for plan in plans if plan.source.name in names]
         record = _with_artefacts(record, exported, options.artefact)
     if options.cell is None:
-        record = _with_earlier_tasks(earlier, record)
+        record = _with_earlier_tasks(run, earlier, record)
         write_record(run.evaluation, record)
     return record
 
@@ -139,7 +156,9 @@ def _planned_tasks(
     return list(by_name.values())
 
 
-def _aggregate(files: list[CellFile], tasks: Sequence[PlannedTask]) -> EvaluationRecord:
+def _aggregate(
+    run: RunDir, files: list[CellFile], tasks: Sequence[PlannedTask]
+) -> EvaluationRecord:
     console.say("evaluate: medians and intervals")
     results: dict[str, aggregate.TaskResult] = {}
     for task in tasks:
@@ -150,9 +169,9 @@ def _aggregate(files: list[CellFile], tasks: Sequence[PlannedTask]) -> Evaluatio
     return EvaluationRecord(
         cells=[file.cell for file in files],
         summaries=summaries,
-        retentions=aggregate.retentions(files, results),
+        retentions=aggregate.retentions(files, results, reference=reference_model(run)),
         tasks=[result.facts for result in results.values()],
-        macros=aggregate.macros(summaries),
+        macros=_macros(run, summaries),
         provenance=provenance(),
     )
 
@@ -169,8 +188,19 @@ def _with_artefacts(
     )
 
 
+def _macros(run: RunDir, summaries: Sequence[Summary]) -> list[MacroScore]:
+    """Returns the macro-scores of a run; cells are read where every task was scored."""
+    seeds = {(summary.task, summary.model): summary.seeds for summary in summaries}
+
+    def read(task: str, model: str) -> list[CellFile]:
+        folder = run.cells / task
+        return [read_cell(folder / f"{model}-{seed}.json") for seed in seeds[task, model]]
+
+    return aggregate.macros(summaries, reference=reference_model(run), read=read)
+
+
 def _with_earlier_tasks(
-    earlier: EvaluationRecord | None, record: EvaluationRecord
+    run: RunDir, earlier: EvaluationRecord | None, record: EvaluationRecord
 ) -> EvaluationRecord:
     """Adds the other tasks of the run's earlier record, before the new ones."""
     if earlier is None:
@@ -184,7 +214,7 @@ def _with_earlier_tasks(
     other_tasks = [task for task in earlier.tasks if task.name not in evaluated]
     merged["tasks"] = [*other_tasks, *record.tasks]
     # A macro-score is over tasks, so it is computed again from the merged summaries.
-    merged["macros"] = aggregate.macros(merged["summaries"])
+    merged["macros"] = _macros(run, merged["summaries"])
     return record.model_copy(update=merged)
 
 

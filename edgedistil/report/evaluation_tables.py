@@ -115,8 +115,8 @@ def _models_by_setting(
 
 
 def score_table(record: EvaluationRecord) -> TableData:
-    """Scores over the seeds, with the share of the teacher's score that each student retains."""
-    # The teacher has scores and no retention.
+    """Scores over the seeds, with the share of the reference's score that each model retains."""
+    # The reference has scores and no retention.
     retentions = {(r.task, r.model, r.artefact): r for r in record.retentions}
     rows = []
     for summary in record.summaries:
@@ -127,15 +127,31 @@ def score_table(record: EvaluationRecord) -> TableData:
     columns = [
         "task",
         "model",
+        "mean",
         "median",
         "range",
         "seeds",
         "retention",
         "retention above baseline",
     ]
-    return TableData(
-        "Models fine-tuned on labelled tasks", columns, rows, [f"scores × 100 ({metrics})"]
-    )
+    notes = [f"scores × 100 ({metrics})", *_retention_notes(record)]
+    return TableData("Models fine-tuned on labelled tasks", columns, rows, notes)
+
+
+def _retention_notes(record: EvaluationRecord) -> list[str]:
+    """What retention is a share of, what its baseline is, and how its interval came about."""
+    notes = []
+    for retention in record.retentions:
+        baseline = "a constant prediction"
+        if retention.baseline_model != "constant":
+            baseline = retention.baseline_model
+        notes.append(
+            f"{retention.task}: retention is a share of the mean of {retention.reference};"
+            f" baseline: {baseline} ({hundredths(retention.baseline, 1)})"
+        )
+        notes.append(retention.interval)
+    # All models of a task have the same reference and baseline.
+    return list(dict.fromkeys(note for note in notes if note))
 
 
 def _score_cells(summary: Summary) -> list[str]:
@@ -149,6 +165,7 @@ def _score_cells(summary: Summary) -> list[str]:
     return [
         summary.task,
         model,
+        hundredths(summary.mean, 1),
         hundredths(summary.median, 1),
         score_range,
         str(len(summary.seeds)),
@@ -156,13 +173,13 @@ def _score_cells(summary: Summary) -> list[str]:
 
 
 def _retention_cells(retention: Retention | None) -> list[str]:
-    """Retention and retention above baseline; dashes for the teacher itself."""
+    """Retention and retention above baseline; dashes for the reference itself."""
     if retention is None:
         return [ABSENT, ABSENT]
     plain = with_interval(
         retention.retention, retention.retention_low, retention.retention_high, percent
     )
-    # Undefined, so absent, where the teacher does not beat the baseline.
+    # Undefined, so absent, where the reference does not beat the baseline.
     above_baseline = with_interval(
         retention.retention_above_baseline,
         retention.retention_above_baseline_low,
@@ -180,13 +197,16 @@ def macro_table(record: EvaluationRecord) -> TableData:
             macro.model,
             hundredths(macro.score),
             hundredths(macro.paper),
+            with_interval(macro.retention, macro.retention_low, macro.retention_high, percent),
             str(len(macro.tasks)),
         ]
         for macro in record.macros
     ]
-    columns = ["suite", "model", "score", "paper", "tasks"]
+    columns = ["suite", "model", "score", "paper", "retention", "tasks"]
     # All macro-scores are computed in the same way; the first record describes it.
-    return TableData("Macro-score", columns, rows, [record.macros[0].how])
+    intervals = [f"retention: {macro.interval}" for macro in record.macros if macro.interval]
+    notes = [record.macros[0].how, *dict.fromkeys(intervals)]
+    return TableData("Macro-score", columns, rows, notes)
 
 
 def artefact_score_table(record: EvaluationRecord) -> TableData:
@@ -242,7 +262,7 @@ def _variation_cells(variation: Variation) -> list[str]:
         low = hundredths(variation.change_low, sign=True)
         high = hundredths(variation.change_high, sign=True)
         interval = f"{low} … {high}"
-        difference = "within noise" if variation.within_noise else "significant"
+        difference = "inconclusive" if variation.within_noise else "significant"
     return [
         variation.name,
         hundredths(variation.score),

@@ -143,9 +143,10 @@ def size_section(results: RunResults) -> ReportSection:
 
 # Defines both columns of retention, which are easy to confuse.
 _RETENTION = (
-    "Teacher and student were fine-tuned with the same budget. Retention is the student's score"
-    " divided by the teacher's. A constant prediction already reaches much of a score, so retention"
-    " above baseline is given too: (student − baseline) / (teacher − baseline)."
+    "All models were fine-tuned with the same budget. Retention is a model's score divided by that"
+    " of the teacher as the user named it; where a head was fitted to it, the fitted copy is a row"
+    " of its own (teacher). A baseline already reaches much of a score, so retention above baseline"
+    " is shown too: (model − baseline) / (teacher − baseline)."
 )
 
 

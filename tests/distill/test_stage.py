@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import random
 import resource
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import zstandard
-from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel, pipeline
 
 from edgedistil.core.digests import require_unchanged
 from edgedistil.core.errors import InputError, ModelError, OfflineError, RunError, StorageError
@@ -140,6 +141,31 @@ def test_a_trace_without_its_first_evaluations_is_not_a_result(
 
 
 # --- students of students ------------------------------------------------------------------------
+
+
+def test_a_run_keeps_the_teacher_from_before_its_head_was_fitted(
+    tiny_recipe: Make, tiny_teacher: Path, runs: Path, tmp_path: Path
+) -> None:
+    headless = tmp_path / "headless"
+    shutil.copytree(tiny_teacher, headless)
+    BertModel.from_pretrained(tiny_teacher).save_pretrained(headless)
+    section = {"source": str(headless), "mlm_head": "fit", "fit": {"steps": 3}}
+    run, record = distill(tiny_recipe(teacher=section), run_name=None, resume=False)
+    given, fitted = (
+        BertModel.from_pretrained(folder).encoder.state_dict()
+        for folder in (run.teacher_as_given, run.teacher)
+    )
+    original = BertModel.from_pretrained(headless).encoder.state_dict()
+    assert all(torch.equal(given[name], original[name]) for name in original)
+    # The reason to keep it: fitting a head trains the encoder too.
+    assert not all(torch.equal(fitted[name], original[name]) for name in original)
+    assert "teacher-as-given/model.safetensors" in record.files
+    assert "teacher-as-given/model.safetensors" in json.loads(run.initial_digests.read_text())
+
+
+def test_a_teacher_with_a_head_is_not_stored_twice(tiny_recipe: Make, runs: Path) -> None:
+    run, _ = distill(tiny_recipe(train={"steps": 1}), run_name=None, resume=False)
+    assert run.teachers == (run.teacher,)
 
 
 def test_the_record_has_the_student_that_a_run_began_with(tiny_recipe: Make, runs: Path) -> None:

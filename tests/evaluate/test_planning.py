@@ -15,7 +15,9 @@ from edgedistil.evaluate.planning import (
     Planner,
     cell_model_name,
     deployed_models,
+    reference_model,
     source_of,
+    with_controls,
 )
 from edgedistil.evaluate.spec import load_task
 
@@ -38,6 +40,39 @@ def test_teacher_comes_first_and_once_where_soft_targets_need_it(
     assert (student.soft_targets_from, student.keep_weights) == (None, False)
 
 
+def as_given(run: RunDir) -> None:
+    """Gives the run a teacher whose head was fitted, next to the original."""
+    run.teacher_as_given.symlink_to(run.path / "teacher")
+
+
+def test_retention_needs_the_teacher_as_given(run: RunDir, task: PlannedTask) -> None:
+    models = ["teacher", "student"]
+    assert reference_model(run) == "teacher"
+    assert with_controls(run, models, task.spec) == models
+    as_given(run)
+    assert reference_model(run) == "teacher-as-given"
+    assert with_controls(run, models, task.spec) == [*models, "teacher-as-given"]
+    # Without the fitted copy there is no retention either.
+    assert with_controls(run, ["student"], task.spec) == ["student"]
+
+
+def test_a_treated_student_has_its_control(run: RunDir, task: PlannedTask) -> None:
+    extended = with_controls(run, ["teacher", "student-d"], task.spec)
+    assert extended == ["teacher", "student-d", "student-step0-d"]
+
+
+def test_correlations_need_a_random_student(run: RunDir) -> None:
+    models = ["teacher", "student"]
+    assert with_controls(run, models, load_task("stsb")) == [*models, "student-random"]
+    assert with_controls(run, models, load_task("sst2")) == models
+
+
+def test_a_run_whose_teacher_was_not_changed_has_no_other(run: RunDir) -> None:
+    with pytest.raises(RunError, match="is used as it was given") as raised:
+        source_of(run, "teacher-as-given")
+    assert raised.value.hint == "pass --model teacher"
+
+
 def test_weights_are_stored_for_artefacts(run: RunDir, task: PlannedTask) -> None:
     plans = Planner(run, deployed=["student"]).plans(task, ["student", "student-step0"], [1])
     assert [plan.keep_weights for plan in plans] == [True, False]
@@ -51,7 +86,7 @@ def test_model_that_the_run_lacks_names_the_command_that_makes_it(tmp_path: Path
 
 
 def test_unknown_model(run: RunDir) -> None:
-    message = "unknown model 'studnet': expected one of teacher, student-step0"
+    message = "unknown model 'studnet': expected one of teacher, teacher-as-given"
     with pytest.raises(InputError, match=message):
         source_of(run, "studnet")
 

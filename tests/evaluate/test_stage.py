@@ -44,6 +44,17 @@ def test_record_has_medians_retention_and_baseline(run: RunDir, own_task: WriteT
     assert "always 'bad'" in record.tasks[0].baseline_rule
 
 
+def test_the_model_as_given_is_the_yardstick(run: RunDir, own_task: WriteTask) -> None:
+    run.teacher_as_given.symlink_to(run.path / "student")
+    record = stage.evaluate(run, options(own_task(), "teacher", "student"))
+    assert {s.model for s in record.summaries} == {"teacher", "student", "teacher-as-given"}
+    shares = {retention.model: retention for retention in record.retentions}
+    assert set(shares) == {"teacher", "student"}
+    # Student and original are one model here, and the fitted copy is another one.
+    assert shares["student"].retention == pytest.approx(1.0)
+    assert shares["student"].reference == "teacher-as-given"
+
+
 def test_recipe_gives_the_defaults(run: RunDir, own_task: WriteTask) -> None:
     task = own_task(epochs=5)
     run.recipe.write_text(

@@ -113,9 +113,16 @@ def evaluated() -> EvaluationRecord:
     ]
     summaries = [
         Summary(
-            task="sentiment", model=n, metric="accuracy", seeds=[1], median=s, lowest=s, highest=s
+            task="sentiment",
+            model=name,
+            metric="accuracy",
+            seeds=[1],
+            median=score,
+            mean=score,
+            lowest=score,
+            highest=score,
         )
-        for n, s in scores.items()
+        for name, score in scores.items()
     ]
     retentions = [
         Retention(

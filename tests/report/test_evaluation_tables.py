@@ -85,11 +85,15 @@ def test_models_trained_on_unlabelled_texts_are_listed(record: EvaluationRecord)
 
 def test_scores_have_their_retention(record: EvaluationRecord) -> None:
     table = score_table(record)
-    assert table.rows[0] == ["sentiment", "teacher", "83.0", "–", "1", "–", "–"]
+    assert table.rows[0] == ["sentiment", "teacher", "83.0", "83.0", "–", "1", "–", "–"]
     retention, above_baseline = table.rows[2][-2:]
     assert retention == "98.8% (97.5%–100.2%)"
     assert above_baseline == "96.2% (92.0%–101.0%)"
-    assert table.notes == ["scores × 100 (sentiment: accuracy)"]
+    assert table.notes == [
+        "scores × 100 (sentiment: accuracy)",
+        "sentiment: retention is a share of the mean of teacher; baseline: a constant prediction"
+        " (57.0)",
+    ]
 
 
 def test_several_seeds_have_a_range(record: EvaluationRecord) -> None:
@@ -97,7 +101,7 @@ def test_several_seeds_have_a_range(record: EvaluationRecord) -> None:
         update={"seeds": [1, 2, 3], "lowest": 0.81, "highest": 0.85, "artefact": "int8"}
     )
     (row,) = score_table(record.model_copy(update={"summaries": [summary]})).rows
-    assert row[:5] == ["sentiment", "teacher int8", "83.0", "81.0–85.0", "3"]
+    assert row[:6] == ["sentiment", "teacher int8", "83.0", "83.0", "81.0–85.0", "3"]
 
 
 def test_a_retention_without_an_interval_is_shown_alone(record: EvaluationRecord) -> None:
@@ -109,7 +113,7 @@ def test_a_retention_without_an_interval_is_shown_alone(record: EvaluationRecord
 
 
 def test_macro_scores_are_next_to_the_papers(record: EvaluationRecord) -> None:
-    assert macro_table(record).rows == [["GLUE", "student", "76.13", "77.00", "2"]]
+    assert macro_table(record).rows == [["GLUE", "student", "76.13", "77.00", "–", "2"]]
 
 
 def test_artefacts_have_their_drop_size_and_latency(record: EvaluationRecord) -> None:
@@ -133,4 +137,4 @@ def test_the_ablation_separates_noise_from_change(full_run: RunDir) -> None:
     ]
     noisy = record.variations[1].model_copy(update={"within_noise": True})
     (row,) = ablation_table(record.model_copy(update={"variations": [noisy]})).rows
-    assert row[5] == "within noise"
+    assert row[5] == "inconclusive"

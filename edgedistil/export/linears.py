@@ -13,7 +13,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgedistil.core.family import FAMILIES
-from edgedistil.export.passes.edit import constant_array, formula_of, only_consumer
+from edgedistil.export.passes.boundaries import is_boundary
+from edgedistil.export.passes.edit import (
+    constant_array,
+    formula_of,
+    only_consumer,
+    replace_value,
+)
 from edgedistil.export.passes.embeddings import POSITION_EMBEDDING, is_weight
 from edgedistil.parity.formula import Formula, call
 
@@ -53,6 +59,15 @@ class Linear:
         x = self.matmul.inputs[0]
         assert x is not None
         return x
+
+    def replace_by(self, output: ir.Value) -> None:
+        """Makes all readers of the layer's output read another value, under its name."""
+        old = self.last.outputs[0]
+        replace_value(old, output)
+        # Where the encoder is divided, the tensor's name is known (`passes.boundaries`).
+        if is_boundary(old):
+            name, old.name = old.name, f"{old.name}/replaced"
+            output.name = name
 
     @property
     def tied(self) -> bool:

@@ -109,8 +109,10 @@ def quantize_static(
     """
     linears = quantizable_linears(model, plan)
     quantize_embeddings(model, plan)
-    for x, readers in group_by_input(linears).items():
-        quantized_x = _quantize_input(model, readers[0], ranges[x.name or ""])
+    # The names of the inputs before any of them is replaced.
+    groups = {x.name or "": readers for x, readers in group_by_input(linears).items()}
+    for name, readers in groups.items():
+        quantized_x = _quantize_input(model, readers[0], ranges[name])
         for linear in readers:
             _quantize_reader(model, linear, plan, quantized_x)
     drop_unused(model)
@@ -162,7 +164,7 @@ def quantize_linear(model: ir.Model, linear: Linear, plan: Int8Plan) -> None:
         name=linear.matmul.name or "",
         domain=CONTRIB,
     )
-    replace_value(linear.last.outputs[0], output)
+    linear.replace_by(output)
 
 
 def _quantize_readers(model: ir.Model, readers: list[Linear], plan: Int8Plan) -> None:
@@ -204,7 +206,7 @@ def _quantize_reader(model: ir.Model, linear: Linear, plan: Int8Plan, x: _Quanti
         name=linear.matmul.name or "",
         domain=CONTRIB,
     )
-    replace_value(linear.last.outputs[0], output)
+    linear.replace_by(output)
 
 
 def _integer_weight(

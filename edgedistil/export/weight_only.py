@@ -138,7 +138,7 @@ def _quantize_in_blocks(graph: ir.Graph, linear: Linear) -> None:
     )
     if linear.bias is not None:
         (output,) = insert(linear.last, "Add", [output, linear.bias], name=f"{node_name}/bias")
-    replace_value(linear.last.outputs[0], output)
+    linear.replace_by(output)
 
 
 def pack_int4(matrix_NK: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -25,3 +25,8 @@ def name_boundaries(model: ir.Model) -> int:
         replace_value(mark.outputs[0], tensor)
         model.graph.remove(mark)
     return len(marks)
+
+
+def is_boundary(value: ir.Value) -> bool:
+    """Whether a value has the name of a part that ends there."""
+    return (value.name or "").startswith(boundary_tensor(""))

@@ -16,7 +16,8 @@ from typing import Any
 
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError, StorageError
-from edgedistil.core.family import FAMILIES, FamilyInfo
+from edgedistil.core.family import FAMILIES
+from edgedistil.core.family_info import FamilyInfo
 from edgedistil.core.fetch import require_safetensors
 from edgedistil.core.library_errors import library_errors
 from edgedistil.core.regular_file import check_regular
@@ -51,6 +52,8 @@ ACTIVATIONS = frozenset(
         "tanh",
     }
 )
+# Ways of computing rotary angles that give a place the same angles in every text.
+ROTATIONS = ("default", "linear", "llama3", "yarn")
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # Bounds of the sizes: ten times the largest encoder's, so that a wrong figure is found at once.
@@ -188,11 +191,29 @@ def _unsupported_option(config: Mapping[str, Any], family: FamilyInfo) -> str | 
             f"has positions of type '{echo(positions)}'; "
             "supported: an encoder with absolute positions"
         )
+    rotation = _unsupported_rotation(config) if family.positions == "rotary" else None
+    if rotation is not None:
+        return f"rotates positions in the way '{echo(rotation)}'; supported: {', '.join(ROTATIONS)}"
     for key, supported in family.options.items():
         value = config.get(key, supported[0])
         if value not in supported:
             listed = ", ".join(map(str, supported))
             return f"has {key} = {echo(value)}; supported in this family: {listed}"
+    return None
+
+
+def _unsupported_rotation(config: Mapping[str, Any]) -> Any:
+    """A way of computing angles that is not supported; None without one."""
+    for key in ("rope_parameters", "rope_scaling"):
+        settings = config.get(key)
+        if not isinstance(settings, dict):
+            continue
+        # One set of settings, or one for each kind of layer.
+        kinds = [value for value in settings.values() if isinstance(value, dict)] or [settings]
+        for kind in kinds:
+            rotation = kind.get("rope_type", kind.get("type", "default"))
+            if rotation not in ROTATIONS:
+                return rotation
     return None
 
 
@@ -204,7 +225,10 @@ def _config_problems(config: Mapping[str, Any], family: FamilyInfo) -> list[str]
         key = getattr(keys, field)
         # DistilBERT has no segments.
         if key in config:
-            problems += _value_problem(config, key, _is_count(largest), f"1 to {largest:,}")
+            # DeBERTa needs no vectors for segments.
+            least = min(1, family.defaults.get(key, 1))
+            is_right = _is_count(largest, least=least)
+            problems += _value_problem(config, key, is_right, f"{least} to {largest:,}")
     for key, (is_right, expected) in _VALUES.items():
         if config.get(key) is not None:
             problems += _value_problem(config, key, is_right, expected)
@@ -221,6 +245,11 @@ def _relation_problems(config: Mapping[str, Any], family: FamilyInfo) -> list[st
     hidden, heads = config[keys.hidden], config[keys.heads]
     if hidden % heads:
         problems.append(f"{keys.hidden} = {hidden} is not a multiple of {keys.heads} = {heads}")
+    elif family.positions == "rotary" and (config.get("head_dim") or hidden // heads) % 2:
+        problems.append(f"{hidden // heads} numbers of a head cannot be rotated in pairs")
+    kv_heads = config.get("num_key_value_heads") or heads
+    if not _is_integer(kv_heads) or kv_heads < 1 or heads % kv_heads:
+        problems.append(f"num_key_value_heads = {echo(kv_heads)}; expected a divisor of {heads}")
     pad_id, rows = config.get("pad_token_id"), config[keys.vocabulary]
     if pad_id is not None and not 0 <= pad_id < rows:
         problems.append(
@@ -246,8 +275,8 @@ def _value_problem(
     return [f"{key} = {shown}; expected {expected}"]
 
 
-def _is_count(largest: int) -> Callable[[Any], bool]:
-    return lambda value: _is_integer(value) and 1 <= value <= largest
+def _is_count(largest: int, *, least: int = 1) -> Callable[[Any], bool]:
+    return lambda value: _is_integer(value) and least <= value <= largest
 
 
 def _is_integer(value: Any) -> bool:

@@ -16,7 +16,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from edgedistil.core.family import FAMILIES, FamilyInfo
+from edgedistil.core.family import FAMILIES
+from edgedistil.core.family_info import FamilyInfo
 
 # Called with the name of a part and its tensor; a returned tensor replaces it.
 AtBoundary = Callable[[str, Tensor], Tensor | None]
@@ -60,8 +61,9 @@ def _boundaries(model: PreTrainedModel) -> Iterator[tuple[str, bool, nn.Module]]
     yield "embeddings", False, _end_of_embeddings(encoder, family)
     for name, module in encoder.named_modules():
         for kind, suffix in family.names.blocks:
-            # Directly in a layer, which has a number.
-            if re.search(rf"\.\d+\.{re.escape(suffix)}$", name):
+            # A layer, which has a number, or a module directly in it.
+            within = rf"\.{re.escape(suffix)}" if suffix else ""
+            if re.search(rf"\.\d+{within}$", name):
                 yield kind, True, module
     head = family.mlm_head
     modules = dict(model.named_modules())

@@ -167,20 +167,31 @@ def _lookups(
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 # Smaller weights do not matter for the size of a file.
 _LISTED_FROM_BYTES = 1024
-_HEAD_MODULES = ("vocab_", "cls.", "classifier", "qa_outputs", "pooler", "predictions", "lm_head")
+_HEAD_MODULES = (
+    "vocab_",
+    "cls.",
+    "classifier",
+    "qa_outputs",
+    "pooler",
+    "predictions",
+    "lm_head",
+    "decoder.",
+    "head.",
+)
+_ATTENTION_MODULES = ("attention", "attn", "sa_layer_norm", "input_layernorm")
 # A layer's list ends in `layer` or `layers` in every supported family.
 _IN_LAYER = re.compile(r"layers?\.\d+\.(.*)")
 
 
 def part_of(name: str) -> ModelPart:
     """The part of the model that a weight or a node belongs to, by its name."""
-    if "embeddings." in name:
+    if "embeddings." in name or "embed_tokens." in name:
         return "embeddings"
     in_layer = _IN_LAYER.search(name)
     if in_layer is not None:
         within_layer = in_layer[1]
         # DistilBERT's LayerNorm behind attention is not inside its attention module.
-        is_attention = "attention" in within_layer or "sa_layer_norm" in within_layer
+        is_attention = any(module in within_layer for module in _ATTENTION_MODULES)
         return "attention" if is_attention else "feed-forward"
     if any(module in name for module in _HEAD_MODULES):
         return "head"

@@ -18,15 +18,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.activations import GELUActivation
+from transformers.activations import GELUActivation, SiLUActivation
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.eurobert.modeling_eurobert import EuroBertRMSNorm
+from transformers.models.modernbert.modeling_modernbert import (
+    ModernBertMLP,
+    ModernBertPredictionHead,
+)
 
-from edgedistil.core.family import FAMILIES, FamilyInfo
+from edgedistil.core.family import FAMILIES
+from edgedistil.core.family_info import FamilyInfo
 from edgedistil.export.boundaries import at_boundaries
 from edgedistil.export.passes.attention import DOMAIN
 from edgedistil.export.passes.boundaries import BOUNDARY
 from edgedistil.export.passes.layout import EMBEDDINGS, LAST_HIDDEN_STATE
+from edgedistil.export.traced_disentangled import disentangled_form
+from edgedistil.export.traced_rotary import rotary_form
 
 # Name of our attention in transformers' registry.
 TRACED = "edgedistil_traced"
@@ -178,6 +186,9 @@ def _marked(encoder: nn.Module, family: FamilyInfo) -> Iterator[None]:
     hooks = []
     for name, operator in marks.items():
         module = encoder.get_submodule(name)
+        # A list is not called: the output is that of its last layer.
+        if isinstance(module, nn.ModuleList):
+            module = module[-1]
         hooks.append(module.register_forward_hook(_marking_hook(operator)))
     try:
         yield
@@ -198,15 +209,34 @@ def _marking_hook(operator: str) -> Callable[[Any, Any, Any], Any]:
     return hook
 
 
+def _is_exact_gelu(module: nn.Module) -> bool:
+    if isinstance(module, nn.GELU):
+        return module.approximate == "none"
+    # transformers also has one that spells the function out, which is traced as it is.
+    return isinstance(module, GELUActivation) and module.act is nn.functional.gelu
+
+
 @contextmanager
 def _counted(calls: Counter[str]) -> Iterator[None]:
-    """Counts the exact GELUs that run: all, and those of every token."""
+    """Counts the modules that run and become operators of their own."""
 
     def count(module: nn.Module, _inputs: Any, output: Any) -> None:
-        # transformers also has one that spells the function out, which is traced as it is.
-        if isinstance(module, GELUActivation) and module.act is nn.functional.gelu:
+        if _is_exact_gelu(module):
             calls["gelu"] += 1
             calls["gelu of tokens"] += output.ndim == 3
+        elif isinstance(module, nn.SiLU | SiLUActivation):
+            calls["silu"] += 1
+        elif isinstance(module, EuroBertRMSNorm):
+            calls["rms-norm"] += 1
+        elif isinstance(module, nn.LayerNorm):
+            calls["layer-norm without bias"] += module.bias is None
+        # ModernBERT's GELUs are the only ones behind linear layers that may have no bias.
+        elif isinstance(module, ModernBertMLP):
+            has_bias = module.Wi.bias is not None
+            calls["gelu without bias"] += not has_bias and _is_exact_gelu(module.act)
+        elif isinstance(module, ModernBertPredictionHead) and output.ndim == 3:
+            has_bias = module.dense.bias is not None
+            calls["gelu without bias"] += not has_bias and _is_exact_gelu(module.act)
 
     # For all modules: some heads call an activation that is not among their own.
     hook = nn.modules.module.register_module_forward_hook(count)
@@ -343,4 +373,9 @@ _REPLACEMENTS: dict[str, tuple[Callable[[PreTrainedModel], Any], ...]] = {
     "albert": (_unrolled,),
     "mpnet": (_mpnet_modules,),
     "mobilebert": (_mobilebert_head,),
+    "modernbert": (rotary_form,),
+    "nomic_bert": (rotary_form,),
+    "eurobert": (rotary_form,),
+    "deberta": (disentangled_form,),
+    "deberta-v2": (disentangled_form,),
 }

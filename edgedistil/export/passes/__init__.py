@@ -20,8 +20,9 @@ from onnx_ir.passes.common import (
 )
 
 from edgedistil.core.errors import EdgeDistilError
-from edgedistil.core.family import FAMILIES, FamilyInfo
-from edgedistil.export.passes.activation import fuse_gelu
+from edgedistil.core.family import FAMILIES
+from edgedistil.core.family_info import FamilyInfo
+from edgedistil.export.passes.activation import fuse_gelu, fuse_silu
 from edgedistil.export.passes.attention import fuse_attention
 from edgedistil.export.passes.boundaries import name_boundaries
 from edgedistil.export.passes.constants import (
@@ -29,12 +30,21 @@ from edgedistil.export.passes.constants import (
     read_weights_as_stored,
     transposes_a_weight,
 )
+from edgedistil.export.passes.disentangled import fuse_disentangled_attention
 from edgedistil.export.passes.embeddings import slice_positions, turn_positions
 from edgedistil.export.passes.layout import sequence_first
-from edgedistil.export.passes.normalisation import keep_bias_sums, keep_residual_sums
+from edgedistil.export.passes.normalisation import (
+    drop_zero_biases,
+    fuse_rms_norms,
+    keep_bias_sums,
+    keep_residual_sums,
+)
+from edgedistil.export.passes.rotary import fuse_rotary_attention
 
 # Key of `ir.Model.meta`: calls of each kind of module during the trace.
 MODULE_CALLS = "edgedistil.module_calls"
+# Shapes and indices that a pass may add; the smallest weight that it could store twice is larger.
+_ADDED_CONSTANT_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -61,8 +71,12 @@ class PassCounts:
         layers: Attentions.
         heads: Heads of an attention.
         gelus: Exact GELUs that ran.
-        token_gelus: Those of them behind a linear layer of every token, which adds its bias in a
-            node of its own; one of a sequence's vector adds it in the MatMul.
+        biased_gelus: Those of them behind a linear layer of every token with a bias, which is added
+            in a node of its own; one of a sequence's vector adds it in the MatMul.
+        silus: SiLUs that ran.
+        unbiased_norms: LayerNorms without a bias that ran.
+        rms_norms: RMSNorms that ran.
+        positions: Lookups of positions in a matrix.
         family: Family of the model.
         transposed_weights: Weights that the tracer transposes.
     """
@@ -71,13 +85,20 @@ class PassCounts:
     layers: int
     heads: int
     gelus: int
-    token_gelus: int
+    biased_gelus: int
+    silus: int
+    unbiased_norms: int
+    rms_norms: int
+    positions: int
     family: FamilyInfo
     transposed_weights: int
 
     @property
     def residual_norms(self) -> int:
         """LayerNorms of a residual sum."""
+        # Before the norm of a block the sum is read by the next sum too, but for the last one.
+        if self.family.norm_place == "pre":
+            return 1 if self.family.norm_kind == "layer" else 0
         return self.layers * self.family.residual_norms
 
     @classmethod
@@ -96,7 +117,11 @@ class PassCounts:
             layers=family.layers(config.to_dict()),
             heads=config.num_attention_heads,
             gelus=calls["gelu"],
-            token_gelus=calls["gelu of tokens"],
+            biased_gelus=calls["gelu of tokens"] - calls["gelu without bias"],
+            silus=calls["silu"],
+            unbiased_norms=calls["layer-norm without bias"],
+            rms_norms=calls["rms-norm"],
+            positions=int(family.has_position_matrix(config.to_dict())),
             family=family,
             transposed_weights=sum(transposes_a_weight(node) for node in model.graph),
         )
@@ -108,16 +133,28 @@ def standard_passes(counts: PassCounts) -> list[Pass]:
         Pass("boundaries", name_boundaries, counts.boundaries),
         # The lowered attention reads (L, B, D), so the layout has to change first.
         Pass("sequence-first", sequence_first, 1),
-        Pass("attention", lambda m: fuse_attention(m, heads=counts.heads), counts.layers),
-        Pass("positions", lambda m: _turn_or_slice_positions(m, counts.family), 1),
+        Pass("attention", lambda m: _fuse_attention(m, counts), counts.layers),
+        Pass("positions", lambda m: _turn_or_slice_positions(m, counts.family), counts.positions),
+        Pass("norm-biases", drop_zero_biases, counts.unbiased_norms),
+        Pass("rms-norm", fuse_rms_norms, counts.rms_norms),
         Pass("gelu", fuse_gelu, counts.gelus),
+        Pass("silu", fuse_silu, counts.silus),
         Pass("weights-as-stored", read_weights_as_stored, counts.transposed_weights),
         Pass("residual-sums", keep_residual_sums, counts.residual_norms),
         # Looks for the Gelu nodes that "gelu" creates.
-        Pass("bias-sums", keep_bias_sums, counts.token_gelus),
+        Pass("bias-sums", keep_bias_sums, counts.biased_gelus),
         # The number of constants depends on the version of torch.
         Pass("constants", name_constants, None),
     ]
+
+
+def _fuse_attention(model: ir.Model, counts: PassCounts) -> int:
+    """Runs the pass for the way in which a family's attention knows places."""
+    if counts.family.positions == "rotary":
+        return fuse_rotary_attention(model)
+    if counts.family.positions == "disentangled":
+        return fuse_disentangled_attention(model)
+    return fuse_attention(model, heads=counts.heads)
 
 
 def _turn_or_slice_positions(model: ir.Model, family: FamilyInfo) -> int:
@@ -171,7 +208,7 @@ def _check(step: Pass, count: int, *, before: int, after: int) -> None:
             "install the versions of constraints.txt",
         )
     # A weight that is stored twice would make every artefact larger, unnoticed.
-    if after > before:
+    if after > before + _ADDED_CONSTANT_BYTES:
         raise EdgeDistilError(
             f"graph pass '{step.name}' made the weights larger: {before} → {after} bytes"
         )

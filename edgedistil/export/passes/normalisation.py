@@ -8,7 +8,55 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgedistil.export.passes.edit import insert, only_consumer, produced_by, replace_value
+from edgedistil.export.passes.edit import (
+    constant_array,
+    insert,
+    only_consumer,
+    produced_by,
+    replace_value,
+)
+
+# Operator of a traced RMSNorm.
+RMS_NORM = "RmsNorm"
+
+
+def fuse_rms_norms(model: ir.Model) -> int:
+    """Lowers each traced RMSNorm to onnxruntime's operator.
+
+    Requires: the graph of `trace_model`.
+    Ensures: one node, which onnxruntime has in ONNX's own domain though ONNX does not define it.
+    """
+    nodes = [node for node in model.graph if node.op_type == RMS_NORM]
+    for node in nodes:
+        attributes = {"axis": -1, "epsilon": node.attributes["epsilon"].as_float()}
+        module = (node.name or "").rsplit("/", 1)[0]
+        (output,) = insert(
+            node,
+            "SimplifiedLayerNormalization",
+            list(node.inputs),
+            name=f"{module}/SimplifiedLayerNormalization",
+            attributes=attributes,
+        )
+        replace_value(node.outputs[0], output)
+    return len(nodes)
+
+
+def drop_zero_biases(model: ir.Model) -> int:
+    """Removes the zeros that the tracer adds to a LayerNorm without a bias.
+
+    Requires: the graph of `trace_model`.
+    Ensures: the operator without its optional input, which computes the same.
+    """
+    changed = 0
+    for norm in [node for node in model.graph if node.op_type == "LayerNormalization"]:
+        bias = norm.inputs[2] if len(norm.inputs) > 2 else None
+        zeros = constant_array(bias)
+        # A bias that was learned is an initializer, even if it is zero.
+        if bias is None or bias.is_initializer() or zeros is None or zeros.any():
+            continue
+        norm.resize_inputs(2)
+        changed += 1
+    return changed
 
 
 def keep_residual_sums(model: ir.Model) -> int:

@@ -1,0 +1,208 @@
+"""Columns of the table of encoder families (`edgedistil.core.family`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+# How a token's place reaches the model: by a row of a matrix, by a bias of the attention scores for
+# each distance, by rotations of query and key, or by products with vectors of distances.
+Positions = Literal["absolute", "relative-bias", "rotary", "disentangled"]
+# Where a layer normalizes: the sum behind each residual connection, or the input of each block.
+NormPlace = Literal["post", "pre"]
+# LayerNorm, RMSNorm, or a scale and a shift without statistics (MobileBERT).
+NormKind = Literal["layer", "rms", "affine"]
+
+
+@dataclass(frozen=True)
+class ConfigKeys:
+    """Names of the sizes in a family's config.json; the defaults are BERT's."""
+
+    layers: str = "num_hidden_layers"
+    hidden: str = "hidden_size"
+    heads: str = "num_attention_heads"
+    intermediate: str = "intermediate_size"
+    activation: str = "hidden_act"
+    vocabulary: str = "vocab_size"
+    positions: str = "max_position_embeddings"
+    segments: str = "type_vocab_size"
+    # A family whose embeddings are as wide as its layers has no such key.
+    embedding: str = "embedding_size"
+
+
+@dataclass(frozen=True)
+class ModuleNames:
+    """Names of a family's modules, from the encoder or from a layer on; the defaults are BERT's.
+
+    Attributes:
+        embeddings: Module that adds word, position and segment.
+        output: Module whose output is the last hidden state; the list of the layers stands for the
+            last of them.
+        layers: List of the layers.
+        word_embedding: Rows of the vocabulary.
+        position_embedding: Rows of the positions; None for a family without absolute positions.
+        segment_embedding: Rows of the token types.
+        query: Query projection of a layer; None if its width is not the hidden size.
+        up: First feed-forward projection of a layer; None as for `query`.
+        embedding_projection: Module that widens factorised embeddings to the hidden size.
+        blocks: Parts of a layer in order, and the module of the layer whose output ends each; ""
+            for the layer itself.
+    """
+
+    embeddings: str = "embeddings"
+    output: str = "encoder"
+    layers: str = "encoder.layer"
+    word_embedding: str = "embeddings.word_embeddings"
+    position_embedding: str | None = "embeddings.position_embeddings"
+    segment_embedding: str = "embeddings.token_type_embeddings"
+    query: str | None = "attention.self.query"
+    up: str | None = "intermediate.dense"
+    embedding_projection: str | None = None
+    blocks: tuple[tuple[str, str], ...] = (
+        ("attention", "attention.output.LayerNorm"),
+        ("feed-forward", "output.LayerNorm"),
+    )
+
+
+@dataclass(frozen=True)
+class MlmHead:
+    """Names of the modules of a masked-LM head, from the model on.
+
+    Attributes:
+        dense: First linear layer; None in a head that only projects.
+        norm: LayerNorm behind it; None as for `dense`.
+        projection: Projection onto the vocabulary, tied to the word embeddings by default.
+        activation: Activation behind `dense`; None for the encoder's.
+    """
+
+    dense: str | None
+    norm: str | None
+    projection: str
+    activation: str | None = None
+
+
+_STANDARD_KEYS = ConfigKeys()
+_STANDARD_NAMES = ModuleNames()
+BERT_HEAD = MlmHead(
+    dense="cls.predictions.transform.dense",
+    norm="cls.predictions.transform.LayerNorm",
+    projection="cls.predictions.decoder",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyInfo:
+    """Facts about one encoder family.
+
+    Attributes:
+        model_type: Value of `model_type` in config.json.
+        class_prefix: Beginning of transformers' class names, before `Model` or `ForMaskedLM`.
+        module_prefix: Attribute that holds the encoder in a model with a head.
+        tokenizer_class: Name that every version of transformers and transformers.js knows.
+        default_tokenizer: Tokenizer class of a folder that names none.
+        defaults: What transformers assumes where config.json has no such key.
+        token_types: Whether the model takes `token_type_ids` (segments A and B).
+        can_teach: Whether a model of this family can be distilled.
+        keys: Names of the sizes in config.json.
+        names: Names of the modules.
+        mlm_head: Modules of the masked-LM head; None if transformers has no such head.
+        positions: How a token's place reaches the model.
+        pad_counts_positions: Whether the first token's position follows the padding's, and tokens
+            that equal the padding have no position of their own, as in RoBERTa.
+        position_pad: Padding id that positions are counted from; None for config.json's.
+        mixes_neighbours: Whether the embedding of a token reads the tokens next to it.
+        norm_place: Where a layer normalizes.
+        norm_kind: What a layer normalizes with.
+        residual_norms: LayerNorms of a layer that read the sum of a residual connection.
+        gated: Whether the feed-forward multiplies its activation by a second projection.
+        shares_layers: Whether several layers have the same weights, as in ALBERT.
+        options: Key of config.json → values of it that are supported; others are refused.
+        missing_heads: Endings of class names that transformers does not have for the family.
+        pretraining_has_mlm: Whether a `…ForPreTraining` checkpoint holds the masked-LM head.
+    """
+
+    model_type: str
+    class_prefix: str
+    module_prefix: str
+    tokenizer_class: str
+    default_tokenizer: str
+    defaults: Mapping[str, Any]
+    token_types: bool = True
+    can_teach: bool = False
+    keys: ConfigKeys = _STANDARD_KEYS
+    names: ModuleNames = _STANDARD_NAMES
+    mlm_head: MlmHead | None = BERT_HEAD
+    positions: Positions = "absolute"
+    pad_counts_positions: bool = False
+    position_pad: int | None = None
+    mixes_neighbours: bool = False
+    norm_place: NormPlace = "post"
+    norm_kind: NormKind = "layer"
+    residual_norms: int = 2
+    gated: bool = False
+    shares_layers: bool = False
+    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    missing_heads: tuple[str, ...] = ()
+    pretraining_has_mlm: bool = True
+
+    def with_defaults(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a parsed config.json with every size that it leaves out, as transformers does.
+
+        DistilBERT's sizes may also have BERT's names.
+        """
+        completed = {**self.defaults, **config}
+        for name, standard in vars(_STANDARD_KEYS).items():
+            own = getattr(self.keys, name)
+            if own not in config and standard in config:
+                completed[own] = config[standard]
+        return completed
+
+    def layers(self, config: Mapping[str, Any]) -> int:
+        """Transformer layers of a model, from its parsed config.json."""
+        return int(self.with_defaults(config)[self.keys.layers])
+
+    def hidden(self, config: Mapping[str, Any]) -> int:
+        """Width of the hidden states of a model, from its parsed config.json."""
+        return int(self.with_defaults(config)[self.keys.hidden])
+
+    def embedding(self, config: Mapping[str, Any]) -> int:
+        """Width of the word embeddings of a model, from its parsed config.json."""
+        if self.keys.embedding not in self.defaults:
+            return self.hidden(config)
+        return int(self.with_defaults(config)[self.keys.embedding])
+
+    def factorises(self, config: Mapping[str, Any]) -> bool:
+        """Whether the vocabulary's vectors have another width than the hidden states."""
+        return not self.mixes_neighbours and self.embedding(config) != self.hidden(config)
+
+    def position_width(self, config: Mapping[str, Any]) -> int:
+        """Width of the position embeddings of a model, from its parsed config.json."""
+        # MobileBERT widens the words before it adds the positions.
+        return self.hidden(config) if self.mixes_neighbours else self.embedding(config)
+
+    def vocabulary(self, config: Mapping[str, Any]) -> int:
+        """Rows of the word-embedding matrix, from a model's parsed config.json."""
+        return int(self.with_defaults(config)[self.keys.vocabulary])
+
+    def positions_limit(self, config: Mapping[str, Any]) -> int:
+        """Tokens of the longest text that a model has positions for, from its config.json."""
+        return int(self.with_defaults(config)[self.keys.positions]) - self.first_position(config)
+
+    def first_position(self, config: Mapping[str, Any]) -> int:
+        """Row of the position matrix that the first token of a text has."""
+        if not self.pad_counts_positions:
+            return 0
+        if self.position_pad is not None:
+            return self.position_pad + 1
+        return int(self.with_defaults(config)["pad_token_id"]) + 1
+
+    def has_position_matrix(self, config: Mapping[str, Any]) -> bool:
+        """Whether a model looks positions up in a matrix, from its parsed config.json."""
+        # DeBERTa may do so besides the distances in its attention.
+        biased = config.get("position_biased_input", True)
+        return self.names.position_embedding is not None and bool(biased)
+
+    def segments(self, config: Mapping[str, Any]) -> int:
+        """Token types that a model has vectors for, from its parsed config.json."""
+        return int(self.with_defaults(config)[self.keys.segments]) if self.token_types else 1

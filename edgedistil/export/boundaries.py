@@ -39,7 +39,8 @@ def at_boundaries(model: PreTrainedModel, action: AtBoundary) -> Iterator[None]:
             name = f"layer {counts[kind]} {kind}" if numbered else kind
             counts[kind] += 1
             if isinstance(output, Tensor):
-                return action(name, output)
+                # The head of a sequence's vector is no part of the encoder.
+                return action(name, output) if output.ndim == 3 else None
             changed = action(name, output[0])
             return None if changed is None else (changed, *output[1:])
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from edgedistil.core.digests import require_unchanged
 from edgedistil.core.errors import ModelError, RunError
 from edgedistil.core.family import FAMILIES
+from edgedistil.core.family_info import FamilyInfo
 from edgedistil.core.fetch import find_model_folder
 from edgedistil.core.model_folder import read_model_folder
 from edgedistil.core.places import runs_root
@@ -114,13 +115,15 @@ def read_source(
     """
     # Weights are loaded one model at a time, when it is exported.
     package_folder, folder = folder, find_transformer(folder)
-    config = read_model_folder(folder).config
+    model_folder = read_model_folder(folder)
+    config = model_folder.config
     if task is not None:
         checked_task = parse_task(task)
     elif any(module.is_transformer for module in read_modules(package_folder)):
         checked_task = ENCODER_TASK
     else:
         checked_task = infer_task(config, folder)
+    _check_head_exists(model_folder.family, checked_task, folder)
     if checked_task == ENCODER_TASK:
         check_modules(package_folder)
     tokenizer = read_tokenizer(folder)
@@ -262,6 +265,17 @@ def infer_task(config: Mapping[str, Any], folder: Path) -> Task:
             hint=f"select one with --task: {', '.join(TASKS)}",
         )
     return task
+
+
+def _check_head_exists(family: FamilyInfo, task: Task, folder: Path) -> None:
+    """Raises ModelError if transformers has no head of the family for a task."""
+    if TASKS[task].architectures[0] not in family.missing_heads:
+        return
+    possible = [name for name in TASKS if TASKS[name].architectures[0] not in family.missing_heads]
+    raise ModelError(
+        f"the model in {folder} is a {family.model_type}, which has no head for {task}",
+        hint=f"select another task with --task: {', '.join(possible)}",
+    )
 
 
 def parse_task(name: str) -> Task:

@@ -23,7 +23,8 @@ def name_boundaries(model: ir.Model) -> int:
         assert tensor is not None
         tensor.name = boundary_tensor(mark.attributes["part"].as_string())
         replace_value(mark.outputs[0], tensor)
-        model.graph.remove(mark)
+        # Safe: a removed node would otherwise still count as a reader of the tensor.
+        model.graph.remove(mark, safe=True)
     return len(marks)
 
 

@@ -69,7 +69,8 @@ def read_provenance(model: ir.Model) -> Provenance:
         if META in value.meta
     }
     attributes = {}
-    for node in model.graph:
+    # Those of subgraphs, too.
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for name, formula in node.meta.get(META, {}).items():
             attributes[f"{node.name}:{name}"] = formula
     return Provenance(initializers, attributes)

@@ -30,6 +30,7 @@ from edgedistil.export.passes.attention import DOMAIN
 from edgedistil.export.passes.edit import record_attribute
 from edgedistil.export.settings import epsilon_name
 from edgedistil.export.traced_modules import traced_form
+from edgedistil.export.traced_parts import FORMULA
 from edgedistil.parity.formula import META, literal, parse, setting, source, source_names, traced
 
 # The first opset with LayerNormalization. What a younger opset adds for these models, our passes
@@ -195,8 +196,10 @@ def _attach_weights(
         value.name = name
         value.const_value = ir.Tensor(tensor.detach().numpy(), name=name)
         source_name = own_names.get(id(tensor))
-        # A table of the traced form, such as MPNet's distances, is not one of the model's.
-        value.meta[META] = source(source_name) if source_name else traced(value.const_value.numpy())
+        # A part of one of the model's weights, or a table of the traced form, such as MPNet's
+        # distances.
+        formula = getattr(tensor, FORMULA, None) or traced(value.const_value.numpy())
+        value.meta[META] = source(source_name) if source_name else formula
         graph.register_initializer(value)
 
 

@@ -8,7 +8,7 @@ is one node that `passes.disentangled` lowers to operators of onnxruntime.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -21,22 +21,24 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_p
 
 from edgedistil.export.passes.attention import DOMAIN
 from edgedistil.export.passes.disentangled import DISENTANGLED_ATTENTION
-from edgedistil.export.traced_parts import linear_of, with_forward
+from edgedistil.export.traced_parts import Part, linear_of, sources_of, with_forward
+from edgedistil.parity.formula import Formula, call
 
 # Buffers that are added to the encoder for the time of a trace.
-_VECTORS, _DOWN, _UP = "distance_vectors", "rows_down", "rows_up"
+_DOWN, _UP = "rows_down", "rows_up"
 
 
 @contextmanager
 def disentangled_form(model: PreTrainedModel) -> Iterator[None]:
     """Replaces attention, embeddings and DeBERTa's own LayerNorm, until the end."""
     encoder: Any = model.base_model.encoder
+    sources = sources_of(model)
     with ExitStack() as stack:
         if encoder.relative_attention:
             stack.enter_context(_distance_buffers(encoder, model.config))
         for layer in encoder.layer:
             attention = layer.attention.self
-            stack.enter_context(_packed_projections(attention))
+            stack.enter_context(_packed_projections(attention, sources))
             stack.enter_context(with_forward(attention, _attention_forward(attention, encoder)))
         for module in model.modules():
             if isinstance(module, DebertaLayerNorm):
@@ -50,15 +52,13 @@ def disentangled_form(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _distance_buffers(encoder: Any, config: Any) -> Iterator[None]:
-    """Adds the vectors of the distances and, for every distance, the row of its vector."""
+    """Adds the row of each distance's vector, for every distance that a text can have."""
     longest, span = config.max_position_embeddings, _span(encoder)
     # From query minus key = P - 1 down to -P, and from 1 - P up to P.
     down = torch.arange(longest - 1, -longest - 1, -1)
     up = torch.arange(1 - longest, longest + 1)
     largest_row = 2 * span - 1
     buffers = {
-        # Behind the LayerNorm that v2 and v3 have for them.
-        _VECTORS: encoder.get_rel_embedding()[: 2 * span].detach().clone(),
         _DOWN: (_bucket(down, encoder) + span).clamp(0, largest_row),
         # A key reads the distance from itself to the query, with the sign turned.
         _UP: (span - _bucket(-up, encoder)).clamp(0, largest_row),
@@ -141,18 +141,23 @@ def _attention_forward(module: Any, encoder: Any) -> Any:
     heads = module.num_attention_heads
     scale = (module.attention_head_size * _terms(module)) ** -0.5
 
-    def forward(hidden_BLD: Tensor, attention_mask: Tensor, *_unused: Any, **_named: Any) -> Any:
+    def forward(
+        hidden_BLD: Tensor,
+        attention_mask: Tensor,
+        *_unused: Any,
+        rel_embeddings: Any,
+        **_named: Any,
+    ) -> Any:
         rows_down, rows_up, pos_key, pos_query = None, None, None, None
         if module.relative_attention:
-            vectors = getattr(encoder, _VECTORS)
             if "c2p" in module.pos_att_type:
-                rows_down, pos_key = getattr(encoder, _DOWN), _pos_key(module)(vectors)
+                rows_down, pos_key = getattr(encoder, _DOWN), _pos_key(module)(rel_embeddings)
             if "p2c" in module.pos_att_type:
-                rows_up, pos_query = getattr(encoder, _UP), _pos_query(module)(vectors)
+                rows_up, pos_query = getattr(encoder, _UP), _pos_query(module)(rel_embeddings)
         q, k, v = (
             linear(hidden_BLD) for linear in (module.query_proj, module.key_proj, module.value_proj)
         )
-        inputs = q, k, v, attention_mask, rows_down, rows_up, pos_key, pos_query
+        inputs = q, k, v, mask_B1LL, rows_down, rows_up, pos_key, pos_query
         context = _DisentangledAttention.apply(*inputs, heads, scale)  # type: ignore[no-untyped-call]
         return context, None
 
@@ -183,7 +188,7 @@ def _pos_query(module: Any) -> nn.Module:
 
 
 @contextmanager
-def _packed_projections(module: Any) -> Iterator[None]:
+def _packed_projections(module: Any, sources: Mapping[int, Formula]) -> Iterator[None]:
     """Gives the first DeBERTa's attention a linear layer each for query, key and value.
 
     Its one weight has the rows of a head's query, key and value behind each other, so a layer of
@@ -192,9 +197,9 @@ def _packed_projections(module: Any) -> Iterator[None]:
     if not hasattr(module, "in_proj"):
         yield
         return
-    packed = module.in_proj.weight.detach().unflatten(0, (module.num_attention_heads, 3, -1))
-    weights = [packed[:, index].flatten(0, 1).contiguous() for index in range(3)]
-    biases = [module.q_bias.detach(), None, module.v_bias.detach()]
+    weights = _head_blocks(module, sources[id(module.in_proj.weight)])
+    biases = [Part(module.q_bias, sources[id(module.q_bias)]), None]
+    biases.append(Part(module.v_bias, sources[id(module.v_bias)]))
     names = ("query_proj", "key_proj", "value_proj")
     for name, weight, bias in zip(names, weights, biases, strict=True):
         module.add_module(name, linear_of(weight, bias))
@@ -203,6 +208,20 @@ def _packed_projections(module: Any) -> Iterator[None]:
     finally:
         for name in names:
             delattr(module, name)
+
+
+def _head_blocks(module: Any, packed: Formula) -> list[Part]:
+    """Rows of query, key and value in the one weight of the first DeBERTa."""
+    weight_NK = module.in_proj.weight.detach()
+    W, K = weight_NK.shape[0] // 3, weight_NK.shape[1]
+    shape = [module.num_attention_heads, 3, -1, K]
+    by_head = call("reshape", packed, str(shape))
+    parts = []
+    for index in range(3):
+        rows = weight_NK.reshape(shape)[:, index].reshape(W, K).contiguous()
+        taken = call("take", by_head, str(index), str(1))
+        parts.append(Part(rows, call("reshape", taken, str([W, K]))))
+    return parts
 
 
 # --- other modules -------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ as inputs, which `passes.rotary` lowers to operators of onnxruntime.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,21 +22,22 @@ from transformers.models.modernbert.modeling_modernbert import ModernBertEncoder
 from edgedistil.export.passes.attention import DOMAIN
 from edgedistil.export.passes.normalisation import RMS_NORM
 from edgedistil.export.passes.rotary import ROTARY_ATTENTION
-from edgedistil.export.traced_parts import linear_of, with_forward
+from edgedistil.export.traced_parts import Part, linear_of, sources_of, with_forward
+from edgedistil.parity.formula import Formula, call
 
 
 @contextmanager
 def rotary_form(model: PreTrainedModel) -> Iterator[None]:
     """Replaces the forward passes of attention, gated feed-forward and RMSNorm, until the end."""
     encoder: Any = model.base_model
-    rotary = encoder.rotary_emb
+    rotary, sources = encoder.rotary_emb, sources_of(model)
     tables = _add_tables(rotary, model.config)
     with ExitStack() as stack:
         for layer in encoder.layers:
             if isinstance(layer, ModernBertEncoderLayer):
                 angles = tables[layer.attention_type].of(rotary)
-                stack.enter_context(_packed_attention(layer.attn, angles))
-                stack.enter_context(_packed_feed_forward(layer.mlp))
+                stack.enter_context(_packed_attention(layer.attn, angles, sources))
+                stack.enter_context(_packed_feed_forward(layer.mlp, sources))
             else:
                 stack.enter_context(_attention(layer.self_attn, tables[None].of(rotary)))
         for module in encoder.modules():
@@ -175,9 +176,11 @@ def _rotate(states_BHLD: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
     return torch.cat([first * cos_LD - second * sin_LD, second * cos_LD + first * sin_LD], dim=-1)
 
 
-def _packed_attention(module: Any, table: tuple[Tensor, Tensor]) -> AbstractContextManager[None]:
+def _packed_attention(
+    module: Any, table: tuple[Tensor, Tensor], sources: Mapping[int, Formula]
+) -> AbstractContextManager[None]:
     """ModernBERT's attention, whose query, key and value are rows of one weight."""
-    added = dict(zip(("query", "key", "value"), _row_blocks(module.Wqkv, 3), strict=True))
+    added = dict(zip(("query", "key", "value"), _row_blocks(module.Wqkv, 3, sources), strict=True))
     config = module.config
     shape = _Shape(
         heads=config.num_attention_heads,
@@ -215,9 +218,11 @@ def _attention(module: Any, table: tuple[Tensor, Tensor]) -> AbstractContextMana
 # --- feed-forward --------------------------------------------------------------------------------
 
 
-def _packed_feed_forward(module: Any) -> AbstractContextManager[None]:
+def _packed_feed_forward(
+    module: Any, sources: Mapping[int, Formula]
+) -> AbstractContextManager[None]:
     """ModernBERT's feed-forward, whose two input projections are rows of one weight."""
-    added = dict(zip(("up", "gate"), _row_blocks(module.Wi, 2), strict=True))
+    added = dict(zip(("up", "gate"), _row_blocks(module.Wi, 2, sources), strict=True))
 
     def forward(hidden_BLD: Tensor) -> Any:
         return module.Wo(module.act(module.up(hidden_BLD)) * module.gate(hidden_BLD))
@@ -225,14 +230,25 @@ def _packed_feed_forward(module: Any) -> AbstractContextManager[None]:
     return with_forward(module, forward, **added)
 
 
-def _row_blocks(linear: nn.Linear, count: int) -> list[nn.Linear]:
+def _row_blocks(linear: nn.Linear, count: int, sources: Mapping[int, Formula]) -> list[nn.Linear]:
     """Linear layers of equal parts of another one's outputs, in the same memory.
 
     Two MatMuls that write two tensors save the copies that take one tensor apart.
     """
-    biases = [None] * count if linear.bias is None else list(linear.bias.detach().chunk(count))
-    weights = linear.weight.detach().chunk(count)
+    weights = _chunks(linear.weight, count, sources)
+    if linear.bias is None:
+        return [linear_of(weight, None) for weight in weights]
+    biases = _chunks(linear.bias, count, sources)
     return [linear_of(*block) for block in zip(weights, biases, strict=True)]
+
+
+def _chunks(tensor: Tensor, count: int, sources: Mapping[int, Formula]) -> list[Part]:
+    formula, rows = sources[id(tensor)], tensor.shape[0] // count
+    parts = []
+    for index, chunk in enumerate(tensor.chunk(count)):
+        start = index * rows
+        parts.append(Part(chunk, call("slice", formula, start=start, stop=start + rows)))
+    return parts
 
 
 # --- RMSNorm -------------------------------------------------------------------------------------

@@ -53,6 +53,9 @@ def convert_to_float16(model: ir.Model) -> None:
         array = constant_array(value)
         if array is None or array.dtype != np.float32 or array.nbytes <= _HALVED_FROM_BYTES:
             continue
+        # The angles of rotary positions: halves would turn far tokens by other angles.
+        if all(use.node.op_type == "RotaryEmbedding" for use in value.uses()):
+            continue
         _check_fits_float16(name, array)
         formula = call("half", formula_of(value))
         half = add_initializer(graph, f"{name}.half", array.astype(np.float16), formula)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.models.modernbert.modeling_modernbert import ModernBertAttention
 
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.task import TASKS, Task
@@ -49,6 +50,9 @@ def _settings(model: PreTrainedModel) -> dict[str, float]:
     for name, module in model.named_modules():
         if isinstance(module, nn.LayerNorm):
             settings[epsilon_name(name)] = module.eps
+        # The norms that transformers has code of its own for.
+        elif hasattr(module, "variance_epsilon"):
+            settings[epsilon_name(name)] = float(module.variance_epsilon)
     scales = {scale for scale in map(_attention_scale, model.modules()) if scale is not None}
     if len(scales) == 1:
         settings[ATTENTION_SCALE] = scales.pop()
@@ -61,7 +65,12 @@ def _attention_scale(module: Any) -> float | None:
     if hasattr(module, "scaling"):
         return float(module.scaling)
     if hasattr(module, "attention_head_size"):
-        return 1.0 / math.sqrt(module.attention_head_size)
+        # DeBERTa's scores are a sum of up to three products.
+        kinds = getattr(module, "pos_att_type", ())
+        products = 1 + sum(kind in kinds for kind in ("c2p", "p2c"))
+        return 1.0 / math.sqrt(module.attention_head_size * products)
+    if isinstance(module, ModernBertAttention):
+        return 1.0 / math.sqrt(module.head_dim)
     return None
 
 

@@ -104,7 +104,7 @@ def _read_provenance(model: Any, findings: _Findings) -> Provenance | None:
 
 
 def _nodes_before_outputs(graph: Any) -> list[Any]:
-    """Nodes that the outputs depend on, in the order of the graph."""
+    """Nodes that the outputs depend on, in the order of the graph; those of subgraphs, too."""
     producers = {name: index for index, node in enumerate(graph.node) for name in node.output}
     pending = [producers[output.name] for output in graph.output if output.name in producers]
     needed: set[int] = set()
@@ -113,8 +113,19 @@ def _nodes_before_outputs(graph: Any) -> list[Any]:
         if index in needed:
             continue
         needed.add(index)
-        pending += [producers[name] for name in graph.node[index].input if name in producers]
-    return [graph.node[index] for index in sorted(needed)]
+        # A subgraph may read any value of the graph.
+        for node in _with_nested(graph.node[index]):
+            pending += [producers[name] for name in node.input if name in producers]
+    return [node for index in sorted(needed) for node in _with_nested(graph.node[index])]
+
+
+def _with_nested(node: Any) -> Iterator[Any]:
+    """Yields a node and the nodes of its subgraphs."""
+    yield node
+    for attribute in node.attribute:
+        for subgraph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            for nested in subgraph.node:
+                yield from _with_nested(nested)
 
 
 # --- initializers --------------------------------------------------------------------------------

@@ -9,8 +9,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgedistil.export.passes.attention import MASKED_SCORE
-from edgedistil.export.passes.edit import CONTRIB, add_initializer, graph_input, insert
+from edgedistil.export.passes.edit import (
+    CONTRIB,
+    add_initializer,
+    graph_input,
+    insert,
+    record_attribute,
+)
+from edgedistil.export.settings import ATTENTION_SCALE, MASKED_SCORE, MASKED_SCORE_VALUE
+from edgedistil.parity.formula import setting
 
 # Inserts a node and returns its output: operator, inputs, name, attributes.
 Insert = Callable[..., ir.Value]
@@ -31,6 +38,13 @@ def inserter(before: ir.Node) -> Insert:
         return insert(before, op_type, inputs, name=name, domain=domain, attributes=attributes)[0]
 
     return op
+
+
+def record_scale(scores: ir.Value) -> None:
+    """Records that the factor of a product is the scale of the model's attention."""
+    node = scores.producer()
+    assert node is not None
+    record_attribute(node, "alpha", setting(ATTENTION_SCALE))
 
 
 class CallValues:
@@ -61,8 +75,9 @@ class CallValues:
         return self.op("Range", self.scalar(0), end, self.scalar(1), name=name)
 
     def masked_score(self) -> ir.Value:
-        """The constant `MASKED_SCORE`."""
-        return add_initializer(self._graph, "constant/masked", np.array(MASKED_SCORE, np.float32))
+        """What is added to the score of padding, and of keys out of reach."""
+        score = np.array(MASKED_SCORE_VALUE, np.float32)
+        return add_initializer(self._graph, "constant/masked", score, setting(MASKED_SCORE))
 
     @cached_property
     def batch(self) -> ir.Value:
@@ -78,7 +93,7 @@ class CallValues:
 
     @cached_property
     def padding_bias(self) -> ir.Value:
-        """0 at tokens, `MASKED_SCORE` at padding."""
+        """0 at tokens, the score of padding elsewhere."""
         one = add_initializer(self._graph, "constant/one", np.array(1, np.float32))
         float32 = int(ir.DataType.FLOAT)
         mask = graph_input(self._graph, "attention_mask")

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import onnx_ir as ir
 
-from edgedistil.export.passes.call_values import CallValues, Insert, inserter
+from edgedistil.export.passes.call_values import CallValues, Insert, inserter, record_scale
 from edgedistil.export.passes.edit import constant_array, replace_value
 
 # Operator of a traced attention.
@@ -83,6 +83,7 @@ def _lower(node: ir.Node, shared: _Shared) -> ir.Value:
     )
     attributes = {"alpha": node.attributes["scale"].as_float(), **_BY_STRIDE}
     terms = [op("FusedMatMul", query, key, name=f"{module}/scores", **attributes)]
+    record_scale(terms[0])
     rows_down, rows_up, pos_key, pos_query = node.inputs[4:8]
     # Queries against the distances of the keys, and keys against those of the queries.
     for role, states, rows, vectors in (
@@ -131,7 +132,9 @@ def _products(
     taken = op("Gather", vectors, shared.rows(rows), name=f"{name}/vectors", axis=0)
     # The same for every sequence: (2L, 1, H, D).
     split = op("Reshape", taken, shared.vector(0, 1, heads, -1), name=f"{name}/heads")
-    return op("FusedMatMul", states, split, name=f"{name}/products", **attributes)
+    products = op("FusedMatMul", states, split, name=f"{name}/products", **attributes)
+    record_scale(products)
+    return products
 
 
 def _shift(op: Insert, shared: _Shared, products: ir.Value, name: str) -> ir.Value:

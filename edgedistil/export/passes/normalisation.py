@@ -10,11 +10,15 @@ import onnx_ir as ir
 
 from edgedistil.export.passes.edit import (
     constant_array,
+    formula_of,
     insert,
     only_consumer,
     produced_by,
+    record_attribute,
     replace_value,
 )
+from edgedistil.export.settings import epsilon_name
+from edgedistil.parity.formula import parse, setting, source_names
 
 # Operator of a traced RMSNorm.
 RMS_NORM = "RmsNorm"
@@ -37,8 +41,19 @@ def fuse_rms_norms(model: ir.Model) -> int:
             name=f"{module}/SimplifiedLayerNormalization",
             attributes=attributes,
         )
+        _record_epsilon(output, node.inputs[1])
         replace_value(node.outputs[0], output)
     return len(nodes)
+
+
+def _record_epsilon(output: ir.Value, weight: ir.Value | None) -> None:
+    """Records that a norm's epsilon is that of the module whose weight it has."""
+    norm, formula = output.producer(), formula_of(weight) if weight is not None else None
+    # A graph from a file has no formulas.
+    if norm is None or formula is None:
+        return
+    (weight_name,) = source_names(parse(formula))
+    record_attribute(norm, "epsilon", setting(epsilon_name(weight_name.removesuffix(".weight"))))
 
 
 def drop_zero_biases(model: ir.Model) -> int:

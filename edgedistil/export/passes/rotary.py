@@ -13,7 +13,13 @@ from typing import Any
 
 import onnx_ir as ir
 
-from edgedistil.export.passes.call_values import CallValues, Insert, domain_of, inserter
+from edgedistil.export.passes.call_values import (
+    CallValues,
+    Insert,
+    domain_of,
+    inserter,
+    record_scale,
+)
 from edgedistil.export.passes.edit import constant_array, replace_value
 
 # Operator of a traced attention.
@@ -235,6 +241,7 @@ def _attend(
     # FusedMatMul reads the batch axes behind the rows by stride.
     by_stride = {"transBatchA": 1, "transBatchB": 1, "transB": 1}
     scores = op("FusedMatMul", query, key, name=f"{module}/scores", alpha=heads.scale, **by_stride)
+    record_scale(scores)
     masked = op("Add", scores, mask, name=f"{module}/masked")
     weights = op("Softmax", masked, name=f"{module}/weights", axis=-1)
     return op("FusedMatMul", weights, value, name=f"{module}/context", transBatchB=1)

@@ -143,7 +143,7 @@ def _attention_forward(module: Any, encoder: Any) -> Any:
 
     def forward(
         hidden_BLD: Tensor,
-        attention_mask: Tensor,
+        mask_B1LL: Tensor,
         *_unused: Any,
         rel_embeddings: Any,
         **_named: Any,

@@ -40,7 +40,7 @@ from edgedistil.data.corpus import prepare_corpus
 from edgedistil.data.heldout_split import HeldoutSplit
 from edgedistil.data.sources import read_documents
 from edgedistil.data.token_store import TokenStore
-from edgedistil.data.tokenization import load_tokenizer, special_ids
+from edgedistil.data.tokenization import load_tokenizer, read_framing
 from edgedistil.export.probe_inputs import pad_sequences
 from edgedistil.models.teacher import load_teacher
 
@@ -150,17 +150,17 @@ def pack_dataset(loaded: Any, tokenizer: Path, cache: Path, processes: int | Non
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false" if processes else "true"
     fast = load_tokenizer(tokenizer)
-    special = special_ids(fast, tokenizer)
+    framing = read_framing(tokenizer)
     inside = BLOCK - 2
 
     def pack(batch: dict[str, list[str]]) -> dict[str, Any]:
         ids: list[int] = []
         for encoding in fast.encode_batch_fast(batch["text"], add_special_tokens=False):
             ids += encoding.ids
-            ids.append(special.sep)
+            ids.append(framing.separator)
         rows = len(ids) // inside
-        blocks = np.full((rows, BLOCK), special.sep, np.uint16)
-        blocks[:, 0] = special.cls
+        blocks = np.full((rows, BLOCK), framing.separator, np.uint16)
+        blocks[:, :1] = framing.before
         blocks[:, 1:-1] = np.array(ids[: rows * inside], np.uint16).reshape(rows, inside)
         return {"input_ids": blocks}
 

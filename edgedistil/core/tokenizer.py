@@ -116,8 +116,10 @@ class TextTokenizer:
     @property
     def special_ids(self) -> list[int]:
         """Ids of all special tokens, ascending."""
-        # A token may have two names.
-        return sorted({self.require(name.removesuffix("_token")) for name in self.roles})
+        # A token may have two names, or none and a place around every text.
+        named = {self.require(name.removesuffix("_token")) for name in self.roles}
+        before, after = self.framing
+        return sorted({*named, *before, *after})
 
     @property
     def size(self) -> int:

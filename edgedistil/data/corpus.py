@@ -33,11 +33,11 @@ from edgedistil.data.layouts import Layout, make_layout
 from edgedistil.data.sources import describe_source, read_documents, source_bytes
 from edgedistil.data.token_store import StoreWriter, TokenStore
 from edgedistil.data.tokenization import (
-    SpecialIds,
+    Framing,
     chunk_documents,
     load_tokenizer,
     map_in_order,
-    special_ids,
+    read_framing,
 )
 
 # Version of the cache's content. Raise it when a reader, a layout or a file format changes: every
@@ -89,8 +89,8 @@ def prepare_corpus(
     """
     corpus = _open_or_build(settings, tokenizer_folder, cache=cache, workers=workers)
     counts_V = corpus.token_counts_V
-    tokenizer = load_tokenizer(tokenizer_folder)
-    unknown = int(counts_V[special_ids(tokenizer, tokenizer_folder).unk])
+    unknown_id = read_framing(tokenizer_folder).unknown
+    unknown = 0 if unknown_id is None else int(counts_V[unknown_id])
     warn_of_unknown_tokens(unknown, int(counts_V.sum()), text="the corpus")
     return corpus
 
@@ -124,17 +124,15 @@ class _Tokenizing:
     """Everything that turns documents into the rows of a store."""
 
     tokenizer: Tokenizer
-    special: SpecialIds
+    framing: Framing
     settings: Corpus
     workers: int
 
     @classmethod
     def with_tokenizer(cls, folder: Path, settings: Corpus, workers: int | None) -> _Tokenizing:
         """Loads the tokenizer of a model folder."""
-        tokenizer = load_tokenizer(folder)
-        return cls(
-            tokenizer, special_ids(tokenizer, folder), settings, workers or os.cpu_count() or 1
-        )
+        framing = read_framing(folder)
+        return cls(load_tokenizer(folder), framing, settings, workers or os.cpu_count() or 1)
 
     def write_store(self, folder: Path, documents: Iterable[str]) -> StoreWriter:
         """Writes the rows of `documents` into a new store; returns its closed writer."""
@@ -142,7 +140,7 @@ class _Tokenizing:
         layout: Layout = make_layout(
             self.settings.layout,
             tokenizer=self.tokenizer,
-            special=self.special,
+            framing=self.framing,
             length=self.settings.block_length,
         )
         writer = StoreWriter(

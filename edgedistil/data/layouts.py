@@ -11,12 +11,12 @@ from tokenizers import Tokenizer
 
 from edgedistil.core.tokenizer import vocabulary_size
 from edgedistil.data.token_store import Ids, StoreWriter, token_dtype
-from edgedistil.data.tokenization import Chunk, SpecialIds
+from edgedistil.data.tokenization import Chunk, Framing
 
 LayoutName = Literal["packed", "lines"]
 # The original DistilBERT scripts drop sequences of 11 tokens or fewer, special tokens included …
 _MAX_DROPPED_LENGTH = 11
-# … and those of which half or more are [UNK].
+# … and those of which half or more are unknown tokens.
 _UNKNOWN_SHARE = 0.5
 
 
@@ -45,87 +45,88 @@ class Layout(Protocol):
         """Writes the rows of a chunk; called in the order of the chunks."""
 
 
-def make_layout(
-    name: LayoutName, *, tokenizer: Tokenizer, special: SpecialIds, length: int
-) -> Layout:
+def make_layout(name: LayoutName, *, tokenizer: Tokenizer, framing: Framing, length: int) -> Layout:
     """Creates a layout for one store.
 
     Args:
         name: `packed` or `lines`.
         tokenizer: Fast tokenizer, without truncation and padding.
-        special: Ids of its special tokens.
+        framing: Special tokens of a row.
         length: Maximum tokens of a row, special tokens included.
     """
     layout = PackedLayout if name == "packed" else LinesLayout
-    return layout(tokenizer, special, length)
+    return layout(tokenizer, framing, length)
 
 
 class PackedLayout:
-    """Rows of one length: [CLS], length − 2 tokens of the stream, [SEP].
+    """Rows of one length: special tokens, as many tokens of the stream as fit, special tokens.
 
-    The stream is every document followed by [SEP], across sentence and document ends. There are no
+    With BERT's tokens these are [CLS], length − 2 tokens, and [SEP]. The stream is every document
+    followed by the separator ([SEP]), across sentence and document ends. There are no
     padding tokens; tokens at the end of the stream that fill no row are dropped. An instance writes
     one store, because it carries the rest of the stream from one chunk to the next.
     """
 
-    def __init__(self, tokenizer: Tokenizer, special: SpecialIds, length: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, framing: Framing, length: int) -> None:
         self.row_length: int | None = length
-        self._tokenizer, self._special, self._length = tokenizer, special, length
+        self._tokenizer, self._framing, self._length = tokenizer, framing, length
         self._dtype = token_dtype(vocabulary_size(tokenizer))
         self._rest: Ids = np.zeros(0, self._dtype)
 
     def encode(self, chunk: Chunk) -> EncodedChunk:
         """Tokenizes a chunk; safe in any thread."""
         # Special tokens are added here and in `write`: the tokenizer would wrap every piece of a
-        # long document in its own [CLS] … [SEP].
+        # long document in its own.
         ids: list[int] = []
         encodings = self._tokenizer.encode_batch_fast(chunk.texts, add_special_tokens=False)
         for encoding, is_last in zip(encodings, chunk.ends, strict=True):
             ids += encoding.ids
             if is_last:
-                ids.append(self._special.sep)
+                ids.append(self._framing.separator)
         return EncodedChunk(np.array(ids, self._dtype), np.zeros(0, np.int64))
 
     def write(self, encoded: EncodedChunk, writer: StoreWriter) -> None:
         """Writes the full rows of the stream; keeps the rest for the next chunk."""
         # Cut the stream into rows and keep what fills no row.
         stream = np.concatenate([self._rest, encoded.ids])
-        inside = self._length - 2
+        inside = self._length - self._framing.size
         rows = len(stream) // inside
         self._rest = stream[rows * inside :]
 
-        # Put [CLS] and [SEP] around each row.
+        # Put the special tokens around each row.
+        first = len(self._framing.before)
         blocks_NL = np.empty((rows, self._length), self._dtype)
-        blocks_NL[:, 0] = self._special.cls
-        blocks_NL[:, 1:-1] = stream[: rows * inside].reshape(rows, inside)
-        blocks_NL[:, -1] = self._special.sep
+        blocks_NL[:, :first] = self._framing.before
+        blocks_NL[:, first : first + inside] = stream[: rows * inside].reshape(rows, inside)
+        blocks_NL[:, first + inside :] = self._framing.after
         writer.append(blocks_NL.ravel(), np.full(rows, self._length))
 
 
 class LinesLayout:
-    """One row per document: [CLS] … [SEP].
+    """One row per document, between special tokens.
 
     A document longer than a row is cut into several, each with its own special tokens. The
     original's filters apply: rows of 11 tokens or fewer are dropped, and rows of which half or more
-    are [UNK].
+    are unknown tokens.
     """
 
-    def __init__(self, tokenizer: Tokenizer, special: SpecialIds, length: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, framing: Framing, length: int) -> None:
         self.row_length: int | None = None
-        self._tokenizer, self._special, self._length = tokenizer, special, length
+        self._tokenizer, self._framing, self._length = tokenizer, framing, length
         self._dtype = token_dtype(vocabulary_size(tokenizer))
 
     def encode(self, chunk: Chunk) -> EncodedChunk:
         """Tokenizes a chunk and cut it into rows; safe in any thread."""
         ids: list[int] = []
         lengths: list[int] = []
-        inside = self._length - 2
+        inside = self._length - self._framing.size
         encodings = self._tokenizer.encode_batch_fast(chunk.texts, add_special_tokens=False)
         for encoding in encodings:
             # `ids` copies out of the library at each access.
             tokens = encoding.ids
             for start in range(0, len(tokens), inside):
-                row = [self._special.cls, *tokens[start : start + inside], self._special.sep]
+                part = tokens[start : start + inside]
+                row = [*self._framing.before, *part, *self._framing.after]
                 if self._is_kept(row):
                     ids += row
                     lengths.append(len(row))
@@ -138,4 +139,5 @@ class LinesLayout:
     def _is_kept(self, row: list[int]) -> bool:
         if len(row) <= _MAX_DROPPED_LENGTH:
             return False
-        return row.count(self._special.unk) < _UNKNOWN_SHARE * len(row)
+        unknown = 0 if self._framing.unknown is None else row.count(self._framing.unknown)
+        return unknown < _UNKNOWN_SHARE * len(row)

@@ -16,7 +16,9 @@ from typing import TypeVar
 
 from tokenizers import Tokenizer
 
+from edgedistil.core.errors import ModelError
 from edgedistil.core.tokenizer import read_tokenizer
+from edgedistil.core.tokenizer_files import SETTINGS_FILE
 
 # Text that a thread encodes at once. Smaller chunks pay overhead, larger ones make the allocator
 # ask for fresh memory each time: 16 to 128 KiB measured equal, 256 KiB slower
@@ -30,14 +32,25 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class SpecialIds:
-    """Ids of BERT's special tokens."""
+class Framing:
+    """Special tokens of rows, as the tokenizer puts them around a text.
 
-    cls: int
-    sep: int
-    pad: int
-    mask: int
-    unk: int
+    Attributes:
+        before: Ids in front of a row.
+        after: Ids behind a row.
+        separator: Id between two documents of a row.
+        unknown: Id of the token for unknown text; None if the tokenizer needs no such token.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    separator: int
+    unknown: int | None
+
+    @property
+    def size(self) -> int:
+        """Special tokens of a row."""
+        return len(self.before) + len(self.after)
 
 
 @dataclass(frozen=True)
@@ -65,15 +78,23 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def special_ids(_tokenizer: Tokenizer, folder: Path) -> SpecialIds:
-    """Looks up the special tokens of a model folder's tokenizer.
+def read_framing(folder: Path) -> Framing:
+    """Returns the special tokens of rows for a model folder's tokenizer.
 
     Raises:
-        ModelError: The vocabulary has no such token.
+        ModelError: The tokenizer has no token that could separate documents.
     """
     tokenizer = read_tokenizer(folder)
-    kinds = ("cls", "sep", "pad", "mask", "unk")
-    return SpecialIds(**{kind: tokenizer.require(kind) for kind in kinds})
+    before, after = tokenizer.framing
+    # Documents end with the token that ends a text: [SEP], </s>, or a decoder's end of text.
+    separators = [*after[-1:], *before[:1], tokenizer.token_id("sep"), tokenizer.token_id("eos")]
+    separator = next((token_id for token_id in separators if token_id is not None), None)
+    if separator is None:
+        raise ModelError(
+            f"the tokenizer in {folder} has no special token that could separate documents",
+            hint=f"name a sep_token in {SETTINGS_FILE}",
+        )
+    return Framing(tuple(before), tuple(after), separator, tokenizer.token_id("unk"))
 
 
 def chunk_documents(

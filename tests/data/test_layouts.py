@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.data.layouts import LayoutName, make_layout
 from edgedistil.data.token_store import StoreWriter, TokenStore
-from edgedistil.data.tokenization import chunk_documents, load_tokenizer, special_ids
+from edgedistil.data.tokenization import chunk_documents, load_tokenizer, read_framing
+from tests.fixtures.tokenizer_folders import LAYOUTS, our_text
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 
@@ -18,8 +20,8 @@ def rows(
     folder: Path, name: LayoutName, documents: list[str], *, length: int, tokenizer_folder: Path
 ) -> list[list[int]]:
     tokenizer = load_tokenizer(tokenizer_folder)
-    special = special_ids(tokenizer, tokenizer_folder)
-    layout = make_layout(name, tokenizer=tokenizer, special=special, length=length)
+    framing = read_framing(tokenizer_folder)
+    layout = make_layout(name, tokenizer=tokenizer, framing=framing, length=length)
     writer = StoreWriter(
         folder, vocabulary=tokenizer.get_vocab_size(), row_length=layout.row_length
     )
@@ -81,3 +83,33 @@ def test_no_row_holds_padding_or_a_mask(tmp_path: Path, tokenizer_folder: Path) 
         assert result
         assert not {PAD, MASK} & set(np.concatenate(result).tolist())
         assert all(row[0] == CLS and row[-1] == SEP for row in result)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_rows_have_the_special_tokens_of_their_tokenizer(
+    tmp_path: Path, tokenizer_folders: dict[str, Path], name: str
+) -> None:
+    folder = tokenizer_folders[name]
+    tokenizer = read_tokenizer(folder)
+    texts = our_text()[:40]
+    encoded = tokenizer.encode_texts(texts)
+    single = tokenizer.backend.encode(texts[0]).ids
+    before, after = read_framing(folder).before, read_framing(folder).after
+    assert [*before, *encoded[0], *after] == single
+
+    # Lines: each row is the line's tokens between the special tokens.
+    lines = rows(tmp_path / "lines", "lines", texts, length=600, tokenizer_folder=folder)
+    expected = [[*before, *ids, *after] for ids in encoded]
+    assert [row for row in expected if row in lines] == lines
+    assert len(lines) > 20
+
+    # Packed: without the special tokens the rows are the stream of all documents.
+    packed = rows(tmp_path / "packed", "packed", texts, length=31, tokenizer_folder=folder)
+    stream = [token for ids in encoded for token in [*ids, read_framing(folder).separator]]
+    inside = 31 - len(before) - len(after)
+    ends = len(before) + inside
+    assert [token for row in packed for token in row[len(before) : ends]] == stream[
+        : len(packed) * inside
+    ]
+    assert len(stream) - len(packed) * inside < inside
+    assert all(row == [*before, *row[len(before) : ends], *after] for row in packed)

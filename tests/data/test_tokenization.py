@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -13,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistil.core.errors import ModelError
-from edgedistil.data.tokenization import chunk_documents, load_tokenizer, map_in_order, special_ids
+from edgedistil.core.tokenizer import read_tokenizer
+from edgedistil.data.tokenization import (
+    Framing,
+    chunk_documents,
+    load_tokenizer,
+    map_in_order,
+    read_framing,
+)
 
 
 def test_truncation_and_padding_of_the_file_are_off(tokenizer_folder: Path) -> None:
@@ -23,26 +29,23 @@ def test_truncation_and_padding_of_the_file_are_off(tokenizer_folder: Path) -> N
 
 
 def test_a_special_token_in_a_text_is_text(tokenizer_folder: Path) -> None:
-    special = special_ids(load_tokenizer(tokenizer_folder), tokenizer_folder)
-    ids = (
-        load_tokenizer(tokenizer_folder)
-        .encode("w001 [MASK] [SEP] w002", add_special_tokens=False)
-        .ids
-    )
-    assert not {special.mask, special.sep, special.cls, special.pad} & set(ids)
+    text = "w001 [MASK] [SEP] w002"
+    ids = load_tokenizer(tokenizer_folder).encode(text, add_special_tokens=False).ids
+    assert not set(read_tokenizer(tokenizer_folder).special_ids) - {1} & set(ids)
 
 
-def test_special_ids_follow_the_tokenizers_own_names(
+def test_the_separator_of_a_tokenizer_without_a_template(
     tokenizer_folder: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(tokenizer_folder / "tokenizer.json", tmp_path)
-    for name, token in (("mask_token", "w007"), ("cls_token", {"content": "w011"})):
-        (tmp_path / "tokenizer_config.json").write_text(json.dumps({name: token}))
-        special = special_ids(load_tokenizer(tokenizer_folder), tmp_path)
-        expected = load_tokenizer(tokenizer_folder).token_to_id(
-            "w007" if name == "mask_token" else "w011"
-        )
-        assert getattr(special, name.removesuffix("_token")) == expected
+    described = json.loads((tokenizer_folder / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**described, "post_processor": None}))
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(json.dumps({"sep_token": {"content": "w007"}}))
+    expected = load_tokenizer(tokenizer_folder).token_to_id("w007")
+    assert read_framing(tmp_path) == Framing((), (), expected, 1)
+    settings.write_text(json.dumps({"sep_token": None, "eos_token": None}))
+    with pytest.raises(ModelError, match="no special token that could separate documents"):
+        read_framing(tmp_path)
 
 
 def test_an_invalid_tokenizer_is_refused(tokenizer_folder: Path, tmp_path: Path) -> None:

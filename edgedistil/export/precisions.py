@@ -290,7 +290,7 @@ def calibration_feeds(context: BuildContext) -> list[Feeds]:
         lines = sample[start : start + CALIBRATION_BATCH]
         sequences = context.tokenizer.encode_framed(lines, max_length)
         longest = max(len(ids) for ids, _ in sequences)
-        batch = pad_sequences(sequences, longest, pad_id=context.tokenizer.pad_id)
+        batch = pad_sequences(sequences, longest, context.tokenizer)
         feeds.append({name: batch[name] for name in names})
     _warn_of_unknown_tokens(context, feeds)
     return feeds

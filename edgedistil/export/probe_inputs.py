@@ -141,7 +141,7 @@ def draw_inputs(
     length, count = call
     sizes = sequence_sizes(length, count)
     sequences = [_sequence(documents, size, tokenizer, rng, pair=pairs) for size in sizes]
-    feeds = pad_sequences(sequences, length, pad_id=tokenizer.pad_id)
+    feeds = pad_sequences(sequences, length, tokenizer)
     # The graph of a family without segments has no such input.
     if not token_types:
         del feeds["token_type_ids"]
@@ -179,31 +179,33 @@ def _draw_tokens(documents: list[list[int]], size: int, rng: np.random.Generator
 
 
 def pad_sequences(
-    sequences: Sequence[tuple[list[int], list[int]]], length: int, *, pad_id: int
+    sequences: Sequence[tuple[list[int], list[int]]], length: int, tokenizer: TextTokenizer
 ) -> dict[str, IntArray]:
     """Pads sequences to one length, with their mask and token types.
 
     Args:
         sequences: Token ids and token types of each sequence.
         length: Tokens of the longest sequence, or more.
-        pad_id: Id at padded positions.
+        tokenizer: Says which id is at padded positions, and on which side they are.
     """
     shape = (len(sequences), length)
-    ids_BL = np.full(shape, pad_id, np.int64)
+    ids_BL = np.full(shape, tokenizer.pad_id, np.int64)
     mask_BL = np.zeros(shape, np.int64)
     types_BL = np.zeros(shape, np.int64)
     for row, (ids, types) in enumerate(sequences):
-        ids_BL[row, : len(ids)] = ids
-        mask_BL[row, : len(ids)] = 1
-        types_BL[row, : len(ids)] = types
+        start = length - len(ids) if tokenizer.padding_side == "left" else 0
+        tokens = slice(start, start + len(ids))
+        ids_BL[row, tokens] = ids
+        mask_BL[row, tokens] = 1
+        types_BL[row, tokens] = types
     return {"input_ids": ids_BL, "attention_mask": mask_BL, "token_type_ids": types_BL}
 
 
 def _mask(ids_BL: IntArray, tokenizer: TextTokenizer, rng: np.random.Generator) -> IntArray:
     """Replaces 15% of each sequence's tokens, at least one, by [MASK]; returns their places."""
     places: list[tuple[int, int]] = []
-    framing = [tokenizer.token_id(kind) for kind in ("cls", "sep", "pad")]
-    framing_ids = [token_id for token_id in framing if token_id is not None]
+    before, after = tokenizer.framing
+    framing_ids = [*before, *after, tokenizer.pad_id]
     for row, ids_L in enumerate(ids_BL):
         # Special tokens are never masked, as in pre-training.
         candidates = np.flatnonzero(~np.isin(ids_L, framing_ids))

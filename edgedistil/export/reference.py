@@ -246,10 +246,11 @@ def _logit_rows(
 def _hidden_rows(attention_mask_BL: IntArray, rng: np.random.Generator) -> IntArray:
     """Selects the first and last attended position of each sequence, and draws two between."""
     rows: list[tuple[int, int]] = []
-    # Padding is at the end, so the sum of a row is the length of its sequence.
-    for row, size in enumerate(attention_mask_BL.sum(axis=1)):
+    for row, mask_L in enumerate(attention_mask_BL):
+        # Padding is on one side, so the sum of a row is the length of its sequence.
+        first, size = int(mask_L.argmax()), int(mask_L.sum())
         between = rng.choice(np.arange(1, size - 1), HIDDEN_ROWS_PER_SEQUENCE - 2, replace=False)
-        rows += [(row, int(position)) for position in sorted({0, *between, size - 1})]
+        rows += [(row, first + int(place)) for place in sorted({0, *between, size - 1})]
     return np.array(rows, dtype=np.int64)
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from edgedistil.core.errors import ModelError
-from edgedistil.core.tokenizer import TextTokenizer
+from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
 from edgedistil.export.probe_inputs import (
     DOCUMENTS,
     LONGEST,
@@ -13,6 +15,7 @@ from edgedistil.export.probe_inputs import (
     sequence_sizes,
     tokenize_documents,
 )
+from tests.fixtures.tokenizer_folders import our_text
 
 
 @pytest.mark.parametrize("positions", [64, 67, 128, 512, 514])
@@ -83,3 +86,32 @@ def test_masks_replace_tokens_and_are_listed(tokenizer: TextTokenizer) -> None:
     assert set(inputs.feeds) == {"input_ids", "attention_mask"}
     assert np.argwhere(ids_BL == tokenizer.require("mask")).tolist() == inputs.masked_M2.tolist()
     assert inputs.feeds["attention_mask"].sum(axis=1).tolist() == sequence_sizes(40, 3)
+
+
+@pytest.mark.parametrize("name", ["roberta", "eurobert", "albert model", "unigram"])
+def test_probes_of_every_kind_of_tokenizer(tokenizer_folders: dict[str, Path], name: str) -> None:
+    tokenizer = read_tokenizer(tokenizer_folders[name])
+    documents = tokenize_documents(tokenizer, our_text(), np.random.default_rng(1))
+    inputs = draw_inputs(
+        documents,
+        tokenizer,
+        np.random.default_rng(1),
+        (32, 5),
+        pairs=False,
+        masks=tokenizer.token_id("mask") is not None,
+        token_types=False,
+    )
+    ids_BL, mask_BL = inputs.feeds["input_ids"], inputs.feeds["attention_mask"]
+    before, after = tokenizer.framing
+    for ids_L, mask_L in zip(ids_BL, mask_BL, strict=True):
+        tokens = ids_L[mask_L == 1].tolist()
+        assert tokens[: len(before)] == before
+        assert tokens[len(tokens) - len(after) :] == after
+        assert set(ids_L[mask_L == 0].tolist()) <= {tokenizer.pad_id}
+    # Padding is where transformers puts it, and no special token is masked.
+    padded = mask_BL.sum(axis=1) < 32
+    assert padded.any()
+    column = 0 if tokenizer.padding_side == "left" else 31
+    assert not mask_BL[padded, column].any() and mask_BL[padded, 31 - column].all()
+    for row, place in inputs.masked_M2:
+        assert ids_BL[row, place] == tokenizer.require("mask")

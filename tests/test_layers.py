@@ -59,6 +59,7 @@ LIGHT = (
     "edgedistil.costmodel.model",
     "edgedistil.parity.gate",
     "edgedistil.report.stage",
+    "edgedistil.export.stage",
 )
 
 

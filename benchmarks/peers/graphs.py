@@ -8,9 +8,10 @@ import torch
 
 from edgedistil.core.task import Task
 from edgedistil.export.passes import run_standard_passes
-from edgedistil.export.quantization_target import advise_int8, find_target
+from edgedistil.export.quantization_target import advise_int8
 from edgedistil.export.quantize import quantize_dynamic
 from edgedistil.export.storage import save_graph
+from edgedistil.export.target import find_target
 from edgedistil.export.trace import trace_model
 
 

@@ -28,6 +28,7 @@ from edgedistil.core.records import (
     NotMeasured,
     ParityFigures,
     ParityRecord,
+    ProbeText,
     ProfileRow,
     ToleranceResult,
 )
@@ -49,7 +50,7 @@ def render_card(inputs: CardInputs) -> str:
         "## Files",
         _file_table(inputs.exports),
         "## Parity",
-        *_parity(inputs.parities),
+        *_parity(inputs.parities, inputs.exports[0].probe_text),
         *_profile(inputs.rows),
         "## Usage",
         *_examples(inputs),
@@ -128,7 +129,14 @@ _PARITY_COLUMNS = (
 )
 
 
-def _parity(parities: Sequence[ParityRecord]) -> Iterator[str]:
+_PROBE_TEXTS: dict[ProbeText, str] = {
+    "held-out": "held-out text",
+    "user": "the exporter's own text",
+    "built-in": "edgedistil's built-in text (prose in many languages, code, emoji)",
+}
+
+
+def _parity(parities: Sequence[ParityRecord], probe_text: ProbeText) -> Iterator[str]:
     """Yields the paragraphs about the distance from PyTorch."""
     if not parities:
         yield "Not checked: these files were exported without a parity check."
@@ -137,8 +145,8 @@ def _parity(parities: Sequence[ParityRecord]) -> Iterator[str]:
     lengths = ", ".join(str(figures.length) for figures in parities[0].by_length)
     yield (
         f"Compared with PyTorch in float32 on {parities[0].overall.sequences} sequences of "
-        f"held-out text, single and in padded batches, at {lengths} tokens. Agreement: the same "
-        "token, label or span. Cosine: of output rows."
+        f"{_PROBE_TEXTS[probe_text]}, single and in padded batches, at {lengths} tokens. "
+        "Agreement: the same token, label or span. Cosine: of output rows."
     )
     yield _overall_table(parities)
     yield "By length:"

@@ -273,7 +273,7 @@ class ExportOptions(CheckedOptions):
         Flag(
             "--text",
             "UTF-8 text for the parity check, one sequence a line. "
-            "Default: the run's held-out text.",
+            "Default: the run's held-out text; with --model, a built-in text.",
             metavar="FILE",
         ),
     ] = None

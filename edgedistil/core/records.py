@@ -30,6 +30,8 @@ from edgedistil.core.version import __version__
 # How a figure was obtained: on the device, under QEMU, or from the cost model.
 Method = Literal["measured", "emulated", "predicted"]
 Role = Literal["teacher", "student", "other"]
+# Text of a parity check: the run's, the user's (--text), or the one that comes with the package.
+ProbeText = Literal["held-out", "user", "built-in"]
 
 # Packages whose versions can change a figure.
 VERSIONED_PACKAGES = (
@@ -503,6 +505,8 @@ class ExportRecord(Record):
     reasons: dict[str, str]
     # Graph pass → number of places that it changed.
     fused: dict[str, int]
+    # Text that its outputs were compared on.
+    probe_text: ProbeText = "held-out"
     # Initializers over 1 KiB that are stored in float.
     kept_float: list[str]
     # embeddings, attention, feed-forward, head, other → bytes of the weights.

@@ -113,7 +113,8 @@ def _score_missing(plan: CellPlan, precisions: Sequence[str]) -> None:
 
 
 def _export(plan: CellPlan, precision: str) -> list[_Artefact]:
-    from edgedistil.export.publish import checked_precisions, export_model
+    from edgedistil.export.publish import export_model
+    from edgedistil.export.request import checked_precisions
     from edgedistil.export.source import read_source
 
     # Training texts: calibration on dev texts would adapt the artefact to what it is scored on.

@@ -20,6 +20,7 @@ from edgedistil.core.records import (
     ExportRecord,
     FileFacts,
     ParityRecord,
+    ProbeText,
     provenance,
     write_record,
 )
@@ -32,10 +33,11 @@ from edgedistil.export.precisions import (
     make_graph,
     requantize_excluding,
 )
-from edgedistil.export.quantization_target import Advice, find_target
+from edgedistil.export.quantization_target import Advice
 from edgedistil.export.source import ExportSource
 from edgedistil.export.storage import save_graph
-from edgedistil.export.trace import TRACE_OPSET, takes_token_types, trace_model
+from edgedistil.export.target import TRACE_OPSET, find_target
+from edgedistil.export.trace import takes_token_types, trace_model
 from edgedistil.models.facts import model_facts
 from edgedistil.parity.gate import check_artefact, list_failures
 from edgedistil.parity.localize import explain
@@ -76,7 +78,12 @@ class BuiltArtefact:
 
 @contextmanager
 def open_build(
-    source: ExportSource, folder: Path, options: ExportOptions, *, text: Sequence[str]
+    source: ExportSource,
+    folder: Path,
+    options: ExportOptions,
+    *,
+    text: Sequence[str],
+    probe_text: ProbeText = "held-out",
 ) -> Iterator[BuildContext]:
     """Loads and traces a model, and yields what its artefacts are built from.
 
@@ -85,6 +92,7 @@ def open_build(
         folder: Unpublished export folder; a scratch folder in it exists until the end.
         options: Target and bound of `auto`.
         text: Lines for calibration and search.
+        probe_text: What the text is, for the record.
     Raises:
         ModelError: The model cannot be loaded.
         EdgeDistilError: A graph pass found an unexpected graph.
@@ -107,6 +115,7 @@ def open_build(
             float_file=folder / "onnx" / graph_name("fp32"),
             target=find_target(options.target),
             text=text,
+            probe_text=probe_text,
             scratch=Path(scratch),
             max_drop=options.max_drop,
         )
@@ -157,6 +166,7 @@ def build_artefact(
         target_device=context.target.name,
         reasons={**_common_reasons(options), **advice.reasons},
         fused=dict(context.fused),
+        probe_text=context.probe_text,
         kept_float=float_weights(graph),
         bytes_by_part=bytes_by_part(graph),
         seconds=time.perf_counter() - started,

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from edgedistil.core.errors import CorpusError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.precision import Precision, PrecisionRequest
-from edgedistil.core.records import ParityFigures
+from edgedistil.core.records import ParityFigures, ProbeText
 from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
 from edgedistil.export.calibrate import METHODS, Feeds, activation_ranges, collect_histograms
@@ -26,7 +26,6 @@ from edgedistil.export.precision_search import search
 from edgedistil.export.probe_inputs import pad_sequences
 from edgedistil.export.quantization_target import (
     Advice,
-    QuantizationTarget,
     advise_fp16,
     advise_int4,
     advise_int8,
@@ -41,6 +40,7 @@ from edgedistil.export.quantize import (
 from edgedistil.export.reference import make_probes
 from edgedistil.export.source import ExportSource
 from edgedistil.export.storage import save_graph
+from edgedistil.export.target import QuantizationTarget
 from edgedistil.export.trace import input_names, takes_token_types
 from edgedistil.export.weight_only import convert_to_float16, quantize_int4
 from edgedistil.export.weight_source import read_weight_source
@@ -72,6 +72,7 @@ class BuildContext:
         float_file: The float32 artefact; written before any other precision is made.
         target: The device that the artefacts are for.
         text: Lines that are not used by the parity check, for calibration and search.
+        probe_text: What the text is.
         scratch: Folder for graphs that are tried.
         max_drop: Agreement that `auto` may lose, 0..1.
     """
@@ -84,6 +85,7 @@ class BuildContext:
     float_file: Path
     target: QuantizationTarget
     text: Sequence[str]
+    probe_text: ProbeText
     scratch: Path
     max_drop: float
 
@@ -177,7 +179,7 @@ def make_int8_static(context: BuildContext) -> PrecisionGraph:
     listing = ", ".join(f"{method} {error:.4g}" for method, error in errors.items())
     sequences = CALIBRATION_CALLS * CALIBRATION_BATCH
     reasons = {
-        "activations": f"ranges calibrated on {sequences} sequences of held-out text",
+        "activations": f"ranges calibrated on {sequences} sequences of text",
         "calibration": f"{best}: smallest mean error on that text ({listing})",
     }
     warning = (

@@ -13,24 +13,23 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from edgedistil.core import console
-from edgedistil.core.errors import InputError, ParityError
+from edgedistil.core.errors import ParityError
 from edgedistil.core.options import ExportOptions
-from edgedistil.core.precision import (
-    AUTO,
-    DEFAULT_PRECISIONS,
-    PRECISION_REQUESTS,
-    PrecisionRequest,
-    result_of,
+from edgedistil.core.precision import PrecisionRequest, result_of
+from edgedistil.core.records import (
+    ExportRecord,
+    ParityRecord,
+    ProbeText,
+    read_record,
+    write_record,
 )
-from edgedistil.core.records import ExportRecord, ParityRecord, read_record, write_record
 from edgedistil.core.rundir import RunDir, replacing
 from edgedistil.core.task import ENCODER_TASK
-from edgedistil.core.toml import did_you_mean
 from edgedistil.export.artefacts import BuiltArtefact, build_artefact, open_build, quarantine
 from edgedistil.export.ort_format import convert_to_ort
 from edgedistil.export.package import write_package
-from edgedistil.export.quantization_target import find_target, require_runtime
 from edgedistil.export.reference import make_probes
+from edgedistil.export.request import requested_precisions
 from edgedistil.export.sentence_modules import omitted_parts
 from edgedistil.export.source import ExportSource
 from edgedistil.parity.probes import Probes
@@ -42,7 +41,12 @@ Artefacts = list[tuple[ExportRecord, ParityRecord]]
 
 
 def export_model(
-    run: RunDir, source: ExportSource, options: ExportOptions, *, text: Sequence[str]
+    run: RunDir,
+    source: ExportSource,
+    options: ExportOptions,
+    *,
+    text: Sequence[str],
+    probe_text: ProbeText = "held-out",
 ) -> Artefacts:
     """Exports one model into `run.export(source.name, source.task)`.
 
@@ -52,6 +56,7 @@ def export_model(
         options: Precisions (fp32 and int8 if None), target and storage; the other options do not
             apply to a single model.
         text: Lines for the parity check, calibration and search.
+        probe_text: What the text is, for the record.
     Returns:
         Record and parity of each artefact.
     Raises:
@@ -68,7 +73,14 @@ def export_model(
         folder = commits.enter_context(replacing(run.export(source.name, source.task)))
         (folder / "onnx").mkdir(parents=True)
         artefacts, probes = _build(
-            run, source, options, folder, requests=requests, text=text, started=started
+            run,
+            source,
+            options,
+            folder,
+            requests=requests,
+            text=text,
+            probe_text=probe_text,
+            started=started,
         )
         _reject_failed(run, artefacts, folder, probes)
 
@@ -82,45 +94,6 @@ def export_model(
     return passed
 
 
-def requested_precisions(source: ExportSource, options: ExportOptions) -> list[PrecisionRequest]:
-    """Returns the precisions that are made of a model, float32 first.
-
-    Raises:
-        InputError: A precision or the target is unknown.
-        TargetError: The target's onnxruntime is too old for a precision.
-    """
-    requests: list[PrecisionRequest] = ["fp32"]
-    if not source.float_only:
-        requests = checked_precisions(options.precisions or DEFAULT_PRECISIONS)
-    target = find_target(options.target)
-    for request in requests:
-        require_runtime(target, request)
-    return requests
-
-
-def checked_precisions(names: Sequence[str]) -> list[PrecisionRequest]:
-    """Returns precisions by name, without repetitions, float32 first.
-
-    float32 is always made: the others are made from it.
-
-    Raises:
-        InputError: A name is unknown; the message suggests the closest one.
-    """
-    # Typed by the table, so that what comes out are requests and not any text.
-    by_name = {request: request for request in PRECISION_REQUESTS}
-    requests: list[PrecisionRequest] = ["fp32"]
-    for name in names:
-        if name not in PRECISION_REQUESTS:
-            raise InputError(
-                f"unknown precision '{name}'{did_you_mean(name, PRECISION_REQUESTS)}",
-                hint=f"expected one of: {', '.join(PRECISION_REQUESTS)}",
-            )
-        requests.append(by_name[name])
-    unique = list(dict.fromkeys(requests))
-    # The search writes the artefact of its result's precision, so both cannot be made at once.
-    return [name for name in unique if not (AUTO.name in unique and name == AUTO.result)]
-
-
 # --- steps ---------------------------------------------------------------------------------------
 
 
@@ -132,16 +105,17 @@ def _build(
     *,
     requests: Sequence[PrecisionRequest],
     text: Sequence[str],
+    probe_text: ProbeText,
     started: float,
 ) -> tuple[list[BuiltArtefact], Probes]:
     """Builds all requested artefacts in an unpublished folder, and checks their parity."""
     # Text that an artefact is fitted to never judges it: calibration and search read the other
     # half (docs/decisions.md#the-search-judges-on-other-text-than-the-parity-check).
-    probe_text, fitting_text = text[::2], text[1::2] or text
+    judging_text, fitting_text = text[::2], text[1::2] or text
     artefacts = []
-    with open_build(source, folder, options, text=fitting_text) as context:
+    with open_build(source, folder, options, text=fitting_text, probe_text=probe_text) as context:
         model, tokenizer = context.model, context.tokenizer
-        probes = make_probes(model, tokenizer, source.task, probe_text, seed=PROBE_SEED)
+        probes = make_probes(model, tokenizer, source.task, judging_text, seed=PROBE_SEED)
         _copy_other_precisions(run, source, folder, requests, probes)
         for request in requests:
             artefacts.append(build_artefact(context, request, options, probes, started=started))

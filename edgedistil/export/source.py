@@ -6,11 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-import transformers
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from edgedistil.core.digests import require_unchanged
 from edgedistil.core.errors import ModelError, RunError
@@ -39,8 +35,9 @@ from edgedistil.core.task import (
 )
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
 from edgedistil.export.sentence_modules import check_modules
-from edgedistil.models.loading import drop_missing_pooler, listed, load_config, load_weights
-from edgedistil.models.tokenizer import warn_if_read_otherwise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Names and identities of the models in a run.
 MODELS_FILE = "models.json"
@@ -75,6 +72,12 @@ class ExportSource:
         Raises:
             ModelError: The weights are corrupt, or lack what the task needs.
         """
+        # The imports take seconds, and folders are checked before.
+        import torch
+        import transformers
+
+        from edgedistil.models.loading import drop_missing_pooler, load_config, load_weights
+
         source = read_model_folder(self.folder)
         # transformers draws random weights for a head before it loads the file.
         with torch.random.fork_rng(devices=[]):
@@ -92,6 +95,8 @@ class ExportSource:
         Raises:
             ModelError: It is missing or corrupt, or has ids that the model does not have.
         """
+        from edgedistil.models.tokenizer import warn_if_read_otherwise
+
         tokenizer = read_tokenizer(self.folder)
         warn_if_read_otherwise(tokenizer)
         return tokenizer
@@ -306,6 +311,8 @@ def _check_complete(missing_keys: list[str], folder: Path, task: Task) -> None:
         missing = [key for key in missing if "pooler" not in key]
     if not missing:
         return
+    from edgedistil.models.loading import listed
+
     raise ModelError(
         f"{folder} lacks {listed(missing)}: it cannot serve {task}",
         hint="random weights would be exported; select the task that it was trained for "

@@ -29,13 +29,11 @@ from edgedistil.export.passes import MODULE_CALLS
 from edgedistil.export.passes.attention import DOMAIN
 from edgedistil.export.passes.edit import record_attribute
 from edgedistil.export.settings import epsilon_name
+from edgedistil.export.target import TRACE_OPSET
 from edgedistil.export.traced_modules import traced_form
 from edgedistil.export.traced_parts import FORMULA
 from edgedistil.parity.formula import META, literal, parse, setting, source, source_names, traced
 
-# The first opset with LayerNormalization. What a younger opset adds for these models, our passes
-# fuse (docs/decisions.md#opset-17-ir-8-onnxruntime--114).
-TRACE_OPSET = 17
 # The version that onnxruntime 1.14 and onnxruntime-web read.
 IR_VERSION = 8
 

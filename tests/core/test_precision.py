@@ -22,7 +22,7 @@ from edgedistil.core.precision import (
 )
 from edgedistil.core.task import TASKS
 from edgedistil.export.precisions import MAKERS
-from edgedistil.export.publish import checked_precisions
+from edgedistil.export.request import checked_precisions
 from edgedistil.parity.tolerances import TOLERANCES, tolerances_for
 from tests.fixtures.changed_package import (
     changed_package,

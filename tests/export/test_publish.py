@@ -16,7 +16,8 @@ from edgedistil.core.records import ParityRecord, read_record
 from edgedistil.core.rundir import RunDir, tree_manifest
 from edgedistil.export import artefacts, publish
 from edgedistil.export.precisions import BuildContext, PrecisionGraph
-from edgedistil.export.publish import checked_precisions, export_model, requested_precisions
+from edgedistil.export.publish import export_model
+from edgedistil.export.request import checked_precisions, requested_precisions
 from edgedistil.export.source import read_source
 
 Folder = Callable[[str], Path]

@@ -6,13 +6,11 @@ import pytest
 
 from edgedistil.core.errors import DeviceFileError, TargetError
 from edgedistil.export.quantization_target import (
-    QuantizationTarget,
     advise_fp16,
     advise_int4,
     advise_int8,
-    find_target,
-    require_runtime,
 )
+from edgedistil.export.target import QuantizationTarget, find_target, require_runtime
 
 A72 = QuantizationTarget("a72", arm=True, vnni=False, dot_product=False)
 A76 = QuantizationTarget("a76", arm=True, vnni=False, dot_product=True)

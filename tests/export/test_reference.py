@@ -191,8 +191,8 @@ def test_an_unknown_task_and_an_unfit_tokenizer_are_refused(
         ModelError, match="no probes for the task 'translation'; expected one of: fill-mask"
     ):
         make_probes(model("BertModel"), tokenizer, task, text, seed=5)
-    names = {name: token for name, token in tokenizer.special.items() if name != "mask_token"}
-    without_mask = replace(tokenizer, special=names)
+    names = {name: token for name, token in tokenizer.roles.items() if name != "mask_token"}
+    without_mask = replace(tokenizer, roles=names)
     with pytest.raises(ModelError, match="has no mask_token"):
         make_probes(model("DistilBertForMaskedLM"), without_mask, "fill-mask", text, seed=5)
 

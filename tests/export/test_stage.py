@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from edgedistil.core.errors import EdgeDistilError, InputError, ParityError
+from edgedistil.core.errors import InputError, ParityError
 from edgedistil.core.options import ExportOptions
 from edgedistil.core.records import (
     ExplainRecord,
@@ -21,7 +24,7 @@ from edgedistil.core.records import (
     write_record,
 )
 from edgedistil.core.rundir import RunDir, open_run, tree_manifest
-from edgedistil.export import stage
+from edgedistil.export import publish
 from edgedistil.export.stage import export
 from tests.fixtures.small_package import profile_record
 
@@ -191,7 +194,7 @@ def test_a_failed_export_is_not_the_latest_run(
         raise ParityError("student fill-mask int8 failed the parity check")
 
     (runs / "latest").write_text("another\n")
-    monkeypatch.setattr(stage, "export_model", fail)
+    monkeypatch.setattr(publish, "export_model", fail)
     with pytest.raises(ParityError):
         export("done", ExportOptions(precisions=["int8"]))
     assert (runs / "latest").read_text() == "another\n"
@@ -211,13 +214,76 @@ def test_a_task_without_a_model_is_refused() -> None:
         export("latest", ExportOptions(task="fill-mask"))
 
 
-def test_a_model_without_text_says_what_to_add(folder: Folder, runs: Path) -> None:
-    options = ExportOptions(model=str(folder("DistilBertModel")))
-    with pytest.raises(
-        EdgeDistilError, match=r"no text to compare .*DistilBertModel with PyTorch on"
-    ) as caught:
+def test_a_model_without_text_is_proved_on_the_built_in_one(
+    folder: Folder, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ExportOptions(model=str(folder("DistilBertModel")), precisions=["fp32"])
+    run, ((record, parity),) = export("latest", options)
+    assert record.probe_text == "built-in"
+    assert parity.passed
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "no --text: outputs are compared with PyTorch on the built-in text" in printed
+    assert "are a better proof: --text FILE" in printed
+    card = (run.export("DistilBertModel", "feature-extraction") / "README.md").read_text()
+    assert "sequences of edgedistil's built-in text" in card.replace("\n", " ")
+
+
+def test_a_failed_export_leaves_no_run(
+    folder: Folder, runs: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder("DistilBertModel")
+    options = ExportOptions(model=str(path), text=text_file, precisions=["fp32"])
+
+    def fail(*_args: object, **_more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish, "export_model", fail)
+    with pytest.raises(KeyboardInterrupt):
         export("latest", options)
-    assert "--text FILE" in str(caught.value)
+    assert list(runs.iterdir()) == []
+    # A run that has something stays: here the model's earlier export.
+    monkeypatch.undo()
+    monkeypatch.setenv("EDGEDISTIL_RUNS", str(runs))
+    run, _ = export("latest", options)
+    before = tree_manifest(run.path)
+    monkeypatch.setattr(publish, "export_model", fail)
+    with pytest.raises(KeyboardInterrupt):
+        export("latest", options)
+    assert tree_manifest(run.path) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": Path("no-such-file.txt")}, "cannot read no-such-file.txt"),
+        ({"target": "rpi44"}, "rpi44"),
+        ({"precisions": ["int9"]}, "unknown precision 'int9'"),
+        ({"model": "no/such/folder/x"}, "no model 'no/such/folder/x'"),
+    ],
+)
+def test_wrong_arguments_are_reported_without_torch(
+    folder: Folder, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    """In a process of its own: here torch is imported."""
+    options = {"model": str(folder("DistilBertModel")), **change}
+    program = (
+        "import sys\n"
+        "from pathlib import PosixPath\n"
+        "import edgedistil\n"
+        "from edgedistil.core.errors import EdgeDistilError\n"
+        "from edgedistil.core.options import ExportOptions\n"
+        "try:\n"
+        f"    edgedistil.export('latest', ExportOptions(**{options!r}))\n"
+        "except EdgeDistilError as error:\n"
+        "    print(error.message)\n"
+        "print('torch' in sys.modules, 'transformers' in sys.modules)\n"
+    )
+    environment = {**os.environ, "EDGEDISTIL_RUNS": str(tmp_path / "runs")}
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert message in output.stdout
+    assert output.stdout.splitlines()[-1] == "False False"
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_unsupported_model_creates_no_run(folder: Folder, runs: Path) -> None:

@@ -28,6 +28,7 @@ from edgedistil.core.regular_file import check_regular
 from edgedistil.core.replacement import recover
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors
 from edgedistil.core.scratch import scratch_folder
+from edgedistil.core.tokenizer_files import TOKENIZER_FILES
 
 # Long enough for a slow mirror to answer, short enough that a wrong host fails while someone looks.
 _TIMEOUT_S = 30
@@ -144,15 +145,8 @@ _HUB_FILES = [
     "modules.json",
     "*.safetensors",
     "*.safetensors.index.json",
-    "tokenizer*.json",
-    "added_tokens.json",
-    "*_map.json",
-    "vocab.*",
-    "merges.txt",
-    "*.spm",
-    "*sentencepiece*.model",
-    "spiece.model",
     "README.md",
+    *(f"*{name}" for name in TOKENIZER_FILES),
 ]
 # Copies of a model for other runtimes: as large as the model, and never used.
 _HUB_IGNORED = ["onnx/*", "openvino/*", "coreml/*"]

@@ -7,6 +7,7 @@ export is refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,14 @@ from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError
 from edgedistil.core.fetch import UNSAFE_WEIGHT_SUFFIXES
 from edgedistil.core.model_folder import read_header
+from edgedistil.core.regular_file import read_regular
 from edgedistil.core.rundir import write_bytes, write_json
-from edgedistil.core.sentence_modules import MODULES_FILE, SentenceModule, read_modules
+from edgedistil.core.sentence_modules import (
+    MODULES_FILE,
+    SentenceModule,
+    find_transformer,
+    read_modules,
+)
 from edgedistil.core.sentence_vector import (
     SETTINGS_FILE,
     read_max_length,
@@ -45,12 +52,12 @@ _CLASSES: dict[str, tuple[str, bool]] = {
 }
 _WITHOUT_FILES = ("Normalize", "Dropout")
 _COPY_HINT = "copy or download the folder again, with its subfolders"
-# File pattern → what it holds, for parts of a folder that no export contains.
-_OTHER_PARTS = {
-    "model_head.*": "a classification head outside of the model (SetFit's is a pickle)",
-    "adapter_model.*": "weights of an adapter, which has to be merged into the model first",
-    "*.py": "code of the model's own",
-}
+# Parts that no export contains. Each is recognised by files that the hub's copy of a folder has
+# too, so that both give the same card: pickles and code are never downloaded.
+_SETFIT_HEAD = "model_head.pkl: a classification head outside of the model (SetFit's)"
+_ADAPTER = "adapter_model: weights of an adapter, which has to be merged into the model first"
+_SETFIT_CARD = re.compile(rb"^(library_name:|-)\s*setfit\s*$", re.MULTILINE)
+_OWN_CODE = "code of the model's own (auto_map), which is not run"
 
 
 def check_modules(folder: Path) -> None:
@@ -196,11 +203,12 @@ def omitted_parts(source_folder: Path, *, has_modules: bool) -> list[str]:
         source_folder: The folder.
         has_modules: Whether the package contains the modules of sentence-transformers.
     """
-    parts = []
-    for pattern, meaning in _OTHER_PARTS.items():
-        names = sorted(path.name for path in source_folder.glob(pattern) if path.is_file())
-        if names:
-            parts.append(f"{', '.join(names)}: {meaning}")
+    signs = {
+        _SETFIT_HEAD: _has_setfit_head(source_folder),
+        _ADAPTER: any(source_folder.glob("adapter_*.*")),
+        _OWN_CODE: _has_own_code(source_folder),
+    }
+    parts = [part for part, is_there in signs.items() if is_there]
     modules = read_modules(source_folder)
     if modules and not has_modules:
         names = [module.class_name for module in modules if not module.is_transformer]
@@ -216,3 +224,16 @@ def omitted_parts(source_folder: Path, *, has_modules: bool) -> list[str]:
         "other clients have to, unless the tokenizer does"
         for path in lower
     ]
+
+
+def _has_setfit_head(folder: Path) -> bool:
+    if (folder / "config_setfit.json").is_file() or any(folder.glob("model_head.*")):
+        return True
+    card = folder / "README.md"
+    # Older versions of SetFit write no config of their own, and name themselves in the card.
+    return card.is_file() and bool(_SETFIT_CARD.search(read_regular(card, limit_bytes=2**24)))
+
+
+def _has_own_code(folder: Path) -> bool:
+    config = find_transformer(folder) / "config.json"
+    return config.is_file() and "auto_map" in read_module_settings(config)

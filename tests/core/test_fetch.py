@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
 import os
 import subprocess
 import sys
@@ -151,6 +152,106 @@ def test_a_hub_cache_that_cannot_be_written_names_its_variable(
 def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(source: str) -> None:
     with pytest.raises(ModelError, match="no such folder, and not a valid hub id"):
         fetch.find_model_folder(source)
+
+
+# The files of a model with modules, one in a subfolder, and what is never downloaded.
+HUB_FILES = {
+    "config.json",
+    "modules.json",
+    "README.md",
+    "model-00001-of-00002.safetensors",
+    "model.safetensors.index.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+    "2_Dense/config.json",
+    "2_Dense/model.safetensors",
+    "0_Transformer/config.json",
+    "0_Transformer/vocab.txt",
+    "0_Transformer/tokenizer.json",
+    "0_Transformer/added_tokens.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+}
+UNUSED_HUB_FILES = {
+    "pytorch_model.bin",
+    "model_head.pkl",
+    "own.py",
+    "onnx/model.onnx",
+    "tf_model.h5",
+}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub as a download needs; the content of a file is its name."""
+
+    def log_message(self, *_: object) -> None:
+        """Prints nothing."""
+
+    def do_HEAD(self) -> None:
+        self.answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self.answer(with_body=True)
+
+    def answer(self, *, with_body: bool) -> None:
+        path = self.path.split("?")[0]
+        names = sorted(HUB_FILES | UNUSED_HUB_FILES)
+        if path.startswith("/api/models/"):
+            tree = [{"type": "file", "path": name, "size": len(name), "oid": "0"} for name in names]
+            siblings = [{"rfilename": name} for name in names]
+            model = {"id": "acme/small", "sha": COMMIT, "siblings": siblings, "tags": []}
+            data = json.dumps(tree if "/tree/" in path else model).encode()
+            self.send(data, {"Content-Type": "application/json"}, with_body=with_body)
+            return
+        name = path.split("/resolve/")[-1].split("/", 1)[-1]
+        etag = hashlib.sha1(name.encode()).hexdigest()
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}
+        self.send(name.encode(), headers, with_body=with_body)
+
+    def send(self, data: bytes, headers: dict[str, str], *, with_body: bool) -> None:
+        self.send_response(200)
+        for key, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(data)
+
+
+def test_everything_that_a_package_is_made_of_is_downloaded(tmp_path: Path) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
+        # In a process of its own: the library reads its variables when it is imported.
+        code = "from edgedistil.core.fetch import hub_snapshot; print(hub_snapshot('acme/small'))"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip().splitlines()[-1])
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert names == HUB_FILES
+    assert all((folder / name).read_text() == name for name in names)
 
 
 def test_the_hub_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:

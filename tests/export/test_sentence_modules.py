@@ -196,12 +196,29 @@ def test_bad_modules_are_refused(source: Path, content: Any, message: str) -> No
 
 def test_parts_that_are_not_exported_are_listed_and_not_opened(tmp_path: Path) -> None:
     (tmp_path / "model_head.pkl").write_bytes(b"not a pickle")
-    (tmp_path / "modeling_own.py").write_text("raise SystemExit")
+    write_json(tmp_path / "config.json", {"auto_map": {"AutoModel": "own.Own"}})
+    (tmp_path / "adapter_config.json").write_text("{}")
     assert omitted_parts(tmp_path, has_modules=False) == [
-        "model_head.pkl: a classification head outside of the model (SetFit's is a pickle)",
-        "modeling_own.py: code of the model's own",
+        "model_head.pkl: a classification head outside of the model (SetFit's)",
+        "adapter_model: weights of an adapter, which has to be merged into the model first",
+        "code of the model's own (auto_map), which is not run",
     ]
     assert omitted_parts(tmp_path / "nothing", has_modules=False) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model_head.pkl", "x"),
+        ("config_setfit.json", "{}"),
+        ("README.md", "---\nlibrary_name: setfit\n---\n"),
+        ("README.md", "---\ntags:\n- setfit\n---\n"),
+    ],
+)
+def test_every_sign_of_a_head_gives_the_same_line(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    (part,) = omitted_parts(tmp_path, has_modules=False)
+    assert part.startswith("model_head.pkl: a classification head")
 
 
 def test_sentence_vectors_and_lower_case_are_named_where_they_are_left_out(source: Path) -> None:

@@ -225,7 +225,8 @@ def _run_of_model(run_name: str, name: str, identity: str) -> RunDir:
         return create_run(run_name, resume=True)
     run = runs_root() / name
     # A run of another model, or of a recipe, keeps its exports.
-    if run.is_dir() and _read_models(RunDir(run)).get(name) != identity and any(run.iterdir()):
+    # A name such as `student` is another one in the run's table.
+    if run.is_dir() and any(run.iterdir()) and identity not in _read_models(RunDir(run)).values():
         name = _with_digest(name, identity)
     return create_run(name, resume=True)
 

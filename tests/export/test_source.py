@@ -83,6 +83,15 @@ def test_any_folder_name_works(folder: Folder, runs: Path, name: str) -> None:
     assert source.name not in ("student", "teacher")
 
 
+def test_a_model_is_exported_into_its_run_again(folder: Folder, runs: Path) -> None:
+    # `student` is the name of a role, so the export has a name with a digest.
+    path = folder("BertModel").rename(runs.parent / "student")
+    found = [find_sources("latest", model=str(path), task=None) for _ in range(2)]
+    assert [run.name for run, _ in found] == ["student", "student"]
+    (first,), (again,) = (sources for _, sources in found)
+    assert first.name == again.name != "student"
+
+
 def test_a_run_of_a_recipe_keeps_its_exports(folder: Folder, finished_run: RunDir) -> None:
     path = folder("DistilBertModel").rename(finished_run.path.parent.parent / finished_run.name)
     run, _ = find_sources("latest", model=str(path), task=None)

@@ -12,6 +12,8 @@ from typing import Protocol
 from edgedistil.core.records import AtLeast, Band, NotMeasured
 
 ABSENT = "–"
+# Behind a time that other work on the machine has disturbed.
+DISTURBED = " †"
 
 _MEBIBYTE = 2**20
 _GIBIBYTE = 2**30

@@ -409,6 +409,8 @@ class ArtefactScore(Record):
     # Median of single dev examples on one thread, and the conditions of the measurement.
     latency_ms: Figure
     latency_conditions: str
+    # Signs of other work on the machine during these calls, in both of two measurements.
+    disturbed: str | None = None
 
 
 class EvaluationRecord(Record):

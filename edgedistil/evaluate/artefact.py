@@ -7,37 +7,24 @@ what a device runs (docs/decisions.md#one-scoring-path).
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median_low
 from typing import Any, TypeVar
 
 import onnxruntime
 
 from edgedistil.core.errors import EdgeDistilError, ModelError
 from edgedistil.core.session import PROVIDERS, SessionOptions
-from edgedistil.core.tokenizer import TextTokenizer
-from edgedistil.evaluate.encode import Ids, open_tokenizer, pad_batch, pad_id
-from edgedistil.evaluate.examples import Example
+from edgedistil.evaluate.encode import Ids, open_tokenizer
+from edgedistil.evaluate.example_latency import ExampleLatency, example_latencies
 from edgedistil.evaluate.kind import TaskKind
 from edgedistil.evaluate.scoring import DevScores, Forward, Logits
 from edgedistil.evaluate.spec import TaskSpec
 from edgedistil.evaluate.tasks import load_data
 from edgedistil.evaluate.workers import worker_pool
 
-# One p50 per artefact and seed: 100 calls bound the time that evaluation spends on it. The claims
-# about speed are measured by `edgedistil profile`.
-TIMED_EXAMPLES = 100
-# Allocations and caches settle within the first few calls.
-WARM_UP_CALLS = 5
-CONDITIONS = (
-    f"the first {TIMED_EXAMPLES} dev examples, one at a time at their own length, one thread, "
-    f"after {WARM_UP_CALLS} warm-up calls; tokenization left out; p50; the artefacts take turns, "
-    "PyTorch runs in a process of its own"
-)
 T = TypeVar("T")
 
 
@@ -47,11 +34,11 @@ class ArtefactResult:
 
     Attributes:
         scores: Scores on the dev set.
-        latency_ms: p50 of single dev examples, as CONDITIONS describes.
+        latency: Of single dev examples.
     """
 
     scores: DevScores
-    latency_ms: float
+    latency: ExampleLatency
 
 
 def in_fresh_process(work: Callable[..., T], *arguments: Any) -> T:
@@ -90,11 +77,11 @@ def score_artefacts(
         forward = ort_forward(graph, kind, threads=0)
         scores.append(kind.score(forward, tokenizer, dev, spec.scoring))
     forwards = [ort_forward(graph, kind, threads=1) for graph in graphs]
-    latencies_ms = single_example_ms(forwards, tokenizer, dev, spec)
+    latencies = example_latencies(forwards, tokenizer, dev, spec)
 
     # Nothing that was called above may have imported it either.
     check_torch_is_absent()
-    return [ArtefactResult(*result) for result in zip(scores, latencies_ms, strict=True)]
+    return [ArtefactResult(*result) for result in zip(scores, latencies, strict=True)]
 
 
 def check_torch_is_absent() -> None:
@@ -131,39 +118,3 @@ def ort_forward(graph: Path, kind: TaskKind, *, threads: int) -> Forward:
         return tuple(session.run(list(kind.outputs), feeds))
 
     return forward
-
-
-def single_example_ms(
-    forwards: Sequence[Forward], tokenizer: TextTokenizer, dev: Sequence[Example], spec: TaskSpec
-) -> list[float]:
-    """Measures the p50 of a call with a single dev example, for each model.
-
-    Args:
-        forwards: Models, which take turns so that other load on the machine affects all of them.
-        tokenizer: Their tokenizer.
-        dev: Dev examples.
-        spec: The task.
-    Returns:
-        Milliseconds, one figure for each model; an observed value.
-    Conditions: as CONDITIONS describes.
-    """
-    max_length = spec.training.max_length
-    # One sequence per call and no padding, as a device receives texts.
-    sequences = spec.task_kind.first_sequences(tokenizer, dev[:TIMED_EXAMPLES], max_length)
-    batches = [pad_batch([sequence], pad_id(tokenizer)) for sequence in sequences]
-    _call_in_turns(forwards, batches[:WARM_UP_CALLS])
-    # `median_low` returns an observed value also for an even number of samples.
-    return [median_low(samples) for samples in _call_in_turns(forwards, batches)]
-
-
-def _call_in_turns(
-    forwards: Sequence[Forward], batches: Sequence[tuple[Ids, Ids, Ids]]
-) -> list[list[float]]:
-    """Runs each batch through all models; returns each model's times in milliseconds."""
-    samples_ms: list[list[float]] = [[] for _ in forwards]
-    for batch in batches:
-        for forward, samples in zip(forwards, samples_ms, strict=True):
-            started_ns = time.perf_counter_ns()
-            forward(*batch)
-            samples.append((time.perf_counter_ns() - started_ns) / 1e6)
-    return samples_ms

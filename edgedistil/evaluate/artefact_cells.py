@@ -21,14 +21,9 @@ from edgedistil.core.records import (
 )
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.toml import did_you_mean
-from edgedistil.evaluate.artefact import (
-    CONDITIONS,
-    ArtefactResult,
-    in_fresh_process,
-    score_artefacts,
-    single_example_ms,
-)
+from edgedistil.evaluate.artefact import ArtefactResult, in_fresh_process, score_artefacts
 from edgedistil.evaluate.cells import CellFile, CellPlan, Timing, read_cell, read_finished
+from edgedistil.evaluate.example_latency import CONDITIONS, ExampleLatency, example_latencies
 from edgedistil.evaluate.tasks import load_data
 
 # Training texts that the parity check and the calibration of static ranges use: enough for both,
@@ -155,9 +150,13 @@ def _cell_file(plan: CellPlan, artefact: _Artefact, result: ArtefactResult) -> C
             "cell": cell,
             "predictions": result.scores.predictions,
             "per_question": result.scores.per_question,
-            "timing": Timing(bytes=artefact.bytes, latency_ms=result.latency_ms),
+            "timing": _timing(artefact.bytes, result.latency),
         }
     )
+
+
+def _timing(size: int, latency: ExampleLatency) -> Timing:
+    return Timing(bytes=size, latency_ms=latency.p50_ms, disturbed=latency.disturbed)
 
 
 # --- PyTorch -------------------------------------------------------------------------------------
@@ -168,14 +167,14 @@ def _with_timing(plan: CellPlan) -> CellFile:
     file = read_cell(plan.file)
     # A fresh process, as for the artefacts; later evaluations read the stored figure.
     if file.timing is None:
-        latency_ms = in_fresh_process(pytorch_example_ms, plan)
+        latency = in_fresh_process(pytorch_latency, plan)
         size = sum(path.stat().st_size for path in plan.weights.glob("*.safetensors"))
-        file = file.model_copy(update={"timing": Timing(bytes=size, latency_ms=latency_ms)})
+        file = file.model_copy(update={"timing": _timing(size, latency)})
         write_record(plan.file, file)
     return file
 
 
-def pytorch_example_ms(plan: CellPlan) -> float:
+def pytorch_latency(plan: CellPlan) -> ExampleLatency:
     """Measures the p50 of single dev examples in PyTorch, in float32 with one thread."""
     from edgedistil.evaluate.encode import open_tokenizer
     from edgedistil.evaluate.task_model import load_task_model, torch_forward, torch_threads
@@ -185,7 +184,7 @@ def pytorch_example_ms(plan: CellPlan) -> float:
     with torch_threads(1):
         model = load_task_model(plan.weights, spec.task_kind).cpu()
         forward = torch_forward(model, spec.task_kind)
-        return single_example_ms([forward], open_tokenizer(plan.weights), dev, spec)[0]
+        return example_latencies([forward], open_tokenizer(plan.weights), dev, spec)[0]
 
 
 # --- comparison ----------------------------------------------------------------------------------
@@ -222,4 +221,6 @@ def _artefact_score(files: Sequence[CellFile], pytorch: Sequence[CellFile]) -> A
         bytes=timings[0].bytes,
         latency_ms=median(timing.latency_ms for timing in timings),
         latency_conditions=CONDITIONS,
+        # A median over the seeds is disturbed if one of its figures is.
+        disturbed=next((t.disturbed for t in timings if t.disturbed is not None), None),
     )

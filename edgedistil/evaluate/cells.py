@@ -40,7 +40,10 @@ class Timing(Record):
     """Size and latency of a fine-tuned model or of its artefact."""
 
     bytes: int = Field(description="size of the weights, or of the graph with its weights")
-    latency_ms: float = Field(description="p50 of single dev examples (artefact.CONDITIONS)")
+    latency_ms: float = Field(description="p50 of single dev examples (example_latency.CONDITIONS)")
+    disturbed: str | None = Field(
+        default=None, description="signs of other work on the machine in both of two measurements"
+    )
 
 
 class WeightsStamp(Record):

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgedistil.core.format import ABSENT, hundredths, mebibytes, number, percent, with_interval
+from edgedistil.core.format import (
+    ABSENT,
+    DISTURBED,
+    hundredths,
+    mebibytes,
+    number,
+    percent,
+    with_interval,
+)
 from edgedistil.core.records import (
     AblationRecord,
     ArtefactScore,
@@ -214,6 +222,10 @@ def artefact_score_table(record: EvaluationRecord) -> TableData:
     rows = [_artefact_cells(score) for score in record.artefacts]
     columns = ["model", "artefact", "score", "drop", "MiB", "p50 ms"]
     conditions = [f"latency: {score.latency_conditions}" for score in record.artefacts]
+    for score in record.artefacts:
+        if score.disturbed is not None:
+            name = f"{score.task} {score.model} {score.artefact}"
+            conditions.append(f"{DISTURBED.strip()} {name}: disturbed: {score.disturbed}")
     return TableData(
         "Artefacts on the same dev set", columns, rows, list(dict.fromkeys(conditions))
     )
@@ -227,7 +239,7 @@ def _artefact_cells(score: ArtefactScore) -> list[str]:
         # Positive: the artefact scores lower than PyTorch with the same weights.
         hundredths(score.drop, sign=True),
         mebibytes(score.bytes),
-        number(score.latency_ms, 1),
+        number(score.latency_ms, 1) + ("" if score.disturbed is None else DISTURBED),
     ]
 
 

@@ -443,6 +443,6 @@ def cost_points(evaluation: EvaluationRecord, cost: Cost) -> list[CostPoint]:
 def _cost_of(score: ArtefactScore, cost: Cost) -> float | None:
     if cost == "size":
         return score.bytes / 2**20
-    if isinstance(score.latency_ms, NotMeasured):
+    if isinstance(score.latency_ms, NotMeasured) or score.disturbed is not None:
         return None
     return score.latency_ms

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgedistil.core.format import (
     ABSENT,
+    DISTURBED,
     artefact_name,
     mebibytes,
     milliseconds,
@@ -25,9 +26,6 @@ from edgedistil.core.records import (
     ProfileRow,
 )
 from edgedistil.report.table import TableData
-
-# Behind a time that other work on the machine has disturbed.
-DISTURBED = " †"
 
 
 def main_tables(record: ProfileRecord) -> list[TableData]:

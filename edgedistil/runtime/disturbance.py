@@ -73,7 +73,7 @@ def case_disturbances(
         interference=case.interference,
         samples_ns=case.samples_ns if one_length else (),
     )
-    reasons = [*series_disturbances(series), *load_disturbances(reply, threads=threads)]
+    reasons = [*series_disturbances(series), *_load_before(reply, threads)]
     # A pass has no minimum to compare with, and its drift needs many calls.
     if not one_length and len(case.samples_ns) >= _MIN_MIXED_DRIFT_CALLS:
         reasons += _drift_disturbances(case.samples_ns)
@@ -84,7 +84,7 @@ def turns_disturbances(result: AlternationResult, reply: Reply, *, threads: int)
     """Returns why the blocks of two models that took turns are disturbed; empty if not."""
     calls = sum(len(block.first_ns) + len(block.second_ns) for block in result.blocks)
     series = TimedSeries(result.wall_ns, result.cpu_ns, calls, threads, result.interference)
-    return [*series_disturbances(series), *load_disturbances(reply, threads=threads)]
+    return [*series_disturbances(series), *_load_before(reply, threads)]
 
 
 def series_disturbances(series: TimedSeries) -> list[str]:
@@ -97,9 +97,18 @@ def series_disturbances(series: TimedSeries) -> list[str]:
     ]
 
 
-def load_disturbances(reply: Reply, *, threads: int) -> list[str]:
-    """Returns whether other tasks had the cores that the threads need."""
-    cores, load = reply.identity.cores, reply.other_load
+def _load_before(reply: Reply, threads: int) -> list[str]:
+    return load_disturbances(reply.other_load, cores=reply.identity.cores, threads=threads)
+
+
+def load_disturbances(load: float | None, *, cores: int | None, threads: int) -> list[str]:
+    """Returns whether other tasks had the cores that the threads need.
+
+    Args:
+        load: Mean number of other runnable tasks before the calls; None if unknown.
+        cores: Logical cores of the machine; None if unknown.
+        threads: Threads of the session.
+    """
     if cores is None or load is None or load <= max(0, cores - threads) + _IDLE_LOAD:
         return []
     return [f"other load before: {load:.1f} tasks on {cores} cores"]

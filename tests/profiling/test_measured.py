@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from edgedistil.core.errors import ClaimError
+from edgedistil.core.format import DISTURBED
 from edgedistil.core.records import (
     LatencyStats,
     MemoryStats,
@@ -22,7 +23,7 @@ from edgedistil.core.records import (
 from edgedistil.core.rundir import RunDir
 from edgedistil.profiling.measured import DEFAULT_BUDGET
 from edgedistil.profiling.requirements import read_requirements, require_claims
-from edgedistil.report.profile_tables import DISTURBED, latency_table, profile_table
+from edgedistil.report.profile_tables import latency_table, profile_table
 from tests.profiling.conftest import profile_latest
 
 

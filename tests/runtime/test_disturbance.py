@@ -97,14 +97,14 @@ def test_drift_counts_in_both_directions(last: int, word: str) -> None:
 # --- complete cases ------------------------------------------------------------------------------
 
 
-def make_reply(other_load: float | None = None, cores: int | None = 2) -> Reply:
+def make_reply(other_load: float | None = None) -> Reply:
     return Reply.model_validate(
         {
             "format": 1,
             "ok": True,
             "phase": "done",
             "runner_sha256": "ab",
-            "identity": {} if cores is None else {"cores": cores},
+            "identity": {"cores": 2},
             "other_load": other_load,
         }
     )
@@ -126,7 +126,7 @@ def make_reply(other_load: float | None = None, cores: int | None = 2) -> Reply:
 def test_the_load_before_has_to_leave_cores_for_the_threads(
     load: float | None, cores: int | None, threads: int, is_disturbed: bool
 ) -> None:
-    assert bool(load_disturbances(make_reply(load, cores), threads=threads)) == is_disturbed
+    assert bool(load_disturbances(load, cores=cores, threads=threads)) == is_disturbed
 
 
 def make_case(samples_ns: list[int]) -> CaseTimes:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from cost_model_work import stored_work
+
 from edgedistil.core.device import DeviceSpec, Figure, load_device
 from edgedistil.costmodel.workload import NodeWork
 
+DISTILBERT = "DistilBERT, 128 tokens"
 VIT = "ViT-B/32-384 (BERT-base's encoder at 145 tokens)"
 TRANSLATION = "translation encoder, 30 tokens"
 FP32_BYTES, FP16_BYTES = 4, 2
@@ -44,8 +47,22 @@ class Published:
 
 
 def published_rows() -> list[Published]:
-    """All rows; for each runtime and family of cores, exactly one is fitted."""
-    return [*_ncnn_fp32_rows(), *_ncnn_fp16_rows(), *_pytorch_rows()]
+    """All rows; for each runtime but onnxruntime and family of cores, exactly one is fitted."""
+    return [*_onnxruntime_rows(), *_ncnn_fp32_rows(), *_ncnn_fp16_rows(), *_pytorch_rows()]
+
+
+def _onnxruntime_rows() -> list[Published]:
+    """DistilBERT by onnxruntime 1.24.1 on four cores of a Neoverse N2 server."""
+    n2 = board("graviton2", "Neoverse N2, 4 cores", ghz=3.4)
+    # smmla: int8 follows from the instruction set.
+    n2 = n2.model_copy(update={"isa": n2.isa.model_copy(update={"i8mm": True})})
+
+    def row(precision: str, ms: float) -> Published:
+        work = stored_work("distilbert-6x768-12", precision, 128)
+        runtime = f"onnxruntime {precision}"
+        return Published("Neoverse N2, 4 threads", n2, 4, DISTILBERT, runtime, work, ms)
+
+    return [row("fp32", 61.8), row("int8", 16.9)]
 
 
 def _ncnn_fp32_rows() -> list[Published]:

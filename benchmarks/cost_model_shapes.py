@@ -21,10 +21,10 @@ from transformers import (
     DistilBertModel,
 )
 
+from edgedistil.core.places import cache_root
 from edgedistil.core.rundir import replacing
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK, Task
 
-PRECISIONS = ("fp32", "int8")
 VOCABULARY = 30_522
 
 
@@ -130,10 +130,15 @@ JUDGED: dict[str, tuple[Encoder, Encoder]] = {
 }
 
 
+JUDGED_ENCODERS = tuple(encoder for pair in JUDGED.values() for encoder in pair)
+
+
+def shapes_folder() -> Path:
+    """Folder of the exported shapes, in the cache."""
+    return cache_root() / "benchmarks" / "cost_model_shapes"
+
+
 def export_all(folder: Path) -> None:
     """Writes the graphs of all shapes that do not exist yet."""
-    for encoder in FITTED:
+    for encoder in (*FITTED, *JUDGED_ENCODERS):
         encoder.export(folder)
-    for pair in JUDGED.values():
-        for encoder in pair:
-            encoder.export(folder)

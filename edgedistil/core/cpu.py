@@ -35,6 +35,12 @@ BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 # Instructions that add four 8-bit products into 32 bits at once, of either architecture.
 INT8_FLAGS = frozenset({"amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "i8mm"})
 
+# int8 multiply-adds in the time of one of fp32, by the best feature that a core has. The kernels of
+# onnxruntime use it; without any, products are widened to 16 bits.
+_ARM_INT8_PRODUCTS = (("i8mm", 8), ("dot_product", 4))  # 32 and 16 an instruction, fmla 4
+_X86_INT8_PRODUCTS = (("amx", 32), ("vnni", 4))  # 1,024 a cycle of TDPBUSD, two FMA 32
+_WIDENING_PRODUCTS = 2
+
 
 def is_arm(machine: str | None) -> bool:
     """Whether a machine name, as `uname -m` prints it, is that of a 64-bit ARM."""
@@ -50,6 +56,20 @@ def isa_features(machine: str | None, flags: Collection[str]) -> dict[str, bool]
     """
     table = ARM_FEATURES if is_arm(machine) else X86_FEATURES
     return {name: not set(flags).isdisjoint(any_of) for name, any_of in table.items()}
+
+
+def int8_products(machine: str | None, features: Collection[str]) -> tuple[str, int]:
+    """Returns int8 multiply-adds per multiply-add of fp32, and what they follow from.
+
+    Args:
+        machine: Machine name, as `uname -m` prints it.
+        features: Features of the processor, by their names in a device file.
+    """
+    table = _ARM_INT8_PRODUCTS if is_arm(machine) else _X86_INT8_PRODUCTS
+    for name, products in table:
+        if name in features:
+            return name, products
+    return "widening products", _WIDENING_PRODUCTS
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import tomlkit
 from pydantic import Field, model_validator
 
-from edgedistil.core.cpu import Pipeline
+from edgedistil.core.cpu import Pipeline, int8_products
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import DeviceFileError
 from edgedistil.core.shipped import find_shipped, shipped_names
@@ -97,10 +97,14 @@ class Isa(StrictSection):
 
 
 class MacsPerCycle(StrictSection):
-    """Peak multiply-adds per cycle of one core."""
+    """Peak multiply-adds per cycle of one core, which no product exceeds."""
 
     fp32: Figure = Field(description="Multiply-adds in float32.")
-    int8: Figure = Field(description="Multiply-adds of int8 products, with widening.")
+    int8: Figure | None = Field(
+        None,
+        description="Multiply-adds of int8 products, with widening; absent where they follow from "
+        "fp32's and the instruction set.",
+    )
     fp16: Figure | None = Field(None, description="Multiply-adds in float16.")
 
 
@@ -150,7 +154,7 @@ class DeviceMemory(StrictSection):
 
 
 class ThreadScaling(StrictSection):
-    """Speed-up with 1, 2, 3, ... threads, as onnxruntime reaches it on a transformer."""
+    """Speed-up of large float32 MatMuls with 1, 2, 3, ... threads, as onnxruntime reaches it."""
 
     speedups: list[Annotated[float, Field(ge=0.01, le=_MAX_CORES)]] = Field(
         min_length=1,
@@ -232,6 +236,26 @@ class DeviceSpec(StrictSection):
     def in_order(self) -> bool:
         """Whether the first cluster executes instructions in order."""
         return self.clusters[0].pipeline == "in-order"
+
+    def macs_per_cycle(self, arithmetic: Literal["fp32", "int8"]) -> float:
+        """Peak multiply-adds per cycle of one core of the first cluster."""
+        return (
+            self.int8_figure(self.clusters[0]).value
+            if arithmetic == "int8"
+            else (self.clusters[0].macs_per_cycle.fp32.value)
+        )
+
+    def int8_figure(self, cluster: Cluster) -> Figure:
+        """int8 multiply-adds of a cluster: its own figure, or what the instruction set does."""
+        peak = cluster.macs_per_cycle
+        if peak.int8 is not None:
+            return peak.int8
+        features = {name for name, value in self.isa if value is True}
+        name, products = int8_products(self.identity.machine, features)
+        return Figure(
+            value=products * peak.fp32.value,
+            source=f"{name}: {products} int8 products for each of fp32",
+        )
 
     @property
     def memory_bytes(self) -> int:

@@ -6,7 +6,7 @@ Later predictions for the device use them and say so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,15 +15,16 @@ import numpy as np
 from edgedistil.core.device import DeviceSpec
 from edgedistil.core.errors import InputError, StorageError
 from edgedistil.core.places import cache_root
+from edgedistil.core.precision import PRECISIONS
 from edgedistil.core.records import ProfileRecord, Record, read_record, write_record
-from edgedistil.costmodel.model import (
+from edgedistil.costmodel.constants import (
     ONNXRUNTIME_CONSTANTS,
     Constants,
     CostVector,
     core_family,
-    cost_terms,
-    fit_constants,
 )
+from edgedistil.costmodel.fit import fit_constants
+from edgedistil.costmodel.model import cost_terms
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.counting import count_artefact
 
@@ -35,6 +36,11 @@ _MIN_SPREAD = 1.15
 # An error of the best fit above 50% means that the rows contradict each other: the machine was busy
 # or throttled.
 _MAX_LOG_ERROR = float(np.log(1.5))
+
+# Fields of `Constants` that a calibration stores by name.
+_CONSTANT_FIELDS = [field.name for field in fields(Constants) if field.type == "float"]
+_CONSTANT_FIELDS.remove("spread")
+_SPREAD_RULE = "twice the largest error"
 
 # Cost terms of a run, and its measured seconds.
 Sample = tuple[CostVector, float]
@@ -48,6 +54,8 @@ class Calibration(Record):
     device: str
     constants: dict[str, float]
     spread: float
+    spread_origin: str
+    scaling_origin: str | None
     origin: str
     runs: int
     largest_error: float
@@ -83,20 +91,21 @@ def calibrate(
     prior = ONNXRUNTIME_CONSTANTS[core_family(spec)]
     day = record.provenance.created_utc[:10]
     origin = f"calibrated on {source}, {day}, {len(samples)} runs"
-    fitted = fit_constants(samples, prior, origin=origin, spread=1.0)
+    fitted = fit_constants(samples, prior)
     log_error = _check_error(samples, fitted)
     largest_error = float(np.exp(log_error) - 1)
     # Twice the largest error: other models and lengths are predicted worse than those fitted.
     spread = min(prior.spread, max(_MIN_SPREAD, float(np.exp(2 * log_error))))
 
-    # The file has the constants by name; spread and origin are fields of their own.
-    constants = {name: value for name, value in asdict(fitted).items() if isinstance(value, float)}
-    constants.pop("spread")
+    # The file has the constants by name; spread and origins are fields of their own.
+    constants = {name: float(getattr(fitted, name)) for name in _CONSTANT_FIELDS}
     path = calibration_path(spec.name)
     calibration = Calibration(
         device=spec.name,
         constants=constants,
         spread=spread,
+        spread_origin=f"{_SPREAD_RULE} of {len(samples)} runs",
+        scaling_origin=origin if _has_int8_threads(artefacts, record) else prior.scaling_origin,
         origin=f"{origin}, worst {largest_error:.0%} off",
         runs=len(samples),
         largest_error=largest_error,
@@ -122,7 +131,7 @@ def _fit_samples(
     spec: DeviceSpec, artefacts: Sequence[Artefact], record: ProfileRecord
 ) -> list[Sample]:
     """Returns (cost terms, measured seconds) of every undisturbed row with a length in tokens."""
-    half_rows = ONNXRUNTIME_CONSTANTS[core_family(spec)].half_rows
+    prior = ONNXRUNTIME_CONSTANTS[core_family(spec)]
     samples = []
     for artefact in artefacts:
         # Times of this artefact: (length, threads, milliseconds).
@@ -136,9 +145,17 @@ def _fit_samples(
         lengths = sorted({length for length, _, _ in times})
         work = count_artefact(artefact, lengths) if lengths else {}
         for length, threads, milliseconds in times:
-            terms = cost_terms(work[length], spec, threads=threads, half_rows=half_rows)
+            terms = cost_terms(work[length], spec, prior, threads=threads)
             samples.append((terms, milliseconds / 1000))
     return samples
+
+
+def _has_int8_threads(artefacts: Sequence[Artefact], record: ProfileRecord) -> bool:
+    """Whether a valid row is of an int8 model on several threads."""
+    int8 = {
+        artefact.sha256 for artefact in artefacts if PRECISIONS[artefact.precision].integer_matmul
+    }
+    return any(row.valid and row.threads > 1 and row.artefact_sha256 in int8 for row in record.rows)
 
 
 def load_calibration(spec: DeviceSpec) -> Constants | None:
@@ -156,10 +173,15 @@ def load_calibration(spec: DeviceSpec) -> Constants | None:
         return None
     calibration = read_record(path, Calibration)
     # A constant that was added or removed since changes the meaning of the others.
-    expected = {field.name for field in fields(Constants)} - {"spread", "origin"}
-    if set(calibration.constants) != expected:
+    if set(calibration.constants) != set(_CONSTANT_FIELDS):
         raise InputError(
             f"{path} was calibrated with another version of the cost model",
             hint=f"measure and calibrate {spec.name} again, or remove the file",
         )
-    return Constants(**calibration.constants, spread=calibration.spread, origin=calibration.origin)
+    return Constants(
+        **calibration.constants,
+        scaling_origin=calibration.scaling_origin,
+        spread=calibration.spread,
+        spread_origin=calibration.spread_origin,
+        origin=calibration.origin,
+    )

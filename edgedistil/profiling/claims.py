@@ -180,24 +180,55 @@ def _figure(pairing: Pairing, setting: ClaimSetting) -> str:
     return f"{_FIGURES[pairing.kind]}, {pairing.subject}, {plural(setting.threads, 'thread')}"
 
 
-def predicted_claim(pairing: Pairing, middle: float, band: Band, setting: ClaimSetting) -> Claim:
+@dataclass(frozen=True)
+class PredictedRatio:
+    """A speed ratio that the cost model predicts.
+
+    Attributes:
+        middle: The ratio.
+        band: Its band.
+        counted: The ratio of the multiply-adds alone: what a prediction without a model is.
+        undecided: Why there is no verdict, whatever the band; None if the band decides.
+    """
+
+    middle: float
+    band: Band
+    counted: float
+    undecided: str | None = None
+
+
+def predicted_claim(pairing: Pairing, predicted: PredictedRatio, setting: ClaimSetting) -> Claim:
     """Returns the claim about a pairing as the cost model predicts it.
 
     Args:
         pairing: The two artefacts.
-        middle: Predicted speed ratio.
-        band: Band of the ratio.
+        predicted: The ratio.
         setting: The device, and what the prediction is based on.
     """
     # A predicted ratio has a band instead of an interval.
-    ratio = Ratio(middle, band.low, band.high, processes=0)
-    claim = _claim(pairing, ratio, setting, conditions=_conditions(pairing, setting))
-    return claim.model_copy(update={"sentence": f"Predicted, not measured: {claim.sentence}"})
+    band = predicted.band
+    ratio = Ratio(predicted.middle, band.low, band.high, processes=0)
+    conditions = _conditions(pairing, setting)
+    verdict: Verdict | None = None
+    if predicted.undecided is not None:
+        verdict = "inconclusive"
+        conditions = f"{conditions}; no verdict: {predicted.undecided}"
+    claim = _claim(pairing, ratio, setting, conditions=conditions, verdict=verdict)
+    counted = f"counting multiply-adds alone: {predicted.counted:.2f}."
+    sentence = f"Predicted, not measured: {claim.sentence.removesuffix('.')}; {counted}"
+    return claim.model_copy(update={"sentence": sentence})
 
 
-def _claim(pairing: Pairing, ratio: Ratio, setting: ClaimSetting, *, conditions: str) -> Claim:
+def _claim(
+    pairing: Pairing,
+    ratio: Ratio,
+    setting: ClaimSetting,
+    *,
+    conditions: str,
+    verdict: Verdict | None = None,
+) -> Claim:
     # The interval decides, not the middle: a ratio above the threshold may be noise.
-    verdict = decide(ratio.low, ratio.high, pairing.threshold)
+    verdict = verdict or decide(ratio.low, ratio.high, pairing.threshold)
     return Claim(
         claim=pairing.kind,
         verdict=verdict,

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgedistil.core.cpu import find_arm_core, is_arm, isa_features
-from edgedistil.core.device import DeviceSpec, parse_device
+from edgedistil.core.device import DeviceSpec, Figure, parse_device
 from edgedistil.core.errors import TargetError
 from edgedistil.core.scratch import scratch_folder
+from edgedistil.costmodel.constants import SQUARE_PRODUCT_SHARES, Arithmetic, core_family
 from edgedistil.runtime.jobs import NpzInputs, run_job
 from edgedistil.runtime.protocol import (
     Bandwidth,
@@ -30,15 +31,13 @@ from edgedistil.runtime.protocol import (
 )
 from edgedistil.runtime.target import Target
 
-MatMulKind = Literal["fp32", "int8"]
-
 # Side of the square matrices: large enough for the peak rate (docs/log.md#amx-in-int8), small
 # enough for calls of milliseconds.
 _SIDE = 512
-_MATMUL_KINDS: tuple[MatMulKind, ...] = ("fp32", "int8")
+_MATMUL_KINDS: tuple[Arithmetic, ...] = ("fp32", "int8")
 # x86 flags that a drafted device file requires of a machine.
 _IDENTIFYING_FLAGS = ("avx2", "avx512f", "avx512_vnni")
-# Used where a machine does not report its clock: rates per cycle are then for this clock.
+# Used where the clock is neither reported nor measured: rates per cycle are then for this clock.
 _ASSUMED_CLOCK_GHZ = 2.0
 # Why a drafted figure is an assumption.
 _ASSUMED = "not reported by the machine"
@@ -53,22 +52,24 @@ class MachineBenchmark:
 
     Attributes:
         identity: The machine.
-        macs_per_s: Kind of MatMul → multiply-adds per second of one core.
+        macs_per_s: Kind of MatMul → multiply-adds per second that one core reached.
         speedups: Speed-up by number of threads, from 1 on.
-        bandwidth: Bytes per second of large copies.
+        bandwidth: Bytes per second of large reads.
+        clock_ghz: Measured clock; None where it could not be measured.
     """
 
     identity: MachineIdentity
-    macs_per_s: dict[MatMulKind, float]
+    macs_per_s: dict[Arithmetic, float]
     speedups: list[float]
     bandwidth: Bandwidth
+    clock_ghz: float | None = None
 
 
 @dataclass(frozen=True)
 class _MatMulGraph:
     """The graph of one MatMul, as a model of a job."""
 
-    kind: MatMulKind
+    kind: Arithmetic
     path: Path
 
     def job_model(self) -> JobModel:
@@ -79,7 +80,7 @@ class _MatMulGraph:
 
 
 def benchmark_machine(target: Target, *, cores: int) -> MachineBenchmark:
-    """Measures MatMul rates of one core, speed-up by threads, and bandwidth.
+    """Measures MatMul rates of one core, speed-up by threads, clock and bandwidth.
 
     Args:
         target: The machine.
@@ -104,16 +105,19 @@ def benchmark_machine(target: Target, *, cores: int) -> MachineBenchmark:
             reply = run_job(target, fp32_only, _matmul_job(fp32_only, threads), inputs)
             speedups.append(_fastest_s(one_thread, "fp32") / _fastest_s(reply, "fp32"))
 
-        # Bandwidth: the runner copies memory itself; a job needs a model all the same.
-        bandwidth_job = _matmul_job(fp32_only, cores).model_copy(update={"phases": ["bandwidth"]})
-        copies = run_job(target, fp32_only, bandwidth_job, inputs)
-    if copies.bandwidth is None:
+        # Clock and bandwidth: the runner measures them itself; a job needs a model all the same.
+        machine_job = _matmul_job(fp32_only, cores).model_copy(
+            update={"phases": ["clock", "bandwidth"]}
+        )
+        machine = run_job(target, fp32_only, machine_job, inputs)
+    if machine.bandwidth is None:
         raise TargetError(f"{target.source} sent no memory bandwidth")
     return MachineBenchmark(
         identity=one_thread.identity,
         macs_per_s={kind: _SIDE**3 / _fastest_s(one_thread, kind) for kind in _MATMUL_KINDS},
         speedups=speedups,
-        bandwidth=copies.bandwidth,
+        bandwidth=machine.bandwidth,
+        clock_ghz=machine.clock_ghz,
     )
 
 
@@ -128,7 +132,7 @@ def _matmul_job(graphs: Sequence[_MatMulGraph], threads: int) -> Job:
     )
 
 
-def _fastest_s(reply: Reply, kind: MatMulKind) -> float:
+def _fastest_s(reply: Reply, kind: Arithmetic) -> float:
     """Returns the fastest call in seconds."""
     # For a peak rate: other load only ever adds time.
     return min(reply.models[kind].cases["product"].samples_ns) / 1e9
@@ -145,7 +149,7 @@ def _matmul_inputs() -> NpzInputs:
     )
 
 
-def _save_matmul(folder: Path, kind: MatMulKind) -> _MatMulGraph:
+def _save_matmul(folder: Path, kind: Arithmetic) -> _MatMulGraph:
     """Saves a graph of one MatMul of its input with a constant matrix."""
     random = np.random.default_rng(2)
     if kind == "int8":
@@ -195,9 +199,9 @@ def draft_device(benchmark: MachineBenchmark, *, cores: int) -> DeviceSpec:
         "memory": {
             "size_gib": _size(identity.memory_bytes, 2**30, 1.0, reported),
             "bandwidth_gb_per_s": _figure(
-                benchmark.bandwidth.all_cores / 1e9, f"{measured}: copies"
+                benchmark.bandwidth.all_cores / 1e9, f"{measured}: reads"
             ),
-            "one_core_gb_per_s": _figure(benchmark.bandwidth.one_core / 1e9, f"{measured}: copies"),
+            "one_core_gb_per_s": _figure(benchmark.bandwidth.one_core / 1e9, f"{measured}: reads"),
             "page_kib": _size(identity.page_bytes, 1024, 4.0, reported),
         },
         "thread_scaling": {
@@ -211,7 +215,25 @@ def draft_device(benchmark: MachineBenchmark, *, cores: int) -> DeviceSpec:
     }
     if arm_core is not None and is_arm(identity.machine):
         data["qemu_cpu"] = arm_core.qemu_cpu
-    return parse_device(data, where="draft")
+    return _with_peaks(parse_device(data, where="draft"))
+
+
+def _with_peaks(spec: DeviceSpec) -> DeviceSpec:
+    """Returns a draft whose multiply-adds per cycle are the peak instead of what was reached.
+
+    A device file has the peak, and the cost model multiplies it by an efficiency.
+    """
+    shares = SQUARE_PRODUCT_SHARES[core_family(spec)]
+    cluster = spec.clusters[0]
+    peaks: dict[str, Figure] = {}
+    for kind, share in shares.items():
+        reached = spec.macs_per_cycle(kind)
+        origin = getattr(cluster.macs_per_cycle, kind).origin
+        source = f"{reached:g} reached at 512³, {share:.0%} of the peak; {origin}"
+        peaks[kind] = Figure(**_figure(reached / share, source))
+    macs_per_cycle = cluster.macs_per_cycle.model_copy(update=peaks)
+    clusters = [cluster.model_copy(update={"macs_per_cycle": macs_per_cycle})]
+    return spec.model_copy(update={"clusters": clusters})
 
 
 def device_name(identity: MachineIdentity) -> str:
@@ -257,27 +279,30 @@ def _cluster(
     arm_core = find_arm_core(identity.cpu_part)
     if arm_core is not None:
         core, pipeline = arm_core.name, arm_core.pipeline
-    clock = _clock(identity)
-    # Measured per second, stored per cycle: the cost model multiplies by the clock again.
-    peak = {}
+    clock = _clock(benchmark, measured)
+    # Measured per second, stored per cycle: the cost model multiplies by the clock again. At this
+    # point the figures are what was reached; `_with_peaks` makes them the peak.
+    reached = {}
     for kind, rate in benchmark.macs_per_s.items():
-        peak[kind] = _figure(rate / (clock["value"] * 1e9), measured)
+        reached[kind] = _figure(rate / (clock["value"] * 1e9), measured)
     return {
         "core": core,
         "pipeline": pipeline,
         "cores": {"value": cores, "source": reported},
         "clock_ghz": clock,
-        "macs_per_cycle": peak,
+        "macs_per_cycle": reached,
     }
 
 
-def _clock(identity: MachineIdentity) -> dict[str, Any]:
-    if identity.clock_max_mhz is None:
-        assumed = f"{_ASSUMED}: the multiply-adds a cycle below are for this clock"
-        return {"value": _ASSUMED_CLOCK_GHZ, "assumed": assumed}
+def _clock(benchmark: MachineBenchmark, measured: str) -> dict[str, Any]:
+    reported_mhz = benchmark.identity.clock_max_mhz
     # Not rounded: the rates per cycle are exact for this clock.
-    source = "cpuinfo_max_freq of the first core"
-    return {"value": identity.clock_max_mhz / 1000, "source": source}
+    if reported_mhz is not None:
+        return {"value": reported_mhz / 1000, "source": "cpuinfo_max_freq of the first core"}
+    if benchmark.clock_ghz is not None:
+        return {"value": benchmark.clock_ghz, "source": f"{measured}: dependent additions"}
+    assumed = f"{_ASSUMED}: the multiply-adds a cycle below are for this clock"
+    return {"value": _ASSUMED_CLOCK_GHZ, "assumed": assumed}
 
 
 def _caches_section(identity: MachineIdentity, day: str) -> dict[str, Any]:

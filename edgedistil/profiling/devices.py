@@ -11,7 +11,7 @@ from edgedistil.core import console
 from edgedistil.core.device import HOST, DeviceSpec, Figure, device_names, dump_device, load_device
 from edgedistil.core.errors import DeviceFileError, InputError
 from edgedistil.core.rundir import write_text
-from edgedistil.costmodel.model import ONNXRUNTIME_CONSTANTS, core_family
+from edgedistil.costmodel.constants import ONNXRUNTIME_CONSTANTS, core_family
 from edgedistil.profiling.calibrate import load_calibration
 from edgedistil.profiling.device_probe import benchmark_machine, device_name, draft_device
 from edgedistil.runtime import host
@@ -107,7 +107,8 @@ def _cluster_rows(spec: DeviceSpec) -> list[Row]:
         rows.append(_row("clock", cluster.clock_ghz, "GHz"))
         # fp16 is only there for cores that compute in it.
         peak = cluster.macs_per_cycle
-        for kind, figure in (("fp32", peak.fp32), ("fp16", peak.fp16), ("int8", peak.int8)):
+        int8 = spec.int8_figure(cluster)
+        for kind, figure in (("fp32", peak.fp32), ("fp16", peak.fp16), ("int8", int8)):
             if figure is not None:
                 rows.append(_row(f"{kind} multiply-adds", figure, "a cycle"))
     scaling = spec.thread_scaling
@@ -149,7 +150,7 @@ def _runtime_rows(spec: DeviceSpec) -> list[Row]:
         [
             "predictions of onnxruntime",
             f"bands with high = {constants.spread:.2g} × low",
-            f"constants: {constants.origin}",
+            f"{constants.spread_origin}; constants: {constants.origin}",
         ]
     )
     emulation = f"qemu -cpu {spec.qemu_cpu}" if spec.qemu_cpu else "not emulated"

@@ -6,7 +6,6 @@ work; no time of this host enters a row.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,20 +24,20 @@ from edgedistil.core.records import (
     installed_versions,
     provenance,
 )
+from edgedistil.costmodel.constants import ONNXRUNTIME_CONSTANTS, Constants, core_family
+from edgedistil.costmodel.memory import memory_band
 from edgedistil.costmodel.model import (
-    ONNXRUNTIME_CONSTANTS,
-    Constants,
-    core_family,
+    counted_ratio,
     latency_band,
-    memory_band,
-    predict_seconds,
     ratio_band,
+    scaling_is_unknown,
 )
 from edgedistil.costmodel.workload import NodeWork
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.claims import (
     ClaimSetting,
     Pairing,
+    PredictedRatio,
     pairings,
     predicted_claim,
     size_claims,
@@ -50,6 +49,11 @@ from edgedistil.profiling.rows import artefact_fields
 _NOT_RUN = NotMeasured(not_measured="predicted: nothing was run on this device")
 _DEPENDS_ON_STORAGE = NotMeasured(
     not_measured="not predicted: it depends on the storage that the file is read from"
+)
+# Why a claim about int8 on several threads has no verdict.
+_UNKNOWN_SCALING = (
+    "the gain of int8 from more threads was not measured on this family of cores "
+    "(`profile --ssh HOST --calibrate` measures it)"
 )
 _NO_MEMORY_STATS = MemoryStats(
     after_import_bytes=_NOT_RUN,
@@ -188,13 +192,15 @@ class _Prediction:
         self, pairing: Pairing, work_by_label: dict[str, WorkByLength], threads: int
     ) -> Claim:
         """Returns the predicted claim at the counted length closest to the pairs' mean length."""
-        first = work_by_label[pairing.first.label]
-        second = work_by_label[pairing.second.label]
         # A pass over all pairs spends its time at their mean length.
         mean_length = float(np.mean(self.pair_lengths))
-        nearest = min(first, key=lambda length: abs(length - mean_length))
-        middle, band = ratio_band(
-            first[nearest], second[nearest], self.spec, self.constants, threads=threads
+        lengths = work_by_label[pairing.first.label]
+        nearest = min(lengths, key=lambda length: abs(length - mean_length))
+        first = work_by_label[pairing.first.label][nearest]
+        second = work_by_label[pairing.second.label][nearest]
+        middle, band = ratio_band(first, second, self.spec, self.constants, threads=threads)
+        unknown = any(
+            scaling_is_unknown(work, self.constants, threads=threads) for work in (first, second)
         )
         setting = ClaimSetting(
             device=self.spec.name,
@@ -203,7 +209,13 @@ class _Prediction:
             runtime="onnxruntime",
             text=f"{nearest} tokens; constants: {self.constants.origin}",
         )
-        return predicted_claim(pairing, middle, band, setting)
+        predicted = PredictedRatio(
+            middle,
+            band,
+            counted=counted_ratio(first, second, self.spec),
+            undecided=_UNKNOWN_SCALING if unknown else None,
+        )
+        return predicted_claim(pairing, predicted, setting)
 
     def notes(self) -> list[str]:
         """Says on the record that nothing was measured, and how wide the bands are."""
@@ -211,16 +223,14 @@ class _Prediction:
         return [
             f"predicted, not measured: no figure here was taken on a {self.spec.title}",
             f"bands for onnxruntime at {clock:g} GHz; constants: {self.constants.origin}; "
-            f"high is {self.constants.spread:.2g} × low",
+            f"high is {self.constants.spread:.2g} × low ({self.constants.spread_origin})",
         ]
 
     def _latencies(
         self, work: WorkByLength, threads: int
     ) -> list[tuple[int | Literal["sentence-pairs"], Band]]:
-        latencies: list[tuple[int | Literal["sentence-pairs"], Band]] = []
-        for length in self.lengths:
-            band = latency_band(work[length], self.spec, self.constants, threads=threads)
-            latencies.append((length, band))
+        latencies: list[tuple[int | Literal["sentence-pairs"], Band]]
+        latencies = [(length, self._band(work[length], threads)) for length in self.lengths]
         if self.pair_lengths:
             latencies.append(("sentence-pairs", self._pairs_band(work, threads)))
         return latencies
@@ -228,14 +238,18 @@ class _Prediction:
     def _pairs_band(self, work: WorkByLength, threads: int) -> Band:
         """Band of the median over the sentence pairs, interpolated between counted lengths."""
         counted = sorted(work)
-        seconds = [self._seconds(work[length], threads) for length in counted]
-        # The median of the pairs' times, as a measured row reports it.
-        middle = float(np.median(np.interp(self.pair_lengths, counted, seconds))) * 1000
-        step = math.sqrt(self.constants.spread)
-        return Band(low=middle / step, high=middle * step)
+        bands = [self._band(work[length], threads) for length in counted]
 
-    def _seconds(self, work: list[NodeWork], threads: int) -> float:
-        return predict_seconds(work, self.spec, self.constants, threads=threads)
+        # The median of the pairs' times, as a measured row reports it.
+        def median(ends: list[float]) -> float:
+            return float(np.median(np.interp(self.pair_lengths, counted, ends)))
+
+        return Band(
+            low=median([band.low for band in bands]), high=median([band.high for band in bands])
+        )
+
+    def _band(self, work: list[NodeWork], threads: int) -> Band:
+        return latency_band(work, self.spec, self.constants, threads=threads)
 
     def _conditions(self, threads: int) -> dict[str, str]:
         cluster = self.spec.clusters[0]

@@ -23,7 +23,7 @@ PARENT_ENV = "EDGEDISTIL_PARENT_PID"
 # Key of onnxruntime's `add_session_config_entry`.
 _STOP_SPINNING = "session.force_spinning_stop"
 
-Phase = Literal["steady", "outputs", "energy", "ops", "bandwidth", "trace"]
+Phase = Literal["steady", "outputs", "energy", "ops", "clock", "bandwidth", "trace"]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 # Bounds of what a machine can plausibly report: 11 days, a pebibyte, 100 GHz.
@@ -392,7 +392,7 @@ class AlternationResult(ReplyPart):
 
 
 class Bandwidth(ReplyPart):
-    """Bytes per second of large copies, counting reads and writes."""
+    """Bytes per second of large reads."""
 
     one_core: BytesPerSecond
     all_cores: BytesPerSecond
@@ -431,6 +431,9 @@ class Reply(ReplyPart):
     models: dict[Text, ModelResult] = Field(default={}, max_length=_MOST_FACTS)
     alternation: list[AlternationResult] = Field(default=[], max_length=_MOST_FACTS)
     outputs: OutputsFile | None = None
+    clock_ghz: Annotated[float, Field(gt=0, le=1000)] | None = Field(
+        default=None, description="measured; null where it cannot be"
+    )
     bandwidth: Bandwidth | None = None
     conditions: dict[Text, Text] = Field(
         default={},

@@ -16,16 +16,19 @@ status 2: the job could not be read or the reply could not be written.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import glob
 import hashlib
 import json
 import math
+import mmap
 import os
 import platform
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -49,6 +52,9 @@ ENUMERATIONS = {
     "graph_optimization_level": "GraphOptimizationLevel",
     "execution_mode": "ExecutionMode",
 }
+# Dependent additions in one loop of the clock measurement: the loop's own two instructions are then
+# at most 3% of its cycles.
+ADDITIONS_PER_LOOP = 64
 # Types of graph inputs that token ids, masks and segments can be converted to.
 INPUT_TYPES = {
     "tensor(int64)": "int64",
@@ -315,6 +321,9 @@ class Worker:
     def _run_later_phases(self, phases: list[Any]) -> None:
         """Runs the phases that would disturb the timed calls."""
         job, reply = self.job, self.reply
+        if "clock" in phases:
+            self.start_phase("clock")
+            reply["clock_ghz"] = measure_clock(platform.machine(), self.folder)
         if "bandwidth" in phases:
             self.start_phase("bandwidth")
             reply["bandwidth"] = measure_bandwidth(int(job["threads"]))
@@ -837,7 +846,7 @@ def monotonic_ns() -> int:
     return time.monotonic_ns()
 
 
-# --- outputs, nodes, bandwidth -------------------------------------------------------------------
+# --- outputs, nodes, clock, bandwidth ------------------------------------------------------------
 
 
 def write_outputs(
@@ -975,43 +984,105 @@ def node_times(events: list[Any], skip_runs: int) -> list[Any]:
     return list(nodes.values())
 
 
+def measure_clock(machine: str, folder: str) -> Any:
+    """Measures the clock of one core in GHz, by additions of which each needs the one before.
+
+    Such an addition takes one cycle on every core. Returns None where the processor's code is not
+    known here, or where the system does not let a program bring code of its own.
+    """
+    code = addition_loop(machine)
+    if code is None:
+        return None
+    path = os.path.join(folder, "additions.bin")
+    with open(path, "wb") as file:
+        file.write(code)
+    # A file is mapped as code, instead of memory being written and executed: the kernel then brings
+    # ARM's instruction cache up to date, and systems that forbid the latter allow this.
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        with open(path, "rb") as file:
+            protection = mmap.PROT_READ | mmap.PROT_EXEC
+            address = libc.mmap(None, len(code), protection, mmap.MAP_PRIVATE, file.fileno(), 0)
+    except (OSError, AttributeError):
+        return None
+    # mmap returns -1 where the folder's file system does not allow code.
+    if address is None or address == ctypes.c_void_p(-1).value:
+        return None
+    return fastest_clock(
+        ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)(address)
+    )
+
+
+def addition_loop(machine: str) -> Any:
+    """Machine code of f(loops, 1), which makes ADDITIONS_PER_LOOP dependent additions a loop."""
+    if machine == "x86_64":
+        body = b"\x48\x01\xf0" * ADDITIONS_PER_LOOP  # add rax, rsi
+        body += b"\x48\xff\xcf"  # dec rdi
+        return body + b"\x0f\x85" + struct.pack("<i", -len(body) - 6) + b"\xc3"  # jnz, ret
+    if machine in ("aarch64", "arm64"):
+        words = [0x8B010042] * ADDITIONS_PER_LOOP  # add x2, x2, x1
+        words.append(0xF1000400)  # subs x0, x0, #1
+        offset = -len(words) & 0x7FFFF
+        words += [0x54000001 | offset << 5, 0xD65F03C0]  # b.ne, ret
+        return struct.pack("<%dI" % len(words), *words)
+    return None
+
+
+def fastest_clock(loop: Any) -> float:
+    """Returns additions per nanosecond of the fastest of many short series."""
+    loops = 1000
+    best = 0.0
+    started = time.perf_counter_ns()
+    # A governor needs up to 0.2 s to raise the clock.
+    while time.perf_counter_ns() - started < 0.4e9:
+        before = time.perf_counter_ns()
+        loop(loops, 1)
+        after = time.perf_counter_ns()
+        best = max(best, loops * ADDITIONS_PER_LOOP / max(after - before, 1))
+    return best
+
+
 def measure_bandwidth(threads: int) -> dict[str, Any]:
-    """Measures the bandwidth of large copies by one and by all threads."""
+    """Measures the bandwidth of large reads by one and by all threads.
+
+    Reads, because a graph reads its weights: a copy moves less, as it writes too.
+    """
     import numpy
 
-    # 128 MiB do not fit into the caches of a board; on small boards all buffers together take at
+    # 128 MiB do not fit into the caches of a board; on small boards all arrays together take at
     # most half of the available memory.
     available = read_meminfo().get("MemAvailable") or 2**30
-    size = int(min(2**27, available // (4 * threads)))
-    pairs = [(numpy.ones(size, numpy.uint8), numpy.ones(size, numpy.uint8)) for _ in range(threads)]
-    # The best of three: other programs can only make a copy slower.
+    size = int(min(2**27, available // (2 * threads)))
+    arrays = [numpy.ones(size // 8, numpy.int64) for _ in range(threads)]
+    # The best of three: other programs can only make a read slower.
     return {
-        "one_core": max(copy_rate(pairs[:1]) for _ in range(3)),
-        "all_cores": max(copy_rate(pairs) for _ in range(3)),
+        "one_core": max(read_rate(arrays[:1]) for _ in range(3)),
+        "all_cores": max(read_rate(arrays) for _ in range(3)),
         "threads": threads,
     }
 
 
-def copy_rate(pairs: list[tuple[Any, Any]]) -> float:
-    """Copies the second array of every pair into the first; returns bytes per second."""
+def read_rate(arrays: list[Any]) -> float:
+    """Reads every array in a thread of its own; returns bytes per second."""
     import numpy
 
     repetitions = 3
 
-    # Threads suffice: numpy releases the interpreter lock while it copies.
-    def copy(pair: tuple[Any, Any]) -> None:
+    # Threads suffice: numpy releases the interpreter lock while it reduces.
+    def read(array: Any) -> None:
         for _ in range(repetitions):
-            numpy.copyto(pair[0], pair[1])
+            numpy.bitwise_or.reduce(array)
 
-    workers = [threading.Thread(target=copy, args=(pair,)) for pair in pairs]
+    workers = [threading.Thread(target=read, args=(array,)) for array in arrays]
     started = time.perf_counter_ns()
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     seconds = (time.perf_counter_ns() - started) / 1e9
-    # A copied byte is read once and written once.
-    return float(len(pairs) * repetitions * 2 * pairs[0][0].size / seconds)
+    return float(len(arrays) * repetitions * arrays[0].nbytes / seconds)
 
 
 # --- energy --------------------------------------------------------------------------------------

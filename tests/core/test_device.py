@@ -156,7 +156,32 @@ def test_every_figure_of_a_spec_has_an_origin() -> None:
         cluster = spec.clusters[0]
         for figure in (
             cluster.clock_ghz,
-            cluster.macs_per_cycle.int8,
+            spec.int8_figure(cluster),
             spec.memory.bandwidth_gb_per_s,
         ):
             assert len(figure.origin) > 5
+
+
+@pytest.mark.parametrize(
+    ("device", "features", "products"),
+    [
+        ("rpi4", {}, 2),
+        ("rpi4", {"dot_product": True}, 4),
+        ("graviton2", {"i8mm": True}, 8),
+        ("x86-avx2", {}, 2),
+        ("x86-avx512-vnni", {}, 4),
+        ("x86-amx", {}, 32),
+    ],
+)
+def test_int8_multiply_adds_follow_from_the_instruction_set(
+    device: str, features: dict[str, bool], products: int
+) -> None:
+    spec = load_device(device)
+    spec = spec.model_copy(update={"isa": spec.isa.model_copy(update=features)})
+    assert spec.macs_per_cycle("int8") == products * spec.macs_per_cycle("fp32")
+
+
+def test_a_core_with_a_figure_of_its_own_keeps_it() -> None:
+    spec = load_device("rpi3")
+    assert spec.macs_per_cycle("int8") == 4 == spec.macs_per_cycle("fp32")
+    assert spec.int8_figure(spec.clusters[0]).assumed is not None

@@ -80,6 +80,8 @@ def test_a_calibration_of_another_cost_model_is_an_error(exported: RunDir) -> No
         device="rpi4",
         constants={"fp32_efficiency": 0.5},
         spread=1.2,
+        spread_origin="a rule",
+        scaling_origin=None,
         origin="pi@board",
         runs=9,
         largest_error=0.1,

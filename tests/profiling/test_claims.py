@@ -10,6 +10,7 @@ from edgedistil.core.records import Band, Claim, NotMeasured
 from edgedistil.profiling.claims import (
     ClaimSetting,
     Pairing,
+    PredictedRatio,
     SpeedKind,
     pairings,
     predicted_claim,
@@ -97,14 +98,31 @@ def test_a_prediction_with_a_wide_band_is_inconclusive() -> None:
     setting = ClaimSetting(
         device="rpi4", method="predicted", threads=4, runtime="onnxruntime", text="29 tokens"
     )
-    claim = predicted_claim(make_pairing("speed"), 1.8, Band(low=1.4, high=2.2), setting)
+    predicted = PredictedRatio(1.8, Band(low=1.4, high=2.2), counted=2.0)
+    claim = predicted_claim(make_pairing("speed"), predicted, setting)
     assert (claim.verdict, claim.method, claim.device) == ("inconclusive", "predicted", "rpi4")
     assert (claim.value, claim.low, claim.high) == (1.8, 1.4, 2.2)
     assert claim.sentence.startswith(
         'Predicted, not measured: "60% faster" is inconclusive for the encoders on rpi4 '
         "with 4 threads: "
     )
+    assert claim.sentence.endswith("; counting multiply-adds alone: 2.00.")
     assert claim.conditions.endswith("onnxruntime, 4 threads, 29 tokens")
+
+
+def test_a_prediction_without_a_measured_scaling_has_no_verdict() -> None:
+    setting = ClaimSetting(
+        device="rpi4", method="predicted", threads=4, runtime="onnxruntime", text="29 tokens"
+    )
+    band = Band(low=1.2, high=3.4)
+    decided = predicted_claim(
+        make_pairing("int8-pays"), PredictedRatio(2.0, band, counted=4.0), setting
+    )
+    assert decided.verdict == "holds"
+    unknown = PredictedRatio(2.0, band, counted=4.0, undecided="never measured there")
+    claim = predicted_claim(make_pairing("int8-pays"), unknown, setting)
+    assert claim.verdict == "inconclusive" and "is inconclusive" in claim.sentence
+    assert claim.conditions.endswith("no verdict: never measured there")
 
 
 def test_size_is_counted_on_the_encoders() -> None:

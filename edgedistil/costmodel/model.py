@@ -34,7 +34,7 @@ from edgedistil.costmodel.workload import NodeWork
 # Relative error of a ratio that shared constants do not cancel: two graphs differ in shapes, and a
 # kernel is not equally efficient at all of them. The smallest one with which nine in ten of the
 # judged ratios are inside their band (benchmarks/cost_model.md, section on ratios).
-_RATIO_RESIDUAL = 0.04
+RATIO_RESIDUAL = 0.04
 # Weights are streamed in the same order on every call: under LRU replacement, a cache smaller than
 # the working set gets almost no hits. Hits fall linearly from all, at the cache's size, to none at
 # this multiple of it (docs/log.md#cached-share-of-the-weights).
@@ -184,8 +184,8 @@ def ratio_band(
         second, spec, constants, threads=threads
     )
     band = Band(
-        low=float(np.min(ratios)) * (1 - _RATIO_RESIDUAL),
-        high=float(np.max(ratios)) * (1 + _RATIO_RESIDUAL),
+        low=float(np.min(ratios)) * (1 - RATIO_RESIDUAL),
+        high=float(np.max(ratios)) * (1 + RATIO_RESIDUAL),
     )
     return middle, band
 

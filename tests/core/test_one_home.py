@@ -39,6 +39,8 @@ NAMES_A_PRECISION = {
     "report/plots.py": "colours that the page gives to the artefacts of every run",
     # The same words with another meaning.
     "core/cpu.py": "fp16 is a feature of ARM cores",
+    "core/device.py": "int8 is an arithmetic of a core",
+    "costmodel/constants.py": "int8 is an arithmetic of a core",
     "costmodel/model.py": "int8 is an arithmetic of a core",
     "costmodel/workload.py": "int8 is an arithmetic of a node, uint8 a type of ONNX",
     "distill/distributed.py": "fp16 is accelerate's name of float16",

@@ -42,10 +42,17 @@ _SPAN_OUTPUTS = ("start_logits", "end_logits")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figures of one artefact, over all probes and by padded length."""
+    """Figures of one artefact.
+
+    Attributes:
+        overall: Over all probes.
+        by_length: By padded length.
+        largest_output: Largest absolute value among PyTorch's outputs.
+    """
 
     overall: ParityFigures
     by_length: list[ParityFigures]
+    largest_output: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Tally:
         values: Output values compared.
         abs_sum: Sum of the absolute differences.
         abs_max: Largest absolute difference.
+        expected_max: Largest absolute value that was expected.
         cosine_min: Smallest cosine of a row.
         cosine_sum: Sum of the cosines of `rows` rows.
         rows: Rows that have a cosine.
@@ -71,6 +79,7 @@ class Tally:
     values: int = 0
     abs_sum: float = 0.0
     abs_max: float = 0.0
+    expected_max: float = 0.0
     cosine_min: float = np.inf
     cosine_sum: float = 0.0
     rows: int = 0
@@ -86,6 +95,7 @@ class Tally:
             values=self.values + other.values,
             abs_sum=self.abs_sum + other.abs_sum,
             abs_max=max(self.abs_max, other.abs_max),
+            expected_max=max(self.expected_max, other.expected_max),
             cosine_min=min(self.cosine_min, other.cosine_min),
             cosine_sum=self.cosine_sum + other.cosine_sum,
             rows=self.rows + other.rows,
@@ -129,6 +139,7 @@ def compare(probes: Probes, outputs: Iterable[Outputs]) -> Comparison:
         by_length=[
             parity_figures(by_length[length], length=length, task=probes.task) for length in lengths
         ],
+        largest_output=overall.expected_max,
     )
 
 
@@ -284,6 +295,7 @@ def _compare_values(expected: Array, actual: Array) -> Tally:
         values=difference.size,
         abs_sum=float(difference.sum()),
         abs_max=float(difference.max(initial=0.0)),
+        expected_max=float(np.abs(expected).max(initial=0.0)),
     )
 
 

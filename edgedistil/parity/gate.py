@@ -35,7 +35,7 @@ from edgedistil.parity.certificate import certify
 from edgedistil.parity.compare import Comparison, Outputs, compare, reduce_outputs
 from edgedistil.parity.formula import WeightSource
 from edgedistil.parity.probes import ProbeBatch, Probes
-from edgedistil.parity.tolerances import tolerances_for
+from edgedistil.parity.tolerances import scaled, tolerances_for
 
 Feeds = Mapping[str, NDArray[Any]]
 RunModel = Callable[[Feeds], Outputs]
@@ -126,7 +126,10 @@ def judge(
         raise ModelError(f"unknown task '{task}', expected one of {', '.join(TASKS)}")
     tolerances = tolerances_for(precision, task_info.name, regression=regression)
     # All of them, also after a failure: the message lists every tolerance that does not hold.
-    results = [check_tolerance(tolerance, overall) for tolerance in tolerances]
+    results = [
+        check_tolerance(scaled(tolerance, comparison.largest_output), overall)
+        for tolerance in tolerances
+    ]
     return ParityRecord(
         model=model,
         task=task,

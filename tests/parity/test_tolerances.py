@@ -6,7 +6,7 @@ import pytest
 
 from edgedistil.core.precision import PRECISIONS, Precision
 from edgedistil.core.task import TASKS, Task
-from edgedistil.parity.tolerances import tolerances_for
+from edgedistil.parity.tolerances import scaled, tolerances_for
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -40,3 +40,12 @@ def test_a_regression_is_bounded_by_its_concordance(precision: Precision) -> Non
     figures = {bound.figure for bound in bounds}
     assert "concordance" in figures
     assert not figures & {"agreement", "kl_nats", "cosine_min", "cosine_mean"}
+
+
+def test_a_bound_on_differences_grows_with_outputs_beyond_twenty() -> None:
+    bounds = {bound.figure: bound for bound in tolerances_for("fp32", "feature-extraction")}
+    assert scaled(bounds["max_abs"], 20.0) == bounds["max_abs"]
+    larger = scaled(bounds["max_abs"], 60.0)
+    assert larger.value == pytest.approx(3e-4)
+    assert larger.reason.endswith("scaled: the outputs reach 60")
+    assert scaled(bounds["cosine_min"], 60.0) == bounds["cosine_min"]

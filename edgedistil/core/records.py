@@ -318,6 +318,9 @@ class TaskFacts(Record):
     licence: str
     # Publication or measurement that the hyper-parameters come from.
     settings_source: str
+    # Settings that were tried for each model, and the examples that chose one; never the dev set.
+    settings_tried: int = 1
+    settings_chosen_on: str = ""
     # How scores come about, for sentences.
     procedure: str = "fine-tuned with the same budget"
     # Earlier task with the same dev texts: the two count as one.

@@ -82,10 +82,21 @@ def describe_task(spec: TaskSpec, data: TaskData) -> TaskResult:
         origin=data.origin,
         licence=spec.licence,
         settings_source=spec.training.source,
+        settings_tried=len(spec.training.settings()),
+        settings_chosen_on=_chosen_on(spec, data),
         paper=_paper_row(spec),
         warnings=list(data.warnings),
     )
     return TaskResult(facts, baseline.constant)
+
+
+def _chosen_on(spec: TaskSpec, data: TaskData) -> str:
+    """Describes the examples that settings were chosen on; empty without a search."""
+    search = spec.training.search
+    if search is None:
+        return ""
+    judged = len(data.for_search(search.share).dev)
+    return f"{judged:,} of its {len(data.train):,} training examples"
 
 
 def baseline_model(metric: str) -> str:

@@ -60,7 +60,8 @@ def _sentiment() -> Sides:
         # Other rows are plots, which have no label.
         if review.category in ("fresh", "rotten"):
             side = dev if is_dev_movie(review.movie) else train
-            side.append(RawExample((review.text,), review.category, f"reviews: row {number}"))
+            where = f"reviews: row {number}"
+            side.append(RawExample((review.text,), review.category, where, group=review.movie))
     return _without_training_texts(train, dev)
 
 
@@ -68,8 +69,10 @@ def _intensity() -> Sides:
     """Film sentences with a mean rating; those of a dev film are dev sentences here too."""
     # A sentence that occurs with several films is a dev sentence if all of them are dev films.
     is_dev: dict[str, bool] = {}
+    films: dict[str, str] = {}
     for review in read_reviews(fetch_asset("reviews")):
         key = normalize_text(review.text)
+        films[key] = review.movie
         is_dev[key] = is_dev.get(key, True) and is_dev_movie(review.movie)
 
     train: list[RawExample] = []
@@ -79,7 +82,8 @@ def _intensity() -> Sides:
         key = normalize_text(text)
         # A few sentences belong to no known film; a hash of the text assigns them.
         side = dev if is_dev.get(key, _is_dev_text(key)) else train
-        side.append(RawExample((text.strip(),), value, f"{_RATINGS}:{number}", identity))
+        where = f"{_RATINGS}:{number}"
+        side.append(RawExample((text.strip(),), value, where, identity, group=films.get(key, "")))
     return _without_training_texts(train, dev)
 
 

@@ -19,7 +19,9 @@ from edgedistil.evaluate.workers import worker_pool
 
 # torch is imported by the functions that train: planning and reading cells does not need it.
 if TYPE_CHECKING:
+    from edgedistil.core.tokenizer import TextTokenizer
     from edgedistil.evaluate.examples import TaskData
+    from edgedistil.evaluate.kind import TrainingRow
     from edgedistil.evaluate.scoring import DevScores
 
 
@@ -99,6 +101,8 @@ def run_cell(plan: CellPlan, *, threads: int | None = None) -> None:
 
     started = time.monotonic()
     data = load_data(plan.spec, plan.data).limited(plan.train_limit)
+    if plan.settings.search_share is not None:
+        data = data.for_search(plan.settings.search_share)
     with torch_threads(threads):
         scores = _train_and_score(plan, data)
     # The file is the commit point: it is written last, and atomically.
@@ -117,7 +121,7 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> DevScores:
     )
 
     spec, source, kind = plan.spec, plan.source, plan.spec.task_kind
-    max_length = spec.training.max_length
+    max_length = plan.settings.training.max_length
     tokenizer = open_tokenizer(source.folder)
 
     # Rows with labels, and for soft targets also the unlabelled texts.
@@ -126,7 +130,7 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> DevScores:
     unknown, tokens = count_unknown(tokenizer, [row.encoded for row in rows])
     warn_of_unknown_tokens(unknown, tokens, text=f"the task {spec.name}")
     if plan.soft_targets_from is not None:
-        rows += kind.training_rows(tokenizer, data.unlabelled, max_length, labelled=False)
+        rows += _unlabelled_rows(plan, data, tokenizer)
         logits = teacher_logits(plan.soft_targets_from, rows, kind, tokenizer)
         soft_targets = SoftTargets(logits, spec.second_distillation)
 
@@ -145,7 +149,8 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> DevScores:
     del dev_rows
     settings = FineTuneSettings(
         kind=kind,
-        training=spec.training.for_model(source.name),
+        training=plan.settings.training,
+        steps=_matched_steps(plan, rows, data, tokenizer),
         seed=plan.seed,
         pad=pad_id(tokenizer),
         label=plan.label,
@@ -155,6 +160,20 @@ def _train_and_score(plan: CellPlan, data: TaskData) -> DevScores:
     if plan.keep_weights:
         save_task_model(model, source.folder, plan.weights, key=plan.key)
     return kind.score(torch_forward(model, kind), tokenizer, data.dev, spec.scoring)
+
+
+def _unlabelled_rows(plan: CellPlan, data: TaskData, tokenizer: TextTokenizer) -> list[TrainingRow]:
+    max_length = plan.settings.training.max_length
+    return plan.spec.task_kind.training_rows(tokenizer, data.unlabelled, max_length, labelled=False)
+
+
+def _matched_steps(
+    plan: CellPlan, rows: Sequence[TrainingRow], data: TaskData, tokenizer: TextTokenizer
+) -> int | None:
+    """Returns the steps that training would have with the unlabelled texts; None: as they are."""
+    if not plan.settings.match_steps:
+        return None
+    return plan.settings.training.steps(len(rows) + len(_unlabelled_rows(plan, data, tokenizer)))
 
 
 def _cell_file(plan: CellPlan, data: TaskData, scores: DevScores, seconds: float) -> CellFile:
@@ -182,9 +201,10 @@ def _cell_file(plan: CellPlan, data: TaskData, scores: DevScores, seconds: float
 
 
 def _hyper_parameters(plan: CellPlan, data: TaskData) -> dict[str, float | int | str]:
-    # Only values that were used: the model's own learning rate, and alpha and T with soft targets.
-    training = plan.spec.training.for_model(plan.source.name)
-    values: dict[str, float | int | str] = {**training.hyper_parameters()}
+    # Only values that were used: alpha and T with soft targets alone.
+    values: dict[str, float | int | str] = {**plan.settings.training.hyper_parameters()}
+    if plan.settings.match_steps:
+        values["as_many_steps_as_with_texts"] = len(data.train) + len(data.unlabelled)
     if plan.soft_targets_from is not None:
         values |= plan.spec.second_distillation.hyper_parameters()
         values["unlabelled"] = len(data.unlabelled)

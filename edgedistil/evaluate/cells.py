@@ -21,7 +21,7 @@ from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError, ModelError, StorageError
 from edgedistil.core.records import Cell, Record, read_record, text_sha256
 from edgedistil.core.tokenizer_files import TOKENIZER_FILES
-from edgedistil.evaluate.spec import TaskSpec
+from edgedistil.evaluate.spec import TaskSpec, Training
 
 # Version of the results. Increase it when the same inputs would give another cell.
 FORMAT = 2
@@ -156,11 +156,38 @@ def model_sha256(folder: Path, *, random_weights: bool = False) -> str:
 
 
 @dataclass(frozen=True)
+class CellSettings:
+    """How the model of a cell is fine-tuned, and on which examples.
+
+    Attributes:
+        training: Hyper-parameters.
+        search_share: Share of the training examples that take the place of the dev set; None: the
+            cell is scored on the dev set.
+        match_steps: Whether training has as many steps as with the unlabelled texts.
+    """
+
+    training: Training
+    search_share: float | None = None
+    match_steps: bool = False
+
+    def inputs(self) -> dict[str, object]:
+        """Returns what decides the result, for the cell's key."""
+        inputs: dict[str, object] = {"training": self.training.hyper_parameters()}
+        # Absent in most cells, whose keys do not change with these two.
+        if self.search_share is not None:
+            inputs["search_share"] = self.search_share
+        if self.match_steps:
+            inputs["match_steps"] = True
+        return inputs
+
+
+@dataclass(frozen=True)
 class CellPlan:
     """Everything that a cell needs, as plain values that another process can receive.
 
     Attributes:
         spec: The task.
+        settings: How the model is fine-tuned.
         data: Folder with official files of public data sets, if any.
         train_limit: Training examples at most, as the recipe limits them.
         source: The model before fine-tuning.
@@ -173,6 +200,7 @@ class CellPlan:
     """
 
     spec: TaskSpec
+    settings: CellSettings
     data: Path | None
     train_limit: int | None
     source: ModelSource
@@ -199,7 +227,13 @@ class CellPlan:
 
     def sibling(self, suffix: str) -> Path:
         """Returns the path of a file or folder next to the cell's file."""
-        return self.folder / self.spec.name / f"{self.source.name}-{self.seed}{suffix}"
+        folder = self.folder / self.spec.name
+        if self.settings.search_share is None:
+            return folder / f"{self.source.name}-{self.seed}{suffix}"
+        # Cells that only choose settings are no results of the run.
+        training = self.settings.training
+        setting = f"{training.learning_rate:g}-{training.epochs}-epochs"
+        return folder / "search" / f"{self.source.name}-{setting}{suffix}"
 
     def is_done(self) -> bool:
         """Whether the cell's file, and its weights if they are stored, are up to date."""
@@ -228,6 +262,7 @@ class CellPlan:
 
 def cell_key(
     spec: TaskSpec,
+    settings: CellSettings,
     data_sha256: str,
     train_limit: int | None,
     source: ModelSource,
@@ -238,12 +273,13 @@ def cell_key(
 
     Args:
         spec: The task.
+        settings: How the model is fine-tuned.
         data_sha256: Digest of the labelled examples.
         train_limit: Training examples at most, as the recipe limits them.
         source: The model before fine-tuning.
         seed: Seed of head, data order and dropout.
         soft_targets: Key of the teacher's cell and digest of the unlabelled texts, if soft targets
-            are used.
+            are used; an empty key where only the number of texts counts.
     """
     second = None
     if soft_targets is not None:
@@ -252,7 +288,7 @@ def cell_key(
     inputs = {
         "format": FORMAT,
         "task": [spec.name, spec.kind, spec.metric, spec.labels, spec.range, spec.parts],
-        "training": spec.training.for_model(source.name).hyper_parameters(),
+        **settings.inputs(),
         "data": data_sha256,
         "train_limit": train_limit,
         "model": source.sha256,

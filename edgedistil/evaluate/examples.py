@@ -41,6 +41,7 @@ class Example:
         answers: Correct answers to a question.
         part: Index of the dev file that the example is from.
         id: Identifier in the file; "" if it has none.
+        group: What related examples share, such as a film; "" if they are independent.
     """
 
     texts: tuple[str, ...]
@@ -48,6 +49,7 @@ class Example:
     answers: tuple[AnswerSpan, ...] = ()
     part: int = 0
     id: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class RawExample:
     id: str = ""
     answers: tuple[AnswerSpan, ...] = ()
     part: int = 0
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,29 @@ class TaskData:
             warnings += (f"{len(dev):,} of its {len(self.dev):,} dev examples are scored",)
         return replace(self, train=train, dev=dev, warnings=warnings)
 
+    def for_search(self, share: float) -> TaskData:
+        """Returns the training examples alone, a share of them as the dev set to choose by.
+
+        Examples of one group, and those of one text, are on one side.
+
+        Args:
+            share: Share of the groups that settings are judged on.
+        Raises:
+            TaskError: One of the two sides is empty.
+        """
+        judged: list[Example] = []
+        trained: list[Example] = []
+        for example in self.train:
+            key = example.group or normalized_texts(example)
+            (judged if _hash_share(key) < share else trained).append(example)
+        if not judged or not trained:
+            raise TaskError(
+                f"{len(self.train)} training examples are too few to choose settings by a share of "
+                f"{share:g}",
+                hint="remove [training.search] from the task's file",
+            )
+        return replace(self, train=tuple(trained), dev=tuple(judged), unlabelled=())
+
     def with_unlabelled(
         self, texts: Iterable[tuple[str, ...]], limit: int | None, *, origin: str
     ) -> TaskData:
@@ -154,6 +180,12 @@ class TaskData:
         if dropped:
             warnings += (f"{dropped} unlabelled texts that the dev set has too were left out",)
         return replace(self, unlabelled=_select(usable, limit), warnings=warnings)
+
+
+def _hash_share(key: object) -> float:
+    """Returns a number in [0, 1) that depends on a key alone."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def normalize_text(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +38,7 @@ class FineTuneSettings:
     Attributes:
         kind: Kind of the task.
         training: Hyper-parameters.
+        steps: Optimizer steps; None: as many as rows and epochs give.
         seed: Seed of data order and dropout.
         pad: Id of the padding token.
         label: Label of the progress bar.
@@ -47,6 +47,7 @@ class FineTuneSettings:
     kind: TaskKind
     training: Training
     seed: int
+    steps: int | None = None
     pad: int
     label: str
 
@@ -82,7 +83,7 @@ def fine_tune(
     """
     training = settings.training
     # For the warm-up and the progress bar; the Trainer counts the same steps.
-    steps = math.ceil(len(rows) / training.batch) * training.epochs
+    steps = settings.steps or training.steps(len(rows))
     with (
         # The Trainer creates its output folder and writes nothing into it.
         scratch_folder("trainer") as scratch,
@@ -114,6 +115,8 @@ def _training_arguments(settings: FineTuneSettings, steps: int, scratch: str) ->
         # Optimization.
         per_device_train_batch_size=training.batch,
         num_train_epochs=training.epochs,
+        # Where it is set, it takes precedence over the epochs.
+        max_steps=settings.steps or -1,
         learning_rate=training.learning_rate,
         warmup_steps=round(training.warmup * steps),
         weight_decay=training.weight_decay,

@@ -18,13 +18,14 @@ from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.evaluate.aggregate import baseline_model
 from edgedistil.evaluate.cells import (
     CellPlan,
+    CellSettings,
     ModelSource,
     cell_key,
     model_sha256,
     read_cell,
     read_finished,
 )
-from edgedistil.evaluate.spec import TaskSpec
+from edgedistil.evaluate.spec import TaskSpec, Training
 from edgedistil.evaluate.tasks import load_data
 
 TEACHER = "teacher"
@@ -39,11 +40,18 @@ MODELS = (
     RANDOM_STUDENT,
     "student-d",
     "student-step0-d",
+    "student-same-steps",
 )
 # Models that only serve as comparisons. The teacher is not one of them: it is what would be
 # deployed without a student.
-COMPARISON_MODELS = ("student-step0", RANDOM_STUDENT, "student-step0-d")
+COMPARISON_MODELS = ("student-step0", RANDOM_STUDENT, "student-step0-d", "student-same-steps")
 WITH_SOFT_TARGETS = ("student-d", "student-step0-d")
+# The student on labels alone, with as many steps as `student-d` has on labels and further texts.
+SAME_STEPS = "student-same-steps"
+# Treated student → the same student without the treatment.
+_UNTREATED = {"student-d": "student", "student-step0-d": "student-step0", SAME_STEPS: "student"}
+# Seed of the cells that choose settings; the seeds of results begin at 1.
+_SEARCH_SEED = 0
 
 _CELL_FILE = re.compile(r"(?P<model>.+)-(?P<seed>[0-9]+)")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
@@ -74,10 +82,12 @@ class Planner:
     Attributes:
         run: The run whose models are evaluated.
         deployed: Models whose artefacts are scored, so that their weights are stored.
+        chosen: Task and model → hyper-parameters that a search chose.
     """
 
     run: RunDir
     deployed: Sequence[str] = ()
+    chosen: dict[tuple[str, str], Training] = field(default_factory=dict)
     _sources: dict[str, ModelSource] = field(default_factory=dict)
 
     def source(self, model: str) -> ModelSource:
@@ -130,6 +140,9 @@ class Planner:
     def _plan_again(self, task: PlannedTask, model: str, seed: int, path: Path) -> CellPlan | None:
         """Plans a cell of an earlier evaluation as it would be run now; None if it cannot be."""
         if model in MODELS:
+            needed = [model, TEACHER] if model in WITH_SOFT_TARGETS else [model]
+            if not all(self._is_chosen(task, self.source(name)) for name in needed):
+                return None
             teacher = None
             if model in WITH_SOFT_TARGETS:
                 teacher = self.plan(task, TEACHER, seed, keep=False)
@@ -138,7 +151,8 @@ class Planner:
         digest = _recorded_model(path)
         if digest is None or not model.endswith(f"-{digest[:_DIGEST_DIGITS]}"):
             return None
-        return self._plan(task, ModelSource(model, path.parent, digest), seed)
+        source = ModelSource(model, path.parent, digest)
+        return self._plan(task, source, seed) if self._is_chosen(task, source) else None
 
     def plan(
         self,
@@ -166,6 +180,40 @@ class Planner:
             teacher=teacher if model in WITH_SOFT_TARGETS else None,
         )
 
+    def search_plans(self, task: PlannedTask, source: ModelSource) -> list[CellPlan]:
+        """Plans the cells of a model that choose its settings; none where the task has one."""
+        training = task.spec.training
+        if training.search is None:
+            return []
+        share = training.search.share
+        return [
+            self._plan(task, source, _SEARCH_SEED, settings=CellSettings(setting, share))
+            for setting in training.settings()
+        ]
+
+    def _training(self, task: PlannedTask, source: ModelSource) -> Training:
+        """Returns the hyper-parameters of a model: the only ones, or those that were chosen.
+
+        Raises:
+            KeyError: Nothing was chosen for the model yet.
+        """
+        if task.spec.training.search is None:
+            return task.spec.training
+        return self.chosen[task.spec.name, untreated(source.name)]
+
+    def _is_chosen(self, task: PlannedTask, source: ModelSource) -> bool:
+        """Whether the settings of a model are known, from this search or an earlier one."""
+        key = (task.spec.name, untreated(source.name))
+        if task.spec.training.search is None or key in self.chosen:
+            return True
+        if untreated(source.name) in MODELS:
+            source = self.source(untreated(source.name))
+        plans = self.search_plans(task, source)
+        if any(read_finished(plan.file, plan.key) is None for plan in plans):
+            return False
+        self.chosen[key] = best_setting(plans)
+        return True
+
     def _plan(
         self,
         task: PlannedTask,
@@ -174,19 +222,26 @@ class Planner:
         *,
         keep_weights: bool = False,
         teacher: CellPlan | None = None,
+        settings: CellSettings | None = None,
     ) -> CellPlan:
         data = load_data(task.spec, task.data)
+        if settings is None:
+            training = self._training(task, source)
+            settings = CellSettings(training, match_steps=source.name == SAME_STEPS)
+        if settings.search_share is not None:
+            data = data.limited(task.train_limit).for_search(settings.search_share)
         # The key of the teacher's cell is an input only where its soft targets are used.
+        soft_targets = None
+        if teacher is not None:
+            soft_targets = (teacher.key, data.unlabelled_sha256)
+        elif settings.match_steps:
+            soft_targets = ("", data.unlabelled_sha256)
         key = cell_key(
-            task.spec,
-            data.sha256,
-            task.train_limit,
-            source,
-            seed,
-            (teacher.key, data.unlabelled_sha256) if teacher else None,
+            task.spec, settings, data.sha256, task.train_limit, source, seed, soft_targets
         )
         return CellPlan(
             spec=task.spec,
+            settings=settings,
             data=task.data,
             train_limit=task.train_limit,
             source=source,
@@ -207,17 +262,31 @@ def with_controls(run: RunDir, models: Sequence[str], spec: TaskSpec) -> list[st
     """Returns the models of a task with those that their figures need for comparison.
 
     Retention needs the teacher as given; a treated student the same treatment of the undistilled
-    one; a task without a meaningful constant prediction a student with random weights.
+    one, and as many steps without it; a task without a meaningful constant prediction a student
+    with random weights.
     """
     extended = list(models)
     if "student-d" in models:
         extended.append("student-step0-d")
+        # Without further texts `student` itself has as many steps.
+        if spec.second_distillation.unlabelled is not None:
+            extended += ["student", SAME_STEPS]
     # Without the teacher there is no retention.
     if TEACHER in models and len(models) > 1:
         extended.append(reference_model(run))
         if baseline_model(spec.metric) == RANDOM_STUDENT:
             extended.append(RANDOM_STUDENT)
     return list(dict.fromkeys(extended))
+
+
+def untreated(model: str) -> str:
+    """Returns the model whose settings a model is fine-tuned with."""
+    return _UNTREATED.get(model, model)
+
+
+def best_setting(plans: Sequence[CellPlan]) -> Training:
+    """Returns the hyper-parameters of the cell with the highest score; of equal ones the first."""
+    return max(plans, key=lambda plan: read_cell(plan.file).score).settings.training
 
 
 def source_of(run: RunDir, model: str) -> ModelSource:

@@ -6,6 +6,7 @@ The built-in tasks are such files too (`task_files/`), so a user's own task has 
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -34,8 +35,6 @@ REST = "rest"
 _FOLDER = Path(__file__).resolve().parent / "task_files"
 # Names become folders of a run and parts of TASK:MODEL:SEED.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
-# The models that `student_learning_rate` applies to.
-_STUDENTS = "student"
 
 # --- sections ------------------------------------------------------------------------------------
 
@@ -111,6 +110,21 @@ class Hub(StrictSection):
     label: str = Field(default="label", description="Column with the label or the answers.")
 
 
+class Search(StrictSection):
+    """Settings that are tried for every model, judged on a part of the training examples."""
+
+    learning_rates: tuple[Rate, ...] = Field(
+        min_length=1, description="Peak learning rates that are tried."
+    )
+    epochs: tuple[Epochs, ...] = Field(
+        default=(), description="Numbers of epochs that are tried; default: `epochs` alone."
+    )
+    share: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        default=0.2,
+        description="Share of the training examples, in whole groups, that settings are judged on.",
+    )
+
+
 class Training(StrictSection):
     """Hyper-parameters of fine-tuning, and where they come from."""
 
@@ -120,10 +134,6 @@ class Training(StrictSection):
     )
     learning_rate: Rate = Field(
         description="Peak learning rate of AdamW, reached at the end of the warm-up."
-    )
-    student_learning_rate: Rate | None = Field(
-        default=None,
-        description="Learning rate of models whose name starts with `student`; default: the same.",
     )
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.1, description="Share of the steps in which the learning rate rises linearly."
@@ -140,21 +150,36 @@ class Training(StrictSection):
     source: str = Field(
         min_length=1, description="Publication or measurement that the hyper-parameters are from."
     )
+    search: Search | None = Field(
+        default=None,
+        description="Settings that are tried for every model in place of learning_rate and epochs.",
+    )
 
-    def for_model(self, model: str) -> Training:
-        """Returns the hyper-parameters of a model, with the learning rate that applies to it."""
-        # The result has one rate, so that records and keys contain the one that was used.
-        learning_rate = self.learning_rate
-        # Half the layers may need a higher rate than the teacher's (docs/evaluation.md).
-        if self.student_learning_rate is not None and model.startswith(_STUDENTS):
-            learning_rate = self.student_learning_rate
-        return self.model_copy(
-            update={"learning_rate": learning_rate, "student_learning_rate": None}
-        )
+    def settings(self) -> list[Training]:
+        """Returns the settings that are tried for each model, as complete hyper-parameters."""
+        alone = self.model_copy(update={"search": None})
+        if self.search is None:
+            return [alone]
+        return [
+            alone.model_copy(update={"learning_rate": rate, "epochs": epochs})
+            for rate in self.search.learning_rates
+            for epochs in self.search.epochs or (self.epochs,)
+        ]
+
+    def with_epochs(self, epochs: int) -> Training:
+        """Returns the hyper-parameters with another number of epochs, also in the search."""
+        search = self.search
+        if search is not None:
+            search = search.model_copy(update={"epochs": ()})
+        return self.model_copy(update={"epochs": epochs, "search": search})
+
+    def steps(self, rows: int) -> int:
+        """Returns the optimizer steps for a number of training rows."""
+        return math.ceil(rows / self.batch) * self.epochs
 
     def hyper_parameters(self) -> dict[str, float]:
         """Returns the values that decide the outcome, by name."""
-        return self.model_dump(exclude={"source", "student_learning_rate"})
+        return self.model_dump(exclude={"source", "search"})
 
 
 class SecondDistillation(StrictSection):

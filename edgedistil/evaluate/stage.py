@@ -30,6 +30,7 @@ from edgedistil.evaluate.planning import (
     with_controls,
 )
 from edgedistil.evaluate.retention import Predictions
+from edgedistil.evaluate.search import choose_settings
 from edgedistil.evaluate.spec import expand_groups, load_task
 from edgedistil.evaluate.tasks import load_data
 
@@ -86,13 +87,14 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
 
     # Run what is missing.
     planner = Planner(run, deployed)
+    models = dict.fromkeys(tasks, selection.models)
+    # A single cell is one model; the comparison is made by a later command.
+    if options.cell is None:
+        models = {task: with_controls(run, selection.models, task.spec) for task in tasks}
+    choose_settings(planner, models, jobs=options.jobs)
     plans: list[CellPlan] = []
     for task in tasks:
-        # A single cell is one model; the comparison is made by a later command.
-        models = selection.models
-        if options.cell is None:
-            models = with_controls(run, models, task.spec)
-        plans += planner.plans(task, models, selection.seeds)
+        plans += planner.plans(task, models[task], selection.seeds)
     run_cells(plans, jobs=options.jobs)
 
     # Aggregate these cells, and the earlier ones of the same tasks.
@@ -144,7 +146,7 @@ def _planned_tasks(
     for name in names:
         spec = load_task(name)
         if settings.epochs is not None:
-            training = spec.training.model_copy(update={"epochs": settings.epochs})
+            training = spec.training.with_epochs(settings.epochs)
             spec = spec.model_copy(update={"training": training})
         task = PlannedTask(spec, options.data, settings.train_limit)
         # Cells and scores have the task's name, so the second would overwrite those of the first.

@@ -168,4 +168,4 @@ def _read_example(
     spec: TaskSpec, rules: LabelRules, classes: tuple[str, ...], raw: RawExample
 ) -> Example:
     label = spec.task_kind.read_label(raw, classes, rules)
-    return Example(raw.texts, label, raw.answers, raw.part, raw.id)
+    return Example(raw.texts, label, raw.answers, raw.part, raw.id, raw.group)

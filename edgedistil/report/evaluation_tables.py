@@ -65,7 +65,7 @@ def task_table(record: EvaluationRecord) -> TableData:
     for task in record.tasks:
         if task.positive is not None:
             notes.append(f"{_title(task)}: f1 is that of the class '{task.positive}'")
-        notes += _learning_rate_notes(task, record)
+        notes += _setting_notes(task, record)
         notes += _unlabelled_notes(task, record)
     return TableData("Tasks", columns, rows, notes)
 
@@ -80,13 +80,23 @@ def _paper_scores(task: TaskFacts) -> str:
     return f"{hundredths(task.paper.teacher, 1)} / {hundredths(task.paper.student, 1)}"
 
 
-def _learning_rate_notes(task: TaskFacts, record: EvaluationRecord) -> Iterator[str]:
-    """Yields the learning rate of each model if they differ within a task."""
-    by_rate = _models_by_setting(task, record, "learning_rate")
-    # One rate for all models is the normal case and needs no note.
-    if len(by_rate) > 1:
-        rates = [f"{rate:g} for {', '.join(models)}" for rate, models in by_rate.items()]
-        yield f"{_title(task)}: learning rate {'; '.join(rates)} ({task.settings_source})"
+def _setting_notes(task: TaskFacts, record: EvaluationRecord) -> Iterator[str]:
+    """Yields how many settings were tried for each model, what chose them, and the result."""
+    if task.settings_tried == 1:
+        yield (
+            f"{_title(task)}: one setting for all models, no other was tried"
+            f" ({task.settings_source})"
+        )
+        return
+    chosen = []
+    for setting in ("learning_rate", "epochs"):
+        by_value = _models_by_setting(task, record, setting)
+        values = [f"{value:g} for {', '.join(models)}" for value, models in by_value.items()]
+        chosen.append(f"{setting.replace('_', ' ')} {', '.join(values)}")
+    yield (
+        f"{_title(task)}: {task.settings_tried} settings tried for each model, chosen on"
+        f" {task.settings_chosen_on}: {'; '.join(chosen)}"
+    )
 
 
 def _unlabelled_notes(task: TaskFacts, record: EvaluationRecord) -> Iterator[str]:

@@ -14,6 +14,7 @@ from edgedistil.core.errors import InputError
 from edgedistil.core.records import Cell, provenance, write_record
 from edgedistil.evaluate.cells import (
     CellFile,
+    CellSettings,
     ModelSource,
     cell_key,
     model_sha256,
@@ -114,8 +115,11 @@ def key(
     limit: int | None = None,
     seed: int = 1,
     soft: tuple[str, str] | None = None,
+    share: float | None = None,
+    match_steps: bool = False,
 ) -> str:
-    return cell_key(spec, data, limit, source, seed, soft)
+    settings = CellSettings(spec.training, share, match_steps)
+    return cell_key(spec, settings, data, limit, source, seed, soft)
 
 
 def test_key_is_stable_across_releases() -> None:
@@ -133,12 +137,14 @@ def test_every_input_changes_the_key() -> None:
         key(spec, seed=2),
         key(spec, soft=("teacher's key", "texts")),
         key(spec, soft=("teacher's key", "other texts")),
+        key(spec, share=0.2),
+        key(spec, match_steps=True),
         key(spec, source=replace(SOURCE, random_weights=True)),
         key(spec, source=replace(SOURCE, sha256="other")),
         key(spec.model_copy(update={"training": other_epochs})),
         key(spec.model_copy(update={"metric": "f1"})),
     }
-    assert len(keys) == 10
+    assert len(keys) == 12
 
 
 def test_title_and_licence_do_not_change_the_key() -> None:

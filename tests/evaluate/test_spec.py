@@ -29,6 +29,7 @@ SECTIONS = (
     spec.TaskSpec,
     spec.Files,
     spec.Hub,
+    spec.Search,
     spec.Training,
     spec.SecondDistillation,
     spec.Paper,
@@ -167,11 +168,29 @@ def test_labels_and_their_spellings_must_have_equal_numbers(tmp_path: Path) -> N
 # --- hyper-parameters ----------------------------------------------------------------------------
 
 
-def test_learning_rate_of_students_applies_to_students_only(tmp_path: Path) -> None:
+SEARCH = OWN + "\n[training.search]\nlearning_rates = [1e-3, 1e-2]\n"
+
+
+def test_settings_are_all_rates_with_all_epochs(tmp_path: Path) -> None:
+    training = load_task(write(tmp_path, SEARCH + "epochs = [1, 3]\n")).training
+    tried = [(setting.learning_rate, setting.epochs) for setting in training.settings()]
+    assert tried == [(1e-3, 1), (1e-3, 3), (1e-2, 1), (1e-2, 3)]
+    # A recipe that sets the epochs leaves the rates to choose from.
+    fixed = [
+        (setting.learning_rate, setting.epochs) for setting in training.with_epochs(5).settings()
+    ]
+    assert fixed == [(1e-3, 5), (1e-2, 5)]
+
+
+def test_without_a_search_there_is_one_setting(tmp_path: Path) -> None:
+    training = load_task(write(tmp_path, OWN)).training
+    assert training.settings() == [training]
+
+
+def test_no_setting_is_for_students_alone(tmp_path: Path) -> None:
     text = OWN.replace("epochs = 1", "epochs = 1\nstudent_learning_rate = 3e-2")
-    training = load_task(write(tmp_path, text)).training
-    rates = [training.for_model(model).learning_rate for model in ("teacher", "student-step0")]
-    assert rates == [1e-3, 3e-2]
+    with pytest.raises(TaskError, match="student_learning_rate"):
+        load_task(write(tmp_path, text))
 
 
 def test_source_is_not_a_hyper_parameter(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ class Linear:
         weight: The initializer of W.
         bias: The initializer of b; None without one.
         rows_are_outputs: Whether the weight is stored as (N, K), as PyTorch stores it.
+        constant: Whether x follows from weights only, as DeBERTa's vectors of distances do: a
+            session computes the layer once, when it starts.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Linear:
     weight: ir.Value
     bias: ir.Value | None
     rows_are_outputs: bool
+    constant: bool
 
     @property
     def x(self) -> ir.Value:
@@ -89,17 +92,21 @@ class Linear:
 def find_linears(model: ir.Model) -> list[Linear]:
     """Returns all linear layers, in the order of computation."""
     linears = []
+    # Values that depend on a call; the nodes are sorted.
+    of_call = set(model.graph.inputs)
     for node in model.graph:
+        if not of_call.isdisjoint(node.inputs):
+            of_call.update(node.outputs)
         if node.op_type not in {"MatMul", "FusedMatMul", "Gemm"}:
             continue
         x, weight = node.inputs[0], node.inputs[1]
         if x is None or weight is None or not weight.is_initializer():
             continue  # a MatMul of two activations, as in attention
-        linears.append(_linear(node, weight))
+        linears.append(_linear(node, weight, constant=x not in of_call))
     return linears
 
 
-def _linear(node: ir.Node, weight: ir.Value) -> Linear:
+def _linear(node: ir.Node, weight: ir.Value, *, constant: bool) -> Linear:
     # Gemm has an input for the bias; the tracer writes its weight as (N, K) with transB.
     if node.op_type == "Gemm":
         bias, last = node.inputs[2], node
@@ -112,6 +119,7 @@ def _linear(node: ir.Node, weight: ir.Value) -> Linear:
         weight=weight,
         bias=bias,
         rows_are_outputs=node.op_type in {"FusedMatMul", "Gemm"},
+        constant=constant,
     )
 
 

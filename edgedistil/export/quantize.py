@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -81,6 +82,7 @@ def quantize_dynamic(model: ir.Model, plan: Int8Plan) -> list[str]:
     """
     # The layers are listed first: afterwards their names and weights are others.
     linears = quantizable_linears(model, plan)
+    store_constant_linears(model, plan)
     quantize_embeddings(model, plan)
     for readers in group_by_input(linears).values():
         # Quantizing x in a node of its own gains nothing if only one layer reads x
@@ -108,6 +110,7 @@ def quantize_static(
         Names of the linear layers that were quantized.
     """
     linears = quantizable_linears(model, plan)
+    store_constant_linears(model, plan)
     quantize_embeddings(model, plan)
     # The names of the inputs before any of them is replaced.
     groups = {x.name or "": readers for x, readers in group_by_input(linears).items()}
@@ -120,8 +123,9 @@ def quantize_static(
 
 
 def quantizable_linears(model: ir.Model, plan: Int8Plan) -> list[Linear]:
-    """Returns the linear layers that a plan quantizes, in the order of computation."""
-    return [linear for linear in find_linears(model) if _is_quantized(linear, plan)]
+    """Returns the linear layers of a call that a plan quantizes, in the order of computation."""
+    linears = [linear for linear in find_linears(model) if not linear.constant]
+    return [linear for linear in linears if _is_quantized(linear, plan)]
 
 
 def group_by_input(linears: Iterable[Linear]) -> dict[ir.Value, list[Linear]]:
@@ -143,6 +147,34 @@ def _is_quantized(linear: Linear, plan: Int8Plan) -> bool:
 
 
 # --- linear layers -------------------------------------------------------------------------------
+
+
+def store_constant_linears(model: ir.Model, plan: Int8Plan, *, suffix: str = "") -> None:
+    """Stores the weights of layers that a session computes once in 8 bits; they stay in float.
+
+    Only with ONNX's own operators: a session does not fold onnxruntime's integer MatMuls, and would
+    compute the layers in every call (docs/log.md#constant-layers-in-int8).
+
+    Args:
+        model: The float32 graph, changed in place.
+        plan: How the weights are quantized.
+        suffix: Of the names of the weights; empty to share those of 8-bit layers.
+    """
+    for linear in find_linears(model):
+        if not (linear.constant and _is_quantized(linear, plan)):
+            continue
+        integers, scale, zero_point = _integer_weight(model, linear, plan, suffix=suffix)
+        name, op = linear.matmul.name or "", partial(insert, linear.last)
+        to_float = {"to": int(ir.DataType.FLOAT)}
+        (numbers,) = op("Cast", [integers], name=f"{name}/Cast", attributes=to_float)
+        if zero_point is not None:
+            middle = _float_zero(model.graph)
+            (numbers,) = op("Sub", [numbers, middle], name=f"{name}/Sub")
+        (weight,) = op("Mul", [numbers, scale], name=f"{name}/Mul")
+        (output,) = op("MatMul", [linear.x, weight], name=name)
+        if linear.bias is not None:
+            (output,) = op("Add", [output, linear.bias], name=f"{name}/bias")
+        linear.replace_by(output)
 
 
 @dataclass(frozen=True)
@@ -210,7 +242,7 @@ def _quantize_reader(model: ir.Model, linear: Linear, plan: Int8Plan, x: _Quanti
 
 
 def _integer_weight(
-    model: ir.Model, linear: Linear, plan: Int8Plan
+    model: ir.Model, linear: Linear, plan: Int8Plan, *, suffix: str = ""
 ) -> tuple[ir.Value, ir.Value, ir.Value | None]:
     """Adds the integer weight (K, N); returns it with its scale and zero point."""
     graph = model.graph
@@ -220,7 +252,7 @@ def _integer_weight(
     integers_KN, scale_1N = quantize_weight(linear.matrix(), plan, axis=0)
     scale_shape = (-1,) if plan.per_channel else ()
     # After the weight, not the layer: layers that share a weight store its integers once.
-    name = linear.weight.name
+    name = f"{linear.weight.name}{suffix}"
     formulas = int8_formulas(linear.formula(), plan, axis=0)
     return (
         add_initializer(graph, f"{name}.quantized", integers_KN, formulas.values),
@@ -246,6 +278,11 @@ def _zero_point(graph: ir.Graph, plan: Int8Plan) -> ir.Value | None:
     if plan.signed:
         return None
     return add_initializer(graph, "constant/uint8/128", np.array(UINT8_ZERO, np.uint8))
+
+
+def _float_zero(graph: ir.Graph) -> ir.Value:
+    """Zero point of unsigned weights, to be subtracted from floats."""
+    return add_initializer(graph, "constant/float32/128", np.array(UINT8_ZERO, np.float32))
 
 
 # --- embeddings ----------------------------------------------------------------------------------
@@ -280,8 +317,7 @@ def _quantize_lookup(graph: ir.Graph, lookup: ir.Node, plan: Int8Plan) -> None:
     )
     # uint8 is stored around 128, and a lookup has no zero-point input.
     if not plan.signed:
-        middle = add_initializer(graph, "constant/float32/128", np.array(UINT8_ZERO, np.float32))
-        (numbers,) = insert(lookup, "Sub", [numbers, middle], name=f"{name}/Sub")
+        (numbers,) = insert(lookup, "Sub", [numbers, _float_zero(graph)], name=f"{name}/Sub")
     (vectors,) = insert(lookup, "Mul", [numbers, scales], name=f"{name}/Mul")
     replace_value(lookup.outputs[0], vectors)
 

@@ -148,15 +148,16 @@ def _attention_forward(module: Any, encoder: Any) -> Any:
         rel_embeddings: Any,
         **_named: Any,
     ) -> Any:
+        # First, so that their nodes have the names of their modules.
+        q, k, v = (
+            linear(hidden_BLD) for linear in (module.query_proj, module.key_proj, module.value_proj)
+        )
         rows_down, rows_up, pos_key, pos_query = None, None, None, None
         if module.relative_attention:
             if "c2p" in module.pos_att_type:
                 rows_down, pos_key = getattr(encoder, _DOWN), _pos_key(module)(rel_embeddings)
             if "p2c" in module.pos_att_type:
                 rows_up, pos_query = getattr(encoder, _UP), _pos_query(module)(rel_embeddings)
-        q, k, v = (
-            linear(hidden_BLD) for linear in (module.query_proj, module.key_proj, module.value_proj)
-        )
         inputs = q, k, v, mask_B1LL, rows_down, rows_up, pos_key, pos_query
         context = _DisentangledAttention.apply(*inputs, heads, scale)  # type: ignore[no-untyped-call]
         return context, None

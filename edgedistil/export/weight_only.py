@@ -22,6 +22,7 @@ from edgedistil.export.quantize import (
     quantizable_linears,
     quantize_embeddings,
     quantize_linear,
+    store_constant_linears,
 )
 from edgedistil.parity.formula import call
 
@@ -107,6 +108,8 @@ def quantize_int4(model: ir.Model, plan: Int8Plan) -> list[str]:
         Names of the linear layers that were quantized to 4 bits.
     """
     linears = quantizable_linears(model, plan)
+    # Under names of their own: another layer may have the same weight in 4 bits.
+    store_constant_linears(model, plan, suffix=".int8")
     quantize_embeddings(model, plan)
     names = []
     for linear in linears:

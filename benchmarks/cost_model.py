@@ -102,6 +102,7 @@ class Judgement:
 
     row: Published
     low_ms: float
+    middle_ms: float
     high_ms: float
 
     @property
@@ -110,8 +111,8 @@ class Judgement:
 
     @property
     def relative_error(self) -> float:
-        """Error of the band's middle."""
-        return math.sqrt(self.low_ms * self.high_ms) / self.row.ms - 1
+        """Error of the predicted time."""
+        return self.middle_ms / self.row.ms - 1
 
     @property
     def verdict(self) -> str:
@@ -127,7 +128,8 @@ def judge(rows: Sequence[Published]) -> list[Judgement]:
     for row in rows:
         own = constants.get(_group(row)) or ONNXRUNTIME_CONSTANTS[core_family(row.device)]
         band = latency_band(row.work, row.device, own, threads=row.threads)
-        judgements.append(Judgement(row, band.low, band.high))
+        seconds = predict_seconds(row.work, row.device, own, threads=row.threads)
+        judgements.append(Judgement(row, band.low, 1000 * seconds, band.high))
     return judgements
 
 
@@ -151,7 +153,8 @@ Milliseconds. *fit*: the row that the runtime's efficiency on this family of cor
 (not judged); *in*, *OUT*: judged. onnxruntime's rows are judged with the shipped constants, to
 which no ARM core contributed. Device figures are those of devices/*.toml, with the clock, core
 count, memory and instruction set of the board in question. Sources: onnxruntime 1.24.1 on a
-Neoverse N2, 4 virtual cores at 3.4 GHz, published by its user; ncnn, the benchmark README of
+Neoverse N2, 4 virtual cores at 3.4 GHz, dynamic int8; where int8 on several threads was never
+measured the band reaches to no gain; ncnn, the benchmark README of
 Tencent/ncnn, model `vision_transformer`, fp16 is assumed on cores with it; PyTorch, the 2,000
 encoders of mit-han-lab/hardware-aware-transformers by their line, 0.079 s + 0.116 s/GFLOP, whose
 points test linearity and no more. All of ncnn's rows are one model on boards that differ in clock,

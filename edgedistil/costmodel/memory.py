@@ -57,9 +57,9 @@ MEMORY_CONSTANTS: dict[Storage, MemoryConstants] = {
     "inline": MemoryConstants(68.9e6, 1.27, 1.58, 2.39, 0.99),
 }
 # Holds every shape that was left out of the fit (1.3 would do) and the figures of other machines,
-# of which a call on one short text asks for the most, 1.84: it touches few embeddings
+# of which a call on one short text asks for the most, 1.65: it touches few embeddings
 # (benchmarks/cost_model.md, section on memory).
-MEMORY_SPREAD = 1.9
+MEMORY_SPREAD = 1.7
 
 
 def memory_parts(file_bytes: int, work: Sequence[NodeWork]) -> NDArray[np.float64]:

@@ -25,6 +25,13 @@ def test_a_board_without_ssh_is_predicted_and_every_row_says_so(exported: RunDir
         assert "uncalibrated" in row.conditions["calibration"]
     assert all(claim.method == "predicted" and claim.device == "rpi4" for claim in record.claims)
     assert record.notes[0].startswith("predicted, not measured: ")
+    assert "leave one device out" in record.notes[1]
+    ratios = [claim for claim in record.claims if claim.claim != "size"]
+    assert all("counting multiply-adds alone: " in claim.sentence for claim in ratios)
+    # It was never measured what int8 gains from four threads of a Cortex-A72.
+    int8 = [claim for claim in ratios if claim.claim != "speed" and "4 threads" in claim.figure]
+    assert int8 and all(claim.verdict == "inconclusive" for claim in int8)
+    assert all("no verdict: the gain of int8" in claim.conditions for claim in int8)
     assert not run.profile("host", "measured").exists()
 
 

@@ -356,3 +356,32 @@ def test_its_own_cost_a_call_is_under_20_microseconds() -> None:
     assert all(len(samples) == 5_000 for samples, _ in runs)
     best = min(wall for _, wall in runs) / 5_000
     assert best < 20_000, f"{best:.0f} ns"
+
+
+def test_the_clock_is_measured_where_the_processors_code_is_known(tmp_path: Path) -> None:
+    # Between the slowest board and the fastest desktop; the figure itself is the machine's.
+    clock_ghz = runner["measure_clock"](platform.machine(), str(tmp_path))
+    assert clock_ghz is None or 0.1 < clock_ghz < 10
+    assert (clock_ghz is None) == (platform.machine() not in ("x86_64", "aarch64", "arm64"))
+    assert runner["measure_clock"]("riscv64", str(tmp_path)) is None
+
+
+def test_the_loops_jump_back_to_their_first_addition() -> None:
+    additions = runner["ADDITIONS_PER_LOOP"]
+    arm = np.frombuffer(runner["addition_loop"]("aarch64"), np.uint32)
+    # add, ..., subs, b.ne, ret; the offset of a branch is bits 5 to 23, in instructions.
+    assert len(arm) == additions + 3 and len(set(arm[:additions])) == 1
+    offset = int(arm[-2]) >> 5 & 0x7FFFF
+    assert offset - 2**19 == -(additions + 1)
+
+    x86 = runner["addition_loop"]("x86_64")
+    jump = x86.index(b"\x0f\x85")
+    assert int.from_bytes(x86[jump + 2 : jump + 6], "little", signed=True) == -(jump + 6)
+    assert x86[:jump] == b"\x48\x01\xf0" * additions + b"\x48\xff\xcf"
+
+
+def test_bandwidth_and_clock_are_phases_of_a_job(folder: Path) -> None:
+    status, reply = run(folder, job_of(phases=["clock", "bandwidth"]))
+    assert status == 0 and reply.ok
+    assert reply.bandwidth is not None and reply.bandwidth.one_core > 1e8
+    assert reply.clock_ghz is None or reply.clock_ghz > 0.1

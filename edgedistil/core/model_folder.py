@@ -440,7 +440,8 @@ def _check_shapes(
     keys = family.keys
     numbered = re.compile(re.escape(family.names.layers) + r"\.(\d+)\.")
     layers = {int(match[1]) + 1 for match in map(numbered.search, shapes) if match is not None}
-    if layers and config[keys.layers] > max(layers):
+    # With fewer, transformers would leave the last ones out without a word.
+    if layers and config[keys.layers] != max(layers):
         raise ModelError(
             f"{folder / 'config.json'}: {keys.layers} = {config[keys.layers]:,}, and the weights "
             f"have {max(layers)} layers",

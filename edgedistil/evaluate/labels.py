@@ -21,6 +21,10 @@ _ANY_VALUE = (-1e30, 1e30)
 # A longer label is most likely a column with text.
 _LONGEST_NAME = 200
 _INTEGER = re.compile(r"[+-]?[0-9]+(\.0*)?")
+# Integers as pandas writes a column of them that has gaps.
+_WHOLE_NUMBER = re.compile(r"(0|-?[1-9][0-9]*)(\.0+)?")
+# How programs write that there is no value, if no class has that name.
+_NO_VALUE = ("nan", "null")
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,11 @@ class LabelRules:
     needs_positive: bool = False
 
 
-def is_missing(label: object) -> bool:
-    """Whether a cell has no label: it is null, blank, or NaN, as pandas writes a missing number."""
+def is_missing(label: object, names: Sequence[str] = ()) -> bool:
+    """Whether a cell has no label: it is null, blank or NaN, and no class has that name."""
     if isinstance(label, str):
-        return not label.strip()
+        text = label.strip()
+        return text not in names and (not text or text.lower() in _NO_VALUE)
     return label is None or (isinstance(label, float | Decimal) and math.isnan(label))
 
 
@@ -61,7 +66,7 @@ def class_names(train: Sequence[RawExample], rules: LabelRules) -> tuple[str, ..
         TaskError: There are too few or too many classes for the metric, or a label has no name.
     """
     # Without names in the task's file, the training labels are the names.
-    names = rules.names or tuple(sorted({_label_forms(raw)[0] for raw in train}))
+    names = rules.names or tuple(sorted({_usual_form(raw) for raw in train}))
     if len(names) < 2:
         raise TaskError(
             f"task '{rules.task}': all training labels are '{names[0]}'; "
@@ -133,7 +138,7 @@ def _label_forms(raw: RawExample) -> tuple[str, ...]:
     label = raw.label
     forms: tuple[str, ...]
     if isinstance(label, str):
-        forms = (label.strip(),)
+        forms = _text_forms(label.strip())
     elif isinstance(label, bool):
         # JSON's form before Python's.
         forms = (str(label).lower(), str(label))
@@ -149,6 +154,22 @@ def _label_forms(raw: RawExample) -> tuple[str, ...]:
             f"of at most {_LONGEST_NAME}"
         )
     return forms
+
+
+def _usual_form(raw: RawExample) -> str:
+    """Returns the name of a class where only the labels name it: 1 for "1.0", true for "True"."""
+    forms = _label_forms(raw)
+    return forms[1] if isinstance(raw.label, str) and len(forms) > 1 else forms[0]
+
+
+def _text_forms(text: str) -> tuple[str, ...]:
+    """Returns a text, then the same number or truth value as other formats write it."""
+    if _WHOLE_NUMBER.fullmatch(text):
+        number = text.partition(".")[0]
+        return (text, number, f"{number}.0")
+    if text.lower() in ("true", "false"):
+        return (text, text.lower(), text.capitalize())
+    return (text,)
 
 
 def _number_forms(number: float | Decimal) -> tuple[str, ...]:

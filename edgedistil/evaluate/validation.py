@@ -109,12 +109,18 @@ def _without_empty(
 def _missing_column(spec: TaskSpec, example: RawExample) -> str | None:
     """Returns the column in which an example has no text or label; None if it has both."""
     # The answers of a question are checked where they are read.
-    if not spec.task_kind.has_answers and is_missing(example.label):
+    if not spec.task_kind.has_answers and is_missing(example.label, _names(spec)):
         return _label_column(spec)
     for index, text in enumerate(example.texts):
         if not text.strip():
             return _text_columns(spec)[index]
     return None
+
+
+def _names(spec: TaskSpec) -> tuple[str, ...]:
+    """Everything that the task's file says a label is written as."""
+    values = spec.files.values if spec.files is not None else None
+    return (*(spec.labels or ()), *(values or ()))
 
 
 def _label_column(spec: TaskSpec) -> str:

@@ -118,6 +118,7 @@ def test_the_activations_are_those_of_transformers() -> None:
         (_config(num_hidden_layers=10**9), "num_hidden_layers = 1000000000; expected 1 to 1,000"),
         (_config(num_hidden_layers=None), "num_hidden_layers = None; expected 1 to"),
         (_config(num_hidden_layers=4), "num_hidden_layers = 4, and the weights have 3 layers"),
+        (_config(num_hidden_layers=2), "num_hidden_layers = 2, and the weights have 3 layers"),
         (_config(type_vocab_size=-1), "type_vocab_size = -1; expected 1 to"),
         (_config(pad_token_id=10**9), "pad_token_id = 1000000000 is beyond the 29 rows"),
         (_config(pad_token_id=[0]), r"pad_token_id = \[0\]; expected an integer"),

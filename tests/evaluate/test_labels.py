@@ -43,6 +43,8 @@ def test_classes_are_the_sorted_training_labels_unless_the_task_names_them() -> 
         ([1, "1", 1.0, 2], ("1", "2")),
         ([True, "true", False], ("false", "true")),
         ([0.5, Decimal("1.5")], ("0.5", "1.5")),
+        (["1.0", 1, "2", "2.00"], ("1", "2")),
+        (["True", "TRUE", "false"], ("false", "true")),
         ([Decimal("2.00"), 2, 1], ("1", "2")),
     ],
 )
@@ -55,7 +57,7 @@ def test_one_class_written_in_several_ways_is_one_class(
     assert set(numbers) == set(range(len(names)))
 
 
-@pytest.mark.parametrize("label", [3, "3", " 3 ", 3.0])
+@pytest.mark.parametrize("label", [3, "3", " 3 ", 3.0, "3.0", "3.00"])
 def test_number_that_is_the_name_of_a_class_is_that_class(label: object) -> None:
     assert number_of(label, *STARS) == 2
     # The order of the names is the user's.
@@ -63,9 +65,19 @@ def test_number_that_is_the_name_of_a_class_is_that_class(label: object) -> None
     assert number_of(label, "5", "3") == 1
 
 
-@pytest.mark.parametrize(("label", "number"), [(True, 1), (False, 0), ("true", 1)])
+@pytest.mark.parametrize(
+    ("label", "number"), [(True, 1), (False, 0), ("true", 1), ("True", 1), ("FALSE", 0)]
+)
 def test_booleans_are_written_as_in_json(label: object, number: int) -> None:
     assert number_of(label, "false", "true") == number
+
+
+def test_the_exact_spelling_comes_first() -> None:
+    assert number_of("True", "true", "True") == 1
+    assert number_of("1.0", "1", "1.0") == 1
+    # A code with leading zeros is no number.
+    with pytest.raises(TaskError, match="unknown label '01'"):
+        number_of("01", "1", "2")
 
 
 def test_booleans_may_have_pythons_names() -> None:
@@ -112,6 +124,13 @@ def test_column_with_text_is_not_a_column_of_labels() -> None:
 @pytest.mark.parametrize("label", [None, "", " \t", float("nan"), Decimal("nan")])
 def test_missing_labels(label: object) -> None:
     assert is_missing(label)
+
+
+def test_a_word_for_no_value_may_be_the_name_of_a_class() -> None:
+    assert is_missing(" NaN ")
+    assert is_missing("null", ["a"])
+    assert not is_missing("nan", ["nan", "a"])
+    assert not is_missing("none")
 
 
 def test_zero_and_false_are_not_missing() -> None:

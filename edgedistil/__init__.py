@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         ProfileRecord,
     )
     from edgedistil.core.rundir import RunDir
+    from edgedistil.inspection import Inspection
 
 __all__ = [
     "EvaluateOptions",
@@ -47,6 +48,7 @@ __all__ = [
     "distill",
     "evaluate",
     "export",
+    "inspect",
     "load_recipe",
     "plan",
     "profile",
@@ -67,6 +69,20 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     from edgedistil.core import recipe
 
     return recipe.load_recipe(path, list(overrides))
+
+
+def inspect(model: str) -> Inspection:
+    """Reads what a model holds and what can be done with it; loads no weights, and no torch.
+
+    Args:
+        model: Folder, hub id, or `asset:NAME`.
+    Raises:
+        InputError: There is no such model, it is not supported, or its files are damaged.
+        OfflineError: The hub cannot be reached.
+    """
+    from edgedistil.inspection import inspect_model
+
+    return inspect_model(model)
 
 
 def plan(recipe: Recipe) -> PlanRecord:

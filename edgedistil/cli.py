@@ -6,6 +6,7 @@ Heavy imports are in the bodies of the commands, so that `--help` is fast.
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import signal
@@ -227,6 +228,25 @@ def report(
     other = None if against is None else open_run(against)
     edgedistil.report(opened, against=other)
     show_report(opened, against=other)
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str, typer.Argument(help="Folder, hub id, or asset:NAME of a model.", metavar="MODEL")
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the facts as JSON. Default: tables.")
+    ] = False,
+) -> None:
+    """Show what a model holds and what can be done with it; loads no weights."""
+    found = edgedistil.inspect(model)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    from edgedistil.inspection import show_inspection
+
+    show_inspection(found)
 
 
 @app.command()

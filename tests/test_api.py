@@ -13,7 +13,7 @@ import pytest
 
 import edgedistil
 
-FUNCTIONS = ["load_recipe", "plan", "distill", "evaluate", "export", "profile", "report"]
+FUNCTIONS = ["load_recipe", "inspect", "plan", "distill", "evaluate", "export", "profile", "report"]
 
 
 def run_python(script: str) -> str:

@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "profiling": {"costmodel", "runtime", "parity"},
     "report": set(),
     "doctor": set(),
+    "inspection": {"export"},
     "ablate": {"evaluate"},
     "file_keys": {"evaluate"},
     "flags": set(),
@@ -60,6 +61,7 @@ LIGHT = (
     "edgedistil.parity.gate",
     "edgedistil.report.stage",
     "edgedistil.export.stage",
+    "edgedistil.inspection",
 )
 
 

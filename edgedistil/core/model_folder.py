@@ -78,6 +78,26 @@ _DAMAGED_HINT = "the file may be truncated: copy or download it again"
 _LISTED_PROBLEMS = 4
 
 Shape = tuple[int, ...]
+# Parts of class names, what such a model is, and what its user can do instead.
+_OTHER_KINDS = (
+    (
+        ("ForConditionalGeneration", "EncoderDecoder", "Seq2Seq", "T5"),
+        "an encoder-decoder",
+        "for labels, spans or vectors choose an encoder; a model that writes text needs another "
+        "exporter",
+    ),
+    (
+        ("ForCausalLM", "LMHeadModel"),
+        "a decoder",
+        "for labels, spans or vectors choose an encoder; a model that writes text needs another "
+        "exporter",
+    ),
+    (
+        ("Image", "Vision", "ViT", "CLIP", "Detection", "Segmentation", "Audio", "Speech", "CTC"),
+        "a model of images or sound",
+        "this tool is for encoders of text",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -165,16 +185,33 @@ def _supported_family(
     model_type = config.get("model_type", "unknown")
     if not isinstance(model_type, str) or model_type not in families:
         named = ", ".join(architectures) or "no architecture"
+        what, hint = _what_it_is(config, architectures)
         raise ModelError(
-            f"{subject} is a model of type '{echo(model_type)}' ({named}); "
+            f"{subject} is {what} of type '{echo(model_type)}' ({named}); "
             f"supported: {', '.join(families)}",
-            hint="choose a model of a supported family, with weights in safetensors",
+            hint=hint,
         )
     family = FAMILIES[model_type]
     problem = _unsupported_option(config, family)
     if problem is not None:
         raise ModelError(f"{subject} {problem}")
     return family
+
+
+def _what_it_is(config: Mapping[str, Any], architectures: Sequence[str]) -> tuple[str, str]:
+    """Returns the kind of an unsupported model, and the nearest way out."""
+    code = config.get("auto_map")
+    if isinstance(code, dict) and code:
+        return (
+            f"a model with code of its own (auto_map: {echo(', '.join(map(str, code.values())))})",
+            "code from a model folder is never run: choose a version of the model that "
+            "transformers has a class for, or a model of a supported family",
+        )
+    names = " ".join(architectures)
+    for endings, what, hint in _OTHER_KINDS:
+        if any(ending in names for ending in endings):
+            return what, hint
+    return "a model", "choose a model of a supported family, with weights in safetensors"
 
 
 def _unsupported_option(config: Mapping[str, Any], family: FamilyInfo) -> str | None:
@@ -406,6 +443,15 @@ def read_header(file: Path) -> dict[str, Shape]:
                 shapes[name] = tuple(tensor.get_shape())
                 _check_float(file, name, tensor.get_dtype())
     return shapes
+
+
+def read_dtypes(file: Path) -> dict[str, str]:
+    """Returns the type of each weight in a safetensors file that `read_header` has read."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="numpy") as tensors:
+        names = tensors.keys()
+        return {name: str(tensors.get_slice(name).get_dtype()) for name in names}
 
 
 def _check_float(file: Path, name: str, dtype: str) -> None:

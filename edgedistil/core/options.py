@@ -249,7 +249,7 @@ class ExportOptions(CheckedOptions):
         str | None,
         Flag(
             "--model",
-            "Folder or hub id of a model. Default: the run's student and teacher.",
+            "Folder, hub id, or asset:NAME of a model. Default: the run's student and teacher.",
             metavar="MODEL",
         ),
     ] = None

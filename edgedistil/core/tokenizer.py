@@ -220,7 +220,7 @@ def read_tokenizer(folder: Path) -> TextTokenizer:
         special=special,
         roles=special_roles(files, backend, special),
         max_length=max_length(files),
-        positions=files.size_of_model("positions"),
+        positions=files.positions,
         truncation_side=text_side(files, "truncation_side"),
         padding_side=text_side(files, "padding_side"),
         gives_token_types=_gives_token_types(files, built, frames),

@@ -37,8 +37,8 @@ DAMAGED_HINT = "the file may be truncated: copy or download it again"
 _SPECIAL_TOKENS = tuple(
     f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 )
-# Name in transformers 5 of the class that takes tokenizer.json as it is.
-GENERIC_BACKEND = "TokenizersBackend"
+# A class that every client reads tokenizer.json with, as it is.
+GENERIC_CLASS = "PreTrainedTokenizerFast"
 # A longer declared length means that there is no limit: transformers writes 10^30.
 _LONGEST_DECLARED = 10**9
 _EXTRA_KEYS = ("extra_special_tokens", "additional_special_tokens")
@@ -72,6 +72,18 @@ class TokenizerFiles:
         size = family.with_defaults(self.config).get(getattr(family.keys, name))
         # A value of another type is reported where the model is read.
         return size if isinstance(size, int) and size > 0 else None
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens of the longest text that the model has positions for; None if unknown."""
+        family = FAMILIES.get(str(self.config.get("model_type")))
+        if family is None or self.size_of_model("positions") is None:
+            return None
+        # RoBERTa's first rows belong to the padding.
+        if family.pad_counts_positions and type(self.config.get("pad_token_id", 0)) is not int:
+            return None
+        limit = family.positions_limit(self.config)
+        return limit if limit > 0 else None
 
 
 def read_files(folder: Path) -> TokenizerFiles:
@@ -153,7 +165,7 @@ def class_name(files: TokenizerFiles) -> str | None:
     family = FAMILIES.get(str(files.config.get("model_type")))
     # A family whose class takes tokenizer.json as it is has no other, whatever the files declare:
     # many models of ModernBERT's name a class that would give other ids.
-    if family is not None and (name is None or family.default_tokenizer == GENERIC_BACKEND):
+    if family is not None and (name is None or family.default_tokenizer == GENERIC_CLASS):
         name = family.default_tokenizer
     if name is not None and not isinstance(name, str):
         raise ModelError(

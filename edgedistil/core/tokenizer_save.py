@@ -14,10 +14,8 @@ from typing import Any
 
 from edgedistil.core.rundir import write_json, write_text
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
-from edgedistil.core.tokenizer_files import SETTINGS_FILE, TOKENIZER_FILE
+from edgedistil.core.tokenizer_files import GENERIC_CLASS, SETTINGS_FILE, TOKENIZER_FILE
 
-# A class that every client reads tokenizer.json with, as it is.
-GENERIC_CLASS = "PreTrainedTokenizerFast"
 # In the order that transformers writes.
 _SPECIALS = tuple(f"{kind}_token" for kind in ("unk", "sep", "pad", "cls", "mask", "bos", "eos"))
 _MODEL_INPUTS = ("input_ids", "token_type_ids", "attention_mask")

@@ -12,8 +12,8 @@ from edgedistil.core.digests import require_unchanged
 from edgedistil.core.errors import ModelError, RunError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.family_info import FamilyInfo
-from edgedistil.core.fetch import find_model_folder
 from edgedistil.core.model_folder import read_model_folder
+from edgedistil.core.model_source import find_model
 from edgedistil.core.places import runs_root
 from edgedistil.core.records import Role, text_sha256
 from edgedistil.core.rundir import (
@@ -156,7 +156,7 @@ def find_sources(
     Args:
         run_name: Run with a student. With `model`: the run that receives the export, created if it
             does not exist; `latest` for a run that is named after the model.
-        model: Folder or hub id.
+        model: Folder, hub id, or `asset:NAME`.
         task: Task of `model`.
     Raises:
         RunError: There is no such run, it has no student yet, or its models were changed.
@@ -165,7 +165,7 @@ def find_sources(
     """
     if model is not None:
         # Checked before a run is created for a model that cannot be exported.
-        folder = find_model_folder(model)
+        folder = find_model(model)
         identity = _identity(model)
         name = _plain_name(model, identity)
         source = read_source(folder, name=name, role="other", task=task)

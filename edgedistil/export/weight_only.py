@@ -86,9 +86,13 @@ def _cast_after_lookup(lookup: ir.Node, half: ir.Value) -> None:
 def _cast_before_readers(
     value: ir.Value, half: ir.Value, *, except_node: ir.Node | None, name: str
 ) -> None:
-    """Gives every reader of a weight a cast of its own, which a session folds."""
-    for use in [use for use in value.uses() if use.node is not except_node]:
-        (as_float,) = insert(use.node, "Cast", [half], name=f"{name}/Cast", attributes={"to": 1})
+    """Gives the readers of a weight one cast, which a session folds into one float32 weight."""
+    uses = [use for use in value.uses() if use.node is not except_node]
+    if not uses:
+        return
+    # Layers that share a weight share its cast, too: each one more would be a copy in memory.
+    (as_float,) = insert(uses[0].node, "Cast", [half], name=f"{name}/Cast", attributes={"to": 1})
+    for use in uses:
         use.node.replace_input_with(use.idx, as_float)
 
 

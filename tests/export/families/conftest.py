@@ -104,16 +104,15 @@ class Exported:
     artefacts: list[tuple[ExportRecord, ParityRecord]]
 
     def session(self, precision: str = "fp32") -> ort.InferenceSession:
-        suffix = "" if precision == "fp32" else f"_{precision}"
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
-        file = self.folder / "onnx" / f"model{suffix}.onnx"
+        file = self.folder / self.record(precision).files[0].path
         return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
     def operators(self, precision: str = "fp32") -> Counter[str]:
-        suffix = "" if precision == "fp32" else f"_{precision}"
-        graph = onnx.load(self.folder / "onnx" / f"model{suffix}.onnx", load_external_data=False)
+        file = self.folder / self.record(precision).files[0].path
+        graph = onnx.load(file, load_external_data=False)
         return Counter(node.op_type for node in graph.graph.node)
 
     def record(self, precision: str = "fp32") -> ExportRecord:

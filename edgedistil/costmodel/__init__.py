@@ -1,9 +1,8 @@
 """Analytical cost model: predicted latency and memory of an ONNX graph on a device.
 
-`workload.count_work` runs a graph once under onnxruntime's profiler and counts the work of every
-node (multiply-adds, bytes). `model` turns these counts and a device file into seconds with a band
-(`latency_band`, `ratio_band`), predicts peak memory (`memory_band`), and fits the constants of a
-runtime to measured times (`fit_constants`).
+`workload` counts the work of every executed node (multiply-adds, bytes). `model` turns these counts
+and a device file into seconds with a band (`latency_band`, `ratio_band`), with `constants` of a
+runtime that `fit` fits to measured times. `memory` predicts the peak (`memory_band`).
 
-May import `core` only; uses numpy, onnxruntime and scipy, never torch.
+May import `core` only; uses numpy and scipy, never torch.
 """

@@ -163,8 +163,12 @@ class HeldoutMlm(Record):
     masked_tokens: int
     # Mean cross-entropy per masked token, in nats.
     mlm_loss_nats: float
-    # Share of the masked tokens that the model predicts correctly (top 1), 0 to 1.
+    # Share of the masked tokens that the model predicts correctly (top 1), 0 to 1. Of BERT's masked
+    # tokens 80% are hidden by [MASK], 10% replaced and 10% visible.
     top1: float
+    # The same among the tokens that are hidden by [MASK], and their number.
+    top1_hidden: Figure = NotMeasured(not_measured="not recorded")
+    hidden_tokens: int = 0
     # Share of the masked tokens with the same top-1 prediction as the teacher, 0 to 1.
     agreement: Figure
     # KL(teacher || student) at temperature 1, mean per masked token, in nats.

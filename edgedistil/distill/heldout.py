@@ -15,7 +15,7 @@ from transformers import BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.core import console
 from edgedistil.core.errors import ModelError, TrainingDiverged
-from edgedistil.core.records import HeldoutMlm
+from edgedistil.core.records import Figure, HeldoutMlm, NotMeasured
 from edgedistil.data.masking import IGNORED
 from edgedistil.distill.batches import MicroBatch
 from edgedistil.models.fast.encoder import encode, mlm_head
@@ -34,7 +34,12 @@ class HeldoutEvaluator:
     """
 
     def __init__(
-        self, batches: Sequence[MicroBatch], teacher: BertForMaskedLM, *, accelerator: Accelerator
+        self,
+        batches: Sequence[MicroBatch],
+        teacher: BertForMaskedLM,
+        *,
+        accelerator: Accelerator,
+        mask_id: int,
     ) -> None:
         """Computes the teacher's hidden states.
 
@@ -42,11 +47,15 @@ class HeldoutEvaluator:
             batches: The batches of all processes.
             teacher: The teacher, in eval mode.
             accelerator: Supplies autocast and the processes.
+            mask_id: Id of [MASK], to separate hidden tokens from visible ones.
         """
         self._accelerator, self._teacher = accelerator, teacher
         rank, processes = accelerator.process_index, accelerator.num_processes
         self._batches = [batch for batch in batches if batch.number % processes == rank]
         self._labels = [batch.labels_BL[batch.labels_BL != IGNORED] for batch in self._batches]
+        self._hidden = [
+            batch.input_ids_BL[batch.labels_BL != IGNORED] == mask_id for batch in self._batches
+        ]
         # Kept for all evaluations.
         with console.progress(
             "teacher on held-out text", len(self._batches), unit="batches"
@@ -74,7 +83,7 @@ class HeldoutEvaluator:
             hidden = self._transformed_hidden(model, None)
 
         # Sums over this process's masked tokens, then over all processes.
-        sums = torch.zeros(5, dtype=torch.float64)
+        sums = torch.zeros(7, dtype=torch.float64)
         for batch in range(len(self._batches)):
             for chunk_sums in self._chunk_sums(model, hidden[batch], batch):
                 sums += chunk_sums
@@ -84,13 +93,18 @@ class HeldoutEvaluator:
         total = self._accelerator.reduce(own, "sum").double().cpu()
 
         _check_finite(total, name=name, step=step)
-        count, loss, correct, agreeing, kl = total.tolist()
+        count, loss, correct, agreeing, kl, hidden_count, hidden_correct = total.tolist()
+        top1_hidden: Figure = NotMeasured(not_measured="no token is hidden by [MASK]")
+        if hidden_count:
+            top1_hidden = hidden_correct / hidden_count
         return HeldoutMlm(
             model=name,
             step=step,
             masked_tokens=round(count),
             mlm_loss_nats=loss / count,
             top1=correct / count,
+            top1_hidden=top1_hidden,
+            hidden_tokens=round(hidden_count),
             agreement=agreeing / count,
             # Rounding can make the divergence of equal distributions slightly negative.
             kl_nats=max(kl / count, 0.0),
@@ -125,7 +139,8 @@ class HeldoutEvaluator:
                 teacher_CV = F.linear(
                     teacher_ND[chunk], teacher_head.weight_VD, teacher_head.bias_V
                 )
-            yield _token_sums(student_CV, teacher_CV, labels_N[chunk]).double().cpu()
+            hidden_C = self._hidden[batch][chunk]
+            yield _token_sums(student_CV, teacher_CV, labels_N[chunk], hidden_C).double().cpu()
 
 
 def _check_finite(sums: Tensor, *, name: str, step: int) -> None:
@@ -141,8 +156,13 @@ def _check_finite(sums: Tensor, *, name: str, step: int) -> None:
     )
 
 
-def _token_sums(student_CV: Tensor, teacher_CV: Tensor, labels_C: Tensor) -> Tensor:
-    """Sums over C tokens: tokens, cross-entropy, correct, agreeing, KL(teacher || student)."""
+def _token_sums(
+    student_CV: Tensor, teacher_CV: Tensor, labels_C: Tensor, hidden_C: Tensor
+) -> Tensor:
+    """Sums over C tokens: tokens, cross-entropy, correct, agreeing, KL(teacher || student).
+
+    Then the tokens hidden by [MASK], and the correct ones among them.
+    """
     log_q_CV = F.log_softmax(student_CV.float(), dim=-1)
     log_p_CV = F.log_softmax(teacher_CV.float(), dim=-1)
     student_top_C, teacher_top_C = student_CV.argmax(-1), teacher_CV.argmax(-1)
@@ -153,5 +173,7 @@ def _token_sums(student_CV: Tensor, teacher_CV: Tensor, labels_C: Tensor) -> Ten
             (student_top_C == labels_C).sum().float(),
             (student_top_C == teacher_top_C).sum().float(),
             F.kl_div(log_q_CV, log_p_CV, log_target=True, reduction="sum"),
+            hidden_C.sum().float(),
+            (hidden_C & (student_top_C == labels_C)).sum().float(),
         ]
     )

@@ -182,15 +182,15 @@ def _check_settings(settings: Train, state: PartialState) -> None:
 
 def _initialize_run(recipe: Recipe, run: RunDir) -> tuple[Teacher, TokenizedCorpus]:
     """Returns teacher and corpus, after writing what a run starts from into its directory."""
-    teacher, corpus, given = _teacher_and_corpus(recipe, run)
+    teacher, corpus, original = _teacher_and_corpus(recipe, run)
     if run.recipe.exists():
         return teacher, corpus
 
     # A killed process may have written some of these already.
     link_folder(teacher.folder, run.teacher)
     # Fitting a head changes the encoder too: what the student retains is a share of the original.
-    if given != teacher.folder:
-        link_folder(given, run.teacher_as_given)
+    if original != teacher.folder:
+        link_folder(original, run.teacher_as_given)
     if not run.student_step0.exists():
         student = setup.build_student(recipe.student, teacher.model, seed=recipe.seed)
         save_student(student, teacher.tokenizer, run.student_step0)
@@ -221,9 +221,9 @@ def _teacher_and_corpus(recipe: Recipe, run: RunDir) -> tuple[Teacher, Tokenized
     corpus = prepare_corpus(recipe.corpus, teacher.folder, cache=cache_root())
     if is_initialized:
         _check_same_corpus(run, corpus)
-    given = teacher.folder
+    original = teacher.folder
     teacher = setup.with_mlm_head(teacher, corpus.train, recipe.teacher.fit, seed=recipe.seed)
-    return teacher, corpus, given
+    return teacher, corpus, original
 
 
 def _check_same_corpus(run: RunDir, corpus: TokenizedCorpus) -> None:

@@ -165,7 +165,12 @@ def _open_session(
         device=state.device,
     )
     heldout = batches.heldout(tokens=settings.heldout_tokens)
-    evaluator = HeldoutEvaluator(heldout, teacher, accelerator=accelerator)
+    evaluator = HeldoutEvaluator(
+        heldout,
+        teacher,
+        accelerator=accelerator,
+        mask_id=prepared.teacher.tokenizer.require("mask"),
+    )
     outputs = TrainingOutputs(
         metrics=Metrics(run.metrics, writes=accelerator.is_main_process),
         checkpoints=Checkpoints(run.checkpoints, keep=settings.keep_checkpoints),

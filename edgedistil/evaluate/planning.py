@@ -82,12 +82,12 @@ class Planner:
     Attributes:
         run: The run whose models are evaluated.
         deployed: Models whose artefacts are scored, so that their weights are stored.
-        chosen: Task and model → hyper-parameters that a search chose.
+        searched: Task and model → hyper-parameters that a search chose.
     """
 
     run: RunDir
     deployed: Sequence[str] = ()
-    chosen: dict[tuple[str, str], Training] = field(default_factory=dict)
+    searched: dict[tuple[str, str], Training] = field(default_factory=dict)
     _sources: dict[str, ModelSource] = field(default_factory=dict)
 
     def source(self, model: str) -> ModelSource:
@@ -141,7 +141,7 @@ class Planner:
         """Plans a cell of an earlier evaluation as it would be run now; None if it cannot be."""
         if model in MODELS:
             needed = [model, TEACHER] if model in WITH_SOFT_TARGETS else [model]
-            if not all(self._is_chosen(task, self.source(name)) for name in needed):
+            if not all(self._is_searched(task, self.source(name)) for name in needed):
                 return None
             teacher = None
             if model in WITH_SOFT_TARGETS:
@@ -152,7 +152,7 @@ class Planner:
         if digest is None or not model.endswith(f"-{digest[:_DIGEST_DIGITS]}"):
             return None
         source = ModelSource(model, path.parent, digest)
-        return self._plan(task, source, seed) if self._is_chosen(task, source) else None
+        return self._plan(task, source, seed) if self._is_searched(task, source) else None
 
     def plan(
         self,
@@ -199,19 +199,19 @@ class Planner:
         """
         if task.spec.training.search is None:
             return task.spec.training
-        return self.chosen[task.spec.name, untreated(source.name)]
+        return self.searched[task.spec.name, untreated(source.name)]
 
-    def _is_chosen(self, task: PlannedTask, source: ModelSource) -> bool:
+    def _is_searched(self, task: PlannedTask, source: ModelSource) -> bool:
         """Whether the settings of a model are known, from this search or an earlier one."""
         key = (task.spec.name, untreated(source.name))
-        if task.spec.training.search is None or key in self.chosen:
+        if task.spec.training.search is None or key in self.searched:
             return True
         if untreated(source.name) in MODELS:
             source = self.source(untreated(source.name))
         plans = self.search_plans(task, source)
         if any(read_finished(plan.file, plan.key) is None for plan in plans):
             return False
-        self.chosen[key] = best_setting(plans)
+        self.searched[key] = best_setting(plans)
         return True
 
     def _plan(

@@ -63,35 +63,35 @@ class SeedScores:
     """Scores of one model on the dev set of one task.
 
     Attributes:
-        whole_S: Score of each seed on the whole dev set, shape (S,).
+        complete_S: Score of each seed on the complete dev set, shape (S,).
         resampled_SR: Score of each seed on R resamples of the dev set, shape (S, R). All models
             have the same resamples.
         trained: False for a prediction that no training leads to: seeds do not change it.
     """
 
-    whole_S: Floats
+    complete_S: Floats
     resampled_SR: Floats
     trained: bool = True
 
     @property
     def mean(self) -> float:
         """Mean over the seeds."""
-        return float(self.whole_S.mean())
+        return float(self.complete_S.mean())
 
     @property
     def seeds(self) -> int:
         """Number of seeds."""
-        return len(self.whole_S)
+        return len(self.complete_S)
 
 
 def seed_scores(model: Predictions) -> SeedScores:
     """Scores a model on the dev set and on its resamples."""
     examples = len(model.labels)
     draws_RN = _draws(examples)
-    whole_1N = np.arange(examples)[None, :]
+    complete_1N = np.arange(examples)[None, :]
     seeds = sorted(model.by_seed)
     return SeedScores(
-        np.concatenate([model.resampled(seed, whole_1N) for seed in seeds]),
+        np.concatenate([model.resampled(seed, complete_1N) for seed in seeds]),
         np.stack([model.resampled(seed, draws_RN) for seed in seeds]),
     )
 
@@ -104,7 +104,7 @@ def constant_scores(model: Predictions, constant: float) -> SeedScores:
     constant_N = np.full(examples, constant)
     alone = Predictions(model.metric, model.labels, {0: constant_N})
     scores = seed_scores(alone)
-    return SeedScores(scores.whole_S, scores.resampled_SR, trained=False)
+    return SeedScores(scores.complete_S, scores.resampled_SR, trained=False)
 
 
 def _draws(examples: int) -> Ints:
@@ -159,7 +159,7 @@ def contrast_noise(terms: Sequence[tuple[float, SeedScores]]) -> Noise:
     for weight, model in trained:
         if model.seeds < _MIN_SEEDS_FOR_INTERVAL:
             continue
-        variance = float(np.var(model.whole_S, ddof=1)) / model.seeds
+        variance = float(np.var(model.complete_S, ddof=1)) / model.seeds
         of_seeds.append((weight**2 * variance, model.seeds - 1))
         # What depends on both seed and example is in both variances: subtract it from one.
         of_examples -= weight**2 * _interaction(model)
@@ -234,8 +234,8 @@ def estimate_retention(
     Args:
         reference: Scores of the model whose score is retained.
         model: Scores of the other model on the same dev examples.
-        baseline: Scores of a constant prediction or of a model with random weights; or why there
-            is none.
+        baseline: Scores of a constant prediction or of a model with random weights; or why it is
+            missing.
     Returns:
         Figures as shares, of the means over the seeds; a figure is `NotMeasured` where the
         reference does not exceed the baseline by more than the noise.

@@ -26,7 +26,7 @@ def choose_settings(
     """Runs the missing cells of the search, and stores each model's best setting in the planner.
 
     Args:
-        planner: Plans the cells; `chosen` receives the settings.
+        planner: Plans the cells; `searched` receives the settings.
         models: Models of each task.
         jobs: Cells that run at the same time.
     """
@@ -41,4 +41,4 @@ def choose_settings(
             searches.append((task, source.name, planner.search_plans(task, source)))
     run_cells([plan for *_, plans in searches for plan in plans], jobs=jobs)
     for task, name, plans in searches:
-        planner.chosen[task.spec.name, name] = best_setting(plans)
+        planner.searched[task.spec.name, name] = best_setting(plans)

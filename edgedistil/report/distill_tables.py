@@ -54,16 +54,19 @@ def heldout_table(heldout: Sequence[HeldoutMlm]) -> TableData:
         "model",
         "step",
         "MLM loss (nats)",
-        "top-1",
+        "top-1 behind [MASK]",
+        "top-1 of all",
         "agreement with teacher",
         "KL from teacher (nats)",
     ]
     # Every model is evaluated at the same masked positions, so one count holds for all rows.
-    masked_tokens = 0
+    masked_tokens, hidden_tokens = 0, 0
     if heldout:
-        masked_tokens = heldout[0].masked_tokens
+        masked_tokens, hidden_tokens = heldout[0].masked_tokens, heldout[0].hidden_tokens
     note = (
-        f"the same {masked_tokens} masked tokens for every model; no model was trained on the text"
+        f"the same {masked_tokens} selected tokens for every model, as BERT masks (80% hidden by"
+        f" [MASK], 10% replaced, 10% visible); {hidden_tokens} of them are behind [MASK]; no model"
+        " was trained on the text"
     )
     return TableData("Masked tokens of held-out text", columns, rows, [note])
 
@@ -73,6 +76,7 @@ def _heldout_cells(evaluation: HeldoutMlm) -> list[str]:
         evaluation.model,
         str(evaluation.step),
         number(evaluation.mlm_loss_nats),
+        percent(evaluation.top1_hidden),
         percent(evaluation.top1),
         percent(evaluation.agreement),
         number(evaluation.kl_nats),

@@ -88,14 +88,14 @@ def _setting_notes(task: TaskFacts, record: EvaluationRecord) -> Iterator[str]:
             f" ({task.settings_source})"
         )
         return
-    chosen = []
+    choices = []
     for setting in ("learning_rate", "epochs"):
         by_value = _models_by_setting(task, record, setting)
         values = [f"{value:g} for {', '.join(models)}" for value, models in by_value.items()]
-        chosen.append(f"{setting.replace('_', ' ')} {', '.join(values)}")
+        choices.append(f"{setting.replace('_', ' ')} {', '.join(values)}")
     yield (
         f"{_title(task)}: {task.settings_tried} settings tried for each model, chosen on"
-        f" {task.settings_chosen_on}: {'; '.join(chosen)}"
+        f" {task.settings_chosen_on}: {'; '.join(choices)}"
     )
 
 

@@ -45,7 +45,10 @@ Cost = Literal["latency", "size"]
 
 # Key in metrics.jsonl → label.
 LOSSES = {"soft_target": "soft targets", "mlm": "masked LM", "cosine": "cosine"}
-HELDOUT_FIGURES = {"top1": "top-1 accuracy", "agreement": "agreement with teacher"}
+HELDOUT_FIGURES = {
+    "top1": "top-1 of all selected",
+    "agreement": "agreement with teacher",
+}
 # The moving average covers a fiftieth of the run: noise disappears, the shape stays.
 _SMOOTHING_WINDOWS = 100
 
@@ -109,7 +112,7 @@ def heldout_curves(trace: Sequence[TraceEntry], record: DistillRecord | None) ->
             if model.model == "teacher":
                 _draw_level(axes, 100 * model.top1, last, "teacher's top-1 accuracy")
         axes.set_xlabel("million tokens seen")
-        axes.set_ylabel("% of masked tokens")
+        axes.set_ylabel("% of selected tokens (BERT's 80/10/10)")
         # From zero, so that a small gain looks small.
         axes.set_ylim(bottom=0)
         legend_above(axes)

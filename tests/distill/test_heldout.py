@@ -48,6 +48,9 @@ def student_of(teacher: BertForMaskedLM, layer_map: list[int]) -> DistilBertForM
     )
 
 
+MASK = 4
+
+
 def batches() -> list[MicroBatch]:
     """Two batches, the second one padded."""
     torch.manual_seed(2)
@@ -62,6 +65,9 @@ def batches() -> list[MicroBatch]:
         )
         mask = attended_BL if number else None
         counts = count_tokens(labels_BL, mask)
+        # Of the selected tokens some are hidden by [MASK], the others visible.
+        hidden_BL = (labels_BL != IGNORED) & (torch.rand(rows, length) < 0.7)
+        ids_BL = ids_BL.masked_fill(hidden_BL, MASK)
         micro_batches.append(MicroBatch(number, ids_BL, mask, labels_BL, counts))
     return micro_batches
 
@@ -71,7 +77,7 @@ def test_figures_equal_the_plain_formulas(
 ) -> None:
     monkeypatch.setattr(heldout, "_CHUNK_TOKENS", 7)  # several chunks, the last one not full
     student = student_of(teacher, [0, 3])
-    got = HeldoutEvaluator(batches(), teacher, accelerator=accelerator).evaluate(
+    got = HeldoutEvaluator(batches(), teacher, accelerator=accelerator, mask_id=MASK).evaluate(
         student, name="student", step=4
     )
     student.eval()
@@ -92,6 +98,12 @@ def test_figures_equal_the_plain_formulas(
         right.append(batch.labels_BL[masked_BL])
     student_NV, teacher_NV, labels_N = torch.cat(mine), torch.cat(theirs), torch.cat(right)
     assert got.masked_tokens == len(labels_N)
+    inputs_N = torch.cat([b.input_ids_BL[b.labels_BL != IGNORED] for b in batches()])
+    hidden_N = inputs_N == MASK
+    assert 0 < got.hidden_tokens == int(hidden_N.sum()) < got.masked_tokens
+    right_N = student_NV.argmax(-1) == labels_N
+    assert got.top1_hidden == pytest.approx(right_N[hidden_N].float().mean().item())
+    assert got.top1_hidden != got.top1
     assert got.mlm_loss_nats == pytest.approx(
         F.cross_entropy(student_NV, labels_N).item(), rel=1e-5
     )
@@ -109,7 +121,7 @@ def test_an_evaluation_leaves_the_model_and_the_random_state_alone(
 ) -> None:
     student = student_of(teacher, [0, 3])
     before = torch.get_rng_state()
-    evaluator = HeldoutEvaluator(batches(), teacher, accelerator=accelerator)
+    evaluator = HeldoutEvaluator(batches(), teacher, accelerator=accelerator, mask_id=MASK)
     first = evaluator.evaluate(student, name="student", step=0)
     assert evaluator.evaluate(student, name="student", step=0) == first
     assert student.training
@@ -132,13 +144,13 @@ def test_a_model_whose_outputs_are_not_finite_is_named(
 ) -> None:
     with torch.no_grad():
         teacher.cls.predictions.bias[0] = float("nan")
-    evaluator = HeldoutEvaluator(batches(), teacher, accelerator=accelerator)
+    evaluator = HeldoutEvaluator(batches(), teacher, accelerator=accelerator, mask_id=MASK)
     with pytest.raises(error, match=message):
         evaluator.evaluate(teacher, name="teacher", step=step)
 
 
 def test_the_teacher_agrees_with_itself(accelerator: Accelerator, teacher: BertForMaskedLM) -> None:
-    got = HeldoutEvaluator(batches(), teacher, accelerator=accelerator).evaluate(
+    got = HeldoutEvaluator(batches(), teacher, accelerator=accelerator, mask_id=MASK).evaluate(
         teacher, name="teacher", step=0
     )
     assert (got.agreement, got.kl_nats) == (1.0, 0.0)

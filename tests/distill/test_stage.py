@@ -151,12 +151,12 @@ def test_a_run_keeps_the_teacher_from_before_its_head_was_fitted(
     BertModel.from_pretrained(tiny_teacher).save_pretrained(headless)
     section = {"source": str(headless), "mlm_head": "fit", "fit": {"steps": 3}}
     run, record = distill(tiny_recipe(teacher=section), run_name=None, resume=False)
-    given, fitted = (
+    linked, fitted = (
         BertModel.from_pretrained(folder).encoder.state_dict()
         for folder in (run.teacher_as_given, run.teacher)
     )
     original = BertModel.from_pretrained(headless).encoder.state_dict()
-    assert all(torch.equal(given[name], original[name]) for name in original)
+    assert all(torch.equal(linked[name], original[name]) for name in original)
     # The reason to keep it: fitting a head trains the encoder too.
     assert not all(torch.equal(fitted[name], original[name]) for name in original)
     assert "teacher-as-given/model.safetensors" in record.files

@@ -111,8 +111,8 @@ def test_correlations_are_compared_with_a_random_student(origin: Provenance) -> 
                 scores = {"matthews": matthews(file.predictions)}
                 record = file.cell.model_copy(update={"metric": "matthews", "scores": scores})
                 files.append(file.model_copy(update={"cell": record}))
-        found = retentions(files, {"cola": facts}, reference="teacher")
-        return {retention.model: retention for retention in found}
+        shares = retentions(files, {"cola": facts}, reference="teacher")
+        return {retention.model: retention for retention in shares}
 
     names = {"teacher": 5, "student": 15}
     without = of(names)["student"]

@@ -34,8 +34,8 @@ def options(task: Path, *models: str) -> EvaluateOptions:
 def test_every_model_has_as_many_settings_to_choose_from(run: RunDir, own_task: WriteTask) -> None:
     task = searched(own_task)
     record = stage.evaluate(run, options(task, "teacher", "student", "student-random"))
-    found = sorted(path.name for path in (run.cells / "opinion" / "search").glob("*.json"))
-    assert found == [
+    names = sorted(path.name for path in (run.cells / "opinion" / "search").glob("*.json"))
+    assert names == [
         f"{model}-{rate}-8-epochs.json"
         for model in ("student", "student-random", "teacher")
         for rate in ("0.01", "1e-09")

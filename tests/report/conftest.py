@@ -64,12 +64,15 @@ def heldout(
     name: str, step: int, loss: float, top1: float, agreement: float | NotMeasured
 ) -> HeldoutMlm:
     kl = 0.7 if isinstance(agreement, float) else agreement
+    itself = NotMeasured(not_measured="not of interest")
     return HeldoutMlm(
         model=name,
         step=step,
         masked_tokens=1234,
         mlm_loss_nats=loss,
         top1=top1,
+        top1_hidden=top1 - 0.05 if step else itself,
+        hidden_tokens=987,
         agreement=agreement,
         kl_nats=kl,
     )

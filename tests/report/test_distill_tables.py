@@ -36,9 +36,10 @@ def test_models_are_listed_with_their_sizes(record: DistillRecord) -> None:
 
 def test_heldout_rows_and_their_number_of_tokens(record: DistillRecord) -> None:
     table = heldout_table(record.heldout)
-    assert table.rows[0] == ["teacher", "0", "3.100", "41.0%", "–", "–"]
-    assert table.rows[2] == ["student", "200", "3.700", "34.0%", "53.0%", "0.700"]
-    assert "1234 masked tokens" in table.notes[0]
+    assert table.rows[0] == ["teacher", "0", "3.100", "–", "41.0%", "–", "–"]
+    assert table.rows[2] == ["student", "200", "3.700", "29.0%", "34.0%", "53.0%", "0.700"]
+    assert "1234 selected tokens" in table.notes[0]
+    assert "80% hidden by [MASK], 10% replaced, 10% visible); 987 of them" in table.notes[0]
 
 
 def test_training_is_described_by_its_length_and_speed(record: DistillRecord) -> None:

@@ -710,6 +710,11 @@ class MemoryStats(Record):
     after_load_bytes: Count
     after_run_bytes: Count
     peak_bytes: Count
+    # Parts of `after_run_bytes`: the process's own, and mapped from files, which can be dropped.
+    anonymous_bytes: Count = NotMeasured(not_measured="not reported by this machine")
+    file_bytes: Count = NotMeasured(not_measured="not reported by this machine")
+    # After a run, with shared pages divided by the processes that share them.
+    pss_bytes: Count = NotMeasured(not_measured="not reported by this machine")
 
 
 class ProfileRow(Record):
@@ -807,8 +812,18 @@ class MemoryFit(Record):
     length: int
     fits: bool
     peak_memory_bytes: Count
+    # Peak without a limit. What it exceeds the limit by are file pages, which the kernel drops and
+    # reads again.
+    needed_bytes: Count = NotMeasured(not_measured="the artefact was not run without a limit")
     # Phase and cause of the failure, if it does not fit.
     ended: str | None = None
+
+    @property
+    def dropped_bytes(self) -> int:
+        """File pages that had to be dropped to fit; 0 if none, or if that is unknown."""
+        if not self.fits or isinstance(self.needed_bytes, NotMeasured):
+            return 0
+        return max(0, self.needed_bytes - self.limit_bytes)
 
 
 class ProfileRecord(Record):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ from edgedistil.core import console
 from edgedistil.core.device import HOST
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError
-from edgedistil.core.format import artefact_name
+from edgedistil.core.format import artefact_name, mebibytes
 from edgedistil.core.records import Count, MemoryFit, Method, NotMeasured, ProfileRecord, provenance
+from edgedistil.core.scratch import scratch_errors, scratch_folder
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.rows import NOT_REPORTED
 from edgedistil.profiling.workload import Workload
@@ -239,8 +241,9 @@ def measure_fits(
         workload: The inputs; the longest ones are used.
         threads: Threads of the session.
     Conditions:
-        Every artefact runs in a fresh process with a limit of its own. Memory of the file cache can
-        be reclaimed and does not count.
+        Every artefact runs twice in fresh processes, without a limit and then with a limit of its
+        own. In a cgroup it runs as copies that no process has read before: pages of a file are
+        charged to the group that read them first.
     """
     fits = []
     with console.progress("running under the limit", len(artefacts), unit="artefacts") as bar:
@@ -265,21 +268,69 @@ def _measure_fit(
     limit_bytes: int, artefact: Artefact, workload: Workload, threads: int
 ) -> MemoryFit:
     length = max(workload.lengths)
+    job = Job(
+        models={artefact.label: artefact.job_model()},
+        cases=[Case(name=str(length), keys=workload.lengths[length])],
+        threads=threads,
+        # Nothing is timed.
+        warmup_seconds=0,
+        timeout_seconds=_TIMEOUT_SECONDS,
+    )
+    # A job that is killed, or fails, is a result here, not an error.
+    unlimited = run_job(LocalTarget(), [artefact], job, workload, check=False)
     with memory_limit(limit_bytes) as limit:
-        job = Job(
-            models={artefact.label: artefact.job_model()},
-            cases=[Case(name=str(length), keys=workload.lengths[length])],
-            threads=threads,
-            memory_limit_bytes=limit_bytes if limit.uses_rlimit else None,
-            timeout_seconds=_TIMEOUT_SECONDS,
-        )
-        # A job that is killed is a result here, not an error.
+        if limit.uses_rlimit:
+            job = job.model_copy(update={"memory_limit_bytes": limit_bytes})
         target = LocalTarget(prefix=limit.prefix)
-        reply = run_job(target, [artefact], job, workload, check=False)
+        with _unread_copies(artefact) as copies:
+            reply = run_job(target, [copies], job, workload, check=False)
         # Read while the cgroup exists.
         ended = None if reply.ok else _describe_end(reply, limit.count_kills())
     setting = FitSetting(HOST, limit_bytes, limit.mechanism, length, threads)
-    return memory_fit(artefact, reply, setting, ended=ended)
+    fit = memory_fit(artefact, reply, setting, ended=ended)
+    needed = unlimited.models.get(artefact.label)
+    # RLIMIT_AS counts addresses: nothing is dropped.
+    if limit.uses_rlimit or needed is None or needed.memory.peak is None:
+        return fit
+    return fit.model_copy(update={"needed_bytes": needed.memory.peak})
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Copies of an artefact's files.
+
+    Attributes:
+        paths: Name in a job's folder → copy.
+    """
+
+    paths: Mapping[str, Path]
+
+    def job_files(self) -> Mapping[str, Path]:
+        """Returns name in the job's folder → copy."""
+        return self.paths
+
+
+@contextmanager
+def _unread_copies(artefact: Artefact) -> Iterator[_Files]:
+    """Provides copies of an artefact's files that are not in the page cache."""
+    with scratch_folder("copies") as folder:
+        paths = {}
+        for name, path in artefact.job_files().items():
+            copy = folder / name
+            with scratch_errors():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+                _drop_pages(copy)
+            paths[name] = copy
+        yield _Files(paths)
+
+
+def _drop_pages(path: Path) -> None:
+    """Removes a file's pages from the page cache, so that the next reader is charged for them."""
+    with path.open("rb") as file:
+        # Only pages that are on disk can be dropped.
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _describe_end(reply: Reply, kills: int) -> str:
@@ -333,6 +384,12 @@ def describe_fit(fit: MemoryFit) -> str:
     limit = f"{fit.limit_bytes / 2**20:.0f} MiB"
     if not fit.fits:
         return f"{name} does not fit in {limit}: {fit.ended} ({fit.enforced_by})"
+    if fit.dropped_bytes:
+        return (
+            f"{name} fits in {limit}, by dropping {mebibytes(fit.dropped_bytes)} MiB of file "
+            f"pages: without a limit it has a peak of {mebibytes(fit.needed_bytes)} MiB at "
+            f"{fit.length} tokens ({fit.enforced_by})"
+        )
     peak = f"peak {NOT_REPORTED}"
     if isinstance(fit.peak_memory_bytes, int):
         peak = f"peak {fit.peak_memory_bytes / 2**20:.0f} MiB"

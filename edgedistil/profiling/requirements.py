@@ -255,6 +255,9 @@ def _row_figure(row: ProfileRow, name: str) -> Bounds | NotMeasured:
 
 def _fit_figure(fit: MemoryFit) -> Bounds | NotMeasured:
     """Peak memory of an artefact that fits within its limit."""
+    # What it needs, not what the limit left it.
+    if fit.fits and isinstance(fit.needed_bytes, int):
+        return _bounds(fit.needed_bytes, 2**20)
     if fit.fits:
         return _bounds(fit.peak_memory_bytes, 2**20)
     limit_mib = fit.limit_bytes / 2**20

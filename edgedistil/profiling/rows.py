@@ -83,7 +83,7 @@ def rows_from_reply(
             **_case_fields(name, case, reply, method, threads),
             **_start_fields(result, method, name),
             memory=memory_stats(result.memory),
-            peak_memory_bytes=_count(result.memory.peak),
+            peak_memory_bytes=_count(_peak(result.memory, name)),
             conditions={**all_conditions, **_describe_calls(case, method)},
         )
         for name, case in result.cases.items()
@@ -269,7 +269,17 @@ def memory_stats(memory: PhaseMemory) -> MemoryStats:
         after_load_bytes=_count(memory.load),
         after_run_bytes=_count(memory.run if memory.run is not None else memory.first_call),
         peak_bytes=_count(memory.peak),
+        anonymous_bytes=_count(memory.anonymous),
+        file_bytes=_count(memory.file),
+        pss_bytes=_count(memory.pss),
     )
+
+
+def _peak(memory: PhaseMemory, case: str) -> int | None:
+    """Peak up to the end of a case: a pass comes last, and not every artefact has one."""
+    if case != PAIRS and memory.peak_before_pass is not None:
+        return memory.peak_before_pass
+    return memory.peak
 
 
 def _count(value: int | None) -> Count:

@@ -139,6 +139,8 @@ def profile_table(record: ProfileRecord) -> TableData:
         "load ms",
         "first ms",
         "peak MiB",
+        "own + file MiB",
+        "PSS MiB",
     ]
     title = f"{record.device}: {record.method}, all rows"
     return TableData(title, columns, rows, _missing_percentile_notes(record.rows))
@@ -169,7 +171,17 @@ def _profile_cells(row: ProfileRow) -> list[str]:
         milliseconds(row.load_ms),
         milliseconds(row.first_call_ms),
         mebibytes(row.peak_memory_bytes),
+        *_memory_parts(row),
     ]
+
+
+def _memory_parts(row: ProfileRow) -> list[str]:
+    """The process's own memory and that of mapped files after a run, and the PSS."""
+    memory = row.memory
+    if isinstance(memory, NotMeasured) or isinstance(memory.anonymous_bytes, NotMeasured):
+        return [ABSENT, ABSENT]
+    parts = f"{mebibytes(memory.anonymous_bytes)} + {mebibytes(memory.file_bytes)}"
+    return [parts, mebibytes(memory.pss_bytes)]
 
 
 def _missing_percentile_notes(rows: Sequence[ProfileRow]) -> list[str]:
@@ -252,6 +264,7 @@ def memory_limit_table(record: ProfileRecord) -> TableData:
         "limit MiB",
         "outcome",
         "peak MiB",
+        "peak without",
         "tokens",
         "threads",
         "method",
@@ -266,13 +279,22 @@ def _memory_limit_cells(fit: MemoryFit) -> list[str]:
         fit.precision,
         f"{fit.limit_bytes / 2**20:.0f}",
         # The way in which a process ended distinguishes a limit from a crash.
-        "fits" if fit.fits else f"does not fit: {fit.ended}",
+        _fit_outcome(fit),
         mebibytes(fit.peak_memory_bytes),
+        mebibytes(fit.needed_bytes),
         str(fit.length),
         str(fit.threads),
         fit.method,
         fit.enforced_by,
     ]
+
+
+def _fit_outcome(fit: MemoryFit) -> str:
+    if not fit.fits:
+        return f"does not fit: {fit.ended}"
+    if fit.dropped_bytes:
+        return f"fits, by dropping {mebibytes(fit.dropped_bytes)} MiB of file pages"
+    return "fits"
 
 
 # --- claims --------------------------------------------------------------------------------------

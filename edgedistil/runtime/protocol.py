@@ -293,6 +293,17 @@ class PhaseMemory(ReplyPart):
     load: ByteCount | None = None
     first_call: ByteCount | None = None
     run: ByteCount | None = None
+    anonymous: ByteCount | None = Field(
+        default=None, description="part of `run` that is the process's own"
+    )
+    file: ByteCount | None = Field(
+        default=None, description="part of `run` that is mapped from files, and can be dropped"
+    )
+    pss: ByteCount | None = Field(
+        default=None,
+        description="`run`, with shared pages divided by the processes that share them",
+    )
+    peak_before_pass: Annotated[ByteCount, Field(gt=0)] | None = None
     peak: Annotated[ByteCount, Field(gt=0)] | None = None
 
 

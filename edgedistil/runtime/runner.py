@@ -301,11 +301,15 @@ class Worker:
             self._end_limit()
             if "steady" in phases:
                 for case in job["cases"]:
+                    # A pass grows the arena by shapes of all lengths, and not every model has one.
+                    if case.get("mode") == "pass":
+                        entry["memory"].setdefault("peak_before_pass", memory.peak())
                     self.start_phase(f"steady {label} {case['name']}")
                     entry["cases"][case["name"]] = measure_case(
                         self.sessions[label], case, job, self.warm_up
                     )
                 entry["memory"]["run"] = memory.current()
+                entry["memory"].update(memory.parts())
             entry["memory"]["peak"] = memory.peak()
         if job.get("alternate"):
             self.start_phase("alternate")
@@ -1466,6 +1470,21 @@ class ResidentMemory:
         if value is not None:
             self.highest = max(self.highest, value)
         return value
+
+    def parts(self) -> dict[str, Any]:
+        """Returns what the resident bytes consist of; a part that is not reported is missing."""
+        # An emulator's own memory is in all of them.
+        if self.guest_range:
+            return {}
+        rollup = read_text("/proc/self/smaps_rollup") or ""
+        # Pages that several processes have mapped, each divided by their number.
+        shares = [line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")]
+        parts = {
+            "anonymous": status_bytes("RssAnon"),
+            "file": status_bytes("RssFile"),
+            "pss": int(shares[0]) * 1024 if shares else None,
+        }
+        return {name: value for name, value in parts.items() if value is not None}
 
     def peak(self) -> Any:
         """Returns the high-water mark of this process, in bytes."""

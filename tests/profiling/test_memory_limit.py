@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import shutil
 from pathlib import Path
 
 import pytest
 
+from edgedistil.core.device import HOST
 from edgedistil.core.errors import ClaimError, InputError
 from edgedistil.core.records import MemoryFit, NotMeasured, ProfileRecord, read_record
 from edgedistil.core.rundir import RunDir
@@ -23,8 +26,9 @@ from edgedistil.profiling.requirements import read_requirements, require_claims
 from edgedistil.profiling.workload import build_workload
 from edgedistil.report import terminal
 from edgedistil.report.load import load_results
+from edgedistil.report.profile_tables import memory_limit_table
 from edgedistil.report.sections import profile_section
-from tests.profiling.conftest import make_artefact, make_reply, profile_latest
+from tests.profiling.conftest import make_artefact, make_record, make_reply, profile_latest
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,54 @@ def test_an_artefact_that_fits_has_a_peak(exported: RunDir) -> None:
     fit = run_student(exported, 2**30)
     assert fit.fits and fit.ended is None and fit.limit_bytes == 2**30 and fit.length == 13
     assert isinstance(fit.peak_memory_bytes, int) and 2**24 < fit.peak_memory_bytes < 2**30
+    if "cgroup" in fit.enforced_by and "RLIMIT" not in fit.enforced_by:
+        assert isinstance(fit.needed_bytes, int) and 2**24 < fit.needed_bytes < 2**30
     assert "student feature-extraction fp32 fits in 1024 MiB: peak" in describe_fit(fit)
+
+
+def test_a_limit_below_the_peak_is_met_by_dropping_file_pages() -> None:
+    student = make_artefact("student")
+    setting = FitSetting(HOST, 60 * 2**20, "cgroup v2", length=13)
+    fit = memory_fit(student, make_reply(student.label), setting, ended=None)
+    above = fit.model_copy(update={"needed_bytes": 83 * 2**20})
+    assert above.dropped_bytes == 23 * 2**20
+    assert describe_fit(above) == (
+        "student feature-extraction fp32 fits in 60 MiB, by dropping 23 MiB of file pages: "
+        "without a limit it has a peak of 83 MiB at 13 tokens (cgroup v2)"
+    )
+    record = make_record().model_copy(update={"fits": [above]})
+    assert "fits, by dropping 23 MiB of file pages" in memory_limit_table(record).rows[0]
+    # A requirement is about what it needs.
+    require_claims([record], read_requirements(["peak_mib<=83"]))
+    with pytest.raises(ClaimError, match="peak_mib<=82 does not hold: it is 83"):
+        require_claims([record], read_requirements(["peak_mib<=82"]))
+    below = fit.model_copy(update={"needed_bytes": 59 * 2**20})
+    assert below.dropped_bytes == fit.dropped_bytes == 0
+    assert "dropping" not in describe_fit(below)
+    killed = above.model_copy(update={"fits": False, "ended": "killed"})
+    assert killed.dropped_bytes == 0
+
+
+def test_copies_are_not_in_the_page_cache(tmp_path: Path) -> None:
+    """`mincore` of a mapping says which of its pages are there."""
+    path = tmp_path / "weights"
+    path.write_bytes(b"x" * 40 * mmap.PAGESIZE)
+    assert resident_pages(path) == 40
+    memory_limit._drop_pages(path)
+    if resident_pages(path) == 40:
+        pytest.skip("the file system keeps its files in memory")
+    assert resident_pages(path) == 0
+
+
+def resident_pages(path: Path) -> int:
+    """Pages of a file in the page cache."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
+        pages = len(view) // mmap.PAGESIZE
+        states = (ctypes.c_ubyte * pages)()
+        address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(view)))
+        result = ctypes.CDLL(None).mincore(address, ctypes.c_size_t(len(view)), states)
+        assert result == 0
+        return sum(state & 1 for state in states)
 
 
 def test_an_artefact_above_its_limit_is_killed(exported: RunDir) -> None:

@@ -35,7 +35,8 @@ def make_case(samples_ns: list[int]) -> dict[str, Any]:
 
 def make_model(**changes: Any) -> dict[str, Any]:
     model = {
-        "memory": {"import": 5, "load": 11, "first_call": 13, "peak": 17},
+        "memory": {"import": 5, "load": 11, "first_call": 13, "anonymous": 8, "file": 3, "pss": 10}
+        | {"peak_before_pass": 14, "peak": 17},
         "load_ns": 5_000_000,
         "first_call_ns": 7_000_000,
         "start_to_first_result_ns": 11_000_000,
@@ -66,7 +67,9 @@ def test_a_measured_reply_becomes_a_row_per_case() -> None:
     assert at_13.disturbed is None
     assert isinstance(at_13.memory, MemoryStats)
     assert at_13.memory.after_run_bytes == 13, "the first call's where there was no steady call"
-    assert at_13.peak_memory_bytes == 17
+    assert (at_13.peak_memory_bytes, pairs.peak_memory_bytes) == (14, 17), "a pass comes last"
+    parts = (at_13.memory.anonymous_bytes, at_13.memory.file_bytes, at_13.memory.pss_bytes)
+    assert parts == (8, 3, 10)
     assert at_13.conditions["kernels"] == "NEON"
     assert at_13.conditions["governor"] == NOT_REPORTED
     assert at_13.conditions["cpu time a call"] == "0.600 ms"
@@ -87,7 +90,7 @@ def test_an_emulated_row_has_memory_and_no_times() -> None:
     row, _ = rows_from_reply(STUDENT, reply, device="rpi4", method="emulated", threads=1)
     times = (row.latency_ms, row.latency, row.load_ms, row.first_call_ms)
     assert all(time == EMULATED_LATENCY for time in times)
-    assert row.valid and row.peak_memory_bytes == 17
+    assert row.valid and row.peak_memory_bytes == 14
     assert "cpu time a call" not in row.conditions
 
 

@@ -87,6 +87,10 @@ def test_a_complete_job(folder: Path) -> None:
     memory = result.memory
     assert memory.start and memory.imported and memory.load and memory.run and memory.peak
     assert memory.start < memory.imported < memory.peak
+    assert memory.peak_before_pass and memory.peak_before_pass <= memory.peak
+    # Shared memory is the only other part of what is resident.
+    assert memory.anonymous and memory.file and memory.pss
+    assert memory.anonymous + memory.file <= memory.peak and memory.pss <= memory.peak
     assert result.energy is not None and (result.energy.absent or result.energy.joules)
     assert result.ops[0].op == "Gather" and all(node.calls == 10 for node in result.ops)
     assert reply.identity.onnxruntime and reply.identity.memory_bytes and reply.identity.page_bytes

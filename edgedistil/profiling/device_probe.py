@@ -20,15 +20,8 @@ from edgedistil.core.errors import TargetError
 from edgedistil.core.scratch import scratch_folder
 from edgedistil.costmodel.constants import SQUARE_PRODUCT_SHARES, Arithmetic, core_family
 from edgedistil.runtime.jobs import NpzInputs, run_job
-from edgedistil.runtime.protocol import (
-    Bandwidth,
-    CacheFacts,
-    Case,
-    Job,
-    JobModel,
-    MachineIdentity,
-    Reply,
-)
+from edgedistil.runtime.machine_facts import CacheFacts, MachineIdentity
+from edgedistil.runtime.protocol import Bandwidth, Case, Job, JobModel, Reply
 from edgedistil.runtime.target import Target
 
 # Side of the square matrices: large enough for the peak rate (docs/log.md#amx-in-int8), small

@@ -23,15 +23,8 @@ from edgedistil.profiling.latency import summarize
 from edgedistil.profiling.layers import layer_of_nodes
 from edgedistil.profiling.workload import PAIRS
 from edgedistil.runtime.disturbance import case_disturbances
-from edgedistil.runtime.protocol import (
-    CaseTimes,
-    Condition,
-    Energy,
-    ModelResult,
-    NodeTime,
-    PhaseMemory,
-    Reply,
-)
+from edgedistil.runtime.machine_facts import Condition
+from edgedistil.runtime.protocol import CaseTimes, Energy, ModelResult, NodeTime, PhaseMemory, Reply
 
 NOT_REPORTED = "not reported by this machine"
 EMULATED_LATENCY = NotMeasured(

@@ -37,8 +37,8 @@ from edgedistil.profiling.workload import (
 )
 from edgedistil.runtime import host
 from edgedistil.runtime.local import LocalTarget
+from edgedistil.runtime.machine_facts import MachineIdentity
 from edgedistil.runtime.match import match_device
-from edgedistil.runtime.protocol import MachineIdentity
 from edgedistil.runtime.target import Target
 
 

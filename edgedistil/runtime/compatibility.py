@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgedistil.core.cpu import is_arm
 from edgedistil.core.device import DeviceSpec
 from edgedistil.core.errors import TargetError
-from edgedistil.runtime.protocol import MachineIdentity
+from edgedistil.runtime.machine_facts import MachineIdentity
 
 # Versions whose kernels use dot-product instructions without checking that the core has them: they
 # die of SIGILL on ARMv8.0, already when they are imported (docs/log.md#onnxruntime-121-on-armv80).

@@ -7,7 +7,8 @@ import runpy
 from collections.abc import Collection
 
 from edgedistil.core.cpu import is_arm
-from edgedistil.runtime.protocol import RUNNER, MachineIdentity
+from edgedistil.runtime.machine_facts import MachineIdentity
+from edgedistil.runtime.protocol import RUNNER
 
 
 def conditions() -> dict[str, str]:

@@ -14,13 +14,8 @@ from pathlib import Path
 from edgedistil.core.errors import InputError, StorageError, TargetError
 from edgedistil.core.records import Method, installed_versions
 from edgedistil.core.scratch import scratch_errors, scratch_folder
-from edgedistil.runtime.protocol import (
-    PARENT_ENV,
-    RUNNER,
-    Job,
-    MachineIdentity,
-    Reply,
-)
+from edgedistil.runtime.machine_facts import MachineIdentity
+from edgedistil.runtime.protocol import PARENT_ENV, RUNNER, Job, Reply
 from edgedistil.runtime.reply import parse_reply
 
 # The runner's supervisor enforces the job's own timeout and can report the phase: it gets this much

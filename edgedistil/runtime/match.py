@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgedistil.core.device import DeviceSpec, device_names, load_device
 from edgedistil.core.errors import DeviceFileError
-from edgedistil.runtime.protocol import MachineIdentity
+from edgedistil.runtime.machine_facts import MachineIdentity
 
 
 def match_device(identity: MachineIdentity) -> DeviceSpec | None:

@@ -12,10 +12,26 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, FailFast, Field
+from pydantic import FailFast, Field
 
 from edgedistil.core.records import Record
 from edgedistil.core.session import SessionOptions
+from edgedistil.runtime.machine_facts import (
+    MOST_FACTS,
+    ByteCount,
+    BytesPerSecond,
+    CallNanoseconds,
+    Condition,
+    Cores,
+    EventCount,
+    LongText,
+    MachineIdentity,
+    Nanoseconds,
+    NonNegativeInt,
+    PositiveInt,
+    ReplyPart,
+    Text,
+)
 
 RUNNER = Path(__file__).with_name("runner.py")
 # Environment variable of the process id that a runner ends with; runner.py has the same name.
@@ -24,24 +40,6 @@ PARENT_ENV = "EDGEDISTIL_PARENT_PID"
 _STOP_SPINNING = "session.force_spinning_stop"
 
 Phase = Literal["steady", "outputs", "energy", "ops", "clock", "bandwidth", "trace"]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveInt = Annotated[int, Field(gt=0)]
-# Bounds of what a machine can plausibly report: 11 days, a pebibyte, 100 GHz.
-Nanoseconds = Annotated[int, Field(ge=0, le=10**15)]
-# No call takes no time.
-CallNanoseconds = Annotated[int, Field(gt=0, le=10**15)]
-ByteCount = Annotated[int, Field(ge=0, le=2**50)]
-EventCount = Annotated[int, Field(ge=0, le=2**53)]
-Cores = Annotated[int, Field(gt=0, le=2**16)]
-Megahertz = Annotated[float, Field(ge=0, le=100_000)]
-# Some sensors report the smallest 32-bit integer of milli-degrees when they are absent.
-Celsius = Annotated[float, Field(ge=-1e7, le=1e7)]
-BytesPerSecond = Annotated[float, Field(gt=0, le=1e15)]
-Text = Annotated[str, Field(max_length=1000)]
-# Messages of the runtime, and names of nodes.
-LongText = Annotated[str, Field(max_length=20_000)]
-# No list of facts or names is longer.
-_MOST_FACTS = 10_000
 
 
 # --- host → runner -------------------------------------------------------------------------------
@@ -194,13 +192,6 @@ class Job(Record):
 # --- runner → host -------------------------------------------------------------------------------
 
 
-class ReplyPart(Record):
-    """Part of a reply; unlike other records it accepts unknown fields."""
-
-    # A runner that is newer than this host may report more.
-    model_config = ConfigDict(extra="ignore")
-
-
 class Failure(ReplyPart):
     """Reason and phase of a job's failure: 'load student-…', 'steady …'."""
 
@@ -210,70 +201,6 @@ class Failure(ReplyPart):
     details: LongText = ""
     signal: Text | None = None
     status: int | None = None
-
-
-class CacheFacts(ReplyPart):
-    """One cache of the first core."""
-
-    level: NonNegativeInt
-    kind: Text = Field(description="Data, Instruction, Unified")
-    bytes: ByteCount
-    shared_by: Text = Field(description="cores, as the kernel lists them: 0-3")
-
-
-class MachineIdentity(ReplyPart):
-    """Description of a machine by its own kernel and Python."""
-
-    machine: Text | None = None
-    system: Text | None = None
-    kernel: Text | None = None
-    python: Text | None = None
-    numpy: Text | None = None
-    onnxruntime: Text | None = None
-    providers: list[Text] = Field(default=[], max_length=_MOST_FACTS)
-    board: Text | None = Field(default=None, description="/proc/device-tree/model")
-    cpu: Text | None = None
-    cpu_part: Text | None = Field(
-        default=None, description="ARM's part number: 0xd08 is a Cortex-A72"
-    )
-    flags: list[Text] = Field(
-        default=[],
-        max_length=_MOST_FACTS,
-        description="instruction-set flags of /proc/cpuinfo",
-    )
-    cores: Cores | None = Field(default=None, description="logical cores of the machine")
-    cores_allowed: Cores | None = Field(
-        default=None, description="logical cores that the runner may run on (its affinity)"
-    )
-    usable_threads: Cores | None = Field(
-        default=None,
-        description="allowed physical cores of the fastest kind, as far as a CPU quota reaches",
-    )
-    cpu_quota: Annotated[float, Field(gt=0, le=2**16)] | None = Field(
-        default=None, description="cores that the control groups allow, such as 1.5"
-    )
-    page_bytes: ByteCount | None = None
-    clock_max_mhz: Megahertz | None = None
-    caches: list[CacheFacts] = Field(default=[], max_length=_MOST_FACTS)
-    memory_bytes: ByteCount | None = None
-    memory_available_bytes: ByteCount | None = None
-    swap_used_bytes: ByteCount | None = None
-
-
-class Condition(ReplyPart):
-    """Clock, temperature and throttling at one moment."""
-
-    governor: Text | None = None
-    clock_mhz: list[Megahertz] | None = Field(default=None, max_length=2**16)
-    temperature_c: dict[Text, Celsius] | None = Field(default=None, max_length=_MOST_FACTS)
-    throttled_bits: EventCount | None = Field(
-        default=None, description="vcgencmd get_throttled; bits 0-3 are now, 16-19 since boot"
-    )
-    throttle_count: EventCount | None = Field(
-        default=None, description="x86: thermal throttling events since boot, all cores"
-    )
-    load_1min: Annotated[float, Field(ge=0, le=1e6)] | None = None
-    memory_available_bytes: ByteCount | None = None
 
 
 class PageFaults(ReplyPart):
@@ -375,7 +302,7 @@ class ModelResult(ReplyPart):
     start_to_first_result_ns: CallNanoseconds | None = Field(
         default=None, description="from the start of the process; isolated jobs only"
     )
-    cases: dict[Text, CaseTimes] = Field(default={}, max_length=_MOST_FACTS)
+    cases: dict[Text, CaseTimes] = Field(default={}, max_length=MOST_FACTS)
     ops: list[NodeTime] = Field(default=[])
     runs: list[list[ExecutedNode]] = Field(
         default=[], description="nodes of each run of the phase `trace`"
@@ -386,8 +313,8 @@ class ModelResult(ReplyPart):
 class Block(ReplyPart):
     """Times of one block of calls of either model."""
 
-    first_ns: list[CallNanoseconds] = Field(min_length=1, max_length=_MOST_FACTS)
-    second_ns: list[CallNanoseconds] = Field(min_length=1, max_length=_MOST_FACTS)
+    first_ns: list[CallNanoseconds] = Field(min_length=1, max_length=MOST_FACTS)
+    second_ns: list[CallNanoseconds] = Field(min_length=1, max_length=MOST_FACTS)
 
 
 class AlternationResult(ReplyPart):
@@ -396,7 +323,7 @@ class AlternationResult(ReplyPart):
     name: Text
     first: Text
     second: Text
-    blocks: list[Block] = Field(min_length=1, max_length=_MOST_FACTS)
+    blocks: list[Block] = Field(min_length=1, max_length=MOST_FACTS)
     wall_ns: Nanoseconds = Field(description="of all blocks, untimed calls included")
     cpu_ns: EventCount
     interference: Interference = Interference()
@@ -439,8 +366,8 @@ class Reply(ReplyPart):
         default=None, description="mean number of other runnable tasks before the timed calls"
     )
     import_ns: Nanoseconds | None = None
-    models: dict[Text, ModelResult] = Field(default={}, max_length=_MOST_FACTS)
-    alternation: list[AlternationResult] = Field(default=[], max_length=_MOST_FACTS)
+    models: dict[Text, ModelResult] = Field(default={}, max_length=MOST_FACTS)
+    alternation: list[AlternationResult] = Field(default=[], max_length=MOST_FACTS)
     outputs: OutputsFile | None = None
     clock_ghz: Annotated[float, Field(gt=0, le=1000)] | None = Field(
         default=None, description="measured; null where it cannot be"
@@ -448,7 +375,7 @@ class Reply(ReplyPart):
     bandwidth: Bandwidth | None = None
     conditions: dict[Text, Text] = Field(
         default={},
-        max_length=_MOST_FACTS,
+        max_length=MOST_FACTS,
         description="set by a target, not by the runner: facts about the run (kernels, guest cpu), "
         "in words",
     )

@@ -14,14 +14,8 @@ from pydantic import ValidationError
 
 from edgedistil.core.echo import printable
 from edgedistil.core.errors import TargetError
-from edgedistil.runtime.protocol import (
-    AlternationResult,
-    CaseTimes,
-    Job,
-    MachineIdentity,
-    ModelResult,
-    Reply,
-)
+from edgedistil.runtime.machine_facts import MachineIdentity
+from edgedistil.runtime.protocol import AlternationResult, CaseTimes, Job, ModelResult, Reply
 
 # A case of two million samples, the maximum, takes about 20 MB; a larger reply would only cost the
 # host memory.

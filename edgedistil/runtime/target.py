@@ -32,7 +32,8 @@ from typing import Protocol
 
 from edgedistil.core.errors import TargetError
 from edgedistil.core.records import Method
-from edgedistil.runtime.protocol import Job, MachineIdentity, Reply
+from edgedistil.runtime.machine_facts import MachineIdentity
+from edgedistil.runtime.protocol import Job, Reply
 
 
 class Target(Protocol):

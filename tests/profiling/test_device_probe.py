@@ -22,8 +22,9 @@ from edgedistil.profiling.device_probe import (
     draft_device,
 )
 from edgedistil.runtime.local import LocalTarget
+from edgedistil.runtime.machine_facts import CacheFacts, MachineIdentity
 from edgedistil.runtime.match import matches
-from edgedistil.runtime.protocol import Bandwidth, CacheFacts, MachineIdentity
+from edgedistil.runtime.protocol import Bandwidth
 from edgedistil.runtime.qemu.guest import cpu_features, cpuinfo, emulated_cpu
 from tests.profiling.conftest import fp32_gmacs_per_s
 

@@ -34,7 +34,8 @@ from edgedistil.profiling.artefacts import Artefact, file_artefact
 from edgedistil.profiling.emulated import emulate, select_probes
 from edgedistil.profiling.rows import EMULATED_LATENCY
 from edgedistil.profiling.workload import Workload, build_workload
-from edgedistil.runtime.protocol import Failure, Job, MachineIdentity, OutputsFile, Reply
+from edgedistil.runtime.machine_facts import MachineIdentity
+from edgedistil.runtime.protocol import Failure, Job, OutputsFile, Reply
 from tests.profiling.conftest import make_reply
 
 TASK = "feature-extraction"

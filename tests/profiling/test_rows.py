@@ -16,7 +16,8 @@ from edgedistil.profiling.rows import (
     op_times,
     rows_from_reply,
 )
-from edgedistil.runtime.protocol import Condition, NodeTime
+from edgedistil.runtime.machine_facts import Condition
+from edgedistil.runtime.protocol import NodeTime
 from tests.profiling.conftest import make_artefact, make_reply
 
 STUDENT = make_artefact("student")

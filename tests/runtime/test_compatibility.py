@@ -7,7 +7,7 @@ import pytest
 from edgedistil.core.device import load_device
 from edgedistil.core.errors import TargetError
 from edgedistil.runtime.compatibility import check_runtime_compatible
-from edgedistil.runtime.protocol import MachineIdentity
+from edgedistil.runtime.machine_facts import MachineIdentity
 
 OLD = MachineIdentity(machine="aarch64", onnxruntime="1.21.0", flags=["fp", "asimd", "crc32"])
 NEW = MachineIdentity(machine="aarch64", onnxruntime="1.21.0", flags=["fp", "asimd", "asimddp"])

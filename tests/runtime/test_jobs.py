@@ -13,15 +13,8 @@ from edgedistil.core.errors import TargetError
 from edgedistil.core.records import Method
 from edgedistil.core.rundir import sha256_file
 from edgedistil.runtime.jobs import NpzInputs, run_job
-from edgedistil.runtime.protocol import (
-    Case,
-    Failure,
-    Job,
-    JobModel,
-    MachineIdentity,
-    ModelResult,
-    Reply,
-)
+from edgedistil.runtime.machine_facts import MachineIdentity
+from edgedistil.runtime.protocol import Case, Failure, Job, JobModel, ModelResult, Reply
 
 OK = Reply(
     format=1,

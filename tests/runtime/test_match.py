@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from edgedistil.runtime.machine_facts import MachineIdentity
 from edgedistil.runtime.match import match_device
-from edgedistil.runtime.protocol import MachineIdentity
 
 VNNI = ["avx2", "fma", "avx512f", "avx512_vnni"]
 

@@ -18,16 +18,9 @@ import pytest
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.session import SessionOptions
 from edgedistil.profiling.artefacts import run_artefacts
+from edgedistil.runtime.machine_facts import MachineIdentity
 from edgedistil.runtime.match import match_device
-from edgedistil.runtime.protocol import (
-    RUNNER,
-    Alternation,
-    Case,
-    Job,
-    JobModel,
-    MachineIdentity,
-    Reply,
-)
+from edgedistil.runtime.protocol import RUNNER, Alternation, Case, Job, JobModel, Reply
 from edgedistil.runtime.reply import parse_reply
 
 runner = runpy.run_path(str(RUNNER))

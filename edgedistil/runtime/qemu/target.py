@@ -28,14 +28,8 @@ from edgedistil.core.rundir import sha256_file
 from edgedistil.core.scratch import scratch_folder
 from edgedistil.runtime.compatibility import check_runtime_compatible
 from edgedistil.runtime.local import with_local_paths
-from edgedistil.runtime.protocol import (
-    RUNNER,
-    Condition,
-    Failure,
-    Job,
-    MachineIdentity,
-    Reply,
-)
+from edgedistil.runtime.machine_facts import Condition, MachineIdentity
+from edgedistil.runtime.protocol import RUNNER, Failure, Job, Reply
 from edgedistil.runtime.qemu.guest import build_guest_root, emulated_cpu, usable_memory_bytes
 from edgedistil.runtime.qemu.kernels import describe_kernels, read_translation
 from edgedistil.runtime.qemu.memory import GUEST_RANGE, MemoryWatch

@@ -14,12 +14,9 @@ from edgedistil.core.errors import InputError, TargetError
 from edgedistil.core.records import Method
 from edgedistil.core.rundir import write_bytes
 from edgedistil.runtime.compatibility import check_runtime_compatible
+from edgedistil.runtime.machine_facts import MachineIdentity
 from edgedistil.runtime.match import match_device
-from edgedistil.runtime.protocol import (
-    Job,
-    MachineIdentity,
-    Reply,
-)
+from edgedistil.runtime.protocol import Job, Reply
 from edgedistil.runtime.reply import MAX_REPLY_BYTES, parse_identity, parse_reply
 from edgedistil.runtime.ssh.board import Board, JobOutcome, check_name, open_board, signal_of
 from edgedistil.runtime.ssh.connection import Connection, parse_destination

@@ -105,7 +105,8 @@ def relation_loss(
 
 def _log_relations(states_BLD: Tensor, mask_BL: Tensor, heads: int) -> Tensor:
     """Log-softmax of the scaled products of all pairs of positions, (B, H, L, L)."""
-    split_BHLd = at_least_float32(states_BLD).unflatten(-1, (heads, -1)).transpose(1, 2)
+    B, L, _ = states_BLD.shape
+    split_BHLd = at_least_float32(states_BLD).reshape(B, L, heads, -1).transpose(1, 2)
     scale = split_BHLd.shape[-1] ** -0.5
     products_BHLL = split_BHLd @ split_BHLd.transpose(-1, -2) * scale
     padding_B11L = (mask_BL == 0)[:, None, None]

@@ -1,0 +1,167 @@
+"""An export folder, opened: its graph in a session, its tokenizer, and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgedistil.core.echo import echo
+from edgedistil.core.errors import InputError, ModelError
+from edgedistil.core.library_errors import library_errors
+from edgedistil.core.precision import PRECISIONS, graph_name
+from edgedistil.core.rundir import read_json_object
+from edgedistil.core.session import (
+    PROVIDERS,
+    SESSION_FILE,
+    SessionOptions,
+    read_session_file,
+)
+from edgedistil.core.task import Task, find_task
+from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
+from edgedistil.core.toml import did_you_mean
+
+Ids = NDArray[np.int64]
+Outputs = dict[str, NDArray[np.float32]]
+_DAMAGED_HINT = "run edgedistil export again: it replaces the folder"
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """An exported graph that is ready to run.
+
+    Attributes:
+        folder: The export folder.
+        task: What the graph computes.
+        precision: Precision of the graph.
+        config: config.json of the folder.
+        tokenizer: Its tokenizer.
+        max_length: Tokens of a text at most, special tokens included.
+        session: The graph.
+        input_names: Inputs of the graph.
+        output_names: Outputs of the graph.
+    """
+
+    folder: Path
+    task: Task
+    precision: str
+    config: Mapping[str, Any]
+    tokenizer: TextTokenizer
+    max_length: int
+    session: onnxruntime.InferenceSession
+    input_names: frozenset[str]
+    output_names: tuple[str, ...]
+
+    def run(self, ids: Ids, mask: Ids, type_ids: Ids) -> Outputs:
+        """Runs the graph.
+
+        Args:
+            ids, mask, type_ids: Token ids, attention mask and token types, (B, L).
+        Returns:
+            Output name → values.
+        """
+        feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": type_ids}
+        used = {name: array for name, array in feeds.items() if name in self.input_names}
+        values = self.session.run(list(self.output_names), used)
+        return dict(zip(self.output_names, values, strict=True))
+
+
+def open_exported(
+    folder: Path,
+    *,
+    precision: str | None = None,
+    threads: int | None = None,
+    tasks: Sequence[Task] = (),
+) -> ExportedModel:
+    """Opens an export folder.
+
+    Args:
+        folder: A folder that `edgedistil export` wrote.
+        precision: Precision of the graph; None: fp32, which gives PyTorch's answers.
+        threads: Threads of one call; None: as session.json recommends.
+        tasks: Tasks that the caller can use; empty for all.
+    Raises:
+        InputError: The folder has no such precision, or is for another task.
+        ModelError: A file of the folder is missing or corrupt.
+    """
+    task = _read_task(folder)
+    if tasks and task not in tasks:
+        raise InputError(
+            f"{folder} is an export for {task}; expected {' or '.join(tasks)}",
+            hint="pass the folder of another export of the run",
+        )
+    name = _checked_precision(folder, precision)
+    path = folder / "onnx" / graph_name(PRECISIONS[name].name)
+    tokenizer = read_tokenizer(folder)
+    session = _open_session(path, _session_options(folder, path, threads))
+    return ExportedModel(
+        folder=folder,
+        task=task,
+        precision=name,
+        config=read_json_object(folder / "config.json", hint=_DAMAGED_HINT),
+        tokenizer=tokenizer,
+        max_length=_max_length(tokenizer),
+        session=session,
+        input_names=frozenset(node.name for node in session.get_inputs()),
+        output_names=tuple(node.name for node in session.get_outputs()),
+    )
+
+
+def _read_task(folder: Path) -> Task:
+    path = folder / "provenance.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} is not an export folder: it has no provenance.json",
+            hint="pass a folder below runs/NAME/export, which edgedistil export writes",
+        )
+    row = find_task(str(read_json_object(path, hint=_DAMAGED_HINT).get("task")))
+    if row is None:
+        raise ModelError(f"{path} names no known task", hint=_DAMAGED_HINT)
+    return row.name
+
+
+def _checked_precision(folder: Path, precision: str | None) -> str:
+    """Returns the requested precision, or fp32; raises InputError if the folder lacks it."""
+    available = [name for name in PRECISIONS if (folder / "onnx" / graph_name(name)).is_file()]
+    wanted = precision or PRECISIONS["fp32"].name
+    if wanted in available:
+        return wanted
+    raise InputError(
+        f"{folder} has no artefact in {echo(wanted)}{did_you_mean(wanted, available)}; "
+        f"it has {', '.join(available) or 'none'}",
+        hint="edgedistil export --quantize PRECISION adds one",
+    )
+
+
+def _session_options(folder: Path, path: Path, threads: int | None) -> SessionOptions:
+    """Options that session.json has for a graph, with another number of threads if requested."""
+    options = SessionOptions()
+    file = folder / SESSION_FILE
+    if file.is_file():
+        advice = read_session_file(file).get(str(path.relative_to(folder)))
+        options = advice.session if advice is not None else options
+    return options if threads is None else replace_threads(options, threads)
+
+
+def replace_threads(options: SessionOptions, threads: int) -> SessionOptions:
+    """Returns session options with another number of threads."""
+    return options.model_copy(update={"threads": threads})
+
+
+def _open_session(path: Path, options: SessionOptions) -> onnxruntime.InferenceSession:
+    with library_errors(f"cannot load {path}", hint=_DAMAGED_HINT):
+        return onnxruntime.InferenceSession(
+            str(path), options.to_onnxruntime(), providers=list(PROVIDERS)
+        )
+
+
+def _max_length(tokenizer: TextTokenizer) -> int:
+    limits = [limit for limit in (tokenizer.max_length, tokenizer.positions) if limit is not None]
+    if not limits:
+        raise ModelError(f"{tokenizer.folder} does not say how long a text may be")
+    return min(limits)

@@ -20,7 +20,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
+from edgedistil.core.options import (
+    EmbedOptions,
+    EvaluateOptions,
+    ExportOptions,
+    ProfileOptions,
+)
 from edgedistil.core.version import __version__
 
 # onnxruntime reads it when it is imported; otherwise it starts a thread that writes a device id
@@ -38,14 +43,18 @@ if TYPE_CHECKING:
         ProfileRecord,
     )
     from edgedistil.core.rundir import RunDir
+    from edgedistil.inference.encoder import Encoder
     from edgedistil.inspection import Inspection
 
 __all__ = [
+    "EmbedOptions",
+    "Encoder",
     "EvaluateOptions",
     "ExportOptions",
     "ProfileOptions",
     "__version__",
     "distill",
+    "embed",
     "evaluate",
     "export",
     "inspect",
@@ -185,6 +194,26 @@ def profile(
     return profiled, records
 
 
+def embed(
+    texts: Sequence[str] | Path, run: RunDir | str = "latest", options: EmbedOptions | None = None
+) -> tuple[int, int]:
+    """Writes the sentence vectors of texts, computed by an exported encoder, to a .npy file.
+
+    Args:
+        texts: The texts, or a UTF-8 file with one text a line.
+        run: A run directory, or its name.
+        options: Output file, encoder, precision and side.
+    Returns:
+        Number of vectors, and their width.
+    Raises:
+        InputError: The run has no such encoder, or the file cannot be read.
+        StorageError: The vectors cannot be written.
+    """
+    from edgedistil.inference import stage
+
+    return stage.embed(_open_run(run), texts, options or EmbedOptions())
+
+
 def report(run: RunDir | str = "latest", *, against: RunDir | str | None = None) -> Path:
     """Writes report.html, report.md and report.json from a run's records.
 
@@ -208,6 +237,15 @@ def _open_run(run: RunDir | str) -> RunDir:
 
 def _run_name(run: RunDir | str) -> str:
     return run if isinstance(run, str) else run.name
+
+
+def __getattr__(name: str) -> Any:
+    # The class needs onnxruntime, which importing the package must not load.
+    if name == "Encoder":
+        from edgedistil.inference.encoder import Encoder
+
+        return Encoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class _Package(ModuleType):

@@ -21,6 +21,7 @@ import edgedistil
 from edgedistil.core.echo import bounded, echo, replace_unencodable
 from edgedistil.core.errors import EdgeDistilError, InputError
 from edgedistil.core.options import (
+    EmbedOptions,
     EvaluateOptions,
     ExportOptions,
     ProfileOptions,
@@ -175,6 +176,22 @@ def export(options: ExportOptions, run: RunName = "latest") -> None:
 
     exported, artefacts = edgedistil.export(run, options)
     terminal.show_export(exported, artefacts)
+
+
+@app.command()
+@with_options(EmbedOptions)
+def embed(
+    options: EmbedOptions,
+    texts: Annotated[
+        list[str],
+        typer.Argument(help="Texts, or one UTF-8 file with a text on each line.", metavar="TEXT"),
+    ],
+    run: RunName = "latest",
+) -> None:
+    """Compute sentence vectors with an exported encoder."""
+    from edgedistil.inference.stage import texts_of_arguments
+
+    edgedistil.embed(texts_of_arguments(texts), run, options)
 
 
 @app.command()

@@ -41,6 +41,7 @@ COMMANDS = {
         "--push",
         "--run",
     },
+    "embed": {"--out", "--model", "--precision", "--side", "--threads", "--run"},
     "profile": {
         "--device",
         "--ssh",
@@ -54,6 +55,7 @@ COMMANDS = {
         "--bootstrap",
         "--calibrate",
         "--require",
+        "--allow-predicted",
         "--run",
     },
     "report": {"--run", "--against"},

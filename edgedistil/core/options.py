@@ -18,6 +18,7 @@ from edgedistil.core.paths import user_path
 from edgedistil.core.precision import Precision, PrecisionRequest
 
 ArtefactFormat = Literal["onnx", "ort"]
+EmbedSide = Literal["query", "document"]
 
 # The longest sequences of any encoder of these families; attention takes their square in memory.
 MAX_LENGTH = 8192
@@ -221,6 +222,47 @@ class EvaluateOptions(TaskOptions):
         Flag(
             "--artefact",
             "Also score the ONNX artefact of this precision. Default: PyTorch only.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(CheckedOptions):
+    """Which exported encoder `embed` uses, and where the vectors are written."""
+
+    out: Annotated[
+        Path | None,
+        Flag(
+            "--out",
+            "Write the vectors to this .npy file. Default: to standard output, one JSON list a "
+            "line.",
+            metavar="FILE",
+        ),
+    ] = None
+    model: Annotated[
+        str | None,
+        Flag(
+            "--model",
+            "Export folder, or name of an exported model of the run. Default: the student.",
+            metavar="MODEL",
+        ),
+    ] = None
+    precision: Annotated[
+        Precision | None,
+        Flag("--precision", "Precision of the artefact. Default: fp32."),
+    ] = None
+    side: Annotated[
+        EmbedSide,
+        Flag("--side", "Side of a search, which selects the model's prompt."),
+    ] = "document"
+    threads: Annotated[
+        int | None,
+        Flag(
+            "--threads",
+            "Thread count. Default: as the export recommends.",
+            metavar="N",
+            minimum=1,
+            maximum=MAX_THREADS,
         ),
     ] = None
 

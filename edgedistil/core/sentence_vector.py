@@ -182,6 +182,25 @@ def read_sentence_vector(folder: Path, *, hidden: int) -> SentenceVector:
     )
 
 
+def unsupported_part(folder: Path) -> str | None:
+    """Returns the part of a sentence-transformers folder that only its own library can compute.
+
+    Raises:
+        ModelError: modules.json or a module's settings are corrupt.
+    """
+    modules = read_modules(folder)
+    for module in modules:
+        if module.class_name not in _SUPPORTED:
+            return f"the module {module.class_name}"
+        if module.class_name == "Pooling":
+            settings = read_module_settings(folder / module.path / "config.json")
+            if settings.get("include_prompt", True) is not True:
+                return "pooling without the prompt's tokens (include_prompt = false)"
+    if not any(module.class_name == "Pooling" for module in modules):
+        return "a folder without a Pooling module"
+    return None
+
+
 def _check_supported(module: SentenceModule, folder: Path) -> None:
     if module.class_name not in _SUPPORTED:
         raise ModelError(

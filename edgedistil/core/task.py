@@ -115,6 +115,9 @@ TASKS: dict[Task, TaskInfo] = {
 # Both are exported of every run: the speed claim is measured on the encoder, as the paper did, and
 # parity of the logits is shown on the masked language model.
 ENCODER_TASK: Task = "feature-extraction"
+# Output of an encoder's graph that has one vector for each text; only where the source says how it
+# pools.
+SENTENCE_OUTPUT = "sentence_embedding"
 FILL_MASK_TASK: Task = "fill-mask"
 
 assert tuple(TASKS) == get_args(Task), "every task has exactly one row"

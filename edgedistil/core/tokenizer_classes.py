@@ -1,7 +1,7 @@
 """Table of transformers' tokenizer classes that build their parts themselves, one row each.
 
-Of a tokenizer.json such a class takes the vocabulary and, where `template` is None, the template;
-normalizer and pre-tokenizer are its own. Facts: `tokenization_*.py` of transformers 5;
+Of a tokenizer.json such a class takes the vocabulary and, where `template` is not set, the
+template; normalizer and pre-tokenizer are its own. Facts: `tokenization_*.py` of transformers 5;
 tests/core/test_tokenizer_classes.py compares the ids with transformers' over hostile text.
 """
 

@@ -27,6 +27,7 @@ from edgedistil.core.records import (
 from edgedistil.core.rundir import RunDir, replacing, sha256_file, write_text
 from edgedistil.export.linears import bytes_by_part, float_weights
 from edgedistil.export.passes import run_standard_passes
+from edgedistil.export.passes.sentence_vector import append_sentence_vector
 from edgedistil.export.precisions import (
     REQUANTIZABLE,
     BuildContext,
@@ -38,6 +39,7 @@ from edgedistil.export.source import ExportSource
 from edgedistil.export.storage import save_graph
 from edgedistil.export.target import TRACE_OPSET, find_target
 from edgedistil.export.trace import takes_token_types, trace_model
+from edgedistil.export.weight_source import head_weights
 from edgedistil.models.facts import model_facts
 from edgedistil.parity.gate import check_artefact, list_failures
 from edgedistil.parity.localize import explain
@@ -104,11 +106,15 @@ def open_build(
     token_types = takes_token_types(model, tokenizer)
     graph = trace_model(model, task=source.task, token_types=token_types)
     fused = run_standard_passes(graph, model.config)
+    sentence = source.load_sentence_encoder(model)
+    if sentence is not None:
+        append_sentence_vector(graph, sentence.vector, head_weights(sentence))
     # On the same disk as the folder, and removed before the folder is published.
     with TemporaryDirectory(prefix=".tried.", dir=folder) as scratch:
         yield BuildContext(
             source=source,
             model=model,
+            sentence=sentence,
             tokenizer=tokenizer,
             graph=graph,
             fused=fused,

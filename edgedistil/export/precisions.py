@@ -44,6 +44,7 @@ from edgedistil.export.target import QuantizationTarget
 from edgedistil.export.trace import input_names, takes_token_types
 from edgedistil.export.weight_only import convert_to_float16, quantize_int4
 from edgedistil.export.weight_source import read_weight_source
+from edgedistil.models.sentence_encoder import SentenceEncoder
 from edgedistil.parity.formula import WeightSource
 from edgedistil.parity.gate import check_artefact
 from edgedistil.parity.probes import Probes
@@ -66,6 +67,8 @@ class BuildContext:
     Attributes:
         source: The model's folder and task.
         model: The model, in float32.
+        sentence: The same model with the layers that make its sentence vectors; None if the graph
+            has none.
         tokenizer: Its tokenizer.
         graph: The float32 graph after the standard passes; makers change copies of it.
         fused: Name of a graph pass → number of places that it changed.
@@ -79,6 +82,7 @@ class BuildContext:
 
     source: ExportSource
     model: PreTrainedModel
+    sentence: SentenceEncoder | None
     tokenizer: TextTokenizer
     graph: ir.Model
     fused: Mapping[str, int]
@@ -97,13 +101,18 @@ class BuildContext:
     @cached_property
     def weight_source(self) -> WeightSource:
         """What the certificates compare the artefacts with."""
-        return read_weight_source(self.model, self.source.task)
+        return read_weight_source(self.model, self.source.task, self.sentence)
 
     @cached_property
     def search_probes(self) -> Probes:
         """Short probes from `text`, which select; the run's own probes judge."""
         probes = make_probes(
-            self.model, self.tokenizer, self.source.task, self.text, seed=SEARCH_SEED
+            self.model,
+            self.tokenizer,
+            self.source.task,
+            self.text,
+            seed=SEARCH_SEED,
+            sentence=self.sentence,
         )
         return probes.up_to(SEARCH_LENGTH)
 

@@ -115,7 +115,14 @@ def _build(
     artefacts = []
     with open_build(source, folder, options, text=fitting_text, probe_text=probe_text) as context:
         model, tokenizer = context.model, context.tokenizer
-        probes = make_probes(model, tokenizer, source.task, judging_text, seed=PROBE_SEED)
+        probes = make_probes(
+            model,
+            tokenizer,
+            source.task,
+            judging_text,
+            seed=PROBE_SEED,
+            sentence=context.sentence,
+        )
         _copy_other_precisions(run, source, folder, requests, probes)
         for request in requests:
             artefacts.append(build_artefact(context, request, options, probes, started=started))

@@ -15,6 +15,7 @@ Which outputs are stored:
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +30,7 @@ from transformers import PreTrainedModel
 from edgedistil.core import console
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
-from edgedistil.core.task import TASKS, Task, problem_type_of
+from edgedistil.core.task import SENTENCE_OUTPUT, TASKS, Task, problem_type_of
 from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.export.boundaries import at_boundaries
 from edgedistil.export.probe_inputs import (
@@ -41,6 +42,7 @@ from edgedistil.export.probe_inputs import (
 )
 from edgedistil.export.trace import takes_token_types
 from edgedistil.models.facts import weights_sha256
+from edgedistil.models.sentence_encoder import SentenceEncoder
 from edgedistil.parity.compare import margins
 from edgedistil.parity.probes import ProbeBatch, Probes
 
@@ -67,6 +69,7 @@ def make_probes(
     text: Sequence[str],
     *,
     seed: int,
+    sentence: SentenceEncoder | None = None,
 ) -> Probes:
     """Runs a model on real text: at least 64 sequences, six lengths up to the model's positions.
 
@@ -77,6 +80,7 @@ def make_probes(
         text: Held-out documents or lines. Each sequence starts where a document starts; short
             documents are followed by the next ones, and a short text is used repeatedly.
         seed: Selects documents and masked positions.
+        sentence: Makes sentence vectors of the model's states, if the graph has them as an output.
     Raises:
         CorpusError: The text has no tokens.
         ModelError: The task is unknown, the tokenizer lacks a special token, or the model's own
@@ -97,11 +101,12 @@ def make_probes(
     )
     family = FAMILIES[model.config.model_type]
     calls = plan_calls(family.positions_limit(model.config.to_dict()))
-    boundaries, batches = _run_calls(_in_float32(model), task, calls, draw, rng)
+    reference = _Reference(_in_float32(model), task, sentence)
+    boundaries, batches = _run_calls(reference, calls, draw, rng)
     return Probes(
         task=task,
         # The digest is of the weights as they are stored, not of a float32 copy.
-        source_sha256=weights_sha256(model),
+        source_sha256=_source_sha256(model, sentence),
         seed=seed,
         boundaries=boundaries,
         batches=tuple(batches),
@@ -109,12 +114,45 @@ def make_probes(
     )
 
 
+def _source_sha256(model: PreTrainedModel, sentence: SentenceEncoder | None) -> str:
+    """Digest of the weights, and of what follows them in the graph."""
+    digest = weights_sha256(model)
+    if sentence is None:
+        return digest
+    # Another pooling makes another artefact of the same model.
+    parts = [digest, sentence.vector.in_words(), weights_sha256(sentence.head)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
 # --- running the model ---------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Reference:
+    """What computes the outputs that artefacts are compared with."""
+
+    model: PreTrainedModel
+    task: Task
+    sentence: SentenceEncoder | None
+
+    def run(self, inputs: ProbeInputs) -> dict[str, FloatArray]:
+        """Returns the outputs of the task; raises ModelError if one is NaN or infinite."""
+        feeds = {name: torch.from_numpy(array) for name, array in inputs.feeds.items()}
+        with torch.inference_mode():
+            outputs = self.model(**feeds)
+            tensors = {name: getattr(outputs, name) for name in TASKS[self.task].outputs}
+            if self.sentence is not None:
+                tensors[SENTENCE_OUTPUT] = self.sentence.vectors(
+                    outputs.last_hidden_state, feeds["attention_mask"]
+                )
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        for name, array in arrays.items():
+            _check_finite(name, array)
+        return arrays
+
+
 def _run_calls(
-    model: PreTrainedModel,
-    task: Task,
+    reference: _Reference,
     calls: Sequence[tuple[int, int]],
     draw: Callable[[tuple[int, int]], ProbeInputs],
     rng: np.random.Generator,
@@ -130,8 +168,8 @@ def _run_calls(
     with console.progress("running PyTorch on the probes", total, unit="sequences") as bar:
         for length, count in calls:
             inputs = draw((length, count))
-            with at_boundaries(model, states.__setitem__):
-                outputs = _run(model, task, inputs)
+            with at_boundaries(reference.model, states.__setitem__):
+                outputs = reference.run(inputs)
             # Complete hidden states are stored for one batch: padded, and not the shortest.
             store_all = (
                 count >= FULL_STATES_FROM_SEQUENCES
@@ -139,7 +177,7 @@ def _run_calls(
                 and all(batch.full_hidden_KBLD is None for batch in batches)
             )
             # Each batch has its share of the positions with logits.
-            rows = _select_rows(inputs, outputs, task, rng, share=count / total)
+            rows = _select_rows(inputs, outputs, reference.task, rng, share=count / total)
             hidden = list(states.values())
             batches.append(_probe_batch(inputs, outputs, hidden, rows, store_all=store_all))
             bar.advance(count)
@@ -153,16 +191,6 @@ def _in_float32(model: PreTrainedModel) -> PreTrainedModel:
     if plain and not model.training:
         return model
     return copy.deepcopy(model).to("cpu", torch.float32).eval()
-
-
-def _run(model: PreTrainedModel, task: Task, inputs: ProbeInputs) -> dict[str, FloatArray]:
-    feeds = {name: torch.from_numpy(array) for name, array in inputs.feeds.items()}
-    with torch.inference_mode():
-        outputs = model(**feeds)
-    arrays = {name: getattr(outputs, name).numpy() for name in TASKS[task].outputs}
-    for name, array in arrays.items():
-        _check_finite(name, array)
-    return arrays
 
 
 def _check_finite(name: str, array: FloatArray) -> None:
@@ -274,7 +302,11 @@ def _probe_batch(
     feeds = inputs.feeds
     # Outputs per sequence have no rows to select.
     if len(rows.compared_N2):
-        outputs = {name: _at(array, rows.compared_N2) for name, array in outputs.items()}
+        outputs = {
+            # A sentence vector has no positions.
+            name: array if name == SENTENCE_OUTPUT else _at(array, rows.compared_N2)
+            for name, array in outputs.items()
+        }
     hidden_KBLD = [state.numpy() for state in states]
     return ProbeBatch(
         input_ids_BL=feeds["input_ids"],

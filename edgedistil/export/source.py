@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgedistil.core import console
 from edgedistil.core.digests import require_unchanged
 from edgedistil.core.errors import ModelError, RunError
 from edgedistil.core.family import FAMILIES
@@ -25,9 +26,11 @@ from edgedistil.core.rundir import (
     write_json,
 )
 from edgedistil.core.sentence_modules import find_transformer, read_modules
+from edgedistil.core.sentence_vector import read_sentence_vector, unsupported_part
 from edgedistil.core.task import (
     ENCODER_TASK,
     FILL_MASK_TASK,
+    SENTENCE_OUTPUT,
     TASKS,
     Task,
     find_task,
@@ -38,6 +41,8 @@ from edgedistil.export.sentence_modules import check_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from edgedistil.models.sentence_encoder import SentenceEncoder
 
 # Names and identities of the models in a run.
 MODELS_FILE = "models.json"
@@ -88,6 +93,33 @@ class ExportSource:
         drop_missing_pooler(loaded)
         model: PreTrainedModel = loaded.model.eval().requires_grad_(False)
         return model
+
+    def load_sentence_encoder(self, model: PreTrainedModel) -> SentenceEncoder | None:
+        """Returns the model with the layers that make its sentence vectors.
+
+        Args:
+            model: The result of `load_model`.
+        Returns:
+            None for another task, and where the folder does not say how it pools: a guess may be
+            in the package's settings, which users can change, but not in its graph.
+        Raises:
+            ModelError: A module's settings or weights are damaged.
+        """
+        from edgedistil.models.sentence_encoder import SentenceEncoder, build_head
+
+        if self.task != ENCODER_TASK or not read_modules(self.package_folder):
+            return None
+        left_out = unsupported_part(self.package_folder)
+        if left_out is not None:
+            console.warn(
+                f"the graph has no {SENTENCE_OUTPUT}: {left_out} is not supported in a graph; "
+                "clients compute it with the package's modules"
+            )
+            return None
+        hidden = FAMILIES[model.config.model_type].hidden(model.config.to_dict())
+        vector = read_sentence_vector(self.package_folder, hidden=hidden)
+        head = build_head(vector, self.package_folder).requires_grad_(False)
+        return SentenceEncoder(model, vector, head).eval()
 
     def load_tokenizer(self) -> TextTokenizer:
         """Loads the tokenizer.

@@ -8,13 +8,16 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.modernbert.modeling_modernbert import ModernBertAttention
 
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.task import TASKS, Task
+from edgedistil.export.passes.sentence_vector import HEAD
 from edgedistil.export.settings import (
     ATTENTION_SCALE,
     HEADS,
@@ -22,24 +25,40 @@ from edgedistil.export.settings import (
     MASKED_SCORE_VALUE,
     epsilon_name,
 )
+from edgedistil.models.sentence_encoder import SentenceEncoder
 from edgedistil.parity.formula import WeightSource
 
 
-def read_weight_source(model: PreTrainedModel, task: Task) -> WeightSource:
+def read_weight_source(
+    model: PreTrainedModel, task: Task, sentence: SentenceEncoder | None = None
+) -> WeightSource:
     """Returns a model's tensors, without copies, and what its config fixes.
 
     Args:
         model: The model with the task's head, in float32.
         task: Selects the outputs, and with them the parameters that are used.
+        sentence: Makes sentence vectors, if the graph has them as an output.
     """
     tensors = dict(chain(model.named_parameters(), model.named_buffers()))
+    used, settings = used_parameters(model, task), _settings(model)
+    if sentence is not None:
+        head = {f"{HEAD}.{name}": weight for name, weight in sentence.head.named_parameters()}
+        tensors, used = tensors | head, used | head.keys()
+        for name, module in sentence.head.named_modules(prefix=HEAD):
+            if isinstance(module, nn.LayerNorm):
+                settings[epsilon_name(name)] = module.eps
     family = FAMILIES[model.config.model_type]
     return WeightSource(
         tensors={name: tensor.detach().numpy() for name, tensor in tensors.items()},
-        used=used_parameters(model, task),
-        settings=_settings(model),
+        used=used,
+        settings=settings,
         activation=str(getattr(model.config, family.keys.activation)),
     )
+
+
+def head_weights(sentence: SentenceEncoder) -> dict[str, NDArray[np.float32]]:
+    """Returns the weights of the layers after the pooling, without copies."""
+    return {name: weight.detach().numpy() for name, weight in sentence.head.named_parameters()}
 
 
 def _settings(model: PreTrainedModel) -> dict[str, float]:

@@ -14,14 +14,13 @@ from edgedistil.core import console
 from edgedistil.core.errors import InputError, ModelError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.sentence_vector import SentenceVector, read_sentence_vector
-from edgedistil.core.task import ENCODER_TASK
+from edgedistil.core.task import ENCODER_TASK, SENTENCE_OUTPUT
 from edgedistil.inference.batching import Framed, batch_indices, pad_batch
 from edgedistil.inference.exported_model import open_exported
 
 Vectors = NDArray[np.float32]
 Side = Literal["query", "document"]
 
-VECTOR_OUTPUT = "sentence_embedding"
 # Positions of a call: larger batches are hardly faster on a CPU, and take more memory.
 BATCH_TOKENS = 4096
 # Texts whose tokens are in memory at once.
@@ -43,6 +42,7 @@ class Encoder:
         precision: str | None = None,
         threads: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
+        max_length: int | None = None,
     ) -> None:
         """Opens an export folder.
 
@@ -51,6 +51,7 @@ class Encoder:
             precision: Precision of the graph; None for fp32.
             threads: Threads of one call; None: as the folder recommends.
             batch_tokens: Positions of a call at most, padding included; bounds the memory.
+            max_length: Tokens of a text at most, if fewer than the model's.
         Raises:
             InputError: The folder is for another task, has no such precision, or its graph gives no
                 sentence vectors.
@@ -59,9 +60,9 @@ class Encoder:
         self._model = open_exported(
             Path(folder), precision=precision, threads=threads, tasks=[ENCODER_TASK]
         )
-        if VECTOR_OUTPUT not in self._model.output_names:
+        if SENTENCE_OUTPUT not in self._model.output_names:
             raise InputError(
-                f"the graph in {folder} has no output {VECTOR_OUTPUT}: "
+                f"the graph in {folder} has no output {SENTENCE_OUTPUT}: "
                 "its source does not say how it pools",
                 hint="export a sentence-transformers folder, which has modules.json",
             )
@@ -69,6 +70,7 @@ class Encoder:
         hidden = FAMILIES[config["model_type"]].hidden(config)
         self.vector: SentenceVector = read_sentence_vector(Path(folder), hidden=hidden)
         self._batch_tokens = batch_tokens
+        self._max_length = min(max_length or self._model.max_length, self._model.max_length)
 
     @property
     def dimension(self) -> int:
@@ -78,7 +80,7 @@ class Encoder:
     @property
     def max_length(self) -> int:
         """Tokens of a text at most; longer texts are cut."""
-        return self._model.max_length
+        return self._max_length
 
     def embed(self, texts: Sequence[str], *, side: Side = "document") -> Vectors:
         """Returns the vectors of texts, (texts, dimension), in float32.
@@ -116,7 +118,7 @@ class Encoder:
                 on_the_left=tokenizer.padding_side == "left",
             )
             outputs = self._model.run(batch.ids_BL, batch.mask_BL, batch.type_ids_BL)
-            vectors[indices] = outputs[VECTOR_OUTPUT]
+            vectors[indices] = outputs[SENTENCE_OUTPUT]
         bad = int((~np.isfinite(vectors)).any(axis=1).sum())
         if bad:
             raise ModelError(f"{bad:,} vectors of {self._model.folder} hold NaN or infinite values")

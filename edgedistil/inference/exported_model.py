@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError, ModelError
 from edgedistil.core.library_errors import library_errors
-from edgedistil.core.precision import PRECISIONS, graph_name
+from edgedistil.core.precision import PRECISIONS, Precision, graph_name
 from edgedistil.core.rundir import read_json_object
 from edgedistil.core.session import (
     PROVIDERS,
@@ -49,7 +49,7 @@ class ExportedModel:
 
     folder: Path
     task: Task
-    precision: str
+    precision: Precision
     config: Mapping[str, Any]
     tokenizer: TextTokenizer
     max_length: int
@@ -96,7 +96,7 @@ def open_exported(
             hint="pass the folder of another export of the run",
         )
     name = _checked_precision(folder, precision)
-    path = folder / "onnx" / graph_name(PRECISIONS[name].name)
+    path = folder / "onnx" / graph_name(name)
     tokenizer = read_tokenizer(folder)
     session = _open_session(path, _session_options(folder, path, threads))
     return ExportedModel(
@@ -125,14 +125,15 @@ def _read_task(folder: Path) -> Task:
     return row.name
 
 
-def _checked_precision(folder: Path, precision: str | None) -> str:
+def _checked_precision(folder: Path, precision: str | None) -> Precision:
     """Returns the requested precision, or fp32; raises InputError if the folder lacks it."""
+    requested = precision or "fp32"
     available = [name for name in PRECISIONS if (folder / "onnx" / graph_name(name)).is_file()]
-    wanted = precision or PRECISIONS["fp32"].name
-    if wanted in available:
-        return wanted
+    for name in available:
+        if name == requested:
+            return name
     raise InputError(
-        f"{folder} has no artefact in {echo(wanted)}{did_you_mean(wanted, available)}; "
+        f"{folder} has no artefact in {echo(requested)}{did_you_mean(requested, available)}; "
         f"it has {', '.join(available) or 'none'}",
         hint="edgedistil export --quantize PRECISION adds one",
     )

@@ -111,8 +111,8 @@ def test_modules_in_a_module_and_settings_of_other_names_are_copied(
         save_file({"w": np.ones(3)}, folder / "model.safetensors")
     check_modules(source)
     write_sentence_modules(package, source, hidden=32, max_length=64)
-    kept = {name for name in files(source) if not name.startswith(("1_Pooling", "2_Dense"))}
-    assert files(package) == kept
+    expected = {name for name in files(source) if not name.startswith(("1_Pooling", "2_Dense"))}
+    assert files(package) == expected
 
 
 def test_weights_in_a_pickle_are_refused(source: Path) -> None:

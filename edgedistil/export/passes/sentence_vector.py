@@ -11,15 +11,21 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgedistil.core.sentence_vector import Pooling, SentenceVector, Step
-from edgedistil.export.passes.edit import add_initializer, graph_input
+from edgedistil.core.task import SENTENCE_OUTPUT
+from edgedistil.export.passes.edit import add_initializer, graph_input, record_attribute
+from edgedistil.export.settings import epsilon_name
+from edgedistil.parity.formula import setting, source
 
-OUTPUT = "sentence_embedding"
 # Smallest norm that a vector is divided by, and a state below every real one, as in
 # edgedistil/models/sentence_encoder.py.
 _MIN_NORM = 1e-12
 _PADDING_STATE = -1e9
-# Names of the nodes, and folder of the constants' names.
+# Epsilon of torch's LayerNorm, which sentence-transformers leaves as it is.
+_EPSILON = 1e-5
+# Names of the nodes and small constants start with it.
 _PREFIX = "/sentence"
+# Prefix of the names of the weights after the pooling.
+HEAD = "sentence_head"
 
 
 def append_sentence_vector(
@@ -72,6 +78,11 @@ class _Appender:
         """Returns the constant of that name, added if the graph does not have it yet."""
         return add_initializer(self._graph, f"{_PREFIX}/{name}", array)
 
+    def weight(self, name: str, weights: Mapping[str, NDArray[Any]]) -> ir.Value:
+        """Returns a weight of the head as a constant, with its formula."""
+        full_name = f"{HEAD}.{name}"
+        return add_initializer(self._graph, full_name, weights[name], source(full_name))
+
     def number(self, name: str, value: float) -> ir.Value:
         """Returns a float32 scalar as a constant."""
         return self.constant(name, np.array(value, np.float32))
@@ -84,7 +95,7 @@ class _Appender:
 def _set_output(append: _Appender, result: ir.Value, dimension: int) -> None:
     # A copy: the value may also be read elsewhere, and outputs have their own names.
     output = append("Identity", [result], "output")
-    output.name = OUTPUT
+    output.name = SENTENCE_OUTPUT
     output.type = ir.TensorType(ir.DataType.FLOAT)
     output.shape = ir.Shape(["batch", dimension])
     append.set_output(output)
@@ -189,18 +200,27 @@ def _append_steps(
         if step.kind == "normalize":
             result = _normalized(append, result, name)
         elif step.kind == "layer_norm":
-            scale, bias = (
-                append.constant(f"{name}/{part}", weights[f"{module}.{part}"])
-                for part in ("weight", "bias")
-            )
-            result = append(
-                "LayerNormalization", [result, scale, bias], name, axis=-1, epsilon=1e-5
-            )
+            result = _layer_norm(append, result, weights, name, module)
         else:
             result = _dense(append, result, step, weights, name, module)
             module += 1
         module += 1
     return result, width
+
+
+def _layer_norm(
+    append: _Appender,
+    value: ir.Value,
+    weights: Mapping[str, NDArray[Any]],
+    name: str,
+    module: int,
+) -> ir.Value:
+    scale, bias = (append.weight(f"{module}.{part}", weights) for part in ("weight", "bias"))
+    result = append("LayerNormalization", [value, scale, bias], name, axis=-1, epsilon=_EPSILON)
+    node = result.producer()
+    assert node is not None
+    record_attribute(node, "epsilon", setting(epsilon_name(f"{HEAD}.{module}")))
+    return result
 
 
 def _dense(
@@ -212,9 +232,9 @@ def _dense(
     module: int,
 ) -> ir.Value:
     # Stored as PyTorch has it, (outputs, inputs); Gemm reads it transposed.
-    inputs = [value, append.constant(f"{name}/weight", weights[f"{module}.weight"])]
+    inputs = [value, append.weight(f"{module}.weight", weights)]
     if step.has_bias:
-        inputs.append(append.constant(f"{name}/bias", weights[f"{module}.bias"]))
+        inputs.append(append.weight(f"{module}.bias", weights))
     result = append("Gemm", inputs, f"{name}/product", transB=1)
     return _FUNCTIONS[step.activation](append, result, f"{name}/{step.activation}")
 

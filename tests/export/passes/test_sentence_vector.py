@@ -13,8 +13,9 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from edgedistil.core.sentence_vector import Pooling, SentenceVector, Step
+from edgedistil.core.task import SENTENCE_OUTPUT
 from edgedistil.export.passes import run_standard_passes
-from edgedistil.export.passes.sentence_vector import OUTPUT, append_sentence_vector
+from edgedistil.export.passes.sentence_vector import append_sentence_vector
 from edgedistil.export.trace import trace_model
 from edgedistil.models.sentence_encoder import SentenceEncoder, pool
 
@@ -53,7 +54,7 @@ def check(encoder: SentenceEncoder, folder: Path, *, tolerance: float = 2e-6) ->
     path = folder / "model.onnx"
     ir.save(graph, path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    assert [node.name for node in session.get_outputs()] == ["last_hidden_state", OUTPUT]
+    assert [node.name for node in session.get_outputs()] == ["last_hidden_state", SENTENCE_OUTPUT]
     generator = torch.Generator().manual_seed(1)
     worst = 0.0
     for length in LENGTHS:

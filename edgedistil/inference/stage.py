@@ -1,0 +1,122 @@
+"""`edgedistil embed`: vectors of texts from an exported encoder, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgedistil.core import console
+from edgedistil.core.echo import echo
+from edgedistil.core.errors import InputError
+from edgedistil.core.options import EmbedOptions
+from edgedistil.core.regular_file import check_regular
+from edgedistil.core.rundir import RunDir, replacing, storage_errors
+from edgedistil.core.task import ENCODER_TASK
+from edgedistil.inference.encoder import Encoder
+
+# Digits after which every float32 number is another one.
+_DIGITS = 9
+
+
+def texts_of_arguments(arguments: Sequence[str]) -> Sequence[str] | Path:
+    """Returns the texts of a command line; a single argument that is a file is a path."""
+    # A long text is not a path: the system refuses names of more than some thousand characters.
+    if len(arguments) == 1 and len(arguments[0]) < 4096 and Path(arguments[0]).is_file():
+        return Path(arguments[0])
+    return list(arguments)
+
+
+def embed(run: RunDir, texts: Sequence[str] | Path, options: EmbedOptions) -> tuple[int, int]:
+    """Writes the vectors of texts to a .npy file or to standard output.
+
+    Args:
+        run: The run.
+        texts: The texts, or a UTF-8 file with one text a line.
+        options: Output file, encoder, precision and side.
+    Returns:
+        Number of vectors, and their width.
+    Raises:
+        InputError: The run has no such encoder, or the file cannot be read.
+        StorageError: The vectors cannot be written.
+    """
+    folder = _export_folder(run, options.model)
+    count = _count_lines(texts) if isinstance(texts, Path) else len(texts)
+    if count == 0:
+        raise InputError("there is no text to embed", hint="pass texts, or a file with lines")
+    encoder = Encoder(folder, precision=options.precision, threads=options.threads)
+    windows = encoder.embed_windows(_lines(texts), side=options.side)
+    if options.out is None:
+        _print_vectors(windows)
+    else:
+        _write_vectors(options.out, windows, shape=(count, encoder.dimension))
+        console.say(f"wrote {count:,} vectors of {encoder.dimension} values to {options.out}")
+    return count, encoder.dimension
+
+
+def _export_folder(run: RunDir, model: str | None) -> Path:
+    """Folder of the encoder: a path, a model of the run, or the run's student."""
+    if model is not None and (Path(model) / "onnx").is_dir():
+        return Path(model)
+    suffix = f"-{ENCODER_TASK}"
+    folders = {path.name.removesuffix(suffix): path for path in run.exports.glob(f"*{suffix}")}
+    if model is None and len(folders) == 1:
+        return next(iter(folders.values()))
+    name = model or "student"
+    if name in folders:
+        return folders[name]
+    raise InputError(
+        f"run '{run.name}' has no exported encoder {echo(name)}; "
+        f"it has {', '.join(sorted(folders)) or 'none'}",
+        hint="run edgedistil export, or pass an export folder with --model",
+    )
+
+
+# --- texts ---------------------------------------------------------------------------------------
+
+
+def _lines(texts: Sequence[str] | Path) -> Iterator[str]:
+    """Yields the texts; a file is read line by line."""
+    if not isinstance(texts, Path):
+        yield from texts
+        return
+    check_regular(texts)
+    # utf-8-sig: some editors write a mark at the start, which would be part of the first text.
+    with texts.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            for line in file:
+                yield line.rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{texts} is not UTF-8: {error.reason} (byte 0x{error.object[error.start]:02x})",
+                hint="convert the file to UTF-8",
+            ) from error
+
+
+def _count_lines(path: Path) -> int:
+    return sum(1 for _ in _lines(path))
+
+
+# --- vectors -------------------------------------------------------------------------------------
+
+
+def _print_vectors(windows: Iterable[np.ndarray]) -> None:
+    for vectors in windows:
+        for vector in vectors:
+            values = [float(np.format_float_positional(v, _DIGITS, unique=True)) for v in vector]
+            sys.stdout.write(json.dumps(values) + "\n")
+
+
+def _write_vectors(path: Path, windows: Iterable[np.ndarray], *, shape: tuple[int, int]) -> None:
+    """Writes vectors as they come; the file appears when it is complete."""
+    with replacing(path) as unfinished, storage_errors(path):
+        # Mapped: a collection may be larger than the memory.
+        file = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
+        start = 0
+        for vectors in windows:
+            file[start : start + len(vectors)] = vectors
+            start += len(vectors)
+        file.flush()

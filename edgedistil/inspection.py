@@ -16,17 +16,12 @@ from edgedistil.core import console
 from edgedistil.core.errors import EdgeDistilError, ModelError
 from edgedistil.core.family import TEACHER_FAMILIES
 from edgedistil.core.family_info import FamilyInfo
-from edgedistil.core.model_folder import (
-    ModelFolder,
-    Shape,
-    read_dtypes,
-    read_model_folder,
-    weight_files,
-)
+from edgedistil.core.model_folder import ModelFolder, read_model_folder
 from edgedistil.core.model_source import find_model
 from edgedistil.core.sentence_modules import find_transformer, read_modules
 from edgedistil.core.task import ENCODER_TASK, TASKS
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
+from edgedistil.core.weight_headers import Shape, read_dtypes, weight_files
 from edgedistil.export.sentence_modules import omitted_parts
 from edgedistil.export.source import read_source
 

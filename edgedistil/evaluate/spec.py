@@ -233,7 +233,6 @@ class TaskSpec(StrictSection):
     """A labelled task."""
 
     name: str = Field(default="", description="Name of the task; default: the file's name.")
-    # Longer ones would widen every table.
     title: str = Field(default="", max_length=100, description="Name in tables; default: `name`.")
     kind: LabelledKind = Field(description="Kind of the task, which decides head and loss.")
     labels: tuple[str, ...] | None = Field(
@@ -419,9 +418,7 @@ def load_task(name: str) -> TaskSpec:
         )
     data = read_toml(path, error=TaskError)
     if "base" in data:
-        raise TaskError(
-            f"{name}: unknown key 'base'", hint="paths are relative to the folder of the task file"
-        )
+        raise TaskError(f"{name}: unknown key 'base'", hint="paths are relative to the task file")
     # Paths in a user's own file are relative to it; built-in tasks have no such folder.
     data = {"name": path.stem, **data, "base": str(path.parent) if is_own else None}
     return parse_section(TaskSpec, data, where=name, error=TaskError)

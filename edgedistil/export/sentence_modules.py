@@ -15,7 +15,6 @@ from typing import Any
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError
 from edgedistil.core.fetch import UNSAFE_WEIGHT_SUFFIXES
-from edgedistil.core.model_folder import read_header
 from edgedistil.core.regular_file import read_regular
 from edgedistil.core.rundir import write_bytes, write_json
 from edgedistil.core.sentence_modules import (
@@ -31,6 +30,7 @@ from edgedistil.core.sentence_vector import (
     transformer_settings,
 )
 from edgedistil.core.task import ENCODER_TASK
+from edgedistil.core.weight_headers import read_header
 
 POOLING_FOLDER = "1_Pooling"
 # Names of classes that every version of sentence-transformers imports.

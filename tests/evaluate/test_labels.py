@@ -75,7 +75,7 @@ def test_booleans_are_written_as_in_json(label: object, number: int) -> None:
 def test_the_exact_spelling_comes_first() -> None:
     assert number_of("True", "true", "True") == 1
     assert number_of("1.0", "1", "1.0") == 1
-    # A code with leading zeros is no number.
+    # A code with leading zeros is not a number.
     with pytest.raises(TaskError, match="unknown label '01'"):
         number_of("01", "1", "2")
 

@@ -86,9 +86,9 @@ def test_any_folder_name_works(folder: Folder, runs: Path, name: str) -> None:
 def test_a_model_is_exported_into_its_run_again(folder: Folder, runs: Path) -> None:
     # `student` is the name of a role, so the export has a name with a digest.
     path = folder("BertModel").rename(runs.parent / "student")
-    found = [find_sources("latest", model=str(path), task=None) for _ in range(2)]
-    assert [run.name for run, _ in found] == ["student", "student"]
-    (first,), (again,) = (sources for _, sources in found)
+    calls = [find_sources("latest", model=str(path), task=None) for _ in range(2)]
+    assert [run.name for run, _ in calls] == ["student", "student"]
+    (first,), (again,) = (sources for _, sources in calls)
     assert first.name == again.name != "student"
 
 

@@ -21,11 +21,12 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.activations import GELUActivation, SiLUActivation
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.eurobert.modeling_eurobert import EuroBertRMSNorm
+from transformers.models.eurobert.modeling_eurobert import EuroBertMLP, EuroBertRMSNorm
 from transformers.models.modernbert.modeling_modernbert import (
     ModernBertMLP,
     ModernBertPredictionHead,
 )
+from transformers.models.nomic_bert.modeling_nomic_bert import NomicBertMLP
 
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.family_info import FamilyInfo
@@ -216,6 +217,23 @@ def _is_exact_gelu(module: nn.Module) -> bool:
     return isinstance(module, GELUActivation) and module.act is nn.functional.gelu
 
 
+def _has_unbiased_gelu(module: nn.Module) -> bool:
+    """Whether a module applies the exact GELU to the output of a linear layer without a bias."""
+    linear = _LINEAR_BEFORE_ACTIVATION.get(type(module))
+    if linear is None or getattr(module, linear).bias is not None:
+        return False
+    return _is_exact_gelu(getattr(module, "act_fn", None) or module.act)
+
+
+# Modules whose linear layer in front of the activation may have no bias.
+_LINEAR_BEFORE_ACTIVATION: dict[type[nn.Module], str] = {
+    ModernBertMLP: "Wi",
+    ModernBertPredictionHead: "dense",
+    NomicBertMLP: "gate_proj",
+    EuroBertMLP: "gate_proj",
+}
+
+
 @contextmanager
 def _counted(calls: Counter[str]) -> Iterator[None]:
     """Counts the modules that run and become operators of their own."""
@@ -230,13 +248,8 @@ def _counted(calls: Counter[str]) -> Iterator[None]:
             calls["rms-norm"] += 1
         elif isinstance(module, nn.LayerNorm):
             calls["layer-norm without bias"] += module.bias is None
-        # ModernBERT's GELUs are the only ones behind linear layers that may have no bias.
-        elif isinstance(module, ModernBertMLP):
-            has_bias = module.Wi.bias is not None
-            calls["gelu without bias"] += not has_bias and _is_exact_gelu(module.act)
-        elif isinstance(module, ModernBertPredictionHead) and output.ndim == 3:
-            has_bias = module.dense.bias is not None
-            calls["gelu without bias"] += not has_bias and _is_exact_gelu(module.act)
+        if _has_unbiased_gelu(module) and output.ndim == 3:
+            calls["gelu without bias"] += 1
 
     # For all modules: some heads call an activation that is not among their own.
     hook = nn.modules.module.register_module_forward_hook(count)

@@ -222,7 +222,8 @@ def _has_unbiased_gelu(module: nn.Module) -> bool:
     linear = _LINEAR_BEFORE_ACTIVATION.get(type(module))
     if linear is None or getattr(module, linear).bias is not None:
         return False
-    return _is_exact_gelu(getattr(module, "act_fn", None) or module.act)
+    activation = module.act_fn if hasattr(module, "act_fn") else module.act
+    return isinstance(activation, nn.Module) and _is_exact_gelu(activation)
 
 
 # Modules whose linear layer in front of the activation may have no bias.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from edgedistil.core.records import this_host
 
@@ -59,4 +61,13 @@ def write_page(folder: Path, stem: str, text: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{stem}-{today()}.md"
     path.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_raw(folder: Path, stem: str, content: Mapping[str, Any]) -> Path:
+    """Writes `stem`-DATE.json, what the figures of a page are computed from; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{stem}-{today()}.json"
+    # Without spaces: predictions are most of the file.
+    path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
     return path

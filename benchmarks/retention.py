@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import stdev
 
-from page import argument_parser, host_line, today, version_list, write_page
+from page import argument_parser, host_line, today, version_list, write_page, write_raw
+from raw_record import compact_run
 
 from edgedistil.core.format import ABSENT, hundredths, percent, with_interval
 from edgedistil.core.records import (
@@ -61,6 +62,7 @@ def main() -> None:
     print(page)
     if arguments.write is not None:
         write_page(arguments.write, "retention", page)
+        write_raw(arguments.write, "retention", compact_run(run))
 
 
 def render(run: RunDir, record: EvaluationRecord) -> str:

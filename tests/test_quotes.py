@@ -1,0 +1,168 @@
+"""Figures of benchmarks that README and docs quote, computed again from raw records."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+
+HOST = "cost_model_host.x86-amx.json"
+HELDOUT = "serious-2026-11-22.heldout.csv"
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A quoted figure.
+
+    Attributes:
+        page: The page.
+        text: The figure with enough of its line to be unique.
+        record: File in benchmarks/results.
+        figures: Computes the figures in `text`, formatted as they are quoted, from the record.
+    """
+
+    page: str
+    text: str
+    record: str
+    figures: Callable[[Any], list[str]]
+
+
+def pair(precision: str) -> Callable[[Any], list[str]]:
+    """Times and ratio of the two narrow encoders at 128 tokens."""
+
+    def figures(record: Any) -> list[str]:
+        key = ("MiniLM → 3 layers", precision, 128)
+        (row,) = (r for r in record["pairs"] if (r["pair"], r["precision"], r["tokens"]) == key)
+        times = [f"{row['teacher_ms']:.1f} ms", f"{row['student_ms']:.1f} ms"]
+        return [*times, f"{row['ratio']:.2f} times"]
+
+    return figures
+
+
+def heldout(run: str, *, last: bool) -> Callable[[Any], list[str]]:
+    """Figures of the first or last held-out evaluation of a run."""
+
+    def figures(rows: Any) -> list[str]:
+        of_run = [row for row in rows if (row["run"], row["model"]) == (run, "student")]
+        row = max(of_run, key=step) if last else min(of_run, key=step)
+        shares = [f"{100 * float(row[name]):.1f}%" for name in ("top1", "agreement")]
+        return [f"{float(row['mlm_loss_nats']):.2f}", *shares]
+
+    return figures
+
+
+def step(row: dict[str, str]) -> int:
+    return int(row["step"])
+
+
+def ratios_within_a_tenth(_record: Any) -> list[str]:
+    """Judged ratios that counting and the cost model predict within 10%."""
+    import cost_model
+
+    judged = cost_model.judge_ratios()
+    counted = sum(abs(j.counted / j.measured["ratio"] - 1) <= 0.1 for j in judged)
+    modelled = sum(abs(j.predicted / j.measured["ratio"] - 1) <= 0.1 for j in judged)
+    return [f"{counted} of {len(judged)}", str(modelled)]
+
+
+QUOTES = (
+    Quote("README.md", "| fp32 | 28.7 ms | 14.5 ms | 1.99 times |", HOST, pair("fp32")),
+    Quote("README.md", "| int8 | 9.4 ms | 4.7 ms | 2.01 times |", HOST, pair("int8")),
+    Quote(
+        "README.md",
+        "| before distillation | 5.95 | 19.7% | 28.2% |",
+        HELDOUT,
+        heldout("distilled", last=False),
+    ),
+    Quote(
+        "README.md",
+        "| distilled with three losses | 3.80 | 38.9% | 66.5% |",
+        HELDOUT,
+        heldout("distilled", last=True),
+    ),
+    Quote(
+        "README.md",
+        "| the same layers, masked LM alone | 3.66 | 40.1% | 55.7% |",
+        HELDOUT,
+        heldout("MLM only", last=True),
+    ),
+    Quote(
+        "docs/measuring.md",
+        "ratios 24 of 30 are within 10% by counting and 28 by the model",
+        HOST,
+        ratios_within_a_tenth,
+    ),
+)
+# Figures that are no results: the paper's claims, levels, sizes of downloads.
+NOT_RESULTS = ("40%", "60%", "97%", "160 MB")
+# A number with a unit in which benchmarks report.
+FIGURE = re.compile(
+    r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?:–\d[\d,.]*)?\s?(?:%|ms\b|MiB|MB\b|times\b|nats\b|tokens/s)"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _benchmarks() -> Iterator[None]:
+    sys.path.insert(0, str(BENCHMARKS))
+    yield
+    sys.path.remove(str(BENCHMARKS))
+
+
+def read(record: str) -> Any:
+    path = RESULTS / record
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def missing(quote: Quote, page: str) -> list[str]:
+    """Figures of a record that a quotation lacks, and the quotation if the page lacks it."""
+    absent = [figure for figure in quote.figures(read(quote.record)) if figure not in quote.text]
+    return absent if quote.text in page else [*absent, quote.text]
+
+
+@pytest.mark.parametrize("quote", QUOTES, ids=lambda quote: quote.text[:40])
+def test_quoted_figures_follow_from_their_records(quote: Quote) -> None:
+    assert missing(quote, (ROOT / quote.page).read_text(encoding="utf-8")) == []
+
+
+def test_another_figure_is_noticed() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    wrong = Quote("README.md", "| fp32 | 28.9 ms | 11.3 ms | 1.99 times |", HOST, pair("fp32"))
+    assert missing(wrong, page) == ["28.7 ms", "14.5 ms", wrong.text]
+
+
+def unquoted(text: str) -> list[str]:
+    """Figures outside of quotations and of what is no result."""
+    for quote in QUOTES:
+        text = text.replace(quote.text, "")
+    return [figure for figure in FIGURE.findall(text) if figure not in NOT_RESULTS]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "CHANGELOG.md"])
+def test_every_figure_is_a_quotation(page: str) -> None:
+    allowed = {
+        # A limit of the reader, worlds of a simulation in the tests.
+        "CHANGELOG.md": ["64 MiB", "98%", "50 ms"],
+        # The majority-class baseline of an example.
+        "docs/tutorial.md": ["55%"],
+    }
+    figures = unquoted((ROOT / page).read_text(encoding="utf-8"))
+    assert [figure for figure in figures if figure not in allowed.get(page, [])] == []
+
+
+def test_a_figure_without_a_record_is_noticed() -> None:
+    sentence = "| encoder on disk | 86 MiB | and 2.21 times (2.09–2.54), 27.6%, 5,691 tokens/s"
+    assert unquoted(sentence) == ["86 MiB", "2.21 times", "27.6%", "5,691 tokens/s"]

@@ -257,13 +257,13 @@ def inspect(
     ] = False,
 ) -> None:
     """Show what a model holds and what can be done with it; loads no weights."""
-    found = edgedistil.inspect(model)
+    inspection = edgedistil.inspect(model)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
+        typer.echo(json.dumps(inspection.to_dict(), indent=2))
         return
     from edgedistil.inspection import show_inspection
 
-    show_inspection(found)
+    show_inspection(inspection)
 
 
 @app.command()

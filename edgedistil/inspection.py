@@ -117,7 +117,7 @@ def inspect_model(model: str) -> Inspection:
     Args:
         model: Folder, hub id, or `asset:NAME`.
     Raises:
-        ModelError: There is no such model, or it is none that is supported, or is damaged.
+        ModelError: There is no such model, or it is not supported or damaged.
         OfflineError: The hub cannot be reached.
     """
     package_folder = find_model(model)

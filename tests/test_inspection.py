@@ -67,27 +67,31 @@ def test_facts_are_those_of_the_loaded_model(
     tmp_path: Path, tokenizer_folders: dict[str, Path], class_name: str, tokenizer: str
 ) -> None:
     folder = make_model(class_name, tmp_path / "model", tokenizer_folders[tokenizer])
-    found = inspect_model(str(folder))
-    assert found.architectures == [class_name]
-    assert (found.shape["layers"], found.shape["hidden"], found.shape["heads"]) == (3, 24, 2)
+    inspection = inspect_model(str(folder))
+    assert inspection.architectures == [class_name]
+    assert (inspection.shape["layers"], inspection.shape["hidden"], inspection.shape["heads"]) == (
+        3,
+        24,
+        2,
+    )
     stored = load_file(folder / "model.safetensors")
     total = sum(value.numel() for name, value in stored.items() if "position_ids" not in name)
-    assert sum(found.parameters.values()) == total
-    assert found.parameters["word embeddings"] == 2 * VOCABULARY * 24
+    assert sum(inspection.parameters.values()) == total
+    assert inspection.parameters["word embeddings"] == 2 * VOCABULARY * 24
     model = getattr(transformers, class_name).from_pretrained(folder)
     layers = [
         value.numel()
         for name, value in model.base_model.named_parameters()
         if name.startswith("encoder.")
     ]
-    assert found.parameters["layers"] == sum(layers)
-    assert found.dtypes == {"F32": total}
-    assert found.tokenizer is not None and found.tokenizer.padding_side == "right"
+    assert inspection.parameters["layers"] == sum(layers)
+    assert inspection.dtypes == {"F32": total}
+    assert inspection.tokenizer is not None and inspection.tokenizer.padding_side == "right"
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    assert found.tokenizer.special["mask"] == theirs.mask_token
-    assert found.export.possible, found.export.reason
+    assert inspection.tokenizer.special["mask"] == theirs.mask_token
+    assert inspection.export.possible, inspection.export.reason
     own = [task for task, ending in TASKS_OF.items() if class_name.endswith(ending)]
-    possible = {task for task, answer in found.tasks.items() if answer.possible}
+    possible = {task for task, answer in inspection.tasks.items() if answer.possible}
     assert possible == {*own, "feature-extraction"}
 
 
@@ -117,13 +121,13 @@ def test_what_cannot_be_done_and_why(tmp_path: Path, tokenizer_folders: dict[str
     folder = make_model("DistilBertModel", tmp_path / "m", tokenizer_folders["bert"], vocab_size=50)
     (folder / "model_head.pkl").write_bytes(b"never opened")
     edit(folder / "config.json", auto_map={"AutoModel": "modeling_x.X"})
-    found = inspect_model(str(folder))
-    assert not found.distil.possible and not found.export.possible
-    assert "has a word-embedding matrix of 50 rows" in found.export.reason
-    assert found.tokenizer is None and found.fused == {}
-    assert any("SetFit" in part for part in found.omitted)
-    assert found.remote_code == ["modeling_x.X"]
-    assert found.tasks["fill-mask"].reason == "the folder has no weights of this head"
+    inspection = inspect_model(str(folder))
+    assert not inspection.distil.possible and not inspection.export.possible
+    assert "has a word-embedding matrix of 50 rows" in inspection.export.reason
+    assert inspection.tokenizer is None and inspection.fused == {}
+    assert any("SetFit" in part for part in inspection.omitted)
+    assert inspection.remote_code == ["modeling_x.X"]
+    assert inspection.tasks["fill-mask"].reason == "the folder has no weights of this head"
 
 
 def test_half_precision_and_shards_are_counted(
@@ -141,9 +145,9 @@ def test_half_precision_and_shards_are_counted(
         save_file(part, folder / file)
     index = {name: file for file, part in shards.items() for name in part}
     write_json(folder / "model.safetensors.index.json", {"weight_map": index})
-    found = inspect_model(str(folder))
-    assert set(found.dtypes) == {"F16"}
-    assert found.file_bytes == sum((folder / file).stat().st_size for file in shards)
+    inspection = inspect_model(str(folder))
+    assert set(inspection.dtypes) == {"F16"}
+    assert inspection.file_bytes == sum((folder / file).stat().st_size for file in shards)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +184,12 @@ def test_the_command_prints_tables_and_json(
     shown = CliRunner().invoke(app, ["inspect", str(folder)])
     assert shown.exit_code == 0
     assert "bert (BertForMaskedLM)" in shown.output and "WordPiece (BertTokenizer)" in shown.output
-    found = json.loads(CliRunner().invoke(app, ["inspect", str(folder), "--json"]).output)
-    assert found["family"] == "bert" and found["distil"] == {"possible": True, "reason": ""}
-    assert found["fused"]["attention"] == "one operator in each of 3 layers"
+    inspection = json.loads(CliRunner().invoke(app, ["inspect", str(folder), "--json"]).output)
+    assert inspection["family"] == "bert" and inspection["distil"] == {
+        "possible": True,
+        "reason": "",
+    }
+    assert inspection["fused"]["attention"] == "one operator in each of 3 layers"
 
 
 def test_no_heavy_library_is_imported(tmp_path: Path, tokenizer_folders: dict[str, Path]) -> None:

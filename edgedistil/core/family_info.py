@@ -37,7 +37,7 @@ class ModuleNames:
 
     Attributes:
         embeddings: Module that adds word, position and segment.
-        output: Module whose output is the last hidden state; the list of the layers stands for the
+        output: Module whose output is the last hidden state; the list of the layers means the
             last of them.
         layers: List of the layers.
         word_embedding: Rows of the vocabulary.

@@ -39,7 +39,7 @@ def at_boundaries(model: PreTrainedModel, action: AtBoundary) -> Iterator[None]:
             name = f"layer {counts[kind]} {kind}" if numbered else kind
             counts[kind] += 1
             if isinstance(output, Tensor):
-                # The head of a sequence's vector is no part of the encoder.
+                # The head of a sequence's vector does not belong to the encoder.
                 return action(name, output) if output.ndim == 3 else None
             changed = action(name, output[0])
             return None if changed is None else (changed, *output[1:])

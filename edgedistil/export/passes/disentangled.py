@@ -112,7 +112,7 @@ _BY_STRIDE = {"transBatchA": 1, "transBatchB": 1, "transB": 1}
 
 
 def _is_left_out(value: ir.Value | None) -> bool:
-    """Whether an input of the traced node stands for None."""
+    """Whether an input of the traced node means None."""
     array = constant_array(value)
     return array is not None and array.size == 0
 

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": set(),
     "models": set(),
     "distill": {"data", "models"},
-    "evaluate": {"data", "models", "export", "parity", "runtime"},
+    "evaluate": {"data", "models", "export", "parity", "inference", "runtime"},
     "export": {"data", "models", "parity"},
     "parity": set(),
     "inference": set(),

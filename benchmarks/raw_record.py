@@ -3,9 +3,9 @@
     edgedistil run tiny --run demo && edgedistil evaluate --run demo --seeds 3
     python benchmarks/raw_record.py runs/demo --name demo
 
-Writes benchmarks/results/NAME-DATE.json: sizes, held-out figures, the predictions of every cell, rows
-of profiles without their samples, and claims. README and docs quote figures of such files only;
-tests/test_quotes.py computes every quoted figure from them.
+Writes benchmarks/results/NAME-DATE.json: sizes, held-out figures, the predictions of every cell,
+rows of profiles without their samples, and claims. README and docs quote figures of such files
+only; tests/test_quotes.py computes every quoted figure from them.
 """
 
 from __future__ import annotations

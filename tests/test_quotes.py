@@ -145,7 +145,7 @@ def test_another_figure_is_noticed() -> None:
 
 
 def unquoted(text: str) -> list[str]:
-    """Figures outside of quotations and of what is no result."""
+    """Figures outside of quotations and of what is not a result."""
     for quote in QUOTES:
         text = text.replace(quote.text, "")
     return [figure for figure in FIGURE.findall(text) if figure not in NOT_RESULTS]

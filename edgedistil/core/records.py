@@ -329,6 +329,11 @@ class TaskFacts(Record):
     procedure: str = "fine-tuned with the same budget"
     # Earlier task with the same dev texts: the two count as one.
     same_texts_as: str | None = None
+    # Share of the smaller dev set's texts that both have.
+    same_texts_share: float = 0.0
+    # Smallest digests of the distinct dev texts, and how many there are.
+    dev_sketch: list[str] = []
+    dev_texts: int = 0
     paper: PaperRow | None = None
     warnings: list[str] = []
 

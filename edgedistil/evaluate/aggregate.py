@@ -22,6 +22,7 @@ from edgedistil.evaluate.cells import CellFile
 from edgedistil.evaluate.examples import TaskData
 from edgedistil.evaluate.kind import Baseline
 from edgedistil.evaluate.metrics import CORRELATIONS, Floats
+from edgedistil.evaluate.overlap import text_sketch
 from edgedistil.evaluate.retention import (
     Predictions,
     SeedScores,
@@ -67,6 +68,7 @@ class TaskResult:
 def describe_task(spec: TaskSpec, data: TaskData) -> TaskResult:
     """Describes a task for the record, with the score of its constant prediction."""
     baseline = _baseline(spec, data)
+    sketch, texts = text_sketch(data.dev)
     facts = TaskFacts(
         name=spec.name,
         title=spec.shown,
@@ -84,6 +86,8 @@ def describe_task(spec: TaskSpec, data: TaskData) -> TaskResult:
         settings_source=spec.training.source,
         settings_tried=len(spec.training.settings()),
         settings_chosen_on=_chosen_on(spec, data),
+        dev_sketch=sketch,
+        dev_texts=texts,
         paper=_paper_row(spec),
         warnings=list(data.warnings),
     )

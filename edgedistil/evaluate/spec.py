@@ -121,7 +121,7 @@ class Search(StrictSection):
     )
     share: Annotated[float, Field(gt=0, le=0.5)] = Field(
         default=0.2,
-        description="Share of the training examples that settings are judged on; groups are undivided.",
+        description="Share of the training examples (undivided groups) that judges settings.",
     )
 
 

@@ -22,6 +22,7 @@ from edgedistil.evaluate import aggregate
 from edgedistil.evaluate.artefact_cells import artefact_cells, artefact_scores, check_precision
 from edgedistil.evaluate.cell_runner import run_cells
 from edgedistil.evaluate.cells import CellFile, CellPlan, parse_cell, read_cell
+from edgedistil.evaluate.overlap import mark_same_texts
 from edgedistil.evaluate.planning import (
     PlannedTask,
     Planner,
@@ -110,6 +111,7 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
         record = _with_artefacts(record, exported, options.artefact)
     if options.cell is None:
         record = _with_earlier_tasks(run, earlier, record)
+        record = record.model_copy(update={"tasks": mark_same_texts(record.tasks)})
         write_record(run.evaluation, record)
     return record
 

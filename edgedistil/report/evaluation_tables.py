@@ -66,6 +66,11 @@ def task_table(record: EvaluationRecord) -> TableData:
         if task.positive is not None:
             notes.append(f"{_title(task)}: f1 is that of the class '{task.positive}'")
         notes += _setting_notes(task, record)
+        if task.same_texts_as is not None:
+            notes.append(
+                f"{_title(task)}: {percent(task.same_texts_share, 0)} of the dev texts are those of"
+                f" {task.same_texts_as}: the two count as one task"
+            )
         notes += _unlabelled_notes(task, record)
     return TableData("Tasks", columns, rows, notes)
 

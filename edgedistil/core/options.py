@@ -169,7 +169,12 @@ class TaskOptions(CheckedOptions):
 
     tasks: Annotated[
         Sequence[str] | None,
-        Flag("--task", "Task; repeat for several. Default: the recipe's tasks.", metavar="TASK"),
+        Flag(
+            "--task",
+            "Task, group (glue, paper, retrieval), task file, or folder of a BEIR collection; "
+            "repeat for several. Default: the recipe's tasks.",
+            metavar="TASK",
+        ),
     ] = None
     seeds: Annotated[
         int | None,

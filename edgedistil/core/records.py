@@ -425,6 +425,32 @@ class ArtefactScore(Record):
     disturbed: str | None = None
 
 
+class RetrievalScore(Record):
+    """Search quality of one model on one collection, 0 to 1."""
+
+    collection: str
+    # Package or folder of the collection.
+    origin: str
+    queries: int
+    documents: int
+    # A model of the run, an artefact ("student int8"), "static" (the reference's word vectors), or
+    # a model whose queries search in another one's vectors.
+    model: str
+    # ndcg@10, recall@10, recall@100 and mrr, means over the queries.
+    metrics: dict[str, float]
+    # Interval of ndcg@10.
+    low: float
+    high: float
+    # Model's ndcg@10 / reference's ndcg@10, over the same queries.
+    reference: str
+    retention: float
+    retention_low: float
+    retention_high: float
+    # Level of the intervals, and the noise that they include.
+    interval: str
+    notes: list[str] = []
+
+
 class EvaluationRecord(Record):
     """The result of `evaluate`: `evaluation.json`."""
 
@@ -438,6 +464,7 @@ class EvaluationRecord(Record):
     tasks: list[TaskFacts] = []
     macros: list[MacroScore] = []
     artefacts: list[ArtefactScore] = []
+    retrieval: list[RetrievalScore] = []
     provenance: Provenance
 
 

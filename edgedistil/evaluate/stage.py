@@ -31,6 +31,11 @@ from edgedistil.evaluate.planning import (
     with_controls,
 )
 from edgedistil.evaluate.retention import Predictions
+from edgedistil.evaluate.retrieval.stage import (
+    evaluate_retrieval,
+    is_retrieval,
+    load_collections,
+)
 from edgedistil.evaluate.search import choose_settings
 from edgedistil.evaluate.spec import expand_groups, load_task
 from edgedistil.evaluate.tasks import load_data
@@ -73,7 +78,9 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
         )
     settings = _recipe_settings(run)
     selection = _select(options, settings)
-    tasks = _planned_tasks(selection.tasks, settings, options)
+    collections = load_collections([name for name in selection.tasks if is_retrieval(name)])
+    labelled = [name for name in selection.tasks if not is_retrieval(name)]
+    tasks = _planned_tasks(labelled, settings, options)
 
     # Check the options for artefacts first: fine-tuning takes hours.
     deployed: list[str] = []
@@ -109,6 +116,15 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
         names = {planner.source(model).name for model in deployed}
         exported = [plan for plan in plans if plan.source.name in names]
         record = _with_artefacts(record, exported, options.artefact)
+    if collections:
+        scores = evaluate_retrieval(
+            run,
+            collections,
+            selection.models,
+            reference=reference_model(run),
+            precision=options.artefact,
+        )
+        record = record.model_copy(update={"retrieval": scores})
     if options.cell is None:
         record = _with_earlier_tasks(run, earlier, record)
         record = record.model_copy(update={"tasks": mark_same_texts(record.tasks)})
@@ -215,6 +231,9 @@ def _with_earlier_tasks(
     for part in ("cells", "summaries", "retentions", "artefacts"):
         others = [entry for entry in getattr(earlier, part) if entry.task not in evaluated]
         merged[part] = [*others, *getattr(record, part)]
+    searched = {score.collection for score in record.retrieval}
+    others = [score for score in earlier.retrieval if score.collection not in searched]
+    merged["retrieval"] = [*others, *record.retrieval]
     other_tasks = [task for task in earlier.tasks if task.name not in evaluated]
     merged["tasks"] = [*other_tasks, *record.tasks]
     # A macro-score is over tasks, so it is computed again from the merged summaries.

@@ -51,6 +51,7 @@ COMMANDS = {
         "--length",
         "--text",
         "--memory-limit",
+        "--sustained",
         "--tune",
         "--bootstrap",
         "--calibrate",

@@ -56,9 +56,11 @@ def plural(count: int, noun: str) -> str:
 # --- figures -------------------------------------------------------------------------------------
 
 
-def percent(value: float | NotMeasured, digits: int = 1) -> str:
+def percent(value: float | NotMeasured, digits: int = 1, *, sign: bool = False) -> str:
     """Formats a share of 1: 0.975 → `97.5%`."""
-    return _format(value, lambda share: f"{100 * share:.{digits}f}%")
+    # A change needs its sign; a share does not.
+    plus = "+" if sign else ""
+    return _format(value, lambda share: f"{100 * share:{plus}.{digits}f}%")
 
 
 def hundredths(value: float | NotMeasured, digits: int = 2, *, sign: bool = False) -> str:

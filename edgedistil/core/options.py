@@ -25,6 +25,8 @@ MAX_LENGTH = 8192
 # Above the cores of any machine; each thread and each process costs memory before it does work.
 MAX_THREADS = 1024
 MAX_JOBS = 256
+# An hour heats any device through.
+MAX_SUSTAINED_S = 3600
 # A list of all cells is made first. More than a few dozen seeds change no interval.
 MAX_SEEDS = 1000
 
@@ -150,6 +152,16 @@ class ProfileOptions(CheckedOptions):
             "--memory-limit",
             "Check whether each artefact runs within this memory, such as 512M. Default: no limit.",
             metavar="SIZE",
+        ),
+    ] = None
+    sustained: Annotated[
+        int | None,
+        Flag(
+            "--sustained",
+            "Also call each student this long without a pause: last minute against first.",
+            metavar="SECONDS",
+            minimum=2,
+            maximum=MAX_SUSTAINED_S,
         ),
     ] = None
     tune: Annotated[bool, Flag("--tune", "Also search for the fastest session options.")] = False

@@ -858,6 +858,36 @@ class MemoryFit(Record):
         return max(0, self.needed_bytes - self.limit_bytes)
 
 
+class Sustained(Record):
+    """Calls of one artefact without a pause: the first minute and the last one.
+
+    Of a series below two minutes, its halves.
+    """
+
+    model: str
+    role: Role
+    task: str
+    precision: Precision
+    artefact_sha256: str
+    device: str
+    threads: int
+    # Tokens of a sequence.
+    length: int
+    # Duration of the series, and of each of its two windows.
+    seconds: float
+    window_s: float
+    calls: int
+    first_p50_ms: Figure
+    last_p50_ms: Figure
+    # last / first - 1.
+    change: Figure
+    # Throttling that the machine reports, and signs of other work; None without.
+    throttled: str | None
+    disturbed: str | None
+    # Governor, clock, temperature; as the machine reports them.
+    conditions: dict[str, str]
+
+
 class ProfileRecord(Record):
     """The result of `profile` for one device and method: `profile/<device>.<method>.json`."""
 
@@ -868,6 +898,7 @@ class ProfileRecord(Record):
     rows: list[ProfileRow]
     claims: list[Claim]
     fits: list[MemoryFit] = []
+    sustained: list[Sustained] = []
     # Label of an artefact → times by kind of operator, or by layer.
     op_times: dict[str, list[OpTime]] = {}
     layer_times: dict[str, list[OpTime]] = {}

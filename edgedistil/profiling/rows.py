@@ -144,13 +144,13 @@ def invalid_reason(reply: Reply, latency: LatencyStats | NotMeasured) -> str | N
         reply: The reply with the machine's conditions before and after the job.
         latency: Statistics of the row's calls.
     """
-    throttling = _throttling(reply.before, reply.after)
-    if throttling is not None:
-        return throttling
+    reason = throttling(reply.before, reply.after)
+    if reason is not None:
+        return reason
     return latency.not_measured if isinstance(latency, NotMeasured) else None
 
 
-def _throttling(before: Condition, after: Condition | None) -> str | None:
+def throttling(before: Condition, after: Condition | None) -> str | None:
     """Describes throttling, as a Raspberry Pi reports it or as x86 counts it; None without."""
     states = [before] if after is None else [before, after]
     for state in states:

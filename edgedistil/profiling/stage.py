@@ -28,6 +28,7 @@ from edgedistil.profiling.measured import measure
 from edgedistil.profiling.memory_limit import measure_fits, parse_bytes
 from edgedistil.profiling.predicted import predict
 from edgedistil.profiling.rows import NOT_REPORTED
+from edgedistil.profiling.sustained import measure_sustained
 from edgedistil.profiling.tune import tune
 from edgedistil.profiling.workload import (
     SAMPLE_TEXT,
@@ -98,7 +99,12 @@ def check_options(options: ProfileOptions) -> None:
         )
     if options.memory_limit is not None:
         parse_bytes(options.memory_limit)
-    for flag, is_set in (("--tune", options.tune), ("--calibrate", options.calibrate)):
+    measuring = {
+        "--tune": options.tune,
+        "--calibrate": options.calibrate,
+        "--sustained": options.sustained is not None,
+    }
+    for flag, is_set in measuring.items():
         if is_set and not runs_there:
             raise InputError(f"{flag} has to measure: on this host, or on a board with --ssh")
 
@@ -278,10 +284,19 @@ def _identify_board(
 def _measure(
     request: ProfileRequest, target: Target, threads: list[int], conditions: Mapping[str, str]
 ) -> ProfileRecord:
-    """Measures, searches for session options with --tune, and stores the record."""
+    """Measures, also with --sustained and --tune, and stores the record."""
     record = measure(
         target, request.artefacts, request.workload, threads=threads, conditions=conditions
     )
+    if request.options.sustained is not None:
+        sustained = measure_sustained(
+            target,
+            request.artefacts,
+            request.workload,
+            threads=max(threads),
+            seconds=request.options.sustained,
+        )
+        record = record.model_copy(update={"sustained": sustained})
     if request.options.tune:
         note = _tune(request, target, max(threads))
         record = record.model_copy(update={"notes": [*record.notes, note]})

@@ -11,6 +11,7 @@ from edgedistil.core.format import (
     mebibytes,
     milliseconds,
     model_and_task,
+    percent,
     plural,
     with_interval,
 )
@@ -24,6 +25,7 @@ from edgedistil.core.records import (
     NotMeasured,
     ProfileRecord,
     ProfileRow,
+    Sustained,
 )
 from edgedistil.report.table import TableData
 
@@ -36,6 +38,8 @@ def main_tables(record: ProfileRecord) -> list[TableData]:
         tables.append(emulation_table(record))
     elif record.rows:
         tables.append(latency_table(record))
+    if record.sustained:
+        tables.append(sustained_table(record))
     if record.fits:
         tables.append(memory_limit_table(record))
     return tables
@@ -206,6 +210,41 @@ def _missing_percentile_notes(rows: Sequence[ProfileRow]) -> list[str]:
                 f"no {name} in {len(reasons)} of {len(figures)} rows, for example: {reasons[0]}"
             )
     return notes
+
+
+# --- sustained -----------------------------------------------------------------------------------
+
+
+def sustained_table(record: ProfileRecord) -> TableData:
+    """Median call of the first and the last minute of a long series of calls."""
+    rows = [_sustained_cells(row) for row in record.sustained]
+    columns = ["artefact", "precision", "threads", "tokens", "seconds", "first p50 ms"]
+    columns += ["last p50 ms", "change", "clock", "temperature"]
+    notes = []
+    for row in record.sustained:
+        if row.throttled is not None:
+            notes.append(f"{artefact_name(row)}: {row.throttled}")
+        if row.disturbed is not None:
+            notes.append(f"{DISTURBED.strip()} {artefact_name(row)}: disturbed: {row.disturbed}")
+    windows = {f"{row.window_s:g} s" for row in record.sustained}
+    title = f"{record.device}: calls without a pause, first against last {' or '.join(windows)}"
+    return TableData(title, columns, rows, notes)
+
+
+def _sustained_cells(row: Sustained) -> list[str]:
+    mark = DISTURBED if row.disturbed is not None else ""
+    return [
+        model_and_task(row),
+        row.precision,
+        str(row.threads),
+        str(row.length),
+        f"{row.seconds:.0f}",
+        milliseconds(row.first_p50_ms) + mark,
+        milliseconds(row.last_p50_ms) + mark,
+        percent(row.change, 0, sign=True) + mark,
+        row.conditions.get("clock", ABSENT),
+        row.conditions.get("temperature", ABSENT),
+    ]
 
 
 # --- emulation -----------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ PARENT_ENV = "EDGEDISTIL_PARENT_PID"
 # Key of onnxruntime's `add_session_config_entry`.
 _STOP_SPINNING = "session.force_spinning_stop"
 
-Phase = Literal["steady", "outputs", "energy", "ops", "clock", "bandwidth", "trace"]
+Phase = Literal["steady", "outputs", "energy", "ops", "clock", "bandwidth", "trace", "sustained"]
 
 
 # --- host → runner -------------------------------------------------------------------------------
@@ -167,6 +167,9 @@ class Job(Record):
     ops_calls: PositiveInt = 10
     ops_keys: list[str] | None = None
     energy_seconds: float = Field(default=2, gt=0)
+    sustained_seconds: float | None = Field(
+        default=None, gt=0, description="duration of the phase `sustained`"
+    )
 
     def to_json(self) -> str:
         """Returns the text of job.json, with session options in onnxruntime's own names.
@@ -291,6 +294,24 @@ class Energy(ReplyPart):
     wall_ns: Nanoseconds | None = None
 
 
+class SustainedTimes(ReplyPart):
+    """Calls of the first and the last minute of a long series; its halves if it is short."""
+
+    first_ns: Annotated[list[CallNanoseconds], FailFast()] = Field(
+        min_length=1, max_length=2_000_000
+    )
+    last_ns: Annotated[list[CallNanoseconds], FailFast()] = Field(
+        min_length=1, max_length=2_000_000
+    )
+    window_seconds: Annotated[float, Field(gt=0, le=60)]
+    calls: EventCount = Field(description="of the complete series")
+    wall_ns: Nanoseconds
+    cpu_ns: EventCount
+    interference: Interference = Interference()
+    before: Condition = Condition()
+    after: Condition = Condition()
+
+
 class ModelResult(ReplyPart):
     """Everything observed of one model."""
 
@@ -308,6 +329,7 @@ class ModelResult(ReplyPart):
         default=[], description="nodes of each run of the phase `trace`"
     )
     energy: Energy | None = None
+    sustained: SustainedTimes | None = None
 
 
 class Block(ReplyPart):

@@ -175,6 +175,8 @@ def _missing_parts(reply: Reply, job: Job) -> Iterator[str]:
             if len(result.runs) != calls:
                 yield f"'{label}' has {len(result.runs)} runs, expected {calls}"
             continue
+        if "sustained" in job.phases and result.sustained is None:
+            yield f"'{label}' has no sustained calls"
         if "steady" in job.phases and len(result.cases) < len(job.cases):
             yield f"'{label}' has {len(result.cases)} of {len(job.cases)} cases"
     if "outputs" in job.phases and reply.outputs is None:

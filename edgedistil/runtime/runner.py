@@ -317,6 +317,10 @@ class Worker:
                 alternate(self.sessions, alternation, self.warm_up)
                 for alternation in job["alternate"]
             ]
+        if "sustained" in phases:
+            for label, session in self.sessions.items():
+                self.start_phase(f"sustained {label}")
+                reply["models"][label]["sustained"] = measure_sustained(session, job)
         reply["other_load"] = self.warm_up.other_load
         # Everything that is timed is over: what follows may heat the machine or use its memory.
         reply["after"] = read_condition()
@@ -587,6 +591,41 @@ def measure_case(
         "faults": faults_since(faults),
         "interference": interference,
         "truncated": len(samples) < budget.min_calls,
+    }
+
+
+def measure_sustained(session: ModelSession, job: dict[str, Any]) -> dict[str, Any]:
+    """Times calls without a pause, and returns those of the first and the last minute.
+
+    No warm-up: the series is about how a cold machine becomes a hot one.
+    """
+    feeds = [session.feeds[key] for key in job["cases"][0]["keys"]]
+    seconds = float(job["sustained_seconds"])
+    # Of a short series the halves.
+    window_seconds = min(60.0, seconds / 2)
+    before = read_condition()
+    watch = Watch()
+    started = time.perf_counter_ns()
+    first, _ = timed_calls(session.run, feeds, CallBudget(1, window_seconds, math.inf))
+    # These times are not returned: hours of short calls would fill the memory of a board.
+    calls = 0
+    last_begins_ns = started + int((seconds - window_seconds) * 1e9)
+    while time.perf_counter_ns() < last_begins_ns:
+        session.run(None, feeds[calls % len(feeds)])
+        calls += 1
+    last, _ = timed_calls(session.run, feeds, CallBudget(1, window_seconds, math.inf))
+    wall_ns = time.perf_counter_ns() - started
+    interference = watch.stop()
+    return {
+        "first_ns": first,
+        "last_ns": last,
+        "window_seconds": window_seconds,
+        "calls": len(first) + calls + len(last),
+        "wall_ns": wall_ns,
+        "cpu_ns": interference.pop("cpu_ns"),
+        "interference": interference,
+        "before": before,
+        "after": read_condition(),
     }
 
 

@@ -1,7 +1,4 @@
-"""Plots of the report as inline SVG.
-
-A function returns None if the run has nothing to draw, and the report leaves the plot out.
-"""
+"""Plots of the report as inline SVG; None, and no plot, if the run has nothing to draw."""
 
 from __future__ import annotations
 

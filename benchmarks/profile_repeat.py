@@ -119,8 +119,8 @@ def ratios_by_figure(records: Sequence[ProfileRecord]) -> dict[str, list[Ratio]]
     ratios: dict[str, list[Ratio]] = defaultdict(list)
     for record in records:
         for claim in record.claims:
-            # The size does not vary.
-            if claim.claim != "size":
+            # The size does not vary, and a disturbed machine gives no ratio.
+            if claim.claim != "size" and not isinstance(claim.value, NotMeasured):
                 ratio = Ratio(_measured(claim.value), _measured(claim.low), _measured(claim.high))
                 ratios[claim.figure].append(ratio)
     return ratios

@@ -62,7 +62,7 @@ def test_a_device_that_slows_down_shows_both_minutes(monkeypatch: pytest.MonkeyP
     row = measure(monkeypatch)
     assert (row.first_p50_ms, row.last_p50_ms) == (4.0, 5.0)
     assert row.change == pytest.approx(0.25)
-    assert (row.throttled, row.disturbed) == (None, None), "slowing down is no disturbance here"
+    assert (row.throttled, row.disturbed) == (None, None), "slowing down is what is measured"
     assert row.conditions["temperature"] == "41 °C → 82 °C"
     record = make_record().model_copy(update={"sustained": [row]})
     (table,) = main_tables(record)

@@ -144,7 +144,7 @@ def test_half_precision_and_shards_are_counted(
     for file, part in shards.items():
         save_file(part, folder / file)
     index = {name: file for file, part in shards.items() for name in part}
-    write_json(folder / "model.safetensors.index.json", {"weight_map": index})
+    write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
     inspection = inspect_model(str(folder))
     assert set(inspection.dtypes) == {"F16"}
     assert inspection.file_bytes == sum((folder / file).stat().st_size for file in shards)

@@ -152,8 +152,9 @@ class FamilyInfo:
         DistilBERT's sizes may also have BERT's names.
         """
         completed = {**self.defaults, **config}
-        for name, standard in vars(_STANDARD_KEYS).items():
-            own = getattr(self.keys, name)
+        # transformers has no other names for the remaining sizes, and ignores BERT's.
+        for name in ("layers", "hidden", "heads"):
+            own, standard = getattr(self.keys, name), getattr(_STANDARD_KEYS, name)
             if own not in config and standard in config:
                 completed[own] = config[standard]
         return completed

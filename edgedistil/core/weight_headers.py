@@ -49,9 +49,10 @@ def weight_files(folder: Path) -> list[Path]:
             hint=f"rename the file with the weights to {WEIGHTS_FILE}",
         )
     try:
-        weight_map = read_json_object(index).get("weight_map")
+        content = read_json_object(index)
     except StorageError as error:
         raise ModelError(error.message, hint=DAMAGED_HINT) from error
+    weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index} has no weight_map; expected the file of each weight")
     files = [_shard(folder, name) for name in sorted({echo(name) for name in weight_map.values()})]
@@ -60,6 +61,12 @@ def weight_files(folder: Path) -> list[Path]:
         raise ModelError(
             f"{index} names {', '.join(missing)}, which {folder} does not have",
             hint="copy or download all files of the model",
+        )
+    # transformers reads it, and fails without it.
+    if not isinstance(content.get("metadata"), dict):
+        raise ModelError(
+            f"{index} has no metadata; expected an object",
+            hint='add "metadata": {} to the file, or download it again',
         )
     return files
 

@@ -143,10 +143,12 @@ def answer_tokens(window: Window, answer: AnswerSpan) -> tuple[int, int]:
         return 0, 0
     first, last = window.spans[inside[0]], window.spans[inside[-1]]
     assert first is not None and last is not None
-    # An answer that begins before the window or ends after it overlaps but is not covered.
-    if first[0] <= answer.start and last[1] >= answer_end:
-        return inside[0], inside[-1]
-    return 0, 0
+    # An answer that begins before the window or ends after it overlaps but is not covered. Between
+    # two tokens of the window there may be characters that the tokenizer drops, such as accents.
+    spans = window.spans
+    begins = first[0] <= answer.start or spans[inside[0] - 1] is not None
+    ends = last[1] >= answer_end or any(spans[inside[-1] + 1 : inside[-1] + 2])
+    return (inside[0], inside[-1]) if begins and ends else (0, 0)
 
 
 def best_answer(
@@ -181,7 +183,8 @@ def _is_valid_span(window: Window, start: int, end: int) -> bool:
 def _span_text(context: str, window: Window, start: int, end: int) -> str:
     first, last = window.spans[start], window.spans[end]
     assert first is not None and last is not None
-    return context[first[0] : last[1]]
+    # Tokens of some vocabularies begin with the blank in front of a word.
+    return context[first[0] : last[1]].strip()
 
 
 def _n_best(logits: Floats) -> list[int]:

@@ -171,6 +171,15 @@ def test_a_folder_that_is_damaged_or_contradicts_itself(
     assert caught.value.exit_code == 2
 
 
+def test_an_index_without_metadata(bert: Path) -> None:
+    _shards({"a": "model-00001-of-00001.safetensors"})(bert)
+    index = bert / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    index.write_text(json.dumps({"weight_map": content["weight_map"]}))
+    with pytest.raises(ModelError, match="has no metadata; expected an object"):
+        read_model_folder(bert)
+
+
 def test_a_damaged_index(bert: Path) -> None:
     _shards({})(bert)
     (bert / "model.safetensors.index.json").write_text("[]")

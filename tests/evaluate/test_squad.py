@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from edgedistil.evaluate.squad import (
     normalize_answer,
     windows,
 )
+from tests.fixtures.tokenizer_folders import LAYOUTS, our_text
 
 
 @pytest.mark.parametrize(
@@ -162,3 +164,35 @@ def test_longest_answer_is_limited(tokenizer: TextTokenizer) -> None:
     starts = logits(size, t4=9.0)
     ends = logits(size, **{f"t{4 + ANSWER_LIMIT}": 9.0, f"t{3 + ANSWER_LIMIT}": 5.0})
     assert len(best_answer(context, [window], [(starts, ends)]).split()) == ANSWER_LIMIT
+
+
+def without_marks(text: str) -> str:
+    return "".join(c for c in text if not unicodedata.category(c).startswith("M"))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_answers_are_found_again_with_every_kind_of_tokenizer(
+    tokenizer_folders: dict[str, Path], name: str
+) -> None:
+    """Each word of each line is the answer once; offsets lead from text to tokens and back."""
+    tokenizer = open_tokenizer(tokenizer_folders[name])
+    unknown = tokenizer.token_id("unk")
+    words = 0
+    for context in our_text()[:99:7]:
+        (window,) = windows(tokenizer, Example(("Which word?", context)), 480)
+        start = 0
+        for word in context.split(" "):
+            answer = AnswerSpan(text=word, start=start)
+            start += len(word) + 1
+            first, last = answer_tokens(window, answer)
+            tokens = window.encoded.input_ids[first : last + 1]
+            # Long words of scripts without blanks are beyond the limit of an answer.
+            if unknown in tokens or len(tokens) > ANSWER_LIMIT:
+                continue
+            logits = np.full((2, len(window.spans)), -9.0)
+            logits[0, first] = logits[1, last] = 9.0
+            text = best_answer(context, [window], [(logits[0], logits[1])])
+            # ALBERT drops marks, of which some are at the end of a word.
+            assert without_marks(text) == without_marks(word)
+            words += 1
+    assert words > 100

@@ -21,6 +21,7 @@ from edgedistil.core.format import (
     percent,
     significant,
 )
+from edgedistil.core.head_words import head_in_words
 from edgedistil.core.precision import EXAMPLE_PRECISIONS, PRECISIONS
 from edgedistil.core.records import (
     Band,
@@ -46,11 +47,12 @@ def render_card(inputs: CardInputs) -> str:
         f"# {markdown.escaped(inputs.title)} · {inputs.task.name}",
         _summary(inputs),
         *_sentence_vector(inputs),
+        *_head(inputs),
         *_omitted(inputs),
         "## Files",
         _file_table(inputs.exports),
         "## Parity",
-        *_parity(inputs.parities, inputs.exports[0].probe_text),
+        *_parity(inputs.parities, inputs.exports),
         *_profile(inputs.rows),
         "## Usage",
         *_examples(inputs),
@@ -99,6 +101,13 @@ def _sentence_vector(inputs: CardInputs) -> Iterator[str]:
         yield f"Sentence vector: {steps}, computed by the client (`modules.json`)."
 
 
+def _head(inputs: CardInputs) -> Iterator[str]:
+    """Yields how the outputs of a classifier are read."""
+    words = head_in_words(inputs.config, inputs.task)
+    if words:
+        yield f"Outputs: {words}"
+
+
 def _omitted(inputs: CardInputs) -> Iterator[str]:
     """Yields the parts of the source that a user could expect here."""
     if inputs.omitted:
@@ -136,12 +145,13 @@ _PROBE_TEXTS: dict[ProbeText, str] = {
 }
 
 
-def _parity(parities: Sequence[ParityRecord], probe_text: ProbeText) -> Iterator[str]:
+def _parity(parities: Sequence[ParityRecord], exports: Sequence[ExportRecord]) -> Iterator[str]:
     """Yields the paragraphs about the distance from PyTorch."""
     if not parities:
         yield "Not checked: these files were exported without a parity check."
         return
     # The probes of all precisions are the same.
+    probe_text = exports[0].probe_text
     lengths = ", ".join(str(figures.length) for figures in parities[0].by_length)
     yield (
         f"Compared with PyTorch in float32 on {parities[0].overall.sequences} sequences of "

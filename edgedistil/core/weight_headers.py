@@ -43,7 +43,14 @@ def weight_files(folder: Path) -> list[Path]:
     if single.exists():
         return [single]
     if not index.exists():
-        others = ", ".join(file.name for file in sorted(folder.glob("*.safetensors")))
+        names = [file.name for file in sorted(folder.glob("*.safetensors"))]
+        others = ", ".join(names)
+        if all(name.startswith("adapter_") for name in names):
+            raise ModelError(
+                f"{folder} has the weights of an adapter only: {others}",
+                hint="merge them into the model that they were made for: peft's merge_and_unload, "
+                "then save_pretrained",
+            )
         raise ModelError(
             f"{folder} has {others}, and neither {WEIGHTS_FILE} nor {INDEX_FILE}",
             hint=f"rename the file with the weights to {WEIGHTS_FILE}",

@@ -30,6 +30,7 @@ from edgedistil.core.sentence_vector import (
     transformer_settings,
 )
 from edgedistil.core.task import ENCODER_TASK
+from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.core.weight_headers import read_header
 
 POOLING_FOLDER = "1_Pooling"
@@ -219,11 +220,18 @@ def omitted_parts(source_folder: Path, *, has_modules: bool) -> list[str]:
     # sentence-transformers applies it before any tokenizer, and no other client does.
     settings = transformer_settings(source_folder) if has_modules else []
     lower = [path for path in settings if read_module_settings(path).get("do_lower_case") is True]
-    return parts + [
-        f"{path.name}: do_lower_case. sentence-transformers converts every text to lower case; "
-        "other clients have to, unless the tokenizer does"
-        for path in lower
-    ]
+    if lower and not _lowers(source_folder):
+        parts.append(
+            f"{lower[0].name}: do_lower_case. sentence-transformers converts every text to lower "
+            "case; the tokenizer does not, so other clients have to"
+        )
+    return parts
+
+
+def _lowers(folder: Path) -> bool:
+    """Whether the tokenizer converts texts to lower case."""
+    normalizer = read_tokenizer(find_transformer(folder)).backend.normalizer
+    return normalizer is not None and normalizer.normalize_str("A") == "a"
 
 
 def _has_setfit_head(folder: Path) -> bool:

@@ -214,3 +214,9 @@ def test_a_missing_config(tmp_path: Path) -> None:
 def test_a_model_in_a_subfolder_is_named(bert: Path) -> None:
     with pytest.raises(ModelError, match=r"it has no config.json\n  a subfolder has one: .*bert"):
         read_model_folder(bert.parent)
+
+
+def test_an_adapter_alone_is_refused(bert: Path) -> None:
+    (bert / "model.safetensors").rename(bert / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"weights of an adapter only: .*\n  merge them into"):
+        read_model_folder(bert)

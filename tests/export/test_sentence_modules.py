@@ -226,5 +226,10 @@ def test_sentence_vectors_and_lower_case_are_named_where_they_are_left_out(sourc
     (part,) = omitted_parts(source, has_modules=False)
     assert part.startswith("modules.json: sentence vectors (Pooling, Dense, Normalize)")
     write_json(source / "sentence_bert_config.json", {"do_lower_case": True})
+    (source / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    write_json(source / "config.json", {"model_type": "bert", "vocab_size": 6})
+    write_json(source / "tokenizer_config.json", {"do_lower_case": False})
     (part,) = omitted_parts(source, has_modules=True)
     assert part.startswith("sentence_bert_config.json: do_lower_case")
+    write_json(source / "tokenizer_config.json", {"do_lower_case": True})
+    assert omitted_parts(source, has_modules=True) == []

@@ -103,7 +103,14 @@ class Worker:
 # --- latency -------------------------------------------------------------------------------------
 
 
-def measure_latency(rows: Sequence[Row], *, threads: int, rounds: int, openings: int) -> None:
+def measure_latency(
+    rows: Sequence[Row],
+    *,
+    threads: int,
+    rounds: int,
+    openings: int,
+    lengths: Sequence[int] = LENGTHS,
+) -> None:
     """Measures calls of all rows, interleaved, and adds the seconds to the rows.
 
     With one thread, the time is the calling thread's CPU time, which other work does not stretch;
@@ -115,6 +122,7 @@ def measure_latency(rows: Sequence[Row], *, threads: int, rounds: int, openings:
         rounds: Recorded calls per row and length, spread over the openings.
         openings: Times that the sessions are opened, in another order each time: the addresses of
             a session's weights change its speed by several percent.
+        lengths: Tokens of a call.
     """
     workers = {row.key: Worker(row, threads) for row in rows if row.worker}
     artefacts = [row for row in rows if row.graph is not None]
@@ -123,7 +131,7 @@ def measure_latency(rows: Sequence[Row], *, threads: int, rounds: int, openings:
     for opening in range(openings):
         order = rotate(artefacts, opening * len(rows) // openings)
         sessions = {row.key: open_session(row.graph_file, threads) for row in order}
-        for length in LENGTHS:
+        for length in lengths:
             for index in range(WARM_UP + rounds_per_opening):
                 ids = rng.integers(1000, 30000, (1, length))
                 # Another order in every round: no row always runs after the same one.

@@ -163,9 +163,9 @@ def make_rows(source: Path, text: Sequence[str], *, task: Task, alternatives: bo
     folder = source.with_name(f"{source.name}.{task}.artefacts")
     folder.mkdir(exist_ok=True)
     rows = [
-        *_our_rows(source, folder / OURS, task),
-        *_optimum_rows(source, folder / "optimum", task),
-        *_transformers_rows(source, folder / "transformers", task),
+        *our_rows(source, folder / OURS, task),
+        *optimum_rows(source, folder / "optimum", task),
+        *transformers_rows(source, folder / "transformers", task),
     ]
     if task == ENCODER_TASK:
         rows += _sentence_transformers_rows(source, folder / "sentence")
@@ -176,14 +176,16 @@ def make_rows(source: Path, text: Sequence[str], *, task: Task, alternatives: bo
     return rows
 
 
-def _our_rows(source: Path, folder: Path, task: Task) -> list[Row]:
+def our_rows(source: Path, folder: Path, task: Task) -> list[Row]:
+    """Exports a model in float32 and int8 as `edgedistil export` does."""
     model = CLASSES[task].from_pretrained(source).eval().requires_grad_(False)
     fp32, int8 = folder / "model.onnx", folder / "model_int8.onnx"
     save_fp32_and_int8(model, task=task, fp32_file=fp32, int8_file=int8)
     return [Row(OURS, "fp32", fp32), Row(OURS, "int8", int8)]
 
 
-def _optimum_rows(source: Path, folder: Path, task: Task) -> list[Row]:
+def optimum_rows(source: Path, folder: Path, task: Task) -> list[Row]:
+    """Exports a model with optimum-onnx; raises CalledProcessError if it cannot."""
     _run_once(folder, [python_of("optimum-onnx"), _script("optimum_onnx.py"), str(source), task])
     quantized = "model_quantized.onnx"
     return [
@@ -193,7 +195,8 @@ def _optimum_rows(source: Path, folder: Path, task: Task) -> list[Row]:
     ]
 
 
-def _transformers_rows(source: Path, folder: Path, task: Task) -> list[Row]:
+def transformers_rows(source: Path, folder: Path, task: Task) -> list[Row]:
+    """Exports a model with transformers.exporters; without the forms that it cannot export."""
     command = [sys.executable, _script("transformers_exporters.py"), str(source), task]
     _run_once(folder, command)
     rows = []

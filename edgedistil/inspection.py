@@ -304,27 +304,27 @@ def _fused(source: ModelFolder) -> dict[str, str]:
 # --- on the terminal -----------------------------------------------------------------------------
 
 
-def show_inspection(found: Inspection) -> None:
+def show_inspection(inspection: Inspection) -> None:
     """Prints an inspection as tables."""
-    classes = ", ".join(found.architectures) or "no class named"
-    total = sum(found.parameters.values())
-    rows = [["family", f"{found.family} ({classes})"]]
-    rows += [[name, f"{value:,}"] for name, value in found.shape.items()]
-    rows += [[f"parameters, {part}", f"{count:,}"] for part, count in found.parameters.items()]
-    stored = ", ".join(f"{dtype} {count / total:.0%}" for dtype, count in found.dtypes.items())
-    rows.append(["parameters, all", f"{total:,}: {found.file_bytes / 1e6:,.1f} MB ({stored})"])
-    if found.modules:
-        rows.append(["sentence-transformers", ", ".join(found.modules)])
-    console.table(found.model, ["", ""], rows)
-    if found.tokenizer is not None:
-        console.table("Tokenizer", ["", ""], _tokenizer_rows(found.tokenizer))
-    console.table("What can be done", ["", "", ""], _answer_rows(found))
-    for part in found.omitted:
+    classes = ", ".join(inspection.architectures) or "no class named"
+    total = sum(inspection.parameters.values())
+    rows = [["family", f"{inspection.family} ({classes})"]]
+    rows += [[name, f"{value:,}"] for name, value in inspection.shape.items()]
+    rows += [[f"parameters, {part}", f"{count:,}"] for part, count in inspection.parameters.items()]
+    stored = ", ".join(f"{dtype} {count / total:.0%}" for dtype, count in inspection.dtypes.items())
+    rows.append(["parameters, all", f"{total:,}: {inspection.file_bytes / 1e6:,.1f} MB ({stored})"])
+    if inspection.modules:
+        rows.append(["sentence-transformers", ", ".join(inspection.modules)])
+    console.table(inspection.model, ["", ""], rows)
+    if inspection.tokenizer is not None:
+        console.table("Tokenizer", ["", ""], _tokenizer_rows(inspection.tokenizer))
+    console.table("What can be done", ["", "", ""], _answer_rows(inspection))
+    for part in inspection.omitted:
         console.warn(f"no export contains {part}")
-    if found.remote_code:
+    if inspection.remote_code:
         console.warn(
-            f"config.json names code of the model's own ({', '.join(found.remote_code)}), which is "
-            f"never run: the model is read as transformers' {found.family}"
+            f"config.json names code of the model's own ({', '.join(inspection.remote_code)}), "
+            f"which is never run: the model is read as transformers' {inspection.family}"
         )
 
 
@@ -342,10 +342,12 @@ def _tokenizer_rows(facts: TokenizerFacts) -> list[list[str]]:
     ]
 
 
-def _answer_rows(found: Inspection) -> list[list[str]]:
-    rows = [_answer_row("distil", found.distil), _answer_row("export", found.export)]
-    rows += [_answer_row(f"export --task {task}", answer) for task, answer in found.tasks.items()]
-    rows += [[f"fused: {part}", "", made] for part, made in found.fused.items()]
+def _answer_rows(inspection: Inspection) -> list[list[str]]:
+    rows = [_answer_row("distil", inspection.distil), _answer_row("export", inspection.export)]
+    rows += [
+        _answer_row(f"export --task {task}", answer) for task, answer in inspection.tasks.items()
+    ]
+    rows += [[f"fused: {part}", "", form] for part, form in inspection.fused.items()]
     return rows
 
 

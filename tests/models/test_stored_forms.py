@@ -131,8 +131,8 @@ def test_an_encoder_with_its_prefix_or_without(tmp_path: Path, name: str) -> Non
     loaded = load_weights(transformers.AutoModel, source, load_config(source))
     assert loaded.missing == []
     with torch.inference_mode():
-        found = loaded.model.eval()(input_ids=ids).last_hidden_state
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        hidden = loaded.model.eval()(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(hidden, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("class_name", ["BertForMaskedLM", "DistilBertForMaskedLM"])

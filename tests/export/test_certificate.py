@@ -221,14 +221,15 @@ def small_model(family: str, auto_class: str) -> PreTrainedModel:
     keys = FAMILIES[family].keys
     sizes = {
         keys.vocabulary: 53,
-        keys.hidden: 44,
+        # Rotary positions turn pairs of a head's numbers, so a head has an even number of them.
+        keys.hidden: 48,
         keys.layers: 2,
         keys.heads: 4,
         keys.intermediate: 68,
         keys.positions: 40,
         keys.embedding: 20,
-        "true_hidden_size": 44,
-        "intra_bottleneck_size": 44,
+        "true_hidden_size": 48,
+        "intra_bottleneck_size": 48,
         "pad_token_id": 0 if FAMILIES[family].position_pad is None else 1,
     }
     config = AutoConfig.for_model(family, **sizes)

@@ -12,6 +12,8 @@ from typing import Any
 
 from edgedistil.core.family_info import ConfigKeys, FamilyInfo, MlmHead, ModuleNames
 
+# The first release whose RotaryEmbedding runs on a CPU.
+_ROTARY_RUNTIME = (1, 17)
 _LM_HEAD = MlmHead(
     dense="lm_head.dense",
     norm="lm_head.layer_norm",
@@ -245,6 +247,7 @@ FAMILIES: dict[str, FamilyInfo] = {
             ),
             mlm_head=MlmHead(dense="head.dense", norm="head.norm", projection="decoder"),
             positions="rotary",
+            min_runtime=_ROTARY_RUNTIME,
             norm_place="pre",
             residual_norms=0,
             gated=True,
@@ -279,6 +282,7 @@ FAMILIES: dict[str, FamilyInfo] = {
                 projection="cls.predictions.decoder",
             ),
             positions="rotary",
+            min_runtime=_ROTARY_RUNTIME,
             gated=True,
             missing_heads=("ForPreTraining", "ForQuestionAnswering", "ForMultipleChoice"),
         ),
@@ -313,6 +317,7 @@ FAMILIES: dict[str, FamilyInfo] = {
             ),
             mlm_head=MlmHead(dense=None, norm=None, projection="lm_head"),
             positions="rotary",
+            min_runtime=_ROTARY_RUNTIME,
             norm_place="pre",
             norm_kind="rms",
             residual_norms=0,

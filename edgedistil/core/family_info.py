@@ -120,6 +120,7 @@ class FamilyInfo:
         options: Key of config.json → values of it that are supported; others are refused.
         missing_heads: Endings of class names that transformers does not have for the family.
         pretraining_has_mlm: Whether a `…ForPreTraining` checkpoint holds the masked-LM head.
+        min_runtime: Oldest onnxruntime (major, minor) that has every operator of its graphs.
     """
 
     model_type: str
@@ -145,6 +146,8 @@ class FamilyInfo:
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     missing_heads: tuple[str, ...] = ()
     pretraining_has_mlm: bool = True
+    # The first release that reads opset 17, which every exported graph uses.
+    min_runtime: tuple[int, int] = (1, 14)
 
     def with_defaults(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a parsed config.json with every size that it leaves out, as transformers does.

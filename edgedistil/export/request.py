@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from edgedistil.core.errors import InputError
+from edgedistil.core.model_folder import read_model_folder
 from edgedistil.core.options import ArtefactFormat, ExportOptions
 from edgedistil.core.precision import (
     AUTO,
@@ -97,9 +98,9 @@ def requested_precisions(source: ExportSource, options: ExportOptions) -> list[P
     requests: list[PrecisionRequest] = ["fp32"]
     if not source.float_only:
         requests = checked_precisions(options.precisions or DEFAULT_PRECISIONS)
-    target = find_target(options.target)
+    target, family = find_target(options.target), read_model_folder(source.folder).family
     for request in requests:
-        require_runtime(target, request)
+        require_runtime(target, request, family)
     return requests
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from edgedistil.core.cpu import this_cpu
 from edgedistil.core.device import HOST, load_device
 from edgedistil.core.errors import TargetError
+from edgedistil.core.family_info import FamilyInfo
 from edgedistil.core.precision import PrecisionRequest, min_runtime
 
 # The first opset with LayerNormalization. What a younger opset adds for these models, our passes
@@ -59,18 +60,20 @@ def _this_machine() -> QuantizationTarget:
     )
 
 
-def require_runtime(target: QuantizationTarget, precision: PrecisionRequest) -> None:
-    """Raises TargetError if the target's onnxruntime may be too old for a precision."""
+def require_runtime(
+    target: QuantizationTarget, precision: PrecisionRequest, family: FamilyInfo
+) -> None:
+    """Raises TargetError if the target's onnxruntime may be too old for a graph."""
     if target.runtime is None:
         return
     # A device file declares the oldest version that its board may have.
     # `>=1.16` → (1, 16).
     oldest = tuple(int(part) for part in target.runtime.removeprefix(">=").split("."))
-    required = min_runtime(precision)
+    required = max(min_runtime(precision), family.min_runtime)
     if oldest < required:
         raise TargetError(
-            f"{target.name} may have onnxruntime {_dotted(oldest)}, and {precision} with opset "
-            f"{TRACE_OPSET} needs {_dotted(required)}",
+            f"{target.name} may have onnxruntime {_dotted(oldest)}, and {precision} of the family "
+            f"{family.model_type} with opset {TRACE_OPSET} needs {_dotted(required)}",
             hint=f"install a newer onnxruntime there and declare it in devices/{target.name}.toml",
         )
 

@@ -5,6 +5,7 @@ import platform
 import pytest
 
 from edgedistil.core.errors import DeviceFileError, TargetError
+from edgedistil.core.family import FAMILIES
 from edgedistil.export.quantization_target import (
     advise_fp16,
     advise_int4,
@@ -88,13 +89,19 @@ def test_float16_and_int4_warn_that_they_are_not_fast() -> None:
 
 
 def test_a_runtime_that_is_too_old_for_a_precision_is_refused() -> None:
+    bert = FAMILIES["bert"]
     with pytest.raises(
-        TargetError, match=r"onnxruntime 1\.10, and fp32 with opset 17 needs 1\.14"
+        TargetError,
+        match=r"onnxruntime 1\.10, and fp32 of the family bert with opset 17 needs 1\.14",
     ) as caught:
-        require_runtime(board(">=1.10"), "fp32")
+        require_runtime(board(">=1.10"), "fp32", bert)
     assert caught.value.exit_code == 4
     assert "devices/board.toml" in str(caught.value)
-    require_runtime(board(">=1.16"), "int8")
-    with pytest.raises(TargetError, match=r"int4 with opset 17 needs 1\.17"):
-        require_runtime(board(">=1.16"), "int4")
-    require_runtime(VNNI, "int4")
+    require_runtime(board(">=1.16"), "int8", bert)
+    with pytest.raises(TargetError, match=r"int4 of the family bert with opset 17 needs 1\.17"):
+        require_runtime(board(">=1.16"), "int4", bert)
+    require_runtime(VNNI, "int4", bert)
+    # RotaryEmbedding is younger than the other operators.
+    with pytest.raises(TargetError, match=r"of the family modernbert with opset 17 needs 1\.17"):
+        require_runtime(board(">=1.14"), "fp32", FAMILIES["modernbert"])
+    require_runtime(board(">=1.17"), "fp32", FAMILIES["modernbert"])

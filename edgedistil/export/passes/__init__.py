@@ -34,7 +34,7 @@ from edgedistil.export.passes.disentangled import fuse_disentangled_attention
 from edgedistil.export.passes.embeddings import slice_positions, turn_positions
 from edgedistil.export.passes.layout import sequence_first
 from edgedistil.export.passes.normalisation import (
-    drop_zero_biases,
+    share_zero_biases,
     fuse_rms_norms,
     keep_bias_sums,
     keep_residual_sums,
@@ -135,7 +135,7 @@ def standard_passes(counts: PassCounts) -> list[Pass]:
         Pass("sequence-first", sequence_first, 1),
         Pass("attention", lambda m: _fuse_attention(m, counts), counts.layers),
         Pass("positions", lambda m: _turn_or_slice_positions(m, counts.family), counts.positions),
-        Pass("norm-biases", drop_zero_biases, counts.unbiased_norms),
+        Pass("norm-biases", share_zero_biases, counts.unbiased_norms),
         Pass("rms-norm", fuse_rms_norms, counts.rms_norms),
         Pass("gelu", fuse_gelu, counts.gelus),
         Pass("silu", fuse_silu, counts.silus),

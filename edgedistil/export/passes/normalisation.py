@@ -9,6 +9,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgedistil.export.passes.edit import (
+    add_initializer,
     constant_array,
     formula_of,
     insert,
@@ -18,7 +19,7 @@ from edgedistil.export.passes.edit import (
     replace_value,
 )
 from edgedistil.export.settings import epsilon_name
-from edgedistil.parity.formula import parse, setting, source_names
+from edgedistil.parity.formula import parse, setting, source_names, traced
 
 # Operator of a traced RMSNorm.
 RMS_NORM = "RmsNorm"
@@ -56,11 +57,12 @@ def _record_epsilon(output: ir.Value, weight: ir.Value | None) -> None:
     record_attribute(norm, "epsilon", setting(epsilon_name(weight_name.removesuffix(".weight"))))
 
 
-def drop_zero_biases(model: ir.Model) -> int:
-    """Removes the zeros that the tracer adds to a LayerNorm without a bias.
+def share_zero_biases(model: ir.Model) -> int:
+    """Makes all LayerNorms without a bias read the same zeros.
 
-    Requires: the graph of `trace_model`.
-    Ensures: the operator without its optional input, which computes the same.
+    Requires: the graph of `trace_model`, in which each of them has zeros of its own.
+    Ensures: the same sums. The optional input stays: onnxruntime 1.17 crashes without it
+        (docs/log.md#layernorm-without-a-bias).
     """
     changed = 0
     for norm in [node for node in model.graph if node.op_type == "LayerNormalization"]:
@@ -69,7 +71,8 @@ def drop_zero_biases(model: ir.Model) -> int:
         # A bias that was learned is an initializer, even if it is zero.
         if bias is None or bias.is_initializer() or zeros is None or zeros.any():
             continue
-        norm.resize_inputs(2)
+        name = f"constant/zeros/{zeros.size}"
+        norm.replace_input_with(2, add_initializer(model.graph, name, zeros, traced(zeros)))
         changed += 1
     return changed
 

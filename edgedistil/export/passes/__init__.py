@@ -34,10 +34,10 @@ from edgedistil.export.passes.disentangled import fuse_disentangled_attention
 from edgedistil.export.passes.embeddings import slice_positions, turn_positions
 from edgedistil.export.passes.layout import sequence_first
 from edgedistil.export.passes.normalisation import (
-    share_zero_biases,
     fuse_rms_norms,
     keep_bias_sums,
     keep_residual_sums,
+    share_zero_biases,
 )
 from edgedistil.export.passes.rotary import fuse_rotary_attention
 

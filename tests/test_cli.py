@@ -41,6 +41,7 @@ COMMANDS = {
         "--push",
         "--run",
     },
+    "inspect": {"--json"},
     "embed": {"--out", "--model", "--precision", "--side", "--threads", "--run"},
     "profile": {
         "--device",
@@ -211,7 +212,7 @@ def test_help_of_a_command_imports_no_torch(command: str, tmp_path: Path) -> Non
         (["profile", "--length", "9" * 5000], "--length"),
         (["export", "--model", "m", "--push", "nonsense"], "cannot push to 'nonsense'"),
         (["export", "--model", "m", "--push", "file://[x"], "cannot push to 'file://[x'"),
-        (["export", "--model", "~no-such-user-here/x", "--text", "t"], "no such folder"),
+        (["export", "--model", "~no-such-user-here/x"], "no such folder"),
         (["export", "--text", "x" * 300], "File name too long"),
         (["distill", "x" * 300], "unknown recipe 'xxx"),
         (["devices", "show", "x" * 300], "unknown device 'xxx"),

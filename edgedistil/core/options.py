@@ -158,7 +158,8 @@ class ProfileOptions(CheckedOptions):
         int | None,
         Flag(
             "--sustained",
-            "Also call each student this long without a pause: last minute against first.",
+            "Also call each student this long without a pause: last minute against first. "
+            "Default: no such series.",
             metavar="SECONDS",
             minimum=2,
             maximum=MAX_SUSTAINED_S,

@@ -55,6 +55,7 @@ FACTS: Mapping[str, Mapping[str, str]] = {
     "tomllib.loads(": {
         "core/toml.py": "the strict loader",
         "report/language_models.py": "a table of the package, not the user's",
+        "report/load.py": "two keys of a stored recipe, which may be of another version",
     },
     "difflib": {"core/toml.py": "did you mean"},
     "flock(": {"core/fetch.py": "locks on files", "core/scratch.py": "locks on folders"},

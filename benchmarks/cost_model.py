@@ -386,8 +386,8 @@ def _ratio_conditions(data: Mapping[str, Any]) -> list[str]:
         f"{data['day']}, onnxruntime {data['versions']['onnxruntime']}, {data['cpu']}"
         f" ({data['kernels']}), device file `{AMX}`, 1 thread, load {data['load_before']:.1f}"
         f" before and {data['load_after']:.1f} after; {data['rounds']} rounds in fresh processes,"
-        " both models taking turns. Random weights. No judged shape was fitted on. *counted*: the null"
-        " model, multiply-adds at the peak rate and nothing else. Last columns: how far the"
+        " both models taking turns. Random weights. No judged shape was fitted on. *counted*: the"
+        " null model, multiply-adds at the peak rate and nothing else. Last columns: how far the"
         " predicted times themselves are off.",
     ]
 

@@ -578,6 +578,8 @@ class ParityFigures(Record):
     # Lin's concordance coefficient of a regression's values, of several outputs the smallest one; a
     # shift or another scale lowers it.
     concordance: Figure = NotMeasured(not_measured="the task's answer is not a value")
+    # Distance from PyTorch with the same roundings, as a share of their own error.
+    reference_share: Figure = NotMeasured(not_measured="no reference with the same roundings")
 
 
 class Tolerance(Record):
@@ -596,6 +598,20 @@ class ToleranceResult(Record):
     tolerance: Tolerance
     got: float
     holds: bool
+    # Padded length that the figure is of; None for all.
+    length: int | None = None
+
+
+class ReferencePart(Record):
+    """What one part of a quantized artefact adds, against PyTorch with the same roundings."""
+
+    # embeddings, layer N attention, layer N feed-forward, head, or output.
+    part: str
+    # Difference from PyTorch with the same roundings, as a share of their own error: over all
+    # lengths, and at the length where it is largest.
+    share: float
+    worst_share: float
+    worst_length: int
 
 
 class CertificateRecord(Record):
@@ -637,7 +653,11 @@ class ParityRecord(Record):
     certificate: CertificateRecord | NotMeasured = NotMeasured(
         not_measured="the source model was not compared"
     )
-    # Whether every bound holds, and the certificate if there is one.
+    # Each part against PyTorch with the same roundings.
+    parts: list[ReferencePart] | NotMeasured = NotMeasured(
+        not_measured="nothing is rounded, or not compared part by part"
+    )
+    # Whether every bound holds, and the certificate and the parts where they were compared.
     passed: bool
     provenance: Provenance
 

@@ -35,6 +35,7 @@ from edgedistil.export.precisions import (
     requantize_excluding,
 )
 from edgedistil.export.quantization_target import Advice
+from edgedistil.export.quantized_reference import reference_outputs
 from edgedistil.export.source import ExportSource
 from edgedistil.export.storage import save_graph
 from edgedistil.export.target import TRACE_OPSET, find_target
@@ -44,7 +45,7 @@ from edgedistil.models.facts import model_facts
 from edgedistil.parity.gate import check_artefact, list_failures
 from edgedistil.parity.localize import explain
 from edgedistil.parity.onnx_file import check_onnx_file
-from edgedistil.parity.probes import Probes
+from edgedistil.parity.probes import Probes, ReferenceOutputs
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,14 @@ class BuiltArtefact:
         parity: None if its outputs could not be compared: NaN, wrong shapes, or a failed run.
         explanation: Error of each part of the model, if it was requested.
         uncompared: Why its outputs could not be compared; empty if they were.
+        reference: Outputs of PyTorch with the artefact's roundings; None if it rounds nothing.
     """
 
     record: ExportRecord
     parity: ParityRecord | None
     explanation: ExplainRecord | None = None
     uncompared: str = ""
+    reference: ReferenceOutputs | None = None
 
     @property
     def passed(self) -> bool:
@@ -157,6 +160,9 @@ def build_artefact(
     files = save_graph(graph, file, external=not options.single_file)
     check_onnx_file(file)
 
+    reference = reference_outputs(context.model, graph, context.weight_source, probes)
+    if reference is not None:
+        probes = probes.with_reference(precision, reference)
     # The record is written after the parity check, whose time is part of the artefact's.
     parity, uncompared = _check_parity(context, file, probes, precision)
     record = ExportRecord(
@@ -179,7 +185,7 @@ def build_artefact(
         provenance=provenance(),
     )
     explanation = _explain(context, file, probes) if options.explain else None
-    return BuiltArtefact(record, parity, explanation, uncompared)
+    return BuiltArtefact(record, parity, explanation, uncompared, reference)
 
 
 def _check_parity(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
 # Longest padded length → numbers of sequences of the calls up to that length: one sequence alone
 # without padding, then padded batches. No number equals a length: B = L would hide a swapped axis.
 CALLS = {64: (1, 3, 5, 5), 128: (1, 3, 4), 512: (1, 2)}
+# (length, sequences) of further calls: no multiples of 4 or 8, whose last rows and columns a kernel
+# computes by other code, and lengths between the usual ones.
+IN_BETWEEN = ((5, 1), (7, 1), (13, 1), (37, 3), (61, 1), (127, 1), (200, 1), (333, 1))
 # Padded lengths, and the longest one that the model has positions for, up to `LONGEST`.
 LENGTHS = (8, 16, 32, 64, 128)
 LONGEST = 512
@@ -30,6 +34,8 @@ _SHORTEST_TOKENS = 5
 _SHORTEST_LENGTH = 6
 
 IntArray = NDArray[np.int64]
+# Which sequences of a batch are two texts.
+Pairs = Literal["none", "half", "all"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ def plan_calls(positions: int) -> list[tuple[int, int]]:
     for eighths in (6, 4, 7, 5, 3):
         if len(lengths) < LEAST_LENGTHS:
             lengths.add(max(_SHORTEST_LENGTH, longest * eighths // 8))
-    return [(length, count) for length in sorted(lengths) for count in _sequence_counts(length)]
+    calls = [(length, count) for length in sorted(lengths) for count in _sequence_counts(length)]
+    return sorted([*calls, *(call for call in IN_BETWEEN if call[0] < longest)])
 
 
 def _sequence_counts(length: int) -> tuple[int, ...]:
@@ -123,7 +130,7 @@ def draw_inputs(
     rng: np.random.Generator,
     call: tuple[int, int],
     *,
-    pairs: bool,
+    pairs: Pairs,
     masks: bool,
     token_types: bool,
 ) -> ProbeInputs:
@@ -134,13 +141,17 @@ def draw_inputs(
         tokenizer: Puts the special tokens around a sequence.
         rng: Selects the documents and the masked positions.
         call: Padded length and number of sequences.
-        pairs: Whether a sequence is two texts.
+        pairs: Which sequences are two texts.
         masks: Whether tokens are replaced by [MASK].
         token_types: Whether the model takes `token_type_ids`.
     """
     length, count = call
     sizes = sequence_sizes(length, count)
-    sequences = [_sequence(documents, size, tokenizer, rng, pair=pairs) for size in sizes]
+    sequences = []
+    for row, size in enumerate(sizes):
+        # Also calls of one sequence differ: those of odd lengths are pairs.
+        is_pair = pairs == "all" or (pairs == "half" and (row + length) % 2 == 1)
+        sequences.append(_sequence(documents, size, tokenizer, rng, pair=is_pair))
     feeds = pad_sequences(sequences, length, tokenizer)
     # The graph of a family without segments has no such input.
     if not token_types:

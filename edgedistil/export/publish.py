@@ -125,7 +125,10 @@ def _build(
         )
         _copy_other_precisions(run, source, folder, requests, probes)
         for request in requests:
-            artefacts.append(build_artefact(context, request, options, probes, started=started))
+            artefact = build_artefact(context, request, options, probes, started=started)
+            if artefact.reference is not None:
+                probes = probes.with_reference(artefact.record.precision, artefact.reference)
+            artefacts.append(artefact)
             # The first artefact's time includes the trace and the probes.
             started = time.perf_counter()
     return artefacts, probes

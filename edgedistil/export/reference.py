@@ -35,6 +35,7 @@ from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.export.boundaries import at_boundaries
 from edgedistil.export.probe_inputs import (
     IntArray,
+    Pairs,
     ProbeInputs,
     draw_inputs,
     plan_calls,
@@ -58,8 +59,10 @@ LOGIT_BYTES = 32 * 2**20
 MASKED_ROWS_SHARE = 0.75
 # The first and the last token, and two between.
 HIDDEN_ROWS_PER_SEQUENCE = 4
-# Sequences of the batch with complete hidden states: several, with padding of several lengths.
+# Sequences of the first batch with complete hidden states: several, with padding.
 FULL_STATES_FROM_SEQUENCES = 4
+# Bytes of complete hidden states, which every part of an artefact is fed.
+FULL_STATE_BYTES = 64 * 2**20
 
 
 def make_probes(
@@ -90,14 +93,15 @@ def make_probes(
         raise ModelError(f"no probes for the task '{task}'; expected one of: {', '.join(TASKS)}")
     rng = np.random.default_rng(seed)
     documents = tokenize_documents(tokenizer, text, rng)
+    token_types = takes_token_types(model, tokenizer)
     draw = partial(
         draw_inputs,
         documents,
         tokenizer,
         rng,
-        pairs=TASKS[task].sends_pairs,
+        pairs=_pairs(task, token_types=token_types),
         masks=TASKS[task].level == "vocabulary",
-        token_types=takes_token_types(model, tokenizer),
+        token_types=token_types,
     )
     family = FAMILIES[model.config.model_type]
     calls = plan_calls(family.positions_limit(model.config.to_dict()))
@@ -122,6 +126,16 @@ def _source_sha256(model: PreTrainedModel, sentence: SentenceEncoder | None) -> 
     # Another pooling makes another artefact of the same model.
     parts = [digest, sentence.vector.in_words(), weights_sha256(sentence.head)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _pairs(task: Task, *, token_types: bool) -> Pairs:
+    """Which probes of a task are two texts."""
+    row = TASKS[task]
+    # A question has a context; a label may be of one text or of two.
+    if row.sends_pairs:
+        return "all" if row.level == "span" else "half"
+    # Otherwise no probe would have a token of the second type.
+    return "half" if token_types else "none"
 
 
 # --- running the model ---------------------------------------------------------------------------
@@ -163,25 +177,55 @@ def _run_calls(
         Names of the parts whose outputs are stored, and the batches.
     """
     total = sum(count for _, count in calls)
+    with_states = calls_with_states(calls, _state_bytes(reference.model))
     batches: list[ProbeBatch] = []
     states: dict[str, Tensor] = {}
     with console.progress("running PyTorch on the probes", total, unit="sequences") as bar:
-        for length, count in calls:
+        for index, (length, count) in enumerate(calls):
             inputs = draw((length, count))
             with at_boundaries(reference.model, states.__setitem__):
                 outputs = reference.run(inputs)
-            # Complete hidden states are stored for one batch: padded, and not the shortest.
-            store_all = (
-                count >= FULL_STATES_FROM_SEQUENCES
-                and length >= 2 * calls[0][0]
-                and all(batch.full_hidden_KBLD is None for batch in batches)
-            )
             # Each batch has its share of the positions with logits.
             rows = _select_rows(inputs, outputs, reference.task, rng, share=count / total)
+            store_all = index in with_states
             hidden = list(states.values())
             batches.append(_probe_batch(inputs, outputs, hidden, rows, store_all=store_all))
             bar.advance(count)
     return tuple(states), batches
+
+
+def calls_with_states(calls: Sequence[tuple[int, int]], token_bytes: int) -> set[int]:
+    """Indices of the calls whose complete hidden states are stored.
+
+    A padded batch that is not among the shortest, always; then calls of odd lengths and the longest
+    one, as many as fit into `FULL_STATE_BYTES`.
+
+    Args:
+        calls: (padded length, sequences) of each call, shortest first.
+        token_bytes: Bytes of the hidden states of one token.
+    """
+    padded = [
+        index
+        for index, (length, count) in enumerate(calls)
+        if count >= FULL_STATES_FROM_SEQUENCES and length >= 2 * calls[0][0]
+    ]
+    odd = [index for index, (length, _) in enumerate(calls) if length % 2]
+    selected = set(padded[:1])
+    budget = FULL_STATE_BYTES
+    for index in dict.fromkeys([*odd, len(calls) - 1]):
+        length, count = calls[index]
+        budget -= length * count * token_bytes
+        if budget < 0:
+            break
+        selected.add(index)
+    return selected
+
+
+def _state_bytes(model: PreTrainedModel) -> int:
+    """Bytes of one token's hidden states at all boundaries."""
+    family = FAMILIES[model.config.model_type]
+    config = model.config.to_dict()
+    return 4 * family.hidden(config) * (2 * family.layers(config) + 2)
 
 
 def _in_float32(model: PreTrainedModel) -> PreTrainedModel:

@@ -11,7 +11,7 @@ each label (logit above or below 0), or a value for each output.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,24 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
-from edgedistil.core.records import Count, Figure, NotMeasured, ParityFigures
-from edgedistil.core.task import TASKS, Task
+from edgedistil.core.precision import Precision
+from edgedistil.core.records import NotMeasured, ParityFigures
+from edgedistil.core.task import TASKS
 from edgedistil.parity.probes import ProbeBatch, Probes
+from edgedistil.parity.reference_error import squared_errors
+from edgedistil.parity.tally import Tally, parity_figures
 
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
-# PyTorch's and the artefact's values of one sequence, one for each output.
-ValuePair = tuple[tuple[float, ...], tuple[float, ...]]
-
 # A prediction that leads by less than this in PyTorch's float32 is a tie and not counted: an
 # artefact within the fp32 tolerance (1e-4 on each logit) may already reverse it
 # (docs/decisions.md#a-near-tie-is-not-a-decision).
 TIE_MARGIN = 2e-4
 # The direction of a row of a few logits means little: with one label the cosine is always 1 or -1.
 COSINE_MIN_WIDTH = 8
-# A correlation of fewer values says nothing.
-CONCORDANCE_MIN_VALUES = 8
-_NO_DIRECTION = "rows of few values have no direction"
 _SPAN_OUTPUTS = ("start_logits", "end_logits")
 
 
@@ -55,65 +52,16 @@ class Comparison:
     largest_output: float = 0.0
 
 
-@dataclass(frozen=True)
-class Tally:
-    """Sums over batches, which `parity_figures` turns into figures.
-
-    Attributes:
-        sequences: Sequences compared.
-        values: Output values compared.
-        abs_sum: Sum of the absolute differences.
-        abs_max: Largest absolute difference.
-        expected_max: Largest absolute value that was expected.
-        cosine_min: Smallest cosine of a row.
-        cosine_sum: Sum of the cosines of `rows` rows.
-        rows: Rows that have a cosine.
-        distributions: Distributions compared.
-        kl_sum: Sum of their KL divergences, in nats.
-        decisions: Decisions that count.
-        agreed: Decisions that are the same.
-        value_pairs: (PyTorch's, the artefact's) values of each sequence of a regression.
-    """
-
-    sequences: int = 0
-    values: int = 0
-    abs_sum: float = 0.0
-    abs_max: float = 0.0
-    expected_max: float = 0.0
-    cosine_min: float = np.inf
-    cosine_sum: float = 0.0
-    rows: int = 0
-    distributions: int = 0
-    kl_sum: float = 0.0
-    decisions: int = 0
-    agreed: int = 0
-    value_pairs: tuple[ValuePair, ...] = ()
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
-            sequences=self.sequences + other.sequences,
-            values=self.values + other.values,
-            abs_sum=self.abs_sum + other.abs_sum,
-            abs_max=max(self.abs_max, other.abs_max),
-            expected_max=max(self.expected_max, other.expected_max),
-            cosine_min=min(self.cosine_min, other.cosine_min),
-            cosine_sum=self.cosine_sum + other.cosine_sum,
-            rows=self.rows + other.rows,
-            distributions=self.distributions + other.distributions,
-            kl_sum=self.kl_sum + other.kl_sum,
-            decisions=self.decisions + other.decisions,
-            agreed=self.agreed + other.agreed,
-            value_pairs=self.value_pairs + other.value_pairs,
-        )
-
-
-def compare(probes: Probes, outputs: Iterable[Outputs]) -> Comparison:
+def compare(
+    probes: Probes, outputs: Iterable[Outputs], *, precision: Precision | None = None
+) -> Comparison:
     """Compares outputs from any source (a session, a board, an emulator) with PyTorch's.
 
     Args:
         probes: The inputs that were sent, with PyTorch's outputs.
         outputs: One mapping per batch, in order: the artefact's raw outputs, or `reduce_outputs`
             of them.
+        precision: Precision of the artefact, whose reference is compared too; None for none.
     Returns:
         The figures over all probes, and one row for each padded length.
     Raises:
@@ -122,10 +70,12 @@ def compare(probes: Probes, outputs: Iterable[Outputs]) -> Comparison:
         ParityError: An output holds NaN or an infinity.
     """
     by_length: dict[int, Tally] = {}
+    references = probes.references.get(precision, ()) if precision else ()
     compared = 0
     for batch, batch_outputs in zip(probes.batches, outputs, strict=False):
+        reference = references[compared] if references else {}
         compared += 1
-        tally = compare_batch(batch, batch_outputs, probes)
+        tally = compare_batch(batch, batch_outputs, probes, reference)
         by_length[batch.length] = by_length.get(batch.length, Tally()) + tally
     if compared != len(probes.batches):
         raise ShapeError(f"got the outputs of {compared} batches, expected {len(probes.batches)}")
@@ -168,7 +118,7 @@ def reduce_outputs(batch: ProbeBatch, outputs: Outputs) -> dict[str, Array]:
     return reduced
 
 
-def compare_batch(batch: ProbeBatch, outputs: Outputs, probes: Probes) -> Tally:
+def compare_batch(batch: ProbeBatch, outputs: Outputs, probes: Probes, reference: Outputs) -> Tally:
     """Compares the outputs of one batch of `probes`; raises like `compare`."""
     actual = reduce_outputs(batch, outputs)
     tally = Tally(sequences=batch.sequences)
@@ -183,68 +133,13 @@ def compare_batch(batch: ProbeBatch, outputs: Outputs, probes: Probes) -> Tally:
             )
         tally += _compare_values(expected, actual[name])
         tally += _compare_cosines(expected, actual[name])
+        if name in reference:
+            errors = squared_errors(expected, reference[name], actual[name])
+            tally += Tally(reference=errors)
     tally += _compare_distributions(batch, actual, probes)
     tally += _compare_decisions(batch, actual, probes)
     tally += _collect_regression_values(batch, actual, probes)
     return tally
-
-
-def parity_figures(tally: Tally, *, length: Count, task: Task) -> ParityFigures:
-    """Turns sums into figures; those that a task does not have are absent, with the reason.
-
-    Args:
-        tally: Sums over at least one batch.
-        length: Padded length of the batches, or why there are several.
-        task: Task of the probes; named in the reasons.
-    """
-    # max(…, 1) only guards the division: a figure over nothing is replaced by its reason below.
-    cosine_mean = tally.cosine_sum / max(tally.rows, 1)
-    mean_kl = tally.kl_sum / max(tally.distributions, 1)
-    agreement = tally.agreed / max(tally.decisions, 1)
-    return ParityFigures(
-        sequences=tally.sequences,
-        length=length,
-        max_abs=tally.abs_max,
-        mean_abs=tally.abs_sum / tally.values,
-        cosine_min=_figure_if(tally.rows > 0, tally.cosine_min, _NO_DIRECTION),
-        cosine_mean=_figure_if(tally.rows > 0, cosine_mean, _NO_DIRECTION),
-        kl_nats=_figure_if(tally.distributions > 0, mean_kl, f"{task}: no distribution"),
-        agreement=_figure_if(tally.decisions > 0, agreement, f"{task}: nothing is decided"),
-        decisions=tally.decisions,
-        concordance=_concordance(tally.value_pairs),
-    )
-
-
-def _figure_if(is_measured: bool, value: float, reason: str) -> Figure:
-    if is_measured:
-        return float(value)
-    return NotMeasured(not_measured=reason)
-
-
-def _concordance(pairs: Sequence[ValuePair]) -> Figure:
-    """Smallest concordance of an output: 2 cov / (var + var + (difference of means)²).
-
-    Pearson's correlation would accept values that are all doubled
-    (docs/log.md#scoring-a-regressions-artefact). Source: Lin 1989, Biometrics 45.
-    """
-    if len(pairs) < CONCORDANCE_MIN_VALUES:
-        return NotMeasured(
-            not_measured=f"{len(pairs)} single values;"
-            f" their concordance needs {CONCORDANCE_MIN_VALUES}"
-        )
-    # Each output by itself: over all of them, differences between the outputs would hide errors.
-    expected_KN, actual_KN = np.array(pairs).transpose(1, 2, 0)
-    return min(_output_concordance(*output) for output in zip(expected_KN, actual_KN, strict=True))
-
-
-def _output_concordance(expected_N: Array, actual_N: Array) -> float:
-    # Population variances (ddof 0), as in the paper.
-    mean_difference = expected_N.mean() - actual_N.mean()
-    scale = expected_N.var() + actual_N.var() + mean_difference**2
-    if not scale > 0:  # both are the same constant
-        return 1.0
-    covariance = np.mean((expected_N - expected_N.mean()) * (actual_N - actual_N.mean()))
-    return float(2 * covariance / scale)
 
 
 # --- selection of rows ---------------------------------------------------------------------------

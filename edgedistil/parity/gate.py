@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgedistil.core import console
 from edgedistil.core.errors import ModelError, ParityError
 from edgedistil.core.format import artefact_name
-from edgedistil.core.precision import Precision
+from edgedistil.core.precision import PRECISIONS, Precision
 from edgedistil.core.records import (
     CertificateRecord,
     Method,
@@ -34,8 +34,9 @@ from edgedistil.core.task import TASKS, find_task
 from edgedistil.parity.certificate import certify
 from edgedistil.parity.compare import Comparison, Outputs, compare, reduce_outputs
 from edgedistil.parity.formula import WeightSource
+from edgedistil.parity.part_check import check_parts, wrong_parts
 from edgedistil.parity.probes import ProbeBatch, Probes
-from edgedistil.parity.tolerances import scaled, tolerances_for
+from edgedistil.parity.tolerances import reference_tolerances, scaled, tolerances_for
 
 Feeds = Mapping[str, NDArray[Any]]
 RunModel = Callable[[Feeds], Outputs]
@@ -74,9 +75,10 @@ def check_artefact(
     """
     if task != probes.task:
         raise ModelError(f"the probes are of the task {probes.task}, the artefact is of {task}")
-    run_model = run or load_artefact(model_file)
+    run_model = run or load_artefact(model_file, precision)
     label = f"parity check: {model} {task} {precision}"
-    comparison = compare(probes, _reduced_outputs(run_model, probes, label=label))
+    outputs = _reduced_outputs(run_model, probes, label=label)
+    comparison = compare(probes, outputs, precision=precision)
     record = judge(
         comparison,
         precision=precision,
@@ -85,11 +87,14 @@ def check_artefact(
         artefact_sha256=artefact_sha256(model_file),
         runtime=f"onnxruntime {ort.__version__}",
     )
-    if source is None:
-        return record
-    certificate = certify(model_file, source)
-    passed = record.passed and certificate.holds
-    return record.model_copy(update={"certificate": certificate, "passed": passed})
+    update: dict[str, Any] = {}
+    # Another runtime computes outputs only; its parts cannot be fed.
+    if run is None and precision in probes.references:
+        update["parts"] = check_parts(model_file, probes, precision)
+    if source is not None:
+        update["certificate"] = certify(model_file, source)
+    checked = record.model_copy(update=update)
+    return checked.model_copy(update={"passed": not list_failures(checked)})
 
 
 def judge(
@@ -130,6 +135,7 @@ def judge(
         check_tolerance(scaled(tolerance, comparison.largest_output), overall)
         for tolerance in tolerances
     ]
+    results += _check_reference(comparison, precision)
     return ParityRecord(
         model=model,
         task=task,
@@ -144,6 +150,23 @@ def judge(
         passed=all(result.holds for result in results),
         provenance=provenance(),
     )
+
+
+def _check_reference(comparison: Comparison, precision: Precision) -> list[ToleranceResult]:
+    """Bounds against PyTorch with the same roundings, over all lengths and at the worst one."""
+    tolerances = reference_tolerances(precision)
+    shares = {
+        figures.length: figures.reference_share
+        for figures in comparison.by_length
+        if isinstance(figures.length, int) and isinstance(figures.reference_share, float)
+    }
+    if tolerances is None or not shares:
+        return []
+    worst = max(shares, key=lambda length: shares[length])
+    at_worst = next(row for row in comparison.by_length if row.length == worst)
+    of_all = check_tolerance(tolerances.overall, comparison.overall)
+    of_length = check_tolerance(tolerances.one_length, at_worst)
+    return [of_all, of_length.model_copy(update={"length": worst})]
 
 
 def check_tolerance(tolerance: Tolerance, figures: ParityFigures) -> ToleranceResult:
@@ -180,6 +203,8 @@ def require_parity(record: ParityRecord) -> None:
 def list_failures(record: ParityRecord) -> list[str]:
     """Formats every tolerance that does not hold and every problem of the certificate."""
     failures = [format_failure(result) for result in record.results if not result.holds]
+    if isinstance(record.parts, list):
+        failures += wrong_parts(record.parts)
     if isinstance(record.certificate, CertificateRecord):
         failures += record.certificate.problems
     return failures
@@ -195,23 +220,28 @@ def format_failure(result: ToleranceResult) -> str:
         excess = f"{result.got / tolerance.value:.3g} times the bound"
     else:
         excess = f"{distance} too much"
+    place = f" at {result.length} tokens" if result.length is not None else ""
     return (
         f"{tolerance.figure} is {result.got:.4g},"
-        f" expected {tolerance.bound} {tolerance.value:g} ({excess})"
+        f" expected {tolerance.bound} {tolerance.value:g} ({excess}){place}"
     )
 
 
 # --- running an artefact -------------------------------------------------------------------------
 
 
-def load_artefact(model_file: Path) -> RunModel:
+def load_artefact(model_file: Path, precision: Precision = "fp32") -> RunModel:
     """Loads an ONNX file into a CPU session and returns a function from feeds to outputs.
 
+    Args:
+        model_file: The graph, with its external data in the same folder.
+        precision: With integer products, sums are exact on every CPU, as session.json advises.
     Raises:
         ModelError: The file is missing or corrupt, or this onnxruntime cannot load it.
     """
-    # onnxruntime's default options: what most users run.
-    options = SessionOptions().to_onnxruntime()
+    # Otherwise onnxruntime's default options: what most users run.
+    exact = PRECISIONS[precision].integer_matmul
+    options = SessionOptions(exact_int8=exact).to_onnxruntime()
     try:
         session = ort.InferenceSession(model_file, options, providers=PROVIDERS)
     except Exception as error:  # onnxruntime's exceptions have no common ancestor below Exception

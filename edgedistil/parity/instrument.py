@@ -81,8 +81,8 @@ class InstrumentedGraph:
         consumed = {
             name: array for name, array in (replaced or {}).items() if self.has_consumer(name)
         }
-        extra_feeds = {name + _REPLACED_SUFFIX: array for name, array in consumed.items()}
-        return run_session(self.session(outputs, consumed), {**feeds, **extra_feeds})
+        session = self.session(outputs, consumed)
+        return run_session(session, {**feeds, **replaced_feeds(self, consumed)})
 
     def has_consumer(self, tensor: str) -> bool:
         """Whether some node reads this tensor."""
@@ -92,6 +92,15 @@ class InstrumentedGraph:
         """Names of the nodes' outputs that hold floats, by onnxruntime's type inference."""
         session = self.session([name for node in nodes for name in node.output if name])
         return [output.name for output in session.get_outputs() if output.type in _FLOATS]
+
+
+def replaced_feeds(graph: InstrumentedGraph, replaced: Mapping[str, Array]) -> dict[str, Array]:
+    """Feeds of a session whose nodes read `replaced` instead of computed tensors."""
+    return {
+        name + _REPLACED_SUFFIX: array
+        for name, array in replaced.items()
+        if graph.has_consumer(name)
+    }
 
 
 def run_session(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> dict[str, Array]:

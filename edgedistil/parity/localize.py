@@ -40,6 +40,7 @@ from edgedistil.parity.instrument import (
     run_session,
 )
 from edgedistil.parity.probes import ProbeBatch, Probes
+from edgedistil.parity.states import all_states, batch_first, boundary_layouts, pytorch_states
 
 # In place of an infinite error: records cannot hold infinities.
 NON_FINITE_ERROR = 1e9
@@ -104,13 +105,14 @@ def explain(
 
 
 def _batch_with_all_states(probes: Probes) -> ProbeBatch:
-    for batch in probes:
-        if batch.full_hidden_KBLD is not None:
-            return batch
-    raise ModelError(
-        "the probes contain no complete hidden states",
-        hint="edgedistil export writes probes that do",
-    )
+    batches = [batch for batch in probes if batch.full_hidden_KBLD is not None]
+    if not batches:
+        raise ModelError(
+            "the probes contain no complete hidden states",
+            hint="edgedistil export writes probes that do",
+        )
+    # Several sequences, so that padding and neighbours take part.
+    return max(batches, key=lambda batch: batch.sequences)
 
 
 def _reason_without_node(reference: InstrumentedGraph | None) -> str:
@@ -140,12 +142,12 @@ def _own_errors(
     """Relative error of each part's output when the part is fed PyTorch's hidden states."""
     # One pass for all parts: a boundary is read, and its consumers get PyTorch's states instead.
     names = [*graph.boundaries.values(), *_output_names(graph)]
-    outputs = graph.run(names, batch.feeds(), _pytorch_states(graph, batch))
+    outputs = graph.run(names, batch.feeds(), _states(graph, batch))
     # Hidden states at padding are arbitrary.
     attended_BL = batch.attention_mask_BL == 1
     errors = {}
-    for part, expected_BLD in zip(boundaries, _all_states(batch), strict=True):
-        actual_BLD = _batch_first(outputs[graph.boundaries[part]], batch)
+    for part, expected_BLD in zip(boundaries, all_states(batch), strict=True):
+        actual_BLD = batch_first(outputs[graph.boundaries[part]], batch)
         errors[part] = relative_error(expected_BLD[attended_BL], actual_BLD[attended_BL])
     # An encoder's output is that of its last LayerNorm: no node comes after it.
     if graph.parts[OUTPUT_PART]:
@@ -173,7 +175,7 @@ def _reached_errors(graph: InstrumentedGraph, probes: Probes) -> dict[str, tuple
             rows_R, positions_R = batch.hidden_rows_R2.T
             boundaries = zip(graph.boundaries.items(), batch.hidden_KRD, strict=True)
             for (part, tensor), expected_RD in boundaries:
-                actual_BLD = _batch_first(outputs[tensor], batch)
+                actual_BLD = batch_first(outputs[tensor], batch)
                 pairs[part].append((expected_RD, actual_BLD[rows_R, positions_R]))
             reduced = reduce_outputs(batch, outputs)
             for name, expected in batch.outputs.items():
@@ -208,46 +210,15 @@ def relative_error(expected: Array, actual: Array) -> float:
     return float(distance > 0)
 
 
+def _states(graph: InstrumentedGraph, batch: ProbeBatch) -> dict[str, Array]:
+    """PyTorch's hidden states under the artefact's tensor names."""
+    return pytorch_states(graph, batch, boundary_layouts(graph, batch))
+
+
 def _output_names(graph: InstrumentedGraph) -> list[str]:
     """Names of the graph's outputs that are not a part's boundary."""
     boundaries = set(graph.boundaries.values())
     return [output.name for output in graph.model.graph.output if output.name not in boundaries]
-
-
-def _all_states(batch: ProbeBatch) -> NDArray[np.float32]:
-    assert batch.full_hidden_KBLD is not None, "chosen by _batch_with_all_states"
-    return batch.full_hidden_KBLD
-
-
-def _pytorch_states(graph: InstrumentedGraph, batch: ProbeBatch) -> dict[str, Array]:
-    """PyTorch's hidden states under the artefact's tensor names, in its dtype and order of axes."""
-    # Only shapes and dtypes of this run are used.
-    computed = graph.run(list(graph.boundaries.values()), batch.feeds())
-    states = {}
-    for tensor, state_BLD in zip(graph.boundaries.values(), _all_states(batch), strict=True):
-        state = state_BLD
-        if computed[tensor].shape[0] != batch.sequences:  # sequence first: (L, B, D)
-            state = state_BLD.swapaxes(0, 1)
-        states[tensor] = state.astype(computed[tensor].dtype)
-    return states
-
-
-def _batch_first(states: Array, batch: ProbeBatch) -> Array:
-    """Returns hidden states as (B, L, D), from a graph that may keep them as (L, B, D).
-
-    Probes never have B = L, so the two cannot be confused.
-
-    Raises:
-        ModelError: The shape is neither.
-    """
-    if states.shape[:2] == (batch.sequences, batch.length):
-        return states
-    if states.shape[:2] == (batch.length, batch.sequences):
-        return states.swapaxes(0, 1)
-    raise ModelError(
-        f"a LayerNorm's output has the shape {states.shape}"
-        f" for {batch.sequences} × {batch.length} tokens"
-    )
 
 
 # --- nodes ---------------------------------------------------------------------------------------
@@ -263,7 +234,7 @@ def _node_errors(
     are judged as one, under the name of their MatMul.
     """
     # Tensors that both artefacts have; what quantization inserted has no counterpart.
-    states = _pytorch_states(graph, batch)
+    states = _states(graph, batch)
     own_names = set(graph.float_outputs(graph.parts[part]))
     reference_names = reference.float_outputs(reference.parts[part])
     shared = [name for name in reference_names if name in own_names]
@@ -271,7 +242,7 @@ def _node_errors(
         return []
 
     # The fp32 artefact's tensors, in the artefact's dtypes; some have another layout there.
-    expected = reference.run(shared, batch.feeds(), _pytorch_states(reference, batch))
+    expected = reference.run(shared, batch.feeds(), _states(reference, batch))
     computed = graph.run(shared, batch.feeds(), states)
     shared = [name for name in shared if expected[name].shape == computed[name].shape]
     exact = {name: expected[name].astype(computed[name].dtype) for name in shared}

@@ -11,8 +11,8 @@ The file is one npz archive without pickle and is read without torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistil.core.errors import ShapeError, StorageError
+from edgedistil.core.precision import Precision
 from edgedistil.core.rundir import replacing, storage_errors
 from edgedistil.core.task import ProblemType, Task
 
 FORMAT = 1
 
 Array = NDArray[Any]
+
+
+# Outputs of each batch by PyTorch with an artefact's roundings, as `reference_error` stores them.
+ReferenceOutputs = tuple[Mapping[str, Array], ...]
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ class Probes:
         boundaries: Names of the parts that end at the LayerNorms, in order.
         batches: The batches.
         problem_type: How the outputs of a sequence's head are read; None for other tasks.
+        references: Precision → outputs of each batch by PyTorch with the roundings of its artefact.
     """
 
     task: Task
@@ -98,6 +104,7 @@ class Probes:
     boundaries: tuple[str, ...]
     batches: tuple[ProbeBatch, ...]
     problem_type: ProblemType | None = None
+    references: Mapping[Precision, ReferenceOutputs] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[ProbeBatch]:
         return iter(self.batches)
@@ -122,10 +129,22 @@ class Probes:
         Raises:
             ShapeError: No batch is that short.
         """
-        batches = tuple(batch for batch in self.batches if batch.length <= length)
-        if not batches:
+        indices = [index for index, batch in enumerate(self.batches) if batch.length <= length]
+        if not indices:
             raise ShapeError(f"no probe has at most {length} tokens; lengths: {self.lengths}")
-        return replace(self, batches=batches)
+        return self.select(indices)
+
+    def select(self, indices: Sequence[int]) -> Probes:
+        """Returns some of the batches, with their references."""
+        references = {}
+        for precision, outputs in self.references.items():
+            references[precision] = tuple(outputs[index] for index in indices)
+        batches = tuple(self.batches[index] for index in indices)
+        return replace(self, batches=batches, references=references)
+
+    def with_reference(self, precision: Precision, outputs: ReferenceOutputs) -> Probes:
+        """Adds the outputs of PyTorch with the roundings of a precision's artefact."""
+        return replace(self, references={**self.references, precision: outputs})
 
     def save(self, path: Path) -> None:
         """Writes one npz file atomically; equal probes give equal bytes."""
@@ -140,11 +159,16 @@ class Probes:
         # Absent for the other tasks, whose files stay as they were.
         if self.problem_type is not None:
             head["problem_type"] = self.problem_type
+        if self.references:
+            head["references"] = sorted(self.references)
         # The head is JSON in an array of text: npz without pickle stores arrays only.
         arrays: dict[str, Array] = {"head": np.array(json.dumps(head, sort_keys=True))}
         for index, batch in enumerate(self.batches):
             for name, array in _arrays_of(batch).items():
                 arrays[f"{index}/{name}"] = array
+            for precision, outputs in self.references.items():
+                for name, array in outputs[index].items():
+                    arrays[f"{index}/{_REFERENCE_PREFIX}{precision}/{name}"] = array
         with replacing(path) as temporary, storage_errors(path), temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -161,6 +185,7 @@ class Probes:
                 head = _read_head(archive)
                 batches = tuple(_batch_of(archive, index) for index in range(head["batches"]))
                 boundaries = tuple(map(str, head["boundaries"]))
+                references = _references_of(archive, head)
                 task, source_sha256, seed = head["task"], head["source_sha256"], head["seed"]
         # A corrupt archive makes zipfile, zlib and numpy raise exceptions of a dozen types.
         except Exception as error:
@@ -176,6 +201,7 @@ class Probes:
             batches=batches,
             # Files of earlier versions do not have it: their heads were read as one label or value.
             problem_type=head.get("problem_type"),
+            references=references,
         )
 
 
@@ -195,6 +221,7 @@ _REQUIRED = (
 _TOKEN_TYPES = "token_type_ids_BL"  # noqa: S105 -- the name of an array
 _FULL_HIDDEN = "whole_KBLD"  # stored name; part of FORMAT 1
 _OUTPUT_PREFIX = "output/"
+_REFERENCE_PREFIX = "reference/"
 
 
 def _read_head(archive: Mapping[str, Array]) -> dict[str, Any]:
@@ -214,6 +241,21 @@ def _arrays_of(batch: ProbeBatch) -> dict[str, Array]:
     for name, array in batch.outputs.items():
         arrays[_OUTPUT_PREFIX + name] = array
     return arrays
+
+
+def _references_of(
+    archive: Mapping[str, Array], head: Mapping[str, Any]
+) -> dict[Precision, ReferenceOutputs]:
+    """Reads the outputs of PyTorch with an artefact's roundings, for each precision."""
+    references: dict[Precision, ReferenceOutputs] = {}
+    for precision in head.get("references", ()):
+        batches = []
+        for index in range(head["batches"]):
+            prefix = f"{index}/{_REFERENCE_PREFIX}{precision}/"
+            names = [name for name in archive if name.startswith(prefix)]
+            batches.append({name.removeprefix(prefix): archive[name] for name in names})
+        references[precision] = tuple(batches)
+    return references
 
 
 def _batch_of(archive: Mapping[str, Array], index: int) -> ProbeBatch:

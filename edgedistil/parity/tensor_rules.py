@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedistil.core.errors import ModelError
 from edgedistil.parity.formula import Call, WeightSource, array_sha256, evaluate
 
 Array = NDArray[Any]
@@ -90,6 +91,52 @@ def _check_int8_scale(array: Array, weight: Array, *, axis: int | None, largest:
         return _wrong_shape(array, expected)
     flat = expected.reshape(array.shape)
     return _check_equal(array, flat, exact=False)
+
+
+def stored_values(formula: Call, source: WeightSource) -> NDArray[np.float32]:
+    """Values of a source's tensor after the rounding of its formula, in the tensor's own layout.
+
+    Raises:
+        ModelError: The formula cannot be evaluated, or is not of a rounded weight.
+    """
+    weight = formula.arguments[0]
+    array = evaluate(weight, source)
+    rounded = _ROUNDED[formula.function](array, **formula.settings)
+    # Kernels read weights transposed; PyTorch's module does not.
+    transposes = 0
+    while weight.function == "transpose":
+        weight, transposes = weight.arguments[0], transposes + 1
+    if weight.function != "source":
+        raise ModelError(f"a weight made by '{weight.function}' is not one tensor of the model")
+    return np.ascontiguousarray(rounded.T if transposes % 2 else rounded)
+
+
+def _half_values(weight: Array) -> Array:
+    return weight.astype(np.float16).astype(np.float32)
+
+
+def _int8_values(weight: Array, *, axis: int | None, largest: int, zero: int = 0) -> Array:
+    del zero  # it moves the stored integers, not the values
+    scale = int8_scale(weight, axis=axis, largest=largest)
+    return np.asarray(scale * np.clip(np.rint(weight / scale), -largest, largest), np.float32)
+
+
+def _int4_values(weight: Array, *, block: int) -> Array:
+    blocks_NBK = _blocks(weight, block)
+    scale_NB1 = int4_scale(blocks_NBK)
+    first, last = -_INT4_ZERO, _INT4_LAST - _INT4_ZERO
+    steps_NBK = np.clip(np.rint(blocks_NBK / scale_NB1), first, last)
+    values_NK = (steps_NBK * scale_NB1).reshape(len(weight), -1)[:, : weight.shape[1]]
+    return np.asarray(values_NK, np.float32)
+
+
+# Function of a rounded weight → its values in float32.
+_ROUNDED: dict[str, Callable[..., Array]] = {
+    "half": _half_values,
+    "int8_values": _int8_values,
+    "int4_values": _int4_values,
+}
+WEIGHT_FUNCTIONS = frozenset(_ROUNDED)
 
 
 def int8_scale(weight: Array, *, axis: int | None, largest: int) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ the outputs are collected. No row has a latency.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from edgedistil.core.rundir import RunDir, artefact_sha256
 from edgedistil.core.scratch import scratch_folder
 from edgedistil.parity.compare import compare
 from edgedistil.parity.gate import format_failure, judge
-from edgedistil.parity.probes import ProbeBatch, Probes
+from edgedistil.parity.probes import Probes
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.memory_limit import FitSetting, memory_fit
 from edgedistil.profiling.rows import (
@@ -348,7 +348,11 @@ def _check_parity(
     if run.probes is None:
         return None
     return judge(
-        compare(run.probes, _read_outputs(outputs, run.artefact.label, run.probes)),
+        compare(
+            run.probes,
+            _read_outputs(outputs, run.artefact.label, run.probes),
+            precision=run.artefact.precision,
+        ),
         precision=run.artefact.precision,
         model=run.artefact.model,
         task=run.artefact.task,
@@ -394,15 +398,16 @@ def select_probes(probes: Probes | None, parameters: int) -> Probes | None:
     affordable = int(_PROBE_MACS / max(parameters, 1))
     budget = min(_MAX_PROBE_TOKENS, max(_MIN_PROBE_TOKENS, affordable))
     # Small calls first: they cover more texts for the same number of tokens.
-    by_size = sorted(probes.batches, key=lambda batch: int(batch.input_ids_BL.size))
-    selected: list[ProbeBatch] = []
+    sizes = [int(batch.input_ids_BL.size) for batch in probes]
+    by_size = sorted(range(len(sizes)), key=sizes.__getitem__)
+    selected: list[int] = []
     tokens = 0
-    for batch in by_size:
-        tokens += int(batch.input_ids_BL.size)
+    for index in by_size:
+        tokens += sizes[index]
         if selected and tokens > budget:
             break
-        selected.append(batch)
-    return replace(probes, batches=tuple(selected))
+        selected.append(index)
+    return probes.select(selected)
 
 
 def describe_parity(parity: ParityRecord | None) -> str:

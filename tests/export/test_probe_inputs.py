@@ -61,7 +61,7 @@ def test_a_pair_is_a_short_text_and_a_long_one(tokenizer: TextTokenizer) -> None
         tokenizer,
         np.random.default_rng(1),
         (11, 1),
-        pairs=True,
+        pairs="all",
         masks=False,
         token_types=True,
     )
@@ -78,7 +78,7 @@ def test_masks_replace_tokens_and_are_listed(tokenizer: TextTokenizer) -> None:
         tokenizer,
         np.random.default_rng(1),
         (40, 3),
-        pairs=False,
+        pairs="none",
         masks=True,
         token_types=False,
     )

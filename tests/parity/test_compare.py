@@ -13,11 +13,9 @@ from edgedistil.core.records import NotMeasured, ParityFigures
 from edgedistil.core.task import TASKS, ProblemType, Task, problem_type_of
 from edgedistil.export.precision_search import output_drop
 from edgedistil.parity.compare import (
-    CONCORDANCE_MIN_VALUES,
     COSINE_MIN_WIDTH,
     TIE_MARGIN,
     Outputs,
-    Tally,
     compare,
     cosines,
     kl_nats,
@@ -25,6 +23,7 @@ from edgedistil.parity.compare import (
     reduce_outputs,
 )
 from edgedistil.parity.probes import ProbeBatch, Probes
+from edgedistil.parity.tally import CONCORDANCE_MIN_VALUES, Tally
 
 B, L, D, V = 2, 5, 11, 13
 RNG = np.random.default_rng(3)

@@ -60,7 +60,7 @@ def test_the_same_probes_are_the_same_bytes(exported: Exported, tmp_path: Path) 
 
 def test_up_to_keeps_the_short_batches(exported: Exported) -> None:
     short = exported.probes.up_to(16)
-    assert short.lengths == [8, 16]
+    assert short.lengths == [5, 7, 8, 13, 16]
     assert short.tokens == sum(b.input_ids_BL.size for b in exported.probes if b.length <= 16)
     with pytest.raises(ShapeError, match="no probe has at most 3 tokens"):
         exported.probes.up_to(3)

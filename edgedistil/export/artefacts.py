@@ -36,6 +36,7 @@ from edgedistil.export.precisions import (
 )
 from edgedistil.export.quantization_target import Advice
 from edgedistil.export.quantized_reference import reference_outputs
+from edgedistil.export.reference import Reference
 from edgedistil.export.source import ExportSource
 from edgedistil.export.storage import save_graph
 from edgedistil.export.target import TRACE_OPSET, find_target
@@ -160,7 +161,8 @@ def build_artefact(
     files = save_graph(graph, file, external=not options.single_file)
     check_onnx_file(file)
 
-    reference = reference_outputs(context.model, graph, context.weight_source, probes)
+    float32 = Reference(context.model, context.source.task, context.sentence)
+    reference = reference_outputs(float32, graph, context.weight_source, probes)
     if reference is not None:
         probes = probes.with_reference(precision, reference)
     # The record is written after the parity check, whose time is part of the artefact's.

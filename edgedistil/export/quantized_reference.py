@@ -12,6 +12,7 @@ are read from the graph.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +22,14 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from edgedistil.core.errors import ModelError
-from edgedistil.core.task import TASKS
 from edgedistil.export.boundaries import at_boundaries
 from edgedistil.export.passes.edit import constant_array, formula_of, produced_by
+from edgedistil.export.passes.sentence_vector import HEAD
+from edgedistil.export.reference import Reference
+from edgedistil.export.tensor_names import all_tensors
 from edgedistil.parity.formula import Call, WeightSource, parse, source_names
-from edgedistil.parity.part_check import FED_OUTPUT_PREFIX, reference_of_parts
+from edgedistil.parity.part_check import FED_OUTPUT_PREFIX, PART_PREFIX, reference_of_parts
 from edgedistil.parity.probes import ProbeBatch, Probes, ReferenceOutputs
 from edgedistil.parity.reference_error import compressed
 from edgedistil.parity.tensor_rules import WEIGHT_FUNCTIONS, stored_values
@@ -47,88 +48,117 @@ class QuantizedWeight:
 
     Attributes:
         formula: Its formula, whose outermost function is the method.
-        round_input: Rounds what a linear layer multiplies it with; None if it stays in float32.
+        round_inputs: How each product with it rounds its input, in the order of computation; empty
+            if it is multiplied in float32.
     """
 
     formula: Call
-    round_input: RoundInput | None
+    round_inputs: tuple[RoundInput, ...]
 
 
 def reference_outputs(
-    model: PreTrainedModel, graph: ir.Model, source: WeightSource, probes: Probes
+    reference: Reference, graph: ir.Model, source: WeightSource, probes: Probes
 ) -> ReferenceOutputs | None:
     """Runs the model with an artefact's roundings on the probes.
 
     Args:
-        model: The model, in float32; a copy is changed.
+        reference: The model and what makes sentence vectors, in float32; a copy is changed.
         graph: The artefact, with the formulas of its weights.
         source: The model's tensors.
         probes: The inputs.
     Returns:
         The outputs of each batch as `compressed` stores them; None if nothing is rounded.
-    Raises:
-        ModelError: A quantized weight is not one of a linear layer or an embedding.
     """
     weights = quantized_weights(graph)
     if not weights:
         return None
-    rounded = rounded_model(model, weights, source)
-    return tuple(_run_batch(rounded, probes, batch) for batch in probes)
+    rounded = rounded_model(reference, weights, source)
+    outputs = tuple(_run_batch(rounded.reference, probes, batch) for batch in probes)
+    if not rounded.is_complete():
+        # MobileBERT's projection is not a call of its module, so its input cannot be rounded. The
+        # layers can be compared, the outputs cannot.
+        outputs = tuple(_parts_only(arrays) for arrays in outputs)
+    return outputs
+
+
+def _parts_only(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: array for name, array in arrays.items() if name.startswith(PART_PREFIX)}
 
 
 def quantized_weights(graph: ir.Model) -> dict[str, QuantizedWeight]:
     """Name of a source's tensor → how a graph stores it and rounds what it is multiplied with."""
-    weights: dict[str, QuantizedWeight] = {}
+    formulas: dict[str, Call] = {}
     for value in graph.graph.initializers.values():
         formula = formula_of(value)
-        if formula is None:
-            continue
-        call = parse(formula)
-        if call.function not in WEIGHT_FUNCTIONS:
-            continue
-        (name,) = source_names(call)
-        # A tied weight may be stored once for its lookup and once for its product.
-        round_input = _input_rounding(value)
-        if name not in weights or round_input is not None:
-            weights[name] = QuantizedWeight(call, round_input)
-    return weights
+        call = parse(formula) if formula is not None else None
+        if call is not None and call.function in WEIGHT_FUNCTIONS:
+            (name,) = source_names(call)
+            formulas[name] = call
+    # A weight that layers share may have other ranges of its inputs in each.
+    roundings: dict[str, list[RoundInput]] = {name: [] for name in formulas}
+    for node in graph.graph:
+        multiplied = _weight_name(node)
+        if multiplied is not None:
+            roundings[multiplied].append(_input_rounding(node))
+    return {name: QuantizedWeight(call, tuple(roundings[name])) for name, call in formulas.items()}
+
+
+@dataclass(frozen=True)
+class RoundedModel:
+    """A copy of a model with an artefact's weights and roundings of inputs.
+
+    Attributes:
+        reference: The copy.
+        rounds: `id` of each weight whose inputs must be rounded.
+        calls: `id` of each weight → products whose input was rounded until now.
+    """
+
+    reference: Reference
+    rounds: frozenset[int]
+    calls: Counter[int]
+
+    def is_complete(self) -> bool:
+        """Whether the inputs of every weight were rounded, after a forward pass."""
+        return self.rounds <= self.calls.keys()
 
 
 def rounded_model(
-    model: PreTrainedModel, weights: Mapping[str, QuantizedWeight], source: WeightSource
-) -> PreTrainedModel:
-    """Returns a copy of a model with an artefact's weights and roundings of inputs.
-
-    Raises:
-        ModelError: A weight whose inputs are rounded does not belong to a linear layer.
-    """
-    rounded = copy.deepcopy(model)
-    parameters = dict(rounded.named_parameters())
-    roundings: dict[int, RoundInput] = {}
+    reference: Reference, weights: Mapping[str, QuantizedWeight], source: WeightSource
+) -> RoundedModel:
+    """Copies a model, rounds its weights, and rounds the inputs of linear layers when it runs."""
+    # In one copy: the layers behind the pooling hold the model, too.
+    rounded = copy.deepcopy(reference)
+    modules = [*rounded.model.modules()]
+    parameters = all_tensors(rounded.model)
+    if rounded.sentence is not None:
+        modules += rounded.sentence.head.modules()
+        head = all_tensors(rounded.sentence.head)
+        parameters |= {f"{HEAD}.{name}": tensor for name, tensor in head.items()}
+    roundings: dict[int, tuple[RoundInput, ...]] = {}
     for name, weight in weights.items():
         values = stored_values(weight.formula, source)
         parameters[name].data.copy_(torch.from_numpy(values))
-        if weight.round_input is not None:
-            roundings[id(parameters[name])] = weight.round_input
+        if weight.round_inputs:
+            roundings[id(parameters[name])] = weight.round_inputs
 
-    hooked = set()
-    for module in rounded.modules():
+    calls: Counter[int] = Counter()
+
+    def round_inputs(module: nn.Module, inputs: Any) -> Any:
+        weight = id(module.weight)
+        round_input = roundings[weight][calls[weight] % len(roundings[weight])]
+        calls[weight] += 1
+        return (round_input(inputs[0]), *inputs[1:])
+
+    for module in modules:
         # Also a tied projection, whose weight is the embedding's own.
         if isinstance(module, nn.Linear) and id(module.weight) in roundings:
-            module.register_forward_pre_hook(_rounding_hook(roundings[id(module.weight)]))
-            hooked.add(id(module.weight))
-    if roundings.keys() - hooked:
-        raise ModelError("a quantized weight does not belong to a linear layer of PyTorch's model")
-    return rounded
+            module.register_forward_pre_hook(round_inputs)
+    return RoundedModel(rounded, frozenset(roundings), calls)
 
 
-def _rounding_hook(round_input: RoundInput) -> Callable[[nn.Module, Any], Any]:
-    return lambda _module, inputs: (round_input(inputs[0]), *inputs[1:])
-
-
-def _run_batch(model: PreTrainedModel, probes: Probes, batch: ProbeBatch) -> dict[str, Array]:
+def _run_batch(reference: Reference, probes: Probes, batch: ProbeBatch) -> dict[str, Array]:
     """Outputs of a batch; with its hidden states also what each part adds to exact inputs."""
-    arrays = _run(model, probes, batch)
+    arrays = _run(reference, batch)
     if batch.full_hidden_KBLD is None:
         return arrays
     exact = dict(zip(probes.boundaries, batch.full_hidden_KBLD, strict=True))
@@ -138,42 +168,50 @@ def _run_batch(model: PreTrainedModel, probes: Probes, batch: ProbeBatch) -> dic
         own.append((part, computed.numpy()))
         return torch.from_numpy(exact[part])
 
-    with at_boundaries(model, feed_exact):
-        outputs = _run(model, probes, batch)
+    with at_boundaries(reference.model, feed_exact):
+        outputs = _run(reference, batch)
     arrays |= {FED_OUTPUT_PREFIX + name: array for name, array in outputs.items()}
     return arrays | reference_of_parts(own, batch.attention_mask_BL == 1)
 
 
-def _run(model: PreTrainedModel, probes: Probes, batch: ProbeBatch) -> dict[str, Array]:
-    feeds = {name: torch.from_numpy(array) for name, array in batch.feeds().items()}
-    with torch.inference_mode():
-        outputs = model(**feeds)
+def _run(reference: Reference, batch: ProbeBatch) -> dict[str, Array]:
     arrays = {}
-    for name in TASKS[probes.task].outputs:
-        array = getattr(outputs, name).numpy()
-        if len(batch.rows_N2):
-            array = array[batch.rows_N2[:, 0], batch.rows_N2[:, 1]]
-        arrays[name] = compressed(array)
+    for name, array in reference.run(batch.feeds()).items():
+        has_positions = array.ndim > 2 and array.shape[1] == batch.length
+        rows = array[tuple(batch.rows_N2.T)] if has_positions else array
+        arrays[name] = compressed(rows)
     return arrays
 
 
 # --- roundings of inputs -------------------------------------------------------------------------
 
 
-def _input_rounding(weight: ir.Value) -> RoundInput | None:
-    """How the products of a stored weight round their inputs; None if they do not."""
-    for use in weight.uses():
-        node = use.node
-        # A tied weight is transposed in front of its product.
-        if node.op_type == "Transpose":
-            return _input_rounding(node.outputs[0])
-        if node.op_type == "DynamicQuantizeMatMul":
-            return round_dynamic
-        if node.op_type == "MatMulIntegerToFloat":
-            return _rounding_of_producer(node.inputs[0])
-        if node.op_type == "MatMulNBits":
-            return round_blocks(node.attributes["block_size"].as_int())
-    return None
+# Operators with an integer weight → the index of the weight among their inputs.
+_WEIGHT_INPUTS = {"DynamicQuantizeMatMul": 1, "MatMulIntegerToFloat": 1, "MatMulNBits": 1}
+
+
+def _weight_name(node: ir.Node) -> str | None:
+    """Name of the source's tensor that a product reads; None for another operator."""
+    index = _WEIGHT_INPUTS.get(node.op_type)
+    weight = node.inputs[index] if index is not None else None
+    # A tied weight is transposed in front of its product.
+    transpose = produced_by(weight, "Transpose")
+    if transpose is not None:
+        weight = transpose.inputs[0]
+    formula = formula_of(weight) if weight is not None else None
+    if formula is None:
+        return None
+    (name,) = source_names(parse(formula))
+    return name
+
+
+def _input_rounding(node: ir.Node) -> RoundInput:
+    """How a product of integers rounds its input."""
+    if node.op_type == "MatMulIntegerToFloat":
+        return _rounding_of_producer(node.inputs[0])
+    if node.op_type == "MatMulNBits":
+        return round_blocks(node.attributes["block_size"].as_int())
+    return round_dynamic
 
 
 def _rounding_of_producer(integers: ir.Value | None) -> RoundInput:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -105,7 +105,7 @@ def make_probes(
     )
     family = FAMILIES[model.config.model_type]
     calls = plan_calls(family.positions_limit(model.config.to_dict()))
-    reference = _Reference(_in_float32(model), task, sentence)
+    reference = Reference(_in_float32(model), task, sentence)
     boundaries, batches = _run_calls(reference, calls, draw, rng)
     return Probes(
         task=task,
@@ -142,16 +142,16 @@ def _pairs(task: Task, *, token_types: bool) -> Pairs:
 
 
 @dataclass(frozen=True)
-class _Reference:
+class Reference:
     """What computes the outputs that artefacts are compared with."""
 
     model: PreTrainedModel
     task: Task
     sentence: SentenceEncoder | None
 
-    def run(self, inputs: ProbeInputs) -> dict[str, FloatArray]:
+    def run(self, arrays_BL: Mapping[str, IntArray]) -> dict[str, FloatArray]:
         """Returns the outputs of the task; raises ModelError if one is NaN or infinite."""
-        feeds = {name: torch.from_numpy(array) for name, array in inputs.feeds.items()}
+        feeds = {name: torch.from_numpy(array) for name, array in arrays_BL.items()}
         with torch.inference_mode():
             outputs = self.model(**feeds)
             tensors = {name: getattr(outputs, name) for name in TASKS[self.task].outputs}
@@ -166,7 +166,7 @@ class _Reference:
 
 
 def _run_calls(
-    reference: _Reference,
+    reference: Reference,
     calls: Sequence[tuple[int, int]],
     draw: Callable[[tuple[int, int]], ProbeInputs],
     rng: np.random.Generator,
@@ -184,7 +184,7 @@ def _run_calls(
         for index, (length, count) in enumerate(calls):
             inputs = draw((length, count))
             with at_boundaries(reference.model, states.__setitem__):
-                outputs = reference.run(inputs)
+                outputs = reference.run(inputs.feeds)
             # Each batch has its share of the positions with logits.
             rows = _select_rows(inputs, outputs, reference.task, rng, share=count / total)
             store_all = index in with_states

@@ -30,6 +30,7 @@ from edgedistil.export.passes.attention import DOMAIN
 from edgedistil.export.passes.edit import record_attribute
 from edgedistil.export.settings import epsilon_name
 from edgedistil.export.target import TRACE_OPSET
+from edgedistil.export.tensor_names import all_tensors, tensor_names
 from edgedistil.export.traced_modules import traced_form
 from edgedistil.export.traced_parts import FORMULA
 from edgedistil.parity.formula import META, literal, parse, setting, source, source_names, traced
@@ -72,7 +73,7 @@ def trace_model(model: PreTrainedModel, *, task: Task, token_types: bool | None 
     axes = {name: _dynamic_axes(name, task) for name in [*inputs, *outputs]}
     data = io.BytesIO()
     # The traced form may have other names: the certificate looks weights up in the model itself.
-    own_names = {id(tensor): name for name, tensor in _tensors(model)}
+    own_names = tensor_names(model)
     # The tracer runs the model once, on a small example.
     with traced_form(model) as calls, _quiet_tracer(), torch.no_grad():
         wrapper = _NamedOutputs(model, inputs, outputs).eval()
@@ -163,15 +164,10 @@ def _weights_by_traced_name(traced: nn.Module, model: nn.Module) -> dict[str, tu
 
     A weight that several modules share has one name in the model, so it is stored once.
     """
-    own_names = {id(tensor): name for name, tensor in _tensors(model)}
-    return {name: (own_names.get(id(tensor), name), tensor) for name, tensor in _tensors(traced)}
-
-
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers under all their names, the first name last."""
-    parameters = module.named_parameters(remove_duplicate=False)
-    buffers = module.named_buffers(remove_duplicate=False)
-    return reversed([*parameters, *buffers])
+    names = tensor_names(model)
+    return {
+        name: (names.get(id(tensor), name), tensor) for name, tensor in all_tensors(traced).items()
+    }
 
 
 def _attach_weights(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from edgedistil.export.settings import (
     MASKED_SCORE_VALUE,
     epsilon_name,
 )
+from edgedistil.export.tensor_names import all_tensors, tensor_names
 from edgedistil.models.sentence_encoder import SentenceEncoder
 from edgedistil.parity.formula import WeightSource
 
@@ -39,7 +39,7 @@ def read_weight_source(
         task: Selects the outputs, and with them the parameters that are used.
         sentence: Makes sentence vectors, if the graph has them as an output.
     """
-    tensors = dict(chain(model.named_parameters(), model.named_buffers()))
+    tensors = all_tensors(model)
     used, settings = used_parameters(model, task), _settings(model)
     if sentence is not None:
         head = {f"{HEAD}.{name}": weight for name, weight in sentence.head.named_parameters()}
@@ -98,7 +98,7 @@ def used_parameters(model: PreTrainedModel, task: Task) -> frozenset[str]:
 
     A pooler that no output reads, for example, is not among them.
     """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = tensor_names(model)
     with _gradients(model), torch.enable_grad():
         outputs = model(input_ids=torch.zeros(1, 2, dtype=torch.int64), return_dict=True)
         leaves = _leaves([outputs[name] for name in TASKS[task].outputs])

@@ -15,6 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgedistil.core import console
+from edgedistil.core.cpu import this_cpu
 from edgedistil.core.errors import ModelError, ParityError
 from edgedistil.core.format import artefact_name
 from edgedistil.core.precision import PRECISIONS, Precision
@@ -235,12 +236,15 @@ def load_artefact(model_file: Path, precision: Precision = "fp32") -> RunModel:
 
     Args:
         model_file: The graph, with its external data in the same folder.
-        precision: With integer products, sums are exact on every CPU, as session.json advises.
+        precision: With integer products, sums are exact on CPUs that would saturate, as
+            session.json advises.
     Raises:
         ModelError: The file is missing or corrupt, or this onnxruntime cannot load it.
     """
     # Otherwise onnxruntime's default options: what most users run.
-    exact = PRECISIONS[precision].integer_matmul
+    cpu = this_cpu()
+    saturates = not cpu.is_arm and not cpu.has("vnni")
+    exact = PRECISIONS[precision].integer_matmul and saturates
     options = SessionOptions(exact_int8=exact).to_onnxruntime()
     try:
         session = ort.InferenceSession(model_file, options, providers=PROVIDERS)

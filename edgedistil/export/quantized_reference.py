@@ -28,6 +28,7 @@ from edgedistil.export.passes.edit import constant_array, formula_of, produced_b
 from edgedistil.export.passes.sentence_vector import HEAD
 from edgedistil.export.reference import Reference
 from edgedistil.export.tensor_names import all_tensors
+from edgedistil.parity.compare import reduce_outputs
 from edgedistil.parity.formula import Call, WeightSource, parse, source_names
 from edgedistil.parity.part_check import FED_OUTPUT_PREFIX, PART_PREFIX, reference_of_parts
 from edgedistil.parity.probes import ProbeBatch, Probes, ReferenceOutputs
@@ -175,12 +176,8 @@ def _run_batch(reference: Reference, probes: Probes, batch: ProbeBatch) -> dict[
 
 
 def _run(reference: Reference, batch: ProbeBatch) -> dict[str, Array]:
-    arrays = {}
-    for name, array in reference.run(batch.feeds()).items():
-        has_positions = array.ndim > 2 and array.shape[1] == batch.length
-        rows = array[tuple(batch.rows_N2.T)] if has_positions else array
-        arrays[name] = compressed(rows)
-    return arrays
+    rows = reduce_outputs(batch, reference.run(batch.feeds()))
+    return {name: compressed(rows[name]) for name in batch.outputs}
 
 
 # --- roundings of inputs -------------------------------------------------------------------------

@@ -55,8 +55,9 @@ _COPIES = {
     "Where",
     "Cast",
 }
-# Operators that only change a shape: onnxruntime reuses the buffer.
-_FREE = {"Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Shape"}
+# Operators that only change a shape, for which onnxruntime reuses the buffer, and containers whose
+# inner nodes are counted themselves.
+_FREE = {"Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Shape", "Scan"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,162 @@
+"""Layers with rotary positions and distances against BERT's, and the memory of long texts.
+
+    python benchmarks/new_attention.py [--layers 3] [--rounds 60]
+    python benchmarks/new_attention.py --layers 1 --rounds 2      a quick try; its figures mean little
+
+Every model has BERT-base's width and as many multiply-adds a layer (a gated feed-forward of 2,048),
+random weights, and a vocabulary of 1,000. Calls are in turns, on one thread; compared is the
+processor time of a call, of which other work on the machine takes little. The peak of memory is
+that of a process of its own for each length, minus what it had before the call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from page import RESULTS, argument_parser, host_line, load_averages, today, write_page
+from transformers import AutoConfig, AutoModel
+
+from edgedistil.core.session import PROVIDERS, SessionOptions
+from edgedistil.export.passes import run_standard_passes
+from edgedistil.export.quantize import Int8Plan, quantize_dynamic
+from edgedistil.export.storage import save_graph
+from edgedistil.export.trace import trace_model
+
+LENGTHS, LONG_LENGTHS = (32, 128, 512), (512, 2048, 8192)
+VOCABULARY, GATED = 1000, 2048
+_SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "bert": {},
+    "modernbert": {**_SPECIAL, "intermediate_size": GATED, "cls_token_id": 1, "sep_token_id": 2},
+    "nomic_bert": {"intermediate_size": GATED},
+    "eurobert": {**_SPECIAL, "intermediate_size": GATED, "mask_token_id": 4},
+    # v3's settings.
+    "deberta-v2": {
+        "hidden_size": 768,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "type_vocab_size": 0,
+        "relative_attention": True,
+        "position_biased_input": False,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_buckets": 256,
+    },
+}
+# Printed by a process that runs one text.
+_MEASURE_PEAK = """
+import sys, numpy as np, onnxruntime as ort
+def peak():
+    line = next(l for l in open("/proc/self/status") if l.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+options = ort.SessionOptions()
+options.intra_op_num_threads = 1
+session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+before, ids = peak(), np.full((1, int(sys.argv[2])), 7)
+session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+print(peak() - before)
+"""
+
+
+def main() -> None:
+    """Writes the page."""
+    arguments = _parse_arguments()
+    lines = [
+        f"# New attention, {today()}",
+        "",
+        f"{host_line(cores=1)}; load {load_averages()}.",
+        "",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        files = _write_graphs(Path(folder), arguments.layers)
+        lines += ["Processor time of a layer, ms (against BERT's)", ""]
+        for precision in ("fp32", "int8"):
+            for length in LENGTHS:
+                times = _measure(files, precision, length, arguments)
+                row = _format_row(times)
+                lines.append(f"- {precision}, {length} tokens: {row}")
+                print(lines[-1], flush=True)
+        lines += ["", f"ModernBERT with {arguments.layers} layers: MiB that a call adds", ""]
+        for length in LONG_LENGTHS:
+            peak = _peak_of_call(files["modernbert", "fp32"], length)
+            lines.append(f"- {length} tokens: {peak:.0f}")
+            print(lines[-1], flush=True)
+    print(write_page(arguments.out, "new-attention", "\n".join(lines) + "\n"))
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+def _write_graphs(folder: Path, layers: int) -> dict[tuple[str, str], Path]:
+    files = {}
+    for name, shape in SHAPES.items():
+        sizes = {"vocab_size": VOCABULARY, "num_hidden_layers": layers, **shape}
+        config = AutoConfig.for_model(name, **sizes)
+        torch.manual_seed(0)
+        model = AutoModel.from_config(config).eval().requires_grad_(False)
+        graph = trace_model(model, task="feature-extraction")
+        run_standard_passes(graph, config)
+        files[name, "fp32"] = save_graph(graph, folder / f"{name}.onnx", external=True)[0]
+        quantize_dynamic(graph, Int8Plan())
+        files[name, "int8"] = save_graph(graph, folder / f"{name}-int8.onnx", external=True)[0]
+    return files
+
+
+def _measure(
+    files: Mapping[tuple[str, str], Path],
+    precision: str,
+    length: int,
+    arguments: argparse.Namespace,
+) -> dict[str, list[float]]:
+    """Processor time of each call, ms a layer; models take turns."""
+    sessions = {name: _open(files[name, precision]) for name in SHAPES}
+    ids_1L = np.random.default_rng(0).integers(5, VOCABULARY, (1, length))
+    arrays = {"input_ids": ids_1L, "attention_mask": np.ones_like(ids_1L)}
+    arrays["token_type_ids"] = np.zeros_like(ids_1L)
+    times: dict[str, list[float]] = {name: [] for name in SHAPES}
+    for _ in range(arguments.rounds + 2):
+        for name, session in sessions.items():
+            feeds = {value.name: arrays[value.name] for value in session.get_inputs()}
+            began = time.process_time()
+            session.run(None, feeds)
+            times[name].append((time.process_time() - began) * 1e3 / arguments.layers)
+    # The first calls reserve memory.
+    return {name: values[2:] for name, values in times.items()}
+
+
+def _open(file: Path) -> ort.InferenceSession:
+    options = SessionOptions().to_onnxruntime()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(file, options, providers=PROVIDERS)
+
+
+def _format_row(times: Mapping[str, list[float]]) -> str:
+    base = statistics.median(times["bert"])
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return ", ".join(f"{name} {ms:.2f} ({ms / base:.2f})" for name, ms in medians.items())
+
+
+def _peak_of_call(file: Path, length: int) -> float:
+    command = [sys.executable, "-c", _MEASURE_PEAK, str(file), str(length)]
+    return float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+
+if __name__ == "__main__":
+    main()

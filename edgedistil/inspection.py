@@ -142,8 +142,14 @@ def inspect_model(model: str) -> Inspection:
         fused=_fused(source) if export.possible else {},
         modules=modules,
         omitted=omitted_parts(package_folder, has_modules=bool(modules)),
-        remote_code=sorted(set(map(str, (source.config.get("auto_map") or {}).values()))),
+        remote_code=_remote_code(source),
     )
+
+
+def _remote_code(source: ModelFolder) -> list[str]:
+    """Classes of the model's own code that config.json names."""
+    code = source.config.get("auto_map")
+    return sorted({str(name) for name in code.values()}) if isinstance(code, dict) else []
 
 
 def _attempt(read: Callable[[], TextTokenizer]) -> tuple[TextTokenizer | None, str]:

@@ -127,6 +127,8 @@ def test_what_cannot_be_done_and_why(tmp_path: Path, tokenizer_folders: dict[str
     assert inspection.tokenizer is None and inspection.fused == {}
     assert any("SetFit" in part for part in inspection.omitted)
     assert inspection.remote_code == ["modeling_x.X"]
+    edit(folder / "config.json", auto_map=1.5)
+    assert inspect_model(str(folder)).remote_code == []
     assert inspection.tasks["fill-mask"].reason == "the folder has no weights of this head"
 
 

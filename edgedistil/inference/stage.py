@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +14,40 @@ from edgedistil.core import console
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError
 from edgedistil.core.options import EmbedOptions
+from edgedistil.core.paths import user_path
 from edgedistil.core.regular_file import check_regular
 from edgedistil.core.rundir import RunDir, replacing, storage_errors
 from edgedistil.core.task import ENCODER_TASK
 from edgedistil.inference.encoder import Encoder
 
+# Characters of a text: no model reads as many tokens, and the tokenizer takes 100 bytes for each.
+_MAX_CHARACTERS = 2**24
 # Digits after which every float32 number is another one.
 _DIGITS = 9
 
 
 def texts_of_arguments(arguments: Sequence[str]) -> Sequence[str] | Path:
-    """Returns the texts of a command line; a single argument that is a file is a path."""
-    # A long text is not a path: the system refuses names of more than some thousand characters.
-    if len(arguments) == 1 and len(arguments[0]) < 4096 and Path(arguments[0]).is_file():
+    """Returns the texts of a command line; a single argument that is a file is a path.
+
+    Raises:
+        InputError: A text is not UTF-8.
+    """
+    if len(arguments) == 1 and _is_file(Path(arguments[0])):
         return Path(arguments[0])
+    for number, text in enumerate(arguments, start=1):
+        # Python passes bytes that are not UTF-8 as lone surrogates, which no tokenizer takes.
+        if not text.isascii() and text != text.encode("utf-8", "replace").decode():
+            raise InputError(f"text {number} of the command line is not UTF-8: {echo(text)}")
     return list(arguments)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a path is a file of any kind; pipes and devices are refused when they are read."""
+    try:
+        return path.exists() and not path.is_dir()
+    except (OSError, ValueError):
+        # A long text, which cannot be a path.
+        return False
 
 
 def embed(run: RunDir, texts: Sequence[str] | Path, options: EmbedOptions) -> tuple[int, int]:
@@ -59,7 +79,7 @@ def embed(run: RunDir, texts: Sequence[str] | Path, options: EmbedOptions) -> tu
 
 def _export_folder(run: RunDir, model: str | None) -> Path:
     """Folder of the encoder: a path, a model of the run, or the run's student."""
-    if model is not None and (Path(model) / "onnx").is_dir():
+    if model is not None and (user_path(model) / "onnx").is_dir():
         return Path(model)
     suffix = f"-{ENCODER_TASK}"
     folders = {path.name.removesuffix(suffix): path for path in run.exports.glob(f"*{suffix}")}
@@ -83,17 +103,32 @@ def _lines(texts: Sequence[str] | Path) -> Iterator[str]:
     if not isinstance(texts, Path):
         yield from texts
         return
-    check_regular(texts)
     # utf-8-sig: some editors write a mark at the start, which would be part of the first text.
-    with texts.open(encoding="utf-8-sig", newline="") as file:
+    with _input_errors(texts), texts.open(encoding="utf-8-sig", newline="") as file:
         try:
-            for line in file:
+            number = 0
+            while line := file.readline(_MAX_CHARACTERS + 1):
+                number += 1
+                if len(line.rstrip("\r\n")) > _MAX_CHARACTERS:
+                    raise InputError(
+                        f"{texts}:{number}: more than {_MAX_CHARACTERS:,} characters on a line"
+                    )
                 yield line.rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{texts} is not UTF-8: {error.reason} (byte 0x{error.object[error.start]:02x})",
                 hint="convert the file to UTF-8",
             ) from error
+
+
+@contextmanager
+def _input_errors(path: Path) -> Iterator[None]:
+    """Converts the system's errors about the file with the texts into an InputError."""
+    try:
+        check_regular(path)
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _count_lines(path: Path) -> int:

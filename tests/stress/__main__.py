@@ -23,6 +23,7 @@ from tests.stress.case import Case, Outcome
 from tests.stress.engine import Engine
 from tests.stress.judge import kind, problems
 from tests.stress.kills import print_kills, run_kills
+from tests.stress.page import describe_run
 from tests.stress.session import open_session
 
 GROUPS = (
@@ -77,10 +78,17 @@ def main() -> int:
             _print_table(tallies, terminal)
         if options.kills or options.kill:
             print_kills(kills, terminal)
-        terminal.write(f"{time.monotonic() - started:.0f} s\n")
+        seconds = time.monotonic() - started
+        terminal.write(f"{seconds:.0f} s\n")
     if options.json:
-        report = {"failures": failures, "groups": {name: vars(t) for name, t in tallies.items()}}
-        options.json.write_text(json.dumps(report, indent=1))
+        report = describe_run(
+            seed=options.seed,
+            seconds=seconds,
+            groups={name: vars(tally) for name, tally in tallies.items()},
+            kills={name: vars(tally) for name, tally in kills.items()},
+            failures=failures,
+        )
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
     lost = any(tally.passed < tally.kills.total() for tally in kills.values())
     return 1 if failures or lost else 0
 

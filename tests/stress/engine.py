@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.stress import processes, warm
 from tests.stress.case import Case, Outcome
-from tests.stress.world import ROOT, World, write_inputs
+from tests.stress.world import ROOT, VECTORS, World, write_inputs
 
 TIMEOUT_S = 60.0
 LIMIT_BYTES = 4 * 2**30
@@ -110,6 +110,18 @@ class Engine:
                 raise RuntimeError(f"the sound run failed: {outcome.output.decode()[-2000:]}")
             shutil.copytree(folders.work / "runs", self.world.path / "runs")
             shutil.copytree(folders.cache, self.world.path / "cache")
+            self._build_vectors(folders)
+
+    def _build_vectors(self, folders: Folders) -> None:
+        """Exports the encoder for sentence vectors."""
+        self.world.copy(folders.work, "encoder", "text.txt")
+        arguments = ("export", "--model", "encoder", "--text", "text.txt", "--quantize", "fp32")
+        case = Case("world", "vectors", (*arguments, "--run", "vectors"), (0,))
+        outcome = self.run_in(case, folders, timeout_s=_BUILD_TIMEOUT_S)
+        if outcome.code != 0:
+            raise RuntimeError(f"the sound export failed: {outcome.output.decode()[-2000:]}")
+        (package,) = (folders.work / "runs" / "vectors" / "export").iterdir()
+        shutil.copytree(package, self.world.path / VECTORS)
 
     def _in_fork(self, work: Callable[[], None]) -> None:
         pid = os.fork()

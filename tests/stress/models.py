@@ -8,6 +8,7 @@ import pickle
 import shutil
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,6 +30,9 @@ from tests.stress.world import World
 GROUP = "models"
 _EXPORT = ("export", "--model", "teacher", "--text", "text.txt", "--quantize", "fp32")
 _DISTILL = ("distill", "recipe.toml")
+_INSPECT = ("inspect", "teacher")
+# Share of the folders that `inspect` gets, too.
+_INSPECTED = 0.4
 # Keys that decide shapes: a wrong type or a value that does not fit is refused.
 _SIZES = (
     "vocab_size",
@@ -85,6 +89,15 @@ _ARCHITECTURES: dict[str, Any] = {
 
 def cases(world: World, random: Random) -> Iterator[Case]:
     """Yields the cases of this group."""
+    for case in _exported_and_distilled(world, random):
+        yield case
+        if case.arguments == _EXPORT and random.random() < _INSPECTED:
+            # What cannot be exported may have facts to show all the same.
+            codes = (DONE, INPUT)
+            yield replace(case, name=f"inspect: {case.name}", arguments=_INSPECT, codes=codes)
+
+
+def _exported_and_distilled(world: World, random: Random) -> Iterator[Case]:
     sound = copies(world, "teacher", "text.txt")
     distil = copies(world, "teacher", "corpus.txt", "recipe.toml")
 

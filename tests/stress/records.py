@@ -9,9 +9,9 @@ from random import Random
 from typing import Any
 
 from tests.stress.case import DONE, INPUT, UNEXPECTED, Case, Prepare
-from tests.stress.files import DAMAGES, both, damages, writes
+from tests.stress.files import DAMAGES, both, copies, damages, writes
 from tests.stress.values import LONG
-from tests.stress.world import RUN, World
+from tests.stress.world import RUN, VECTORS, World
 
 GROUP = "records"
 _BASE = f"runs/{RUN}"
@@ -60,6 +60,16 @@ _READERS: dict[str, tuple[str, ...]] = {
     "checkpoints/step-00000002/student.safetensors": _TRAINED,
     "heldout.txt": ("export", "--quantize", "fp32"),
 }
+# Files of an export that `embed` reads, and no other command.
+_PACKAGED = (
+    "config.json",
+    "modules.json",
+    "1_Pooling/config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "session.json",
+    "onnx/model.onnx",
+)
 _SHAPES = {"list": b"[]", "null": b"null", "object": b"{}", "deep": b"[" * 100_000}
 
 
@@ -95,6 +105,21 @@ def cases(world: World, random: Random) -> Iterator[Case]:
                 # Of an object without the keys, or of another type, nothing can be read.
                 expected = (Path(file).name,)
                 yield Case(GROUP, f"{file}: {name}", command, codes, step, expected)
+    yield from _packages(world)
+
+
+def _packages(world: World) -> Iterator[Case]:
+    """Yields an export with damaged files, as a user of the package has it."""
+    arguments = ("embed", "--model", VECTORS, "the boat")
+    for file in _PACKAGED:
+        for name, damage in DAMAGES.items():
+            step = both(copies(world, VECTORS), damages(f"{VECTORS}/{file}", damage))
+            codes = (DONE, UNEXPECTED, INPUT)
+            yield Case(GROUP, f"package {file}: {name}", arguments, codes, step)
+        shapes = _SHAPES if file.endswith(".json") else {}
+        for name, content in shapes.items():
+            step = both(copies(world, VECTORS), writes({f"{VECTORS}/{file}": content}))
+            yield Case(GROUP, f"package {file}: {name}", arguments, codes, step)
 
 
 def _poison(mark: str, *, only: Callable[[str, str], bool] | None = None) -> Prepare:

@@ -144,6 +144,7 @@ def cases(world: World, random: Random) -> Iterator[Case]:
             codes = (DONE, INPUT)
             yield case(f"train.parquet: {name} {number}", parquet_task, *steps, codes=codes)
     yield from _layouts(case)
+    yield from _collections(inputs)
     for name in ("nope.toml", "", LONG, "a\nb.toml", "sentimant", "/dev/zero", "runs"):
         arguments = ("evaluate", "--run", RUN, "--task", name)
         yield Case(GROUP, f"--task {name[:20]!r}", arguments, (INPUT,), inputs)
@@ -194,6 +195,47 @@ def _layouts(case: Any) -> Iterator[Case]:
     imdb = toml({**SOUND, "files": {"format": "aclImdb", "train": "train", "dev": "dev"}})
     yield case("aclImdb: empty folders", imdb, _empty_folders)
     yield case("aclImdb: files", imdb, writes({"train": "x", "dev": "x"}))
+
+
+_DOCUMENT = '{"_id": "d1", "title": "", "text": "the boat left"}\n'
+_QUERY = '{"_id": "q1", "text": "who left?"}\n'
+_QRELS = "query-id\tcorpus-id\tscore\nq1\td1\t1\n"
+_BAD_QRELS = {
+    "empty": "",
+    "two cells": "q1\td1\n",
+    "unknown query": "nope\td1\t1\n",
+    "unknown document": "q1\tnope\t1\n",
+    "grade is text": "q1\td1\tgood\n",
+    "endless grade": "q1\td1\t" + "9" * 5000 + "\n",
+    "no relevant document": "q1\td1\t0\n",
+    "not UTF-8": b"q1\td\xff\t1\n",
+    "long id": f"{LONG}\td1\t1\n",
+    "escape": "\x1b[31m\td1\t1\n",
+}
+
+
+def _collections(inputs: Prepare) -> Iterator[Case]:
+    """Yields retrieval collections in BEIR's layout with a bad file each."""
+    sound: dict[str, str | bytes] = {
+        "beir/corpus.jsonl": _DOCUMENT,
+        "beir/queries.jsonl": _QUERY,
+        "beir/qrels/test.tsv": _QRELS,
+    }
+    arguments = ("evaluate", "--run", RUN, "--task", "beir", "--model", "student")
+    bad: dict[str, dict[str, str | bytes]] = {}
+    for name, rows in _JSONL.items():
+        for file in ("corpus.jsonl", "queries.jsonl"):
+            bad[f"{file} {name}"] = {f"beir/{file}": rows}
+    for name, content in _BAD_QRELS.items():
+        bad[f"qrels {name}"] = {"beir/qrels/test.tsv": content}
+    bad["an id twice"] = {"beir/corpus.jsonl": _DOCUMENT * 2}
+    surrogate = _DOCUMENT.replace("boat", "\\ud800")
+    bad["half of a pair"] = {"beir/corpus.jsonl": surrogate}
+    for name, files in bad.items():
+        step = both(inputs, writes({**sound, **files}))
+        yield Case(GROUP, f"collection: {name}", arguments, (INPUT,), step)
+    step = both(inputs, writes(sound))
+    yield Case(GROUP, "collection: sound", arguments, (DONE,), step)
 
 
 def _empty_folders(work: Path, _random: Random) -> None:

@@ -14,6 +14,7 @@ from tests.stress.__main__ import GROUPS
 from tests.stress.case import Case, Outcome
 from tests.stress.files import DAMAGES
 from tests.stress.judge import problems
+from tests.stress.page import tables
 from tests.stress.world import ROOT, World
 
 CASES_PER_GROUP, KILLS = 2, 3
@@ -72,6 +73,18 @@ def test_damage_is_damage(name: str) -> None:
     damaged = DAMAGES[name](data, Random(1))
     assert damaged != data
     assert damaged == DAMAGES[name](data, Random(1))
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def test_a_table_counts_problems_by_column() -> None:
+    problems = {"traceback": 2, "code": 1, "echo": 1}
+    groups = {"names": {"tried": 9, "passed": 5, "problems": problems}}
+    kills = {"run": {"kills": {"SIGKILL": 2, "SIGINT": 1}, "passed": 3}}
+    text = tables({"groups": groups, "kills": kills})
+    assert "| names | 9 | 5 | 2 | 0 | 0 | 1 | 0 | 0 | 1 |" in text
+    assert "| all | 3 | 2 | 0 | 1 | 3 |" in text
 
 
 # --- the rules -----------------------------------------------------------------------------------

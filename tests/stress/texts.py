@@ -14,7 +14,7 @@ from random import Random
 from tests.stress.case import DONE, INPUT, Case, Prepare
 from tests.stress.files import DAMAGES, TEXT_DAMAGES, both, copies, damages, writes
 from tests.stress.values import ESCAPE, LONG
-from tests.stress.world import STUDENT_GRAPH, World, sentences
+from tests.stress.world import STUDENT_GRAPH, VECTORS, World, sentences
 
 GROUP = "texts"
 _LINES = "\n".join(sentences(200, seed=9)) + "\n"
@@ -59,6 +59,7 @@ _JSONL: dict[str, str | bytes] = {
 }
 # Texts that have nothing to compare outputs on.
 _TOO_LITTLE = {"empty", "blank lines"}
+_SOUND = {"one word", "one line", "carriage returns", "byte order mark", "emoji"}
 _REFUSED = _TOO_LITTLE | {"not UTF-8", "utf-16", "cut character", "binary"}
 
 
@@ -74,6 +75,10 @@ def cases(world: World, random: Random) -> Iterator[Case]:
         run = both(copies(world, "runs"), text)
         yield Case(GROUP, f"profile {name}", (*profile, "in.txt"), codes, run)
         yield _corpus(world, f"corpus {name}", "in.txt", text, codes)
+        embed = ("embed", "--model", VECTORS, "--out", "x.npy", "in.txt")
+        codes = (DONE,) if name in _SOUND else (DONE, INPUT)
+        vectors = both(copies(world, VECTORS), text)
+        yield Case(GROUP, f"embed {name}", embed, codes, vectors)
     for name, path in {
         "missing": "nope.txt",
         "folder": "teacher",
@@ -87,6 +92,10 @@ def cases(world: World, random: Random) -> Iterator[Case]:
     }.items():
         yield Case(GROUP, f"path {name}", (*export, path), (INPUT,), model)
         yield _corpus(world, f"corpus path {name}", path, model, (INPUT,))
+        # A word that is not a file is a text.
+        embed = ("embed", "--model", VECTORS, "--out", "x.npy", "--", path)
+        vectors = copies(world, VECTORS, "teacher")
+        yield Case(GROUP, f"embed path {name}", embed, (DONE, INPUT), vectors)
     for name in (
         "http://host name/x.txt",
         "http://127.0.0.1:1/x.txt",
@@ -106,6 +115,11 @@ def cases(world: World, random: Random) -> Iterator[Case]:
     for path in ("pipe.txt", "pipe.jsonl", "pipe.txt.gz", "pipe.parquet"):
         pipe = _pipe(path)
         yield _corpus(world, f"corpus {path}", path, pipe, (INPUT,))
+    embed = ("embed", "--model", VECTORS, "pipe.txt")
+    vectors = both(copies(world, VECTORS), _pipe("pipe.txt"))
+    yield Case(GROUP, "embed pipe", embed, (INPUT,), vectors)
+    embed = ("embed", "--model", VECTORS, os.fsdecode(b"the b\xffat"))
+    yield Case(GROUP, "embed not UTF-8 word", embed, (INPUT,), copies(world, VECTORS))
     yield Case(
         GROUP, "export pipe", (*export, "pipe.txt"), (INPUT,), both(model, _pipe("pipe.txt"))
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from random import Random
@@ -9,6 +10,8 @@ from random import Random
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN = "small"
 STUDENT_GRAPH = f"runs/{RUN}/export/student-feature-extraction/onnx/model.onnx"
+# Export of an encoder that gives sentence vectors.
+VECTORS = "vectors"
 POSITIONS = 128
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -153,3 +156,22 @@ def _write_models(folder: Path, text: str) -> None:
         torch.manual_seed(7)
         kind(config).eval().save_pretrained(folder / name)
         fast.save_pretrained(folder / name)
+    _write_modules(folder / "encoder")
+
+
+def _write_modules(folder: Path) -> None:
+    """Makes a model folder one of sentence-transformers."""
+    names = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    modules = [
+        {
+            "idx": index,
+            "name": str(index),
+            "path": path,
+            "type": f"sentence_transformers.models.{name}",
+        }
+        for index, (name, path) in enumerate(names.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))

@@ -12,7 +12,9 @@ from typing import Any
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import TaskError
 from edgedistil.core.format import plural
+from edgedistil.core.paths import is_user_file
 from edgedistil.core.toml import did_you_mean
+from edgedistil.evaluate.formats import checked_text
 from edgedistil.evaluate.retrieval.collection import Collection
 from edgedistil.evaluate.tables import read_json_lines, utf8_text
 
@@ -29,7 +31,7 @@ _QRELS_COLUMNS = 3
 
 def is_beir_folder(folder: Path) -> bool:
     """Returns whether a folder has the documents of a collection."""
-    return (folder / CORPUS_FILE).is_file()
+    return is_user_file(folder / CORPUS_FILE)
 
 
 def read_beir(folder: Path) -> Collection:
@@ -71,7 +73,7 @@ def _read_texts(path: Path) -> dict[str, str]:
         text = _field(where, row, "text")
         # BEIR joins title and text with a blank.
         title = row.get("title") or ""
-        texts[name] = f"{title} {text}".strip()
+        texts[name] = checked_text(where, f"{title} {text}".strip())
         if not texts[name]:
             raise TaskError(f"{where}: the text is empty", hint="leave the line out")
     return texts

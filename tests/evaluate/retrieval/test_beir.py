@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgedistil.core.errors import TaskError
-from edgedistil.evaluate.retrieval.beir import read_beir
+from edgedistil.evaluate.retrieval.beir import is_beir_folder, read_beir
 
 HEADER = "query-id\tcorpus-id\tscore\n"
 
@@ -89,3 +89,15 @@ def test_missing_files(folder: Path, file: str) -> None:
     (folder / file).unlink()
     with pytest.raises(TaskError, match=rf"(is missing|has no {file})"):
         read_beir(folder)
+
+
+def test_half_of_a_surrogate_pair_is_refused_with_its_line(folder: Path) -> None:
+    write_lines(folder / "queries.jsonl", {"_id": "q1", "text": "a \ud800"})
+    with pytest.raises(TaskError, match=r"queries.jsonl:1: .* half of a surrogate pair"):
+        read_beir(folder)
+
+
+def test_only_a_folder_with_documents_is_a_collection(folder: Path) -> None:
+    assert is_beir_folder(folder)
+    for path in (folder / "qrels", Path("x" * 5000), Path("a\0b")):
+        assert not is_beir_folder(path)

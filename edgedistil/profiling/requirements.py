@@ -29,6 +29,7 @@ from edgedistil.core.records import (
     ProfileRow,
 )
 from edgedistil.core.toml import did_you_mean
+from edgedistil.core.verdict import decide
 from edgedistil.profiling.claims import ENCODERS, FILL_MASK_MODELS
 
 # Nothing but a name, a sign and a number: a requirement is never evaluated as code. Of hundreds of
@@ -211,6 +212,10 @@ def _claim_bounds(claim: Claim) -> Bounds | NotMeasured:
     if claim.disturbed is not None:
         return NotMeasured(not_measured=f"the machine was disturbed: {claim.disturbed}")
     if isinstance(claim.low, NotMeasured) or isinstance(claim.high, NotMeasured):
+        return NotMeasured(not_measured=claim.sentence)
+    # A claim can be inconclusive for another reason than its interval.
+    by_interval = decide(claim.low, claim.high, claim.threshold)
+    if claim.verdict == "inconclusive" and by_interval != claim.verdict:
         return NotMeasured(not_measured=claim.sentence)
     return Bounds(claim.low, claim.high)
 

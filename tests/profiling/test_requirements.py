@@ -14,6 +14,7 @@ from edgedistil.core.rundir import RunDir
 from edgedistil.profiling.claims import (
     ClaimSetting,
     Pairing,
+    PredictedRatio,
     predicted_claim,
     size_claims,
     speed_claim,
@@ -40,7 +41,8 @@ def require(record: ProfileRecord, *texts: str, allow_predicted: bool = False) -
 
 def make_predicted(low: float, high: float) -> Claim:
     setting = replace(SETTING, method="predicted")
-    return predicted_claim(PAIRING, (low + high) / 2, Band(low=low, high=high), setting)
+    predicted = PredictedRatio((low + high) / 2, Band(low=low, high=high), counted=1.0)
+    return predicted_claim(PAIRING, predicted, setting)
 
 
 def test_requirements_that_hold_raise_nothing() -> None:
@@ -113,6 +115,14 @@ def test_a_prediction_holds_only_where_predictions_are_allowed() -> None:
     # What a prediction refutes needs no permission.
     with pytest.raises(ClaimError, match=r"does not hold: it is 1\.7 to 1\.9"):
         require(record, "speedup>=2")
+
+
+def test_a_prediction_without_a_verdict_fulfils_nothing() -> None:
+    """The cost model does not know how int8 scales over threads, however narrow the band."""
+    predicted = PredictedRatio(1.8, Band(low=1.7, high=1.9), counted=1.0, undecided="not measured")
+    claim = predicted_claim(PAIRING, predicted, replace(SETTING, method="predicted"))
+    with pytest.raises(ClaimError, match="speedup>=1.6 is inconclusive"):
+        require(make_record(claim), "speedup>=1.6", allow_predicted=True)
 
 
 def test_counted_parameters_are_not_a_prediction() -> None:

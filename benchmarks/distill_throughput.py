@@ -43,9 +43,10 @@ from edgedistil.core.recipe import Loss
 from edgedistil.data.masking import IGNORED
 from edgedistil.distill.losses import count_tokens, distillation_loss
 from edgedistil.distill.memory import retain_freed_memory
-from edgedistil.models.fast.encoder import encode, encode_with_head, freeze_teacher, mlm_head
+from edgedistil.models.fast.encoder import encode, encode_with_head, freeze_teacher
 from edgedistil.models.fast.projection import SLICE_TOKENS
-from edgedistil.models.student import alternate_layers, make_student
+from edgedistil.models.mlm_head import mlm_head
+from edgedistil.models.student import StudentOptions, alternate_layers, make_student
 
 Variant = Literal["reference", "same", "packed"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
@@ -194,12 +195,7 @@ def make_models(variant: Variant) -> tuple[DistilBertForMaskedLM, BertForMaskedL
     student = make_student(
         teacher,
         layer_map=alternate_layers(12),
-        init="teacher",
-        fold_segment=False,
-        copy_head_transform=False,
-        freeze_positions=False,
-        dropout=0.1,
-        seed=6,
+        options=StudentOptions(fold_segment=False, copy_head_transform=False, dropout=0.1, seed=6),
     )
     if variant != "reference":
         teacher = freeze_teacher(teacher, dtype=torch.bfloat16)

@@ -58,7 +58,6 @@ FAMILIES: dict[str, FamilyInfo] = {
             tokenizer_class="BertTokenizer",
             default_tokenizer="BertTokenizer",
             defaults=_BERT_SIZES,
-            can_teach=True,
         ),
         FamilyInfo(
             model_type="distilbert",
@@ -212,6 +211,8 @@ FAMILIES: dict[str, FamilyInfo] = {
                 # Inside a layer the states are narrower.
                 blocks=(("attention and feed-forward", "output.bottleneck.LayerNorm"),),
             ),
+            # Its projection is of two matrices, next to each other.
+            can_teach=False,
             mixes_neighbours=True,
             norm_kind="affine",
             residual_norms=0,
@@ -245,7 +246,12 @@ FAMILIES: dict[str, FamilyInfo] = {
                 # The states after attention are the output of no module.
                 blocks=(("attention and feed-forward", ""),),
             ),
-            mlm_head=MlmHead(dense="head.dense", norm="head.norm", projection="decoder"),
+            mlm_head=MlmHead(
+                dense="head.dense",
+                norm="head.norm",
+                projection="decoder",
+                activation_key="classifier_activation",
+            ),
             positions="rotary",
             min_runtime=_ROTARY_RUNTIME,
             norm_place="pre",

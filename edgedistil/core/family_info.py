@@ -73,13 +73,15 @@ class MlmHead:
         dense: First linear layer; None in a head that only projects.
         norm: LayerNorm behind it; None as for `dense`.
         projection: Projection onto the vocabulary, tied to the word embeddings by default.
-        activation: Activation behind `dense`; None for the encoder's.
+        activation: Activation behind `dense`; None for one that config.json names.
+        activation_key: Key of config.json that names it; None for the encoder's.
     """
 
     dense: str | None
     norm: str | None
     projection: str
     activation: str | None = None
+    activation_key: str | None = None
 
 
 _STANDARD_KEYS = ConfigKeys()
@@ -130,7 +132,7 @@ class FamilyInfo:
     default_tokenizer: str
     defaults: Mapping[str, Any]
     token_types: bool = True
-    can_teach: bool = False
+    can_teach: bool = True
     keys: ConfigKeys = _STANDARD_KEYS
     names: ModuleNames = _STANDARD_NAMES
     mlm_head: MlmHead | None = BERT_HEAD

@@ -12,11 +12,12 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import BertForMaskedLM
+from transformers import PreTrainedModel
 
 from edgedistil.core import console
 from edgedistil.core.digests import is_intact, write_manifest
@@ -34,7 +35,8 @@ from edgedistil.distill.losses import distillation_loss
 from edgedistil.distill.memory import retain_freed_memory
 from edgedistil.distill.schedule import learning_rate_factor
 from edgedistil.models.facts import weights_sha256
-from edgedistil.models.fast.encoder import encode, mlm_head
+from edgedistil.models.fast.encoder import encode
+from edgedistil.models.mlm_head import head_names, mlm_head
 from edgedistil.models.quiet import quiet
 from edgedistil.models.teacher import Teacher, read_teacher
 
@@ -101,7 +103,7 @@ def _inputs(
         "format": _FORMAT,
         "masked_share": MASKED_SHARE,
         "norm_gain": NORM_GAIN,
-        "teacher": weights_sha256(teacher.model.bert),
+        "teacher": weights_sha256(teacher.model.base_model),
         "tokenizer": teacher.tokenizer.sha256,
         "rows": store_sha256(store),
         "steps": settings.steps,
@@ -121,7 +123,7 @@ def _inputs(
 
 
 def _fit(
-    model: BertForMaskedLM,
+    model: PreTrainedModel,
     tokenizer: TextTokenizer,
     store: TokenStore,
     settings: FitHead,
@@ -153,24 +155,29 @@ def _batch_order(store: TokenStore, settings: FitHead, *, seed: int) -> BatchOrd
     return BatchOrder(store, seed=seed, global_batch=rows, micro_batch=rows)
 
 
-def initialise_head(model: BertForMaskedLM, token_counts_V: Tensor) -> None:
+def initialise_head(model: PreTrainedModel, token_counts_V: Tensor) -> None:
     """Initialises the head so that its first prediction is near the unigram distribution.
 
     The transform is the identity with gain `NORM_GAIN`, the output bias the log frequency of the
     tokens.
     """
-    head = model.cls.predictions
+    names, bias_V = head_names(model), mlm_head(model).bias_V
+    assert names.dense is not None and names.norm is not None
+    dense: Any = model.get_submodule(names.dense)
+    norm: Any = model.get_submodule(names.norm)
     with torch.no_grad():
-        nn.init.eye_(head.transform.dense.weight)
-        head.transform.dense.bias.zero_()
-        head.transform.LayerNorm.weight.fill_(NORM_GAIN)
-        head.transform.LayerNorm.bias.zero_()
-        smoothed_V = token_counts_V.double().to(head.decoder.bias.device) + _SMOOTHING
-        head.decoder.bias.copy_((smoothed_V / smoothed_V.sum()).log())
+        nn.init.eye_(dense.weight)
+        norm.weight.fill_(NORM_GAIN)
+        # ModernBERT's head has no biases but that of the projection.
+        for bias in (dense.bias, norm.bias):
+            if bias is not None:
+                bias.zero_()
+        smoothed_V = token_counts_V.double().to(bias_V.device) + _SMOOTHING
+        bias_V.copy_((smoothed_V / smoothed_V.sum()).log())
 
 
 def train_mlm(
-    model: BertForMaskedLM,
+    model: PreTrainedModel,
     batches_at: BatchesAt,
     settings: FitHead,
     *,
@@ -229,11 +236,11 @@ def _check_finite(loss: float, step: int) -> None:
         )
 
 
-def _build_optimizer(model: BertForMaskedLM, settings: FitHead) -> torch.optim.AdamW:
+def _build_optimizer(model: PreTrainedModel, settings: FitHead) -> torch.optim.AdamW:
     """AdamW in which the encoder has its own learning rate."""
     # The head's projection is tied to the word embeddings, which belong to the encoder.
-    encoder_ids = {id(parameter) for parameter in model.bert.parameters()}
-    head = [p for p in model.cls.parameters() if id(p) not in encoder_ids]
+    encoder_ids = {id(parameter) for parameter in model.base_model.parameters()}
+    head = [p for p in model.parameters() if id(p) not in encoder_ids]
     head_ids = {id(parameter) for parameter in head}
     encoder = [p for p in model.parameters() if id(p) not in head_ids]
     # A lower rate keeps more of what a linear layer can read from the encoder
@@ -245,7 +252,7 @@ def _build_optimizer(model: BertForMaskedLM, settings: FitHead) -> torch.optim.A
     return torch.optim.AdamW(groups, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True)
 
 
-def _backward(model: BertForMaskedLM, batch: MicroBatch, dtype: torch.dtype) -> float:
+def _backward(model: PreTrainedModel, batch: MicroBatch, dtype: torch.dtype) -> float:
     """Runs the forward and backward pass of a batch; returns its loss."""
     with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32):
         loss = distillation_loss(
@@ -287,7 +294,7 @@ def store_sha256(store: TokenStore) -> str:
 
 
 def _write(
-    folder: Path, model: BertForMaskedLM, teacher: Teacher, record: dict[str, object]
+    folder: Path, model: PreTrainedModel, teacher: Teacher, record: dict[str, object]
 ) -> None:
     """Writes the fitted teacher with its tokenizer and `fit.json`."""
     with replacing(folder) as unfinished, storage_errors(folder), quiet():

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from transformers import DistilBertForMaskedLM
+from transformers import PreTrainedModel
 
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.rundir import replacing, storage_errors
@@ -33,19 +33,27 @@ def link_folder(source: Path, target: Path) -> None:
                 _link(file.resolve(), unfinished / file.name)
 
 
-def save_student(student: DistilBertForMaskedLM, tokenizer: TextTokenizer, target: Path) -> None:
+def save_student(student: PreTrainedModel, tokenizer: TextTokenizer, target: Path) -> None:
     """Writes the student and its tokenizer, completely or not at all."""
-    positions = student.config.max_position_embeddings
+    family = FAMILIES[student.config.model_type]
+    positions = family.positions_limit(student.config.to_dict())
     with replacing(target) as unfinished, storage_errors(target), quiet():
         student.save_pretrained(unfinished)
         save_tokenizer(
             tokenizer,
             unfinished,
-            class_name=FAMILIES[student.config.model_type].tokenizer_class,
-            # A DistilBERT takes no token types, so its tokenizer must not return any.
-            input_names=("input_ids", "attention_mask"),
+            class_name=family.tokenizer_class,
+            input_names=_input_names(student, tokenizer),
             max_length=min(tokenizer.max_length or positions, positions),
         )
+
+
+def _input_names(student: PreTrainedModel, tokenizer: TextTokenizer) -> tuple[str, ...]:
+    """Inputs that clients feed: a student without token types must not get any."""
+    segments = FAMILIES[student.config.model_type].segments(student.config.to_dict())
+    if segments > 1 and tokenizer.gives_token_types:
+        return "input_ids", "attention_mask", "token_type_ids"
+    return "input_ids", "attention_mask"
 
 
 def _link(source: Path, target: Path) -> None:

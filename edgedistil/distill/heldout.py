@@ -11,14 +11,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import BertForMaskedLM, DistilBertForMaskedLM
+from transformers import PreTrainedModel
 
 from edgedistil.core import console
 from edgedistil.core.errors import ModelError, TrainingDiverged
 from edgedistil.core.records import Figure, HeldoutMlm, NotMeasured
 from edgedistil.data.masking import IGNORED
 from edgedistil.distill.batches import MicroBatch
-from edgedistil.models.fast.encoder import encode, mlm_head
+from edgedistil.models.fast.encoder import encode
+from edgedistil.models.mlm_head import mlm_head
 
 # Masked tokens that are projected onto the vocabulary at once. Fewer need less memory for their
 # logits; another number also changes the last digits of the figures, which are sums in float32.
@@ -36,7 +37,7 @@ class HeldoutEvaluator:
     def __init__(
         self,
         batches: Sequence[MicroBatch],
-        teacher: BertForMaskedLM,
+        teacher: PreTrainedModel,
         *,
         accelerator: Accelerator,
         mask_id: int,
@@ -62,9 +63,7 @@ class HeldoutEvaluator:
         ) as bar:
             self._teacher_hidden = self._transformed_hidden(teacher, bar)
 
-    def evaluate(
-        self, model: BertForMaskedLM | DistilBertForMaskedLM, *, name: str, step: int
-    ) -> HeldoutMlm:
+    def evaluate(self, model: PreTrainedModel, *, name: str, step: int) -> HeldoutMlm:
         """Returns the figures of a model, which is left in the mode it was in.
 
         Args:
@@ -110,9 +109,7 @@ class HeldoutEvaluator:
             kl_nats=max(kl / count, 0.0),
         )
 
-    def _transformed_hidden(
-        self, model: BertForMaskedLM | DistilBertForMaskedLM, bar: console.Bar | None
-    ) -> list[Tensor]:
+    def _transformed_hidden(self, model: PreTrainedModel, bar: console.Bar | None) -> list[Tensor]:
         """Hidden states at the masked positions after the head's transform, (N, D) per batch."""
         head = mlm_head(model)
         hidden = []
@@ -125,7 +122,7 @@ class HeldoutEvaluator:
         return hidden
 
     def _chunk_sums(
-        self, model: BertForMaskedLM | DistilBertForMaskedLM, student_ND: Tensor, batch: int
+        self, model: PreTrainedModel, student_ND: Tensor, batch: int
     ) -> Iterator[Tensor]:
         """`_token_sums` of each chunk of a batch, float64 on the CPU."""
         student_head, teacher_head = mlm_head(model), mlm_head(self._teacher)

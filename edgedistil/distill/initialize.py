@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import DistilBertForMaskedLM
+from transformers import PreTrainedModel
 
 from edgedistil.core import console
 from edgedistil.core.digests import require_initial_files
@@ -52,7 +52,7 @@ class PreparedRun:
 
     teacher: Teacher
     corpus: TokenizedCorpus
-    student: DistilBertForMaskedLM
+    student: PreTrainedModel
     layer_map: list[int]
     length: RunLength
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from edgedistil.core.errors import ShapeError
 from edgedistil.core.recipe import Loss
 from edgedistil.data.masking import IGNORED
-from edgedistil.models.fast.encoder import MlmHead
 from edgedistil.models.fast.projection import ProjectedLosses, TeacherInputs, project_and_reduce
 from edgedistil.models.losses import at_least_float32
+from edgedistil.models.mlm_head import MlmHead
 
 # Rows of the cosine loss that are computed at once on a CPU, so that a block stays in its cache
 # (docs/log.md#cosine-loss-in-blocks).

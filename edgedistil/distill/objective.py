@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers import BertForMaskedLM, DistilBertForMaskedLM
+from transformers import PreTrainedModel
 
 from edgedistil.core.recipe import Loss
 from edgedistil.distill.batches import MicroBatch
 from edgedistil.distill.losses import TokenCounts, distillation_loss
-from edgedistil.models.fast.encoder import encode, encode_with_head, mlm_head
+from edgedistil.models.fast.encoder import encode, encode_with_head
+from edgedistil.models.mlm_head import mlm_head
 
 
 class Objective(nn.Module):
@@ -21,8 +22,8 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        student: DistilBertForMaskedLM,
-        teacher: BertForMaskedLM,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
         settings: Loss,
         *,
         compiled: bool = False,
@@ -52,7 +53,7 @@ class Objective(nn.Module):
             self._encode_student = torch.compile(encode_with_head)
 
     @property
-    def teacher(self) -> BertForMaskedLM:
+    def teacher(self) -> PreTrainedModel:
         return self._teacher[0]
 
     def forward(self, batch: MicroBatch, counts: TokenCounts) -> tuple[Tensor, Tensor]:

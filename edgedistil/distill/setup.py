@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import BertForMaskedLM, DistilBertForMaskedLM
+from transformers import PreTrainedModel
 
 from edgedistil.core.errors import ModelError
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.paths import user_path
 from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import Corpus, FitHead
@@ -14,7 +15,9 @@ from edgedistil.core.recipe import Student as StudentSection
 from edgedistil.core.recipe import Teacher as TeacherSection
 from edgedistil.data.token_store import TokenStore
 from edgedistil.distill.fit_head import fit_head
+from edgedistil.models.mlm_head import head_names
 from edgedistil.models.student import (
+    StudentOptions,
     alternate_layers,
     freeze_position_embeddings,
     load_student,
@@ -43,6 +46,12 @@ def load_recipe_teacher(section: TeacherSection) -> Teacher:
             f"teacher '{teacher.name}' has no MLM head, and teacher.mlm_head is \"own\"",
             hint='set teacher.mlm_head = "fit" to train one on the corpus first',
         )
+    if not teacher.has_mlm_head and head_names(teacher.model).dense is None:
+        raise ModelError(
+            f"teacher '{teacher.name}' has no MLM head, and none can be fitted to a "
+            f"{teacher.model.config.model_type}: its head is a projection only",
+            hint="take a checkpoint with its MLM head",
+        )
     return teacher
 
 
@@ -63,7 +72,7 @@ def with_mlm_head(teacher: Teacher, store: TokenStore, settings: FitHead, *, see
 # --- student -------------------------------------------------------------------------------------
 
 
-def layer_map(section: StudentSection, teacher: BertForMaskedLM) -> list[int]:
+def layer_map(section: StudentSection, teacher: PreTrainedModel) -> list[int]:
     """Returns the teacher layers that the student's layers start from.
 
     Raises:
@@ -83,8 +92,8 @@ def layer_map(section: StudentSection, teacher: BertForMaskedLM) -> list[int]:
 
 
 def build_student(
-    section: StudentSection, teacher: BertForMaskedLM, *, seed: int
-) -> DistilBertForMaskedLM:
+    section: StudentSection, teacher: PreTrainedModel, *, seed: int
+) -> PreTrainedModel:
     """Builds or loads the student of a recipe section [student]; raises ModelError."""
     layers = layer_map(section, teacher)
     folder = _initial_folder(section)
@@ -95,9 +104,7 @@ def build_student(
             freeze_position_embeddings(student)
         return student
     # A new one, from the teacher's layers or with random weights.
-    return make_student(
-        teacher,
-        layer_map=layers,
+    options = StudentOptions(
         init="random" if section.init == "random" else "teacher",
         fold_segment=section.fold_segment,
         copy_head_transform=section.copy_head_transform,
@@ -105,16 +112,18 @@ def build_student(
         dropout=section.dropout,
         seed=seed,
     )
+    return make_student(teacher, layer_map=layers, options=options)
 
 
-def check_fit(student: StudentSection, corpus: Corpus, teacher: BertForMaskedLM) -> None:
+def check_fit(student: StudentSection, corpus: Corpus, teacher: PreTrainedModel) -> None:
     """Checks that student and corpus of a recipe fit the teacher, before a corpus is built.
 
     Raises:
         ModelError: Sequences are longer than the teacher's, a layer does not exist, or the folder
             that the student starts from does not fit.
     """
-    positions = teacher.config.max_position_embeddings
+    family = FAMILIES[teacher.config.model_type]
+    positions = family.positions_limit(teacher.config.to_dict())
     if corpus.block_length > positions:
         raise ModelError(
             f"corpus.block_length is {corpus.block_length}; "

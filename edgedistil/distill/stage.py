@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator, PartialState
-from transformers import BertForMaskedLM, DistilBertForMaskedLM
+from transformers import PreTrainedModel
 
 from edgedistil.core import console
 from edgedistil.core.errors import RunError, StorageError
@@ -91,8 +91,8 @@ class _Session:
 
     precision: Precision
     accelerator: Accelerator
-    teacher: BertForMaskedLM
-    student: DistilBertForMaskedLM
+    teacher: PreTrainedModel
+    student: PreTrainedModel
     batches: RunBatches
     evaluator: HeldoutEvaluator
     outputs: TrainingOutputs
@@ -272,7 +272,7 @@ def _evaluation(evaluations: Sequence[HeldoutMlm], model: str, *, step: int) -> 
 
 
 def _finish_run(
-    run: RunDir, student: DistilBertForMaskedLM, teacher: Teacher, record: DistillRecord
+    run: RunDir, student: PreTrainedModel, teacher: Teacher, record: DistillRecord
 ) -> DistillRecord:
     """Saves the student, then the record: a run with a record is finished."""
     save_student(student, teacher.tokenizer, run.student)

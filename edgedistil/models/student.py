@@ -1,18 +1,39 @@
-"""The student: a DistilBERT initialized from some of its teacher's layers."""
+"""The student: its teacher's architecture with fewer layers, or a DistilBERT for a BERT."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from edgedistil.core.errors import ModelError
+from edgedistil.core.family import FAMILIES
+from edgedistil.models.mlm_head import head_names
 from edgedistil.models.quiet import quiet
 
+# Settings of dropout in the encoder, of all families; those of task heads are left as they are.
+_DROPOUT_KEYS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "dropout",
+)
 _INIT_HINT = 'expected "teacher", "random", or a folder of a distilled student, runs/NAME/student'
 
 
@@ -44,60 +65,79 @@ def alternate_layers(teacher_layers: int, student_layers: int | None = None) -> 
 # --- a new student -------------------------------------------------------------------------------
 
 
-def make_student(
-    teacher_model: BertForMaskedLM,
-    *,
-    layer_map: Sequence[int],
-    init: Literal["teacher", "random"],
-    fold_segment: bool,
-    copy_head_transform: bool,
-    freeze_positions: bool,
-    dropout: float,
-    seed: int,
-) -> DistilBertForMaskedLM:
-    """Builds a student as wide as its teacher.
+@dataclass(frozen=True, kw_only=True)
+class StudentOptions:
+    """How a student is built.
 
-    Args:
-        teacher_model: BERT with an MLM head.
-        layer_map: Teacher layer that each student layer starts from; its length is the student's
-            depth, which is all that `random` uses.
+    Attributes:
         init: `teacher` copies weights, `random` draws all of them.
-        fold_segment: Add the teacher's segment-A embedding to the position embeddings. BERT always
+        fold_segment: Add the segment-A embedding of a BERT to the position embeddings. BERT always
             adds it and DistilBERT has none, so without this the student's embeddings differ from
-            the teacher's from the start.
+            the teacher's from the start. Students of other families have segments of their own.
         copy_head_transform: Copy dense layer and LayerNorm of the MLM head too; its projection is
             always copied.
         freeze_positions: Exclude the position embeddings from training.
         dropout: Probability, for hidden states and attention.
         seed: Of all weights that are drawn.
+    """
+
+    init: Literal["teacher", "random"] = "teacher"
+    fold_segment: bool = True
+    copy_head_transform: bool = True
+    freeze_positions: bool = False
+    dropout: float = 0.1
+    seed: int = 0
+
+
+def make_student(
+    teacher_model: PreTrainedModel, *, layer_map: Sequence[int], options: StudentOptions
+) -> PreTrainedModel:
+    """Builds a student as wide as its teacher.
+
+    Of the teacher's own class, except that a BERT's student is a DistilBERT.
+
+    Args:
+        teacher_model: Model with an MLM head.
+        layer_map: Teacher layer that each student layer starts from; its length is the student's
+            depth, which is all that `random` uses.
+        options: Weights and dropout.
     Raises:
-        ModelError: `layer_map` is empty or has a layer that the teacher does not have.
+        ModelError: `layer_map` is empty, has a layer that the teacher does not have, or one that
+            the student's class cannot have in that place; or there are no position embeddings to
+            freeze.
     Source: Sanh et al. 2019, §3.
     """
     _check_layer_map(layer_map, teacher_model.config.num_hidden_layers)
     # The student's weights depend on the seed only, and drawing them does not shift the caller's
     # random state.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        student = DistilBertForMaskedLM(_student_config(teacher_model, len(layer_map), dropout))
-    if init == "teacher":
-        with torch.no_grad():
-            _copy_embeddings(teacher_model, student, fold_segment)
-            for index, layer in zip(layer_map, student.distilbert.transformer.layer, strict=True):
-                _copy_layer(teacher_model.bert.encoder.layer[index], layer)
-            _copy_head(teacher_model, student, copy_head_transform)
-    if freeze_positions:
+        torch.manual_seed(options.seed)
+        if isinstance(teacher_model, BertForMaskedLM):
+            student = _make_distilbert(teacher_model, layer_map, options)
+        else:
+            student = _make_shallower(teacher_model, layer_map, options)
+    if options.freeze_positions:
         freeze_position_embeddings(student)
     return student.train()
 
 
-def freeze_position_embeddings(student: DistilBertForMaskedLM) -> None:
+def freeze_position_embeddings(student: PreTrainedModel) -> None:
     """Excludes the position embeddings from training; a saved model does not record this.
 
     The original froze them by setting `sinusoidal_pos_embds`. Today that flag overwrites them with
     sinusoids and leaves them trainable, so it stays false here.
+
+    Raises:
+        ModelError: The model has no position embeddings.
     """
-    student.distilbert.embeddings.position_embeddings.weight.requires_grad_(False)
+    family, config = FAMILIES[student.config.model_type], student.config
+    name = family.names.position_embedding
+    if name is None or not family.has_position_matrix(config.to_dict()):
+        raise ModelError(
+            f"a {family.model_type} has no position embeddings to freeze",
+            hint="set student.freeze_positions = false",
+        )
+    student.base_model.get_submodule(name).requires_grad_(False)
 
 
 def _check_layer_map(layer_map: Sequence[int], teacher_layers: int) -> None:
@@ -109,6 +149,22 @@ def _check_layer_map(layer_map: Sequence[int], teacher_layers: int) -> None:
     if outside:
         problem = f"layer map {list(layer_map)}: the teacher has no layer {outside[0]}"
     raise ModelError(problem, hint=f"this teacher's layers are 0 to {teacher_layers - 1}")
+
+
+# --- a DistilBERT --------------------------------------------------------------------------------
+
+
+def _make_distilbert(
+    teacher: BertForMaskedLM, layer_map: Sequence[int], options: StudentOptions
+) -> DistilBertForMaskedLM:
+    student = DistilBertForMaskedLM(_student_config(teacher, len(layer_map), options.dropout))
+    if options.init == "teacher":
+        with torch.no_grad():
+            _copy_embeddings(teacher, student, options.fold_segment)
+            for index, layer in zip(layer_map, student.distilbert.transformer.layer, strict=True):
+                _copy_layer(teacher.bert.encoder.layer[index], layer)
+            _copy_head(teacher, student, options.copy_head_transform)
+    return student
 
 
 def _student_config(teacher: BertForMaskedLM, layers: int, dropout: float) -> DistilBertConfig:
@@ -176,29 +232,99 @@ def _copy_module(source: nn.Module, target: nn.Module) -> None:
     target.load_state_dict(source.state_dict())
 
 
+# --- the teacher's own class with fewer layers ---------------------------------------------------
+
+
+def _make_shallower(
+    teacher: PreTrainedModel, layer_map: Sequence[int], options: StudentOptions
+) -> PreTrainedModel:
+    config = _shallower_config(teacher, layer_map)
+    _set_dropout(config, options.dropout)
+    student: PreTrainedModel = type(teacher)(config)
+    if options.init == "teacher":
+        _copy_by_name(teacher, student, layer_map, options.copy_head_transform)
+    return student
+
+
+def _shallower_config(teacher: PreTrainedModel, layer_map: Sequence[int]) -> PreTrainedConfig:
+    config = copy.deepcopy(teacher.config)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        # A layer keeps its kind of attention, local or global.
+        config.layer_types = [kinds[index] for index in layer_map]
+    config.num_hidden_layers = len(layer_map)
+    _check_first_layer(teacher, layer_map)
+    return config
+
+
+def _check_first_layer(teacher: PreTrainedModel, layer_map: Sequence[int]) -> None:
+    """Raises ModelError if a layer's modules are others in its place in the student."""
+    # ModernBERT's first layer has no norm in front of its attention, which all others have.
+    if teacher.config.model_type != "modernbert":
+        return
+    if layer_map[0] == 0 and 0 not in layer_map[1:]:
+        return
+    raise ModelError(
+        f"layer map {list(layer_map)}: a modernbert's first layer has no norm in front of its "
+        "attention, so it can only be the first",
+        hint="let the map start with 0, and have no other 0",
+    )
+
+
+def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    for key in _DROPOUT_KEYS:
+        if hasattr(config, key):
+            setattr(config, key, dropout)
+
+
+def _copy_by_name(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    layer_map: Sequence[int],
+    with_transform: bool,
+) -> None:
+    """Copies every weight that the student has, layers by the map."""
+    names, weights = head_names(student), teacher.state_dict()
+    family = FAMILIES[student.config.model_type]
+    layers = f"{student.base_model_prefix}.{family.names.layers}."
+    copied = {}
+    for name in student.state_dict():
+        if not with_transform and name.startswith((f"{names.dense}.", f"{names.norm}.")):
+            continue
+        source = name
+        # Layers that share their weights are all the same.
+        if name.startswith(layers) and not family.shares_layers:
+            number, rest = name.removeprefix(layers).split(".", 1)
+            source = f"{layers}{layer_map[int(number)]}.{rest}"
+        copied[name] = weights[source]
+    # Strict in the other direction: a weight of the student without a source is a KeyError above.
+    student.load_state_dict(copied, strict=with_transform)
+
+
 # --- a student that was distilled before ---------------------------------------------------------
 
 
 def load_student(
-    folder: Path, teacher_model: BertForMaskedLM, *, layers: int, dropout: float
-) -> DistilBertForMaskedLM:
+    folder: Path, teacher_model: PreTrainedModel, *, layers: int, dropout: float
+) -> PreTrainedModel:
     """Loads a distilled student, to distil it further.
 
     On other text, for example, or from another teacher.
 
     Args:
-        folder: DistilBERT in safetensors with its MLM head, such as a run's folder `student`.
-        teacher_model: Teacher whose width, vocabulary and positions it must have.
+        folder: Model in safetensors with its MLM head, such as a run's folder `student`.
+        teacher_model: Teacher whose family, width, vocabulary and positions it must have.
         layers: Depth that it must have.
         dropout: Probability, for hidden states and attention; replaces the saved one.
     Raises:
-        ModelError: The folder holds no DistilBERT, or one that does not match the teacher.
+        ModelError: The folder holds no such student, or one that does not match the teacher.
     """
     if not (folder / "config.json").is_file():
         raise ModelError(f'student.init "{folder}" has no config.json', hint=_INIT_HINT)
+    expected = student_family(teacher_model.config.model_type)
     try:
         with quiet():
-            student, missing = _read_student(folder, dropout)
+            student, missing = _read_student(folder, expected, dropout)
     except (OSError, ValueError, RuntimeError) as error:
         # The first line states the problem; the rest is advice about the hub.
         reason = str(error).splitlines()[0]
@@ -212,16 +338,21 @@ def load_student(
     return student.train()
 
 
-def _read_student(folder: Path, dropout: float) -> tuple[DistilBertForMaskedLM, list[str]]:
+def student_family(teacher_family: str) -> str:
+    """Family of the students of a teacher: its own, and distilbert of bert."""
+    return "distilbert" if teacher_family == "bert" else teacher_family
+
+
+def _read_student(folder: Path, family: str, dropout: float) -> tuple[PreTrainedModel, list[str]]:
     """Returns a student, and the names of the weights that its folder lacks."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if not isinstance(config, DistilBertConfig):
+    if config.model_type != family:
         raise ModelError(
-            f'student.init "{folder}" is a {config.model_type}, not a distilbert', hint=_INIT_HINT
+            f'student.init "{folder}" is a {config.model_type}, not a {family}', hint=_INIT_HINT
         )
-    config.dropout = config.attention_dropout = dropout
+    _set_dropout(config, dropout)
     # A local folder with safetensors only: nothing is downloaded and no pickle is read.
-    student, report = DistilBertForMaskedLM.from_pretrained(
+    student, report = AutoModelForMaskedLM.from_pretrained(
         folder,
         config=config,
         use_safetensors=True,
@@ -236,8 +367,8 @@ def _check_sizes(config: Any, teacher: Any, layers: int, folder: Path) -> None:
     """Raises ModelError unless a student has this depth and its teacher's sizes."""
     # The losses compare hidden states and logits of the same width and vocabulary.
     sizes = {
-        "layers": (config.n_layers, layers),
-        "hidden width": (config.dim, teacher.hidden_size),
+        "layers": (config.num_hidden_layers, layers),
+        "hidden width": (config.hidden_size, teacher.hidden_size),
         "vocabulary": (config.vocab_size, teacher.vocab_size),
         "positions": (config.max_position_embeddings, teacher.max_position_embeddings),
     }

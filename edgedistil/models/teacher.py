@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import BertForMaskedLM
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import TEACHER_FAMILIES
@@ -16,30 +16,23 @@ from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
 from edgedistil.models.loading import listed, load_config, load_weights
 from edgedistil.models.tokenizer import warn_if_read_otherwise
 
-# A checkpoint with these weights has a trained MLM head; sentence encoders come without one.
-_HEAD_WEIGHTS = {
-    "cls.predictions.transform.dense.weight",
-    "cls.predictions.transform.dense.bias",
-}
-# Weight of a head's projection that is not the word-embedding matrix.
-_OWN_PROJECTION = "cls.predictions.decoder.weight"
-# Special tokens that masked-language modelling needs.
-_SPECIAL_TOKENS = ("pad", "cls", "sep", "mask", "unk")
+# Tokens that masked-language modelling needs; what frames a text is the tokenizer's own.
+_SPECIAL_TOKENS = ("pad", "mask")
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A BERT to distil; its MLM head may still have to be fitted.
+    """A model to distil; its MLM head may still have to be fitted.
 
     Attributes:
         model: In float32 and eval mode; its head is untrained where `has_mlm_head` is false.
-        tokenizer: Its tokenizer, which has all special tokens of BERT.
+        tokenizer: Its tokenizer, which has a padding and a mask token.
         folder: Safetensors, config and tokenizer files, which other stages read.
         has_mlm_head: Whether the checkpoint has a trained MLM head.
         name: Last part of the source, for records.
     """
 
-    model: BertForMaskedLM
+    model: PreTrainedModel
     tokenizer: TextTokenizer
     folder: Path
     has_mlm_head: bool
@@ -54,8 +47,8 @@ def load_teacher(source: str, *, revision: str | None, cache: Path) -> Teacher:
         revision: Commit or tag of a hub model.
         cache: Root of the cache; assets are unpacked below it.
     Raises:
-        ModelError: The model does not exist, is not a BERT, has no weights in safetensors, is
-            damaged, or has a tokenizer of a larger vocabulary.
+        ModelError: The model does not exist, is of a family that is not supported, has no weights
+            in safetensors, is damaged, or has a tokenizer of a larger vocabulary.
         OfflineError: The model must be downloaded and cannot be.
     """
     folder = find_model(source, revision=revision, cache=cache)
@@ -79,36 +72,55 @@ def read_teacher(folder: Path, *, name: str) -> Teacher:
     for kind in _SPECIAL_TOKENS:
         tokenizer.require(kind)
     warn_if_read_otherwise(tokenizer)
-    has_head = source.shapes.keys() >= _HEAD_WEIGHTS
+    has_head = _has_head(source)
     model = _read_model(source, has_head)
     return Teacher(model, tokenizer, folder, has_head, name)
 
 
+def _has_head(source: ModelFolder) -> bool:
+    """Whether a checkpoint has a trained MLM head; sentence encoders come without one."""
+    names = source.family.mlm_head
+    if names is None:
+        return False
+    dense = names.dense or names.projection
+    # DeBERTa's other head.
+    others = ["lm_predictions.lm_head.dense"] if source.config.get("legacy") is False else []
+    return any(f"{module}.weight" in source.shapes for module in [dense, *others])
+
+
 def _check_tied(source: ModelFolder) -> None:
-    """Raises ModelError if the head projects with another matrix than the word embeddings."""
-    # A student has one matrix for both, and would be trained on the outputs of another head.
-    if source.config.get("tie_word_embeddings") is False and _OWN_PROJECTION in source.shapes:
+    """Raises ModelError if the head projects with another matrix than a student's would."""
+    names = source.family.mlm_head
+    # Of the other families a student has the teacher's own class, with whatever head it has.
+    if source.family.model_type != "bert" or names is None:
+        return
+    own_projection = f"{names.projection}.weight"
+    # A DistilBERT has one matrix for both, and would be trained on the outputs of another head.
+    if source.config.get("tie_word_embeddings") is False and own_projection in source.shapes:
         raise ModelError(
             f"the teacher in {source.folder} has an MLM head with a matrix of its own "
             "(tie_word_embeddings = false); supported: heads tied to the word embeddings"
         )
 
 
-def _read_model(source: ModelFolder, has_head: bool) -> BertForMaskedLM:
+def _read_model(source: ModelFolder, has_head: bool) -> PreTrainedModel:
     """Reads the weights; a head that is not among them is drawn."""
     config = load_config(source)
-    config.tie_word_embeddings = True
+    if source.family.model_type == "bert":
+        config.tie_word_embeddings = True
     with torch.random.fork_rng(devices=[]):
         # A head that is still to be fitted starts the same in every run and process.
         torch.manual_seed(0)
-        loaded = load_weights(BertForMaskedLM, source, config)
+        loaded = load_weights(AutoModelForMaskedLM, source, config)
     missing = loaded.missing
     if not has_head:
-        missing = [name for name in missing if not name.startswith("cls.")]
+        encoder = f"{loaded.model.base_model_prefix}."
+        missing = [name for name in missing if name.startswith(encoder)]
     # transformers draws missing weights with a warning only.
     if missing:
         raise ModelError(
-            f"the weights in {source.folder} lack {listed(missing)}; expected all weights of a BERT"
+            f"the weights in {source.folder} lack {listed(missing)}; "
+            f"expected all weights of a {source.family.model_type}"
         )
-    model: BertForMaskedLM = loaded.model.eval()
+    model: PreTrainedModel = loaded.model.eval()
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.format import ABSENT, duration, gibibytes, millions, number, percent
 from edgedistil.core.records import (
     DistillRecord,
@@ -97,7 +98,11 @@ def describe_initialization(record: DistillRecord) -> str:
     # "teacher" and "random" are words of the recipe; anything else is the folder of a student.
     if record.student_init == "teacher":
         layers = ", ".join(map(str, record.layer_map))
-        return f"student layers initialized from teacher layers {layers}"
+        text = f"student layers initialized from teacher layers {layers}"
+        family = FAMILIES.get(record.student.model_type)
+        if family is not None and family.shares_layers:
+            text += "; all layers share their weights, so fewer layers save time, not parameters"
+        return text
     if record.student_init == "random":
         return "student initialized at random"
     return f"student initialized from {record.student_init}"

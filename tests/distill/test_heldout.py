@@ -18,7 +18,7 @@ from edgedistil.distill import distributed, heldout
 from edgedistil.distill.batches import MicroBatch
 from edgedistil.distill.heldout import HeldoutEvaluator
 from edgedistil.distill.losses import count_tokens
-from edgedistil.models.student import make_student
+from edgedistil.models.student import StudentOptions, make_student
 from edgedistil.models.teacher import read_teacher
 
 
@@ -39,12 +39,7 @@ def student_of(teacher: BertForMaskedLM, layer_map: list[int]) -> DistilBertForM
     return make_student(
         teacher,
         layer_map=layer_map,
-        init="teacher",
-        fold_segment=True,
-        copy_head_transform=True,
-        freeze_positions=False,
-        dropout=0.5,
-        seed=3,
+        options=StudentOptions(fold_segment=True, copy_head_transform=True, dropout=0.5, seed=3),
     )
 
 

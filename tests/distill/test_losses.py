@@ -14,8 +14,8 @@ from edgedistil.core.errors import ShapeError
 from edgedistil.core.recipe import Loss
 from edgedistil.data.masking import IGNORED
 from edgedistil.distill.losses import TokenCounts, count_tokens, distillation_loss
-from edgedistil.models.fast.encoder import MlmHead
 from edgedistil.models.losses import cosine_loss, mlm_loss, soft_target_loss
+from edgedistil.models.mlm_head import MlmHead
 
 NAMES = ("hidden", "weight", "bias", "dense.weight", "dense.bias", "norm.weight", "norm.bias")
 B, L, D, W, V = 2, 5, 7, 11, 13  # W: the teacher's own width

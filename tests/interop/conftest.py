@@ -24,7 +24,7 @@ from edgedistil.core.rundir import RunDir
 from edgedistil.core.tokenizer_files import TOKENIZER_FILES
 from edgedistil.export import probe_inputs, publish
 from edgedistil.export.source import read_source
-from edgedistil.models.student import make_student
+from edgedistil.models.student import StudentOptions, make_student
 from edgedistil.models.teacher import load_teacher
 
 HERE = Path(__file__).resolve().parent
@@ -83,12 +83,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> dict
     student = make_student(
         teacher.model,
         layer_map=[0, 2, 4],
-        init="teacher",
-        fold_segment=True,
-        copy_head_transform=True,
-        freeze_positions=False,
-        dropout=0.1,
-        seed=7,
+        options=StudentOptions(fold_segment=True, copy_head_transform=True, dropout=0.1, seed=7),
     )
     torch.manual_seed(7)
     config = DistilBertConfig(

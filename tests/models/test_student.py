@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForMaskedLM, DistilBertForMaskedLM
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.places import cache_root
-from edgedistil.models.student import alternate_layers, load_student, make_student
+from edgedistil.models.student import StudentOptions, alternate_layers, load_student, make_student
 from edgedistil.models.teacher import load_teacher
 
 
@@ -36,16 +36,9 @@ def _teacher(layers: int = 4) -> BertForMaskedLM:
 
 
 def _student(teacher: BertForMaskedLM, **changes: Any) -> DistilBertForMaskedLM:
-    settings: dict[str, Any] = {
-        "layer_map": [0, 2],
-        "init": "teacher",
-        "fold_segment": True,
-        "copy_head_transform": True,
-        "freeze_positions": False,
-        "dropout": 0.1,
-        "seed": 7,
-    }
-    return make_student(teacher, **{**settings, **changes})
+    layer_map = changes.pop("layer_map", [0, 2])
+    options = StudentOptions(**{"seed": 7, **changes})
+    return make_student(teacher, layer_map=layer_map, options=options)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from transformers import (
     BertForMaskedLM,
     BertModel,
     BertTokenizer,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
+    MobileBertConfig,
+    MobileBertForMaskedLM,
 )
 
 from edgedistil.core.errors import ModelError, OfflineError
@@ -143,10 +143,10 @@ def test_relative_positions_are_refused(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_of_another_kind(folder: Path, tmp_path: Path) -> None:
-    config = DistilBertConfig(vocab_size=len(WORDS), dim=22, n_heads=2, hidden_dim=31, n_layers=1)
-    DistilBertForMaskedLM(config).save_pretrained(folder)
+    config = MobileBertConfig(vocab_size=len(WORDS), num_hidden_layers=1)
+    MobileBertForMaskedLM(config).save_pretrained(folder)
     with pytest.raises(
-        ModelError, match=r"type 'distilbert' \(DistilBertForMaskedLM\); supported: bert"
+        ModelError, match=r"type 'mobilebert' \(MobileBertForMaskedLM\); supported: bert"
     ):
         _load(folder, tmp_path)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from transformers import BertForMaskedLM, DistilBertForMaskedLM
+from transformers import PreTrainedModel
 
 from edgedistil.core.assets import find_asset
 from edgedistil.core.errors import InputError
@@ -59,9 +59,7 @@ class RunWorkload:
     checkpoint_every_s: float
 
 
-def planned_model(
-    model: BertForMaskedLM | DistilBertForMaskedLM, *, name: str, how: str
-) -> PlannedModel:
+def planned_model(model: PreTrainedModel, *, name: str, how: str) -> PlannedModel:
     """Returns the record of a model that a plan is about."""
     shape = ModelShape.of(model)
     return PlannedModel(
@@ -176,8 +174,8 @@ def _device_memory(device: torch.device) -> Count:
 
 
 def plan_gpus(
-    teacher: BertForMaskedLM,
-    student: DistilBertForMaskedLM,
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
     workload: RunWorkload,
     loss: Loss,
     *,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformers import BertForMaskedLM, DistilBertForMaskedLM
+from transformers import PreTrainedModel
 
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.recipe import Loss
@@ -30,25 +30,31 @@ class ModelShape:
     Attributes:
         layers: Number of layers.
         hidden: Width of the hidden states.
+        embedding: Width of the word embeddings, which the MLM head projects with.
         intermediate: Width of the feed-forward layers.
+        gated: Whether the feed-forward layers have a second input projection.
         vocabulary: Number of tokens in the vocabulary.
         parameters: Parameters of the model, tied ones once.
     """
 
     layers: int
     hidden: int
+    embedding: int
     intermediate: int
+    gated: bool
     vocabulary: int
     parameters: int
 
     @classmethod
-    def of(cls, model: BertForMaskedLM | DistilBertForMaskedLM) -> ModelShape:
+    def of(cls, model: PreTrainedModel) -> ModelShape:
         """Returns the shape of a model."""
-        config = model.config
+        config, family = model.config, FAMILIES[model.config.model_type]
         return cls(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
-            intermediate=getattr(config, FAMILIES[config.model_type].keys.intermediate),
+            embedding=family.embedding(config.to_dict()),
+            intermediate=getattr(config, family.keys.intermediate),
+            gated=family.gated,
             vocabulary=config.vocab_size,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
         )
@@ -58,13 +64,14 @@ class ModelShape:
 
         Two for each weight that multiplies it, and attention over `length` tokens.
         """
-        weights = 4 * self.hidden**2 + 2 * self.hidden * self.intermediate
+        projections = 3 if self.gated else 2
+        weights = 4 * self.hidden**2 + projections * self.hidden * self.intermediate
         return self.layers * (2.0 * weights + 4.0 * length * self.hidden)
 
     @property
     def head_flops(self) -> float:
         """FLOPs of one projected token in a forward pass of the MLM head."""
-        return 2.0 * self.hidden * (self.hidden + self.vocabulary)
+        return 2.0 * self.embedding * (self.hidden + self.vocabulary)
 
 
 def flops_per_token(

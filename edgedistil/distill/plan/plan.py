@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from transformers import BertForMaskedLM, DistilBertForMaskedLM
+from transformers import BertForMaskedLM, PreTrainedModel
 
 from edgedistil.core.errors import OfflineError
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.places import cache_root, runs_root
 from edgedistil.core.recipe import Corpus, Recipe
 from edgedistil.core.recipe import Teacher as TeacherSection
@@ -32,7 +33,7 @@ from edgedistil.distill.plan.estimate import (
 )
 from edgedistil.distill.plan.presets import known_shape
 from edgedistil.distill.schedule import RunLength, evaluation_interval
-from edgedistil.models.fast.encoder import freeze_teacher
+from edgedistil.models.fast.encoder import fits, freeze_teacher
 from edgedistil.models.teacher import Teacher
 
 
@@ -82,15 +83,15 @@ def plan(recipe: Recipe) -> PlanRecord:
         tokens_per_step=round(length.tokens_per_step),
         precision=precision,
         devices=[here, *gpus],
-        notes=_notes(recipe, teacher.loaded),
+        notes=[*_notes(recipe, teacher.loaded), *_notes_on_models(teacher.model, student)],
         provenance=provenance(),
     )
 
 
 def _plan_here(
     recipe: Recipe,
-    teacher: BertForMaskedLM,
-    student: DistilBertForMaskedLM,
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
     workload: RunWorkload,
     precision: Precision,
     device: torch.device,
@@ -116,7 +117,7 @@ class _PlannedTeacher:
     """
 
     loaded: Teacher | None
-    model: BertForMaskedLM
+    model: PreTrainedModel
     how: str
 
 
@@ -180,6 +181,21 @@ def _workload(recipe: Recipe, length: RunLength, *, heldout_tokens: int) -> RunW
         evaluations=-(-length.steps // interval),
         checkpoint_every_s=train.checkpoint_minutes * 60,
     )
+
+
+def _notes_on_models(teacher: PreTrainedModel, student: PreTrainedModel) -> list[str]:
+    """Which engine trains the models, and what fewer layers save."""
+    notes = []
+    family = FAMILIES[student.config.model_type]
+    for role, model in (("teacher", teacher), ("student", student)):
+        engine = "the fast CPU engine" if fits(model) else "transformers' own forward pass"
+        notes.append(f"the {role}, a {model.config.model_type}, runs in {engine}")
+    if family.shares_layers:
+        notes.append(
+            f"the layers of a {family.model_type} share their weights: a student with fewer layers "
+            "is faster, and has as many parameters as its teacher"
+        )
+    return notes
 
 
 def _notes(recipe: Recipe, teacher: Teacher | None) -> list[str]:

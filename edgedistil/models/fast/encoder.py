@@ -16,61 +16,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import BertForMaskedLM, DistilBertForMaskedLM
+from transformers import PreTrainedModel
 
+from edgedistil.core.family import FAMILIES
 from edgedistil.models.fast.dropout import apply_dropout, attention
 from edgedistil.models.fast.layer import LayerSettings, LayerWeights, transformer_layer
+from edgedistil.models.mlm_head import MlmHead, mlm_head
 
-EncoderWithHead: TypeAlias = BertForMaskedLM | DistilBertForMaskedLM
-
-
-# --- the MLM head --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MlmHead:
-    """An MLM head in two parts: `transform`, then a projection onto the vocabulary.
-
-    Attributes:
-        transform: Dense layer, activation and LayerNorm.
-        weight_VD: Projection, tied to the word-embedding matrix.
-        bias_V: Bias of the projection.
-    """
-
-    transform: nn.Module
-    weight_VD: Tensor
-    bias_V: Tensor
+# Families whose layers consist of BERT's modules.
+_BERT_LAYERS = ("bert", "ernie", "roberta", "xlm-roberta", "camembert", "electra")
 
 
-class _DistilBertTransform(nn.Module):
-    """The transform of DistilBERT's head, whose parts are attributes of the model."""
-
-    def __init__(self, model: DistilBertForMaskedLM) -> None:
-        super().__init__()
-        self.dense = model.vocab_transform
-        self.activation = model.activation
-        self.norm = model.vocab_layer_norm
-
-    def forward(self, hidden_ND: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.activation(self.dense(hidden_ND)))
-        return out
+def fits(model: PreTrainedModel) -> bool:
+    """Whether a model's encoder is one that the fast path computes."""
+    if model.config.model_type == "distilbert":
+        return True
+    # ERNIE may add vectors of tasks, which no other family has.
+    with_tasks = getattr(model.config, "use_task_id", False)
+    return model.config.model_type in _BERT_LAYERS and not with_tasks
 
 
-def mlm_head(model: EncoderWithHead) -> MlmHead:
-    """Returns the model's MLM head; its tensors are the model's parameters, not copies."""
-    if isinstance(model, BertForMaskedLM):
-        head = model.cls.predictions
-        return MlmHead(head.transform, head.decoder.weight, head.decoder.bias)
-    projector = model.vocab_projector
-    return MlmHead(_DistilBertTransform(model), projector.weight, projector.bias)
-
-
-def freeze_teacher(model: BertForMaskedLM, *, dtype: torch.dtype) -> BertForMaskedLM:
+def freeze_teacher(model: PreTrainedModel, *, dtype: torch.dtype) -> PreTrainedModel:
     """Casts a teacher in place, switch to eval mode and disable its gradients.
 
     In place, because the original weights would only cost memory
@@ -84,7 +55,7 @@ def freeze_teacher(model: BertForMaskedLM, *, dtype: torch.dtype) -> BertForMask
 
 
 def encode(
-    model: EncoderWithHead, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
+    model: PreTrainedModel, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
 ) -> Tensor:
     """Returns the last hidden states, as `base_model(…).last_hidden_state` of the model does.
 
@@ -94,18 +65,23 @@ def encode(
     tenth of PyTorch's (`dropout`).
 
     Args:
-        model: BERT or DistilBERT.
+        model: A model with an MLM head.
         input_ids_BL: Token ids, int64.
         attention_mask_BL: 0 at padding; None where nothing is padded, which is faster.
     Returns:
         Hidden states, shape (B, L, D).
     """
-    words_BLD = model.base_model.embeddings.word_embeddings(input_ids_BL)
-    return _encode(model, words_BLD, attention_mask_BL)
+    # Other encoders compute as transformers wrote them.
+    if not fits(model):
+        outputs = model.base_model(input_ids=input_ids_BL, attention_mask=attention_mask_BL)
+        states: Tensor = outputs.last_hidden_state
+        return states
+    words_BLE = model.get_input_embeddings()(input_ids_BL)
+    return _encode(model, words_BLE, attention_mask_BL)
 
 
 def encode_with_head(
-    model: EncoderWithHead, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
+    model: PreTrainedModel, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
 ) -> tuple[Tensor, MlmHead]:
     """Returns `encode` and `mlm_head`, with one gradient for the tied word-embedding matrix.
 
@@ -117,15 +93,16 @@ def encode_with_head(
         Hidden states, and the head for a loss that projects them.
     """
     head = mlm_head(model)
-    embedding = model.base_model.embeddings.word_embeddings
-    # Nothing to share where the two are not tied or not trained.
-    if head.weight_VD is not embedding.weight or not embedding.weight.requires_grad:
+    embedding = model.get_input_embeddings()
+    is_shared = head.weight_VD is embedding.weight and embedding.weight.requires_grad
+    # Nothing to share where the two are not tied or not trained, or transformers looks tokens up.
+    if not is_shared or not fits(model):
         return encode(model, input_ids_BL, attention_mask_BL), head
     # The loss must use the returned matrix, not the parameter, for the gradients to meet.
-    words_BLD, weight_VD = _TiedEmbedding.apply(  # type: ignore[no-untyped-call]
+    words_BLE, weight_VD = _TiedEmbedding.apply(  # type: ignore[no-untyped-call]
         embedding.weight, input_ids_BL, embedding.padding_idx
     )
-    hidden_BLD = _encode(model, words_BLD, attention_mask_BL)
+    hidden_BLD = _encode(model, words_BLE, attention_mask_BL)
     return hidden_BLD, replace(head, weight_VD=weight_VD)
 
 
@@ -161,8 +138,8 @@ class _TiedEmbedding(torch.autograd.Function):
         return total_VD.index_add_(0, ids_BL.flatten(), grad_BLD.flatten(0, 1)), None, None
 
 
-def _encode(model: EncoderWithHead, words_BLD: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
-    device_type = words_BLD.device.type
+def _encode(model: PreTrainedModel, words_BLE: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
+    device_type = words_BLE.device.type
     dtype = model.dtype
     if torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
@@ -172,7 +149,8 @@ def _encode(model: EncoderWithHead, words_BLD: Tensor, attention_mask_BL: Tensor
     rates = _DropoutRates.of(model)
     # The dtype is set once, here: with autocast on, operations would cast back and forth.
     with torch.autocast(device_type, enabled=False):
-        hidden_BLD = apply_dropout(_embed(model, words_BLD).to(dtype), rates.hidden)
+        embedded_BLE = apply_dropout(_embed(model, words_BLE).to(dtype), rates.hidden)
+        hidden_BLD = _widen(model, embedded_BLE)
         for layer in _layers(model):
             hidden_BLD = _run_layer(layer, hidden_BLD, bias_B11L, rates)
     return hidden_BLD
@@ -186,15 +164,22 @@ def _attention_bias(attention_mask_BL: Tensor, dtype: torch.dtype) -> Tensor:
     return bias_BL[:, None, None, :]
 
 
-def _embed(model: EncoderWithHead, words_BLD: Tensor) -> Tensor:
+def _embed(model: PreTrainedModel, words_BLE: Tensor) -> Tensor:
     """Embeddings after their LayerNorm; all tokens are in segment A."""
-    embeddings = model.base_model.embeddings
+    embeddings: Any = model.base_model.embeddings
     # Rows are read from the start, so positions are a slice and need no lookup.
-    positions_LD = embeddings.position_embeddings.weight[: words_BLD.shape[1]]
-    if isinstance(model, BertForMaskedLM):
-        positions_LD = positions_LD + embeddings.token_type_embeddings.weight[0]
-    out: Tensor = embeddings.LayerNorm(words_BLD + positions_LD)
+    first = FAMILIES[model.config.model_type].first_position(vars(model.config))
+    positions_LE = embeddings.position_embeddings.weight[first : first + words_BLE.shape[1]]
+    if hasattr(embeddings, "token_type_embeddings"):
+        positions_LE = positions_LE + embeddings.token_type_embeddings.weight[0]
+    out: Tensor = embeddings.LayerNorm(words_BLE + positions_LE)
     return out
+
+
+def _widen(model: PreTrainedModel, embedded_BLE: Tensor) -> Tensor:
+    """Embeddings as wide as the hidden states, which are wider in some ELECTRAs."""
+    project = getattr(model.base_model, "embeddings_project", None)
+    return embedded_BLE if project is None else _linear(project, embedded_BLE)
 
 
 @dataclass(frozen=True)
@@ -209,15 +194,15 @@ class _DropoutRates:
     attention: float
 
     @classmethod
-    def of(cls, model: EncoderWithHead) -> _DropoutRates:
+    def of(cls, model: PreTrainedModel) -> _DropoutRates:
         """Reads the probabilities of a model's configuration."""
         if not model.training:
             return cls(0.0, 0.0, 0.0)
         config = model.config
-        if isinstance(model, BertForMaskedLM):
-            hidden = config.hidden_dropout_prob
-            return cls(hidden, hidden, config.attention_probs_dropout_prob)
-        return cls(config.dropout, 0.0, config.attention_dropout)
+        if config.model_type == "distilbert":
+            return cls(config.dropout, 0.0, config.attention_dropout)
+        hidden = config.hidden_dropout_prob
+        return cls(hidden, hidden, config.attention_probs_dropout_prob)
 
 
 # --- layers --------------------------------------------------------------------------------------
@@ -249,14 +234,14 @@ class _LayerModules:
         return LayerWeights(*tensors)
 
 
-def _layers(model: EncoderWithHead) -> Iterator[_LayerModules]:
+def _layers(model: PreTrainedModel) -> Iterator[_LayerModules]:
+    family, encoder = FAMILIES[model.config.model_type], model.base_model
     heads = model.config.num_attention_heads
-    if isinstance(model, BertForMaskedLM):
-        for bert_layer in model.bert.encoder.layer:
-            yield _bert_modules(bert_layer, heads, model.config.hidden_act == "gelu")
-        return
-    for distilbert_layer in model.distilbert.transformer.layer:
-        yield _distilbert_modules(distilbert_layer, heads, model.config.activation == "gelu")
+    is_exact = getattr(model.config, family.keys.activation) == "gelu"
+    modules_of = _distilbert_modules if family.model_type == "distilbert" else _bert_modules
+    layers: Any = encoder.get_submodule(family.names.layers)
+    for layer in layers:
+        yield modules_of(layer, heads, is_exact)
 
 
 def _bert_modules(layer: Any, heads: int, has_exact_gelu: bool) -> _LayerModules:

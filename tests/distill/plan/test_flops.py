@@ -11,7 +11,15 @@ from edgedistil.core.recipe import Loss
 from edgedistil.distill.plan.flops import ModelShape, flops_per_token, gpu_memory_bytes
 from edgedistil.models.fast import projection
 
-SMALL = ModelShape(layers=3, hidden=28, intermediate=44, vocabulary=97, parameters=1)
+SMALL = ModelShape(
+    layers=3,
+    hidden=28,
+    embedding=28,
+    intermediate=44,
+    gated=False,
+    vocabulary=97,
+    parameters=1,
+)
 
 
 def test_encoder_flops_equal_torchs_count() -> None:

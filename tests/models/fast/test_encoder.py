@@ -5,20 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    PreTrainedModel,
+)
 
 from edgedistil.models.fast.encoder import (
-    EncoderWithHead,
     encode,
     encode_with_head,
     freeze_teacher,
-    mlm_head,
 )
+from edgedistil.models.mlm_head import mlm_head
 
 B, L, D, F, V = 3, 7, 22, 31, 53
 
 
-def _model(kind: str) -> EncoderWithHead:
+def _model(kind: str) -> PreTrainedModel:
     torch.manual_seed(2)
     if kind == "bert":
         of = {
@@ -27,7 +32,7 @@ def _model(kind: str) -> EncoderWithHead:
             "intermediate_size": F,
             "num_hidden_layers": 2,
         }
-        model: EncoderWithHead = BertForMaskedLM(
+        model: PreTrainedModel = BertForMaskedLM(
             BertConfig(vocab_size=V, max_position_embeddings=11, **of)
         )
     else:

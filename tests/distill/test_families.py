@@ -1,0 +1,83 @@
+"""One small run of every family that teaches: teacher, steps, held-out figures, saved student."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForMaskedLM
+
+from edgedistil.core.family import TEACHER_FAMILIES
+from edgedistil.core.recipe import Recipe
+from edgedistil.core.tokenizer import read_tokenizer
+from edgedistil.core.tokenizer_files import TOKENIZER_FILES
+from edgedistil.distill.plan import timing
+from edgedistil.distill.plan.plan import plan
+from edgedistil.distill.stage import distill
+from tests.export.families.conftest import CASES, make_model
+
+FAMILIES = [name for name in TEACHER_FAMILIES if name != "bert"]
+FAST = {"distilbert", "ernie", "roberta", "xlm-roberta", "camembert", "electra"}
+Make = Callable[..., Recipe]
+TeacherFolder = Callable[[str], Path]
+
+
+@pytest.fixture
+def teacher_folder(tmp_path: Path, tokenizer_folders: dict[str, Path]) -> TeacherFolder:
+    """Saves a random teacher of a family with a tokenizer of its kind."""
+
+    def save(name: str) -> Path:
+        folder = tmp_path / name
+        make_model(CASES[name], "fill-mask", num_hidden_layers=3).save_pretrained(folder)
+        source = tokenizer_folders[CASES[name].tokenizer]
+        for file in TOKENIZER_FILES:
+            if (source / file).is_file():
+                shutil.copyfile(source / file, folder / file)
+        return folder
+
+    return save
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_run_of_two_steps_trains_a_student_of_the_teachers_class(
+    name: str, teacher_folder: TeacherFolder, tiny_recipe: Make, runs: Path
+) -> None:
+    folder = teacher_folder(name)
+    recipe = tiny_recipe(teacher={"source": str(folder)}, train={"steps": 2})
+    run, record = distill(recipe, run_name=name, resume=False)
+    assert (record.teacher.model_type, record.student.model_type) == (name, name)
+    assert record.layer_map == [0, 2]
+    steps = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    losses = [entry["loss"] for entry in steps if entry["kind"] == "train"]
+    assert len(losses) == 2
+    assert all(map(math.isfinite, losses))
+    # The teacher is evaluated too, and agrees with itself.
+    assert [h.agreement for h in record.heldout if h.model == "teacher"] == [1.0]
+
+    student = AutoModelForMaskedLM.from_pretrained(run.student)
+    assert student.config.num_hidden_layers == 2
+    text = "The export writes a graph."
+    ours, theirs = read_tokenizer(run.student), read_tokenizer(folder)
+    assert ours.encode_framed([text], 64) == theirs.encode_framed([text], 64)
+
+
+@pytest.mark.parametrize("name", ["roberta", "albert"])
+def test_a_plan_says_which_engine_runs_and_what_fewer_layers_save(
+    name: str,
+    teacher_folder: TeacherFolder,
+    tiny_recipe: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timing, "_REPEATS", 1)
+    monkeypatch.setattr(timing, "_MAX_MICRO_BATCH_S", 0.0)
+    record = plan(tiny_recipe(teacher={"source": str(teacher_folder(name))}))
+    engine = "the fast CPU engine" if name in FAST else "transformers' own forward pass"
+    assert f"the student, a {name}, runs in {engine}" in record.notes
+    shared = [note for note in record.notes if "share their weights" in note]
+    assert bool(shared) == (name == "albert")
+    is_equal = record.teacher.parameters == record.student.parameters
+    assert is_equal == (name == "albert")

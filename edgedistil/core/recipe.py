@@ -97,7 +97,8 @@ class Student(StrictSection):
     # embeddings differ from the teacher's from the first step.
     fold_segment: bool = Field(
         True,
-        description="Add the teacher's segment-A embedding to the student's position embeddings.",
+        description="Add a BERT's segment-A embedding to its DistilBERT's position embeddings; "
+        "students of other families have segments of their own.",
     )
     copy_head_transform: bool = Field(
         True, description="Copy the dense layer and LayerNorm of the teacher's MLM head."

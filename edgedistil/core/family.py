@@ -221,6 +221,7 @@ FAMILIES: dict[str, FamilyInfo] = {
         FamilyInfo(
             model_type="modernbert",
             class_prefix="ModernBert",
+            masks_queries=True,
             module_prefix="model",
             tokenizer_class="PreTrainedTokenizerFast",
             default_tokenizer="PreTrainedTokenizerFast",
@@ -333,6 +334,7 @@ FAMILIES: dict[str, FamilyInfo] = {
         FamilyInfo(
             model_type="deberta",
             class_prefix="Deberta",
+            masks_queries=True,
             module_prefix="deberta",
             tokenizer_class="DebertaTokenizer",
             default_tokenizer="DebertaTokenizer",
@@ -348,6 +350,7 @@ FAMILIES: dict[str, FamilyInfo] = {
         FamilyInfo(
             model_type="deberta-v2",
             class_prefix="DebertaV2",
+            masks_queries=True,
             module_prefix="deberta",
             tokenizer_class="DebertaV2Tokenizer",
             default_tokenizer="DebertaV2Tokenizer",

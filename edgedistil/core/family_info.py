@@ -119,6 +119,8 @@ class FamilyInfo:
         residual_norms: LayerNorms of a layer that read the sum of a residual connection.
         gated: Whether the feed-forward multiplies its activation by a second projection.
         shares_layers: Whether several layers have the same weights, as in ALBERT.
+        masks_queries: Whether the model computes other states at padding than the graph, which
+            masks keys only. No token reads them.
         options: Key of config.json → values of it that are supported; others are refused.
         missing_heads: Endings of class names that transformers does not have for the family.
         pretraining_has_mlm: Whether a `…ForPreTraining` checkpoint holds the masked-LM head.
@@ -145,6 +147,7 @@ class FamilyInfo:
     residual_norms: int = 2
     gated: bool = False
     shares_layers: bool = False
+    masks_queries: bool = False
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     missing_heads: tuple[str, ...] = ()
     pretraining_has_mlm: bool = True

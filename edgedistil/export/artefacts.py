@@ -162,7 +162,7 @@ def build_artefact(
     check_onnx_file(file)
 
     float32 = Reference(context.model, context.source.task, context.sentence)
-    reference = reference_outputs(float32, graph, context.weight_source, probes)
+    reference = reference_outputs(float32, graph, probes)
     if reference is not None:
         probes = probes.with_reference(precision, reference)
     # The record is written after the parity check, whose time is part of the artefact's.

@@ -28,6 +28,7 @@ from edgedistil.core.task import ENCODER_TASK
 from edgedistil.export.artefacts import BuiltArtefact, build_artefact, open_build, quarantine
 from edgedistil.export.ort_format import convert_to_ort
 from edgedistil.export.package import write_package
+from edgedistil.export.package_check import check_package
 from edgedistil.export.reference import make_probes
 from edgedistil.export.request import requested_precisions
 from edgedistil.export.sentence_modules import omitted_parts
@@ -88,6 +89,7 @@ def export_model(
         _write_artefact_files(folder, artefacts, options)
         passed = [(item.record, item.parity) for item in artefacts if item.parity is not None]
         _write_package(folder, run, source, passed)
+        check_package(folder, source.folder, text)
         probes.save(commits.enter_context(replacing(run.probes(source.name, source.task))))
         for artefact in artefacts:
             _write_parity(run, artefact, commits)

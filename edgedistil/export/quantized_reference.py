@@ -12,7 +12,7 @@ are read from the graph.
 from __future__ import annotations
 
 import copy
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,17 +23,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgedistil.core.family import FAMILIES
 from edgedistil.export.boundaries import at_boundaries
 from edgedistil.export.passes.edit import constant_array, formula_of, produced_by
 from edgedistil.export.passes.sentence_vector import HEAD
 from edgedistil.export.reference import Reference
 from edgedistil.export.tensor_names import all_tensors
 from edgedistil.parity.compare import reduce_outputs
-from edgedistil.parity.formula import Call, WeightSource, parse, source_names
+from edgedistil.parity.formula import Call, parse, source_names
 from edgedistil.parity.part_check import FED_OUTPUT_PREFIX, PART_PREFIX, reference_of_parts
 from edgedistil.parity.probes import ProbeBatch, Probes, ReferenceOutputs
 from edgedistil.parity.reference_error import compressed
-from edgedistil.parity.tensor_rules import WEIGHT_FUNCTIONS, stored_values
+from edgedistil.parity.tensor_rules import WEIGHT_FUNCTIONS, round_in_place, rounds_one_tensor
 
 Array = NDArray[Any]
 RoundInput = Callable[[Tensor], Tensor]
@@ -48,33 +49,37 @@ class QuantizedWeight:
     """A tensor of the model as an artefact stores it.
 
     Attributes:
-        formula: Its formula, whose outermost function is the method.
+        formulas: Its formulas, whose outermost function is the method; several if the graph stores
+            parts of it by themselves.
         round_inputs: How each product with it rounds its input, in the order of computation; empty
             if it is multiplied in float32.
     """
 
-    formula: Call
+    formulas: tuple[Call, ...]
     round_inputs: tuple[RoundInput, ...]
 
 
 def reference_outputs(
-    reference: Reference, graph: ir.Model, source: WeightSource, probes: Probes
+    reference: Reference, graph: ir.Model, probes: Probes
 ) -> ReferenceOutputs | None:
     """Runs the model with an artefact's roundings on the probes.
 
     Args:
         reference: The model and what makes sentence vectors, in float32; a copy is changed.
         graph: The artefact, with the formulas of its weights.
-        source: The model's tensors.
         probes: The inputs.
     Returns:
-        The outputs of each batch as `compressed` stores them; None if nothing is rounded.
+        The outputs of each batch as `compressed` stores them; None if nothing is rounded, or a
+        weight that is not a part of one tensor of the model.
     """
     weights = quantized_weights(graph)
     if not weights:
         return None
-    rounded = rounded_model(reference, weights, source)
-    outputs = tuple(_run_batch(rounded.reference, probes, batch) for batch in probes)
+    # A weight that a pass computed from others has no module that could hold its rounded values.
+    if not all(rounds_one_tensor(call) for weight in weights.values() for call in weight.formulas):
+        return None
+    rounded = rounded_model(reference, weights)
+    outputs = tuple(_run_batch(rounded, probes, batch) for batch in probes)
     if not rounded.is_complete():
         # MobileBERT's projection is not a call of its module, so its input cannot be rounded. The
         # layers can be compared, the outputs cannot.
@@ -88,20 +93,24 @@ def _parts_only(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 def quantized_weights(graph: ir.Model) -> dict[str, QuantizedWeight]:
     """Name of a source's tensor → how a graph stores it and rounds what it is multiplied with."""
-    formulas: dict[str, Call] = {}
+    formulas: dict[str, list[Call]] = defaultdict(list)
     for value in graph.graph.initializers.values():
         formula = formula_of(value)
         call = parse(formula) if formula is not None else None
         if call is not None and call.function in WEIGHT_FUNCTIONS:
-            (name,) = source_names(call)
-            formulas[name] = call
+            # A packed weight is stored in parts.
+            for name in source_names(call):
+                formulas[name].append(call)
     # A weight that layers share may have other ranges of its inputs in each.
     roundings: dict[str, list[RoundInput]] = {name: [] for name in formulas}
     for node in graph.graph:
         multiplied = _weight_name(node)
         if multiplied is not None:
             roundings[multiplied].append(_input_rounding(node))
-    return {name: QuantizedWeight(call, tuple(roundings[name])) for name, call in formulas.items()}
+    return {
+        name: QuantizedWeight(tuple(calls), tuple(roundings[name]))
+        for name, calls in formulas.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ class RoundedModel:
     Attributes:
         reference: The copy.
         rounds: `id` of each weight whose inputs must be rounded.
-        calls: `id` of each weight → products whose input was rounded until now.
+        calls: `id` of each weight → its products in the last forward pass.
     """
 
     reference: Reference
@@ -123,9 +132,7 @@ class RoundedModel:
         return self.rounds <= self.calls.keys()
 
 
-def rounded_model(
-    reference: Reference, weights: Mapping[str, QuantizedWeight], source: WeightSource
-) -> RoundedModel:
+def rounded_model(reference: Reference, weights: Mapping[str, QuantizedWeight]) -> RoundedModel:
     """Copies a model, rounds its weights, and rounds the inputs of linear layers when it runs."""
     # In one copy: the layers behind the pooling hold the model, too.
     rounded = copy.deepcopy(reference)
@@ -135,10 +142,11 @@ def rounded_model(
         modules += rounded.sentence.head.modules()
         head = all_tensors(rounded.sentence.head)
         parameters |= {f"{HEAD}.{name}": tensor for name, tensor in head.items()}
+    arrays = {name: tensor.detach().numpy() for name, tensor in parameters.items()}
     roundings: dict[int, tuple[RoundInput, ...]] = {}
     for name, weight in weights.items():
-        values = stored_values(weight.formula, source)
-        parameters[name].data.copy_(torch.from_numpy(values))
+        for formula in weight.formulas:
+            round_in_place(formula, arrays)
         if weight.round_inputs:
             roundings[id(parameters[name])] = weight.round_inputs
 
@@ -146,9 +154,12 @@ def rounded_model(
 
     def round_inputs(module: nn.Module, inputs: Any) -> Any:
         weight = id(module.weight)
-        round_input = roundings[weight][calls[weight] % len(roundings[weight])]
+        index = calls[weight]
         calls[weight] += 1
-        return (round_input(inputs[0]), *inputs[1:])
+        # DeBERTa also projects its vectors of distances, which a session does in float32.
+        if index >= len(roundings[weight]):
+            return inputs
+        return (roundings[weight][index](inputs[0]), *inputs[1:])
 
     for module in modules:
         # Also a tied projection, whose weight is the embedding's own.
@@ -157,10 +168,13 @@ def rounded_model(
     return RoundedModel(rounded, frozenset(roundings), calls)
 
 
-def _run_batch(reference: Reference, probes: Probes, batch: ProbeBatch) -> dict[str, Array]:
+def _run_batch(rounded: RoundedModel, probes: Probes, batch: ProbeBatch) -> dict[str, Array]:
     """Outputs of a batch; with its hidden states also what each part adds to exact inputs."""
-    arrays = _run(reference, batch)
-    if batch.full_hidden_KBLD is None:
+    arrays = _run(rounded, batch)
+    family = FAMILIES[rounded.reference.model.config.model_type]
+    # Values at padding are not the model's, but a range over all values includes them.
+    other_padding = family.masks_queries and not batch.attention_mask_BL.all()
+    if batch.full_hidden_KBLD is None or other_padding:
         return arrays
     exact = dict(zip(probes.boundaries, batch.full_hidden_KBLD, strict=True))
     own: list[tuple[str, Array]] = []
@@ -169,14 +183,15 @@ def _run_batch(reference: Reference, probes: Probes, batch: ProbeBatch) -> dict[
         own.append((part, computed.numpy()))
         return torch.from_numpy(exact[part])
 
-    with at_boundaries(reference.model, feed_exact):
-        outputs = _run(reference, batch)
+    with at_boundaries(rounded.reference.model, feed_exact):
+        outputs = _run(rounded, batch)
     arrays |= {FED_OUTPUT_PREFIX + name: array for name, array in outputs.items()}
     return arrays | reference_of_parts(own, batch.attention_mask_BL == 1)
 
 
-def _run(reference: Reference, batch: ProbeBatch) -> dict[str, Array]:
-    rows = reduce_outputs(batch, reference.run(batch.feeds()))
+def _run(rounded: RoundedModel, batch: ProbeBatch) -> dict[str, Array]:
+    rounded.calls.clear()
+    rows = reduce_outputs(batch, rounded.reference.run(batch.feeds()))
     return {name: compressed(rows[name]) for name in batch.outputs}
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistil.core.errors import ModelError
-from edgedistil.parity.formula import Call, WeightSource, array_sha256, evaluate
+from edgedistil.parity.formula import (
+    Call,
+    WeightSource,
+    array_sha256,
+    evaluate,
+    source_names,
+)
 
 Array = NDArray[Any]
 
@@ -93,22 +98,32 @@ def _check_int8_scale(array: Array, weight: Array, *, axis: int | None, largest:
     return _check_equal(array, flat, exact=False)
 
 
-def stored_values(formula: Call, source: WeightSource) -> NDArray[np.float32]:
-    """Values of a source's tensor after the rounding of its formula, in the tensor's own layout.
+def round_in_place(formula: Call, tensors: Mapping[str, Array]) -> None:
+    """Rounds the part of a model's tensors that an artefact stores under a formula.
 
-    Raises:
-        ModelError: The formula cannot be evaluated, or is not of a rounded weight.
+    Args:
+        formula: Outermost, how the weight is rounded; `rounds_one_tensor`.
+        tensors: Name → array of the model, contiguous; changed.
     """
     weight = formula.arguments[0]
-    array = evaluate(weight, source)
-    rounded = _ROUNDED[formula.function](array, **formula.settings)
-    # Kernels read weights transposed; PyTorch's module does not.
-    transposes = 0
-    while weight.function == "transpose":
-        weight, transposes = weight.arguments[0], transposes + 1
-    if weight.function != "source":
-        raise ModelError(f"a weight made by '{weight.function}' is not one tensor of the model")
-    return np.ascontiguousarray(rounded.T if transposes % 2 else rounded)
+    (name,) = source_names(weight)
+    array = tensors[name]
+    # The formula moves the places of the values as it moves the values themselves.
+    places = np.arange(array.size).reshape(array.shape)
+    moved = evaluate(weight, WeightSource({name: places}, frozenset(), {}))
+    values = array.reshape(-1)
+    values[moved] = _ROUNDED[formula.function](values[moved], **formula.settings)
+
+
+def rounds_one_tensor(formula: Call) -> bool:
+    """Whether a rounded weight is a part of one tensor, in any order."""
+    weight = formula.arguments[0]
+    return len(source_names(weight)) == 1 and _only_moves(weight)
+
+
+def _only_moves(formula: Call) -> bool:
+    nested = [argument for argument in formula.arguments if isinstance(argument, Call)]
+    return formula.function in _EXACT and all(map(_only_moves, nested))
 
 
 def _half_values(weight: Array) -> Array:

@@ -24,7 +24,6 @@ from edgedistil.export.quantized_reference import (
 from edgedistil.export.reference import Reference, make_probes
 from edgedistil.export.storage import save_graph
 from edgedistil.export.trace import trace_model
-from edgedistil.export.weight_source import read_weight_source
 from edgedistil.parity.gate import check_artefact, list_failures
 from edgedistil.parity.part_check import check_parts
 from edgedistil.parity.probes import Probes
@@ -52,9 +51,7 @@ def save(
     run_standard_passes(graph, source.config)
     convert(graph, precision)
     save_graph(graph, path, external=False)
-    reference = reference_outputs(
-        Reference(source, task, None), graph, read_weight_source(source, task), probes
-    )
+    reference = reference_outputs(Reference(source, task, None), graph, probes)
     assert reference is not None
     return probes.with_reference(precision, reference)
 
@@ -134,10 +131,9 @@ def test_float32_rounds_nothing(tokenizer: TextTokenizer, text: list[str]) -> No
     probes = make_probes(source, tokenizer, "feature-extraction", text, seed=5)
     graph = trace_model(source, task="feature-extraction")
     run_standard_passes(graph, source.config)
-    weights = read_weight_source(source, "feature-extraction")
     reference = Reference(source, "feature-extraction", None)
-    assert reference_outputs(reference, graph, weights, probes) is None
-    rounded = rounded_model(reference, {}, weights)
+    assert reference_outputs(reference, graph, probes) is None
+    rounded = rounded_model(reference, {})
     assert rounded.is_complete()
 
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgedistil.parity.formula import LITERAL_UP_TO_VALUES, META, Formula, literal
+from edgedistil.parity.instrument import boundary_tensor
 
 CONTRIB = "com.microsoft"  # domain of onnxruntime's own operators
 
@@ -136,11 +137,15 @@ def formula_of(value: ir.Value) -> Formula | None:
 
 
 def replace_value(old: ir.Value, new: ir.Value) -> None:
-    """Makes all readers of `old` read `new`; a graph output keeps its name."""
+    """Makes all readers of `old` read `new`; outputs and boundaries of parts keep their names."""
     if old.is_graph_output():
         graph = old.graph
         assert graph is not None
         replace_output(graph, old, new, old_name=f"{old.name}/replaced")
+    elif (old.name or "").startswith(boundary_tensor("")):
+        # A part is known by the name of its last tensor, also when another node computes it.
+        name, old.name = old.name, f"{old.name}/replaced"
+        new.name = name
     old.replace_all_uses_with(new)
 
 

@@ -352,6 +352,7 @@ _NO_MEMORY = (
     "bad_alloc",
     "bad allocation",
     "create a primitive",
+    "failed to map segment",
 )
 
 
@@ -410,10 +411,22 @@ def _fail_unexpected(error: Exception) -> NoReturn:
     if isinstance(error, MemoryError) or any(part in reason.lower() for part in _NO_MEMORY):
         hint = "close other programs, or use smaller batches, fewer jobs or shorter texts"
         _fail(f"error: out of memory: {reason or type(error).__name__}\n  {hint}", 1)
+    if _is_library_damaged(error):
+        hint = "memory is short, or the package is damaged: close other programs, or reinstall it"
+        _fail(f"error: cannot load a library: {reason}\n  {hint}", 1)
     if isinstance(error, OSError) and error.strerror:
         file = f": {error.filename}" if error.filename is not None else ""
         _fail(f"error: {error.strerror}{file}", 1)
     raise error
+
+
+def _is_library_damaged(error: Exception) -> bool:
+    """Whether a compiled library cannot be loaded, or a library's source cannot be parsed."""
+    if isinstance(error, ImportError):
+        return ".so" in str(error)
+    # Short of memory, Python's parser reports errors in sound files. Ours are bugs.
+    is_ours = Path(__file__).parent in Path(getattr(error, "filename", None) or "").parents
+    return isinstance(error, SyntaxError) and not is_ours
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -290,6 +290,17 @@ FAILURES = {
         1,
         "error: No space left on device: /tmp/x",
     ),
+    "ImportError('/x/libtorch.so: failed to map segment from shared object')": (
+        1,
+        "error: out of memory: /x/libtorch.so",
+    ),
+    "ImportError('/x/y.so: cannot open shared object file')": (
+        1,
+        "error: cannot load a library: /x/y.so",
+    ),
+    "SyntaxError('expected', ('/x/library.py', 1, 1, 'x'))": (1, "error: cannot load a library"),
+    "SyntaxError('expected', (cli.__file__, 1, 1, 'x'))": (1, "SyntaxError: expected"),
+    "ImportError('cannot import name x')": (1, "ImportError: cannot import name x"),
     "EOFError('cut file')": (1, "EOFError: cut file"),
     "ZeroDivisionError('a fault of ours')": (1, "ZeroDivisionError: a fault of ours"),
 }

@@ -368,7 +368,8 @@ def read_json(path: Path, *, hint: str | None = None) -> Any:
         StorageError: The file is missing, too large, or not valid JSON.
     """
     try:
-        return json.loads(read_regular(path, limit_bytes=_JSON_LIMIT_BYTES).decode("utf-8"))
+        text = read_regular(path, limit_bytes=_JSON_LIMIT_BYTES).decode("utf-8")
+        return json.loads(text, parse_constant=_refuse_constant)
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
     # Python's parser raises a RecursionError for deep nesting.
@@ -376,6 +377,11 @@ def read_json(path: Path, *, hint: str | None = None) -> Any:
         raise StorageError(
             f"cannot read {path}: it is not valid JSON ({error})", hint=hint
         ) from error
+
+
+def _refuse_constant(name: str) -> Any:
+    """Raises ValueError for NaN and infinities, which Python's parser takes and JSON lacks."""
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def read_json_object(path: Path, *, hint: str | None = None) -> dict[str, Any]:

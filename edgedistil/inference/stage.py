@@ -27,17 +27,9 @@ _DIGITS = 9
 
 
 def texts_of_arguments(arguments: Sequence[str]) -> Sequence[str] | Path:
-    """Returns the texts of a command line; a single argument that is a file is a path.
-
-    Raises:
-        InputError: A text is not UTF-8.
-    """
+    """Returns the texts of a command line; a single argument that is a file is a path."""
     if len(arguments) == 1 and _is_file(Path(arguments[0])):
         return Path(arguments[0])
-    for number, text in enumerate(arguments, start=1):
-        # Python passes bytes that are not UTF-8 as lone surrogates, which no tokenizer takes.
-        if not text.isascii() and text != text.encode("utf-8", "replace").decode():
-            raise InputError(f"text {number} of the command line is not UTF-8: {echo(text)}")
     return list(arguments)
 
 

@@ -30,11 +30,6 @@ def test_what_no_file_is_called_is_a_text(text: str) -> None:
     assert texts_of_arguments([text]) == [text]
 
 
-def test_a_word_that_is_not_utf8_is_refused() -> None:
-    with pytest.raises(InputError, match="text 2 of the command line is not UTF-8"):
-        texts_of_arguments(["a", os.fsdecode(b"b\xff")])
-
-
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     path = texts_of_arguments([str(tmp_path / "pipe")])

@@ -26,6 +26,7 @@ from edgedistil.core.replacement import (
     replace,
     without_scratch,
 )
+from edgedistil.core.strict_json import parse_json
 
 # Name that means the run which `distill` or `export` finished last; a file of this name holds that
 # run's name.
@@ -369,19 +370,13 @@ def read_json(path: Path, *, hint: str | None = None) -> Any:
     """
     try:
         text = read_regular(path, limit_bytes=_JSON_LIMIT_BYTES).decode("utf-8")
-        return json.loads(text, parse_constant=_refuse_constant)
+        return parse_json(text)
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
-    # Python's parser raises a RecursionError for deep nesting.
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise StorageError(
             f"cannot read {path}: it is not valid JSON ({error})", hint=hint
         ) from error
-
-
-def _refuse_constant(name: str) -> Any:
-    """Raises ValueError for NaN and infinities, which Python's parser takes and JSON lacks."""
-    raise ValueError(f"{name} is not a JSON value")
 
 
 def read_json_object(path: Path, *, hint: str | None = None) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgedistil.core.family import FAMILIES
-from edgedistil.export.passes.boundaries import is_boundary
 from edgedistil.export.passes.edit import (
     constant_array,
     formula_of,
@@ -64,13 +63,8 @@ class Linear:
         return x
 
     def replace_by(self, output: ir.Value) -> None:
-        """Makes all readers of the layer's output read another value, under its name."""
-        old = self.last.outputs[0]
-        replace_value(old, output)
-        # Where the encoder is divided, the tensor's name is known (`passes.boundaries`).
-        if is_boundary(old):
-            name, old.name = old.name, f"{old.name}/replaced"
-            output.name = name
+        """Gives the readers of the layer's output another one."""
+        replace_value(self.last.outputs[0], output)
 
     @property
     def tied(self) -> bool:

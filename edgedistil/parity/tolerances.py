@@ -228,7 +228,11 @@ TOLERANCES: dict[str, list[Tolerance]] = {
             0.95,
             "measured: 0.9919 and 0.9750, three times the error of int8",
         ),
-        _at_least("cosine_min", 0.7, _ONE_BROKEN_POSITION),
+        _at_least(
+            "cosine_min",
+            0.5,
+            "a broken position is near 0; the worst of a random model of 32 numbers is 0.55",
+        ),
     ],
 }
 

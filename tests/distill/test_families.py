@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -9,16 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForMaskedLM
 
 from edgedistil.core.family import TEACHER_FAMILIES
-from edgedistil.core.recipe import Recipe
+from edgedistil.core.recipe import Loss, Recipe
 from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.core.tokenizer_files import TOKENIZER_FILES
+from edgedistil.distill.objective import Objective
 from edgedistil.distill.plan import timing
 from edgedistil.distill.plan.plan import plan
+from edgedistil.distill.plan.timing import RandomBatches
 from edgedistil.distill.stage import distill
-from tests.export.families.conftest import CASES, make_model
+from edgedistil.models.fast.encoder import freeze_teacher
+from edgedistil.models.student import StudentOptions, make_student
+from tests.export.families.conftest import CASES, VOCABULARY, make_model
 
 FAMILIES = [name for name in TEACHER_FAMILIES if name != "bert"]
 FAST = {"distilbert", "ernie", "roberta", "xlm-roberta", "camembert", "electra"}
@@ -63,6 +69,23 @@ def test_a_run_of_two_steps_trains_a_student_of_the_teachers_class(
     text = "The export writes a graph."
     ours, theirs = read_tokenizer(run.student), read_tokenizer(folder)
     assert ours.encode_framed([text], 64) == theirs.encode_framed([text], 64)
+
+
+@pytest.mark.parametrize("name", TEACHER_FAMILIES)
+def test_the_loss_in_16_bits_is_that_of_float32(name: str) -> None:
+    teacher = make_model(CASES[name], "fill-mask").requires_grad_(True)
+    student = make_student(teacher, layer_map=[0, 1], options=StudentOptions(dropout=0.0))
+    batch = RandomBatches(31, VOCABULARY, 0.15, torch.device("cpu")).draw(3)
+    losses = []
+    for dtype in (torch.float32, torch.bfloat16):
+        frozen = freeze_teacher(copy.deepcopy(teacher), dtype=dtype)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32):
+            total, _ = Objective(student, frozen, Loss())(batch, batch.counts)
+        total.backward()
+        losses.append(float(total.detach()))
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    gradients = [p.grad for p in student.parameters() if p.grad is not None]
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
 @pytest.mark.parametrize("name", ["roberta", "albert"])

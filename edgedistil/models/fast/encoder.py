@@ -73,9 +73,7 @@ def encode(
     """
     # Other encoders compute as transformers wrote them.
     if not fits(model):
-        outputs = model.base_model(input_ids=input_ids_BL, attention_mask=attention_mask_BL)
-        states: Tensor = outputs.last_hidden_state
-        return states
+        return _encode_plainly(model, input_ids_BL, attention_mask_BL)
     words_BLE = model.get_input_embeddings()(input_ids_BL)
     return _encode(model, words_BLE, attention_mask_BL)
 
@@ -136,6 +134,21 @@ class _TiedEmbedding(torch.autograd.Function):
         # Adding in place is safe: the projection computed this gradient for us alone.
         total_VD = grad_VD.contiguous()
         return total_VD.index_add_(0, ids_BL.flatten(), grad_BLD.flatten(0, 1)), None, None
+
+
+def _encode_plainly(
+    model: PreTrainedModel, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
+) -> Tensor:
+    # Under autocast DeBERTa fills scores in 16 bits with float32's lowest number, which overflows:
+    # it computes in the dtype of its weights.
+    is_deberta = FAMILIES[model.config.model_type].positions == "disentangled"
+    device_type = input_ids_BL.device.type
+    autocast = torch.is_autocast_enabled(device_type) and not is_deberta
+    dtype = torch.get_autocast_dtype(device_type)
+    with torch.autocast(device_type, dtype=dtype, enabled=autocast):
+        outputs = model.base_model(input_ids=input_ids_BL, attention_mask=attention_mask_BL)
+    states: Tensor = outputs.last_hidden_state
+    return states
 
 
 def _encode(model: PreTrainedModel, words_BLE: Tensor, attention_mask_BL: Tensor | None) -> Tensor:

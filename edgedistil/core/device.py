@@ -102,8 +102,8 @@ class MacsPerCycle(StrictSection):
     fp32: Figure = Field(description="Multiply-adds in float32.")
     int8: Figure | None = Field(
         None,
-        description="Multiply-adds of int8 products, with widening; absent where they follow from "
-        "fp32's and the instruction set.",
+        description="Multiply-adds of int8 products; absent where fp32 and instruction set imply "
+        "them.",
     )
     fp16: Figure | None = Field(None, description="Multiply-adds in float16.")
 

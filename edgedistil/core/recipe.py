@@ -97,8 +97,7 @@ class Student(StrictSection):
     # embeddings differ from the teacher's from the first step.
     fold_segment: bool = Field(
         True,
-        description="Add a BERT's segment-A embedding to its DistilBERT's position embeddings; "
-        "students of other families have segments of their own.",
+        description="Add a BERT's segment-A embedding to its DistilBERT's position embeddings.",
     )
     copy_head_transform: bool = Field(
         True, description="Copy the dense layer and LayerNorm of the teacher's MLM head."
@@ -253,7 +252,7 @@ class Train(StrictSection):
     clip: float = Field(5.0, gt=0, description="Largest gradient norm; larger ones are scaled.")
     compile: bool = Field(False, description="Compile the student with torch.compile.")
     # The most work that a crash can lose.
-    checkpoint_minutes: float = Field(10.0, ge=1e-4, description="Minutes between checkpoints.")
+    checkpoint_minutes: float = Field(10.0, ge=1e-9, description="Minutes between checkpoints.")
     # Two, so that a corrupt newest checkpoint does not end the run.
     keep_checkpoints: Positive = Field(2, description="Newest checkpoints that are not deleted.")
     # A number of evaluations rather than of steps by default, so that it suits any length.

@@ -1,7 +1,7 @@
 """Layers with rotary positions and distances against BERT's, and the memory of long texts.
 
     python benchmarks/new_attention.py [--layers 3] [--rounds 60]
-    python benchmarks/new_attention.py --layers 1 --rounds 2      a quick try; its figures mean little
+    python benchmarks/new_attention.py --layers 1 --rounds 2      a quick try, not a figure
 
 Every model has BERT-base's width and as many multiply-adds a layer (a gated feed-forward of 2,048),
 random weights, and a vocabulary of 1,000. Calls are in turns, on one thread; compared is the

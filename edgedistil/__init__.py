@@ -211,7 +211,10 @@ def embed(
     """
     from edgedistil.inference import stage
 
-    return stage.embed(_open_run(run), texts, options or EmbedOptions())
+    options = options or EmbedOptions()
+    # An export folder says everything; it may lie outside of any run.
+    opened = None if stage.is_export_folder(options.model) else _open_run(run)
+    return stage.embed(opened, texts, options)
 
 
 def report(run: RunDir | str = "latest", *, against: RunDir | str | None = None) -> Path:

@@ -42,11 +42,18 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def embed(run: RunDir, texts: Sequence[str] | Path, options: EmbedOptions) -> tuple[int, int]:
+def is_export_folder(model: str | None) -> bool:
+    """Returns whether --model is an export folder rather than the name of a model of the run."""
+    return model is not None and (user_path(model) / "onnx").is_dir()
+
+
+def embed(
+    run: RunDir | None, texts: Sequence[str] | Path, options: EmbedOptions
+) -> tuple[int, int]:
     """Writes the vectors of texts to a .npy file or to standard output.
 
     Args:
-        run: The run.
+        run: The run; None if `options.model` is an export folder.
         texts: The texts, or a UTF-8 file with one text a line.
         options: Output file, encoder, precision and side.
     Returns:
@@ -69,10 +76,10 @@ def embed(run: RunDir, texts: Sequence[str] | Path, options: EmbedOptions) -> tu
     return count, encoder.dimension
 
 
-def _export_folder(run: RunDir, model: str | None) -> Path:
+def _export_folder(run: RunDir | None, model: str | None) -> Path:
     """Folder of the encoder: a path, a model of the run, or the run's student."""
-    if model is not None and (user_path(model) / "onnx").is_dir():
-        return Path(model)
+    if run is None or is_export_folder(model):
+        return user_path(model or "")
     suffix = f"-{ENCODER_TASK}"
     folders = {path.name.removesuffix(suffix): path for path in run.exports.glob(f"*{suffix}")}
     if model is None and len(folders) == 1:

@@ -183,6 +183,15 @@ def test_embed_writes_the_vectors_of_a_file(
     assert np.abs(np.load(out) - edgedistil.Encoder(folder).embed(TEXTS)).max() > 1e-3
 
 
+def test_an_export_folder_needs_no_run(
+    source: Path, run: RunDir, text: list[str], tmp_path: Path, runs: Path
+) -> None:
+    folder = export(source, run, text)
+    assert not runs.exists() or not any(runs.iterdir())
+    options = edgedistil.EmbedOptions(out=tmp_path / "x.npy", model=str(folder))
+    assert edgedistil.embed(["ban"], options=options) == (1, 24)
+
+
 def test_embed_prints_a_list_for_each_text(
     source: Path, run: RunDir, text: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

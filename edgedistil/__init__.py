@@ -212,7 +212,7 @@ def embed(
     from edgedistil.inference import stage
 
     options = options or EmbedOptions()
-    # An export folder says everything; it may lie outside of any run.
+    # An export folder says everything; it may be outside of any run.
     opened = None if stage.is_export_folder(options.model) else _open_run(run)
     return stage.embed(opened, texts, options)
 

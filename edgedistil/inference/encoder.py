@@ -16,7 +16,7 @@ from edgedistil.core.family import FAMILIES
 from edgedistil.core.sentence_vector import SentenceVector, read_sentence_vector
 from edgedistil.core.task import ENCODER_TASK, SENTENCE_OUTPUT
 from edgedistil.inference.batching import Framed, batch_indices, pad_batch
-from edgedistil.inference.exported_model import open_exported
+from edgedistil.inference.exported_model import ExportedModel, open_exported
 
 Vectors = NDArray[np.float32]
 Side = Literal["query", "document"]
@@ -25,6 +25,17 @@ Side = Literal["query", "document"]
 BATCH_TOKENS = 4096
 # Texts whose tokens are in memory at once.
 _WINDOW = 4096
+
+
+def _hidden_size(model: ExportedModel) -> int:
+    """Width of a model's states; raises ModelError if config.json does not say."""
+    try:
+        return FAMILIES[model.config["model_type"]].hidden(model.config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{model.folder / 'config.json'} is corrupt: it has no known model_type and sizes",
+            hint="run edgedistil export again: it replaces the folder",
+        ) from error
 
 
 class Encoder:
@@ -66,8 +77,7 @@ class Encoder:
                 "its source does not say how it pools",
                 hint="export a sentence-transformers folder, which has modules.json",
             )
-        config = self._model.config
-        hidden = FAMILIES[config["model_type"]].hidden(config)
+        hidden = _hidden_size(self._model)
         self.vector: SentenceVector = read_sentence_vector(Path(folder), hidden=hidden)
         self._batch_tokens = batch_tokens
         self._max_length = min(max_length or self._model.max_length, self._model.max_length)

@@ -64,10 +64,13 @@ class ExportedModel:
             ids, mask, type_ids: Token ids, attention mask and token types, (B, L).
         Returns:
             Output name → values.
+        Raises:
+            ModelError: The graph cannot be run.
         """
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": type_ids}
         used = {name: array for name, array in feeds.items() if name in self.input_names}
-        values = self.session.run(list(self.output_names), used)
+        with library_errors(f"cannot run the graph in {self.folder}", hint=_DAMAGED_HINT):
+            values = self.session.run(list(self.output_names), used)
         return dict(zip(self.output_names, values, strict=True))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -14,6 +16,7 @@ from tests.stress.__main__ import GROUPS
 from tests.stress.case import Case, Outcome
 from tests.stress.files import DAMAGES
 from tests.stress.judge import problems
+from tests.stress.kills import COMMANDS
 from tests.stress.page import tables
 from tests.stress.world import ROOT, World
 
@@ -76,6 +79,16 @@ def test_damage_is_damage(name: str) -> None:
 
 
 # --- the page ------------------------------------------------------------------------------------
+
+
+def test_the_tables_of_the_page_are_those_of_the_counts() -> None:
+    page = (ROOT / "docs" / "robustness.md").read_text()
+    (name,) = set(re.findall(r"benchmarks/results/(stress-[0-9-]+\.json)", page))
+    run = json.loads((ROOT / "benchmarks" / "results" / name).read_text())
+    assert tables(run) in page
+    assert f"seed {run['seed']}, commit {run['commit']}" in page
+    assert set(run["groups"]) == set(GROUPS)
+    assert set(run["kills"]) == {command.name for command in COMMANDS}
 
 
 def test_a_table_counts_problems_by_column() -> None:

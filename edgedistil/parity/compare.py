@@ -12,7 +12,7 @@ each label (logit above or below 0), or a value for each output.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
 from edgedistil.core.precision import Precision
-from edgedistil.core.records import NotMeasured, ParityFigures
+from edgedistil.core.records import NotMeasured, ParityFigures, ReferencePart
 from edgedistil.core.task import TASKS
 from edgedistil.parity.probes import ProbeBatch, Probes
 from edgedistil.parity.reference_error import squared_errors
@@ -45,11 +45,13 @@ class Comparison:
         overall: Over all probes.
         by_length: By padded length.
         largest_output: Largest absolute value among PyTorch's outputs.
+        parts: Each part against PyTorch with the same roundings, if it was compared.
     """
 
     overall: ParityFigures
     by_length: list[ParityFigures]
     largest_output: float = 0.0
+    parts: list[ReferencePart] = field(default_factory=list)
 
 
 def compare(

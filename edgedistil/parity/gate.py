@@ -8,6 +8,7 @@ computed elsewhere (a board, an emulator) go through `judge` with the same toler
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ def check_artefact(
     label = f"parity check: {model} {task} {precision}"
     outputs = _reduced_outputs(run_model, probes, label=label)
     comparison = compare(probes, outputs, precision=precision)
+    # Another runtime computes outputs only; its parts cannot be fed.
+    if run is None and precision in probes.references:
+        parts = check_parts(model_file, probes, precision)
+        comparison = replace(comparison, parts=parts)
     record = judge(
         comparison,
         precision=precision,
@@ -88,14 +93,10 @@ def check_artefact(
         artefact_sha256=artefact_sha256(model_file),
         runtime=f"onnxruntime {ort.__version__}",
     )
-    update: dict[str, Any] = {}
-    # Another runtime computes outputs only; its parts cannot be fed.
-    if run is None and precision in probes.references:
-        update["parts"] = check_parts(model_file, probes, precision)
-    if source is not None:
-        update["certificate"] = certify(model_file, source)
-    checked = record.model_copy(update=update)
-    return checked.model_copy(update={"passed": not list_failures(checked)})
+    if source is None:
+        return record
+    certified = record.model_copy(update={"certificate": certify(model_file, source)})
+    return certified.model_copy(update={"passed": not list_failures(certified)})
 
 
 def judge(
@@ -130,14 +131,17 @@ def judge(
     task_info = find_task(task)
     if task_info is None:
         raise ModelError(f"unknown task '{task}', expected one of {', '.join(TASKS)}")
-    tolerances = tolerances_for(precision, task_info.name, regression=regression)
+    parts = comparison.parts
+    tolerances = tolerances_for(
+        precision, task_info.name, regression=regression, by_parts=bool(parts)
+    )
     # All of them, also after a failure: the message lists every tolerance that does not hold.
     results = [
         check_tolerance(scaled(tolerance, comparison.largest_output), overall)
         for tolerance in tolerances
     ]
     results += _check_reference(comparison, precision)
-    return ParityRecord(
+    record = ParityRecord(
         model=model,
         task=task,
         precision=precision,
@@ -148,9 +152,10 @@ def judge(
         overall=overall,
         by_length=comparison.by_length,
         results=results,
-        passed=all(result.holds for result in results),
+        passed=all(result.holds for result in results) and not wrong_parts(parts),
         provenance=provenance(),
     )
+    return record.model_copy(update={"parts": list(parts)}) if parts else record
 
 
 def _check_reference(comparison: Comparison, precision: Precision) -> list[ToleranceResult]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgedistil.core.errors import CorpusError, InputError
 from edgedistil.core.options import ProfileOptions
+from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
 from edgedistil.profiling.encoder import InputShape, TextEncoder
 from edgedistil.profiling.pairs import sentence_pairs
 
@@ -140,7 +141,17 @@ def build_workload(
     for number, feeds in enumerate(encoder.pairs(sentences)):
         pair_keys.append(f"pair.{number}")
         inputs[pair_keys[-1]] = feeds
+    _warn_of_unknown_tokens(encoder, inputs, source)
     return Workload(inputs, keys_by_length, pair_keys, source, pair_keys[:claim_pairs])
+
+
+def _warn_of_unknown_tokens(
+    encoder: TextEncoder, inputs: dict[str, dict[str, Any]], source: str
+) -> None:
+    unknown_id = encoder.tokenizer.token_id("unk")
+    ids = np.concatenate([feeds["input_ids"].ravel() for feeds in inputs.values()])
+    if unknown_id is not None:
+        warn_of_unknown_tokens(int((ids == unknown_id).sum()), ids.size, text=source)
 
 
 def _most_pairs(shape: InputShape) -> int:

@@ -23,8 +23,8 @@ from edgedistil.runtime.protocol import RUNNER
 def small_workload(run: RunDir, **changes: Any) -> Workload:
     lines = run.heldout_text.read_text(encoding="utf-8").splitlines()
     tokenizer = run.export("student", "feature-extraction")
-    options: dict[str, Any] = {"source": "test", "lengths": [7, 29], "pairs": 13}
-    return build_workload(tokenizer, lines, **{**options, **changes})
+    options = {"lines": lines, "source": "test", "lengths": [7, 29], "pairs": 13, **changes}
+    return build_workload(tokenizer, **options)
 
 
 def test_lengths_are_exact_with_special_tokens(exported: RunDir) -> None:
@@ -46,6 +46,16 @@ def test_pairs_have_segments_and_no_padding(exported: RunDir) -> None:
         types = workload.inputs[key]["token_type_ids"][0].tolist()
         assert set(types) == {0, 1} and types == sorted(types)
         assert workload.inputs[key]["attention_mask"].all()
+
+
+def test_text_that_the_vocabulary_lacks_is_warned_of(
+    exported: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_workload(exported, source="English")
+    assert "unknown" not in capsys.readouterr().err
+    small_workload(exported, lines=["日本語 の 文章 です"] * 40, source="Japanese")
+    message = " ".join(capsys.readouterr().err.split())
+    assert "of the tokens of Japanese are unknown to the model's vocabulary" in message
 
 
 def test_the_same_seed_gives_the_same_ids(exported: RunDir) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgedistil.core.contract import Contract, read_contract
 from edgedistil.core.errors import StorageError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.records import (
@@ -17,18 +18,8 @@ from edgedistil.core.records import (
     ProfileRow,
     read_record,
 )
-from edgedistil.core.rundir import RunDir, read_json, read_json_object
-from edgedistil.core.task import TASKS, TaskInfo
+from edgedistil.core.rundir import RunDir, read_json_object
 
-# Pooling mode of sentence-transformers → words.
-_POOLING_WORDS = {
-    "mean": "mean of the attended positions",
-    "cls": "first token",
-    "max": "maximum over the attended positions",
-    "lasttoken": "last attended token",
-    "mean_sqrt_len": "sum of the attended positions over the root of their number",
-    "weightedmean": "mean weighted by position",
-}
 _EXPORT_AGAIN = "run edgedistil export again: it replaces the folder"
 
 
@@ -39,29 +30,25 @@ class CardInputs:
     Attributes:
         folder_name: Name of the folder, as the examples load it.
         title: Title of the card.
-        task: What the model computes.
+        contract: Task, tokenizer, labels and sentence vector of the folder.
         licence: Licence of the source model; None if it names none.
         command: Command line that creates the folder again.
         config: config.json of the folder.
-        max_length: Tokens that the tokenizer truncates to.
         exports: Records of the folder's artefacts.
         parities: Their parity; empty if they were not compared.
         rows: Profile rows of these artefacts; empty before anything was profiled.
-        sentence_vector: Steps from hidden states to a sentence vector; empty for other tasks.
         omitted: Parts of the source that the folder does not contain.
     """
 
     folder_name: str
     title: str
-    task: TaskInfo
+    contract: Contract
     licence: str | None
     command: str
     config: Mapping[str, Any]
-    max_length: int
     exports: Sequence[ExportRecord]
     parities: Sequence[ParityRecord]
     rows: Sequence[ProfileRow] = ()
-    sentence_vector: str = ""
     omitted: Sequence[str] = ()
 
 
@@ -105,25 +92,20 @@ def read_folder_inputs(
     Raises:
         StorageError: A file of the folder is corrupt.
     """
-    config, max_length = _read_config(folder), _read_max_length(folder)
+    config, contract = _read_config(folder), read_contract(folder)
     path = folder / "provenance.json"
     with _shape_errors(path):
         provenance = read_json_object(path, hint=_EXPORT_AGAIN)
-        task = TASKS[provenance["task"]]
         return CardInputs(
             folder_name=folder.name,
             title=str(provenance["model"]),
-            task=task,
+            contract=contract,
             licence=provenance["licence"],
             command=str(provenance["command"]),
             config=config,
-            max_length=max_length,
             exports=exports,
             parities=parities,
             rows=rows,
-            sentence_vector=_read_sentence_vector(
-                folder, is_guess=bool(provenance["pooling_is_guess"])
-            ),
             omitted=[str(part) for part in provenance["omitted"]],
         )
 
@@ -158,52 +140,3 @@ def describe_model(config: Mapping[str, Any]) -> tuple[str, str]:
         f"vocabulary of {config['vocab_size']:,} tokens"
     )
     return str(config["architectures"][0]), sizes
-
-
-def _read_max_length(folder: Path) -> int:
-    path = folder / "tokenizer_config.json"
-    config = read_json_object(path, hint=_EXPORT_AGAIN)
-    with _shape_errors(path):
-        return int(config["model_max_length"])
-
-
-def _read_sentence_vector(folder: Path, *, is_guess: bool) -> str:
-    """Describes the modules of a package in words; empty if it has none."""
-    path = folder / "modules.json"
-    if not path.is_file():
-        return ""
-    steps = []
-    for name, module_folder in _read_modules(path):
-        if name == "Pooling":
-            steps.append(_read_pooling(module_folder / "config.json"))
-        elif name != "Transformer":
-            steps.append(name)
-    guess = " (a guess: the source does not say how it pools)" if is_guess else ""
-    return " → ".join(steps) + guess
-
-
-def _read_modules(path: Path) -> list[tuple[str, Path]]:
-    """Class name and folder of each module that modules.json lists."""
-    with _shape_errors(path):
-        return [
-            (str(module["type"]).rpartition(".")[2], path.parent / str(module["path"]))
-            for module in read_json(path, hint=_EXPORT_AGAIN)
-        ]
-
-
-def _read_pooling(path: Path) -> str:
-    with _shape_errors(path):
-        return _pooling_in_words(read_json_object(path, hint=_EXPORT_AGAIN))
-
-
-def _pooling_in_words(config: Mapping[str, Any]) -> str:
-    # Older files have a switch for each mode, newer ones name the mode.
-    modes = [
-        key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-        for key, value in config.items()
-        if key.startswith("pooling_mode_") and value is True
-    ]
-    if not modes:
-        mode = config.get("pooling_mode", "mean")
-        modes = [mode] if isinstance(mode, str) else [str(item) for item in mode]
-    return " and ".join(_POOLING_WORDS.get(mode, f"pooling '{mode}'") for mode in modes)

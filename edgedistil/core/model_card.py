@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgedistil.core import markdown
 from edgedistil.core.card_inputs import CardInputs, describe_model
+from edgedistil.core.contract import CONTRACT_FILE
 from edgedistil.core.echo import one_line
 from edgedistil.core.format import (
     ABSENT,
@@ -33,8 +34,9 @@ from edgedistil.core.records import (
     ProfileRow,
     ToleranceResult,
 )
+from edgedistil.core.sentence_vector import SentenceVector
 from edgedistil.core.session import SESSION_FILE
-from edgedistil.core.task import ENCODER_TASK
+from edgedistil.core.task import ENCODER_TASK, SENTENCE_OUTPUT, TASKS
 
 # The hub shows this file of a repository.
 CARD_FILE = "README.md"
@@ -44,7 +46,7 @@ def render_card(inputs: CardInputs) -> str:
     """Returns the card: Markdown with the front matter that the hub reads."""
     parts = [
         _front_matter(inputs),
-        f"# {markdown.escaped(inputs.title)} · {inputs.task.name}",
+        f"# {markdown.escaped(inputs.title)} · {inputs.contract.task}",
         _summary(inputs),
         *_sentence_vector(inputs),
         *_head(inputs),
@@ -58,9 +60,10 @@ def render_card(inputs: CardInputs) -> str:
         *_examples(inputs),
         "## Reproduction",
         markdown.code_block(inputs.command),
-        "Versions, the sha256 of the source and of every file, and the reason for each decision "
-        "are in `provenance.json`; recommended onnxruntime session options, with reasons, are in "
-        f"`{SESSION_FILE}`.",
+        "Inputs, outputs, tokenizer and sentence vector are described in "
+        f"`{CONTRACT_FILE}`, for programs. Versions, the sha256 of the source and of every file, "
+        "and the reason for each decision are in `provenance.json`; recommended onnxruntime "
+        f"session options, with reasons, are in `{SESSION_FILE}`.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -71,13 +74,13 @@ def _front_matter(inputs: CardInputs) -> str:
     if inputs.licence:
         lines.append(f"license: {json.dumps(one_line(inputs.licence))}")
     lines += [
-        f"pipeline_tag: {inputs.task.name}",
+        f"pipeline_tag: {inputs.contract.task}",
         "library_name: transformers.js",
         "tags:",
         "- onnx",
         "- edgedistil",
     ]
-    if inputs.task.name == ENCODER_TASK:
+    if inputs.contract.task == ENCODER_TASK:
         lines.append("- sentence-transformers")
     return "\n".join([*lines, "---"])
 
@@ -87,7 +90,7 @@ def _summary(inputs: CardInputs) -> str:
     if inputs.exports:
         parameters = f"{millions(inputs.exports[0].parameters)} parameters, "
     architecture, sizes = describe_model(inputs.config)
-    longest = markdown.escaped(str(inputs.max_length))
+    longest = markdown.escaped(str(inputs.contract.tokenizer.max_length))
     return (
         f"{markdown.code(architecture)}: {parameters}{sizes}, "
         f"up to {longest} tokens per sequence. Exported to ONNX by EdgeDistil."
@@ -95,15 +98,41 @@ def _summary(inputs: CardInputs) -> str:
 
 
 def _sentence_vector(inputs: CardInputs) -> Iterator[str]:
-    """Yields how the output becomes a sentence vector, for an encoder."""
-    if inputs.sentence_vector:
-        steps = markdown.escaped(inputs.sentence_vector)
-        yield f"Sentence vector: {steps}, computed by the client (`modules.json`)."
+    """Yields how a sentence vector is made, and its prompts, for an encoder."""
+    contract = inputs.contract
+    vector = contract.sentence_vector
+    if contract.unsupported is not None:
+        reason = markdown.escaped(one_line(contract.unsupported))
+        yield (
+            f"Sentence vector: computed by the client (`modules.json`): {reason} is not supported "
+            "in a graph."
+        )
+    if vector is None:
+        return
+    steps = markdown.escaped(vector.in_words())
+    place = "computed by the client (`modules.json`)"
+    if contract.gives_vectors:
+        place = f"the graph's output `{SENTENCE_OUTPUT}`"
+    yield (
+        f"Sentence vector: {steps}, {place}. {vector.dimension} values, compared by "
+        f"{vector.similarity}."
+    )
+    if vector.prompts:
+        yield "Prompts that are put before a text (without them the vectors are worse):"
+        yield "\n".join(_prompt(vector, name) for name in vector.prompts)
+
+
+def _prompt(vector: SentenceVector, name: str) -> str:
+    default = ", the default" if name == vector.default_prompt else ""
+    text = vector.prompts[name]
+    shown = markdown.code(text) if text else "nothing"
+    return f"- {markdown.paragraph(name)}{default}: {shown}"
 
 
 def _head(inputs: CardInputs) -> Iterator[str]:
     """Yields how the outputs of a classifier are read."""
-    words = head_in_words(inputs.config, inputs.task)
+    contract = inputs.contract
+    words = head_in_words(contract.labels, contract.problem_type, inputs.config)
     if words:
         yield f"Outputs: {words}"
 
@@ -278,7 +307,7 @@ def _examples(inputs: CardInputs) -> Iterator[str]:
     precision = precisions[0] if precisions else inputs.exports[0].precision
     path = by_precision[precision].files[0].path
     dtype = PRECISIONS[precision].js_dtype or "fp32"
-    name, task = inputs.folder_name, inputs.task
+    name, task = inputs.folder_name, TASKS[inputs.contract.task]
     # Names are any text that a folder may have.
     folder, file = markdown.quoted(name), markdown.quoted(Path(path).name)
     yield (
@@ -292,7 +321,7 @@ def _examples(inputs: CardInputs) -> Iterator[str]:
     )
     if task.name == ENCODER_TASK:
         yield (
-            f"```python\n# sentence-transformers: {one_line(inputs.sentence_vector)}\n"
+            "```python\n# sentence-transformers\n"
             f"model = SentenceTransformer(\n"
             f"    {folder}, backend='onnx', "
             f"model_kwargs={{'file_name': {markdown.quoted(path)}}}\n)\n```"

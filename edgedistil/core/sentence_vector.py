@@ -185,6 +185,8 @@ def read_sentence_vector(folder: Path, *, hidden: int) -> SentenceVector:
 def unsupported_part(folder: Path) -> str | None:
     """Returns the part of a sentence-transformers folder that only its own library can compute.
 
+    Returns:
+        None if there is no such part, or the folder has no modules.json.
     Raises:
         ModelError: modules.json or a module's settings are corrupt.
     """
@@ -196,7 +198,7 @@ def unsupported_part(folder: Path) -> str | None:
             settings = read_module_settings(folder / module.path / "config.json")
             if settings.get("include_prompt", True) is not True:
                 return "pooling without the prompt's tokens (include_prompt = false)"
-    if not any(module.class_name == "Pooling" for module in modules):
+    if modules and not any(module.class_name == "Pooling" for module in modules):
         return "a folder without a Pooling module"
     return None
 

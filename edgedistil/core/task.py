@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Task = Literal[
     "fill-mask",
@@ -36,6 +36,7 @@ class TaskInfo:
         name: Name in records, folders and on the command line.
         level: What one answer of the model is about; decides how outputs are compared.
         outputs: Names of the graph's outputs, attributes of transformers' output object.
+        meanings: What each output holds.
         architectures: Endings of the class names in config.json; the first one is written there.
         auto_class: Class of transformers that loads a model of any family for the task.
         ort_class: Class of optimum that runs the exported folder.
@@ -48,6 +49,7 @@ class TaskInfo:
     name: Task
     level: Level
     outputs: tuple[str, ...]
+    meanings: tuple[str, ...]
     architectures: tuple[str, ...]
     auto_class: str
     ort_class: str
@@ -64,6 +66,7 @@ TASKS: dict[Task, TaskInfo] = {
             name="fill-mask",
             level="vocabulary",
             outputs=("logits",),
+            meanings=("score of each token of the vocabulary, at every position",),
             architectures=("ForMaskedLM", "ForPreTraining"),
             auto_class="AutoModelForMaskedLM",
             ort_class="ORTModelForMaskedLM",
@@ -73,6 +76,7 @@ TASKS: dict[Task, TaskInfo] = {
             name="feature-extraction",
             level="hidden",
             outputs=("last_hidden_state",),
+            meanings=("state of the last layer, at every position",),
             architectures=("Model",),
             auto_class="AutoModel",
             ort_class="ORTModelForFeatureExtraction",
@@ -82,6 +86,7 @@ TASKS: dict[Task, TaskInfo] = {
             name="text-classification",
             level="sequence",
             outputs=("logits",),
+            meanings=("score of each label",),
             architectures=("ForSequenceClassification",),
             auto_class="AutoModelForSequenceClassification",
             ort_class="ORTModelForSequenceClassification",
@@ -94,6 +99,7 @@ TASKS: dict[Task, TaskInfo] = {
             name="token-classification",
             level="token",
             outputs=("logits",),
+            meanings=("score of each label, at every position",),
             architectures=("ForTokenClassification",),
             auto_class="AutoModelForTokenClassification",
             ort_class="ORTModelForTokenClassification",
@@ -103,6 +109,10 @@ TASKS: dict[Task, TaskInfo] = {
             name="question-answering",
             level="span",
             outputs=("start_logits", "end_logits"),
+            meanings=(
+                "score of each position as the start of the answer",
+                "score of each position as the end of the answer",
+            ),
             architectures=("ForQuestionAnswering",),
             auto_class="AutoModelForQuestionAnswering",
             ort_class="ORTModelForQuestionAnswering",
@@ -119,6 +129,8 @@ ENCODER_TASK: Task = "feature-extraction"
 # pools.
 SENTENCE_OUTPUT = "sentence_embedding"
 FILL_MASK_TASK: Task = "fill-mask"
+# transformers assumes so many labels where config.json names none.
+_DEFAULT_LABELS = 2
 
 assert tuple(TASKS) == get_args(Task), "every task has exactly one row"
 
@@ -164,6 +176,14 @@ def problem_type_of(task: Task, declared: ProblemType | None, labels: int) -> Pr
     if labels == 1 and declared != "multi_label_classification":
         return "regression"
     return declared or "single_label_classification"
+
+
+def label_names(config: Mapping[str, Any]) -> list[str]:
+    """Returns the names of a classifier's outputs, in order, from its config.json."""
+    names = config.get("id2label")
+    if not names:
+        return [f"LABEL_{index}" for index in range(config.get("num_labels", _DEFAULT_LABELS))]
+    return [str(names[index]) for index in sorted(names, key=int)]
 
 
 def short_label(name: str) -> str:

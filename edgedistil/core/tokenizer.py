@@ -43,7 +43,7 @@ _RARE_CHARACTER = "ꙮ"
 
 
 @dataclass(frozen=True)
-class _Text:
+class TextPlace:
     """Place of a text between the special tokens."""
 
     number: int
@@ -51,14 +51,14 @@ class _Text:
 
 
 @dataclass(frozen=True)
-class _Special:
+class SpecialPlace:
     """A special token around the texts."""
 
     token_id: int
     type_id: int
 
 
-_Frame = tuple[_Text | _Special, ...]
+Frame = tuple[TextPlace | SpecialPlace, ...]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class TextTokenizer:
     truncation_side: str
     padding_side: str
     gives_token_types: bool
-    frames: tuple[_Frame, _Frame]
+    frames: tuple[Frame, Frame]
 
     def token_id(self, kind: str) -> int | None:
         """Returns the id of a special token (`mask`); None if the vocabulary has no such token."""
@@ -149,9 +149,9 @@ class TextTokenizer:
     def framing(self) -> tuple[list[int], list[int]]:
         """Ids of the special tokens in front of a single text, and behind it."""
         frame = self.frames[0]
-        place = next(index for index, part in enumerate(frame) if isinstance(part, _Text))
-        before = [part.token_id for part in frame[:place] if isinstance(part, _Special)]
-        after = [part.token_id for part in frame[place + 1 :] if isinstance(part, _Special)]
+        place = next(index for index, part in enumerate(frame) if isinstance(part, TextPlace))
+        before = [part.token_id for part in frame[:place] if isinstance(part, SpecialPlace)]
+        after = [part.token_id for part in frame[place + 1 :] if isinstance(part, SpecialPlace)]
         return before, after
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
@@ -168,7 +168,7 @@ class TextTokenizer:
         ids: list[int] = []
         type_ids: list[int] = []
         for part in self.frames[len(texts) - 1]:
-            new = texts[part.number] if isinstance(part, _Text) else [part.token_id]
+            new = texts[part.number] if isinstance(part, TextPlace) else [part.token_id]
             ids += new
             type_ids += [part.type_id] * len(new)
         return ids, type_ids
@@ -309,7 +309,7 @@ def _check_unknown_token(backend: Tokenizer, folder: Path) -> None:
 
 
 def _gives_token_types(
-    files: TokenizerFiles, built: BuiltTokenizer, frames: tuple[_Frame, _Frame]
+    files: TokenizerFiles, built: BuiltTokenizer, frames: tuple[Frame, Frame]
 ) -> bool:
     """Whether the tokenizer returns token types, as it declares, or that differ from each other."""
     names = declared_inputs(files)
@@ -320,14 +320,14 @@ def _gives_token_types(
     return _largest_type(frames) > 0
 
 
-def _largest_type(frames: tuple[_Frame, _Frame]) -> int:
+def _largest_type(frames: tuple[Frame, Frame]) -> int:
     return max(part.type_id for frame in frames for part in frame)
 
 
-def _check_frames(files: TokenizerFiles, backend: Tokenizer, frames: tuple[_Frame, _Frame]) -> None:
+def _check_frames(files: TokenizerFiles, backend: Tokenizer, frames: tuple[Frame, Frame]) -> None:
     """Raises ModelError if a token around the texts has an id that the model has no row for."""
     rows = files.size_of_model("vocabulary") or vocabulary_size(backend)
-    ids = [part.token_id for frame in frames for part in frame if isinstance(part, _Special)]
+    ids = [part.token_id for frame in frames for part in frame if isinstance(part, SpecialPlace)]
     if max(ids, default=0) >= rows:
         raise ModelError(
             f"the tokenizer in {files.folder} puts a token with id {max(ids):,} around texts, and "
@@ -336,7 +336,7 @@ def _check_frames(files: TokenizerFiles, backend: Tokenizer, frames: tuple[_Fram
         )
 
 
-def _check_token_types(files: TokenizerFiles, frames: tuple[_Frame, _Frame]) -> None:
+def _check_token_types(files: TokenizerFiles, frames: tuple[Frame, Frame]) -> None:
     """Raises ModelError if texts get token types that the folder's model has no vectors for."""
     segments, largest = files.size_of_model("segments"), _largest_type(frames)
     # A model with a single segment is never given token types.
@@ -348,16 +348,16 @@ def _check_token_types(files: TokenizerFiles, frames: tuple[_Frame, _Frame]) -> 
         )
 
 
-def _frame(backend: Tokenizer, *, pair: bool) -> _Frame:
+def _frame(backend: Tokenizer, *, pair: bool) -> Frame:
     """Special tokens and texts in the order in which the tokenizer puts them."""
     sample = _text_with_tokens(backend)
     encoding = backend.encode(sample, sample) if pair else backend.encode(sample)
-    frame: list[_Text | _Special] = []
+    frame: list[TextPlace | SpecialPlace] = []
     columns = (encoding.ids, encoding.type_ids, encoding.sequence_ids)
     for token_id, type_id, text in zip(*columns, strict=True):
-        part = _Special(token_id, type_id) if text is None else _Text(text, type_id)
+        part = SpecialPlace(token_id, type_id) if text is None else TextPlace(text, type_id)
         # All tokens of a text are one place.
-        if isinstance(part, _Special) or part not in frame:
+        if isinstance(part, SpecialPlace) or part not in frame:
             frame.append(part)
     return tuple(frame)
 

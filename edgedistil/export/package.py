@@ -2,7 +2,7 @@
 
     config.json · tokenizer.json · tokenizer_config.json · special_tokens_map.json · vocab.txt
     modules.json · 1_Pooling/config.json · sentence_bert_config.json      (feature-extraction only)
-    session.json · provenance.json · README.md
+    contract.json · session.json · provenance.json · README.md
     onnx/model.onnx · onnx/model_int8.onnx …                              (already there)
 
 transformers.js, optimum's ORTModel classes, sentence-transformers, and plain onnxruntime with
@@ -19,14 +19,20 @@ from typing import Any
 import onnx
 
 from edgedistil.core.card_inputs import read_folder_inputs
+from edgedistil.core.contract import write_contract
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.model_card import CARD_FILE, render_card
 from edgedistil.core.records import ExportRecord, ParityRecord, installed_versions
 from edgedistil.core.rundir import sha256_file, write_json, write_text
-from edgedistil.core.sentence_vector import read_max_length
+from edgedistil.core.sentence_vector import (
+    read_max_length,
+    read_sentence_vector,
+    unsupported_part,
+)
 from edgedistil.core.session import SESSION_FILE, write_session_file
-from edgedistil.core.task import ENCODER_TASK, TASKS, find_task
+from edgedistil.core.task import ENCODER_TASK, TASKS, Task, find_task
+from edgedistil.export.contract import build_contract
 from edgedistil.export.sentence_modules import omitted_parts, write_sentence_modules
 from edgedistil.export.session_advice import advise_session
 from edgedistil.export.storage import EXTERNAL_SUFFIX
@@ -37,7 +43,7 @@ def write_package(
     folder: Path,
     *,
     source_folder: Path,
-    task: str,
+    task: Task,
     title: str,
     records: Sequence[ExportRecord],
     parities: Sequence[ParityRecord],
@@ -66,7 +72,7 @@ def write_package(
     config = packaged_config(source_folder, task, graphs)
     write_json(folder / "config.json", config)
     # Only an encoder gives sentence vectors.
-    has_modules, pooling_is_guess = task == ENCODER_TASK, False
+    has_modules = task == ENCODER_TASK
     max_length = write_tokenizer(
         folder,
         source_folder,
@@ -74,11 +80,22 @@ def write_package(
         input_names=_input_names(graphs[0]),
         longest=read_max_length(package_folder) if has_modules else None,
     )
+    vector, unsupported = None, None
     if has_modules:
         hidden = FAMILIES[config["model_type"]].hidden(config)
-        pooling_is_guess = write_sentence_modules(
-            folder, package_folder, hidden=hidden, max_length=max_length
-        )
+        write_sentence_modules(folder, package_folder, hidden=hidden, max_length=max_length)
+        unsupported = unsupported_part(package_folder)
+        if unsupported is None:
+            vector = read_sentence_vector(package_folder, hidden=hidden)
+    contract = build_contract(
+        folder,
+        task=task,
+        config=config,
+        max_length=max_length,
+        vector=vector,
+        unsupported=unsupported,
+    )
+    write_contract(folder, contract)
     advice = {record.files[0].path: advise_session(record) for record in records}
     write_session_file(folder / SESSION_FILE, advice)
 
@@ -86,7 +103,6 @@ def write_package(
     provenance |= {
         "command": command,
         "licence": _licence(package_folder),
-        "pooling_is_guess": pooling_is_guess,
         "omitted": omitted_parts(package_folder, has_modules=has_modules),
     }
     write_json(folder / "provenance.json", provenance)

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from edgedistil.core.contract import CONTRACT_FILE, read_contract
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import ParityError
+from edgedistil.core.family import FAMILIES
+from edgedistil.core.sentence_vector import read_sentence_vector
 from edgedistil.core.session import SESSION_FILE, read_session_file
+from edgedistil.core.task import label_names, problem_type_of
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
+from edgedistil.core.tokenizer_files import SETTINGS_FILE
+from edgedistil.export.contract import read_tensors, tokenizer_contract
 
 # Besides the user's text: what normalizers, splitters and special tokens treat in their own ways.
 HARD_TEXTS = (
@@ -52,6 +59,7 @@ def check_package(folder: Path, source_folder: Path, text: Sequence[str]) -> Non
         *_compare_configs(_read_json(folder), _read_json(source_folder)),
         *_compare_tokenizers(folder, read_tokenizer(source_folder), text),
         *_check_session(folder),
+        *_check_contract(folder, source_folder),
     ]
     if problems:
         raise ParityError(f"the package does not match its model: {'; '.join(problems)}")
@@ -106,3 +114,32 @@ def _check_session(folder: Path) -> list[str]:
     if advised == graphs:
         return []
     return [f"{SESSION_FILE} is about {sorted(advised)}, expected {sorted(graphs)}"]
+
+
+def _check_contract(folder: Path, source_folder: Path) -> list[str]:
+    """Compares the contract with graphs and modules of the package, and with the source's files."""
+    contract, config = read_contract(folder), _read_json(source_folder)
+    settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    tokenizer = tokenizer_contract(read_tokenizer(source_folder), settings["model_max_length"])
+    # Roles that only the source's reader finds are not in the package's files.
+    tokenizer = tokenizer.model_copy(update={"special_tokens": contract.tokenizer.special_tokens})
+    inputs, outputs = read_tensors(folder, contract.task)
+    labels = label_names(config) if contract.labels else []
+    vector = contract.sentence_vector
+    if vector is not None:
+        hidden = FAMILIES[config["model_type"]].hidden(config)
+        packaged = read_sentence_vector(folder, hidden=hidden)
+        vector = replace(packaged, max_length=None, is_guess=vector.is_guess)
+    expected = {
+        "inputs": inputs,
+        "outputs": outputs,
+        "tokenizer": tokenizer,
+        "labels": labels,
+        "problem_type": problem_type_of(contract.task, config.get("problem_type"), len(labels)),
+        "sentence_vector": vector,
+    }
+    return [
+        f"{CONTRACT_FILE} has another value of {key} than the files that it describes"
+        for key, value in expected.items()
+        if getattr(contract, key) != value
+    ]

@@ -133,7 +133,7 @@ def _check_pooling(path: Path, settings: Mapping[str, Any]) -> None:
 
 def write_sentence_modules(
     folder: Path, source_folder: Path, *, hidden: int, max_length: int
-) -> bool:
+) -> None:
     """Copies the source's modules into a package; without them, writes mean pooling.
 
     A normalization that the source does not have is not added
@@ -144,8 +144,6 @@ def write_sentence_modules(
         source_folder: The source, with modules.json if it is a sentence-transformers folder.
         hidden: Width of the hidden states, for mean pooling.
         max_length: Tokens that a text is truncated to.
-    Returns:
-        Whether the pooling is a guess because the source does not say.
     Raises:
         ModelError: modules.json is corrupt. Check the modules before, with `check_modules`.
     """
@@ -155,12 +153,11 @@ def write_sentence_modules(
             write_bytes(folder / path.name, path.read_bytes())
     if not modules:
         _write_mean_pooling(folder, hidden=hidden, max_length=max_length)
-        return True
+        return
     for module in modules:
         if not module.is_transformer and module.class_name not in _WITHOUT_FILES:
             _copy_module(folder, source_folder / module.path, module.path)
     write_json(folder / MODULES_FILE, _packaged_modules(modules))
-    return False
 
 
 def _packaged_modules(modules: Sequence[SentenceModule]) -> list[dict[str, Any]]:

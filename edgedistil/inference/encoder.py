@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistil.core import console
+from edgedistil.core.contract import CONTRACT_FILE
 from edgedistil.core.errors import InputError, ModelError
-from edgedistil.core.family import FAMILIES
-from edgedistil.core.sentence_vector import SentenceVector, read_sentence_vector
+from edgedistil.core.sentence_vector import SentenceVector
 from edgedistil.core.task import ENCODER_TASK, SENTENCE_OUTPUT
 from edgedistil.inference.batching import Framed, batch_indices, pad_batch
-from edgedistil.inference.exported_model import ExportedModel, open_exported
+from edgedistil.inference.exported_model import open_exported
 
 Vectors = NDArray[np.float32]
 Side = Literal["query", "document"]
@@ -25,17 +25,6 @@ Side = Literal["query", "document"]
 BATCH_TOKENS = 4096
 # Texts whose tokens are in memory at once.
 _WINDOW = 4096
-
-
-def _hidden_size(model: ExportedModel) -> int:
-    """Width of a model's states; raises ModelError if config.json does not say."""
-    try:
-        return FAMILIES[model.config["model_type"]].hidden(model.config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{model.folder / 'config.json'} is corrupt: it has no known model_type and sizes",
-            hint="run edgedistil export again: it replaces the folder",
-        ) from error
 
 
 class Encoder:
@@ -66,21 +55,25 @@ class Encoder:
         Raises:
             InputError: The folder is for another task, has no such precision, or its graph gives no
                 sentence vectors.
-            ModelError: A file of the folder is missing or corrupt.
+            StorageError: contract.json is damaged.
+            ModelError: Another file of the folder is missing or corrupt.
         """
         self._model = open_exported(
             Path(folder), precision=precision, threads=threads, tasks=[ENCODER_TASK]
         )
-        if SENTENCE_OUTPUT not in self._model.output_names:
+        contract = self._model.contract
+        if contract.sentence_vector is None or not contract.gives_vectors:
+            reason = "its source does not say how it pools"
+            if contract.unsupported is not None:
+                reason = f"it would need {contract.unsupported}"
             raise InputError(
-                f"the graph in {folder} has no output {SENTENCE_OUTPUT}: "
-                "its source does not say how it pools",
+                f"the graph in {folder} has no output {SENTENCE_OUTPUT}: {reason}",
                 hint="export a sentence-transformers folder, which has modules.json",
             )
-        hidden = _hidden_size(self._model)
-        self.vector: SentenceVector = read_sentence_vector(Path(folder), hidden=hidden)
+        self.vector: SentenceVector = contract.sentence_vector
         self._batch_tokens = batch_tokens
-        self._max_length = min(max_length or self._model.max_length, self._model.max_length)
+        longest = contract.tokenizer.max_length
+        self._max_length = min(max_length or longest, longest)
 
     @property
     def dimension(self) -> int:
@@ -117,18 +110,25 @@ class Encoder:
             console.warn(f"texts that fill or exceed {self.max_length} tokens (cut there): {cut:,}")
 
     def _vectors(self, framed: Sequence[Framed]) -> Vectors:
-        tokenizer = self._model.tokenizer
+        padding = self._model.contract.tokenizer
         vectors = np.empty((len(framed), self.dimension), np.float32)
         lengths = [len(ids) for ids, _ in framed]
         for indices in batch_indices(lengths, max_tokens=self._batch_tokens):
             batch = pad_batch(
                 framed,
                 indices,
-                pad_id=tokenizer.pad_id,
-                on_the_left=tokenizer.padding_side == "left",
+                pad_id=padding.pad_id,
+                on_the_left=padding.padding_side == "left",
             )
             outputs = self._model.run(batch.ids_BL, batch.mask_BL, batch.type_ids_BL)
-            vectors[indices] = outputs[SENTENCE_OUTPUT]
+            values = outputs[SENTENCE_OUTPUT]
+            if values.shape != (len(indices), self.dimension):
+                raise ModelError(
+                    f"the graph in {self._model.folder} gives vectors of the shape {values.shape}; "
+                    f"{CONTRACT_FILE} says {(len(indices), self.dimension)}",
+                    hint="run edgedistil export again: it replaces the folder",
+                )
+            vectors[indices] = values
         bad = int((~np.isfinite(vectors)).any(axis=1).sum())
         if bad:
             raise ModelError(f"{bad:,} vectors of {self._model.folder} hold NaN or infinite values")

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edgedistil.core.contract import Contract, read_contract
 from edgedistil.core.echo import echo
-from edgedistil.core.errors import InputError, ModelError
+from edgedistil.core.errors import InputError
 from edgedistil.core.library_errors import library_errors
 from edgedistil.core.precision import PRECISIONS, Precision, graph_name
-from edgedistil.core.rundir import read_json_object
 from edgedistil.core.session import (
     PROVIDERS,
     SESSION_FILE,
     SessionOptions,
     read_session_file,
 )
-from edgedistil.core.task import Task, find_task
+from edgedistil.core.task import Task
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
 from edgedistil.core.toml import did_you_mean
 
@@ -37,25 +36,22 @@ class ExportedModel:
 
     Attributes:
         folder: The export folder.
-        task: What the graph computes.
+        contract: What the graph computes, and how texts become its inputs.
         precision: Precision of the graph.
-        config: config.json of the folder.
         tokenizer: Its tokenizer.
-        max_length: Tokens of a text at most, special tokens included.
         session: The graph.
-        input_names: Inputs of the graph.
-        output_names: Outputs of the graph.
     """
 
     folder: Path
-    task: Task
+    contract: Contract
     precision: Precision
-    config: Mapping[str, Any]
     tokenizer: TextTokenizer
-    max_length: int
     session: onnxruntime.InferenceSession
-    input_names: frozenset[str]
-    output_names: tuple[str, ...]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Outputs of the graph."""
+        return [output.name for output in self.contract.outputs]
 
     def run(self, ids: Ids, mask: Ids, type_ids: Ids) -> Outputs:
         """Runs the graph.
@@ -68,9 +64,9 @@ class ExportedModel:
             ModelError: The graph cannot be run.
         """
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": type_ids}
-        used = {name: array for name, array in feeds.items() if name in self.input_names}
+        used = {tensor.name: feeds[tensor.name] for tensor in self.contract.inputs}
         with library_errors(f"cannot run the graph in {self.folder}", hint=_DAMAGED_HINT):
-            values = self.session.run(list(self.output_names), used)
+            values = self.session.run(self.output_names, used)
         return dict(zip(self.output_names, values, strict=True))
 
 
@@ -89,43 +85,26 @@ def open_exported(
         threads: Threads of one call; None: as session.json recommends.
         tasks: Tasks that the caller can use; empty for all.
     Raises:
-        InputError: The folder has no such precision, or is for another task.
-        ModelError: A file of the folder is missing or corrupt.
+        InputError: The folder has no contract or no such precision, or is for another task.
+        StorageError: The contract is damaged.
+        ModelError: Another file of the folder is missing or corrupt.
     """
-    task = _read_task(folder)
-    if tasks and task not in tasks:
+    contract = read_contract(folder)
+    if tasks and contract.task not in tasks:
         raise InputError(
-            f"{folder} is an export for {task}; expected {' or '.join(tasks)}",
+            f"{folder} is an export for {contract.task}; expected {' or '.join(tasks)}",
             hint="pass the folder of another export of the run",
         )
     name = _checked_precision(folder, precision)
     path = folder / "onnx" / graph_name(name)
-    tokenizer = read_tokenizer(folder)
     session = _open_session(path, _session_options(folder, path, threads))
     return ExportedModel(
         folder=folder,
-        task=task,
+        contract=contract,
         precision=name,
-        config=read_json_object(folder / "config.json", hint=_DAMAGED_HINT),
-        tokenizer=tokenizer,
-        max_length=_max_length(tokenizer),
+        tokenizer=read_tokenizer(folder),
         session=session,
-        input_names=frozenset(node.name for node in session.get_inputs()),
-        output_names=tuple(node.name for node in session.get_outputs()),
     )
-
-
-def _read_task(folder: Path) -> Task:
-    path = folder / "provenance.json"
-    if not path.is_file():
-        raise InputError(
-            f"{folder} is not an export folder: it has no provenance.json",
-            hint="pass a folder below runs/NAME/export, which edgedistil export writes",
-        )
-    row = find_task(str(read_json_object(path, hint=_DAMAGED_HINT).get("task")))
-    if row is None:
-        raise ModelError(f"{path} names no known task", hint=_DAMAGED_HINT)
-    return row.name
 
 
 def _checked_precision(folder: Path, precision: str | None) -> Precision:
@@ -162,10 +141,3 @@ def _open_session(path: Path, options: SessionOptions) -> onnxruntime.InferenceS
         return onnxruntime.InferenceSession(
             str(path), options.to_onnxruntime(), providers=list(PROVIDERS)
         )
-
-
-def _max_length(tokenizer: TextTokenizer) -> int:
-    limits = [limit for limit in (tokenizer.max_length, tokenizer.positions) if limit is not None]
-    if not limits:
-        raise ModelError(f"{tokenizer.folder} does not say how long a text may be")
-    return min(limits)

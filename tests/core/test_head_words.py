@@ -7,10 +7,17 @@ from typing import Any
 import pytest
 
 from edgedistil.core.head_words import head_in_words
-from edgedistil.core.task import TASKS
+from edgedistil.core.task import TASKS, TaskInfo, label_names, problem_type_of
 
 SEQUENCE = TASKS["text-classification"]
 LABELS = {"1": "good", "0": "b`a|d"}
+
+
+def words_of(config: dict[str, Any], task: TaskInfo) -> str:
+    """The paragraph that a package with this config has."""
+    names = label_names(config)
+    kind = problem_type_of(task.name, config.get("problem_type"), len(names))
+    return head_in_words(names, kind, config)
 
 
 @pytest.mark.parametrize(
@@ -30,15 +37,14 @@ LABELS = {"1": "good", "0": "b`a|d"}
         ),
         ({"sbert_ce_default_activation_function": "a.Sigmoid"}, "declares `a.Sigmoid` as"),
         ({"function_to_apply": "none"}, "declares `none` as the function after the outputs."),
-        ({"id2label": {str(n): f"c{n}" for n in range(40)}}, "`c29` and 10 more (`id2label`"),
+        ({"id2label": {str(n): f"c{n}" for n in range(40)}}, "`c29` and 10 more (`labels`"),
     ],
 )
 def test_labels_and_their_function(config: dict[str, Any], words: str) -> None:
-    assert words in head_in_words(config, SEQUENCE)
+    assert words in words_of(config, SEQUENCE)
 
 
 def test_tokens_have_labels_and_other_tasks_none() -> None:
-    text = head_in_words({"id2label": LABELS}, TASKS["token-classification"])
+    text = words_of({"id2label": LABELS}, TASKS["token-classification"])
     assert text.endswith("the largest output of a token is its label.")
-    for task in ("fill-mask", "feature-extraction", "question-answering"):
-        assert head_in_words({"id2label": LABELS}, TASKS[task]) == ""
+    assert head_in_words([], None, {"id2label": LABELS}) == ""

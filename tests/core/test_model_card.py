@@ -9,18 +9,28 @@ import yaml
 from markdown_it import MarkdownIt
 
 from edgedistil.core.card_inputs import CardInputs, read_card_inputs
+from edgedistil.core.contract import Contract, write_contract
 from edgedistil.core.echo import one_line
 from edgedistil.core.errors import StorageError
 from edgedistil.core.model_card import render_card
 from edgedistil.core.records import write_record
 from edgedistil.core.rundir import RunDir, write_json
-from edgedistil.core.task import TASKS
+from edgedistil.core.sentence_vector import SentenceVector, Step
 from tests.fixtures.small_package import (
     TASK,
     export_record,
     parity_record,
     profile_record,
+    small_contract,
     write_graph,
+)
+
+VECTOR = SentenceVector(
+    pooling=("cls",),
+    steps=(Step("normalize"),),
+    dimension=3,
+    prompts={"query": "find: ", "document": ""},
+    default_prompt="query",
 )
 
 
@@ -30,7 +40,7 @@ def card_inputs(folder: Path) -> CardInputs:
     return CardInputs(
         folder_name=folder.name,
         title="A student",
-        task=TASKS["feature-extraction"],
+        contract=small_contract(VECTOR),
         licence="apache-2.0",
         command="edgedistil export --quantize int8",
         config={
@@ -40,7 +50,6 @@ def card_inputs(folder: Path) -> CardInputs:
             "dim": 44,
             "vocab_size": 30522,
         },
-        max_length=512,
         exports=[export_record(folder, "fp32"), export_record(folder, "int8", target="rpi4")],
         parities=[parity_record("fp32"), parity_record("int8", passed=False)],
         rows=profile_record().rows[:1],
@@ -59,6 +68,20 @@ def test_the_card_shows_files_parity_profile_and_command(tmp_path: Path) -> None
     assert "- fp32: max_abs at most 0.0001 (got 2.5e-06): because a test says so" in card
     assert "| rpi4 | predicted | int8 | 1 | 128 | 120–250 | – (a prediction) | 50–70 |" in card
     assert "```\nedgedistil export --quantize int8\n```" in card
+
+
+def test_the_card_says_how_vectors_are_made_and_what_is_put_before_a_text(tmp_path: Path) -> None:
+    inputs = card_inputs(tmp_path / "x")
+    card = render_card(inputs)
+    assert "first token → L2 normalization, the graph's output `sentence_embedding`. 3 val" in card
+    assert "- query, the default: `find: `\n- document: nothing" in card
+    guess = replace(VECTOR, is_guess=True, prompts={}, default_prompt=None)
+    card = render_card(replace(inputs, contract=small_contract(guess)))
+    assert "(a guess: the source does not say how it pools), computed by the client" in card
+    assert "Prompts" not in card
+    contract = small_contract().model_copy(update={"unsupported": "the module LSTM"})
+    card = render_card(replace(inputs, contract=contract))
+    assert "computed by the client (`modules.json`): the module LSTM is not supported" in card
 
 
 def test_the_examples_load_the_fastest_artefact_that_every_client_knows(tmp_path: Path) -> None:
@@ -87,9 +110,9 @@ def run(tmp_path: Path) -> RunDir:
     write_record(folder / "export.int8.json", inputs.exports[1])
     write_record(run.parity("student", TASK, "int8"), inputs.parities[1])
     write_json(folder / "config.json", inputs.config)
-    write_json(folder / "tokenizer_config.json", {"model_max_length": 512})
+    write_contract(folder, inputs.contract)
     description = {"model": "A student", "task": TASK, "licence": None, "command": "edgedistil"}
-    description |= {"pooling_is_guess": False, "omitted": []}
+    description |= {"omitted": []}
     write_json(folder / "provenance.json", description)
     return run
 
@@ -109,7 +132,7 @@ def test_a_complete_card_has_the_rows_of_its_own_artefacts_only(run: RunDir) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"null", b"\xff\xfe", b"[" * 100_000])
-@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "provenance.json"])
+@pytest.mark.parametrize("name", ["config.json", "contract.json", "provenance.json"])
 def test_a_damaged_file_of_the_folder_is_named(run: RunDir, name: str, content: bytes) -> None:
     folder = run.export("student", TASK)
     (folder / name).write_bytes(content)
@@ -117,32 +140,12 @@ def test_a_damaged_file_of_the_folder_is_named(run: RunDir, name: str, content: 
         read_card_inputs(run, folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[{}]", b"[1]", b"null"])
-def test_damaged_modules_are_named(run: RunDir, content: bytes) -> None:
-    folder = run.export("student", TASK)
-    (folder / "modules.json").write_bytes(content)
-    if content == b"{}":
-        # An empty object has no modules, as an empty list has none.
-        assert read_card_inputs(run, folder).sentence_vector == ""
-        return
-    with pytest.raises(StorageError, match=r"modules\.json(.|\n)*run edgedistil export again"):
-        read_card_inputs(run, folder)
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"pooling_mode": 5}', b"null"])
-def test_a_damaged_pooling_module_is_named(run: RunDir, content: bytes) -> None:
-    folder = run.export("student", TASK)
-    write_json(
-        folder / "modules.json",
-        [{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}],
-    )
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_bytes(content)
-    with pytest.raises(StorageError, match=r"1_Pooling/config\.json(.|\n)*edgedistil export"):
-        read_card_inputs(run, folder)
-
-
 MARK = "<b>x</b>[a](javascript:x)`|\n\n# h\n```\n\x1b[31m\x00'; --- **b** &lt;"
+
+
+def hostile_contract() -> Contract:
+    vector = replace(VECTOR, prompts={MARK: MARK, "document": MARK}, default_prompt=MARK)
+    return small_contract(vector).model_copy(update={"unsupported": MARK})
 
 
 def test_text_from_elsewhere_is_text_in_the_card(tmp_path: Path) -> None:
@@ -156,7 +159,7 @@ def test_text_from_elsewhere_is_text_in_the_card(tmp_path: Path) -> None:
         config={**inputs.config, "architectures": [MARK]},
         exports=[record.model_copy(update={"target_device": MARK}) for record in inputs.exports],
         rows=[row.model_copy(update={"device": MARK}) for row in inputs.rows],
-        sentence_vector=MARK,
+        contract=hostile_contract(),
         omitted=[MARK, "# h"],
     )
     card = render_card(hostile)
@@ -165,9 +168,9 @@ def test_text_from_elsewhere_is_text_in_the_card(tmp_path: Path) -> None:
     assert not re.search("[\x00-\x09\x0b-\x1f]", card)
 
     # The same headings and blocks as a harmless card, and no effect.
-    _, harmless = render_card(replace(inputs, omitted=["a", "b"], sentence_vector="a")).split(
-        "\n---\n", 1
-    )
+    harmless_contract = inputs.contract.model_copy(update={"unsupported": "a"})
+    harmless_inputs = replace(inputs, omitted=["a", "b"], contract=harmless_contract)
+    _, harmless = render_card(harmless_inputs).split("\n---\n", 1)
     parser = MarkdownIt("commonmark").enable("table")
     types = [token.type for token in parser.parse(rest)]
     assert types == [token.type for token in parser.parse(harmless)]

@@ -34,6 +34,7 @@ NEW_ROW = """        TaskInfo(
             name="next-sentence-prediction",
             level="sequence",
             outputs=("logits",),
+            meanings=("score of each label",),
             architectures=("ForNextSentencePrediction",),
             auto_class="AutoModelForNextSentencePrediction",
             ort_class="ORTModelForSequenceClassification",

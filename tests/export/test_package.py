@@ -9,9 +9,11 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from edgedistil.core.contract import read_contract
 from edgedistil.core.errors import ModelError
 from edgedistil.core.records import ExportRecord, ParityRecord
 from edgedistil.core.rundir import sha256_file, tree_manifest
+from edgedistil.core.task import Task
 from edgedistil.export.package import packaged_config, write_package
 from tests.fixtures.small_package import TASK, export_record, parity_record, write_graph
 
@@ -23,7 +25,7 @@ def write(
     source: Path,
     records: Sequence[ExportRecord],
     *,
-    task: str = TASK,
+    task: Task = TASK,
     parities: Sequence[ParityRecord] = (),
 ) -> None:
     write_package(
@@ -68,6 +70,7 @@ def test_the_folder_has_what_clients_read(package: Path) -> None:
         "1_Pooling/config.json",
         "README.md",
         "config.json",
+        "contract.json",
         "modules.json",
         "onnx/model.onnx",
         "onnx/model.onnx_data",
@@ -118,7 +121,7 @@ def test_a_student_without_token_types_gets_a_tokenizer_without(
     folder: Folder, tmp_path: Path
 ) -> None:
     package = tmp_path / "package"
-    write_graph(package / "onnx" / "model.onnx", ("input_ids", "attention_mask"))
+    write_graph(package / "onnx" / "model.onnx", ("input_ids", "attention_mask"), output="logits")
     records = [export_record(package, "fp32")]
     write(package, folder("DistilBertForMaskedLM"), records, task="fill-mask")
     config = read_json(package / "tokenizer_config.json")
@@ -152,6 +155,8 @@ def test_the_sources_own_pooling_is_copied(source: Path, package: Path) -> None:
     assert read_json(package / "modules.json") == modules
     card = (package / "README.md").read_text(encoding="utf-8")
     assert "Sentence vector: first token, computed by the client" in card
+    contract = read_contract(package)
+    assert contract.sentence_vector is not None and not contract.sentence_vector.is_guess
 
 
 def test_provenance_has_versions_sources_and_hashes(package: Path) -> None:

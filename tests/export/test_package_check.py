@@ -79,6 +79,18 @@ def drop_graph(session: dict[str, Any]) -> None:
     session["artefacts"] = {"onnx/other.onnx": advice}
 
 
+def swap_names(contract: dict[str, Any]) -> None:
+    contract["labels"] = contract["labels"][::-1]
+
+
+def pad_left(contract: dict[str, Any]) -> None:
+    contract["tokenizer"]["padding_side"] = "left"
+
+
+def no_token_types(contract: dict[str, Any]) -> None:
+    contract["inputs"].pop()
+
+
 @pytest.mark.parametrize(
     ("file", "change", "problem"),
     [
@@ -88,6 +100,9 @@ def drop_graph(session: dict[str, Any]) -> None:
         ("tokenizer.json", swap_words, "tokenizer.json gives other ids than the model's"),
         ("tokenizer.json", keep_case, "tokenizer.json gives other ids than the model's"),
         ("tokenizer.json", one_segment, "tokenizer.json gives other ids for a pair"),
+        ("contract.json", swap_names, "contract.json has another value of labels"),
+        ("contract.json", pad_left, "contract.json has another value of tokenizer"),
+        ("contract.json", no_token_types, "contract.json has another value of inputs"),
         ("session.json", drop_graph, "session.json is about ['onnx/other.onnx']"),
     ],
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgedistil.core.contract import write_contract
 from edgedistil.core.records import write_record
 from edgedistil.core.rundir import RunDir, tree_manifest, write_json, write_text
 from edgedistil.report.cards import write_cards
@@ -10,6 +11,7 @@ from tests.fixtures.small_package import (
     export_record,
     parity_record,
     profile_record,
+    small_contract,
     write_graph,
 )
 
@@ -31,9 +33,9 @@ def test_complete_cards_are_written_into_the_report_and_not_into_the_export_fold
         "vocab_size": 53,
     }
     write_json(folder / "config.json", config)
-    write_json(folder / "tokenizer_config.json", {"model_max_length": 512})
+    write_contract(folder, small_contract())
     provenance = {"model": "A student", "task": TASK, "licence": None, "command": "edgedistil"}
-    provenance |= {"pooling_is_guess": False, "omitted": []}
+    provenance |= {"omitted": []}
     write_json(folder / "provenance.json", provenance)
     write_text(folder / "README.md", "# The card of the export\n")
     before = tree_manifest(folder)

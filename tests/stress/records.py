@@ -63,6 +63,7 @@ _READERS: dict[str, tuple[str, ...]] = {
 # Files of an export that `embed` reads, and no other command.
 _PACKAGED = (
     "config.json",
+    "contract.json",
     "modules.json",
     "1_Pooling/config.json",
     "tokenizer.json",

@@ -1,0 +1,151 @@
+"""contract.json: what a client has to know to use the graphs of an export folder.
+
+`export` writes the file once. The model card, the runtime class, the check of the package and
+bundles for other languages read it, so that none of them has its own idea of how a text becomes an
+input, or an output an answer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from edgedistil.core.echo import echo
+from edgedistil.core.errors import InputError, StorageError
+from edgedistil.core.records import Record, read_record
+from edgedistil.core.rundir import read_json_object, write_json
+from edgedistil.core.sentence_vector import SentenceVector
+from edgedistil.core.task import SENTENCE_OUTPUT, ProblemType, Task
+
+CONTRACT_FILE = "contract.json"
+FORMAT = 1
+
+Side = Literal["left", "right"]
+# Length of an axis, or the name of an axis that differs from call to call.
+Axis = int | str
+
+# Input of a graph → what it holds.
+INPUT_MEANINGS = {
+    "input_ids": "token ids, special tokens included",
+    "attention_mask": "1 at tokens, 0 at padding",
+    "token_type_ids": "0 at tokens of the first text, 1 at those of the second",
+}
+SENTENCE_MEANING = "one vector for each text, made as sentence_vector says"
+
+
+class TensorContract(Record):
+    """One input or output of the graphs."""
+
+    name: str
+    dtype: Literal["int64", "float32"]
+    shape: list[Axis]
+    meaning: str = Field(min_length=1)
+
+
+class SpecialToken(Record):
+    """A token with a role, such as the mask."""
+
+    token: str
+    id: int
+
+
+class FramePart(Record):
+    """A text, or a special token in front of a text or behind it."""
+
+    # Number of the text; None for a special token.
+    text: int | None
+    # Id of the special token; None for a text.
+    id: int | None
+    type_id: int
+
+
+class TokenizerContract(Record):
+    """How texts become inputs; the tokens themselves are made by tokenizer.json."""
+
+    # Tokens of an input at most, special tokens included.
+    max_length: int = Field(ge=1)
+    # Side on which tokens of a longer text are removed.
+    truncation_side: Side
+    # Side on which shorter texts of a batch are filled with `pad_id`.
+    padding_side: Side
+    pad_id: int = Field(ge=0)
+    # Whether "[MASK]" in a user's text is text, rather than the special token.
+    splits_special_tokens: bool
+    # Role (cls, sep, pad, mask, unk) → token.
+    special_tokens: dict[str, SpecialToken]
+    # Order of special tokens and texts, of one text and of two.
+    single: list[FramePart]
+    pair: list[FramePart]
+
+
+class Contract(Record):
+    """Inputs and outputs of the graphs, and how texts and answers are made of them."""
+
+    remedy: ClassVar[str] = "run edgedistil export again: it replaces the folder"
+
+    format: int
+    task: Task
+    inputs: list[TensorContract]
+    outputs: list[TensorContract]
+    tokenizer: TokenizerContract
+    # How the outputs of a sequence's head are read; None for other tasks.
+    problem_type: ProblemType | None
+    # Names of a classifier's outputs, in order; empty for other tasks.
+    labels: list[str]
+    # Of an encoder: how its states become a sentence vector; None where `unsupported` says why.
+    sentence_vector: SentenceVector | None
+    # Part of the sentence vector that clients compute with the package's modules.
+    unsupported: str | None
+
+    @property
+    def gives_vectors(self) -> bool:
+        """Whether the graphs have the output `sentence_embedding`."""
+        return any(output.name == SENTENCE_OUTPUT for output in self.outputs)
+
+
+def write_contract(folder: Path, contract: Contract) -> None:
+    """Writes the contract of an export folder."""
+    write_json(folder / CONTRACT_FILE, _content(contract))
+
+
+def read_contract(folder: Path) -> Contract:
+    """Reads the contract of an export folder.
+
+    Raises:
+        InputError: The folder has no contract, so it is not an export folder.
+        StorageError: The contract is damaged, or of another version.
+    """
+    path = folder / CONTRACT_FILE
+    if not path.exists():
+        raise InputError(
+            f"{folder} is not an export folder: it has no {CONTRACT_FILE}",
+            hint="pass a folder below runs/NAME/export; of an export by an earlier version, "
+            "run edgedistil export again",
+        )
+    content = read_json_object(path, hint=Contract.remedy)
+    if content.get("format") != FORMAT:
+        raise StorageError(
+            f"{path} has the format {echo(content.get('format'))}; expected {FORMAT}",
+            hint=f"it is of another version; {Contract.remedy}",
+        )
+    contract = read_record(path, Contract)
+    # Keys with a default may be missing, and a lost prompt would change every vector.
+    if _content(contract) != content:
+        raise StorageError(f"{path} is damaged: keys are missing or unknown", hint=Contract.remedy)
+    unknown = [tensor.name for tensor in contract.inputs if tensor.name not in INPUT_MEANINGS]
+    if unknown:
+        raise StorageError(
+            f"{path} has the input {echo(unknown[0])}; expected {', '.join(INPUT_MEANINGS)}",
+            hint=Contract.remedy,
+        )
+    return contract
+
+
+def _content(contract: Contract) -> dict[str, Any]:
+    content = contract.model_dump(mode="json")
+    if content["sentence_vector"] is not None:
+        # `tokenizer.max_length` is what clients cut at: of the model's, the tokenizer's and this.
+        del content["sentence_vector"]["max_length"]
+    return content

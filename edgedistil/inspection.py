@@ -14,7 +14,6 @@ from typing import Any
 
 from edgedistil.core import console
 from edgedistil.core.errors import EdgeDistilError, ModelError
-from edgedistil.core.family import TEACHER_FAMILIES
 from edgedistil.core.family_info import FamilyInfo
 from edgedistil.core.model_folder import ModelFolder, read_model_folder
 from edgedistil.core.model_source import find_model
@@ -280,11 +279,6 @@ def _distil_answer(source: ModelFolder, tokenizer_problem: str) -> Answer:
     family = source.family
     if tokenizer_problem:
         return Answer(False, tokenizer_problem)
-    if not family.can_teach:
-        supported = ", ".join(TEACHER_FAMILIES)
-        return Answer(
-            False, f"no teacher of the family {family.model_type}; supported: {supported}"
-        )
     head = family.mlm_head
     if head is None:
         return Answer(False, f"transformers has no masked-LM head of {family.model_type}")

@@ -8,9 +8,10 @@ row. A family whose attention is new also needs one pass (`edgedistil/export/pas
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from edgedistil.core.family_info import ConfigKeys, FamilyInfo, MlmHead, ModuleNames
+from edgedistil.core.family_info import BERT_HEAD, ConfigKeys, FamilyInfo, MlmHead, ModuleNames
 
 # The first release whose RotaryEmbedding runs on a CPU.
 _ROTARY_RUNTIME = (1, 17)
@@ -212,7 +213,7 @@ FAMILIES: dict[str, FamilyInfo] = {
                 blocks=(("attention and feed-forward", "output.bottleneck.LayerNorm"),),
             ),
             # Its projection is of two matrices, next to each other.
-            can_teach=False,
+            mlm_head=replace(BERT_HEAD, wide="cls.predictions.dense"),
             mixes_neighbours=True,
             norm_kind="affine",
             residual_norms=0,
@@ -374,5 +375,3 @@ FAMILIES: dict[str, FamilyInfo] = {
         ),
     )
 }
-# Families that a teacher can be of, for messages.
-TEACHER_FAMILIES = tuple(name for name, family in FAMILIES.items() if family.can_teach)

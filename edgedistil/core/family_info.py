@@ -73,6 +73,8 @@ class MlmHead:
         dense: First linear layer; None in a head that only projects.
         norm: LayerNorm behind it; None as for `dense`.
         projection: Projection onto the vocabulary, tied to the word embeddings by default.
+        wide: Module with the projection's further columns, transposed, where the states are wider
+            than the word embeddings and no layer makes them narrower; None for other families.
         activation: Activation behind `dense`; None for one that config.json names.
         activation_key: Key of config.json that names it; None for the encoder's.
     """
@@ -80,6 +82,7 @@ class MlmHead:
     dense: str | None
     norm: str | None
     projection: str
+    wide: str | None = None
     activation: str | None = None
     activation_key: str | None = None
 
@@ -105,7 +108,6 @@ class FamilyInfo:
         default_tokenizer: Tokenizer class of a folder that names none.
         defaults: What transformers assumes where config.json has no such key.
         token_types: Whether the model takes `token_type_ids` (segments A and B).
-        can_teach: Whether a model of this family can be distilled.
         keys: Names of the sizes in config.json.
         names: Names of the modules.
         mlm_head: Modules of the masked-LM head; None if transformers has no such head.
@@ -134,7 +136,6 @@ class FamilyInfo:
     default_tokenizer: str
     defaults: Mapping[str, Any]
     token_types: bool = True
-    can_teach: bool = True
     keys: ConfigKeys = _STANDARD_KEYS
     names: ModuleNames = _STANDARD_NAMES
     mlm_head: MlmHead | None = BERT_HEAD

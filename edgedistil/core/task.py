@@ -17,10 +17,12 @@ Task = Literal[
     "text-classification",
     "token-classification",
     "question-answering",
+    "multiple-choice",
 ]
 # What one answer is about: a token of the vocabulary at a position, a label of a sequence or of a
-# token, a start and an end position, or a hidden state (nothing is decided).
-Level = Literal["vocabulary", "sequence", "token", "span", "hidden"]
+# token, a start and an end position, one of several sequences, or a hidden state (nothing is
+# decided).
+Level = Literal["vocabulary", "sequence", "token", "span", "choice", "hidden"]
 # How the outputs of a sequence's head are read, as config.json names it: the largest one is the
 # label, every label is decided by itself, or every output is a value.
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -57,6 +59,11 @@ class TaskInfo:
     sends_pairs: bool = False
     reads_pooler: bool = False
     labelled_kinds: tuple[LabelledKind, ...] = ()
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether inputs are (batch, choices, sequence), and an answer is one of the choices."""
+        return self.level == "choice"
 
 
 TASKS: dict[Task, TaskInfo] = {
@@ -120,6 +127,17 @@ TASKS: dict[Task, TaskInfo] = {
             sends_pairs=True,
             labelled_kinds=("span",),
         ),
+        TaskInfo(
+            name="multiple-choice",
+            level="choice",
+            outputs=("logits",),
+            architectures=("ForMultipleChoice",),
+            auto_class="AutoModelForMultipleChoice",
+            ort_class="ORTModelForMultipleChoice",
+            label="multiple-choice",
+            sends_pairs=True,
+            reads_pooler=True,
+        ),
     )
 }
 # Both are exported of every run: the speed claim is measured on the encoder, as the paper did, and
@@ -131,6 +149,9 @@ SENTENCE_OUTPUT = "sentence_embedding"
 FILL_MASK_TASK: Task = "fill-mask"
 # transformers assumes so many labels where config.json names none.
 _DEFAULT_LABELS = 2
+
+# Texts of a question where no data set says how many: as SWAG's and most exams'.
+USUAL_CHOICES = 4
 
 assert tuple(TASKS) == get_args(Task), "every task has exactly one row"
 

@@ -159,21 +159,28 @@ def initialise_head(model: PreTrainedModel, token_counts_V: Tensor) -> None:
     """Initialises the head so that its first prediction is near the unigram distribution.
 
     The transform is the identity with gain `NORM_GAIN`, the output bias the log frequency of the
-    tokens.
+    tokens. A head without a transform projects with the word embeddings, and one without a bias
+    starts without the frequencies.
     """
-    names, bias_V = head_names(model), mlm_head(model).bias_V
-    assert names.dense is not None and names.norm is not None
-    dense: Any = model.get_submodule(names.dense)
-    norm: Any = model.get_submodule(names.norm)
+    names, head = head_names(model), mlm_head(model)
     with torch.no_grad():
-        nn.init.eye_(dense.weight)
-        norm.weight.fill_(NORM_GAIN)
-        # ModernBERT's head has no biases but that of the projection.
-        for bias in (dense.bias, norm.bias):
-            if bias is not None:
-                bias.zero_()
-        smoothed_V = token_counts_V.double().to(bias_V.device) + _SMOOTHING
-        bias_V.copy_((smoothed_V / smoothed_V.sum()).log())
+        if names.dense is not None and names.norm is not None:
+            _make_identity(model.get_submodule(names.dense), model.get_submodule(names.norm))
+        else:
+            # Where the two are tied, this changes nothing.
+            head.weight_VD.copy_(model.get_input_embeddings().weight)
+        smoothed_V = token_counts_V.double().to(head.bias_V.device) + _SMOOTHING
+        head.bias_V.copy_((smoothed_V / smoothed_V.sum()).log())
+
+
+def _make_identity(dense: Any, norm: Any) -> None:
+    """Makes a head's transform the identity, but for its activation."""
+    nn.init.eye_(dense.weight)
+    norm.weight.fill_(NORM_GAIN)
+    # ModernBERT's head has no biases but that of the projection.
+    for bias in (dense.bias, norm.bias):
+        if bias is not None:
+            bias.zero_()
 
 
 def train_mlm(

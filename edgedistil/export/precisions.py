@@ -18,6 +18,7 @@ from edgedistil.core.errors import CorpusError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.precision import Precision, PrecisionRequest
 from edgedistil.core.records import ParityFigures, ProbeText
+from edgedistil.core.task import TASKS
 from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
 from edgedistil.export.calibrate import METHODS, Feeds, activation_ranges, collect_histograms
@@ -47,7 +48,7 @@ from edgedistil.export.weight_source import read_weight_source
 from edgedistil.models.sentence_encoder import SentenceEncoder
 from edgedistil.parity.formula import WeightSource
 from edgedistil.parity.gate import check_artefact
-from edgedistil.parity.probes import Probes
+from edgedistil.parity.probes import Probes, by_question
 
 # 96 sequences: more would make the ranges surer and the export slower.
 CALIBRATION_CALLS = 24
@@ -302,7 +303,10 @@ def calibration_feeds(context: BuildContext) -> list[Feeds]:
         sequences = context.tokenizer.encode_framed(lines, max_length)
         longest = max(len(ids) for ids, _ in sequences)
         batch = pad_sequences(sequences, longest, context.tokenizer)
-        feeds.append({name: batch[name] for name in names})
+        arrays = {name: batch[name] for name in names}
+        # Every sequence is a question with one choice: ranges do not depend on the others.
+        choices = 1 if TASKS[context.source.task].has_choices else None
+        feeds.append(by_question(arrays, choices))
     _warn_of_unknown_tokens(context, feeds)
     return feeds
 

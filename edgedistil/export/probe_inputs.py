@@ -45,10 +45,12 @@ class ProbeInputs:
     Attributes:
         feeds: Name of the input → array, shape (B, L).
         masked_M2: (sequence, position) of every [MASK]; empty if nothing is masked.
+        choices: Sequences of one question; None for a task without choices.
     """
 
     feeds: dict[str, IntArray]
     masked_M2: IntArray
+    choices: int | None = None
 
 
 # --- calls and sizes -----------------------------------------------------------------------------
@@ -78,6 +80,11 @@ def plan_calls(positions: int) -> list[tuple[int, int]]:
 
 def _sequence_counts(length: int) -> tuple[int, ...]:
     return next(counts for up_to, counts in CALLS.items() if length <= up_to)
+
+
+def choices_at(length: int) -> int:
+    """Choices of a question at a padded length: 2 to 4, so that no number of them is fixed."""
+    return 2 + length % 3
 
 
 def sequence_sizes(length: int, count: int) -> list[int]:
@@ -133,6 +140,7 @@ def draw_inputs(
     pairs: Pairs,
     masks: bool,
     token_types: bool,
+    choices: bool = False,
 ) -> ProbeInputs:
     """Draws the padded batch of one call.
 
@@ -140,12 +148,15 @@ def draw_inputs(
         documents: Tokens of each document.
         tokenizer: Puts the special tokens around a sequence.
         rng: Selects the documents and the masked positions.
-        call: Padded length and number of sequences.
+        call: Padded length and number of sequences; with choices, of questions.
         pairs: Which sequences are two texts.
         masks: Whether tokens are replaced by [MASK].
         token_types: Whether the model takes `token_type_ids`.
+        choices: Whether the model selects one of several sequences.
     """
     length, count = call
+    per_question = choices_at(length) if choices else None
+    count *= per_question or 1
     sizes = sequence_sizes(length, count)
     sequences = []
     for row, size in enumerate(sizes):
@@ -159,7 +170,7 @@ def draw_inputs(
     masked_M2 = np.zeros((0, 2), np.int64)
     if masks:
         masked_M2 = _mask(feeds["input_ids"], tokenizer, rng)
-    return ProbeInputs(feeds, masked_M2)
+    return ProbeInputs(feeds, masked_M2, per_question)
 
 
 def _sequence(

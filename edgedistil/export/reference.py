@@ -45,7 +45,7 @@ from edgedistil.export.trace import takes_token_types
 from edgedistil.models.facts import weights_sha256
 from edgedistil.models.sentence_encoder import SentenceEncoder
 from edgedistil.parity.compare import margins
-from edgedistil.parity.probes import ProbeBatch, Probes
+from edgedistil.parity.probes import ProbeBatch, Probes, by_question
 
 FloatArray = NDArray[np.float32]
 
@@ -102,6 +102,7 @@ def make_probes(
         pairs=_pairs(task, token_types=token_types),
         masks=TASKS[task].level == "vocabulary",
         token_types=token_types,
+        choices=TASKS[task].has_choices,
     )
     family = FAMILIES[model.config.model_type]
     calls = plan_calls(family.positions_limit(model.config.to_dict()))
@@ -131,9 +132,9 @@ def _source_sha256(model: PreTrainedModel, sentence: SentenceEncoder | None) -> 
 def _pairs(task: Task, *, token_types: bool) -> Pairs:
     """Which probes of a task are two texts."""
     row = TASKS[task]
-    # A question has a context; a label may be of one text or of two.
+    # A question has a context, or choices; a label may be of one text or of two.
     if row.sends_pairs:
-        return "all" if row.level == "span" else "half"
+        return "all" if row.level in ("span", "choice") else "half"
     # Otherwise no probe would have a token of the second type.
     return "half" if token_types else "none"
 
@@ -149,9 +150,9 @@ class Reference:
     task: Task
     sentence: SentenceEncoder | None
 
-    def run(self, arrays_BL: Mapping[str, IntArray]) -> dict[str, FloatArray]:
+    def run(self, arrays: Mapping[str, IntArray]) -> dict[str, FloatArray]:
         """Returns the outputs of the task; raises ModelError if one is NaN or infinite."""
-        feeds = {name: torch.from_numpy(array) for name, array in arrays_BL.items()}
+        feeds = {name: torch.from_numpy(array) for name, array in arrays.items()}
         with torch.inference_mode():
             outputs = self.model(**feeds)
             tensors = {name: getattr(outputs, name) for name in TASKS[self.task].outputs}
@@ -184,7 +185,7 @@ def _run_calls(
         for index, (length, count) in enumerate(calls):
             inputs = draw((length, count))
             with at_boundaries(reference.model, states.__setitem__):
-                outputs = reference.run(inputs.feeds)
+                outputs = reference.run(by_question(inputs.feeds, inputs.choices))
             # Each batch has its share of the positions with logits.
             rows = _select_rows(inputs, outputs, reference.task, rng, share=count / total)
             store_all = index in with_states
@@ -291,7 +292,7 @@ def _select_rows(
         choices_M, margins_M = masked_MV.argmax(axis=-1), margins(masked_MV)
         count = round(share * _logit_row_budget(logits_BLV.shape[-1]))
         compared_N2 = _logit_rows(masked_M2, compared_N2, rng, count=count)
-    elif level == "sequence":
+    elif level in ("sequence", "choice"):
         compared_N2 = np.zeros((0, 2), np.int64)
     return _Rows(compared_N2, choices_M, margins_M, _hidden_rows(mask_BL, rng))
 
@@ -364,4 +365,5 @@ def _probe_batch(
         hidden_rows_R2=rows.hidden_R2,
         hidden_KRD=np.stack([_at(hidden_BLD, rows.hidden_R2) for hidden_BLD in hidden_KBLD]),
         full_hidden_KBLD=np.stack(hidden_KBLD) if store_all else None,
+        choices=inputs.choices,
     )

@@ -39,6 +39,11 @@ from edgedistil.parity.formula import META, literal, parse, setting, source, sou
 IR_VERSION = 8
 
 
+def example_shape(task: Task, length: int) -> tuple[int, ...]:
+    """Shape of an example's inputs: two sequences, which are two choices where a task has them."""
+    return (1, 2, length) if TASKS[task].has_choices else (2, length)
+
+
 def input_names(*, token_types: bool) -> list[str]:
     """Names of a graph's inputs, in order."""
     names = ["input_ids", "attention_mask"]
@@ -80,7 +85,7 @@ def trace_model(model: PreTrainedModel, *, task: Task, token_types: bool | None 
         weights = _weights_by_traced_name(wrapper, model)
         torch.onnx.export(
             wrapper,
-            _example(model, inputs),
+            _example(model, task, inputs),
             data,  # type: ignore[arg-type]  # the tracer takes a buffer; its annotation forgot
             dynamo=False,
             opset_version=TRACE_OPSET,
@@ -141,7 +146,7 @@ def _quiet_tracer() -> Iterator[None]:
 # --- inputs, axes, weights -----------------------------------------------------------------------
 
 
-def _example(model: PreTrainedModel, inputs: list[str]) -> tuple[Tensor, ...]:
+def _example(model: PreTrainedModel, task: Task, inputs: list[str]) -> tuple[Tensor, ...]:
     """Inputs of the traced forward pass: two sequences of seven tokens, one of them padded."""
     B, L = 2, min(7, model.config.max_position_embeddings)
     # Small ids, which every vocabulary has.
@@ -149,13 +154,18 @@ def _example(model: PreTrainedModel, inputs: list[str]) -> tuple[Tensor, ...]:
     mask = torch.ones(B, L, dtype=torch.int64)
     mask[1, 5:] = 0
     by_name = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    return tuple(by_name[name] for name in inputs)
+    shape = example_shape(task, L)
+    return tuple(by_name[name].reshape(shape) for name in inputs)
 
 
 def _dynamic_axes(name: str, task: Task) -> dict[int, str]:
     """Names of the dynamic axes of an input or output."""
-    if name in TASKS[task].outputs and TASKS[task].level == "sequence":
+    is_output = name in TASKS[task].outputs
+    if is_output and TASKS[task].level == "sequence":
         return {0: "batch"}
+    if TASKS[task].has_choices:
+        axes = {0: "batch", 1: "choices"}
+        return axes if is_output else {**axes, 2: "sequence"}
     return {0: "batch", 1: "sequence"}
 
 

@@ -25,6 +25,7 @@ from edgedistil.export.settings import (
     epsilon_name,
 )
 from edgedistil.export.tensor_names import all_tensors, tensor_names
+from edgedistil.export.trace import example_shape
 from edgedistil.models.sentence_encoder import SentenceEncoder
 from edgedistil.parity.formula import WeightSource
 
@@ -100,7 +101,8 @@ def used_parameters(model: PreTrainedModel, task: Task) -> frozenset[str]:
     """
     names = tensor_names(model)
     with _gradients(model), torch.enable_grad():
-        outputs = model(input_ids=torch.zeros(1, 2, dtype=torch.int64), return_dict=True)
+        ids = torch.zeros(example_shape(task, 2), dtype=torch.int64)
+        outputs = model(input_ids=ids, return_dict=True)
         leaves = _leaves([outputs[name] for name in TASKS[task].outputs])
     return frozenset(names[id(leaf)] for leaf in leaves if id(leaf) in names)
 

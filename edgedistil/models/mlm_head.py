@@ -57,12 +57,18 @@ def head_names(model: PreTrainedModel) -> HeadNames:
 
 
 def mlm_head(model: PreTrainedModel) -> MlmHead:
-    """Returns the model's MLM head; its tensors are the model's parameters, not copies."""
+    """Returns the model's MLM head; its tensors are the model's parameters, not copies.
+
+    Only the two matrices of MobileBERT's projection are joined, in a tensor with a gradient.
+    """
     names = head_names(model)
     projection: Any = model.get_submodule(names.projection)
     weight_VD = getattr(projection, "weight", None)
     if weight_VD is None:
         weight_VD = model.get_input_embeddings().weight
+    if names.wide is not None:
+        wide: Any = model.get_submodule(names.wide)
+        weight_VD = torch.cat([weight_VD, wide.weight.t()], dim=1)
     bias_V = projection.bias
     if bias_V is None:
         bias_V = torch.zeros(len(weight_VD), dtype=weight_VD.dtype, device=weight_VD.device)

@@ -9,7 +9,6 @@ import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from edgedistil.core.errors import ModelError
-from edgedistil.core.family import TEACHER_FAMILIES
 from edgedistil.core.model_folder import ModelFolder, read_model_folder
 from edgedistil.core.model_source import ASSET_PREFIX, find_model
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
@@ -66,7 +65,7 @@ def read_teacher(folder: Path, *, name: str) -> Teacher:
         ModelError: As in `load_teacher`.
     """
     # The cheap checks come first: reading the weights takes seconds.
-    source = read_model_folder(folder, families=TEACHER_FAMILIES, subject="the teacher")
+    source = read_model_folder(folder, subject="the teacher")
     _check_tied(source)
     tokenizer = read_tokenizer(folder)
     for kind in _SPECIAL_TOKENS:

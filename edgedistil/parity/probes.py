@@ -33,6 +33,13 @@ Array = NDArray[Any]
 ReferenceOutputs = tuple[Mapping[str, Array], ...]
 
 
+def by_question(feeds: Mapping[str, Array], choices: int | None) -> dict[str, Array]:
+    """Returns inputs (B, L), or (questions, choices, L) for a task with choices."""
+    if choices is None:
+        return dict(feeds)
+    return {name: array.reshape(-1, choices, array.shape[-1]) for name, array in feeds.items()}
+
+
 @dataclass(frozen=True)
 class ProbeBatch:
     """Inputs of one call, the positions that are compared, and PyTorch's outputs there.
@@ -53,6 +60,7 @@ class ProbeBatch:
         hidden_KRD: Hidden states after each LayerNorm at these positions.
         full_hidden_KBLD: Hidden states at every position, padding included; in one batch only,
             None in the others.
+        choices: Sequences of one question, of which the model selects one; None for other tasks.
     """
 
     input_ids_BL: NDArray[np.int64]
@@ -66,6 +74,7 @@ class ProbeBatch:
     hidden_rows_R2: NDArray[np.int64]
     hidden_KRD: NDArray[np.float32]
     full_hidden_KBLD: NDArray[np.float32] | None
+    choices: int | None = None
 
     @property
     def sequences(self) -> int:
@@ -81,7 +90,7 @@ class ProbeBatch:
         feeds = {"input_ids": self.input_ids_BL, "attention_mask": self.attention_mask_BL}
         if self.token_type_ids_BL is not None:
             feeds["token_type_ids"] = self.token_type_ids_BL
-        return feeds
+        return by_question(feeds, self.choices)
 
 
 @dataclass(frozen=True)
@@ -219,6 +228,7 @@ _REQUIRED = (
     "hidden_KRD",
 )
 _TOKEN_TYPES = "token_type_ids_BL"  # noqa: S105 -- the name of an array
+_CHOICES = "choices"
 _FULL_HIDDEN = "whole_KBLD"  # stored name; part of FORMAT 1
 _OUTPUT_PREFIX = "output/"
 _REFERENCE_PREFIX = "reference/"
@@ -236,6 +246,8 @@ def _arrays_of(batch: ProbeBatch) -> dict[str, Array]:
     arrays: dict[str, Array] = {name: getattr(batch, name) for name in _REQUIRED}
     if batch.token_type_ids_BL is not None:
         arrays[_TOKEN_TYPES] = batch.token_type_ids_BL
+    if batch.choices is not None:
+        arrays[_CHOICES] = np.array(batch.choices)
     if batch.full_hidden_KBLD is not None:
         arrays[_FULL_HIDDEN] = batch.full_hidden_KBLD
     for name, array in batch.outputs.items():
@@ -276,5 +288,6 @@ def _batch_of(archive: Mapping[str, Array], index: int) -> ProbeBatch:
         token_type_ids_BL=arrays.get(_TOKEN_TYPES),
         full_hidden_KBLD=arrays.get(_FULL_HIDDEN),
         outputs=outputs,
+        choices=int(arrays[_CHOICES]) if _CHOICES in arrays else None,
         **required,
     )

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from onnx import TensorProto
 
 from edgedistil.core.errors import ModelError
+from edgedistil.core.task import USUAL_CHOICES
 
 # What a workload of text can provide; the runner computes the last two itself.
 Source = Literal["input_ids", "attention_mask", "token_type_ids", "position_ids", "row_ids"]
@@ -63,6 +64,8 @@ _FUSED_TABLES: Sequence[tuple[int, Source]] = (
     (3, "position_ids"),
     (4, "token_type_ids"),
 )
+# (batch, choices, sequence): a graph of multiple choice.
+_CHOICES_RANK = 3
 # A larger call than this is a mistake in the file: its inputs alone would take gigabytes.
 _MAX_CALL_TOKENS = 2**20
 
@@ -73,7 +76,7 @@ class GraphFacts:
 
     Attributes:
         inputs: Graph's name of an input → what it takes.
-        batch: Sequences per call; 1 unless the graph has another fixed number.
+        batch: Sequences per call; 1 unless the graph has another fixed number, or choices.
         length: Tokens of a sequence, if the graph takes no other number.
         vocabulary: Rows of the word-embedding matrix; None if it was not found.
         positions: Rows of the position table; None if it was not found.
@@ -106,10 +109,15 @@ def read_graph_facts(graph: Any, path: Path) -> GraphFacts:
         raise _not_text(path, values, problem)
     shapes = [_shape(value) for value in values]
     batches = {shape[0] for shape in shapes if shape and shape[0] is not None}
-    lengths = {shape[1] for shape in shapes if len(shape) == 2 and shape[1] is not None}
-    if len(batches) > 1 or len(lengths) > 1:
+    lengths = {shape[-1] for shape in shapes if len(shape) > 1 and shape[-1] is not None}
+    choices = {shape[1] or USUAL_CHOICES for shape in shapes if len(shape) == _CHOICES_RANK}
+    if max(len(batches), len(lengths), len(choices)) > 1:
         raise _not_text(path, values, "their fixed sizes contradict each other")
     batch, length = next(iter(batches), 1), next(iter(lengths), None)
+    if choices and batch > 1:
+        raise _not_text(path, values, "a call has several questions of several choices")
+    # A call is one question: its choices are the sequences.
+    batch *= next(iter(choices), 1)
     if batch * (length or 1) > _MAX_CALL_TOKENS:
         raise _not_text(path, values, f"a call would have over {_MAX_CALL_TOKENS:,} tokens")
     tables = _find_tables(graph, inputs)
@@ -158,9 +166,12 @@ def _find_problem(values: Sequence[Any], sources: Mapping[str, Source]) -> str |
         if _kind(value) not in (_MASKS if source == "attention_mask" else _INTEGERS):
             return f"{value.name} does not take integers"
         rank = len(_shape(value))
-        expected = 1 if source == "row_ids" else 2
-        if rank not in (0, expected):
+        expected = (0, 1) if source == "row_ids" else (0, 2, _CHOICES_RANK)
+        if rank not in expected:
             return f"{value.name} has {rank} dimensions"
+    ranks = {len(_shape(value)) for value in values if sources[value.name] != "row_ids"}
+    if _CHOICES_RANK in ranks and len(ranks) > 1:
+        return "only some of them have an axis of choices"
     return None
 
 

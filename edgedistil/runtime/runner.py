@@ -55,6 +55,8 @@ ENUMERATIONS = {
 # Dependent additions in one loop of the clock measurement: the loop's own two instructions are then
 # at most 3% of its cycles.
 ADDITIONS_PER_LOOP = 64
+# Axes of the inputs of multiple choice: questions, choices, tokens.
+CHOICES_RANK = 3
 # Types of graph inputs that token ids, masks and segments can be converted to.
 INPUT_TYPES = {
     "tensor(int64)": "int64",
@@ -471,7 +473,14 @@ class ModelSession:
             array = feed[sources[value.name]]
             # No copy of what has the right type already.
             array = array.astype(INPUT_TYPES.get(value.type, array.dtype), copy=False)
-            selected[value.name] = array if batch == 1 else array.repeat(batch, axis=0)
+            # Probes of multiple choice have this axis already.
+            if array.ndim == CHOICES_RANK:
+                selected[value.name] = array
+                continue
+            array = array if batch == 1 else array.repeat(batch, axis=0)
+            # The row of a text is repeated: every choice of one question.
+            has_choices = len(value.shape) == CHOICES_RANK
+            selected[value.name] = array[None] if has_choices else array
         return selected
 
 

@@ -6,7 +6,7 @@ import pytest
 import transformers
 from transformers import AutoConfig
 
-from edgedistil.core.family import FAMILIES, TEACHER_FAMILIES
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.family_info import FamilyInfo
 from edgedistil.core.task import TASKS
 
@@ -55,7 +55,3 @@ def test_distilbert_is_read_with_the_names_of_bert() -> None:
     theirs = AutoConfig.for_model(**config)
     ours = FAMILIES["distilbert"]
     assert (ours.hidden(config), ours.layers(config)) == (theirs.dim, theirs.n_layers) == (44, 3)
-
-
-def test_all_families_but_mobilebert_teach() -> None:
-    assert set(FAMILIES) - set(TEACHER_FAMILIES) == {"mobilebert"}

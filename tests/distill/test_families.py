@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from edgedistil.core.family import TEACHER_FAMILIES
+from edgedistil.core.family import FAMILIES as ALL_FAMILIES
 from edgedistil.core.recipe import Loss, Recipe
 from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.core.tokenizer_files import TOKENIZER_FILES
@@ -26,7 +26,7 @@ from edgedistil.models.fast.encoder import freeze_teacher
 from edgedistil.models.student import StudentOptions, make_student
 from tests.export.families.conftest import CASES, VOCABULARY, make_model
 
-FAMILIES = [name for name in TEACHER_FAMILIES if name != "bert"]
+FAMILIES = [name for name in ALL_FAMILIES if name != "bert"]
 FAST = {"distilbert", "ernie", "roberta", "xlm-roberta", "camembert", "electra"}
 Make = Callable[..., Recipe]
 TeacherFolder = Callable[[str], Path]
@@ -71,7 +71,7 @@ def test_a_run_of_two_steps_trains_a_student_of_the_teachers_class(
     assert ours.encode_framed([text], 64) == theirs.encode_framed([text], 64)
 
 
-@pytest.mark.parametrize("name", TEACHER_FAMILIES)
+@pytest.mark.parametrize("name", ALL_FAMILIES)
 def test_the_loss_in_16_bits_is_that_of_float32(name: str) -> None:
     teacher = make_model(CASES[name], "fill-mask").requires_grad_(True)
     student = make_student(teacher, layer_map=[0, 1], options=StudentOptions(dropout=0.0))

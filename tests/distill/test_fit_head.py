@@ -13,13 +13,23 @@ import torch
 from transformers import BertConfig, BertModel
 
 from edgedistil.core.errors import TrainingDiverged
-from edgedistil.core.recipe import FitHead
+from edgedistil.core.recipe import FitHead, Masking
 from edgedistil.core.rundir import tree_manifest
+from edgedistil.data.batches import BatchOrder
 from edgedistil.data.token_store import StoreWriter, TokenStore
 from edgedistil.distill import fit_head as fitting
-from edgedistil.distill.fit_head import fit_head, initialise_head, store_sha256, token_counts
+from edgedistil.distill.batches import Masker, micro_batches_at
+from edgedistil.distill.fit_head import (
+    fit_head,
+    initialise_head,
+    store_sha256,
+    token_counts,
+    train_mlm,
+)
 from edgedistil.distill.schedule import learning_rate_factor
+from edgedistil.models.mlm_head import mlm_head
 from edgedistil.models.teacher import Teacher, read_teacher
+from tests.export.families.conftest import CASES, make_model
 
 ROWS, L, V = 97, 13, 41
 
@@ -40,6 +50,11 @@ def store(tmp_path: Path) -> TokenStore:
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Teacher:
+    return read_teacher(save_headless(tmp_path), name="headless")
+
+
+def save_headless(tmp_path: Path) -> Path:
+    """Saves a BERT without a head, with a tokenizer of numbered words."""
     from transformers import BertTokenizer
 
     torch.manual_seed(2)
@@ -57,7 +72,7 @@ def teacher(tmp_path: Path) -> Teacher:
     BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(
         tmp_path / "headless"
     )
-    return read_teacher(tmp_path / "headless", name="headless")
+    return tmp_path / "headless"
 
 
 def fit(teacher: Teacher, store: TokenStore, cache: Path, **changes: Any) -> Teacher:
@@ -65,6 +80,36 @@ def fit(teacher: Teacher, store: TokenStore, cache: Path, **changes: Any) -> Tea
     defaults = {"steps": 60, "batch_tokens": 16 * L, "learning_rate": 1e-2, "warmup": 0.1}
     settings = FitHead.model_validate({**defaults, **changes})
     return fit_head(teacher, store, settings, seed=seed, cache=cache)
+
+
+@pytest.mark.parametrize("name", ["eurobert", "mobilebert", "modernbert"])
+def test_heads_of_other_forms_learn_too(name: str, tmp_path: Path, store: TokenStore) -> None:
+    torch.manual_seed(2)
+    model = make_model(CASES[name], "fill-mask", vocab_size=V).requires_grad_(True)
+    counts_V = token_counts(store, V)
+    initialise_head(model, counts_V)
+    head = mlm_head(model)
+    is_plain = name == "eurobert"
+    # A head without a transform starts as the word embeddings, others as the frequencies.
+    assert torch.equal(head.weight_VD, model.get_input_embeddings().weight) == (
+        name != "mobilebert"
+    )
+    assert torch.isfinite(head.bias_V).all() and bool(head.bias_V.any()) != is_plain
+    order = BatchOrder(store, seed=5, global_batch=16, micro_batch=16)
+    tokenizer = read_teacher(save_headless(tmp_path), name="headless").tokenizer
+    masker = Masker(tokenizer, counts_V.numpy(), Masking(share=0.15), seed=5)
+    settings = FitHead(steps=40, batch_tokens=16 * L, learning_rate=5e-3, warmup=0.1)
+    losses = train_mlm(
+        model,
+        lambda step: micro_batches_at(
+            step, order, masker, pad_id=0, device=model.device, purpose="test"
+        ),
+        settings,
+        tokens_per_step=16.0 * L,
+        dtype=torch.float32,
+    )
+    unigram = math.log(V - 5)
+    assert sum(losses[-5:]) / 5 < unigram - 0.3
 
 
 def test_it_learns_the_rows(teacher: Teacher, store: TokenStore, tmp_path: Path) -> None:

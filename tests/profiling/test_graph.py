@@ -75,6 +75,14 @@ def test_shapes_may_be_fixed_or_absent() -> None:
     assert (graph.batch, graph.length) == (1, None)
 
 
+def test_choices_are_the_sequences_of_a_call() -> None:
+    shape = ["batch", "choices", "sequence"]
+    graph = facts(value("input_ids", INT64, shape), value("attention_mask", INT64, shape))
+    assert (graph.batch, graph.length) == (4, None)
+    graph = facts(value("input_ids", INT64, [1, 5, 64]))
+    assert (graph.batch, graph.length) == (5, 64)
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
@@ -92,6 +100,11 @@ def test_shapes_may_be_fixed_or_absent() -> None:
             [value("input_ids"), value("attention_mask", INT64, [1, 1, 1, 8])],
             "attention_mask has 4 dimensions",
         ),
+        (
+            [value("input_ids", INT64, [1, 4, 8]), value("attention_mask")],
+            "only some of them have an axis of choices",
+        ),
+        ([value("input_ids", INT64, [2, 4, 8])], "a call has several questions"),
         (
             [value("input_ids", INT64, [1, 8]), value("attention_mask", INT64, [1, 16])],
             "their fixed sizes contradict each other",

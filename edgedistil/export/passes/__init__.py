@@ -25,6 +25,7 @@ from edgedistil.core.family_info import FamilyInfo
 from edgedistil.export.passes.activation import fuse_gelu, fuse_silu
 from edgedistil.export.passes.attention import fuse_attention
 from edgedistil.export.passes.boundaries import name_boundaries
+from edgedistil.export.passes.choices import choice_inputs, merge_choices, split_choices
 from edgedistil.export.passes.constants import (
     name_constants,
     read_weights_as_stored,
@@ -36,6 +37,7 @@ from edgedistil.export.passes.layout import sequence_first
 from edgedistil.export.passes.normalisation import (
     fuse_rms_norms,
     keep_bias_sums,
+    keep_embedding_sums,
     keep_residual_sums,
     share_zero_biases,
 )
@@ -79,6 +81,7 @@ class PassCounts:
         positions: Lookups of positions in a matrix.
         family: Family of the model.
         transposed_weights: Weights that the tracer transposes.
+        choices: Inputs and outputs with an axis of choices.
     """
 
     boundaries: int
@@ -92,6 +95,7 @@ class PassCounts:
     positions: int
     family: FamilyInfo
     transposed_weights: int
+    choices: int = 0
 
     @property
     def residual_norms(self) -> int:
@@ -112,6 +116,7 @@ class PassCounts:
         family = FAMILIES[config.model_type]
         # Counted where the modules ran, not in the graph in which the passes look for them.
         calls = model.meta[MODULE_CALLS]
+        with_choices = len(choice_inputs(model))
         return cls(
             boundaries=calls["boundary"],
             layers=family.layers(config.to_dict()),
@@ -124,12 +129,15 @@ class PassCounts:
             positions=int(family.has_position_matrix(config.to_dict())),
             family=family,
             transposed_weights=sum(transposes_a_weight(node) for node in model.graph),
+            choices=with_choices + len(model.graph.outputs) if with_choices else 0,
         )
 
 
 def standard_passes(counts: PassCounts) -> list[Pass]:
     """Returns the passes of every artefact, in order."""
     return [
+        # Everything in between sees sequences.
+        Pass("choices-merged", merge_choices, counts.choices),
         Pass("boundaries", name_boundaries, counts.boundaries),
         # The lowered attention reads (L, B, D), so the layout has to change first.
         Pass("sequence-first", sequence_first, 1),
@@ -141,10 +149,12 @@ def standard_passes(counts: PassCounts) -> list[Pass]:
         Pass("silu", fuse_silu, counts.silus),
         Pass("weights-as-stored", read_weights_as_stored, counts.transposed_weights),
         Pass("residual-sums", keep_residual_sums, counts.residual_norms),
+        Pass("embedding-sums", keep_embedding_sums, int(counts.family.pad_counts_positions)),
         # Looks for the Gelu nodes that "gelu" creates.
         Pass("bias-sums", keep_bias_sums, counts.biased_gelus),
         # The number of constants depends on the version of torch.
         Pass("constants", name_constants, None),
+        Pass("choices-split", split_choices, counts.choices),
     ]
 
 

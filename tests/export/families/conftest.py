@@ -26,6 +26,7 @@ from edgedistil.core.task import TASKS, Task
 from edgedistil.core.tokenizer_files import TOKENIZER_FILES
 from edgedistil.export.publish import export_model
 from edgedistil.export.source import read_source
+from edgedistil.parity.probes import by_question
 from tests.fixtures.tokenizer_folders import our_text
 
 LAYERS, HIDDEN, HEADS, INNER = 2, 32, 4, 48
@@ -210,7 +211,10 @@ def largest_difference(exported: Exported, B: int, L: int) -> float:
     """Largest difference between the float32 graph and transformers, at tokens."""
     session = exported.session()
     arrays = feeds(exported, B, L)
-    inputs = {value.name: arrays[value.name] for value in session.get_inputs()}
+    # Sequences of one question, whose number no trace had.
+    choices = B if TASKS[exported.task].has_choices else None
+    asked = by_question(arrays, choices)
+    inputs = {value.name: asked[value.name] for value in session.get_inputs()}
     with torch.no_grad():
         outputs = exported.model(**{name: torch.from_numpy(a) for name, a in inputs.items()})
     worst = 0.0
@@ -218,7 +222,7 @@ def largest_difference(exported: Exported, B: int, L: int) -> float:
     for actual, name in zip(session.run(names, inputs), names, strict=True):
         difference = np.abs(actual - outputs[name].numpy())
         # Outputs of a sequence have no padding.
-        if TASKS[exported.task].level != "sequence":
+        if TASKS[exported.task].level not in ("sequence", "choice"):
             difference = difference[arrays["attention_mask"] == 1]
         worst = max(worst, float(difference.max()))
     return worst
@@ -247,13 +251,16 @@ def check_fused(exported: Exported) -> None:
     assert operators["FusedMatMul"] + operators["MatMul"] >= 2 * LAYERS + 6 * LAYERS
     norms = 0 if config.model_type == "mobilebert" else 2 * LAYERS
     assert fused.get("residual-sums", 0) == norms
-    exact = config.to_dict().get(FAMILIES[config.model_type].keys.activation) == "gelu"
+    row = FAMILIES[config.model_type]
+    assert fused.get("embedding-sums", 0) == row.pad_counts_positions
+    assert fused.get("choices-split", 0) == operators["Flatten"] + (operators["Flatten"] > 0)
+    exact = config.to_dict().get(row.keys.activation) == "gelu"
     assert operators["Erf"] == 0
     assert operators["Gelu"] == fused.get("gelu", 0)
     assert fused.get("gelu", 0) >= (LAYERS if exact else 0)
     assert fused.get("bias-sums", 0) >= (LAYERS if exact else 0)
     # No head, layer or mask computes a shape: the length, and what embeddings need, is all.
-    assert operators["Shape"] <= 3
+    assert operators["Shape"] <= 3 + TASKS[exported.task].has_choices
 
 
 def check_int8(exported: Exported, *, constant_linears: int = 0) -> None:

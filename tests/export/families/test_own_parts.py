@@ -14,9 +14,10 @@ from tests.export.families.conftest import (
 )
 
 FAMILIES = ("electra", "albert", "mpnet", "mobilebert")
+PAIRS = [(name, task) for name in FAMILIES for task in TASKS]
 
 
-@pytest.fixture(scope="module", params=[(name, task) for name in FAMILIES for task in TASKS])
+@pytest.fixture(scope="module", params=PAIRS, ids="-".join)
 def exported(request: pytest.FixtureRequest, export_case: Export) -> Exported:
     return export_case(*request.param)
 

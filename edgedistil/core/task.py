@@ -131,6 +131,7 @@ TASKS: dict[Task, TaskInfo] = {
             name="multiple-choice",
             level="choice",
             outputs=("logits",),
+            meanings=("score of each choice",),
             architectures=("ForMultipleChoice",),
             auto_class="AutoModelForMultipleChoice",
             ort_class="ORTModelForMultipleChoice",

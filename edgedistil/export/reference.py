@@ -160,10 +160,10 @@ class Reference:
                 tensors[SENTENCE_OUTPUT] = self.sentence.vectors(
                     outputs.last_hidden_state, feeds["attention_mask"]
                 )
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        for name, array in arrays.items():
+        values = {name: tensor.numpy() for name, tensor in tensors.items()}
+        for name, array in values.items():
             _check_finite(name, array)
-        return arrays
+        return values
 
 
 def _run_calls(

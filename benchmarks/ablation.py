@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from page import argument_parser, host_line, today, version_list, write_page
+from page import argument_parser, host_line, today, version_list, write_page, write_raw
 
 from edgedistil.ablate import ablate
 from edgedistil.core.format import ABSENT, hundredths, number, percent
@@ -21,6 +21,7 @@ from edgedistil.core.recipe import Evaluate, Recipe, Train, load_recipe, write_r
 from edgedistil.core.records import (
     AblationRecord,
     DistillRecord,
+    HeldoutMlm,
     NotMeasured,
     Variation,
     read_record,
@@ -58,6 +59,8 @@ def main() -> None:
     print(page)
     if arguments.write is not None:
         write_page(arguments.write, "ablation", page)
+        heldout = {variation.name: heldout_of(variation) for variation in record.variations}
+        write_raw(arguments.write, "ablation", {"ablation": record, "heldout": heldout})
 
 
 def write_recipes(folder: Path, *, tokens: int, seeds: int) -> None:
@@ -106,11 +109,15 @@ def render(record: AblationRecord) -> str:
     return "\n".join([*lines, "", record.agrees_with_paper]) + "\n"
 
 
+def heldout_of(variation: Variation) -> HeldoutMlm:
+    """Held-out figures of a variation's student after training."""
+    run = RunDir(runs_root() / variation.run)
+    return read_record(run.distill, DistillRecord).heldout[-1]
+
+
 def cells(variation: Variation) -> list[str]:
     """Cells of a variation's row: its score, its change, and its held-out figures."""
-    run = RunDir(runs_root() / variation.run)
-    # The last entry is the student after training.
-    heldout = read_record(run.distill, DistillRecord).heldout[-1]
+    heldout = heldout_of(variation)
     difference = ABSENT
     if not isinstance(variation.change, NotMeasured):
         difference = "within noise" if variation.within_noise else "significant"

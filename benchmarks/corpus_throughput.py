@@ -23,7 +23,16 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from page import RESULTS, argument_parser, host_line, system_line, today, version_list, write_page
+from page import (
+    RESULTS,
+    argument_parser,
+    host_line,
+    system_line,
+    today,
+    version_list,
+    write_page,
+    write_raw,
+)
 
 from edgedistil.core.assets import fetch_asset
 from edgedistil.core.format import gibibytes
@@ -89,6 +98,8 @@ def main() -> None:
     page = render(arguments, megabytes, len(documents), times, peaks)
     print(page)
     write_page(arguments.out, "corpus_throughput", page)
+    raw = {"megabytes": megabytes, "documents": len(documents), "seconds": times, "peaks": peaks}
+    write_raw(arguments.out, "corpus_throughput", raw)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -27,13 +27,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 import transformers
-from page import argument_parser, host_line, system_line, today, write_page
+from page import argument_parser, host_line, system_line, today, write_page, write_raw
 from throughput_text import Batch, Text
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -79,12 +79,14 @@ def main() -> None:
         lines=arguments.lines,
     )
     if arguments.shares:
-        print("\n".join(share_lines(text)))
+        print("\n".join(share_lines(shares_of_ours(text))))
         return
-    page = render(arguments, text)
+    measured = measure_all(arguments, text)
+    page = render(arguments, text, measured)
     print(page)
     if arguments.write:
         write_page(arguments.write, "distill_throughput", page)
+        write_raw(arguments.write, "distill_throughput", asdict(measured))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -368,14 +370,44 @@ def _matmul_kind(event: Any) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Measured:
+    """All figures of the page.
+
+    Attributes:
+        rates: Of every variant.
+        losses: The three losses of one batch, in float32 and in bfloat16.
+        peak_bytes: Peak of a fresh process, by variant.
+        shares: Where a step's time goes, for our variants.
+    """
+
+    rates: dict[Variant, Rates]
+    losses: dict[str, list[float]]
+    peak_bytes: dict[Variant, int]
+    shares: dict[Variant, dict[str, float]]
+
+
+def measure_all(arguments: argparse.Namespace, text: Text) -> Measured:
+    """Measures everything."""
+    return Measured(
+        rates=measure(text, arguments.rounds),
+        losses=compare_values(text),
+        peak_bytes={variant: peak_bytes(variant, text, arguments) for variant in VARIANTS},
+        shares=shares_of_ours(text),
+    )
+
+
+def shares_of_ours(text: Text) -> dict[Variant, dict[str, float]]:
+    """Shares of a step's time, for both of our variants."""
+    return {"same": time_shares("same", text), "packed": time_shares("packed", text)}
+
+
 # --- page ----------------------------------------------------------------------------------------
 
 
-def render(arguments: argparse.Namespace, text: Text) -> str:
-    """Measures everything and renders the result page."""
-    rates = measure(text, arguments.rounds)
-    values = compare_values(text)
-    peaks = {variant: peak_bytes(variant, text, arguments) for variant in VARIANTS}
+def render(arguments: argparse.Namespace, text: Text, measured: Measured) -> str:
+    """Renders the result page."""
+    rates = measured.rates
     options = " ".join(
         f"--{name} {getattr(arguments, name)}"
         for name in ("rounds", "sequences", "length", "threads")
@@ -393,12 +425,12 @@ def render(arguments: argparse.Namespace, text: Text) -> str:
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|" + "---|" * len(COLUMNS),
-        *(rate_line(variant, rates, peaks) for variant in VARIANTS),
+        *(rate_line(variant, rates, measured.peak_bytes) for variant in VARIANTS),
         "",
         "Losses of one batch without dropout (soft-target, MLM, cosine):",
         "",
-        *(f"- {name}: {_join(losses, '.5f')}" for name, losses in values.items()),
-        *share_lines(text),
+        *(f"- {name}: {_join(losses, '.5f')}" for name, losses in measured.losses.items()),
+        *share_lines(measured.shares),
         "",
         "Rounds, attended tokens/s:",
         "",
@@ -421,9 +453,9 @@ def rate_line(
     )
 
 
-def share_lines(text: Text) -> list[str]:
+def share_lines(by_variant: Mapping[Variant, Mapping[str, float]]) -> list[str]:
     """Table of `time_shares` for both of our variants."""
-    same, packed = time_shares("same", text), time_shares("packed", text)
+    same, packed = by_variant["same"], by_variant["packed"]
     lines = [
         "",
         "Where the time of a step goes (profiler, one thread, shares of wall-clock time; three"

@@ -24,7 +24,7 @@ from pathlib import Path
 import onnxruntime as ort
 import torch
 import transformers
-from page import RESULTS, argument_parser, host_line, system_line, today, write_page
+from page import RESULTS, argument_parser, host_line, system_line, today, write_page, write_raw
 from peers.measure import (
     LENGTHS,
     measure_cold,
@@ -40,6 +40,7 @@ from peers.rows import (
     make_rows,
     needed_bytes,
     random_shapes,
+    raw_rows,
     versions_of,
 )
 
@@ -104,7 +105,9 @@ def main() -> None:
     for threads in arguments.threads:
         lines += latency_lines(rows, threads)
     lines += [*cold_lines(rows, source), *prediction_lines(predictions), *operator_lines(rows)]
-    print(write_page(arguments.out, f"export_peers-{arguments.which}", "\n".join(lines)))
+    stem = f"export_peers-{arguments.which}"
+    print(write_page(arguments.out, stem, "\n".join(lines)))
+    write_raw(arguments.out, stem, {"rows": raw_rows(rows), "predictions": dict(predictions)})
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from page import RESULTS, argument_parser, host_line, today, write_page
+from page import RESULTS, argument_parser, host_line, today, write_page, write_raw
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from edgedistil.core.places import cache_root
@@ -52,6 +52,8 @@ def main() -> None:
     if result.exit_code:
         print(result.stderr[-2000:])
     write_page(RESULTS, "export_self", page)
+    cost = {"wall_s": result.wall_s, "cpu_s": result.cpu_s, "peak_bytes": result.peak_bytes}
+    write_raw(RESULTS, "export_self", {**cost, "weight_bytes": weight_bytes})
 
 
 def write_source(folder: Path) -> int:

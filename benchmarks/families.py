@@ -27,9 +27,26 @@ import numpy as np
 import onnxruntime as ort
 import torch
 import transformers
-from page import RESULTS, argument_parser, host_line, load_averages, system_line, today, write_page
+from page import (
+    RESULTS,
+    argument_parser,
+    host_line,
+    load_averages,
+    system_line,
+    today,
+    write_page,
+    write_raw,
+)
 from peers.measure import measure_latency, open_session, session_feeds
-from peers.rows import OURS, Row, optimum_rows, our_rows, transformers_rows, versions_of
+from peers.rows import (
+    OURS,
+    Row,
+    optimum_rows,
+    our_rows,
+    raw_rows,
+    transformers_rows,
+    versions_of,
+)
 from transformers import AutoConfig, AutoModel
 
 from edgedistil.core.family import FAMILIES
@@ -129,6 +146,8 @@ def main() -> None:
     for item in measured:
         lines += family_lines(item)
     print(write_page(arguments.out, "families", "\n".join(lines)))
+    raw = {item.family: {"rows": raw_rows(item.rows), "missing": item.missing} for item in measured}
+    write_raw(arguments.out, "families", raw)
 
 
 def parse_arguments() -> argparse.Namespace:

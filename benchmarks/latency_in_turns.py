@@ -10,13 +10,13 @@ undisturbed processes count.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-from page import RESULTS, argument_parser, host_line, today, write_page
+from page import RESULTS, argument_parser, host_line, today, write_page, write_raw
 
 from edgedistil.core.records import NotMeasured, provenance
 from edgedistil.core.rundir import open_run
@@ -48,7 +48,7 @@ def main() -> None:
     text = render(pairs, comparisons, arguments, load=load)
     print(text)
     write_page(RESULTS, "latency_in_turns", text)
-    (RESULTS / f"latency_in_turns-{today()}.json").write_text(raw_blocks(comparisons))
+    write_raw(RESULTS, "latency_in_turns", raw_blocks(pairs, comparisons, arguments))
 
 
 def parse_arguments() -> Namespace:
@@ -151,13 +151,22 @@ def medians_ms(comparison: Comparison) -> tuple[float, float]:
     return statistics.median(first), statistics.median(second)
 
 
-def raw_blocks(comparisons: Mapping[str, Comparison]) -> str:
+def raw_blocks(
+    pairs: Sequence[Pairing], comparisons: Mapping[str, Comparison], arguments: Namespace
+) -> dict[str, Any]:
     """Nanoseconds of every call, by pair, process and block, and what disturbed the others."""
     raw = {}
-    for name, comparison in comparisons.items():
-        processes = [[b.model_dump() for b in blocks] for blocks in comparison.processes]
-        raw[name] = {"processes": processes, "disturbed": comparison.disturbed}
-    return json.dumps(raw, separators=(",", ":"))
+    for pairing in pairs:
+        comparison = comparisons[pairing.name]
+        raw[pairing.name] = {
+            "first": pairing.first.label,
+            "second": pairing.second.label,
+            "processes": comparison.processes,
+            "disturbed": comparison.disturbed,
+        }
+    names = ("length", "threads", "processes", "calls_per_block")
+    settings = {name: getattr(arguments, name) for name in names}
+    return {"settings": settings, "pairs": raw}
 
 
 if __name__ == "__main__":

@@ -25,12 +25,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from page import write_raw
 
 from edgedistil.core.assets import fetch_asset, read_member
 from edgedistil.core.places import cache_root
@@ -54,6 +56,14 @@ CALIBRATION_CALLS, CALIBRATION_TENSORS = 16, 12
 Seconds = tuple[float, float]  # wall clock, and processor time with child processes
 
 
+@dataclass(frozen=True)
+class Section:
+    """One part of the page, and what its figures are computed from."""
+
+    lines: list[str]
+    raw: dict[str, Any]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -65,7 +75,7 @@ def main() -> None:
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:CORES]))
     os.environ["RAYON_NUM_THREADS"] = str(CORES)  # before the tokenizer library makes its pool
     with tempfile.TemporaryDirectory() as scratch:
-        parts: dict[str, Callable[[], list[str]]] = {
+        parts: dict[str, Callable[[], Section]] = {
             "corpus": lambda: compare_corpus(Path(scratch), arguments.megabytes, arguments.rounds),
             "wikitext": lambda: compare_wikitext(arguments.rounds),
             "calibration": lambda: compare_calibration(arguments.rounds),
@@ -76,7 +86,7 @@ def main() -> None:
 # --- corpus --------------------------------------------------------------------------------------
 
 
-def compare_corpus(scratch: Path, megabytes: float, rounds: int) -> list[str]:
+def compare_corpus(scratch: Path, megabytes: float, rounds: int) -> Section:
     """Text file to packed rows on disk, then reading random rows."""
     import datasets
 
@@ -133,7 +143,9 @@ def compare_corpus(scratch: Path, megabytes: float, rounds: int) -> list[str]:
         *time_table(seconds, unit=f"k tokens/s of {tokens:,}", amount=tokens / 1e3),
         "",
     ]
-    return lines + compare_reading(stores, rounds)
+    reading = compare_reading(stores, rounds)
+    raw = {"megabytes": megabytes, "tokens": tokens, "seconds": seconds, **reading.raw}
+    return Section(lines + reading.lines, raw)
 
 
 def training_rows(text: str) -> Iterator[dict[str, str]]:
@@ -175,7 +187,7 @@ def pack_dataset(loaded: Any, tokenizer: Path, cache: Path, processes: int | Non
     )
 
 
-def compare_reading(stores: dict[str, Any], rounds: int) -> list[str]:
+def compare_reading(stores: dict[str, Any], rounds: int) -> Section:
     """Batches of random rows out of both memory maps; the files were opened before."""
     ours: TokenStore = stores["ours"]
     library = stores["datasets"].with_format("numpy")
@@ -191,11 +203,12 @@ def compare_reading(stores: dict[str, Any], rounds: int) -> list[str]:
             np.asarray(library[batch]["input_ids"]).astype(np.int64)
 
     seconds = take_turns({"ours": read_ours, "datasets": read_library}, rounds)
-    return [
+    lines = [
         f"Reading {READ_BATCHES} batches of {BATCH_ROWS} random rows:",
         "",
         *time_table(seconds, unit="batches/s", amount=READ_BATCHES),
     ]
+    return Section(lines, {"reading_seconds": seconds})
 
 
 def asset_documents(megabytes: float) -> list[str]:
@@ -211,7 +224,7 @@ def asset_documents(megabytes: float) -> list[str]:
 # --- wikitext ------------------------------------------------------------------------------------
 
 
-def compare_wikitext(rounds: int) -> list[str]:
+def compare_wikitext(rounds: int) -> Section:
     """Paragraphs of the dump; markup that is left in them is counted."""
     from edgedistil.data.asset_text import _WIKIPEDIA
     from edgedistil.data.wikitext import dump_paragraphs
@@ -230,13 +243,16 @@ def compare_wikitext(rounds: int) -> list[str]:
     lines = [*time_table(seconds, unit="MB of dump/s", amount=len(dump) / 1e6), ""]
     lines += ["| contender | paragraphs | MB of text | with markup left |", "|---|---|---|---|"]
     marks = ("{{", "}}", "[[", "]]", "'''", "<ref", "http://", "|thumb", "thumb|")
+    counts = {}
     for name, paragraphs in results.items():
         size = sum(len(paragraph.encode()) for paragraph in paragraphs) / 1e6
         marked = [text for text in paragraphs if any(mark in text for mark in marks)]
         lines.append(f"| {name} | {len(paragraphs)} | {size:.2f} | {len(marked)} |")
+        counts[name] = [len(paragraphs), size, len(marked)]
     first, second = (set(paragraphs) for paragraphs in results.values())
     share = len(first & second) / len(first)
-    return [*lines, "", f"{share:.1%} of our paragraphs are also paragraphs of mwparserfromhell."]
+    lines += ["", f"{share:.1%} of our paragraphs are also paragraphs of mwparserfromhell."]
+    return Section(lines, {"seconds": seconds, "paragraphs": counts, "share": share})
 
 
 def parsed_paragraphs(dump: bytes) -> list[str]:
@@ -264,7 +280,7 @@ def parsed_paragraphs(dump: bytes) -> list[str]:
 # --- calibration ---------------------------------------------------------------------------------
 
 
-def compare_calibration(rounds: int) -> list[str]:
+def compare_calibration(rounds: int) -> Section:
     """Histograms and ranges of the same activations; running the graph is not timed."""
     from onnxruntime.quantization.calibrate import HistogramCollector
 
@@ -318,7 +334,7 @@ def compare_calibration(rounds: int) -> list[str]:
             f"{method}: our upper bound over onnxruntime's: median "
             f"{statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}."
         )
-    return lines
+    return Section(lines, {"megabytes": megabytes, "seconds": seconds, "bounds": bounds})
 
 
 def linear_inputs(calls: int) -> list[dict[str, np.ndarray[Any, Any]]]:
@@ -389,8 +405,8 @@ def time_table(seconds: dict[str, list[Seconds]], *, unit: str, amount: float) -
     return lines
 
 
-def write_results(part: str, lines: list[str], rounds: int) -> None:
-    """Append one part to today's file."""
+def write_results(part: str, section: Section, rounds: int) -> None:
+    """Append one part to today's file, and write its raw record."""
     host = this_host()
     packages = ["edgedistil", "tokenizers", "datasets", "pyarrow", "numpy", "onnxruntime"]
     if part == "wikitext":
@@ -408,8 +424,9 @@ def write_results(part: str, lines: list[str], rounds: int) -> None:
         f"Versions: {versions}. Command: `python benchmarks/library_alternatives.py {part}`, "
         f"{rounds} rounds, medians.",
         "",
-        *lines,
+        *section.lines,
     ]
+    write_raw(path.parent, f"library_alternatives-{part}", section.raw)
     with path.open("a", encoding="utf-8") as file:
         file.write("\n".join(text) + "\n")
     print("\n".join(text))

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
-from page import RESULTS, argument_parser, host_line, load_averages, today, write_page
+from page import RESULTS, argument_parser, host_line, load_averages, today, write_page, write_raw
 from transformers import AutoConfig, AutoModel
 
 from edgedistil.core.session import PROVIDERS, SessionOptions
@@ -79,21 +79,25 @@ def main() -> None:
         f"{host_line(cores=1)}; load {load_averages()}.",
         "",
     ]
+    raw: dict[str, list[Any]] = {"layer_ms": [], "peak_mib": []}
     with tempfile.TemporaryDirectory() as folder:
         files = _write_graphs(Path(folder), arguments.layers)
         lines += ["Processor time of a layer, ms (against BERT's)", ""]
         for precision in ("fp32", "int8"):
             for length in LENGTHS:
                 times = _measure(files, precision, length, arguments)
+                raw["layer_ms"].append([precision, length, times])
                 row = _format_row(times)
                 lines.append(f"- {precision}, {length} tokens: {row}")
                 print(lines[-1], flush=True)
         lines += ["", f"ModernBERT with {arguments.layers} layers: MiB that a call adds", ""]
         for length in LONG_LENGTHS:
             peak = _peak_of_call(files["modernbert", "fp32"], length)
+            raw["peak_mib"].append([length, peak])
             lines.append(f"- {length} tokens: {peak:.0f}")
             print(lines[-1], flush=True)
     print(write_page(arguments.out, "new-attention", "\n".join(lines) + "\n"))
+    write_raw(arguments.out, "new-attention", raw)
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from edgedistil.core.records import this_host
 
 RESULTS = Path(__file__).resolve().parent / "results"
+# Packages whose versions change figures.
+_PACKAGES = ("edgedistil", "numpy", "onnxruntime", "tokenizers", "torch", "transformers")
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
@@ -65,9 +72,51 @@ def write_page(folder: Path, stem: str, text: str) -> Path:
 
 
 def write_raw(folder: Path, stem: str, content: Mapping[str, Any]) -> Path:
-    """Writes `stem`-DATE.json, what the figures of a page are computed from; returns its path."""
+    """Writes `stem`-DATE.json, what the figures of a page are computed from; returns its path.
+
+    Args:
+        folder: Where to.
+        stem: Beginning of the file's name, the same as the page's.
+        content: Figures before any rounding; dataclasses and records are written as objects.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{stem}-{today()}.json"
+    record = {"measured": measured_on(), **content}
     # Without spaces: predictions are most of the file.
-    path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+    text = json.dumps(record, separators=(",", ":"), default=_as_object)
+    path.write_text(f"{text}\n", encoding="utf-8")
     return path
+
+
+def measured_on() -> dict[str, Any]:
+    """Machine, date, load and command of a record."""
+    host = this_host()
+    program, *arguments = sys.argv
+    # Paths by their names only: the record is published.
+    command = [f"benchmarks/{Path(program).name}", *(Path(part).name for part in arguments)]
+    return {
+        "date": today(),
+        "machine": host.cpu,
+        "cores": host.cores,
+        "system": system_line(),
+        "load": load_averages(),
+        "command": " ".join(["python", *command]),
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _as_object(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Path):
+        return value.name
+    raise TypeError(f"a raw record cannot hold {type(value).__name__}")

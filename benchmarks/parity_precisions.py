@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from page import RESULTS, argument_parser, today, write_page
+from page import RESULTS, argument_parser, today, write_page, write_raw
 
 from edgedistil.core.format import ABSENT
 from edgedistil.core.options import ExportOptions
@@ -61,14 +61,18 @@ def main() -> None:
         f"{len(text)} documents, {arguments.draws} draws of 67 sequences at 8 to 512 tokens. In"
         " brackets the worst draw.",
     ]
+    raw = []
     for model in arguments.models:
         name, folder = model.split("=", 1)
         for task in (FILL_MASK_TASK, ENCODER_TASK):
-            section = section_lines(name, task, measure(Path(folder), task, text, arguments.draws))
+            figures = measure(Path(folder), task, text, arguments.draws)
+            raw.append({"model": name, "task": task, "figures": figures})
+            section = section_lines(name, task, figures)
             print("\n".join(section), flush=True)
             lines += section
     lines += ["", "Bounds of the parity check:", "", *bound_lines(), ""]
     print(write_page(arguments.out, "parity_precisions", "\n".join(lines)))
+    write_raw(arguments.out, "parity_precisions", {"sections": raw})
 
 
 def parse_arguments() -> argparse.Namespace:

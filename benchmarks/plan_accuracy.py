@@ -32,6 +32,7 @@ from page import (
     system_line,
     today,
     write_page,
+    write_raw,
 )
 from transformers import BertConfig, BertForMaskedLM
 
@@ -91,6 +92,7 @@ def main() -> None:
     print(page)
     if arguments.case is None:
         write_page(RESULTS, "plan_accuracy", page)
+        write_raw(RESULTS, "plan_accuracy", {"pairs": pairs})
 
 
 def parse_arguments() -> argparse.Namespace:

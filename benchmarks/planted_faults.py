@@ -14,13 +14,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.page import RESULTS, write_page, write_raw
 from benchmarks.planted.faults import FAULTS
 from benchmarks.planted.package_faults import PACKAGE_FAULTS
 from benchmarks.planted.suite import (
@@ -34,6 +34,7 @@ from benchmarks.planted.suite import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ("fault", "kind", "subject", "precision", "share", "outcome", "by")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 KINDS = ("weights", "wiring", "constants", "lengths and batches", "package")
 MARKS = ("<!-- planted faults -->", "<!-- end of planted faults -->")
@@ -50,8 +51,8 @@ def main() -> None:
     started = time.process_time()
     rows = run(arguments.subjects, arguments.precisions, arguments.faults)
     page = render(rows, seconds=time.process_time() - started)
-    date = datetime.now(UTC).date().isoformat()
-    (ROOT / "benchmarks" / "results" / f"planted_faults-{date}.md").write_text(page)
+    write_page(RESULTS, "planted_faults", page)
+    write_raw(RESULTS, "planted_faults", {"columns": COLUMNS, "rows": raw_rows(rows)})
     if arguments.docs:
         write_docs(rows)
     print(page)
@@ -179,6 +180,15 @@ def without_certificate(rows: Sequence[Planted]) -> str:
         caught = [row for row in harmful if set(row.by) - {"certificate"}]
         lines.append(f"| {kind} | {len(harmful)} | {len(caught)} |")
     return "\n".join(lines)
+
+
+def raw_rows(rows: Sequence[Planted]) -> list[list[object]]:
+    """Every planted fault with its share and outcome, without those that a graph lacks."""
+    return [
+        [r.fault, r.kind, r.subject, r.precision, round(r.share, 4), r.outcome, list(r.by)]
+        for r in rows
+        if r.outcome != "absent"
+    ]
 
 
 def write_docs(rows: Sequence[Planted]) -> None:

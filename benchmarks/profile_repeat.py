@@ -19,8 +19,9 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from page import RESULTS, argument_parser, host_line, today, write_page
+from page import RESULTS, argument_parser, host_line, today, write_page, write_raw
 
 from edgedistil.core.format import model_and_task
 from edgedistil.core.records import Figure, NotMeasured, ProfileRecord, provenance, read_record
@@ -54,9 +55,12 @@ def main() -> None:
         records.append(record)
         seconds.append(duration)
     command = f"{' '.join(['edgedistil profile', *arguments.flags])}` of run `{run.name}"
-    text = render(records, seconds, command=command, load=load)
+    cost_us = loop_cost_us()
+    text = render(records, seconds, command=command, load=load, cost_us=cost_us)
     print(text)
     write_page(RESULTS, "profile_repeat", text)
+    raw = {"seconds": seconds, "loop_cost_us": cost_us, "profiles": list(map(figures, records))}
+    write_raw(RESULTS, "profile_repeat", raw)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -77,6 +81,20 @@ def profile_once(run: RunDir, flags: Sequence[str]) -> tuple[ProfileRecord, floa
     subprocess.run(command, check=True, capture_output=True)
     duration = time.monotonic() - start
     return read_record(run.profile("host", "measured"), ProfileRecord), duration
+
+
+def figures(record: ProfileRecord) -> dict[str, Any]:
+    """p50 and signs of disturbance of every row, and the claims."""
+    rows = [
+        [model_and_task(r), r.precision, r.threads, r.length, r.latency_ms, r.disturbed, r.valid]
+        for r in record.rows
+    ]
+    claims = [
+        [c.figure, c.verdict, c.value, c.low, c.high, c.disturbed]
+        for c in record.claims
+        if c.claim != "size"
+    ]
+    return {"rows": rows, "claims": claims}
 
 
 def loop_cost_us(calls: int = 200_000) -> float:
@@ -162,7 +180,12 @@ def quotient_spreads(times: Mapping[RowKey, Sequence[float]]) -> list[float]:
 
 
 def render(
-    records: Sequence[ProfileRecord], seconds: Sequence[float], *, command: str, load: float
+    records: Sequence[ProfileRecord],
+    seconds: Sequence[float],
+    *,
+    command: str,
+    load: float,
+    cost_us: float,
 ) -> str:
     """Renders the result page: aims, then ratios, then p50 of every row."""
     versions = provenance("python benchmarks/profile_repeat.py").versions
@@ -175,7 +198,7 @@ def render(
         f" {host_line()}, load before {load:.2f}. `python benchmarks/profile_repeat.py`, each time"
         f" `{command}` ({len(records[0].rows)} rows).",
         "",
-        *aim_lines(seconds, times, ratios),
+        *aim_lines(seconds, times, ratios, cost_us),
         "",
         "## Speed ratios",
         "",
@@ -194,9 +217,9 @@ def aim_lines(
     seconds: Sequence[float],
     times: Mapping[RowKey, Sequence[float]],
     ratios: Mapping[str, Sequence[Ratio]],
+    cost_us: float,
 ) -> list[str]:
     """Table of the aims, and how its figures are defined."""
-    cost = loop_cost_us()
     p50_spread = statistics.median(spread(values) for values in times.values())
     ratio_spread = statistics.median(
         spread([ratio.value for ratio in figures]) for figures in ratios.values()
@@ -210,8 +233,8 @@ def aim_lines(
         "|---|---|---|",
         f"| `profile` ends within {MAX_SECONDS} s | {statistics.median(seconds):.1f} s,"
         f" at most {max(seconds):.1f} | {verdict(max(seconds) <= MAX_SECONDS)} |",
-        f"| the runner adds less than {MAX_COST_US} µs per call | {cost:.2f} µs"
-        f" | {verdict(cost < MAX_COST_US)} |",
+        f"| the runner adds less than {MAX_COST_US} µs per call | {cost_us:.2f} µs"
+        f" | {verdict(cost_us < MAX_COST_US)} |",
         f"| the spread of a ratio is smaller than that of p50 | median ±{ratio_spread:.1%} against"
         f" ±{p50_spread:.1%} | {verdict(ratio_spread < p50_spread)} |",
         f"| the {LEVEL:.0%} intervals contain the median of the runs | {covered} of {trials}"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,6 +83,21 @@ class Row:
         """Size of the graph with its external data."""
         files = self.graph_file.parent.glob(f"{self.graph_file.name}*")
         return sum(path.stat().st_size for path in files)
+
+
+def raw_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Measured figures of rows for a raw record: seconds of every round, by threads and length."""
+    return [
+        {
+            "name": row.name,
+            "precision": row.precision,
+            "bytes": None if row.graph is None else row.bytes,
+            "seconds": [[*condition, seconds] for condition, seconds in row.seconds.items()],
+            "cold": row.cold,
+            "errors": [row.mean_error, row.max_error, row.cosine],
+        }
+        for row in rows
+    ]
 
 
 # --- environments --------------------------------------------------------------------------------

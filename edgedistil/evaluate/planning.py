@@ -41,15 +41,28 @@ MODELS = (
     "student-d",
     "student-step0-d",
     "student-same-steps",
+    "teacher-d",
 )
 # Models that only serve as comparisons. The teacher is not one of them: it is what would be
 # deployed without a student.
-COMPARISON_MODELS = ("student-step0", RANDOM_STUDENT, "student-step0-d", "student-same-steps")
-WITH_SOFT_TARGETS = ("student-d", "student-step0-d")
+COMPARISON_MODELS = (
+    "student-step0",
+    RANDOM_STUDENT,
+    "student-step0-d",
+    "student-same-steps",
+    "teacher-d",
+)
+# The teacher on its own soft targets (self-training) has the texts and steps of `student-d`.
+WITH_SOFT_TARGETS = ("student-d", "student-step0-d", "teacher-d")
 # The student on labels alone, with as many steps as `student-d` has on labels and further texts.
 SAME_STEPS = "student-same-steps"
-# Treated student → the same student without the treatment.
-_UNTREATED = {"student-d": "student", "student-step0-d": "student-step0", SAME_STEPS: "student"}
+# Treated model → the same model without the treatment.
+_UNTREATED = {
+    "student-d": "student",
+    "student-step0-d": "student-step0",
+    SAME_STEPS: "student",
+    "teacher-d": TEACHER,
+}
 # Seed of the cells that choose settings; the seeds of results begin at 1.
 _SEARCH_SEED = 0
 
@@ -262,12 +275,12 @@ def with_controls(run: RunDir, models: Sequence[str], spec: TaskSpec) -> list[st
     """Returns the models of a task with those that their figures need for comparison.
 
     Retention needs the teacher as given; a treated student the same treatment of the undistilled
-    one, and as many steps without it; a task without a meaningful constant prediction a student
-    with random weights.
+    one and of the teacher, and as many steps without it; a task without a meaningful constant
+    prediction a student with random weights.
     """
     extended = list(models)
     if "student-d" in models:
-        extended.append("student-step0-d")
+        extended += ["student-step0-d", "teacher-d"]
         # Without further texts `student` itself has as many steps.
         if spec.second_distillation.unlabelled is not None:
             extended += ["student", SAME_STEPS]
@@ -330,7 +343,7 @@ def _check_model(folder: Path) -> None:
 
 
 def _folder_in_run(run: RunDir, model: str) -> Path:
-    if model == TEACHER:
+    if model in (TEACHER, "teacher-d"):
         return run.teacher
     if model == AS_GIVEN:
         return run.teacher_as_given

@@ -154,14 +154,11 @@ def _undecided_claim(
     pairing: Pairing, reason: NotMeasured, setting: ClaimSetting, *, conditions: str
 ) -> Claim:
     """Returns the claim about a pairing whose processes were disturbed."""
-    place = f"{setting.device} with {plural(setting.threads, 'thread')}"
-    subject = f'"60% faster" is inconclusive for the {pairing.subject}'
-    if pairing.kind == "int8-pays":
-        subject = f"That {pairing.second.precision} pays is inconclusive"
+    outcome = _outcome(pairing, "inconclusive", setting)
     return Claim(
         claim=pairing.kind,
         verdict="inconclusive",
-        sentence=f"{subject} on {place}: the machine was disturbed: {reason.not_measured}.",
+        sentence=f"{outcome}: the machine was disturbed: {reason.not_measured}.",
         method=setting.method,
         device=setting.device,
         conditions=conditions,
@@ -254,25 +251,30 @@ def _conditions(pairing: Pairing, setting: ClaimSetting) -> str:
 
 def _sentence(pairing: Pairing, ratio: Ratio, verdict: Verdict, setting: ClaimSetting) -> str:
     first, second = pairing.first, pairing.second
-    # A record has a claim for each thread count.
-    place = f"on {setting.device} with {plural(setting.threads, 'thread')}"
-    outcome = in_sentence(verdict)
+    outcome = _outcome(pairing, verdict, setting)
     speed = f"{ratio.value:.2f} times as fast ({ratio.low:.2f} to {ratio.high:.2f})"
     sizes = f"{second.file_bytes / 1e6:.1f} MB against {first.file_bytes / 1e6:.1f} MB on disk"
     if pairing.kind == "speed":
-        return (
-            f'"60% faster" {outcome} for the {pairing.subject} {place}: '
-            f"the student is {speed} as its teacher; {sizes}."
-        )
+        return f"{outcome}: the student is {speed} as its teacher; {sizes}."
+    if pairing.kind == "deploy":
+        return f"{outcome}: it is {speed}; {sizes}."
+    return f"{outcome}: it is {speed} as {first.precision}; {sizes}."
+
+
+def _outcome(pairing: Pairing, verdict: Verdict, setting: ClaimSetting) -> str:
+    """Returns claim, place and verdict; only "speed" has the paper's words."""
+    first, second = pairing.first, pairing.second
+    # A record has a claim for each thread count.
+    place = f"on {setting.device} with {plural(setting.threads, 'thread')}"
+    outcome = in_sentence(verdict)
+    if pairing.kind == "speed":
+        return f'"60% faster" {outcome} for the {pairing.subject} {place}'
     if pairing.kind == "deploy":
         return (
             f"That the {second.precision} student is faster than the {first.precision} teacher "
-            f"{place} {outcome}: it is {speed}; {sizes}."
+            f"{place} {outcome}"
         )
-    return (
-        f"That {second.precision} pays {place} {outcome}: "
-        f"it is {speed} as {first.precision}; {sizes}."
-    )
+    return f"That {second.precision} pays {place} {outcome}"
 
 
 # --- size ----------------------------------------------------------------------------------------

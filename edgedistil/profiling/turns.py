@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from edgedistil.core.records import NotMeasured
 from edgedistil.profiling.latency import Ratio, speed_ratio
+from edgedistil.profiling.rows import throttling
 from edgedistil.runtime.disturbance import turns_disturbances
 from edgedistil.runtime.protocol import AlternationResult, Block, Reply
 
@@ -24,7 +25,7 @@ class Comparison:
 
     Attributes:
         processes: Blocks of every undisturbed process.
-        disturbed: First sign of other work in each disturbed process.
+        disturbed: First sign of other work or throttling in each disturbed process.
     """
 
     processes: list[list[Block]] = field(default_factory=list)
@@ -43,6 +44,10 @@ class Comparison:
     def add(self, result: AlternationResult, reply: Reply, *, threads: int) -> None:
         """Adds the blocks of another process."""
         reasons = turns_disturbances(result, reply, threads=threads)
+        # At a lower clock memory costs fewer cycles: the two models slow down by unlike amounts.
+        throttled = throttling(reply.before, reply.after)
+        if throttled is not None:
+            reasons.append(throttled)
         if reasons:
             self.disturbed.append(reasons[0])
         else:

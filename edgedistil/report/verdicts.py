@@ -20,6 +20,7 @@ from edgedistil.core.records import (
     ModelFacts,
     NotMeasured,
     Retention,
+    RetrievalScore,
 )
 from edgedistil.core.verdict import decide, missing_seeds
 from edgedistil.report.load import RunResults, target_device
@@ -180,14 +181,15 @@ def _naming_disagreement(first: Verdict, others: Sequence[Verdict]) -> Verdict:
 
 
 def quality_verdict(evaluation: EvaluationRecord | None) -> Verdict:
-    """Judges GLUE's macro-score, as the paper does, or else all tasks of the run."""
+    """Judges GLUE's macro-score, as the paper does, or else all tasks, or else retrieval."""
     how = "edgedistil evaluate scores teacher and student on labelled tasks"
     not_measured = Verdict("quality", QUALITY_CLAIM, "not measured", ABSENT, how)
     if evaluation is None:
         return not_measured
     retentions = _student_retentions(evaluation)
     if not retentions:
-        return not_measured
+        searches = [score for score in evaluation.retrieval if score.model == "student"]
+        return _retrieval_verdict(searches) if searches else not_measured
     # The paper's 97% is a ratio of macro-scores, so it decides where it exists.
     for macro in evaluation.macros:
         is_student = (macro.model, macro.artefact) == ("student", "pytorch")
@@ -255,6 +257,24 @@ def _tasks_verdict(evaluation: EvaluationRecord, retentions: Sequence[Retention]
     )
 
 
+def _retrieval_verdict(searches: Sequence[RetrievalScore]) -> Verdict:
+    """Shows the lowest retention of nDCG; one distilled student decides nothing."""
+    worst = min(searches, key=lambda score: score.retention)
+    interval = with_interval(worst.retention, worst.retention_low, worst.retention_high, percent)
+    # The interval is over the queries; another distillation would give another student.
+    seeds = 1
+    rank = f", the lowest of {len(searches)}" if len(searches) > 1 else ""
+    return Verdict(
+        "quality",
+        QUALITY_CLAIM,
+        retention_word(worst.retention_low, worst.retention_high, seeds),
+        f"{interval} of the ndcg@10 of {worst.reference}",
+        f"collection {worst.collection}{rank}, {worst.queries:,} queries, nothing fine-tuned;"
+        f" {_bound_text()}; the paper's figure is GLUE's macro-score, this is not GLUE",
+        f"one distillation: {missing_seeds(seeds)}; interval: {worst.interval}",
+    )
+
+
 def _sort_key(retention: Retention) -> float:
     # A task without a retention decides nothing unless no task has one.
     if isinstance(retention.retention, NotMeasured):
@@ -297,6 +317,7 @@ def _quality_caveats(evaluation: EvaluationRecord, worst: Retention) -> list[str
         # The paper's (D) row.
         "student-d": "the student with the fine-tuned teacher's soft targets",
         "student-step0-d": "the undistilled student with them",
+        "teacher-d": "the teacher with its own",
     }
     others = {(r.task, r.model, r.artefact): r for r in evaluation.retentions}
     for model, label in labels.items():

@@ -125,8 +125,10 @@ def test_unlabelled_texts_are_an_input_of_cells_with_soft_targets_only(
 
     before = keys()
     note = task_table(read_record(run.evaluation, EvaluationRecord)).notes[-1]
-    assert note.startswith("opinion: student-d, student-step0-d on 2 more texts, without labels")
-    soft_targets = {"student-d-1", "student-step0-d-1"}
+    assert note.startswith(
+        "opinion: student-d, student-step0-d, teacher-d on 2 more texts, without labels"
+    )
+    soft_targets = {"student-d-1", "student-step0-d-1", "teacher-d-1"}
     same_steps = {"student-same-steps-1"}
     assert set(before) == {"teacher-1", "student-1"} | soft_targets | same_steps
     soft = read_cell(run.cells / "opinion" / "student-d-1.json").cell

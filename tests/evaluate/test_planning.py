@@ -58,7 +58,7 @@ def test_retention_needs_the_teacher_as_given(run: RunDir, task: PlannedTask) ->
 
 def test_a_treated_student_has_its_control(run: RunDir, task: PlannedTask) -> None:
     extended = with_controls(run, ["teacher", "student-d"], task.spec)
-    assert extended == ["teacher", "student-d", "student-step0-d"]
+    assert extended == ["teacher", "student-d", "student-step0-d", "teacher-d"]
 
 
 def test_correlations_need_a_random_student(run: RunDir) -> None:

@@ -83,6 +83,8 @@ def test_deploy_compares_with_the_fp32_teacher() -> None:
 def test_claims_that_are_not_the_papers_do_not_use_its_words(kind: SpeedKind) -> None:
     for ratio in (4.0, 0.9):
         assert "60%" not in make_speed_claim(ratio, kind=kind).sentence
+    disturbed = NotMeasured(not_measured="9 of 9 processes")
+    assert "60%" not in speed_claim(make_pairing(kind), disturbed, SETTING).sentence
     assert "60%" in make_speed_claim(4.0).sentence
 
 

@@ -73,6 +73,28 @@ def test_too_few_undisturbed_processes_give_no_ratio() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "is_throttled"),
+    [(0, 0, False), (0x50000, 0x50000, False), (0, 0x40000, True), (0x4, 0x40004, True)],
+)
+def test_processes_of_a_machine_that_throttled_do_not_count(
+    before: int, after: int, is_throttled: bool
+) -> None:
+    def run(_number: int, names: Collection[str]) -> Reply:
+        return make_reply(
+            "a",
+            alternation=[make_turns(name) for name in names],
+            before={"throttled_bits": before},
+            after={"throttled_bits": after},
+        )
+
+    comparison = compare_in_turns(run, ["speed"], processes=3, threads=1)["speed"]
+    ratio = comparison.ratio(3)
+    assert isinstance(ratio, NotMeasured) == is_throttled
+    if isinstance(ratio, NotMeasured):
+        assert "throttl" in ratio.not_measured
+
+
 def test_one_undisturbed_process_too_few_is_not_enough() -> None:
     assert isinstance(Machine([0, 1, 2]).compare("speed")["speed"], Ratio)
     assert isinstance(Machine([0, 2, 3, 4]).compare("speed")["speed"], NotMeasured)

@@ -16,6 +16,7 @@ from edgedistil.core.records import (
     NotMeasured,
     ProfileRecord,
     Retention,
+    RetrievalScore,
 )
 from edgedistil.core.rundir import RunDir
 from edgedistil.profiling.claims import size_claims
@@ -276,7 +277,7 @@ def test_an_interval_around_the_bound_is_inconclusive(
 def test_the_fitted_copy_and_soft_targets_are_caveats(
     judge: Judge, evaluation: EvaluationRecord
 ) -> None:
-    others = {"teacher": 0.968, "student-d": 0.995, "student-step0-d": 0.991}
+    others = {"teacher": 0.968, "student-d": 0.995, "student-step0-d": 0.991, "teacher-d": 1.004}
     retentions = [retention_with(evaluation, reference="teacher-as-given")]
     for model, share in others.items():
         retentions.append(retention_with(evaluation, model=model, retention=share))
@@ -286,7 +287,7 @@ def test_the_fitted_copy_and_soft_targets_are_caveats(
     assert "the copy of the teacher whose head was fitted retains 96.8%" in verdict.caveat
     assert verdict.caveat.endswith(
         "the student with the fine-tuned teacher's soft targets retains 99.5%; "
-        "the undistilled student with them retains 99.1%"
+        "the undistilled student with them retains 99.1%; the teacher with its own retains 100.4%"
     )
 
 
@@ -328,6 +329,36 @@ def test_an_incomplete_macro_score_decides_nothing(judge: Judge) -> None:
     absent = NotMeasured(not_measured="not scored yet: cola")
     student = macro_of("student", 0.77, retention=absent)
     assert "accuracy" in judge(macros=[macro_of("teacher", absent), student]).figure
+
+
+def test_retrieval_alone_shows_its_figure_and_decides_nothing(judge: Judge) -> None:
+    """Its interval is over queries: one distillation does not show how much others differ."""
+    verses = RetrievalScore(
+        collection="verses",
+        origin="package",
+        queries=1990,
+        documents=7957,
+        model="student",
+        metrics={"ndcg@10": 0.7},
+        low=0.69,
+        high=0.71,
+        reference="teacher-as-given",
+        retention=0.99,
+        retention_low=0.98,
+        retention_high=1.0,
+        interval="95%, resampled queries",
+    )
+    lowest = {"collection": "code", "retention": 0.975, "retention_low": 0.97}
+    others = [
+        verses.model_copy(update=lowest),
+        verses.model_copy(update={"model": "static", "retention": 0.3}),
+    ]
+    verdict = judge(retentions=[], retrieval=[verses, *others])
+    assert verdict.word == "inconclusive"
+    assert verdict.figure == "97.5% (97.0%–100.0%) of the ndcg@10 of teacher-as-given"
+    assert verdict.how.startswith("collection code, the lowest of 2, 1,990 queries, nothing fine-")
+    assert verdict.caveat.startswith("one distillation: a verdict needs at least 3 seeds, got 1")
+    assert judge(retentions=[], retrieval=others[1:]).word == "not measured"
 
 
 def test_an_embedding_run_is_judged_by_the_same_code(

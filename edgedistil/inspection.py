@@ -85,7 +85,6 @@ class Inspection:
         fused: Part of the graph → what the export makes of it; empty without an export.
         modules: Modules of sentence-transformers, in order.
         omitted: Parts of the folder that no export contains.
-        remote_code: Classes in code of the model's own, which is never run.
     """
 
     model: str
@@ -103,7 +102,6 @@ class Inspection:
     fused: dict[str, str] = field(default_factory=dict)
     modules: list[str] = field(default_factory=list)
     omitted: list[str] = field(default_factory=list)
-    remote_code: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the facts as JSON has them."""
@@ -141,14 +139,7 @@ def inspect_model(model: str) -> Inspection:
         fused=_fused(source) if export.possible else {},
         modules=modules,
         omitted=omitted_parts(package_folder, has_modules=bool(modules)),
-        remote_code=_remote_code(source),
     )
-
-
-def _remote_code(source: ModelFolder) -> list[str]:
-    """Classes of the model's own code that config.json names."""
-    code = source.config.get("auto_map")
-    return sorted({str(name) for name in code.values()}) if isinstance(code, dict) else []
 
 
 def _attempt(read: Callable[[], TextTokenizer]) -> tuple[TextTokenizer | None, str]:
@@ -321,11 +312,6 @@ def show_inspection(inspection: Inspection) -> None:
     console.table("What can be done", ["", "", ""], _answer_rows(inspection))
     for part in inspection.omitted:
         console.warn(f"no export contains {part}")
-    if inspection.remote_code:
-        console.warn(
-            f"config.json names code of the model's own ({', '.join(inspection.remote_code)}), "
-            f"which is never run: the model is read as transformers' {inspection.family}"
-        )
 
 
 def _tokenizer_rows(facts: TokenizerFacts) -> list[list[str]]:

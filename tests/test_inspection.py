@@ -120,15 +120,14 @@ def test_parts_of_an_encoder_saved_without_its_prefix() -> None:
 def test_what_cannot_be_done_and_why(tmp_path: Path, tokenizer_folders: dict[str, Path]) -> None:
     folder = make_model("DistilBertModel", tmp_path / "m", tokenizer_folders["bert"], vocab_size=50)
     (folder / "model_head.pkl").write_bytes(b"never opened")
-    edit(folder / "config.json", auto_map={"AutoModel": "modeling_x.X"})
     inspection = inspect_model(str(folder))
     assert not inspection.distil.possible and not inspection.export.possible
     assert "has a word-embedding matrix of 50 rows" in inspection.export.reason
     assert inspection.tokenizer is None and inspection.fused == {}
     assert any("SetFit" in part for part in inspection.omitted)
-    assert inspection.remote_code == ["modeling_x.X"]
+    # Not the names of classes, and nothing is run.
     edit(folder / "config.json", auto_map=1.5)
-    assert inspect_model(str(folder)).remote_code == []
+    assert inspect_model(str(folder)).family == "distilbert"
     assert inspection.tasks["fill-mask"].reason == "the folder has no weights of this head"
 
 
@@ -163,6 +162,23 @@ def test_half_precision_and_shards_are_counted(
         (
             {"model_type": "vit", "architectures": ["ViTForImageClassification"]},
             "is a model of images or sound of type 'vit'",
+        ),
+        ({"model_type": "mistral"}, "is a decoder of type 'mistral'"),
+        ({"model_type": "bart", "architectures": ["BartModel"]}, "is an encoder-decoder of type"),
+        ({"model_type": "clip"}, "is a model of images or sound of type 'clip'"),
+        ({"model_type": "tapas", "architectures": ["TapasModel"]}, "is a model of type 'tapas'"),
+        (
+            {"model_type": "bert", "auto_map": {"AutoModel": "repo--modeling.JinaBertModel"}},
+            r"is a bert with code of its own \(auto_map: repo--modeling.JinaBertModel\)",
+        ),
+        ({"model_type": "bert", "is_decoder": True}, "is a decoder; supported: an encoder"),
+        (
+            {"model_type": "bert", "position_embedding_type": "relative_key"},
+            "has position_embedding_type = 'relative_key'; supported: absolute",
+        ),
+        (
+            {"model_type": "albert", "inner_group_num": 2},
+            "has inner_group_num = 2; supported in this family: 1",
         ),
         (
             {"model_type": "new", "auto_map": {"AutoModel": "repo--modeling.NewModel"}},

@@ -71,19 +71,25 @@ _DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 # Problems that a message lists.
 _LISTED_PROBLEMS = 4
 
+_WRITER_HINT = (
+    "for labels, spans or vectors choose an encoder; a model that writes text needs another "
+    "exporter, such as optimum or onnxruntime-genai"
+)
+_CODE_HINT = (
+    "code from a model folder is never run: choose a version of the model that transformers has a "
+    "class for, or a model of a supported family"
+)
 # Parts of class names, what such a model is, and what its user can do instead.
 _OTHER_KINDS = (
     (
-        ("ForConditionalGeneration", "EncoderDecoder", "Seq2Seq", "T5"),
+        ("ForConditionalGeneration", "EncoderDecoder", "Seq2Seq", "T5", "Bart", "Pegasus"),
         "an encoder-decoder",
-        "for labels, spans or vectors choose an encoder; a model that writes text needs another "
-        "exporter",
+        _WRITER_HINT,
     ),
     (
-        ("ForCausalLM", "LMHeadModel"),
+        ("ForCausalLM", "LMHeadModel", "GPT", "Llama", "Mistral", "Qwen", "Gemma", "Phi", "Opt"),
         "a decoder",
-        "for labels, spans or vectors choose an encoder; a model that writes text needs another "
-        "exporter",
+        _WRITER_HINT,
     ),
     (
         ("Image", "Vision", "ViT", "CLIP", "Detection", "Segmentation", "Audio", "Speech", "CTC"),
@@ -185,26 +191,39 @@ def _supported_family(
             hint=hint,
         )
     family = FAMILIES[model_type]
+    code = _own_code(config)
+    if code:
+        raise ModelError(
+            f"{subject} is a {model_type} with code of its own (auto_map: "
+            f"{echo(', '.join(code))}), which may compute something else than transformers' class",
+            hint=f"{_CODE_HINT}; if the weights are those of transformers' class, remove auto_map "
+            "from config.json",
+        )
     problem = _unsupported_option(config, family)
     if problem is not None:
-        raise ModelError(f"{subject} {problem}")
+        raise ModelError(
+            f"{subject} {problem}", hint="choose a checkpoint of the family without this setting"
+        )
     return family
 
 
 def _what_it_is(config: Mapping[str, Any], architectures: Sequence[str]) -> tuple[str, str]:
     """Returns the kind of an unsupported model, and the nearest way out."""
-    code = config.get("auto_map")
-    if isinstance(code, dict) and code:
-        return (
-            f"a model with code of its own (auto_map: {echo(', '.join(map(str, code.values())))})",
-            "code from a model folder is never run: choose a version of the model that "
-            "transformers has a class for, or a model of a supported family",
-        )
-    names = " ".join(architectures)
-    for endings, what, hint in _OTHER_KINDS:
-        if any(ending in names for ending in endings):
+    code = _own_code(config)
+    if code:
+        return f"a model with code of its own (auto_map: {echo(', '.join(code))})", _CODE_HINT
+    # A folder without class names has its type.
+    names = " ".join(architectures) or str(config.get("model_type", "")).title()
+    for parts, what, hint in _OTHER_KINDS:
+        if any(part.lower() in names.lower() for part in parts):
             return what, hint
     return "a model", "choose a model of a supported family, with weights in safetensors"
+
+
+def _own_code(config: Mapping[str, Any]) -> list[str]:
+    """Classes in code of the model's own that config.json names, sorted."""
+    code = config.get("auto_map")
+    return sorted({str(name) for name in code.values()}) if isinstance(code, dict) else []
 
 
 def _unsupported_option(config: Mapping[str, Any], family: FamilyInfo) -> str | None:
@@ -217,9 +236,10 @@ def _unsupported_option(config: Mapping[str, Any], family: FamilyInfo) -> str | 
         return "has cross-attention; supported: an encoder"
     positions = config.get("position_embedding_type") or "absolute"
     if positions != "absolute":
+        # transformers 5 ignores the key, and would compute absolute positions.
         return (
-            f"has positions of type '{echo(positions)}'; "
-            "supported: an encoder with absolute positions"
+            f"has position_embedding_type = '{echo(positions)}'; "
+            "supported: absolute, as in transformers 5"
         )
     rotation = _unsupported_rotation(config) if family.positions == "rotary" else None
     if rotation is not None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgedistil.core.errors import ModelError
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.library_errors import library_errors
 from edgedistil.core.rundir import sha256_file
 from edgedistil.core.tokenizer_build import BuiltTokenizer, build_tokenizer
@@ -213,12 +214,14 @@ def read_tokenizer(folder: Path) -> TextTokenizer:
         frames = _frame(backend, pair=False), _frame(backend, pair=True)
     _check_frames(files, backend, frames)
     _check_token_types(files, frames)
+    roles = special_roles(files, backend, special)
+    _check_padding(files, backend.token_to_id(roles.get("pad_token", "")))
     return TextTokenizer(
         backend=backend,
         folder=folder,
         class_name=built.class_name,
         special=special,
-        roles=special_roles(files, backend, special),
+        roles=roles,
         max_length=max_length(files),
         positions=files.positions,
         truncation_side=text_side(files, "truncation_side"),
@@ -344,6 +347,24 @@ def _check_token_types(files: TokenizerFiles, frames: tuple[Frame, Frame]) -> No
         raise ModelError(
             f"the tokenizer in {files.folder} marks texts with token types up to {largest}, and "
             f"the model has vectors for {segments} (0 to {segments - 1})",
+            hint="take tokenizer and model from the same source",
+        )
+
+
+def _check_padding(files: TokenizerFiles, pad_id: int | None) -> None:
+    """Raises ModelError if texts are padded with another id than positions are counted from."""
+    family = FAMILIES.get(str(files.config.get("model_type")))
+    if family is None or not family.pad_counts_positions or pad_id is None:
+        return
+    # A value of another type is reported where the model is read.
+    if files.positions is None:
+        return
+    expected = family.first_position(files.config) - 1
+    # Tokens with the model's padding id have no position of their own.
+    if pad_id != expected:
+        raise ModelError(
+            f"the tokenizer in {files.folder} pads with id {pad_id}, and the {family.model_type} "
+            f"counts positions from its own padding id, {expected}",
             hint="take tokenizer and model from the same source",
         )
 

@@ -110,7 +110,7 @@ def test_the_activations_are_those_of_transformers() -> None:
         (_config(quantization_config={"bits": 4}), "has quantized weights"),
         (_config(is_encoder_decoder=True), "is a decoder"),
         (_config(add_cross_attention=True), "has cross-attention"),
-        (_config(position_embedding_type=3), "has positions of type '3'"),
+        (_config(position_embedding_type=3), "has position_embedding_type = '3'"),
         (_config(vocab_size="12"), "vocab_size = '12'; expected 1 to 10,000,000"),
         (_config(vocab_size=True), "vocab_size = True; expected 1 to"),
         (_config(vocab_size=29.0), "vocab_size = 29.0; expected 1 to"),

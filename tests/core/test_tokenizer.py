@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -347,3 +348,20 @@ def test_a_vocabulary_without_a_token_for_unknown_words(tmp_path: Path) -> None:
     write(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
     with pytest.raises(ModelError, match=r"no token for unknown words: .* lacks '\[UNK\]'"):
         read_tokenizer(folder)
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "bert"])
+def test_a_padding_that_positions_are_not_counted_from(
+    tmp_path: Path, tokenizer_folders: dict[str, Path], model_type: str
+) -> None:
+    """A WordPiece tokenizer pads with 0; RoBERTa counts positions from its padding, 1."""
+    shutil.copytree(tokenizer_folders["bert"], tmp_path / "m")
+    config = {"model_type": model_type, "vocab_size": 50_000, "pad_token_id": 1}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    if model_type == "bert":
+        # Its positions do not depend on the padding.
+        assert read_tokenizer(tmp_path / "m").pad_id == 0
+        return
+    with pytest.raises(ModelError, match="pads with id 0, and the roberta counts positions") as e:
+        read_tokenizer(tmp_path / "m")
+    assert e.value.hint == "take tokenizer and model from the same source"

@@ -172,7 +172,7 @@ def test_another_type_of_model_is_refused_with_the_supported_ones(folder: Folder
         ({"is_decoder": True}, "is a decoder; supported: an encoder"),
         (
             {"position_embedding_type": "relative_key"},
-            "has positions of type 'relative_key'; supported: an encoder with absolute positions",
+            "has position_embedding_type = 'relative_key'; supported: absolute",
         ),
     ],
 )

@@ -15,8 +15,8 @@ from transformers import (
     BertForMaskedLM,
     BertModel,
     BertTokenizer,
-    MobileBertConfig,
-    MobileBertForMaskedLM,
+    FNetConfig,
+    FNetForMaskedLM,
 )
 
 from edgedistil.core.errors import ModelError, OfflineError
@@ -138,15 +138,15 @@ def test_relative_positions_are_refused(folder: Path, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["position_embedding_type"] = "relative_key"
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="has positions of type 'relative_key'; supported"):
+    with pytest.raises(ModelError, match="has position_embedding_type = 'relative_key'; supported"):
         _load(folder, tmp_path)
 
 
 def test_a_model_of_another_kind(folder: Path, tmp_path: Path) -> None:
-    config = MobileBertConfig(vocab_size=len(WORDS), num_hidden_layers=1)
-    MobileBertForMaskedLM(config).save_pretrained(folder)
+    config = FNetConfig(vocab_size=len(WORDS), num_hidden_layers=1)
+    FNetForMaskedLM(config).save_pretrained(folder)
     with pytest.raises(
-        ModelError, match=r"type 'mobilebert' \(MobileBertForMaskedLM\); supported: bert"
+        ModelError, match=r"type 'fnet' \(FNetForMaskedLM\); supported: bert"
     ):
         _load(folder, tmp_path)
 

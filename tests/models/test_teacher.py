@@ -145,9 +145,7 @@ def test_relative_positions_are_refused(folder: Path, tmp_path: Path) -> None:
 def test_a_model_of_another_kind(folder: Path, tmp_path: Path) -> None:
     config = FNetConfig(vocab_size=len(WORDS), num_hidden_layers=1)
     FNetForMaskedLM(config).save_pretrained(folder)
-    with pytest.raises(
-        ModelError, match=r"type 'fnet' \(FNetForMaskedLM\); supported: bert"
-    ):
+    with pytest.raises(ModelError, match=r"type 'fnet' \(FNetForMaskedLM\); supported: bert"):
         _load(folder, tmp_path)
 
 

@@ -154,6 +154,9 @@ def render(rows: Sequence[Planted], *, seconds: float) -> str:
     if not missed:
         lines.append("None.")
     lines += ["", "## What caught them", "", by_check(rows), ""]
+    harmless = [row for row in rows if row.outcome == "harmless"]
+    refused = sum(bool(row.by) for row in harmless)
+    lines += [f"Of {len(harmless)} harmless faults, {refused} are refused, too.", ""]
     lines += ["Without the certificate:", "", without_certificate(rows), ""]
     lines += [f"{seconds:.0f} s of processor time.", ""]
     return "\n".join(lines)

@@ -1,9 +1,10 @@
-"""Generate docs/cli.md from the program's help and docs/recipe.md from the field descriptions.
+"""Generate docs/cli.md, docs/recipe.md, and the table of results in README.md.
 
     python scripts/update_docs.py            # rewrite the pages
     python scripts/update_docs.py --check    # exit with code 1 if a page is out of date
 
-tests/test_docs.py imports the two functions below and compares them with the pages.
+They come from the program's help, the descriptions of fields, and records of benchmarks.
+tests/test_docs.py imports the functions below and compares them with the pages.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# The script is run and imported by its path.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from readme_results import readme_page
 
 ROOT = Path(__file__).resolve().parent.parent
 _GENERATED = (
@@ -86,7 +91,11 @@ def recipe_page() -> str:
     return "\n".join(parts)
 
 
-PAGES = {ROOT / "docs" / "cli.md": cli_page, ROOT / "docs" / "recipe.md": recipe_page}
+PAGES = {
+    ROOT / "docs" / "cli.md": cli_page,
+    ROOT / "docs" / "recipe.md": recipe_page,
+    ROOT / "README.md": readme_page,
+}
 
 
 def main() -> int:

@@ -1,0 +1,104 @@
+"""README's table of results: every figure follows from the raw records."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from edgedistil.core.rundir import RunDir
+from tests.report.conftest import full_run as full_run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    yield
+    for name in ("page", "raw_record"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def readme_results() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "readme_results", ROOT / "scripts/readme_results.py"
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def demo(full_run: RunDir, scripts: None, tmp_path: Path, monkeypatch: Any) -> dict[str, Any]:
+    """Raw record of a run, without predictions: its cells are made up, too."""
+    import raw_record
+
+    monkeypatch.setattr(raw_record, "_evaluation", evaluation_without_cells)
+    path = raw_record.write_raw(tmp_path, "demo", raw_record.compact_run(full_run))
+    record: dict[str, Any] = json.loads(path.read_text())
+    record["measured"] = {"machine": "Test CPU", "cores": 2, "date": "2026-12-01"}
+    return record
+
+
+def evaluation_without_cells(_run: RunDir, record: Any) -> dict[str, Any]:
+    scores = {"teacher": [0.80, 0.82], "student": [0.78, 0.79]}
+    cells = [
+        {"task": "sentiment", "model": model, "metric": "accuracy", "score": score}
+        for model, of_seeds in scores.items()
+        for score in of_seeds
+    ]
+    content: dict[str, Any] = record.model_dump(mode="json", include={"retentions", "tasks"})
+    return {**content, "cells": cells, "provenance": record.provenance.model_dump(mode="json")}
+
+
+def turns(student_ms: float = 14.5) -> tuple[str, dict[str, Any]]:
+    """Eight processes of two blocks, in which the teacher's calls take 29 ms."""
+    ratio = {"first_ns": [29_000_000] * 3, "second_ns": [round(student_ms * 1e6)] * 3}
+    pair = {"first": "teacher", "second": "student", "processes": [[ratio] * 2] * 8}
+    settings = {"length": 128, "threads": 1, "processes": 8, "calls_per_block": 3}
+    return "latency.json", {"settings": settings, "pairs": {"speed encoders": pair}}
+
+
+def test_the_table_has_the_reports_verdicts_and_the_records_figures(
+    readme_results: ModuleType, demo: dict[str, Any]
+) -> None:
+    table = readme_results.results_table(("demo.json", demo), turns())
+    assert table.startswith("`edgedistil run tiny` on Test CPU, 2 cores, 2026-12-01 ([record](")
+    assert "| 40% smaller | does not hold | 24.2% fewer encoder parameters |" in table
+    assert "| 60% faster on host | holds | 1.96x (1.91–2.02) |" in table
+    assert "| 97% as good | holds | 98.8% (97.5%–100.2%) of the accuracy of teacher |" in table
+    assert "| parameters of the encoder | 22.6M | 17.1M | 17.1M |" in table
+    assert "| p50 at 128 tokens, one thread | 29.0 ms | 14.5 ms | – |" in table
+    scores = "81.0 (2 seeds: 80.0–82.0) | 78.5 (2 seeds: 78.0–79.0) | –"
+    assert f"| sentiment, accuracy × 100 | {scores} |" in table
+    assert "over 8 processes: teacher / student 2.00 (2.00–2.00)." in table
+
+
+def test_another_record_gives_another_table(
+    readme_results: ModuleType, demo: dict[str, Any]
+) -> None:
+    demo["distill"]["student"]["encoder_parameters"] = 10_000_000
+    table = readme_results.results_table(("demo.json", demo), turns(student_ms=10.0))
+    # 10.00M of 22.57M.
+    assert "| 40% smaller | holds | 55.7% fewer encoder parameters |" in table
+    assert "| 29.0 ms | 10.0 ms | – |" in table and "2.90 (2.90–2.90)" in table
+
+
+def test_too_few_processes_give_no_ratio(readme_results: ModuleType, demo: dict[str, Any]) -> None:
+    name, raw = turns()
+    raw["pairs"]["speed encoders"]["processes"] = raw["pairs"]["speed encoders"]["processes"][:7]
+    table = readme_results.results_table(("demo.json", demo), (name, raw))
+    assert "no pair has enough undisturbed processes" in table
+
+
+def test_without_a_record_there_is_no_table(readme_results: ModuleType) -> None:
+    assert readme_results.results_table(None, turns()) == ""

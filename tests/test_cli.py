@@ -127,9 +127,15 @@ def test_every_option_says_what_happens_without_it() -> None:
 @pytest.mark.parametrize(
     ("flag", "choices"),
     [
-        ("export --quantize", ["fp32", "fp16", "int8", "uint8", "int8-static", "int4", "auto"]),
+        (
+            "export --quantize",
+            ["fp32", "fp16", "int8", "uint8", "int8-dynamic", "int8-static", "int4", "auto"],
+        ),
         ("export --format", ["onnx", "ort"]),
-        ("evaluate --artefact", ["fp32", "fp16", "int8", "uint8", "int8-static", "int4"]),
+        (
+            "evaluate --artefact",
+            ["fp32", "fp16", "int8", "uint8", "int8-dynamic", "int8-static", "int4"],
+        ),
         ("recipe explain --of", ["recipe", "task", "device"]),
     ],
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Precision = Literal["fp32", "fp16", "int8", "uint8", "int8-static", "int4"]
+Precision = Literal["fp32", "fp16", "int8", "uint8", "int8-dynamic", "int8-static", "int4"]
 PrecisionRequest = Precision | Literal["auto"]
 
 
@@ -77,7 +77,7 @@ PRECISIONS: dict[Precision, PrecisionInfo] = {
         ),
         PrecisionInfo(
             name="int8",
-            description="Signed 8-bit weights; activations are quantized during each call.",
+            description="Signed 8-bit weights; the same output alone, padded, or in any batch.",
             suffix="_int8",
             weight_bits=8,
             tolerances="int8",
@@ -91,6 +91,14 @@ PRECISIONS: dict[Precision, PrecisionInfo] = {
             weight_bits=8,
             tolerances="int8",
             js_dtype="uint8",
+            integer_matmul=True,
+        ),
+        PrecisionInfo(
+            name="int8-dynamic",
+            description="Signed 8-bit weights; neighbours and padding change an output.",
+            suffix="_int8_dynamic",
+            weight_bits=8,
+            tolerances="int8-dynamic",
             integer_matmul=True,
         ),
         PrecisionInfo(

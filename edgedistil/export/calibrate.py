@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,8 @@ _EMPTY_BIN_PENALTY = 10
 # A histogram is made wider than the value that did not fit, so that it is rarely made wider.
 _HEADROOM = 1.25
 _SMALLEST_EDGE = 1e-12
+# Rows of each tensor that scales are compared on: more would change no choice and cost memory.
+SAMPLED_ROWS = 512
 
 
 # --- observation ---------------------------------------------------------------------------------
@@ -88,6 +91,72 @@ def collect_histograms(
     Raises:
         CorpusError: There are no feeds.
     """
+    histograms = {name: Histogram() for name in names}
+    for _, tensors in _observe(float_file, names, feeds):
+        for name, values in tensors.items():
+            histograms[name].add(values)
+    return histograms
+
+
+@dataclass(frozen=True)
+class RowSample:
+    """Values of one tensor at real tokens, without padding.
+
+    Attributes:
+        low_K: Smallest value of each channel.
+        high_K: Largest value of each channel.
+        rows_RK: Some rows, evenly from all calls.
+    """
+
+    low_K: NDArray[np.float32]
+    high_K: NDArray[np.float32]
+    rows_RK: NDArray[np.float32]
+
+
+def collect_rows(
+    float_file: Path, names: Sequence[str], feeds: Sequence[Feeds]
+) -> dict[str, RowSample]:
+    """Runs a float32 graph and samples the rows of some of its tensors.
+
+    Args:
+        float_file: The graph; a temporary file is written next to it.
+        names: Tensors of the graph, whose last axis is the channel.
+        feeds: Inputs of each call, with `attention_mask`.
+    Returns:
+        Name of the tensor → extremes of its channels, and some of its rows.
+    Raises:
+        CorpusError: There are no feeds.
+    """
+    low: dict[str, NDArray[np.float32]] = {}
+    high: dict[str, NDArray[np.float32]] = {}
+    sampled: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    rng = np.random.default_rng(0)
+    share = -(-SAMPLED_ROWS // max(1, len(feeds)))
+    for feed, tensors in _observe(float_file, names, feeds):
+        for name, values in tensors.items():
+            rows = _token_rows(values, feed["attention_mask"])
+            low[name] = np.minimum(low.get(name, rows[0]), rows.min(axis=0))
+            high[name] = np.maximum(high.get(name, rows[0]), rows.max(axis=0))
+            sampled[name].append(rows[rng.permutation(len(rows))[:share]])
+    return {
+        name: RowSample(low[name], high[name], rng.permutation(np.concatenate(sampled[name])))
+        for name in names
+    }
+
+
+def _token_rows(values: NDArray[np.float32], mask_BL: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Rows of a tensor, without those of padding if it has a row for each token."""
+    # Inside the graph the sequence is the first axis; a head may have turned it.
+    for mask in (mask_BL.T, mask_BL):
+        if values.shape[:-1] == mask.shape:
+            return np.asarray(values[mask == 1])
+    return values.reshape(-1, values.shape[-1])
+
+
+def _observe(
+    float_file: Path, names: Sequence[str], feeds: Sequence[Feeds]
+) -> Iterator[tuple[Feeds, dict[str, NDArray[np.float32]]]]:
+    """Yields the values of some tensors for each call of a graph."""
     if not feeds:
         raise CorpusError("the calibration text is empty", hint="give real text with --text FILE")
     # In the same folder, because the graph names its weights by a relative path.
@@ -95,19 +164,16 @@ def collect_histograms(
     observed_file.write_bytes(_graph_with_outputs(float_file, names))
     # Higher levels fuse nodes, and the tensors between them are not computed any more.
     options = SessionOptions(graph_level="basic").to_onnxruntime()
-    histograms = {name: Histogram() for name in names}
     try:
         session = ort.InferenceSession(observed_file, options, providers=list(PROVIDERS))
         with console.progress("calibrating", len(feeds), unit="calls") as bar:
             for feed in feeds:
-                tensors = session.run(list(names), dict(feed))
                 # Only the tensors of one call are in memory at a time.
-                for name, values in zip(names, tensors, strict=True):
-                    histograms[name].add(values)
+                tensors = session.run(list(names), dict(feed))
+                yield feed, dict(zip(names, tensors, strict=True))
                 bar.advance()
     finally:
         observed_file.unlink()
-    return histograms
 
 
 def _graph_with_outputs(float_file: Path, names: Sequence[str]) -> bytes:

@@ -18,7 +18,7 @@ from edgedistil.core import console
 from edgedistil.core.format import percent
 from edgedistil.core.records import NotMeasured, ParityFigures
 from edgedistil.export.linears import find_linears
-from edgedistil.export.quantize import Int8Plan, quantizable_linears, quantize_dynamic
+from edgedistil.export.quantize import Int8Plan, quantizable_linears
 from edgedistil.export.storage import save_graph
 
 # 8-bit multiply-adds in the time of one in float32: 300 to 440 against 60 G/s at 128 tokens
@@ -26,6 +26,8 @@ from edgedistil.export.storage import save_graph
 FLOAT_COST = 5.0
 
 Measure = Callable[[Path], ParityFigures]
+# Quantizes a graph in place, by a plan.
+Quantize = Callable[[ir.Model, Int8Plan], object]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,13 @@ class SearchResult:
 
 
 def search(
-    graph: ir.Model, plan: Int8Plan, measure: Measure, *, folder: Path, max_drop: float
+    graph: ir.Model,
+    plan: Int8Plan,
+    measure: Measure,
+    *,
+    quantize: Quantize,
+    folder: Path,
+    max_drop: float,
 ) -> SearchResult:
     """Searches for the fastest plan that loses at most `max_drop`.
 
@@ -76,10 +84,11 @@ def search(
         graph: The float32 graph; not changed.
         plan: How 8-bit weights are made for the target.
         measure: Compares a graph file with PyTorch, on the search's own probes.
+        quantize: Makes the 8-bit graph of a plan.
         folder: Scratch folder for the graphs that are tried.
         max_drop: Bound of `output_drop`, 0..1.
     """
-    trial = _Search(graph, plan, measure, folder)
+    trial = _Search(graph, plan, measure, quantize, folder)
     keep_float: tuple[str, ...] = ()
     for keep_float in trial.candidates():
         if trial.step(keep_float).drop <= max_drop:
@@ -97,6 +106,7 @@ class _Search:
     graph: ir.Model
     plan: Int8Plan
     measure: Measure
+    quantize: Quantize
     folder: Path
     frontier: list[SearchStep] = field(default_factory=list)
 
@@ -129,7 +139,7 @@ class _Search:
 
     def _drop(self, keep_float: Collection[str]) -> float:
         graph = self.graph.clone()
-        quantize_dynamic(graph, replace(self.plan, keep_float=tuple(keep_float)))
+        self.quantize(graph, replace(self.plan, keep_float=tuple(keep_float)))
         # Every try replaces the file of the last one.
         file = self.folder / "tried.onnx"
         save_graph(graph, file, external=True)

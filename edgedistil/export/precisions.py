@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,14 @@ from edgedistil.core.records import ParityFigures, ProbeText
 from edgedistil.core.task import TASKS
 from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
-from edgedistil.export.calibrate import METHODS, Feeds, activation_ranges, collect_histograms
+from edgedistil.export.calibrate import (
+    METHODS,
+    Feeds,
+    activation_ranges,
+    collect_histograms,
+    collect_rows,
+)
+from edgedistil.export.input_scales import FixedScale, InputScale, select_scales
 from edgedistil.export.linears import find_word_embedding
 from edgedistil.export.precision_search import search
 from edgedistil.export.probe_inputs import pad_sequences
@@ -38,6 +45,7 @@ from edgedistil.export.quantize import (
     quantize_dynamic,
     quantize_static,
 )
+from edgedistil.export.quantize_invariant import quantize_invariant
 from edgedistil.export.reference import make_probes
 from edgedistil.export.source import ExportSource
 from edgedistil.export.storage import save_graph
@@ -105,6 +113,15 @@ class BuildContext:
         return read_weight_source(self.model, self.source.task, self.sentence)
 
     @cached_property
+    def input_scales(self) -> Mapping[str, InputScale]:
+        """Name of a linear layer's input → how it is rounded in 8 bits, without other tokens."""
+        plan = advise_int8(self.target, signed=True).plan
+        linears = quantizable_linears(self.graph, plan)
+        names = [value.name or "" for value in group_by_input(linears)]
+        samples = collect_rows(self.float_file, names, calibration_feeds(self))
+        return select_scales(linears, samples, plan)
+
+    @cached_property
     def search_probes(self) -> Probes:
         """Short probes from `text`, which select; the run's own probes judge."""
         probes = make_probes(
@@ -146,20 +163,47 @@ def make_fp16(context: BuildContext) -> PrecisionGraph:
 
 
 def make_int8(context: BuildContext) -> PrecisionGraph:
-    """Returns the graph with signed 8-bit weights and dynamic activations."""
-    return _make_dynamic(context, signed=True)
+    """Returns the graph with signed 8-bit weights, and activations that ignore neighbours."""
+    return _make_invariant(context, signed=True)
 
 
 def make_uint8(context: BuildContext) -> PrecisionGraph:
-    """Returns the graph with unsigned 8-bit weights and dynamic activations."""
-    return _make_dynamic(context, signed=False)
+    """Returns the graph with unsigned 8-bit weights, and activations that ignore neighbours."""
+    return _make_invariant(context, signed=False)
 
 
-def _make_dynamic(context: BuildContext, *, signed: bool) -> PrecisionGraph:
+def _make_invariant(context: BuildContext, *, signed: bool) -> PrecisionGraph:
     advice = advise_int8(context.target, signed=signed)
     graph = context.graph.clone()
+    quantize_invariant(graph, advice.plan, context.input_scales)
+    return graph, replace(advice, reasons={**advice.reasons, **_scale_reasons(context)})
+
+
+def _scale_reasons(context: BuildContext) -> dict[str, str]:
+    """Says which inputs have fixed scales, and on which text they were selected."""
+    scales = context.input_scales.values()
+    fixed = [scale for scale in scales if isinstance(scale, FixedScale)]
+    moved = sum(scale.powers is not None for scale in fixed)
+    return {
+        "activations": "no token depends on another text or on padding: "
+        f"{len(fixed)} inputs on fixed scales, {moved} of them after powers of two moved into the "
+        f"weights; {len(scales) - len(fixed)} inputs on a scale for each token",
+        "calibration": f"scales from {_calibration_sequences(context)} sequences of text, by the "
+        "smallest error of the products",
+    }
+
+
+def make_int8_dynamic(context: BuildContext) -> PrecisionGraph:
+    """Returns the graph with signed 8-bit weights and one activation scale for each call."""
+    advice = advise_int8(context.target, signed=True)
+    graph = context.graph.clone()
     quantize_dynamic(graph, advice.plan)
-    return graph, advice
+    reasons = {"activations": "one scale for each call, for query, key and value together"}
+    warning = (
+        "int8-dynamic: an output depends on the other texts of the call and on padding; "
+        "do not store its vectors, and prefer int8"
+    )
+    return graph, replace(advice, reasons={**advice.reasons, **reasons}, warnings=(warning,))
 
 
 def make_int4(context: BuildContext) -> PrecisionGraph:
@@ -187,9 +231,8 @@ def make_int8_static(context: BuildContext) -> PrecisionGraph:
 
     # Record the errors of all methods, so that the decision can be checked.
     listing = ", ".join(f"{method} {error:.4g}" for method, error in errors.items())
-    sequences = CALIBRATION_CALLS * CALIBRATION_BATCH
     reasons = {
-        "activations": f"ranges calibrated on {sequences} sequences of text",
+        "activations": f"ranges calibrated on {_calibration_sequences(context)} sequences of text",
         "calibration": f"{best}: smallest mean error on that text ({listing})",
     }
     warning = (
@@ -217,9 +260,12 @@ def make_auto(context: BuildContext) -> PrecisionGraph:
     """Returns the fastest 8-bit graph that loses at most `max_drop`."""
     advice = advise_int8(context.target, signed=True)
     source, measure, max_drop = context.graph, context.measure, context.max_drop
-    result = search(source, advice.plan, measure, folder=context.scratch, max_drop=max_drop)
+    quantize = partial(quantize_invariant, scales=context.input_scales)
+    result = search(
+        source, advice.plan, measure, quantize=quantize, folder=context.scratch, max_drop=max_drop
+    )
     graph = source.clone()
-    quantize_dynamic(graph, result.plan)
+    quantize(graph, result.plan)
 
     # Record every step of the search, and warn if none of them holds the bound.
     bound = f"{100 * max_drop:g}%"
@@ -241,6 +287,7 @@ MAKERS: dict[PrecisionRequest, Callable[[BuildContext], PrecisionGraph]] = {
     "fp16": make_fp16,
     "int8": make_int8,
     "uint8": make_uint8,
+    "int8-dynamic": make_int8_dynamic,
     "int8-static": make_int8_static,
     "int4": make_int4,
     "auto": make_auto,
@@ -279,7 +326,7 @@ def requantize_excluding(context: BuildContext, nodes: Collection[str]) -> Path:
     if lookup is not None and lookup.name in nodes:
         plan = replace(plan, embeddings=False)
     graph = context.graph.clone()
-    quantize_dynamic(graph, plan)
+    quantize_invariant(graph, plan, context.input_scales)
     file = context.scratch / "requantized.onnx"
     save_graph(graph, file, external=True)
     return file
@@ -317,6 +364,10 @@ def _warn_of_unknown_tokens(context: BuildContext, feeds: Sequence[Feeds]) -> No
     )
     total = sum(int(feed["attention_mask"].sum()) for feed in feeds)
     warn_of_unknown_tokens(unknown, total, text="the calibration text")
+
+
+def _calibration_sequences(context: BuildContext) -> int:
+    return len(_calibration_lines(context.text))
 
 
 def _calibration_lines(text: Sequence[str]) -> list[str]:

@@ -36,7 +36,7 @@ from edgedistil.export.passes.edit import (
     insert,
     replace_value,
 )
-from edgedistil.parity.formula import Formula, call
+from edgedistil.parity.formula import Formula, call, scale_columns, scale_rows
 
 # A linear layer with fewer outputs computes labels or spans and costs nothing: it stays in float.
 SMALL_HEAD = 32
@@ -115,9 +115,9 @@ def quantize_static(
     # The names of the inputs before any of them is replaced.
     groups = {x.name or "": readers for x, readers in group_by_input(linears).items()}
     for name, readers in groups.items():
-        quantized_x = _quantize_input(model, readers[0], ranges[name])
+        quantized_x = quantize_input(model, readers[0], ranges[name])
         for linear in readers:
-            _quantize_reader(model, linear, plan, quantized_x)
+            quantize_reader(model, linear, plan, quantized_x)
     drop_unused(model)
     return [linear.name for linear in linears]
 
@@ -163,7 +163,7 @@ def store_constant_linears(model: ir.Model, plan: Int8Plan, *, suffix: str = "")
     for linear in find_linears(model):
         if not (linear.constant and _is_quantized(linear, plan)):
             continue
-        integers, scale, zero_point = _integer_weight(model, linear, plan, suffix=suffix)
+        integers, scale, zero_point = integer_weight(model, linear, plan, suffix=suffix)
         name, op = linear.matmul.name or "", partial(insert, linear.last)
         to_float = {"to": int(ir.DataType.FLOAT)}
         (numbers,) = op("Cast", [integers], name=f"{name}/Cast", attributes=to_float)
@@ -178,7 +178,32 @@ def store_constant_linears(model: ir.Model, plan: Int8Plan, *, suffix: str = "")
 
 
 @dataclass(frozen=True)
-class _QuantizedInput:
+class Powers:
+    """Powers of two that move ranges from one tensor to the next, as `powers_text`.
+
+    Attributes:
+        input: What the weight's rows are multiplied by, because its input was divided by it.
+        output: What the outputs are multiplied by, because the next weight's rows are divided.
+    """
+
+    input: str | None = None
+    output: str | None = None
+
+    def move(
+        self, matrix_KN: NDArray[np.float32], formula: Formula | None
+    ) -> tuple[NDArray[np.float32], Formula | None]:
+        """Multiplies a weight, and writes that into its formula."""
+        if self.input is not None:
+            matrix_KN = scale_rows(matrix_KN, self.input)
+            formula = call("scale_rows", formula, repr(self.input))
+        if self.output is not None:
+            matrix_KN = scale_columns(matrix_KN, self.output)
+            formula = call("scale_columns", formula, repr(self.output))
+        return matrix_KN, formula
+
+
+@dataclass(frozen=True)
+class QuantizedInput:
     """A layer's input in uint8, with its scale and zero point."""
 
     values: ir.Value
@@ -188,7 +213,7 @@ class _QuantizedInput:
 
 def quantize_linear(model: ir.Model, linear: Linear, plan: Int8Plan) -> None:
     """Replaces a linear layer by one operator that also quantizes its input."""
-    weight, scale, zero_point = _integer_weight(model, linear, plan)
+    weight, scale, zero_point = integer_weight(model, linear, plan)
     (output,) = insert(
         linear.last,
         "DynamicQuantizeMatMul",
@@ -206,58 +231,106 @@ def _quantize_readers(model: ir.Model, readers: list[Linear], plan: Int8Plan) ->
     name = (first.name or "").rsplit("/", 2)[0] + "/quantized_input"
     outputs = insert(first, "DynamicQuantizeLinear", [readers[0].x], name=name, outputs=3)
     for linear in readers:
-        _quantize_reader(model, linear, plan, _QuantizedInput(*outputs))
+        quantize_reader(model, linear, plan, QuantizedInput(*outputs))
 
 
-def _quantize_input(
-    model: ir.Model, linear: Linear, limits: tuple[float, float]
-) -> _QuantizedInput:
-    """Quantizes an input by constants, in front of the first layer that reads it."""
+def quantize_input(
+    model: ir.Model,
+    linear: Linear,
+    limits: tuple[float, float],
+    *,
+    x: ir.Value | None = None,
+    name: str = "",
+) -> QuantizedInput:
+    """Quantizes an input by constants, in front of the first layer that reads it.
+
+    Args:
+        model: The graph, changed in place.
+        linear: The first layer.
+        limits: Smallest and largest value that are represented.
+        x: The value to quantize; None for the layer's own input.
+        name: Name of the node; after the layer's module by default.
+    """
     scale, zero_point = uint8_grid(*limits)
-    name = f"{linear.name}.input"
+    prefix = f"{linear.name}.input"
     # Both follow from measured limits, so their values are recorded as they are.
-    x_scale = add_initializer(model.graph, f"{name}.scale", np.array(scale, np.float32))
-    x_zero = add_initializer(model.graph, f"{name}.zero", np.array(zero_point, np.uint8))
+    x_scale = add_initializer(model.graph, f"{prefix}.scale", np.array(scale, np.float32))
+    x_zero = add_initializer(model.graph, f"{prefix}.zero", np.array(zero_point, np.uint8))
     module = (linear.matmul.name or "").rsplit("/", 1)[0]
     (values,) = insert(
         linear.matmul,
         "QuantizeLinear",
-        [linear.x, x_scale, x_zero],
-        name=f"{module}/quantized_input",
+        [x or linear.x, x_scale, x_zero],
+        name=name or f"{module}/quantized_input",
     )
-    return _QuantizedInput(values, x_scale, x_zero)
+    return QuantizedInput(values, x_scale, x_zero)
 
 
-def _quantize_reader(model: ir.Model, linear: Linear, plan: Int8Plan, x: _QuantizedInput) -> None:
-    """Replaces a linear layer whose input is quantized already."""
-    weight, scale, zero_point = _integer_weight(model, linear, plan)
+def quantize_reader(
+    model: ir.Model,
+    linear: Linear,
+    plan: Int8Plan,
+    x: QuantizedInput,
+    *,
+    powers: Powers | None = None,
+) -> None:
+    """Replaces a linear layer whose input is quantized already.
+
+    Args:
+        model: The graph, changed in place.
+        linear: The layer.
+        plan: How its weight is quantized.
+        x: Its quantized input.
+        powers: Powers of two that move through the layer.
+    """
+    powers = powers or Powers()
+    weight, scale, zero_point = integer_weight(model, linear, plan, powers=powers)
+    bias = linear.bias
+    if bias is not None and powers.output is not None:
+        bias = _scaled_bias(model.graph, linear, bias, powers.output)
     (output,) = insert(
         linear.last,
         "MatMulIntegerToFloat",
-        [x.values, weight, x.scale, scale, x.zero_point, zero_point, linear.bias],
+        [x.values, weight, x.scale, scale, x.zero_point, zero_point, bias],
         name=linear.matmul.name or "",
         domain=CONTRIB,
     )
     linear.replace_by(output)
 
 
-def _integer_weight(
-    model: ir.Model, linear: Linear, plan: Int8Plan, *, suffix: str = ""
+def integer_weight(
+    model: ir.Model,
+    linear: Linear,
+    plan: Int8Plan,
+    *,
+    suffix: str = "",
+    powers: Powers | None = None,
 ) -> tuple[ir.Value, ir.Value, ir.Value | None]:
     """Adds the integer weight (K, N); returns it with its scale and zero point."""
     graph = model.graph
     if linear.tied:
         return (*_tied_weight(graph, linear, plan), _zero_point(graph, plan))
+    matrix_KN, formula = (powers or Powers()).move(linear.matrix(), linear.formula())
     # Kernels take a scale (N,) or a scalar, without the axis that NumPy needs.
-    integers_KN, scale_1N = quantize_weight(linear.matrix(), plan, axis=0)
+    integers_KN, scale_1N = quantize_weight(matrix_KN, plan, axis=0)
     scale_shape = (-1,) if plan.per_channel else ()
     # After the weight, not the layer: layers that share a weight store its integers once.
     name = f"{linear.weight.name}{suffix}"
-    formulas = int8_formulas(linear.formula(), plan, axis=0)
+    formulas = int8_formulas(formula, plan, axis=0)
     return (
         add_initializer(graph, f"{name}.quantized", integers_KN, formulas.values),
         add_initializer(graph, f"{name}.scale", scale_1N.reshape(scale_shape), formulas.scale),
         _zero_point(graph, plan),
+    )
+
+
+def _scaled_bias(graph: ir.Graph, linear: Linear, bias: ir.Value, powers: str) -> ir.Value:
+    """A layer's bias, times powers of two."""
+    array = constant_array(bias)
+    assert array is not None
+    formula = call("scale_columns", formula_of(bias), repr(powers))
+    return add_initializer(
+        graph, f"{linear.name}.bias.scaled", scale_columns(array, powers), formula
     )
 
 

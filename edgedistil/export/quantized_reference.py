@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
 from edgedistil.export.boundaries import at_boundaries
 from edgedistil.export.passes.edit import constant_array, formula_of, produced_by
@@ -30,7 +31,7 @@ from edgedistil.export.passes.sentence_vector import HEAD
 from edgedistil.export.reference import Reference
 from edgedistil.export.tensor_names import all_tensors
 from edgedistil.parity.compare import reduce_outputs
-from edgedistil.parity.formula import Call, parse, source_names
+from edgedistil.parity.formula import Call, parse, powers, source_names
 from edgedistil.parity.part_check import FED_OUTPUT_PREFIX, PART_PREFIX, reference_of_parts
 from edgedistil.parity.probes import ProbeBatch, Probes, ReferenceOutputs
 from edgedistil.parity.reference_error import compressed
@@ -226,18 +227,71 @@ def _weight_name(node: ir.Node) -> str | None:
 def _input_rounding(node: ir.Node) -> RoundInput:
     """How a product of integers rounds its input."""
     if node.op_type == "MatMulIntegerToFloat":
-        return _rounding_of_producer(node.inputs[0])
+        return _rounding_of_producer(node.inputs[0], _divisors(node.inputs[1]))
     if node.op_type == "MatMulNBits":
         return round_blocks(node.attributes["block_size"].as_int())
     return round_dynamic
 
 
-def _rounding_of_producer(integers: ir.Value | None) -> RoundInput:
+def _divisors(weight: ir.Value | None) -> Tensor | None:
+    """The powers of two that moved from an input into a weight; None if nothing moved."""
+    formula = formula_of(weight) if weight is not None else None
+    if formula is None:
+        return None
+    scaled = parse(formula).arguments[0]
+    while scaled.function == "scale_columns":
+        scaled = scaled.arguments[0]
+    if scaled.function != "scale_rows":
+        return None
+    return torch.from_numpy(powers(scaled.arguments[1]))
+
+
+def _rounding_of_producer(integers: ir.Value | None, divisors_K: Tensor | None) -> RoundInput:
     fixed = produced_by(integers, "QuantizeLinear")
     if fixed is None:
         return round_dynamic
-    scale, zero = (float(np.asarray(constant_array(value))) for value in fixed.inputs[1:3])
-    return lambda x: _on_grid(x, scale, zero)
+    scale, zero = (constant_array(value) for value in fixed.inputs[1:3])
+    if scale is None or zero is None:
+        return _round_rows_as(fixed)
+    step, middle = float(np.asarray(scale)), float(np.asarray(zero))
+    if divisors_K is None:
+        return lambda x: _on_grid(x, step, middle)
+    return lambda x: _on_grid(x / divisors_K, step, middle) * divisors_K
+
+
+# Operators that find a row's extremes.
+_EXTREMES = ("ReduceMax", "ReduceMin")
+
+
+def _round_rows_as(quantize: ir.Node) -> RoundInput:
+    """How a QuantizeLinear with a scale for each row rounds, by the constants of its graph."""
+    flat = produced_by(quantize.inputs[1], "Reshape")
+    steps = produced_by(flat.inputs[0], "Max") if flat is not None else None
+    zeros = produced_by(quantize.inputs[2], "ConstantOfShape")
+    if steps is None or zeros is None:
+        raise ModelError(
+            f"the scales of {quantize.name} are not computed as the export writes them"
+        )
+    zero = float(zeros.attributes["value"].as_tensor().numpy()[0])
+    factors: dict[str, float] = {}
+    smallest = 0.0
+    for term in steps.inputs:
+        product = produced_by(term, "Mul")
+        extreme = (
+            product.inputs[0].producer() if product is not None and product.inputs[0] else None
+        )
+        if product is None or extreme is None:
+            smallest = float(np.asarray(constant_array(term)))
+        else:
+            factors[extreme.op_type] = float(np.asarray(constant_array(product.inputs[1])))
+
+    def round_input(x: Tensor) -> Tensor:
+        step = (x.amax(-1, keepdim=True) * factors["ReduceMax"]).clamp(min=smallest)
+        if "ReduceMin" in factors:
+            step = torch.maximum(step, x.amin(-1, keepdim=True) * factors["ReduceMin"])
+        return _on_grid(x, step, zero)
+
+    return round_input
 
 
 def round_dynamic(x: Tensor) -> Tensor:
@@ -249,7 +303,7 @@ def round_dynamic(x: Tensor) -> Tensor:
     return _on_grid(x, scale, zero)
 
 
-def _on_grid(x: Tensor, scale: float, zero: float) -> Tensor:
+def _on_grid(x: Tensor, scale: float | Tensor, zero: float) -> Tensor:
     steps = torch.clamp(torch.round(x / scale) + zero, 0, 255)
     return (steps - zero) * scale
 

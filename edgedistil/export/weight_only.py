@@ -21,9 +21,9 @@ from edgedistil.export.quantize import (
     Int8Plan,
     quantizable_linears,
     quantize_embeddings,
-    quantize_linear,
     store_constant_linears,
 )
+from edgedistil.export.quantize_invariant import quantize_rows
 from edgedistil.parity.formula import call
 
 # Inputs of an output that share a scale. Blocks of 256 are faster and less exact
@@ -118,7 +118,7 @@ def quantize_int4(model: ir.Model, plan: Int8Plan) -> list[str]:
     names = []
     for linear in linears:
         if linear.tied:
-            quantize_linear(model, linear, plan)
+            quantize_rows(model, linear, plan)
         else:
             _quantize_in_blocks(model.graph, linear)
             names.append(linear.name)

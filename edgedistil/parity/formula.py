@@ -17,7 +17,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,9 @@ METADATA_KEY = "edgedistil.provenance"
 META = "provenance"
 # Larger arrays are too long to be written out.
 LITERAL_UP_TO_VALUES = 64
+# Largest exponent of a power of two, in both directions: one letter each.
+LARGEST_POWER = 12
+_LETTER_OF_ZERO = ord("m")
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,29 @@ def _largest(array: Array, *, axis: int | None) -> Array:
     return np.asarray(np.abs(array).max(axis=axis))
 
 
+def powers_text(exponents: Iterable[int]) -> str:
+    """A letter for each exponent of 2: `m` is 0, `n` is 1."""
+    return "".join(chr(_LETTER_OF_ZERO + int(exponent)) for exponent in exponents)
+
+
+def powers(text: str) -> Array:
+    """The powers of two that `powers_text` wrote, which multiply a float without rounding."""
+    exponents = np.frombuffer(text.encode(), np.uint8).astype(np.float32) - _LETTER_OF_ZERO
+    if np.abs(exponents).max(initial=0) > LARGEST_POWER:
+        raise ValueError(f"powers of two are from -{LARGEST_POWER} to {LARGEST_POWER}")
+    return np.exp2(exponents)
+
+
+def scale_rows(array: Array, text: str) -> Array:
+    """A matrix whose rows are multiplied by powers of two."""
+    return np.asarray(array * powers(text)[:, None])
+
+
+def scale_columns(array: Array, text: str) -> Array:
+    """A matrix or a vector whose last axis is multiplied by powers of two."""
+    return np.asarray(array * powers(text))
+
+
 # What a pass may do with a source's tensors. A new transformation is one line here.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "transpose": np.transpose,
@@ -234,4 +260,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "divide": np.divide,
     "sqrt": np.sqrt,
     "largest": _largest,
+    "powers": powers,
+    "scale_rows": scale_rows,
+    "scale_columns": scale_columns,
 }

@@ -13,6 +13,7 @@ from edgedistil.parity.formula import (
     WeightSource,
     array_sha256,
     evaluate,
+    powers,
     source_names,
 )
 
@@ -27,6 +28,11 @@ _INT4_ZERO = 8
 _INT4_LAST = 15
 # Functions that move values without computing with them.
 _EXACT = {"source", "literal", "transpose", "reshape", "concat", "slice", "take"}
+# Functions that multiply a matrix by powers of two → these, to be broadcast.
+_POWERS_OF: dict[str, Callable[[str], Array]] = {
+    "scale_rows": lambda text: powers(text)[:, None],
+    "scale_columns": lambda text: powers(text)[None, :],
+}
 
 
 def check_tensor(array: Array, formula: Call, source: WeightSource) -> str:
@@ -105,19 +111,30 @@ def round_in_place(formula: Call, tensors: Mapping[str, Array]) -> None:
         formula: Outermost, how the weight is rounded; `rounds_one_tensor`.
         tensors: Name → array of the model, contiguous; changed.
     """
-    weight = formula.arguments[0]
+    weight, factor = _without_powers(formula.arguments[0])
     (name,) = source_names(weight)
     array = tensors[name]
     # The formula moves the places of the values as it moves the values themselves.
     places = np.arange(array.size).reshape(array.shape)
     moved = evaluate(weight, WeightSource({name: places}, frozenset(), {}))
     values = array.reshape(-1)
-    values[moved] = _ROUNDED[formula.function](values[moved], **formula.settings)
+    # A power of two changes no digit, so the rounding is the only difference.
+    rounded = _ROUNDED[formula.function](values[moved] * factor, **formula.settings)
+    values[moved] = rounded / factor
+
+
+def _without_powers(weight: Call) -> tuple[Call, Array]:
+    """A weight before it is multiplied by powers of two, and these, to be broadcast."""
+    factor = np.ones((), np.float32)
+    while weight.function in _POWERS_OF:
+        inner, text = weight.arguments
+        factor, weight = factor * _POWERS_OF[weight.function](text), inner
+    return weight, factor
 
 
 def rounds_one_tensor(formula: Call) -> bool:
-    """Whether a rounded weight is a part of one tensor, in any order."""
-    weight = formula.arguments[0]
+    """Whether a rounded weight is a part of one tensor, in any order, times powers of two."""
+    weight, _ = _without_powers(formula.arguments[0])
     return len(source_names(weight)) == 1 and _only_moves(weight)
 
 

@@ -185,6 +185,7 @@ TOLERANCES: dict[str, list[Tolerance]] = {
         ),
     ],
     "int8": _INT8,
+    "int8-dynamic": _INT8,
     "int8-static": [
         # An earlier bound of 0.85 was not measured: correct artefacts were on both sides of it
         # (docs/log.md#bounds-of-every-precision).
@@ -252,7 +253,12 @@ _FLOOR = [
     _at_least("concordance", 0.9, _RIGHT_BUT_USELESS),
 ]
 # Precisions whose bounds leave room for unknown roundings.
-FLOORS: dict[str, list[Tolerance]] = {"int8": _FLOOR, "int8-static": _FLOOR, "int4": _FLOOR}
+FLOORS: dict[str, list[Tolerance]] = {
+    "int8": _FLOOR,
+    "int8-dynamic": _FLOOR,
+    "int8-static": _FLOOR,
+    "int4": _FLOOR,
+}
 
 
 def _reference(overall: float, one_length: float, reason: str) -> ReferenceTolerances:
@@ -266,6 +272,11 @@ def _reference(overall: float, one_length: float, reason: str) -> ReferenceToler
 REFERENCE_TOLERANCES: dict[str, ReferenceTolerances] = {
     "fp16": _reference(0.05, 0.1, "measured: 0.001 at every length"),
     "int8": _reference(
+        0.4,
+        0.8,
+        "the bounds of int8-static: no extremes of other tokens move a scale",
+    ),
+    "int8-dynamic": _reference(
         1.3,
         1.6,
         "measured: 0.72 and at most 0.92: one value rounded to the other side changes the extremes"

@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.task import TASKS, Task
+from edgedistil.export.input_scales import FixedScale, InputScale, row_scale_of
 from edgedistil.export.passes import run_standard_passes
 from edgedistil.export.quantize import (
     Int8Plan,
@@ -24,6 +25,7 @@ from edgedistil.export.quantize import (
     quantize_dynamic,
     quantize_static,
 )
+from edgedistil.export.quantize_invariant import quantize_invariant
 from edgedistil.export.storage import save_graph
 from edgedistil.export.trace import trace_model
 from edgedistil.export.weight_only import convert_to_float16, quantize_int4
@@ -44,16 +46,41 @@ MODELS: list[tuple[str, Task]] = [
     ("BertForTokenClassification", "token-classification"),
     ("BertForQuestionAnswering", "question-answering"),
 ]
-PRECISIONS = ["fp32", "fp16", "int8", "uint8", "per tensor", "int8-static", "int4"]
+PRECISIONS = [
+    "fp32",
+    "fp16",
+    "int8",
+    "uint8",
+    "int8-dynamic",
+    "per tensor",
+    "int8-static",
+    "int4",
+]
+
+
+def random_scales(graph: ir.Model) -> dict[str, InputScale]:
+    """A scale of each kind: fixed, fixed after powers of two moved, and one for each row."""
+    rng = np.random.default_rng(0)
+    scales: dict[str, InputScale] = {}
+    for x, readers in group_by_input(quantizable_linears(graph, Int8Plan())).items():
+        powers = rng.integers(-2, 3, readers[0].matrix().shape[0])
+        moved = FixedScale(-5.0, 5.0, None if readers[0].tied else powers)
+        by_row = row_scale_of(x)
+        plain = len(scales) % 4 == 3
+        scales[x.name or ""] = by_row if by_row.bounded_below or plain else moved
+    return scales
 
 
 def convert(graph: ir.Model, precision: str) -> None:
     if precision == "fp16":
         convert_to_float16(graph)
     elif precision == "int8":
+        quantize_invariant(graph, Int8Plan(), random_scales(graph))
+    elif precision == "int8-dynamic":
         quantize_dynamic(graph, Int8Plan())
     elif precision == "uint8":
-        quantize_dynamic(graph, Int8Plan(signed=False, reduced_range=True))
+        plan = Int8Plan(signed=False, reduced_range=True)
+        quantize_invariant(graph, plan, random_scales(graph))
     elif precision == "per tensor":
         quantize_dynamic(graph, Int8Plan(per_channel=False))
     elif precision == "int8-static":

@@ -9,8 +9,14 @@ import pytest
 
 from edgedistil.core.records import Figure, NotMeasured, ParityFigures
 from edgedistil.export.linears import find_linears
-from edgedistil.export.precision_search import estimated_speed, output_drop, search
-from edgedistil.export.quantize import Int8Plan, quantizable_linears
+from edgedistil.export.precision_search import (
+    Measure,
+    SearchResult,
+    estimated_speed,
+    output_drop,
+    search,
+)
+from edgedistil.export.quantize import Int8Plan, quantizable_linears, quantize_dynamic
 from edgedistil.parity.onnx_file import check_onnx_file
 
 if TYPE_CHECKING:
@@ -51,10 +57,18 @@ def measure(file: Path) -> ParityFigures:
     return figures(agreement=1 - sum(SENSITIVE.get(layer, 0.0001) for layer in layers))
 
 
+def run_search(graph: ir.Model, measure: Measure, folder: Path, *, max_drop: float) -> SearchResult:
+    return search(
+        graph, Int8Plan(), measure, quantize=quantize_dynamic, folder=folder, max_drop=max_drop
+    )
+
+
 def test_everything_in_8_bits_is_selected_if_it_holds_the_bound(
     graph: ir.Model, tmp_path: Path
 ) -> None:
-    result = search(graph, Int8Plan(), measure, folder=tmp_path, max_drop=0.2)
+    result = search(
+        graph, Int8Plan(), measure, quantize=quantize_dynamic, folder=tmp_path, max_drop=0.2
+    )
     assert result.plan.keep_float == ()
     assert result.within_bound
     assert len(result.frontier) == 1
@@ -64,7 +78,9 @@ def test_everything_in_8_bits_is_selected_if_it_holds_the_bound(
 def test_the_sensitive_layers_and_no_others_go_back_to_float(
     graph: ir.Model, tmp_path: Path
 ) -> None:
-    result = search(graph, Int8Plan(), measure, folder=tmp_path, max_drop=0.01)
+    result = search(
+        graph, Int8Plan(), measure, quantize=quantize_dynamic, folder=tmp_path, max_drop=0.01
+    )
     assert set(result.plan.keep_float) == set(SENSITIVE)
     assert result.within_bound
     assert [len(step.keep_float) for step in result.frontier] == [0, 1, 2]
@@ -79,7 +95,9 @@ def test_a_bound_that_no_plan_holds_ends_with_all_layers_in_float(
     def always_half(_file: Path) -> ParityFigures:
         return figures(agreement=0.5)
 
-    result = search(graph, Int8Plan(), always_half, folder=tmp_path, max_drop=0.01)
+    result = search(
+        graph, Int8Plan(), always_half, quantize=quantize_dynamic, folder=tmp_path, max_drop=0.01
+    )
     assert not result.within_bound
     names = {linear.name for linear in quantizable_linears(graph, Int8Plan())}
     assert set(result.plan.keep_float) == names

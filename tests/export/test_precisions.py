@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgedistil.export.precisions import (
     requantize_excluding,
 )
 from edgedistil.export.source import read_source
+from edgedistil.export.storage import save_graph
 
 
 @pytest.fixture
@@ -31,12 +33,15 @@ def context(
     build = tmp_path / "build"
     build.mkdir()
     with open_build(source, build, ExportOptions(target="rpi4"), text=text) as context:
+        save_graph(context.graph, context.float_file, external=True)
         yield context
+        shutil.rmtree(build / "onnx")
     assert not list(build.iterdir()), "the scratch folder is removed"
 
 
 @pytest.mark.parametrize(
-    ("precision", "largest_share"), [("fp16", 0.65), ("int8", 0.35), ("uint8", 0.35), ("int4", 0.3)]
+    ("precision", "largest_share"),
+    [("fp16", 0.65), ("int8", 0.35), ("uint8", 0.35), ("int8-dynamic", 0.35), ("int4", 0.3)],
 )
 def test_makers_return_smaller_graphs_and_leave_the_float32_graph(
     context: BuildContext, precision: str, largest_share: float

@@ -31,7 +31,7 @@ from edgedistil.parity.probes import Probes
 from .conftest import make
 from .test_certificate import convert
 
-ROUNDED: list[Precision] = ["fp16", "int8", "uint8", "int8-static", "int4"]
+ROUNDED: list[Precision] = ["fp16", "int8", "uint8", "int8-dynamic", "int8-static", "int4"]
 
 
 # (class, task) → probes, which are the same for every precision and fault.
@@ -90,7 +90,7 @@ def double_a_product(graph: onnx.GraphProto) -> None:
     graph.node.insert(index + 1, double)
 
 
-@pytest.mark.parametrize("precision", ["int8", "int8-static", "int4"])
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic", "int8-static", "int4"])
 @pytest.mark.parametrize("fault", [swap_query_and_key, forget_the_mask, double_a_product])
 def test_wrong_wiring_is_found_in_its_part(
     fault: Callable[[onnx.GraphProto], None],

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the system programs that some tests run for real: an emulator, an ssh server and client, a browser.
+# Installs the system programs that some tests run for real: an emulator, an ssh server and client, a browser,
+# compilers, Node.
 # Quiet when they are there. Without apt or the right to install, it says what is missing and lets `make test` go on:
 # the tests that need it are then skipped by name (in CI, where $CI is set, they fail).
 set -eu
@@ -7,7 +8,8 @@ set -eu
 PATH="$PATH:/usr/sbin:/sbin"
 
 # program:Debian package; others can be named as arguments
-wanted="${*:-qemu-aarch64:qemu-user sshd:openssh-server ssh:openssh-client chromium:chromium}"
+wanted="${*:-qemu-aarch64:qemu-user sshd:openssh-server ssh:openssh-client chromium:chromium \
+    g++:g++ cmake:cmake make:make aarch64-linux-gnu-g++:g++-aarch64-linux-gnu node:nodejs npm:npm}"
 
 missing=""
 packages=""

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import onnx  # noqa: TID253 - a script of ours, not the product
+import onnx
 
 # Names that were changed on purpose, old -> new: complete words in file names and JSON keys of
 # BEFORE, and JSON strings that equal the old name.

@@ -53,13 +53,20 @@ RANGES = (
 WORDS = (
     *("the", "it's", "We'LL", "naïve", "İstanbul", "straße", "ΑΣ", "1,299.50", "``", "''", "don't"),
     *("\r\n", "  ", "\n\n", "\t ", "e\u0301", "\u0301", "ä\u0323", "한국어", "\u1112\u1161\u11ab"),
-    *("👩\u200d👩\u200d👧", "©\u200d", "\u0915\u094d\u0937", "\u0600", "ﬁ", "①", "\ufeff", "\u2581"),
+    *(
+        "👩\u200d👩\u200d👧",
+        "©\u200d",
+        "\u0915\u094d\u0937",
+        "\u0600",
+        "ﬁ",
+        "①",
+        "\ufeff",
+        "\u2581",
+    ),
 )
 
 
-def random_strings(
-    count: int, *, seed: int, special: list[str]
-) -> Iterator[str | tuple[str, str]]:
+def random_strings(count: int, *, seed: int, special: list[str]) -> Iterator[str | tuple[str, str]]:
     """Yields strings, and pairs of strings, from all planes of Unicode.
 
     Args:
@@ -67,7 +74,7 @@ def random_strings(
         seed: The same seed gives the same strings.
         special: Tokens of the tokenizer that appear as text.
     """
-    source = random.Random(seed)
+    source = random.Random(seed)  # noqa: S311 - repeatable strings
     for number in range(count):
         text = _random_string(source, special)
         yield (text, _random_string(source, special)) if number % 10 == 9 else text
@@ -91,14 +98,14 @@ def _random_string(source: random.Random, special: list[str]) -> str:
 
 
 def _character(code: int) -> str:
-    # A surrogate is no character of a text.
+    # Texts have no surrogates.
     return chr(code) if not 0xD800 <= code < 0xE000 else "\ufffd"
 
 
 def compare(
     program: list[str], tokenizer_file: Path, strings: list[str | tuple[str, str]]
 ) -> str | None:
-    """Returns a description of the first difference; None if there is none.
+    """Returns a description of the first difference; None without one.
 
     Args:
         program: Command of `encode_lines`, with an emulator in front where one is needed.
@@ -119,7 +126,7 @@ def compare(
         expected = [encoding.ids, encoding.type_ids, [list(span) for span in encoding.offsets]]
         got: Any = json.loads(line)
         if got != expected:
-            return f"{ascii(item)}\n  expected {expected}\n  got      {got}"
+            return f"{item!a}\n  expected {expected}\n  got      {got}"
     return None
 
 

@@ -83,11 +83,11 @@ def _simple_properties() -> dict[str, set[int]]:
         "regex_number": _matches(r"\p{N}"),
         "regex_space": _matches(r"\s"),
     }
-    found: dict[str, set[int]] = {}
+    properties: dict[str, set[int]] = {}
     for name, test in tests.items():
-        found[name] = {code for code in CODE_POINTS if test(chr(code))}
-        print(f"{name}: {len(found[name]):,}", file=sys.stderr)
-    return found
+        properties[name] = {code for code in CODE_POINTS if test(chr(code))}
+        print(f"{name}: {len(properties[name]):,}", file=sys.stderr)
+    return properties
 
 
 # --- mappings -------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ from cost_model_work import LENGTHS, PRECISIONS, record_path
 from page import argument_parser, today
 
 from edgedistil.core import console
-from edgedistil.core.cpu import usable_cores
 from edgedistil.core.errors import DeviceFileError
 from edgedistil.core.records import provenance
 from edgedistil.core.rundir import write_json
@@ -80,7 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs.npz"
         work.save(inputs)
-        threads = 1 if arguments.one_thread else usable_cores()
+        threads = 1 if arguments.one_thread else host.usable_threads()
         alone, pairs = measure(
             work, inputs, rounds=arguments.rounds, blocks=arguments.blocks, threads=threads
         )

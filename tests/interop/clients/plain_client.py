@@ -45,6 +45,10 @@ def ask(folder: Path, task: str, file: str, texts: list[str]) -> dict[str, np.nd
         for graph_input in session.get_inputs()
     }
     assert set(feeds) == set(config["model_input_names"])
+    if task == "multiple-choice":
+        # All texts are the choices of one question.
+        asked = {name: array[None] for name, array in feeds.items()}
+        return {"input_ids": feeds["input_ids"], "output": session.run(None, asked)[0]}
     output = session.run(None, feeds)[0]
     if task == "fill-mask":
         output = output[feeds["input_ids"] == tokenizer.token_to_id(config["mask_token"])]

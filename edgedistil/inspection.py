@@ -18,11 +18,11 @@ from edgedistil.core.family_info import FamilyInfo
 from edgedistil.core.model_folder import ModelFolder, read_model_folder
 from edgedistil.core.model_source import find_model
 from edgedistil.core.sentence_modules import find_transformer, read_modules
-from edgedistil.core.task import ENCODER_TASK, TASKS
+from edgedistil.core.task import ENCODER_TASK, SENTENCE_TASK, TASKS
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
 from edgedistil.core.weight_headers import Shape, read_dtypes, weight_files
 from edgedistil.export.sentence_modules import omitted_parts
-from edgedistil.export.source import read_source
+from edgedistil.export.source import read_source, why_no_sentence_vectors
 
 # Activations that are one operator of a graph, by a pass of ours or in ONNX itself.
 _FUSED_ACTIVATIONS = ("gelu", "gelu_python", "silu", "swish")
@@ -133,7 +133,7 @@ def inspect_model(model: str) -> Inspection:
         file_bytes=sum(file.stat().st_size for file in weight_files(source.folder)),
         dtypes=_dtypes(source, numbers),
         tokenizer=None if tokenizer is None else _tokenizer_facts(tokenizer),
-        tasks=_tasks(source, has_modules=bool(modules)),
+        tasks={**_tasks(source), SENTENCE_TASK: _sentence_answer(package_folder)},
         distil=_distil_answer(source, tokenizer_problem),
         export=export,
         fused=_fused(source) if export.possible else {},
@@ -243,7 +243,13 @@ def _export_answer(package_folder: Path, tokenizer_problem: str) -> Answer:
     return Answer(True)
 
 
-def _tasks(source: ModelFolder, *, has_modules: bool) -> dict[str, Answer]:
+def _sentence_answer(package_folder: Path) -> Answer:
+    """Whether the graph of an encoder has sentence vectors."""
+    reason = why_no_sentence_vectors(package_folder)
+    return Answer(reason is None, reason or "sentence vectors, by its modules")
+
+
+def _tasks(source: ModelFolder) -> dict[str, Answer]:
     """Whether the folder has the weights that each task needs."""
     answers: dict[str, Answer] = {}
     for name, task in TASKS.items():
@@ -251,9 +257,7 @@ def _tasks(source: ModelFolder, *, has_modules: bool) -> dict[str, Answer]:
         declared = any(own.endswith(task.architectures) for own in source.architectures)
         if ending in source.family.missing_heads:
             answer = Answer(False, f"transformers has no such head of {source.family.model_type}")
-        elif name == ENCODER_TASK:
-            answer = Answer(True, "sentence vectors, by its modules" if has_modules else "")
-        elif declared and _has_head(source):
+        elif name == ENCODER_TASK or (declared and _has_head(source)):
             answer = Answer(True)
         else:
             answer = Answer(False, "the folder has no weights of this head")

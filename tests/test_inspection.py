@@ -93,6 +93,7 @@ def test_facts_are_those_of_the_loaded_model(
     own = [task for task, ending in TASKS_OF.items() if class_name.endswith(ending)]
     possible = {task for task, answer in inspection.tasks.items() if answer.possible}
     assert possible == {*own, "feature-extraction"}
+    assert "no modules.json" in inspection.tasks["sentence-similarity"].reason
 
 
 def test_parts_of_an_encoder_saved_without_its_prefix() -> None:

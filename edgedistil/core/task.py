@@ -147,6 +147,8 @@ ENCODER_TASK: Task = "feature-extraction"
 # Output of an encoder's graph that has one vector for each text; only where the source says how it
 # pools.
 SENTENCE_OUTPUT = "sentence_embedding"
+# The hub's name of an encoder whose vectors are compared: `ENCODER_TASK`, with `SENTENCE_OUTPUT`.
+SENTENCE_TASK = "sentence-similarity"
 FILL_MASK_TASK: Task = "fill-mask"
 # transformers assumes so many labels where config.json names none.
 _DEFAULT_LABELS = 2

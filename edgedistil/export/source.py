@@ -31,6 +31,7 @@ from edgedistil.core.task import (
     ENCODER_TASK,
     FILL_MASK_TASK,
     SENTENCE_OUTPUT,
+    SENTENCE_TASK,
     TASKS,
     Task,
     find_task,
@@ -143,12 +144,14 @@ def read_source(
         folder: The model.
         name: First part of the export folder's name.
         role: Its role in the run.
-        task: TasksManager's name or a synonym; if None, sentence vectors where the folder has
+        task: TasksManager's name or a synonym; `sentence-similarity` is an encoder that must make
+            sentence vectors; if None, sentence vectors where the folder has
             sentence-transformers' modules, otherwise the task of the config's architecture.
         float_only: Whether it is exported in float32 only.
     Raises:
         ModelError: Not a model, not supported, weights not in safetensors, files that are damaged
-            or do not fit each other, or an unknown task.
+            or do not fit each other, an unknown task, or no sentence vectors for a task that asks
+            for them.
     """
     # Weights are loaded one model at a time, when it is exported.
     package_folder, folder = folder, find_transformer(folder)
@@ -156,6 +159,8 @@ def read_source(
     config = model_folder.config
     if task is not None:
         checked_task = parse_task(task)
+        if task == SENTENCE_TASK:
+            _require_sentence_vectors(package_folder)
     elif any(module.is_transformer for module in read_modules(package_folder)):
         checked_task = ENCODER_TASK
     else:
@@ -174,6 +179,25 @@ def read_source(
         task=checked_task,
         float_only=float_only,
     )
+
+
+def why_no_sentence_vectors(folder: Path) -> str | None:
+    """Returns why a graph of a folder's model has no sentence vectors; None if it has them."""
+    if not read_modules(folder):
+        return "it has no modules.json, which says how the states of a text become one vector"
+    part = unsupported_part(folder)
+    return f"{part} is not supported in a graph" if part is not None else None
+
+
+def _require_sentence_vectors(folder: Path) -> None:
+    """Raises ModelError if a graph of a folder's model would have no sentence vectors."""
+    reason = why_no_sentence_vectors(folder)
+    if reason is not None:
+        raise ModelError(
+            f"the model in {folder} gives no sentence vectors: {reason}",
+            hint="save it with sentence-transformers, or export the states of its tokens with "
+            f"--task {ENCODER_TASK}",
+        )
 
 
 def find_sources(
@@ -322,7 +346,7 @@ def parse_task(name: str) -> Task:
     Raises:
         ModelError: The task is unknown or not supported.
     """
-    row = find_task(name)
+    row = find_task(ENCODER_TASK if name == SENTENCE_TASK else name)
     if row is None:
         # The import takes a second, and most callers use the names of our table.
         from optimum.exporters.tasks import TasksManager

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 import edgedistil
-from edgedistil.core.errors import InputError, ParityError
+from edgedistil.core.errors import InputError, ModelError, ParityError
 from edgedistil.core.options import ExportOptions
 from edgedistil.core.precision import PRECISIONS
 from edgedistil.core.rundir import RunDir
@@ -210,3 +210,13 @@ def test_embed_needs_texts_and_an_encoder(source: Path, run: RunDir, text: list[
         edgedistil.embed(["ban"], run, edgedistil.EmbedOptions(model="teacher"))
     with pytest.raises(InputError, match="no text"):
         edgedistil.embed([], run)
+
+
+def test_sentence_similarity_is_an_encoder_that_makes_vectors(source: Path) -> None:
+    asked = read_source(source, name="m", role="other", task="sentence-similarity")
+    assert asked == read_source(source, name="m", role="other", task=TASK)
+    with pytest.raises(
+        ModelError, match=r"gives no sentence vectors: it has no modules\.json"
+    ) as e:
+        read_source(without_modules(source), name="m", role="other", task="sentence-similarity")
+    assert "--task feature-extraction" in str(e.value.hint)

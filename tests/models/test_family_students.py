@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES as ALL_FAMILIES
-from edgedistil.models.fast.encoder import encode, encode_with_head, fits
+from edgedistil.models.fast.encoder import encode, encode_with_head, fits, why_plain
 from edgedistil.models.mlm_head import mlm_head
 from edgedistil.models.student import StudentOptions, make_student
 from tests.export.families.conftest import CASES, VOCABULARY, make_model
@@ -96,6 +96,25 @@ def test_encoder_and_head_give_the_models_logits(teacher: PreTrainedModel) -> No
         head = mlm_head(teacher)
         logits_BLV = head.transform(states_BLD) @ head.weight_VD.T + head.bias_V
     torch.testing.assert_close(logits_BLV[mask_BL == 1], logits_of(teacher), atol=1e-4, rtol=0)
+
+
+def test_every_family_has_a_reason_for_its_engine(teacher: PreTrainedModel) -> None:
+    reasons = {
+        "albert": "its layers share their weights",
+        "mobilebert": "its layers are not of BERT's modules",
+        "mpnet": "its attention has a bias for each distance",
+        "deberta": "its attention has products with distances",
+        "deberta-v2": "its attention has products with distances",
+    }
+    rotary = dict.fromkeys(
+        ("modernbert", "nomic_bert", "eurobert"), "its attention has rotary positions"
+    )
+    assert why_plain(teacher) == (reasons | rotary).get(teacher.config.model_type)
+
+
+def test_an_ernie_with_tasks_has_another_engine() -> None:
+    model = make_teacher("ernie", use_task_id=True, task_type_vocab_size=3)
+    assert why_plain(model) == "its embeddings add vectors of tasks"
 
 
 def test_gradients_of_encoder_and_head_are_autograds(teacher: PreTrainedModel) -> None:

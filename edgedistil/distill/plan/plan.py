@@ -33,7 +33,7 @@ from edgedistil.distill.plan.estimate import (
 )
 from edgedistil.distill.plan.presets import known_shape
 from edgedistil.distill.schedule import RunLength, evaluation_interval
-from edgedistil.models.fast.encoder import fits, freeze_teacher
+from edgedistil.models.fast.encoder import freeze_teacher, why_plain
 from edgedistil.models.teacher import Teacher
 
 
@@ -188,7 +188,10 @@ def _notes_on_models(teacher: PreTrainedModel, student: PreTrainedModel) -> list
     notes = []
     family = FAMILIES[student.config.model_type]
     for role, model in (("teacher", teacher), ("student", student)):
-        engine = "the fast CPU engine" if fits(model) else "transformers' own forward pass"
+        reason = why_plain(model)
+        engine = "the fast CPU engine: its layers are BERT's or DistilBERT's"
+        if reason is not None:
+            engine = f"transformers' own forward pass: {reason}"
         notes.append(f"the {role}, a {model.config.model_type}, runs in {engine}")
     if family.shares_layers:
         notes.append(

@@ -28,17 +28,34 @@ from edgedistil.models.fast.dropout import apply_dropout, attention
 from edgedistil.models.fast.layer import LayerSettings, LayerWeights, transformer_layer
 from edgedistil.models.mlm_head import MlmHead, mlm_head
 
+_POSITIONS_IN_WORDS = {
+    "relative-bias": "a bias for each distance",
+    "rotary": "rotary positions",
+    "disentangled": "products with distances",
+}
 # Families whose layers consist of BERT's modules.
 _BERT_LAYERS = ("bert", "ernie", "roberta", "xlm-roberta", "camembert", "electra")
 
 
 def fits(model: PreTrainedModel) -> bool:
     """Whether a model's encoder is one that the fast path computes."""
-    if model.config.model_type == "distilbert":
-        return True
-    # ERNIE may add vectors of tasks, which no other family has.
-    with_tasks = getattr(model.config, "use_task_id", False)
-    return model.config.model_type in _BERT_LAYERS and not with_tasks
+    return why_plain(model) is None
+
+
+def why_plain(model: PreTrainedModel) -> str | None:
+    """Returns why the fast path does not compute a model's encoder; None if it does."""
+    family = FAMILIES[model.config.model_type]
+    if family.model_type == "distilbert":
+        return None
+    if family.model_type in _BERT_LAYERS:
+        # ERNIE may add vectors of tasks, which no other family has.
+        with_tasks = getattr(model.config, "use_task_id", False)
+        return "its embeddings add vectors of tasks" if with_tasks else None
+    if family.positions != "absolute":
+        return f"its attention has {_POSITIONS_IN_WORDS[family.positions]}"
+    if family.shares_layers:
+        return "its layers share their weights"
+    return "its layers are not of BERT's modules"
 
 
 def freeze_teacher(model: PreTrainedModel, *, dtype: torch.dtype) -> PreTrainedModel:

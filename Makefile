@@ -1,13 +1,14 @@
 # Two commands do everything on a machine that has Python 3.11+, make and git:
 #   make demo            all stages (recipes/tiny.toml)
 #   make test            the tests
+#   make demo-embedding  the same for a sentence encoder (recipes/embedding.toml)
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 # Two workers with one thread each: on two cores, more threads wait for each other.
 PYTEST ?= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test test-interop stress lint bench clean
+.PHONY: help demo demo-embedding test test-interop stress lint bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +22,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: $(VENV)/.ready
 	$(BIN)/edgedistil run recipes/tiny.toml
+
+demo-embedding: $(VENV)/.ready
+	$(BIN)/edgedistil run recipes/embedding.toml
 
 test: $(VENV)/.ready
 	bash scripts/install-test-tools.sh

@@ -17,7 +17,8 @@ from edgedistil.ablate import ablate
 from edgedistil.core.format import ABSENT, hundredths, number, percent
 from edgedistil.core.options import TaskOptions
 from edgedistil.core.places import runs_root
-from edgedistil.core.recipe import Evaluate, Recipe, Train, load_recipe, write_recipe
+from edgedistil.core.recipe import Recipe, Train, load_recipe, write_recipe
+from edgedistil.core.recipe_stages import Evaluate
 from edgedistil.core.records import (
     AblationRecord,
     DistillRecord,

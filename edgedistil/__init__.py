@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgedistil.core.options import (
+    AnswersOptions,
     EmbedOptions,
     EvaluateOptions,
     ExportOptions,
@@ -47,12 +48,14 @@ if TYPE_CHECKING:
     from edgedistil.inspection import Inspection
 
 __all__ = [
+    "AnswersOptions",
     "EmbedOptions",
     "Encoder",
     "EvaluateOptions",
     "ExportOptions",
     "ProfileOptions",
     "__version__",
+    "answers",
     "distill",
     "embed",
     "evaluate",
@@ -123,6 +126,26 @@ def distill(
     from edgedistil.distill import stage
 
     return stage.distill(recipe, run_name=run, resume=resume)
+
+
+def answers(recipe: Recipe, options: AnswersOptions | None = None) -> Path:
+    """Writes the texts of a recipe's corpus and the vectors that its teacher has for them.
+
+    With the file as `teacher.answers`, a run learns these vectors in place of its teacher's own;
+    another model's vectors of the same texts may be put into it.
+
+    Args:
+        recipe: Its objective is `representation`.
+        options: The file, and whether it has vectors.
+    Returns:
+        The file.
+    Raises:
+        InputError: The recipe has another objective, or its teacher or corpus cannot be used.
+    """
+    from edgedistil.distill import answers_stage
+
+    options = options or AnswersOptions()
+    return answers_stage.answer(recipe, options.out, texts_only=options.texts_only)
 
 
 def evaluate(

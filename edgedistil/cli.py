@@ -21,6 +21,7 @@ import edgedistil
 from edgedistil.core.echo import bounded, echo, replace_unencodable
 from edgedistil.core.errors import EdgeDistilError, InputError
 from edgedistil.core.options import (
+    AnswersOptions,
     EmbedOptions,
     EvaluateOptions,
     ExportOptions,
@@ -140,6 +141,14 @@ def distill(
         return
     distilled, record = edgedistil.distill(checked, run=run, resume=resume)
     terminal.show_distill(distilled, record)
+
+
+@app.command()
+@with_options(AnswersOptions)
+def answers(options: AnswersOptions, recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Write the texts of a recipe's corpus, with its teacher's vectors."""
+    checked = edgedistil.load_recipe(recipe, overrides or ())
+    typer.echo(edgedistil.answers(checked, options))
 
 
 @app.command()

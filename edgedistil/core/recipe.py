@@ -15,11 +15,14 @@ from pydantic import Field, model_validator
 
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import RecipeError
-from edgedistil.core.options import MAX_LENGTH, MAX_SEEDS, MAX_THREADS
+from edgedistil.core.options import MAX_LENGTH
 from edgedistil.core.override import apply_override
-from edgedistil.core.precision import DEFAULT_PRECISIONS, Precision
+from edgedistil.core.recipe_objective import Objective
+from edgedistil.core.recipe_stages import Evaluate, Export, Profile
+from edgedistil.core.recipe_types import Epochs, Positive, Rate, Share, Temperature, Weight
 from edgedistil.core.records import text_sha256
 from edgedistil.core.rundir import write_text
+from edgedistil.core.sentence_vector import Pooling
 from edgedistil.core.shipped import find_shipped, shipped_names
 from edgedistil.core.toml import (
     StrictSection,
@@ -28,17 +31,6 @@ from edgedistil.core.toml import (
     read_toml,
 )
 
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-# Upper bounds are far above any use, and low enough that nothing overflows or fails for lack of
-# memory after teacher and corpus are prepared: docs/decisions.md#bounds-of-recipe-values.
-Epochs = Annotated[int, Field(gt=0, le=100_000)]
-Seeds = Annotated[int, Field(gt=0, le=MAX_SEEDS)]
-Temperature = Annotated[float, Field(ge=0.01, le=1000)]
-Weight = Annotated[float, Field(ge=0, le=1e6)]
-Length = Annotated[int, Field(ge=2, le=MAX_LENGTH)]
-Threads = Annotated[int, Field(gt=0, le=MAX_THREADS)]
 # Below this a weight's share of the loss is beyond the digits of float32.
 _SMALLEST_WEIGHT = 1e-6
 
@@ -47,7 +39,7 @@ RUN_LENGTHS = ("tokens", "epochs", "steps")
 
 
 class FitHead(StrictSection):
-    """How an MLM head is fitted to a teacher without one; the encoder is trained along with it."""
+    """How an MLM head is fitted to a copy of a teacher without one."""
 
     # Five minutes on two quiet cores: docs/log.md#length-of-the-heads-training.
     steps: Positive = Field(750, le=10**9, description="Optimizer steps.")
@@ -55,13 +47,13 @@ class FitHead(StrictSection):
     # docs/log.md#batch-size-and-rate-of-the-head.
     batch_tokens: Positive = Field(2048, le=10**6, description="Tokens of one optimizer step.")
     learning_rate: Rate = Field(5e-4, description="Peak learning rate of the head.")
-    # A lower rate preserves more of the encoder:
+    # Above 0.05 the copy forgets what the teacher is good at:
     # docs/log.md#rate-of-the-encoder-while-a-head-is-fitted.
     encoder_rate: float = Field(
-        1.0,
+        0.0,
         ge=0,
-        le=1,
-        description="Learning rate of the encoder as a share of the head's; 0 freezes it.",
+        le=0.05,
+        description="Learning rate of the copy's encoder as a share of the head's; 0 freezes it.",
     )
     warmup: Share = Field(0.1, description="Share of the steps with a rising learning rate.")
 
@@ -77,6 +69,21 @@ class Teacher(StrictSection):
         description="own uses the teacher's MLM head; fit trains one for an encoder without it.",
     )
     fit: FitHead = Field(FitHead(), description="How the head is fitted, with mlm_head = fit.")
+    pooling: Pooling | None = Field(
+        None,
+        description="How the teacher pools; only for a folder that does not say so itself.",
+    )
+    answers: str | None = Field(
+        None,
+        min_length=1,
+        description="File with the corpus's texts and their vectors (.jsonl, .parquet, or .npy "
+        "with the texts in a .txt or .jsonl of the same name), in place of the model's own.",
+    )
+    is_matryoshka: bool = Field(
+        False,
+        description="The first values of the vectors are vectors too, although the teacher's "
+        "folder does not say so.",
+    )
 
 
 class Student(StrictSection):
@@ -129,6 +136,12 @@ class SourceSpec(StrictSection):
     field: str = Field(
         "text", description="Column with the text in .jsonl, .parquet and hub data sets."
     )
+    query_field: str | None = Field(
+        None,
+        min_length=1,
+        description="Column with the query that belongs to the text; with layout = texts it is a "
+        "text of its own, with the teacher's prompt for queries.",
+    )
     streaming: bool = Field(
         False, description="Read a hub data set over the network without storing it first."
     )
@@ -139,6 +152,8 @@ class SourceSpec(StrictSection):
     @model_validator(mode="after")
     def _check_one_origin(self) -> Self:
         _check_exactly_one(self, ("asset", "files", "hub"))
+        if self.query_field is not None and self.asset is not None:
+            raise ValueError("query_field belongs to files and hub data sets; an asset has none")
         return self
 
 
@@ -146,9 +161,17 @@ class Corpus(StrictSection):
     """The text that the student is distilled on."""
 
     sources: list[SourceSpec] = Field(min_length=1, description="Text sources, read in order.")
-    layout: Literal["packed", "lines"] = Field(
-        "packed",
-        description="packed fills rows across document ends; lines has one document per row.",
+    layout: Literal["auto", "packed", "lines", "texts"] = Field(
+        "auto",
+        description="packed fills rows across document ends; lines has one document per row; "
+        "texts has one sentence or passage per row. auto is texts for the objective "
+        "representation, otherwise packed.",
+    )
+    # Queries are as short as sentences, documents as long as passages.
+    sentence_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5,
+        description="With layout = texts: share of the documents that are cut into sentences; "
+        "the others are cut into passages of at most block_length tokens, about.",
     )
     block_length: Annotated[int, Field(ge=8, le=MAX_LENGTH)] = Field(
         128, description="Longest row in tokens, special tokens included."
@@ -277,65 +300,6 @@ class Train(StrictSection):
         return self
 
 
-class Evaluate(StrictSection):
-    """Labelled tasks on which teacher and student are compared."""
-
-    tasks: list[str] = Field(
-        ["sentiment"],
-        min_length=1,
-        description="Built-in tasks, groups (glue, paper) or task files.",
-    )
-    models: list[str] = Field(
-        ["teacher", "student-step0", "student"],
-        min_length=1,
-        description="Models of the run that are fine-tuned and scored.",
-    )
-    seeds: Seeds = Field(1, description="Fine-tuning runs for each task and model.")
-    epochs: Epochs | None = Field(
-        None, description="Epochs of fine-tuning; by default as the task's file says."
-    )
-    train_limit: Positive | None = Field(
-        None, description="Largest number of training examples; all by default."
-    )
-
-
-class Export(StrictSection):
-    """ONNX artefacts that are written for the student."""
-
-    precisions: list[Precision] = Field(
-        list(DEFAULT_PRECISIONS), description="Precisions that are written; fp32 always is."
-    )
-    target: str = Field(
-        "host", description="Device whose instruction set the artefacts are made for."
-    )
-
-
-class Profile(StrictSection):
-    """What is profiled, and on which devices."""
-
-    devices: list[str] = Field(
-        ["host"],
-        description="Devices; host is measured, a board without SSH is predicted.",
-    )
-    lengths: Annotated[list[Length], Field(min_length=1, max_length=100)] = Field(
-        [16, 32, 64, 128, 256], description="Sequence lengths in tokens."
-    )
-    threads: Annotated[list[Threads], Field(min_length=1, max_length=100)] | None = Field(
-        None, description="Thread counts; 1 and all usable cores by default."
-    )
-    # Sentence pairs of STS-B's development set, which the paper timed.
-    sentence_pairs: Positive = Field(
-        1500,
-        le=10**6,
-        description="Sentence pairs of the pass that repeats the paper's table 3 (STS-B).",
-    )
-    claim_pairs: Positive = Field(
-        200,
-        le=10**6,
-        description="Sentence pairs on which two models alternate for the speed claim.",
-    )
-
-
 class Recipe(StrictSection):
     """Everything that decides a run's result."""
 
@@ -353,11 +317,26 @@ class Recipe(StrictSection):
     student: Student = Field(Student(), description="Depth and initial weights of the student.")
     corpus: Corpus = Field(description="The text that the student is distilled on.")
     masking: Masking = Field(Masking(), description="Which tokens are masked in each step.")
-    loss: Loss = Field(Loss(), description="Weights of the three losses.")
+    objective: Objective = Field(Objective(), description="What the student learns.")
+    loss: Loss = Field(Loss(), description="Weights of the three losses of the objective mlm.")
     train: Train = Field(description="Length, batches, optimizer and checkpoints.")
     evaluate: Evaluate = Field(Evaluate(), description="Labelled tasks for teacher and student.")
     export: Export = Field(Export(), description="ONNX artefacts of the student.")
     profile: Profile = Field(Profile(), description="What is profiled, and on which devices.")
+
+    @model_validator(mode="after")
+    def _check_answers(self) -> Self:
+        if self.teacher.answers is None:
+            return self
+        if self.objective.kind == "mlm":
+            raise ValueError('teacher.answers has vectors, and objective.kind is "mlm"')
+        for name in ("states", "layers", "relations"):
+            if getattr(self.objective, name):
+                raise ValueError(
+                    f"teacher.answers has vectors only, and objective.{name} compares token"
+                    f" states; set objective.{name} = 0"
+                )
+        return self
 
     @property
     def sha256(self) -> str:

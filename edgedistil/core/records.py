@@ -120,7 +120,7 @@ class CorpusRecord(Record):
 
     sources: list[CorpusSource]
     # packed fills rows across document ends; lines has one document per row.
-    layout: Literal["packed", "lines"]
+    layout: Literal["packed", "lines", "texts"]
     # Longest row in tokens.
     block_length: int
     # Tokens in the tokenizer's vocabulary.
@@ -133,6 +133,8 @@ class CorpusRecord(Record):
     cached_at: str
     # File of that folder → sha256.
     files: dict[str, str] = {}
+    # sha256 of the file with a teacher's vectors of these texts; None without one.
+    answers_sha256: str | None = None
 
 
 class ModelFacts(Record):
@@ -175,6 +177,27 @@ class HeldoutMlm(Record):
     kl_nats: Figure
 
 
+class HeldoutVectors(Record):
+    """Agreement of sentence vectors with the teacher's on held-out texts, the same for all."""
+
+    # teacher or student.
+    model: str
+    # Optimizer steps of training before this evaluation.
+    step: int
+    texts: int
+    # Spearman's rank correlation of the similarities of all pairs of texts with the teacher's.
+    rank_correlation: float
+    # Share of the 10 texts that are most similar to a text that the teacher's 10 share.
+    top10_overlap: Figure
+    # The same with the text's own vector from this model and the other vectors from the teacher.
+    asymmetric_top10_overlap: Figure
+    # Mean cosine between a text's vector and the teacher's vector of the text, −1 to 1.
+    cosine: Figure
+
+
+HeldoutFigures = HeldoutMlm | HeldoutVectors
+
+
 class DistillRecord(Record):
     """The result of `distill`: `distill.json`. The loss trace is in metrics.jsonl."""
 
@@ -197,7 +220,11 @@ class DistillRecord(Record):
     seconds: float
     tokens_per_s: float
     # Teacher, student at step 0, student after training.
-    heldout: list[HeldoutMlm]
+    heldout: list[HeldoutMlm] | list[HeldoutVectors]
+    # What the student learned: mlm or representation.
+    objective: str = "mlm"
+    # sha256 of the file of vectors that the student learned; None: the teacher's own.
+    answers_sha256: str | None = None
     # Compute type of the loop: float32, bfloat16 or float16.
     precision: str = "float32"
     processes: int = 1

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from edgedistil.core.errors import RunError, StorageError
-from edgedistil.core.records import HeldoutMlm, first_problem
+from edgedistil.core.records import HeldoutFigures, HeldoutMlm, HeldoutVectors, first_problem
 from edgedistil.core.regular_file import open_regular
 
 TraceEntry = dict[str, Any]
@@ -41,10 +41,12 @@ def read_trace(path: Path) -> Iterator[tuple[TraceEntry, str]]:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def heldout_of(entry: TraceEntry) -> HeldoutMlm:
+def heldout_of(entry: TraceEntry) -> HeldoutFigures:
     """Returns the figures of a "heldout" entry; raises RunError if one is missing."""
     figures = {name: value for name, value in entry.items() if name != "kind"}
     try:
+        if "rank_correlation" in figures:
+            return HeldoutVectors.model_validate(figures)
         return HeldoutMlm.model_validate(figures)
     except ValidationError as error:
         raise RunError(

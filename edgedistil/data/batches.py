@@ -40,11 +40,13 @@ class TokenBatch:
         attention_mask_BL: 1 at tokens, 0 at padding.
         row_indices_B: Index of each row in the step's global batch, independent of rank and
             micro-batch size: `masking.row_generator` draws from it.
+        rows_B: Number of each row in its store.
     """
 
     input_ids_BL: Tensor
     attention_mask_BL: Tensor
     row_indices_B: Tensor
+    rows_B: NDArray[np.int64]
 
 
 class BatchOrder:
@@ -155,9 +157,11 @@ class BatchOrder:
         return result
 
     def _batch(self, rows: NDArray[np.int64], first: int, pad_id: int) -> TokenBatch:
-        ids = [self._store[row] for row in rows[first : first + self.micro_batch].tolist()]
+        rows_B = rows[first : first + self.micro_batch]
+        ids = [self._store[row] for row in rows_B.tolist()]
         input_ids_BL, attention_mask_BL = pad_rows(ids, pad_id=pad_id)
-        return TokenBatch(input_ids_BL, attention_mask_BL, torch.arange(first, first + len(ids)))
+        indices_B = torch.arange(first, first + len(ids))
+        return TokenBatch(input_ids_BL, attention_mask_BL, indices_B, rows_B)
 
 
 def pad_rows(rows: list[NDArray[np.int64]], *, pad_id: int) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,9 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,9 @@ from edgedistil.core.tokenizer import read_tokenizer, vocabulary_size
 from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
 from edgedistil.data.fingerprint import source_fingerprint
 from edgedistil.data.heldout_split import HeldoutSplit
-from edgedistil.data.layouts import Layout, make_layout
+from edgedistil.data.layouts import Layout, LayoutName, make_layout
 from edgedistil.data.sources import describe_source, read_documents, source_bytes
+from edgedistil.data.texts import Prompts, Text, cut_texts, with_prompts
 from edgedistil.data.token_store import StoreWriter, TokenStore
 from edgedistil.data.tokenization import (
     Framing,
@@ -43,6 +45,9 @@ from edgedistil.data.tokenization import (
 # Version of the cache's content. Raise it when a reader, a layout or a file format changes: every
 # cached corpus is then built again.
 _FORMAT = 1
+
+
+Part = Literal["train", "heldout"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,14 @@ class TokenizedCorpus:
         """File of the held-out documents, one per line, UTF-8."""
         return self.folder / "heldout.txt"
 
+    def texts(self, part: Part) -> Path:
+        """Returns the file with the texts of a part's rows; with the layout `texts` only."""
+        return self.folder / f"{part}.texts.jsonl"
+
+    def store(self, part: Part) -> TokenStore:
+        """Returns the rows of a part."""
+        return self.train if part == "train" else self.heldout
+
     @property
     def token_counts_V(self) -> NDArray[np.int64]:  # noqa: N802 - the shape is part of the name
         """Occurrences of each token id in the training rows."""
@@ -72,7 +85,12 @@ class TokenizedCorpus:
 
 
 def prepare_corpus(
-    settings: Corpus, tokenizer_folder: Path, *, cache: Path, workers: int | None = None
+    settings: Corpus,
+    tokenizer_folder: Path,
+    *,
+    cache: Path,
+    workers: int | None = None,
+    prompts: Prompts | None = None,
 ) -> TokenizedCorpus:
     """Returns the tokenized corpus, from the cache or built into it.
 
@@ -81,13 +99,17 @@ def prepare_corpus(
         tokenizer_folder: Model folder with tokenizer.json.
         cache: Root of the cache; the corpus is stored under `corpus/<key>`.
         workers: Threads that tokenize; None: one per core.
+        prompts: Texts put before queries and documents, with the layout `texts`.
     Raises:
         CorpusError: A source is missing, corrupt or not UTF-8, or has too little text for one row.
         OfflineError: A source cannot be reached.
         ModelError: The folder has no usable tokenizer.
         StorageError: The cache cannot be written.
     """
-    corpus = _open_or_build(settings, tokenizer_folder, cache=cache, workers=workers)
+    if settings.layout == "auto":
+        settings = settings.model_copy(update={"layout": "packed"})
+    tokenizing = _Tokenizing(tokenizer_folder, settings, workers, prompts or Prompts())
+    corpus = _open_or_build(tokenizing, cache=cache)
     counts_V = corpus.token_counts_V
     unknown_id = read_framing(tokenizer_folder).unknown
     unknown = 0 if unknown_id is None else int(counts_V[unknown_id])
@@ -95,12 +117,11 @@ def prepare_corpus(
     return corpus
 
 
-def _open_or_build(
-    settings: Corpus, tokenizer_folder: Path, *, cache: Path, workers: int | None
-) -> TokenizedCorpus:
+def _open_or_build(tokenizing: _Tokenizing, *, cache: Path) -> TokenizedCorpus:
+    settings = tokenizing.settings
     # Hash what goes in; text is read only where no cached corpus has this key.
     fingerprints = [source_fingerprint(spec, cache=cache) for spec in settings.sources]
-    key = _cache_key(fingerprints, tokenizer_folder, settings)
+    key = _cache_key(fingerprints, tokenizing)
     folder = cache / "corpus" / key
 
     recover(folder.parent)
@@ -114,8 +135,7 @@ def _open_or_build(
         if cached is not None:
             return cached
         with replacing(folder) as unfinished:
-            tokenizing = _Tokenizing.with_tokenizer(tokenizer_folder, settings, workers)
-            _build(unfinished, settings, fingerprints, tokenizing, key)
+            _build(unfinished, fingerprints, tokenizing, key)
         return _open(folder, settings.sources)
 
 
@@ -123,22 +143,27 @@ def _open_or_build(
 class _Tokenizing:
     """Everything that turns documents into the rows of a store."""
 
-    tokenizer: Tokenizer
-    framing: Framing
+    tokenizer_folder: Path
     settings: Corpus
-    workers: int
+    workers: int | None
+    prompts: Prompts
 
-    @classmethod
-    def with_tokenizer(cls, folder: Path, settings: Corpus, workers: int | None) -> _Tokenizing:
-        """Loads the tokenizer of a model folder."""
-        framing = read_framing(folder)
-        return cls(load_tokenizer(folder), framing, settings, workers or os.cpu_count() or 1)
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.tokenizer_folder)
+
+    @property
+    def framing(self) -> Framing:
+        return read_framing(self.tokenizer_folder)
 
     def write_store(self, folder: Path, documents: Iterable[str]) -> StoreWriter:
         """Writes the rows of `documents` into a new store; returns its closed writer."""
+        if self.settings.layout == "texts":
+            path = folder.with_name(f"{folder.name}.texts.jsonl")
+            documents = with_prompts(self._texts(documents), self.prompts, path)
         # A layout carries the rest of the token stream from chunk to chunk: one per store.
         layout: Layout = make_layout(
-            self.settings.layout,
+            cast(LayoutName, self.settings.layout),
             tokenizer=self.tokenizer,
             framing=self.framing,
             length=self.settings.block_length,
@@ -148,20 +173,24 @@ class _Tokenizing:
         )
         chunks = chunk_documents(documents)
         # Encoding runs in threads; rows are written here, in the order of the documents.
-        for encoded in map_in_order(layout.encode, chunks, workers=self.workers):
+        workers = self.workers or os.cpu_count() or 1
+        for encoded in map_in_order(layout.encode, chunks, workers=workers):
             layout.write(encoded, writer)
         writer.close()
         return writer
 
+    def _texts(self, documents: Iterable[str]) -> Iterator[Text]:
+        for document in documents:
+            yield from cut_texts(
+                document,
+                block_length=self.settings.block_length,
+                sentence_share=self.settings.sentence_share,
+            )
 
-def _build(
-    folder: Path,
-    settings: Corpus,
-    fingerprints: Sequence[str],
-    tokenizing: _Tokenizing,
-    key: str,
-) -> None:
+
+def _build(folder: Path, fingerprints: Sequence[str], tokenizing: _Tokenizing, key: str) -> None:
     """Reads all sources once and write a complete corpus into `folder`."""
+    settings = tokenizing.settings
     split = HeldoutSplit(settings.heldout_share, settings.heldout_max_documents)
     sources: list[CorpusSource] = []
     with storage_errors(folder):
@@ -265,8 +294,9 @@ def _check_not_empty(
             )
 
 
-def _cache_key(fingerprints: Sequence[str], tokenizer_folder: Path, settings: Corpus) -> str:
+def _cache_key(fingerprints: Sequence[str], tokenizing: _Tokenizing) -> str:
     """Hashes of everything that decides the content of the corpus."""
+    settings, tokenizer_folder = tokenizing.settings, tokenizing.tokenizer_folder
     config = tokenizer_folder / "tokenizer_config.json"
     # These names are the key's format: another name or a new entry rebuilds every cached corpus.
     parts: dict[str, Any] = {
@@ -280,6 +310,9 @@ def _cache_key(fingerprints: Sequence[str], tokenizer_folder: Path, settings: Co
         "heldout_max_documents": settings.heldout_max_documents,
         "on_bad_utf8": settings.on_bad_utf8,
     }
+    if settings.layout == "texts":
+        parts["sentence_share"] = settings.sentence_share
+        parts["prompts"] = [tokenizing.prompts.query, tokenizing.prompts.document]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -38,11 +38,12 @@ def source_fingerprint(spec: SourceSpec, *, cache: Path) -> str:
         return find_asset(spec.asset).sha256
 
     # The tuple of a tuple is part of the format: cached corpora are found by it.
+    fields = (spec.field,) if spec.query_field is None else (spec.field, spec.query_field)
     if spec.files is not None:
         hashes = [_file_sha256(path, cache=cache) for path in source_files(spec.files)]
-        parts = [(spec.field, *hashes)]
+        parts = [(*fields, *hashes)]
     else:
-        parts = [(spec.field, str(spec.hub), str(spec.config), spec.split, str(spec.revision))]
+        parts = [(*fields, str(spec.hub), str(spec.config), spec.split, str(spec.revision))]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

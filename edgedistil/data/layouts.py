@@ -1,4 +1,4 @@
-"""Row layouts: `packed` blocks across document ends, or `lines` of one document."""
+"""Row layouts: `packed` blocks across document ends, `lines` of one document, or `texts`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgedistil.core.tokenizer import vocabulary_size
 from edgedistil.data.token_store import Ids, StoreWriter, token_dtype
 from edgedistil.data.tokenization import Chunk, Framing
 
-LayoutName = Literal["packed", "lines"]
+LayoutName = Literal["packed", "lines", "texts"]
 # The original DistilBERT scripts drop sequences of 11 tokens or fewer, special tokens included …
 _MAX_DROPPED_LENGTH = 11
 # … and those of which half or more are unknown tokens.
@@ -49,13 +49,12 @@ def make_layout(name: LayoutName, *, tokenizer: Tokenizer, framing: Framing, len
     """Creates a layout for one store.
 
     Args:
-        name: `packed` or `lines`.
+        name: `packed`, `lines` or `texts`.
         tokenizer: Fast tokenizer, without truncation and padding.
         framing: Special tokens of a row.
         length: Maximum tokens of a row, special tokens included.
     """
-    layout = PackedLayout if name == "packed" else LinesLayout
-    return layout(tokenizer, framing, length)
+    return _LAYOUTS[name](tokenizer, framing, length)
 
 
 class PackedLayout:
@@ -141,3 +140,39 @@ class LinesLayout:
             return False
         unknown = 0 if self._framing.unknown is None else row.count(self._framing.unknown)
         return unknown < _UNKNOWN_SHARE * len(row)
+
+
+class TextsLayout:
+    """One row per text, between special tokens; what exceeds the row is cut off.
+
+    Every text has a row, so that the number of a row is the number of its text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, framing: Framing, length: int) -> None:
+        self.row_length: int | None = None
+        self._tokenizer, self._framing, self._length = tokenizer, framing, length
+        self._dtype = token_dtype(vocabulary_size(tokenizer))
+
+    def encode(self, chunk: Chunk) -> EncodedChunk:
+        """Tokenizes a chunk; safe in any thread."""
+        ids: list[int] = []
+        lengths: list[int] = []
+        inside = self._length - self._framing.size
+        encodings = self._tokenizer.encode_batch_fast(chunk.texts, add_special_tokens=False)
+        # A text is far shorter than a piece of a chunk, so each piece is a text.
+        for encoding in encodings:
+            row = [*self._framing.before, *encoding.ids[:inside], *self._framing.after]
+            ids += row
+            lengths.append(len(row))
+        return EncodedChunk(np.array(ids, self._dtype), np.array(lengths, np.int64))
+
+    def write(self, encoded: EncodedChunk, writer: StoreWriter) -> None:
+        """Writes the rows of a chunk."""
+        writer.append(encoded.ids, encoded.lengths)
+
+
+_LAYOUTS: dict[LayoutName, type[PackedLayout | LinesLayout | TextsLayout]] = {
+    "packed": PackedLayout,
+    "lines": LinesLayout,
+    "texts": TextsLayout,
+}

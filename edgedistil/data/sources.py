@@ -22,7 +22,8 @@ from edgedistil.core.recipe import SourceSpec
 from edgedistil.core.regular_file import check_regular
 from edgedistil.data.asset_text import asset_text_bytes, read_asset, reader_for_asset
 from edgedistil.data.hub_text import read_hub_dataset
-from edgedistil.data.text_files import OnBadUtf8, read_text_file, reader_for
+from edgedistil.data.text_files import OnBadUtf8, has_columns, read_text_file, reader_for
+from edgedistil.data.texts import PAIR_SEPARATOR
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,32 @@ def read_documents(
         CorpusError: A file is missing, corrupt, of an unknown format or not UTF-8.
         OfflineError: A hub data set, an asset or a URL cannot be reached.
     """
+    if spec.query_field is not None:
+        yield from _read_pairs(spec, on_bad_utf8, advance)
+        return
     for document in _read(spec, on_bad_utf8, advance):
         stripped = document.strip()
         if stripped:
             yield stripped
+
+
+def _read_pairs(
+    spec: SourceSpec, on_bad_utf8: OnBadUtf8, advance: Callable[[float], None] | None
+) -> Iterator[str]:
+    """Yields a query and its text as one document, around `PAIR_SEPARATOR`."""
+    for path in source_files(spec.files) if spec.files is not None else []:
+        if not has_columns(path):
+            raise CorpusError(
+                f"{path} has no columns, and corpus source query_field = '{spec.query_field}'",
+                hint="give the pairs as .jsonl or .parquet",
+            )
+    # The file is read twice, a column each time: the readers know one column.
+    queries = _read(
+        spec.model_copy(update={"field": spec.query_field, "query_field": None}), on_bad_utf8, None
+    )
+    for query, document in zip(queries, _read(spec, on_bad_utf8, advance), strict=True):
+        if query.strip() and document.strip():
+            yield f"{query.strip()}{PAIR_SEPARATOR}{document.strip()}"
 
 
 def _read(

@@ -99,6 +99,11 @@ def reader_for(path: Path) -> Reader:
     return reader
 
 
+def has_columns(path: Path) -> bool:
+    """Whether files with this suffix have named columns."""
+    return reader_for(path) is not _read_txt
+
+
 def _read_txt(path: Path, raw: BinaryIO, _field: str, on_bad_utf8: OnBadUtf8) -> Iterator[str]:
     for _number, line in _lines(path, raw, on_bad_utf8):
         yield line

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +18,7 @@ from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.data.batches import BatchOrder, TokenBatch
 from edgedistil.data.corpus import TokenizedCorpus
 from edgedistil.data.masking import (
+    IGNORED,
     MaskedBatch,
     mask_bert,
     mask_rarity,
@@ -41,6 +42,7 @@ class MicroBatch:
             faster without a mask.
         labels_BL: The original token at masked positions, IGNORED elsewhere.
         counts: Number of its tokens.
+        rows_B: Number of each row in its store; empty for rows of no store.
     """
 
     number: int
@@ -48,6 +50,7 @@ class MicroBatch:
     attention_mask_BL: Tensor | None
     labels_BL: Tensor
     counts: TokenCounts
+    rows_B: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 # Returns this process's micro-batches of a step.
@@ -112,7 +115,7 @@ class Masker:
 def micro_batches_at(
     step: int,
     order: BatchOrder,
-    masker: Masker,
+    masker: Masker | None,
     *,
     pad_id: int,
     device: torch.device,
@@ -123,14 +126,17 @@ def micro_batches_at(
     Args:
         step: Optimizer step, from 0.
         order: Selects the rows.
-        masker: Masks them.
+        masker: Masks them; None leaves every token visible.
         pad_id: Token of padded positions.
         device: Where the tensors are moved.
         purpose: Names the stream of random numbers that the masks come from.
     """
     batches = []
     for batch in order.micro_batches(step, pad_id=pad_id):
-        masked = masker.mask(batch, step=step, purpose=purpose)
+        if masker is None:
+            masked = _unmasked(batch)
+        else:
+            masked = masker.mask(batch, step=step, purpose=purpose)
         batches.append(_micro_batch(batch, masked, order.micro_batch, device))
     return batches
 
@@ -142,7 +148,7 @@ class RunBatches:
         self,
         corpus: TokenizedCorpus,
         tokenizer: TextTokenizer,
-        settings: Masking,
+        settings: Masking | None,
         *,
         seed: int,
         device: torch.device,
@@ -152,12 +158,14 @@ class RunBatches:
         Args:
             corpus: The corpus.
             tokenizer: The teacher's tokenizer.
-            settings: Recipe section [masking].
+            settings: Recipe section [masking]; None masks nothing.
             seed: Seed of order and masks.
             device: Where the tensors are moved.
         """
         self._corpus, self._seed, self._device = corpus, seed, device
-        self._masker = Masker(tokenizer, corpus.token_counts_V, settings, seed=seed)
+        self._masker: Masker | None = None
+        if settings is not None:
+            self._masker = Masker(tokenizer, corpus.token_counts_V, settings, seed=seed)
         self._pad_id: int = tokenizer.pad_id
 
     def training(self, settings: Train, *, world_size: int, rank: int) -> BatchesAt:
@@ -216,6 +224,12 @@ def prefetch(batches_at: BatchesAt, *, steps: int) -> Iterator[BatchesAt]:
         yield prefetched
 
 
+def _unmasked(batch: TokenBatch) -> MaskedBatch:
+    ids_BL = batch.input_ids_BL
+    nothing_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
+    return MaskedBatch(ids_BL, torch.full_like(ids_BL, IGNORED), nothing_BL)
+
+
 def _micro_batch(
     batch: TokenBatch, masked: MaskedBatch, size: int, device: torch.device
 ) -> MicroBatch:
@@ -230,4 +244,5 @@ def _micro_batch(
         attention_mask_BL=attention_mask_BL,
         labels_BL=masked.labels_BL.to(device, non_blocking=True),
         counts=counts,
+        rows_B=batch.rows_B,
     )

@@ -1,7 +1,9 @@
 """Fits an MLM head to a teacher that has none, on the corpus, once.
 
-Head and encoder are trained together: a head on a frozen encoder has a much higher loss. The head
-starts close to the unigram distribution (docs/log.md#initial-state-of-the-head).
+The head is fitted to a copy whose encoder is frozen, or trained at a fraction of the head's rate.
+The copy serves soft targets only: the student's layers and the states that it learns are those of
+the teacher as given. The head starts close to the unigram distribution
+(docs/log.md#initial-state-of-the-head).
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ MASKED_SHARE = 0.15
 # cannot grow by more than the sum of the rates (docs/log.md#initial-state-of-the-head).
 NORM_GAIN = 1.0
 # Format of the cache; increased when the same settings would give another head.
-# 3: the warm-up is rounded up, as in the training loop.
-_FORMAT = 3
+# 4: a frozen encoder is not part of the optimizer.
+_FORMAT = 4
 # The training loop's default; the optimizer settings of a head are not in the recipe.
 _BETAS = (0.9, 0.98)
 _WEIGHT_DECAY = 0.01
@@ -89,7 +91,9 @@ def fit_head(
         # Another process may have built it while this one waited for the lock.
         if not is_intact(folder, cache=cache):
             model = copy.deepcopy(teacher.model).to(device)
-            losses = _fit(model, teacher.tokenizer, train_store, settings, seed=seed, dtype=dtype)
+            losses = fit_model(
+                model, teacher.tokenizer, train_store, settings, seed=seed, dtype=dtype
+            )
             _write(folder, model, teacher, {**inputs, "mlm_loss_nats": losses})
     return read_teacher(folder, name=teacher.name)
 
@@ -99,7 +103,7 @@ def _inputs(
 ) -> dict[str, object]:
     """Everything that determines the fitted head; the cache key is its digest."""
     # Lengths and rates as they are in the recipe; device and corpus by what they lead to.
-    inputs: dict[str, object] = {
+    return {
         "format": _FORMAT,
         "masked_share": MASKED_SHARE,
         "norm_gain": NORM_GAIN,
@@ -112,17 +116,14 @@ def _inputs(
         "warmup": settings.warmup,
         "seed": seed,
         "dtype": str(dtype),
+        "encoder_rate": settings.encoder_rate,
     }
-    # At 1 there is one rate, and the key has no second one.
-    if settings.encoder_rate != 1:
-        inputs["encoder_rate"] = settings.encoder_rate
-    return inputs
 
 
 # --- training ------------------------------------------------------------------------------------
 
 
-def _fit(
+def fit_model(
     model: PreTrainedModel,
     tokenizer: TextTokenizer,
     store: TokenStore,
@@ -131,7 +132,16 @@ def _fit(
     seed: int,
     dtype: torch.dtype,
 ) -> list[float]:
-    """Initialises and trains the head of `model`; returns the loss of each step."""
+    """Initialises and trains the head of a model in place; returns the loss of each step.
+
+    Args:
+        model: The model, on its device.
+        tokenizer: Its tokenizer.
+        store: Rows to train on.
+        settings: Recipe section [teacher.fit].
+        seed: Seed of masks and order.
+        dtype: Dtype of the forward passes.
+    """
     counts_V = token_counts(store, model.config.vocab_size)
     initialise_head(model, counts_V)
 
@@ -191,7 +201,7 @@ def train_mlm(
     tokens_per_step: float,
     dtype: torch.dtype,
 ) -> list[float]:
-    """Trains head and encoder in place; returns the loss of each step, nats per masked token.
+    """Trains the head, and a little of the encoder, in place; returns the loss of each step.
 
     Args:
         model: The model, on its device.
@@ -199,6 +209,8 @@ def train_mlm(
         settings: Recipe section [teacher.fit].
         tokens_per_step: Mean tokens of a step, for the progress bar.
         dtype: Dtype of the forward passes.
+    Returns:
+        Losses in nats per masked token.
     Raises:
         TrainingDiverged: A loss is not finite.
     """
@@ -244,26 +256,31 @@ def _check_finite(loss: float, step: int) -> None:
 
 
 def _build_optimizer(model: PreTrainedModel, settings: FitHead) -> torch.optim.AdamW:
-    """AdamW in which the encoder has its own learning rate."""
+    """AdamW in which the encoder has its own learning rate, or no part."""
     # The head's projection is tied to the word embeddings, which belong to the encoder.
     encoder_ids = {id(parameter) for parameter in model.base_model.parameters()}
     head = [p for p in model.parameters() if id(p) not in encoder_ids]
     head_ids = {id(parameter) for parameter in head}
     encoder = [p for p in model.parameters() if id(p) not in head_ids]
-    # A lower rate keeps more of what a linear layer can read from the encoder
-    # (docs/log.md#rate-of-the-encoder-while-a-head-is-fitted).
-    groups = [
-        {"params": encoder, "lr": settings.learning_rate * settings.encoder_rate},
-        {"params": head, "lr": settings.learning_rate},
-    ]
+    groups: list[dict[str, Any]] = [{"params": head, "lr": settings.learning_rate}]
+    if settings.encoder_rate > 0:
+        rate = settings.learning_rate * settings.encoder_rate
+        groups.append({"params": encoder, "lr": rate})
+    else:
+        for parameter in encoder:
+            parameter.requires_grad_(False)
     return torch.optim.AdamW(groups, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True)
 
 
 def _backward(model: PreTrainedModel, batch: MicroBatch, dtype: torch.dtype) -> float:
     """Runs the forward and backward pass of a batch; returns its loss."""
+    # A frozen encoder needs no backward pass, which is two thirds of the work.
+    is_frozen = not model.get_input_embeddings().weight.requires_grad
     with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with torch.set_grad_enabled(not is_frozen):
+            hidden_BLD = encode(model, batch.input_ids_BL, batch.attention_mask_BL)
         loss = distillation_loss(
-            encode(model, batch.input_ids_BL, batch.attention_mask_BL),
+            hidden_BLD,
             None,
             student_head=mlm_head(model),
             teacher_head=None,

@@ -10,9 +10,12 @@ from transformers import PreTrainedModel
 
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.rundir import replacing, storage_errors
+from edgedistil.core.sentence_modules import read_modules
 from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.core.tokenizer_save import save_tokenizer
 from edgedistil.models.quiet import quiet
+from edgedistil.models.sentence_encoder import SentenceEncoder
+from edgedistil.models.sentence_folder import write_sentence_folder
 
 # Configuration, tokenizer and weights. Pickles (.bin) are left behind: nothing of ours reads them.
 _SUFFIXES = {".json", ".txt", ".safetensors"}
@@ -27,24 +30,47 @@ def link_folder(source: Path, target: Path) -> None:
         return
     with replacing(target) as unfinished, storage_errors(target):
         unfinished.mkdir()
-        for file in sorted(source.iterdir()):
-            if file.suffix in _SUFFIXES:
-                # The hub's cache holds symbolic links; a link to one would depend on that cache.
-                _link(file.resolve(), unfinished / file.name)
+        # The model's own files, and those of the modules that make its sentence vectors.
+        # A normalization has none.
+        folders = {module.path for module in read_modules(source)} - {""}
+        for name in ["", *sorted(name for name in folders if (source / name).is_dir())]:
+            (unfinished / name).mkdir(parents=True, exist_ok=True)
+            for file in sorted((source / name).iterdir()):
+                if file.suffix in _SUFFIXES:
+                    # The hub's cache holds symbolic links, which a link would depend on.
+                    _link(file.resolve(), unfinished / name / file.name)
 
 
-def save_student(student: PreTrainedModel, tokenizer: TextTokenizer, target: Path) -> None:
-    """Writes the student and its tokenizer, completely or not at all."""
+def save_student(
+    student: PreTrainedModel,
+    tokenizer: TextTokenizer,
+    target: Path,
+    *,
+    sentence: SentenceEncoder | None = None,
+) -> None:
+    """Writes the student and its tokenizer, completely or not at all.
+
+    Args:
+        student: The student.
+        tokenizer: Its tokenizer.
+        target: The folder.
+        sentence: The student with the layers that make its vectors; the folder is then a complete
+            sentence-transformers folder.
+    """
     family = FAMILIES[student.config.model_type]
     positions = family.positions_limit(student.config.to_dict())
+    max_length = min(tokenizer.max_length or positions, positions)
     with replacing(target) as unfinished, storage_errors(target), quiet():
         student.save_pretrained(unfinished)
+        if sentence is not None:
+            max_length = min(sentence.vector.max_length or max_length, positions)
+            write_sentence_folder(unfinished, sentence, max_length=max_length)
         save_tokenizer(
             tokenizer,
             unfinished,
             class_name=family.tokenizer_class,
             input_names=_input_names(student, tokenizer),
-            max_length=min(tokenizer.max_length or positions, positions),
+            max_length=max_length,
         )
 
 

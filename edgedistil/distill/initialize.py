@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from accelerate import PartialState
 from transformers import PreTrainedModel
@@ -19,6 +18,7 @@ from edgedistil.core import console
 from edgedistil.core.digests import require_initial_files
 from edgedistil.core.errors import Interrupted, RunError, StorageError
 from edgedistil.core.fetch import file_lock
+from edgedistil.core.paths import user_path
 from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import Recipe, Train, load_recipe, write_recipe
 from edgedistil.core.recipe_diff import check_resumable
@@ -31,11 +31,38 @@ from edgedistil.core.rundir import (
     storage_errors,
     write_json,
 )
+from edgedistil.core.sentence_vector import SentenceVector
 from edgedistil.data.corpus import TokenizedCorpus, prepare_corpus
 from edgedistil.distill import distributed, setup
+from edgedistil.distill.answers import Answers, read_answers
 from edgedistil.distill.folders import link_folder, save_student
+from edgedistil.distill.objective import Kind
 from edgedistil.distill.schedule import RunLength
+from edgedistil.distill.sentence_setup import (
+    check_dimensions,
+    load_layers,
+    read_prompts,
+    student_encoder,
+    teacher_encoder,
+    teacher_vector,
+)
+from edgedistil.models.sentence_encoder import SentenceEncoder
 from edgedistil.models.teacher import Teacher, read_teacher
+
+
+@dataclass(frozen=True)
+class PreparedSentence:
+    """What learning sentence vectors adds to a run.
+
+    Attributes:
+        teacher_vector: How the teacher makes them.
+        student: The student with the layers that make them.
+        answers: Vectors of a file; None: the teacher's own.
+    """
+
+    teacher_vector: SentenceVector
+    student: SentenceEncoder
+    answers: Answers | None
 
 
 @dataclass(frozen=True)
@@ -43,18 +70,28 @@ class PreparedRun:
     """Everything that a run needs before its first step.
 
     Attributes:
-        teacher: The teacher with its MLM head.
+        teacher: The teacher, for the objective mlm with its MLM head.
+        original: The teacher as it was before a head was fitted to a copy of it; `teacher` itself
+            where none was.
         corpus: The corpus, tokenized with the teacher's tokenizer.
         student: The student as it is before the first step.
         layer_map: Teacher layers that the student's layers start from.
         length: Length of the run.
+        sentence: What the objective representation adds; None for mlm.
     """
 
     teacher: Teacher
+    original: Teacher
     corpus: TokenizedCorpus
     student: PreTrainedModel
     layer_map: list[int]
     length: RunLength
+    sentence: PreparedSentence | None
+
+    @property
+    def kind(self) -> Kind:
+        """What the student learns."""
+        return "mlm" if self.sentence is None else "representation"
 
 
 # --- the run directory ---------------------------------------------------------------------------
@@ -140,6 +177,46 @@ def _resume_command(run: RunDir, *, processes: int) -> str:
 # --- teacher, corpus and student -----------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """What a run is made from.
+
+    Attributes:
+        teacher: The teacher, for the objective mlm with its MLM head.
+        original: The teacher before a head was fitted to a copy of it.
+        corpus: The corpus.
+        vector: How the teacher makes sentence vectors; None for the objective mlm.
+        answers: Vectors of a file; None without one.
+    """
+
+    teacher: Teacher
+    original: Teacher
+    corpus: TokenizedCorpus
+    vector: SentenceVector | None
+    answers: Answers | None
+
+    @property
+    def corpus_record(self) -> CorpusRecord:
+        """Record of the corpus, with the digest of its file of vectors."""
+        sha256 = None if self.answers is None else self.answers.sha256
+        return self.corpus.record.model_copy(update={"answers_sha256": sha256})
+
+    def build_student(self, recipe: Recipe) -> tuple[PreTrainedModel, PreparedSentence | None]:
+        """Builds the student as it is before the first step."""
+        is_mlm = self.vector is None
+        source = setup.student_source(self.original, self.teacher)
+        student = setup.build_student(recipe.student, source, seed=recipe.seed, has_head=is_mlm)
+        if self.vector is None:
+            return student, None
+        teacher = teacher_encoder(self.teacher, self.vector)
+        dimension = self.vector.dimension if self.answers is None else self.answers.dimension
+        encoder = student_encoder(student, teacher, dimension=dimension, seed=recipe.seed)
+        folder = setup.initial_folder(recipe.student)
+        if folder is not None:
+            load_layers(encoder, folder)
+        return encoder.backbone, PreparedSentence(self.vector, encoder, self.answers)
+
+
 def prepare_run(recipe: Recipe, run: RunDir, state: PartialState) -> PreparedRun:
     """Loads, checks and builds everything that a run needs before its first step.
 
@@ -152,17 +229,18 @@ def prepare_run(recipe: Recipe, run: RunDir, state: PartialState) -> PreparedRun
     """
     distributed.run_on_main(state, lambda: _check_settings(recipe.train, state))
     # A list instead of a return value: `run_on_main` would send the models to all processes.
-    initialized: list[tuple[Teacher, TokenizedCorpus]] = []
+    initialized: list[_Inputs] = []
     distributed.run_on_main(state, lambda: initialized.append(_initialize_run(recipe, run)))
     if not initialized:
-        initialized.append(_teacher_and_corpus(recipe, run)[:2])
-    teacher, corpus = initialized[0]
-    student = setup.build_student(recipe.student, teacher.model, seed=recipe.seed)
-    layer_map = setup.layer_map(recipe.student, teacher.model)
-    length = RunLength.of(
-        recipe.train, corpus_tokens=corpus.train.tokens, corpus_rows=len(corpus.train)
+        initialized.append(_read_inputs(recipe, run))
+    inputs = initialized[0]
+    student, sentence = inputs.build_student(recipe)
+    layer_map = setup.layer_map(recipe.student, inputs.teacher.model)
+    train = inputs.corpus.train
+    length = RunLength.of(recipe.train, corpus_tokens=train.tokens, corpus_rows=len(train))
+    return PreparedRun(
+        inputs.teacher, inputs.original, inputs.corpus, student, layer_map, length, sentence
     )
-    return PreparedRun(teacher, corpus, student, layer_map, length)
 
 
 def _check_settings(settings: Train, state: PartialState) -> None:
@@ -180,56 +258,79 @@ def _check_settings(settings: Train, state: PartialState) -> None:
     )
 
 
-def _initialize_run(recipe: Recipe, run: RunDir) -> tuple[Teacher, TokenizedCorpus]:
+def _initialize_run(recipe: Recipe, run: RunDir) -> _Inputs:
     """Returns teacher and corpus, after writing what a run starts from into its directory."""
-    teacher, corpus, original = _teacher_and_corpus(recipe, run)
+    inputs = _read_inputs(recipe, run)
+    teacher, corpus, original = inputs.teacher, inputs.corpus, inputs.original
     if run.recipe.exists():
-        return teacher, corpus
+        return inputs
 
     # A killed process may have written some of these already.
     link_folder(teacher.folder, run.teacher)
-    # Fitting a head changes the encoder too: what the student retains is a share of the original.
-    if original != teacher.folder:
-        link_folder(original, run.teacher_as_given)
+    # What the student retains is a share of the teacher as given, not of the copy with a head.
+    if original is not teacher:
+        link_folder(original.folder, run.teacher_as_given)
     if not run.student_step0.exists():
-        student = setup.build_student(recipe.student, teacher.model, seed=recipe.seed)
-        save_student(student, teacher.tokenizer, run.student_step0)
+        student, sentence = inputs.build_student(recipe)
+        save_student(
+            sentence.student.backbone if sentence else student,
+            teacher.tokenizer,
+            run.student_step0,
+            sentence=sentence.student if sentence else None,
+        )
     if not run.heldout_text.exists():
         with replacing(run.heldout_text) as unfinished, storage_errors(run.heldout_text):
             unfinished.write_bytes(corpus.heldout_text.read_bytes())
-    write_record(run.corpus, corpus.record)
+    write_record(run.corpus, inputs.corpus_record)
     initial = (*run.teachers, run.student_step0, run.heldout_text)
     write_json(run.initial_digests, run_digests(run, initial))
     # The recipe last: if it exists, so does everything else.
     write_recipe(run.recipe, recipe)
-    return teacher, corpus
+    return inputs
 
 
-def _teacher_and_corpus(recipe: Recipe, run: RunDir) -> tuple[Teacher, TokenizedCorpus, Path]:
-    """Teacher and corpus as the run began with them, or for a new run as the recipe says.
-
-    The third value is the teacher's folder before a head was fitted.
-    """
+def _read_inputs(recipe: Recipe, run: RunDir) -> _Inputs:
+    """Teacher and corpus as the run began with them, or for a new run as the recipe says."""
     is_initialized = run.recipe.exists()
     if is_initialized:
         require_initial_files(run)
         teacher = read_teacher(run.teacher, name=setup.teacher_name(recipe.teacher))
     else:
         teacher = setup.load_recipe_teacher(recipe.teacher)
+    kind = setup.recipe_objective(recipe, teacher)
+    section = setup.corpus_section(recipe, kind)
     # Checked before the corpus is built, which can take hours.
-    setup.check_fit(recipe.student, recipe.corpus, teacher.model)
-    corpus = prepare_corpus(recipe.corpus, teacher.folder, cache=cache_root())
+    is_mlm = kind == "mlm"
+    setup.check_fit(recipe.student, section, teacher.model, has_head=is_mlm)
+    vector, prompts = None, None
+    if not is_mlm:
+        vector = teacher_vector(teacher, recipe.teacher)
+        check_dimensions(recipe.objective, teacher, vector, allowed=recipe.teacher.is_matryoshka)
+        prompts = read_prompts(vector)
+    corpus = prepare_corpus(section, teacher.folder, cache=cache_root(), prompts=prompts)
+    original = teacher
+    if is_mlm:
+        teacher = setup.with_mlm_head(teacher, corpus.train, recipe.teacher.fit, seed=recipe.seed)
+    if is_initialized and run.teacher_as_given.exists():
+        original = read_teacher(run.teacher_as_given, name=teacher.name)
+    answers = None
+    if recipe.teacher.answers is not None:
+        answers = read_answers(user_path(recipe.teacher.answers), corpus)
+    inputs = _Inputs(teacher, original, corpus, vector, answers)
     if is_initialized:
-        _check_same_corpus(run, corpus)
-    original = teacher.folder
-    teacher = setup.with_mlm_head(teacher, corpus.train, recipe.teacher.fit, seed=recipe.seed)
-    return teacher, corpus, original
+        _check_same_corpus(run, inputs.corpus_record)
+    return inputs
 
 
-def _check_same_corpus(run: RunDir, corpus: TokenizedCorpus) -> None:
+def _check_same_corpus(run: RunDir, record: CorpusRecord) -> None:
     """Raises RunError if the corpus is not the one that the run began with."""
     initial = read_record(run.corpus, CorpusRecord)
-    if initial.cache_key != corpus.record.cache_key:
+    if initial.answers_sha256 != record.answers_sha256:
+        raise RunError(
+            f"the file teacher.answers of run '{run.name}' has changed since the run began",
+            hint="restore it, or start another run with --run NEW-NAME",
+        )
+    if initial.cache_key != record.cache_key:
         raise RunError(
             f"the corpus of run '{run.name}' has changed: "
             "the content of a source differs from what the run began with",

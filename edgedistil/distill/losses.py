@@ -41,16 +41,20 @@ class TokenCounts:
     Attributes:
         attended: Tokens that are not padding.
         masked: Masked tokens.
+        texts: Rows, each of which is a text where sentence vectors are learned.
     """
 
     attended: float
     masked: float
+    texts: float = 0
 
     def __add__(self, other: TokenCounts) -> TokenCounts:
-        return TokenCounts(self.attended + other.attended, self.masked + other.masked)
+        return TokenCounts(
+            self.attended + other.attended, self.masked + other.masked, self.texts + other.texts
+        )
 
     def times(self, factor: float) -> TokenCounts:
-        return TokenCounts(self.attended * factor, self.masked * factor)
+        return TokenCounts(self.attended * factor, self.masked * factor, self.texts * factor)
 
     def divided(self, divisor: float) -> TokenCounts:
         return self.times(1 / divisor)
@@ -65,7 +69,7 @@ def count_tokens(labels_BL: Tensor, attention_mask_BL: Tensor | None) -> TokenCo
     attended = labels_BL.numel()
     if attention_mask_BL is not None:
         attended = int(attention_mask_BL.sum())
-    return TokenCounts(attended, int((labels_BL != IGNORED).sum()))
+    return TokenCounts(attended, int((labels_BL != IGNORED).sum()), len(labels_BL))
 
 
 # --- the weighted sum ----------------------------------------------------------------------------
@@ -125,7 +129,7 @@ def distillation_loss(
     # Cosine loss: hidden states of all attended tokens.
     if settings.cosine > 0:
         teacher_MD = _teacher_hidden_of_same_width(student_BLD, teacher_BLD)
-        distance = _attended_cosine_sum(student_MD, teacher_MD, attention_mask_BL)
+        distance = attended_cosine_sum(student_MD, teacher_MD, attention_mask_BL)
         total, cosine_sum = total + settings.cosine / counts.attended * distance, distance.detach()
 
     # Soft-target and MLM loss: logits of the selected positions. A micro-batch may have none.
@@ -231,10 +235,16 @@ def _teacher_hidden_of_same_width(student_BLD: Tensor, teacher_BLD: Tensor | Non
     return teacher_BLD.flatten(0, 1)
 
 
-def _attended_cosine_sum(
+def attended_cosine_sum(
     student_MD: Tensor, teacher_MD: Tensor, attention_mask_BL: Tensor | None
 ) -> Tensor:
-    """Sum of 1 − cos over the attended tokens, with gradient."""
+    """Returns the sum of 1 − cos over the attended tokens, with gradient.
+
+    Args:
+        student_MD: The student's states of M = B · L tokens.
+        teacher_MD: The teacher's, of the same width; receive no gradient.
+        attention_mask_BL: 1 at tokens, 0 at padding; None without padding.
+    """
     if attention_mask_BL is not None:
         attended = attention_mask_BL.flatten().nonzero().squeeze(1)
         student_MD, teacher_MD = student_MD[attended], teacher_MD[attended]

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from edgedistil.core.records import HeldoutMlm
+from edgedistil.core.records import HeldoutFigures
 from edgedistil.core.rundir import storage_errors, write_text
 from edgedistil.core.trace import heldout_of, read_trace
 
@@ -44,11 +44,11 @@ class Metrics:
         with storage_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def write_heldout(self, figures: HeldoutMlm) -> None:
+    def write_heldout(self, figures: HeldoutFigures) -> None:
         """Appends a held-out evaluation."""
         self.write("heldout", **figures.model_dump(mode="json"))
 
-    def heldout(self) -> list[HeldoutMlm]:
+    def heldout(self) -> list[HeldoutFigures]:
         """Returns all held-out evaluations in the order in which they were written."""
         entries = [entry for entry, _line in read_trace(self._path)]
         return [heldout_of(entry) for entry in entries if entry["kind"] == "heldout"]

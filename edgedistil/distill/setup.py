@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -10,11 +11,12 @@ from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.paths import user_path
 from edgedistil.core.places import cache_root
-from edgedistil.core.recipe import Corpus, FitHead
+from edgedistil.core.recipe import Corpus, FitHead, Recipe
 from edgedistil.core.recipe import Student as StudentSection
 from edgedistil.core.recipe import Teacher as TeacherSection
 from edgedistil.data.token_store import TokenStore
 from edgedistil.distill.fit_head import fit_head
+from edgedistil.distill.objective import Kind, objective_kind
 from edgedistil.models.mlm_head import head_names
 from edgedistil.models.student import (
     StudentOptions,
@@ -37,14 +39,40 @@ def load_recipe_teacher(section: TeacherSection) -> Teacher:
     """Loads the teacher of a recipe section [teacher].
 
     Raises:
-        ModelError: See `load_teacher`; or it has no MLM head, and none is to be fitted.
+        ModelError: See `load_teacher`.
         OfflineError: See `load_teacher`.
     """
-    teacher = load_teacher(section.source, revision=section.revision, cache=cache_root())
+    return load_teacher(section.source, revision=section.revision, cache=cache_root())
+
+
+def recipe_objective(recipe: Recipe, teacher: Teacher) -> Kind:
+    """Returns what the student of a recipe learns from its teacher.
+
+    Raises:
+        ModelError: The objective is mlm, the teacher has no MLM head, and none is to be fitted.
+    """
+    section = recipe.teacher
+    kind = objective_kind(recipe.objective, section, has_mlm_head=teacher.has_mlm_head)
+    if kind == "mlm":
+        _check_mlm_head(teacher, section)
+    return kind
+
+
+def corpus_section(recipe: Recipe, kind: Kind) -> Corpus:
+    """Returns the recipe's section [corpus] with the layout that suits the objective."""
+    if recipe.corpus.layout != "auto":
+        return recipe.corpus
+    layout = "texts" if kind == "representation" else "packed"
+    return recipe.corpus.model_copy(update={"layout": layout})
+
+
+def _check_mlm_head(teacher: Teacher, section: TeacherSection) -> None:
+    """Raises ModelError unless a teacher has an MLM head, or one can be fitted."""
     if not teacher.has_mlm_head and section.mlm_head == "own":
         raise ModelError(
             f"teacher '{teacher.name}' has no MLM head, and teacher.mlm_head is \"own\"",
-            hint='set teacher.mlm_head = "fit" to train one on the corpus first',
+            hint='set objective.kind = "representation", which needs none, or '
+            'teacher.mlm_head = "fit" to train one on the corpus first',
         )
     if not teacher.has_mlm_head and head_names(teacher.model).dense is None:
         raise ModelError(
@@ -52,11 +80,10 @@ def load_recipe_teacher(section: TeacherSection) -> Teacher:
             f"{teacher.model.config.model_type}: its head is a projection only",
             hint="take a checkpoint with its MLM head",
         )
-    return teacher
 
 
 def with_mlm_head(teacher: Teacher, store: TokenStore, settings: FitHead, *, seed: int) -> Teacher:
-    """Returns the teacher, with a head fitted on the corpus if it has none.
+    """Returns the teacher itself, or a copy with a head fitted on the corpus if it has none.
 
     Args:
         teacher: The teacher.
@@ -70,6 +97,20 @@ def with_mlm_head(teacher: Teacher, store: TokenStore, settings: FitHead, *, see
 
 
 # --- student -------------------------------------------------------------------------------------
+
+
+def student_source(original: Teacher, teacher: Teacher) -> PreTrainedModel:
+    """Returns the model that a student starts from: the given encoder, with the fitted head.
+
+    Args:
+        original: The teacher before a head was fitted to a copy of it.
+        teacher: The teacher with its head; `original` itself where none was fitted.
+    """
+    if original is teacher:
+        return teacher.model
+    model = copy.deepcopy(teacher.model)
+    model.base_model.load_state_dict(original.model.base_model.state_dict())
+    return model
 
 
 def layer_map(section: StudentSection, teacher: PreTrainedModel) -> list[int]:
@@ -92,14 +133,23 @@ def layer_map(section: StudentSection, teacher: PreTrainedModel) -> list[int]:
 
 
 def build_student(
-    section: StudentSection, teacher: PreTrainedModel, *, seed: int
+    section: StudentSection, teacher: PreTrainedModel, *, seed: int, has_head: bool = True
 ) -> PreTrainedModel:
-    """Builds or loads the student of a recipe section [student]; raises ModelError."""
+    """Builds or loads the student of a recipe section [student]; raises ModelError.
+
+    Args:
+        section: Recipe section [student].
+        teacher: Model that the student's layers come from.
+        seed: Seed of random weights.
+        has_head: Whether a folder to start from has the MLM head.
+    """
     layers = layer_map(section, teacher)
-    folder = _initial_folder(section)
+    folder = initial_folder(section)
     # A student of an earlier run, to be distilled further.
     if folder is not None:
-        student = load_student(folder, teacher, layers=len(layers), dropout=section.dropout)
+        student = load_student(
+            folder, teacher, layers=len(layers), dropout=section.dropout, has_head=has_head
+        )
         if section.freeze_positions:
             freeze_position_embeddings(student)
         return student
@@ -115,7 +165,9 @@ def build_student(
     return make_student(teacher, layer_map=layers, options=options)
 
 
-def check_fit(student: StudentSection, corpus: Corpus, teacher: PreTrainedModel) -> None:
+def check_fit(
+    student: StudentSection, corpus: Corpus, teacher: PreTrainedModel, *, has_head: bool = True
+) -> None:
     """Checks that student and corpus of a recipe fit the teacher, before a corpus is built.
 
     Raises:
@@ -132,11 +184,11 @@ def check_fit(student: StudentSection, corpus: Corpus, teacher: PreTrainedModel)
         )
     layers = layer_map(student, teacher)
     # Loaded here only for its checks: building a corpus can take hours.
-    folder = _initial_folder(student)
+    folder = initial_folder(student)
     if folder is not None:
-        load_student(folder, teacher, layers=len(layers), dropout=0.0)
+        load_student(folder, teacher, layers=len(layers), dropout=0.0, has_head=has_head)
 
 
-def _initial_folder(section: StudentSection) -> Path | None:
-    """Folder of the student to distil further; None if the student is built."""
+def initial_folder(section: StudentSection) -> Path | None:
+    """Returns the folder of the student to distil further; None if the student is built."""
     return None if section.init in ("teacher", "random") else user_path(section.init)

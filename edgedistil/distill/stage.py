@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator, PartialState
-from transformers import PreTrainedModel
 
 from edgedistil.core import console
 from edgedistil.core.errors import RunError, StorageError
@@ -15,7 +14,7 @@ from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import (
     Count,
     DistillRecord,
-    HeldoutMlm,
+    HeldoutFigures,
     ModelFacts,
     provenance,
     read_record,
@@ -23,18 +22,14 @@ from edgedistil.core.records import (
 )
 from edgedistil.core.rundir import RunDir, mark_latest, run_digests
 from edgedistil.distill import memory
-from edgedistil.distill.batches import RunBatches
 from edgedistil.distill.checkpoint import Checkpoints, TrainingProgress, read_progress, step_of
 from edgedistil.distill.distributed import (
-    TORCH_DTYPES,
     Precision,
     build_accelerator,
     process_group,
     resolve_precision,
     run_on_main,
 )
-from edgedistil.distill.folders import save_student
-from edgedistil.distill.heldout import HeldoutEvaluator
 from edgedistil.distill.initialize import (
     PreparedRun,
     claim_run,
@@ -42,13 +37,11 @@ from edgedistil.distill.initialize import (
     prepare_run,
     with_resume_hint,
 )
+from edgedistil.distill.learning import Learning, open_learning
 from edgedistil.distill.metrics import Metrics
-from edgedistil.distill.objective import Objective
 from edgedistil.distill.plan.plan import plan
 from edgedistil.distill.train import Trainer, TrainingOutputs
 from edgedistil.models.facts import model_facts
-from edgedistil.models.fast.encoder import freeze_teacher
-from edgedistil.models.teacher import Teacher
 
 __all__ = ["distill", "plan"]
 
@@ -91,10 +84,7 @@ class _Session:
 
     precision: Precision
     accelerator: Accelerator
-    teacher: PreTrainedModel
-    student: PreTrainedModel
-    batches: RunBatches
-    evaluator: HeldoutEvaluator
+    learning: Learning
     outputs: TrainingOutputs
 
 
@@ -103,20 +93,23 @@ def _train(
 ) -> DistillRecord:
     """Trains the student of a prepared run, saves it and writes the record."""
     # The facts come first: a session casts the teacher's weights in place.
-    teacher_facts = model_facts(prepared.teacher.model, name=prepared.teacher.name)
+    teacher = prepared.teacher.model
+    if prepared.kind == "representation":
+        # Without the untrained head that it is loaded with.
+        teacher = teacher.base_model
+    teacher_facts = model_facts(teacher, name=prepared.teacher.name)
     session = _open_session(recipe, run, prepared, state)
 
     # Find the checkpoint to resume from; a new run starts with the figures of both models.
     checkpoint = _checkpoint_to_resume(session, state)
     if checkpoint is None:
-        teacher_figures = session.evaluator.evaluate(session.teacher, name="teacher", step=0)
-        session.outputs.metrics.write_heldout(teacher_figures)
+        session.outputs.metrics.write_heldout(session.learning.evaluate("teacher", 0))
         session.outputs.metrics.write_heldout(session.outputs.evaluate(0))
 
     # Train the student.
     memory.reset_peak(state.device)
     trainer = Trainer(
-        Objective(session.student, session.teacher, recipe.loss, compiled=recipe.train.compile),
+        session.learning.objective,
         recipe.train,
         length=prepared.length,
         seed=recipe.seed,
@@ -126,7 +119,7 @@ def _train(
     if checkpoint is not None:
         trainer.resume(checkpoint)
     progress = trainer.train(
-        session.batches.training(
+        session.learning.batches.training(
             recipe.train, world_size=state.num_processes, rank=state.process_index
         )
     )
@@ -134,12 +127,11 @@ def _train(
     _finish_trackers(session.accelerator)
 
     # Save the student and the record.
-    student = session.student.cpu().eval()
-    student_facts = model_facts(student, name=f"{run.name} student")
+    student_facts = model_facts(session.learning.objective.student, name=f"{run.name} student")
     record = _record(
         recipe, prepared, progress, session, facts=(teacher_facts, student_facts), peak_bytes=peak
     )
-    return run_on_main(state, lambda: _finish_run(run, student, prepared.teacher, record))
+    return run_on_main(state, lambda: _finish_run(run, session.learning, record))
 
 
 def _open_session(
@@ -152,32 +144,26 @@ def _open_session(
         precision,
         trackers=settings.trackers,
         folder=run.path,
-        # With the cosine loss alone, the student's head has no gradient.
-        unused_parameters=recipe.loss.soft_target == recipe.loss.mlm == 0,
+        # With losses on states alone, the layers behind the states have no gradient.
+        unused_parameters=_leaves_parameters(recipe, prepared),
     )
-    teacher = freeze_teacher(prepared.teacher.model, dtype=TORCH_DTYPES[precision])
-    teacher, student = teacher.to(state.device), prepared.student.to(state.device)
-    batches = RunBatches(
-        prepared.corpus,
-        prepared.teacher.tokenizer,
-        recipe.masking,
-        seed=recipe.seed,
-        device=state.device,
-    )
-    heldout = batches.heldout(tokens=settings.heldout_tokens)
-    evaluator = HeldoutEvaluator(
-        heldout,
-        teacher,
-        accelerator=accelerator,
-        mask_id=prepared.teacher.tokenizer.require("mask"),
+    learning = open_learning(
+        recipe, prepared, accelerator=accelerator, precision=precision, device=state.device
     )
     outputs = TrainingOutputs(
         metrics=Metrics(run.metrics, writes=accelerator.is_main_process),
         checkpoints=Checkpoints(run.checkpoints, keep=settings.keep_checkpoints),
         diverged=run.path / "diverged",
-        evaluate=lambda step: evaluator.evaluate(student, name="student", step=step),
+        evaluate=lambda step: learning.evaluate("student", step),
     )
-    return _Session(precision, accelerator, teacher, student, batches, evaluator, outputs)
+    return _Session(precision, accelerator, learning, outputs)
+
+
+def _leaves_parameters(recipe: Recipe, prepared: PreparedRun) -> bool:
+    """Whether some of the trained parameters have no gradient with the recipe's losses."""
+    if prepared.kind == "mlm":
+        return recipe.loss.soft_target == recipe.loss.mlm == 0
+    return recipe.objective.vector == recipe.objective.similarity == 0
 
 
 def _checkpoint_to_resume(session: _Session, state: PartialState) -> Path | None:
@@ -243,6 +229,8 @@ def _record(
         student=student_facts,
         student_init=recipe.student.init,
         layer_map=prepared.layer_map,
+        objective=prepared.kind,
+        answers_sha256=_answers_sha256(prepared),
         steps=progress.step,
         tokens_seen=progress.tokens_seen,
         seconds=progress.seconds,
@@ -260,7 +248,13 @@ def _record(
     )
 
 
-def _evaluation(evaluations: Sequence[HeldoutMlm], model: str, *, step: int) -> HeldoutMlm:
+def _answers_sha256(prepared: PreparedRun) -> str | None:
+    if prepared.sentence is None or prepared.sentence.answers is None:
+        return None
+    return prepared.sentence.answers.sha256
+
+
+def _evaluation(evaluations: Sequence[HeldoutFigures], model: str, *, step: int) -> HeldoutFigures:
     """Returns the last evaluation of a model at a step; raises StorageError without one."""
     matches = [figures for figures in evaluations if (figures.model, figures.step) == (model, step)]
     if not matches:
@@ -271,11 +265,9 @@ def _evaluation(evaluations: Sequence[HeldoutMlm], model: str, *, step: int) -> 
     return matches[-1]
 
 
-def _finish_run(
-    run: RunDir, student: PreTrainedModel, teacher: Teacher, record: DistillRecord
-) -> DistillRecord:
+def _finish_run(run: RunDir, learning: Learning, record: DistillRecord) -> DistillRecord:
     """Saves the student, then the record: a run with a record is finished."""
-    save_student(student, teacher.tokenizer, run.student)
+    learning.save(run.student)
     folders = (*run.teachers, run.student_step0, run.student)
     record = record.model_copy(update={"files": run_digests(run, folders)})
     write_record(run.distill, record)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch.optim import AdamW
 from edgedistil.core import console
 from edgedistil.core.errors import Interrupted, TrainingDiverged
 from edgedistil.core.recipe import Train
-from edgedistil.core.records import HeldoutMlm
+from edgedistil.core.records import HeldoutFigures
 from edgedistil.core.rundir import replacing, storage_errors
 from edgedistil.data.counter_rng import stream_key
 from edgedistil.distill.batches import BatchesAt, MicroBatch, prefetch
@@ -51,17 +51,13 @@ class StepLosses:
     """Losses of a step over all processes.
 
     Attributes:
-        total: Weighted sum of the other losses.
-        soft_target: Mean over its tokens, nats.
-        mlm: Mean over the masked tokens, nats.
-        cosine: Mean over the attended tokens, 0 to 2.
+        total: Weighted sum of the parts.
+        parts: Mean of each loss of the objective, by its name.
         gradient_norm: Norm of the gradient before clipping.
     """
 
     total: float
-    soft_target: float
-    mlm: float
-    cosine: float
+    parts: Mapping[str, float]
     gradient_norm: float
 
 
@@ -79,7 +75,7 @@ class TrainingOutputs:
     metrics: Metrics
     checkpoints: Checkpoints
     diverged: Path
-    evaluate: Callable[[int], HeldoutMlm]
+    evaluate: Callable[[int], HeldoutFigures]
 
 
 class Trainer:
@@ -107,8 +103,8 @@ class Trainer:
         """
         self._settings, self._length, self._seed = settings, length, seed
         self._accelerator, self._outputs = accelerator, outputs
-        self._objective, self._student = objective, objective.student
-        self._trainable = [p for p in self._student.parameters() if p.requires_grad]
+        self._objective, self._trained = objective, objective.trained
+        self._trainable = [p for p in self._trained.parameters() if p.requires_grad]
         self._adamw = AdamW(
             self._trainable,
             lr=settings.learning_rate,
@@ -124,7 +120,7 @@ class Trainer:
     def resume(self, checkpoint: Path) -> None:
         """Restores student, optimizer, loss scaler, random states and progress."""
         self._progress = read_progress(checkpoint)
-        scaler_state = restore(checkpoint, student=self._student, optimizer=self._adamw)
+        scaler_state = restore(checkpoint, student=self._trained, optimizer=self._adamw)
         restore_random_state(checkpoint, rank=self._accelerator.process_index)
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(scaler_state)
@@ -142,7 +138,7 @@ class Trainer:
             StorageError: A checkpoint or the trace cannot be written.
         """
         steps, resumed = self._length.steps, self._progress
-        self._student.train()
+        self._trained.train()
         began = saved_at = time.monotonic()
         with (
             retain_freed_memory(),
@@ -215,13 +211,13 @@ class Trainer:
         """Token counts of a step over all processes, and whether any of them has to stop."""
         own = sum((batch.counts for batch in batches), TokenCounts(0, 0))
         sums = torch.tensor(
-            [own.attended, own.masked, stop_requested],
+            [own.attended, own.masked, own.texts, stop_requested],
             dtype=torch.int64,
             device=self._accelerator.device,
         )
-        # One all-reduce for all three (docs/decisions.md#one-all-reduce-before-the-passes).
-        attended, masked, stops = self._accelerator.reduce(sums, "sum").tolist()
-        return TokenCounts(attended, masked), stops > 0
+        # One all-reduce for all of them (docs/decisions.md#one-all-reduce-before-the-passes).
+        attended, masked, texts, stops = self._accelerator.reduce(sums, "sum").tolist()
+        return TokenCounts(attended, masked, texts), stops > 0
 
     def _set_learning_rate(self, step: int) -> None:
         # Set at each step instead of by a scheduler: a resumed run needs no state for it.
@@ -238,11 +234,10 @@ class Trainer:
         """Runs the forward and backward passes of this process's micro-batches.
 
         Returns:
-            The loss of each micro-batch, and the sums of the soft-target, MLM and cosine loss over
-            their tokens, shape (3,).
+            The loss of each micro-batch, and the sum of each loss, in the objective's order.
         """
         totals = []
-        sums = torch.zeros(3, device=self._accelerator.device)
+        sums = torch.zeros(len(self._objective.loss_names), device=self._accelerator.device)
         for index, batch in enumerate(batches):
             # A single process need not finish a long step: it is repeated from its start.
             if interruption.requested and self._accelerator.num_processes == 1:
@@ -265,7 +260,7 @@ class Trainer:
     ) -> TokenCounts:
         """Number of tokens that the losses of a micro-batch are divided by."""
         # The original's way: a mean over micro-batches of means over their tokens.
-        if self._objective.settings.mean == "micro-batch":
+        if self._objective.mean == "micro-batch":
             return batch.counts.times(len(batches))
         # DDP averages over the processes; with counts divided by their number it adds up.
         return counts.divided(self._accelerator.num_processes)
@@ -275,13 +270,17 @@ class Trainer:
     ) -> StepLosses:
         """Mean losses over all processes: one all-reduce."""
         own = torch.cat([torch.stack(totals).sum().float().reshape(1), sums])
-        total, soft_target, mlm, cosine = self._accelerator.reduce(own, "sum").tolist()
+        total, *sums_of_losses = self._accelerator.reduce(own, "sum").tolist()
+        parts = {}
+        for name, loss_sum, count in zip(
+            self._objective.loss_names,
+            sums_of_losses,
+            self._objective.loss_counts(counts),
+            strict=True,
+        ):
+            parts[name] = loss_sum / count
         return StepLosses(
-            total=total / self._accelerator.num_processes,
-            soft_target=soft_target / counts.soft_target(self._objective.settings),
-            mlm=mlm / counts.masked,
-            cosine=cosine / counts.attended,
-            gradient_norm=float(norm),
+            total=total / self._accelerator.num_processes, parts=parts, gradient_norm=float(norm)
         )
 
     # --- trace, evaluation, checkpoint -----------------------------------------------------------
@@ -311,9 +310,7 @@ class Trainer:
             gradient_norm = None
         values = {
             "loss": losses.total,
-            "soft_target": losses.soft_target,
-            "mlm": losses.mlm,
-            "cosine": losses.cosine,
+            **losses.parts,
             "gradient_norm": gradient_norm,
             "learning_rate": self._adamw.param_groups[0]["lr"],
             "tokens": self._progress.tokens_seen,
@@ -346,7 +343,7 @@ class Trainer:
             scaler = self._accelerator.scaler.state_dict()
         self._outputs.checkpoints.save(
             self._progress,
-            student=self._student,
+            student=self._trained,
             optimizer=self._adamw,
             scaler=scaler,
             random_states=states,
@@ -361,10 +358,12 @@ class Trainer:
 
 
 def _format_losses(losses: StepLosses) -> str:
-    return (
-        f"loss {losses.total:.3f} · soft {losses.soft_target:.3f} · "
-        f"mlm {losses.mlm:.3f} · cos {losses.cosine:.3f}"
-    )
+    parts = [f"{_label(name)} {value:.3f}" for name, value in losses.parts.items()]
+    return " · ".join([f"loss {losses.total:.3f}", *parts])
+
+
+def _label(name: str) -> str:
+    return "MLM" if name == "mlm" else name.replace("_", " ")
 
 
 # --- divergence ----------------------------------------------------------------------------------
@@ -395,10 +394,10 @@ def _raise_diverged(
     if responsible:
         _save_batches(path, responsible)
         saved = path
+    parts = [f"{_label(name)} {value:g}" for name, value in losses.parts.items()]
+    parts.append(f"gradient norm {losses.gradient_norm:g}")
     raise TrainingDiverged(
-        f"the loss is {losses.total:g} at step {step + 1} "
-        f"(soft target {losses.soft_target:g}, MLM {losses.mlm:g}, cosine {losses.cosine:g}, "
-        f"gradient norm {losses.gradient_norm:g}); its batch: {saved}",
+        f"the loss is {losses.total:g} at step {step + 1} ({', '.join(parts)}); its batch: {saved}",
         hint="try a lower train.learning_rate, a longer train.warmup, or "
         'train.precision = "float32"; '
         "a recipe that changes them needs a run of another name",

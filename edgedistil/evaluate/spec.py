@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from edgedistil.core.errors import TaskError
 from edgedistil.core.paths import user_path
-from edgedistil.core.recipe import Epochs, Rate, Temperature
+from edgedistil.core.recipe_types import Epochs, Rate, Temperature
 from edgedistil.core.task import LabelledKind
 from edgedistil.core.toml import StrictSection, did_you_mean, parse_section, read_toml
 from edgedistil.evaluate.kind import TaskKind

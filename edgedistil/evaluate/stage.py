@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from edgedistil.core import console
 from edgedistil.core.errors import TaskError
 from edgedistil.core.options import EvaluateOptions
-from edgedistil.core.recipe import Evaluate, load_recipe
+from edgedistil.core.recipe import load_recipe
+from edgedistil.core.recipe_stages import Evaluate
 from edgedistil.core.records import (
     EvaluationRecord,
     MacroScore,

@@ -242,9 +242,12 @@ def _run_sources(run: RunDir) -> list[ExportSource]:
     sources = []
     for role, folder in folders.items():
         is_teacher = role == "teacher"
+        # A student of sentence vectors has no MLM head, and its teacher need not have one.
+        is_sentence_run = bool(read_modules(run.student))
+        tasks = (ENCODER_TASK,) if is_sentence_run else (FILL_MASK_TASK, ENCODER_TASK)
         sources += [
             read_source(folder, name=role, role=role, task=of_run, float_only=is_teacher)
-            for of_run in (FILL_MASK_TASK, ENCODER_TASK)
+            for of_run in tasks
         ]
     return sources
 

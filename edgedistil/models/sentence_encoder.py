@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -23,9 +23,9 @@ _MIN_COUNT = 1e-9
 _MIN_NORM = 1e-12
 # State of a padding position for the maximum; below every real state.
 _PADDING_STATE = -1e9
-_WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 # Prefix of the weights in a module's file.
-_PREFIXES = {"dense": "linear.", "layer_norm": "norm."}
+WEIGHT_PREFIXES = {"dense": "linear.", "layer_norm": "norm."}
 _FUNCTIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
     "tanh": nn.Tanh,
@@ -135,7 +135,9 @@ _POOLERS: dict[Pooling, Callable[[Tensor, Tensor], Tensor]] = {
 # --- layers after the pooling --------------------------------------------------------------------
 
 
-class _Normalize(nn.Module):
+class Normalize(nn.Module):
+    """The step `normalize`."""
+
     def forward(self, vectors_BV: Tensor) -> Tensor:
         """Divides each vector by its L2 norm."""
         return _normalized(vectors_BV)
@@ -154,17 +156,34 @@ def build_head(vector: SentenceVector, folder: Path) -> nn.Sequential:
     Raises:
         ModelError: Weights are missing, have another shape, or cannot be read.
     """
+    head = new_head(vector.steps)
+    for step, layer in zip(vector.steps, step_layers(head), strict=True):
+        if layer is not None:
+            path = folder / step.folder / WEIGHTS_FILE
+            _load_layer(layer, path, prefix=WEIGHT_PREFIXES[step.kind])
+    return head
+
+
+def new_head(steps: Sequence[Step]) -> nn.Sequential:
+    """Builds the layers of steps with random weights."""
     layers: list[nn.Module] = []
-    for step in vector.steps:
-        if step.kind == "normalize":
-            layers.append(_Normalize())
-            continue
-        layer = _layer(step)
-        _load_layer(layer, folder / step.folder / _WEIGHTS_FILE, prefix=_PREFIXES[step.kind])
-        layers.append(layer)
+    for step in steps:
+        layers.append(Normalize() if step.kind == "normalize" else _layer(step))
         if step.kind == "dense":
             layers.append(_FUNCTIONS[step.activation]())
     return nn.Sequential(*layers)
+
+
+def step_layers(head: nn.Module) -> list[nn.Module | None]:
+    """Returns the layer with the weights of each step; None for a normalization."""
+    layers: list[nn.Module | None] = []
+    for layer in head.children():
+        if isinstance(layer, Normalize):
+            layers.append(None)
+        # Activations belong to the dense layer before them.
+        elif isinstance(layer, nn.Linear | nn.LayerNorm):
+            layers.append(layer)
+    return layers
 
 
 def _layer(step: Step) -> nn.Module:

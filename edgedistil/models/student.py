@@ -305,7 +305,12 @@ def _copy_by_name(
 
 
 def load_student(
-    folder: Path, teacher_model: PreTrainedModel, *, layers: int, dropout: float
+    folder: Path,
+    teacher_model: PreTrainedModel,
+    *,
+    layers: int,
+    dropout: float,
+    has_head: bool = True,
 ) -> PreTrainedModel:
     """Loads a distilled student, to distil it further.
 
@@ -316,6 +321,7 @@ def load_student(
         teacher_model: Teacher whose family, width, vocabulary and positions it must have.
         layers: Depth that it must have.
         dropout: Probability, for hidden states and attention; replaces the saved one.
+        has_head: Whether the MLM head must be among the weights.
     Raises:
         ModelError: The folder holds no such student, or one that does not match the teacher.
     """
@@ -331,6 +337,9 @@ def load_student(
         raise ModelError(
             f'student.init "{folder}" cannot be loaded: {reason}', hint=_INIT_HINT
         ) from error
+    if not has_head:
+        encoder = f"{student.base_model_prefix}."
+        missing = [name for name in missing if name.startswith(encoder)]
     # transformers draws missing weights with a warning only.
     if missing:
         raise ModelError(f'student.init "{folder}" lacks the weight {missing[0]}', hint=_INIT_HINT)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edgedistil.core.format import ABSENT, artefact_name, number, percent, plural
-from edgedistil.core.records import ProfileRow
+from edgedistil.core.records import HeldoutVectors, ProfileRow
 from edgedistil.report.load import RunResults
 from edgedistil.report.table import TableData
 
@@ -69,6 +69,9 @@ def _distill_figures(results: RunResults) -> Iterator[_Figure]:
     for heldout in record.heldout:
         # Step 0 is the student before training; the teacher does not depend on the recipe.
         if heldout.model != "student" or heldout.step == 0:
+            continue
+        if isinstance(heldout, HeldoutVectors):
+            yield _Figure("held-out rank correlation", heldout.rank_correlation, number)
             continue
         yield _Figure("held-out MLM loss (nats)", heldout.mlm_loss_nats, number)
         yield _Figure("held-out top-1", heldout.top1, percent)

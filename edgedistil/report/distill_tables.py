@@ -8,7 +8,9 @@ from edgedistil.core.family import FAMILIES
 from edgedistil.core.format import ABSENT, duration, gibibytes, millions, number, percent
 from edgedistil.core.records import (
     DistillRecord,
+    HeldoutFigures,
     HeldoutMlm,
+    HeldoutVectors,
     ModelFacts,
     NotMeasured,
     PlannedDevice,
@@ -48,8 +50,42 @@ def _model_cells(model: ModelFacts) -> list[str]:
     ]
 
 
-def heldout_table(heldout: Sequence[HeldoutMlm]) -> TableData:
-    """Masked-token predictions on held-out text, one row per model and step."""
+def heldout_table(heldout: Sequence[HeldoutFigures]) -> TableData:
+    """Figures on held-out text, one row per model and step: sentence vectors or masked tokens."""
+    vectors = [figures for figures in heldout if isinstance(figures, HeldoutVectors)]
+    if vectors:
+        return _vector_table(vectors)
+    return _masked_table([figures for figures in heldout if isinstance(figures, HeldoutMlm)])
+
+
+def _vector_table(heldout: Sequence[HeldoutVectors]) -> TableData:
+    rows = [
+        [
+            figures.model,
+            str(figures.step),
+            number(figures.rank_correlation, 3),
+            percent(figures.top10_overlap),
+            percent(figures.asymmetric_top10_overlap),
+            number(figures.cosine, 3),
+        ]
+        for figures in heldout
+    ]
+    columns = [
+        "model",
+        "step",
+        "rank correlation",
+        "top-10 overlap",
+        "top-10 among the teacher's vectors",
+        "cosine to teacher",
+    ]
+    note = (
+        f"the same {heldout[0].texts} texts for every model; rank correlation is Spearman's, of"
+        " the similarities of all pairs of texts with the teacher's; no model was trained on them"
+    )
+    return TableData("Sentence vectors of held-out text", columns, rows, [note])
+
+
+def _masked_table(heldout: Sequence[HeldoutMlm]) -> TableData:
     rows = [_heldout_cells(evaluation) for evaluation in heldout]
     columns = [
         "model",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 from edgedistil.core.format import milliseconds
 from edgedistil.core.records import (
     ArtefactScore,
-    DistillRecord,
     EvaluationRecord,
     LatencyStats,
     NotMeasured,
@@ -19,7 +18,6 @@ from edgedistil.core.records import (
     Summary,
 )
 from edgedistil.core.task import ENCODER_TASK, short_label
-from edgedistil.core.trace import TraceEntry
 from edgedistil.report.canvas import (
     FAINT,
     INK,
@@ -37,91 +35,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Cost = Literal["latency", "size"]
-
-# --- training ------------------------------------------------------------------------------------
-
-# Key in metrics.jsonl → label.
-LOSSES = {"soft_target": "soft targets", "mlm": "masked LM", "cosine": "cosine"}
-HELDOUT_FIGURES = {
-    "top1": "top-1 of all selected",
-    "agreement": "agreement with teacher",
-}
-# The moving average covers a fiftieth of the run: noise disappears, the shape stays.
-_SMOOTHING_WINDOWS = 100
-
-
-def loss_curves(trace: Sequence[TraceEntry]) -> str | None:
-    """Training losses over the tokens seen: raw values and a moving average."""
-    if len(trace) < 2:
-        return None
-
-    def draw(axes: Axes) -> None:
-        for index, (key, label) in enumerate(LOSSES.items()):
-            # A loss with weight 0 is not in the trace.
-            entries = [entry for entry in trace if entry.get(key) is not None]
-            if not entries:
-                continue
-            colour = series_colour(index)
-            tokens = [entry["tokens"] / 1e6 for entry in entries]
-            values = [entry[key] for entry in entries]
-            # Raw values stay visible behind the average, so that outliers are not hidden.
-            axes.plot(tokens, values, color=colour, alpha=0.22, linewidth=0.7)
-            axes.plot(tokens, moving_average(values), color=colour, linewidth=1.8, label=label)
-        axes.set_yscale("log")
-        axes.set_xlabel("million tokens seen")
-        axes.set_ylabel("nats per token (cosine: 1 − cos)")
-        legend_above(axes)
-
-    return draw_svg("Loss curves", draw)
-
-
-def moving_average(values: Sequence[float]) -> list[float]:
-    """Mean of each value and its neighbours; fewer of them at both ends."""
-    reach = max(1, len(values) // _SMOOTHING_WINDOWS)
-    averages = []
-    for index in range(len(values)):
-        window = values[max(0, index - reach) : index + reach + 1]
-        averages.append(sum(window) / len(window))
-    return averages
-
-
-def heldout_curves(trace: Sequence[TraceEntry], record: DistillRecord | None) -> str | None:
-    """Top-1 accuracy and agreement on held-out text, with the teacher's accuracy as a line.
-
-    Args:
-        trace: Held-out evaluations of the student, each with the tokens seen.
-        record: Has the teacher's evaluation; None if it is missing.
-    """
-    if len(trace) < 2:
-        return None
-
-    def draw(axes: Axes) -> None:
-        for index, (key, label) in enumerate(HELDOUT_FIGURES.items()):
-            entries = [entry for entry in trace if isinstance(entry.get(key), int | float)]
-            tokens = [entry["tokens"] / 1e6 for entry in entries]
-            values = [100 * entry[key] for entry in entries]
-            colour = series_colour(index)
-            axes.plot(tokens, values, "o-", color=colour, linewidth=1.8, markersize=3, label=label)
-        # The teacher does not train: its accuracy is a level, not a curve.
-        last = trace[-1]["tokens"] / 1e6
-        heldout = record.heldout if record is not None else []
-        for model in heldout:
-            if model.model == "teacher":
-                _draw_level(axes, 100 * model.top1, last, "teacher's top-1 accuracy")
-        axes.set_xlabel("million tokens seen")
-        axes.set_ylabel("% of selected tokens (BERT's 80/10/10)")
-        # From zero, so that a small gain looks small.
-        axes.set_ylim(bottom=0)
-        legend_above(axes)
-
-    return draw_svg("Held-out masked tokens", draw)
-
-
-def _draw_level(axes: Axes, height: float, right: float, label: str) -> None:
-    """Draws a dashed horizontal line with its label at the right end."""
-    axes.axhline(height, color=FAINT, linestyle="--", linewidth=1)
-    axes.annotate(label, (right, height), color=FAINT, va="bottom", ha="right")
-
 
 # --- size ----------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgedistil.core.format import duration, mebibytes, millions, plural
 from edgedistil.core.records import CorpusRecord, ExportRecord, Provenance
-from edgedistil.report import plots
+from edgedistil.report import plots, training_plots
 from edgedistil.report.distill_tables import (
     describe_initialization,
     heldout_table,
@@ -96,12 +96,12 @@ def distillation_section(results: RunResults) -> ReportSection:
     pictures = _pictures(
         [
             (
-                plots.loss_curves(results.trace),
-                "The three training losses; faint: each step, bold: moving average.",
+                training_plots.loss_curves(results.trace),
+                "The training losses; faint: each step, bold: moving average.",
             ),
             (
-                plots.heldout_curves(results.heldout_trace, record),
-                "Predictions of masked tokens of held-out text during training.",
+                training_plots.heldout_curves(results.heldout_trace, record),
+                "Agreement on held-out text during training.",
             ),
         ]
     )

@@ -17,7 +17,7 @@ from edgedistil.core.family import FAMILIES as ALL_FAMILIES
 from edgedistil.core.recipe import Loss, Recipe
 from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.core.tokenizer_files import TOKENIZER_FILES
-from edgedistil.distill.objective import Objective
+from edgedistil.distill.mlm_objective import MlmObjective
 from edgedistil.distill.plan import timing
 from edgedistil.distill.plan.plan import plan
 from edgedistil.distill.plan.timing import RandomBatches
@@ -79,7 +79,7 @@ def test_the_loss_in_16_bits_is_that_of_float32(name: str) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         frozen = freeze_teacher(copy.deepcopy(teacher), dtype=dtype)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32):
-            total, _ = Objective(student, frozen, Loss())(batch, batch.counts)
+            total, _ = MlmObjective(student, frozen, Loss())(batch, batch.counts)
         total.backward()
         losses.append(float(total.detach()))
     assert losses[1] == pytest.approx(losses[0], rel=0.01)

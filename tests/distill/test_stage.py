@@ -149,7 +149,8 @@ def test_a_run_keeps_the_teacher_from_before_its_head_was_fitted(
     headless = tmp_path / "headless"
     shutil.copytree(tiny_teacher, headless)
     BertModel.from_pretrained(tiny_teacher).save_pretrained(headless)
-    section = {"source": str(headless), "mlm_head": "fit", "fit": {"steps": 3}}
+    fit = {"steps": 3, "encoder_rate": 0.05}
+    section = {"source": str(headless), "mlm_head": "fit", "fit": fit}
     run, record = distill(tiny_recipe(teacher=section), run_name=None, resume=False)
     linked, fitted = (
         BertModel.from_pretrained(folder).encoder.state_dict()
@@ -157,8 +158,13 @@ def test_a_run_keeps_the_teacher_from_before_its_head_was_fitted(
     )
     original = BertModel.from_pretrained(headless).encoder.state_dict()
     assert all(torch.equal(linked[name], original[name]) for name in original)
-    # The reason to keep it: fitting a head trains the encoder too.
+    # The reason to keep it: fitting a head may train the encoder too.
     assert not all(torch.equal(fitted[name], original[name]) for name in original)
+    # The student starts from the teacher as given.
+    student = AutoModelForMaskedLM.from_pretrained(run.student_step0).distilbert
+    for layer, source in zip(student.transformer.layer, (0, 3), strict=True):
+        name = f"layer.{source}.attention.self.query.weight"
+        assert torch.equal(layer.attention.q_lin.weight, original[name])
     assert "teacher-as-given/model.safetensors" in record.files
     assert "teacher-as-given/model.safetensors" in json.loads(run.initial_digests.read_text())
 

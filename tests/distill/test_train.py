@@ -20,7 +20,7 @@ import torch
 from edgedistil.core.errors import Interrupted, TrainingDiverged
 from edgedistil.core.recipe import Recipe, write_recipe
 from edgedistil.core.rundir import RunDir
-from edgedistil.distill import objective
+from edgedistil.distill import mlm_objective
 from edgedistil.distill import train as loop
 from edgedistil.distill.stage import distill
 
@@ -158,7 +158,7 @@ def test_two_processes_do_what_one_does(tiny_recipe: Make, runs: Path, tmp_path:
 def test_divergence_stops_at_its_step_and_saves_the_batch(
     tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = objective.distillation_loss
+    original = mlm_objective.distillation_loss
     calls = 0
 
     def poisoned(*args: Any, **keywords: Any) -> Any:
@@ -174,7 +174,7 @@ def test_divergence_stops_at_its_step_and_saves_the_batch(
             )
         return loss
 
-    monkeypatch.setattr(objective, "distillation_loss", poisoned)
+    monkeypatch.setattr(mlm_objective, "distillation_loss", poisoned)
     with pytest.raises(TrainingDiverged, match=r"loss is nan at step 3 .*MLM nan") as caught:
         distill(tiny_recipe(train={"evaluate_every": 99}), run_name=None, resume=False)
     assert caught.value.exit_code == 1

@@ -24,40 +24,6 @@ def evaluation(full_run: RunDir) -> EvaluationRecord:
     return read_record(full_run.evaluation, EvaluationRecord)
 
 
-# --- training ------------------------------------------------------------------------------------
-
-
-def test_every_loss_of_the_trace_has_a_curve(results: RunResults) -> None:
-    drawn = plots.loss_curves(results.trace)
-    assert drawn is not None
-    for label in plots.LOSSES.values():
-        assert f">{label}</text>" in drawn
-
-
-def test_a_loss_that_was_not_trained_has_no_curve(results: RunResults) -> None:
-    trace = [{**entry, "cosine": None} for entry in results.trace]
-    drawn = plots.loss_curves(trace)
-    assert drawn is not None
-    assert ">cosine</text>" not in drawn
-
-
-def test_one_entry_is_no_curve(results: RunResults) -> None:
-    assert plots.loss_curves(results.trace[:1]) is None
-    assert plots.heldout_curves(results.heldout_trace[:1], results.distill) is None
-
-
-def test_the_moving_average_of_a_constant_is_the_constant() -> None:
-    assert plots.moving_average([7.0] * 500) == [7.0] * 500
-    assert plots.moving_average([1.0, 2.0, 6.0]) == [1.5, 3.0, 4.0]
-
-
-def test_the_teacher_is_a_line_where_it_was_evaluated(results: RunResults) -> None:
-    with_teacher = plots.heldout_curves(results.heldout_trace, results.distill)
-    without = plots.heldout_curves(results.heldout_trace, None)
-    assert with_teacher is not None and "teacher's top-1 accuracy" in with_teacher
-    assert without is not None and "teacher's" not in without
-
-
 # --- size ----------------------------------------------------------------------------------------
 
 

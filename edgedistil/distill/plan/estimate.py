@@ -21,7 +21,7 @@ from edgedistil.distill.distributed import precision_of
 from edgedistil.distill.objective import Objective
 from edgedistil.distill.plan.flops import ModelShape, flops_per_token, gpu_memory_bytes
 from edgedistil.distill.plan.presets import BYTES_PER_TOKEN, GPUS, Gpu, known_text
-from edgedistil.distill.plan.timing import time_steps
+from edgedistil.distill.plan.timing import Evaluation, time_steps
 from edgedistil.distill.schedule import RunLength
 
 # Share of a GPU's peak that training is assumed to reach; not measured, and plans say so.
@@ -114,11 +114,16 @@ def _text_size(spec: SourceSpec) -> tuple[int, str]:
 
 
 def plan_here(
-    objective: Objective, workload: RunWorkload, *, accelerator: Accelerator
+    objective: Objective,
+    evaluation: Evaluation,
+    workload: RunWorkload,
+    *,
+    accelerator: Accelerator,
 ) -> PlannedDevice:
     """Plans the run on this machine with one process, from a few timed steps."""
     timing = time_steps(
         objective,
+        evaluation,
         accelerator=accelerator,
         micro_batch=workload.micro_batch,
         length=workload.block_length,
@@ -177,7 +182,7 @@ def plan_gpus(
     teacher: PreTrainedModel,
     student: PreTrainedModel,
     workload: RunWorkload,
-    loss: Loss,
+    loss: Loss | None,
     *,
     processes: int,
 ) -> list[PlannedDevice]:
@@ -187,7 +192,7 @@ def plan_gpus(
         teacher: The teacher.
         student: The student.
         workload: The work.
-        loss: Recipe section [loss].
+        loss: Recipe section [loss]; None for an objective without MLM heads.
         processes: Number of GPUs.
     """
     teacher_shape, student_shape = ModelShape.of(teacher), ModelShape.of(student)

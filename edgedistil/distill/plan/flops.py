@@ -80,7 +80,7 @@ def flops_per_token(
     *,
     length: int,
     masked_share: float,
-    loss: Loss,
+    loss: Loss | None,
 ) -> float:
     """Returns the useful FLOPs of a step per attended token.
 
@@ -89,8 +89,11 @@ def flops_per_token(
         student: Shape of the student.
         length: Tokens of a sequence.
         masked_share: Share of masked tokens.
-        loss: Recipe section [loss]; a loss of weight 0 costs nothing.
+        loss: Recipe section [loss], of which a loss of weight 0 costs nothing; None for an
+            objective without MLM heads.
     """
+    if loss is None:
+        return 3 * student.encoder_flops(length) + teacher.encoder_flops(length)
     teacher_share, student_share = _projected_shares(loss, masked_share)
     # A backward pass costs two forward passes.
     flops = 3 * (student.encoder_flops(length) + student_share * student.head_flops)

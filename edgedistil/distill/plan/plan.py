@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +13,11 @@ from edgedistil.core.errors import OfflineError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.places import cache_root, runs_root
 from edgedistil.core.recipe import Corpus, Recipe
-from edgedistil.core.recipe import Teacher as TeacherSection
 from edgedistil.core.records import PlannedDevice, PlanRecord, provenance
+from edgedistil.core.sentence_vector import SentenceVector
 from edgedistil.data.corpus import prepare_corpus
 from edgedistil.distill import setup
+from edgedistil.distill.batches import MicroBatch
 from edgedistil.distill.distributed import (
     TORCH_DTYPES,
     Precision,
@@ -23,7 +26,10 @@ from edgedistil.distill.distributed import (
     process_group,
     resolve_precision,
 )
-from edgedistil.distill.objective import Objective
+from edgedistil.distill.heldout import HeldoutEvaluator
+from edgedistil.distill.heldout_vectors import VectorEvaluator
+from edgedistil.distill.mlm_objective import MlmObjective
+from edgedistil.distill.objective import Kind, Objective
 from edgedistil.distill.plan.estimate import (
     RunWorkload,
     estimate_tokens,
@@ -32,7 +38,14 @@ from edgedistil.distill.plan.estimate import (
     planned_model,
 )
 from edgedistil.distill.plan.presets import known_shape
+from edgedistil.distill.representation import RepresentationObjective, reads_states
 from edgedistil.distill.schedule import RunLength, evaluation_interval
+from edgedistil.distill.sentence_setup import (
+    read_prompts,
+    student_encoder,
+    teacher_encoder,
+    teacher_vector,
+)
 from edgedistil.models.fast.encoder import freeze_teacher, why_plain
 from edgedistil.models.teacher import Teacher
 
@@ -59,16 +72,21 @@ def plan(recipe: Recipe) -> PlanRecord:
         )
 
         # Models and corpus, as the run would have them.
-        teacher = _planned_teacher(recipe.teacher)
-        setup.check_fit(recipe.student, recipe.corpus, teacher.model)
-        corpus = _planned_corpus(recipe.corpus, teacher.loaded)
+        teacher = _planned_teacher(recipe)
+        is_mlm = teacher.vector is None
+        section = setup.corpus_section(recipe, teacher.kind)
+        setup.check_fit(recipe.student, section, teacher.model, has_head=is_mlm)
+        corpus = _planned_corpus(section, teacher)
         length = RunLength.of(recipe.train, corpus_tokens=corpus.tokens, corpus_rows=corpus.rows)
-        student = setup.build_student(recipe.student, teacher.model, seed=recipe.seed)
+        student = setup.build_student(
+            recipe.student, teacher.model, seed=recipe.seed, has_head=is_mlm
+        )
 
         # Time and memory.
-        workload = _workload(recipe, length, heldout_tokens=corpus.heldout_tokens)
-        gpus = plan_gpus(teacher.model, student, workload, recipe.loss, processes=recipe.world_size)
-        here = _plan_here(recipe, teacher.model, student, workload, precision, state.device)
+        workload = _workload(recipe, length, corpus)
+        loss = recipe.loss if is_mlm else None
+        gpus = plan_gpus(teacher.model, student, workload, loss, processes=recipe.world_size)
+        here = _plan_here(recipe, teacher, student, workload, precision, state.device)
     return PlanRecord(
         recipe=recipe.name,
         teacher=planned_model(
@@ -83,27 +101,47 @@ def plan(recipe: Recipe) -> PlanRecord:
         tokens_per_step=round(length.tokens_per_step),
         precision=precision,
         devices=[here, *gpus],
-        notes=[*_notes(recipe, teacher.loaded), *_notes_on_models(teacher.model, student)],
+        notes=[*_notes(recipe, teacher), *_notes_on_models(teacher.model, student)],
         provenance=provenance(),
     )
 
 
 def _plan_here(
     recipe: Recipe,
-    teacher: PreTrainedModel,
+    teacher: _PlannedTeacher,
     student: PreTrainedModel,
     workload: RunWorkload,
     precision: Precision,
     device: torch.device,
 ) -> PlannedDevice:
     """The run on this machine, timed with the objective of the loop."""
-    # Last, because it casts the teacher in place.
-    frozen = freeze_teacher(teacher, dtype=TORCH_DTYPES[precision])
-    objective = Objective(student.to(device), frozen.to(device), recipe.loss)
     accelerator = build_accelerator(
         precision, trackers=[], folder=runs_root(), unused_parameters=False
     )
-    return plan_here(objective, workload, accelerator=accelerator)
+    # Last, because it casts the teacher in place.
+    frozen = freeze_teacher(teacher.model, dtype=TORCH_DTYPES[precision]).to(device)
+    objective: Objective
+    if teacher.vector is None:
+        objective = MlmObjective(student.to(device), frozen, recipe.loss)
+
+        def evaluation(batch: MicroBatch) -> Callable[[], object]:
+            # Random ids have no [MASK]; which one is counted as hidden does not change the time.
+            evaluator = HeldoutEvaluator([batch], frozen, accelerator=accelerator, mask_id=0)
+            return lambda: evaluator.evaluate(student, name="student", step=0)
+    else:
+        assert teacher.loaded is not None
+        dimension = teacher.vector.dimension
+        from_teacher = teacher_encoder(teacher.loaded, teacher.vector).to(device)
+        encoder = student_encoder(student, from_teacher, dimension=dimension, seed=recipe.seed)
+        encoder, vectors = encoder.to(device), from_teacher
+        vectors.head.float()
+        objective = RepresentationObjective(encoder, vectors, recipe.objective, targets=None)
+
+        def evaluation(batch: MicroBatch) -> Callable[[], object]:
+            evaluator = VectorEvaluator([batch], vectors, targets=None, accelerator=accelerator)
+            return lambda: evaluator.evaluate(encoder, name="student", step=0)
+
+    return plan_here(objective, evaluation, workload, accelerator=accelerator)
 
 
 @dataclass(frozen=True)
@@ -114,26 +152,36 @@ class _PlannedTeacher:
         loaded: The teacher; None if it cannot be downloaded.
         model: The teacher's model, or one of its shape with random weights.
         how: Where the model comes from, as plans print it.
+        vector: How it makes sentence vectors; None for the objective mlm.
     """
 
     loaded: Teacher | None
     model: PreTrainedModel
     how: str
+    vector: SentenceVector | None = None
+
+    @property
+    def kind(self) -> Kind:
+        return "mlm" if self.vector is None else "representation"
 
 
-def _planned_teacher(section: TeacherSection) -> _PlannedTeacher:
+def _planned_teacher(recipe: Recipe) -> _PlannedTeacher:
+    section = recipe.teacher
     try:
         loaded = setup.load_recipe_teacher(section)
     except OfflineError:
         # The costs of a model depend on its shape alone.
         config = known_shape(section.source)
-        if config is None:
+        if config is None or recipe.objective.kind == "representation":
             raise
         # A plan must not change the random state of its process.
         with torch.random.fork_rng(devices=[]):
             model = BertForMaskedLM(config).eval()
         return _PlannedTeacher(None, model, "known shape, random weights: the hub is not reachable")
-    return _PlannedTeacher(loaded, loaded.model, "counted on the model")
+    vector = None
+    if setup.recipe_objective(recipe, loaded) == "representation":
+        vector = teacher_vector(loaded, section)
+    return _PlannedTeacher(loaded, loaded.model, "counted on the model", vector)
 
 
 @dataclass(frozen=True)
@@ -153,10 +201,12 @@ class _PlannedCorpus:
     how: str
 
 
-def _planned_corpus(section: Corpus, teacher: Teacher | None) -> _PlannedCorpus:
+def _planned_corpus(section: Corpus, teacher: _PlannedTeacher) -> _PlannedCorpus:
     # Counted, unless that needs a download.
-    if teacher is not None and all(spec.hub is None for spec in section.sources):
-        corpus = prepare_corpus(section, teacher.folder, cache=cache_root())
+    if teacher.loaded is not None and all(spec.hub is None for spec in section.sources):
+        prompts = None if teacher.vector is None else read_prompts(teacher.vector)
+        folder = teacher.loaded.folder
+        corpus = prepare_corpus(section, folder, cache=cache_root(), prompts=prompts)
         return _PlannedCorpus(
             corpus.train.tokens, len(corpus.train), corpus.heldout.tokens, "counted"
         )
@@ -167,16 +217,18 @@ def _planned_corpus(section: Corpus, teacher: Teacher | None) -> _PlannedCorpus:
     return _PlannedCorpus(tokens, rows, max(1, round(tokens * share / (1 - share))), how)
 
 
-def _workload(recipe: Recipe, length: RunLength, *, heldout_tokens: int) -> RunWorkload:
+def _workload(recipe: Recipe, length: RunLength, corpus: _PlannedCorpus) -> RunWorkload:
     train = recipe.train
+    # Rows of the layout `texts` are as long as their texts; of other layouts as a block, at most.
+    mean_length = min(recipe.corpus.block_length, math.ceil(corpus.tokens / corpus.rows))
     interval = evaluation_interval(train, steps=length.steps)
     return RunWorkload(
         length=length,
-        block_length=recipe.corpus.block_length,
+        block_length=mean_length,
         global_batch=train.global_batch,
         micro_batch=train.micro_batch,
         masked_share=recipe.masking.share,
-        heldout_tokens=min(heldout_tokens, train.heldout_tokens),
+        heldout_tokens=min(corpus.heldout_tokens, train.heldout_tokens),
         # Rounded up: the last step is evaluated, too.
         evaluations=-(-length.steps // interval),
         checkpoint_every_s=train.checkpoint_minutes * 60,
@@ -201,17 +253,21 @@ def _notes_on_models(teacher: PreTrainedModel, student: PreTrainedModel) -> list
     return notes
 
 
-def _notes(recipe: Recipe, teacher: Teacher | None) -> list[str]:
+def _notes(recipe: Recipe, teacher: _PlannedTeacher) -> list[str]:
     """What the figures of a plan leave out."""
     notes = [
         "predicted rows assume a share of the GPU's peak; "
         "they do not account for disk, network or cooling"
     ]
-    if recipe.corpus.layout == "lines":
+    if setup.corpus_section(recipe, teacher.kind).layout != "packed":
+        notes.append("rows have different lengths; the times are those of rows of the mean length")
+    if teacher.vector is not None and not reads_states(recipe.objective):
         notes.append(
-            "layout 'lines': rows are shorter than block_length, so the times are upper bounds"
+            "the teacher encodes each text once and its vectors are reused; the times are those "
+            "of the first pass over the text"
         )
-    if teacher is not None and not teacher.has_mlm_head:
+    loaded = teacher.loaded
+    if teacher.kind == "mlm" and loaded is not None and not loaded.has_mlm_head:
         fit = recipe.teacher.fit
         notes.append(
             f"before the first run, an MLM head is fitted to the teacher: {fit.steps} steps "

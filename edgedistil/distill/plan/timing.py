@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +17,6 @@ from edgedistil.core.records import Count, NotMeasured
 from edgedistil.data.masking import IGNORED
 from edgedistil.distill import memory
 from edgedistil.distill.batches import HELDOUT_BATCH_ROWS, MicroBatch
-from edgedistil.distill.heldout import HeldoutEvaluator
 from edgedistil.distill.losses import count_tokens
 from edgedistil.distill.memory import retain_freed_memory
 from edgedistil.distill.objective import Objective
@@ -77,8 +78,13 @@ class RandomBatches:
         return MicroBatch(0, ids_BL.to(self.device), None, labels_BL.to(self.device), counts)
 
 
+# Takes a held-out batch; returns a function that evaluates the student on it.
+Evaluation: TypeAlias = Callable[[MicroBatch], Callable[[], object]]
+
+
 def time_steps(
     objective: Objective,
+    evaluation: Evaluation,
     *,
     accelerator: Accelerator,
     micro_batch: int,
@@ -89,6 +95,7 @@ def time_steps(
 
     Args:
         objective: Student, teacher and losses, on the device.
+        evaluation: How the run evaluates its student.
         accelerator: Supplies device and precision.
         micro_batch: Rows of a micro-batch.
         length: Tokens of a row.
@@ -103,7 +110,7 @@ def time_steps(
     steps = _TimedSteps(objective, accelerator, batches)
     with retain_freed_memory():
         few, many = _measure(steps, micro_batch)
-    evaluation_batch_s = _time_evaluation(objective, accelerator, batches)
+    evaluation_batch_s = _time_evaluation(evaluation, accelerator, batches)
     return StepTiming(
         micro_batch_s=_extrapolate(few.passes_s, many.passes_s, few, many, micro_batch),
         update_s=many.update_s,
@@ -165,9 +172,9 @@ class _TimedSteps:
         self, objective: Objective, accelerator: Accelerator, batches: RandomBatches
     ) -> None:
         self._objective, self._accelerator, self._batches = objective, accelerator, batches
-        trainable = [p for p in objective.student.parameters() if p.requires_grad]
+        trainable = [p for p in objective.trained.parameters() if p.requires_grad]
         self._optimizer = AdamW(trainable, lr=0.0, fused=True)
-        objective.student.train()
+        objective.trained.train()
 
     def run(self, rows: int) -> tuple[float, float]:
         """Runs a step; returns the seconds of its passes and of its update."""
@@ -178,7 +185,7 @@ class _TimedSteps:
             total, _ = self._objective(batch, batch.counts)
         total.backward()
         passed = _now(device)
-        torch.nn.utils.clip_grad_norm_(self._objective.student.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self._objective.trained.parameters(), 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()
         return passed - began, _now(device) - passed
@@ -191,17 +198,15 @@ class _TimedSteps:
 
 
 def _time_evaluation(
-    objective: Objective, accelerator: Accelerator, batches: RandomBatches
+    evaluation: Evaluation, accelerator: Accelerator, batches: RandomBatches
 ) -> float:
     """Seconds that the student takes on a held-out batch."""
-    batch = batches.draw(HELDOUT_BATCH_ROWS)
-    # Random ids have no [MASK]; which one is counted as hidden does not change the time.
-    evaluator = HeldoutEvaluator([batch], objective.teacher, accelerator=accelerator, mask_id=0)
+    evaluate = evaluation(batches.draw(HELDOUT_BATCH_ROWS))
     seconds = []
     with retain_freed_memory():
         for _ in range(_EVALUATIONS):
             began = _now(accelerator.device)
-            evaluator.evaluate(objective.student, name="student", step=0)
+            evaluate()
             seconds.append(_now(accelerator.device) - began)
     return min(seconds)
 

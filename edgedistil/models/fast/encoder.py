@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
 from edgedistil.models.fast.dropout import apply_dropout, attention
 from edgedistil.models.fast.layer import LayerSettings, LayerWeights, transformer_layer
@@ -90,9 +91,44 @@ def encode(
     """
     # Other encoders compute as transformers wrote them.
     if not fits(model):
-        return _encode_plainly(model, input_ids_BL, attention_mask_BL)
+        return _plain_states(model, input_ids_BL, attention_mask_BL, all_layers=False)[-1]
     words_BLE = model.get_input_embeddings()(input_ids_BL)
     return _encode(model, words_BLE, attention_mask_BL)
+
+
+def encode_layers(
+    model: PreTrainedModel, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
+) -> list[Tensor]:
+    """Returns the embeddings and the states of every layer; the last ones are those of `encode`.
+
+    Args:
+        model: An encoder, with or without a head.
+        input_ids_BL, attention_mask_BL: As for `encode`.
+    """
+    if not fits(model):
+        return _plain_states(model, input_ids_BL, attention_mask_BL, all_layers=True)
+    words_BLE = model.get_input_embeddings()(input_ids_BL)
+    return list(_states(model, words_BLE, attention_mask_BL))
+
+
+def last_projections(model: PreTrainedModel, states: list[Tensor]) -> list[Tensor]:
+    """Returns queries, keys and values of the last layer, (B, L, D) each.
+
+    Args:
+        model: A model that the fast path computes (`fits`).
+        states: Result of `encode_layers`.
+    Raises:
+        ModelError: The model's layers are of other modules.
+    """
+    if not fits(model):
+        raise ModelError(
+            f"relations of queries, keys and values are not supported for a "
+            f"{model.config.model_type}",
+            hint="set objective.relations = 0",
+        )
+    *_, layer = _layers(model)
+    with torch.autocast(states[-1].device.type, enabled=False):
+        return [_linear(linear, states[-2]) for linear in (layer.query, layer.key, layer.value)]
 
 
 def encode_with_head(
@@ -153,9 +189,14 @@ class _TiedEmbedding(torch.autograd.Function):
         return total_VD.index_add_(0, ids_BL.flatten(), grad_BLD.flatten(0, 1)), None, None
 
 
-def _encode_plainly(
-    model: PreTrainedModel, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
-) -> Tensor:
+def _plain_states(
+    model: PreTrainedModel,
+    input_ids_BL: Tensor,
+    attention_mask_BL: Tensor | None,
+    *,
+    all_layers: bool,
+) -> list[Tensor]:
+    """States as transformers computes them; the last ones are always among them."""
     # Under autocast DeBERTa fills scores in 16 bits with float32's lowest number, which overflows:
     # it computes in the dtype of its weights.
     is_deberta = FAMILIES[model.config.model_type].positions == "disentangled"
@@ -163,12 +204,27 @@ def _encode_plainly(
     autocast = torch.is_autocast_enabled(device_type) and not is_deberta
     dtype = torch.get_autocast_dtype(device_type)
     with torch.autocast(device_type, dtype=dtype, enabled=autocast):
-        outputs = model.base_model(input_ids=input_ids_BL, attention_mask=attention_mask_BL)
-    states: Tensor = outputs.last_hidden_state
-    return states
+        outputs = model.base_model(
+            input_ids=input_ids_BL,
+            attention_mask=attention_mask_BL,
+            output_hidden_states=all_layers,
+        )
+    # The last of `hidden_states` may lack the final norm.
+    below = outputs.hidden_states[:-1] if all_layers else ()
+    return [*below, outputs.last_hidden_state]
 
 
 def _encode(model: PreTrainedModel, words_BLE: Tensor, attention_mask_BL: Tensor | None) -> Tensor:
+    # One layer at a time: a teacher's states need not all be in memory.
+    for states_BLD in _states(model, words_BLE, attention_mask_BL):
+        last_BLD = states_BLD
+    return last_BLD
+
+
+def _states(
+    model: PreTrainedModel, words_BLE: Tensor, attention_mask_BL: Tensor | None
+) -> Iterator[Tensor]:
+    """Yields the embeddings and the states of each layer, (B, L, D)."""
     device_type = words_BLE.device.type
     dtype = model.dtype
     if torch.is_autocast_enabled(device_type):
@@ -181,9 +237,12 @@ def _encode(model: PreTrainedModel, words_BLE: Tensor, attention_mask_BL: Tensor
     with torch.autocast(device_type, enabled=False):
         embedded_BLE = apply_dropout(_embed(model, words_BLE).to(dtype), rates.hidden)
         hidden_BLD = _widen(model, embedded_BLE)
-        for layer in _layers(model):
+    yield hidden_BLD
+    for layer in _layers(model):
+        # Entered for each layer: between two of them the caller's code runs.
+        with torch.autocast(device_type, enabled=False):
             hidden_BLD = _run_layer(layer, hidden_BLD, bias_B11L, rates)
-    return hidden_BLD
+        yield hidden_BLD
 
 
 def _attention_bias(attention_mask_BL: Tensor, dtype: torch.dtype) -> Tensor:

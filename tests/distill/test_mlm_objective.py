@@ -11,8 +11,8 @@ import torch
 from transformers import BertForMaskedLM
 
 from edgedistil.core.recipe import Loss, Student
-from edgedistil.distill import objective as module
-from edgedistil.distill.objective import Objective
+from edgedistil.distill import mlm_objective as module
+from edgedistil.distill.mlm_objective import MlmObjective
 from edgedistil.distill.plan.timing import RandomBatches
 from edgedistil.distill.setup import build_student
 from edgedistil.models.fast.encoder import freeze_teacher
@@ -24,9 +24,11 @@ def teacher(tiny_teacher: Path) -> BertForMaskedLM:
     return freeze_teacher(read_teacher(tiny_teacher, name="tiny").model, dtype=torch.float32)
 
 
-def objective_of(teacher: BertForMaskedLM, settings: Loss, *, compiled: bool = False) -> Objective:
+def objective_of(
+    teacher: BertForMaskedLM, settings: Loss, *, compiled: bool = False
+) -> MlmObjective:
     student = build_student(Student(dropout=0.0), teacher, seed=3)
-    return Objective(student, teacher, settings, compiled=compiled)
+    return MlmObjective(student, teacher, settings, compiled=compiled)
 
 
 def test_the_teacher_is_not_a_submodule(teacher: BertForMaskedLM) -> None:
@@ -60,3 +62,23 @@ def test_on_a_cpu_only_the_teacher_is_compiled(
     assert compiled == []
     objective_of(teacher, Loss(), compiled=True)
     assert compiled == [module.encode]
+
+
+def test_states_are_those_of_the_teacher_as_given(
+    teacher: BertForMaskedLM, tiny_teacher: Path
+) -> None:
+    """A copy whose encoder was trained with a head gives soft targets only."""
+    original = freeze_teacher(read_teacher(tiny_teacher, name="tiny").model, dtype=torch.float32)
+    with torch.no_grad():
+        teacher.bert.embeddings.LayerNorm.bias.add_(torch.linspace(-2, 2, 28))
+    batch = RandomBatches(23, 82, 0.15, torch.device("cpu")).draw(5)
+    student = build_student(Student(dropout=0.0), original, seed=3)
+
+    def sums(soft_from: BertForMaskedLM, states_from: BertForMaskedLM | None) -> torch.Tensor:
+        objective = MlmObjective(student, soft_from, Loss(), original=states_from)
+        return objective(batch, batch.counts)[1].detach()
+
+    own, with_given, of_given = sums(teacher, None), sums(teacher, original), sums(original, None)
+    assert torch.equal(with_given[0], own[0])  # soft targets
+    assert torch.equal(with_given[2], of_given[2])  # cosine
+    assert not torch.allclose(own[2], of_given[2], rtol=0.01)

@@ -1,0 +1,250 @@
+"""Files of a teacher's sentence vectors: one row for each text of a corpus, in its order.
+
+A larger model, or one behind an API, teaches through such a file. The order of the corpus is the
+key: a row that is missing, twice there or elsewhere would give a text the vector of another one,
+and training would not fail, so every text is compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from edgedistil.core.echo import echo
+from edgedistil.core.errors import CorpusError
+from edgedistil.core.regular_file import check_regular
+from edgedistil.core.rundir import replacing, sha256_file, storage_errors
+from edgedistil.data.corpus import Part, TokenizedCorpus
+from edgedistil.data.texts import Text, read_texts
+
+PARTS: tuple[Part, ...] = ("train", "heldout")
+SUFFIXES = (".jsonl", ".parquet", ".npy")
+_WRITE_HINT = "write the texts with: edgedistil answers RECIPE --texts-only --out texts.jsonl"
+# Rows of parquet that are decoded at once.
+_BATCH_ROWS = 1024
+
+# Number of a row from 1, its text, its vector.
+Row = tuple[int, str, Any]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Vectors of all texts of a corpus.
+
+    Attributes:
+        vectors: Part of the corpus → vectors of its rows, (R, V).
+        dimension: Values of a vector.
+        sha256: Digest of the file.
+    """
+
+    vectors: Mapping[Part, NDArray[np.float32]]
+    dimension: int
+    sha256: str
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_answers(path: Path, corpus: TokenizedCorpus) -> Answers:
+    """Reads the vectors of a corpus's texts.
+
+    Args:
+        path: .jsonl or .parquet with `text` and `vector`, or .npy with the texts in a .jsonl of the
+            same name.
+        corpus: Has the layout `texts`.
+    Raises:
+        CorpusError: The file is missing or damaged; a row is missing, twice there, at another
+            place, of another dimension, or not finite; or the corpus has another layout.
+    """
+    _check(path, corpus)
+    rows = sum(len(corpus.store(part)) for part in PARTS)
+    vectors_RV: NDArray[np.float32] | None = None
+    for index, (row, expected) in enumerate(zip_longest(_read_rows(path), corpus_texts(corpus))):
+        if row is None or expected is None or row[1] != expected.text:
+            raise CorpusError(_mismatch(path, corpus, index), hint=_WRITE_HINT)
+        number, _, values = row
+        vector_V = _checked_vector(path, number, values)
+        if vectors_RV is None:
+            vectors_RV = np.empty((rows, len(vector_V)), np.float32)
+        if len(vector_V) != vectors_RV.shape[1]:
+            raise CorpusError(
+                f"{path} row {number}: the vector has {len(vector_V)} values, and that of row 1 "
+                f"{vectors_RV.shape[1]}"
+            )
+        vectors_RV[index] = vector_V
+    assert vectors_RV is not None
+    train = len(corpus.train)
+    return Answers(
+        {"train": vectors_RV[:train], "heldout": vectors_RV[train:]},
+        vectors_RV.shape[1],
+        sha256_file(path),
+    )
+
+
+def corpus_texts(corpus: TokenizedCorpus) -> Iterator[Text]:
+    """Yields the texts of a corpus in the order of a file of vectors."""
+    return chain.from_iterable(read_texts(corpus.texts(part)) for part in PARTS)
+
+
+def check_suffix(path: Path, *, suffixes: Sequence[str] = SUFFIXES) -> None:
+    """Raises CorpusError unless a file's format is supported."""
+    if path.suffix not in suffixes:
+        raise CorpusError(f"{path} is not in a supported format; supported: {', '.join(suffixes)}")
+
+
+def _check(path: Path, corpus: TokenizedCorpus) -> None:
+    if corpus.record.layout != "texts":
+        raise CorpusError(
+            f'teacher.answers needs corpus.layout = "texts"; got "{corpus.record.layout}"'
+        )
+    check_suffix(path)
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise CorpusError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read_rows(path: Path) -> Iterator[Row]:
+    reader = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".npy": _read_npy}[path.suffix]
+    try:
+        yield from reader(path)
+    except CorpusError:
+        raise
+    # A damaged file makes the libraries raise a dozen types.
+    except (OSError, ValueError, KeyError, EOFError, RecursionError, pa.ArrowException) as error:
+        raise CorpusError(
+            f"{path} is not a readable file of vectors: {error or type(error).__name__}",
+            hint="expected a text and a vector in each row",
+        ) from error
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            entry = json.loads(line)
+            if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
+                raise CorpusError(f"{path} row {number} has no text")
+            yield number, entry["text"], entry.get("vector")
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    number = 0
+    with pq.ParquetFile(path) as table:
+        for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=["text", "vector"]):
+            texts, vectors = batch.column("text"), batch.column("vector")
+            for text, vector in zip(texts.to_pylist(), vectors, strict=True):
+                number += 1
+                yield number, text, vector.values.to_numpy(zero_copy_only=False)
+
+
+def _read_npy(path: Path) -> Iterator[Row]:
+    vectors_RV = np.load(path, mmap_mode="r", allow_pickle=False)
+    if vectors_RV.ndim != 2:
+        raise CorpusError(f"{path} has the shape {vectors_RV.shape}; expected (rows, values)")
+    texts = path.with_suffix(".jsonl")
+    if not texts.is_file():
+        raise CorpusError(f"{texts} is missing: the texts of the vectors in {path.name}")
+    pairs = zip_longest(_read_jsonl(texts), vectors_RV)
+    for index, (row, vector_V) in enumerate(pairs):
+        if row is None or vector_V is None:
+            lines = sum(1 for _ in _read_jsonl(texts))
+            raise CorpusError(f"{path} has {len(vectors_RV)} vectors, and {texts} {lines} texts")
+        yield index + 1, row[1], vector_V
+
+
+def _checked_vector(path: Path, number: int, values: Any) -> NDArray[np.float32]:
+    """A vector in float32; raises CorpusError unless it is one that has a direction."""
+    where = f"{path} row {number}"
+    is_array = isinstance(values, np.ndarray)
+    if not is_array and (not isinstance(values, list) or not all(map(_is_number, values))):
+        raise CorpusError(f"{where}: the vector is {echo(values)}; expected a list of numbers")
+    vector_V = np.asarray(values)
+    if vector_V.ndim != 1 or not len(vector_V) or vector_V.dtype.kind not in "fiu":
+        raise CorpusError(f"{where}: the vector is of type {vector_V.dtype}; expected numbers")
+    vector_V = vector_V.astype(np.float32)
+    if not np.isfinite(vector_V).all():
+        raise CorpusError(f"{where}: the vector has values that are NaN or infinite")
+    if not vector_V.any():
+        raise CorpusError(f"{where}: all values of the vector are 0, so it has no direction")
+    return vector_V
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _mismatch(path: Path, corpus: TokenizedCorpus, index: int) -> str:
+    """Describes why a row is not that of its text; reads both from the start."""
+    got = [text for _, text, _ in _read_rows(path)]
+    expected = [text.text for text in corpus_texts(corpus)]
+    number = index + 1
+    if index >= len(expected):
+        return f"{path} has {len(got)} rows, and the corpus {len(expected)} texts"
+    if index < len(got) and got[index] in got[:index]:
+        first = got.index(got[index]) + 1
+        return f"{path} row {number} is a duplicate of row {first}: {echo(got[index])}"
+    text = echo(expected[index])
+    if expected[index] not in got[index:]:
+        return f"{path} lacks the text that row {number} should have: {text}"
+    place = got.index(expected[index], index) + 1
+    return (
+        f"{path} is not in the corpus's order: the text of row {number} is in row {place}: {text}"
+    )
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def write_answers(path: Path, rows: Iterator[tuple[str, NDArray[np.float32]]]) -> None:
+    """Writes texts with their vectors, completely or not at all.
+
+    Args:
+        path: Its suffix decides the format.
+        rows: Texts and vectors in the order of the corpus.
+    Raises:
+        CorpusError: The format is not supported.
+        StorageError: The file cannot be written.
+    """
+    check_suffix(path)
+    texts, vectors = [], []
+    for text, vector_V in rows:
+        texts.append(text)
+        vectors.append(vector_V)
+    if path.suffix == ".npy":
+        write_texts(path.with_suffix(".jsonl"), iter(texts))
+    with replacing(path) as unfinished, storage_errors(path):
+        if path.suffix == ".npy":
+            with unfinished.open("wb") as file:
+                np.save(file, np.stack(vectors))
+        elif path.suffix == ".parquet":
+            pq.write_table(pa.table({"text": texts, "vector": vectors}), unfinished)
+        else:
+            _write_jsonl(unfinished, texts, vectors)
+
+
+def write_texts(path: Path, texts: Iterator[str]) -> None:
+    """Writes texts without vectors as .jsonl."""
+    with (
+        replacing(path) as unfinished,
+        storage_errors(path),
+        unfinished.open("w", encoding="utf-8") as file,
+    ):
+        for text in texts:
+            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+
+
+def _write_jsonl(path: Path, texts: list[str], vectors: list[NDArray[np.float32]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for text, vector_V in zip(texts, vectors, strict=True):
+            # The decimal digits of a float64 give the same float32 again.
+            entry = {"text": text, "vector": vector_V.astype(np.float64).tolist()}
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")

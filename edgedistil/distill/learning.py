@@ -1,0 +1,190 @@
+"""Objective, held-out evaluation and saving of a run, for whatever its student learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from edgedistil.core.recipe import Recipe
+from edgedistil.core.records import HeldoutFigures
+from edgedistil.data.corpus import Part
+from edgedistil.distill.batches import RunBatches
+from edgedistil.distill.distributed import TORCH_DTYPES, Precision
+from edgedistil.distill.folders import save_student
+from edgedistil.distill.heldout import HeldoutEvaluator
+from edgedistil.distill.heldout_vectors import VectorEvaluator
+from edgedistil.distill.initialize import PreparedRun
+from edgedistil.distill.mlm_objective import MlmObjective
+from edgedistil.distill.objective import Objective
+from edgedistil.distill.representation import RepresentationObjective, reads_states
+from edgedistil.distill.sentence_setup import teacher_encoder
+from edgedistil.distill.targets import FileTargets, Targets, TeacherTargets
+from edgedistil.models.fast.encoder import freeze_teacher
+from edgedistil.models.sentence_encoder import SentenceEncoder
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What differs between the objectives of the loop.
+
+    Attributes:
+        objective: Student, teacher and losses.
+        batches: Batches of the run.
+        evaluate: Returns the held-out figures of the teacher, or of the student after some steps.
+        save: Writes the student to a folder.
+    """
+
+    objective: Objective
+    batches: RunBatches
+    evaluate: Callable[[Literal["teacher", "student"], int], HeldoutFigures]
+    save: Callable[[Path], None]
+
+
+def open_learning(
+    recipe: Recipe,
+    prepared: PreparedRun,
+    *,
+    accelerator: Accelerator,
+    precision: Precision,
+    device: torch.device,
+) -> Learning:
+    """Moves the models of a run to the device and joins them with their losses.
+
+    Args:
+        recipe: The recipe.
+        prepared: Models and corpus; the teacher is cast in place.
+        accelerator: Supplies autocast and processes.
+        precision: What the loop computes in.
+        device: The device of this process.
+    """
+    opener = _open_mlm if prepared.sentence is None else _open_representation
+    return opener(recipe, prepared, accelerator, precision, device)
+
+
+def _open_mlm(
+    recipe: Recipe,
+    prepared: PreparedRun,
+    accelerator: Accelerator,
+    precision: Precision,
+    device: torch.device,
+) -> Learning:
+    """The paper's losses, with masks."""
+    tokenizer = prepared.teacher.tokenizer
+    teacher, student = _on_device(prepared, precision, device)
+    batches = RunBatches(
+        prepared.corpus, tokenizer, recipe.masking, seed=recipe.seed, device=device
+    )
+    evaluator = HeldoutEvaluator(
+        batches.heldout(tokens=recipe.train.heldout_tokens),
+        teacher,
+        accelerator=accelerator,
+        mask_id=tokenizer.require("mask"),
+    )
+    models = {"teacher": teacher, "student": student}
+    return Learning(
+        MlmObjective(
+            student,
+            teacher,
+            recipe.loss,
+            original=_original_encoder(recipe, prepared, precision, device),
+            compiled=recipe.train.compile,
+        ),
+        batches,
+        lambda name, step: evaluator.evaluate(models[name], name=name, step=step),
+        lambda folder: save_student(student.cpu().eval(), tokenizer, folder),
+    )
+
+
+def _open_representation(
+    recipe: Recipe,
+    prepared: PreparedRun,
+    accelerator: Accelerator,
+    precision: Precision,
+    device: torch.device,
+) -> Learning:
+    """Losses on states and sentence vectors, without masks."""
+    assert prepared.sentence is not None
+    tokenizer = prepared.teacher.tokenizer
+    _on_device(prepared, precision, device)
+    student = prepared.sentence.student.to(device)
+    teacher = teacher_encoder(prepared.teacher, prepared.sentence.teacher_vector).to(device)
+    teacher.head.float()
+    batches = RunBatches(prepared.corpus, tokenizer, None, seed=recipe.seed, device=device)
+
+    def targets(part: Part) -> Targets | None:
+        return part_targets(recipe, prepared, teacher, part, device=device)
+
+    evaluator = VectorEvaluator(
+        batches.heldout(tokens=recipe.train.heldout_tokens),
+        teacher,
+        targets=targets("heldout"),
+        accelerator=accelerator,
+    )
+    models = {"teacher": None, "student": student}
+    return Learning(
+        RepresentationObjective(
+            student,
+            teacher,
+            recipe.objective,
+            targets=targets("train"),
+            compiled=recipe.train.compile,
+        ),
+        batches,
+        lambda name, step: evaluator.evaluate(models[name], name=name, step=step),
+        lambda folder: _save_encoder(student, prepared, folder),
+    )
+
+
+def part_targets(
+    recipe: Recipe,
+    prepared: PreparedRun,
+    teacher: SentenceEncoder,
+    part: Part,
+    *,
+    device: torch.device,
+) -> Targets | None:
+    """Returns the vectors that a part of the corpus has; None if the teacher reads every batch.
+
+    Args:
+        recipe: The recipe.
+        prepared: Corpus, tokenizer, and vectors of a file, if there is one.
+        teacher: The teacher, on the device.
+        part: The part.
+        device: Where the vectors are needed.
+    """
+    assert prepared.sentence is not None
+    answers = prepared.sentence.answers
+    if answers is not None:
+        return FileTargets(answers.vectors[part], device=device)
+    if reads_states(recipe.objective):
+        return None
+    store, pad_id = prepared.corpus.store(part), prepared.teacher.tokenizer.pad_id
+    return TeacherTargets(teacher, store, pad_id=pad_id, device=device)
+
+
+def _on_device(
+    prepared: PreparedRun, precision: Precision, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Teacher, frozen and cast, and student on the device."""
+    teacher = freeze_teacher(prepared.teacher.model, dtype=TORCH_DTYPES[precision])
+    return teacher.to(device), prepared.student.to(device)
+
+
+def _original_encoder(
+    recipe: Recipe, prepared: PreparedRun, precision: Precision, device: torch.device
+) -> PreTrainedModel | None:
+    """The teacher as given, if the copy with a fitted head has another encoder."""
+    if prepared.original is prepared.teacher or recipe.teacher.fit.encoder_rate == 0:
+        return None
+    return freeze_teacher(prepared.original.model, dtype=TORCH_DTYPES[precision]).to(device)
+
+
+def _save_encoder(student: SentenceEncoder, prepared: PreparedRun, folder: Path) -> None:
+    student = student.cpu().eval()
+    save_student(student.backbone, prepared.teacher.tokenizer, folder, sentence=student)

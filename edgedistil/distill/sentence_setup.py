@@ -1,0 +1,176 @@
+"""Teacher and student of the objective `representation`, with the way they make vectors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from edgedistil.core import console
+from edgedistil.core.errors import ModelError
+from edgedistil.core.recipe import Teacher as TeacherSection
+from edgedistil.core.recipe_objective import Objective as ObjectiveSection
+from edgedistil.core.regular_file import read_regular
+from edgedistil.core.sentence_vector import SentenceVector, Step, read_sentence_vector
+from edgedistil.data.texts import Prompts
+from edgedistil.models.sentence_encoder import SentenceEncoder, build_head, new_head, step_layers
+from edgedistil.models.teacher import Teacher
+
+# Keys of config.json with which publishers say that vectors may be cut; vLLM reads them, too.
+_MATRYOSHKA_KEYS = ("matryoshka_dimensions", "is_matryoshka")
+# Tag that sentence-transformers writes into the card of a model trained for it.
+_MATRYOSHKA_TAG = b"loss:MatryoshkaLoss"
+_LIMIT_BYTES = 2**24
+
+
+def read_prompts(vector: SentenceVector) -> Prompts:
+    """Returns the texts that a model puts before queries and documents."""
+    return Prompts(query=vector.prompt("query"), document=vector.prompt("document"))
+
+
+def teacher_vector(teacher: Teacher, section: TeacherSection) -> SentenceVector:
+    """Returns how the teacher makes its vectors; warns if that is a guess.
+
+    Raises:
+        ModelError: A module is not supported, or the recipe contradicts the folder.
+    """
+    vector = read_sentence_vector(teacher.folder, hidden=teacher.model.config.hidden_size)
+    if section.pooling is None:
+        if vector.is_guess:
+            console.warn(
+                f"teacher '{teacher.name}' has no modules.json: its vectors are taken to be the "
+                "mean of its states; set teacher.pooling if it pools in another way"
+            )
+        return vector
+    if not vector.is_guess and vector.pooling != (section.pooling,):
+        raise ModelError(
+            f'teacher.pooling is "{section.pooling}", and the teacher\'s own modules.json says '
+            f"{vector.in_words()}",
+            hint="remove teacher.pooling",
+        )
+    return vector.with_pooling(section.pooling) if vector.is_guess else vector
+
+
+def check_dimensions(
+    section: ObjectiveSection, teacher: Teacher, vector: SentenceVector, *, allowed: bool
+) -> None:
+    """Raises ModelError if vectors are to be cut to lengths that the teacher does not support.
+
+    Args:
+        section: Recipe section [objective].
+        teacher: The teacher.
+        vector: How it makes its vectors.
+        allowed: Whether the recipe says that its vectors may be cut.
+    """
+    if not section.dimensions:
+        return
+    longest = max(section.dimensions)
+    if longest >= vector.dimension:
+        raise ModelError(
+            f"objective.dimensions has {longest}; expected less than the vectors' "
+            f"{vector.dimension} values"
+        )
+    if not allowed and not is_matryoshka(teacher.folder):
+        raise ModelError(
+            f"objective.dimensions = {section.dimensions}: nothing in the folder of teacher "
+            f"'{teacher.name}' says that its vectors may be cut",
+            hint="leave dimensions out, or set teacher.is_matryoshka = true if you know that it "
+            "was trained for it",
+        )
+
+
+def is_matryoshka(folder: Path) -> bool:
+    """Whether a model folder says that the first values of its vectors are vectors too."""
+    config: dict[str, Any] = json.loads(
+        read_regular(folder / "config.json", limit_bytes=_LIMIT_BYTES)
+    )
+    if any(config.get(key) for key in _MATRYOSHKA_KEYS):
+        return True
+    card = folder / "README.md"
+    return card.is_file() and _MATRYOSHKA_TAG in read_regular(card, limit_bytes=_LIMIT_BYTES)
+
+
+def teacher_encoder(teacher: Teacher, vector: SentenceVector) -> SentenceEncoder:
+    """Returns the teacher without its MLM head, with its pooling and the layers after it."""
+    head = build_head(vector, teacher.folder).requires_grad_(False)
+    return SentenceEncoder(teacher.model.base_model, vector, head).eval()
+
+
+def student_encoder(
+    student: PreTrainedModel, teacher: SentenceEncoder, *, dimension: int, seed: int
+) -> SentenceEncoder:
+    """Returns the student with pooling and layers whose vectors are in the teacher's space.
+
+    It pools as the teacher does and starts from the teacher's layers. Where widths differ, it
+    learns a dense layer: after its pooling if its states have another width, and before the
+    normalization if the vectors to learn have another one.
+
+    Args:
+        student: The student; its MLM head, if it has one, is left out.
+        teacher: The teacher.
+        dimension: Values of the vectors to learn.
+        seed: Seed of dense layers that the teacher does not have.
+    """
+    backbone: PreTrainedModel = student.base_model
+    vector = teacher.vector
+    pooled = backbone.config.hidden_size * len(vector.pooling)
+    teacher_pooled = teacher.backbone.config.hidden_size * len(vector.pooling)
+    # The teacher's steps, with the number of the teacher's layer that each starts from.
+    steps: list[tuple[Step, int | None]] = [(step, i) for i, step in enumerate(vector.steps)]
+    if pooled != teacher_pooled:
+        steps.insert(0, (_projection(pooled, teacher_pooled), None))
+    if dimension != vector.dimension:
+        place = len(steps) - 1 if vector.is_normalized else len(steps)
+        steps.insert(place, (_projection(vector.dimension, dimension), None))
+
+    described = replace(
+        vector, steps=tuple(step for step, _ in steps), dimension=dimension, is_guess=False
+    )
+    # The caller's random state is left as it is.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = new_head(described.steps)
+        _initialize(head, teacher.head, [source for _, source in steps])
+    return SentenceEncoder(backbone, described, head).train()
+
+
+def _projection(inputs: int, outputs: int) -> Step:
+    return Step("dense", inputs=inputs, outputs=outputs, has_bias=False, activation="identity")
+
+
+def _initialize(head: nn.Module, teacher_head: nn.Module, sources: list[int | None]) -> None:
+    """Copies the teacher's layers; draws the others so that they preserve angles."""
+    teacher_layers = step_layers(teacher_head)
+    for layer, source in zip(step_layers(head), sources, strict=True):
+        if layer is None:
+            continue
+        if source is None:
+            assert isinstance(layer, nn.Linear)
+            nn.init.orthogonal_(layer.weight)
+            continue
+        teacher_layer = teacher_layers[source]
+        assert teacher_layer is not None
+        layer.load_state_dict(teacher_layer.state_dict())
+
+
+def load_layers(student: SentenceEncoder, folder: Path) -> None:
+    """Loads the layers after the pooling of a student that is distilled further.
+
+    Raises:
+        ModelError: The folder makes its vectors in another way.
+    """
+    stored = read_sentence_vector(folder, hidden=student.backbone.config.hidden_size)
+    if stored.pooling != student.vector.pooling or [
+        replace(step, folder="") for step in stored.steps
+    ] != [replace(step, folder="") for step in student.vector.steps]:
+        raise ModelError(
+            f'student.init "{folder}" makes its vectors in another way than the teacher: '
+            f"{stored.in_words()}; expected {student.vector.in_words()}",
+            hint="expected the student of a run with the same teacher",
+        )
+    student.head.load_state_dict(build_head(stored, folder).state_dict())

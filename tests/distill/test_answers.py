@@ -1,0 +1,234 @@
+"""Files of vectors: equal to the live teacher, and refused where rows do not belong to texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgedistil.core.errors import CorpusError, RecipeError, RunError
+from edgedistil.core.recipe import Recipe
+from edgedistil.core.rundir import RunDir, sha256_file
+from edgedistil.distill.answers import write_answers
+from edgedistil.distill.answers_stage import answer
+from edgedistil.distill.stage import distill
+from edgedistil.models.sentence_encoder import load_sentence_encoder
+from tests.distill.sentences import DIMENSION, TRACED, sentence_recipe, sentence_teacher
+
+Make = Callable[..., Recipe]
+OBJECTIVE = {"states": 0.0, "similarity": 1.0}
+
+
+@pytest.fixture(scope="module")
+def teacher_folder(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sentence_teacher(tiny_teacher, tmp_path_factory.mktemp("sentences") / "teacher")
+
+
+@pytest.fixture
+def make(tiny_recipe: Make, teacher_folder: Path) -> Make:
+    def with_answers(answers: Path | None = None, **train: Any) -> Recipe:
+        teacher = {"source": str(teacher_folder)}
+        if answers is not None:
+            teacher["answers"] = str(answers)
+        return sentence_recipe(
+            tiny_recipe,
+            teacher_folder,
+            teacher=teacher,
+            objective=OBJECTIVE,
+            train={"steps": 7, **train},
+        )
+
+    return with_answers
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_lines(path: Path, lines: list[Any]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def trace(run: RunDir) -> list[Any]:
+    entries = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    keys = [*TRACED, "similarity"]
+    steps = [[entry[key] for key in keys] for entry in entries if entry["kind"] == "train"]
+    return [steps, [entry for entry in entries if entry["kind"] == "heldout"]]
+
+
+@pytest.fixture
+def answers(make: Make, tmp_path: Path) -> Path:
+    """The local teacher's own vectors."""
+    path = tmp_path / "answers.jsonl"
+    answer(make(), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".npy"])
+def test_a_file_of_the_teacher_gives_the_trace_of_the_teacher(
+    make: Make, runs: Path, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"answers{suffix}"
+    assert answer(make(), path) == path
+    live, live_record = distill(make(), run_name="live", resume=False)
+    filed, record = distill(make(path), run_name="filed", resume=False)
+    assert trace(filed) == trace(live)
+    assert record.student.weights_sha256 == live_record.student.weights_sha256
+    assert record.answers_sha256 == sha256_file(path) and live_record.answers_sha256 is None
+
+
+def test_other_vectors_give_another_trace(
+    make: Make, runs: Path, answers: Path, tmp_path: Path
+) -> None:
+    lines = read_lines(answers)
+    for line in lines:
+        line["vector"] = line["vector"][::-1]
+    write_lines(tmp_path / "other.jsonl", lines)
+    filed, _ = distill(make(answers), run_name="filed", resume=False)
+    other, _ = distill(make(tmp_path / "other.jsonl"), run_name="other", resume=False)
+    assert trace(other)[0] != trace(filed)[0]
+
+
+def test_vectors_of_another_width_get_a_dense_layer(
+    make: Make, runs: Path, answers: Path, tmp_path: Path
+) -> None:
+    lines = read_lines(answers)
+    for line in lines:
+        line["vector"] = [*line["vector"], *line["vector"][:4]]
+    path = tmp_path / "wide.jsonl"
+    write_lines(path, lines)
+    run, record = distill(make(path, steps=40, learning_rate=3e-3), run_name=None, resume=False)
+    encoder = load_sentence_encoder(run.student)
+    assert encoder.vector.dimension == DIMENSION + 4
+    assert [step.kind for step in encoder.vector.steps] == ["dense", "dense", "normalize"]
+    assert record.heldout[2].rank_correlation > record.heldout[1].rank_correlation
+
+
+def test_texts_alone_are_for_a_teacher_elsewhere(make: Make, answers: Path, tmp_path: Path) -> None:
+    answer(make(), tmp_path / "texts.jsonl", texts_only=True)
+    texts = [line["text"] for line in read_lines(tmp_path / "texts.jsonl")]
+    assert texts == [line["text"] for line in read_lines(answers)]
+
+
+def drop(lines: list[dict[str, Any]]) -> None:
+    del lines[7]
+
+
+def repeat(lines: list[dict[str, Any]]) -> None:
+    lines[7] = lines[3]
+
+
+def shuffle(lines: list[dict[str, Any]]) -> None:
+    lines[7], lines[11] = lines[11], lines[7]
+
+
+def end_early(lines: list[dict[str, Any]]) -> None:
+    lines.pop()
+
+
+def go_on(lines: list[dict[str, Any]]) -> None:
+    lines.append({"text": "more", "vector": lines[0]["vector"]})
+
+
+def shorten(lines: list[dict[str, Any]]) -> None:
+    lines[7]["vector"].pop()
+
+
+def put(value: Any) -> Callable[[list[dict[str, Any]]], None]:
+    def change(lines: list[dict[str, Any]]) -> None:
+        lines[7]["vector"][2] = value
+
+    return change
+
+
+def erase(lines: list[dict[str, Any]]) -> None:
+    lines[7]["vector"] = [0.0] * DIMENSION
+
+
+def rename(lines: list[dict[str, Any]]) -> None:
+    lines[7] = {"sentence": "a", "vector": lines[0]["vector"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop, "lacks the text that row 8 should have: "),
+        (repeat, "row 8 is a duplicate of row 4: "),
+        (shuffle, "not in the corpus's order: the text of row 8 is in row 12: "),
+        (end_early, "lacks the text that row"),
+        (go_on, r"has \d+ rows, and the corpus \d+ texts"),
+        (shorten, "row 8: the vector has 18 values, and that of row 1 19"),
+        (put(float("nan")), "row 8: the vector has values that are NaN or infinite"),
+        (put(float("inf")), "row 8: the vector has values that are NaN or infinite"),
+        (put("1.0"), "row 8: the vector is .*; expected a list of numbers"),
+        (put(True), "row 8: the vector is .*; expected a list of numbers"),
+        (erase, "row 8: all values of the vector are 0"),
+        (rename, "row 8 has no text"),
+    ],
+)
+def test_wrong_rows_are_named(
+    make: Make,
+    runs: Path,
+    answers: Path,
+    change: Callable[[list[dict[str, Any]]], None],
+    message: str,
+) -> None:
+    lines = read_lines(answers)
+    change(lines)
+    write_lines(answers, lines)
+    with pytest.raises(CorpusError, match=message):
+        distill(make(answers), run_name=None, resume=False)
+    assert not (runs / "small").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]\n", '{"text": 1}\n', "\0\0"])
+def test_a_damaged_file_is_refused(make: Make, runs: Path, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "damaged.jsonl"
+    path.write_text(content)
+    with pytest.raises(CorpusError, match=r"damaged\.jsonl"):
+        distill(make(path), run_name=None, resume=False)
+
+
+def test_arrays_of_objects_are_not_read(make: Make, runs: Path, tmp_path: Path) -> None:
+    """A pickle in a .npy file would run code."""
+    path = tmp_path / "objects.npy"
+    np.save(path, np.array([[object()]]), allow_pickle=True)
+    with pytest.raises(CorpusError, match=r"objects\.npy is not a readable file"):
+        distill(make(path), run_name=None, resume=False)
+
+
+def test_other_formats_are_refused(make: Make, runs: Path, tmp_path: Path) -> None:
+    path = tmp_path / "answers.csv"
+    path.write_text("text,vector\n")
+    with pytest.raises(CorpusError, match=r"supported: \.jsonl, \.parquet, \.npy"):
+        distill(make(path), run_name=None, resume=False)
+    with pytest.raises(CorpusError, match="supported"):
+        write_answers(path, iter([]))
+    with pytest.raises(CorpusError, match="cannot read"):
+        distill(make(tmp_path / "absent.jsonl"), run_name=None, resume=False)
+
+
+def test_a_run_does_not_continue_with_another_file(make: Make, runs: Path, answers: Path) -> None:
+    run, _ = distill(make(answers), run_name="mine", resume=False)
+    run.distill.unlink()
+    lines = read_lines(answers)
+    lines[3]["vector"][0] += 0.5
+    write_lines(answers, lines)
+    with pytest.raises(RunError, match=r"teacher\.answers of run 'mine' has changed"):
+        distill(make(answers), run_name="mine", resume=True)
+
+
+def test_states_need_the_teacher_itself(
+    tiny_recipe: Make, teacher_folder: Path, answers: Path
+) -> None:
+    teacher = {"source": str(teacher_folder), "answers": str(answers)}
+    with pytest.raises(RecipeError, match=r"vectors only(.|\n)*set objective\.states = 0"):
+        sentence_recipe(tiny_recipe, teacher_folder, teacher=teacher)
+    with pytest.raises(RecipeError, match=r'objective\.kind is "mlm"'):
+        sentence_recipe(
+            tiny_recipe, teacher_folder, teacher=teacher, objective={**OBJECTIVE, "kind": "mlm"}
+        )

@@ -26,6 +26,7 @@ from edgedistil.core.options import (
     EvaluateOptions,
     ExportOptions,
     ProfileOptions,
+    TrimOptions,
 )
 from edgedistil.core.version import __version__
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         ProfileRecord,
     )
     from edgedistil.core.rundir import RunDir
+    from edgedistil.core.trim_records import TrimRecord
     from edgedistil.inference.encoder import Encoder
     from edgedistil.inspection import Inspection
 
@@ -54,6 +56,7 @@ __all__ = [
     "EvaluateOptions",
     "ExportOptions",
     "ProfileOptions",
+    "TrimOptions",
     "__version__",
     "answers",
     "distill",
@@ -65,6 +68,7 @@ __all__ = [
     "plan",
     "profile",
     "report",
+    "trim",
 ]
 
 
@@ -238,6 +242,24 @@ def embed(
     # An export folder says everything; it may be outside of any run.
     opened = None if stage.is_export_folder(options.model) else _open_run(run)
     return stage.embed(opened, texts, options)
+
+
+def trim(model: str, options: TrimOptions) -> tuple[Path, TrimRecord]:
+    """Removes rare tokens from a model's vocabulary, and proves that nothing else changed.
+
+    Args:
+        model: Folder, hub id, or `asset:NAME`.
+        options: Size or coverage, the text that is counted, and where the result goes.
+    Returns:
+        The folder with `model/` and `trim.json`, and the record.
+    Raises:
+        InputError: The model, the text or the size cannot be used, or the folder exists.
+        GateError: The trimmed model does not compute what the model before computes.
+        StorageError: The folder cannot be written.
+    """
+    from edgedistil.trimming import stage
+
+    return stage.trim(model, options)
 
 
 def report(run: RunDir | str = "latest", *, against: RunDir | str | None = None) -> Path:

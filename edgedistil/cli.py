@@ -27,6 +27,7 @@ from edgedistil.core.options import (
     ExportOptions,
     ProfileOptions,
     TaskOptions,
+    TrimOptions,
 )
 from edgedistil.flags import with_options
 
@@ -234,6 +235,21 @@ def profile(
     profiled, records = edgedistil.profile(run, options)
     terminal.show_profiles(profiled, records)
     require_claims(records, requirements, allow_predicted=allow_predicted)
+
+
+@app.command()
+@with_options(TrimOptions)
+def trim(
+    options: TrimOptions,
+    model: Annotated[
+        str, typer.Argument(help="Folder, hub id, or asset:NAME of a model.", metavar="MODEL")
+    ],
+) -> None:
+    """Remove rare tokens from a model's vocabulary; nothing is trained."""
+    from edgedistil.report import terminal
+
+    target, record = edgedistil.trim(model, options)
+    terminal.show_trim(target, record)
 
 
 @app.command()

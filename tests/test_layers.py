@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "core": set(),
     "data": set(),
     "models": set(),
-    "distill": {"data", "models"},
+    "distill": {"data", "models", "trimming"},
     "evaluate": {"data", "models", "export", "parity", "inference", "runtime"},
     "export": {"data", "models", "parity"},
     "parity": set(),
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "costmodel": set(),
     "profiling": {"costmodel", "runtime", "parity"},
     "report": set(),
+    "trimming": {"data", "models", "costmodel"},
     "doctor": set(),
     "inspection": {"export"},
     "ablate": {"evaluate"},
@@ -49,6 +50,7 @@ MAY_USE: dict[str, set[str]] = {
     "inference": {"onnxruntime"},
     "runtime": {"onnx", "onnxruntime"},
     "costmodel": {"onnx", "onnxruntime"},
+    "trimming": {"torch", "transformers"},
     "profiling": {"onnx", "onnxruntime"},
 }
 # module → heavy libraries that it may import inside a function, when it is called by someone who

@@ -374,3 +374,55 @@ class ExportOptions(CheckedOptions):
             metavar="REPO",
         ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrimOptions(CheckedOptions):
+    """How small a vocabulary `trim` makes, and by which text."""
+
+    text: Annotated[
+        Path,
+        Flag(
+            "--text",
+            "UTF-8 text whose tokens are counted, one sequence a line; a tenth is held out.",
+            metavar="FILE",
+        ),
+    ]
+    size: Annotated[
+        int | None,
+        Flag(
+            "--size",
+            "Number of tokens that stay. Default: as --coverage says.",
+            metavar="N",
+            minimum=1,
+            maximum=10**7,
+        ),
+    ] = None
+    coverage: Annotated[
+        float | None,
+        Flag(
+            "--coverage",
+            "Share of the text's tokens that stay as they are; 0.9995 is 99.95%. "
+            "Default: as --size says.",
+            metavar="SHARE",
+            minimum=0,
+            maximum=1,
+        ),
+    ] = None
+    out: Annotated[
+        Path | None,
+        Flag(
+            "--out",
+            "Folder for the model and its record, which must not exist. "
+            "Default: the model's name and the size.",
+            metavar="FOLDER",
+        ),
+    ] = None
+    device: Annotated[
+        str | None,
+        Flag(
+            "--device",
+            "Device on which the longer texts' time is predicted. Default: no prediction.",
+            metavar="DEVICE",
+        ),
+    ] = None

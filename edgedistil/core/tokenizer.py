@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,6 +141,11 @@ class TextTokenizer:
             if written.to_str() == self.backend.to_str():
                 return sha256_file(path)
         return hashlib.sha256(self.backend.to_str().encode()).hexdigest()
+
+    def with_backend(self, backend: Tokenizer) -> TextTokenizer:
+        """Returns the same tokenizer with another vocabulary, which has its special tokens."""
+        frames = _frame(backend, pair=False), _frame(backend, pair=True)
+        return replace(self, backend=backend, frames=frames)
 
     def special_count(self, *, pair: bool) -> int:
         """Returns the number of special tokens around one text, or around two."""

@@ -10,6 +10,7 @@ from typing import Any
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError, StorageError
 from edgedistil.core.family import FAMILIES
+from edgedistil.core.family_info import FamilyInfo
 from edgedistil.core.rundir import read_json_object
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -64,9 +65,14 @@ class TokenizerFiles:
     added: dict[str, Any]
     fast: dict[str, Any]
 
+    @property
+    def family(self) -> FamilyInfo | None:
+        """Family of the folder's model; None if it is unknown."""
+        return FAMILIES.get(str(self.config.get("model_type")))
+
     def size_of_model(self, name: str) -> int | None:
         """Returns a size, a field of `ConfigKeys`, of the model; None without a known model."""
-        family = FAMILIES.get(str(self.config.get("model_type")))
+        family = self.family
         if family is None:
             return None
         size = family.with_defaults(self.config).get(getattr(family.keys, name))
@@ -76,7 +82,7 @@ class TokenizerFiles:
     @property
     def positions(self) -> int | None:
         """Tokens of the longest text that the model has positions for; None if unknown."""
-        family = FAMILIES.get(str(self.config.get("model_type")))
+        family = self.family
         if family is None or self.size_of_model("positions") is None:
             return None
         # RoBERTa's first rows belong to the padding.
@@ -162,7 +168,7 @@ def declared_inputs(files: TokenizerFiles) -> list[str] | None:
 def class_name(files: TokenizerFiles) -> str | None:
     """Returns the name of transformers' class, without `Fast`; None if nothing declares one."""
     name = files.settings.get("tokenizer_class") or files.config.get("tokenizer_class")
-    family = FAMILIES.get(str(files.config.get("model_type")))
+    family = files.family
     # A family whose class takes tokenizer.json as it is has no other, whatever the files declare:
     # many models of ModernBERT's name a class that would give other ids.
     if family is not None and (name is None or family.default_tokenizer == GENERIC_CLASS):

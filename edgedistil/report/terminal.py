@@ -16,6 +16,7 @@ from edgedistil.core.records import (
     ProfileRecord,
 )
 from edgedistil.core.rundir import RunDir
+from edgedistil.core.trim_records import TrimRecord
 from edgedistil.report.distill_tables import (
     describe_training,
     heldout_table,
@@ -26,6 +27,7 @@ from edgedistil.report.evaluation_tables import ablation_table, evaluation_table
 from edgedistil.report.export_tables import export_table
 from edgedistil.report.profile_tables import main_tables
 from edgedistil.report.table import TableData
+from edgedistil.report.trim_tables import trim_tables
 
 
 def show_plan(plan: PlanRecord) -> None:
@@ -75,6 +77,12 @@ def show_profiles(run: RunDir | None, records: Sequence[ProfileRecord]) -> None:
         show_tables(main_tables(record))
         for claim in record.claims:
             console.result(f"  {claim.verdict.upper()}: {claim.sentence}")
+
+
+def show_trim(target: Path, record: TrimRecord) -> None:
+    """Prints what a trimmed vocabulary saves and costs."""
+    console.result(f"\n{target}")
+    show_tables(trim_tables(record))
 
 
 def show_run(run: RunDir, path: Path) -> None:

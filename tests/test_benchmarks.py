@@ -109,9 +109,9 @@ def test_every_step_is_a_call_that_its_script_accepts(
     done = quiet(tmp_path, "--small", "prepare", *steps())
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(": done after") == len(steps()) + 1
-    made = calls(done)
-    assert len({Path(call[0]).stem for call in made}) >= 8
-    for script, *arguments in made:
+    accepted = calls(done)
+    assert len({Path(call[0]).stem for call in accepted}) >= 8
+    for script, *arguments in accepted:
         module: Any = load(Path(script).stem)
         monkeypatch.setattr(sys, "argv", [script, *arguments])
         if hasattr(module, "parse_arguments"):

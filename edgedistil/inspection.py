@@ -14,6 +14,7 @@ from typing import Any
 
 from edgedistil.core import console
 from edgedistil.core.errors import EdgeDistilError, ModelError
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.family_info import FamilyInfo
 from edgedistil.core.model_folder import ModelFolder, read_model_folder
 from edgedistil.core.model_source import find_model
@@ -303,7 +304,8 @@ def show_inspection(inspection: Inspection) -> None:
     """Prints an inspection as tables."""
     classes = ", ".join(inspection.architectures) or "no class named"
     total = sum(inspection.parameters.values())
-    rows = [["family", f"{inspection.family} ({classes})"]]
+    proof = FAMILIES[inspection.family].proof_in_words
+    rows = [["family", f"{inspection.family} ({classes})"], ["this tool's tests", proof]]
     rows += [[name, f"{value:,}"] for name, value in inspection.shape.items()]
     rows += [[f"parameters, {part}", f"{count:,}"] for part, count in inspection.parameters.items()]
     stored = ", ".join(f"{dtype} {count / total:.0%}" for dtype, count in inspection.dtypes.items())

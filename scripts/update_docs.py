@@ -1,9 +1,10 @@
-"""Generate docs/cli.md, docs/recipe.md, and the table of results in README.md.
+"""Generate docs/cli.md, docs/recipe.md, docs/families.md, and the table of results in README.md.
 
     python scripts/update_docs.py            # rewrite the pages
     python scripts/update_docs.py --check    # exit with code 1 if a page is out of date
 
-They come from the program's help, the descriptions of fields, and records of benchmarks.
+They come from the program's help, the descriptions of fields, the table of families, and records of
+benchmarks.
 tests/test_docs.py imports the functions below and compares them with the pages.
 """
 
@@ -91,9 +92,78 @@ def recipe_page() -> str:
     return "\n".join(parts)
 
 
+_FAMILIES_HEAD = f"""{_GENERATED}
+
+# Model families
+
+What `edgedistil` distils, exports and profiles. `edgedistil inspect MODEL` says it of one model:
+its family and shape, what can be done with it, what cannot, and why. Every family is tested with
+small random models of each task against transformers (float32 within 1e-4, other precisions by
+the parity check), at the shortest and the longest text, alone and padded; attention is one fused
+form in every layer, and the exporter counts it.
+
+Where the last column says "quality unproved here", no trained weights could be had where this
+tool was tested: that the graph, the student and the integers compute what they should is proved,
+that a distilled model of the family is good is not.
+"""
+_FAMILIES_TAIL = """
+A student has its teacher's class with fewer layers; a BERT's is a DistilBERT. Fewer layers of an
+ALBERT are faster, and save no parameters: its layers share their weights.
+
+## Tasks
+
+`fill-mask`, `feature-extraction`, `text-classification` (one label, several, or values),
+`token-classification`, `question-answering` and `multiple-choice`, but for the heads that
+transformers does not have, named above. `--task sentence-similarity` is `feature-extraction`
+whose graph must have `sentence_embedding`; it needs a folder of sentence-transformers, which says
+how it pools. Inputs of multiple choice are (batch, choices, sequence); its latency is that of one
+question with 4 choices, each of the row's length. No data set of multiple choice is evaluated.
+
+## What is refused, by name
+
+- Relative positions in BERT's attention (`position_embedding_type`), which transformers 5 does
+  not compute any more.
+- Code of the model's own (`auto_map`), also in a family above: it is never run, and may compute
+  something else.
+- Decoders, encoder-decoders, models of images or sound; weights that are quantized already;
+  weights that are not in safetensors.
+- A tokenizer with ids beyond the model's rows, with more token types than the model has, or,
+  where positions are counted from the padding, with another padding id.
+- Settings of a family that the exporter does not cover:
+"""
+
+
+def families_page() -> str:
+    """Returns docs/families.md: what is supported of each family."""
+    from edgedistil.core.family import FAMILIES
+    from edgedistil.core.task import TASKS
+    from edgedistil.models.fast.encoder import why_family_is_plain
+
+    head = "| family | positions | engine for training | no head for | proof |"
+    parts = [_FAMILIES_HEAD, head, "|---|---|---|---|---|"]
+    for name, family in FAMILIES.items():
+        reason = why_family_is_plain(family)
+        engine = "fast CPU engine" if reason is None else f"transformers' own: {reason}"
+        missing = [t for t, row in TASKS.items() if row.architectures[0] in family.missing_heads]
+        cells = (
+            f"`{name}`",
+            family.positions,
+            engine,
+            ", ".join(missing) or "–",
+            family.proof_in_words,
+        )
+        parts.append(f"| {' | '.join(cells)} |")
+    parts.append(_FAMILIES_TAIL.rstrip("\n"))
+    for name, family in FAMILIES.items():
+        for key, values in family.options.items():
+            parts.append(f"  - `{name}`: `{key}` other than {', '.join(map(str, values))}")
+    return "\n".join([*parts, ""])
+
+
 PAGES = {
     ROOT / "docs" / "cli.md": cli_page,
     ROOT / "docs" / "recipe.md": recipe_page,
+    ROOT / "docs" / "families.md": families_page,
     ROOT / "README.md": readme_page,
 }
 

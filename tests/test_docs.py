@@ -46,7 +46,7 @@ def update_docs() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["docs/cli.md", "docs/recipe.md", "README.md"])
+@pytest.mark.parametrize("page", ["docs/cli.md", "docs/recipe.md", "docs/families.md", "README.md"])
 def test_generated_pages_are_up_to_date(page: str) -> None:
     path = ROOT / page
     generated = update_docs().PAGES[path]()

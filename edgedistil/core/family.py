@@ -59,6 +59,7 @@ FAMILIES: dict[str, FamilyInfo] = {
             tokenizer_class="BertTokenizer",
             default_tokenizer="BertTokenizer",
             defaults=_BERT_SIZES,
+            has_trained_models=True,
         ),
         FamilyInfo(
             model_type="distilbert",
@@ -94,6 +95,7 @@ FAMILIES: dict[str, FamilyInfo] = {
             mlm_head=MlmHead(
                 dense="vocab_transform", norm="vocab_layer_norm", projection="vocab_projector"
             ),
+            has_trained_models=True,
             missing_heads=("ForPreTraining",),
         ),
         _roberta("roberta", "Roberta", "RobertaTokenizer", 50265),

@@ -126,6 +126,8 @@ class FamilyInfo:
         options: Key of config.json → values of it that are supported; others are refused.
         missing_heads: Endings of class names that transformers does not have for the family.
         pretraining_has_mlm: Whether a `…ForPreTraining` checkpoint holds the masked-LM head.
+        has_trained_models: Whether trained weights of the family were at hand where this tool was
+            tested. Of the other families the structure is proved, and not the quality.
         min_runtime: Oldest onnxruntime (major, minor) that has every operator of its graphs.
     """
 
@@ -152,8 +154,16 @@ class FamilyInfo:
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     missing_heads: tuple[str, ...] = ()
     pretraining_has_mlm: bool = True
+    has_trained_models: bool = False
     # The first release that reads opset 17, which every exported graph uses.
     min_runtime: tuple[int, int] = (1, 14)
+
+    @property
+    def proof_in_words(self) -> str:
+        """What was shown of the family, for pages, plans and `edgedistil inspect`."""
+        if self.has_trained_models:
+            return "structure and quality proved on trained weights"
+        return "structure proved on random weights; quality unproved here: no trained weights"
 
     def with_defaults(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a parsed config.json with every size that it leaves out, as transformers does.

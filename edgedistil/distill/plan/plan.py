@@ -245,6 +245,8 @@ def _notes_on_models(teacher: PreTrainedModel, student: PreTrainedModel) -> list
         if reason is not None:
             engine = f"transformers' own forward pass: {reason}"
         notes.append(f"the {role}, a {model.config.model_type}, runs in {engine}")
+    if not family.has_trained_models:
+        notes.append(f"{family.model_type}: {family.proof_in_words}")
     if family.shares_layers:
         notes.append(
             f"the layers of a {family.model_type} share their weights: a student with fewer layers "

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
+from edgedistil.core.family_info import FamilyInfo
 from edgedistil.models.fast.dropout import apply_dropout, attention
 from edgedistil.models.fast.layer import LayerSettings, LayerWeights, transformer_layer
 from edgedistil.models.mlm_head import MlmHead, mlm_head
@@ -34,8 +35,8 @@ _POSITIONS_IN_WORDS = {
     "rotary": "rotary positions",
     "disentangled": "products with distances",
 }
-# Families whose layers consist of BERT's modules.
-_BERT_LAYERS = ("bert", "ernie", "roberta", "xlm-roberta", "camembert", "electra")
+# DistilBERT, and the families whose layers consist of BERT's modules.
+_FAST_FAMILIES = ("distilbert", "bert", "ernie", "roberta", "xlm-roberta", "camembert", "electra")
 
 
 def fits(model: PreTrainedModel) -> bool:
@@ -45,13 +46,16 @@ def fits(model: PreTrainedModel) -> bool:
 
 def why_plain(model: PreTrainedModel) -> str | None:
     """Returns why the fast path does not compute a model's encoder; None if it does."""
-    family = FAMILIES[model.config.model_type]
-    if family.model_type == "distilbert":
+    # ERNIE may add vectors of tasks, which no other family has.
+    if model.config.model_type == "ernie" and model.config.use_task_id:
+        return "its embeddings add vectors of tasks"
+    return why_family_is_plain(FAMILIES[model.config.model_type])
+
+
+def why_family_is_plain(family: FamilyInfo) -> str | None:
+    """Returns why the fast path computes no encoder of a family; None if it does."""
+    if family.model_type in _FAST_FAMILIES:
         return None
-    if family.model_type in _BERT_LAYERS:
-        # ERNIE may add vectors of tasks, which no other family has.
-        with_tasks = getattr(model.config, "use_task_id", False)
-        return "its embeddings add vectors of tasks" if with_tasks else None
     if family.positions != "absolute":
         return f"its attention has {_POSITIONS_IN_WORDS[family.positions]}"
     if family.shares_layers:

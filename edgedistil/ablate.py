@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
@@ -304,21 +305,32 @@ def _paper_change(changed: Mapping[str, str]) -> Figure:
     return NotMeasured(not_measured="the paper has no such row")
 
 
+def _overlap(worse: Variation, better: Variation) -> bool:
+    """Whether the intervals of two changes have a value in common, or one is missing."""
+    high, low = worse.change_high, better.change_low
+    return isinstance(high, NotMeasured) or isinstance(low, NotMeasured) or high >= low
+
+
 def order_against_paper(variations: Sequence[Variation]) -> str:
     """Compares the order of the paper's rows with their order here, where it is certain."""
     rows = [
-        (row.name, row.change, row.paper_change, row.within_noise)
+        (row.name, row.change, row.paper_change)
         for row in variations
         if isinstance(row.paper_change, float) and isinstance(row.change, float)
     ]
     if len(rows) < 2:
         return "inconclusive: fewer than two of the paper's rows were run"
-    here = [name for name, _, _, _ in sorted(rows, key=lambda row: row[1])]
-    paper = [name for name, _, _, _ in sorted(rows, key=lambda row: row[2])]
+    here = [name for name, _, _ in sorted(rows, key=lambda row: row[1])]
+    paper = [name for name, _, _ in sorted(rows, key=lambda row: row[2])]
     # The order of changes that may be 0 is the order of the noise.
-    within_noise = [name for name, _, _, noisy in rows if noisy]
+    by_name = {row.name: row for row in variations}
+    within_noise = [name for name, _, _ in rows if by_name[name].within_noise]
     if within_noise:
         return f"inconclusive: within the noise: {', '.join(within_noise)}"
+    # Two changes that differ from 0 need not differ from each other.
+    for worse, better in pairwise(here):
+        if _overlap(by_name[worse], by_name[better]):
+            return f"inconclusive: the intervals of {worse} and {better} overlap"
     verdict = "the paper's order"
     if here != paper:
         verdict = f"not the paper's order ({' < '.join(paper)})"

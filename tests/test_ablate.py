@@ -37,8 +37,8 @@ def variation(name: str, change: float, paper: float | None, *, noisy: bool = Fa
         score=0.5,
         per_task={},
         change=change,
-        change_low=change - 0.01,
-        change_high=change + 0.01,
+        change_low=change - 0.004,
+        change_high=change + 0.004,
         spread=0.01,
         within_noise=noisy,
         paper_change=NotMeasured(not_measured="none") if paper is None else paper,
@@ -86,6 +86,15 @@ def test_order_is_held_against_the_papers():
     noisy = [other[0], variation("mlm", -0.02, -0.0031, noisy=True)]
     assert order_against_paper(noisy) == "inconclusive: within the noise: mlm"
     assert order_against_paper(same[:1]).startswith("inconclusive")
+
+
+def test_changes_that_cannot_be_ordered_have_no_order() -> None:
+    """Both differ from the full recipe for certain, and not from each other."""
+    rows = [variation("cosine", -0.016, -0.0146), variation("mlm", -0.01, -0.0031)]
+    assert order_against_paper(rows) == "inconclusive: the intervals of cosine and mlm overlap"
+    absent = NotMeasured(not_measured="one seed")
+    rows[1] = variation("mlm", -0.001, -0.0031).model_copy(update={"change_low": absent})
+    assert order_against_paper(rows).startswith("inconclusive: the intervals")
 
 
 def test_ablation_compares_runs_cell_by_cell(tmp_path, runs, monkeypatch):

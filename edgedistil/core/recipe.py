@@ -86,8 +86,30 @@ class Teacher(StrictSection):
     )
 
 
+class VocabularySection(StrictSection):
+    """How small the student's vocabulary is; its teacher has the same tokens while it learns."""
+
+    # Exactly one of size, coverage.
+    size: Annotated[int, Field(gt=0, le=10**7)] | None = Field(
+        None, description="Number of tokens that stay, the most frequent ones."
+    )
+    coverage: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Share of the counted tokens that stay as they are, such as 0.9995."
+    )
+    text: str | None = Field(
+        None,
+        min_length=1,
+        description="UTF-8 file whose tokens are counted; by default the run's corpus.",
+    )
+
+    @model_validator(mode="after")
+    def _check_one_of(self) -> Self:
+        _check_exactly_one(self, ("size", "coverage"))
+        return self
+
+
 class Student(StrictSection):
-    """Depth and initial weights of the student."""
+    """Depth, vocabulary and initial weights of the student."""
 
     layers: (
         Literal["alternate"]
@@ -114,6 +136,18 @@ class Student(StrictSection):
     dropout: Annotated[float, Field(ge=0, le=0.9)] = Field(
         0.1, description="Dropout of hidden states and attention weights."
     )
+    vocabulary: VocabularySection | None = Field(
+        None, description="Size of a trimmed vocabulary; by default the teacher's vocabulary."
+    )
+
+    @model_validator(mode="after")
+    def _check_vocabulary(self) -> Self:
+        if self.vocabulary is not None and self.init not in ("teacher", "random"):
+            raise ValueError(
+                f'vocabulary is set and init is "{echo(self.init)}": a student that is distilled '
+                'further has its vocabulary already; expected init = "teacher" or "random"'
+            )
+        return self
 
 
 class SourceSpec(StrictSection):
@@ -314,7 +348,9 @@ class Recipe(StrictSection):
         description="Processes that the recipe is meant for; --plan estimates with them.",
     )
     teacher: Teacher = Field(description="The model that is distilled.")
-    student: Student = Field(Student(), description="Depth and initial weights of the student.")
+    student: Student = Field(
+        Student(), description="Depth, vocabulary and initial weights of the student."
+    )
     corpus: Corpus = Field(description="The text that the student is distilled on.")
     masking: Masking = Field(Masking(), description="Which tokens are masked in each step.")
     objective: Objective = Field(Objective(), description="What the student learns.")

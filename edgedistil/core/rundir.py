@@ -93,9 +93,20 @@ class RunDir:
         return self.path / "teacher-as-given"
 
     @property
+    def teacher_trimmed(self) -> Path:
+        """The teacher as given with the student's vocabulary; only there if that was trimmed."""
+        return self.path / "teacher-trimmed"
+
+    @property
+    def trim(self) -> Path:
+        """TrimRecord of `teacher_trimmed`."""
+        return self.path / "trim.json"
+
+    @property
     def teachers(self) -> tuple[Path, ...]:
         """Folders of the teacher that the run has."""
-        return tuple(path for path in (self.teacher, self.teacher_as_given) if path.exists())
+        folders = (self.teacher, self.teacher_as_given, self.teacher_trimmed)
+        return tuple(path for path in folders if path.exists())
 
     @property
     def student(self) -> Path:

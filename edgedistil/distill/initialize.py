@@ -32,6 +32,7 @@ from edgedistil.core.rundir import (
     write_json,
 )
 from edgedistil.core.sentence_vector import SentenceVector
+from edgedistil.core.trim_records import TrimRecord
 from edgedistil.data.corpus import TokenizedCorpus, prepare_corpus
 from edgedistil.distill import distributed, setup
 from edgedistil.distill.answers import Answers, read_answers
@@ -46,6 +47,7 @@ from edgedistil.distill.sentence_setup import (
     teacher_encoder,
     teacher_vector,
 )
+from edgedistil.distill.trimmed_teacher import trim_teachers
 from edgedistil.models.sentence_encoder import SentenceEncoder
 from edgedistil.models.teacher import Teacher, read_teacher
 
@@ -78,6 +80,7 @@ class PreparedRun:
         layer_map: Teacher layers that the student's layers start from.
         length: Length of the run.
         sentence: What the objective representation adds; None for mlm.
+        full_teacher: `teacher` with its own vocabulary; `teacher` itself unless it is trimmed.
     """
 
     teacher: Teacher
@@ -87,6 +90,7 @@ class PreparedRun:
     layer_map: list[int]
     length: RunLength
     sentence: PreparedSentence | None
+    full_teacher: Teacher
 
     @property
     def kind(self) -> Kind:
@@ -187,6 +191,8 @@ class _Inputs:
         corpus: The corpus.
         vector: How the teacher makes sentence vectors; None for the objective mlm.
         answers: Vectors of a file; None without one.
+        full: `teacher` and `original` with their own vocabulary.
+        trim: Record of the trimmed vocabulary; None without one.
     """
 
     teacher: Teacher
@@ -194,6 +200,8 @@ class _Inputs:
     corpus: TokenizedCorpus
     vector: SentenceVector | None
     answers: Answers | None
+    full: tuple[Teacher, Teacher]
+    trim: TrimRecord | None
 
     @property
     def corpus_record(self) -> CorpusRecord:
@@ -239,7 +247,14 @@ def prepare_run(recipe: Recipe, run: RunDir, state: PartialState) -> PreparedRun
     train = inputs.corpus.train
     length = RunLength.of(recipe.train, corpus_tokens=train.tokens, corpus_rows=len(train))
     return PreparedRun(
-        inputs.teacher, inputs.original, inputs.corpus, student, layer_map, length, sentence
+        teacher=inputs.teacher,
+        original=inputs.original,
+        corpus=inputs.corpus,
+        student=student,
+        layer_map=layer_map,
+        length=length,
+        sentence=sentence,
+        full_teacher=inputs.full[0],
     )
 
 
@@ -261,15 +276,20 @@ def _check_settings(settings: Train, state: PartialState) -> None:
 def _initialize_run(recipe: Recipe, run: RunDir) -> _Inputs:
     """Returns teacher and corpus, after writing what a run starts from into its directory."""
     inputs = _read_inputs(recipe, run)
-    teacher, corpus, original = inputs.teacher, inputs.corpus, inputs.original
+    teacher, corpus = inputs.teacher, inputs.corpus
+    full_teacher, full_original = inputs.full
     if run.recipe.exists():
         return inputs
 
     # A killed process may have written some of these already.
-    link_folder(teacher.folder, run.teacher)
+    link_folder(full_teacher.folder, run.teacher)
     # What the student retains is a share of the teacher as given, not of the copy with a head.
-    if original is not teacher:
-        link_folder(original.folder, run.teacher_as_given)
+    if full_original is not full_teacher:
+        link_folder(full_original.folder, run.teacher_as_given)
+    # A baseline: what trimming alone costs.
+    if inputs.trim is not None:
+        link_folder(inputs.original.folder, run.teacher_trimmed)
+        write_record(run.trim, inputs.trim)
     if not run.student_step0.exists():
         student, sentence = inputs.build_student(recipe)
         save_student(
@@ -313,10 +333,18 @@ def _read_inputs(recipe: Recipe, run: RunDir) -> _Inputs:
         teacher = setup.with_mlm_head(teacher, corpus.train, recipe.teacher.fit, seed=recipe.seed)
     if is_initialized and run.teacher_as_given.exists():
         original = read_teacher(run.teacher_as_given, name=teacher.name)
+    full, trim = (teacher, original), None
+    if recipe.student.vocabulary is not None:
+        trimmed = trim_teachers(
+            recipe.student.vocabulary, teacher, original, corpus, cache=cache_root()
+        )
+        teacher, original, trim = trimmed.teacher, trimmed.original, trimmed.record
+        # The same text in the tokens that stay.
+        corpus = prepare_corpus(section, teacher.folder, cache=cache_root(), prompts=prompts)
     answers = None
     if recipe.teacher.answers is not None:
         answers = read_answers(user_path(recipe.teacher.answers), corpus)
-    inputs = _Inputs(teacher, original, corpus, vector, answers)
+    inputs = _Inputs(teacher, original, corpus, vector, answers, full, trim)
     if is_initialized:
         _check_same_corpus(run, inputs.corpus_record)
     return inputs

@@ -93,7 +93,7 @@ def _train(
 ) -> DistillRecord:
     """Trains the student of a prepared run, saves it and writes the record."""
     # The facts come first: a session casts the teacher's weights in place.
-    teacher = prepared.teacher.model
+    teacher = prepared.full_teacher.model
     if prepared.kind == "representation":
         # Without the untrained head that it is loaded with.
         teacher = teacher.base_model

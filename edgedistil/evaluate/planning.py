@@ -31,10 +31,13 @@ from edgedistil.evaluate.tasks import load_data
 TEACHER = "teacher"
 # The teacher before a head was fitted, in runs where one was.
 AS_GIVEN = "teacher-as-given"
+# The teacher as given with the student's vocabulary: what trimming alone costs.
+TRIMMED = "teacher-trimmed"
 RANDOM_STUDENT = "student-random"
 MODELS = (
     TEACHER,
     AS_GIVEN,
+    TRIMMED,
     "student-step0",
     "student",
     RANDOM_STUDENT,
@@ -287,6 +290,8 @@ def with_controls(run: RunDir, models: Sequence[str], spec: TaskSpec) -> list[st
     # Without the teacher there is no retention.
     if TEACHER in models and len(models) > 1:
         extended.append(reference_model(run))
+        if run.teacher_trimmed.exists():
+            extended.append(TRIMMED)
         if baseline_model(spec.metric) == RANDOM_STUDENT:
             extended.append(RANDOM_STUDENT)
     return list(dict.fromkeys(extended))
@@ -347,6 +352,8 @@ def _folder_in_run(run: RunDir, model: str) -> Path:
         return run.teacher
     if model == AS_GIVEN:
         return run.teacher_as_given
+    if model == TRIMMED:
+        return run.teacher_trimmed
     if model in ("student-step0", "student-step0-d"):
         return run.student_step0
     # A random student has the architecture of the distilled one.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import BertForMaskedLM, PreTrainedModel
@@ -12,10 +13,10 @@ from transformers import BertForMaskedLM, PreTrainedModel
 from edgedistil.core.errors import OfflineError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.places import cache_root, runs_root
-from edgedistil.core.recipe import Corpus, Recipe
+from edgedistil.core.recipe import Corpus, Recipe, Student
 from edgedistil.core.records import PlannedDevice, PlanRecord, provenance
 from edgedistil.core.sentence_vector import SentenceVector
-from edgedistil.data.corpus import prepare_corpus
+from edgedistil.data.corpus import TokenizedCorpus, prepare_corpus
 from edgedistil.distill import setup
 from edgedistil.distill.batches import MicroBatch
 from edgedistil.distill.distributed import (
@@ -46,6 +47,7 @@ from edgedistil.distill.sentence_setup import (
     teacher_encoder,
     teacher_vector,
 )
+from edgedistil.distill.trimmed_teacher import select_vocabulary
 from edgedistil.models.fast.encoder import freeze_teacher, why_plain
 from edgedistil.models.teacher import Teacher
 
@@ -78,15 +80,17 @@ def plan(recipe: Recipe) -> PlanRecord:
         setup.check_fit(recipe.student, section, teacher.model, has_head=is_mlm)
         corpus = _planned_corpus(section, teacher)
         length = RunLength.of(recipe.train, corpus_tokens=corpus.tokens, corpus_rows=corpus.rows)
+        # With the tokens that both learn on.
+        learning = replace(teacher, model=_with_vocabulary(recipe.student, teacher, corpus))
         student = setup.build_student(
-            recipe.student, teacher.model, seed=recipe.seed, has_head=is_mlm
+            recipe.student, learning.model, seed=recipe.seed, has_head=is_mlm
         )
 
         # Time and memory.
         workload = _workload(recipe, length, corpus)
         loss = recipe.loss if is_mlm else None
-        gpus = plan_gpus(teacher.model, student, workload, loss, processes=recipe.world_size)
-        here = _plan_here(recipe, teacher, student, workload, precision, state.device)
+        gpus = plan_gpus(learning.model, student, workload, loss, processes=recipe.world_size)
+        here = _plan_here(recipe, learning, student, workload, precision, state.device)
     return PlanRecord(
         recipe=recipe.name,
         teacher=planned_model(
@@ -193,12 +197,14 @@ class _PlannedCorpus:
         rows: Rows of the training part.
         heldout_tokens: Tokens of the held-out part.
         how: How these are known, as plans print it.
+        tokenized: The corpus; None if the numbers are estimates.
     """
 
     tokens: int
     rows: int
     heldout_tokens: int
     how: str
+    tokenized: TokenizedCorpus | None = None
 
 
 def _planned_corpus(section: Corpus, teacher: _PlannedTeacher) -> _PlannedCorpus:
@@ -208,13 +214,39 @@ def _planned_corpus(section: Corpus, teacher: _PlannedTeacher) -> _PlannedCorpus
         folder = teacher.loaded.folder
         corpus = prepare_corpus(section, folder, cache=cache_root(), prompts=prompts)
         return _PlannedCorpus(
-            corpus.train.tokens, len(corpus.train), corpus.heldout.tokens, "counted"
+            corpus.train.tokens, len(corpus.train), corpus.heldout.tokens, "counted", corpus
         )
     # Estimated from sizes; the held-out part is a share of the text.
     share = section.heldout_share
     tokens, how = estimate_tokens(section.sources, heldout_share=share)
     rows = max(1, tokens // section.block_length)
     return _PlannedCorpus(tokens, rows, max(1, round(tokens * share / (1 - share))), how)
+
+
+def _with_vocabulary(
+    section: Student, teacher: _PlannedTeacher, corpus: _PlannedCorpus
+) -> PreTrainedModel:
+    """The teacher's model, of random weights and fewer rows where the vocabulary is trimmed."""
+    vocabulary = section.vocabulary
+    if vocabulary is None:
+        return teacher.model
+    if teacher.loaded is not None and corpus.tokenized is not None:
+        selection, _ = select_vocabulary(vocabulary, teacher.loaded, corpus.tokenized)
+        rows = len(selection.rows)
+    elif vocabulary.size is not None:
+        rows = vocabulary.size
+    else:
+        raise OfflineError(
+            "a vocabulary of a given coverage is counted on the text, which is not on this machine",
+            hint="plan with student.vocabulary.size instead",
+        )
+    config = copy.deepcopy(teacher.model.config)
+    config.vocab_size = rows
+    # The id of a special token may be beyond the smaller vocabulary.
+    config.pad_token_id = min(config.pad_token_id or 0, rows - 1)
+    with torch.random.fork_rng(devices=[]):
+        model: PreTrainedModel = type(teacher.model)(config)
+    return model.eval()
 
 
 def _workload(recipe: Recipe, length: RunLength, corpus: _PlannedCorpus) -> RunWorkload:

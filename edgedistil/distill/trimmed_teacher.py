@@ -1,0 +1,142 @@
+"""The teacher with the student's vocabulary: same weights, fewer rows.
+
+Both learn and are judged on the same tokens: the softmax of the teacher is over the tokens that
+stay, because it has no other rows. The run's own teacher keeps its vocabulary, so that sizes and
+scores are compared with the model as it was given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedistil.core import console
+from edgedistil.core.digests import is_intact, write_manifest
+from edgedistil.core.fetch import cache_lock
+from edgedistil.core.paths import user_path
+from edgedistil.core.recipe import VocabularySection
+from edgedistil.core.records import read_record, write_record
+from edgedistil.core.rundir import replacing
+from edgedistil.core.text import read_lines
+from edgedistil.core.trim_records import TrimRecord
+from edgedistil.data.corpus import TokenizedCorpus
+from edgedistil.models.facts import weights_sha256
+from edgedistil.models.teacher import Teacher, read_teacher
+from edgedistil.trimming.folder import CountedText, trim_package
+from edgedistil.trimming.selection import (
+    Selection,
+    VocabularyRequest,
+    count_tokens,
+    select_tokens,
+    warn_of_other_scripts,
+)
+from edgedistil.trimming.stage import MODEL_FOLDER, RECORD_FILE
+
+# Part of the cache's key: raised when the same choice of tokens would give other files.
+_FORMAT = 1
+# Held-out documents that tokens are compared on: more change no digit of the growth.
+_HELDOUT_TEXTS = 2000
+
+
+@dataclass(frozen=True)
+class TrimmedTeachers:
+    """Teachers of a run with the student's vocabulary.
+
+    Attributes:
+        teacher: The one that is distilled, with its MLM head.
+        original: The one without the fitted head; `teacher` itself where none was fitted.
+        record: What trimming saves and costs, of `original`.
+    """
+
+    teacher: Teacher
+    original: Teacher
+    record: TrimRecord
+
+
+def select_vocabulary(
+    section: VocabularySection, teacher: Teacher, corpus: TokenizedCorpus
+) -> tuple[Selection, CountedText]:
+    """Chooses the tokens that stay, by the corpus or by a text file.
+
+    Raises:
+        InputError: The file cannot be read, or the size cannot be reached.
+        ModelError: The vocabulary cannot be trimmed.
+    """
+    heldout = read_lines(corpus.heldout_text)[:_HELDOUT_TEXTS]
+    if section.text is None:
+        name, counts_V, sample = "the corpus", corpus.token_counts_V, heldout
+    else:
+        path = user_path(section.text)
+        name, sample = section.text, read_lines(path)
+        counts_V = count_tokens(teacher.tokenizer, sample)
+    selection = select_tokens(
+        teacher.tokenizer, counts_V, VocabularyRequest(section.size, section.coverage)
+    )
+    scripts = warn_of_other_scripts(selection.vocabulary, sample)
+    return selection, CountedText(name, counts_V, heldout, "held-out part of the corpus", scripts)
+
+
+def trim_teachers(
+    section: VocabularySection,
+    teacher: Teacher,
+    original: Teacher,
+    corpus: TokenizedCorpus,
+    *,
+    cache: Path,
+) -> TrimmedTeachers:
+    """Returns the teachers with fewer tokens, from the cache or written into it.
+
+    Args:
+        section: Recipe section [student.vocabulary].
+        teacher: The teacher, with its MLM head.
+        original: The teacher before a head was fitted.
+        corpus: The corpus, tokenized with the teacher's own vocabulary.
+        cache: Root of the cache.
+    Raises:
+        GateError: A trimmed teacher does not compute what the teacher computes.
+        InputError: See `select_vocabulary`.
+        StorageError: The cache cannot be written.
+    """
+    selection, text = select_vocabulary(section, teacher, corpus)
+    trimmed, record = _trim(teacher, selection, text, cache=cache)
+    given = trimmed
+    if original is not teacher:
+        given, record = _trim(original, selection, text, cache=cache)
+    return TrimmedTeachers(trimmed, given, record)
+
+
+def _trim(
+    teacher: Teacher, selection: Selection, text: CountedText, *, cache: Path
+) -> tuple[Teacher, TrimRecord]:
+    """Returns one trimmed teacher, from the cache or written into it."""
+    inputs = {
+        "format": _FORMAT,
+        "teacher": weights_sha256(teacher.model),
+        "tokenizer": teacher.tokenizer.sha256,
+        "rows": selection.rows,
+    }
+    # 96 bits: enough that no two inputs share a folder.
+    key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:24]
+    folder = cache / "teachers" / f"{teacher.name}-trimmed-{key}"
+    with cache_lock(folder):
+        # Another process may have built it while this one waited for the lock.
+        if not is_intact(folder, cache=cache):
+            console.say(
+                f"trimming the vocabulary of the teacher: {len(selection.vocabulary.ids):,} → "
+                f"{len(selection.rows):,} tokens"
+            )
+            with replacing(folder) as unfinished:
+                unfinished.mkdir()
+                record = trim_package(
+                    teacher.folder,
+                    unfinished / MODEL_FOLDER,
+                    name=teacher.name,
+                    selection=selection,
+                    text=text,
+                )
+                write_record(unfinished / RECORD_FILE, record)
+                write_manifest(unfinished)
+    record = read_record(folder / RECORD_FILE, TrimRecord)
+    return read_teacher(folder / MODEL_FOLDER, name=teacher.name), record

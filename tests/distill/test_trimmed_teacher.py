@@ -1,0 +1,128 @@
+"""Runs with a trimmed vocabulary: teacher, corpus and student have the same tokens."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgedistil.core.errors import InputError, RecipeError
+from edgedistil.core.recipe import Recipe
+from edgedistil.core.records import CorpusRecord, read_record
+from edgedistil.core.tokenizer import read_tokenizer
+from edgedistil.core.trim_records import TrimRecord
+from edgedistil.distill.plan import timing
+from edgedistil.distill.plan.plan import plan
+from edgedistil.distill.stage import distill
+from edgedistil.models.teacher import read_teacher
+from tests.distill.conftest import WORDS
+
+Make = Callable[..., Recipe]
+# Five special tokens, 77 words and their characters.
+SIZE = 60
+
+
+@pytest.fixture
+def spelled_teacher(tiny_teacher: Path, tmp_path: Path) -> Path:
+    """The small teacher with tokens for single characters, so that words can go."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+
+    characters = sorted(set("".join(WORDS)))
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters]
+    tokens += [f"##{character}" for character in characters] + WORDS
+    folder = tmp_path / "spelled"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    BertWordPieceTokenizer(str(folder / "vocab.txt")).save(str(folder / "tokenizer.json"))
+    BertTokenizerFast(tokenizer_file=str(folder / "tokenizer.json")).save_pretrained(folder)
+    torch.manual_seed(3)
+    config = BertConfig.from_pretrained(tiny_teacher)
+    config.vocab_size = len(tokens)
+    BertForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_run_trains_on_the_tokens_that_stay(
+    spelled_teacher: Path, tiny_recipe: Make, runs: Path
+) -> None:
+    recipe = tiny_recipe(
+        teacher={"source": str(spelled_teacher)},
+        student={"vocabulary": {"size": SIZE}},
+        train={"steps": 2},
+    )
+    run, record = distill(recipe, run_name="trimmed", resume=False)
+    full = read_tokenizer(spelled_teacher)
+    assert (record.teacher.vocabulary, record.student.vocabulary) == (full.size, SIZE)
+    assert read_record(run.corpus, CorpusRecord).vocabulary == SIZE
+    # The run's teacher is whole; the trimmed one has the student's tokens.
+    assert read_tokenizer(run.teacher).size == full.size
+    student, trimmed = read_tokenizer(run.student), read_tokenizer(run.teacher_trimmed)
+    assert student.backend.get_vocab() == trimmed.backend.get_vocab()
+    trim = read_record(run.trim, TrimRecord)
+    assert trim.counted_on == "the corpus"
+    assert trim.heldout.unknown_after == trim.heldout.unknown_before == 0
+    assert trim.heldout.tokens_after > trim.heldout.tokens_before
+    # The teacher's logits of the tokens that stay are those of the whole teacher.
+    assert trim.proof.max_abs <= trim.proof.tolerance
+    rows = read_teacher(run.teacher_trimmed, name="t").model.get_input_embeddings().weight
+    whole = read_teacher(run.teacher, name="t").model.get_input_embeddings().weight
+    assert torch.equal(rows, whole[trim.old_ids])
+    # Evaluated on the same tokens, it agrees with itself.
+    assert [h.agreement for h in record.heldout if h.model == "teacher"] == [1.0]
+
+
+def test_a_run_that_trims_is_resumed_with_the_same_tokens(
+    spelled_teacher: Path, tiny_recipe: Make, runs: Path
+) -> None:
+    recipe = tiny_recipe(
+        teacher={"source": str(spelled_teacher)},
+        student={"vocabulary": {"coverage": 0.8}},
+        train={"steps": 2},
+    )
+    run, first = distill(recipe, run_name="resumed", resume=False)
+    run.distill.unlink()
+    shutil.rmtree(run.student)
+    _, again = distill(recipe, run_name="resumed", resume=True)
+    assert again.student.weights_sha256 == first.student.weights_sha256
+
+
+def test_a_plan_counts_the_trimmed_student(
+    spelled_teacher: Path, tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "_REPEATS", 1)
+    monkeypatch.setattr(timing, "_MAX_MICRO_BATCH_S", 0.0)
+    recipe = tiny_recipe(
+        teacher={"source": str(spelled_teacher)}, student={"vocabulary": {"size": SIZE}}
+    )
+    record = plan(recipe)
+    assert record.student.vocabulary == SIZE < record.teacher.vocabulary
+
+
+def test_a_size_below_the_characters_is_refused_before_anything_is_written(
+    spelled_teacher: Path, tiny_recipe: Make, runs: Path
+) -> None:
+    recipe = tiny_recipe(
+        teacher={"source": str(spelled_teacher)}, student={"vocabulary": {"size": 9}}
+    )
+    with pytest.raises(InputError, match="the least size that works is"):
+        distill(recipe, run_name="small", resume=False)
+    assert not (runs / "small").exists()
+
+
+@pytest.mark.parametrize(
+    ("student", "problem"),
+    [
+        ({"vocabulary": {}}, "expected exactly one of size, coverage; got none"),
+        ({"vocabulary": {"size": 9, "coverage": 0.5}}, "got size and coverage"),
+        ({"vocabulary": {"size": 9}, "init": "runs/x/student"}, "has its vocabulary already"),
+    ],
+)
+def test_recipes_that_contradict_themselves(
+    student: dict[str, object], problem: str, tiny_recipe: Make
+) -> None:
+    with pytest.raises(RecipeError, match=problem):
+        tiny_recipe(student=student)

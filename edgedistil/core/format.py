@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from edgedistil.core.records import AtLeast, Band, NotMeasured
+from edgedistil.core.records import AtLeast, Band, InvarianceRecord, NotMeasured
 
 ABSENT = "–"
 # Behind a time that other work on the machine has disturbed.
@@ -78,6 +78,13 @@ def number(value: float | NotMeasured, digits: int = 3) -> str:
 def significant(value: float | NotMeasured, digits: int = 2) -> str:
     """Formats with significant digits, for errors of any magnitude: 0.000031 → `3.1e-05`."""
     return _format(value, lambda number: f"{number:.{digits}g}")
+
+
+def change_by_neighbours(invariance: InvarianceRecord | NotMeasured) -> str:
+    """Formats the largest change of a text's outputs by padding or by other texts."""
+    if isinstance(invariance, NotMeasured):
+        return ABSENT
+    return significant(invariance.largest) if invariance.largest else "none"
 
 
 def with_interval(

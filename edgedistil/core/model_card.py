@@ -17,6 +17,7 @@ from edgedistil.core.contract import CONTRACT_FILE
 from edgedistil.core.echo import one_line
 from edgedistil.core.format import (
     ABSENT,
+    change_by_neighbours,
     millions,
     number,
     percent,
@@ -185,7 +186,9 @@ def _parity(parities: Sequence[ParityRecord], exports: Sequence[ExportRecord]) -
     yield (
         f"Compared with PyTorch in float32 on {parities[0].overall.sequences} sequences of "
         f"{_PROBE_TEXTS[probe_text]}, single and in padded batches, at {lengths} tokens. "
-        "Agreement: the same token, label or span. Cosine: of output rows."
+        "Agreement: the same token, label or span. Cosine: of output rows. Change by neighbours: "
+        "the largest change of a text's outputs when it is padded or in a batch with other texts; "
+        "with none, stored vectors stay comparable."
     )
     yield _overall_table(parities)
     yield "By length:"
@@ -201,8 +204,10 @@ def _overall_table(parities: Sequence[ParityRecord]) -> str:
     rows = []
     for parity in parities:
         verdict = "passed" if parity.passed else markdown.bold("rejected")
-        rows.append((parity.precision, *_parity_figures(parity.overall), verdict))
-    return markdown.table(("precision", *_PARITY_COLUMNS, "verdict"), rows)
+        change = change_by_neighbours(parity.invariance)
+        rows.append((parity.precision, *_parity_figures(parity.overall), change, verdict))
+    columns = ("precision", *_PARITY_COLUMNS, "change by neighbours", "verdict")
+    return markdown.table(columns, rows)
 
 
 def _length_table(parities: Sequence[ParityRecord]) -> str:

@@ -27,6 +27,7 @@ class PrecisionInfo:
         tolerances: Key of the bounds in `edgedistil.parity.tolerances`.
         js_dtype: transformers.js's name of the file (`dtype`); None if it has no name for it.
         integer_matmul: Whether the MatMuls multiply 8-bit integers.
+        invariant: Whether a text has the same outputs alone, padded, and in any batch.
         min_runtime: Oldest onnxruntime (major, minor) that has every operator of such a graph.
     """
 
@@ -37,6 +38,7 @@ class PrecisionInfo:
     tolerances: str
     js_dtype: str | None = None
     integer_matmul: bool = False
+    invariant: bool = True
     # The first release that reads opset 17, which every exported graph uses.
     min_runtime: tuple[int, int] = (1, 14)
 
@@ -100,6 +102,7 @@ PRECISIONS: dict[Precision, PrecisionInfo] = {
             weight_bits=8,
             tolerances="int8-dynamic",
             integer_matmul=True,
+            invariant=False,
         ),
         PrecisionInfo(
             name="int8-static",

@@ -658,6 +658,32 @@ class CertificateRecord(Record):
         return not self.problems
 
 
+class InvarianceRecord(Record):
+    """Changes of a text's own outputs when it is padded or has neighbours."""
+
+    texts: int
+    # Calls that were compared with the text alone.
+    calls: int
+    # Largest change of an output, in its unit: padded to other lengths, and between other texts.
+    padded: float
+    neighbours: float
+    # Largest change of a sentence vector's components.
+    vector: Figure
+    # Answers that were compared (tokens, labels, positions), and those that changed.
+    answers: int
+    changed: int
+    # Largest change that is allowed; None for a precision whose outputs depend on other texts.
+    bound: float | None
+    reason: str
+    holds: bool
+
+    @property
+    def largest(self) -> float:
+        """The largest change of any output."""
+        vector = self.vector if isinstance(self.vector, float | int) else 0.0
+        return max(self.padded, self.neighbours, vector)
+
+
 class ParityRecord(Record):
     """The parity check of one artefact: `parity/<model>-<task>.<precision>.json`."""
 
@@ -684,7 +710,11 @@ class ParityRecord(Record):
     parts: list[ReferencePart] | NotMeasured = NotMeasured(
         not_measured="nothing is rounded, or not compared part by part"
     )
-    # Whether every bound holds, and the certificate and the parts where they were compared.
+    # The same texts alone, padded, and next to others; absent where only outputs were sent.
+    invariance: InvarianceRecord | NotMeasured = NotMeasured(
+        not_measured="texts were not run alone and with neighbours"
+    )
+    # Whether every bound holds, and the certificate, parts and invariance where they were compared.
     passed: bool
     provenance: Provenance
 

@@ -143,6 +143,7 @@ class BuildContext:
             precision="int8",
             model=self.source.name,
             task=self.source.task,
+            with_neighbours=False,
         )
         return record.overall
 

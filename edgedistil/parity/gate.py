@@ -22,6 +22,7 @@ from edgedistil.core.format import artefact_name
 from edgedistil.core.precision import PRECISIONS, Precision
 from edgedistil.core.records import (
     CertificateRecord,
+    InvarianceRecord,
     Method,
     NotMeasured,
     ParityFigures,
@@ -36,6 +37,7 @@ from edgedistil.core.task import TASKS, find_task
 from edgedistil.parity.certificate import certify
 from edgedistil.parity.compare import Comparison, Outputs, compare, reduce_outputs
 from edgedistil.parity.formula import WeightSource
+from edgedistil.parity.invariance import check_invariance
 from edgedistil.parity.part_check import check_parts, wrong_parts
 from edgedistil.parity.probes import ProbeBatch, Probes
 from edgedistil.parity.tolerances import reference_tolerances, scaled, tolerances_for
@@ -58,6 +60,7 @@ def check_artefact(
     task: str,
     run: RunModel | None = None,
     source: WeightSource | None = None,
+    with_neighbours: bool = True,
 ) -> ParityRecord:
     """Compares an ONNX file on this machine with PyTorch's outputs and weights.
 
@@ -69,8 +72,9 @@ def check_artefact(
         task: Task of the artefact; must be the probes' task.
         run: Computes the outputs instead of an onnxruntime session on this machine.
         source: The model's tensors, for the certificate; None where they are not at hand.
+        with_neighbours: Whether texts are also run alone, padded, and next to others.
     Returns:
-        The record; `passed` says whether every tolerance and the certificate hold.
+        The record; `passed` says whether every tolerance, the certificate and the invariance hold.
     Raises:
         ModelError: onnxruntime cannot load the file, or it lacks an output or an input.
         ParityError: It cannot run a shape of the probes, or an output holds NaN.
@@ -93,10 +97,14 @@ def check_artefact(
         artefact_sha256=artefact_sha256(model_file),
         runtime=f"onnxruntime {ort.__version__}",
     )
-    if source is None:
-        return record
-    certified = record.model_copy(update={"certificate": certify(model_file, source)})
-    return certified.model_copy(update={"passed": not list_failures(certified)})
+    checks: dict[str, Any] = {}
+    # Another runtime runs the probes as they are, and nothing else.
+    if run is None and with_neighbours:
+        checks["invariance"] = check_invariance(run_model, probes, precision)
+    if source is not None:
+        checks["certificate"] = certify(model_file, source)
+    checked = record.model_copy(update=checks)
+    return checked.model_copy(update={"passed": not list_failures(checked)})
 
 
 def judge(
@@ -213,7 +221,19 @@ def list_failures(record: ParityRecord) -> list[str]:
         failures += wrong_parts(record.parts)
     if isinstance(record.certificate, CertificateRecord):
         failures += record.certificate.problems
+    if isinstance(record.invariance, InvarianceRecord) and not record.invariance.holds:
+        failures.append(format_variance(record.invariance))
     return failures
+
+
+def format_variance(record: InvarianceRecord) -> str:
+    """Formats changes by neighbours or padding that are larger than their bound."""
+    assert record.bound is not None, "a change without a bound is not a failure"
+    return (
+        f"a text's outputs change by up to {record.padded:.3g} with padding and by"
+        f" {record.neighbours:.3g} with neighbours, expected at most {record.bound:.3g}"
+        f" ({record.changed} of {record.answers} answers change)"
+    )
 
 
 def format_failure(result: ToleranceResult) -> str:

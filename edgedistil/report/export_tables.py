@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from edgedistil.core.format import (
     ABSENT,
     artefact_name,
+    change_by_neighbours,
     mebibytes,
     model_and_task,
     number,
@@ -33,6 +34,7 @@ def export_table(artefacts: Sequence[tuple[ExportRecord, ParityRecord]]) -> Tabl
         "mean error",
         "min cosine",
         "agreement",
+        "change by neighbours",
         "parity",
     ]
     return TableData("Artefacts and their parity with PyTorch", columns, rows)
@@ -50,6 +52,7 @@ def _artefact_cells(export: ExportRecord, parity: ParityRecord) -> list[str]:
         significant(figures.mean_abs),
         number(figures.cosine_min, 5),
         percent(figures.agreement),
+        change_by_neighbours(parity.invariance),
         "passed" if parity.passed else "FAILED",
     ]
 

@@ -30,8 +30,8 @@ HERE = Path(__file__).resolve().parent
 LENGTHS = (16, 32, 64, 128, 256)
 # Rounds of each opening that are not recorded.
 WARM_UP = 2
-# After a worker's reply, its threads may still spin and would slow the next row.
-SETTLE_S = 0.003
+# After a worker's reply, its threads may still spin for milliseconds and slow the next row.
+SETTLE_S = 0.05
 # Seed of the first draw of probes.
 PROBE_SEED = 40
 

@@ -252,10 +252,11 @@ def quantize_input(
         name: Name of the node; after the layer's module by default.
     """
     scale, zero_point = uint8_grid(*limits)
-    prefix = f"{linear.name}.input"
+    # After the node: two products of one module have inputs of their own.
+    prefix = f"{linear.matmul.name}/input"
     # Both follow from measured limits, so their values are recorded as they are.
-    x_scale = add_initializer(model.graph, f"{prefix}.scale", np.array(scale, np.float32))
-    x_zero = add_initializer(model.graph, f"{prefix}.zero", np.array(zero_point, np.uint8))
+    x_scale = add_initializer(model.graph, f"{prefix}/scale", np.array(scale, np.float32))
+    x_zero = add_initializer(model.graph, f"{prefix}/zero", np.array(zero_point, np.uint8))
     module = (linear.matmul.name or "").rsplit("/", 1)[0]
     (values,) = insert(
         linear.matmul,
@@ -330,7 +331,7 @@ def _scaled_bias(graph: ir.Graph, linear: Linear, bias: ir.Value, powers: str) -
     assert array is not None
     formula = call("scale_columns", formula_of(bias), repr(powers))
     return add_initializer(
-        graph, f"{linear.name}.bias.scaled", scale_columns(array, powers), formula
+        graph, f"{linear.matmul.name}/bias/scaled", scale_columns(array, powers), formula
     )
 
 

@@ -129,7 +129,7 @@ def _quantize_fixed(
     if scale.powers is not None and moves:
         # x / s here and W · s in the weight: the product is the same number, bit for bit.
         inverse = _inverse(scale)
-        name = f"{readers[0].name}.input.powers"
+        name = f"{_place(readers)}/powers.scale"
         factors = add_initializer(model.graph, name, powers(inverse), f"powers({inverse!r})")
         (x,) = insert(readers[0].matmul, "Mul", [x, factors], name=f"{_place(readers)}/scaled")
     limits, name = (scale.low, scale.high), f"{_place(readers)}/quantized_input"
@@ -138,8 +138,7 @@ def _quantize_fixed(
 
 def _place(readers: list[Linear]) -> str:
     """Prefix of the nodes that serve all readers of an input."""
-    levels = 1 if len(readers) == 1 else 2
-    return (readers[0].matmul.name or "").rsplit("/", levels)[0]
+    return f"{readers[0].matmul.name}/input"
 
 
 class _RowQuantizer:

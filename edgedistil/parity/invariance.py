@@ -23,10 +23,10 @@ Array = NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 # Largest change, as a share of the largest output (of 1 if all are smaller).
-MAX_CHANGE = 1e-6
+MAX_CHANGE = 1e-5
 _REASON = (
-    "no operator reads another text or padding. Measured: 0 on x86 with AVX-512, where even the"
-    " order of every sum is the same"
+    "no operator reads another text or padding, so only the order of a sum may change. Measured: 0"
+    " for BERT's kind on x86 with AVX-512, up to 1.2e-6 of the outputs for EuroBERT in float32"
 )
 _NO_BOUND = "one scale for a call depends on every token of the call"
 # Texts and their longest length: every one is run six times.
@@ -143,7 +143,9 @@ def _record(total: _Sum, texts: int, precision: Precision) -> InvarianceRecord:
 
 def _select_texts(probes: Probes) -> list[_Text]:
     """Texts of the probes, from the shortest to the longest that is run."""
-    texts = [text for batch in probes for text in _texts_of(batch, probes)]
+    # Questions of unlike numbers of choices cannot be in one batch.
+    alike = [batch for batch in probes if batch.choices == probes.batches[0].choices]
+    texts = [text for batch in alike for text in _texts_of(batch, probes)]
     texts.sort(key=lambda text: text.length)
     short = [text for text in texts if text.length <= _LONGEST] or texts[:1]
     places = np.linspace(0, len(short) - 1, min(_TEXTS, len(short)))

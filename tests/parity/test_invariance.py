@@ -81,7 +81,7 @@ def test_one_scale_for_a_call_is_found_unless_the_precision_is_known_to_have_it(
     assert record.neighbours > 0.01
     assert record.changed > 0
     assert not record.holds
-    assert "with neighbours, expected at most 1e-06" in format_variance(record)
+    assert "with neighbours, expected at most 1e-05" in format_variance(record)
     known = check(by_call, "int8-dynamic")
     assert known.holds
     assert known.bound is None

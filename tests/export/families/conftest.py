@@ -274,4 +274,4 @@ def check_int8(exported: Exported, *, constant_linears: int = 0) -> None:
     assert sum(stored.values()) <= 4 * parameters * 1.06
     # Layers of constants are stored in 8 bits, and computed in float when a session starts.
     assert exported.operators("int8")["MatMul"] == constant_linears
-    assert exported.operators("int8")["DynamicQuantizeMatMul"] >= LAYERS
+    assert exported.operators("int8")["MatMulIntegerToFloat"] >= 5 * LAYERS

@@ -2,7 +2,7 @@
 # Runs the benchmarks whose figures README and docs quote, on an idle machine, most valuable first.
 #
 #   scripts/quiet_benchmarks.sh prepare           exports and environments; needs a network, times nothing
-#   scripts/quiet_benchmarks.sh                   all steps, at most 36 minutes
+#   scripts/quiet_benchmarks.sh                   all steps, at most 39 minutes
 #   scripts/quiet_benchmarks.sh turns families    some steps
 #   scripts/quiet_benchmarks.sh --small turns     smallest sizes: whether it works, no figures
 #
@@ -13,6 +13,7 @@
 # RUN        run with exported encoders in fp32 and int8 (default: demo, of `edgedistil run tiny --run demo`)
 # TOKENIZER  folder of a BERT's tokenizer (default: the run's teacher)
 # CORPUS     text, one sequence a line (default: the run's held-out text)
+# FAMILIES   families to compare (default: bert roberta deberta-v2; all take 12 minutes)
 # PYTHON     default: .venv/bin/python
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -22,6 +23,7 @@ RUN=${RUN:-demo}
 FOLDER=${EDGEDISTIL_RUNS:-runs}/$RUN
 TOKENIZER=${TOKENIZER:-$FOLDER/teacher}
 CORPUS=${CORPUS:-$FOLDER/heldout.txt}
+FAMILIES=${FAMILIES:-bert roberta deberta-v2}
 STEPS="turns demo_record host peers repeat throughput families"
 # Runnable tasks beyond which other work shows in medians (edgedistil/runtime/disturbance.py).
 IDLE_LOAD=0.25
@@ -54,8 +56,10 @@ prepare() {
     "$PYTHON" benchmarks/cost_model_host.py --tokenizer "$TOKENIZER" --export-only
 }
 
-turns() {  # times and ratios of README
-    bounded 180 benchmarks/latency_in_turns.py --run "$RUN" --processes "$(size 8 2)"
+turns() {  # times and ratios of README, and whether the ratios depend on the size of a block
+    bounded 180 benchmarks/latency_in_turns.py --run "$RUN" --processes "$(size 8 2)" &&
+        bounded 180 benchmarks/latency_in_turns.py --run "$RUN" --processes "$(size 8 2)" \
+            --calls-per-block 20
 }
 
 demo_record() {  # README's table; the run itself is made before
@@ -69,12 +73,12 @@ host() {  # docs/measuring.md: predictions against this machine
 }
 
 peers() {
-    bounded 480 benchmarks/export_peers.py shapes --no-alternatives --rounds "$(size 20 2)" \
+    bounded 420 benchmarks/export_peers.py shapes --no-alternatives --rounds "$(size 20 2)" \
         --openings "$(size 4 1)" --cold-rounds "$(size 5 1)" --threads 1 "$(size 2 1)"
 }
 
 repeat() {
-    bounded 300 benchmarks/profile_repeat.py --run "$RUN" --times "$(size 6 2)"
+    bounded 240 benchmarks/profile_repeat.py --run "$RUN" --times "$(size 5 2)"
 }
 
 throughput() {
@@ -82,11 +86,15 @@ throughput() {
         --sequences "$(size 8 2)" --lines 600 --threads "$(nproc)" --write benchmarks/results
 }
 
-families() {
-    # Without quotes: no option at all on a quiet machine.
-    # shellcheck disable=SC2046
-    bounded 300 benchmarks/families.py --rounds "$(size 12 2)" --openings "$(size 3 1)" \
-        $(size "" "--families bert --layers 1")
+families() {  # one after the other: the page keeps those of the same day
+    local family code=0
+    for family in $FAMILIES; do
+        # Without quotes: no option at all where figures count.
+        # shellcheck disable=SC2046
+        bounded 130 benchmarks/families.py --families "$family" \
+            $(size "" "--rounds 2 --openings 1 --layers 1") || code=$?
+    done
+    return "$code"
 }
 
 [ "$#" -gt 0 ] || set -- $STEPS

@@ -16,6 +16,7 @@ from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError
 from edgedistil.core.paths import user_path
 from edgedistil.core.precision import Precision, PrecisionRequest
+from edgedistil.core.sentence_vector import Pooling
 
 ArtefactFormat = Literal["onnx", "ort"]
 EmbedSide = Literal["query", "document"]
@@ -27,6 +28,8 @@ MAX_THREADS = 1024
 MAX_JOBS = 256
 # An hour heats any device through.
 MAX_SUSTAINED_S = 3600
+# Wider than any encoder's vectors.
+MAX_DIMENSION = 2**16
 # A list of all cells is made first. More than a few dozen seeds change no interval.
 MAX_SEEDS = 1000
 
@@ -335,6 +338,28 @@ class ExportOptions(CheckedOptions):
     task: Annotated[
         str | None,
         Flag("--task", "Task of --model. Default: inferred from its config.json.", metavar="TASK"),
+    ] = None
+    pooling: Annotated[
+        Pooling | None,
+        Flag(
+            "--pooling",
+            "How states become a sentence vector, of a model without modules.json. "
+            "Default: no vector in the graph.",
+        ),
+    ] = None
+    normalize: Annotated[
+        bool, Flag("--normalize", "With --pooling: divide the vector by its L2 norm.")
+    ] = False
+    dimension: Annotated[
+        int | None,
+        Flag(
+            "--dimension",
+            "Cut sentence vectors to their first values, of a model that was trained for it. "
+            "Default: all values.",
+            metavar="N",
+            minimum=1,
+            maximum=MAX_DIMENSION,
+        ),
     ] = None
     max_drop: Annotated[
         float,

@@ -609,10 +609,25 @@ class ParityFigures(Record):
     reference_share: Figure = NotMeasured(not_measured="no reference with the same roundings")
 
 
+class RankFigures(Record):
+    """Agreement of sentence vectors with PyTorch's on a pool of texts, and of their rankings."""
+
+    texts: int
+    # How the model's vectors are compared: cosine, dot, euclidean or manhattan.
+    similarity: str
+    # Share of the 10 texts nearest to a text that are PyTorch's, mean over the texts, 0 to 1.
+    top10_overlap: float
+    # Spearman's rank correlation of the similarities of all pairs of texts, −1 to 1.
+    rank_correlation: float
+    # Cosine of a text's vector and PyTorch's, smallest and mean.
+    vector_cosine_min: float
+    vector_cosine_mean: float
+
+
 class Tolerance(Record):
     """A bound on a figure of the parity check, with its reason."""
 
-    # Field of ParityFigures.
+    # Field of ParityFigures or of RankFigures.
     figure: str
     bound: Literal["at most", "at least"]
     value: float
@@ -713,6 +728,10 @@ class ParityRecord(Record):
     # The same texts alone, padded, and next to others; absent where only outputs were sent.
     invariance: InvarianceRecord | NotMeasured = NotMeasured(
         not_measured="texts were not run alone and with neighbours"
+    )
+    # Sentence vectors and their rankings, on texts of the probes' source.
+    ranking: RankFigures | NotMeasured = NotMeasured(
+        not_measured="no sentence vectors, or too few different lines of text to rank them"
     )
     # Whether every bound holds, and the certificate, parts and invariance where they were compared.
     passed: bool

@@ -8,7 +8,7 @@ sentence-transformers folder; the names and defaults are those of sentence-trans
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,6 +30,15 @@ POOLING_WORDS: dict[Pooling, str] = {
     "lasttoken": "last attended token",
     "mean_sqrt_len": "sum of the attended positions over the root of their number",
     "weightedmean": "mean weighted by position",
+}
+# Pooling mode → its switch in files that every version of sentence-transformers reads.
+POOLING_SWITCHES: dict[Pooling, str] = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
 }
 SETTINGS_FILE = "config_sentence_transformers.json"
 # Prompts that sentence-transformers uses for the two sides of a search, in order of preference.
@@ -71,6 +80,8 @@ class SentenceVector:
         pooling: Modes whose results are concatenated, in this order.
         steps: Layers after the pooling, in order.
         dimension: Width of the vector.
+        cut_from: Width before the vector is cut to its first `dimension` values and normalized
+            again; None if it is not cut.
         prompts: Name of a prompt → text that is put before the user's.
         default_prompt: Name of the prompt that is used by default; None without one.
         similarity: How two vectors are compared.
@@ -86,10 +97,13 @@ class SentenceVector:
     similarity: Similarity = "cosine"
     max_length: int | None = None
     is_guess: bool = False
+    cut_from: int | None = None
 
     @property
     def is_normalized(self) -> bool:
         """Whether every vector has the length 1."""
+        if self.cut_from is not None:
+            return True
         return bool(self.steps) and self.steps[-1].kind == "normalize"
 
     def prompt(self, side: Literal["query", "document"]) -> str:
@@ -114,18 +128,18 @@ class SentenceVector:
             raise ModelError(
                 f"a sentence vector of {self.dimension} values cannot be cut to {dimension}"
             )
-        return replace(self, dimension=dimension)
+        if dimension == self.dimension:
+            return self
+        return replace(self, dimension=dimension, cut_from=self.cut_from or self.dimension)
 
     def in_words(self) -> str:
         """Returns the steps in words, for cards and messages."""
         steps = [" and ".join(POOLING_WORDS[mode] for mode in self.pooling)]
         steps += [_step_in_words(step) for step in self.steps]
+        if self.cut_from is not None:
+            steps += [f"first {self.dimension} of {self.cut_from} values", "L2 normalization"]
         guess = " (a guess: the source does not say how it pools)" if self.is_guess else ""
         return " → ".join(steps) + guess
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the content of a contract file."""
-        return asdict(self)
 
 
 def _step_in_words(step: Step) -> str:

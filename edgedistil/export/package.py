@@ -25,39 +25,31 @@ from edgedistil.core.family import FAMILIES
 from edgedistil.core.model_card import CARD_FILE, render_card
 from edgedistil.core.records import ExportRecord, ParityRecord, installed_versions
 from edgedistil.core.rundir import sha256_file, write_json, write_text
-from edgedistil.core.sentence_vector import (
-    read_max_length,
-    read_sentence_vector,
-    unsupported_part,
-)
+from edgedistil.core.sentence_vector import read_max_length, unsupported_part
 from edgedistil.core.session import SESSION_FILE, write_session_file
-from edgedistil.core.task import ENCODER_TASK, TASKS, Task, find_task
+from edgedistil.core.task import ENCODER_TASK, TASKS, find_task
 from edgedistil.export.contract import build_contract
 from edgedistil.export.sentence_modules import omitted_parts, write_sentence_modules
 from edgedistil.export.session_advice import advise_session
+from edgedistil.export.source import ExportSource
 from edgedistil.export.storage import EXTERNAL_SUFFIX
 from edgedistil.export.tokenizer_files import write_tokenizer
 
 
 def write_package(
     folder: Path,
+    source: ExportSource,
     *,
-    source_folder: Path,
-    task: Task,
     title: str,
     records: Sequence[ExportRecord],
     parities: Sequence[ParityRecord],
     command: str,
-    package_folder: Path | None = None,
 ) -> None:
     """Writes all files around the ONNX graphs of `folder`; existing ones are replaced.
 
     Args:
         folder: Holds `onnx/`.
-        source_folder: config.json and tokenizer of the exported model.
-        package_folder: Files around the model, such as modules.json and the card; `source_folder`
-            if None.
-        task: TasksManager's name of the task.
+        source: The exported model.
         title: Title of the model card.
         records: One for each artefact in the folder.
         parities: Their parity, for the card.
@@ -65,45 +57,40 @@ def write_package(
     Raises:
         ModelError: The folder has no graph, or the source's config or tokenizer cannot be read.
     """
-    package_folder = package_folder or source_folder
     graphs = sorted((folder / "onnx").glob("*.onnx"))
     if not graphs:
         raise ModelError(f"{folder} has no onnx/*.onnx to package")
-    config = packaged_config(source_folder, task, graphs)
+    config = packaged_config(source.folder, source.task, graphs)
     write_json(folder / "config.json", config)
     # Only an encoder gives sentence vectors.
-    has_modules = task == ENCODER_TASK
+    has_modules = source.task == ENCODER_TASK
     max_length = write_tokenizer(
         folder,
-        source_folder,
+        source.folder,
         config,
         input_names=_input_names(graphs[0]),
-        longest=read_max_length(package_folder) if has_modules else None,
+        longest=read_max_length(source.package_folder) if has_modules else None,
     )
-    vector, unsupported = None, None
+    vector = source.sentence_vector()
     if has_modules:
-        hidden = FAMILIES[config["model_type"]].hidden(config)
-        write_sentence_modules(folder, package_folder, hidden=hidden, max_length=max_length)
-        unsupported = unsupported_part(package_folder)
-        if unsupported is None:
-            vector = read_sentence_vector(package_folder, hidden=hidden)
+        write_sentence_modules(folder, source.package_folder, vector, max_length=max_length)
     contract = build_contract(
         folder,
-        task=task,
+        task=source.task,
         config=config,
         max_length=max_length,
         vector=vector,
-        unsupported=unsupported,
+        unsupported=unsupported_part(source.package_folder) if has_modules else None,
     )
     write_contract(folder, contract)
     advice = {record.files[0].path: advise_session(record) for record in records}
     write_session_file(folder / SESSION_FILE, advice)
 
-    provenance = _provenance(folder, title, task, records)
+    provenance = _provenance(folder, title, source.task, records)
     provenance |= {
         "command": command,
-        "licence": _licence(package_folder),
-        "omitted": omitted_parts(package_folder, has_modules=has_modules),
+        "licence": _licence(source.package_folder),
+        "omitted": omitted_parts(source.package_folder, has_modules=has_modules),
     }
     write_json(folder / "provenance.json", provenance)
 

@@ -198,9 +198,7 @@ def _write_package(folder: Path, run: RunDir, source: ExportSource, artefacts: A
             parities[record.precision] = read_record(path, ParityRecord)
     write_package(
         folder,
-        source_folder=source.folder,
-        package_folder=source.package_folder,
-        task=source.task,
+        source,
         title=f"{run.name} {source.name} ({source.task})",
         records=records,
         parities=[parities[record.precision] for record in records],

@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from edgedistil.core import console
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
+from edgedistil.core.sentence_vector import Similarity
 from edgedistil.core.task import SENTENCE_OUTPUT, TASKS, Task, problem_type_of
 from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.export.boundaries import at_boundaries
@@ -38,6 +39,7 @@ from edgedistil.export.probe_inputs import (
     Pairs,
     ProbeInputs,
     draw_inputs,
+    pad_sequences,
     plan_calls,
     tokenize_documents,
 )
@@ -45,7 +47,7 @@ from edgedistil.export.trace import takes_token_types
 from edgedistil.models.facts import weights_sha256
 from edgedistil.models.sentence_encoder import SentenceEncoder
 from edgedistil.parity.compare import margins
-from edgedistil.parity.probes import ProbeBatch, Probes, by_question
+from edgedistil.parity.probes import PoolBatch, ProbeBatch, Probes, TextPool, by_question
 
 FloatArray = NDArray[np.float32]
 
@@ -61,6 +63,11 @@ MASKED_ROWS_SHARE = 0.75
 HIDDEN_ROWS_PER_SEQUENCE = 4
 # Sequences of the first batch with complete hidden states: several, with padding.
 FULL_STATES_FROM_SEQUENCES = 4
+# Texts that are ranked by each other, their tokens, and the texts of a call: with more texts the
+# figures differ by less than draws of text do, and the pool takes a quarter of the probes' time.
+POOL_TEXTS = 200
+POOL_TOKENS = 40
+POOL_BATCH = 8
 # Bytes of complete hidden states, which every part of an artefact is fed.
 FULL_STATE_BYTES = 64 * 2**20
 
@@ -108,6 +115,9 @@ def make_probes(
     calls = plan_calls(family.positions_limit(model.config.to_dict()))
     reference = Reference(_in_float32(model), task, sentence)
     boundaries, batches = _run_calls(reference, calls, draw, rng)
+    pool = None
+    if sentence is not None:
+        pool = make_pool(reference, sentence.vector.similarity, documents, tokenizer, token_types)
     return Probes(
         task=task,
         # The digest is of the weights as they are stored, not of a float32 copy.
@@ -116,6 +126,7 @@ def make_probes(
         boundaries=boundaries,
         batches=tuple(batches),
         problem_type=problem_type_of(task, model.config.problem_type, model.config.num_labels),
+        pool=pool,
     )
 
 
@@ -220,6 +231,36 @@ def calls_with_states(calls: Sequence[tuple[int, int]], token_bytes: int) -> set
             break
         selected.add(index)
     return selected
+
+
+def make_pool(
+    reference: Reference,
+    similarity: Similarity,
+    documents: Sequence[list[int]],
+    tokenizer: TextTokenizer,
+    token_types: bool,
+) -> TextPool:
+    """Returns different short texts with PyTorch's vectors, for the comparison of rankings.
+
+    Args:
+        reference: Computes the vectors.
+        similarity: How the vectors are compared.
+        documents: Tokens of each document, of which the first ones are taken.
+        tokenizer: Puts the special tokens around a text.
+        token_types: Whether the model takes `token_type_ids`.
+    """
+    positions = tokenizer.positions or POOL_TOKENS
+    room = min(POOL_TOKENS, positions) - tokenizer.special_count(pair=False)
+    # Equal texts would be each other's nearest ones in every model.
+    texts = list(dict.fromkeys(tuple(ids[:room]) for ids in documents))[:POOL_TEXTS]
+    batches = []
+    for start in range(0, len(texts), POOL_BATCH):
+        framed = [tokenizer.frame(ids) for ids in texts[start : start + POOL_BATCH]]
+        feeds = pad_sequences(framed, max(len(ids) for ids, _ in framed), tokenizer)
+        if not token_types:
+            del feeds["token_type_ids"]
+        batches.append(PoolBatch(feeds, reference.run(feeds)[SENTENCE_OUTPUT]))
+    return TextPool(similarity, tuple(batches))
 
 
 def _state_bytes(model: PreTrainedModel) -> int:

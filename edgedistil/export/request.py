@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from edgedistil.core import console
 from edgedistil.core.errors import InputError
 from edgedistil.core.model_folder import read_model_folder
 from edgedistil.core.options import ArtefactFormat, ExportOptions
@@ -19,11 +20,14 @@ from edgedistil.core.precision import (
 from edgedistil.core.recipe import load_recipe
 from edgedistil.core.records import ProbeText
 from edgedistil.core.rundir import RunDir
+from edgedistil.core.sentence_vector import Pooling
+from edgedistil.core.task import ENCODER_TASK
 from edgedistil.core.text import read_lines
 from edgedistil.core.toml import did_you_mean
 from edgedistil.export.probe_text import built_in_text
 from edgedistil.export.source import MODELS_FILE, ExportSource, find_sources
 from edgedistil.export.target import find_target, require_runtime
+from edgedistil.export.vector_options import VectorOptions
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def prepare_export(run_name: str, options: ExportOptions) -> ExportRequest:
         if options.push is not None:
             _check_push(run, sources, options.push)
         options = _with_recipe(options, run)
+        sources = _with_vector_options(sources, options)
         requested_precisions(sources[0], options)
         probe_text: ProbeText = "user"
         if lines is None and options.model is not None and not run.heldout_text.exists():
@@ -127,6 +132,36 @@ def checked_precisions(names: Sequence[str]) -> list[PrecisionRequest]:
     return [name for name in unique if not (AUTO.name in unique and name == AUTO.result)]
 
 
+def _with_vector_options(
+    sources: Sequence[ExportSource], options: ExportOptions
+) -> list[ExportSource]:
+    """Returns the sources with what the user states about their sentence vectors.
+
+    Raises:
+        InputError: No source is an encoder, or a folder says something else.
+    """
+    stated = VectorOptions(options.pooling, options.normalize, options.dimension)
+    if stated == VectorOptions():
+        return list(sources)
+    if not any(source.task == ENCODER_TASK for source in sources):
+        raise InputError(
+            f"--pooling, --normalize and --dimension are about sentence vectors, and "
+            f"{sources[0].name} is exported for {sources[0].task}",
+            hint=f"add --task {ENCODER_TASK}",
+        )
+    described = []
+    for source in sources:
+        source = replace(source, vector_options=stated)
+        vector = source.sentence_vector()
+        if vector is not None and vector.cut_from is not None:
+            console.warn(
+                f"{source.name}: vectors are cut from {vector.cut_from} to {vector.dimension} "
+                "values; a model that was not trained for it loses more than the size suggests"
+            )
+        described.append(source)
+    return described
+
+
 def _check_names(options: ExportOptions) -> None:
     """Raises InputError if a format or a precision is unknown, or an address is invalid.
 
@@ -139,6 +174,12 @@ def _check_names(options: ExportOptions) -> None:
             f"unknown format '{options.format}'; expected one of: {', '.join(formats)}"
         )
     checked_precisions(options.precisions or ())
+    poolings = get_args(Pooling)
+    if options.pooling is not None and options.pooling not in poolings:
+        raise InputError(
+            f"unknown pooling '{options.pooling}'{did_you_mean(options.pooling, poolings)}",
+            hint=f"expected one of: {', '.join(poolings)}",
+        )
     if options.task is not None and options.model is None:
         raise InputError("--task needs --model: the tasks of a run's models are fixed")
     # One model has one address; those of a run are checked when its models are known.

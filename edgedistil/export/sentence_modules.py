@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import save
+
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError
 from edgedistil.core.fetch import UNSAFE_WEIGHT_SUFFIXES
@@ -24,7 +27,9 @@ from edgedistil.core.sentence_modules import (
     read_modules,
 )
 from edgedistil.core.sentence_vector import (
+    POOLING_SWITCHES,
     SETTINGS_FILE,
+    SentenceVector,
     read_max_length,
     read_module_settings,
     transformer_settings,
@@ -35,8 +40,7 @@ from edgedistil.core.weight_headers import read_header
 
 POOLING_FOLDER = "1_Pooling"
 # Names of classes that every version of sentence-transformers imports.
-_TRANSFORMER_CLASS = "sentence_transformers.models.Transformer"
-_POOLING_CLASS = "sentence_transformers.models.Pooling"
+_CLASSES_OF = "sentence_transformers.models"
 # Files of a module that a package needs, at any depth; weights only in safetensors.
 _MODULE_SUFFIXES = (".json", ".safetensors", ".txt", ".model")
 # Class of a module → its settings, and whether it has weights. Classes that are not listed are
@@ -132,17 +136,18 @@ def _check_pooling(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def write_sentence_modules(
-    folder: Path, source_folder: Path, *, hidden: int, max_length: int
+    folder: Path, source_folder: Path, vector: SentenceVector | None, *, max_length: int
 ) -> None:
-    """Copies the source's modules into a package; without them, writes mean pooling.
+    """Copies the source's modules into a package; without them, writes those of the vector.
 
-    A normalization that the source does not have is not added
+    A normalization that nothing asks for is not added
     (docs/decisions.md#encoders-are-readable-by-sentence-transformers).
 
     Args:
         folder: The package; its model is in the folder itself.
         source_folder: The source, with modules.json if it is a sentence-transformers folder.
-        hidden: Width of the hidden states, for mean pooling.
+        vector: How the package makes vectors; None where the source's modules are not supported in
+            a graph.
         max_length: Tokens that a text is truncated to.
     Raises:
         ModelError: modules.json is corrupt. Check the modules before, with `check_modules`.
@@ -152,11 +157,14 @@ def write_sentence_modules(
         if path.is_file():
             write_bytes(folder / path.name, path.read_bytes())
     if not modules:
-        _write_mean_pooling(folder, hidden=hidden, max_length=max_length)
-        return
-    for module in modules:
-        if not module.is_transformer and module.class_name not in _WITHOUT_FILES:
-            _copy_module(folder, source_folder / module.path, module.path)
+        assert vector is not None, "without modules nothing is unsupported"
+        modules = _write_stated_modules(folder, vector, max_length=max_length)
+    else:
+        for module in modules:
+            if not module.is_transformer and module.class_name not in _WITHOUT_FILES:
+                _copy_module(folder, source_folder / module.path, module.path)
+    if vector is not None and vector.cut_from is not None:
+        modules += _write_cut(folder, len(modules), cut_from=vector.cut_from, to=vector.dimension)
     write_json(folder / MODULES_FILE, _packaged_modules(modules))
 
 
@@ -180,16 +188,53 @@ def _copy_module(folder: Path, own: Path, name: str) -> None:
             write_bytes(folder / name / path.relative_to(own), path.read_bytes())
 
 
-def _write_mean_pooling(folder: Path, *, hidden: int, max_length: int) -> None:
+def _write_stated_modules(
+    folder: Path, vector: SentenceVector, *, max_length: int
+) -> list[SentenceModule]:
+    """Writes the modules of a vector that the source's folder does not describe; returns them."""
     modules = [
-        SentenceModule("0", "", _TRANSFORMER_CLASS),
-        SentenceModule("1", POOLING_FOLDER, _POOLING_CLASS),
+        SentenceModule("0", "", f"{_CLASSES_OF}.Transformer"),
+        SentenceModule("1", POOLING_FOLDER, f"{_CLASSES_OF}.Pooling"),
     ]
-    pooling = {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True}
+    # Without its switch the mean is on, in every version.
+    switches = {"pooling_mode_mean_tokens": False}
+    switches |= {POOLING_SWITCHES[mode]: True for mode in vector.pooling}
+    width = vector.cut_from or vector.dimension
+    settings = {"word_embedding_dimension": width, **switches}
+    write_json(folder / POOLING_FOLDER / "config.json", settings)
     transformer = {"max_seq_length": max_length, "do_lower_case": False}
-    write_json(folder / MODULES_FILE, _packaged_modules(modules))
-    write_json(folder / POOLING_FOLDER / "config.json", pooling)
     write_json(folder / "sentence_bert_config.json", transformer)
+    # What a user states has no other step.
+    modules += [_normalization(2) for _ in vector.steps]
+    return modules
+
+
+def _normalization(number: int) -> SentenceModule:
+    return SentenceModule(str(number), f"{number}_Normalize", f"{_CLASSES_OF}.Normalize")
+
+
+def _write_cut(folder: Path, number: int, *, cut_from: int, to: int) -> list[SentenceModule]:
+    """Writes the modules that cut a vector: sentence-transformers has none, but a dense layer.
+
+    Args:
+        folder: The package.
+        number: Number of the first module.
+        cut_from: Width of the vector.
+        to: Values that are left.
+    """
+    name = f"{number}_Cut"
+    settings = {
+        "in_features": cut_from,
+        "out_features": to,
+        "bias": False,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    }
+    write_json(folder / name / "config.json", settings)
+    # A product with ones and zeros is exact.
+    weights = {"linear.weight": np.eye(to, cut_from, dtype=np.float32)}
+    write_bytes(folder / name / "model.safetensors", save(weights))
+    dense = SentenceModule(str(number), name, f"{_CLASSES_OF}.Dense")
+    return [dense, _normalization(number + 1)]
 
 
 def omitted_parts(source_folder: Path, *, has_modules: bool) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,11 @@ from edgedistil.core.rundir import (
     write_json,
 )
 from edgedistil.core.sentence_modules import find_transformer, read_modules
-from edgedistil.core.sentence_vector import read_sentence_vector, unsupported_part
+from edgedistil.core.sentence_vector import (
+    SentenceVector,
+    read_sentence_vector,
+    unsupported_part,
+)
 from edgedistil.core.task import (
     ENCODER_TASK,
     FILL_MASK_TASK,
@@ -39,6 +43,7 @@ from edgedistil.core.task import (
 )
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
 from edgedistil.export.sentence_modules import check_modules
+from edgedistil.export.vector_options import VectorOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,6 +68,7 @@ class ExportSource:
             unless the model is in a subfolder.
         task: What the exported model computes.
         float_only: Whether it is exported in float32 only, as a baseline.
+        vector_options: What the user states about its sentence vectors.
     """
 
     name: str
@@ -71,6 +77,23 @@ class ExportSource:
     package_folder: Path
     task: Task
     float_only: bool = False
+    vector_options: VectorOptions = field(default_factory=VectorOptions)
+
+    def sentence_vector(self) -> SentenceVector | None:
+        """Returns how the model makes sentence vectors; `is_guess` if nothing says it.
+
+        Returns:
+            None for another task, and where a part of the folder is not supported.
+        Raises:
+            InputError: The user states something else than the folder.
+            ModelError: A module's settings are damaged.
+        """
+        if self.task != ENCODER_TASK or unsupported_part(self.package_folder) is not None:
+            return None
+        source = read_model_folder(self.folder)
+        hidden = source.family.hidden(source.config)
+        vector = read_sentence_vector(self.package_folder, hidden=hidden)
+        return self.vector_options.apply(vector, self.package_folder)
 
     def load_model(self) -> PreTrainedModel:
         """Loads the model with the task's head, in float32 and eval mode, without gradients.
@@ -108,17 +131,15 @@ class ExportSource:
         """
         from edgedistil.models.sentence_encoder import SentenceEncoder, build_head
 
-        if self.task != ENCODER_TASK or not read_modules(self.package_folder):
-            return None
         left_out = unsupported_part(self.package_folder)
-        if left_out is not None:
+        if self.task == ENCODER_TASK and left_out is not None:
             console.warn(
                 f"the graph has no {SENTENCE_OUTPUT}: {left_out} is not supported in a graph; "
                 "clients compute it with the package's modules"
             )
+        vector = self.sentence_vector()
+        if vector is None or vector.is_guess:
             return None
-        hidden = FAMILIES[model.config.model_type].hidden(model.config.to_dict())
-        vector = read_sentence_vector(self.package_folder, hidden=hidden)
         head = build_head(vector, self.package_folder).requires_grad_(False)
         return SentenceEncoder(model, vector, head).eval()
 

@@ -68,7 +68,8 @@ class Encoder:
                 reason = f"it would need {contract.unsupported}"
             raise InputError(
                 f"the graph in {folder} has no output {SENTENCE_OUTPUT}: {reason}",
-                hint="export a sentence-transformers folder, which has modules.json",
+                hint="export a sentence-transformers folder, which has modules.json, or state how "
+                "the model pools with --pooling",
             )
         self.vector: SentenceVector = contract.sentence_vector
         self._batch_tokens = batch_tokens

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
 from edgedistil.core.precision import Precision
-from edgedistil.core.records import NotMeasured, ParityFigures, ReferencePart
+from edgedistil.core.records import NotMeasured, ParityFigures, RankFigures, ReferencePart
 from edgedistil.core.task import TASKS
 from edgedistil.parity.probes import ProbeBatch, Probes
 from edgedistil.parity.reference_error import squared_errors
@@ -46,12 +46,14 @@ class Comparison:
         by_length: By padded length.
         largest_output: Largest absolute value among PyTorch's outputs.
         parts: Each part against PyTorch with the same roundings, if it was compared.
+        ranking: Sentence vectors and their rankings, if they were compared.
     """
 
     overall: ParityFigures
     by_length: list[ParityFigures]
     largest_output: float = 0.0
     parts: list[ReferencePart] = field(default_factory=list)
+    ranking: RankFigures | None = None
 
 
 def compare(

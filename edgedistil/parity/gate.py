@@ -27,6 +27,7 @@ from edgedistil.core.records import (
     NotMeasured,
     ParityFigures,
     ParityRecord,
+    RankFigures,
     Tolerance,
     ToleranceResult,
     provenance,
@@ -40,7 +41,13 @@ from edgedistil.parity.formula import WeightSource
 from edgedistil.parity.invariance import check_invariance
 from edgedistil.parity.part_check import check_parts, wrong_parts
 from edgedistil.parity.probes import ProbeBatch, Probes
-from edgedistil.parity.tolerances import reference_tolerances, scaled, tolerances_for
+from edgedistil.parity.rank_agreement import compare_rankings
+from edgedistil.parity.tolerances import (
+    rank_tolerances,
+    reference_tolerances,
+    scaled,
+    tolerances_for,
+)
 
 Feeds = Mapping[str, NDArray[Any]]
 RunModel = Callable[[Feeds], Outputs]
@@ -89,6 +96,7 @@ def check_artefact(
     if run is None and precision in probes.references:
         parts = check_parts(model_file, probes, precision)
         comparison = replace(comparison, parts=parts)
+    comparison = replace(comparison, ranking=compare_rankings(probes.pool, run_model))
     record = judge(
         comparison,
         precision=precision,
@@ -149,6 +157,11 @@ def judge(
         for tolerance in tolerances
     ]
     results += _check_reference(comparison, precision)
+    if comparison.ranking is not None:
+        results += [
+            check_tolerance(tolerance, comparison.ranking)
+            for tolerance in rank_tolerances(precision)
+        ]
     record = ParityRecord(
         model=model,
         task=task,
@@ -163,7 +176,10 @@ def judge(
         passed=all(result.holds for result in results) and not wrong_parts(parts),
         provenance=provenance(),
     )
-    return record.model_copy(update={"parts": list(parts)}) if parts else record
+    added: dict[str, Any] = {"parts": list(parts)} if parts else {}
+    if comparison.ranking is not None:
+        added["ranking"] = comparison.ranking
+    return record.model_copy(update=added)
 
 
 def _check_reference(comparison: Comparison, precision: Precision) -> list[ToleranceResult]:
@@ -183,7 +199,7 @@ def _check_reference(comparison: Comparison, precision: Precision) -> list[Toler
     return [of_all, of_length.model_copy(update={"length": worst})]
 
 
-def check_tolerance(tolerance: Tolerance, figures: ParityFigures) -> ToleranceResult:
+def check_tolerance(tolerance: Tolerance, figures: ParityFigures | RankFigures) -> ToleranceResult:
     """Checks one figure against its bound, which is inclusive.
 
     Raises:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from edgedistil.core.errors import ShapeError, StorageError
 from edgedistil.core.precision import Precision
 from edgedistil.core.rundir import replacing, storage_errors
+from edgedistil.core.sentence_vector import Similarity
 from edgedistil.core.task import ProblemType, Task
 
 FORMAT = 1
@@ -94,6 +95,26 @@ class ProbeBatch:
 
 
 @dataclass(frozen=True)
+class PoolBatch:
+    """Different short texts of one call, and PyTorch's sentence vectors of them, (B, V)."""
+
+    feeds: Mapping[str, NDArray[np.int64]]
+    vectors_BV: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TextPool:
+    """Texts that are ranked by each other, and how the model's vectors are compared."""
+
+    similarity: Similarity
+    batches: tuple[PoolBatch, ...]
+
+    @property
+    def texts(self) -> int:
+        return sum(len(batch.vectors_BV) for batch in self.batches)
+
+
+@dataclass(frozen=True)
 class Probes:
     """All batches of a probe set, and the model that computed the outputs. Iterates over batches.
 
@@ -105,6 +126,7 @@ class Probes:
         batches: The batches.
         problem_type: How the outputs of a sequence's head are read; None for other tasks.
         references: Precision → outputs of each batch by PyTorch with the roundings of its artefact.
+        pool: Texts whose rankings are compared; None for a model without sentence vectors.
     """
 
     task: Task
@@ -114,6 +136,7 @@ class Probes:
     batches: tuple[ProbeBatch, ...]
     problem_type: ProblemType | None = None
     references: Mapping[Precision, ReferenceOutputs] = field(default_factory=dict)
+    pool: TextPool | None = None
 
     def __iter__(self) -> Iterator[ProbeBatch]:
         return iter(self.batches)
@@ -157,7 +180,7 @@ class Probes:
 
     def save(self, path: Path) -> None:
         """Writes one npz file atomically; equal probes give equal bytes."""
-        head = {
+        head: dict[str, Any] = {
             "format": FORMAT,
             "task": self.task,
             "source_sha256": self.source_sha256,
@@ -170,6 +193,8 @@ class Probes:
             head["problem_type"] = self.problem_type
         if self.references:
             head["references"] = sorted(self.references)
+        if self.pool is not None:
+            head["pool"] = [self.pool.similarity, len(self.pool.batches)]
         # The head is JSON in an array of text: npz without pickle stores arrays only.
         arrays: dict[str, Array] = {"head": np.array(json.dumps(head, sort_keys=True))}
         for index, batch in enumerate(self.batches):
@@ -178,6 +203,7 @@ class Probes:
             for precision, outputs in self.references.items():
                 for name, array in outputs[index].items():
                     arrays[f"{index}/{_REFERENCE_PREFIX}{precision}/{name}"] = array
+        arrays |= _pool_arrays(self.pool)
         with replacing(path) as temporary, storage_errors(path), temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -195,6 +221,7 @@ class Probes:
                 batches = tuple(_batch_of(archive, index) for index in range(head["batches"]))
                 boundaries = tuple(map(str, head["boundaries"]))
                 references = _references_of(archive, head)
+                pool = _pool_of(archive, head)
                 task, source_sha256, seed = head["task"], head["source_sha256"], head["seed"]
         # A corrupt archive makes zipfile, zlib and numpy raise exceptions of a dozen types.
         except Exception as error:
@@ -211,6 +238,7 @@ class Probes:
             # Files of earlier versions do not have it: their heads were read as one label or value.
             problem_type=head.get("problem_type"),
             references=references,
+            pool=pool,
         )
 
 
@@ -232,6 +260,8 @@ _CHOICES = "choices"
 _FULL_HIDDEN = "whole_KBLD"  # stored name; part of FORMAT 1
 _OUTPUT_PREFIX = "output/"
 _REFERENCE_PREFIX = "reference/"
+_POOL_PREFIX = "pool/"
+_VECTORS = "vectors_BV"
 
 
 def _read_head(archive: Mapping[str, Array]) -> dict[str, Any]:
@@ -268,6 +298,29 @@ def _references_of(
             batches.append({name.removeprefix(prefix): archive[name] for name in names})
         references[precision] = tuple(batches)
     return references
+
+
+def _pool_arrays(pool: TextPool | None) -> dict[str, Array]:
+    """Stored name → array of the pool."""
+    arrays: dict[str, Array] = {}
+    for index, batch in enumerate(pool.batches if pool is not None else ()):
+        arrays[f"{_POOL_PREFIX}{index}/{_VECTORS}"] = batch.vectors_BV
+        for name, array in batch.feeds.items():
+            arrays[f"{_POOL_PREFIX}{index}/{name}"] = array
+    return arrays
+
+
+def _pool_of(archive: Mapping[str, Array], head: Mapping[str, Any]) -> TextPool | None:
+    if "pool" not in head:
+        return None
+    similarity, count = head["pool"]
+    batches = []
+    for index in range(count):
+        prefix = f"{_POOL_PREFIX}{index}/"
+        names = [name.removeprefix(prefix) for name in archive if name.startswith(prefix)]
+        feeds = {name: archive[prefix + name] for name in names if name != _VECTORS}
+        batches.append(PoolBatch(feeds, archive[prefix + _VECTORS]))
+    return TextPool(similarity, tuple(batches))
 
 
 def _batch_of(archive: Mapping[str, Array], index: int) -> ProbeBatch:

@@ -15,6 +15,7 @@ from edgedistil.core.records import ExportRecord, ParityRecord
 from edgedistil.core.rundir import sha256_file, tree_manifest
 from edgedistil.core.task import Task
 from edgedistil.export.package import packaged_config, write_package
+from edgedistil.export.source import read_source
 from tests.fixtures.small_package import TASK, export_record, parity_record, write_graph
 
 Folder = Callable[[str], Path]
@@ -30,8 +31,7 @@ def write(
 ) -> None:
     write_package(
         folder,
-        source_folder=source,
-        task=task,
+        read_source(source, name="student", role="student", task=task),
         title="A student",
         records=records,
         parities=parities,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ from edgedistil.core.rundir import RunDir
 from edgedistil.core.task import SENTENCE_OUTPUT
 from edgedistil.export import artefacts, publish
 from edgedistil.export.passes.sentence_vector import append_sentence_vector
+from edgedistil.export.request import prepare_export
 from edgedistil.export.source import read_source
+from edgedistil.export.vector_options import VectorOptions
 from edgedistil.inference.encoder import Encoder
 from edgedistil.models.sentence_encoder import load_sentence_encoder
 
@@ -157,6 +161,59 @@ def test_a_folder_that_does_not_say_how_it_pools_has_no_vectors(
     exported = export(folder("BertModel"), run, text)
     with pytest.raises(InputError, match=f"no output {SENTENCE_OUTPUT}"):
         Encoder(exported)
+
+
+def test_a_stated_pooling_and_length_are_in_the_graph_and_in_the_modules(
+    folder: Callable[[str], Path], run: RunDir, text: list[str]
+) -> None:
+    path = folder("BertModel")
+    stated = VectorOptions("lasttoken", normalize=True, dimension=11)
+    source = replace(read_source(path, name="m", role="other", task=TASK), vector_options=stated)
+    publish.export_model(run, source, ExportOptions(precisions=["int8"]), text=text)
+    exported = Encoder(run.export("m", TASK))
+    assert exported.dimension == 11 and not exported.vector.is_guess
+    words = exported.vector.in_words()
+    assert words.endswith("L2 normalization → first 11 of 44 values → L2 normalization")
+    # The package's modules, read as a sentence-transformers folder with the source's weights.
+    for name in ("modules.json", "1_Pooling", "3_Cut"):
+        place = run.export("m", TASK) / name
+        (shutil.copytree if place.is_dir() else shutil.copyfile)(place, path / name)
+    vectors = exported.embed(TEXTS)
+    np.testing.assert_allclose(vectors, expected_vectors(path, exported, ""), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("stated", "with_modules", "problem"),
+    [
+        (VectorOptions("cls"), True, "--pooling is cls, and .*modules.json says: mean of the"),
+        (VectorOptions(dimension=25), True, "of 24 values cannot be cut to 25"),
+        (VectorOptions(dimension=8), False, "does not say how the model pools"),
+        (VectorOptions(normalize=True), False, "does not say how the model pools"),
+    ],
+)
+def test_what_contradicts_the_folder_is_refused(
+    source: Path, stated: VectorOptions, with_modules: bool, problem: str
+) -> None:
+    path = source if with_modules else without_modules(source)
+    model = read_source(path, name="m", role="other", task=TASK)
+    with pytest.raises(InputError, match=problem):
+        replace(model, vector_options=stated).sentence_vector()
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"pooling": "meen"}, "unknown pooling 'meen'; did you mean 'mean'"),
+        ({"pooling": "cls", "task": "fill-mask"}, "is exported for fill-mask"),
+    ],
+)
+def test_options_of_vectors_are_checked_before_a_model_is_loaded(
+    folder: Callable[[str], Path], runs: Path, options: dict[str, Any], problem: str
+) -> None:
+    path = folder("BertForMaskedLM")
+    with pytest.raises(InputError, match=problem):
+        prepare_export("latest", ExportOptions(model=str(path), **options))
 
 
 def test_an_unknown_precision_names_those_of_the_folder(

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.sentence_modules import find_transformer, read_modules
-from edgedistil.core.sentence_vector import read_max_length
+from edgedistil.core.sentence_vector import (
+    SentenceVector,
+    Step,
+    read_max_length,
+    read_sentence_vector,
+)
 from edgedistil.export.sentence_modules import (
     check_modules,
     omitted_parts,
@@ -38,6 +44,9 @@ NORMALIZE = {
     "path": "3_Normalize",
     "type": "sentence_transformers.models.Normalize",
 }
+
+
+VECTOR = SentenceVector(pooling=("mean",), steps=(), dimension=32, is_guess=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -70,7 +79,7 @@ def files(folder: Path) -> set[str]:
 
 
 def test_every_module_comes_with_its_weights_and_the_prompts(source: Path, package: Path) -> None:
-    write_sentence_modules(package, source, hidden=32, max_length=64)
+    write_sentence_modules(package, source, VECTOR, max_length=64)
     assert files(package) == files(source)
     weights = "2_Dense/model.safetensors"
     assert (package / weights).read_bytes() == (source / weights).read_bytes()
@@ -79,9 +88,20 @@ def test_every_module_comes_with_its_weights_and_the_prompts(source: Path, packa
 
 
 def test_without_modules_the_pooling_is_a_guess(tmp_path: Path, package: Path) -> None:
-    write_sentence_modules(package, tmp_path, hidden=32, max_length=64)
+    write_sentence_modules(package, tmp_path, VECTOR, max_length=64)
     pooling = json.loads((package / "1_Pooling/config.json").read_text())
     assert pooling == {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+
+
+def test_a_stated_pooling_and_a_cut_become_modules(tmp_path: Path, package: Path) -> None:
+    vector = replace(VECTOR, pooling=("cls",), steps=(Step("normalize"),), is_guess=False)
+    write_sentence_modules(package, tmp_path, vector.truncated(8), max_length=64)
+    names = [module.class_name for module in read_modules(package)]
+    assert names == ["Transformer", "Pooling", "Normalize", "Dense", "Normalize"]
+    weights = load_file(package / "3_Cut/model.safetensors")["linear.weight"]
+    np.testing.assert_array_equal(weights, np.eye(8, 32))
+    packaged = read_sentence_vector(package, hidden=32)
+    assert (packaged.pooling, packaged.dimension) == (("cls",), 8)
 
 
 def test_a_model_in_a_subfolder_is_found_and_packaged_at_the_top(
@@ -91,7 +111,7 @@ def test_a_model_in_a_subfolder_is_found_and_packaged_at_the_top(
     write_json(source / "0_Transformer" / "config.json", {})
     write_json(source / "0_Transformer" / "sentence_bert_config.json", {"max_seq_length": 7})
     assert find_transformer(source) == source / "0_Transformer"
-    write_sentence_modules(package, source, hidden=32, max_length=64)
+    write_sentence_modules(package, source, VECTOR, max_length=64)
     assert json.loads((package / "modules.json").read_text())[0] == TRANSFORMER
     settings = json.loads((package / "sentence_bert_config.json").read_text())
     assert settings == {"max_seq_length": 7}
@@ -109,7 +129,7 @@ def test_modules_in_a_module_and_settings_of_other_names_are_copied(
     for folder in (source / "1_Asym" / "a", source / "2_LSTM"):
         save_file({"w": np.ones(3)}, folder / "model.safetensors")
     check_modules(source)
-    write_sentence_modules(package, source, hidden=32, max_length=64)
+    write_sentence_modules(package, source, VECTOR, max_length=64)
     expected = {name for name in files(source) if not name.startswith(("1_Pooling", "2_Dense"))}
     assert files(package) == expected
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.sentence_vector import Similarity
+from edgedistil.core.similarity import Vectors, rank
 from edgedistil.evaluate.retrieval.collection import Collection
-
-Vectors = NDArray[np.float32]
 
 # Name in records → trec_eval's name.
 METRICS = {
@@ -25,8 +24,6 @@ METRICS = {
 MAIN_METRIC = "ndcg@10"
 # Documents of a ranking that are scored; the deepest metric needs this many.
 DEPTH = 100
-# Queries whose similarities to all documents are in memory at once.
-_QUERIES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -89,43 +86,6 @@ def score_run(collection: Collection, run: dict[str, dict[str, float]]) -> Retri
         for name, key in METRICS.items()
     }
     return RetrievalScores(queries, by_metric)
-
-
-def rank(
-    query_vectors: Vectors,
-    document_vectors: Vectors,
-    similarity: Similarity = "cosine",
-    *,
-    depth: int,
-) -> Iterator[NDArray[np.int64]]:
-    """Yields the indices of the nearest documents of each query, best first.
-
-    Documents of equal similarity keep their order.
-    """
-    queries, documents = query_vectors, document_vectors
-    if similarity == "cosine":
-        queries, documents = _normalized(queries), _normalized(documents)
-    for start in range(0, len(queries), _QUERIES_AT_ONCE):
-        chunk = queries[start : start + _QUERIES_AT_ONCE]
-        scores_QN = _similarities(chunk, documents, similarity)
-        for row_N in scores_QN:
-            # A stable sort of the negative scores: the first of equal ones stays first.
-            yield np.argsort(-row_N, kind="stable")[:depth]
-
-
-def _similarities(queries: Vectors, documents: Vectors, similarity: Similarity) -> Vectors:
-    """Similarities of queries and documents, larger for nearer, (Q, N)."""
-    if similarity in ("cosine", "dot"):
-        return queries @ documents.T
-    order = {"euclidean": 2, "manhattan": 1}[similarity]
-    distances = [np.linalg.norm(documents - query, ord=order, axis=1) for query in queries]
-    return -np.stack(distances).astype(np.float32)
-
-
-def _normalized(vectors: Vectors) -> Vectors:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    normalized: Vectors = vectors / np.maximum(norms, 1e-12)
-    return normalized
 
 
 def _check(texts: Mapping[str, str], vectors: Vectors, what: str) -> None:

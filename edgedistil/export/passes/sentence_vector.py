@@ -48,8 +48,8 @@ def append_sentence_vector(
     pooled = parts[0]
     if len(parts) > 1:
         pooled = append("Concat", parts, "concat", axis=-1)
-    result, width = _append_steps(append, pooled, vector.steps, weights)
-    if width and vector.dimension < width:
+    result = _append_steps(append, pooled, vector.steps, weights)
+    if vector.cut_from is not None:
         first = append.constant("first", np.array([0], np.int64))
         end = append.constant("dimension", np.array([vector.dimension], np.int64))
         axis = append.constant("last_axis", np.array([-1], np.int64))
@@ -189,14 +189,13 @@ def _append_steps(
     pooled: ir.Value,
     steps: Sequence[Step],
     weights: Mapping[str, NDArray[Any]],
-) -> tuple[ir.Value, int]:
-    """Appends the layers; returns the result and its width, 0 if no layer says it."""
-    result, width = pooled, 0
+) -> ir.Value:
+    """Appends the layers; returns the result."""
+    result = pooled
     # Numbers of the modules in `SentenceEncoder.head`: a dense layer is two of them.
     module = 0
     for number, step in enumerate(steps):
         name = f"{number}_{step.kind}"
-        width = step.outputs or width
         if step.kind == "normalize":
             result = _normalized(append, result, name)
         elif step.kind == "layer_norm":
@@ -205,7 +204,7 @@ def _append_steps(
             result = _dense(append, result, step, weights, name, module)
             module += 1
         module += 1
-    return result, width
+    return result
 
 
 def _layer_norm(

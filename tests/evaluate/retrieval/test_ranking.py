@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from edgedistil.core.errors import ModelError
+from edgedistil.core.similarity import rank
 from edgedistil.evaluate.retrieval.collection import Collection
-from edgedistil.evaluate.retrieval.ranking import rank, score_run, score_vectors
+from edgedistil.evaluate.retrieval.ranking import score_run, score_vectors
 
 DOCUMENTS = {f"d{index}": f"text {index}" for index in range(12)}
 

@@ -33,6 +33,7 @@ from edgedistil.core.records import (
     ParityRecord,
     ProbeText,
     ProfileRow,
+    RankFigures,
     ToleranceResult,
 )
 from edgedistil.core.sentence_vector import SentenceVector
@@ -168,6 +169,8 @@ _PARITY_COLUMNS = (
 )
 
 
+_RANK_COLUMNS = ("smallest cosine", "mean cosine", "top-10 overlap", "rank correlation")
+
 _PROBE_TEXTS: dict[ProbeText, str] = {
     "held-out": "held-out text",
     "user": "the exporter's own text",
@@ -191,6 +194,7 @@ def _parity(parities: Sequence[ParityRecord], exports: Sequence[ExportRecord]) -
         "with none, stored vectors stay comparable."
     )
     yield _overall_table(parities)
+    yield from _rankings(parities)
     yield "By length:"
     yield _length_table(parities)
     yield "Tolerances, and why:"
@@ -208,6 +212,27 @@ def _overall_table(parities: Sequence[ParityRecord]) -> str:
         rows.append((parity.precision, *_parity_figures(parity.overall), change, verdict))
     columns = ("precision", *_PARITY_COLUMNS, "change by neighbours", "verdict")
     return markdown.table(columns, rows)
+
+
+def _rankings(parities: Sequence[ParityRecord]) -> Iterator[str]:
+    """Yields the table of sentence vectors and rankings, for an encoder."""
+    rows = []
+    for parity in parities:
+        ranking = parity.ranking
+        if isinstance(ranking, RankFigures):
+            cells = (
+                number(ranking.vector_cosine_min, 6),
+                number(ranking.vector_cosine_mean, 6),
+                percent(ranking.top10_overlap, 1),
+                number(ranking.rank_correlation, 4),
+            )
+            rows.append((parity.precision, str(ranking.texts), *cells))
+    if rows:
+        yield (
+            "Sentence vectors, and the order in which texts find each other (the share of "
+            "PyTorch's 10 nearest texts, and Spearman's correlation of all similarities):"
+        )
+        yield markdown.table(("precision", "texts", *_RANK_COLUMNS), rows)
 
 
 def _length_table(parities: Sequence[ParityRecord]) -> str:

@@ -187,8 +187,8 @@ class TaskOptions(CheckedOptions):
         Sequence[str] | None,
         Flag(
             "--task",
-            "Task, group (glue, paper, retrieval), task file, or folder of a BEIR collection; "
-            "repeat for several. Default: the recipe's tasks.",
+            "Task, group (glue, paper, retrieval), task file, folder of a BEIR collection, or "
+            "sts:FILE with graded pairs; repeat for several. Default: the recipe's tasks.",
             metavar="TASK",
         ),
     ] = None
@@ -243,6 +243,15 @@ class EvaluateOptions(TaskOptions):
         Flag(
             "--artefact",
             "Also score the ONNX artefact of this precision. Default: PyTorch only.",
+        ),
+    ] = None
+    seed_runs: Annotated[
+        Sequence[str] | None,
+        Flag(
+            "--seed-run",
+            "Run of the same recipe with another seed, whose student counts as another "
+            "distillation in retrieval; repeat for several. Default: this run alone.",
+            metavar="RUN",
         ),
     ] = None
 

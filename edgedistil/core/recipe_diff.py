@@ -59,7 +59,7 @@ def differences(before: Recipe, after: Recipe) -> dict[str, Difference]:
 def check_resumable(before: Recipe, now: Recipe, *, run: str) -> None:
     """Raises RunError if a changed key affects a resumed run's result; prints other changes."""
     changes = differences(before, now)
-    result_changing = {key: change for key, change in changes.items() if not _is_resumable(key)}
+    result_changing = {key: change for key, change in changes.items() if not is_resumable(key)}
     if result_changing:
         raise RunError(
             f"run '{run}' was started with another recipe: {_format(result_changing)}",
@@ -69,7 +69,7 @@ def check_resumable(before: Recipe, now: Recipe, *, run: str) -> None:
         console.say(f"recipe changes that do not affect the result: {_format(changes)}")
 
 
-def _is_resumable(key: str) -> bool:
+def is_resumable(key: str) -> bool:
     return any(fnmatch.fnmatch(key, pattern) for pattern in RESUMABLE_KEYS)
 
 

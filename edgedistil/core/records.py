@@ -476,6 +476,37 @@ class RetrievalScore(Record):
     # Level of the intervals, and the noise that they include.
     interval: str
     notes: list[str] = []
+    # Distillations with other seeds that the figures are means of.
+    seeds: int = 1
+
+
+class RetrievalDifference(Record):
+    """nDCG@10 of one model minus another's, on the same queries, with its interval."""
+
+    collection: str
+    model: str
+    other: str
+    difference: float
+    low: float
+    high: float
+    interval: str
+
+
+class PairScore(Record):
+    """Correlation of a model's similarities of text pairs with people's grades, −1 to 1."""
+
+    name: str
+    # File of the pairs.
+    origin: str
+    pairs: int
+    model: str
+    pearson: float
+    pearson_low: float
+    pearson_high: float
+    spearman: float
+    spearman_low: float
+    spearman_high: float
+    interval: str
 
 
 class EvaluationRecord(Record):
@@ -492,6 +523,8 @@ class EvaluationRecord(Record):
     macros: list[MacroScore] = []
     artefacts: list[ArtefactScore] = []
     retrieval: list[RetrievalScore] = []
+    retrieval_differences: list[RetrievalDifference] = []
+    pairs: list[PairScore] = []
     provenance: Provenance
 
 

@@ -29,6 +29,18 @@ def similarities(queries_QV: Vectors, documents_NV: Vectors, similarity: Similar
     return -np.stack(distances).astype(np.float32)
 
 
+def pair_similarities(first_NV: Vectors, second_NV: Vectors, similarity: Similarity) -> Vectors:
+    """Returns the similarity of each pair of rows, (N,)."""
+    if similarity == "cosine":
+        first_NV, second_NV = _normalized(first_NV), _normalized(second_NV)
+    if similarity in ("cosine", "dot"):
+        products: Vectors = np.einsum("nv,nv->n", first_NV, second_NV)
+        return products
+    distances_N = np.linalg.norm(first_NV - second_NV, ord=_ORDERS[similarity], axis=1)
+    nearness_N: Vectors = -distances_N.astype(np.float32)
+    return nearness_N
+
+
 def rank(
     queries_QV: Vectors, documents_NV: Vectors, similarity: Similarity = "cosine", *, depth: int
 ) -> Iterator[NDArray[np.int64]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgedistil.core import console
-from edgedistil.core.errors import TaskError
+from edgedistil.core.errors import InputError, TaskError
 from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.recipe import load_recipe
 from edgedistil.core.recipe_stages import Evaluate
@@ -32,10 +32,13 @@ from edgedistil.evaluate.planning import (
     with_controls,
 )
 from edgedistil.evaluate.retention import Predictions
+from edgedistil.evaluate.retrieval.pairs import is_pair_set
 from edgedistil.evaluate.retrieval.stage import (
+    EmbeddingResults,
     evaluate_retrieval,
     is_retrieval,
     load_collections,
+    load_pair_sets,
 )
 from edgedistil.evaluate.search import choose_settings
 from edgedistil.evaluate.spec import expand_groups, load_task
@@ -80,7 +83,12 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
     settings = _recipe_settings(run)
     selection = _select(options, settings)
     collections = load_collections([name for name in selection.tasks if is_retrieval(name)])
-    labelled = [name for name in selection.tasks if not is_retrieval(name)]
+    pair_sets = load_pair_sets([name for name in selection.tasks if is_pair_set(name)])
+    labelled = [
+        name for name in selection.tasks if not is_retrieval(name) and not is_pair_set(name)
+    ]
+    if options.seed_runs and not collections:
+        raise InputError("--seed-run is about retrieval; add --task retrieval")
     tasks = _planned_tasks(labelled, settings, options)
 
     # Check the options for artefacts first: fine-tuning takes hours.
@@ -117,20 +125,38 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
         names = {planner.source(model).name for model in deployed}
         exported = [plan for plan in plans if plan.source.name in names]
         record = _with_artefacts(record, exported, options.artefact)
-    if collections:
-        scores = evaluate_retrieval(
+    embedded = EmbeddingResults([], [], [])
+    if collections or pair_sets:
+        embedded = evaluate_retrieval(
             run,
             collections,
+            pair_sets,
             selection.models,
             reference=reference_model(run),
             precision=options.artefact,
+            seed_runs=options.seed_runs or (),
         )
-        record = record.model_copy(update={"retrieval": scores})
+    record = _with_embedding_results(record, embedded, earlier)
     if options.cell is None:
         record = _with_earlier_tasks(run, earlier, record)
         record = record.model_copy(update={"tasks": mark_same_texts(record.tasks)})
         write_record(run.evaluation, record)
     return record
+
+
+def _with_embedding_results(
+    record: EvaluationRecord, results: EmbeddingResults, earlier: EvaluationRecord | None
+) -> EvaluationRecord:
+    """Adds the results of encoders, and those of the earlier record that they do not replace."""
+    if earlier is not None:
+        results = results.merged(earlier)
+    return record.model_copy(
+        update={
+            "retrieval": results.retrieval,
+            "retrieval_differences": results.differences,
+            "pairs": results.pairs,
+        }
+    )
 
 
 def _recipe_settings(run: RunDir) -> Evaluate:
@@ -232,9 +258,6 @@ def _with_earlier_tasks(
     for part in ("cells", "summaries", "retentions", "artefacts"):
         others = [entry for entry in getattr(earlier, part) if entry.task not in evaluated]
         merged[part] = [*others, *getattr(record, part)]
-    searched = {score.collection for score in record.retrieval}
-    others = [score for score in earlier.retrieval if score.collection not in searched]
-    merged["retrieval"] = [*others, *record.retrieval]
     other_tasks = [task for task in earlier.tasks if task.name not in evaluated]
     merged["tasks"] = [*other_tasks, *record.tasks]
     # A macro-score is over tasks, so it is computed again from the merged summaries.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from edgedistil.core.format import (
     ABSENT,
@@ -19,15 +19,12 @@ from edgedistil.core.records import (
     EvaluationRecord,
     NotMeasured,
     Retention,
-    RetrievalScore,
     Summary,
     TaskFacts,
     Variation,
 )
+from edgedistil.report.embedding_tables import embedding_tables
 from edgedistil.report.table import TableData
-
-# Metrics of a retrieval table after the one that counts.
-_OTHER_METRICS = ("recall@10", "recall@100", "mrr")
 
 
 def evaluation_tables(record: EvaluationRecord) -> list[TableData]:
@@ -37,56 +34,12 @@ def evaluation_tables(record: EvaluationRecord) -> list[TableData]:
         tables.append(task_table(record))
     if record.summaries:
         tables.append(score_table(record))
-    if record.retrieval:
-        tables.append(retrieval_table(record.retrieval))
+    tables += embedding_tables(record)
     if record.macros:
         tables.append(macro_table(record))
     if record.artefacts:
         tables.append(artefact_score_table(record))
     return tables
-
-
-# --- retrieval -----------------------------------------------------------------------------------
-
-
-def retrieval_table(scores: Sequence[RetrievalScore]) -> TableData:
-    """Search quality by collection and model, × 100."""
-    columns = [
-        "collection",
-        "model",
-        "nDCG@10",
-        "recall@10",
-        "recall@100",
-        "MRR",
-        "share of the reference's nDCG@10",
-    ]
-    rows = []
-    for score in scores:
-        share = ABSENT
-        if score.model != score.reference:
-            share = with_interval(
-                score.retention, score.retention_low, score.retention_high, percent
-            )
-        ndcg = with_interval(score.metrics["ndcg@10"], score.low, score.high, _tenths)
-        others = [hundredths(score.metrics[name], 1) for name in _OTHER_METRICS]
-        rows.append([score.collection, score.model, ndcg, *others, share])
-    return TableData("Retrieval", columns, rows, list(dict.fromkeys(_retrieval_notes(scores))))
-
-
-def _tenths(score: float) -> str:
-    return hundredths(score, 1)
-
-
-def _retrieval_notes(scores: Sequence[RetrievalScore]) -> Iterator[str]:
-    """Yields notes of a table; the same one may come several times."""
-    yield f"intervals: {scores[0].interval}; the reference is {scores[0].reference}"
-    yield "static: means of the reference's word vectors, weighted by rarity; no transformer"
-    for score in scores:
-        yield (
-            f"{score.collection}: {score.queries:,} queries, {score.documents:,} documents "
-            f"({score.origin})"
-        )
-        yield from (f"{score.collection}: {note}" for note in score.notes)
 
 
 # --- tasks ---------------------------------------------------------------------------------------

@@ -18,9 +18,12 @@ from edgedistil.core.records import (
     ExportRecord,
     ParityFigures,
     ParityRecord,
+    RankFigures,
     ToleranceResult,
 )
 from edgedistil.report.table import TableData
+
+_RANK_COLUMNS = ("top-10 overlap", "rank correlation")
 
 
 def export_table(artefacts: Sequence[tuple[ExportRecord, ParityRecord]]) -> TableData:
@@ -55,6 +58,33 @@ def _artefact_cells(export: ExportRecord, parity: ParityRecord) -> list[str]:
         change_by_neighbours(parity.invariance),
         "passed" if parity.passed else "FAILED",
     ]
+
+
+def ranking_table(parities: Sequence[ParityRecord]) -> TableData | None:
+    """Agreement of sentence vectors and rankings with PyTorch's; None without encoders."""
+    rows = []
+    for parity in parities:
+        ranking = parity.ranking
+        if isinstance(ranking, RankFigures):
+            rows.append(
+                [
+                    model_and_task(parity),
+                    parity.precision,
+                    number(ranking.vector_cosine_min, 5),
+                    number(ranking.vector_cosine_mean, 5),
+                    percent(ranking.top10_overlap),
+                    number(ranking.rank_correlation, 4),
+                    str(ranking.texts),
+                ]
+            )
+    if not rows:
+        return None
+    columns = ["artefact", "precision", "min cosine", "mean cosine", *_RANK_COLUMNS, "texts"]
+    notes = [
+        "each text as a query among the others: the share of PyTorch's 10 nearest texts that"
+        " the artefact has too, and Spearman's correlation of all similarities"
+    ]
+    return TableData("Sentence vectors and their rankings", columns, rows, notes)
 
 
 def error_by_length_table(parities: Sequence[ParityRecord]) -> TableData:

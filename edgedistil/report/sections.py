@@ -13,12 +13,14 @@ from edgedistil.report.distill_tables import (
     heldout_table,
     model_table,
 )
+from edgedistil.report.embedding_tables import cost_table
 from edgedistil.report.evaluation_tables import ablation_table, evaluation_tables
 from edgedistil.report.export_tables import (
     error_by_length_table,
     export_table,
     parity_length_table,
     parts_table,
+    ranking_table,
     tolerance_table,
 )
 from edgedistil.report.language_models import language_model_table, language_models
@@ -148,6 +150,10 @@ _RETENTION = (
     " of its own (teacher). A baseline already reaches much of a score, so retention above baseline"
     " is shown too: (model − baseline) / (teacher − baseline)."
 )
+_SEARCH = (
+    "The encoders were scored as they are, without fine-tuning. The share is a model's nDCG@10"
+    " divided by the teacher's, on the same queries."
+)
 
 
 def quality_section(results: RunResults) -> ReportSection:
@@ -179,7 +185,12 @@ def quality_section(results: RunResults) -> ReportSection:
         ]
     )
     tables = [*evaluation_tables(record), *ablation]
-    return ReportSection(title, anchor, _RETENTION, tables, pictures)
+    cost = cost_table(record, plots.measured_rows(results.profiles))
+    if cost is not None:
+        tables.append(cost)
+    # An encoder's search is scored as it is: nothing is fine-tuned.
+    lead = _RETENTION if record.tasks else _SEARCH
+    return ReportSection(title, anchor, lead, tables, pictures)
 
 
 # --- export --------------------------------------------------------------------------------------
@@ -201,6 +212,8 @@ def artefact_section(results: RunResults) -> ReportSection:
     # Two tables per artefact: too long to be shown at first.
     for parity in results.parities:
         folded += [parity_length_table(parity), tolerance_table(parity)]
+    ranking = ranking_table(results.parities)
+    rankings = [] if ranking is None else [ranking]
     return ReportSection(
         title,
         anchor,
@@ -208,6 +221,7 @@ def artefact_section(results: RunResults) -> ReportSection:
         " lengths.",
         [
             export_table(pairs),
+            *rankings,
             error_by_length_table(results.parities),
             parts_table(results.exports),
         ],

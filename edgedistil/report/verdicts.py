@@ -6,7 +6,7 @@ trained for. Quality is a retention on any task and metric, for example nDCG of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -241,8 +241,7 @@ def _tasks_verdict(evaluation: EvaluationRecord, retentions: Sequence[Retention]
         )
         for retention in retentions
     }
-    order: list[Word] = ["does not hold", "inconclusive", "holds"]
-    word = next(candidate for candidate in order if candidate in words.values())
+    word = _worst_word(words.values())
     worst = min((r for r in retentions if words[r.task] == word), key=_sort_key)
     figure = with_interval(worst.retention, worst.retention_low, worst.retention_high, percent)
     if isinstance(worst.retention, float):
@@ -257,22 +256,41 @@ def _tasks_verdict(evaluation: EvaluationRecord, retentions: Sequence[Retention]
     )
 
 
+def _worst_word(words: Iterable[Word]) -> Word:
+    """Returns the word that decides: no mean, so that a good task cannot hide a bad one."""
+    present = set(words)
+    order: list[Word] = ["does not hold", "inconclusive", "holds"]
+    return next(candidate for candidate in order if candidate in present)
+
+
 def _retrieval_verdict(searches: Sequence[RetrievalScore]) -> Verdict:
-    """Shows the lowest retention of nDCG; one distilled student decides nothing."""
-    worst = min(searches, key=lambda score: score.retention)
+    """Judges the retention of nDCG on all collections: it holds only if it holds on each."""
+    words = {
+        score.collection: retention_word(score.retention_low, score.retention_high, score.seeds)
+        for score in searches
+    }
+    word = _worst_word(words.values())
+    worst = min(
+        (score for score in searches if words[score.collection] == word),
+        key=lambda score: score.retention,
+    )
     interval = with_interval(worst.retention, worst.retention_low, worst.retention_high, percent)
-    # The interval is over the queries; another distillation would give another student.
-    seeds = 1
     rank = f", the lowest of {len(searches)}" if len(searches) > 1 else ""
     return Verdict(
         "quality",
         QUALITY_CLAIM,
-        retention_word(worst.retention_low, worst.retention_high, seeds),
+        word,
         f"{interval} of the ndcg@10 of {worst.reference}",
         f"collection {worst.collection}{rank}, {worst.queries:,} queries, nothing fine-tuned;"
         f" {_bound_text()}; the paper's figure is GLUE's macro-score, this is not GLUE",
-        f"one distillation: {missing_seeds(seeds)}; interval: {worst.interval}",
+        "; ".join(filter(None, [_few_distillations(worst.seeds), f"interval: {worst.interval}"])),
     )
+
+
+def _few_distillations(seeds: int) -> str:
+    """Why so few students decide nothing; empty if there are enough."""
+    missing = missing_seeds(seeds)
+    return f"{plural(seeds, 'distillation')}: {missing} (--seed-run)" if missing else ""
 
 
 def _sort_key(retention: Retention) -> float:

@@ -13,7 +13,7 @@ from edgedistil.core.contract import Contract, write_contract
 from edgedistil.core.echo import one_line
 from edgedistil.core.errors import StorageError
 from edgedistil.core.model_card import render_card
-from edgedistil.core.records import write_record
+from edgedistil.core.records import RankFigures, write_record
 from edgedistil.core.rundir import RunDir, write_json
 from edgedistil.core.sentence_vector import SentenceVector, Step
 from tests.fixtures.small_package import (
@@ -82,6 +82,22 @@ def test_the_card_says_how_vectors_are_made_and_what_is_put_before_a_text(tmp_pa
     contract = small_contract().model_copy(update={"unsupported": "the module LSTM"})
     card = render_card(replace(inputs, contract=contract))
     assert "computed by the client (`modules.json`): the module LSTM is not supported" in card
+
+
+def test_the_card_shows_the_agreement_of_rankings(tmp_path: Path) -> None:
+    inputs = card_inputs(tmp_path / "x")
+    figures = RankFigures(
+        texts=200,
+        similarity="cosine",
+        top10_overlap=0.9375,
+        rank_correlation=0.9876,
+        vector_cosine_min=0.97,
+        vector_cosine_mean=0.99,
+    )
+    parity = parity_record("int8").model_copy(update={"ranking": figures})
+    card = render_card(replace(inputs, parities=[parity_record("fp32"), parity]))
+    assert "| int8 | 200 | 0.970000 | 0.990000 | 93.8% | 0.9876 |" in card
+    assert card.count("rank correlation") == 1
 
 
 def test_the_examples_load_the_fastest_artefact_that_every_client_knows(tmp_path: Path) -> None:

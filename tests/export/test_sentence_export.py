@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 import edgedistil
+from edgedistil.core.contract import Contract, write_contract
 from edgedistil.core.errors import InputError, ModelError, ParityError
 from edgedistil.core.options import ExportOptions
 from edgedistil.core.precision import PRECISIONS
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.task import SENTENCE_OUTPUT
-from edgedistil.export import artefacts, publish
+from edgedistil.export import artefacts, package, publish
+from edgedistil.export.passes import sentence_vector
 from edgedistil.export.passes.sentence_vector import append_sentence_vector
 from edgedistil.export.request import prepare_export
 from edgedistil.export.source import read_source
@@ -131,7 +133,13 @@ def without_modules(source: Path) -> Path:
     return source
 
 
-@pytest.mark.parametrize("fault", ["pooling", "normalization", "weight"])
+def ones_for_mask(append: Any, mask: ir.Value, name: str) -> ir.Value:
+    """The mask of a pooling that counts padding as text."""
+    cast = append("Cast", [mask], f"{name}/cast", to=ir.DataType.FLOAT)
+    return append("Max", [cast, append.number("one", 1.0)], f"{name}/ones")
+
+
+@pytest.mark.parametrize("fault", ["pooling", "mask", "normalization", "weight"])
 def test_a_planted_fault_is_refused(
     source: Path,
     run: RunDir,
@@ -144,15 +152,38 @@ def test_a_planted_fault_is_refused(
             vector = vector.with_pooling("cls")
         elif fault == "normalization":
             object.__setattr__(vector, "steps", vector.steps[:-1])
-        else:
+        elif fault == "weight":
             changed = weights["0.weight"].copy()
             changed[3, 5] += 0.01
             weights = {**weights, "0.weight": changed}
         append_sentence_vector(model, vector, weights)
 
+    if fault == "mask":
+        monkeypatch.setattr(sentence_vector, "_float_mask", ones_for_mask)
     monkeypatch.setattr(artefacts, "append_sentence_vector", with_fault)
     with pytest.raises(ParityError):
         export(source, run, text)
+
+
+@pytest.mark.parametrize("fault", ["prompt", "pooling", "settings"])
+def test_a_package_that_says_something_else_than_the_graph_is_refused(
+    source: Path, run: RunDir, text: list[str], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_fault(folder: Path, contract: Contract) -> None:
+        vector = contract.sentence_vector
+        assert vector is not None
+        if fault == "prompt":
+            vector = replace(vector, prompts={"document": "dol "})
+        elif fault == "pooling":
+            vector = vector.with_pooling("cls")
+        else:
+            (folder / "config_sentence_transformers.json").unlink()
+        write_contract(folder, contract.model_copy(update={"sentence_vector": vector}))
+
+    monkeypatch.setattr(package, "write_contract", with_fault)
+    with pytest.raises(ParityError, match=r"contract\.json has another value of sentence_vector"):
+        export(source, run, text)
+    assert not run.export("m", TASK).exists()
 
 
 def test_a_folder_that_does_not_say_how_it_pools_has_no_vectors(

@@ -357,7 +357,13 @@ def test_retrieval_alone_shows_its_figure_and_decides_nothing(judge: Judge) -> N
     assert verdict.word == "inconclusive"
     assert verdict.figure == "97.5% (97.0%–100.0%) of the ndcg@10 of teacher-as-given"
     assert verdict.how.startswith("collection code, the lowest of 2, 1,990 queries, nothing fine-")
-    assert verdict.caveat.startswith("one distillation: a verdict needs at least 3 seeds, got 1")
+    assert verdict.caveat.startswith("1 distillation: a verdict needs at least 3 seeds, got 1")
+    three = [score.model_copy(update={"seeds": 3}) for score in (verses, others[0])]
+    assert judge(retentions=[], retrieval=three).word == "holds"
+    # On each collection, not on their mean.
+    below = three[1].model_copy(update={"retention_low": 0.9, "retention_high": 0.95})
+    verdict = judge(retentions=[], retrieval=[three[0], below])
+    assert (verdict.word, verdict.how[:15]) == ("does not hold", "collection code")
     assert judge(retentions=[], retrieval=others[1:]).word == "not measured"
 
 

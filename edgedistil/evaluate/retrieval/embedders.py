@@ -29,6 +29,11 @@ _BATCH_TOKENS = 8192
 _SIF = 1e-3
 
 
+def _count_none(texts: Sequence[str], side: EmbedSide) -> int:
+    del texts, side  # word vectors read all of a text
+    return 0
+
+
 @dataclass(frozen=True)
 class Embedder:
     """A model that gives vectors.
@@ -37,11 +42,13 @@ class Embedder:
         name: Name in records.
         embed: Returns the vectors of texts that are queries or documents, (texts, width).
         similarity: How its vectors are compared.
+        count_cut: Returns how many texts are longer than the model reads.
     """
 
     name: str
     embed: Callable[[Sequence[str], EmbedSide], Vectors]
     similarity: Similarity = "cosine"
+    count_cut: Callable[[Sequence[str], EmbedSide], int] = _count_none
 
 
 def torch_embedder(name: str, folder: Path) -> Embedder:
@@ -57,14 +64,25 @@ def torch_embedder(name: str, folder: Path) -> Embedder:
         prompt = encoder.vector.prompt(side)
         return _run(encoder, tokenizer, [prompt + text for text in texts], label=f"{name} {side}")
 
-    return Embedder(name, embed, encoder.vector.similarity)
+    def count_cut(texts: Sequence[str], side: EmbedSide) -> int:
+        prompt = encoder.vector.prompt(side)
+        room = _longest(encoder, tokenizer) - tokenizer.special_count(pair=False)
+        ids = tokenizer.encode_texts([prompt + text for text in texts])
+        return sum(len(tokens) > room for tokens in ids)
+
+    return Embedder(name, embed, encoder.vector.similarity, count_cut)
+
+
+def _longest(encoder: SentenceEncoder, tokenizer: TextTokenizer) -> int:
+    """Tokens of a text at most."""
+    limits = [MAX_LENGTH, encoder.vector.max_length, tokenizer.positions]
+    return min(limit for limit in limits if limit is not None)
 
 
 def _run(
     encoder: SentenceEncoder, tokenizer: TextTokenizer, texts: Sequence[str], *, label: str
 ) -> Vectors:
-    limits = [MAX_LENGTH, encoder.vector.max_length, tokenizer.positions]
-    longest = min(limit for limit in limits if limit is not None)
+    longest = _longest(encoder, tokenizer)
     framed = tokenizer.encode_framed(texts, longest)
     vectors = np.empty((len(texts), encoder.vector.dimension), np.float32)
     batches = batch_indices([len(ids) for ids, _ in framed], max_tokens=_BATCH_TOKENS)

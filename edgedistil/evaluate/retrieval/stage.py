@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgedistil.core import console
 from edgedistil.core.errors import InputError
 from edgedistil.core.paths import user_path
-from edgedistil.core.records import RetrievalScore
+from edgedistil.core.records import (
+    EvaluationRecord,
+    PairScore,
+    RetrievalDifference,
+    RetrievalScore,
+)
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.task import ENCODER_TASK
 from edgedistil.evaluate.planning import source_of
 from edgedistil.evaluate.retrieval.beir import is_beir_folder, read_beir
 from edgedistil.evaluate.retrieval.collection import Collection
-from edgedistil.evaluate.retrieval.comparison import LEVEL, Estimate, estimate_mean, estimate_ratio
+from edgedistil.evaluate.retrieval.comparison import LEVEL
 from edgedistil.evaluate.retrieval.embedders import (
     Embedder,
-    Vectors,
     artefact_embedder,
     static_embedder,
     torch_embedder,
 )
 from edgedistil.evaluate.retrieval.packaged import load_packaged, packaged_names
-from edgedistil.evaluate.retrieval.ranking import METRICS, RetrievalScores, score_vectors
+from edgedistil.evaluate.retrieval.pairs import PREFIX as PAIRS_PREFIX
+from edgedistil.evaluate.retrieval.pairs import PairSet, correlate, read_pairs
+from edgedistil.evaluate.retrieval.searches import STUDENT, UNDISTILLED, Searcher, search
+from edgedistil.evaluate.retrieval.seed_runs import open_seed_runs
 
 # Name of the group of all packaged collections, and prefix of a single one.
 GROUP = "retrieval"
@@ -33,6 +41,36 @@ _PREFIX = f"{GROUP}:"
 def is_retrieval(task: str) -> bool:
     """Returns whether a name of --task is a retrieval collection: packaged, or a BEIR folder."""
     return task == GROUP or task.startswith(_PREFIX) or is_beir_folder(Path(task))
+
+
+@dataclass(frozen=True)
+class EmbeddingResults:
+    """Results of encoders without fine-tuning, in the order of collections and models."""
+
+    retrieval: list[RetrievalScore]
+    differences: list[RetrievalDifference]
+    pairs: list[PairScore]
+
+    def merged(self, earlier: EvaluationRecord) -> EmbeddingResults:
+        """Returns these results after those of an earlier record that they do not replace."""
+        mine = {(score.collection, score.model) for score in self.retrieval}
+        rows = [row for row in earlier.retrieval if (row.collection, row.model) not in mine]
+        compared = {(row.collection, row.model, row.other) for row in self.differences}
+        others = [
+            row
+            for row in earlier.retrieval_differences
+            if (row.collection, row.model, row.other) not in compared
+        ]
+        paired = {(row.name, row.model) for row in self.pairs}
+        pairs = [row for row in earlier.pairs if (row.name, row.model) not in paired]
+        return EmbeddingResults(
+            [*rows, *self.retrieval], [*others, *self.differences], [*pairs, *self.pairs]
+        )
+
+
+def load_pair_sets(tasks: Sequence[str]) -> list[PairSet]:
+    """Reads the files of graded pairs of some names of --task."""
+    return [read_pairs(user_path(task.removeprefix(PAIRS_PREFIX))) for task in tasks]
 
 
 def load_collections(tasks: Sequence[str]) -> list[Collection]:
@@ -57,99 +95,91 @@ def load_collections(tasks: Sequence[str]) -> list[Collection]:
 def evaluate_retrieval(
     run: RunDir,
     collections: Sequence[Collection],
+    pair_sets: Sequence[PairSet],
     models: Sequence[str],
     *,
     reference: str,
     precision: str | None = None,
-) -> list[RetrievalScore]:
-    """Scores the rankings of a run's encoders on retrieval collections.
+    seed_runs: Sequence[str] = (),
+) -> EmbeddingResults:
+    """Scores a run's encoders on retrieval collections and graded pairs.
 
     The models search by themselves; the student also searches in the reference's vectors, as a
-    device does whose index was built by the larger model. The static baseline (the reference's word
-    vectors) is always among them.
+    device does whose index was built by the larger model. The student before distillation and the
+    static baseline (the reference's word vectors) are always among them.
 
     Args:
         run: The run.
         collections: Queries, documents and relevance.
+        pair_sets: Pairs of texts with grades.
         models: Models of the run, or folders.
         reference: Model whose score the others retain.
         precision: Also score the student's exported artefact in this precision.
+        seed_runs: Names of runs of the same recipe with other seeds.
     Raises:
-        InputError: A model does not exist, or the student was not exported in the precision.
+        InputError: A model does not exist, the student was not exported in the precision, or a run
+            has another recipe.
     """
-    names = list(dict.fromkeys([reference, *models]))
-    embedders = [torch_embedder(name, source_of(run, name).folder) for name in names]
+    runs = open_seed_runs(run, seed_runs)
+    names = [reference, *models]
+    if run.student_step0.exists():
+        names.append(UNDISTILLED)
+    searchers = [_searcher(runs, name) for name in dict.fromkeys(names)]
     if precision is not None:
-        folder = run.export("student", ENCODER_TASK)
-        if not folder.is_dir():
-            raise InputError(
-                f"run '{run.name}' has no exported student for {ENCODER_TASK}",
-                hint="run edgedistil export first",
-            )
-        embedders.append(artefact_embedder("student", folder, precision))
-    scores: list[RetrievalScore] = []
+        artefact = _artefact(run, precision)
+        searchers.append(Searcher([artefact], in_index=True))
+        # The same student, unrounded: with several distillations `student` is their mean.
+        if len(runs) > 1:
+            one = torch_embedder(STUDENT, source_of(run, STUDENT).folder)
+            searchers.append(Searcher([replace(one, name=f"{STUDENT} {run.name}")]))
+    results = EmbeddingResults([], [], [])
+    teacher_folder = source_of(run, reference).folder
     for collection in collections:
         console.say(
             f"{collection.name}: {len(collection.queries):,} queries, "
             f"{len(collection.documents):,} documents"
         )
-        documents = list(collection.documents.values())
-        static = static_embedder(source_of(run, reference).folder, documents)
-        scores += _score_collection(collection, [*embedders, static])
-    return scores
+        static = static_embedder(teacher_folder, list(collection.documents.values()))
+        outcome = search(collection, [*searchers, Searcher([static])])
+        results.retrieval.extend(outcome.scores)
+        results.differences.extend(outcome.differences)
+    for pairs in pair_sets:
+        static = static_embedder(teacher_folder, [*pairs.first, *pairs.second])
+        for searcher in [*searchers, Searcher([static])]:
+            results.pairs.append(_pair_score(pairs, searcher.embedders[0]))
+    return results
 
 
-def _score_collection(
-    collection: Collection, embedders: Sequence[Embedder]
-) -> list[RetrievalScore]:
-    """Scores all embedders on one collection; the first one is the reference."""
-    texts = list(collection.queries.values()), list(collection.documents.values())
-    vectors: dict[str, tuple[Vectors, Vectors]] = {}
-    rankings: dict[str, RetrievalScores] = {}
-    for embedder in embedders:
-        of_model = embedder.embed(texts[0], "query"), embedder.embed(texts[1], "document")
-        vectors[embedder.name] = of_model
-        rankings[embedder.name] = score_vectors(collection, *of_model, embedder.similarity)
-
-    # The student's queries among the reference's documents: only vectors of one width compare.
-    reference = embedders[0].name
-    for embedder in embedders[1:]:
-        queries = vectors[embedder.name][0]
-        documents = vectors[reference][1]
-        is_student = embedder.name.split()[0] == "student"
-        if is_student and queries.shape[1] == documents.shape[1]:
-            name = f"{embedder.name} in {reference}'s index"
-            rankings[name] = score_vectors(collection, queries, documents, embedder.similarity)
-    return [
-        _record(collection, name, ranking, rankings[reference], reference)
-        for name, ranking in rankings.items()
-    ]
+def _searcher(runs: Sequence[RunDir], name: str) -> Searcher:
+    """A model of the run; the student of every run with another seed."""
+    if name != STUDENT:
+        return Searcher([torch_embedder(name, source_of(runs[0], name).folder)])
+    embedders = [torch_embedder(name, source_of(run, name).folder) for run in runs]
+    return Searcher(embedders, in_index=True)
 
 
-def _record(
-    collection: Collection,
-    model: str,
-    ranking: RetrievalScores,
-    of_reference: RetrievalScores,
-    reference: str,
-) -> RetrievalScore:
-    score = estimate_mean(ranking)
-    retention = Estimate(1.0, 1.0, 1.0)
-    if model != reference:
-        retention = estimate_ratio(ranking, of_reference)
-    return RetrievalScore(
-        collection=collection.name,
-        origin=collection.origin,
-        queries=len(collection.queries),
-        documents=len(collection.documents),
-        model=model,
-        metrics={metric: ranking.mean(metric) for metric in METRICS},
-        low=score.low,
-        high=score.high,
-        reference=reference,
-        retention=retention.value,
-        retention_low=retention.low,
-        retention_high=retention.high,
-        interval=f"{LEVEL:.0%}, resampled queries",
-        notes=list(collection.notes),
+def _artefact(run: RunDir, precision: str) -> Embedder:
+    folder = run.export(STUDENT, ENCODER_TASK)
+    if not folder.is_dir():
+        raise InputError(
+            f"run '{run.name}' has no exported student for {ENCODER_TASK}",
+            hint="run edgedistil export first",
+        )
+    return artefact_embedder(STUDENT, folder, precision)
+
+
+def _pair_score(pairs: PairSet, embedder: Embedder) -> PairScore:
+    outcome = correlate(pairs, embedder)
+    return PairScore(
+        name=pairs.name,
+        origin=pairs.origin,
+        pairs=len(pairs.grades),
+        model=embedder.name,
+        pearson=outcome.pearson.value,
+        pearson_low=outcome.pearson.low,
+        pearson_high=outcome.pearson.high,
+        spearman=outcome.spearman.value,
+        spearman_low=outcome.spearman.low,
+        spearman_high=outcome.spearman.high,
+        interval=f"{LEVEL:.0%}, resampled pairs",
     )

@@ -30,9 +30,9 @@ def test_intervals_hold_the_true_value_in_95_of_100_worlds() -> None:
         model = np.clip(difficulty - 0.05 + generator.normal(0, 0.2, 300), 0, 1)
         truth = TRUTH
         for name, estimate in (
-            ("mean", estimate_mean(scores(model))),
-            ("ratio", estimate_ratio(scores(model), scores(reference))),
-            ("difference", estimate_difference(scores(model), scores(reference))),
+            ("mean", estimate_mean([scores(model)])),
+            ("ratio", estimate_ratio([scores(model)], [scores(reference)])),
+            ("difference", estimate_difference([scores(model)], [scores(reference)])),
         ):
             held[name] += estimate.low <= truth[name] <= estimate.high
     for name, count in held.items():
@@ -52,6 +52,24 @@ TRUTH = _truth()
 
 def test_pairs_make_a_small_difference_visible() -> None:
     values = np.random.default_rng(1).uniform(0, 1, 400)
-    estimate = estimate_difference(scores(values - 0.01), scores(values))
+    estimate = estimate_difference([scores(values - 0.01)], [scores(values)])
     assert estimate.low == pytest.approx(-0.01) == estimate.high
-    assert estimate_mean(scores(values)).high - estimate_mean(scores(values)).low > 0.04
+    assert estimate_mean([scores(values)]).high - estimate_mean([scores(values)]).low > 0.04
+
+
+def test_seeds_widen_an_interval_that_queries_alone_make_too_narrow() -> None:
+    generator = np.random.default_rng(8)
+    reference = generator.beta(2, 1, 400)
+    # Distillations that differ by two points each, far more than the choice of queries does.
+    seeds = [scores(reference * share) for share in (0.95, 0.97, 0.99)]
+    alone = estimate_ratio(seeds[:1], [scores(reference)])
+    together = estimate_ratio(seeds, [scores(reference)])
+    assert together.value == pytest.approx(0.97)
+    assert alone.high < 0.951
+    assert together.low < 0.93 and together.high > 1.0
+    # With two degrees of freedom: 4.3 standard errors of the mean of three seeds.
+    half = 4.303 * 0.02 / np.sqrt(3)
+    assert together.high - together.value == pytest.approx(half, rel=0.02)
+    difference = estimate_difference(seeds, [scores(reference)])
+    assert difference.value == pytest.approx(-0.03 * reference.mean())
+    assert difference.low < estimate_mean(seeds).value - reference.mean() < difference.high

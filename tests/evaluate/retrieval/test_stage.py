@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from edgedistil.core.errors import TaskError
+from edgedistil.core.errors import InputError, TaskError
 from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.records import EvaluationRecord, read_record
-from edgedistil.core.rundir import RunDir
+from edgedistil.core.rundir import RunDir, create_run
 from edgedistil.evaluate.retrieval.embedders import static_embedder, torch_embedder
 from edgedistil.evaluate.retrieval.stage import is_retrieval
 from edgedistil.evaluate.stage import evaluate
@@ -60,6 +60,7 @@ def run(tmp_path: Path) -> RunDir:
     run = RunDir(tmp_path / "run")
     save_model(run.teacher, layers=2, seed=1)
     save_model(run.student, layers=1, seed=2)
+    save_model(run.student_step0, layers=1, seed=3)
     return run
 
 
@@ -67,7 +68,8 @@ def test_models_and_baseline_are_scored(run: RunDir, collection: Path) -> None:
     options = EvaluateOptions(tasks=[str(collection)], models=["teacher", "student"])
     record = evaluate(run, options)
     by_model = {score.model: score for score in record.retrieval}
-    assert list(by_model) == ["teacher", "student", "static", "student in teacher's index"]
+    names = ["teacher", "student", "student in teacher's index", "student-step0", "static"]
+    assert list(by_model) == names
     for score in by_model.values():
         assert (score.collection, score.queries, score.documents) == ("birds", 3, 4)
         assert 0 <= score.low <= score.metrics["ndcg@10"] <= score.high <= 1
@@ -87,6 +89,78 @@ def test_other_results_of_the_run_stay(run: RunDir, collection: Path) -> None:
     other = collection.rename(collection.with_name("mosses"))
     record = evaluate(run, EvaluateOptions(tasks=[str(other)], models=["student"]))
     assert {score.collection for score in record.retrieval} == {"birds", "mosses"}
+
+
+def test_the_student_is_compared_with_what_it_was_before(run: RunDir, collection: Path) -> None:
+    record = evaluate(run, EvaluateOptions(tasks=[str(collection)], models=["student"]))
+    scores = {score.model: score.metrics["ndcg@10"] for score in record.retrieval}
+    compared = {row.other: row for row in record.retrieval_differences}
+    assert set(compared) == {"student-step0", "static"}
+    for other, row in compared.items():
+        assert row.difference == pytest.approx(scores["student"] - scores[other])
+        assert row.low <= row.difference <= row.high
+
+
+def test_texts_that_are_cut_are_counted(run: RunDir, collection: Path) -> None:
+    long = {"_id": "d5", "text": "moss " * 31}
+    with (collection / "corpus.jsonl").open("a") as file:
+        file.write(json.dumps(long) + "\n")
+    record = evaluate(run, EvaluateOptions(tasks=[str(collection)], models=["student"]))
+    notes = record.retrieval[0].notes
+    # 32 positions with [CLS] and [SEP].
+    assert any(
+        note.startswith("student cuts 0 of 3 queries and 1 of 5 documents") for note in notes
+    )
+
+
+def test_graded_pairs_are_scored_alone(run: RunDir, tmp_path: Path) -> None:
+    lines = [f"gull {word}\tsea\t{grade}\n" for grade, word in enumerate(WORDS * 2)]
+    (tmp_path / "sts.tsv").write_text("sentence1\tsentence2\tscore\n" + "".join(lines))
+    task = f"sts:{tmp_path / 'sts.tsv'}"
+    record = evaluate(run, EvaluateOptions(tasks=[task], models=["student"]))
+    assert [score.model for score in record.pairs] == [
+        "teacher",
+        "student",
+        "student-step0",
+        "static",
+    ]
+    for score in record.pairs:
+        assert (score.name, score.pairs) == ("sts", 16)
+        assert score.spearman_low <= score.spearman <= score.spearman_high
+    assert record.retrieval == []
+
+
+def write_recipe(run: RunDir, *, seed: int, steps: int = 3) -> None:
+    sources = '[[corpus.sources]]\nasset = "bible"\n'
+    run.recipe.write_text(
+        f'name = "x"\nseed = {seed}\n[teacher]\nsource = "asset:minilm"\n[train]\n'
+        f"steps = {steps}\n{sources}"
+    )
+
+
+def test_students_of_other_seeds_make_one_model_with_an_interval_over_both(
+    run: RunDir, collection: Path, runs: Path
+) -> None:
+    write_recipe(run, seed=1)
+    for number in (2, 3):
+        other = create_run(f"seed{number}")
+        save_model(other.student, layers=1, seed=10 + number)
+        write_recipe(other, seed=number)
+    options = EvaluateOptions(
+        tasks=[str(collection)], models=["student"], seed_runs=["seed2", "seed3"]
+    )
+    record = evaluate(run, options)
+    by_model = {score.model: score for score in record.retrieval}
+    assert by_model["student"].seeds == 3 and by_model["teacher"].seeds == 1
+    assert "3 distillations" in by_model["student"].interval
+    write_recipe(create_run("seed3", resume=True), seed=2)
+    with pytest.raises(InputError, match="'seed3' has the seed 2 of another run"):
+        evaluate(run, options)
+    write_recipe(create_run("seed3", resume=True), seed=3, steps=4)
+    with pytest.raises(InputError, match=r"'seed3' has another recipe than .*: train\.steps"):
+        evaluate(run, options)
+    with pytest.raises(InputError, match="add --task retrieval"):
+        evaluate(run, EvaluateOptions(tasks=["sentiment"], seed_runs=["seed2"]))
 
 
 def test_an_embedder_pools_real_tokens_only(run: RunDir) -> None:

@@ -1,0 +1,125 @@
+"""Sentence vectors of an exported folder by other libraries, compared with PyTorch's.
+
+fp32 is held to PyTorch; int8 to the folder's own graph in this onnxruntime, through `Encoder`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgedistil.core.model_source import find_model
+from edgedistil.core.options import ExportOptions
+from edgedistil.core.places import cache_root
+from edgedistil.core.rundir import RunDir
+from edgedistil.export import probe_inputs, publish
+from edgedistil.export.source import read_source
+from edgedistil.export.vector_options import VectorOptions
+from edgedistil.inference.encoder import Encoder
+from edgedistil.models.sentence_encoder import load_sentence_encoder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+# The gate's tolerance of fp32, and that of int8 on the same kernels and on another release.
+FLOAT32, SAME_KERNELS, OTHER_RELEASE = 1e-4, 1e-5, 0.01
+PROMPT, DIMENSION = "query: ", 128
+TASK = "feature-extraction"
+Vectors = dict[str, np.ndarray]
+Client = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Jobs for the clients, and the vectors that each has to give."""
+
+    jobs: list[dict[str, Any]]
+    expected: Vectors
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Case:
+    """MiniLM with its modules and a prompt, cut to 128 values, in fp32 and int8."""
+    root = tmp_path_factory.mktemp("vectors")
+    source = root / "source"
+    shutil.copytree(find_model("asset:minilm", cache=cache_root()), source)
+    settings = source / "config_sentence_transformers.json"
+    content = json.loads(settings.read_text())
+    settings.write_text(json.dumps(content | {"prompts": {"query": PROMPT}}))
+    model = replace(
+        read_source(source, name="m", role="other", task=TASK),
+        vector_options=VectorOptions(dimension=DIMENSION),
+    )
+    run = RunDir(root / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe_inputs, "CALLS", {512: (2,)})
+        publish.export_model(run, model, ExportOptions(precisions=["int8"]), text=texts)
+    folder = run.export("m", TASK)
+    expected = {
+        "fp32": _pytorch(source, Encoder(folder), texts),
+        "int8": Encoder(folder, precision="int8").embed(texts, side="query"),
+    }
+    files = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
+    jobs = [
+        {
+            "key": dtype,
+            "folder": str(folder),
+            "file": file,
+            "dtype": dtype,
+            "texts": texts,
+            "prompt": PROMPT,
+        }
+        for dtype, file in files.items()
+    ]
+    return Case(jobs, expected)
+
+
+def _pytorch(source: Path, encoder: Encoder, texts: list[str]) -> np.ndarray:
+    """The source's vectors, one text at a time, cut and normalized by hand."""
+    model = load_sentence_encoder(source)
+    tokenizer = encoder._model.tokenizer
+    rows = []
+    for text in texts:
+        ids, _ = tokenizer.encode_framed([PROMPT + text], encoder.max_length)[0]
+        batch = torch.tensor([ids])
+        with torch.no_grad():
+            vector = model(batch, torch.ones_like(batch), torch.zeros_like(batch))[1][0]
+        first = vector.numpy()[:DIMENSION]
+        rows.append(first / np.linalg.norm(first))
+    return np.stack(rows)
+
+
+def test_the_package_gives_pytorchs_vectors(case: Case, texts: list[str]) -> None:
+    vectors = Encoder(case.jobs[0]["folder"]).embed(texts, side="query")
+    assert vectors.shape == (len(texts), DIMENSION)
+    assert np.abs(vectors - case.expected["fp32"]).max() <= FLOAT32
+
+
+def test_sentence_transformers_gives_the_same_vectors(client: Client, case: Case) -> None:
+    answers = client("optimum", "vectors_client.py", case.jobs)
+    assert np.abs(answers["fp32"] - case.expected["fp32"]).max() <= FLOAT32
+    # It pools the states itself, in float32.
+    assert np.abs(answers["int8"] - case.expected["int8"]).max() <= FLOAT32
+
+
+def test_onnxruntime_and_the_contract_give_the_same_vectors(client: Client, case: Case) -> None:
+    answers = client("plain", "plain_vectors_client.py", case.jobs)
+    assert np.abs(answers["fp32"] - case.expected["fp32"]).max() <= FLOAT32
+    assert np.abs(answers["int8"] - case.expected["int8"]).max() <= SAME_KERNELS
+
+
+@pytest.mark.needs("node", "npm")
+def test_transformers_js_gives_the_same_vectors(client: Client, case: Case) -> None:
+    # It cuts a text that is too long after it has added [SEP], and so loses that.
+    jobs = [job | {"texts": job["texts"][:3]} for job in case.jobs]
+    answers = client("transformers.js", "vectors.mjs", jobs)
+    for dtype, tolerance in (("fp32", FLOAT32), ("int8", OTHER_RELEASE)):
+        got = np.array(answers[dtype]["values"]).reshape(answers[dtype]["dims"])
+        assert np.abs(got - case.expected[dtype][:3]).max() <= tolerance

@@ -11,7 +11,13 @@ from torch import nn
 
 from edgedistil.core.rundir import write_json
 from edgedistil.core.sentence_modules import MODULES_FILE
-from edgedistil.core.sentence_vector import SETTINGS_FILE, Pooling, SentenceVector, Step
+from edgedistil.core.sentence_vector import (
+    POOLING_SWITCHES,
+    SETTINGS_FILE,
+    Pooling,
+    SentenceVector,
+    Step,
+)
 from edgedistil.models.sentence_encoder import (
     WEIGHT_PREFIXES,
     WEIGHTS_FILE,
@@ -27,15 +33,6 @@ _FUNCTIONS = {
     "tanh": "torch.nn.modules.activation.Tanh",
     "relu": "torch.nn.modules.activation.ReLU",
     "gelu": "torch.nn.modules.activation.GELU",
-}
-# Switches of the pooling modes in a file of any version.
-_SWITCHES: dict[Pooling, str] = {
-    "cls": "pooling_mode_cls_token",
-    "max": "pooling_mode_max_tokens",
-    "mean": "pooling_mode_mean_tokens",
-    "mean_sqrt_len": "pooling_mode_mean_sqrt_len_tokens",
-    "weightedmean": "pooling_mode_weightedmean_tokens",
-    "lasttoken": "pooling_mode_lasttoken",
 }
 
 
@@ -77,7 +74,7 @@ def _settings(vector: SentenceVector) -> dict[str, Any]:
 
 
 def _pooling_settings(modes: Sequence[Pooling], width: int) -> dict[str, Any]:
-    switches = {_SWITCHES[mode]: mode in modes for mode in get_args(Pooling)}
+    switches = {POOLING_SWITCHES[mode]: mode in modes for mode in get_args(Pooling)}
     return {"word_embedding_dimension": width, **switches, "include_prompt": True}
 
 

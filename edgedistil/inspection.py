@@ -122,7 +122,7 @@ def inspect_model(model: str) -> Inspection:
     source = read_model_folder(find_transformer(package_folder))
     numbers = _float_shapes(source)
     tokenizer, tokenizer_problem = _attempt(lambda: read_tokenizer(source.folder))
-    export = _export_answer(package_folder, tokenizer_problem)
+    export = _export_answer(package_folder, tokenizer, tokenizer_problem)
     modules = [module.class_name for module in read_modules(package_folder)]
     return Inspection(
         model=model,
@@ -235,9 +235,12 @@ def _tokenizer_facts(tokenizer: TextTokenizer) -> TokenizerFacts:
 # --- what can be done ----------------------------------------------------------------------------
 
 
-def _export_answer(package_folder: Path, tokenizer_problem: str) -> Answer:
+def _export_answer(
+    package_folder: Path, tokenizer: TextTokenizer | None, tokenizer_problem: str
+) -> Answer:
     try:
-        read_source(package_folder, name="model", role="other", task=None)
+        # A tokenizer of 250,000 tokens takes a second to read.
+        read_source(package_folder, name="model", role="other", task=None, tokenizer=tokenizer)
     except EdgeDistilError as error:
         reason = tokenizer_problem or str(error.message)
         return Answer(False, reason if error.hint is None else f"{reason} ({error.hint})")

@@ -194,7 +194,21 @@ class TextTokenizer:
 
 def vocabulary_size(backend: Tokenizer) -> int:
     """Returns one more than the largest id of a tokenizer."""
-    return 1 + max(backend.get_vocab(with_added_tokens=True).values())
+    largest = _largest_listed_id(backend)
+    if largest is None:
+        largest = max(backend.get_vocab(with_added_tokens=True).values())
+    return 1 + largest
+
+
+def _largest_listed_id(backend: Tokenizer) -> int | None:
+    """Largest id of a Unigram tokenizer, whose ids are places in a list; None for other kinds.
+
+    Copying the 250,000 tokens of XLM-R's vocabulary into a dictionary takes 0.26 s each time.
+    """
+    if type(backend.model).__name__ != "Unigram":
+        return None
+    pieces = backend.get_vocab_size(with_added_tokens=False)
+    return max([pieces - 1, *backend.get_added_tokens_decoder()])
 
 
 def read_tokenizer(folder: Path) -> TextTokenizer:
@@ -246,9 +260,12 @@ def _within_rows(files: TokenizerFiles, built: BuiltTokenizer) -> tuple[Tokenize
         ModelError: Another token has an id beyond the model's rows, or two tokens have one id.
     """
     backend, special = built.backend, built.special
+    rows, largest = files.size_of_model("vocabulary"), _largest_listed_id(backend)
+    # Places in a list are distinct.
+    if largest is not None and 0 <= largest < (rows or largest + 1):
+        return backend, special
     vocabulary = backend.get_vocab(with_added_tokens=True)
     _check_distinct(vocabulary, files.folder)
-    rows = files.size_of_model("vocabulary")
     if rows is None or max(vocabulary.values()) < rows:
         return backend, special
     beyond = {token for token, token_id in vocabulary.items() if token_id >= rows}
@@ -293,6 +310,8 @@ def _check_distinct(vocabulary: Mapping[str, int], folder: Path) -> None:
     """Raises ModelError for an empty vocabulary, or one in which two tokens have one id."""
     if not vocabulary:
         raise ModelError(f"the tokenizer in {folder} has an empty vocabulary", hint=RESAVE_HINT)
+    if len(set(vocabulary.values())) == len(vocabulary):
+        return
     owners: dict[int, str] = {}
     for token, token_id in sorted(vocabulary.items()):
         other = owners.setdefault(token_id, token)

@@ -33,7 +33,6 @@ def special_roles(
         special: Tokens that the files, or the tokenizer's class, name.
     """
     roles = dict(special)
-    vocabulary = backend.get_vocab(with_added_tokens=True)
     added = backend.get_added_tokens_decoder()
     for name in undeclared_names(files, _CONVENTIONS):
         if name in roles:
@@ -41,7 +40,7 @@ def special_roles(
         # config.json has the ids that the model was trained with.
         token_id = files.config.get(f"{name}_id")
         token = added.get(token_id) if type(token_id) is int else None
-        usual = [text for text in _CONVENTIONS[name] if text in vocabulary]
+        usual = [t for t in _CONVENTIONS[name] if backend.token_to_id(t) is not None]
         if token is not None and token.special:
             roles[name] = token.content
         elif usual:

@@ -157,7 +157,13 @@ class ExportSource:
 
 
 def read_source(
-    folder: Path, *, name: str, role: Role, task: str | None, float_only: bool = False
+    folder: Path,
+    *,
+    name: str,
+    role: Role,
+    task: str | None,
+    float_only: bool = False,
+    tokenizer: TextTokenizer | None = None,
 ) -> ExportSource:
     """Checks a model folder and determines its task; loads no weights.
 
@@ -169,6 +175,7 @@ def read_source(
             sentence vectors; if None, sentence vectors where the folder has
             sentence-transformers' modules, otherwise the task of the config's architecture.
         float_only: Whether it is exported in float32 only.
+        tokenizer: The folder's tokenizer, if it has been read; None to read it.
     Raises:
         ModelError: Not a model, not supported, weights not in safetensors, files that are damaged
             or do not fit each other, an unknown task, or no sentence vectors for a task that asks
@@ -189,7 +196,7 @@ def read_source(
     _check_head_exists(model_folder.family, checked_task, folder)
     if checked_task == ENCODER_TASK:
         check_modules(package_folder)
-    tokenizer = read_tokenizer(folder)
+    tokenizer = tokenizer or read_tokenizer(folder)
     if TASKS[checked_task].level == "vocabulary":
         tokenizer.require("mask")
     return ExportSource(

@@ -33,7 +33,9 @@ def ask(folder: Path, task: str, file: str, texts: list[str]) -> dict[str, np.nd
     config = json.loads((folder / "tokenizer_config.json").read_text())
     tokenizer.enable_truncation(config["model_max_length"])
     tokenizer.enable_padding(
-        pad_id=tokenizer.token_to_id(config["pad_token"]), pad_token=config["pad_token"]
+        direction=config.get("padding_side", "right"),
+        pad_id=tokenizer.token_to_id(config["pad_token"]),
+        pad_token=config["pad_token"],
     )
     encoded = tokenizer.encode_batch(texts)
     columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}

@@ -57,7 +57,7 @@ def sentence_teacher(tiny_teacher: Path, folder: Path, *, pooling: str = "mean")
 def sentence_recipe(tiny_recipe: Callable[..., Recipe], teacher: Path, **sections: Any) -> Recipe:
     """The small recipe over a sentence teacher, without dropout, so that traces are comparable."""
     data: dict[str, Any] = {
-        "teacher": {"source": str(teacher)},
+        "teacher": {"source": str(folder)},
         "student": {"dropout": 0.0},
         "corpus": {"sentence_share": 0.5},
         "train": {"heldout_tokens": 600},

@@ -105,7 +105,7 @@ def test_vectors_of_another_width_get_a_dense_layer(
     encoder = load_sentence_encoder(run.student)
     assert encoder.vector.dimension == DIMENSION + 4
     assert [step.kind for step in encoder.vector.steps] == ["dense", "dense", "normalize"]
-    assert record.heldout[2].rank_correlation > record.heldout[1].rank_correlation
+    assert record.heldout[2].cosine > record.heldout[1].cosine + 0.3
 
 
 def test_texts_alone_are_for_a_teacher_elsewhere(make: Make, answers: Path, tmp_path: Path) -> None:

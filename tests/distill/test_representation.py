@@ -205,8 +205,8 @@ def test_a_teacher_without_mlm_head_teaches_vectors(make: Make, runs: Path) -> N
     assert isinstance(after, HeldoutVectors) and isinstance(before, HeldoutVectors)
     assert isinstance(teacher, HeldoutVectors)
     assert teacher.rank_correlation == pytest.approx(1.0) and teacher.top10_overlap == 1.0
-    assert after.rank_correlation > before.rank_correlation + 0.02
-    assert after.cosine > before.cosine  # type: ignore[operator]
+    assert after.cosine > before.cosine + 0.5  # type: ignore[operator]
+    assert after.asymmetric_top10_overlap > before.asymmetric_top10_overlap  # type: ignore[operator]
     assert read_record(run.distill, DistillRecord) == record
 
 

@@ -361,7 +361,12 @@ class Recipe(StrictSection):
     profile: Profile = Field(Profile(), description="What is profiled, and on which devices.")
 
     @model_validator(mode="after")
-    def _check_answers(self) -> Self:
+    def _check_objective(self) -> Self:
+        if self.objective.similarity and self.train.micro_batch < 3:
+            raise ValueError(
+                "objective.similarity compares a text with at least two others of its micro-batch;"
+                f" train.micro_batch is {self.train.micro_batch}"
+            )
         if self.teacher.answers is None:
             return self
         if self.objective.kind == "mlm":

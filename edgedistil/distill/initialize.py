@@ -325,7 +325,9 @@ def _read_inputs(recipe: Recipe, run: RunDir) -> _Inputs:
     vector, prompts = None, None
     if not is_mlm:
         vector = teacher_vector(teacher, recipe.teacher)
-        check_dimensions(recipe.objective, teacher, vector, allowed=recipe.teacher.is_matryoshka)
+        check_dimensions(
+            recipe.objective, teacher, vector.dimension, allowed=recipe.teacher.is_matryoshka
+        )
         prompts = read_prompts(vector)
     corpus = prepare_corpus(section, teacher.folder, cache=cache_root(), prompts=prompts)
     original = teacher

@@ -57,23 +57,23 @@ def teacher_vector(teacher: Teacher, section: TeacherSection) -> SentenceVector:
 
 
 def check_dimensions(
-    section: ObjectiveSection, teacher: Teacher, vector: SentenceVector, *, allowed: bool
+    section: ObjectiveSection, teacher: Teacher, dimension: int, *, allowed: bool
 ) -> None:
     """Raises ModelError if vectors are to be cut to lengths that the teacher does not support.
 
     Args:
         section: Recipe section [objective].
         teacher: The teacher.
-        vector: How it makes its vectors.
+        dimension: Values of the vectors that are learned.
         allowed: Whether the recipe says that its vectors may be cut.
     """
     if not section.dimensions:
         return
     longest = max(section.dimensions)
-    if longest >= vector.dimension:
+    if longest >= dimension:
         raise ModelError(
             f"objective.dimensions has {longest}; expected less than the vectors' "
-            f"{vector.dimension} values"
+            f"{dimension} values"
         )
     if not allowed and not is_matryoshka(teacher.folder):
         raise ModelError(

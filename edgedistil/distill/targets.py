@@ -14,6 +14,8 @@ from edgedistil.data.token_store import TokenStore
 from edgedistil.models.fast.encoder import encode
 from edgedistil.models.sentence_encoder import SentenceEncoder
 
+# Memory of computed vectors; the oldest are computed again beyond it, to the same bits.
+_CACHE_BYTES = 2 * 2**30
 # Rows that the teacher encodes at once. Part of the vectors' last bits: a MatMul of other rows may
 # add in another order.
 BLOCK_ROWS = 64
@@ -92,6 +94,8 @@ class TeacherTargets:
                     mask_BL.to(self._device) if is_padded else None,
                 )
             self._blocks[block] = vectors_BV.cpu()
+            if len(self._blocks) * vectors_BV.nbytes > _CACHE_BYTES:
+                del self._blocks[next(iter(self._blocks))]
         return self._blocks[block]
 
 

@@ -332,3 +332,8 @@ def test_pooling_cannot_contradict_the_folder(make: Make, runs: Path, teacher_fo
 def test_weights_of_zero_train_nothing(make: Make) -> None:
     with pytest.raises(RecipeError, match="all loss weights are 0"):
         make(objective={"vector": 0.0, "states": 0.0})
+
+
+def test_similarities_need_three_texts(make: Make) -> None:
+    with pytest.raises(RecipeError, match="at least two others of its micro-batch"):
+        make(objective={"similarity": 1.0}, train={"global_batch": 4, "micro_batch": 2})

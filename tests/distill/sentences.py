@@ -54,9 +54,7 @@ def sentence_teacher(tiny_teacher: Path, folder: Path, *, pooling: str = "mean")
     return folder
 
 
-def sentence_recipe(
-    tiny_recipe: Callable[..., Recipe], folder: Path, /, **sections: Any
-) -> Recipe:
+def sentence_recipe(tiny_recipe: Callable[..., Recipe], folder: Path, /, **sections: Any) -> Recipe:
     """The small recipe over a sentence teacher, without dropout, so that traces are comparable."""
     data: dict[str, Any] = {
         "teacher": {"source": str(folder)},

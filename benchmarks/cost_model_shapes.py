@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from peers.graphs import save_fp32_and_int8
+from peers.graphs import save_precisions
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -73,11 +73,10 @@ class Encoder:
         model = self._model().eval().requires_grad_(False)
         # An interrupted export leaves no folder of this name.
         with replacing(folder / self.name) as temporary:
-            save_fp32_and_int8(
+            save_precisions(
                 model,
+                {name: temporary / name / "model.onnx" for name in ("fp32", "int8")},
                 task=self.task,
-                fp32_file=temporary / "fp32" / "model.onnx",
-                int8_file=temporary / "int8" / "model.onnx",
             )
 
     def _model(self) -> torch.nn.Module:

@@ -72,7 +72,7 @@ class RowScale:
     """A scale for each row, from the row's own extremes.
 
     Attributes:
-        zero: The integer that stands for 0.
+        zero: The integer of the value 0.
         smallest: Smallest scale; with a bound below it also serves the negative values.
         bounded_below: Whether the values' lower bound is known, so that nothing searches for it.
     """

@@ -36,7 +36,8 @@ from edgedistil.export.passes.edit import (
     insert,
     replace_value,
 )
-from edgedistil.parity.formula import Formula, call, scale_columns, scale_rows
+from edgedistil.export.powers import Powers
+from edgedistil.parity.formula import Formula, call, scale_columns
 
 # A linear layer with fewer outputs computes labels or spans and costs nothing: it stays in float.
 SMALL_HEAD = 32
@@ -175,31 +176,6 @@ def store_constant_linears(model: ir.Model, plan: Int8Plan, *, suffix: str = "")
         if linear.bias is not None:
             (output,) = op("Add", [output, linear.bias], name=f"{name}/bias")
         linear.replace_by(output)
-
-
-@dataclass(frozen=True)
-class Powers:
-    """Powers of two that move ranges from one tensor to the next, as `powers_text`.
-
-    Attributes:
-        input: What the weight's rows are multiplied by, because its input was divided by it.
-        output: What the outputs are multiplied by, because the next weight's rows are divided.
-    """
-
-    input: str | None = None
-    output: str | None = None
-
-    def move(
-        self, matrix_KN: NDArray[np.float32], formula: Formula | None
-    ) -> tuple[NDArray[np.float32], Formula | None]:
-        """Multiplies a weight, and writes that into its formula."""
-        if self.input is not None:
-            matrix_KN = scale_rows(matrix_KN, self.input)
-            formula = call("scale_rows", formula, repr(self.input))
-        if self.output is not None:
-            matrix_KN = scale_columns(matrix_KN, self.output)
-            formula = call("scale_columns", formula, repr(self.output))
-        return matrix_KN, formula
 
 
 @dataclass(frozen=True)

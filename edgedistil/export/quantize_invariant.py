@@ -16,9 +16,9 @@ from edgedistil.export.input_scales import FixedScale, InputScale, RowScale, row
 from edgedistil.export.linears import Linear, part_of
 from edgedistil.export.passes import drop_unused
 from edgedistil.export.passes.edit import CONTRIB, add_initializer, insert, only_consumer
+from edgedistil.export.powers import Powers
 from edgedistil.export.quantize import (
     Int8Plan,
-    Powers,
     QuantizedInput,
     group_by_input,
     integer_weight,

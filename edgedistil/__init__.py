@@ -26,6 +26,7 @@ from edgedistil.core.options import (
     EvaluateOptions,
     ExportOptions,
     ProfileOptions,
+    SearchOptions,
     TrimOptions,
 )
 from edgedistil.core.version import __version__
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         ProfileRecord,
     )
     from edgedistil.core.rundir import RunDir
+    from edgedistil.core.search_records import SearchRecord
     from edgedistil.core.trim_records import TrimRecord
     from edgedistil.inference.encoder import Encoder
     from edgedistil.inspection import Inspection
@@ -56,6 +58,7 @@ __all__ = [
     "EvaluateOptions",
     "ExportOptions",
     "ProfileOptions",
+    "SearchOptions",
     "TrimOptions",
     "__version__",
     "answers",
@@ -68,6 +71,7 @@ __all__ = [
     "plan",
     "profile",
     "report",
+    "search",
     "trim",
 ]
 
@@ -242,6 +246,22 @@ def embed(
     # An export folder says everything; it may be outside of any run.
     opened = None if stage.is_export_folder(options.model) else _open_run(run)
     return stage.embed(opened, texts, options)
+
+
+def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
+    """Lists students of the recipe's teacher with what they need on a device; trains nothing.
+
+    Args:
+        recipe: As `load_recipe` returns it; its teacher and precisions are used.
+        options: Device and budget.
+    Returns:
+        The candidates, those that fit first. Their quality is unknown.
+    Raises:
+        InputError: The teacher, the device or the budget cannot be used.
+    """
+    from edgedistil.search import stage
+
+    return stage.search(recipe, options)
 
 
 def trim(model: str, options: TrimOptions) -> tuple[Path, TrimRecord]:

@@ -26,6 +26,7 @@ from edgedistil.core.options import (
     EvaluateOptions,
     ExportOptions,
     ProfileOptions,
+    SearchOptions,
     TaskOptions,
     TrimOptions,
 )
@@ -235,6 +236,20 @@ def profile(
     profiled, records = edgedistil.profile(run, options)
     terminal.show_profiles(profiled, records)
     require_claims(records, requirements, allow_predicted=allow_predicted)
+
+
+@app.command()
+@with_options(SearchOptions)
+def search(options: SearchOptions, recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """List students that fit a device and a budget; trains nothing."""
+    checked = edgedistil.load_recipe(recipe, overrides or ())
+    from edgedistil.report import terminal
+    from edgedistil.search.stage import require_candidate
+
+    # The table comes first: it has the nearest candidates where none fits.
+    record = edgedistil.search(checked, options)
+    terminal.show_search(record)
+    require_candidate(record)
 
 
 @app.command()

@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "costmodel": set(),
     "profiling": {"costmodel", "runtime", "parity"},
     "report": set(),
+    "search": {"costmodel", "runtime"},
     "trimming": {"data", "models", "costmodel"},
     "doctor": set(),
     "inspection": {"export"},
@@ -68,6 +69,7 @@ LIGHT = (
     "edgedistil.report.stage",
     "edgedistil.export.stage",
     "edgedistil.inspection",
+    "edgedistil.search.stage",
 )
 
 

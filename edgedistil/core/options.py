@@ -411,6 +411,45 @@ class ExportOptions(CheckedOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchOptions(CheckedOptions):
+    """Device and budget of `search`."""
+
+    device: Annotated[
+        str,
+        Flag(
+            "--device",
+            "Device whose time and memory are predicted, or host for this machine's device file.",
+            metavar="DEVICE",
+        ),
+    ]
+    under: Annotated[
+        Sequence[str],
+        Flag(
+            "--under",
+            "Limit on the time of a text (30ms) or on the file (40MB); repeat for both. "
+            "Default: no limit.",
+            metavar="LIMIT",
+        ),
+    ] = ()
+    memory: Annotated[
+        str | None,
+        Flag(
+            "--memory",
+            "Limit on the peak memory of a process, such as 256MB. Default: no limit.",
+            metavar="SIZE",
+        ),
+    ] = None
+    length: Annotated[
+        int,
+        Flag("--length", "Tokens of a text.", metavar="TOKENS", minimum=2, maximum=MAX_LENGTH),
+    ] = 64
+    threads: Annotated[
+        int,
+        Flag("--threads", "Thread count.", metavar="N", minimum=1, maximum=MAX_THREADS),
+    ] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrimOptions(CheckedOptions):
     """How small a vocabulary `trim` makes, and by which text."""
 

@@ -109,7 +109,7 @@ class VocabularySection(StrictSection):
 
 
 class Student(StrictSection):
-    """Depth, vocabulary and initial weights of the student."""
+    """Depth, width, vocabulary and initial weights of the student."""
 
     layers: (
         Literal["alternate"]
@@ -136,17 +136,24 @@ class Student(StrictSection):
     dropout: Annotated[float, Field(ge=0, le=0.9)] = Field(
         0.1, description="Dropout of hidden states and attention weights."
     )
+    intermediate: Annotated[int, Field(gt=0, le=10**6)] | None = Field(
+        None,
+        description="Feed-forward units that stay, the most important ones; by default the "
+        "teacher's number.",
+    )
     vocabulary: VocabularySection | None = Field(
         None, description="Size of a trimmed vocabulary; by default the teacher's vocabulary."
     )
 
     @model_validator(mode="after")
-    def _check_vocabulary(self) -> Self:
-        if self.vocabulary is not None and self.init not in ("teacher", "random"):
-            raise ValueError(
-                f'vocabulary is set and init is "{echo(self.init)}": a student that is distilled '
-                'further has its vocabulary already; expected init = "teacher" or "random"'
-            )
+    def _check_sizes(self) -> Self:
+        sizes = {"vocabulary": self.vocabulary, "intermediate": self.intermediate}
+        for name, value in sizes.items():
+            if value is not None and self.init not in ("teacher", "random"):
+                raise ValueError(
+                    f'{name} is set and init is "{echo(self.init)}": a student that is distilled '
+                    'further has its sizes already; expected init = "teacher" or "random"'
+                )
         return self
 
 

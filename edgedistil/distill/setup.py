@@ -161,6 +161,7 @@ def build_student(
         freeze_positions=section.freeze_positions,
         dropout=section.dropout,
         seed=seed,
+        intermediate=section.intermediate,
     )
     return make_student(teacher, layer_map=layers, options=options)
 

@@ -23,6 +23,7 @@ from transformers import (
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
 from edgedistil.models.mlm_head import head_names
+from edgedistil.models.narrow import narrow_feed_forward
 from edgedistil.models.quiet import quiet
 
 # Settings of dropout in the encoder, of all families; those of task heads are left as they are.
@@ -79,6 +80,7 @@ class StudentOptions:
         freeze_positions: Exclude the position embeddings from training.
         dropout: Probability, for hidden states and attention.
         seed: Of all weights that are drawn.
+        intermediate: Units of the feed-forward; None: as many as the teacher's.
     """
 
     init: Literal["teacher", "random"] = "teacher"
@@ -87,12 +89,13 @@ class StudentOptions:
     freeze_positions: bool = False
     dropout: float = 0.1
     seed: int = 0
+    intermediate: int | None = None
 
 
 def make_student(
     teacher_model: PreTrainedModel, *, layer_map: Sequence[int], options: StudentOptions
 ) -> PreTrainedModel:
-    """Builds a student as wide as its teacher.
+    """Builds a student with states as wide as its teacher's.
 
     Of the teacher's own class, except that a BERT's student is a DistilBERT.
 
@@ -116,6 +119,8 @@ def make_student(
             student = _make_distilbert(teacher_model, layer_map, options)
         else:
             student = _make_shallower(teacher_model, layer_map, options)
+        if options.intermediate is not None:
+            student = narrow_feed_forward(student, options.intermediate)
     if options.freeze_positions:
         freeze_position_embeddings(student)
     return student.train()

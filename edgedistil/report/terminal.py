@@ -16,6 +16,7 @@ from edgedistil.core.records import (
     ProfileRecord,
 )
 from edgedistil.core.rundir import RunDir
+from edgedistil.core.search_records import SearchRecord
 from edgedistil.core.trim_records import TrimRecord
 from edgedistil.report.distill_tables import (
     describe_training,
@@ -26,6 +27,7 @@ from edgedistil.report.distill_tables import (
 from edgedistil.report.evaluation_tables import ablation_table, evaluation_tables
 from edgedistil.report.export_tables import export_table
 from edgedistil.report.profile_tables import main_tables
+from edgedistil.report.search_tables import search_table
 from edgedistil.report.table import TableData
 from edgedistil.report.trim_tables import trim_tables
 
@@ -77,6 +79,11 @@ def show_profiles(run: RunDir | None, records: Sequence[ProfileRecord]) -> None:
         show_tables(main_tables(record))
         for claim in record.claims:
             console.result(f"  {claim.verdict.upper()}: {claim.sentence}")
+
+
+def show_search(record: SearchRecord) -> None:
+    """Prints the candidates of a search."""
+    show_tables([search_table(record)])
 
 
 def show_trim(target: Path, record: TrimRecord) -> None:

@@ -118,7 +118,8 @@ def test_a_size_below_the_characters_is_refused_before_anything_is_written(
     [
         ({"vocabulary": {}}, "expected exactly one of size, coverage; got none"),
         ({"vocabulary": {"size": 9, "coverage": 0.5}}, "got size and coverage"),
-        ({"vocabulary": {"size": 9}, "init": "runs/x/student"}, "has its vocabulary already"),
+        ({"intermediate": 9, "init": "runs/x/student"}, "intermediate is set and init is"),
+        ({"vocabulary": {"size": 9}, "init": "runs/x/student"}, "has its sizes already"),
     ],
 )
 def test_recipes_that_contradict_themselves(

@@ -1,0 +1,116 @@
+"""Students that could be made of a teacher, with their bytes, time and memory on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from edgedistil.core.device import DeviceSpec
+from edgedistil.core.format import mebibytes, milliseconds
+from edgedistil.core.precision import Precision
+from edgedistil.core.records import Band
+from edgedistil.core.search_records import Budget, Candidate
+from edgedistil.costmodel.constants import Constants
+from edgedistil.costmodel.memory import memory_band
+from edgedistil.costmodel.model import latency_band
+from edgedistil.costmodel.shapes import EncoderShape, encoder_work, graph_bytes
+from edgedistil.search.budget import fit_of
+
+# Shares of the teacher's feed-forward width: a quarter is the narrowest that published students of
+# this kind have.
+WIDTH_SHARES = (1.0, 0.75, 0.5, 0.25)
+# A width is a multiple of this, so that kernels have no remainders.
+_WIDTH_STEP = 64
+# Sizes of a trimmed vocabulary; 2.9%, 6.8%, 12% and 23% more tokens on English text
+# (docs/log.md#tokens-of-a-trimmed-vocabulary).
+VOCABULARIES = (20_000, 16_000, 12_000, 8_000)
+# Error of the bytes that follow from shapes: names and constants of the graph.
+BYTES_ERROR = 64 * 2**10
+BYTES_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how candidates run.
+
+    Attributes:
+        device: The device.
+        constants: Constants of its cost model.
+        length: Tokens of a text.
+        threads: Number of threads.
+        budget: The limits.
+    """
+
+    device: DeviceSpec
+    constants: Constants
+    length: int
+    threads: int
+    budget: Budget
+
+
+def enumerate_shapes(
+    teacher: EncoderShape, *, least_vocabulary: int, depths: Sequence[int] | None = None
+) -> Iterator[EncoderShape]:
+    """Yields the shapes of students, from as large as the teacher down.
+
+    Args:
+        teacher: Shape of a student that has all of the teacher's layers.
+        least_vocabulary: Tokens that have to stay.
+        depths: Numbers of layers; None: all up to the teacher's.
+    """
+    sizes = [size for size in VOCABULARIES if least_vocabulary <= size < teacher.vocabulary]
+    widths = [_width(teacher.intermediate * share) for share in WIDTH_SHARES]
+    all_depths = depths or range(teacher.layers, 0, -1)
+    for layers, width, rows in product(
+        all_depths, dict.fromkeys(widths), (teacher.vocabulary, *sizes)
+    ):
+        yield replace(teacher, layers=layers, intermediate=width, vocabulary=rows)
+
+
+def _width(width: float) -> int:
+    return max(_WIDTH_STEP, round(width / _WIDTH_STEP) * _WIDTH_STEP)
+
+
+@dataclass(frozen=True)
+class _Need:
+    """What a candidate needs of one kind, its limit, and the least need in words."""
+
+    name: str
+    band: Band
+    limit: float | None
+    least: str
+
+    @property
+    def ratio(self) -> float:
+        """Least need over limit; 0 without a limit."""
+        return self.band.low / self.limit if self.limit is not None else 0.0
+
+
+def judge(shape: EncoderShape, precision: Precision, setting: Setting) -> Candidate:
+    """Predicts what a student needs, and compares it with the budget."""
+    budget, size = setting.budget, graph_bytes(shape, precision)
+    error = BYTES_ERROR + BYTES_SHARE * size
+    size_band = Band(low=size - error, high=size + error)
+    work = encoder_work(shape, setting.length, precision)
+    latency = latency_band(work, setting.device, setting.constants, threads=setting.threads)
+    page = setting.device.memory.page_kib.value * 1024
+    memory = memory_band(size, external=True, work=work, page_bytes=page)
+    needs = [
+        _Need("latency", latency, budget.latency_ms, f"{milliseconds(latency.low)} ms"),
+        _Need("file", size_band, budget.file_bytes, f"{mebibytes(size_band.low)} MiB"),
+        _Need("memory", memory, budget.memory_bytes, f"{mebibytes(memory.low)} MiB"),
+    ]
+    return Candidate(
+        layers=shape.layers,
+        intermediate=shape.intermediate,
+        vocabulary=shape.vocabulary,
+        precision=precision,
+        parameters=shape.parameters,
+        file_bytes=size_band,
+        latency_ms=latency,
+        memory_bytes=memory,
+        fit=fit_of([(need.band, need.limit) for need in needs]),
+        excess={need.name: need.least for need in needs if need.ratio > 1},
+        worst_ratio=max(need.ratio for need in needs),
+    )

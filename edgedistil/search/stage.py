@@ -1,0 +1,131 @@
+"""`edgedistil search`: students of a recipe's teacher that fit a device and a budget."""
+
+from __future__ import annotations
+
+from edgedistil.core.device import HOST, DeviceSpec, load_device
+from edgedistil.core.errors import DeviceFileError, GateError, InputError, ModelError
+from edgedistil.core.model_folder import ModelFolder, read_model_folder
+from edgedistil.core.model_source import find_model
+from edgedistil.core.options import SearchOptions
+from edgedistil.core.precision import Precision
+from edgedistil.core.recipe import Recipe
+from edgedistil.core.records import provenance
+from edgedistil.core.search_records import Candidate, SearchRecord
+from edgedistil.core.sentence_modules import find_transformer
+from edgedistil.core.tokenizer import read_tokenizer
+from edgedistil.core.tokenizer_trim import read_vocabulary, required_ids
+from edgedistil.costmodel.constants import ONNXRUNTIME_CONSTANTS, core_family
+from edgedistil.costmodel.shapes import (
+    SHAPE_PRECISIONS,
+    EncoderShape,
+    encoder_shape,
+    unsupported_reason,
+)
+from edgedistil.runtime.host import identity
+from edgedistil.runtime.match import match_device
+from edgedistil.search.budget import read_budget
+from edgedistil.search.candidates import Setting, enumerate_shapes, judge
+
+_ORDER = {"fits": 0, "may fit": 1, "does not fit": 2}
+
+
+def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
+    """Predicts what students of a teacher need, and compares each with a budget.
+
+    Args:
+        recipe: Its teacher and its export precisions are used.
+        options: Device, budget, length and threads.
+    Returns:
+        The candidates: those that fit first, of these the largest first; of those that do not, the
+        nearest first.
+    Raises:
+        DeviceFileError: The device is unknown.
+        InputError: The budget cannot be read, or the length is beyond the teacher's positions.
+        ModelError: The teacher is of a family whose graphs are not known from shapes.
+    """
+    budget = read_budget(options.under, options.memory)
+    device = _find_device(options.device)
+    source = read_model_folder(find_transformer(find_model(recipe.teacher.source)))
+    shape = _student_shape(source)
+    limit = source.family.positions_limit(source.config)
+    if options.length > limit:
+        raise InputError(f"--length {options.length}: the teacher has positions for {limit} tokens")
+    setting = Setting(
+        device=device,
+        constants=ONNXRUNTIME_CONSTANTS[core_family(device)],
+        length=options.length,
+        threads=options.threads,
+        budget=budget,
+    )
+    candidates = [
+        judge(student, precision, setting)
+        for student in enumerate_shapes(shape, least_vocabulary=_least_vocabulary(source))
+        for precision in _precisions(recipe)
+    ]
+    return SearchRecord(
+        recipe=recipe.name,
+        teacher=recipe.teacher.source,
+        device=device.name,
+        calibration=setting.constants.origin,
+        length=options.length,
+        threads=options.threads,
+        budget=budget,
+        candidates=sorted(candidates, key=_rank),
+        provenance=provenance(),
+    )
+
+
+def _find_device(name: str) -> DeviceSpec:
+    if name != HOST:
+        return load_device(name)
+    spec = match_device(identity())
+    if spec is None:
+        raise DeviceFileError(
+            "no device file matches this machine, so its times cannot be predicted",
+            hint="draft one with: edgedistil devices probe",
+        )
+    return spec
+
+
+def _student_shape(source: ModelFolder) -> EncoderShape:
+    """Shape of a student with all layers of the teacher."""
+    reason = unsupported_reason(source)
+    if reason is not None:
+        raise ModelError(f"students of the teacher in {source.folder} cannot be sized: {reason}")
+    if source.family.shares_layers:
+        raise ModelError(
+            f"the layers of a {source.family.model_type} share their weights: fewer of them save "
+            "no bytes, and sizes are not known from shapes"
+        )
+    return encoder_shape(source, without_segments=source.family.model_type == "bert")
+
+
+def _least_vocabulary(source: ModelFolder) -> int:
+    tokenizer = read_tokenizer(source.folder)
+    return len(required_ids(tokenizer, read_vocabulary(tokenizer)))
+
+
+def _precisions(recipe: Recipe) -> list[Precision]:
+    """Precisions of the recipe whose sizes are known from shapes; fp32 is always written."""
+    named = ["fp32", *recipe.export.precisions]
+    return [precision for precision in SHAPE_PRECISIONS if precision in named]
+
+
+def _rank(candidate: Candidate) -> tuple[int, float]:
+    if candidate.fit == "does not fit":
+        return _ORDER[candidate.fit], candidate.worst_ratio
+    return _ORDER[candidate.fit], -candidate.parameters
+
+
+def require_candidate(record: SearchRecord) -> None:
+    """Raises GateError if no candidate of a search meets its budget, not even perhaps."""
+    nearest = record.candidates[0]
+    if nearest.fit != "does not fit":
+        return
+    needs = ", ".join(f"{name} {need}" for name, need in nearest.excess.items())
+    raise GateError(
+        f"no student of {record.teacher} meets the budget on {record.device}: the nearest "
+        f"({nearest.layers} layers, feed-forward {nearest.intermediate}, {nearest.vocabulary:,} "
+        f"tokens, {nearest.precision}) needs at least {needs}",
+        hint="raise the limit, shorten --length, or start from a narrower teacher",
+    )

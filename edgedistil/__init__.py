@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedistil.core.options import (
     AnswersOptions,
+    BundleOptions,
     EmbedOptions,
     EvaluateOptions,
     ExportOptions,
@@ -36,6 +37,7 @@ from edgedistil.core.version import __version__
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
+    from edgedistil.bundle.stage import Bundle
     from edgedistil.core.recipe import Recipe
     from edgedistil.core.records import (
         DistillRecord,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnswersOptions",
+    "BundleOptions",
     "EmbedOptions",
     "Encoder",
     "EvaluateOptions",
@@ -62,6 +65,7 @@ __all__ = [
     "TrimOptions",
     "__version__",
     "answers",
+    "bundle",
     "distill",
     "embed",
     "evaluate",
@@ -280,6 +284,29 @@ def trim(model: str, options: TrimOptions) -> tuple[Path, TrimRecord]:
     from edgedistil.trimming import stage
 
     return stage.trim(model, options)
+
+
+def bundle(run: RunDir | str = "latest", options: BundleOptions | None = None) -> Bundle:
+    """Makes a folder with all that a device needs to run an export in C++.
+
+    Args:
+        run: A run directory, or its name; not used if `options.model` names an export folder.
+        options: Precision, device and folder to write.
+    Returns:
+        The folder, and the sizes of its parts.
+    Raises:
+        InputError: The run has no such export, or its tokenizer has a part that C++ cannot do.
+        ModelError: A file of the export is missing or was changed after its check.
+    """
+    from edgedistil.bundle import stage
+    from edgedistil.core.paths import user_path
+    from edgedistil.inference.stage import export_folder, is_export_folder
+
+    options = options or BundleOptions()
+    model = options.model
+    if is_export_folder(model):
+        return stage.make_bundle(user_path(model or ""), options)
+    return stage.make_bundle(export_folder(_open_run(run), model), options)
 
 
 def report(run: RunDir | str = "latest", *, against: RunDir | str | None = None) -> Path:

@@ -22,6 +22,7 @@ from edgedistil.core.echo import bounded, echo, replace_unencodable
 from edgedistil.core.errors import EdgeDistilError, InputError
 from edgedistil.core.options import (
     AnswersOptions,
+    BundleOptions,
     EmbedOptions,
     EvaluateOptions,
     ExportOptions,
@@ -203,6 +204,15 @@ def embed(
     from edgedistil.inference.stage import texts_of_arguments
 
     edgedistil.embed(texts_of_arguments(texts), run, options)
+
+
+@app.command()
+@with_options(BundleOptions)
+def bundle(options: BundleOptions, run: RunName = "latest") -> None:
+    """Make a folder that runs an export without Python."""
+    from edgedistil.bundle.stage import show_bundle
+
+    show_bundle(edgedistil.bundle(run, options))
 
 
 @app.command()

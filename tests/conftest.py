@@ -15,6 +15,7 @@ pytest_plugins = [
     "tests.fixtures.small_package",
     "tests.fixtures.tiny_model",
     "tests.fixtures.tokenizer_folders",
+    "tests.fixtures.small_export",  # uses the one before
 ]
 
 

@@ -43,6 +43,7 @@ COMMANDS = {
     },
     "inspect": {"--json"},
     "embed": {"--out", "--model", "--precision", "--side", "--threads", "--run"},
+    "bundle": {"--for", "--precision", "--target", "--model", "--out", "--run"},
     "profile": {
         "--device",
         "--ssh",

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"data", "models", "parity"},
     "parity": set(),
     "inference": set(),
-    "bundle": set(),
+    "bundle": {"runtime"},
     "runtime": set(),
     "costmodel": set(),
     "profiling": {"costmodel", "runtime", "parity"},

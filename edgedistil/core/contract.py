@@ -20,6 +20,8 @@ from edgedistil.core.sentence_vector import SentenceVector
 from edgedistil.core.task import SENTENCE_OUTPUT, ProblemType, Task
 
 CONTRACT_FILE = "contract.json"
+# What a runner has to give for some hundred texts; written by `export`, read by its checks.
+CONFORMANCE_FILE = "conformance.jsonl"
 FORMAT = 1
 
 Side = Literal["left", "right"]

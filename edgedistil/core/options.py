@@ -20,6 +20,7 @@ from edgedistil.core.sentence_vector import Pooling
 
 ArtefactFormat = Literal["onnx", "ort"]
 EmbedSide = Literal["query", "document"]
+BundleLanguage = Literal["cpp"]
 
 # The longest sequences of any encoder of these families; attention takes their square in memory.
 MAX_LENGTH = 8192
@@ -497,5 +498,44 @@ class TrimOptions(CheckedOptions):
             "--device",
             "Device on which the longer texts' time is predicted. Default: no prediction.",
             metavar="DEVICE",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions(CheckedOptions):
+    """What `bundle` puts into a folder, and for which device."""
+
+    language: Annotated[
+        BundleLanguage, Flag("--for", "Language of the program that runs the model on the device.")
+    ] = "cpp"
+    precision: Annotated[
+        Precision | None,
+        Flag("--precision", "Precision of the artefact. Default: fp32."),
+    ] = None
+    target: Annotated[
+        str,
+        Flag(
+            "--target",
+            "Device whose processor the library is for: host, or a name that `edgedistil devices "
+            "list` shows.",
+            metavar="DEVICE",
+        ),
+    ] = "host"
+    model: Annotated[
+        str | None,
+        Flag(
+            "--model",
+            "Export folder, or name of an export of the run. Default: the student's encoder.",
+            metavar="MODEL",
+        ),
+    ] = None
+    out: Annotated[
+        Path | None,
+        Flag(
+            "--out",
+            "Folder to write. Default: the name of the export and the language, in the current "
+            "folder.",
+            metavar="FOLDER",
         ),
     ] = None

@@ -12,12 +12,17 @@ _FILE = Path(__file__).with_name("probe_text.txt")
 _MOST_UNKNOWN = 0.3
 
 
+def probe_lines() -> list[str]:
+    """Returns all lines."""
+    return _FILE.read_text(encoding="utf-8").splitlines()
+
+
 def built_in_text(tokenizer: TextTokenizer) -> list[str]:
     """Returns the lines that a model's vocabulary can express, one sequence each.
 
     One line of the others stays, so that the token for unknown text is compared too.
     """
-    lines = _FILE.read_text(encoding="utf-8").splitlines()
+    lines = probe_lines()
     unknown_id = tokenizer.token_id("unk")
     if unknown_id is None:
         return lines

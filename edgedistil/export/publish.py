@@ -26,6 +26,7 @@ from edgedistil.core.records import (
 from edgedistil.core.rundir import RunDir, replacing
 from edgedistil.core.task import ENCODER_TASK
 from edgedistil.export.artefacts import BuiltArtefact, build_artefact, open_build, quarantine
+from edgedistil.export.conformance import write_conformance
 from edgedistil.export.ort_format import convert_to_ort
 from edgedistil.export.package import write_package
 from edgedistil.export.package_check import check_package
@@ -90,6 +91,7 @@ def export_model(
         passed = [(item.record, item.parity) for item in artefacts if item.parity is not None]
         _write_package(folder, run, source, passed)
         check_package(folder, source.folder, text)
+        write_conformance(folder)
         probes.save(commits.enter_context(replacing(run.probes(source.name, source.task))))
         for artefact in artefacts:
             _write_parity(run, artefact, commits)

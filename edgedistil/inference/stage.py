@@ -62,7 +62,7 @@ def embed(
         InputError: The run has no such encoder, or the file cannot be read.
         StorageError: The vectors cannot be written.
     """
-    folder = _export_folder(run, options.model)
+    folder = export_folder(run, options.model)
     count = _count_lines(texts) if isinstance(texts, Path) else len(texts)
     if count == 0:
         raise InputError("there is no text to embed", hint="pass texts, or a file with lines")
@@ -76,8 +76,8 @@ def embed(
     return count, encoder.dimension
 
 
-def _export_folder(run: RunDir | None, model: str | None) -> Path:
-    """Folder of the encoder: a path, a model of the run, or the run's student."""
+def export_folder(run: RunDir | None, model: str | None) -> Path:
+    """Returns the folder of an encoder: a path, a model of the run, or the run's student."""
     if run is None or is_export_folder(model):
         return user_path(model or "")
     suffix = f"-{ENCODER_TASK}"

@@ -340,10 +340,12 @@ def _examples(inputs: CardInputs) -> Iterator[str]:
     name, task = inputs.folder_name, TASKS[inputs.contract.task]
     # Names are any text that a folder may have.
     folder, file = markdown.quoted(name), markdown.quoted(Path(path).name)
-    yield (
-        "```js\n// transformers.js\n"
-        f"const run = await pipeline('{task.name}', {folder}, {{ dtype: '{dtype}' }});\n```"
-    )
+    # transformers.js has no pipeline of multiple choice.
+    if not task.has_choices:
+        yield (
+            "```js\n// transformers.js\n"
+            f"const run = await pipeline('{task.name}', {folder}, {{ dtype: '{dtype}' }});\n```"
+        )
     yield (
         "```python\n# optimum\n"
         f"model = {task.ort_class}.from_pretrained(\n"
@@ -362,3 +364,5 @@ def _examples(inputs: CardInputs) -> Iterator[str]:
         f"tokenizer = tokenizers.Tokenizer.from_file({markdown.quoted(f'{name}/tokenizer.json')})\n"
         "```"
     )
+    if task.has_choices:
+        yield "Inputs are (batch, choices, sequence): all choices of a question, padded together."

@@ -100,6 +100,15 @@ def test_the_card_shows_the_agreement_of_rankings(tmp_path: Path) -> None:
     assert card.count("rank correlation") == 1
 
 
+def test_a_client_without_multiple_choice_has_no_example(tmp_path: Path) -> None:
+    inputs = card_inputs(tmp_path / "m")
+    contract = inputs.contract.model_copy(update={"task": "multiple-choice"})
+    card = render_card(replace(inputs, contract=contract))
+    assert "transformers.js\nconst run" not in card
+    assert "ORTModelForMultipleChoice.from_pretrained" in card
+    assert "Inputs are (batch, choices, sequence)" in card
+
+
 def test_the_examples_load_the_fastest_artefact_that_every_client_knows(tmp_path: Path) -> None:
     card = render_card(card_inputs(tmp_path / "student-feature-extraction"))
     assert "pipeline('feature-extraction', 'student-feature-extraction', { dtype: 'int8' })" in card

@@ -42,6 +42,8 @@ def _batch(
         "text-classification": {"logits": (B, labels)},
         "token-classification": {"logits": (B, length, labels)},
         "question-answering": {"start_logits": (B, length), "end_logits": (B, length)},
+        # One question, whose choices are the sequences.
+        "multiple-choice": {"logits": (1, B)},
     }[task]
     outputs = {
         name: RNG.normal(size=shape).astype(np.float32) for name, shape in raw_shapes.items()
@@ -51,7 +53,7 @@ def _batch(
         masked_M2 = np.array([[0, 1], [0, 3], [1, 2]])
         masked_MV = outputs["logits"][masked_M2[:, 0], masked_M2[:, 1]]
         choices_M, margins_M = masked_MV.argmax(-1), margins(masked_MV)
-    elif task == "text-classification":
+    elif task in ("text-classification", "multiple-choice"):
         rows_N2 = np.zeros((0, 2), np.int64)
     expected = {name: output.copy() for name, output in outputs.items()}
     if len(rows_N2):
@@ -68,6 +70,7 @@ def _batch(
         hidden_rows_R2=np.zeros((0, 2), np.int64),
         hidden_KRD=np.zeros((1, 0, D), np.float32),
         full_hidden_KBLD=None,
+        choices=B if task == "multiple-choice" else None,
     )
     return batch, outputs
 

@@ -319,14 +319,14 @@ class FakeSession:
     """Inputs of a graph that another exporter wrote."""
 
     class Value:
-        def __init__(self, name: str, type_name: str) -> None:
-            self.name, self.type = name, type_name
+        def __init__(self, name: str, type_name: str, rank: int) -> None:
+            self.name, self.type, self.shape = name, type_name, [None] * rank
 
     run = None
 
     def get_inputs(self) -> list[Value]:
         names = {"ids:0": "int32", "mask": "float", "position_ids": "int64", "rows": "int64"}
-        return [self.Value(name, f"tensor({kind})") for name, kind in names.items()]
+        return [self.Value(name, f"tensor({kind})", 2) for name, kind in names.items()]
 
     def get_outputs(self) -> list[Value]:
         return []
@@ -346,6 +346,18 @@ def test_feeds_get_the_names_types_and_batch_of_the_graph() -> None:
         "position_ids": ("int64", [[0, 1, 2], [0, 1, 2]]),
         "rows": ("int64", [0, 0]),
     }
+
+
+def test_every_choice_of_a_question_is_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [FakeSession.Value("input_ids", "tensor(int64)", 3)]
+    monkeypatch.setattr(FakeSession, "get_inputs", lambda _: inputs)
+    ids_BL = np.array([[2, 7, 3]])
+    # Probes have the axis already, and other texts for every choice.
+    probe = np.arange(12).reshape(1, 4, 3)
+    stored = {"row": {"input_ids": ids_BL}, "probe": {"input_ids": probe}}
+    feeds = runner["ModelSession"](FakeSession(), stored, {"batch": 4}).feeds
+    assert feeds["row"]["input_ids"].tolist() == [[[2, 7, 3]] * 4]
+    np.testing.assert_array_equal(feeds["probe"]["input_ids"], probe)
 
 
 def test_its_own_cost_a_call_is_under_20_microseconds() -> None:

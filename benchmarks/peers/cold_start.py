@@ -1,6 +1,6 @@
 """Opens a session in a fresh process; prints its time and peak memory after a call as JSON.
 
-python cold_start.py GRAPH
+python cold_start.py GRAPH [OPTIONS as JSON]
 """
 
 from __future__ import annotations
@@ -16,10 +16,17 @@ import onnxruntime as ort
 LENGTH = 128
 
 
-def main(graph: str) -> None:
+def main(graph: str, extra: str = "{}") -> None:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    for key, value in json.loads(extra).items():
+        if key == ".graph_optimization_level":
+            options.graph_optimization_level = ort.GraphOptimizationLevel(int(value))
+        elif key == ".enable_cpu_mem_arena":
+            options.enable_cpu_mem_arena = value == "1"
+        else:
+            options.add_session_config_entry(key, value)
     # Memory of the imports is not the artefact's.
     rss_before = status_bytes("VmRSS")
     wall_start, cpu_start = time.perf_counter(), time.process_time()
@@ -45,4 +52,4 @@ def status_bytes(key: str) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -281,12 +281,13 @@ add("the sigmoid's GELU in one layer", "constants", _other_activation("QuickGelu
 add("ReLU in one layer", "constants", _other_activation("Relu", ""))
 
 
-def _static_input(suffix: str, change: Callable[[np.ndarray], np.ndarray]) -> Apply:
+def _input_constant(suffix: str, change: Callable[[np.ndarray], np.ndarray]) -> Apply:
     def apply(plant: Plant) -> bool:
-        names = [t.name for t in plant.graph.initializer if t.name.endswith(f".input.{suffix}")]
+        names = [t.name for t in plant.graph.initializer if t.name.endswith(suffix)]
         if not names:
             return False
-        plant.put(names[2], change(plant.array(names[2])))
+        name = names[min(2, len(names) - 1)]
+        plant.put(name, change(plant.array(name)))
         return True
 
     return apply
@@ -295,16 +296,38 @@ def _static_input(suffix: str, change: Callable[[np.ndarray], np.ndarray]) -> Ap
 add(
     "a calibrated scale times 1.2",
     "constants",
-    _static_input("scale", lambda a: (a * 1.2).astype(a.dtype)),
+    _input_constant("/input/scale", lambda a: (a * 1.2).astype(a.dtype)),
 )
 add(
     "a calibrated zero point plus 3",
     "constants",
-    _static_input("zero", lambda a: (a + 3).astype(a.dtype)),
+    _input_constant("/input/zero", lambda a: (a + 3).astype(a.dtype)),
+)
+
+add(
+    "the divisors of an input times 2",
+    "constants",
+    _input_constant("/input/powers.scale", lambda a: (a * 2).astype(a.dtype)),
+)
+add(
+    "a row's largest value times 1.1",
+    "constants",
+    _input_constant("constant/above/16", lambda a: (a * 1.1).astype(a.dtype)),
 )
 
 
 # --- wiring ---------------------------------------------------------------------------------------
+
+
+def _scales_of_another_layer(plant: Plant) -> bool:
+    products = plant.nodes(r"MatMul/scaled$")
+    if len(products) < 2:
+        return False
+    products[1].input[1] = products[0].input[1]
+    return True
+
+
+add("rows scaled by another layer's steps", "wiring", _scales_of_another_layer)
 
 
 def _scores(plant: Plant, layer: int) -> onnx.NodeProto:

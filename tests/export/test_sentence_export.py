@@ -26,6 +26,7 @@ from edgedistil.core.task import SENTENCE_OUTPUT
 from edgedistil.export import artefacts, package, publish
 from edgedistil.export.passes import sentence_vector
 from edgedistil.export.passes.sentence_vector import append_sentence_vector
+from edgedistil.export.precisions import BuildContext, make_graph, make_int8_dynamic
 from edgedistil.export.request import prepare_export
 from edgedistil.export.source import read_source
 from edgedistil.export.vector_options import VectorOptions
@@ -108,6 +109,24 @@ def test_every_precision_gives_the_vectors_of_pytorch(
             np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=2e-3)
 
 
+def test_rankings_are_compared_where_the_text_is_long_enough(
+    source: Path, run: RunDir, text: list[str]
+) -> None:
+    words = " ".join(text).split()
+    lines = [" ".join(words[start : start + 9]) for start in range(0, 800, 8)]
+    folder = export(source, run, lines, "int8")
+    for precision in ("fp32", "int8"):
+        record = json.loads(run.parity("m", TASK, precision).read_text())
+        assert record["ranking"]["texts"] == 50
+        bounded = {result["tolerance"]["figure"] for result in record["results"]}
+        assert {"top10_overlap", "rank_correlation", "vector_cosine_mean"} <= bounded
+    assert "top-10 overlap" in (folder / "README.md").read_text()
+    # Half of 60 lines: too few.
+    export(source, run, text)
+    record = json.loads(run.parity("m", TASK, "fp32").read_text())
+    assert "too few different lines" in record["ranking"]["not_measured"]
+
+
 def test_small_batches_give_the_same_vectors(source: Path, run: RunDir, text: list[str]) -> None:
     folder = export(source, run, text)
     complete = Encoder(folder).embed(TEXTS)
@@ -163,6 +182,17 @@ def test_a_planted_fault_is_refused(
     monkeypatch.setattr(artefacts, "append_sentence_vector", with_fault)
     with pytest.raises(ParityError):
         export(source, run, text)
+
+
+def test_one_int8_scale_for_all_tokens_is_refused(
+    source: Path, run: RunDir, text: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_fault(context: BuildContext, request: Any) -> Any:
+        return make_int8_dynamic(context) if request == "int8" else make_graph(context, request)
+
+    monkeypatch.setattr(artefacts, "make_graph", with_fault)
+    with pytest.raises(ParityError, match="int8 failed the parity check"):
+        export(source, run, text, "int8")
 
 
 @pytest.mark.parametrize("fault", ["prompt", "pooling", "settings"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgedistil.core.errors import ShapeError, StorageError
-from edgedistil.parity.probes import Probes
+from edgedistil.parity.probes import PoolBatch, Probes, TextPool
 
 if TYPE_CHECKING:
     from tests.parity.conftest import Exported
@@ -118,3 +118,17 @@ def test_stored_names_are_part_of_the_format(exported: Exported, tmp_path: Path)
     with np.load(tmp_path / "probes.npz") as archive:
         names = {name.partition("/")[2] for name in archive if "/" in name}
     assert names >= {"input_ids_BL", "hidden_KRD", "whole_KBLD", "output/logits"}
+
+
+def test_a_pool_is_stored_where_there_is_one(exported: Exported, tmp_path: Path) -> None:
+    feeds = {"input_ids": np.array([[5, 6], [7, 0]]), "attention_mask": np.array([[1, 1], [1, 0]])}
+    vectors = np.array([[0.5, -1.5, 2.0], [0.0, 1.0, 3.0]], np.float32)
+    pool = TextPool("dot", (PoolBatch(feeds, vectors),))
+    replace(exported.probes, pool=pool).save(tmp_path / "probes.npz")
+    loaded = Probes.load(tmp_path / "probes.npz").pool
+    assert loaded is not None and (loaded.similarity, loaded.texts) == ("dot", 2)
+    np.testing.assert_array_equal(loaded.batches[0].vectors_BV, vectors)
+    assert loaded.batches[0].feeds.keys() == feeds.keys()
+    np.testing.assert_array_equal(loaded.batches[0].feeds["input_ids"], feeds["input_ids"])
+    exported.probes.save(tmp_path / "probes.npz")
+    assert Probes.load(tmp_path / "probes.npz").pool is None

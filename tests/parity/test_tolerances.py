@@ -6,7 +6,7 @@ import pytest
 
 from edgedistil.core.precision import PRECISIONS, Precision
 from edgedistil.core.task import TASKS, Task
-from edgedistil.parity.tolerances import scaled, tolerances_for
+from edgedistil.parity.tolerances import rank_tolerances, scaled, tolerances_for
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -49,3 +49,16 @@ def test_a_bound_on_differences_grows_with_outputs_beyond_twenty() -> None:
     assert larger.value == pytest.approx(3e-4)
     assert larger.reason.endswith("scaled: the outputs reach 60")
     assert scaled(bounds["cosine_min"], 60.0) == bounds["cosine_min"]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_has_bounds_on_rankings_with_what_was_measured(
+    precision: Precision,
+) -> None:
+    bounds = {bound.figure: bound for bound in rank_tolerances(precision)}
+    assert set(bounds) == {"top10_overlap", "rank_correlation", "vector_cosine_mean"}
+    assert all(bound.bound == "at least" for bound in bounds.values())
+    assert all("measured: " in bound.reason for bound in bounds.values())
+    # Coarser numbers may change more.
+    exact = {bound.figure: bound for bound in rank_tolerances("fp32")}
+    assert all(bound.value <= exact[name].value for name, bound in bounds.items())

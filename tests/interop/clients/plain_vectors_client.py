@@ -26,9 +26,9 @@ def vectors(folder: Path, file: str, texts: list[str]) -> np.ndarray:
         rows = [getattr(encoding, columns[tensor["name"]]) for encoding in encoded]
         feeds[tensor["name"]] = np.array(rows, np.int64)
     session = ort.InferenceSession(folder / "onnx" / file, providers=["CPUExecutionProvider"])
-    (found,) = session.run(["sentence_embedding"], feeds)
-    assert found.shape[1] == contract["sentence_vector"]["dimension"]
-    return found
+    (values,) = session.run(["sentence_embedding"], feeds)
+    assert values.shape[1] == contract["sentence_vector"]["dimension"]
+    return values
 
 
 request = json.loads(Path(sys.argv[1]).read_text())

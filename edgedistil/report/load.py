@@ -24,6 +24,7 @@ from edgedistil.core.records import (
 from edgedistil.core.regular_file import read_regular
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.trace import TraceEntry, read_trace
+from edgedistil.core.trim_records import TrimRecord
 
 R = TypeVar("R", bound=Record)
 # The limit of the recipe's own loader.
@@ -38,6 +39,7 @@ class RunResults:
         name: Name of the run.
         distill: Result of the distillation.
         corpus: Corpus that was trained on.
+        trim: The student's vocabulary, if it was trimmed.
         trace: Training losses, one entry per logged step.
         heldout_trace: Evaluations of the student on held-out text, each with the tokens seen.
         evaluation: Scores on labelled tasks.
@@ -51,6 +53,7 @@ class RunResults:
     name: str
     distill: DistillRecord | None
     corpus: CorpusRecord | None
+    trim: TrimRecord | None
     trace: list[TraceEntry]
     heldout_trace: list[TraceEntry]
     evaluation: EvaluationRecord | None
@@ -66,6 +69,7 @@ class RunResults:
         return {
             "distill": self.distill,
             "corpus": self.corpus,
+            "trim": self.trim,
             "evaluation": self.evaluation,
             "ablation": self.ablation,
             "exports": self.exports,
@@ -90,6 +94,7 @@ def load_results(run: RunDir) -> RunResults:
         name=run.name,
         distill=_read_if_exists(run.distill, DistillRecord),
         corpus=_read_if_exists(run.corpus, CorpusRecord),
+        trim=_read_if_exists(run.trim, TrimRecord),
         trace=[entry for entry in trace if entry["kind"] == "train" and "tokens" in entry],
         heldout_trace=_student_heldout(trace),
         evaluation=_read_if_exists(run.evaluation, EvaluationRecord),

@@ -27,6 +27,7 @@ from edgedistil.report.language_models import language_model_table, language_mod
 from edgedistil.report.load import RunResults
 from edgedistil.report.profile_tables import claims_table, main_tables, profile_table
 from edgedistil.report.table import TableData
+from edgedistil.report.trim_tables import trim_tables
 
 # Enough characters to recognise a file; the JSON report has the complete digest.
 _SHORT_SHA256 = 12
@@ -113,6 +114,14 @@ def distillation_section(results: RunResults) -> ReportSection:
     return ReportSection(title, anchor, lead, tables, pictures)
 
 
+# A trimmed student differs from its teacher in two ways at once.
+_TRIM_BASELINES = (
+    " The vocabulary was trimmed: what that alone costs is the row teacher-trimmed of the"
+    " evaluation; what distilling alone costs is a run of the recipe without student.vocabulary"
+    " (edgedistil report --against NAME)."
+)
+
+
 def size_section(results: RunResults) -> ReportSection:
     """Figure 1 of the paper with the models of this run added."""
     title, anchor = "Size among language models", "size"
@@ -132,10 +141,13 @@ def size_section(results: RunResults) -> ReportSection:
         f"The student has {millions(student)} parameters and the teacher {millions(teacher)},"
         " counted from their weights. The sources of the other counts are in the table below."
     )
+    if results.trim is not None:
+        lead += _TRIM_BASELINES
     return ReportSection(
         title,
         anchor,
         lead,
+        tables=trim_tables(results.trim) if results.trim is not None else [],
         pictures=[picture],
         folded=[language_model_table(published)],
     )

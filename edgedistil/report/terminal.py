@@ -14,6 +14,7 @@ from edgedistil.core.records import (
     ParityRecord,
     PlanRecord,
     ProfileRecord,
+    read_record,
 )
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.search_records import SearchRecord
@@ -43,6 +44,8 @@ def show_distill(run: RunDir, record: DistillRecord) -> None:
     # The models first: sizes give the figures below their meaning.
     models = model_table([("teacher", record.teacher), ("student", record.student)])
     show_tables([models, heldout_table(record.heldout)])
+    if run.trim.exists():
+        show_tables(trim_tables(read_record(run.trim, TrimRecord)))
     console.result(f"  {describe_training(record)}")
 
 

@@ -119,6 +119,12 @@ whose graph must have `sentence_embedding`; it needs a folder of sentence-transf
 how it pools. Inputs of multiple choice are (batch, choices, sequence); its latency is that of one
 question with 4 choices, each of the row's length. No data set of multiple choice is evaluated.
 
+## Clients
+
+An export of every family is loaded by onnxruntime with tokenizers alone and by transformers.js;
+by optimum-onnx and sentence-transformers' ONNX backend, which need transformers 4, all but
+NomicBERT and EuroBERT, which that version does not have (`tests/interop/test_families.py`).
+
 ## What is refused, by name
 
 - Relative positions in BERT's attention (`position_embedding_type`), which transformers 5 does

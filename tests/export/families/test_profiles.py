@@ -1,6 +1,6 @@
 """Artefacts of every family are measured, predicted and emulated.
 
-A few families stand for the others; EDGEDISTIL_ALL_FAMILIES=1 runs all of them.
+A few families are tested each time; EDGEDISTIL_ALL_FAMILIES=1 tests all of them.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ docs/measuring.md.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 import time
@@ -187,11 +188,14 @@ def without_certificate(rows: Sequence[Planted]) -> str:
 
 def raw_rows(rows: Sequence[Planted]) -> list[list[object]]:
     """Every planted fault with its share and outcome, without those that a graph lacks."""
-    return [
-        [r.fault, r.kind, r.subject, r.precision, round(r.share, 4), r.outcome, list(r.by)]
-        for r in rows
-        if r.outcome != "absent"
-    ]
+    raw: list[list[object]] = []
+    for row in rows:
+        if row.outcome != "absent":
+            # A graph that does not run moves its outputs without a bound.
+            share = round(row.share, 6) if math.isfinite(row.share) else None
+            where = [row.fault, row.kind, row.subject, row.precision]
+            raw.append([*where, share, row.outcome, list(row.by)])
+    return raw
 
 
 def write_docs(rows: Sequence[Planted]) -> None:

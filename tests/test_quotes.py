@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -200,3 +201,41 @@ def test_a_figure_without_a_record_is_noticed() -> None:
     )
     figures = unquoted("README.md", sentence)
     assert figures == ["86 MiB", "2.21 times", "2.09", "2.54", "27.6%", "5,691 tokens/s", "3.4"]
+
+
+# --- planted faults ------------------------------------------------------------------------------
+
+
+def planted_rows() -> list[Any]:
+    """Rows of the newest record of planted faults."""
+    from benchmarks.planted.suite import Planted
+
+    path = sorted(RESULTS.glob("planted_faults-*.json"))[-1]
+    rows = []
+    for fault, kind, subject, precision, share, outcome, by in read(path.name)["rows"]:
+        moved = math.inf if share is None else share
+        rows.append(Planted(fault, kind, subject, precision, moved, outcome, tuple(by)))
+    return rows
+
+
+def test_the_table_of_planted_faults_is_counted_from_its_record() -> None:
+    from benchmarks.planted_faults import MARKS, table
+
+    rows = planted_rows()
+    page = (ROOT / "docs/measuring.md").read_text(encoding="utf-8")
+    block = page.split(MARKS[0])[1].split(MARKS[1])[0]
+    assert block.strip() == table(rows)
+    assert [row for row in rows if row.outcome == "missed"] == []
+    # A share decides what is harmless: of the others, none moves the outputs by less.
+    for row in rows:
+        if row.kind != "package":
+            assert (row.outcome == "harmless") == (row.share <= 0.2)
+
+
+def test_refused_harmless_faults_are_counted_from_the_record() -> None:
+    harmless = [row for row in planted_rows() if row.outcome == "harmless"]
+    in_int4 = [row for row in harmless if row.precision == "int4"]
+    refused = sum(bool(row.by) for row in harmless)
+    page = " ".join((ROOT / "docs/measuring.md").read_text(encoding="utf-8").split())
+    assert f"Of the {len(harmless)} harmless faults, {len(in_int4)} in int4" in page
+    assert f"the check refuses {refused}, too" in page

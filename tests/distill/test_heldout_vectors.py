@@ -89,8 +89,8 @@ def test_figures_equal_a_count_by_hand(evaluator: VectorEvaluator) -> None:
         (got.top10_overlap, student_TV),
         (got.asymmetric_top10_overlap, teacher_TV),
     ):
-        found = [nearest(student_TV, documents_TV, text) for text in range(TEXTS)]
-        overlaps = [len(a & b) / 10 for a, b in zip(found, right, strict=True)]
+        neighbours = [nearest(student_TV, documents_TV, text) for text in range(TEXTS)]
+        overlaps = [len(a & b) / 10 for a, b in zip(neighbours, right, strict=True)]
         assert figure == pytest.approx(np.mean(overlaps), abs=1e-6)
         assert 0.5 < float(figure) < 1  # type: ignore[arg-type]
     assert (got.model, got.step, got.texts) == ("student", 3, TEXTS)

@@ -91,23 +91,6 @@ def test_a_classifier_has_no_vector(bundle: Path) -> None:
     assert result.stderr == "error: the model gives no sentence vectors\n"
 
 
-@pytest.mark.slow
-@pytest.mark.needs("aarch64-linux-gnu-g++", "cmake", "qemu-aarch64")
-def test_a_bundle_for_a_board_passes_under_emulation(small_export: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "board"
-    make_bundle(small_export, BundleOptions(precision="int8", target="rpi4", out=folder))
-    # A tenth of the strings: emulation takes a hundred times as long.
-    path = folder / "model" / CONFORMANCE_FILE
-    head, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    path.write_text("".join([head, *rows[::10]]), encoding="utf-8")
-    compiler = ["-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++", "-DCMAKE_SYSTEM_NAME=Linux"]
-    run(["cmake", "-S", str(folder), "-B", str(folder / "build"), *compiler])
-    run(["cmake", "--build", str(folder / "build"), "--target", "conformance"])
-    emulator = ["qemu-aarch64", "-cpu", "cortex-a72", "-L", "/usr/aarch64-linux-gnu"]
-    said = run([*emulator, str(folder / "build" / "conformance"), str(folder / "model")])
-    assert said == f"int8: {len(rows[::10])} strings are as expected\n"
-
-
 # --- what no bundle is made of --------------------------------------------------------------------
 
 

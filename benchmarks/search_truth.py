@@ -22,7 +22,7 @@ from peers.graphs import save_precisions
 from transformers import DistilBertConfig, DistilBertModel
 
 from edgedistil.core import console
-from edgedistil.core.options import SearchOptions
+from edgedistil.core.budget_options import SearchOptions
 from edgedistil.core.precision import Precision
 from edgedistil.core.recipe import load_recipe
 from edgedistil.core.rundir import artefact_files, write_json

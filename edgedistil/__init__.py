@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from edgedistil.core.budget_options import SearchOptions, TrimOptions
 from edgedistil.core.options import (
     AnswersOptions,
     BundleOptions,
@@ -27,8 +28,6 @@ from edgedistil.core.options import (
     EvaluateOptions,
     ExportOptions,
     ProfileOptions,
-    SearchOptions,
-    TrimOptions,
 )
 from edgedistil.core.version import __version__
 

@@ -5,7 +5,6 @@ Heavy imports are in the bodies of the commands, so that `--help` is fast.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -18,7 +17,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 import edgedistil
-from edgedistil.core.echo import bounded, echo, replace_unencodable
+from edgedistil.core.budget_options import SearchOptions, TrimOptions
+from edgedistil.core.echo import echo, replace_unencodable
 from edgedistil.core.errors import EdgeDistilError, InputError
 from edgedistil.core.options import (
     AnswersOptions,
@@ -27,10 +27,9 @@ from edgedistil.core.options import (
     EvaluateOptions,
     ExportOptions,
     ProfileOptions,
-    SearchOptions,
     TaskOptions,
-    TrimOptions,
 )
+from edgedistil.failures import fail, fail_unexpected
 from edgedistil.flags import with_options
 
 SUMMARY = "Distil a text encoder, export it to ONNX, check it, and profile it on a device."
@@ -390,20 +389,8 @@ def recipe_explain(
 
 # --- entry point ----------------------------------------------------------------------------------
 
-# typer's errors about the command line: older versions take them from click, newer ones have their
-# own, and both derive BadParameter from UsageError from ClickException.
-_CommandLineError: type[Any] = typer.BadParameter.__mro__[2]
 # An option with an empty value. --set is not among them: `--set description=` has a value.
 _EMPTY_OPTION = re.compile(r"--[a-z-]+=")
-# Parts of the messages of libraries that could not get memory, with exceptions of all kinds.
-_NO_MEMORY = (
-    "allocate memory",
-    "out of memory",
-    "bad_alloc",
-    "bad allocation",
-    "create a primitive",
-    "failed to map segment",
-)
 
 
 def main() -> NoReturn:
@@ -417,16 +404,16 @@ def main() -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()
     except EdgeDistilError as error:
-        _fail(f"error: {error}", error.exit_code)
+        fail(f"error: {error}", error.exit_code)
     except BrokenPipeError:
         # The reader of our pipe (`| head`) has ended: nothing more can be written to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
-        _fail_unexpected(error)
+        fail_unexpected(error)
     # typer turns KeyboardInterrupt into exit code 130 and prints nothing.
     if code == 130:
-        _fail("interrupted", 130)
+        fail("interrupted", 130)
     sys.exit(code or 0)
 
 
@@ -446,42 +433,6 @@ def _check_arguments(arguments: Sequence[str]) -> None:
                 f"argument {number} is not UTF-8: {echo(argument)}",
                 hint="records are UTF-8; rename the file, or link to it under another name",
             ) from error
-
-
-def _fail_unexpected(error: Exception) -> NoReturn:
-    """Ends with a message for errors of the command line and the machine; raises all others."""
-    if isinstance(error, _CommandLineError):
-        text = io.StringIO()
-        error.show(file=text)
-        _fail(text.getvalue().rstrip("\n"), error.exit_code)
-    # typer replaces an EOFError, which is not about the terminal here, by its own exception.
-    if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
-        raise error.__cause__
-    reason = str(error)
-    if isinstance(error, MemoryError) or any(part in reason.lower() for part in _NO_MEMORY):
-        hint = "close other programs, or use smaller batches, fewer jobs or shorter texts"
-        _fail(f"error: out of memory: {reason or type(error).__name__}\n  {hint}", 1)
-    if _is_library_damaged(error):
-        hint = "memory is short, or the package is damaged: close other programs, or reinstall it"
-        _fail(f"error: cannot load a library: {reason}\n  {hint}", 1)
-    if isinstance(error, OSError) and error.strerror:
-        file = f": {error.filename}" if error.filename is not None else ""
-        _fail(f"error: {error.strerror}{file}", 1)
-    raise error
-
-
-def _is_library_damaged(error: Exception) -> bool:
-    """Whether a compiled library cannot be loaded, or a library's source cannot be parsed."""
-    if isinstance(error, ImportError):
-        return ".so" in str(error)
-    # Short of memory, Python's parser reports errors in sound files. Ours are bugs.
-    is_ours = Path(__file__).parent in Path(getattr(error, "filename", None) or "").parents
-    return isinstance(error, SyntaxError) and not is_ours
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(bounded(message), err=True)
-    sys.exit(code)
 
 
 def _interrupt(_number: int, _frame: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import typer
 
-from edgedistil.core.options import Flag, flag_of
+from edgedistil.core.flag import Flag, flag_of
 
 
 def with_options(options_class: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ablate": {"evaluate"},
     "file_keys": {"evaluate"},
     "flags": set(),
+    "failures": set(),
 }
 TORCH_SIDE = {"torch", "transformers", "accelerate", "datasets", "optimum"}
 GRAPH_SIDE = {"onnx", "onnxruntime", "onnxscript", "onnx_ir"}

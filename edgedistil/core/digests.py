@@ -110,6 +110,18 @@ def _recall(memo: Path, identity: list[str | int]) -> str | None:
 # --- recorded digests ----------------------------------------------------------------------------
 
 
+def run_digests(run: RunDir, paths: Iterable[Path]) -> dict[str, str]:
+    """Path relative to the run → digest, of files and of all files in folders."""
+    digests = {}
+    for path in paths:
+        name = path.relative_to(run.path)
+        if path.is_file():
+            digests[str(name)] = sha256_file(path)
+        for file, digest in tree_manifest(path).items():
+            digests[str(name / file)] = digest
+    return digests
+
+
 def changed_file(
     folder: Path, digests: Mapping[str, str], *, cache: Path | None = None
 ) -> str | None:

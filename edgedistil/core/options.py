@@ -8,13 +8,11 @@ Python.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal
 
-from edgedistil.core.echo import echo
-from edgedistil.core.errors import InputError
-from edgedistil.core.paths import user_path
+from edgedistil.core.flag import CheckedOptions, Flag
 from edgedistil.core.precision import Precision, PrecisionRequest
 from edgedistil.core.sentence_vector import Pooling
 
@@ -33,61 +31,6 @@ MAX_SUSTAINED_S = 3600
 MAX_DIMENSION = 2**16
 # A list of all cells is made first. More than a few dozen seeds change no interval.
 MAX_SEEDS = 1000
-
-
-@dataclass(frozen=True)
-class Flag:
-    """How a field is written on the command line.
-
-    Attributes:
-        name: The flag, `--length`.
-        help: One sentence; says what happens if the flag is left out.
-        metavar: Placeholder of the value; None for switches and choices.
-        minimum: Smallest value of a number; None for switches, texts and paths.
-        maximum: Largest value of a number; set together with `minimum`.
-    """
-
-    name: str
-    help: str
-    metavar: str | None = None
-    minimum: int | None = None
-    maximum: float | None = None
-
-
-def flag_of(annotation: Any) -> Flag | None:
-    """Returns the `Flag` of a field's annotation; None if it has none."""
-    metadata = getattr(annotation, "__metadata__", ())
-    return next((item for item in metadata if isinstance(item, Flag)), None)
-
-
-class CheckedOptions:
-    """Base of the options: every value is one that its flag allows, from Python too."""
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self), include_extras=True)
-        for field in fields(self):  # type: ignore[arg-type]
-            flag, value = flag_of(hints[field.name]), getattr(self, field.name)
-            if flag is None or value is None:
-                continue
-            values = value if isinstance(value, list | tuple) else [value]
-            for item in values:
-                _check_value(flag, item)
-
-
-def _check_value(flag: Flag, value: object) -> None:
-    """Raises InputError for a value that a flag does not allow."""
-    if value == "":
-        raise InputError(
-            f"{flag.name} is empty: expected {flag.metavar}",
-            hint="leave it out for the default; is a variable of the shell unset?",
-        )
-    if isinstance(value, Path):
-        user_path(value)
-    if flag.minimum is None or flag.maximum is None or not isinstance(value, int | float):
-        return
-    # Written so that NaN, which compares as false, is outside.
-    if not flag.minimum <= value <= flag.maximum:
-        raise InputError(f"{flag.name} is {echo(value)}: expected {flag.minimum} to {flag.maximum}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,97 +350,6 @@ class ExportOptions(CheckedOptions):
             "--push",
             "Upload the folder to this hub repository. Default: no upload.",
             metavar="REPO",
-        ),
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchOptions(CheckedOptions):
-    """Device and budget of `search`."""
-
-    device: Annotated[
-        str,
-        Flag(
-            "--device",
-            "Device whose time and memory are predicted, or host for this machine's device file.",
-            metavar="DEVICE",
-        ),
-    ]
-    under: Annotated[
-        Sequence[str],
-        Flag(
-            "--under",
-            "Limit on the time of a text (30ms) or on the file (40MB); repeat for both. "
-            "Default: no limit.",
-            metavar="LIMIT",
-        ),
-    ] = ()
-    memory: Annotated[
-        str | None,
-        Flag(
-            "--memory",
-            "Limit on the peak memory of a process, such as 256MB. Default: no limit.",
-            metavar="SIZE",
-        ),
-    ] = None
-    length: Annotated[
-        int,
-        Flag("--length", "Tokens of a text.", metavar="TOKENS", minimum=2, maximum=MAX_LENGTH),
-    ] = 64
-    threads: Annotated[
-        int,
-        Flag("--threads", "Thread count.", metavar="N", minimum=1, maximum=MAX_THREADS),
-    ] = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrimOptions(CheckedOptions):
-    """How small a vocabulary `trim` makes, and by which text."""
-
-    text: Annotated[
-        Path,
-        Flag(
-            "--text",
-            "UTF-8 text whose tokens are counted, one sequence a line; a tenth is held out.",
-            metavar="FILE",
-        ),
-    ]
-    size: Annotated[
-        int | None,
-        Flag(
-            "--size",
-            "Number of tokens that stay. Default: as --coverage says.",
-            metavar="N",
-            minimum=1,
-            maximum=10**7,
-        ),
-    ] = None
-    coverage: Annotated[
-        float | None,
-        Flag(
-            "--coverage",
-            "Share of the text's tokens that stay as they are; 0.9995 is 99.95%. "
-            "Default: as --size says.",
-            metavar="SHARE",
-            minimum=0,
-            maximum=1,
-        ),
-    ] = None
-    out: Annotated[
-        Path | None,
-        Flag(
-            "--out",
-            "Folder for the model and its record, which must not exist. "
-            "Default: the model's name and the size.",
-            metavar="FOLDER",
-        ),
-    ] = None
-    device: Annotated[
-        str | None,
-        Flag(
-            "--device",
-            "Device on which the longer texts' time is predicted. Default: no prediction.",
-            metavar="DEVICE",
         ),
     ] = None
 

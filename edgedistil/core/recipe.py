@@ -26,6 +26,7 @@ from edgedistil.core.sentence_vector import Pooling
 from edgedistil.core.shipped import find_shipped, shipped_names
 from edgedistil.core.toml import (
     StrictSection,
+    check_exactly_one,
     did_you_mean,
     parse_section,
     read_toml,
@@ -104,7 +105,7 @@ class VocabularySection(StrictSection):
 
     @model_validator(mode="after")
     def _check_one_of(self) -> Self:
-        _check_exactly_one(self, ("size", "coverage"))
+        check_exactly_one(self, ("size", "coverage"))
         return self
 
 
@@ -192,7 +193,7 @@ class SourceSpec(StrictSection):
 
     @model_validator(mode="after")
     def _check_one_origin(self) -> Self:
-        _check_exactly_one(self, ("asset", "files", "hub"))
+        check_exactly_one(self, ("asset", "files", "hub"))
         if self.query_field is not None and self.asset is not None:
             raise ValueError("query_field belongs to files and hub data sets; an asset has none")
         return self
@@ -332,7 +333,7 @@ class Train(StrictSection):
 
     @model_validator(mode="after")
     def _check_length_and_batches(self) -> Self:
-        _check_exactly_one(self, RUN_LENGTHS)
+        check_exactly_one(self, RUN_LENGTHS)
         if self.global_batch % self.micro_batch:
             raise ValueError(
                 f"global_batch {self.global_batch} is not a multiple of"
@@ -390,15 +391,6 @@ class Recipe(StrictSection):
     def sha256(self) -> str:
         """Digest of the recipe with every default written out."""
         return text_sha256(dump_recipe(self))
-
-
-def _check_exactly_one(section: StrictSection, names: tuple[str, ...]) -> None:
-    """Raises ValueError unless exactly one of some keys has a value."""
-    present = [name for name in names if getattr(section, name) is not None]
-    if len(present) != 1:
-        raise ValueError(
-            f"expected exactly one of {', '.join(names)}; got {' and '.join(present) or 'none'}"
-        )
 
 
 # --- reading and writing -----------------------------------------------------------------------

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -440,18 +440,6 @@ def artefact_sha256(graph: Path) -> str:
         return sha256_file(graph)
     lines = [f"{sha256_file(file)}  {file.name}\n" for file in files]
     return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
-
-
-def run_digests(run: RunDir, paths: Iterable[Path]) -> dict[str, str]:
-    """Path relative to the run → digest, of files and of all files in folders."""
-    digests = {}
-    for path in paths:
-        name = path.relative_to(run.path)
-        if path.is_file():
-            digests[str(name)] = sha256_file(path)
-        for file, digest in tree_manifest(path).items():
-            digests[str(name / file)] = digest
-    return digests
 
 
 def tree_manifest(folder: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ Fit = Literal["fits", "may fit", "does not fit"]
 
 
 class Budget(Record):
-    """Limits of a search; None where there is none."""
+    """Limits of a search; None without one."""
 
     latency_ms: float | None = None
     file_bytes: int | None = None

@@ -62,6 +62,15 @@ class StrictSection(BaseModel):
         return converted
 
 
+def check_exactly_one(section: StrictSection, names: tuple[str, ...]) -> None:
+    """Raises ValueError unless exactly one of some keys has a value."""
+    present = [name for name in names if getattr(section, name) is not None]
+    if len(present) != 1:
+        raise ValueError(
+            f"expected exactly one of {', '.join(names)}; got {' and '.join(present) or 'none'}"
+        )
+
+
 def read_toml(path: Path, *, error: type[InputError], name: str | None = None) -> dict[str, Any]:
     """Reads a TOML file.
 

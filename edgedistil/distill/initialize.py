@@ -15,7 +15,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from edgedistil.core import console
-from edgedistil.core.digests import require_initial_files
+from edgedistil.core.digests import require_initial_files, run_digests
 from edgedistil.core.errors import Interrupted, RunError, StorageError
 from edgedistil.core.fetch import file_lock
 from edgedistil.core.paths import user_path
@@ -27,7 +27,6 @@ from edgedistil.core.rundir import (
     RunDir,
     create_run,
     replacing,
-    run_digests,
     storage_errors,
     write_json,
 )

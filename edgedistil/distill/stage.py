@@ -9,6 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator, PartialState
 
 from edgedistil.core import console
+from edgedistil.core.digests import run_digests
 from edgedistil.core.errors import RunError, StorageError
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import (
@@ -20,7 +21,7 @@ from edgedistil.core.records import (
     read_record,
     write_record,
 )
-from edgedistil.core.rundir import RunDir, mark_latest, run_digests
+from edgedistil.core.rundir import RunDir, mark_latest
 from edgedistil.distill import memory
 from edgedistil.distill.checkpoint import Checkpoints, TrainingProgress, read_progress, step_of
 from edgedistil.distill.distributed import (

@@ -101,10 +101,10 @@ def trim_teachers(
     """
     selection, text = select_vocabulary(section, teacher, corpus)
     trimmed, record = _trim(teacher, selection, text, cache=cache)
-    given = trimmed
+    untouched = trimmed
     if original is not teacher:
-        given, record = _trim(original, selection, text, cache=cache)
-    return TrimmedTeachers(trimmed, given, record)
+        untouched, record = _trim(original, selection, text, cache=cache)
+    return TrimmedTeachers(trimmed, untouched, record)
 
 
 def _trim(

@@ -125,17 +125,15 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
         names = {planner.source(model).name for model in deployed}
         exported = [plan for plan in plans if plan.source.name in names]
         record = _with_artefacts(record, exported, options.artefact)
-    embedded = EmbeddingResults([], [], [])
-    if collections or pair_sets:
-        embedded = evaluate_retrieval(
-            run,
-            collections,
-            pair_sets,
-            selection.models,
-            reference=reference_model(run),
-            precision=options.artefact,
-            seed_runs=options.seed_runs or (),
-        )
+    embedded = evaluate_retrieval(
+        run,
+        collections,
+        pair_sets,
+        selection.models,
+        reference=reference_model(run),
+        precision=options.artefact,
+        seed_runs=options.seed_runs or (),
+    )
     record = _with_embedding_results(record, embedded, earlier)
     if options.cell is None:
         record = _with_earlier_tasks(run, earlier, record)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from edgedistil.core.budget_options import SearchOptions
 from edgedistil.core.device import HOST, DeviceSpec, load_device
 from edgedistil.core.errors import DeviceFileError, GateError, InputError, ModelError
 from edgedistil.core.model_folder import ModelFolder, read_model_folder
 from edgedistil.core.model_source import find_model
-from edgedistil.core.options import SearchOptions
 from edgedistil.core.precision import Precision
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import provenance

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgedistil.core import console
+from edgedistil.core.budget_options import TrimOptions
 from edgedistil.core.device import load_device
 from edgedistil.core.errors import CorpusError, InputError
 from edgedistil.core.model_source import find_model
-from edgedistil.core.options import TrimOptions
 from edgedistil.core.paths import user_path
 from edgedistil.core.records import write_record
 from edgedistil.core.rundir import replacing

@@ -23,9 +23,9 @@ PROGRAMS = ["conformance", "embed"]
 def bundle(small_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compiled bundle of the int8 artefact for this machine."""
     folder = tmp_path_factory.mktemp("bundle") / "made"
-    made = make_bundle(small_export, BundleOptions(precision="int8", out=folder))
-    assert made.folder == folder
-    assert sum(made.sizes.values()) == sum(
+    bundle = make_bundle(small_export, BundleOptions(precision="int8", out=folder))
+    assert bundle.folder == folder
+    assert sum(bundle.sizes.values()) == sum(
         path.stat().st_size for path in folder.rglob("*") if path.is_file()
     )
     run(["cmake", "-S", str(folder), "-B", str(folder / "build")])
@@ -64,8 +64,8 @@ def test_a_changed_graph_is_refused(bundle: Path, model: Path) -> None:
 @pytest.mark.needs("g++", "cmake")
 def test_a_model_without_its_tokenizer_is_refused(bundle: Path, model: Path) -> None:
     (model / "tokenizer.json").unlink()
-    code, said = conformance(bundle, model)
-    assert (code, said) == (2, f"error: cannot read {model / 'tokenizer.json'}\n")
+    code, printed = conformance(bundle, model)
+    assert (code, printed) == (2, f"error: cannot read {model / 'tokenizer.json'}\n")
 
 
 @pytest.mark.needs("g++", "cmake")
@@ -79,9 +79,9 @@ def test_a_difference_is_reported(bundle: Path, model: Path, part: str) -> None:
         tolerance = rows[0]["tolerances"]["int8"]["logits"]
         rows[9]["outputs"]["int8"]["logits"][1] += 2.1 * tolerance
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    code, said = conformance(bundle, model)
+    code, printed = conformance(bundle, model)
     assert code == 3
-    assert said.startswith(f"'{rows[9]['texts'][0]}'")
+    assert printed.startswith(f"'{rows[9]['texts'][0]}'")
 
 
 @pytest.mark.needs("g++", "cmake")

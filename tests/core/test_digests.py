@@ -16,10 +16,11 @@ from edgedistil.core.digests import (
     is_intact,
     remembered_sha256,
     require_initial_files,
+    run_digests,
     write_manifest,
 )
 from edgedistil.core.errors import RunError, StorageError
-from edgedistil.core.rundir import create_run, run_digests, sha256_file, tree_manifest, write_json
+from edgedistil.core.rundir import create_run, sha256_file, tree_manifest, write_json
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ NAMES_A_PRECISION = {
     # The same words with another meaning.
     "core/cpu.py": "fp16 is a feature of ARM cores",
     "core/device.py": "int8 is an arithmetic of a core",
+    "costmodel/shapes.py": "int8 and fp16 are the precisions whose bytes follow from shapes",
     "costmodel/constants.py": "int8 is an arithmetic of a core",
     "costmodel/model.py": "int8 is an arithmetic of a core",
     "costmodel/workload.py": "int8 is an arithmetic of a node, uint8 a type of ONNX",
@@ -64,6 +65,7 @@ FACTS: Mapping[str, Mapping[str, str]] = {
     "'.ckpt'": {"core/fetch.py": "weights that are refused"},
     "onnxruntime.SessionOptions()": {
         "core/session.py": "options of every session",
+        "export/check_script.py": "copied into exports as one file",
         "runtime/runner.py": "sent to boards as one file",
     },
     "ort.SessionOptions()": {},

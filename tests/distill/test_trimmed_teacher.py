@@ -58,7 +58,7 @@ def test_a_run_trains_on_the_tokens_that_stay(
     full = read_tokenizer(spelled_teacher)
     assert (record.teacher.vocabulary, record.student.vocabulary) == (full.size, SIZE)
     assert read_record(run.corpus, CorpusRecord).vocabulary == SIZE
-    # The run's teacher is whole; the trimmed one has the student's tokens.
+    # The run's teacher is complete; the trimmed one has the student's tokens.
     assert read_tokenizer(run.teacher).size == full.size
     student, trimmed = read_tokenizer(run.student), read_tokenizer(run.teacher_trimmed)
     assert student.backend.get_vocab() == trimmed.backend.get_vocab()
@@ -66,11 +66,11 @@ def test_a_run_trains_on_the_tokens_that_stay(
     assert trim.counted_on == "the corpus"
     assert trim.heldout.unknown_after == trim.heldout.unknown_before == 0
     assert trim.heldout.tokens_after > trim.heldout.tokens_before
-    # The teacher's logits of the tokens that stay are those of the whole teacher.
+    # The teacher's logits of the tokens that stay are those of the complete teacher.
     assert trim.proof.max_abs <= trim.proof.tolerance
     rows = read_teacher(run.teacher_trimmed, name="t").model.get_input_embeddings().weight
-    whole = read_teacher(run.teacher, name="t").model.get_input_embeddings().weight
-    assert torch.equal(rows, whole[trim.old_ids])
+    complete = read_teacher(run.teacher, name="t").model.get_input_embeddings().weight
+    assert torch.equal(rows, complete[trim.old_ids])
     # Evaluated on the same tokens, it agrees with itself.
     assert [h.agreement for h in record.heldout if h.model == "teacher"] == [1.0]
 

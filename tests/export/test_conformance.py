@@ -1,4 +1,4 @@
-"""conformance.jsonl of an exported encoder, and the check program beside it."""
+"""conformance.jsonl of an exported encoder, and the check program next to it."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def write_rows(package: Path, changed: list[dict[str, Any]]) -> None:
 
 def test_the_package_passes_its_own_check(package: Path) -> None:
     head, *cases = rows(package)
-    code, said = check(package)
-    assert (code, said) == (0, f"{len(cases)} strings are as expected\n")
+    code, printed = check(package)
+    assert (code, printed) == (0, f"{len(cases)} strings are as expected\n")
     assert check(package, "int8")[0] == 0
     assert set(head["graphs"]) == {"fp32", "int8"}
     assert sum(len(case["texts"]) == 2 for case in cases) > 30
@@ -56,9 +56,9 @@ def test_another_id_is_reported_with_its_string(package: Path) -> None:
     changed = rows(package)
     changed[7]["tokens"][0][1] += 1
     write_rows(package, changed)
-    code, said = check(package)
+    code, printed = check(package)
     assert code == 3
-    assert said.startswith(ascii(changed[7]["texts"]))
+    assert printed.startswith(ascii(changed[7]["texts"]))
 
 
 def test_another_offset_is_reported(package: Path) -> None:
@@ -74,16 +74,16 @@ def test_another_output_is_reported(package: Path, precision: str) -> None:
     tolerance = changed[0]["tolerances"][precision]["logits"]
     changed[9]["outputs"][precision]["logits"][0] += 2.1 * tolerance
     write_rows(package, changed)
-    code, said = check(package)
+    code, printed = check(package)
     assert code == 3
-    assert f"logits in {precision} differs by" in said
+    assert f"logits in {precision} differs by" in printed
 
 
 def test_a_file_that_was_changed_is_refused(package: Path) -> None:
     graph = package / "onnx" / "model_int8.onnx"
     graph.write_bytes(graph.read_bytes() + b"\0")
-    code, said = check(package)
-    assert (code, said) == (
+    code, printed = check(package)
+    assert (code, printed) == (
         3,
         "onnx/model_int8.onnx was changed after the export: its sha256 differs\n",
     )

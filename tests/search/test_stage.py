@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from edgedistil.cli import app
+from edgedistil.core.budget_options import SearchOptions
 from edgedistil.core.errors import DeviceFileError, GateError, InputError, ModelError
-from edgedistil.core.options import SearchOptions
 from edgedistil.core.recipe import Recipe, parse_recipe
 from edgedistil.search.stage import require_candidate, search
 from tests.export.families.conftest import CASES, copy_tokenizer, make_model

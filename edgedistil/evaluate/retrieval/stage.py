@@ -120,6 +120,8 @@ def evaluate_retrieval(
         InputError: A model does not exist, the student was not exported in the precision, or a run
             has another recipe.
     """
+    if not collections and not pair_sets:
+        return EmbeddingResults([], [], [])
     runs = open_seed_runs(run, seed_runs)
     names = [reference, *models]
     if run.student_step0.exists():

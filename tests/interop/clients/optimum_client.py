@@ -44,11 +44,11 @@ def encode(folder: str, file: str, texts: list[str]) -> dict[str, np.ndarray]:
 
 def answer(job: dict) -> dict[str, np.ndarray]:
     outputs = ask(job["folder"], job["task"], job["file"], job["texts"])
-    found = {f"{job['key']}/{name}": array for name, array in outputs.items()}
+    results = {f"{job['key']}/{name}": array for name, array in outputs.items()}
     if job["task"] == "feature-extraction":
         outputs = encode(job["folder"], job["file"], job["texts"])
-        found[f"{job['key']}/sentence"] = outputs["output"]
-    return found
+        results[f"{job['key']}/sentence"] = outputs["output"]
+    return results
 
 
 request = json.loads(Path(sys.argv[1]).read_text())

@@ -1,0 +1,102 @@
+"""Options of the commands that make or look for smaller models: `search` and `trim`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from edgedistil.core.flag import CheckedOptions, Flag
+from edgedistil.core.options import MAX_LENGTH, MAX_THREADS
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(CheckedOptions):
+    """Device and budget of `search`."""
+
+    device: Annotated[
+        str,
+        Flag(
+            "--device",
+            "Device whose time and memory are predicted, or host for this machine's device file.",
+            metavar="DEVICE",
+        ),
+    ]
+    under: Annotated[
+        Sequence[str],
+        Flag(
+            "--under",
+            "Limit on the time of a text (30ms) or on the file (40MB); repeat for both. "
+            "Default: no limit.",
+            metavar="LIMIT",
+        ),
+    ] = ()
+    memory: Annotated[
+        str | None,
+        Flag(
+            "--memory",
+            "Limit on the peak memory of a process, such as 256MB. Default: no limit.",
+            metavar="SIZE",
+        ),
+    ] = None
+    length: Annotated[
+        int,
+        Flag("--length", "Tokens of a text.", metavar="TOKENS", minimum=2, maximum=MAX_LENGTH),
+    ] = 64
+    threads: Annotated[
+        int,
+        Flag("--threads", "Thread count.", metavar="N", minimum=1, maximum=MAX_THREADS),
+    ] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrimOptions(CheckedOptions):
+    """How small a vocabulary `trim` makes, and by which text."""
+
+    text: Annotated[
+        Path,
+        Flag(
+            "--text",
+            "UTF-8 text whose tokens are counted, one sequence a line; a tenth is held out.",
+            metavar="FILE",
+        ),
+    ]
+    size: Annotated[
+        int | None,
+        Flag(
+            "--size",
+            "Number of tokens that stay. Default: as --coverage says.",
+            metavar="N",
+            minimum=1,
+            maximum=10**7,
+        ),
+    ] = None
+    coverage: Annotated[
+        float | None,
+        Flag(
+            "--coverage",
+            "Share of the text's tokens that stay as they are; 0.9995 is 99.95%. "
+            "Default: as --size says.",
+            metavar="SHARE",
+            minimum=0,
+            maximum=1,
+        ),
+    ] = None
+    out: Annotated[
+        Path | None,
+        Flag(
+            "--out",
+            "Folder for the model and its record, which must not exist. "
+            "Default: the model's name and the size.",
+            metavar="FOLDER",
+        ),
+    ] = None
+    device: Annotated[
+        str | None,
+        Flag(
+            "--device",
+            "Device on which the longer texts' time is predicted. Default: no prediction.",
+            metavar="DEVICE",
+        ),
+    ] = None

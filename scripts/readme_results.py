@@ -95,6 +95,7 @@ def _verdict_lines(raw: Raw) -> Iterator[str]:
         name="demo",
         distill=DistillRecord.model_validate(raw["distill"]),
         corpus=None,
+        trim=None,
         trace=[],
         heldout_trace=[],
         evaluation=evaluation,

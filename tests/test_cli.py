@@ -16,6 +16,8 @@ import pytest
 # A new flag is a decision: change this list together with docs/decisions.md.
 COMMANDS = {
     "run": {"--set", "--run"},
+    "search": {"--device", "--under", "--memory", "--length", "--threads", "--set"},
+    "answers": {"--out", "--texts-only", "--set"},
     "distill": {"--set", "--run", "--plan", "--resume"},
     "evaluate": {
         "--task",
@@ -25,6 +27,7 @@ COMMANDS = {
         "--model",
         "--cell",
         "--artefact",
+        "--seed-run",
         "--run",
     },
     "ablate": {"--task", "--seeds", "--data", "--jobs"},
@@ -33,6 +36,9 @@ COMMANDS = {
         "--target",
         "--model",
         "--task",
+        "--pooling",
+        "--normalize",
+        "--dimension",
         "--max-drop",
         "--explain",
         "--text",
@@ -41,6 +47,7 @@ COMMANDS = {
         "--push",
         "--run",
     },
+    "trim": {"--text", "--size", "--coverage", "--out", "--device"},
     "inspect": {"--json"},
     "embed": {"--out", "--model", "--precision", "--side", "--threads", "--run"},
     "bundle": {"--for", "--precision", "--target", "--model", "--out", "--run"},

@@ -1,4 +1,4 @@
-"""The wheel: it carries recipes, devices, tasks and the page, and works from any directory."""
+"""The wheel: it has recipes, devices, tasks, the page and C++, and works in any directory."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+CPP_SOURCES = ROOT / "edgedistil" / "bundle" / "cpp"
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,15 @@ def test_every_shipped_file_is_in_the_wheel(wheel: Path) -> None:
     }
     assert "edgedistil/report/page.html.j2" in data
     assert data <= inside
+    sources = {
+        str(p.relative_to(ROOT))
+        for p in CPP_SOURCES.rglob("*")
+        if p.is_file() and "build" not in p.relative_to(CPP_SOURCES).parts
+    }
+    # One of each kind of file, so that an empty or moved folder fails.
+    named = ("CMakeLists.txt", "include/edgedistil/runner.hpp", "src/unicode_tables.inc")
+    assert {f"edgedistil/bundle/cpp/{name}" for name in named} <= sources
+    assert sources <= inside
     assert not [name for name in inside if name.startswith(("tests/", "benchmarks/"))]
 
 
@@ -81,6 +91,26 @@ def test_an_installed_package_works_anywhere(
     assert done.returncode == 0, done.stderr
     if arguments[0] == "devices":
         assert "rpi4" in done.stdout
+
+
+def test_cpp_sources_of_the_wheel_are_those_of_the_checkout(installed: Path) -> None:
+    """Compares bytes: a bundle of an installed package has the same sources."""
+    script = "from edgedistil.bundle.stage import CPP_SOURCES; print(CPP_SOURCES)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        cwd=installed,
+        check=True,
+    )
+    folder = Path(done.stdout.strip())
+    assert folder.is_relative_to(installed)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            ours = CPP_SOURCES / path.relative_to(folder)
+            assert path.read_bytes() == ours.read_bytes(), path.name
+    assert len(list(folder.glob("src/*.cpp"))) == len(list(CPP_SOURCES.glob("src/*.cpp"))) > 5
 
 
 def test_shipped_recipes_load_from_the_wheel(installed: Path, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def _require_tokenizer(export: Path) -> None:
         raise InputError(
             f"the tokenizer in {export} has parts that the C++ library cannot do: "
             f"{'; '.join(missing)}",
-            hint="bundle it --for python, which uses the tokenizers library",
+            hint="run the export in Python, where the tokenizers library has them",
         )
 
 

@@ -74,11 +74,11 @@ class Teacher(StrictSection):
         None,
         description="How the teacher pools; only for a folder that does not say so itself.",
     )
+    # .npy has its texts in a .txt or .jsonl of the same name.
     answers: str | None = Field(
         None,
         min_length=1,
-        description="File with the corpus's texts and their vectors (.jsonl, .parquet, or .npy "
-        "with the texts in a .txt or .jsonl of the same name), in place of the model's own.",
+        description="The corpus's texts with vectors from another model: .jsonl, .parquet or .npy.",
     )
     is_matryoshka: bool = Field(
         False,
@@ -181,8 +181,7 @@ class SourceSpec(StrictSection):
     query_field: str | None = Field(
         None,
         min_length=1,
-        description="Column with the query that belongs to the text; with layout = texts it is a "
-        "text of its own, with the teacher's prompt for queries.",
+        description="Column with a query of the text; it gets the teacher's prompt for queries.",
     )
     streaming: bool = Field(
         False, description="Read a hub data set over the network without storing it first."
@@ -203,17 +202,15 @@ class Corpus(StrictSection):
     """The text that the student is distilled on."""
 
     sources: list[SourceSpec] = Field(min_length=1, description="Text sources, read in order.")
+    # auto is texts for the objective representation, otherwise packed.
     layout: Literal["auto", "packed", "lines", "texts"] = Field(
         "auto",
-        description="packed fills rows across document ends; lines has one document per row; "
-        "texts has one sentence or passage per row. auto is texts for the objective "
-        "representation, otherwise packed.",
+        description="Rows: packed across documents, one of the lines or texts each, or auto.",
     )
     # Queries are as short as sentences, documents as long as passages.
     sentence_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5,
-        description="With layout = texts: share of the documents that are cut into sentences; "
-        "the others are cut into passages of at most block_length tokens, about.",
+        description="With layout = texts, share of documents cut into sentences, not passages.",
     )
     block_length: Annotated[int, Field(ge=8, le=MAX_LENGTH)] = Field(
         128, description="Longest row in tokens, special tokens included."

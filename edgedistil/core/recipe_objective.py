@@ -13,11 +13,10 @@ from edgedistil.core.toml import StrictSection
 class Objective(StrictSection):
     """What the student learns: masked words, or the teacher's states and sentence vectors."""
 
+    # auto: representation for a teacher without an MLM head, unless one is to be fitted.
     kind: Literal["auto", "mlm", "representation"] = Field(
         "auto",
-        description="mlm has the losses of [loss]; representation has those below, needs no MLM "
-        "head and no labels; auto is representation for a teacher without an MLM head, unless "
-        "one is to be fitted.",
+        description="mlm has the losses of [loss], representation those below; auto picks one.",
     )
     vector: Weight = Field(
         1.0, description="Weight of the squared distance between normalized sentence vectors."
@@ -34,8 +33,7 @@ class Objective(StrictSection):
     )
     layers: Weight = Field(
         0.0,
-        description="Weight of the cosine distance between the states of the layers below: "
-        "each student layer learns the teacher layer at the same share of the depth.",
+        description="Weight of the cosine distance between states at the same share of the depth.",
     )
     relations: Weight = Field(
         0.0, description="Weight of MiniLMv2's relations of queries, keys and values."
@@ -45,8 +43,7 @@ class Objective(StrictSection):
     )
     dimensions: Annotated[list[Positive], Field(max_length=16)] = Field(
         [],
-        description="Lengths that vectors are also cut to in the vector loss, for a teacher "
-        "trained in that way (Matryoshka).",
+        description="Lengths that vectors are also cut to, for a Matryoshka teacher.",
     )
 
     @model_validator(mode="after")

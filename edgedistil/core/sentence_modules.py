@@ -9,6 +9,9 @@ from pathlib import Path, PurePosixPath
 from edgedistil.core.errors import ModelError
 
 MODULES_FILE = "modules.json"
+# A normalization has no files: packages, git and the hub drop its empty folder. Dropout does
+# nothing outside of training.
+_WITHOUT_FILES = frozenset({"Normalize", "Dropout"})
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class SentenceModule:
     @property
     def is_transformer(self) -> bool:
         return self.class_name == "Transformer"
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether the module computes with files of its own folder."""
+        return self.class_name not in _WITHOUT_FILES
 
 
 def read_modules(folder: Path) -> list[SentenceModule]:

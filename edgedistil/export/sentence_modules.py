@@ -44,7 +44,7 @@ _CLASSES_OF = "sentence_transformers.models"
 # Files of a module that a package needs, at any depth; weights only in safetensors.
 _MODULE_SUFFIXES = (".json", ".safetensors", ".txt", ".model")
 # Class of a module → its settings, and whether it has weights. Classes that are not listed are
-# copied as they are; those without a file may be without a folder too.
+# copied as they are.
 _CLASSES: dict[str, tuple[str, bool]] = {
     "Pooling": ("config.json", False),
     "Dense": ("config.json", True),
@@ -55,13 +55,16 @@ _CLASSES: dict[str, tuple[str, bool]] = {
     "Asym": ("config.json", False),
     "Router": ("router_config.json", False),
 }
-_WITHOUT_FILES = ("Normalize", "Dropout")
 _COPY_HINT = "copy or download the folder again, with its subfolders"
 # Parts that no export contains. Each is recognised by files that the hub's copy of a folder has
 # too, so that both give the same card: pickles and code are never downloaded.
 _SETFIT_HEAD = "model_head.pkl: a classification head outside of the model (SetFit's)"
 _ADAPTER = "adapter_model: weights of an adapter, which has to be merged into the model first"
 _SETFIT_CARD = re.compile(rb"^(library_name:|-)\s*setfit\s*$", re.MULTILINE)
+_UNUSED_SETTINGS = (
+    f"{SETTINGS_FILE}: prompts and similarity, which sentence-transformers reads only next to "
+    f"{MODULES_FILE}"
+)
 _OWN_CODE = "code of the model's own (auto_map), which is not run"
 
 
@@ -90,7 +93,7 @@ def check_modules(folder: Path) -> None:
 
 def _check_module(folder: Path, module: SentenceModule) -> None:
     """Raises ModelError if a module behind the Transformer lacks what it computes with."""
-    if module.class_name in _WITHOUT_FILES:
+    if not module.needs_files:
         return
     own = folder / module.path
     subject = f"module {echo(module.class_name)} of {folder}"
@@ -153,15 +156,15 @@ def write_sentence_modules(
         ModelError: modules.json is corrupt. Check the modules before, with `check_modules`.
     """
     modules = read_modules(source_folder)
-    for path in (source_folder / SETTINGS_FILE, *transformer_settings(source_folder)):
-        if path.is_file():
-            write_bytes(folder / path.name, path.read_bytes())
     if not modules:
         assert vector is not None, "without modules nothing is unsupported"
         modules = _write_stated_modules(folder, vector, max_length=max_length)
     else:
+        for path in (source_folder / SETTINGS_FILE, *transformer_settings(source_folder)):
+            if path.is_file():
+                write_bytes(folder / path.name, path.read_bytes())
         for module in modules:
-            if not module.is_transformer and module.class_name not in _WITHOUT_FILES:
+            if not module.is_transformer and module.path.strip("./"):
                 _copy_module(folder, source_folder / module.path, module.path)
     if vector is not None and vector.cut_from is not None:
         modules += _write_cut(folder, len(modules), cut_from=vector.cut_from, to=vector.dimension)
@@ -253,6 +256,8 @@ def omitted_parts(source_folder: Path, *, has_modules: bool) -> list[str]:
     }
     parts = [part for part, is_there in signs.items() if is_there]
     modules = read_modules(source_folder)
+    if has_modules and not modules and (source_folder / SETTINGS_FILE).is_file():
+        parts.append(_UNUSED_SETTINGS)
     if modules and not has_modules:
         names = [module.class_name for module in modules if not module.is_transformer]
         parts.append(

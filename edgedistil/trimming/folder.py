@@ -13,7 +13,7 @@ from edgedistil.core.errors import ModelError
 from edgedistil.core.model_folder import ModelFolder, read_model_folder
 from edgedistil.core.records import NotMeasured, provenance
 from edgedistil.core.rundir import replacing, storage_errors, tree_manifest
-from edgedistil.core.sentence_modules import find_transformer, read_modules
+from edgedistil.core.sentence_modules import SentenceModule, find_transformer, read_modules
 from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.core.tokenizer_trim import trim_tokenizer
 from edgedistil.core.trim_records import TrimRecord
@@ -97,7 +97,7 @@ def trim_package(
         # Older sentence-transformers folders have the model in a subfolder.
         inner = unfinished / source.folder.relative_to(package)
         inner.mkdir(parents=True)
-        left_out = copy_other_files(package, unfinished, _module_folders(package, source))
+        left_out = copy_other_files(package, unfinished, _other_modules(package, source))
         write_trimmed(source, after, selection.rows, inner)
         proof = prove_equal(
             source, inner, tokenizer=before, rows=selection.rows, unchanged=unchanged
@@ -130,10 +130,12 @@ def trim_package(
     )
 
 
-def _module_folders(package: Path, source: ModelFolder) -> list[str]:
-    """Subfolders of the modules, without that of the model itself."""
-    folders = [module.path for module in read_modules(package)]
-    return [name for name in folders if name and (package / name) != source.folder]
+def _other_modules(package: Path, source: ModelFolder) -> list[SentenceModule]:
+    """Modules with a folder of their own, without that of the model itself."""
+    modules = read_modules(package)
+    return [
+        module for module in modules if module.path and (package / module.path) != source.folder
+    ]
 
 
 def _sizes(folder: Path) -> tuple[int, int]:

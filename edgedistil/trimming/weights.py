@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedConfig
 
 from edgedistil.core.digests import MANIFEST
+from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError
 from edgedistil.core.model_folder import ModelFolder
 from edgedistil.core.rundir import read_json_object, write_json
+from edgedistil.core.sentence_modules import SentenceModule
 from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.core.tokenizer_files import TOKENIZER_FILES, declared_inputs, read_files
 from edgedistil.core.tokenizer_save import save_tokenizer
@@ -162,22 +164,27 @@ def _write_tokenizer(source: ModelFolder, tokenizer: TextTokenizer, target: Path
     )
 
 
-def copy_other_files(package: Path, target: Path, modules: Sequence[str]) -> list[str]:
+def copy_other_files(package: Path, target: Path, modules: Sequence[SentenceModule]) -> list[str]:
     """Copies what belongs to a model and does not depend on its vocabulary.
 
     Args:
         package: The model's folder.
         target: Existing folder of the trimmed model.
-        modules: Subfolders with the settings and weights of sentence-transformers' modules.
+        modules: Modules of sentence-transformers with a folder of their own.
     Returns:
         Names of files that were left out.
     Raises:
-        ModelError: A module's folder is missing.
+        ModelError: The folder of a module that needs files is missing.
     """
-    for name in modules:
-        if not (package / name).is_dir():
-            raise ModelError(f"modules.json names the folder '{name}', which {package} lacks")
-        shutil.copytree(package / name, target / name, dirs_exist_ok=True)
+    for module in modules:
+        own = package / module.path
+        if own.is_dir():
+            shutil.copytree(own, target / module.path, dirs_exist_ok=True)
+        elif module.needs_files:
+            raise ModelError(
+                f"modules.json names the folder '{echo(module.path)}', which {package} lacks",
+                hint="copy or download the folder again, with its subfolders",
+            )
     left_out = []
     known = {*TOKENIZER_FILES, MANIFEST, "config.json", INDEX_FILE}
     for file in sorted(package.iterdir()):

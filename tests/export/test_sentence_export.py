@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 import edgedistil
-from edgedistil.core.contract import Contract, write_contract
+from edgedistil.core.contract import Contract, read_contract, write_contract
 from edgedistil.core.errors import InputError, ModelError, ParityError
 from edgedistil.core.options import ExportOptions
 from edgedistil.core.precision import PRECISIONS
@@ -144,7 +144,12 @@ def test_the_certificate_covers_the_layers_after_the_pooling(
     path = RunDir(run.path / "plain").parity("m", TASK, "fp32")
     # Weight and bias of the dense layer and of the normalization.
     more = record["certificate"]["tensors"] - json.loads(path.read_text())["certificate"]["tensors"]
-    assert more == 4 and plain.is_dir()
+    assert more == 4
+    # sentence-transformers does not read prompts without modules.json either.
+    vector = read_contract(plain).sentence_vector
+    assert vector is not None and vector.is_guess and not vector.prompts
+    assert not (plain / "config_sentence_transformers.json").exists()
+    assert "only next to modules.json" in (plain / "README.md").read_text()
 
 
 def without_modules(source: Path) -> Path:

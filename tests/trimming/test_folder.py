@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 from edgedistil.core.errors import GateError, ModelError
 from edgedistil.core.model_folder import read_model_folder
+from edgedistil.core.sentence_vector import Step, read_sentence_vector
 from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.core.tokenizer_trim import read_vocabulary, required_ids
 from edgedistil.core.trim_records import TrimRecord
@@ -114,7 +116,8 @@ def test_modules_of_sentence_transformers_come_along(
     model_folder: ModelFolder, tmp_path: Path
 ) -> None:
     package = model_folder("bert", "feature-extraction")
-    kinds = {"Transformer": "", "Pooling": "1_Pooling"}
+    # Packages and git drop the empty folder of a normalization.
+    kinds = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
     modules = [
         {"name": kind, "path": path, "type": f"sentence_transformers.models.{kind}"}
         for kind, path in kinds.items()
@@ -127,6 +130,11 @@ def test_modules_of_sentence_transformers_come_along(
     assert (tmp_path / "out" / "1_Pooling" / "config.json").is_file()
     assert record.left_out == ["model.onnx"]
     assert not (tmp_path / "out" / "model.onnx").exists()
+    assert read_sentence_vector(tmp_path / "out", hidden=44).steps == (Step("normalize"),)
+    shutil.rmtree(package / "1_Pooling")
+    with pytest.raises(ModelError, match=r"names the folder '1_Pooling', which .* lacks"):
+        trim(package, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("kind", ["SpladePooling", "BoW"])

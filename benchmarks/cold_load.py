@@ -10,7 +10,6 @@ slower, so it is not a recommendation.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -20,7 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnxruntime as ort
-from page import RESULTS, argument_parser, host_line, today, write_page
+from page import RESULTS, argument_parser, host_line, today, write_page, write_raw
+
+# Variant → figures of each process.
+Runs = dict[str, list[dict[str, float]]]
 
 WORKER = Path(__file__).resolve().parent / "peers" / "cold_start.py"
 AS_IT_IS = "as it is"
@@ -47,31 +49,40 @@ def main() -> None:
         f"`python benchmarks/cold_load.py … --rounds {arguments.rounds}` · {host_line()} ·"
         f" onnxruntime {ort.__version__}",
     ]
+    raw = []
     for graph in arguments.graphs:
-        lines += section(graph.resolve(), arguments)
+        runs = measure(graph.resolve(), rounds=arguments.rounds)
+        lines += section(graph.name, runs)
+        raw.append({"artefact": graph, "runs": runs})
+    write_raw(arguments.out, "cold_load", {"artefacts": raw})
     print(write_page(arguments.out, "cold_load", "\n".join([*lines, ""])))
 
 
-def section(graph: Path, arguments: argparse.Namespace) -> list[str]:
-    """Table of one artefact: each variant's load and peak."""
+def measure(graph: Path, *, rounds: int) -> Runs:
+    """Opens every variant of one artefact in turns."""
     with tempfile.TemporaryDirectory() as scratch:
         files = {name: (graph, options) for name, options in VARIANTS.items()}
         files |= saved_variants(graph, Path(scratch))
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in files}
-        for _ in range(arguments.rounds):
+        runs: Runs = {name: [] for name in files}
+        for _ in range(rounds):
             for name, (file, options) in files.items():
                 runs[name].append(open_in_process(file, options))
+    return runs
+
+
+def section(name: str, runs: Runs) -> list[str]:
+    """Table of one artefact: each variant's load and peak."""
     lines = [
         "",
-        f"## {graph.name}",
+        f"## {name}",
         "",
         "| variant | load, ms of processor time | share | peak, MiB |",
         "|---|---|---|---|",
     ]
     base = median(runs[AS_IT_IS], "load_cpu_s")
-    for name, figures in runs.items():
+    for variant, figures in runs.items():
         load, peak = median(figures, "load_cpu_s"), median(figures, "peak_bytes") / 2**20
-        lines.append(f"| {name} | {1e3 * load:.0f} | {load / base:.2f} | {peak:.0f} |")
+        lines.append(f"| {variant} | {1e3 * load:.0f} | {load / base:.2f} | {peak:.0f} |")
     return lines
 
 

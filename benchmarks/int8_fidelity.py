@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from page import RESULTS, argument_parser, host_line, today, write_page
+from page import RESULTS, argument_parser, host_line, today, write_page, write_raw
 from peers.measure import open_session
 from peers.rows import OURS, Row, make_rows
 
@@ -48,7 +48,9 @@ def main() -> None:
     source = model_folder(arguments)
     rows = make_rows(source, text, task=task, alternatives=False)
     records = measure(rows, source, text, task, draws=arguments.draws)
-    print(write_page(arguments.out, f"int8_fidelity-{arguments.which}", page(records, arguments)))
+    stem = f"int8_fidelity-{arguments.which}"
+    write_raw(arguments.out, stem, {"records": records})
+    print(write_page(arguments.out, stem, page(records, arguments)))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -19,6 +19,7 @@ from edgedistil.core.sentence_vector import SentenceVector, Step
 from tests.fixtures.small_package import (
     TASK,
     export_record,
+    invariance_record,
     parity_record,
     profile_record,
     small_contract,
@@ -63,7 +64,9 @@ def test_the_card_shows_files_parity_profile_and_command(tmp_path: Path) -> None
     assert "# A student · feature-extraction" in card
     assert "1.2M parameters, 2 layers, hidden size 44, vocabulary of 30,522 tokens" in card
     assert "| `onnx/model_int8.onnx` | int8 | 0.0 | 17 | rpi4 |" in card
-    assert "| fp32 | 2.5e-06 | 3e-07 | – | 0.970000 | 0.970000 | 93.40% of 458 | passed |" in card
+    assert (
+        "| fp32 | 2.5e-06 | 3e-07 | – | 0.970000 | 0.970000 | 93.40% of 458 | – | passed |" in card
+    )
     assert "| **rejected** |" in card
     assert "- fp32: max_abs at most 0.0001 (got 2.5e-06): because a test says so" in card
     assert "| rpi4 | predicted | int8 | 1 | 128 | 120–250 | – (a prediction) | 50–70 |" in card
@@ -98,6 +101,13 @@ def test_the_card_shows_the_agreement_of_rankings(tmp_path: Path) -> None:
     card = render_card(replace(inputs, parities=[parity_record("fp32"), parity]))
     assert "| int8 | 200 | 0.970000 | 0.990000 | 93.8% | 0.9876 |" in card
     assert card.count("rank correlation") == 1
+
+
+@pytest.mark.parametrize(("change", "cell"), [(0.0, "none"), (0.25, "0.25")])
+def test_the_card_shows_the_change_by_neighbours(tmp_path: Path, change: float, cell: str) -> None:
+    parity = parity_record("int8").model_copy(update={"invariance": invariance_record(change)})
+    card = render_card(replace(card_inputs(tmp_path / "x"), parities=[parity]))
+    assert f"| 93.40% of 458 | {cell} | passed |" in card
 
 
 def test_a_client_without_multiple_choice_has_no_example(tmp_path: Path) -> None:

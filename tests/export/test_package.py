@@ -172,7 +172,7 @@ def test_the_card_describes_the_folder_and_no_profile(package: Path) -> None:
     card = (package / "README.md").read_text(encoding="utf-8")
     assert "# A student · feature-extraction" in card
     assert "| `onnx/model_int8.onnx` | int8 |" in card
-    assert "93.40% of 458 | passed |" in card
+    assert "93.40% of 458 | – | passed |" in card
     assert "Speed and memory" not in card
 
 

@@ -228,7 +228,7 @@ def test_float32_comes_first_and_each_precision_once(names: list[str], expected:
 def test_an_unknown_precision_is_refused(name: str, suggestion: str) -> None:
     with pytest.raises(InputError, match=f"unknown precision '{name}'; {suggestion}") as caught:
         checked_precisions([name])
-    assert "fp32, fp16, int8, uint8, int8-static, int4, auto" in str(caught.value)
+    assert "fp32, fp16, int8, uint8, int8-dynamic, int8-static, int4, auto" in str(caught.value)
     assert caught.value.exit_code == 2
 
 

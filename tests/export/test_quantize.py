@@ -77,6 +77,33 @@ def test_uint8_is_int8_around_128(graph: ir.Model, answer: Answer) -> None:
     assert {value.const_value.dtype for value in weights} == {ir.DataType.UINT8}
 
 
+@pytest.mark.parametrize("method", ["dynamic", "static"])
+def test_layers_of_one_weight_run_with_exact_sums(
+    graph: ir.Model, error: Error, method: str
+) -> None:
+    linears = {linear.name: linear for linear in find_linears(graph)}
+    modules = ("attention.q_lin", "attention.k_lin", "ffn.lin1")
+    for module in modules:
+        first, second = (linears[f"transformer.layer.{layer}.{module}"] for layer in (0, 1))
+        second.matmul.replace_input_with(1, first.weight)
+    int8 = graph.clone()
+    if method == "dynamic":
+        quantize_dynamic(int8, Int8Plan())
+    else:
+        names = {linear.x.name for linear in find_linears(graph)}
+        quantize_static(int8, Int8Plan(), dict.fromkeys(names, (-12.0, 12.0)))
+    # `error` runs with the option that does not start on two products of one initializer.
+    assert error(int8, graph) < 0.2
+    largest = {
+        name.removesuffix(".quantized"): int(np.abs(value.const_value.numpy().astype(int)).max())
+        for name, value in int8.graph.initializers.items()
+        if name.endswith(".quantized")
+    }
+    shared = {linears[f"transformer.layer.0.{module}"].weight.name for module in modules}
+    assert {name for name, value in largest.items() if value == 63} == shared
+    assert {value for name, value in largest.items() if name not in shared} == {127}
+
+
 def test_layers_stay_in_float_by_module_or_by_node_name(graph: ir.Model) -> None:
     name = "transformer.layer.1.ffn.lin2"
     by_module, by_node = graph.clone(), graph.clone()

@@ -13,6 +13,7 @@ from edgedistil.report.export_tables import (
     tolerance_table,
 )
 from edgedistil.report.load import RunResults, load_results
+from tests.fixtures.small_package import invariance_record
 
 
 @pytest.fixture
@@ -32,8 +33,18 @@ def test_an_artefact_is_listed_with_its_errors(results: RunResults) -> None:
         "0.031",
         "0.99690",
         "99.0%",
+        "–",
         "passed",
     ]
+
+
+def test_an_artefact_is_listed_with_its_change_by_neighbours(results: RunResults) -> None:
+    export, parity = results.exports[1], results.parities[1]
+    changing = parity.model_copy(update={"invariance": invariance_record(0.25)})
+    same = parity.model_copy(update={"invariance": invariance_record(0.0)})
+    table = export_table([(export, changing), (export, same)])
+    assert table.columns[-2] == "change by neighbours"
+    assert [row[-2] for row in table.rows] == ["0.25", "none"]
 
 
 def test_a_failed_parity_check_is_in_capitals(results: RunResults) -> None:

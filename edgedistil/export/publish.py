@@ -127,6 +127,12 @@ def _build(
             seed=PROBE_SEED,
             sentence=context.sentence,
         )
+        if probes.change_by_padding:
+            console.warn(
+                f"{source.name}: padding changes the outputs of the model itself, in PyTorch by up"
+                f" to {probes.change_by_padding:.2g} of the largest, so no artefact has the same"
+                " outputs in any batch: run texts alone, or pad on the other side"
+            )
         _copy_other_precisions(run, source, folder, requests, probes)
         for request in requests:
             artefact = build_artefact(context, request, options, probes, started=started)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -47,6 +47,7 @@ from edgedistil.export.trace import takes_token_types
 from edgedistil.models.facts import weights_sha256
 from edgedistil.models.sentence_encoder import SentenceEncoder
 from edgedistil.parity.compare import margins
+from edgedistil.parity.invariance import find_change_by_padding
 from edgedistil.parity.probes import PoolBatch, ProbeBatch, Probes, TextPool, by_question
 
 FloatArray = NDArray[np.float32]
@@ -118,7 +119,7 @@ def make_probes(
     pool = None
     if sentence is not None:
         pool = make_pool(reference, sentence.vector.similarity, documents, tokenizer, token_types)
-    return Probes(
+    probes = Probes(
         task=task,
         # The digest is of the weights as they are stored, not of a float32 copy.
         source_sha256=_source_sha256(model, sentence),
@@ -128,6 +129,7 @@ def make_probes(
         problem_type=problem_type_of(task, model.config.problem_type, model.config.num_labels),
         pool=pool,
     )
+    return replace(probes, change_by_padding=find_change_by_padding(reference.run, probes))
 
 
 def _source_sha256(model: PreTrainedModel, sentence: SentenceEncoder | None) -> str:

@@ -127,6 +127,8 @@ class Probes:
         problem_type: How the outputs of a sequence's head are read; None for other tasks.
         references: Precision → outputs of each batch by PyTorch with the roundings of its artefact.
         pool: Texts whose rankings are compared; None for a model without sentence vectors.
+        change_by_padding: Largest change of a text's outputs by padding in PyTorch, as a share of
+            the largest output; 0 for a model that ignores padding.
     """
 
     task: Task
@@ -137,6 +139,7 @@ class Probes:
     problem_type: ProblemType | None = None
     references: Mapping[Precision, ReferenceOutputs] = field(default_factory=dict)
     pool: TextPool | None = None
+    change_by_padding: float = 0.0
 
     def __iter__(self) -> Iterator[ProbeBatch]:
         return iter(self.batches)
@@ -195,6 +198,8 @@ class Probes:
             head["references"] = sorted(self.references)
         if self.pool is not None:
             head["pool"] = [self.pool.similarity, len(self.pool.batches)]
+        if self.change_by_padding:
+            head["change_by_padding"] = self.change_by_padding
         # The head is JSON in an array of text: npz without pickle stores arrays only.
         arrays: dict[str, Array] = {"head": np.array(json.dumps(head, sort_keys=True))}
         for index, batch in enumerate(self.batches):
@@ -222,6 +227,7 @@ class Probes:
                 boundaries = tuple(map(str, head["boundaries"]))
                 references = _references_of(archive, head)
                 pool = _pool_of(archive, head)
+                change_by_padding = float(head.get("change_by_padding", 0.0))
                 task, source_sha256, seed = head["task"], head["source_sha256"], head["seed"]
         # A corrupt archive makes zipfile, zlib and numpy raise exceptions of a dozen types.
         except Exception as error:
@@ -239,6 +245,7 @@ class Probes:
             problem_type=head.get("problem_type"),
             references=references,
             pool=pool,
+            change_by_padding=change_by_padding,
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from edgedistil.core.precision import Precision
 from edgedistil.core.records import InvarianceRecord, NotMeasured
 from edgedistil.core.task import SENTENCE_OUTPUT
 from edgedistil.parity.gate import format_variance
-from edgedistil.parity.invariance import check_invariance
+from edgedistil.parity.invariance import check_invariance, find_change_by_padding
 from edgedistil.parity.probes import ProbeBatch, Probes
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -95,6 +97,39 @@ def test_a_vector_that_averages_padding_is_found() -> None:
     assert record.vector > 0.001
     assert record.answers == 0
     assert not record.holds
+
+
+def first_position(feeds: Feeds) -> dict[str, NDArray[Any]]:
+    """A model that pools the first position, which is padding if that is on the left."""
+    return {"logits": logits_of(feeds["input_ids"])[:, 0]}
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_model_that_reads_padding_itself_is_judged_without_a_bound(left: bool) -> None:
+    texts = probes(batch([5]), batch([17, 12, 6], left=left), task="text-classification")
+    change = find_change_by_padding(first_position, texts)
+    assert (change > 0.1) == left
+    known = replace(texts, change_by_padding=change)
+    record = check_invariance(first_position, known, "int8")
+    assert record.holds
+    assert (record.bound is None) == left
+    assert record.reason.startswith("padding changes the outputs of the model itself") == left
+    # The artefact alone cannot excuse its changes.
+    assert check_invariance(first_position, texts, "int8").holds != left
+
+
+def test_the_change_by_padding_is_stored(tmp_path: Path) -> None:
+    known = replace(probes(batch([5, 3])), change_by_padding=0.25)
+    known.save(tmp_path / "probes.npz")
+    assert Probes.load(tmp_path / "probes.npz").change_by_padding == 0.25
+
+
+def test_a_change_of_a_sums_order_is_not_the_models_own() -> None:
+    def run(feeds: Feeds) -> dict[str, NDArray[Any]]:
+        logits = by_token(feeds)["logits"]
+        return {"logits": logits + np.float32(1e-5 * feeds["input_ids"].shape[1])}
+
+    assert find_change_by_padding(run, probes(batch([5]), batch([12, 6]))) == 0.0
 
 
 def test_padding_is_put_where_the_probes_have_it() -> None:

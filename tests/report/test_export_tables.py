@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from edgedistil.core.records import RankFigures
 from edgedistil.core.rundir import RunDir
 from edgedistil.report.export_tables import (
     error_by_length_table,
     export_table,
     parity_length_table,
     parts_table,
+    ranking_table,
     tolerance_table,
 )
 from edgedistil.report.load import RunResults, load_results
@@ -45,6 +47,24 @@ def test_an_artefact_is_listed_with_its_change_by_neighbours(results: RunResults
     table = export_table([(export, changing), (export, same)])
     assert table.columns[-2] == "change by neighbours"
     assert [row[-2] for row in table.rows] == ["0.25", "none"]
+
+
+def test_rankings_are_listed_where_there_are_any(results: RunResults) -> None:
+    ranking = RankFigures(
+        texts=200,
+        similarity="cosine",
+        top10_overlap=0.985,
+        rank_correlation=0.9991,
+        vector_cosine_min=0.99712,
+        vector_cosine_mean=0.99934,
+    )
+    first, second = results.parities[:2]
+    table = ranking_table([first, second.model_copy(update={"ranking": ranking})])
+    assert table is not None
+    cells = ["int8", "0.99712", "0.99934", "98.5%", "0.9991", "200"]
+    assert table.rows == [["student feature-extraction", *cells]]
+    assert len(table.columns) == len(table.rows[0])
+    assert ranking_table([first]) is None
 
 
 def test_a_failed_parity_check_is_in_capitals(results: RunResults) -> None:

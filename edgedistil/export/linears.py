@@ -100,6 +100,12 @@ def find_linears(model: ir.Model) -> list[Linear]:
     return linears
 
 
+def has_several_products(model: ir.Model, weight: ir.Value) -> bool:
+    """Whether several linear layers of a call multiply by a weight, as ALBERT's layers do."""
+    of_calls = [linear for linear in find_linears(model) if not linear.constant]
+    return sum(linear.weight is weight for linear in of_calls) > 1
+
+
 def _linear(node: ir.Node, weight: ir.Value, *, constant: bool) -> Linear:
     # Gemm has an input for the bias; the tracer writes its weight as (N, K) with transB.
     if node.op_type == "Gemm":

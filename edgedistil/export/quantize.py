@@ -26,6 +26,7 @@ from edgedistil.export.linears import (
     find_linears,
     find_position_embedding,
     find_word_embedding,
+    has_several_products,
 )
 from edgedistil.export.passes import drop_unused
 from edgedistil.export.passes.edit import (
@@ -287,7 +288,10 @@ def integer_weight(
     graph = model.graph
     if linear.tied:
         return (*_tied_weight(graph, linear, plan), _zero_point(graph, plan))
-    plan = _plan_of_weight(model, linear, plan)
+    # 7 bits: onnxruntime's exact sums fail with larger integers of a signed weight with several
+    # products (docs/log.md#one-weight-of-several-products).
+    if plan.signed and has_several_products(model, linear.weight):
+        plan = replace(plan, reduced_range=True)
     matrix_KN, formula = (powers or Powers()).move(linear.matrix(), linear.formula())
     # Kernels take a scale (N,) or a scalar, without the axis that NumPy needs.
     integers_KN, scale_1N = quantize_weight(matrix_KN, plan, axis=0)
@@ -300,18 +304,6 @@ def integer_weight(
         add_initializer(graph, f"{name}.scale", scale_1N.reshape(scale_shape), formulas.scale),
         _zero_point(graph, plan),
     )
-
-
-def _plan_of_weight(model: ir.Model, linear: Linear, plan: Int8Plan) -> Int8Plan:
-    """The plan, in a reduced range for a signed weight of several products, as in ALBERT.
-
-    onnxruntime's option for exact sums on x86 without VNNI rewrites such a weight once for each
-    product under one name, so the session does not start; values of 7 bits it leaves as they are,
-    and their sums do not saturate (docs/log.md#one-weight-of-several-products).
-    """
-    of_calls = [other for other in find_linears(model) if not other.constant]
-    is_shared = sum(other.weight is linear.weight for other in of_calls) > 1
-    return replace(plan, reduced_range=plan.reduced_range or (plan.signed and is_shared))
 
 
 def _scaled_bias(graph: ir.Graph, linear: Linear, bias: ir.Value, powers: str) -> ir.Value:

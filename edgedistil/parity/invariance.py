@@ -22,7 +22,6 @@ from edgedistil.parity.probes import ProbeBatch, Probes, by_question
 Array = NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
-_OWN_REASON = "padding changes the outputs of the model itself, in PyTorch by up to {share:.2g} of the largest"
 # Largest change, as a share of the largest output (of 1 if all are smaller).
 MAX_CHANGE = 1e-5
 _REASON = (
@@ -30,8 +29,11 @@ _REASON = (
     " for BERT's kind on x86 with AVX-512, up to 1.2e-6 of the outputs for EuroBERT in float32"
 )
 _NO_BOUND = "one scale for a call depends on every token of the call"
-# A change in PyTorch from which on padding is an input of the model itself, as a share of the largest
-# output. The order of a sum changes a few millionths, a vector at a padded position a tenth.
+_OWN_REASON = (
+    "padding changes the model's own outputs, in PyTorch by up to {share:.2g} of the largest"
+)
+# Share of the largest output from which on a change in PyTorch is the model's own. The order of a
+# sum changes a few millionths, a vector at a padded position a tenth.
 _OWN_CHANGE = 1e-4
 # Texts and their longest length: every one is run six times.
 _TEXTS = 6

@@ -113,7 +113,7 @@ def test_a_model_that_reads_padding_itself_is_judged_without_a_bound(left: bool)
     record = check_invariance(first_position, known, "int8")
     assert record.holds
     assert (record.bound is None) == left
-    assert record.reason.startswith("padding changes the outputs of the model itself") == left
+    assert record.reason.startswith("padding changes the model's own outputs") == left
     # The artefact alone cannot excuse its changes.
     assert check_invariance(first_position, texts, "int8").holds != left
 

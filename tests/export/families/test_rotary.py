@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from edgedistil.core.family import FAMILIES
+from edgedistil.core.records import InvarianceRecord
 from edgedistil.core.task import TASKS, Task
 from edgedistil.export.passes.rotary import BLOCK
 from tests.export.families.conftest import (
@@ -169,4 +170,9 @@ def test_classifiers_of_every_pooling_are_exact(
 @pytest.mark.parametrize("pooling", ["bos", "mean", "late"])
 def test_eurobert_pools_in_three_ways(export_case: Export, pooling: str) -> None:
     task: Task = "text-classification"
-    check_lengths(export_case("eurobert", task, ("fp32",), classifier_pooling=pooling))
+    exported = export_case("eurobert", task, ("fp32",), classifier_pooling=pooling)
+    check_lengths(exported)
+    ((_, parity),) = exported.artefacts
+    assert isinstance(parity.invariance, InvarianceRecord)
+    # The tokenizer pads on the left, and PyTorch's class pools the first position, padding or not.
+    assert (parity.invariance.bound is None) == (pooling == "bos")

@@ -16,7 +16,8 @@ class Objective(StrictSection):
     # auto: representation for a teacher without an MLM head, unless one is to be fitted.
     kind: Literal["auto", "mlm", "representation"] = Field(
         "auto",
-        description="mlm has the losses of [loss], representation those below; auto picks one.",
+        description="mlm has the losses of [loss], representation those below; "
+        "auto is mlm for a teacher with a head.",
     )
     vector: Weight = Field(
         1.0, description="Weight of the squared distance between normalized sentence vectors."

@@ -108,7 +108,8 @@ that a distilled model of the family is good is not.
 """
 _FAMILIES_TAIL = """
 A student has its teacher's class with fewer layers; a BERT's is a DistilBERT. Fewer layers of an
-ALBERT are faster, and save no parameters: its layers share their weights.
+ALBERT are faster, and save no parameters: its layers share their weights. In int8 these weights
+have 7 bits.
 
 ## Tasks
 

@@ -20,6 +20,7 @@ from edgedistil.core.records import (
 from edgedistil.core.rundir import RunDir, open_run
 from edgedistil.core.session import SESSION_FILE, write_session_file
 from edgedistil.core.text import read_lines
+from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.profiling.artefacts import Artefact, file_artefact, run_artefacts
 from edgedistil.profiling.calibrate import calibrate, load_calibration
 from edgedistil.profiling.encoder import InputShape
@@ -172,10 +173,11 @@ def _make_workload(
     else:
         lines, source = read_lines(SAMPLE_TEXT), "the built-in sample text (no run, no --text)"
     shape = _common_shape(artefacts)
+    tokenizer, note = _common_tokenizer(artefacts)
     workload = build_workload(
-        artefacts[0].tokenizer,
+        tokenizer,
         lines,
-        source=source,
+        source=source + note,
         lengths=select_lengths(options.lengths, shape),
         shape=shape,
         pairs=options.sentence_pairs,
@@ -184,6 +186,22 @@ def _make_workload(
     for artefact in artefacts:
         _check_ids(workload, artefact)
     return workload
+
+
+def _common_tokenizer(artefacts: list[Artefact]) -> tuple[Path, str]:
+    """Returns the tokenizer whose ids all artefacts have, and a note if their vocabularies differ.
+
+    A trimmed student lacks ids of its teacher. Time depends on the number of tokens, not on ids.
+    """
+    folders = list(dict.fromkeys(artefact.tokenizer for artefact in artefacts))
+    sizes = {folder: read_tokenizer(folder).size for folder in folders}
+    smallest = min(folders, key=lambda folder: sizes[folder])
+    if len(set(sizes.values())) == 1:
+        return smallest, ""
+    return smallest, (
+        f", in tokens of the smallest vocabulary ({sizes[smallest]:,} tokens): sentence pairs have "
+        "fewer tokens with a larger one"
+    )
 
 
 def _common_shape(artefacts: list[Artefact]) -> InputShape:

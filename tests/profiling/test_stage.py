@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from edgedistil.core.errors import DeviceFileError, InputError, ModelError, RunError
 from edgedistil.core.options import ProfileOptions
 from edgedistil.core.rundir import RunDir, create_run, write_text
+from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.profiling import stage
+from edgedistil.profiling.artefacts import run_artefacts
 from tests.profiling.conftest import profile_latest
 
 
@@ -144,3 +147,19 @@ def test_help_imports_neither_torch_nor_onnxruntime() -> None:
         "assert not heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_inputs_are_ids_of_the_smallest_vocabulary(
+    exported: RunDir, tokenizer_folders: dict[str, Path]
+) -> None:
+    artefacts = run_artefacts(exported)
+    size = read_tokenizer(artefacts[0].tokenizer).size
+    larger = tokenizer_folders["bert"]
+    assert size < read_tokenizer(larger).size
+    # Sorted first, as a teacher whose student was trimmed.
+    mixed = [replace(artefacts[0], tokenizer=larger), *artefacts]
+    workload = stage._make_workload(None, mixed, ProfileOptions())
+    assert max(int(feeds["input_ids"].max()) for feeds in workload.inputs.values()) < size
+    assert f"smallest vocabulary ({size:,} tokens)" in workload.source
+    same = stage._make_workload(None, artefacts, ProfileOptions())
+    assert "vocabulary" not in same.source

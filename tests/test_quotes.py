@@ -10,16 +10,19 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 
+from edgedistil.profiling.latency import speed_ratio
 from tests.fixtures.page_figures import DEFINITIONS, PUBLISHED, Definition, Published
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 RESULTS = BENCHMARKS / "results"
 
+TURNS = "latency_in_turns-2026-11-30.json"
 HOST = "cost_model_host.x86-amx.json"
 HELDOUT = "serious-2026-11-22.heldout.csv"
 
@@ -41,14 +44,18 @@ class Quote:
     figures: Callable[[Any], list[str]]
 
 
-def pair(precision: str) -> Callable[[Any], list[str]]:
-    """Times and ratio of the two narrow encoders at 128 tokens."""
+def in_turns(kind: str) -> Callable[[Any], list[str]]:
+    """Median calls of the two encoders of a pair, and their ratio with its interval."""
 
     def figures(record: Any) -> list[str]:
-        key = ("MiniLM → 3 layers", precision, 128)
-        (row,) = (r for r in record["pairs"] if (r["pair"], r["precision"], r["tokens"]) == key)
-        times = [f"{row['teacher_ms']:.1f} ms", f"{row['student_ms']:.1f} ms"]
-        return [*times, f"{row['ratio']:.2f} times"]
+        processes = record["pairs"][f"{kind} encoders"]["processes"]
+        times = []
+        for side in ("first_ns", "second_ns"):
+            calls = [[ns for block in blocks for ns in block[side]] for blocks in processes]
+            times.append(f"{median(map(median, calls)) / 1e6:.1f} ms")
+        sums = [[(sum(b["first_ns"]), sum(b["second_ns"])) for b in blocks] for blocks in processes]
+        ratio = speed_ratio(sums)
+        return [*times, f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"]
 
     return figures
 
@@ -80,8 +87,24 @@ def ratios_within_a_tenth(_record: Any) -> list[str]:
 
 
 QUOTES = (
-    Quote("README.md", "| fp32 | 28.7 ms | 14.5 ms | 1.99 times |", HOST, pair("fp32")),
-    Quote("README.md", "| int8 | 9.4 ms | 4.7 ms | 2.01 times |", HOST, pair("int8")),
+    Quote(
+        "README.md",
+        "| 6 layers fp32, 3 layers fp32 | 31.8 ms | 16.1 ms | 1.97 (1.94–2.00) |",
+        TURNS,
+        in_turns("speed"),
+    ),
+    Quote(
+        "README.md",
+        "| 6 layers fp32, 3 layers int8 | 31.7 ms | 6.3 ms | 4.99 (4.91–5.07) |",
+        TURNS,
+        in_turns("deploy"),
+    ),
+    Quote(
+        "README.md",
+        "| 3 layers fp32, 3 layers int8 | 16.1 ms | 6.2 ms | 2.56 (2.51–2.60) |",
+        TURNS,
+        in_turns("int8-pays"),
+    ),
     Quote(
         "README.md",
         "| before distillation | 5.95 | 19.7% | 28.2% |",
@@ -157,8 +180,9 @@ def test_quoted_figures_follow_from_their_records(quote: Quote) -> None:
 
 def test_another_figure_is_noticed() -> None:
     page = (ROOT / "README.md").read_text(encoding="utf-8")
-    wrong = Quote("README.md", "| fp32 | 28.9 ms | 11.3 ms | 1.99 times |", HOST, pair("fp32"))
-    assert missing(wrong, page) == ["28.7 ms", "14.5 ms", wrong.text]
+    text = "| 6 layers fp32, 3 layers fp32 | 31.9 ms | 11.3 ms | 1.97 (1.94–2.00) |"
+    wrong = Quote("README.md", text, TURNS, in_turns("speed"))
+    assert missing(wrong, page) == ["31.8 ms", "16.1 ms", wrong.text]
 
 
 def unquoted(page: str, text: str) -> list[str]:

@@ -102,14 +102,12 @@ class _Shape:
         kv_heads: Heads of key and value; each serves `heads // kv_heads` of the query's.
         scale: Factor of the scores.
         window: Distance up to which a token attends to others; -1: to all.
-        counts_padding: Whether places count padding in front of a text.
     """
 
     heads: int
     kv_heads: int
     scale: float
     window: int
-    counts_padding: bool
 
 
 class _RotaryAttention(torch.autograd.Function):
@@ -159,14 +157,8 @@ class _RotaryAttention(torch.autograd.Function):
             kv_heads_i=shape.kv_heads,
             scale_f=shape.scale,
             window_i=shape.window,
-            counts_padding_i=int(shape.counts_padding),
         )
         return node.setType(q.type())
-
-
-def _reads_first_position(config: Any) -> bool:
-    """Whether a head takes the state of the first position, even if that is padding."""
-    return getattr(config, "classifier_pooling", None) in {"cls", "bos"}
 
 
 def _attend(*inputs: Any) -> Any:
@@ -195,7 +187,6 @@ def _packed_attention(
         kv_heads=config.num_attention_heads,
         scale=float(module.head_dim**-0.5),
         window=-1 if module.sliding_window is None else config.sliding_window,
-        counts_padding=_reads_first_position(config),
     )
 
     def forward(hidden_BLD: Tensor, *, attention_mask: Tensor, **_unused: Any) -> Any:
@@ -214,7 +205,6 @@ def _attention(module: Any, table: tuple[Tensor, Tensor]) -> AbstractContextMana
         kv_heads=getattr(config, "num_key_value_heads", config.num_attention_heads),
         scale=float(module.scaling),
         window=-1,
-        counts_padding=_reads_first_position(config),
     )
 
     def forward(hidden_states: Tensor, *, attention_mask: Tensor, **_unused: Any) -> Any:

@@ -32,6 +32,12 @@ _NO_BOUND = "one scale for a call depends on every token of the call"
 _OWN_REASON = (
     "padding changes the model's own outputs, in PyTorch by up to {share:.2g} of the largest"
 )
+# A step of an 8-bit activation more or less in some values: 1.6% measured with EuroBERT.
+_LEFT_CHANGE = 0.05
+_LEFT_REASON = (
+    "padding in front of a text moves its places, and integers carry the other rounding of their"
+    " angles into the outputs; pad on the right for the same outputs in every batch"
+)
 # Share of the largest output from which on a change in PyTorch is the model's own. The order of a
 # sum changes a few millionths, a vector at a padded position a tenth.
 _OWN_CHANGE = 1e-4
@@ -155,6 +161,9 @@ def _record(total: _Sum, texts: int, probes: Probes, precision: Precision) -> In
         bound, reason = None, _NO_BOUND
     elif probes.change_by_padding:
         bound, reason = None, _OWN_REASON.format(share=probes.change_by_padding)
+    elif PRECISIONS[precision].weight_bits <= 8 and _padding_of(probes)[0]:
+        # All of these round activations to 8 bits somewhere, int4 too.
+        bound, reason = _LEFT_CHANGE * total.largest, _LEFT_REASON
     largest = max(max(part.values, part.vector) for part in parts)
     return InvarianceRecord(
         texts=texts,

@@ -20,7 +20,7 @@ from edgedistil.export.passes.call_values import (
     inserter,
     record_scale,
 )
-from edgedistil.export.passes.edit import constant_array, graph_input, replace_value
+from edgedistil.export.passes.edit import constant_array, replace_value
 
 # Operator of a traced attention.
 ROTARY_ATTENTION = "RotaryAttention"
@@ -61,27 +61,11 @@ class _Shared(CallValues):
 
     @cached_property
     def places(self) -> ir.Value:
-        """Place of each token in its sequence, (L, B)."""
-        shape = self.op("Concat", self.length, self.batch, name="places/shape", axis=0)
-        return self.op("Expand", self._column, shape, name="places/of_all")
-
-    @cached_property
-    def own_places(self) -> ir.Value:
-        """Place of each token after the padding in front of its text, (L, B).
-
-        Scores depend on the distance of two tokens only, but their rounding depends on the places,
-        and integers would carry it into the outputs.
-        """
-        # The first position with the largest value of the mask is the text's first token.
-        mask = graph_input(self._graph, "attention_mask")
-        first_B = self.op("ArgMax", mask, name="places/first", axis=1, keepdims=0)
-        own = self.op("Sub", self._column, first_B, name="places/own")
-        return self.op("Max", own, self.scalar(0), name="places/of_text")
-
-    @cached_property
-    def _column(self) -> ir.Value:
+        """Place of each token in its sequence, which selects its angles."""
         places = self.range(self.length, "places")
-        return self.op("Unsqueeze", places, self.vector(1), name="places/column")
+        column = self.op("Unsqueeze", places, self.vector(1), name="places/column")
+        shape = self.op("Concat", self.length, self.batch, name="places/shape", axis=0)
+        return self.op("Expand", column, shape, name="places/of_all")
 
     @cached_property
     def blocks(self) -> _Blocks:
@@ -268,11 +252,9 @@ def _rotated(node: ir.Node, shared: _Shared, op: Insert) -> tuple[ir.Value, ir.V
     query, key, value, _mask, cos, sin = node.inputs
     assert query is not None and key is not None and value is not None
     module = _Heads(node).module
-    counts_padding = node.attributes["counts_padding"].as_int()
-    places = shared.places if counts_padding else shared.own_places
     # The operator takes (batch, length, width): each place is a batch of its own here.
     rotated_query, rotated_key = (
-        op("RotaryEmbedding", x, places, cos, sin, name=f"{module}/rotated_{role}")
+        op("RotaryEmbedding", x, shared.places, cos, sin, name=f"{module}/rotated_{role}")
         for role, x in (("query", query), ("key", key))
     )
     return rotated_query, rotated_key, value

@@ -283,7 +283,7 @@ def caught_by(file: Path, exported: Exported, precision: Precision) -> tuple[str
     if isinstance(record.parts, list):
         from edgedistil.parity.part_check import wrong_parts
 
-        by += ["parts"] if wrong_parts(record.parts) else []
+        by += ["parts"] if wrong_parts(record.parts, record.precision) else []
     by += sorted({result.tolerance.figure for result in record.results if not result.holds})
     return tuple(by)
 

@@ -173,7 +173,7 @@ def judge(
         overall=overall,
         by_length=comparison.by_length,
         results=results,
-        passed=all(result.holds for result in results) and not wrong_parts(parts),
+        passed=all(result.holds for result in results) and not wrong_parts(parts, precision),
         provenance=provenance(),
     )
     added: dict[str, Any] = {"parts": list(parts)} if parts else {}
@@ -234,7 +234,7 @@ def list_failures(record: ParityRecord) -> list[str]:
     """Formats every tolerance that does not hold and every problem of the certificate."""
     failures = [format_failure(result) for result in record.results if not result.holds]
     if isinstance(record.parts, list):
-        failures += wrong_parts(record.parts)
+        failures += wrong_parts(record.parts, record.precision)
     if isinstance(record.certificate, CertificateRecord):
         failures += record.certificate.problems
     if isinstance(record.invariance, InvarianceRecord) and not record.invariance.holds:

@@ -19,7 +19,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgedistil.core.errors import ParityError
-from edgedistil.core.precision import Precision
+from edgedistil.core.precision import PRECISIONS, Precision
 from edgedistil.core.records import ReferencePart
 from edgedistil.parity.compare import reduce_outputs
 from edgedistil.parity.instrument import (
@@ -45,6 +45,10 @@ Array = NDArray[Any]
 # rounded to the other side counts for 0.2 (docs/log.md#parts-against-the-same-roundings).
 MAX_SHARE = 0.1
 MAX_SHARE_OF_A_LENGTH = 0.5
+# One scale for a call: a value that is rounded to the other side can move it for every token.
+# Measured: 0.31 over all lengths, 0.43 at one of them (ModernBERT with random weights).
+MAX_DYNAMIC_SHARE = 0.5
+MAX_DYNAMIC_SHARE_OF_A_LENGTH = 0.8
 
 # Names of what a reference holds for the batches with all hidden states.
 PART_PREFIX = "part/"
@@ -137,15 +141,16 @@ def _check_finite(part: str, values: Array, batch: ProbeBatch) -> None:
         )
 
 
-def wrong_parts(parts: Sequence[ReferencePart]) -> list[str]:
+def wrong_parts(parts: Sequence[ReferencePart], precision: Precision) -> list[str]:
     """One sentence for each part that is beyond a bound, the worst first."""
-    wrong = [
-        part for part in parts if part.share > MAX_SHARE or part.worst_share > MAX_SHARE_OF_A_LENGTH
-    ]
+    most, most_of_a_length = MAX_SHARE, MAX_SHARE_OF_A_LENGTH
+    if not PRECISIONS[precision].invariant:
+        most, most_of_a_length = MAX_DYNAMIC_SHARE, MAX_DYNAMIC_SHARE_OF_A_LENGTH
+    wrong = [part for part in parts if part.share > most or part.worst_share > most_of_a_length]
     return [
         f"{part.part} differs from PyTorch with the same roundings by {part.share:.3g} of their own"
-        f" error, expected at most {MAX_SHARE:g} (by {part.worst_share:.3g} at"
-        f" {part.worst_length} tokens, expected at most {MAX_SHARE_OF_A_LENGTH:g})"
+        f" error, expected at most {most:g} (by {part.worst_share:.3g} at"
+        f" {part.worst_length} tokens, expected at most {most_of_a_length:g})"
         for part in sorted(wrong, key=lambda part: part.worst_share, reverse=True)
     ]
 

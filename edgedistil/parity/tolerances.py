@@ -277,9 +277,11 @@ def _reference(overall: float, one_length: float, reason: str) -> ReferenceToler
 REFERENCE_TOLERANCES: dict[str, ReferenceTolerances] = {
     "fp16": _reference(0.05, 0.1, "measured: 0.001 at every length"),
     "int8": _reference(
-        0.4,
-        0.8,
-        "the bounds of int8-static: no extremes of other tokens move a scale",
+        1.3,
+        1.6,
+        "measured: 0.57 and at most 0.73 (six layers of MiniLM): behind one value rounded to the"
+        " other side, all later layers round other values; two independent roundings would have"
+        " 1.4",
     ),
     "int8-dynamic": _reference(
         1.3,

@@ -14,19 +14,14 @@ from pathlib import Path
 from page import argument_parser, host_line, today, version_list, write_page, write_raw
 
 from edgedistil.ablate import ablate
+from edgedistil.core.distill_records import DistillRecord, HeldoutMlm
+from edgedistil.core.evaluation_records import AblationRecord, Variation
 from edgedistil.core.format import ABSENT, hundredths, number, percent
 from edgedistil.core.options import TaskOptions
 from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Recipe, Train, load_recipe, write_recipe
 from edgedistil.core.recipe_stages import Evaluate
-from edgedistil.core.records import (
-    AblationRecord,
-    DistillRecord,
-    HeldoutMlm,
-    NotMeasured,
-    Variation,
-    read_record,
-)
+from edgedistil.core.records import NotMeasured, read_record
 from edgedistil.core.rundir import RunDir
 
 HERE = Path(__file__).resolve().parent

@@ -20,12 +20,9 @@ from pathlib import Path
 from page import argument_parser, host_line, today, version_list, write_page, write_raw
 
 from edgedistil.core import markdown
+from edgedistil.core.evaluation_records import RetrievalDifference, RetrievalScore
 from edgedistil.core.format import hundredths, percent, with_interval
-from edgedistil.core.records import (
-    RetrievalDifference,
-    RetrievalScore,
-    installed_versions,
-)
+from edgedistil.core.records import installed_versions
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.task import ENCODER_TASK
 from edgedistil.evaluate.retrieval.embedders import (

@@ -44,9 +44,10 @@ from peers.rows import (
     versions_of,
 )
 
+from edgedistil.core.export_records import ParityFigures
 from edgedistil.core.format import ABSENT, gibibytes, plural
 from edgedistil.core.places import cache_root
-from edgedistil.core.records import ParityFigures, this_host
+from edgedistil.core.records import this_host
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -20,10 +20,10 @@ from page import RESULTS, argument_parser, host_line, today, write_page, write_r
 from peers.measure import open_session
 from peers.rows import OURS, Row, make_rows
 
+from edgedistil.core.export_records import InvarianceRecord, ParityRecord
 from edgedistil.core.format import percent, significant
 from edgedistil.core.places import cache_root
 from edgedistil.core.precision import PRECISIONS, Precision
-from edgedistil.core.records import InvarianceRecord, ParityRecord
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK, Task
 from edgedistil.core.text import read_lines
 from edgedistil.export.reference import make_probes

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from page import RESULTS, argument_parser, today, write_page, write_raw
 
+from edgedistil.core.export_records import ParityFigures
 from edgedistil.core.format import ABSENT
 from edgedistil.core.options import ExportOptions
 from edgedistil.core.precision import PRECISIONS, Precision, graph_name
-from edgedistil.core.records import NotMeasured, ParityFigures, this_host
+from edgedistil.core.records import NotMeasured, this_host
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK, Task
 from edgedistil.core.text import read_lines
 from edgedistil.export.artefacts import open_build

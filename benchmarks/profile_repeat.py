@@ -24,7 +24,8 @@ from typing import Any
 from page import RESULTS, argument_parser, host_line, today, write_page, write_raw
 
 from edgedistil.core.format import model_and_task
-from edgedistil.core.records import Figure, NotMeasured, ProfileRecord, provenance, read_record
+from edgedistil.core.profile_records import ProfileRecord
+from edgedistil.core.records import Figure, NotMeasured, provenance, read_record
 from edgedistil.core.rundir import RunDir, open_run
 from edgedistil.runtime.protocol import RUNNER
 

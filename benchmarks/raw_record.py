@@ -17,15 +17,11 @@ from typing import Any
 import numpy as np
 from page import RESULTS, argument_parser, write_raw
 
-from edgedistil.core.records import (
-    DistillRecord,
-    EvaluationRecord,
-    ExportRecord,
-    NotMeasured,
-    ProfileRecord,
-    Record,
-    read_record,
-)
+from edgedistil.core.distill_records import DistillRecord
+from edgedistil.core.evaluation_records import EvaluationRecord
+from edgedistil.core.export_records import ExportRecord
+from edgedistil.core.profile_records import ProfileRecord
+from edgedistil.core.records import NotMeasured, Record, read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate.cells import read_cell
 from edgedistil.evaluate.retention import (

@@ -17,15 +17,9 @@ from statistics import stdev
 from page import argument_parser, host_line, today, version_list, write_page, write_raw
 from raw_record import compact_run
 
+from edgedistil.core.evaluation_records import Cell, EvaluationRecord, Retention, Summary, TaskFacts
 from edgedistil.core.format import ABSENT, hundredths, percent, with_interval
-from edgedistil.core.records import (
-    Cell,
-    EvaluationRecord,
-    Retention,
-    Summary,
-    TaskFacts,
-    read_record,
-)
+from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate.retention import estimate_difference, seed_scores
 from edgedistil.evaluate.stage import predictions_of_record

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from page import argument_parser, host_line, today, version_list
 
-from edgedistil.core.records import DistillRecord, read_record
+from edgedistil.core.distill_records import DistillRecord
+from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir
 
 if TYPE_CHECKING:

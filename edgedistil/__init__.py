@@ -37,15 +37,11 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from edgedistil.bundle.stage import Bundle
+    from edgedistil.core.distill_records import DistillRecord, PlanRecord
+    from edgedistil.core.evaluation_records import EvaluationRecord
+    from edgedistil.core.export_records import ExportRecord, ParityRecord
+    from edgedistil.core.profile_records import ProfileRecord
     from edgedistil.core.recipe import Recipe
-    from edgedistil.core.records import (
-        DistillRecord,
-        EvaluationRecord,
-        ExportRecord,
-        ParityRecord,
-        PlanRecord,
-        ProfileRecord,
-    )
     from edgedistil.core.rundir import RunDir
     from edgedistil.core.search_records import SearchRecord
     from edgedistil.core.trim_records import TrimRecord

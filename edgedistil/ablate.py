@@ -13,25 +13,21 @@ from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from edgedistil.core import console
+from edgedistil.core.distill_records import DistillRecord
 from edgedistil.core.errors import RecipeError
+from edgedistil.core.evaluation_records import (
+    AblationRecord,
+    EvaluationRecord,
+    TaskFacts,
+    Variation,
+)
 from edgedistil.core.format import plural
 from edgedistil.core.options import EvaluateOptions, TaskOptions
 from edgedistil.core.paths import user_path
 from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Recipe, load_recipe
 from edgedistil.core.recipe_diff import differences
-from edgedistil.core.records import (
-    AblationRecord,
-    DistillRecord,
-    EvaluationRecord,
-    Figure,
-    NotMeasured,
-    TaskFacts,
-    Variation,
-    provenance,
-    read_record,
-    write_record,
-)
+from edgedistil.core.records import Figure, NotMeasured, provenance, read_record, write_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.shipped import shipped_folder
 from edgedistil.core.verdict import MIN_SEEDS

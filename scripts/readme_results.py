@@ -78,7 +78,9 @@ def results_table(demo: tuple[str, Raw] | None, turns: tuple[str, Raw] | None) -
 
 def _verdict_lines(raw: Raw) -> Iterator[str]:
     """Yields the report's own verdicts on the paper's claims."""
-    from edgedistil.core.records import DistillRecord, EvaluationRecord, ProfileRecord
+    from edgedistil.core.distill_records import DistillRecord
+    from edgedistil.core.evaluation_records import EvaluationRecord
+    from edgedistil.core.profile_records import ProfileRecord
     from edgedistil.report.load import RunResults
     from edgedistil.report.verdicts import judge_claims
 

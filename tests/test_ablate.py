@@ -6,8 +6,9 @@ import pytest
 
 from edgedistil.ablate import FULL_RECIPE, ablation_recipes, changed_keys, order_against_paper
 from edgedistil.core.errors import RecipeError
+from edgedistil.core.evaluation_records import Variation
 from edgedistil.core.options import TaskOptions
-from edgedistil.core.records import NotMeasured, Variation
+from edgedistil.core.records import NotMeasured
 
 TEXT = """name = "{name}"
 [teacher]
@@ -102,16 +103,14 @@ def test_ablation_compares_runs_cell_by_cell(tmp_path, runs, monkeypatch):
     their cells.
     """
     from edgedistil import ablate as module
-    from edgedistil.core.records import (
+    from edgedistil.core.evaluation_records import (
         AblationRecord,
         Cell,
         EvaluationRecord,
         Summary,
         TaskFacts,
-        provenance,
-        read_record,
-        write_record,
     )
+    from edgedistil.core.records import provenance, read_record, write_record
     from edgedistil.core.rundir import RunDir
     from edgedistil.evaluate.cells import CellFile
 

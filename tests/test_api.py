@@ -56,11 +56,19 @@ def test_functions_are_typed_and_documented(name: str) -> None:
 
 def test_annotations_name_real_types() -> None:
     """The records are imported for type checkers only: their names must exist all the same."""
-    from edgedistil.core import records, rundir
+    from edgedistil.core import (
+        distill_records,
+        evaluation_records,
+        export_records,
+        profile_records,
+        rundir,
+    )
     from edgedistil.core.recipe import Recipe
     from edgedistil.inspection import Inspection
 
-    names = {**vars(records), "RunDir": rundir.RunDir, "Recipe": Recipe, "Inspection": Inspection}
+    modules = (distill_records, evaluation_records, export_records, profile_records)
+    names = {name: value for module in modules for name, value in vars(module).items()}
+    names |= {"RunDir": rundir.RunDir, "Recipe": Recipe, "Inspection": Inspection}
     for name in FUNCTIONS:
         hints = typing.get_type_hints(getattr(edgedistil, name), localns=names)
         assert "return" in hints

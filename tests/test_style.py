@@ -11,8 +11,8 @@ from tests.fixtures.style_counts import load_style_counts
 ROOT = Path(__file__).resolve().parent.parent
 style_counts = load_style_counts()
 COUNTS = style_counts.count_modules(style_counts.python_files([ROOT / "edgedistil"]))
-# One file that is sent to boards as it is, and the one page of the records' contract.
-LONG_MODULES = {"edgedistil/runtime/runner.py", "edgedistil/core/records.py"}
+# One file that is sent to boards as it is.
+LONG_MODULES = {"edgedistil/runtime/runner.py"}
 
 
 def test_comments() -> None:

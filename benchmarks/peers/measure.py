@@ -20,7 +20,7 @@ from peers.feeds import outputs_path
 from peers.rows import Row, save_text_feeds
 from transformers import AutoModel
 
-from edgedistil.core.records import ParityFigures
+from edgedistil.core.export_records import ParityFigures
 from edgedistil.core.task import FILL_MASK_TASK
 from edgedistil.export.reference import make_probes
 from edgedistil.export.source import read_source

@@ -29,9 +29,9 @@ from benchmarks.planted.faults import Fault
 from benchmarks.planted.package_faults import PackageFault
 from benchmarks.planted.plant import Plant
 from edgedistil.core.errors import EdgeDistilError, ParityError
+from edgedistil.core.export_records import CertificateRecord
 from edgedistil.core.options import ExportOptions
 from edgedistil.core.precision import Precision
-from edgedistil.core.records import CertificateRecord
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.task import TASKS, Task
 from edgedistil.core.tokenizer import read_tokenizer

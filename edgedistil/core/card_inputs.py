@@ -10,14 +10,10 @@ from typing import Any
 
 from edgedistil.core.contract import Contract, read_contract
 from edgedistil.core.errors import StorageError
+from edgedistil.core.export_records import ExportRecord, ParityRecord
 from edgedistil.core.family import FAMILIES
-from edgedistil.core.records import (
-    ExportRecord,
-    ParityRecord,
-    ProfileRecord,
-    ProfileRow,
-    read_record,
-)
+from edgedistil.core.profile_records import ProfileRecord, ProfileRow
+from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir, read_json_object
 
 _EXPORT_AGAIN = "run edgedistil export again: it replaces the folder"

@@ -14,9 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgedistil.core import console
+from edgedistil.core.distill_records import DistillRecord
 from edgedistil.core.errors import RunError, StorageError
 from edgedistil.core.places import cache_root
-from edgedistil.core.records import DistillRecord, read_record
+from edgedistil.core.records import read_record
 from edgedistil.core.replacement import recover
 from edgedistil.core.rundir import (
     RunDir,

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from edgedistil.core.records import AtLeast, Band, InvarianceRecord, NotMeasured
+from edgedistil.core.export_records import InvarianceRecord
+from edgedistil.core.profile_records import AtLeast
+from edgedistil.core.records import Band, NotMeasured
 
 ABSENT = "–"
 # Behind a time that other work on the machine has disturbed.

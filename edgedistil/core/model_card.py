@@ -15,6 +15,14 @@ from edgedistil.core import markdown
 from edgedistil.core.card_inputs import CardInputs, describe_model
 from edgedistil.core.contract import CONTRACT_FILE
 from edgedistil.core.echo import one_line
+from edgedistil.core.export_records import (
+    ExportRecord,
+    ParityFigures,
+    ParityRecord,
+    ProbeText,
+    RankFigures,
+    ToleranceResult,
+)
 from edgedistil.core.format import (
     ABSENT,
     change_by_neighbours,
@@ -25,17 +33,8 @@ from edgedistil.core.format import (
 )
 from edgedistil.core.head_words import head_in_words
 from edgedistil.core.precision import EXAMPLE_PRECISIONS, PRECISIONS
-from edgedistil.core.records import (
-    Band,
-    ExportRecord,
-    NotMeasured,
-    ParityFigures,
-    ParityRecord,
-    ProbeText,
-    ProfileRow,
-    RankFigures,
-    ToleranceResult,
-)
+from edgedistil.core.profile_records import ProfileRow
+from edgedistil.core.records import Band, NotMeasured
 from edgedistil.core.sentence_vector import SentenceVector
 from edgedistil.core.session import SESSION_FILE
 from edgedistil.core.task import ENCODER_TASK, SENTENCE_OUTPUT, TASKS

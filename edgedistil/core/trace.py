@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from edgedistil.core.distill_records import HeldoutFigures, HeldoutMlm, HeldoutVectors
 from edgedistil.core.errors import RunError, StorageError
-from edgedistil.core.records import HeldoutFigures, HeldoutMlm, HeldoutVectors, first_problem
+from edgedistil.core.records import first_problem
 from edgedistil.core.regular_file import open_regular
 
 TraceEntry = dict[str, Any]

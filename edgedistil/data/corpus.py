@@ -20,10 +20,11 @@ from tokenizers import Tokenizer
 
 from edgedistil.core import console
 from edgedistil.core.digests import changed_file
+from edgedistil.core.distill_records import CorpusRecord, CorpusSource
 from edgedistil.core.errors import CorpusError, StorageError
 from edgedistil.core.fetch import cache_lock
 from edgedistil.core.recipe import Corpus, SourceSpec
-from edgedistil.core.records import CorpusRecord, CorpusSource, read_record
+from edgedistil.core.records import read_record
 from edgedistil.core.replacement import recover
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors, tree_manifest
 from edgedistil.core.tokenizer import read_tokenizer, vocabulary_size

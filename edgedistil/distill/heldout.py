@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from edgedistil.core import console
+from edgedistil.core.distill_records import HeldoutMlm
 from edgedistil.core.errors import ModelError, TrainingDiverged
-from edgedistil.core.records import Figure, HeldoutMlm, NotMeasured
+from edgedistil.core.records import Figure, NotMeasured
 from edgedistil.data.masking import IGNORED
 from edgedistil.distill.batches import MicroBatch
 from edgedistil.models.fast.encoder import encode

@@ -12,8 +12,9 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgedistil.core.distill_records import HeldoutVectors
 from edgedistil.core.errors import ModelError, TrainingDiverged
-from edgedistil.core.records import Figure, HeldoutVectors, NotMeasured
+from edgedistil.core.records import Figure, NotMeasured
 from edgedistil.distill.batches import MicroBatch
 from edgedistil.distill.targets import Targets, encode_vectors
 from edgedistil.models.sentence_encoder import SentenceEncoder

@@ -16,13 +16,14 @@ from transformers import PreTrainedModel
 
 from edgedistil.core import console
 from edgedistil.core.digests import require_initial_files, run_digests
+from edgedistil.core.distill_records import CorpusRecord
 from edgedistil.core.errors import Interrupted, RunError, StorageError
 from edgedistil.core.fetch import file_lock
 from edgedistil.core.paths import user_path
 from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import Recipe, Train, load_recipe, write_recipe
 from edgedistil.core.recipe_diff import check_resumable
-from edgedistil.core.records import CorpusRecord, read_record, write_record
+from edgedistil.core.records import read_record, write_record
 from edgedistil.core.rundir import (
     RunDir,
     create_run,

@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from edgedistil.core.distill_records import HeldoutFigures
 from edgedistil.core.recipe import Recipe
-from edgedistil.core.records import HeldoutFigures
 from edgedistil.data.corpus import Part
 from edgedistil.distill.batches import RunBatches
 from edgedistil.distill.distributed import TORCH_DTYPES, Precision

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from edgedistil.core.records import HeldoutFigures
+from edgedistil.core.distill_records import HeldoutFigures
 from edgedistil.core.rundir import storage_errors, write_text
 from edgedistil.core.trace import heldout_of, read_trace
 

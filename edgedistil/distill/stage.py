@@ -10,17 +10,10 @@ from accelerate import Accelerator, PartialState
 
 from edgedistil.core import console
 from edgedistil.core.digests import run_digests
+from edgedistil.core.distill_records import DistillRecord, HeldoutFigures, ModelFacts
 from edgedistil.core.errors import RunError, StorageError
 from edgedistil.core.recipe import Recipe
-from edgedistil.core.records import (
-    Count,
-    DistillRecord,
-    HeldoutFigures,
-    ModelFacts,
-    provenance,
-    read_record,
-    write_record,
-)
+from edgedistil.core.records import Count, provenance, read_record, write_record
 from edgedistil.core.rundir import RunDir, mark_latest
 from edgedistil.distill import memory
 from edgedistil.distill.checkpoint import Checkpoints, TrainingProgress, read_progress, step_of

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from edgedistil.core import console
+from edgedistil.core.distill_records import HeldoutFigures
 from edgedistil.core.errors import Interrupted, TrainingDiverged
 from edgedistil.core.recipe import Train
-from edgedistil.core.records import HeldoutFigures
 from edgedistil.core.rundir import replacing, storage_errors
 from edgedistil.data.counter_rng import stream_key
 from edgedistil.distill.batches import BatchesAt, MicroBatch, prefetch

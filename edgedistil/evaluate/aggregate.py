@@ -8,16 +8,9 @@ from statistics import fmean, median
 
 import numpy as np
 
+from edgedistil.core.evaluation_records import MacroScore, PaperRow, Retention, Summary, TaskFacts
 from edgedistil.core.paper import BERT_MACRO_SCORE, DISTILBERT_MACRO_SCORE
-from edgedistil.core.records import (
-    Figure,
-    MacroScore,
-    NotMeasured,
-    PaperRow,
-    Retention,
-    Summary,
-    TaskFacts,
-)
+from edgedistil.core.records import Figure, NotMeasured
 from edgedistil.evaluate.cells import CellFile
 from edgedistil.evaluate.examples import TaskData
 from edgedistil.evaluate.kind import Baseline

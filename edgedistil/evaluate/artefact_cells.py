@@ -9,16 +9,11 @@ from statistics import median
 
 from edgedistil.core import console
 from edgedistil.core.errors import InputError
+from edgedistil.core.evaluation_records import ArtefactScore
+from edgedistil.core.export_records import ExportRecord
 from edgedistil.core.options import ExportOptions
 from edgedistil.core.precision import AUTO, PRECISIONS
-from edgedistil.core.records import (
-    ArtefactScore,
-    ExportRecord,
-    provenance,
-    read_record,
-    text_sha256,
-    write_record,
-)
+from edgedistil.core.records import provenance, read_record, text_sha256, write_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.toml import did_you_mean
 from edgedistil.evaluate.artefact import ArtefactResult, in_fresh_process, score_artefacts

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from edgedistil.core import console
 from edgedistil.core.errors import EdgeDistilError, TrainingDiverged
-from edgedistil.core.records import Cell, provenance, write_record
+from edgedistil.core.evaluation_records import Cell
+from edgedistil.core.records import provenance, write_record
 from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
 from edgedistil.evaluate.cells import CellFile, CellPlan
 from edgedistil.evaluate.tasks import load_data

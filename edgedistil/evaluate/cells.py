@@ -19,7 +19,8 @@ from edgedistil.core import console
 from edgedistil.core.digests import changed_file, remembered_sha256
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError, ModelError, StorageError
-from edgedistil.core.records import Cell, Record, read_record, text_sha256
+from edgedistil.core.evaluation_records import Cell
+from edgedistil.core.records import Record, read_record, text_sha256
 from edgedistil.core.tokenizer_files import TOKENIZER_FILES
 from edgedistil.evaluate.spec import TaskSpec, Training
 

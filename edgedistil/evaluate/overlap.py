@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from edgedistil.core.records import TaskFacts
+from edgedistil.core.evaluation_records import TaskFacts
 from edgedistil.evaluate.examples import Example, normalize_text
 
 # The share of common texts is then known to 3 points, and the record grows by 4 KB.

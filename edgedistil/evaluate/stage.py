@@ -7,17 +7,11 @@ from dataclasses import dataclass
 
 from edgedistil.core import console
 from edgedistil.core.errors import InputError, TaskError
+from edgedistil.core.evaluation_records import EvaluationRecord, MacroScore, Summary
 from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.recipe import load_recipe
 from edgedistil.core.recipe_stages import Evaluate
-from edgedistil.core.records import (
-    EvaluationRecord,
-    MacroScore,
-    Summary,
-    provenance,
-    read_record,
-    write_record,
-)
+from edgedistil.core.records import provenance, read_record, write_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate import aggregate
 from edgedistil.evaluate.artefact_cells import artefact_cells, artefact_scores, check_precision

@@ -12,18 +12,17 @@ from tempfile import TemporaryDirectory
 
 from edgedistil.core import console
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
-from edgedistil.core.format import artefact_name
-from edgedistil.core.options import ExportOptions
-from edgedistil.core.precision import Precision, PrecisionRequest, graph_name, result_of
-from edgedistil.core.records import (
+from edgedistil.core.export_records import (
     ExplainRecord,
     ExportRecord,
     FileFacts,
     ParityRecord,
     ProbeText,
-    provenance,
-    write_record,
 )
+from edgedistil.core.format import artefact_name
+from edgedistil.core.options import ExportOptions
+from edgedistil.core.precision import Precision, PrecisionRequest, graph_name, result_of
+from edgedistil.core.records import provenance, write_record
 from edgedistil.core.rundir import RunDir, replacing, sha256_file, write_text
 from edgedistil.export.linears import bytes_by_part, float_weights
 from edgedistil.export.passes import run_standard_passes

@@ -21,9 +21,10 @@ import onnx
 from edgedistil.core.card_inputs import read_folder_inputs
 from edgedistil.core.contract import write_contract
 from edgedistil.core.errors import ModelError
+from edgedistil.core.export_records import ExportRecord, ParityRecord
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.model_card import CARD_FILE, render_card
-from edgedistil.core.records import ExportRecord, ParityRecord, installed_versions
+from edgedistil.core.records import installed_versions
 from edgedistil.core.rundir import sha256_file, write_json, write_text
 from edgedistil.core.sentence_vector import read_max_length, unsupported_part
 from edgedistil.core.session import SESSION_FILE, write_session_file

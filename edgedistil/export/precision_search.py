@@ -15,8 +15,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgedistil.core import console
+from edgedistil.core.export_records import ParityFigures
 from edgedistil.core.format import percent
-from edgedistil.core.records import NotMeasured, ParityFigures
+from edgedistil.core.records import NotMeasured
 from edgedistil.export.linears import find_linears
 from edgedistil.export.quantize import Int8Plan, quantizable_linears
 from edgedistil.export.storage import save_graph

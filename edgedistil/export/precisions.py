@@ -15,9 +15,9 @@ import onnx_ir as ir
 from transformers import PreTrainedModel
 
 from edgedistil.core.errors import CorpusError
+from edgedistil.core.export_records import ParityFigures, ProbeText
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.precision import Precision, PrecisionRequest
-from edgedistil.core.records import ParityFigures, ProbeText
 from edgedistil.core.task import TASKS
 from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.core.unknown_tokens import warn_of_unknown_tokens

@@ -14,15 +14,10 @@ from pathlib import Path
 
 from edgedistil.core import console
 from edgedistil.core.errors import ParityError
+from edgedistil.core.export_records import ExportRecord, ParityRecord, ProbeText
 from edgedistil.core.options import ExportOptions
 from edgedistil.core.precision import PrecisionRequest, result_of
-from edgedistil.core.records import (
-    ExportRecord,
-    ParityRecord,
-    ProbeText,
-    read_record,
-    write_record,
-)
+from edgedistil.core.records import read_record, write_record
 from edgedistil.core.rundir import RunDir, replacing
 from edgedistil.core.task import ENCODER_TASK
 from edgedistil.export.artefacts import BuiltArtefact, build_artefact, open_build, quarantine

@@ -9,6 +9,7 @@ from typing import get_args
 
 from edgedistil.core import console
 from edgedistil.core.errors import InputError
+from edgedistil.core.export_records import ProbeText
 from edgedistil.core.model_folder import read_model_folder
 from edgedistil.core.options import ArtefactFormat, ExportOptions
 from edgedistil.core.precision import (
@@ -18,7 +19,6 @@ from edgedistil.core.precision import (
     PrecisionRequest,
 )
 from edgedistil.core.recipe import load_recipe
-from edgedistil.core.records import ProbeText
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.sentence_vector import Pooling
 from edgedistil.core.task import ENCODER_TASK

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edgedistil.core.device import HOST
+from edgedistil.core.export_records import ExportRecord
 from edgedistil.core.precision import PRECISIONS
-from edgedistil.core.records import ExportRecord
 from edgedistil.core.session import ALLOW_SPINNING, EXACT_INT8, SessionAdvice, SessionOptions
 
 

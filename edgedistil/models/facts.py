@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from edgedistil.core.records import ModelFacts
+from edgedistil.core.distill_records import ModelFacts
 
 
 def model_facts(model: PreTrainedModel, *, name: str) -> ModelFacts:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 
 from edgedistil.core.errors import ModelError
-from edgedistil.core.records import CertificateRecord
+from edgedistil.core.export_records import CertificateRecord
 from edgedistil.parity.formula import (
     METADATA_KEY,
     Provenance,

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
+from edgedistil.core.export_records import ParityFigures, RankFigures, ReferencePart
 from edgedistil.core.precision import Precision
-from edgedistil.core.records import NotMeasured, ParityFigures, RankFigures, ReferencePart
+from edgedistil.core.records import NotMeasured
 from edgedistil.core.task import TASKS
 from edgedistil.parity.probes import ProbeBatch, Probes
 from edgedistil.parity.reference_error import squared_errors

@@ -18,20 +18,18 @@ from numpy.typing import NDArray
 from edgedistil.core import console
 from edgedistil.core.cpu import this_cpu
 from edgedistil.core.errors import ModelError, ParityError
-from edgedistil.core.format import artefact_name
-from edgedistil.core.precision import PRECISIONS, Precision
-from edgedistil.core.records import (
+from edgedistil.core.export_records import (
     CertificateRecord,
     InvarianceRecord,
-    Method,
-    NotMeasured,
     ParityFigures,
     ParityRecord,
     RankFigures,
     Tolerance,
     ToleranceResult,
-    provenance,
 )
+from edgedistil.core.format import artefact_name
+from edgedistil.core.precision import PRECISIONS, Precision
+from edgedistil.core.records import Method, NotMeasured, provenance
 from edgedistil.core.rundir import artefact_sha256
 from edgedistil.core.session import PROVIDERS, SessionOptions
 from edgedistil.core.task import TASKS, find_task

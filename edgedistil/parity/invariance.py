@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedistil.core.export_records import InvarianceRecord
 from edgedistil.core.precision import PRECISIONS, Precision
-from edgedistil.core.records import InvarianceRecord, NotMeasured
+from edgedistil.core.records import NotMeasured
 from edgedistil.core.task import SENTENCE_OUTPUT, TASKS, Task
 from edgedistil.parity.probes import ProbeBatch, Probes, by_question
 

@@ -21,15 +21,14 @@ from numpy.typing import NDArray
 
 from edgedistil.core import console
 from edgedistil.core.errors import ModelError, ParityError
-from edgedistil.core.records import (
+from edgedistil.core.export_records import (
     ExplainRecord,
     FloatGain,
     NodeError,
-    NotMeasured,
     ParityFigures,
     PartError,
-    provenance,
 )
+from edgedistil.core.records import NotMeasured, provenance
 from edgedistil.core.rundir import artefact_files, artefact_sha256
 from edgedistil.parity.compare import compare, reduce_outputs
 from edgedistil.parity.gate import load_artefact

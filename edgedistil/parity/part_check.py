@@ -19,8 +19,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgedistil.core.errors import ParityError
+from edgedistil.core.export_records import ReferencePart
 from edgedistil.core.precision import PRECISIONS, Precision
-from edgedistil.core.records import ReferencePart
 from edgedistil.parity.compare import reduce_outputs
 from edgedistil.parity.instrument import (
     OUTPUT_PART,

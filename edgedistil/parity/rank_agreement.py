@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistil.core.errors import ParityError
-from edgedistil.core.records import RankFigures
+from edgedistil.core.export_records import RankFigures
 from edgedistil.core.sentence_vector import Similarity
 from edgedistil.core.similarity import similarities
 from edgedistil.core.task import SENTENCE_OUTPUT

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistil.core.records import Count, Figure, NotMeasured, ParityFigures
+from edgedistil.core.export_records import ParityFigures
+from edgedistil.core.records import Count, Figure, NotMeasured
 from edgedistil.core.task import Task
 from edgedistil.parity.reference_error import SquaredErrors
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgedistil.core.export_records import Tolerance
 from edgedistil.core.precision import PRECISIONS, Precision
-from edgedistil.core.records import Tolerance
 from edgedistil.core.task import TASKS, Task
 
 

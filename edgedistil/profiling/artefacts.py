@@ -15,15 +15,10 @@ from onnx import TensorProto
 from edgedistil.core.digests import remembered_sha256
 from edgedistil.core.echo import printable
 from edgedistil.core.errors import ModelError, RunError
+from edgedistil.core.export_records import ExportRecord, FileFacts
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.precision import Precision
-from edgedistil.core.records import (
-    ExportRecord,
-    FileFacts,
-    Role,
-    read_record,
-    text_sha256,
-)
+from edgedistil.core.records import Role, read_record, text_sha256
 from edgedistil.core.rundir import RunDir, artefact_sha256
 from edgedistil.core.tokenizer_files import TOKENIZER_FILE
 from edgedistil.parity.onnx_file import check_onnx_file, read_onnx_graph

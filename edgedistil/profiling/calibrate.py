@@ -16,7 +16,8 @@ from edgedistil.core.device import DeviceSpec
 from edgedistil.core.errors import InputError, StorageError
 from edgedistil.core.places import cache_root
 from edgedistil.core.precision import PRECISIONS
-from edgedistil.core.records import ProfileRecord, Record, read_record, write_record
+from edgedistil.core.profile_records import ProfileRecord
+from edgedistil.core.records import Record, read_record, write_record
 from edgedistil.costmodel.constants import (
     ONNXRUNTIME_CONSTANTS,
     Constants,

@@ -15,7 +15,8 @@ from typing import Literal
 from edgedistil.core import paper
 from edgedistil.core.format import plural
 from edgedistil.core.precision import PRECISIONS, Precision
-from edgedistil.core.records import Band, Claim, Method, NotMeasured
+from edgedistil.core.profile_records import Claim
+from edgedistil.core.records import Band, Method, NotMeasured
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK
 from edgedistil.core.verdict import Verdict, decide, in_sentence
 from edgedistil.profiling.artefacts import Artefact

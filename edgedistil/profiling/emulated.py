@@ -17,17 +17,10 @@ import numpy as np
 from edgedistil.core import console
 from edgedistil.core.device import DeviceSpec
 from edgedistil.core.errors import TargetError
+from edgedistil.core.export_records import ParityRecord
 from edgedistil.core.format import artefact_name
-from edgedistil.core.records import (
-    Count,
-    MemoryFit,
-    MemoryStats,
-    NotMeasured,
-    ParityRecord,
-    ProfileRecord,
-    ProfileRow,
-    provenance,
-)
+from edgedistil.core.profile_records import MemoryFit, MemoryStats, ProfileRecord, ProfileRow
+from edgedistil.core.records import Count, NotMeasured, provenance
 from edgedistil.core.rundir import RunDir, artefact_sha256
 from edgedistil.core.scratch import scratch_folder
 from edgedistil.parity.compare import compare

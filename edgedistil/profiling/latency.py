@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
-from edgedistil.core.records import AtLeast, Figure, LatencyStats, NotMeasured, Percentile
+from edgedistil.core.profile_records import AtLeast, LatencyStats, Percentile
+from edgedistil.core.records import Figure, NotMeasured
 from edgedistil.runtime.disturbance import MIN_DRIFT_CALLS, drift
 
 # Level of the intervals of ratios and of the one-sided bounds of percentiles.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from edgedistil.core import console
 from edgedistil.core.format import plural
-from edgedistil.core.records import Claim, OpTime, ProfileRecord, ProfileRow, provenance
+from edgedistil.core.profile_records import Claim, OpTime, ProfileRecord, ProfileRow
+from edgedistil.core.records import provenance
 from edgedistil.core.task import FILL_MASK_TASK
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.claim_jobs import (

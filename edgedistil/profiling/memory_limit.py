@@ -16,7 +16,8 @@ from edgedistil.core.device import HOST
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError
 from edgedistil.core.format import artefact_name, mebibytes
-from edgedistil.core.records import Count, MemoryFit, Method, NotMeasured, ProfileRecord, provenance
+from edgedistil.core.profile_records import MemoryFit, ProfileRecord
+from edgedistil.core.records import Count, Method, NotMeasured, provenance
 from edgedistil.core.scratch import scratch_errors, scratch_folder
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.rows import NOT_REPORTED

@@ -14,16 +14,8 @@ import numpy as np
 
 from edgedistil.core import console
 from edgedistil.core.device import DeviceSpec
-from edgedistil.core.records import (
-    Band,
-    Claim,
-    MemoryStats,
-    NotMeasured,
-    ProfileRecord,
-    ProfileRow,
-    installed_versions,
-    provenance,
-)
+from edgedistil.core.profile_records import Claim, MemoryStats, ProfileRecord, ProfileRow
+from edgedistil.core.records import Band, NotMeasured, installed_versions, provenance
 from edgedistil.costmodel.constants import ONNXRUNTIME_CONSTANTS, Constants, core_family
 from edgedistil.costmodel.memory import memory_band
 from edgedistil.costmodel.model import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgedistil.core.format import plural
-from edgedistil.core.records import ProfileRow
+from edgedistil.core.profile_records import ProfileRow
 
 # A row at several threads that is slower than at one by more than this was disturbed, or its calls
 # are too short for more threads; in neither case is it a figure to decide by.

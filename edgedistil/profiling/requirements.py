@@ -17,17 +17,15 @@ from dataclasses import dataclass
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import ClaimError, InputError
 from edgedistil.core.format import artefact_name, plural
-from edgedistil.core.records import (
+from edgedistil.core.profile_records import (
     AtLeast,
-    Band,
     Claim,
     MemoryFit,
-    Method,
-    NotMeasured,
     Percentile,
     ProfileRecord,
     ProfileRow,
 )
+from edgedistil.core.records import Band, Method, NotMeasured
 from edgedistil.core.toml import did_you_mean
 from edgedistil.core.verdict import decide
 from edgedistil.profiling.claims import ENCODERS, FILL_MASK_MODELS

@@ -8,16 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgedistil.core.records import (
-    Count,
-    Figure,
-    LatencyStats,
-    MemoryStats,
-    Method,
-    NotMeasured,
-    OpTime,
-    ProfileRow,
-)
+from edgedistil.core.profile_records import LatencyStats, MemoryStats, OpTime, ProfileRow
+from edgedistil.core.records import Count, Figure, Method, NotMeasured
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.latency import summarize
 from edgedistil.profiling.layers import layer_of_nodes

@@ -9,14 +9,10 @@ from pathlib import Path
 from edgedistil.core import console
 from edgedistil.core.device import HOST, DeviceSpec, load_device
 from edgedistil.core.errors import InputError, ModelError
+from edgedistil.core.export_records import ParityRecord
 from edgedistil.core.options import ProfileOptions
-from edgedistil.core.records import (
-    Method,
-    ParityRecord,
-    ProfileRecord,
-    read_record,
-    write_record,
-)
+from edgedistil.core.profile_records import ProfileRecord
+from edgedistil.core.records import Method, read_record, write_record
 from edgedistil.core.rundir import RunDir, open_run
 from edgedistil.core.session import SESSION_FILE, write_session_file
 from edgedistil.core.text import read_lines

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgedistil.core import console
-from edgedistil.core.records import Figure, NotMeasured, Sustained
+from edgedistil.core.profile_records import Sustained
+from edgedistil.core.records import Figure, NotMeasured
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.latency import median_of
 from edgedistil.profiling.limits import private_memory_bytes, require_success

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from edgedistil.core.distill_records import HeldoutVectors
 from edgedistil.core.format import ABSENT, artefact_name, number, percent, plural
-from edgedistil.core.records import HeldoutVectors, ProfileRow
+from edgedistil.core.profile_records import ProfileRow
 from edgedistil.report.load import RunResults
 from edgedistil.report.table import TableData
 

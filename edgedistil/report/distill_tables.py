@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from edgedistil.core.family import FAMILIES
-from edgedistil.core.format import ABSENT, duration, gibibytes, millions, number, percent
-from edgedistil.core.records import (
+from edgedistil.core.distill_records import (
     DistillRecord,
     HeldoutFigures,
     HeldoutMlm,
     HeldoutVectors,
     ModelFacts,
-    NotMeasured,
     PlannedDevice,
     PlannedModel,
     PlanRecord,
 )
+from edgedistil.core.family import FAMILIES
+from edgedistil.core.format import ABSENT, duration, gibibytes, millions, number, percent
+from edgedistil.core.records import NotMeasured
 from edgedistil.report.table import TableData
 
 

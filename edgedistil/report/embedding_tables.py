@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from edgedistil.core.evaluation_records import (
+    EvaluationRecord,
+    PairScore,
+    RetrievalDifference,
+    RetrievalScore,
+)
 from edgedistil.core.format import (
     ABSENT,
     hundredths,
@@ -13,14 +19,7 @@ from edgedistil.core.format import (
     plural,
     with_interval,
 )
-from edgedistil.core.records import (
-    EvaluationRecord,
-    LatencyStats,
-    PairScore,
-    ProfileRow,
-    RetrievalDifference,
-    RetrievalScore,
-)
+from edgedistil.core.profile_records import LatencyStats, ProfileRow
 from edgedistil.core.task import ENCODER_TASK
 from edgedistil.report.table import TableData
 

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgedistil.core.evaluation_records import (
+    AblationRecord,
+    ArtefactScore,
+    EvaluationRecord,
+    Retention,
+    Summary,
+    TaskFacts,
+    Variation,
+)
 from edgedistil.core.format import (
     ABSENT,
     DISTURBED,
@@ -13,16 +22,7 @@ from edgedistil.core.format import (
     percent,
     with_interval,
 )
-from edgedistil.core.records import (
-    AblationRecord,
-    ArtefactScore,
-    EvaluationRecord,
-    NotMeasured,
-    Retention,
-    Summary,
-    TaskFacts,
-    Variation,
-)
+from edgedistil.core.records import NotMeasured
 from edgedistil.report.embedding_tables import embedding_tables
 from edgedistil.report.table import TableData
 

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgedistil.core.export_records import (
+    ExportRecord,
+    ParityFigures,
+    ParityRecord,
+    RankFigures,
+    ToleranceResult,
+)
 from edgedistil.core.format import (
     ABSENT,
     artefact_name,
@@ -13,13 +20,6 @@ from edgedistil.core.format import (
     number,
     percent,
     significant,
-)
-from edgedistil.core.records import (
-    ExportRecord,
-    ParityFigures,
-    ParityRecord,
-    RankFigures,
-    ToleranceResult,
 )
 from edgedistil.report.table import TableData
 

@@ -8,19 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgedistil.core.distill_records import CorpusRecord, DistillRecord
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import RunError, StorageError
-from edgedistil.core.records import (
-    AblationRecord,
-    CorpusRecord,
-    DistillRecord,
-    EvaluationRecord,
-    ExportRecord,
-    ParityRecord,
-    ProfileRecord,
-    Record,
-    read_record,
-)
+from edgedistil.core.evaluation_records import AblationRecord, EvaluationRecord
+from edgedistil.core.export_records import ExportRecord, ParityRecord
+from edgedistil.core.profile_records import ProfileRecord
+from edgedistil.core.records import Record, read_record
 from edgedistil.core.regular_file import read_regular
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.trace import TraceEntry, read_trace

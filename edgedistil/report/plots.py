@@ -7,16 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from edgedistil.core.evaluation_records import ArtefactScore, EvaluationRecord, Summary
 from edgedistil.core.format import milliseconds
-from edgedistil.core.records import (
-    ArtefactScore,
-    EvaluationRecord,
-    LatencyStats,
-    NotMeasured,
-    ProfileRecord,
-    ProfileRow,
-    Summary,
-)
+from edgedistil.core.profile_records import LatencyStats, ProfileRecord, ProfileRow
+from edgedistil.core.records import NotMeasured
 from edgedistil.core.task import ENCODER_TASK, short_label
 from edgedistil.report.canvas import (
     FAINT,

@@ -16,17 +16,17 @@ from edgedistil.core.format import (
     with_interval,
 )
 from edgedistil.core.paper import SPEED_ROW
-from edgedistil.core.records import (
+from edgedistil.core.profile_records import (
     AtLeast,
     Claim,
     LatencyStats,
     MemoryFit,
     MemoryStats,
-    NotMeasured,
     ProfileRecord,
     ProfileRow,
     Sustained,
 )
+from edgedistil.core.records import NotMeasured
 from edgedistil.report.table import TableData
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from edgedistil.core.distill_records import CorpusRecord
+from edgedistil.core.export_records import ExportRecord
 from edgedistil.core.format import duration, mebibytes, millions, plural
-from edgedistil.core.records import CorpusRecord, ExportRecord, Provenance
+from edgedistil.core.records import Provenance
 from edgedistil.report import plots, training_plots
 from edgedistil.report.distill_tables import (
     describe_initialization,

@@ -6,16 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from edgedistil.core import console
-from edgedistil.core.records import (
-    AblationRecord,
-    DistillRecord,
-    EvaluationRecord,
-    ExportRecord,
-    ParityRecord,
-    PlanRecord,
-    ProfileRecord,
-    read_record,
-)
+from edgedistil.core.distill_records import DistillRecord, PlanRecord
+from edgedistil.core.evaluation_records import AblationRecord, EvaluationRecord
+from edgedistil.core.export_records import ExportRecord, ParityRecord
+from edgedistil.core.profile_records import ProfileRecord
+from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.search_records import SearchRecord
 from edgedistil.core.trim_records import TrimRecord

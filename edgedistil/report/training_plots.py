@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgedistil.core.records import DistillRecord, HeldoutMlm
+from edgedistil.core.distill_records import DistillRecord, HeldoutMlm
 from edgedistil.core.trace import TraceEntry
 from edgedistil.report.canvas import FAINT, draw_svg, legend_above, series_colour
 

@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgedistil.core import paper
-from edgedistil.core.format import ABSENT, hundredths, millions, percent, plural, with_interval
-from edgedistil.core.records import (
-    Claim,
+from edgedistil.core.distill_records import ModelFacts
+from edgedistil.core.evaluation_records import (
     EvaluationRecord,
-    Figure,
     MacroScore,
-    ModelFacts,
-    NotMeasured,
     Retention,
     RetrievalScore,
 )
+from edgedistil.core.format import ABSENT, hundredths, millions, percent, plural, with_interval
+from edgedistil.core.profile_records import Claim
+from edgedistil.core.records import Figure, NotMeasured
 from edgedistil.core.verdict import decide, missing_seeds
 from edgedistil.report.load import RunResults, target_device
 

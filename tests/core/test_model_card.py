@@ -12,8 +12,9 @@ from edgedistil.core.card_inputs import CardInputs, read_card_inputs
 from edgedistil.core.contract import Contract, write_contract
 from edgedistil.core.echo import one_line
 from edgedistil.core.errors import StorageError
+from edgedistil.core.export_records import RankFigures
 from edgedistil.core.model_card import render_card
-from edgedistil.core.records import RankFigures, write_record
+from edgedistil.core.records import write_record
 from edgedistil.core.rundir import RunDir, write_json
 from edgedistil.core.sentence_vector import SentenceVector, Step
 from tests.fixtures.small_package import (

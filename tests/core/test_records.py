@@ -8,16 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from edgedistil.core.distill_records import CorpusRecord, HeldoutMlm
 from edgedistil.core.errors import StorageError
-from edgedistil.core.records import (
-    Band,
-    CorpusRecord,
-    HeldoutMlm,
-    NotMeasured,
-    provenance,
-    read_record,
-    write_record,
-)
+from edgedistil.core.records import Band, NotMeasured, provenance, read_record, write_record
 
 HELDOUT = {"model": "student", "step": 3, "masked_tokens": 7, "mlm_loss_nats": 2.5, "top1": 0.5}
 ABSENT = NotMeasured(not_measured="not measured here")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from edgedistil.core.distill_records import HeldoutMlm
 from edgedistil.core.errors import RunError, StorageError
-from edgedistil.core.records import HeldoutMlm
 from edgedistil.core.trace import heldout_of, read_trace
 
 TRAIN = {"kind": "train", "step": 1, "loss": 2.5, "mlm": None, "tokens": 70}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedistil.core.records import HeldoutMlm
+from edgedistil.core.distill_records import HeldoutMlm
 from edgedistil.distill.metrics import Metrics
 
 FIGURES = HeldoutMlm(

@@ -12,10 +12,11 @@ import pytest
 import torch
 from transformers import AutoModel, BertForMaskedLM
 
+from edgedistil.core.distill_records import CorpusRecord, DistillRecord, HeldoutVectors
 from edgedistil.core.errors import Interrupted, ModelError, RecipeError
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.recipe_objective import Objective as Settings
-from edgedistil.core.records import CorpusRecord, DistillRecord, HeldoutVectors, read_record
+from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.sentence_vector import read_sentence_vector
 from edgedistil.data.batches import pad_rows

@@ -19,9 +19,10 @@ import zstandard
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel, pipeline
 
 from edgedistil.core.digests import require_unchanged
+from edgedistil.core.distill_records import CorpusRecord, DistillRecord
 from edgedistil.core.errors import InputError, ModelError, OfflineError, RunError, StorageError
 from edgedistil.core.recipe import Recipe, load_recipe
-from edgedistil.core.records import CorpusRecord, DistillRecord, read_record
+from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir, open_run
 from edgedistil.distill.stage import distill
 from edgedistil.report.distill_tables import describe_initialization

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgedistil.core.distill_records import CorpusRecord
 from edgedistil.core.errors import InputError, RecipeError
 from edgedistil.core.recipe import Recipe
-from edgedistil.core.records import CorpusRecord, read_record
+from edgedistil.core.records import read_record
 from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.core.trim_records import TrimRecord
 from edgedistil.distill.plan import timing

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from sklearn.metrics import matthews_corrcoef
 
-from edgedistil.core.records import Cell, NotMeasured, Provenance, Retention, Summary, provenance
+from edgedistil.core.evaluation_records import Cell, Retention, Summary
+from edgedistil.core.records import NotMeasured, Provenance, provenance
 from edgedistil.evaluate.aggregate import (
     describe_task,
     macros,

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from edgedistil.core.errors import EdgeDistilError, ModelError
+from edgedistil.core.evaluation_records import EvaluationRecord
+from edgedistil.core.export_records import ParityRecord
 from edgedistil.core.options import EvaluateOptions
-from edgedistil.core.records import EvaluationRecord, ParityRecord, read_record
+from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate import artefact, stage
 from edgedistil.evaluate.cells import read_cell

@@ -16,8 +16,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from edgedistil.core.errors import ModelError, TrainingDiverged
+from edgedistil.core.evaluation_records import EvaluationRecord
 from edgedistil.core.options import EvaluateOptions
-from edgedistil.core.records import EvaluationRecord, read_record
+from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.scratch import sweep
 from edgedistil.evaluate import stage

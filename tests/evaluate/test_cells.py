@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from edgedistil.core.errors import InputError
-from edgedistil.core.records import Cell, provenance, write_record
+from edgedistil.core.evaluation_records import Cell
+from edgedistil.core.records import provenance, write_record
 from edgedistil.evaluate.cells import (
     CellFile,
     CellSettings,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgedistil.ablate import task_weights
+from edgedistil.core.evaluation_records import TaskFacts
 from edgedistil.core.options import EvaluateOptions
-from edgedistil.core.records import TaskFacts
 from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate import stage
 from edgedistil.evaluate.examples import Example

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from edgedistil.core.errors import InputError, StorageError, TaskError
+from edgedistil.core.evaluation_records import EvaluationRecord
 from edgedistil.core.options import EvaluateOptions
-from edgedistil.core.records import EvaluationRecord, NotMeasured, read_record
+from edgedistil.core.records import NotMeasured, read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.evaluate import stage
 from edgedistil.evaluate.cells import read_cell

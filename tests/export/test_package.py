@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from edgedistil.core.contract import read_contract
 from edgedistil.core.errors import ModelError
-from edgedistil.core.records import ExportRecord, ParityRecord
+from edgedistil.core.export_records import ExportRecord, ParityRecord
 from edgedistil.core.rundir import sha256_file, tree_manifest
 from edgedistil.core.task import Task
 from edgedistil.export.package import packaged_config, write_package

@@ -7,7 +7,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgedistil.core.records import Figure, NotMeasured, ParityFigures
+from edgedistil.core.export_records import ParityFigures
+from edgedistil.core.records import Figure, NotMeasured
 from edgedistil.export.linears import find_linears
 from edgedistil.export.precision_search import (
     Measure,

@@ -10,9 +10,10 @@ import onnx_ir as ir
 import pytest
 
 from edgedistil.core.errors import InputError, ParityError, StorageError
+from edgedistil.core.export_records import ParityRecord
 from edgedistil.core.options import ExportOptions
 from edgedistil.core.precision import PrecisionRequest
-from edgedistil.core.records import ParityRecord, read_record
+from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir, tree_manifest
 from edgedistil.export import artefacts, publish
 from edgedistil.export.precisions import BuildContext, PrecisionGraph

@@ -14,15 +14,9 @@ import onnxruntime as ort
 import pytest
 
 from edgedistil.core.errors import InputError, ParityError
+from edgedistil.core.export_records import ExplainRecord, ExportRecord, ParityRecord
 from edgedistil.core.options import ExportOptions
-from edgedistil.core.records import (
-    ExplainRecord,
-    ExportRecord,
-    NotMeasured,
-    ParityRecord,
-    read_record,
-    write_record,
-)
+from edgedistil.core.records import NotMeasured, read_record, write_record
 from edgedistil.core.rundir import RunDir, open_run, tree_manifest
 from edgedistil.export import publish
 from edgedistil.export.stage import export

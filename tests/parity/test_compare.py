@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edgedistil.core.errors import ModelError, ParityError, ShapeError
-from edgedistil.core.records import NotMeasured, ParityFigures
+from edgedistil.core.export_records import ParityFigures
+from edgedistil.core.records import NotMeasured
 from edgedistil.core.task import TASKS, ProblemType, Task, problem_type_of
 from edgedistil.export.precision_search import output_drop
 from edgedistil.parity.compare import (

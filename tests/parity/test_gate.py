@@ -11,15 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgedistil.core.errors import ModelError, ParityError
-from edgedistil.core.records import (
-    NotMeasured,
-    ParityFigures,
-    ParityRecord,
-    Tolerance,
-    ToleranceResult,
-    read_record,
-    write_record,
-)
+from edgedistil.core.export_records import ParityFigures, ParityRecord, Tolerance, ToleranceResult
+from edgedistil.core.records import NotMeasured, read_record, write_record
 from edgedistil.core.rundir import artefact_sha256
 from edgedistil.parity.compare import Outputs, compare
 from edgedistil.parity.gate import (

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgedistil.core.export_records import InvarianceRecord
 from edgedistil.core.precision import Precision
-from edgedistil.core.records import InvarianceRecord, NotMeasured
+from edgedistil.core.records import NotMeasured
 from edgedistil.core.task import SENTENCE_OUTPUT
 from edgedistil.parity.gate import format_variance
 from edgedistil.parity.invariance import check_invariance, find_change_by_padding

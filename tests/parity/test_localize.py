@@ -14,7 +14,8 @@ import pytest
 from onnx import numpy_helper
 
 from edgedistil.core.errors import ModelError
-from edgedistil.core.records import ExplainRecord, NodeError, NotMeasured
+from edgedistil.core.export_records import ExplainRecord, NodeError
+from edgedistil.core.records import NotMeasured
 from edgedistil.export.quantize import Int8Plan, quantize_dynamic
 from edgedistil.export.storage import save_graph
 from edgedistil.parity.gate import check_artefact

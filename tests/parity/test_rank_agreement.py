@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from edgedistil.core.errors import ParityError
-from edgedistil.core.records import RankFigures
+from edgedistil.core.export_records import RankFigures
 from edgedistil.parity.probes import PoolBatch, TextPool
 from edgedistil.parity.rank_agreement import MIN_TEXTS, compare_rankings, rank_figures, spearman
 

@@ -7,16 +7,15 @@ from typing import Any
 
 from edgedistil.core.device import DeviceSpec
 from edgedistil.core.options import ProfileOptions
-from edgedistil.core.records import (
+from edgedistil.core.profile_records import (
     AtLeast,
     Claim,
     LatencyStats,
     MemoryStats,
-    NotMeasured,
     ProfileRecord,
     ProfileRow,
-    provenance,
 )
+from edgedistil.core.records import NotMeasured, provenance
 from edgedistil.core.rundir import RunDir
 from edgedistil.profiling import stage
 from edgedistil.profiling.artefacts import Artefact

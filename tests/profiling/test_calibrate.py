@@ -8,7 +8,8 @@ import pytest
 
 from edgedistil.core.device import load_device
 from edgedistil.core.errors import InputError
-from edgedistil.core.records import Band, ProfileRecord, write_record
+from edgedistil.core.profile_records import ProfileRecord
+from edgedistil.core.records import Band, write_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.profiling.artefacts import run_artefacts
 from edgedistil.profiling.calibrate import (

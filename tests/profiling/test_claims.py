@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from edgedistil.core.records import Band, Claim, NotMeasured
+from edgedistil.core.profile_records import Claim
+from edgedistil.core.records import Band, NotMeasured
 from edgedistil.profiling.claims import (
     ClaimSetting,
     Pairing,

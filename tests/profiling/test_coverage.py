@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 
-from edgedistil.core.records import AtLeast
+from edgedistil.core.profile_records import AtLeast
 from edgedistil.profiling.claim_jobs import _MAX_BLOCKS
 from edgedistil.profiling.latency import CONFIDENCE, bound_rank, percentile, speed_ratio
 from edgedistil.profiling.measured import DEFAULT_BUDGET

@@ -16,17 +16,11 @@ import pytest
 
 from edgedistil.core.device import load_device
 from edgedistil.core.errors import ParityError, TargetError
+from edgedistil.core.export_records import ParityRecord
 from edgedistil.core.options import ProfileOptions
 from edgedistil.core.precision import Precision
-from edgedistil.core.records import (
-    MemoryStats,
-    Method,
-    ParityRecord,
-    ProfileRecord,
-    ProfileRow,
-    read_record,
-    write_record,
-)
+from edgedistil.core.profile_records import MemoryStats, ProfileRecord, ProfileRow
+from edgedistil.core.records import Method, read_record, write_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.parity.probes import Probes
 from edgedistil.profiling import stage

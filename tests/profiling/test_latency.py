@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedistil.core.records import AtLeast, LatencyStats, NotMeasured
+from edgedistil.core.profile_records import AtLeast, LatencyStats
+from edgedistil.core.records import NotMeasured
 from edgedistil.profiling.latency import (
     median_of,
     percentile,

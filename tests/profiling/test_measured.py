@@ -12,14 +12,8 @@ import pytest
 
 from edgedistil.core.errors import ClaimError
 from edgedistil.core.format import DISTURBED
-from edgedistil.core.records import (
-    LatencyStats,
-    MemoryStats,
-    NotMeasured,
-    ProfileRecord,
-    ProfileRow,
-    read_record,
-)
+from edgedistil.core.profile_records import LatencyStats, MemoryStats, ProfileRecord, ProfileRow
+from edgedistil.core.records import NotMeasured, read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.profiling.measured import DEFAULT_BUDGET
 from edgedistil.profiling.requirements import read_requirements, require_claims

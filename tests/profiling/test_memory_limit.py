@@ -11,7 +11,8 @@ import pytest
 
 from edgedistil.core.device import HOST
 from edgedistil.core.errors import ClaimError, InputError
-from edgedistil.core.records import MemoryFit, NotMeasured, ProfileRecord, read_record
+from edgedistil.core.profile_records import MemoryFit, ProfileRecord
+from edgedistil.core.records import NotMeasured, read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.profiling import memory_limit
 from edgedistil.profiling.artefacts import run_artefacts

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from edgedistil.cli import app
 from edgedistil.core.errors import ClaimError, InputError
-from edgedistil.core.records import Band, Claim, NotMeasured, ProfileRecord
+from edgedistil.core.profile_records import Claim, ProfileRecord
+from edgedistil.core.records import Band, NotMeasured
 from edgedistil.core.rundir import RunDir
 from edgedistil.profiling.claims import (
     ClaimSetting,

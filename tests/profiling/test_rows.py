@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from edgedistil.core.records import LatencyStats, MemoryStats, NotMeasured
+from edgedistil.core.profile_records import LatencyStats, MemoryStats
+from edgedistil.core.records import NotMeasured
 from edgedistil.profiling.latency import summarize
 from edgedistil.profiling.rows import (
     EMULATED_LATENCY,

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from edgedistil.core.errors import InputError
-from edgedistil.core.records import NotMeasured, ProfileRecord, read_record
+from edgedistil.core.profile_records import ProfileRecord
+from edgedistil.core.records import NotMeasured, read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.profiling import sustained
 from edgedistil.profiling.sustained import measure_sustained

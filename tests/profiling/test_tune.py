@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from edgedistil.core.records import ExportRecord, NotMeasured, ProfileRecord, read_record
+from edgedistil.core.export_records import ExportRecord
+from edgedistil.core.profile_records import ProfileRecord
+from edgedistil.core.records import NotMeasured, read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.session import (
     SessionAdvice,

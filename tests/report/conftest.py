@@ -8,38 +8,41 @@ from pathlib import Path
 
 import pytest
 
-from edgedistil.core.records import (
-    AblationRecord,
-    ArtefactScore,
-    Band,
-    Cell,
-    Claim,
+from edgedistil.core.distill_records import (
     CorpusRecord,
     CorpusSource,
     DistillRecord,
-    EvaluationRecord,
-    ExportRecord,
-    FileFacts,
     HeldoutMlm,
-    LatencyStats,
-    MacroScore,
-    MemoryStats,
     ModelFacts,
-    NotMeasured,
+)
+from edgedistil.core.evaluation_records import (
+    AblationRecord,
+    ArtefactScore,
+    Cell,
+    EvaluationRecord,
+    MacroScore,
     PaperRow,
-    ParityFigures,
-    ParityRecord,
-    ProfileRecord,
-    ProfileRow,
     Retention,
     Summary,
     TaskFacts,
+    Variation,
+)
+from edgedistil.core.export_records import (
+    ExportRecord,
+    FileFacts,
+    ParityFigures,
+    ParityRecord,
     Tolerance,
     ToleranceResult,
-    Variation,
-    provenance,
-    write_record,
 )
+from edgedistil.core.profile_records import (
+    Claim,
+    LatencyStats,
+    MemoryStats,
+    ProfileRecord,
+    ProfileRow,
+)
+from edgedistil.core.records import Band, NotMeasured, provenance, write_record
 from edgedistil.core.rundir import RunDir, write_text
 
 BOARD_BAND = Band(low=101.0, high=211.0)

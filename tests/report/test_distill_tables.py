@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgedistil.core.records import (
-    DistillRecord,
-    NotMeasured,
-    PlannedDevice,
-    PlannedModel,
-    PlanRecord,
-    provenance,
-    read_record,
-)
+from edgedistil.core.distill_records import DistillRecord, PlannedDevice, PlannedModel, PlanRecord
+from edgedistil.core.records import NotMeasured, provenance, read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.report.distill_tables import (
     describe_initialization,

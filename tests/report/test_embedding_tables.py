@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgedistil.core.records import PairScore, RetrievalDifference, RetrievalScore
+from edgedistil.core.evaluation_records import PairScore, RetrievalDifference, RetrievalScore
 from edgedistil.core.rundir import RunDir
 from edgedistil.report.embedding_tables import (
     cost_table,

@@ -6,13 +6,8 @@ from typing import Any
 
 import pytest
 
-from edgedistil.core.records import (
-    AblationRecord,
-    Cell,
-    EvaluationRecord,
-    NotMeasured,
-    read_record,
-)
+from edgedistil.core.evaluation_records import AblationRecord, Cell, EvaluationRecord
+from edgedistil.core.records import NotMeasured, read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.report.evaluation_tables import (
     ablation_table,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgedistil.core.records import RankFigures
+from edgedistil.core.export_records import RankFigures
 from edgedistil.core.rundir import RunDir
 from edgedistil.report.export_tables import (
     error_by_length_table,

@@ -7,7 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from edgedistil.core.records import EvaluationRecord, NotMeasured, ProfileRecord, read_record
+from edgedistil.core.evaluation_records import EvaluationRecord
+from edgedistil.core.profile_records import ProfileRecord
+from edgedistil.core.records import NotMeasured, read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.report import plots
 from edgedistil.report.language_models import LanguageModel

@@ -7,15 +7,8 @@ from typing import Any
 import pytest
 
 from edgedistil.core.paper import SPEED_ROW
-from edgedistil.core.records import (
-    Claim,
-    MemoryFit,
-    MemoryStats,
-    NotMeasured,
-    ProfileRecord,
-    ProfileRow,
-    provenance,
-)
+from edgedistil.core.profile_records import Claim, MemoryFit, MemoryStats, ProfileRecord, ProfileRow
+from edgedistil.core.records import NotMeasured, provenance
 from edgedistil.profiling.latency import summarize
 from edgedistil.report.profile_tables import (
     claims_table,

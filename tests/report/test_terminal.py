@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edgedistil.core.records import AblationRecord, DistillRecord, EvaluationRecord, read_record
+from edgedistil.core.distill_records import DistillRecord
+from edgedistil.core.evaluation_records import AblationRecord, EvaluationRecord
+from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.report import terminal
 from edgedistil.report.load import load_results

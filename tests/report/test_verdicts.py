@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from edgedistil.core.paper import BERT_ENCODER_PARAMETERS, DISTILBERT_ENCODER_PARAMETERS
-from edgedistil.core.records import (
-    DistillRecord,
+from edgedistil.core.distill_records import DistillRecord
+from edgedistil.core.evaluation_records import (
     EvaluationRecord,
     MacroScore,
-    NotMeasured,
-    ProfileRecord,
     Retention,
     RetrievalScore,
 )
+from edgedistil.core.paper import BERT_ENCODER_PARAMETERS, DISTILBERT_ENCODER_PARAMETERS
+from edgedistil.core.profile_records import ProfileRecord
+from edgedistil.core.records import NotMeasured
 from edgedistil.core.rundir import RunDir
 from edgedistil.profiling.claims import size_claims
 from edgedistil.report.load import RunResults, load_results

@@ -13,9 +13,10 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from edgedistil.core.assets import find_asset
+from edgedistil.core.distill_records import PlannedDevice, PlannedModel
 from edgedistil.core.errors import InputError
 from edgedistil.core.recipe import Loss, SourceSpec
-from edgedistil.core.records import Count, NotMeasured, PlannedDevice, PlannedModel, this_host
+from edgedistil.core.records import Count, NotMeasured, this_host
 from edgedistil.distill.batches import HELDOUT_BATCH_ROWS
 from edgedistil.distill.distributed import precision_of
 from edgedistil.distill.objective import Objective

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgedistil.core.records import RetrievalDifference, RetrievalScore
+from edgedistil.core.evaluation_records import RetrievalDifference, RetrievalScore
 from edgedistil.evaluate.retrieval.collection import Collection
 from edgedistil.evaluate.retrieval.comparison import (
     BySeed,

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from edgedistil.core import console
 from edgedistil.core.errors import InputError
-from edgedistil.core.paths import user_path
-from edgedistil.core.records import (
+from edgedistil.core.evaluation_records import (
     EvaluationRecord,
     PairScore,
     RetrievalDifference,
     RetrievalScore,
 )
+from edgedistil.core.paths import user_path
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.task import ENCODER_TASK
 from edgedistil.evaluate.planning import source_of

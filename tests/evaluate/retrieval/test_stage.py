@@ -10,8 +10,9 @@ import pytest
 from transformers import BertModel
 
 from edgedistil.core.errors import InputError, TaskError
+from edgedistil.core.evaluation_records import EvaluationRecord
 from edgedistil.core.options import EvaluateOptions
-from edgedistil.core.records import EvaluationRecord, read_record
+from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir, create_run
 from edgedistil.evaluate.retrieval.embedders import static_embedder, torch_embedder
 from edgedistil.evaluate.retrieval.stage import is_retrieval

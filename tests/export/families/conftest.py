@@ -18,9 +18,9 @@ import transformers
 from numpy.typing import NDArray
 from transformers import AutoConfig, PreTrainedModel
 
+from edgedistil.core.export_records import ExportRecord, ParityRecord
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.options import ExportOptions
-from edgedistil.core.records import ExportRecord, ParityRecord
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.task import TASKS, Task
 from edgedistil.core.tokenizer_files import TOKENIZER_FILES

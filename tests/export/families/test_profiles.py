@@ -12,7 +12,8 @@ import pytest
 
 from edgedistil.core.device import load_device
 from edgedistil.core.family import FAMILIES as _ROWS
-from edgedistil.core.records import Band, MemoryStats
+from edgedistil.core.profile_records import MemoryStats
+from edgedistil.core.records import Band
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.task import Task
 from edgedistil.parity.probes import Probes

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
+from edgedistil.core.export_records import InvarianceRecord
 from edgedistil.core.family import FAMILIES
-from edgedistil.core.records import InvarianceRecord
 from edgedistil.core.task import TASKS, Task
 from edgedistil.export.passes.rotary import BLOCK
 from tests.export.families.conftest import (

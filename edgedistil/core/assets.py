@@ -177,6 +177,36 @@ ASSETS = {
             description="documented Python functions of scipy",
             pip_flags=_CP312_LINUX,
         ),
+        Asset(
+            name="sympy-source",
+            package="sympy",
+            version="1.14.0",
+            filename="sympy-1.14.0-py3-none-any.whl",
+            sha256="e091cc3e99d2141a0ba2847328f5479b05d94a6635cb96148ccb3f34671bd8f5",
+            bytes=6_299_353,
+            licence="BSD-3-Clause",
+            description="documented Python functions of sympy (algebra)",
+        ),
+        Asset(
+            name="networkx-source",
+            package="networkx",
+            version="3.5",
+            filename="networkx-3.5-py3-none-any.whl",
+            sha256="0030d386a9a06dee3565298b4a734b68589749a544acbb6c412dc9e2489ec6ec",
+            bytes=2_034_406,
+            licence="BSD-3-Clause",
+            description="documented Python functions of networkx (graphs)",
+        ),
+        Asset(
+            name="django-source",
+            package="django",
+            version="5.2.8",
+            filename="django-5.2.8-py3-none-any.whl",
+            sha256="37e687f7bd73ddf043e2b6b97cfe02fcbb11f2dbb3adccc6a2b18c6daa054d7f",
+            bytes=8_289_692,
+            licence="BSD-3-Clause",
+            description="documented Python functions of django (web applications)",
+        ),
     )
 }
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from edgedistil.core.assets import find_asset, read_member
 from edgedistil.core.errors import InputError, StorageError
+from edgedistil.core.python_source import documented_functions
 from edgedistil.data.reviews import is_dev_movie, read_reviews
 from edgedistil.data.wikitext import dump_paragraphs
 
@@ -114,12 +116,20 @@ def _read_newsgroups(package: Path) -> Iterator[str]:
         yield _ATTRIBUTION.sub("", text.strip().strip('"'))
 
 
+def _read_functions(folder: str, package: Path) -> Iterator[str]:
+    for function in documented_functions(package, folder):
+        yield from (function.summary, function.details, " ".join(function.body.split()))
+
+
 # A test compares these with the text itself.
 _TEXT_BYTES = {
     "wikipedia-sample": 2_534_991,
     "world-english-bible": 4_025_213,
     "reviews": 1_704_869,
     "newsgroups": 15_990_252,
+    "sympy-source": 5_282_256,
+    "networkx-source": 2_272_298,
+    "django-source": 1_224_831,
 }
 
 _READERS: dict[str, Callable[[Path], Iterator[str]]] = {
@@ -127,4 +137,7 @@ _READERS: dict[str, Callable[[Path], Iterator[str]]] = {
     "world-english-bible": _read_bible,
     "reviews": _read_reviews,
     "newsgroups": _read_newsgroups,
+    "sympy-source": partial(_read_functions, "sympy/"),
+    "networkx-source": partial(_read_functions, "networkx/"),
+    "django-source": partial(_read_functions, "django/"),
 }

@@ -13,7 +13,15 @@ from edgedistil.core.errors import InputError
 from edgedistil.data.asset_text import asset_text_bytes, read_asset
 from edgedistil.data.reviews import is_dev_movie, read_reviews
 
-NAMES = ("wikipedia-sample", "world-english-bible", "reviews", "newsgroups")
+NAMES = (
+    "wikipedia-sample",
+    "world-english-bible",
+    "reviews",
+    "newsgroups",
+    "sympy-source",
+    "networkx-source",
+    "django-source",
+)
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +83,14 @@ def test_newsgroups_are_the_train_file_without_its_groups_and_attributions(
     assert quoting < 0.02 * len(
         paragraphs
     )  # a third of the posts before; the clean-up left some in no known form
+
+
+def test_functions_give_summary_details_and_code(texts: dict[str, list[str]]) -> None:
+    paragraphs = texts["networkx-source"]
+    first = paragraphs.index("Returns an approximate maximum independent set.")
+    assert paragraphs[first + 1].startswith("Independent set or stable set is a set of vertices")
+    assert paragraphs[first + 2].endswith("def maximum_independent_set(G): iset, _ = clique_removal(G) return iset")
+    assert not [text for text in paragraphs if "\n" in text]
 
 
 def test_an_asset_without_text_says_which_have_some() -> None:

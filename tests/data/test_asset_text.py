@@ -89,7 +89,9 @@ def test_functions_give_summary_details_and_code(texts: dict[str, list[str]]) ->
     paragraphs = texts["networkx-source"]
     first = paragraphs.index("Returns an approximate maximum independent set.")
     assert paragraphs[first + 1].startswith("Independent set or stable set is a set of vertices")
-    assert paragraphs[first + 2].endswith("def maximum_independent_set(G): iset, _ = clique_removal(G) return iset")
+    assert paragraphs[first + 2].endswith(
+        "def maximum_independent_set(G): iset, _ = clique_removal(G) return iset"
+    )
     assert not [text for text in paragraphs if "\n" in text]
 
 

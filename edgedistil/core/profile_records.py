@@ -81,6 +81,8 @@ class ProfileRow(Record):
     batch: int
     # Tokens of a sequence; sentence-pairs is the pass over STS-B-like pairs of mixed lengths.
     length: int | Literal["sentence-pairs"]
+    # Mean tokens of these pairs with the artefact's own tokenizer; None at a length in tokens.
+    tokens_per_pair: float | None = None
     # Median of steady calls, a predicted band, or a reason for its absence.
     latency_ms: Figure | Band
     latency: LatencyStats | NotMeasured

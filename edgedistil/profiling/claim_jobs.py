@@ -8,7 +8,7 @@ from edgedistil.core.task import FILL_MASK_TASK
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.claims import Pairing
 from edgedistil.profiling.workload import PAIRS
-from edgedistil.runtime.protocol import Alternation, Case, Job
+from edgedistil.runtime.protocol import Alternation, Case, Job, JobModel
 
 # Limit of a job with all its cases: far above any run seen, so that only a hung one ends here.
 TIMEOUT_SECONDS = 3600
@@ -20,18 +20,18 @@ _MAX_CALLS = 48
 
 
 def alternating_job(
-    pairs: Sequence[Pairing], artefacts: Sequence[Artefact], keys: list[str], threads: int
+    pairs: Sequence[Pairing], models: dict[str, JobModel], keys: list[str], threads: int
 ) -> Job:
     """Returns the job of one process, in which the artefacts of each pairing take turns.
 
     Args:
         pairs: The pairings.
-        artefacts: Their artefacts, as `artefacts_of` returns them.
+        models: Models of their artefacts by label.
         keys: Sentence pairs of the process.
         threads: Threads of the sessions.
     """
     return Job(
-        models={artefact.label: artefact.job_model() for artefact in artefacts},
+        models=models,
         cases=[Case(name=PAIRS, keys=keys, mode="pass")],
         alternate=[_alternation(pairing, keys) for pairing in pairs],
         phases=[],

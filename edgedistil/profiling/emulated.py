@@ -35,7 +35,7 @@ from edgedistil.profiling.rows import (
     memory_stats,
     rows_from_reply,
 )
-from edgedistil.profiling.workload import Workload
+from edgedistil.profiling.workload import Workload, Workloads
 from edgedistil.runtime.jobs import NpzInputs, run_job
 from edgedistil.runtime.protocol import Case, Job, Reply
 from edgedistil.runtime.qemu.guest import usable_memory_bytes
@@ -140,7 +140,7 @@ class EmulatedRun:
 def emulate(
     spec: DeviceSpec,
     artefacts: Sequence[Artefact],
-    workload: Workload,
+    workloads: Workloads,
     *,
     lengths: Sequence[int] | None = None,
     memory_limit_bytes: int | None = None,
@@ -152,7 +152,7 @@ def emulate(
     Args:
         spec: The device.
         artefacts: What to run.
-        workload: Inputs of the calls.
+        workloads: Inputs of the calls.
         lengths: Sequence lengths in tokens; None for one of about 128 tokens.
         memory_limit_bytes: Limit on a guest's memory; None for what the device has.
         probes_of: Returns the probes of an artefact, or None if it has none.
@@ -178,8 +178,8 @@ def emulate(
             run = EmulatedRun(
                 spec=spec,
                 artefact=artefact,
-                workload=workload,
-                lengths=_select_lengths(workload, lengths),
+                workload=workloads.of(artefact),
+                lengths=_select_lengths(workloads.first, lengths),
                 probes=select_probes(probes_of(artefact), artefact.parameters),
                 memory_limit_bytes=memory_limit_bytes,
             )
@@ -199,7 +199,7 @@ def emulate(
         rows=rows,
         claims=[],
         fits=fits,
-        notes=_notes(workload, rows),
+        notes=_notes(workloads.first, rows),
         provenance=provenance(),
     )
     for row in rows:

@@ -28,7 +28,7 @@ from edgedistil.profiling.limits import private_memory_bytes, require_success
 from edgedistil.profiling.repeat import mark_slower_than_one, replace_times
 from edgedistil.profiling.rows import layer_times, op_times, rows_from_reply
 from edgedistil.profiling.turns import compare_in_turns
-from edgedistil.profiling.workload import PAIRS, Workload
+from edgedistil.profiling.workload import PAIRS, Workloads
 from edgedistil.runtime.disturbance import MIN_DRIFT_CALLS
 from edgedistil.runtime.jobs import run_job
 from edgedistil.runtime.protocol import Case, Job, NodeTime, Phase, Reply
@@ -84,7 +84,7 @@ DEFAULT_BUDGET = MeasurementBudget()
 def measure(
     target: Target,
     artefacts: Sequence[Artefact],
-    workload: Workload,
+    workloads: Workloads,
     *,
     threads: Sequence[int],
     budget: MeasurementBudget = DEFAULT_BUDGET,
@@ -95,7 +95,7 @@ def measure(
     Args:
         target: The machine.
         artefacts: What to measure.
-        workload: The inputs.
+        workloads: The inputs of each artefact.
         threads: Thread counts. At the first one, energy and operators are measured too, the pass
             covers all sentence pairs, and all claims are made; at the others the pass covers the
             pairs of the claims, and only the speed of the encoders is claimed.
@@ -109,7 +109,7 @@ def measure(
     Raises:
         TargetError: The target sent no reply, or a job failed there.
     """
-    measurement = _Measurement(target, artefacts, workload, threads, budget, conditions or {})
+    measurement = _Measurement(target, artefacts, workloads, threads, budget, conditions or {})
     rows: list[ProfileRow] = []
     claims: list[Claim] = []
     operators: dict[str, list[OpTime]] = {}
@@ -141,7 +141,7 @@ def measure(
         claims=claims,
         op_times=operators,
         layer_times=layers,
-        notes=[f"workload: {workload.source}"],
+        notes=[f"workload: {workloads.first.source}"],
         provenance=provenance(),
     )
 
@@ -163,29 +163,31 @@ class _Measurement:
 
     target: Target
     artefacts: Sequence[Artefact]
-    workload: Workload
+    workloads: Workloads
     threads: Sequence[int]
     budget: MeasurementBudget
     conditions: Mapping[str, str]
 
     def run(self, artefacts: Sequence[Artefact], job: Job) -> Reply:
         """Runs a job within its memory; raises ModelError or TargetError if it failed."""
-        memory = private_memory_bytes(artefacts, longest=self.workload.longest, threads=job.threads)
+        longest = max(self.workloads.of(artefact).longest for artefact in artefacts)
+        memory = private_memory_bytes(artefacts, longest=longest, threads=job.threads)
         job = job.model_copy(update={"private_memory_bytes": memory})
-        reply = run_job(self.target, artefacts, job, self.workload, check=False)
+        inputs = self.workloads.joint(artefacts)
+        reply = run_job(self.target, artefacts, job, inputs, check=False)
         require_success(self.target, reply, artefacts)
         return reply
 
     def job(self, artefact: Artefact, threads: int) -> Job:
         """Returns the job that measures one artefact at one thread count."""
         budget = self.budget
-        case_count = len(self.artefacts) * len(self.threads) * len(self.workload.lengths)
+        case_count = len(self.artefacts) * len(self.threads) * len(self.workloads.first.lengths)
         # Energy and operators need calls of their own: once per artefact is enough.
         phases: list[Phase] = ["steady"]
         if threads == self.threads[0]:
             phases += ["energy", "ops"]
         return Job(
-            models={artefact.label: artefact.job_model()},
+            models=self.workloads.job_models([artefact]),
             cases=self._cases(artefact, threads),
             phases=phases,
             threads=threads,
@@ -222,16 +224,16 @@ class _Measurement:
 
     def _cases(self, artefact: Artefact, threads: int) -> list[Case]:
         """Returns steady calls at each length, and a pass over sentence pairs."""
-        lengths = self.workload.lengths
+        lengths = self.workloads.first.lengths
         cases = [Case(name=str(length), keys=keys) for length, keys in lengths.items()]
         # Fill-mask models make no pass: a call costs a multiple of the encoder's, and the paper's
         # table is about encoders.
         if artefact.task == FILL_MASK_TASK:
             return cases
         # A pass over all pairs takes long (docs/log.md#duration-of-a-profile): only one is made.
-        pairs = self.workload.claim_pairs
+        pairs = self.workloads.first.claim_pairs
         if threads == self.threads[0]:
-            pairs = self.workload.pairs
+            pairs = self.workloads.first.pairs
         if pairs:
             pass_seconds = self.budget.pass_seconds
             cases.append(Case(name=PAIRS, keys=pairs, mode="pass", max_seconds=pass_seconds))
@@ -239,7 +241,7 @@ class _Measurement:
 
     def _ops_keys(self) -> list[str] | None:
         """Keys of the inputs at which operators are timed; None without lengths."""
-        lengths = self.workload.lengths
+        lengths = self.workloads.first.lengths
         if not lengths:
             return None
         nearest = min(lengths, key=lambda length: abs(length - _OPS_LENGTH))
@@ -253,12 +255,13 @@ class _Measurement:
             device=self.target.name,
             method=self.target.method,
             threads=threads,
+            tokens_per_pair=self.workloads.of(artefact).tokens_per_pair,
             conditions=self.conditions,
         )
 
     def pairs(self, threads: int) -> list[Pairing]:
         """Returns the pairs of artefacts that claims are made about at a thread count."""
-        if not self.workload.claim_pairs:
+        if not self.workloads.first.claim_pairs:
             return []
         pairs = pairings(self.artefacts)
         if threads == self.threads[0]:
@@ -275,7 +278,8 @@ class _Measurement:
             nonlocal runtime
             selected = [by_name[name] for name in names]
             artefacts = artefacts_of(selected)
-            job = alternating_job(selected, artefacts, self._claim_keys(number), threads)
+            models = self.workloads.job_models(artefacts)
+            job = alternating_job(selected, models, self._claim_keys(number), threads)
             reply = self.run(artefacts, job)
             runtime = f"onnxruntime {reply.identity.onnxruntime}"
             return reply
@@ -284,19 +288,29 @@ class _Measurement:
         comparisons = compare_in_turns(run_process, by_name, processes=processes, threads=threads)
         claims = []
         for pairing in pairs:
-            texts = len(alternated_keys(pairing, self.workload.claim_pairs))
+            texts = len(alternated_keys(pairing, self.workloads.first.claim_pairs))
             setting = ClaimSetting(
                 device=self.target.name,
                 method=self.target.method,
                 threads=threads,
                 runtime=runtime,
-                text=f"{texts} sentence pairs, batch 1",
+                text=f"{texts} sentence pairs, batch 1{self._token_counts(pairing)}",
             )
             claims.append(speed_claim(pairing, comparisons[pairing.name].ratio(processes), setting))
         return claims
 
+    def _token_counts(self, pairing: Pairing) -> str:
+        """Describes the tokens of the pairs where two models have different tokenizers."""
+        first, second = self.workloads.of(pairing.first), self.workloads.of(pairing.second)
+        if first is second:
+            return ""
+        return (
+            f" ({first.tokens_per_pair:.1f} and {second.tokens_per_pair:.1f} tokens a pair: the "
+            "same texts, each model with its own vocabulary)"
+        )
+
     def _claim_keys(self, number: int) -> list[str]:
         """Returns the sentence pairs of one process; all processes together have all of them."""
-        pairs = self.workload.claim_pairs
+        pairs = self.workloads.first.claim_pairs
         # Fewer pairs than processes: some have the same one.
         return pairs[number :: self.budget.processes] or [pairs[number % len(pairs)]]

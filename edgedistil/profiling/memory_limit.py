@@ -21,7 +21,7 @@ from edgedistil.core.records import Count, Method, NotMeasured, provenance
 from edgedistil.core.scratch import scratch_errors, scratch_folder
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.rows import NOT_REPORTED
-from edgedistil.profiling.workload import Workload
+from edgedistil.profiling.workload import Workload, Workloads
 from edgedistil.runtime.jobs import run_job
 from edgedistil.runtime.local import LocalTarget
 from edgedistil.runtime.protocol import Case, Job, Reply
@@ -230,7 +230,7 @@ class FitSetting:
 
 
 def measure_fits(
-    limit_bytes: int, artefacts: Sequence[Artefact], workload: Workload, *, threads: int
+    limit_bytes: int, artefacts: Sequence[Artefact], workloads: Workloads, *, threads: int
 ) -> ProfileRecord:
     """Returns a record that says which artefacts fit within a limit on this host.
 
@@ -239,7 +239,7 @@ def measure_fits(
     Args:
         limit_bytes: The limit.
         artefacts: What to run.
-        workload: The inputs; the longest ones are used.
+        workloads: The inputs; the longest ones are used.
         threads: Threads of the session.
     Conditions:
         Every artefact runs twice in fresh processes, without a limit and then with a limit of its
@@ -250,9 +250,9 @@ def measure_fits(
     with console.progress("running under the limit", len(artefacts), unit="artefacts") as bar:
         for artefact in artefacts:
             bar.note(artefact.label)
-            fits.append(_measure_fit(limit_bytes, artefact, workload, threads))
+            fits.append(_measure_fit(limit_bytes, artefact, workloads.of(artefact), threads))
             bar.advance()
-    notes = [f"workload: {workload.source}"]
+    notes = [f"workload: {workloads.first.source}"]
     notes += [describe_fit(fit) for fit in fits]
     return ProfileRecord(
         device=HOST,

@@ -6,7 +6,7 @@ work; no time of this host enters a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +36,7 @@ from edgedistil.profiling.claims import (
 )
 from edgedistil.profiling.counting import count_artefact
 from edgedistil.profiling.rows import artefact_fields
+from edgedistil.profiling.workload import PAIRS
 
 # Why figures of a predicted row are absent.
 _NOT_RUN = NotMeasured(not_measured="predicted: nothing was run on this device")
@@ -63,7 +64,7 @@ def predict(
     artefacts: Sequence[Artefact],
     *,
     lengths: Sequence[int],
-    pair_lengths: Sequence[int],
+    pair_lengths: Mapping[str, Sequence[int]],
     threads: Sequence[int],
     constants: Constants | None = None,
 ) -> ProfileRecord:
@@ -73,7 +74,8 @@ def predict(
         spec: The device.
         artefacts: What to predict.
         lengths: Sequence lengths in tokens.
-        pair_lengths: Tokens of each sentence pair of the workload; may be empty.
+        pair_lengths: Label of an artefact → tokens of each sentence pair with its tokenizer;
+            empty without pairs.
         threads: Thread counts.
         constants: Calibrated constants; None for onnxruntime's on the device's family of cores.
     Raises:
@@ -93,7 +95,7 @@ def predict(
     for count in threads:
         for artefact in artefacts:
             rows += prediction.rows(artefact, work_by_label[artefact.label], count)
-        if pair_lengths:
+        if any(pair_lengths.values()):
             pairs = pairings(artefacts)
             claims += [prediction.claim(pairing, work_by_label, count) for pairing in pairs]
     claims += size_claims(artefacts, device=spec.name, method="predicted")
@@ -113,7 +115,7 @@ def _count_all(artefacts: Sequence[Artefact], prediction: _Prediction) -> dict[s
     label = f"predicting {prediction.spec.name}"
     with console.progress(label, len(artefacts), unit="artefacts") as bar:
         for artefact in artefacts:
-            lengths = prediction.counted_lengths()
+            lengths = prediction.counted_lengths(artefact)
             work_by_label[artefact.label] = count_artefact(artefact, lengths)
             bar.advance()
     return work_by_label
@@ -126,24 +128,31 @@ class _Prediction:
     Attributes:
         spec: The device.
         lengths: Sequence lengths in tokens.
-        pair_lengths: Tokens of each sentence pair.
+        pair_lengths: Label of an artefact → tokens of each sentence pair.
         constants: Constants of the cost model.
     """
 
     spec: DeviceSpec
     lengths: Sequence[int]
-    pair_lengths: Sequence[int]
+    pair_lengths: Mapping[str, Sequence[int]]
     constants: Constants
 
-    def counted_lengths(self) -> list[int]:
+    def counted_lengths(self, artefact: Artefact) -> list[int]:
         """Lengths at which the work of a call is counted."""
-        # Counting runs the graph, so of the pairs only the shortest, a middle and the longest
+        # Counting runs the graph, so of the pairs only the shortest, the mean and the longest
         # length are counted; times between them are interpolated.
         lengths = set(self.lengths)
-        if self.pair_lengths:
-            low, high = min(self.pair_lengths), max(self.pair_lengths)
-            lengths |= {low, (low + high) // 2, high}
+        pairs = self._pairs(artefact)
+        if pairs:
+            lengths |= {min(pairs), self._mean_pair(artefact), max(pairs)}
         return sorted(lengths)
+
+    def _pairs(self, artefact: Artefact) -> Sequence[int]:
+        return self.pair_lengths.get(artefact.label, ())
+
+    def _mean_pair(self, artefact: Artefact) -> int:
+        """Mean tokens of a pair, rounded: a pass over all pairs spends its time there."""
+        return round(float(np.mean(self._pairs(artefact))))
 
     def rows(self, artefact: Artefact, work: WorkByLength, threads: int) -> list[ProfileRow]:
         """Returns a row for each length, and one for the sentence pairs."""
@@ -167,6 +176,7 @@ class _Prediction:
                 threads=threads,
                 batch=artefact.graph.batch,
                 length=length,
+                tokens_per_pair=self._tokens_per_pair(artefact, length),
                 latency_ms=band,
                 latency=_NOT_RUN,
                 load_ms=_DEPENDS_ON_STORAGE,
@@ -177,29 +187,29 @@ class _Prediction:
                 valid=True,
                 conditions=conditions,
             )
-            for length, band in self._latencies(work, threads)
+            for length, band in self._latencies(artefact, work, threads)
         ]
 
     def claim(
         self, pairing: Pairing, work_by_label: dict[str, WorkByLength], threads: int
     ) -> Claim:
-        """Returns the predicted claim at the counted length closest to the pairs' mean length."""
-        # A pass over all pairs spends its time at their mean length.
-        mean_length = float(np.mean(self.pair_lengths))
-        lengths = work_by_label[pairing.first.label]
-        nearest = min(lengths, key=lambda length: abs(length - mean_length))
-        first = work_by_label[pairing.first.label][nearest]
-        second = work_by_label[pairing.second.label][nearest]
+        """Returns the predicted claim at the mean length of the pairs, in each model's tokens."""
+        lengths = [self._mean_pair(artefact) for artefact in (pairing.first, pairing.second)]
+        first = work_by_label[pairing.first.label][lengths[0]]
+        second = work_by_label[pairing.second.label][lengths[1]]
         middle, band = ratio_band(first, second, self.spec, self.constants, threads=threads)
         unknown = any(
             scaling_is_unknown(work, self.constants, threads=threads) for work in (first, second)
         )
+        tokens = f"{lengths[0]} tokens"
+        if lengths[0] != lengths[1]:
+            tokens = f"{lengths[0]} and {lengths[1]} tokens for the same texts"
         setting = ClaimSetting(
             device=self.spec.name,
             method="predicted",
             threads=threads,
             runtime="onnxruntime",
-            text=f"{nearest} tokens; constants: {self.constants.origin}",
+            text=f"{tokens}; constants: {self.constants.origin}",
         )
         predicted = PredictedRatio(
             middle,
@@ -218,23 +228,27 @@ class _Prediction:
             f"high is {self.constants.spread:.2g} × low ({self.constants.spread_origin})",
         ]
 
+    def _tokens_per_pair(self, artefact: Artefact, length: int | str) -> float | None:
+        return float(np.mean(self._pairs(artefact))) if length == PAIRS else None
+
     def _latencies(
-        self, work: WorkByLength, threads: int
+        self, artefact: Artefact, work: WorkByLength, threads: int
     ) -> list[tuple[int | Literal["sentence-pairs"], Band]]:
         latencies: list[tuple[int | Literal["sentence-pairs"], Band]]
         latencies = [(length, self._band(work[length], threads)) for length in self.lengths]
-        if self.pair_lengths:
-            latencies.append(("sentence-pairs", self._pairs_band(work, threads)))
+        pairs = self._pairs(artefact)
+        if pairs:
+            latencies.append(("sentence-pairs", self._pairs_band(pairs, work, threads)))
         return latencies
 
-    def _pairs_band(self, work: WorkByLength, threads: int) -> Band:
+    def _pairs_band(self, pairs: Sequence[int], work: WorkByLength, threads: int) -> Band:
         """Band of the median over the sentence pairs, interpolated between counted lengths."""
         counted = sorted(work)
         bands = [self._band(work[length], threads) for length in counted]
 
         # The median of the pairs' times, as a measured row reports it.
         def median(ends: list[float]) -> float:
-            return float(np.median(np.interp(self.pair_lengths, counted, ends)))
+            return float(np.median(np.interp(pairs, counted, ends)))
 
         return Band(
             low=median([band.low for band in bands]), high=median([band.high for band in bands])

@@ -35,6 +35,7 @@ def rows_from_reply(
     device: str,
     method: Method,
     threads: int,
+    tokens_per_pair: float | None = None,
     conditions: Mapping[str, str] | None = None,
 ) -> list[ProfileRow]:
     """Returns one row for each case of a successful job with this model only.
@@ -45,6 +46,7 @@ def rows_from_reply(
         device: Name of the device.
         method: "measured" or "emulated"; an emulated row has no times.
         threads: Threads of the session.
+        tokens_per_pair: Mean tokens of the sentence pairs.
         conditions: Added to the conditions that the reply reports (governor, clock, energy, ...).
     """
     result = reply.models[artefact.label]
@@ -65,6 +67,7 @@ def rows_from_reply(
             threads=threads,
             batch=artefact.graph.batch,
             length="sentence-pairs" if name == PAIRS else int(name),
+            tokens_per_pair=tokens_per_pair if name == PAIRS else None,
             **_case_fields(name, case, reply, method, threads),
             **_start_fields(result, method, name),
             memory=memory_stats(result.memory),

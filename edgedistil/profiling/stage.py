@@ -16,7 +16,6 @@ from edgedistil.core.records import Method, read_record, write_record
 from edgedistil.core.rundir import RunDir, open_run
 from edgedistil.core.session import SESSION_FILE, write_session_file
 from edgedistil.core.text import read_lines
-from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.profiling.artefacts import Artefact, file_artefact, run_artefacts
 from edgedistil.profiling.calibrate import calibrate, load_calibration
 from edgedistil.profiling.encoder import InputShape
@@ -30,7 +29,8 @@ from edgedistil.profiling.tune import tune
 from edgedistil.profiling.workload import (
     SAMPLE_TEXT,
     Workload,
-    build_workload,
+    Workloads,
+    build_workloads,
     select_lengths,
 )
 from edgedistil.runtime import host
@@ -61,7 +61,7 @@ def profile(run_name: str, options: ProfileOptions) -> tuple[RunDir | None, list
     check_options(options)
     spec = None if options.device == HOST else load_device(options.device)
     run, artefacts = _find_artefacts(run_name, options.model)
-    request = ProfileRequest(options, run, artefacts, _make_workload(run, artefacts, options))
+    request = ProfileRequest(options, run, artefacts, _make_workloads(run, artefacts, options))
 
     # Choose the method.
     if options.ssh is not None:
@@ -114,13 +114,13 @@ class ProfileRequest:
         options: Options of the command.
         run: Run of the artefacts; None for an ONNX file of the user's.
         artefacts: The artefacts.
-        workload: Their inputs.
+        workloads: Their inputs.
     """
 
     options: ProfileOptions
     run: RunDir | None
     artefacts: list[Artefact]
-    workload: Workload
+    workloads: Workloads
 
     def thread_counts(self, cores: int) -> list[int]:
         """Returns the requested thread counts; by default one and all `cores`.
@@ -158,9 +158,9 @@ def _find_artefacts(run_name: str, model: Path | None) -> tuple[RunDir | None, l
     return run, run_artefacts(run)
 
 
-def _make_workload(
+def _make_workloads(
     run: RunDir | None, artefacts: list[Artefact], options: ProfileOptions
-) -> Workload:
+) -> Workloads:
     """Tokenizes the user's text, the run's held-out text, or the built-in sample."""
     if options.text is not None:
         lines, source = read_lines(options.text), str(options.text)
@@ -169,35 +169,18 @@ def _make_workload(
     else:
         lines, source = read_lines(SAMPLE_TEXT), "the built-in sample text (no run, no --text)"
     shape = _common_shape(artefacts)
-    tokenizer, note = _common_tokenizer(artefacts)
-    workload = build_workload(
-        tokenizer,
+    workloads = build_workloads(
+        [artefact.tokenizer for artefact in artefacts],
         lines,
-        source=source + note,
+        source=source,
         lengths=select_lengths(options.lengths, shape),
         shape=shape,
         pairs=options.sentence_pairs,
         claim_pairs=options.claim_pairs,
     )
     for artefact in artefacts:
-        _check_ids(workload, artefact)
-    return workload
-
-
-def _common_tokenizer(artefacts: list[Artefact]) -> tuple[Path, str]:
-    """Returns the tokenizer whose ids all artefacts have, and a note if their vocabularies differ.
-
-    A trimmed student lacks ids of its teacher. Time depends on the number of tokens, not on ids.
-    """
-    folders = list(dict.fromkeys(artefact.tokenizer for artefact in artefacts))
-    sizes = {folder: read_tokenizer(folder).size for folder in folders}
-    smallest = min(folders, key=lambda folder: sizes[folder])
-    if len(set(sizes.values())) == 1:
-        return smallest, ""
-    return smallest, (
-        f", in tokens of the smallest vocabulary ({sizes[smallest]:,} tokens): sentence pairs have "
-        "fewer tokens with a larger one"
-    )
+        _check_ids(workloads.of(artefact), artefact)
+    return workloads
 
 
 def _common_shape(artefacts: list[Artefact]) -> InputShape:
@@ -248,7 +231,7 @@ def _check_memory_limit(request: ProfileRequest, limit_text: str) -> ProfileReco
     limit = parse_bytes(limit_text)
     # One thread by default: more need more memory.
     threads = request.thread_counts(host.usable_threads())[0]
-    record = measure_fits(limit, request.artefacts, request.workload, threads=threads)
+    record = measure_fits(limit, request.artefacts, request.workloads, threads=threads)
     # A file of its own: figures that were measured without a limit remain.
     if request.run is not None:
         write_record(request.run.profile_within(HOST, limit), record)
@@ -300,13 +283,13 @@ def _measure(
 ) -> ProfileRecord:
     """Measures, also with --sustained and --tune, and stores the record."""
     record = measure(
-        target, request.artefacts, request.workload, threads=threads, conditions=conditions
+        target, request.artefacts, request.workloads, threads=threads, conditions=conditions
     )
     if request.options.sustained is not None:
         sustained = measure_sustained(
             target,
             request.artefacts,
-            request.workload,
+            request.workloads,
             threads=max(threads),
             seconds=request.options.sustained,
         )
@@ -320,7 +303,7 @@ def _measure(
 def _tune(request: ProfileRequest, target: Target, max_threads: int) -> str:
     """Writes session.json and describes it in one line."""
     # Without a run the file goes to the working directory.
-    advice = tune(target, request.artefacts, request.workload, max_threads=max_threads)
+    advice = tune(target, request.artefacts, request.workloads, max_threads=max_threads)
     folder = request.run.profiles if request.run is not None else Path()
     path = folder / SESSION_FILE
     write_session_file(path, advice)
@@ -353,7 +336,7 @@ def _emulate(request: ProfileRequest, spec: DeviceSpec) -> ProfileRecord:
     emulation = emulate(
         spec,
         request.artefacts,
-        request.workload,
+        request.workloads,
         lengths=request.options.lengths,
         memory_limit_bytes=None if limit is None else parse_bytes(limit),
         probes_of=run_probes(request.run),
@@ -371,16 +354,16 @@ def _emulate(request: ProfileRequest, spec: DeviceSpec) -> ProfileRecord:
 
 
 def _predict(request: ProfileRequest, spec: DeviceSpec) -> ProfileRecord:
-    workload = request.workload
+    workloads = request.workloads
     record = predict(
         spec,
         request.artefacts,
-        lengths=sorted(workload.lengths),
-        pair_lengths=workload.pair_lengths(),
+        lengths=sorted(workloads.first.lengths),
+        pair_lengths={a.label: workloads.of(a).pair_lengths() for a in request.artefacts},
         threads=request.thread_counts(spec.cores),
         constants=load_calibration(spec),
     )
-    notes = [*record.notes, f"workload: {workload.source}"]
+    notes = [*record.notes, f"workload: {workloads.first.source}"]
     return request.store(record.model_copy(update={"notes": notes}))
 
 

@@ -11,7 +11,7 @@ from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.latency import median_of
 from edgedistil.profiling.limits import private_memory_bytes, require_success
 from edgedistil.profiling.rows import describe_conditions, throttling
-from edgedistil.profiling.workload import Workload
+from edgedistil.profiling.workload import Workloads
 from edgedistil.runtime.disturbance import TimedSeries, series_disturbances
 from edgedistil.runtime.jobs import run_job
 from edgedistil.runtime.protocol import Case, Job, Reply, SustainedTimes
@@ -26,7 +26,7 @@ _START_SECONDS = 600.0
 def measure_sustained(
     target: Target,
     artefacts: Sequence[Artefact],
-    workload: Workload,
+    workloads: Workloads,
     *,
     threads: int,
     seconds: float,
@@ -36,13 +36,13 @@ def measure_sustained(
     Args:
         target: The machine.
         artefacts: What to run; teachers, which are not deployed, are left out.
-        workload: The inputs; the length closest to 128 tokens is used.
+        workloads: The inputs; the length closest to 128 tokens is used.
         threads: Threads of the sessions.
         seconds: Duration for each artefact; below 120 s the halves take the place of the minutes.
     Raises:
         TargetError: A job failed there.
     """
-    length = min(workload.lengths, key=lambda length: abs(length - _LENGTH))
+    length = min(workloads.first.lengths, key=lambda length: abs(length - _LENGTH))
     deployed = [artefact for artefact in artefacts if artefact.role != "teacher"]
     results = []
     with console.progress(f"{seconds:g} s of calls each", len(deployed), unit="artefacts") as bar:
@@ -50,7 +50,7 @@ def measure_sustained(
             bar.note(artefact.label)
             job = Job(
                 models={artefact.label: artefact.job_model()},
-                cases=[Case(name=str(length), keys=workload.lengths[length])],
+                cases=[Case(name=str(length), keys=workloads.first.lengths[length])],
                 phases=["sustained"],
                 threads=threads,
                 sustained_seconds=seconds,
@@ -59,7 +59,7 @@ def measure_sustained(
                     [artefact], longest=length, threads=threads
                 ),
             )
-            reply = run_job(target, [artefact], job, workload, check=False)
+            reply = run_job(target, [artefact], job, workloads.of(artefact), check=False)
             require_success(target, reply, [artefact])
             results.append(_result(artefact, reply, target, length, threads))
             bar.advance()

@@ -18,7 +18,7 @@ from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.latency import Ratio
 from edgedistil.profiling.limits import private_memory_bytes, require_success
 from edgedistil.profiling.turns import compare_in_turns
-from edgedistil.profiling.workload import Workload
+from edgedistil.profiling.workload import Workload, Workloads
 from edgedistil.runtime.jobs import run_job
 from edgedistil.runtime.protocol import Alternation, Case, Job, JobModel, Reply
 from edgedistil.runtime.target import Target
@@ -46,14 +46,14 @@ _GRAPH_LEVELS: tuple[GraphLevel, ...] = ("extended", "basic", "disabled")
 
 
 def tune(
-    target: Target, artefacts: Sequence[Artefact], workload: Workload, *, max_threads: int
+    target: Target, artefacts: Sequence[Artefact], workloads: Workloads, *, max_threads: int
 ) -> dict[str, SessionAdvice]:
     """Returns the recommended session of every artefact that is not a teacher.
 
     Args:
         target: The machine.
         artefacts: Artefacts of a run, or a single one.
-        workload: The inputs; those of the middle length are used.
+        workloads: The inputs; those of the middle length are used.
         max_threads: Most threads to try.
     Returns:
         Artefact label → advice.
@@ -70,7 +70,7 @@ def tune(
     advice = {}
     with console.progress("tuning", 2 * len(tuned), unit="jobs") as bar:
         for artefact in tuned:
-            comparison = _Comparison(target, artefact, workload)
+            comparison = _Comparison(target, artefact, workloads.of(artefact))
             # Threads first: whether the other options pay depends on them.
             threads, thread_reasons = _best_threads(comparison, max_threads)
             bar.advance()

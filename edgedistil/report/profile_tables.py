@@ -66,7 +66,12 @@ def latency_table(record: ProfileRecord) -> TableData:
         f"{record.device}: {record.method} milliseconds per call (median), by length in tokens",
         ["artefact", "precision", "method", "threads", *heads, "load", "first call", "peak MiB"],
         rows,
-        [*record.notes, *_disturbed_notes(record.rows), *_sentence_pair_notes(record.rows)],
+        [
+            *record.notes,
+            *_disturbed_notes(record.rows),
+            *_sentence_pair_notes(record.rows),
+            *_token_notes(record.rows),
+        ],
     )
 
 
@@ -125,6 +130,18 @@ def _sentence_pair_notes(rows: Sequence[ProfileRow]) -> list[str]:
     # The paper reports one pass over the sentence pairs of STS-B.
     notes = [note for _, note in longest.values()]
     return [*notes, f"in the paper: {SPEED_ROW}"]
+
+
+def _token_notes(rows: Sequence[ProfileRow]) -> list[str]:
+    """Tokens of a sentence pair for each model, where their vocabularies differ."""
+    tokens = {row.model: row.tokens_per_pair for row in rows if row.tokens_per_pair is not None}
+    if len(set(tokens.values())) < 2:
+        return []
+    described = ", ".join(f"{count:.1f} for {model}" for model, count in tokens.items())
+    return [
+        f"tokens of a sentence pair: {described}; pairs are the same texts, and the other columns "
+        "equal numbers of tokens"
+    ]
 
 
 def profile_table(record: ProfileRecord) -> TableData:

@@ -60,6 +60,11 @@ class JobModel(Record):
     batch: PositiveInt = Field(
         default=1, description="sequences per call, for graphs with a fixed batch: the row repeats"
     )
+    key_prefix: str = Field(
+        default="",
+        description="before the keys of this model's inputs in the npz, where models of a job have "
+        "different tokenizers",
+    )
 
 
 class Case(Record):

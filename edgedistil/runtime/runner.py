@@ -451,7 +451,12 @@ class ModelSession:
         self.run = session.run
         self.output_names = [output.name for output in session.get_outputs()]
         inputs = session.get_inputs()
-        self.feeds = {key: self._select(key, feed, inputs, model) for key, feed in feeds.items()}
+        # Models with different tokenizers have inputs of their own.
+        prefix = model.get("key_prefix") or ""
+        self.feeds = {}
+        for key, feed in feeds.items():
+            if key.startswith(prefix):
+                self.feeds[key[len(prefix) :]] = self._select(key, feed, inputs, model)
 
     @staticmethod
     def _select(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from edgedistil.core.device import DeviceSpec
@@ -27,6 +28,19 @@ def profile_latest(**changes: Any) -> tuple[RunDir | None, list[ProfileRecord]]:
     """Profiles the latest run with short inputs."""
     options: dict[str, Any] = {"lengths": [5, 17], "threads": [1], "sentence_pairs": 30}
     return stage.profile("latest", ProfileOptions(**{**options, **changes}))
+
+
+def letter_tokenizer(source: Path, target: Path) -> Path:
+    """Saves the tokenizer of a folder with a token for each letter instead of words."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    backend = Tokenizer.from_file(str(source / "tokenizer.json"))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    ids = {token: number for number, token in enumerate([*special, *ascii_lowercase])}
+    backend.model = models.WordLevel(ids, unk_token="[UNK]")
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    backend.save(str(target / "tokenizer.json"))
+    return target
 
 
 def make_artefact(

@@ -27,7 +27,7 @@ from edgedistil.profiling import stage
 from edgedistil.profiling.artefacts import Artefact, file_artefact
 from edgedistil.profiling.emulated import emulate, select_probes
 from edgedistil.profiling.rows import EMULATED_LATENCY
-from edgedistil.profiling.workload import Workload, build_workload
+from edgedistil.profiling.workload import Workloads, build_workloads
 from edgedistil.runtime.machine_facts import MachineIdentity
 from edgedistil.runtime.protocol import Failure, Job, OutputsFile, Reply
 from tests.profiling.conftest import make_reply
@@ -41,8 +41,8 @@ def tiny_artefact(folder: Path, precision: Precision) -> Artefact:
     return replace(artefact, model="student", role="student", task=TASK, precision=precision)
 
 
-def tiny_workload(folder: Path) -> Workload:
-    return build_workload(folder, ["some words of text"], source="a test", lengths=[13], pairs=1)
+def tiny_workload(folder: Path) -> Workloads:
+    return build_workloads([folder], ["some words of text"], source="a test", lengths=[13], pairs=1)
 
 
 def has_no_latency(row: ProfileRow) -> bool:

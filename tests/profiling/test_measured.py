@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,10 +17,14 @@ from edgedistil.core.format import DISTURBED
 from edgedistil.core.profile_records import LatencyStats, MemoryStats, ProfileRecord, ProfileRow
 from edgedistil.core.records import NotMeasured, read_record
 from edgedistil.core.rundir import RunDir
-from edgedistil.profiling.measured import DEFAULT_BUDGET
+from edgedistil.profiling.artefacts import run_artefacts
+from edgedistil.profiling.measured import DEFAULT_BUDGET, MeasurementBudget, measure
 from edgedistil.profiling.requirements import read_requirements, require_claims
+from edgedistil.profiling.workload import build_workloads
 from edgedistil.report.profile_tables import latency_table, profile_table
-from tests.profiling.conftest import profile_latest
+from edgedistil.runtime.local import LocalTarget
+from tests.fixtures.exported_run import SENTENCES
+from tests.profiling.conftest import letter_tokenizer, profile_latest
 
 
 def test_this_host_is_measured(exported: RunDir) -> None:
@@ -105,6 +111,32 @@ def test_a_busy_machine_leaves_no_verdict(exported: RunDir) -> None:
     assert any(str(disturbed[0].disturbed) in note for note in table.notes)
     reasons = [cells[2] for cells in profile_table(record).rows]
     assert ["DISTURBED: " in cell for cell in reasons] == [not row.usable for row in record.rows]
+
+
+def test_models_take_turns_on_the_same_texts_in_their_own_tokens(
+    exported: RunDir, tmp_path: Path
+) -> None:
+    artefacts = [a for a in run_artefacts(exported) if a.precision == "fp32"]
+    letters = letter_tokenizer(artefacts[0].tokenizer, tmp_path)
+    mixed = [replace(a, tokenizer=letters) if a.role == "student" else a for a in artefacts]
+    workloads = build_workloads(
+        [a.tokenizer for a in mixed],
+        SENTENCES,
+        source="a test",
+        lengths=[5],
+        pairs=4,
+        claim_pairs=4,
+    )
+    budget = MeasurementBudget(min_seconds=0.01, steady_seconds=0.01, energy_seconds=0.01)
+    record = measure(LocalTarget(), mixed, workloads, threads=[1], budget=budget)
+    tokens = {row.role: row.tokens_per_pair for row in record.rows if row.length != 5}
+    assert tokens == {a.role: workloads.of(a).tokens_per_pair for a in mixed}
+    assert tokens["student"] > 1.5 * tokens["teacher"]
+    speed = next(claim for claim in record.claims if claim.claim == "speed")
+    described = f"({tokens['teacher']:.1f} and {tokens['student']:.1f} tokens a pair"
+    assert described in speed.conditions
+    notes = latency_table(record).notes
+    assert any(f"{tokens['student']:.1f} for student" in note for note in notes)
 
 
 def test_two_threads_are_compared_with_one_measured_before(exported: RunDir) -> None:

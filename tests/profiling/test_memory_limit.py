@@ -24,7 +24,7 @@ from edgedistil.profiling.memory_limit import (
     parse_bytes,
 )
 from edgedistil.profiling.requirements import read_requirements, require_claims
-from edgedistil.profiling.workload import build_workload
+from edgedistil.profiling.workload import build_workloads
 from edgedistil.report import terminal
 from edgedistil.report.load import load_results
 from edgedistil.report.profile_tables import memory_limit_table
@@ -64,8 +64,9 @@ def run_student(run: RunDir, limit: int) -> MemoryFit:
     """Runs the student's fp32 artefact under a limit."""
     lines = run.heldout_text.read_text(encoding="utf-8").splitlines()
     student = [a for a in run_artefacts(run) if a.role == "student" and a.precision == "fp32"]
-    workload = build_workload(student[0].tokenizer, lines, source="test", lengths=[13], pairs=1)
-    record = measure_fits(limit, student, workload, threads=1)
+    folders = [artefact.tokenizer for artefact in student]
+    workloads = build_workloads(folders, lines, source="test", lengths=[13], pairs=1)
+    record = measure_fits(limit, student, workloads, threads=1)
     assert record.rows == [], "nothing is timed under a limit"
     assert describe_fit(record.fits[0]) in record.notes
     return record.fits[0]

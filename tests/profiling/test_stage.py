@@ -14,10 +14,9 @@ import pytest
 from edgedistil.core.errors import DeviceFileError, InputError, ModelError, RunError
 from edgedistil.core.options import ProfileOptions
 from edgedistil.core.rundir import RunDir, create_run, write_text
-from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.profiling import stage
 from edgedistil.profiling.artefacts import run_artefacts
-from tests.profiling.conftest import profile_latest
+from tests.profiling.conftest import letter_tokenizer, profile_latest
 
 
 def test_an_earlier_measurement_is_returned_until_the_artefacts_change(
@@ -149,17 +148,28 @@ def test_help_imports_neither_torch_nor_onnxruntime() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_inputs_are_ids_of_the_smallest_vocabulary(
+def test_each_model_gets_the_texts_in_its_own_tokens(exported: RunDir, tmp_path: Path) -> None:
+    artefacts = run_artefacts(exported)
+    letters = letter_tokenizer(artefacts[0].tokenizer, tmp_path)
+    mixed = [replace(a, tokenizer=letters) if a.role == "student" else a for a in artefacts]
+    workloads = stage._make_workloads(None, mixed, ProfileOptions(sentence_pairs=7))
+    assert workloads.differ
+    teacher, student = workloads.of(mixed[0]), workloads.of(mixed[-1])
+    assert teacher.inputs.keys() == student.inputs.keys()
+    assert teacher.lengths == student.lengths and teacher.pairs == student.pairs
+    words, characters = (w.pair_lengths() for w in (teacher, student))
+    # A word is a token of the first, and as many of the second as it has letters; both end at the
+    # positions of the models.
+    assert all(count < more <= 67 for count, more in zip(words, characters, strict=True))
+    # Folders with the same tokenizer share their inputs.
+    same = stage._make_workloads(None, artefacts, ProfileOptions(sentence_pairs=7))
+    assert not same.differ and len(same.by_tokenizer) == 2
+
+
+def test_ids_that_a_graph_lacks_are_an_error(
     exported: RunDir, tokenizer_folders: dict[str, Path]
 ) -> None:
     artefacts = run_artefacts(exported)
-    size = read_tokenizer(artefacts[0].tokenizer).size
-    larger = tokenizer_folders["bert"]
-    assert size < read_tokenizer(larger).size
-    # Sorted first, as a teacher whose student was trimmed.
-    mixed = [replace(artefacts[0], tokenizer=larger), *artefacts]
-    workload = stage._make_workload(None, mixed, ProfileOptions())
-    assert max(int(feeds["input_ids"].max()) for feeds in workload.inputs.values()) < size
-    assert f"smallest vocabulary ({size:,} tokens)" in workload.source
-    same = stage._make_workload(None, artefacts, ProfileOptions())
-    assert "vocabulary" not in same.source
+    larger = [replace(artefacts[0], tokenizer=tokenizer_folders["bert"])]
+    with pytest.raises(ModelError, match="has a vocabulary of 53 tokens"):
+        stage._make_workloads(None, larger, ProfileOptions())

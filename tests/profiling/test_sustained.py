@@ -12,6 +12,7 @@ from edgedistil.core.records import NotMeasured, read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.profiling import sustained
 from edgedistil.profiling.sustained import measure_sustained
+from edgedistil.profiling.workload import Workload, Workloads
 from edgedistil.report.profile_tables import main_tables
 from edgedistil.runtime.protocol import Reply
 from tests.profiling.conftest import make_artefact, make_record, make_reply, profile_latest
@@ -50,9 +51,10 @@ def measure(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Any:
 
     monkeypatch.setattr(sustained, "run_job", run_job)
     board: Any = Board()
-    workload: Any = type("Texts", (), {"lengths": {16: ["a"], 64: ["b"], 256: ["c"]}})
+    workload = Workload({}, {16: ["a"], 64: ["b"], 256: ["c"]}, [], "a test")
+    workloads = Workloads({STUDENT.tokenizer: workload})
     artefacts = [make_artefact("teacher"), STUDENT]
-    (row,) = measure_sustained(board, artefacts, workload, threads=4, seconds=300)
+    (row,) = measure_sustained(board, artefacts, workloads, threads=4, seconds=300)
     assert [case.keys for case in jobs[0].cases] == [["b"]], "closest to 128 tokens"
     assert (jobs[0].threads, jobs[0].sustained_seconds) == (4, 300)
     assert jobs[0].timeout_seconds > 300

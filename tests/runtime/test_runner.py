@@ -348,6 +348,17 @@ def test_feeds_get_the_names_types_and_batch_of_the_graph() -> None:
     }
 
 
+def test_a_model_with_a_prefix_sees_its_own_inputs() -> None:
+    stored = {
+        f"{name}k": {"input_ids": np.array([[i]]), "attention_mask": np.array([[1]])}
+        for i, name in enumerate(("", "a:", "b:"))
+    }
+    names = {"ids:0": "input_ids", "mask": "attention_mask", "rows": "row_ids"}
+    model = {"inputs": names, "key_prefix": "b:"}
+    feeds = runner["ModelSession"](FakeSession(), stored, model).feeds
+    assert list(feeds) == ["k"] and feeds["k"]["ids:0"].tolist() == [[2]]
+
+
 def test_every_choice_of_a_question_is_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = [FakeSession.Value("input_ids", "tensor(int64)", 3)]
     monkeypatch.setattr(FakeSession, "get_inputs", lambda _: inputs)

@@ -20,7 +20,7 @@ from edgedistil.parity.probes import Probes
 from edgedistil.profiling.artefacts import file_artefact
 from edgedistil.profiling.emulated import emulate
 from edgedistil.profiling.rows import EMULATED_LATENCY
-from edgedistil.profiling.workload import build_workload
+from edgedistil.profiling.workload import build_workloads
 from tests.export.families.conftest import CASES, Export, Exported
 from tests.profiling.conftest import profile_latest
 
@@ -72,8 +72,8 @@ def test_int8_is_right_under_the_kernels_of_a_board(exported: Exported) -> None:
     # The shortest calls: an emulator is a hundred times slower.
     some = probes.select(range(4))
     text = ["some words of text"]
-    workload = build_workload(exported.folder, text, source="a test", lengths=[13], pairs=1)
-    emulation = emulate(load_device("rpi4"), [artefact], workload, probes_of=lambda _: some)
+    workloads = build_workloads([exported.folder], text, source="a test", lengths=[13], pairs=1)
+    emulation = emulate(load_device("rpi4"), [artefact], workloads, probes_of=lambda _: some)
     parity = emulation.parities[artefact.label]
     assert (parity.passed, parity.method) == (True, "emulated")
     assert parity.overall.sequences == some.sequences

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edgedistil.core.device import load_device
-from edgedistil.core.records import Band, Claim, NotMeasured
+from edgedistil.core.profile_records import Claim
+from edgedistil.core.records import Band, NotMeasured
 from edgedistil.core.rundir import RunDir
 from edgedistil.profiling.artefacts import run_artefacts
 from edgedistil.profiling.predicted import predict

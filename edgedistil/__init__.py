@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -45,18 +46,27 @@ if TYPE_CHECKING:
     from edgedistil.core.rundir import RunDir
     from edgedistil.core.search_records import SearchRecord
     from edgedistil.core.trim_records import TrimRecord
+    from edgedistil.inference.classifier import Classifier
     from edgedistil.inference.encoder import Encoder
+    from edgedistil.inference.mask_filler import MaskFiller
+    from edgedistil.inference.opening import load
+    from edgedistil.inference.question_answerer import QuestionAnswerer
+    from edgedistil.inference.token_classifier import TokenClassifier
     from edgedistil.inspection import Inspection
 
 __all__ = [
     "AnswersOptions",
     "BundleOptions",
+    "Classifier",
     "EmbedOptions",
     "Encoder",
     "EvaluateOptions",
     "ExportOptions",
+    "MaskFiller",
     "ProfileOptions",
+    "QuestionAnswerer",
     "SearchOptions",
+    "TokenClassifier",
     "TrimOptions",
     "__version__",
     "answers",
@@ -66,6 +76,7 @@ __all__ = [
     "evaluate",
     "export",
     "inspect",
+    "load",
     "load_recipe",
     "plan",
     "profile",
@@ -73,6 +84,15 @@ __all__ = [
     "search",
     "trim",
 ]
+# Class or function of the runtime → its module; importing one loads onnxruntime.
+_RUNTIME = {
+    "Classifier": "classifier",
+    "Encoder": "encoder",
+    "MaskFiller": "mask_filler",
+    "QuestionAnswerer": "question_answerer",
+    "TokenClassifier": "token_classifier",
+    "load": "opening",
+}
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -282,7 +302,7 @@ def trim(model: str, options: TrimOptions) -> tuple[Path, TrimRecord]:
 
 
 def bundle(run: RunDir | str = "latest", options: BundleOptions | None = None) -> Bundle:
-    """Makes a folder with all that a device needs to run an export in C++.
+    """Makes a folder with all that a device needs to run an export.
 
     Args:
         run: A run directory, or its name; not used if `options.model` names an export folder.
@@ -330,11 +350,9 @@ def _run_name(run: RunDir | str) -> str:
 
 
 def __getattr__(name: str) -> Any:
-    # The class needs onnxruntime, which importing the package must not load.
-    if name == "Encoder":
-        from edgedistil.inference.encoder import Encoder
-
-        return Encoder
+    # The classes need onnxruntime, which importing the package must not load.
+    if name in _RUNTIME:
+        return getattr(import_module(f"edgedistil.inference.{_RUNTIME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

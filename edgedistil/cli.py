@@ -208,7 +208,7 @@ def embed(
 @app.command()
 @with_options(BundleOptions)
 def bundle(options: BundleOptions, run: RunName = "latest") -> None:
-    """Make a folder that runs an export without Python."""
+    """Make a folder that runs an export on a device."""
     from edgedistil.bundle.stage import show_bundle
 
     show_bundle(edgedistil.bundle(run, options))

@@ -95,7 +95,7 @@ def test_an_installed_package_works_anywhere(
 
 def test_cpp_sources_of_the_wheel_are_those_of_the_checkout(installed: Path) -> None:
     """Compares bytes: a bundle of an installed package has the same sources."""
-    script = "from edgedistil.bundle.stage import CPP_SOURCES; print(CPP_SOURCES)"
+    script = "from edgedistil.bundle.cpp_folder import CPP_SOURCES; print(CPP_SOURCES)"
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,

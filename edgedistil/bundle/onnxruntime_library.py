@@ -30,7 +30,7 @@ def copy_library(folder: Path, target: str) -> None:
         TargetError: No library is available for its processor.
         OfflineError: The library has to be downloaded, and cannot be.
     """
-    machine = platform.machine() if target == HOST else load_device(target).identity.machine
+    machine = machine_of(target)
     with storage_errors(folder):
         folder.mkdir(parents=True)
         if machine == platform.machine():
@@ -42,6 +42,17 @@ def copy_library(folder: Path, target: str) -> None:
                 f"no libonnxruntime for {machine} can be had on {platform.machine()}",
                 hint="make the bundle on a machine of that kind, with --target host",
             )
+
+
+def machine_of(target: str) -> str:
+    """Returns the kind of processor of a device, as `uname -m` prints it.
+
+    Args:
+        target: Device, or host.
+    Raises:
+        InputError: The device is unknown.
+    """
+    return platform.machine() if target == HOST else load_device(target).identity.machine
 
 
 def _installed_library() -> Path:

@@ -1,8 +1,10 @@
 """`edgedistil bundle`: a folder that has all that a device needs to run an export.
 
 model/            the export with one of its graphs, and conformance.jsonl
-lib/              libonnxruntime.so.1 for the device's processor
-CMakeLists.txt    and the C++ library with an example and the conformance check
+README.md         commands, and the sizes of all files
+
+in C++:           lib/ with libonnxruntime, CMakeLists.txt, the library, example and check
+in Python:        the runtime's wheel, requirements.txt, example.py
 """
 
 from __future__ import annotations
@@ -13,8 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistil.bundle.onnxruntime_library import copy_library
-from edgedistil.bundle.tokenizer_parts import missing_parts
+from edgedistil.bundle.cpp_folder import (
+    cpp_readme,
+    cpp_size_groups,
+    require_cpp_tokenizer,
+    write_cpp_part,
+)
+from edgedistil.bundle.python_folder import python_readme, python_size_groups, write_python_part
 from edgedistil.core import console
 from edgedistil.core.contract import CONFORMANCE_FILE, read_contract
 from edgedistil.core.digests import changed_file
@@ -24,7 +31,6 @@ from edgedistil.core.options import BundleOptions
 from edgedistil.core.precision import PRECISIONS, Precision, graph_name
 from edgedistil.core.rundir import read_json_object, replacing, write_json, write_text
 
-CPP_SOURCES = Path(__file__).with_name("cpp")
 # Files of an export that no runner reads.
 _LEFT_OUT = ("export.*.json", "*.ort", "onnx")
 _EXPORT_HINT = "run edgedistil export again: it replaces the folder"
@@ -58,15 +64,23 @@ def make_bundle(export: Path, options: BundleOptions) -> Bundle:
     contract = read_contract(export)
     precision = _checked_precision(export, options.precision)
     _require_unchanged(export)
-    _require_tokenizer(export)
+    is_cpp = options.language == "cpp"
+    if is_cpp:
+        require_cpp_tokenizer(export, hint=_EXPORT_HINT)
     folder = options.out or Path(f"{export.name}-{options.language}")
     with replacing(folder) as unfinished:
         unfinished.mkdir(parents=True)
         _copy_model(export, unfinished / "model", precision)
-        shutil.copytree(CPP_SOURCES, unfinished, dirs_exist_ok=True)
-        copy_library(unfinished / "lib", options.target)
-        write_text(unfinished / "README.md", _readme(contract.task, precision))
-    return Bundle(folder, _sizes(folder))
+        if is_cpp:
+            write_cpp_part(unfinished, options.target)
+            groups, readme = cpp_size_groups(unfinished), cpp_readme(contract, precision)
+        else:
+            requirements = write_python_part(unfinished, options.target)
+            groups = python_size_groups(unfinished)
+            readme = python_readme(contract, precision, requirements)
+        write_text(unfinished / "README.md", readme + _size_table(_sizes(unfinished, groups)))
+    groups = cpp_size_groups(folder) if is_cpp else python_size_groups(folder)
+    return Bundle(folder, _sizes(folder, groups))
 
 
 def _checked_precision(export: Path, requested: Precision | None) -> Precision:
@@ -93,17 +107,6 @@ def _require_unchanged(export: Path) -> None:
         raise ModelError(f"{change}; the export was checked before", hint=_EXPORT_HINT)
 
 
-def _require_tokenizer(export: Path) -> None:
-    """Raises InputError if the tokenizer has a part that the C++ library cannot do."""
-    missing = missing_parts(read_json_object(export / "tokenizer.json", hint=_EXPORT_HINT))
-    if missing:
-        raise InputError(
-            f"the tokenizer in {export} has parts that the C++ library cannot do: "
-            f"{'; '.join(missing)}",
-            hint="run the export in Python, where the tokenizers library has them",
-        )
-
-
 def _copy_model(export: Path, folder: Path, precision: Precision) -> None:
     """Copies the files of an export with one of its graphs."""
     shutil.copytree(export, folder, ignore=shutil.ignore_patterns(*_LEFT_OUT))
@@ -127,25 +130,20 @@ def _copy_model(export: Path, folder: Path, precision: Precision) -> None:
     write_text(folder / CONFORMANCE_FILE, text)
 
 
-def _readme(task: str, precision: Precision) -> str:
-    return (
-        f"# {task} in C++\n\nNeeds a C++17 compiler and CMake 3.18; nothing is downloaded.\n\n"
-        "    cmake -S . -B build\n    cmake --build build\n"
-        "    build/conformance model\n\n"
-        "`conformance` compares token ids, offsets and outputs with what the export gave; it ends "
-        f"with code 3 at the first difference. `build/embed model {precision} TEXT` prints a "
-        "sentence vector; `include/edgedistil/runner.hpp` is the interface.\n"
-    )
+def _size_table(sizes: Mapping[str, int]) -> str:
+    """Returns the sizes of a bundle's parts, for its README, which is not counted."""
+    rows = [f"| {name} | {size:,} |\n" for name, size in sizes.items()]
+    return "\n| part of this folder | bytes |\n|---|---:|\n" + "".join(rows)
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Returns the bytes of what a device has to hold, and of the rest."""
-    groups = {
+def _sizes(folder: Path, groups: Mapping[str, list[Path]]) -> dict[str, int]:
+    """Returns the bytes of each part of a bundle, and of the rest."""
+    common = {
         "graph": [*(folder / "model" / "onnx").rglob("*")],
         "tokenizer": [folder / "model" / "tokenizer.json"],
-        "onnxruntime": [*(folder / "lib").rglob("*")],
+        "conformance check": [folder / "model" / name for name in (CONFORMANCE_FILE, "check.py")],
     }
-    sizes = {name: _bytes(paths) for name, paths in groups.items()}
+    sizes = {name: _bytes(paths) for name, paths in {**common, **groups}.items()}
     sizes["other files"] = _bytes(list(folder.rglob("*"))) - sum(sizes.values())
     return sizes
 

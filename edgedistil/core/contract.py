@@ -7,24 +7,24 @@ input, or an output an answer.
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError, StorageError
-from edgedistil.core.records import Record, read_record
+from edgedistil.core.plain_json import from_json
 from edgedistil.core.rundir import read_json_object, write_json
 from edgedistil.core.sentence_vector import SentenceVector
 from edgedistil.core.task import SENTENCE_OUTPUT, ProblemType, Task
+from edgedistil.core.tokenizer_files import Side
 
 CONTRACT_FILE = "contract.json"
 # What a runner has to give for some hundred texts; written by `export`, read by its checks.
 CONFORMANCE_FILE = "conformance.jsonl"
 FORMAT = 1
+_REMEDY = "run edgedistil export again: it replaces the folder"
 
-Side = Literal["left", "right"]
 # Length of an axis, or the name of an axis that differs from call to call.
 Axis = int | str
 
@@ -37,23 +37,26 @@ INPUT_MEANINGS = {
 SENTENCE_MEANING = "one vector for each text, made as sentence_vector says"
 
 
-class TensorContract(Record):
+@dataclass(frozen=True, kw_only=True)
+class TensorContract:
     """One input or output of the graphs."""
 
     name: str
     dtype: Literal["int64", "float32"]
     shape: list[Axis]
-    meaning: str = Field(min_length=1)
+    meaning: str
 
 
-class SpecialToken(Record):
+@dataclass(frozen=True, kw_only=True)
+class SpecialToken:
     """A token with a role, such as the mask."""
 
     token: str
     id: int
 
 
-class FramePart(Record):
+@dataclass(frozen=True, kw_only=True)
+class FramePart:
     """A text, or a special token in front of a text or behind it."""
 
     # Number of the text; None for a special token.
@@ -63,16 +66,17 @@ class FramePart(Record):
     type_id: int
 
 
-class TokenizerContract(Record):
+@dataclass(frozen=True, kw_only=True)
+class TokenizerContract:
     """How texts become inputs; the tokens themselves are made by tokenizer.json."""
 
     # Tokens of an input at most, special tokens included.
-    max_length: int = Field(ge=1)
+    max_length: int
     # Side on which tokens of a longer text are removed.
     truncation_side: Side
     # Side on which shorter texts of a batch are filled with `pad_id`.
     padding_side: Side
-    pad_id: int = Field(ge=0)
+    pad_id: int
     # Whether "[MASK]" in a user's text is text, rather than the special token.
     splits_special_tokens: bool
     # Role (cls, sep, pad, mask, unk) → token.
@@ -81,11 +85,21 @@ class TokenizerContract(Record):
     single: list[FramePart]
     pair: list[FramePart]
 
+    def __post_init__(self) -> None:
+        """Checks the ranges.
 
-class Contract(Record):
+        Raises:
+            ValueError: No token fits into an input, or the padding's id is negative.
+        """
+        if self.max_length < 1:
+            raise ValueError(f"max_length: got {self.max_length}; expected 1 or more")
+        if self.pad_id < 0:
+            raise ValueError(f"pad_id: got {self.pad_id}; expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
     """Inputs and outputs of the graphs, and how texts and answers are made of them."""
-
-    remedy: ClassVar[str] = "run edgedistil export again: it replaces the folder"
 
     format: int
     task: Task
@@ -126,28 +140,45 @@ def read_contract(folder: Path) -> Contract:
             hint="pass a folder below runs/NAME/export; of an export by an earlier version, "
             "run edgedistil export again",
         )
-    content = read_json_object(path, hint=Contract.remedy)
+    content = read_json_object(path, hint=_REMEDY)
     if content.get("format") != FORMAT:
         raise StorageError(
             f"{path} has the format {echo(content.get('format'))}; expected {FORMAT}",
-            hint=f"it is of another version; {Contract.remedy}",
+            hint=f"it is of another version; {_REMEDY}",
         )
-    contract = read_record(path, Contract)
-    # Keys with a default may be missing, and a lost prompt would change every vector.
-    if _content(contract) != content:
-        raise StorageError(f"{path} is damaged: keys are missing or unknown", hint=Contract.remedy)
+    try:
+        contract = from_json(Contract, _complete(content))
+    except ValueError as error:
+        raise StorageError(
+            f"{path} is not a valid contract: {error}",
+            hint=f"it is corrupt, edited by hand or of another version; {_REMEDY}",
+        ) from error
     unknown = [tensor.name for tensor in contract.inputs if tensor.name not in INPUT_MEANINGS]
     if unknown:
         raise StorageError(
             f"{path} has the input {echo(unknown[0])}; expected {', '.join(INPUT_MEANINGS)}",
-            hint=Contract.remedy,
+            hint=_REMEDY,
         )
     return contract
 
 
 def _content(contract: Contract) -> dict[str, Any]:
-    content = contract.model_dump(mode="json")
+    content = asdict(contract)
     if content["sentence_vector"] is not None:
         # `tokenizer.max_length` is what clients cut at: of the model's, the tokenizer's and this.
         del content["sentence_vector"]["max_length"]
     return content
+
+
+def _complete(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns the file's content with the field of the vector that the file does not have.
+
+    Raises:
+        ValueError: The file has it.
+    """
+    vector = content.get("sentence_vector")
+    if not isinstance(vector, dict):
+        return content
+    if "max_length" in vector:
+        raise ValueError("sentence_vector.max_length: unknown")
+    return {**content, "sentence_vector": {**vector, "max_length": None}}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from edgedistil.core.errors import StorageError
 
 _CACHE_VARIABLE = "EDGEDISTIL_CACHE"
@@ -22,6 +20,9 @@ def cache_root() -> Path:
     configured = os.environ.get(_CACHE_VARIABLE)
     if configured:
         return Path(configured)
+    # Devices that only run artefacts have neither this package nor a cache.
+    from platformdirs import user_cache_path
+
     folder = user_cache_path("edgedistil")
     # Without a home folder the path starts with a literal `~`.
     if not folder.is_absolute():

@@ -12,12 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
-
 from edgedistil.core.errors import StorageError
-from edgedistil.core.format import plural
 from edgedistil.core.precision import Precision
-from edgedistil.core.records import Record
 from edgedistil.core.rundir import read_json, write_json
 
 SESSION_FILE = "session.json"
@@ -44,28 +40,34 @@ _ENUMERATIONS = {
 }
 
 
-class SessionOptions(Record):
-    """Options of one onnxruntime session on the CPU; the defaults are onnxruntime's own."""
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """Options of one onnxruntime session on the CPU; the defaults are onnxruntime's own.
 
-    threads: int = Field(
-        default=0, ge=0, description="Threads of one operator; 0: one per physical core."
-    )
-    spinning: bool = Field(
-        default=True, description="Waiting threads spin, which is faster and occupies their cores."
-    )
-    arena: bool = Field(
-        default=True, description="Memory is taken from an arena, which keeps what it has taken."
-    )
-    graph_level: GraphLevel = Field(
-        default="all", description="Level of onnxruntime's graph optimizations."
-    )
-    prepacking: bool = Field(
-        default=True, description="Weights are rearranged when the graph is loaded."
-    )
-    exact_int8: bool = Field(
-        default=False,
-        description="On x86 without VNNI, sums of two int8 products do not saturate in 16 bits.",
-    )
+    Attributes:
+        threads: Threads of one operator; 0: one per physical core.
+        spinning: Waiting threads spin, which is faster and occupies their cores.
+        arena: Memory is taken from an arena, which keeps what it has taken.
+        graph_level: Level of onnxruntime's graph optimizations.
+        prepacking: Weights are rearranged when the graph is loaded.
+        exact_int8: On x86 without VNNI, sums of two int8 products do not saturate in 16 bits.
+    """
+
+    threads: int = 0
+    spinning: bool = True
+    arena: bool = True
+    graph_level: GraphLevel = "all"
+    prepacking: bool = True
+    exact_int8: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the number of threads.
+
+        Raises:
+            ValueError: It is negative, or not an integer.
+        """
+        if type(self.threads) is not int or self.threads < 0:
+            raise ValueError(f"threads: got {self.threads!r}; expected 0 or more")
 
     # The translation into onnxruntime's names is here and in `from_json`, nowhere else.
     def attributes(self) -> dict[str, str | int | bool]:
@@ -109,6 +111,8 @@ class SessionOptions(Record):
         # Files of earlier versions lack some options.
         values = {**cls().attributes(), **attributes}
         levels = {member: level for level, member in GRAPH_LEVELS.items()}
+        if not isinstance(values["enable_cpu_mem_arena"], bool):
+            raise ValueError("enable_cpu_mem_arena: expected true or false")
         return cls(
             threads=values["intra_op_num_threads"],
             spinning=entries.get(ALLOW_SPINNING, "1") == "1",
@@ -135,6 +139,9 @@ class SessionOptions(Record):
 
     def describe(self) -> str:
         """One line for a person: `2 threads, arena on, spinning off, ...`."""
+        # Words of records, which devices that only run artefacts do not have.
+        from edgedistil.core.format import plural
+
         threads = "all cores" if self.threads == 0 else plural(self.threads, "thread")
         parts = [
             threads,
@@ -225,7 +232,7 @@ def read_session_file(path: Path) -> dict[str, SessionAdvice]:
         return {name: SessionAdvice.from_json(entry) for name, entry in data["artefacts"].items()}
     except KeyError as error:
         raise _not_a_session_file(path, f"{error} is missing") from error
-    except (TypeError, ValueError, AttributeError, ValidationError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise _not_a_session_file(path, str(error)) from error
 
 

@@ -26,6 +26,7 @@ from edgedistil.core.tokenizer_files import (
     RESAVE_HINT,
     SETTINGS_FILE,
     TOKENIZER_FILE,
+    Side,
     TokenizerFiles,
     declared_inputs,
     extra_tokens,
@@ -88,8 +89,8 @@ class TextTokenizer:
     roles: Mapping[str, str]
     max_length: int | None
     positions: int | None
-    truncation_side: str
-    padding_side: str
+    truncation_side: Side
+    padding_side: Side
     gives_token_types: bool
     frames: tuple[Frame, Frame]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError, StorageError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.family_info import FamilyInfo
 from edgedistil.core.rundir import read_json_object
+
+# Side on which long texts are cut, or short ones padded.
+Side = Literal["left", "right"]
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
@@ -141,7 +144,7 @@ def max_length(files: TokenizerFiles) -> int | None:
     return int(length) if 1 <= length < _LONGEST_DECLARED else None
 
 
-def text_side(files: TokenizerFiles, key: str) -> str:
+def text_side(files: TokenizerFiles, key: str) -> Side:
     """Returns the side, right or left, on which texts are cut or padded."""
     # Truncation and padding in tokenizer.json have a side, too.
     part = files.fast.get(key.removesuffix("_side")) or {}
@@ -151,7 +154,7 @@ def text_side(files: TokenizerFiles, key: str) -> str:
         raise ModelError(
             f"{files.folder / SETTINGS_FILE} has {key} = {side!r}; expected right or left"
         )
-    return str(side)
+    return "left" if side == "left" else "right"
 
 
 def declared_inputs(files: TokenizerFiles) -> list[str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 
@@ -29,7 +29,7 @@ from edgedistil.core.task import (
 )
 from edgedistil.core.tokenizer import Frame, TextPlace, TextTokenizer, read_tokenizer
 
-_DTYPES: dict[int, str] = {
+_DTYPES: dict[int, Literal["int64", "float32"]] = {
     onnx.TensorProto.INT64: "int64",
     onnx.TensorProto.FLOAT: "float32",
 }
@@ -105,13 +105,11 @@ def _tensors(
                 f"expected {', '.join(meanings)} in {', '.join(_DTYPES.values())}"
             )
         tensors.append(
-            TensorContract.model_validate(
-                {
-                    "name": value.name,
-                    "dtype": _DTYPES[kind.elem_type],
-                    "shape": [dim.dim_param or dim.dim_value for dim in kind.shape.dim],
-                    "meaning": meanings[value.name],
-                }
+            TensorContract(
+                name=value.name,
+                dtype=_DTYPES[kind.elem_type],
+                shape=[dim.dim_param or dim.dim_value for dim in kind.shape.dim],
+                meaning=meanings[value.name],
             )
         )
     return tensors
@@ -124,17 +122,15 @@ def tokenizer_contract(tokenizer: TextTokenizer, max_length: int) -> TokenizerCo
         role = name.removesuffix("_token")
         special[role] = SpecialToken(token=token, id=tokenizer.require(role))
     single, pair = (_parts(frame) for frame in tokenizer.frames)
-    return TokenizerContract.model_validate(
-        {
-            "max_length": max_length,
-            "truncation_side": tokenizer.truncation_side,
-            "padding_side": tokenizer.padding_side,
-            "pad_id": tokenizer.pad_id,
-            "splits_special_tokens": tokenizer.backend.encode_special_tokens,
-            "special_tokens": special,
-            "single": single,
-            "pair": pair,
-        }
+    return TokenizerContract(
+        max_length=max_length,
+        truncation_side=tokenizer.truncation_side,
+        padding_side=tokenizer.padding_side,
+        pad_id=tokenizer.pad_id,
+        splits_special_tokens=tokenizer.backend.encode_special_tokens,
+        special_tokens=special,
+        single=single,
+        pair=pair,
     )
 
 

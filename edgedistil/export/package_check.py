@@ -122,7 +122,7 @@ def _check_contract(folder: Path, source_folder: Path) -> list[str]:
     settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     tokenizer = tokenizer_contract(read_tokenizer(source_folder), settings["model_max_length"])
     # Roles that only the source's reader finds are not in the package's files.
-    tokenizer = tokenizer.model_copy(update={"special_tokens": contract.tokenizer.special_tokens})
+    tokenizer = replace(tokenizer, special_tokens=contract.tokenizer.special_tokens)
     inputs, outputs = read_tensors(folder, contract.task)
     labels = label_names(config) if contract.labels else []
     vector = contract.sentence_vector

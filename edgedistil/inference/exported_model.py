@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,6 @@ from edgedistil.core.session import (
 )
 from edgedistil.core.task import Task
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
-from edgedistil.core.toml import did_you_mean
 
 Ids = NDArray[np.int64]
 Outputs = dict[str, NDArray[np.float32]]
@@ -115,8 +114,7 @@ def _checked_precision(folder: Path, precision: str | None) -> Precision:
         if name == requested:
             return name
     raise InputError(
-        f"{folder} has no artefact in {echo(requested)}{did_you_mean(requested, available)}; "
-        f"it has {', '.join(available) or 'none'}",
+        f"{folder} has no artefact in {echo(requested)}; it has {', '.join(available) or 'none'}",
         hint="edgedistil export --quantize PRECISION adds one",
     )
 
@@ -133,7 +131,7 @@ def _session_options(folder: Path, path: Path, threads: int | None) -> SessionOp
 
 def replace_threads(options: SessionOptions, threads: int) -> SessionOptions:
     """Returns session options with another number of threads."""
-    return options.model_copy(update={"threads": threads})
+    return replace(options, threads=threads)
 
 
 def _open_session(path: Path, options: SessionOptions) -> onnxruntime.InferenceSession:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from edgedistil.core.regular_file import check_regular
 from edgedistil.core.rundir import RunDir, replacing, storage_errors
 from edgedistil.core.task import ENCODER_TASK
 from edgedistil.inference.encoder import Encoder
+from edgedistil.inference.task_model import TextsCutWarning
 
 # Characters of a text: no model reads as many tokens, and the tokenizer takes 100 bytes for each.
 _MAX_CHARACTERS = 2**24
@@ -68,10 +70,15 @@ def embed(
         raise InputError("there is no text to embed", hint="pass texts, or a file with lines")
     encoder = Encoder(folder, precision=options.precision, threads=options.threads)
     windows = encoder.embed_windows(_lines(texts), side=options.side)
-    if options.out is None:
-        _print_vectors(windows)
-    else:
-        _write_vectors(options.out, windows, shape=(count, encoder.dimension))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TextsCutWarning)
+        if options.out is None:
+            _print_vectors(windows)
+        else:
+            _write_vectors(options.out, windows, shape=(count, encoder.dimension))
+    for warning in caught:
+        console.warn(str(warning.message))
+    if options.out is not None:
         console.say(f"wrote {count:,} vectors of {encoder.dimension} values to {options.out}")
     return count, encoder.dimension
 

@@ -9,6 +9,7 @@ has bounds here, and reply.py compares it with the job.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -188,7 +189,7 @@ class Job(Record):
 
     def _session_settings(self, model: JobModel) -> dict[str, Any]:
         threads = model.session.threads or self.threads
-        session = model.session.model_copy(update={"threads": threads})
+        session = replace(model.session, threads=threads)
         entries = session.config_entries()
         # All models of a job are loaded at once: the threads of the idle ones must not spin during
         # the calls of the other.

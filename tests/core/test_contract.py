@@ -68,12 +68,12 @@ def other_input(content: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (drop_prompts, "contract.json is damaged: keys are missing or unknown"),
-        (add_key, "contract.json is damaged: keys are missing or unknown"),
-        (drop_pad, "contract.json is not a valid Contract: tokenizer.pad_id: Field required"),
+        (drop_prompts, "not a valid contract: sentence_vector.prompts: missing"),
+        (add_key, "not a valid contract: sentence_vector.max_length: unknown"),
+        (drop_pad, "contract.json is not a valid contract: tokenizer.pad_id: missing"),
         (set_format, "contract.json has the format 0; expected 1"),
-        (wrong_pooling, "contract.json is not a valid Contract: sentence_vector.pooling.0"),
-        (wrong_side, "contract.json is not a valid Contract: tokenizer.padding_side"),
+        (wrong_pooling, "contract.json is not a valid contract: sentence_vector.pooling.0"),
+        (wrong_side, "contract.json is not a valid contract: tokenizer.padding_side"),
         (other_input, "contract.json has the input pixels; expected input_ids, attention_mask"),
     ],
 )

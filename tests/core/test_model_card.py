@@ -83,7 +83,7 @@ def test_the_card_says_how_vectors_are_made_and_what_is_put_before_a_text(tmp_pa
     card = render_card(replace(inputs, contract=small_contract(guess)))
     assert "(a guess: the source does not say how it pools), computed by the client" in card
     assert "Prompts" not in card
-    contract = small_contract().model_copy(update={"unsupported": "the module LSTM"})
+    contract = replace(small_contract(), unsupported="the module LSTM")
     card = render_card(replace(inputs, contract=contract))
     assert "computed by the client (`modules.json`): the module LSTM is not supported" in card
 
@@ -113,7 +113,7 @@ def test_the_card_shows_the_change_by_neighbours(tmp_path: Path, change: float, 
 
 def test_a_client_without_multiple_choice_has_no_example(tmp_path: Path) -> None:
     inputs = card_inputs(tmp_path / "m")
-    contract = inputs.contract.model_copy(update={"task": "multiple-choice"})
+    contract = replace(inputs.contract, task="multiple-choice")
     card = render_card(replace(inputs, contract=contract))
     assert "transformers.js\nconst run" not in card
     assert "ORTModelForMultipleChoice.from_pretrained" in card
@@ -181,7 +181,7 @@ MARK = "<b>x</b>[a](javascript:x)`|\n\n# h\n```\n\x1b[31m\x00'; --- **b** &lt;"
 
 def hostile_contract() -> Contract:
     vector = replace(VECTOR, prompts={MARK: MARK, "document": MARK}, default_prompt=MARK)
-    return small_contract(vector).model_copy(update={"unsupported": MARK})
+    return replace(small_contract(vector), unsupported=MARK)
 
 
 def test_text_from_elsewhere_is_text_in_the_card(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_text_from_elsewhere_is_text_in_the_card(tmp_path: Path) -> None:
     assert not re.search("[\x00-\x09\x0b-\x1f]", card)
 
     # The same headings and blocks as a harmless card, and no effect.
-    harmless_contract = inputs.contract.model_copy(update={"unsupported": "a"})
+    harmless_contract = replace(inputs.contract, unsupported="a")
     harmless_inputs = replace(inputs, omitted=["a", "b"], contract=harmless_contract)
     _, harmless = render_card(harmless_inputs).split("\n---\n", 1)
     parser = MarkdownIt("commonmark").enable("table")

@@ -118,7 +118,7 @@ def _with_option(name: str, value: Any) -> dict[str, Any]:
         ([], "not a valid session.json"),
         ({"format": 1, "artefacts": {"x": {"options": {}}}}, "'config_entries' is missing"),
         (_with_option("graph_level", "all"), "unknown option graph_level; expected one of: graph_"),
-        (_with_option("intra_op_num_threads", -1), "greater than or equal to 0"),
+        (_with_option("intra_op_num_threads", -1), "threads: got -1; expected 0 or more"),
     ],
 )
 def test_a_malformed_session_file_is_refused(data: Any, message: str, tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_a_package_that_says_something_else_than_the_graph_is_refused(
             vector = vector.with_pooling("cls")
         else:
             (folder / "config_sentence_transformers.json").unlink()
-        write_contract(folder, contract.model_copy(update={"sentence_vector": vector}))
+        write_contract(folder, replace(contract, sentence_vector=vector))
 
     monkeypatch.setattr(package, "write_contract", with_fault)
     with pytest.raises(ParityError, match=r"contract\.json has another value of sentence_vector"):

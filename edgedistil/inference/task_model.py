@@ -1,0 +1,126 @@
+"""What the classes for tasks share: an open folder, its length, and calls in bounded memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from tokenizers import Encoding
+
+from edgedistil.core.errors import InputError
+from edgedistil.core.task import Task
+from edgedistil.inference.batching import Framed, PaddedBatch, batch_indices, pad_batch
+from edgedistil.inference.exported_model import Outputs, open_exported
+
+# Positions of a call: larger batches are hardly faster on a CPU, and take more memory.
+BATCH_TOKENS = 4096
+# Texts whose tokens are in memory at once.
+_WINDOW = 4096
+# Bytes of a call's outputs: a vocabulary of scores at 4,096 positions would be gigabytes.
+_OUTPUT_BYTES = 64 * 2**20
+
+Item = TypeVar("Item")
+# A text, or two texts that the model compares.
+Text = str | tuple[str, str]
+
+
+class TextsCutWarning(UserWarning):
+    """Texts are longer than the model reads, and were cut."""
+
+
+class TaskModel:
+    """An export folder, opened for one task; the base of a class for each task."""
+
+    task: ClassVar[Task]
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        precision: str | None = None,
+        threads: int | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+        max_length: int | None = None,
+    ) -> None:
+        """Opens an export folder.
+
+        Args:
+            folder: A folder that `edgedistil export` wrote for the task of the class.
+            precision: Precision of the graph; None for fp32.
+            threads: Threads of one call; None: as the folder recommends.
+            batch_tokens: Positions of a call at most, padding included; bounds the memory.
+            max_length: Tokens of a text at most, if fewer than the model's.
+        Raises:
+            InputError: The folder is for another task, or has no such precision.
+            StorageError: contract.json is damaged.
+            ModelError: Another file of the folder is missing or corrupt.
+        """
+        self._model = open_exported(
+            Path(folder), precision=precision, threads=threads, tasks=[self.task]
+        )
+        self._batch_tokens = batch_tokens
+        longest = self._model.contract.tokenizer.max_length
+        self._max_length = min(max_length or longest, longest)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text at most; longer texts are cut."""
+        return self._max_length
+
+    def _outputs(self, framed: Sequence[Framed]) -> Iterator[tuple[PaddedBatch, Outputs]]:
+        """Yields batches of texts of similar length with the outputs of the graph."""
+        padding = self._model.contract.tokenizer
+        lengths = [len(ids) for ids, _ in framed]
+        for indices in batch_indices(lengths, max_tokens=self._batch_tokens):
+            batch = pad_batch(
+                framed,
+                indices,
+                pad_id=padding.pad_id,
+                on_the_left=padding.padding_side == "left",
+            )
+            yield batch, self._model.run(batch.ids_BL, batch.mask_BL, batch.type_ids_BL)
+
+    def _limit_outputs(self, values: int) -> None:
+        """Lowers the positions of a call for graphs with many values at a position."""
+        self._batch_tokens = min(self._batch_tokens, max(1, _OUTPUT_BYTES // (4 * values)))
+
+    def _truncate(self, *, overlap: int = 0, strategy: str = "longest_first") -> None:
+        """Sets how the tokenizer cuts long texts; the cut parts overlap by some tokens."""
+        # Windows of a context cover it from its start, whatever side other texts are cut on.
+        side = self._model.contract.tokenizer.truncation_side if not overlap else "right"
+        self._model.tokenizer.backend.enable_truncation(
+            self.max_length, stride=overlap, strategy=strategy, direction=side
+        )
+
+    def _encode(self, texts: Sequence[Text]) -> list[Encoding]:
+        """Returns tokens of texts with their places; `_truncate` was called before."""
+        return list(self._model.tokenizer.backend.encode_batch(list(texts)))
+
+    def _warn_of_cut(self, count: int) -> None:
+        """Warns of texts that were cut, once for each place that calls."""
+        if count:
+            message = f"texts that fill or exceed {self.max_length} tokens (cut there): {count:,}"
+            # The caller of the public method that calls this.
+            warnings.warn(message, TextsCutWarning, stacklevel=3)
+
+
+def framed_of(encoding: Encoding) -> Framed:
+    """Returns token ids and token types."""
+    return list(encoding.ids), list(encoding.type_ids)
+
+
+def listed(items: Iterable[Item]) -> list[Item]:
+    """Returns the items; raises InputError for a single text, which is one of characters."""
+    if isinstance(items, str):
+        raise InputError("expected a list of texts, got one text", hint="pass [text]")
+    return list(items)
+
+
+def in_windows(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yields items, some thousand at a time."""
+    stream = iter(items)
+    while window := list(islice(stream, _WINDOW)):
+        yield window

@@ -63,8 +63,10 @@ def requirements_for(target: str) -> list[Requirement]:
     for name in REQUIREMENTS:
         wheel = pinned.get(name)
         # tokenizers has one wheel for all Pythons; it gives the same ids everywhere.
-        known = (version(name), None) if wheel is None else (wheel.version, wheel.bytes)
-        requirements.append(Requirement(name, *known, is_installed=False))
+        if wheel is None:
+            requirements.append(Requirement(name, version(name), None, is_installed=False))
+        else:
+            requirements.append(Requirement(name, wheel.version, wheel.bytes, is_installed=False))
     return requirements
 
 

@@ -26,8 +26,7 @@ def main() -> None:
         case edgedistil.Encoder():
             print(*model.embed([text])[0].tolist())
         case edgedistil.Classifier():
-            pair = (text, *more) if more else text
-            for label in model.classify([pair])[0]:
+            for label in model.classify([(text, more[0]) if more else text])[0]:
                 print(f"{label.score:.4f} {label.name}")
         case edgedistil.TokenClassifier():
             for span in model.spans([text])[0]:

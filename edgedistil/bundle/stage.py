@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +22,32 @@ from edgedistil.bundle.cpp_folder import (
     write_cpp_part,
 )
 from edgedistil.bundle.python_folder import python_readme, python_size_groups, write_python_part
+from edgedistil.bundle.web.part import (
+    require_supported,
+    web_readme,
+    web_size_groups,
+    write_web_part,
+)
 from edgedistil.core import console
 from edgedistil.core.contract import CONFORMANCE_FILE, read_contract
 from edgedistil.core.digests import changed_file
 from edgedistil.core.errors import InputError, ModelError
 from edgedistil.core.format import mebibytes
-from edgedistil.core.options import BundleOptions
+from edgedistil.core.options import BundleLanguage, BundleOptions
 from edgedistil.core.precision import PRECISIONS, Precision, graph_name
 from edgedistil.core.rundir import read_json_object, replacing, write_json, write_text
 
 # Files of an export that no runner reads.
 _LEFT_OUT = ("export.*.json", "*.ort", "onnx")
 _EXPORT_HINT = "run edgedistil export again: it replaces the folder"
+
+
+# Language → the parts of its folder, in the table of sizes.
+_SIZE_GROUPS: Mapping[BundleLanguage, Callable[[Path], dict[str, list[Path]]]] = {
+    "cpp": cpp_size_groups,
+    "python": python_size_groups,
+    "web": web_size_groups,
+}
 
 
 @dataclass(frozen=True)
@@ -64,23 +78,26 @@ def make_bundle(export: Path, options: BundleOptions) -> Bundle:
     contract = read_contract(export)
     precision = _checked_precision(export, options.precision)
     _require_unchanged(export)
-    is_cpp = options.language == "cpp"
-    if is_cpp:
+    if options.language == "cpp":
         require_cpp_tokenizer(export, hint=_EXPORT_HINT)
+    if options.language == "web":
+        require_supported(export, contract)
     folder = options.out or Path(f"{export.name}-{options.language}")
     with replacing(folder) as unfinished:
         unfinished.mkdir(parents=True)
         _copy_model(export, unfinished / "model", precision)
-        if is_cpp:
+        if options.language == "cpp":
             write_cpp_part(unfinished, options.target)
-            groups, readme = cpp_size_groups(unfinished), cpp_readme(contract, precision)
+            readme = cpp_readme(contract, precision)
+        elif options.language == "web":
+            write_web_part(unfinished, contract, precision, threads=None)
+            readme = web_readme(contract)
         else:
             requirements = write_python_part(unfinished, options.target)
-            groups = python_size_groups(unfinished)
             readme = python_readme(contract, precision, requirements)
+        groups = _SIZE_GROUPS[options.language](unfinished)
         write_text(unfinished / "README.md", readme + _size_table(_sizes(unfinished, groups)))
-    groups = cpp_size_groups(folder) if is_cpp else python_size_groups(folder)
-    return Bundle(folder, _sizes(folder, groups))
+    return Bundle(folder, _sizes(folder, _SIZE_GROUPS[options.language](folder)))
 
 
 def _checked_precision(export: Path, requested: Precision | None) -> Precision:

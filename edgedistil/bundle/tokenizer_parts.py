@@ -6,7 +6,7 @@ name of both lists through it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 # Section of tokenizer.json → types that the C++ library has.
@@ -41,17 +41,28 @@ REGULAR_EXPRESSIONS = frozenset(
 _STEPS = ("normalizers", "pretokenizers", "processors")
 
 
-def missing_parts(described: Mapping[str, Any]) -> list[str]:
-    """Returns the parts of a tokenizer.json that the C++ library does not have, in words."""
+def missing_parts(
+    described: Mapping[str, Any],
+    parts: Mapping[str, frozenset[str]] = PARTS,
+    *,
+    expressions: Collection[str] | None = REGULAR_EXPRESSIONS,
+) -> list[str]:
+    """Returns the parts of a tokenizer.json that a library does not have, in words.
+
+    Args:
+        described: Content of tokenizer.json.
+        parts: Section → types that the library has; by default those of the C++ library.
+        expressions: Regular expressions that it has; None for all.
+    """
     missing = []
-    for section, known in PARTS.items():
+    for section, known in parts.items():
         for part in _parts(described.get(section)):
             kind = str(part.get("type"))
             if kind not in known:
                 missing.append(f"{section.replace('_', '-')} {kind}")
             pattern = part.get("pattern")
             regex = pattern.get("Regex") if isinstance(pattern, dict) else None
-            if regex is not None and regex not in REGULAR_EXPRESSIONS:
+            if regex is not None and expressions is not None and regex not in expressions:
                 missing.append(f"regular expression {regex}")
     model = described.get("model") or {}
     if model.get("dropout"):

@@ -18,7 +18,7 @@ from edgedistil.core.sentence_vector import Pooling
 
 ArtefactFormat = Literal["onnx", "ort"]
 EmbedSide = Literal["query", "document"]
-BundleLanguage = Literal["cpp", "python"]
+BundleLanguage = Literal["cpp", "python", "web"]
 
 # The longest sequences of any encoder of these families; attention takes their square in memory.
 MAX_LENGTH = 8192

@@ -31,6 +31,12 @@ from edgedistil.core.task import TASKS
 from edgedistil.export.conformance_text import conformance_pairs, conformance_texts
 
 CHECK_FILE = "check.py"
+# Programs and modules of an export folder → our files with their content.
+PROGRAMS = {
+    CHECK_FILE: "check_script.py",
+    "check.mjs": "check_script.mjs",
+    "tokenizer.mjs": "tokenizer.mjs",
+}
 FORMAT = 1
 # Values of an output that are stored: all of a label's scores, some of each part of a long tensor.
 VALUES = 64
@@ -46,7 +52,7 @@ Values = NDArray[np.float32]
 
 
 def write_conformance(folder: Path) -> None:
-    """Writes conformance.jsonl and check.py into an export folder.
+    """Writes conformance.jsonl and the programs that check it into an export folder.
 
     Args:
         folder: Holds graphs, tokenizer, contract and session options.
@@ -70,7 +76,8 @@ def write_conformance(folder: Path) -> None:
     }
     lines = "".join(f"{json.dumps(row)}\n" for row in [head, *cases])
     write_text(folder / CONFORMANCE_FILE, lines)
-    shutil.copyfile(Path(__file__).with_name("check_script.py"), folder / CHECK_FILE)
+    for name, source in PROGRAMS.items():
+        shutil.copyfile(Path(__file__).with_name(source), folder / name)
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -76,8 +76,8 @@ def write_conformance(folder: Path) -> None:
     }
     lines = "".join(f"{json.dumps(row)}\n" for row in [head, *cases])
     write_text(folder / CONFORMANCE_FILE, lines)
-    for name, source in PROGRAMS.items():
-        shutil.copyfile(Path(__file__).with_name(source), folder / name)
+    for program, source in PROGRAMS.items():
+        shutil.copyfile(Path(__file__).with_name(source), folder / program)
 
 
 def _digests(folder: Path) -> dict[str, str]:

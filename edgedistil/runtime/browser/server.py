@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ class JobState:
         phase: Where the page is.
         outputs: LABEL/KEY/OUTPUT → array.
         loads: Other runnable tasks, at several moments before the first timed call.
+        downloaded: Bytes of runtime and models that the page has fetched.
         is_timed: Whether all timed calls are over.
     """
 
@@ -55,6 +57,7 @@ class JobState:
         self.phase = "start"
         self.outputs: dict[str, Any] = {}
         self.loads: list[int] = []
+        self.downloaded = 0
         self.is_timed = threading.Event()
 
     def enter(self, phase: str) -> None:
@@ -85,8 +88,7 @@ def serve(state: JobState) -> Iterator[str]:
     """
     token = secrets.token_urlsafe(24)
     handler = partial(_Handler, state, token)
-    with ThreadingHTTPServer((_HOST, 0), handler) as server:
-        server.daemon_threads = True
+    with _Server((_HOST, 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
@@ -94,6 +96,15 @@ def serve(state: JobState) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Prints what a request raised, except that the browser ended."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -107,18 +118,21 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_arguments: Any) -> None:
         """Prints nothing."""
 
-    def do_GET(self) -> None:  # noqa: N802 - named by the standard library
+    def do_GET(self) -> None:
         """Sends a file or a text of the job."""
         name = self._name()
         if name in self._state.texts:
             self._send(self._state.texts[name].encode(), ".json")
         elif name in self._state.files:
             path = self._state.files[name]
-            self._send(path.read_bytes(), path.suffix)
+            content = path.read_bytes()
+            self._send(content, path.suffix)
+            if "/" in name:
+                self._state.downloaded += len(content)
         else:
             self._refuse()
 
-    def do_POST(self) -> None:  # noqa: N802 - named by the standard library
+    def do_POST(self) -> None:
         """Takes a phase or an output, and sends the counts."""
         name, size = self._name(), int(self.headers.get("Content-Length") or 0)
         if name is None or size > MAX_REPLY_BYTES:
@@ -148,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _name(self) -> str | None:
         """Returns the path below the token; None for a request that is not from our page."""
         # Another site's name may point here; its page has another host.
-        host = f"{_HOST}:{self.server.server_address[1]}"
+        host = f"{_HOST}:{self.connection.getsockname()[1]}"
         prefix = f"/{self._token}/"
         path = urlsplit(self.path).path
         if self.headers.get("Host") != host or not path.startswith(prefix):

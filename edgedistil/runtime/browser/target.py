@@ -191,7 +191,7 @@ class BrowserTarget:
         timeout = job.timeout_seconds or _DEFAULT_TIMEOUT_S
         answer: dict[str, Any] = page.evaluate(script, timeout_s=timeout)
         heaps = [model.pop("heaps") for model in answer["models"].values()]
-        answer["conditions"] = _conditions(self, answer.pop("transferred"), heaps, job)
+        answer["conditions"] = _conditions(self, state.downloaded, heaps, job)
         return answer
 
     def _job_state(self, job: Job, files: Mapping[str, Path]) -> JobState:
@@ -224,7 +224,9 @@ def _graph_files(graph: str, files: Mapping[str, Path]) -> list[str]:
     others = [
         name
         for name in files
-        if name != graph and name.rpartition("/")[0] == folder and not name.endswith((".npz", ".onnx"))
+        if name != graph
+        and name.rpartition("/")[0] == folder
+        and not name.endswith((".npz", ".onnx"))
     ]
     return [graph, *sorted(others)]
 
@@ -253,7 +255,9 @@ def _threads_in_words(target: BrowserTarget, job: Job) -> str:
 
 
 def _failure(error: TargetError, phase: str) -> dict[str, Any]:
-    out_of_memory = any(word in error.message for word in ("crashed", "Aborted", "memory", "Array buf"))
+    out_of_memory = any(
+        word in error.message for word in ("crashed", "Aborted", "memory", "Array buf")
+    )
     kind = "memory" if out_of_memory else "exception"
     if "in time" in error.message:
         kind = "timeout"
@@ -263,4 +267,3 @@ def _failure(error: TargetError, phase: str) -> dict[str, Any]:
 def _page_sha256() -> str:
     """Digest of the page's program."""
     return sha256_file(Path(__file__).with_name("page") / "worker.mjs")
-

@@ -164,9 +164,8 @@ def test_other_tokens_are_refused_with_the_text(copy: Path) -> None:
 
 
 def test_a_task_that_needs_places_is_refused_without_them(copy: Path) -> None:
-    edit_tokenizer(
-        copy / "model", lambda text: text["added_tokens"][0].update(special=False, normalized=True)
-    )
+    added = {"id": 3, "content": "qzqzq", "special": False, "normalized": True}
+    edit_tokenizer(copy / "model", lambda text: text["added_tokens"].append(added))
     contract = read_contract(copy / "model").model_copy(update={"task": "question-answering"})
     with pytest.raises(InputError, match="does not give with added tokens that are normalized"):
         part._verify_tokens(copy, contract)

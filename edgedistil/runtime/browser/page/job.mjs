@@ -167,7 +167,7 @@ export async function runJob(job, options) {
       memory.run = (await counters()).resident;
     }
     memory.peak = (await counters()).peak;
-    entry.heaps = await runner.models[label].ask('heaps', {});
+    entry.heaps = { js: await scriptBytes(), ...(await runner.models[label].ask('heaps', {})) };
   }
   for (const item of job.alternate) {
     await phase(`alternate ${item.name}`);
@@ -182,14 +182,20 @@ export async function runJob(job, options) {
       }
     }
   }
-  const entries = performance.getEntries().filter((entry) => entry.transferSize !== undefined);
-  reply.transferred = entries.reduce((sum, entry) => sum + entry.transferSize, 0);
   return reply;
+}
+
+// Bytes of JavaScript's objects, in workers too; browsers measure them in pages that are isolated.
+async function scriptBytes() {
+  if (performance.measureUserAgentSpecificMemory === undefined) return null;
+  const { breakdown } = await performance.measureUserAgentSpecificMemory();
+  const scripts = breakdown.filter(({ types }) => types.includes('JavaScript'));
+  return scripts.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
 const inputs = async () => (await fetch('inputs.json')).json();
 
-// What a page is told about itself.
+// Returns what the page can use.
 export function describePage() {
   return {
     isolated: crossOriginIsolated,

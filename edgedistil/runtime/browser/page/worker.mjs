@@ -137,7 +137,7 @@ const actions = {
 
   async heaps() {
     const wasm = memories.reduce((sum, memory) => sum + memory.buffer.byteLength, 0);
-    return { wasm, js: performance.memory?.usedJSHeapSize ?? null };
+    return { wasm };
   },
 };
 

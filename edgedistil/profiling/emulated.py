@@ -7,12 +7,9 @@ the outputs are collected. No row has a latency.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from edgedistil.core import console
 from edgedistil.core.device import DeviceSpec
@@ -21,12 +18,18 @@ from edgedistil.core.export_records import ParityRecord
 from edgedistil.core.format import artefact_name
 from edgedistil.core.profile_records import MemoryFit, MemoryStats, ProfileRecord, ProfileRow
 from edgedistil.core.records import Count, NotMeasured, provenance
-from edgedistil.core.rundir import RunDir, artefact_sha256
 from edgedistil.core.scratch import scratch_folder
-from edgedistil.parity.compare import compare
-from edgedistil.parity.gate import format_failure, judge
 from edgedistil.parity.probes import Probes
 from edgedistil.profiling.artefacts import Artefact
+from edgedistil.profiling.device_parity import (
+    OUTPUTS_FILE,
+    ProbesOf,
+    check_outputs,
+    describe_parity,
+    probe_arrays,
+    probe_keys,
+    select_probes,
+)
 from edgedistil.profiling.memory_limit import FitSetting, memory_fit
 from edgedistil.profiling.rows import (
     EMULATED_LATENCY,
@@ -44,17 +47,6 @@ from edgedistil.runtime.target import Target, raise_failure
 
 # One call at about this length: each takes seconds (docs/log.md#cost-of-an-emulated-call).
 _DEFAULT_LENGTH = 128
-# Name of the file with the probes' outputs in a job's folder.
-_OUTPUTS = "outputs.npz"
-# Multiply-adds that the probes of an artefact may cost. An emulated core computes about 0.2 G of
-# them a second in fp32, so this takes a minute or two (docs/log.md#cost-of-an-emulated-call).
-_PROBE_MACS = 1.5e10
-# Bounds on the probes' tokens: enough to find a wrong kernel, and no more than a small model needs.
-_MIN_PROBE_TOKENS = 256
-_MAX_PROBE_TOKENS = 2048
-
-# Finds the probes of an artefact; None if it has none.
-ProbesOf = Callable[[Artefact], Probes | None]
 
 
 @dataclass(frozen=True)
@@ -92,19 +84,10 @@ class EmulatedRun:
 
     def arrays(self) -> dict[str, Any]:
         """Returns the inputs of the calls and of the probes, named KEY/INPUT."""
-        feeds_by_key: dict[str, dict[str, Any]] = {}
+        arrays = probe_arrays(self.probes or ())
         for length in self.lengths:
             key = self.workload.lengths[length][0]
-            feeds_by_key[key] = self.workload.inputs[key]
-        for index, batch in enumerate(self.probes or ()):
-            feeds = batch.feeds()
-            # Probes without token types mean zeros: PyTorch's model adds them itself.
-            feeds.setdefault("token_type_ids", feeds["input_ids"] * 0)
-            feeds_by_key[_probe_key(index)] = feeds
-
-        arrays = {}
-        for key, feeds in feeds_by_key.items():
-            for name, array in feeds.items():
+            for name, array in self.workload.inputs[key].items():
                 arrays[f"{key}/{name}"] = array
         return arrays
 
@@ -128,9 +111,12 @@ class EmulatedRun:
         )
         if self.probes is None:
             return job
-        keys = [_probe_key(index) for index in range(len(self.probes.batches))]
         return job.model_copy(
-            update={"phases": ["steady", "outputs"], "outputs": _OUTPUTS, "output_keys": keys}
+            update={
+                "phases": ["steady", "outputs"],
+                "outputs": OUTPUTS_FILE,
+                "output_keys": probe_keys(self.probes),
+            }
         )
 
 
@@ -253,14 +239,17 @@ def _run_artefact(
 ) -> tuple[list[ProfileRow], ParityRecord | None, MemoryFit | None]:
     """Runs one artefact; returns its rows, its parity check and its memory fit."""
     with scratch_folder("outputs") as folder:
-        outputs = folder / _OUTPUTS
+        outputs = folder / OUTPUTS_FILE
         inputs = NpzInputs(run.arrays())
         # A job that fails there is a row with a reason, not an error.
         reply = run_job(machine, [run.artefact], run.job(), inputs, outputs_to=outputs, check=False)
         fit = _check_fit(run, machine, reply)
         if not reply.ok:
             return [_failed_row(run, machine, reply)], None, fit
-        parity = _check_parity(run, machine, reply, outputs)
+        parity = None
+        if run.probes is not None:
+            runtime = f"onnxruntime {reply.identity.onnxruntime} under {machine.source}"
+            parity = check_outputs(run.artefact, run.probes, outputs, machine, runtime)
     rows = rows_from_reply(
         run.artefact,
         reply,
@@ -329,93 +318,3 @@ def _failure_reason(machine: Target, reply: Reply) -> str:
     except TargetError as error:
         return error.message
     raise AssertionError("a reply that is ok has no failure")
-
-
-# --- parity --------------------------------------------------------------------------------------
-
-
-def _check_parity(
-    run: EmulatedRun, machine: Target, reply: Reply, outputs: Path
-) -> ParityRecord | None:
-    """Compares the outputs under the device's kernels with PyTorch's; None without probes."""
-    if run.probes is None:
-        return None
-    return judge(
-        compare(
-            run.probes,
-            _read_outputs(outputs, run.artefact.label, run.probes),
-            precision=run.artefact.precision,
-        ),
-        precision=run.artefact.precision,
-        model=run.artefact.model,
-        task=run.artefact.task,
-        artefact_sha256=artefact_sha256(run.artefact.path),
-        runtime=f"onnxruntime {reply.identity.onnxruntime} under {machine.source}",
-        method="emulated",
-        device=machine.name,
-    )
-
-
-def _read_outputs(outputs: Path, label: str, probes: Probes) -> Iterator[Mapping[str, Any]]:
-    """Yields output name → array of each probe call, one call at a time."""
-    with np.load(outputs, allow_pickle=False) as stored:
-        for index in range(len(probes.batches)):
-            prefix = f"{label}/{_probe_key(index)}/"
-            arrays = {}
-            for name in stored.files:
-                if name.startswith(prefix):
-                    arrays[name.removeprefix(prefix)] = stored[name]
-            yield arrays
-
-
-def run_probes(run: RunDir | None) -> ProbesOf:
-    """Returns a function that loads an artefact's probes from a run."""
-
-    def load_probes(artefact: Artefact) -> Probes | None:
-        if run is None or not run.probes(artefact.model, artefact.task).is_file():
-            return None
-        return Probes.load(run.probes(artefact.model, artefact.task))
-
-    return load_probes
-
-
-def select_probes(probes: Probes | None, parameters: int) -> Probes | None:
-    """Returns the smallest probes, as many as an emulator computes in minutes; at least one.
-
-    Args:
-        probes: All probes of the artefact; None if it has none.
-        parameters: Parameters of the artefact; a token costs about as many multiply-adds.
-    """
-    if probes is None:
-        return None
-    affordable = int(_PROBE_MACS / max(parameters, 1))
-    budget = min(_MAX_PROBE_TOKENS, max(_MIN_PROBE_TOKENS, affordable))
-    # Small calls first: they cover more texts for the same number of tokens.
-    sizes = [int(batch.input_ids_BL.size) for batch in probes]
-    by_size = sorted(range(len(sizes)), key=sizes.__getitem__)
-    selected: list[int] = []
-    tokens = 0
-    for index in by_size:
-        tokens += sizes[index]
-        if selected and tokens > budget:
-            break
-        selected.append(index)
-    return probes.select(selected)
-
-
-def describe_parity(parity: ParityRecord | None) -> str:
-    """Describes the outcome of a parity check in one line, with its figures."""
-    if parity is None:
-        return "not checked: no probes of this artefact"
-    overall = parity.overall
-    figures = f"{overall.sequences} sequences, largest error {overall.max_abs:.2g}"
-    if isinstance(overall.agreement, float):
-        figures += f", agreement {overall.agreement:.1%}"
-    if parity.passed:
-        return f"passed under these kernels: {figures}"
-    failures = [format_failure(result) for result in parity.results if not result.holds]
-    return f"FAILED under these kernels: {figures}: {'; '.join(failures)}"
-
-
-def _probe_key(index: int) -> str:
-    return f"probe{index}"

@@ -330,7 +330,8 @@ def _emulate(request: ProfileRequest, spec: DeviceSpec) -> ProfileRecord:
     """Emulates the artefacts, stores the records, then raises if a parity check failed."""
     # Imported here: most profiles need no emulator.
     from edgedistil.parity.gate import require_parity
-    from edgedistil.profiling.emulated import emulate, run_probes
+    from edgedistil.profiling.device_parity import run_probes
+    from edgedistil.profiling.emulated import emulate
 
     limit = request.options.memory_limit
     emulation = emulate(

@@ -25,7 +25,8 @@ from edgedistil.core.rundir import RunDir
 from edgedistil.parity.probes import Probes
 from edgedistil.profiling import stage
 from edgedistil.profiling.artefacts import Artefact, file_artefact
-from edgedistil.profiling.emulated import emulate, select_probes
+from edgedistil.profiling.device_parity import select_probes
+from edgedistil.profiling.emulated import emulate
 from edgedistil.profiling.rows import EMULATED_LATENCY
 from edgedistil.profiling.workload import Workloads, build_workloads
 from edgedistil.runtime.machine_facts import MachineIdentity

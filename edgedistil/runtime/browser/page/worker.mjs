@@ -50,7 +50,9 @@ function tensor(metadata, { shape, values }, batch) {
 
 function feedsOf(session, model) {
   const feeds = {};
-  for (const [key, arrays] of Object.entries(inputs)) {
+  for (const [stored, arrays] of Object.entries(inputs)) {
+    if (!stored.startsWith(model.key_prefix)) continue;
+    const key = stored.slice(model.key_prefix.length);
     feeds[key] = {};
     for (const metadata of session.inputMetadata) {
       const source = model.inputs[metadata.name] ?? metadata.name;

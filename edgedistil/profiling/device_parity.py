@@ -1,0 +1,135 @@
+"""Parity on a device: the probes of an export run there, and the gate judges their outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedistil.core.export_records import ParityRecord
+from edgedistil.core.rundir import RunDir, artefact_sha256
+from edgedistil.parity.compare import compare
+from edgedistil.parity.gate import format_failure, judge
+from edgedistil.parity.probes import ProbeBatch, Probes
+from edgedistil.profiling.artefacts import Artefact
+from edgedistil.runtime.target import Target
+
+# Multiply-adds that the probes of an artefact may cost. An emulated core computes about 0.2 G of
+# them a second in fp32, so this takes a minute or two (docs/log.md#cost-of-an-emulated-call).
+_PROBE_MACS = 1.5e10
+# Bounds on the probes' tokens: enough to find a wrong kernel, and no more than a small model needs.
+_MIN_PROBE_TOKENS = 256
+_MAX_PROBE_TOKENS = 2048
+# Name of the file with the probes' outputs in a job's folder.
+OUTPUTS_FILE = "outputs.npz"
+
+# Finds the probes of an artefact; None if it has none.
+ProbesOf = Callable[[Artefact], Probes | None]
+
+
+def run_probes(run: RunDir | None) -> ProbesOf:
+    """Returns a function that loads an artefact's probes from a run."""
+
+    def load_probes(artefact: Artefact) -> Probes | None:
+        if run is None or not run.probes(artefact.model, artefact.task).is_file():
+            return None
+        return Probes.load(run.probes(artefact.model, artefact.task))
+
+    return load_probes
+
+
+def select_probes(probes: Probes | None, parameters: int) -> Probes | None:
+    """Returns the smallest probes, as many as an emulator computes in minutes; at least one.
+
+    Args:
+        probes: All probes of the artefact; None if it has none.
+        parameters: Parameters of the artefact; a token costs about as many multiply-adds.
+    """
+    if probes is None:
+        return None
+    affordable = int(_PROBE_MACS / max(parameters, 1))
+    budget = min(_MAX_PROBE_TOKENS, max(_MIN_PROBE_TOKENS, affordable))
+    # Small calls first: they cover more texts for the same number of tokens.
+    sizes = [int(batch.input_ids_BL.size) for batch in probes]
+    by_size = sorted(range(len(sizes)), key=sizes.__getitem__)
+    selected: list[int] = []
+    tokens = 0
+    for index in by_size:
+        tokens += sizes[index]
+        if selected and tokens > budget:
+            break
+        selected.append(index)
+    return probes.select(selected)
+
+
+def probe_keys(probes: Probes) -> list[str]:
+    """Returns the keys of the probes' calls in a job."""
+    return [f"probe{index}" for index in range(len(probes.batches))]
+
+
+def probe_arrays(probes: Iterable[ProbeBatch]) -> dict[str, Any]:
+    """Returns the inputs of the probes, named KEY/INPUT."""
+    arrays = {}
+    for index, batch in enumerate(probes):
+        feeds = batch.feeds()
+        # Probes without token types mean zeros: PyTorch's model adds them itself.
+        feeds.setdefault("token_type_ids", feeds["input_ids"] * 0)
+        for name, array in feeds.items():
+            arrays[f"probe{index}/{name}"] = array
+    return arrays
+
+
+def check_outputs(
+    artefact: Artefact, probes: Probes, outputs: Path, target: Target, runtime: str
+) -> ParityRecord:
+    """Compares a target's outputs with PyTorch's, and judges them.
+
+    Args:
+        artefact: The artefact that ran.
+        probes: The probes that it ran.
+        outputs: npz with arrays LABEL/KEY/OUTPUT.
+        target: Where it ran.
+        runtime: The runtime in the record.
+    """
+    return judge(
+        compare(
+            probes,
+            _read_outputs(outputs, artefact.label, probes),
+            precision=artefact.precision,
+        ),
+        precision=artefact.precision,
+        model=artefact.model,
+        task=artefact.task,
+        artefact_sha256=artefact_sha256(artefact.path),
+        runtime=runtime,
+        method=target.method,
+        device=target.name,
+    )
+
+
+def _read_outputs(outputs: Path, label: str, probes: Probes) -> Iterator[Mapping[str, Any]]:
+    """Yields output name → array of each probe call, one call at a time."""
+    with np.load(outputs, allow_pickle=False) as stored:
+        for key in probe_keys(probes):
+            prefix = f"{label}/{key}/"
+            arrays = {}
+            for name in stored.files:
+                if name.startswith(prefix):
+                    arrays[name.removeprefix(prefix)] = stored[name]
+            yield arrays
+
+
+def describe_parity(parity: ParityRecord | None) -> str:
+    """Describes the outcome of a parity check in one line, with its figures."""
+    if parity is None:
+        return "not checked: no probes of this artefact"
+    overall = parity.overall
+    figures = f"{overall.sequences} sequences, largest error {overall.max_abs:.2g}"
+    if isinstance(overall.agreement, float):
+        figures += f", agreement {overall.agreement:.1%}"
+    if parity.passed:
+        return f"passed under these kernels: {figures}"
+    failures = [format_failure(result) for result in parity.results if not result.holds]
+    return f"FAILED under these kernels: {figures}: {'; '.join(failures)}"

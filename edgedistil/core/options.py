@@ -359,7 +359,8 @@ class BundleOptions(CheckedOptions):
     """What `bundle` puts into a folder, and for which device."""
 
     language: Annotated[
-        BundleLanguage, Flag("--for", "Language of the program that runs the model on the device.")
+        BundleLanguage,
+        Flag("--for", "What runs the model: a program in C++ or Python, or a web page."),
     ] = "cpp"
     precision: Annotated[
         Precision | None,

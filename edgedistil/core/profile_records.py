@@ -86,6 +86,8 @@ class ProfileRow(Record):
     # Median of steady calls, a predicted band, or a reason for its absence.
     latency_ms: Figure | Band
     latency: LatencyStats | NotMeasured
+    # Median time in which a text of this length becomes token ids, which `latency_ms` excludes.
+    tokenization_ms: Figure = NotMeasured(not_measured="measured on this machine only")
     # Creating the session, its first call, and both with the start of the process.
     load_ms: Figure | Band
     first_call_ms: Figure | Band
@@ -105,6 +107,14 @@ class ProfileRow(Record):
     def usable(self) -> bool:
         """Whether verdicts, fits and comparisons may use the row's times."""
         return self.valid and self.disturbed is None
+
+    @property
+    def tokenization_share(self) -> float | None:
+        """Share of tokenization in the time from text to output, 0 to 1; None if unknown."""
+        tokenization, latency = self.tokenization_ms, self.latency_ms
+        if isinstance(tokenization, NotMeasured) or not isinstance(latency, float):
+            return None
+        return tokenization / (tokenization + latency)
 
 
 class Claim(Record):

@@ -25,6 +25,7 @@ from edgedistil.profiling.memory_limit import measure_fits, parse_bytes
 from edgedistil.profiling.predicted import predict
 from edgedistil.profiling.rows import NOT_REPORTED
 from edgedistil.profiling.sustained import measure_sustained
+from edgedistil.profiling.tokenization import add_tokenization
 from edgedistil.profiling.tune import tune
 from edgedistil.profiling.workload import (
     SAMPLE_TEXT,
@@ -285,6 +286,9 @@ def _measure(
     record = measure(
         target, request.artefacts, request.workloads, threads=threads, conditions=conditions
     )
+    if isinstance(target, LocalTarget):
+        rows = add_tokenization(record.rows, request.artefacts, request.workloads)
+        record = record.model_copy(update={"rows": rows})
     if request.options.sustained is not None:
         sustained = measure_sustained(
             target,

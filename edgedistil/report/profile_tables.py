@@ -29,6 +29,9 @@ from edgedistil.core.profile_records import (
 from edgedistil.core.records import NotMeasured
 from edgedistil.report.table import TableData
 
+# Tokens at which the share of tokenization is shown: a paragraph.
+_TOKENIZATION_LENGTH = 128
+
 
 def main_tables(record: ProfileRecord) -> list[TableData]:
     """Tables of a profile that are shown first; empty ones are left out."""
@@ -71,6 +74,7 @@ def latency_table(record: ProfileRecord) -> TableData:
             *_disturbed_notes(record.rows),
             *_sentence_pair_notes(record.rows),
             *_token_notes(record.rows),
+            *_tokenization_notes(record.rows),
         ],
     )
 
@@ -144,6 +148,21 @@ def _token_notes(rows: Sequence[ProfileRow]) -> list[str]:
     ]
 
 
+def _tokenization_notes(rows: Sequence[ProfileRow]) -> list[str]:
+    """Tokenization's time, and its share in the time from text to output, at one length."""
+    timed = [row for row in rows if row.tokenization_share is not None and row.usable]
+    if not timed:
+        return []
+    nearest = min(timed, key=lambda row: abs(int(row.length) - _TOKENIZATION_LENGTH))
+    same = [r for r in timed if (r.length, r.threads) == (nearest.length, nearest.threads)]
+    shares = [f"{artefact_name(row)} {percent(row.tokenization_share or 0)}" for row in same]
+    times = sorted({milliseconds(row.tokenization_ms) for row in same})
+    return [
+        f"tokenization of {nearest.length} tokens in Python: {' to '.join(times)} ms, which the "
+        f"calls exclude; its share from text to output: {', '.join(shares)}"
+    ]
+
+
 def profile_table(record: ProfileRecord) -> TableData:
     """Every row of a profile with its percentiles."""
     rows = [_profile_cells(row) for row in record.rows]
@@ -157,6 +176,7 @@ def profile_table(record: ProfileRecord) -> TableData:
         "p50 ms",
         "p95 ms",
         "p99 ms",
+        "tokenization ms",
         "load ms",
         "first ms",
         "peak MiB",
@@ -189,6 +209,7 @@ def _profile_cells(row: ProfileRow) -> list[str]:
         milliseconds(row.latency_ms),
         p95,
         p99,
+        milliseconds(row.tokenization_ms),
         milliseconds(row.load_ms),
         milliseconds(row.first_call_ms),
         mebibytes(row.peak_memory_bytes),

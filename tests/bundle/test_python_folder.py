@@ -111,7 +111,9 @@ def test_a_bundle_without_its_tokenizer_says_so(moved: Path, python: Path) -> No
     (moved / "model" / "tokenizer.json").unlink()
     code, printed = run(python, moved, "model/check.py")
     assert (code, printed) == (2, "tokenizer.json is missing: copy the folder with all its files\n")
-    with pytest.raises(ModelError, match=r"the tokenizer in .*model.* has no|cannot be read"):
+    # transformers' vocab.txt alone decides the same ids; without it there is nothing to read.
+    (moved / "model" / "vocab.txt").unlink()
+    with pytest.raises(ModelError, match=r"model has no tokenizer"):
         edgedistil.load(moved / "model", precision="int8")
 
 

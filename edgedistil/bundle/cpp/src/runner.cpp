@@ -12,6 +12,7 @@ namespace edgedistil {
 namespace {
 
 constexpr const char* kVectorOutput = "sentence_embedding";
+constexpr const char* kNoVectors = "the model gives no sentence vectors";
 
 // Returns the prompt of a side: the first of some names, or the default one.
 std::string prompt_of(const json::Value& vector, const std::vector<std::string>& names) {
@@ -96,17 +97,26 @@ std::map<std::string, Tensor> Runner::run(const Encoding& encoding) const {
   return parts_->session.run(inputs, parts_->outputs);
 }
 
-std::vector<float> Runner::embed(std::string_view text, Role role) const {
+Encoding Runner::encode_prompted(std::string_view text, Role role) const {
   const json::Value& vector = parts_->contract["sentence_vector"];
-  const auto& names = parts_->outputs;
-  if (vector.is_null() || std::find(names.begin(), names.end(), kVectorOutput) == names.end()) {
-    throw std::runtime_error("the model gives no sentence vectors");
-  }
+  if (vector.is_null()) throw std::runtime_error(kNoVectors);
   const std::vector<std::string> queries = {"query", "s2p_query"};
   const std::vector<std::string> documents = {"document", "passage", "corpus"};
   std::string prompted = prompt_of(vector, role == Role::query ? queries : documents);
   prompted += text;
-  return run(encode(prompted)).at(kVectorOutput).values;
+  return encode(prompted);
+}
+
+std::vector<float> Runner::embed(std::string_view text, Role role) const {
+  return embed(encode_prompted(text, role));
+}
+
+std::vector<float> Runner::embed(const Encoding& encoding) const {
+  const auto& names = parts_->outputs;
+  if (std::find(names.begin(), names.end(), kVectorOutput) == names.end()) {
+    throw std::runtime_error(kNoVectors);
+  }
+  return run(encoding).at(kVectorOutput).values;
 }
 
 std::vector<std::pair<std::string, double>> Runner::classify(std::string_view text) const {

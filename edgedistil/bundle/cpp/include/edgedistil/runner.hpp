@@ -42,8 +42,12 @@ class Runner {
   // Returns every output of the graph for the tokens of one text; the first axis has length 1.
   std::map<std::string, Tensor> run(const Encoding& encoding) const;
 
-  // Returns the sentence vector of a text. Throws std::runtime_error if the model gives none.
+  // Returns the tokens of a text with the prompt of its side before it.
+  Encoding encode_prompted(std::string_view text, Role role = Role::document) const;
+
+  // Returns the sentence vector of a text, or of its tokens. Throws std::runtime_error if the model gives none.
   std::vector<float> embed(std::string_view text, Role role = Role::document) const;
+  std::vector<float> embed(const Encoding& encoding) const;
 
   // Returns labels and their probabilities, in the model's order.
   // Throws std::runtime_error if the model is not a text classifier.

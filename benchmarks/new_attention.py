@@ -28,8 +28,9 @@ from page import RESULTS, argument_parser, host_line, load_averages, today, writ
 from transformers import AutoConfig, AutoModel
 
 from edgedistil.core.session import PROVIDERS, SessionOptions
+from edgedistil.export.int8_arithmetic import Int8Plan
 from edgedistil.export.passes import run_standard_passes
-from edgedistil.export.quantize import Int8Plan, quantize_dynamic
+from edgedistil.export.quantize import quantize_dynamic
 from edgedistil.export.storage import save_graph
 from edgedistil.export.trace import trace_model
 

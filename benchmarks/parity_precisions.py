@@ -24,8 +24,9 @@ from edgedistil.core.records import NotMeasured, this_host
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK, Task
 from edgedistil.core.text import read_lines
 from edgedistil.export.artefacts import open_build
+from edgedistil.export.int8_arithmetic import Int8Plan
 from edgedistil.export.precisions import make_graph
-from edgedistil.export.quantize import Int8Plan, quantize_dynamic
+from edgedistil.export.quantize import quantize_dynamic
 from edgedistil.export.reference import make_probes
 from edgedistil.export.source import read_source
 from edgedistil.export.storage import save_graph

@@ -21,7 +21,7 @@ from edgedistil.core.model_source import find_model
 from edgedistil.core.sentence_modules import find_transformer, read_modules
 from edgedistil.core.task import ENCODER_TASK, SENTENCE_TASK, TASKS
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
-from edgedistil.core.weight_headers import Shape, read_dtypes, weight_files
+from edgedistil.core.weight_headers import Shape, read_tensors, weight_files
 from edgedistil.export.sentence_modules import omitted_parts
 from edgedistil.export.source import read_source, why_no_sentence_vectors
 
@@ -121,7 +121,7 @@ def inspect_model(model: str) -> Inspection:
     package_folder = find_model(model)
     source = read_model_folder(find_transformer(package_folder))
     numbers = _float_shapes(source)
-    tokenizer, tokenizer_problem = _attempt(lambda: read_tokenizer(source.folder))
+    tokenizer, tokenizer_problem = _attempt(lambda: read_tokenizer(source.folder, abridged=True))
     export = _export_answer(package_folder, tokenizer, tokenizer_problem)
     modules = [module.class_name for module in read_modules(package_folder)]
     return Inspection(
@@ -134,7 +134,7 @@ def inspect_model(model: str) -> Inspection:
         file_bytes=sum(file.stat().st_size for file in weight_files(source.folder)),
         dtypes=_dtypes(source, numbers),
         tokenizer=None if tokenizer is None else _tokenizer_facts(tokenizer),
-        tasks={**_tasks(source), SENTENCE_TASK: _sentence_answer(package_folder)},
+        tasks=_task_answers(source, package_folder, tokenizer_problem),
         distil=_distil_answer(source, tokenizer_problem),
         export=export,
         fused=_fused(source) if export.possible else {},
@@ -204,9 +204,9 @@ def _float_shapes(source: ModelFolder) -> dict[str, Shape]:
 def _dtypes(source: ModelFolder, numbers: Mapping[str, Shape]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for file in weight_files(source.folder):
-        for name, dtype in read_dtypes(file).items():
+        for name, tensor in read_tensors(file).items():
             if name in numbers:
-                counts[dtype] = counts.get(dtype, 0) + math.prod(numbers[name])
+                counts[tensor.dtype] = counts.get(tensor.dtype, 0) + math.prod(tensor.shape)
     return counts
 
 
@@ -239,12 +239,22 @@ def _export_answer(
     package_folder: Path, tokenizer: TextTokenizer | None, tokenizer_problem: str
 ) -> Answer:
     try:
-        # A tokenizer of 250,000 tokens takes a second to read.
         read_source(package_folder, name="model", role="other", task=None, tokenizer=tokenizer)
     except EdgeDistilError as error:
         reason = tokenizer_problem or str(error.message)
         return Answer(False, reason if error.hint is None else f"{reason} ({error.hint})")
     return Answer(True)
+
+
+def _task_answers(
+    source: ModelFolder, package_folder: Path, tokenizer_problem: str
+) -> dict[str, Answer]:
+    """Whether each task can be exported: by the weights, by the modules, and by the tokenizer."""
+    answers = {**_tasks(source), SENTENCE_TASK: _sentence_answer(package_folder)}
+    if not tokenizer_problem:
+        return answers
+    unread = Answer(False, "its tokenizer cannot be used")
+    return {task: unread if answer.possible else answer for task, answer in answers.items()}
 
 
 def _sentence_answer(package_folder: Path) -> Answer:

@@ -20,19 +20,19 @@ pytestmark = pytest.mark.slow
 
 PROGRAM = str(Path(sys.executable).with_name("edgedistil"))
 SMALL = {
-    "teacher.fit.steps": "40",
-    "teacher.fit.batch_tokens": "2048",
-    "train.steps": "12",
-    "train.global_batch": "16",
-    "train.micro_batch": "8",
-    "train.evaluate_every": "6",
-    "train.heldout_tokens": "4096",
+    "teacher.fit.steps": "6",
+    "teacher.fit.batch_tokens": "1024",
+    "train.steps": "4",
+    "train.global_batch": "4",
+    "train.micro_batch": "4",
+    "train.evaluate_every": "2",
+    "train.heldout_tokens": "1024",
     "corpus.sources": '[{asset="reviews"}]',
     "corpus.heldout_max_documents": "300",
     "evaluate.tasks": '["few-sentences.toml"]',
-    "evaluate.train_limit": "96",
+    "evaluate.train_limit": "32",
     "evaluate.epochs": "1",
-    "profile.lengths": "[16, 32]",
+    "profile.lengths": "[16]",
     "profile.sentence_pairs": "20",
     "profile.threads": "[1]",
 }
@@ -44,7 +44,7 @@ kind = "classification"
 labels = ["rotten", "fresh"]
 metric = "accuracy"
 asset = "reviews"
-dev_limit = 200
+dev_limit = 64
 
 [training]
 epochs = 1
@@ -214,7 +214,7 @@ def test_interrupted_and_resumed(home: Path) -> None:
         "stopped",
         *SETTINGS,
         "--set",
-        "train.steps=30",
+        "train.steps=16",
     ]
     metrics = home / "runs" / "stopped" / "metrics.jsonl"
     with subprocess.Popen(
@@ -233,7 +233,7 @@ def test_interrupted_and_resumed(home: Path) -> None:
     done = edgedistil(*arguments, "--resume", cwd=home)
     assert done.returncode == 0, done.stderr
     entries = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert [e["step"] for e in entries if e["kind"] == "train"] == list(range(1, 31))
+    assert [e["step"] for e in entries if e["kind"] == "train"] == list(range(1, 17))
     (home / "runs" / "latest").write_text("e2e\n")
 
 

@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 from edgedistil.cli import app
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
-from edgedistil.inspection import count_by_part, inspect_model
-from tests.fixtures.tokenizer_folders import VOCABULARY, write_json
+from edgedistil.core.tokenizer import read_tokenizer
+from edgedistil.core.tokenizer_vocabulary import Vocabulary, abridge
+from edgedistil.inspection import _tokenizer_facts, count_by_part, inspect_model
+from tests.fixtures.tokenizer_folders import LAYOUTS, VOCABULARY, write_json
 
 SMALL: dict[str, Any] = {
     "vocab_size": 2 * VOCABULARY,
@@ -118,6 +120,30 @@ def test_parts_of_an_encoder_saved_without_its_prefix() -> None:
     }
 
 
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
+def test_an_abridged_tokenizer_has_the_same_facts(
+    name: str, tokenizer_folders: dict[str, Path]
+) -> None:
+    full, abridged = (
+        read_tokenizer(tokenizer_folders[name], abridged=short) for short in (False, True)
+    )
+    assert _tokenizer_facts(abridged) == _tokenizer_facts(full)
+    assert abridged.special_ids == full.special_ids
+    assert abridged.frames == full.frames
+
+
+def test_long_pieces_of_an_abridged_vocabulary_are_placeholders() -> None:
+    pieces = [("<s>", 0.0), ("a", -1.0), ("▁the", -2.0), ("tion", -3.0)]
+    abridged = abridge(Vocabulary(scores=pieces), {"<s>"})
+    assert [piece for piece, _ in abridged.scores[:2]] == ["<s>", "a"]
+    assert [score for _, score in abridged.scores] == [0.0, -1.0, -2.0, -3.0]
+    others = [piece for piece, _ in abridged.scores[2:]]
+    assert all(len(piece) == 1 and not piece.isprintable() for piece in others)
+    assert len(set(others)) == 2
+    word_pieces = Vocabulary(ids={"the": 0})
+    assert abridge(word_pieces, set()) is word_pieces
+
+
 def test_what_cannot_be_done_and_why(tmp_path: Path, tokenizer_folders: dict[str, Path]) -> None:
     folder = make_model("DistilBertModel", tmp_path / "m", tokenizer_folders["bert"], vocab_size=50)
     (folder / "model_head.pkl").write_bytes(b"never opened")
@@ -125,6 +151,8 @@ def test_what_cannot_be_done_and_why(tmp_path: Path, tokenizer_folders: dict[str
     assert not inspection.distil.possible and not inspection.export.possible
     assert "has a word-embedding matrix of 50 rows" in inspection.export.reason
     assert inspection.tokenizer is None and inspection.fused == {}
+    assert not any(answer.possible for answer in inspection.tasks.values())
+    assert "tokenizer" in inspection.tasks["feature-extraction"].reason
     assert any("SetFit" in part for part in inspection.omitted)
     # Not the names of classes, and nothing is run.
     edit(folder / "config.json", auto_map=1.5)
@@ -167,6 +195,7 @@ def test_half_precision_and_shards_are_counted(
         ({"model_type": "mistral"}, "is a decoder of type 'mistral'"),
         ({"model_type": "bart", "architectures": ["BartModel"]}, "is an encoder-decoder of type"),
         ({"model_type": "clip"}, "is a model of images or sound of type 'clip'"),
+        ({"model_type": "t5", "architectures": ["T5EncoderModel"]}, "is an encoder of type 't5'"),
         ({"model_type": "tapas", "architectures": ["TapasModel"]}, "is a model of type 'tapas'"),
         (
             {"model_type": "bert", "auto_map": {"AutoModel": "repo--modeling.JinaBertModel"}},

@@ -138,6 +138,7 @@ FAMILIES: dict[str, FamilyInfo] = {
                 "num_attention_heads": 64,
                 "intermediate_size": 16384,
                 "hidden_act": "gelu_new",
+                "num_hidden_groups": 1,
             },
             names=ModuleNames(
                 layers="encoder.albert_layer_groups.0.albert_layers",
@@ -294,6 +295,7 @@ FAMILIES: dict[str, FamilyInfo] = {
             positions="rotary",
             min_runtime=_ROTARY_RUNTIME,
             gated=True,
+            in_transformers_4=False,
             missing_heads=("ForPreTraining", "ForQuestionAnswering", "ForMultipleChoice"),
         ),
         FamilyInfo(
@@ -332,6 +334,7 @@ FAMILIES: dict[str, FamilyInfo] = {
             norm_kind="rms",
             residual_norms=0,
             gated=True,
+            in_transformers_4=False,
             missing_heads=("ForPreTraining", "ForQuestionAnswering", "ForMultipleChoice"),
         ),
         FamilyInfo(

@@ -128,6 +128,7 @@ class FamilyInfo:
         pretraining_has_mlm: Whether a `…ForPreTraining` checkpoint holds the masked-LM head.
         has_trained_models: Whether trained weights of the family were at hand where this tool was
             tested. Of the other families the structure is proved, and not the quality.
+        in_transformers_4: Whether the releases before 5 have the family; optimum-onnx needs one.
         min_runtime: Oldest onnxruntime (major, minor) that has every operator of its graphs.
     """
 
@@ -155,6 +156,7 @@ class FamilyInfo:
     missing_heads: tuple[str, ...] = ()
     pretraining_has_mlm: bool = True
     has_trained_models: bool = False
+    in_transformers_4: bool = True
     # The first release that reads opset 17, which every exported graph uses.
     min_runtime: tuple[int, int] = (1, 14)
 

@@ -155,6 +155,14 @@ _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXI
 # Weight files that are refused. The first four are pickles, which can run code when they are read;
 # .h5 can hold code too; .msgpack is Flax's, which nothing here reads.
 UNSAFE_WEIGHT_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+# Endings of weights in other formats → the way out.
+_OTHER_WEIGHTS = {
+    UNSAFE_WEIGHT_SUFFIXES: "a pickle can run code when it is read, so it is refused. If you trust "
+    "it, convert it once: transformers' from_pretrained, then save_pretrained, writes "
+    "model.safetensors",
+    (".gguf",): "a GGUF file is for llama.cpp: choose the model that it was made from",
+    (".onnx",): "an ONNX graph is exported already: choose the model that it was made from",
+}
 
 
 def find_model_folder(source: str, *, revision: str | None = None) -> Path:
@@ -241,13 +249,13 @@ def require_safetensors(folder: Path) -> None:
     """Raises ModelError if a model folder has no weights in safetensors."""
     if any(folder.glob("*.safetensors")):
         return
-    files = sorted(folder.iterdir())
-    unsafe = [file.name for file in files if file.suffix in UNSAFE_WEIGHT_SUFFIXES]
-    only = f", only {', '.join(unsafe)}" if unsafe else ""
+    for suffixes, hint in _OTHER_WEIGHTS.items():
+        names = [file.name for file in sorted(folder.iterdir()) if file.suffix in suffixes]
+        if names:
+            only = ", ".join(map(echo, names))
+            raise ModelError(f"{folder} has no weights in safetensors, only {only}", hint=hint)
     raise ModelError(
-        f"{folder} has no weights in safetensors{only}",
-        hint="a pickle can run code when it is read, so it is refused. If you trust it, convert it "
-        "once: transformers' from_pretrained, then save_pretrained, writes model.safetensors",
+        f"{folder} has no weights in safetensors", hint="copy or download model.safetensors, too"
     )
 
 

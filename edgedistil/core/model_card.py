@@ -23,6 +23,7 @@ from edgedistil.core.export_records import (
     RankFigures,
     ToleranceResult,
 )
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.format import (
     ABSENT,
     change_by_neighbours,
@@ -345,12 +346,15 @@ def _examples(inputs: CardInputs) -> Iterator[str]:
             "```js\n// transformers.js\n"
             f"const run = await pipeline('{task.name}', {folder}, {{ dtype: '{dtype}' }});\n```"
         )
-    yield (
-        "```python\n# optimum\n"
-        f"model = {task.ort_class}.from_pretrained(\n"
-        f"    {folder}, subfolder='onnx', file_name={file}\n)\n```"
-    )
-    if task.name == ENCODER_TASK:
+    # sentence-transformers' ONNX backend is optimum's.
+    in_optimum = FAMILIES[inputs.config["model_type"]].in_transformers_4
+    if in_optimum:
+        yield (
+            "```python\n# optimum\n"
+            f"model = {task.ort_class}.from_pretrained(\n"
+            f"    {folder}, subfolder='onnx', file_name={file}\n)\n```"
+        )
+    if in_optimum and task.name == ENCODER_TASK:
         yield (
             "```python\n# sentence-transformers\n"
             f"model = SentenceTransformer(\n"

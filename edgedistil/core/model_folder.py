@@ -18,11 +18,12 @@ from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError, StorageError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.family_info import FamilyInfo
+from edgedistil.core.other_models import CODE_HINT, own_code, what_it_is
 from edgedistil.core.rundir import read_json_object
-from edgedistil.core.weight_headers import DAMAGED_HINT, Shape, read_shapes
+from edgedistil.core.weight_headers import DAMAGED_HINT, MERGE_HINT, Shape, read_shapes
 
-# Functions that transformers has for `hidden_act`, but xielu, whose expm1 the tracer cannot write;
-# a test compares the list with transformers'.
+# transformers' functions that are not supported, and why; a test compares with its list.
+REFUSED_ACTIVATIONS = {"xielu": "no operator of ONNX is exact for its exp(x) - 1 near 0"}
 ACTIVATIONS = frozenset(
     {
         "gelu",
@@ -70,33 +71,6 @@ _PROBLEM_TYPES = (
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 # Problems that a message lists.
 _LISTED_PROBLEMS = 4
-
-_WRITER_HINT = (
-    "for labels, spans or vectors choose an encoder; a model that writes text needs another "
-    "exporter, such as optimum or onnxruntime-genai"
-)
-_CODE_HINT = (
-    "code from a model folder is never run: choose a version of the model that transformers has a "
-    "class for, or a model of a supported family"
-)
-# Parts of class names, what such a model is, and what its user can do instead.
-_OTHER_KINDS = (
-    (
-        ("ForConditionalGeneration", "EncoderDecoder", "Seq2Seq", "T5", "Bart", "Pegasus"),
-        "an encoder-decoder",
-        _WRITER_HINT,
-    ),
-    (
-        ("ForCausalLM", "LMHeadModel", "GPT", "Llama", "Mistral", "Qwen", "Gemma", "Phi", "Opt"),
-        "a decoder",
-        _WRITER_HINT,
-    ),
-    (
-        ("Image", "Vision", "ViT", "CLIP", "Detection", "Segmentation", "Audio", "Speech", "CTC"),
-        "a model of images or sound",
-        "this tool is for encoders of text",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -155,7 +129,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
         raise ModelError(
-            f"{folder} is not a model folder: it has no config.json", hint=_subfolder_hint(folder)
+            f"{folder} is not a model folder: it has no config.json", hint=_folder_hint(folder)
         )
     try:
         return read_json_object(path)
@@ -163,8 +137,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(error.message, hint=DAMAGED_HINT) from error
 
 
-def _subfolder_hint(folder: Path) -> str | None:
-    """Names the subfolders that have a config.json; None without any."""
+def _folder_hint(folder: Path) -> str | None:
+    """Names the subfolders that have a config.json, or what an adapter needs; None without."""
+    if (folder / "adapter_config.json").exists():
+        return MERGE_HINT
     names = sorted(path.parent.name for path in folder.glob("*/config.json"))
     if not names:
         return None
@@ -184,19 +160,19 @@ def _supported_family(
     model_type = config.get("model_type", "unknown")
     if not isinstance(model_type, str) or model_type not in families:
         named = ", ".join(architectures) or "no architecture"
-        what, hint = _what_it_is(config, architectures)
+        what, hint = what_it_is(config, architectures)
         raise ModelError(
             f"{subject} is {what} of type '{echo(model_type)}' ({named}); "
             f"supported: {', '.join(families)}",
             hint=hint,
         )
     family = FAMILIES[model_type]
-    code = _own_code(config)
+    code = own_code(config)
     if code:
         raise ModelError(
             f"{subject} is a {model_type} with code of its own (auto_map: "
             f"{echo(', '.join(code))}), which may compute something else than transformers' class",
-            hint=f"{_CODE_HINT}; if the weights are those of transformers' class, remove auto_map "
+            hint=f"{CODE_HINT}; if the weights are those of transformers' class, remove auto_map "
             "from config.json",
         )
     problem = _unsupported_option(config, family)
@@ -205,25 +181,6 @@ def _supported_family(
             f"{subject} {problem}", hint="choose a checkpoint of the family without this setting"
         )
     return family
-
-
-def _what_it_is(config: Mapping[str, Any], architectures: Sequence[str]) -> tuple[str, str]:
-    """Returns the kind of an unsupported model, and the nearest way out."""
-    code = _own_code(config)
-    if code:
-        return f"a model with code of its own (auto_map: {echo(', '.join(code))})", _CODE_HINT
-    # A folder without class names has its type.
-    names = " ".join(architectures) or str(config.get("model_type", "")).title()
-    for parts, what, hint in _OTHER_KINDS:
-        if any(part.lower() in names.lower() for part in parts):
-            return what, hint
-    return "a model", "choose a model of a supported family, with weights in safetensors"
-
-
-def _own_code(config: Mapping[str, Any]) -> list[str]:
-    """Classes in code of the model's own that config.json names, sorted."""
-    code = config.get("auto_map")
-    return sorted({str(name) for name in code.values()}) if isinstance(code, dict) else []
 
 
 def _unsupported_option(config: Mapping[str, Any], family: FamilyInfo) -> str | None:
@@ -282,9 +239,7 @@ def _config_problems(config: Mapping[str, Any], family: FamilyInfo) -> list[str]
     for key, (is_right, expected) in _VALUES.items():
         if config.get(key) is not None:
             problems += _value_problem(config, key, is_right, expected)
-    problems += _value_problem(
-        config, keys.activation, _is_activation, f"one of {', '.join(sorted(ACTIVATIONS))}"
-    )
+    problems += _activation_problem(config, keys.activation)
     # Relations between values make sense only if each of them is right.
     return problems or _relation_problems(config, family)
 
@@ -313,6 +268,14 @@ def _relation_problems(config: Mapping[str, Any], family: FamilyInfo) -> list[st
             f"{family.first_position(config)} of the padding"
         )
     return problems
+
+
+def _activation_problem(config: Mapping[str, Any], key: str) -> list[str]:
+    supported = f"one of {', '.join(sorted(ACTIVATIONS))}"
+    value = config.get(key)
+    if isinstance(value, str) and value in REFUSED_ACTIVATIONS:
+        return [f"{key} = '{value}' is not supported, as {REFUSED_ACTIVATIONS[value]}: {supported}"]
+    return _value_problem(config, key, _is_activation, supported)
 
 
 def _value_problem(
@@ -374,6 +337,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sinusoidal_pos_embds": (_is_bool, "true or false"),
     "chunk_size_feed_forward": (_is_integer, "an integer"),
     "num_labels": (_is_count(1_000_000), "1 to 1,000,000"),
+    "num_hidden_groups": (_is_count(1_000), "1 to 1,000"),
     "id2label": (_is_object, "an object"),
     "label2id": (_is_object, "an object"),
     "problem_type": _one_of(_PROBLEM_TYPES),
@@ -398,17 +362,17 @@ def _check_shapes(
             if name.endswith(ending) and shape != expected_shape:
                 raise shape_mismatch(folder, name, stored=shape, expected=expected_shape)
 
-    # Layers that share their weights are stored once.
+    # Layers that share their weights are stored once for each group.
+    key, layers = family.keys.layers, family.names.layers
     if family.shares_layers:
-        return
-    keys = family.keys
-    numbered = re.compile(re.escape(family.names.layers) + r"\.(\d+)\.")
-    layers = {int(match[1]) + 1 for match in map(numbered.search, shapes) if match is not None}
+        key, layers = "num_hidden_groups", layers.split(".0.")[0]
+    numbered = re.compile(re.escape(layers) + r"\.(\d+)\.")
+    stored = {int(match[1]) + 1 for match in map(numbered.search, shapes) if match is not None}
     # With fewer, transformers would leave the last ones out without a word.
-    if layers and config[keys.layers] != max(layers):
+    if stored and config[key] != max(stored):
         raise ModelError(
-            f"{folder / 'config.json'}: {keys.layers} = {config[keys.layers]:,}, and the weights "
-            f"have {max(layers)} layers",
+            f"{folder / 'config.json'}: {key} = {config[key]:,}, and the weights have "
+            f"{max(stored)} layers",
             hint="take config.json and weights from the same model",
         )
 

@@ -200,7 +200,7 @@ def unsupported_part(folder: Path) -> str | None:
     """Returns the part of a sentence-transformers folder that only its own library can compute.
 
     Returns:
-        None if there is no such part, or the folder has no modules.json.
+        None if every part is supported, or the folder has no modules.json.
     Raises:
         ModelError: modules.json or a module's settings are corrupt.
     """

@@ -212,16 +212,20 @@ def _largest_listed_id(backend: Tokenizer) -> int | None:
     return max([pieces - 1, *backend.get_added_tokens_decoder()])
 
 
-def read_tokenizer(folder: Path) -> TextTokenizer:
+def read_tokenizer(folder: Path, *, abridged: bool = False) -> TextTokenizer:
     """Reads the tokenizer of a model folder.
 
+    Args:
+        folder: The folder.
+        abridged: Whether the reader needs ids, special tokens and limits only, and encodes no text:
+            faster for large vocabularies.
     Raises:
         ModelError: The folder has no tokenizer, one that cannot be read, or one with ids that the
             model in the folder does not have.
     """
     files = read_files(folder)
     with library_errors(f"cannot read the tokenizer in {folder}", hint=DAMAGED_HINT):
-        built = build_tokenizer(files)
+        built = build_tokenizer(files, abridged=abridged)
         backend = built.backend
         backend.no_truncation()
         # A file may have both baked in: MiniLM's cuts at 128 tokens and pads up to them.

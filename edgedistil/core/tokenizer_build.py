@@ -22,6 +22,7 @@ from edgedistil.core.tokenizer_files import (
 )
 from edgedistil.core.tokenizer_vocabulary import (
     Vocabulary,
+    abridge,
     model_kind,
     read_class_files,
     read_described,
@@ -50,9 +51,12 @@ class BuiltTokenizer:
     token_types: bool | None
 
 
-def build_tokenizer(files: TokenizerFiles) -> BuiltTokenizer:
+def build_tokenizer(files: TokenizerFiles, *, abridged: bool = False) -> BuiltTokenizer:
     """Builds the tokenizer of a folder.
 
+    Args:
+        files: The files.
+        abridged: Whether it needs the right ids and special tokens only, and encodes no text.
     Raises:
         ModelError: The folder lacks files of its tokenizer, or a token that the class needs.
     """
@@ -61,7 +65,7 @@ def build_tokenizer(files: TokenizerFiles) -> BuiltTokenizer:
     # A class cannot read the vocabulary of another kind of model.
     readable = row is not None and (not files.fast or model_kind(files.fast) == row.kind)
     if name is not None and row is not None and readable:
-        return _build_class(files, name, row)
+        return _build_class(files, name, row, abridged=abridged)
     if not files.fast:
         raise ModelError(
             f"{files.folder} has a {name or 'tokenizer of an unknown class'} without "
@@ -90,7 +94,9 @@ def _build_as_described(files: TokenizerFiles) -> BuiltTokenizer:
     return BuiltTokenizer(None, backend, _texts(named), _all_texts(extra), None)
 
 
-def _build_class(files: TokenizerFiles, name: str, row: TokenizerClass) -> BuiltTokenizer:
+def _build_class(
+    files: TokenizerFiles, name: str, row: TokenizerClass, *, abridged: bool
+) -> BuiltTokenizer:
     """Builds a tokenizer as a class with parts of its own does."""
     from tokenizers import AddedToken, Tokenizer
 
@@ -104,8 +110,11 @@ def _build_class(files: TokenizerFiles, name: str, row: TokenizerClass) -> Built
         if files.fast
         else read_class_files(files, row.files, special, name)
     )
-    backend = row.build(vocabulary, files.settings, special)
     extra = _extra_of_class(files, row, vocabulary)
+    if abridged:
+        tokens = (*named.values(), *extra, *added_tokens(files))
+        vocabulary = abridge(vocabulary, {token_text(token) for token in tokens})
+    backend = row.build(vocabulary, files.settings, special)
     _add_tokens(backend, files, named, extra)
 
     if row.template is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgedistil.core.errors import ModelError
@@ -13,6 +13,10 @@ from edgedistil.core.tokenizer_files import RESAVE_HINT, TokenizerFiles
 
 # Name that transformers looks for when the file of a class is missing.
 _ANY_SENTENCEPIECE = "tokenizer.model"
+# Planes of Unicode without characters: one placeholder for each id of an abridged vocabulary.
+_PLACEHOLDERS = range(0x40000, 0xE0000)
+# Characters of the pieces that an abridged vocabulary still has: those that any text is made of.
+_SHORT_PIECE = 2
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,24 @@ def read_described(described: Mapping[str, Any]) -> Vocabulary:
     # Older files have "a b" for a merge, newer ones a list.
     merges = [_merge(entry) for entry in model.get("merges") or []]
     return Vocabulary(ids=model["vocab"], merges=merges)
+
+
+def abridge(vocabulary: Vocabulary, needed: Collection[str]) -> Vocabulary:
+    """Replaces long Unigram pieces by placeholders; the ids and the short pieces stay.
+
+    The library builds a tree of all pieces: 0.8 s for the 250,000 of XLM-R, 0.1 s for these.
+
+    Args:
+        vocabulary: Of any kind; other kinds are returned as they are.
+        needed: Pieces that stay, such as special tokens.
+    """
+    if not 0 < len(vocabulary.scores) <= len(_PLACEHOLDERS):
+        return vocabulary
+    scores = [
+        entry if len(entry[0]) <= _SHORT_PIECE or entry[0] in needed else (chr(place), entry[1])
+        for place, entry in zip(_PLACEHOLDERS, vocabulary.scores, strict=False)
+    ]
+    return replace(vocabulary, scores=scores)
 
 
 def _merge(entry: Any) -> tuple[str, str]:

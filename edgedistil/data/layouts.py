@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -101,7 +102,39 @@ class PackedLayout:
         writer.append(blocks_NL.ravel(), np.full(rows, self._length))
 
 
-class LinesLayout:
+class _DocumentRows:
+    """Rows of one document each, between special tokens; a subclass cuts the documents."""
+
+    def __init__(self, tokenizer: Tokenizer, framing: Framing, length: int) -> None:
+        self.row_length: int | None = None
+        self._tokenizer, self._framing = tokenizer, framing
+        self._inside = length - framing.size
+        self._dtype = token_dtype(vocabulary_size(tokenizer))
+
+    def encode(self, chunk: Chunk) -> EncodedChunk:
+        """Tokenizes a chunk and cuts it into rows; safe in any thread."""
+        ids: list[int] = []
+        lengths: list[int] = []
+        encodings = self._tokenizer.encode_batch_fast(chunk.texts, add_special_tokens=False)
+        for encoding in encodings:
+            for row in self._rows(encoding.ids):
+                ids += row
+                lengths.append(len(row))
+        return EncodedChunk(np.array(ids, self._dtype), np.array(lengths, np.int64))
+
+    def write(self, encoded: EncodedChunk, writer: StoreWriter) -> None:
+        """Writes the rows of a chunk."""
+        writer.append(encoded.ids, encoded.lengths)
+
+    def _rows(self, tokens: list[int]) -> Iterable[list[int]]:
+        """Returns the rows of one document."""
+        raise NotImplementedError
+
+    def _framed(self, tokens: list[int]) -> list[int]:
+        return [*self._framing.before, *tokens, *self._framing.after]
+
+
+class LinesLayout(_DocumentRows):
     """One row per document, between special tokens.
 
     A document longer than a row is cut into several, each with its own special tokens. The
@@ -109,31 +142,10 @@ class LinesLayout:
     are unknown tokens.
     """
 
-    def __init__(self, tokenizer: Tokenizer, framing: Framing, length: int) -> None:
-        self.row_length: int | None = None
-        self._tokenizer, self._framing, self._length = tokenizer, framing, length
-        self._dtype = token_dtype(vocabulary_size(tokenizer))
-
-    def encode(self, chunk: Chunk) -> EncodedChunk:
-        """Tokenizes a chunk and cut it into rows; safe in any thread."""
-        ids: list[int] = []
-        lengths: list[int] = []
-        inside = self._length - self._framing.size
-        encodings = self._tokenizer.encode_batch_fast(chunk.texts, add_special_tokens=False)
-        for encoding in encodings:
-            # `ids` copies out of the library at each access.
-            tokens = encoding.ids
-            for start in range(0, len(tokens), inside):
-                part = tokens[start : start + inside]
-                row = [*self._framing.before, *part, *self._framing.after]
-                if self._is_kept(row):
-                    ids += row
-                    lengths.append(len(row))
-        return EncodedChunk(np.array(ids, self._dtype), np.array(lengths, np.int64))
-
-    def write(self, encoded: EncodedChunk, writer: StoreWriter) -> None:
-        """Writes the rows of a chunk."""
-        writer.append(encoded.ids, encoded.lengths)
+    def _rows(self, tokens: list[int]) -> Iterable[list[int]]:
+        starts = range(0, len(tokens), self._inside)
+        rows = (self._framed(tokens[start : start + self._inside]) for start in starts)
+        return filter(self._is_kept, rows)
 
     def _is_kept(self, row: list[int]) -> bool:
         if len(row) <= _MAX_DROPPED_LENGTH:
@@ -142,33 +154,15 @@ class LinesLayout:
         return unknown < _UNKNOWN_SHARE * len(row)
 
 
-class TextsLayout:
+class TextsLayout(_DocumentRows):
     """One row per text, between special tokens; what exceeds the row is cut off.
 
-    Every text has a row, so that the number of a row is the number of its text.
+    Every text has a row, so that the number of a row is the number of its text. A text is far
+    shorter than a piece of a chunk, so each piece is a text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, framing: Framing, length: int) -> None:
-        self.row_length: int | None = None
-        self._tokenizer, self._framing, self._length = tokenizer, framing, length
-        self._dtype = token_dtype(vocabulary_size(tokenizer))
-
-    def encode(self, chunk: Chunk) -> EncodedChunk:
-        """Tokenizes a chunk; safe in any thread."""
-        ids: list[int] = []
-        lengths: list[int] = []
-        inside = self._length - self._framing.size
-        encodings = self._tokenizer.encode_batch_fast(chunk.texts, add_special_tokens=False)
-        # A text is far shorter than a piece of a chunk, so each piece is a text.
-        for encoding in encodings:
-            row = [*self._framing.before, *encoding.ids[:inside], *self._framing.after]
-            ids += row
-            lengths.append(len(row))
-        return EncodedChunk(np.array(ids, self._dtype), np.array(lengths, np.int64))
-
-    def write(self, encoded: EncodedChunk, writer: StoreWriter) -> None:
-        """Writes the rows of a chunk."""
-        writer.append(encoded.ids, encoded.lengths)
+    def _rows(self, tokens: list[int]) -> Iterable[list[int]]:
+        return [self._framed(tokens[: self._inside])]
 
 
 _LAYOUTS: dict[LayoutName, type[PackedLayout | LinesLayout | TextsLayout]] = {

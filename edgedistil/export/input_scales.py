@@ -17,14 +17,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgedistil.export.calibrate import RowSample
+from edgedistil.export.int8_arithmetic import Int8Plan, quantize_weight, uint8_grid
 from edgedistil.export.linears import Linear
 from edgedistil.export.passes.edit import produced_by
-from edgedistil.export.quantize import (
-    Int8Plan,
-    group_by_input,
-    quantize_weight,
-    uint8_grid,
-)
+from edgedistil.export.quantize import group_by_input
 from edgedistil.parity.formula import LARGEST_POWER
 
 Array = NDArray[np.float32]

@@ -100,10 +100,10 @@ def find_linears(model: ir.Model) -> list[Linear]:
     return linears
 
 
-def has_several_products(model: ir.Model, weight: ir.Value) -> bool:
-    """Whether several linear layers of a call multiply by a weight, as ALBERT's layers do."""
-    of_calls = [linear for linear in find_linears(model) if not linear.constant]
-    return sum(linear.weight is weight for linear in of_calls) > 1
+def weights_of_several_products(model: ir.Model) -> frozenset[str]:
+    """Returns the weights that several linear layers of a call share, as ALBERT's layers do."""
+    counts = Counter(linear.weight.name for linear in find_linears(model) if not linear.constant)
+    return frozenset(name for name, count in counts.items() if name and count > 1)
 
 
 def _linear(node: ir.Node, weight: ir.Value, *, constant: bool) -> Linear:

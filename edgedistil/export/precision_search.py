@@ -18,8 +18,9 @@ from edgedistil.core import console
 from edgedistil.core.export_records import ParityFigures
 from edgedistil.core.format import percent
 from edgedistil.core.records import NotMeasured
+from edgedistil.export.int8_arithmetic import Int8Plan
 from edgedistil.export.linears import find_linears
-from edgedistil.export.quantize import Int8Plan, quantizable_linears
+from edgedistil.export.quantize import quantizable_linears
 from edgedistil.export.storage import save_graph
 
 # 8-bit multiply-adds in the time of one in float32: 300 to 440 against 60 G/s at 128 tokens

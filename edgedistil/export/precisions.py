@@ -29,6 +29,7 @@ from edgedistil.export.calibrate import (
     collect_rows,
 )
 from edgedistil.export.input_scales import FixedScale, InputScale, select_scales
+from edgedistil.export.int8_arithmetic import Int8Plan
 from edgedistil.export.linears import find_word_embedding
 from edgedistil.export.precision_search import search
 from edgedistil.export.probe_inputs import pad_sequences
@@ -37,10 +38,11 @@ from edgedistil.export.quantization_target import (
     advise_fp16,
     advise_int4,
     advise_int8,
+    range_reason,
 )
 from edgedistil.export.quantize import (
-    Int8Plan,
     group_by_input,
+    narrow_shared,
     quantizable_linears,
     quantize_dynamic,
     quantize_static,
@@ -174,10 +176,17 @@ def make_uint8(context: BuildContext) -> PrecisionGraph:
 
 
 def _make_invariant(context: BuildContext, *, signed: bool) -> PrecisionGraph:
-    advice = advise_int8(context.target, signed=signed)
+    advice = _advise_int8(context, signed=signed)
     graph = context.graph.clone()
     quantize_invariant(graph, advice.plan, context.input_scales)
     return graph, replace(advice, reasons={**advice.reasons, **_scale_reasons(context)})
+
+
+def _advise_int8(context: BuildContext, *, signed: bool) -> Advice:
+    """Returns the target's advice, with the narrower weights of this graph."""
+    advice = advise_int8(context.target, signed=signed)
+    plan = narrow_shared(context.graph, advice.plan)
+    return replace(advice, plan=plan, reasons={**advice.reasons, "range": range_reason(plan)})
 
 
 def _scale_reasons(context: BuildContext) -> dict[str, str]:
@@ -196,7 +205,7 @@ def _scale_reasons(context: BuildContext) -> dict[str, str]:
 
 def make_int8_dynamic(context: BuildContext) -> PrecisionGraph:
     """Returns the graph with signed 8-bit weights and one activation scale for each call."""
-    advice = advise_int8(context.target, signed=True)
+    advice = _advise_int8(context, signed=True)
     graph = context.graph.clone()
     quantize_dynamic(graph, advice.plan)
     reasons = {"activations": "one scale for each call, for query, key and value together"}
@@ -221,7 +230,7 @@ def make_int8_static(context: BuildContext) -> PrecisionGraph:
     The ranges are determined by three methods; the graph with the smallest error on the calibration
     text is returned.
     """
-    advice = advise_int8(context.target, signed=True)
+    advice = _advise_int8(context, signed=True)
     graphs = _calibrated_graphs(context, advice.plan)
     errors: dict[str, float] = {}
     for method, graph in graphs.items():
@@ -259,7 +268,7 @@ def _calibrated_graphs(context: BuildContext, plan: Int8Plan) -> dict[str, ir.Mo
 
 def make_auto(context: BuildContext) -> PrecisionGraph:
     """Returns the fastest 8-bit graph that loses at most `max_drop`."""
-    advice = advise_int8(context.target, signed=True)
+    advice = _advise_int8(context, signed=True)
     source, measure, max_drop = context.graph, context.measure, context.max_drop
     quantize = partial(quantize_invariant, scales=context.input_scales)
     result = search(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgedistil.export.quantize import Int8Plan
+from edgedistil.export.int8_arithmetic import Int8Plan
 from edgedistil.export.target import QuantizationTarget
 
 
@@ -45,7 +45,7 @@ def advise_int8(target: QuantizationTarget, *, signed: bool) -> Advice:
         "embeddings": "8 bits row by row: they are the largest part, and a lookup costs the same",
         "activations": "quantized during each call, once for query, key and value together",
         "signedness": _signed_reason(target) if signed else "uint8 was requested",
-        "range": _range_reason(plan),
+        "range": range_reason(plan),
     }
     return Advice(plan, reasons, () if signed else (_unsigned_warning(target),))
 
@@ -84,10 +84,16 @@ def advise_int4(target: QuantizationTarget) -> Advice:
     )
 
 
-def _range_reason(plan: Int8Plan) -> str:
+def range_reason(plan: Int8Plan) -> str:
+    """Says how many bits the weights of a plan have, and why."""
     if plan.reduced_range:
         return (
             "7 bits: without VNNI two products are added in 16 bits, which 8-bit weights saturate"
+        )
+    if plan.narrow_weights:
+        return (
+            f"7 bits for {len(plan.narrow_weights)} weights that several layers share: "
+            "onnxruntime's sums fail with larger ones; 8 bits for the others"
         )
     return "8 bits: the target adds products in 32 bits, so nothing saturates"
 

@@ -13,20 +13,26 @@ The choices follow measurements (docs/log.md#integer-kernels and the entries aft
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
+from edgedistil.export.int8_arithmetic import (
+    UINT8_ZERO,
+    Int8Plan,
+    int8_formulas,
+    quantize_weight,
+    uint8_grid,
+)
 from edgedistil.export.linears import (
     Linear,
     find_linears,
     find_position_embedding,
     find_word_embedding,
-    has_several_products,
+    weights_of_several_products,
 )
 from edgedistil.export.passes import drop_unused
 from edgedistil.export.passes.edit import (
@@ -38,39 +44,21 @@ from edgedistil.export.passes.edit import (
     replace_value,
 )
 from edgedistil.export.powers import Powers
-from edgedistil.parity.formula import Formula, call, scale_columns
+from edgedistil.parity.formula import call, scale_columns
 
 # A linear layer with fewer outputs computes labels or spans and costs nothing: it stays in float.
 SMALL_HEAD = 32
-# Value of 0 in unsigned weights.
-UINT8_ZERO = 128
-# Smallest scale. A weight of zeros would otherwise be divided by 0.
-_TINY = float(np.finfo(np.float32).tiny)
 
 
-@dataclass(frozen=True)
-class Int8Plan:
-    """How weights become 8-bit integers.
+def narrow_shared(model: ir.Model, plan: Int8Plan) -> Int8Plan:
+    """Plans 7 bits for the signed weights of a float32 graph that several layers share.
 
-    Attributes:
-        signed: int8 around 0; otherwise uint8 around 128.
-        per_channel: A scale for each output; otherwise one for the complete weight.
-        reduced_range: 7 bits, for kernels that add two products in 16 bits (AVX2 and AVX-512
-            without VNNI).
-        embeddings: Whether word and position embeddings are quantized too, row by row.
-        keep_float: Linear layers that stay in float, by module or by node name.
+    onnxruntime's exact sums fail with larger integers of a signed weight with several products
+    (docs/log.md#one-weight-of-several-products).
     """
-
-    signed: bool = True
-    per_channel: bool = True
-    reduced_range: bool = False
-    embeddings: bool = True
-    keep_float: Collection[str] = ()
-
-    @property
-    def largest(self) -> int:
-        """Largest absolute value of a quantized weight."""
-        return 63 if self.reduced_range else 127
+    if not plan.signed:
+        return plan
+    return replace(plan, narrow_weights=weights_of_several_products(model))
 
 
 # --- graphs --------------------------------------------------------------------------------------
@@ -83,6 +71,7 @@ def quantize_dynamic(model: ir.Model, plan: Int8Plan) -> list[str]:
         Names of the linear layers that were quantized.
     """
     # The layers are listed first: afterwards their names and weights are others.
+    plan = narrow_shared(model, plan)
     linears = quantizable_linears(model, plan)
     store_constant_linears(model, plan)
     quantize_embeddings(model, plan)
@@ -111,6 +100,7 @@ def quantize_static(
     Returns:
         Names of the linear layers that were quantized.
     """
+    plan = narrow_shared(model, plan)
     linears = quantizable_linears(model, plan)
     store_constant_linears(model, plan)
     quantize_embeddings(model, plan)
@@ -288,9 +278,7 @@ def integer_weight(
     graph = model.graph
     if linear.tied:
         return (*_tied_weight(graph, linear, plan), _zero_point(graph, plan))
-    # 7 bits: onnxruntime's exact sums fail with larger integers of a signed weight with several
-    # products (docs/log.md#one-weight-of-several-products).
-    if plan.signed and has_several_products(model, linear.weight):
+    if linear.weight.name in plan.narrow_weights:
         plan = replace(plan, reduced_range=True)
     matrix_KN, formula = (powers or Powers()).move(linear.matrix(), linear.formula())
     # Kernels take a scale (N,) or a scalar, without the axis that NumPy needs.
@@ -393,55 +381,3 @@ def _quantized_rows(graph: ir.Graph, matrix: ir.Value, plan: Int8Plan) -> tuple[
         add_initializer(graph, name, integers_VD, formulas.values),
         add_initializer(graph, scale_name, scale_V1, formulas.scale),
     )
-
-
-# --- arithmetic ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Int8Formulas:
-    """What the certificate compares an 8-bit weight and its scale with."""
-
-    values: Formula | None
-    scale: Formula | None
-
-
-def int8_formulas(weight: Formula | None, plan: Int8Plan, *, axis: int) -> Int8Formulas:
-    """Returns the formulas of what `quantize_weight` makes of a weight."""
-    method = {"axis": axis if plan.per_channel else None, "largest": plan.largest}
-    zero = {} if plan.signed else {"zero": UINT8_ZERO}
-    return Int8Formulas(
-        values=call("int8_values", weight, **method, **zero),
-        scale=call("int8_scale", weight, **method),
-    )
-
-
-def quantize_weight(
-    weight: NDArray[np.float32], plan: Int8Plan, *, axis: int
-) -> tuple[NDArray[np.int8] | NDArray[np.uint8], NDArray[np.float32]]:
-    """Rounds a matrix to 8-bit integers.
-
-    Args:
-        weight: A matrix, float32.
-        plan: Sign, range, and number of scales.
-        axis: The axis that the MatMul sums over.
-    Returns:
-        The integers, and the scale that they are multiplied with; `axis` has size 1 in the scale.
-        A single scale has shape (1, 1).
-    """
-    # Symmetric, so that signed weights need no zero point.
-    top = np.abs(weight).max(axis=axis if plan.per_channel else None, keepdims=True)
-    scale = np.maximum(top / plan.largest, _TINY).astype(np.float32)
-    integers = np.clip(np.rint(weight / scale), -plan.largest, plan.largest)
-    if plan.signed:
-        return integers.astype(np.int8), scale
-    return (integers + UINT8_ZERO).astype(np.uint8), scale
-
-
-def uint8_grid(low: float, high: float) -> tuple[float, int]:
-    """Scale and zero point of uint8 values that cover a range and 0."""
-    # Asymmetric: signed activations select a kernel that is 17 times as slow
-    # (docs/log.md#symmetric-activations).
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / 255, _TINY)
-    return scale, int(np.clip(round(-low / scale), 0, 255))

@@ -13,15 +13,16 @@ import numpy as np
 import onnx_ir as ir
 
 from edgedistil.export.input_scales import FixedScale, InputScale, RowScale, row_scale_of
+from edgedistil.export.int8_arithmetic import Int8Plan
 from edgedistil.export.linears import Linear, part_of
 from edgedistil.export.passes import drop_unused
 from edgedistil.export.passes.edit import CONTRIB, add_initializer, insert, only_consumer
 from edgedistil.export.powers import Powers
 from edgedistil.export.quantize import (
-    Int8Plan,
     QuantizedInput,
     group_by_input,
     integer_weight,
+    narrow_shared,
     quantizable_linears,
     quantize_embeddings,
     quantize_input,
@@ -43,6 +44,7 @@ def quantize_invariant(
     Returns:
         Names of the linear layers that were quantized.
     """
+    plan = narrow_shared(model, plan)
     linears = quantizable_linears(model, plan)
     store_constant_linears(model, plan)
     quantize_embeddings(model, plan)

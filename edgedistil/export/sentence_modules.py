@@ -12,9 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import save
-
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError
 from edgedistil.core.fetch import UNSAFE_WEIGHT_SUFFIXES
@@ -233,6 +230,10 @@ def _write_cut(folder: Path, number: int, *, cut_from: int, to: int) -> list[Sen
         "activation_function": "torch.nn.modules.linear.Identity",
     }
     write_json(folder / name / "config.json", settings)
+    # Imported here, because `edgedistil inspect` imports this module and computes nothing.
+    import numpy as np
+    from safetensors.numpy import save
+
     # A product with ones and zeros is exact.
     weights = {"linear.weight": np.eye(to, cut_from, dtype=np.float32)}
     write_bytes(folder / name / "model.safetensors", save(weights))

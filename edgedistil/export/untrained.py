@@ -13,14 +13,10 @@ from edgedistil.core.precision import Precision
 from edgedistil.core.task import Task
 from edgedistil.export.calibrate import Feeds, collect_rows
 from edgedistil.export.input_scales import InputScale, select_scales
+from edgedistil.export.int8_arithmetic import Int8Plan
 from edgedistil.export.passes import run_standard_passes
 from edgedistil.export.quantization_target import advise_int8
-from edgedistil.export.quantize import (
-    Int8Plan,
-    group_by_input,
-    quantizable_linears,
-    quantize_dynamic,
-)
+from edgedistil.export.quantize import group_by_input, quantizable_linears, quantize_dynamic
 from edgedistil.export.quantize_invariant import quantize_invariant
 from edgedistil.export.storage import save_graph
 from edgedistil.export.target import find_target

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgedistil.core.errors import ModelError
+from edgedistil.export.int8_arithmetic import Int8Plan
 from edgedistil.export.linears import Linear, find_word_embedding
 from edgedistil.export.passes import drop_unused
 from edgedistil.export.passes.edit import (
@@ -18,7 +19,6 @@ from edgedistil.export.passes.edit import (
     replace_value,
 )
 from edgedistil.export.quantize import (
-    Int8Plan,
     quantizable_linears,
     quantize_embeddings,
     store_constant_linears,

@@ -35,7 +35,7 @@ def read_budget(under: Sequence[str], memory: str | None) -> Budget:
             raise InputError(f"--memory {echo(memory)}: expected bytes, such as 256MB", hint=_HINT)
         limits["memory_bytes"] = value * _BYTES[unit]
     if not limits:
-        raise InputError("there is no budget: expected --under or --memory", hint=_HINT)
+        raise InputError("a budget is required: expected --under or --memory", hint=_HINT)
     return Budget(
         latency_ms=limits.get("latency_ms"),
         file_bytes=int(limits["file_bytes"]) if "file_bytes" in limits else None,

@@ -34,18 +34,7 @@ _HELDOUT_TEXTS = 2000
 
 
 def trim(model: str, options: TrimOptions) -> tuple[Path, TrimRecord]:
-    """Trims the vocabulary of a model, and writes the model and a record.
-
-    Args:
-        model: Folder, hub id, or `asset:NAME`.
-        options: Size or coverage, the text that is counted, and where the result goes.
-    Returns:
-        The folder with `model/` and `trim.json`, and the record.
-    Raises:
-        InputError: The model, the text or the size cannot be used, or the folder exists.
-        GateError: The trimmed model does not compute what the model before computes.
-        StorageError: The folder cannot be written.
-    """
+    """Counts, selects, writes and compares: the body of `edgedistil.trim`, described there."""
     if (options.size is None) == (options.coverage is None):
         raise InputError(
             "expected exactly one of --size and --coverage",

@@ -273,8 +273,17 @@ def test_weights_that_may_run_code_are_refused_by_name(suffix: str, tmp_path: Pa
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"has no weights in safetensors\n"):
+    with pytest.raises(ModelError, match=r"has no weights in safetensors\n.*model.safetensors"):
         fetch.require_safetensors(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("q4.gguf", "llama.cpp"), ("m.onnx", "exported")])
+def test_weights_for_other_programs_are_named(name: str, hint: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(ModelError, match=f"only {name}") as caught:
+        fetch.require_safetensors(tmp_path)
+    assert hint in str(caught.value.hint)
+    assert "pickle" not in str(caught.value.hint)
 
 
 # --- URLs ----------------------------------------------------------------------------------------

@@ -129,6 +129,15 @@ def test_the_examples_load_the_fastest_artefact_that_every_client_knows(tmp_path
     assert "onnxruntime.InferenceSession('student-feature-extraction/onnx/model_int8.onnx')" in card
 
 
+def test_a_family_that_optimum_cannot_load_has_no_example_of_it(tmp_path: Path) -> None:
+    inputs = card_inputs(tmp_path / "m")
+    card = render_card(replace(inputs, config={**inputs.config, "model_type": "nomic_bert"}))
+    assert "ORTModel" not in card
+    assert "SentenceTransformer(" not in card
+    assert "// transformers.js" in card
+    assert "# only onnxruntime and tokenizers" in card
+
+
 def test_a_card_without_licence_parity_and_profile_says_so_or_is_silent(tmp_path: Path) -> None:
     inputs = card_inputs(tmp_path / "x")
     card = render_card(replace(inputs, licence=None, parities=(), rows=()))

@@ -17,9 +17,9 @@ from transformers import AutoConfig, PreTrainedModel
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.task import TASKS, Task
 from edgedistil.export.input_scales import FixedScale, InputScale, row_scale_of
+from edgedistil.export.int8_arithmetic import Int8Plan
 from edgedistil.export.passes import run_standard_passes
 from edgedistil.export.quantize import (
-    Int8Plan,
     group_by_input,
     quantizable_linears,
     quantize_dynamic,

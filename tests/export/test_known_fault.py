@@ -8,8 +8,9 @@ import onnx_ir as ir
 import pytest
 
 from edgedistil.core.places import cache_root
+from edgedistil.export.int8_arithmetic import Int8Plan
 from edgedistil.export.passes import run_standard_passes
-from edgedistil.export.quantize import Int8Plan, quantize_dynamic
+from edgedistil.export.quantize import quantize_dynamic
 from edgedistil.export.reference import make_probes
 from edgedistil.export.source import read_source
 from edgedistil.export.storage import save_graph

@@ -5,6 +5,7 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
+from edgedistil.export.int8_arithmetic import UINT8_ZERO, Int8Plan
 from edgedistil.export.linears import (
     bytes_by_part,
     find_linears,
@@ -12,9 +13,10 @@ from edgedistil.export.linears import (
     find_word_embedding,
     float_weights,
     part_of,
+    weights_of_several_products,
 )
 from edgedistil.export.passes import weight_bytes
-from edgedistil.export.quantize import Int8Plan, quantize_dynamic
+from edgedistil.export.quantize import quantize_dynamic
 
 LAYERS = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -88,3 +90,36 @@ def test_weights_that_stay_in_float_are_listed_without_scales(graph: ir.Model) -
     name = "transformer.layer.1.ffn.lin2"
     quantize_dynamic(graph, Int8Plan(keep_float=[name]))
     assert float_weights(graph) == [f"distilbert.{name}.weight"]
+
+
+SHARED = """
+<ir_version: 8, opset_import: ["" : 17]>
+layers (float[4, 3] x) => (float[4, 3] z)
+<float[3, 3] shared = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[3, 3] own = {1, 2, 3, 4, 5, 6, 7, 8, 9}>
+{
+  ["/model/layer.0/MatMul"] a = MatMul(x, shared)
+  ["/model/layer.1/MatMul"] b = MatMul(a, shared)
+  ["/model/head/MatMul"] z = MatMul(b, own)
+}
+"""
+
+
+def test_weights_of_several_products_are_named() -> None:
+    graph = ir.from_proto(onnx.parser.parse_model(SHARED))
+    assert weights_of_several_products(graph) == {"shared"}
+
+
+@pytest.mark.parametrize(("signed", "widths"), [(True, (63, 127)), (False, (127, 127))])
+def test_signed_weights_of_several_products_have_seven_bits(
+    signed: bool, widths: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgedistil.export.quantize.SMALL_HEAD", 0)
+    graph = ir.from_proto(onnx.parser.parse_model(SHARED))
+    quantize_dynamic(graph, Int8Plan(signed=signed))
+    middle = 0 if signed else UINT8_ZERO
+    largest = []
+    for name in ("shared", "own"):
+        tensor = graph.graph.initializers[f"{name}.quantized"].const_value
+        assert tensor is not None
+        largest.append(int(np.abs(tensor.numpy().astype(int) - middle).max()))
+    assert tuple(largest) == widths

@@ -9,6 +9,7 @@ import pytest
 
 from edgedistil.core.export_records import ParityFigures
 from edgedistil.core.records import Figure, NotMeasured
+from edgedistil.export.int8_arithmetic import Int8Plan
 from edgedistil.export.linears import find_linears
 from edgedistil.export.precision_search import (
     Measure,
@@ -17,7 +18,7 @@ from edgedistil.export.precision_search import (
     output_drop,
     search,
 )
-from edgedistil.export.quantize import Int8Plan, quantizable_linears, quantize_dynamic
+from edgedistil.export.quantize import quantizable_linears, quantize_dynamic
 from edgedistil.parity.onnx_file import check_onnx_file
 
 if TYPE_CHECKING:

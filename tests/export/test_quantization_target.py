@@ -6,10 +6,12 @@ import pytest
 
 from edgedistil.core.errors import DeviceFileError, TargetError
 from edgedistil.core.family import FAMILIES
+from edgedistil.export.int8_arithmetic import Int8Plan
 from edgedistil.export.quantization_target import (
     advise_fp16,
     advise_int4,
     advise_int8,
+    range_reason,
 )
 from edgedistil.export.target import QuantizationTarget, find_target, require_runtime
 
@@ -35,6 +37,16 @@ def test_devices_have_their_instruction_set() -> None:
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(DeviceFileError, match="did you mean 'rpi4'"):
         find_target("rpi44")
+
+
+def test_the_narrower_range_of_shared_weights_is_stated() -> None:
+    shared = frozenset({"query", "value"})
+    reason = range_reason(Int8Plan(narrow_weights=shared))
+    assert "7 bits for 2 weights that several layers share" in reason
+    assert "8 bits for the others" in reason
+    # Where all weights have 7 bits, the shared ones are no exception.
+    both = Int8Plan(reduced_range=True, narrow_weights=shared)
+    assert range_reason(both) == advise_int8(AVX2, signed=True).reasons["range"]
 
 
 @pytest.mark.parametrize(

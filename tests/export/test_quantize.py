@@ -10,15 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedistil.export.int8_arithmetic import Int8Plan, quantize_weight, uint8_grid
 from edgedistil.export.linears import find_linears, float_weights
 from edgedistil.export.passes import weight_bytes
-from edgedistil.export.quantize import (
-    Int8Plan,
-    quantize_dynamic,
-    quantize_static,
-    quantize_weight,
-    uint8_grid,
-)
+from edgedistil.export.quantize import quantize_dynamic, quantize_static
 
 if TYPE_CHECKING:
     from tests.export.conftest import Answer

@@ -25,14 +25,10 @@ from edgedistil.export.input_scales import (
     round_rows,
     select_scales,
 )
+from edgedistil.export.int8_arithmetic import Int8Plan
 from edgedistil.export.linears import Linear
 from edgedistil.export.passes.edit import CONTRIB
-from edgedistil.export.quantize import (
-    Int8Plan,
-    group_by_input,
-    quantizable_linears,
-    quantize_dynamic,
-)
+from edgedistil.export.quantize import group_by_input, quantizable_linears, quantize_dynamic
 from edgedistil.export.quantize_invariant import quantize_invariant
 from edgedistil.export.storage import save_graph
 from edgedistil.parity.invariance import MAX_CHANGE

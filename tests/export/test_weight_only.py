@@ -7,8 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from edgedistil.core.errors import ModelError
+from edgedistil.export.int8_arithmetic import Int8Plan
 from edgedistil.export.passes import weight_bytes
-from edgedistil.export.quantize import Int8Plan
 from edgedistil.export.weight_only import convert_to_float16, pack_int4, quantize_int4
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.options import ExportOptions
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.task import Task
@@ -36,8 +37,8 @@ TEXTS = [
 ]
 JOBS: list[tuple[str, Task]] = [(name, "feature-extraction") for name in CASES]
 JOBS += [("bert", "multiple-choice"), ("roberta", "multiple-choice")]
-# transformers 4.57, which optimum-onnx needs, has neither.
-NOT_IN_OPTIMUM = {"nomic_bert", "eurobert"}
+# optimum-onnx needs transformers 4.57.
+NOT_IN_OPTIMUM = {name for name, family in FAMILIES.items() if not family.in_transformers_4}
 NOT_IN_JS: set[str] = set()
 
 

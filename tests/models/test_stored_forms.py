@@ -18,6 +18,7 @@ from edgedistil.core.family import FAMILIES
 from edgedistil.core.model_folder import read_model_folder
 from edgedistil.export.source import read_source
 from edgedistil.models.loading import load_config, load_weights
+from tests.export.families.conftest import CASES, LAYERS, make_model
 from tests.fixtures.tokenizer_folders import VOCABULARY
 
 Weights = dict[str, Tensor]
@@ -206,3 +207,24 @@ def test_a_setfit_folder_keeps_its_head_closed(
     source.load_tokenizer()
     assert source.task == "feature-extraction"
     assert not proof.exists()
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_layers_that_config_json_does_not_count_are_refused(
+    name: str, change: int, tmp_path: Path
+) -> None:
+    """transformers would leave the last ones out, or make them up."""
+    family = FAMILIES[CASES[name].model_type]
+    key = "num_hidden_groups" if family.shares_layers else family.keys.layers
+    make_model(CASES[name], "fill-mask", **{key: LAYERS}).save_pretrained(tmp_path)
+    assert read_model_folder(tmp_path).config[key] == LAYERS
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text()) | {key: LAYERS + change}
+    # ModernBERT's file lists the kinds of its layers.
+    config.pop("layer_types", None)
+    path.write_text(json.dumps(config))
+    with pytest.raises(
+        ModelError, match=f"{key} = {LAYERS + change}, and the weights have {LAYERS}"
+    ):
+        read_model_folder(tmp_path)

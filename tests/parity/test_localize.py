@@ -16,7 +16,8 @@ from onnx import numpy_helper
 from edgedistil.core.errors import ModelError
 from edgedistil.core.export_records import ExplainRecord, NodeError
 from edgedistil.core.records import NotMeasured
-from edgedistil.export.quantize import Int8Plan, quantize_dynamic
+from edgedistil.export.int8_arithmetic import Int8Plan
+from edgedistil.export.quantize import quantize_dynamic
 from edgedistil.export.storage import save_graph
 from edgedistil.parity.gate import check_artefact
 from edgedistil.parity.instrument import OUTPUT_PART, instrument_graph

@@ -88,7 +88,7 @@ def test_the_command_ends_with_3_if_nothing_fits(recipe: Make, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"under": []}, "there is no budget"),
+        ({"under": []}, "a budget is required"),
         ({"under": ["40"]}, "expected a number above 0 with its unit"),
         ({"under": ["0ms"]}, "expected a number above 0 with its unit"),
         ({"under": ["3ms", "4ms"]}, "another limit of this kind"),

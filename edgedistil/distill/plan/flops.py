@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from edgedistil.core.family import FAMILIES
@@ -32,7 +33,8 @@ class ModelShape:
         hidden: Width of the hidden states.
         embedding: Width of the word embeddings, which the MLM head projects with.
         intermediate: Width of the feed-forward layers.
-        gated: Whether the feed-forward layers have a second input projection.
+        layer_weights: Weights of a layer's linear projections, which multiply every token.
+        attention: Width of a layer's attention, all heads together.
         vocabulary: Number of tokens in the vocabulary.
         parameters: Parameters of the model, tied ones once.
     """
@@ -41,7 +43,8 @@ class ModelShape:
     hidden: int
     embedding: int
     intermediate: int
-    gated: bool
+    layer_weights: int
+    attention: int
     vocabulary: int
     parameters: int
 
@@ -49,12 +52,18 @@ class ModelShape:
     def of(cls, model: PreTrainedModel) -> ModelShape:
         """Returns the shape of a model."""
         config, family = model.config, FAMILIES[model.config.model_type]
+        # Counted on the modules: a layer of MobileBERT is narrower than its states, EuroBERT's keys
+        # and values have fewer heads, and ALBERT's layers share one.
+        stored = model.base_model.get_submodule(family.names.layers)
+        linears = [part for part in stored.modules() if isinstance(part, nn.Linear)]
         return cls(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
             embedding=family.embedding(config.to_dict()),
             intermediate=getattr(config, family.keys.intermediate),
-            gated=family.gated,
+            layer_weights=sum(linear.weight.numel() for linear in linears) // len(stored),
+            # MobileBERT's key for the width inside a layer.
+            attention=getattr(config, "true_hidden_size", config.hidden_size),
             vocabulary=config.vocab_size,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
         )
@@ -64,9 +73,7 @@ class ModelShape:
 
         Two for each weight that multiplies it, and attention over `length` tokens.
         """
-        projections = 3 if self.gated else 2
-        weights = 4 * self.hidden**2 + projections * self.hidden * self.intermediate
-        return self.layers * (2.0 * weights + 4.0 * length * self.hidden)
+        return self.layers * (2.0 * self.layer_weights + 4.0 * length * self.attention)
 
     @property
     def head_flops(self) -> float:

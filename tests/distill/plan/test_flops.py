@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, BertForMaskedLM
+from transformers import (
+    AlbertConfig,
+    AutoModel,
+    BertConfig,
+    BertForMaskedLM,
+    EuroBertConfig,
+    MobileBertConfig,
+    ModernBertConfig,
+    PreTrainedConfig,
+)
 
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.recipe import Loss
 from edgedistil.distill.plan.flops import ModelShape, flops_per_token, gpu_memory_bytes
 from edgedistil.models.fast import projection
 
+aten = torch.ops.aten
 SMALL = ModelShape(
     layers=3,
     hidden=28,
     embedding=28,
     intermediate=44,
-    gated=False,
+    layer_weights=4 * 28**2 + 2 * 28 * 44,
+    attention=28,
     vocabulary=97,
     parameters=1,
 )
@@ -39,6 +52,45 @@ def test_encoder_flops_equal_torchs_count() -> None:
         pytest.approx(5 * 23 * without),
         pytest.approx(5 * 23 * SMALL.encoder_flops(23)),
     )
+
+
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 44,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BertConfig(**SIZES),
+        AlbertConfig(**SIZES, embedding_size=12),
+        MobileBertConfig(**SIZES, embedding_size=12, intra_bottleneck_size=16),
+        EuroBertConfig(**SIZES, num_key_value_heads=1, pad_token_id=0),
+        ModernBertConfig(**SIZES, pad_token_id=0),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_products_of_every_kind_of_layer_are_those_that_torch_counts(
+    config: PreTrainedConfig,
+) -> None:
+    model = AutoModel.from_config(config).eval()
+    with FlopCounterMode(display=False, depth=None) as counter, torch.no_grad():
+        model(torch.ones(5, 23, dtype=torch.long))
+    counts = counter.get_flop_counts()["Global"]
+    # Linear layers only: a machine's kernels decide how the products of attention are counted.
+    products = sum(counts.get(operator, 0) for operator in (aten.mm, aten.addmm))
+
+    expected = 5 * 23 * ModelShape.of(model).encoder_flops(0)
+    names = FAMILIES[config.model_type].names
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not name.startswith(names.layers.split(".0.")[0]):
+            # The pooler reads a token of each text; the others widen every embedding.
+            expected += 2 * module.weight.numel() * (5 if "pooler" in name else 5 * 23)
+    assert products == expected
 
 
 def test_masked_positions_and_missing_losses_save_the_head() -> None:

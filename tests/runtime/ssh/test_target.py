@@ -28,21 +28,6 @@ pytestmark = pytest.mark.needs("qemu-aarch64", "sshd", "ssh")
 JOB = "*job.json*reply.json"
 
 
-def test_a_board_is_identified_measured_and_left_clean(pi4, tiny, tmp_path: Path) -> None:
-    outputs = tmp_path / "outputs.npz"
-    with SshTarget(pi4.destination) as target:
-        identity = target.identify()
-        reply = target.run(tiny.job(), tiny.files(tiny.int8), outputs_to=outputs)
-        name, method = target.name, target.method
-    assert reply.ok, reply.error
-    assert (name, method) == ("rpi4", "measured")
-    assert (identity.board, identity.machine) == ("Raspberry Pi 4 Model B", "aarch64")
-    assert reply.identity.onnxruntime == identity.onnxruntime == "1.32.0"
-    assert len(reply.models["tiny"].cases["7"].samples_ns) == 1
-    assert np.load(outputs)["tiny/a/last_hidden_state"].shape == (2, 7, 32)
-    assert pi4.leftovers() == []
-
-
 def test_onnxruntime_1_21_0_is_rejected_on_armv8_0_before_it_is_imported(board, install) -> None:
     with open_guest(load_device("rpi4"), onnxruntime="1.21.0") as guest:
         install.guest_python(board, guest)
@@ -54,19 +39,27 @@ def test_onnxruntime_1_21_0_is_rejected_on_armv8_0_before_it_is_imported(board, 
     assert board.leftovers() == []
 
 
-def test_bootstrap_sends_what_a_board_without_packages_lacks(
-    board, install, pi4_guest, tiny
+def test_a_board_gets_its_packages_and_is_identified_measured_and_left_clean(
+    board, install, pi4_guest, tiny, tmp_path: Path
 ) -> None:
+    """One test: each process that imports onnxruntime costs ten seconds under emulation."""
     install.guest_python(board, pi4_guest, with_packages=False)
     with (
         SshTarget(board.destination) as target,
         pytest.raises(TargetError, match="has no numpy and no onnxruntime"),
     ):
         target.identify()
+    outputs = tmp_path / "outputs.npz"
     with SshTarget(board.destination, bootstrap=True) as target:
-        reply = target.run(tiny.job(phases=["steady"]), tiny.files(tiny.int8))
+        identity = target.identify()
+        reply = target.run(tiny.job(), tiny.files(tiny.int8), outputs_to=outputs)
+        name, method = target.name, target.method
     assert reply.ok, reply.error
-    assert reply.identity.onnxruntime == "1.32.0"
+    assert (name, method) == ("rpi4", "measured")
+    assert (identity.board, identity.machine) == ("Raspberry Pi 4 Model B", "aarch64")
+    assert reply.identity.onnxruntime == identity.onnxruntime == "1.32.0"
+    assert len(reply.models["tiny"].cases["7"].samples_ns) == 1
+    assert np.load(outputs)["tiny/a/last_hidden_state"].shape == (2, 7, 32)
     assert board.leftovers() == []
 
 

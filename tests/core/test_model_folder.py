@@ -224,5 +224,10 @@ def test_a_model_in_a_subfolder_is_named(bert: Path) -> None:
 
 def test_an_adapter_alone_is_refused(bert: Path) -> None:
     (bert / "model.safetensors").rename(bert / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match=r"weights of an adapter only: .*\n  merge them into"):
+    hint = "merge the adapter into the model that it was made for"
+    with pytest.raises(ModelError, match=rf"weights of an adapter only: .*\n  {hint}"):
+        read_model_folder(bert)
+    # As peft saves it: without the model's config.json.
+    (bert / "config.json").rename(bert / "adapter_config.json")
+    with pytest.raises(ModelError, match=rf"it has no config.json\n  {hint}"):
         read_model_folder(bert)

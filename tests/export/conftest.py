@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -120,17 +121,18 @@ def model() -> Make:
     return make
 
 
+@cache
+def _traced(name: str, task: Task) -> ir.Model:
+    source = make(name)
+    graph = trace_model(source, task=task)
+    run_standard_passes(graph, source.config)
+    return graph
+
+
 @pytest.fixture
 def make_graph() -> MakeGraph:
-    """Traces a model of that class and runs the standard passes."""
-
-    def trace_and_rewrite(name: str, task: Task) -> ir.Model:
-        source = make(name)
-        graph = trace_model(source, task=task)
-        run_standard_passes(graph, source.config)
-        return graph
-
-    return trace_and_rewrite
+    """Traces a model of that class once, runs the standard passes, and returns a copy."""
+    return lambda name, task: _traced(name, task).clone()
 
 
 @pytest.fixture

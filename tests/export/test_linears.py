@@ -5,6 +5,7 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
+from edgedistil.export import quantize
 from edgedistil.export.int8_arithmetic import UINT8_ZERO, Int8Plan
 from edgedistil.export.linears import (
     bytes_by_part,
@@ -113,7 +114,7 @@ def test_weights_of_several_products_are_named() -> None:
 def test_signed_weights_of_several_products_have_seven_bits(
     signed: bool, widths: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgedistil.export.quantize.SMALL_HEAD", 0)
+    monkeypatch.setattr(quantize, "SMALL_HEAD", 0)
     graph = ir.from_proto(onnx.parser.parse_model(SHARED))
     quantize_dynamic(graph, Int8Plan(signed=signed))
     middle = 0 if signed else UINT8_ZERO

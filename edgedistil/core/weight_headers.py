@@ -165,18 +165,24 @@ def read_tensors(file: Path) -> dict[str, StoredTensor]:
 
 def _stored_tensor(name: str, entry: Any) -> StoredTensor:
     """Returns one entry of a header; raises ValueError if it is not one."""
-    keys = ("dtype", "shape", "data_offsets")
-    dtype, shape, extent = map(entry.get, keys) if isinstance(entry, dict) else (None,) * 3
-    counts = [*shape, *extent] if isinstance(shape, list) and isinstance(extent, list) else [None]
-    are_counts = all(type(count) is int and count >= 0 for count in counts)
-    if not (isinstance(dtype, str) and are_counts and len(extent) == 2):
+    fields = entry if isinstance(entry, dict) else {}
+    dtype = fields.get("dtype")
+    shape, extent = _counts(fields.get("shape")), _counts(fields.get("data_offsets"))
+    if not isinstance(dtype, str) or shape is None or extent is None or len(extent) != 2:
         raise ValueError(f"the entry of '{echo(name)}' has no type, shape and extent")
-    tensor = StoredTensor(dtype, tuple(shape), extent[0], extent[1])
+    tensor = StoredTensor(dtype, shape, *extent)
     # Newer types of a few bits are refused later, by name.
     bits = _BITS.get(dtype)
     if bits and 8 * (tensor.end - tensor.start) != bits * math.prod(shape):
         raise ValueError(f"'{echo(name)}' has {tensor.end - tensor.start:,} bytes for {shape}")
     return tensor
+
+
+def _counts(value: Any) -> tuple[int, ...] | None:
+    """Returns a list of sizes or places; None if it is not one."""
+    if not isinstance(value, list) or not all(type(n) is int and n >= 0 for n in value):
+        return None
+    return tuple(value)
 
 
 def _check_extents(tensors: Iterable[StoredTensor], data_bytes: int) -> None:

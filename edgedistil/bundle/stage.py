@@ -23,6 +23,8 @@ from edgedistil.bundle.cpp_folder import (
 )
 from edgedistil.bundle.python_folder import python_readme, python_size_groups, write_python_part
 from edgedistil.bundle.web.part import (
+    WebChoice,
+    measured_choice,
     require_supported,
     web_readme,
     web_size_groups,
@@ -76,7 +78,10 @@ def make_bundle(export: Path, options: BundleOptions) -> Bundle:
         StorageError: The folder cannot be written.
     """
     contract = read_contract(export)
-    precision = _checked_precision(export, options.precision)
+    choice = WebChoice(options.precision, None)
+    if options.language == "web":
+        choice = measured_choice(export, options.precision)
+    precision = _checked_precision(export, choice.precision)
     _require_unchanged(export)
     if options.language == "cpp":
         require_cpp_tokenizer(export, hint=_EXPORT_HINT)
@@ -90,7 +95,7 @@ def make_bundle(export: Path, options: BundleOptions) -> Bundle:
             write_cpp_part(unfinished, options.target)
             readme = cpp_readme(contract, precision)
         elif options.language == "web":
-            write_web_part(unfinished, contract, precision, threads=None)
+            write_web_part(unfinished, contract, precision, threads=choice.threads)
             readme = web_readme(contract)
         else:
             requirements = write_python_part(unfinished, options.target)

@@ -19,6 +19,7 @@ from edgedistil.core.sentence_vector import Pooling
 ArtefactFormat = Literal["onnx", "ort"]
 EmbedSide = Literal["query", "document"]
 BundleLanguage = Literal["cpp", "python", "web"]
+Browser = Literal["chromium"]
 
 # The longest sequences of any encoder of these families; attention takes their square in memory.
 MAX_LENGTH = 8192
@@ -57,6 +58,10 @@ class ProfileOptions(CheckedOptions):
         bool,
         Flag("--emulate", "Run the device's kernels under QEMU and check outputs; gives no times."),
     ] = False
+    browser: Annotated[
+        Browser | None,
+        Flag("--browser", "Measure in this browser on this machine, with WebAssembly."),
+    ] = None
     model: Annotated[
         Path | None,
         Flag(

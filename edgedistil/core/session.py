@@ -17,6 +17,8 @@ from edgedistil.core.precision import Precision
 from edgedistil.core.rundir import read_json, write_json
 
 SESSION_FILE = "session.json"
+# Written by `profile --browser chromium --tune`, read by `bundle --for web`.
+WEB_SESSION_FILE = "session.chromium.json"
 FORMAT = 1
 PROVIDERS = ("CPUExecutionProvider",)
 

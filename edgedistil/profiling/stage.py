@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistil.core import console
 from edgedistil.core.device import HOST, DeviceSpec, load_device
 from edgedistil.core.errors import InputError, ModelError
-from edgedistil.core.export_records import ParityRecord
 from edgedistil.core.options import ProfileOptions
 from edgedistil.core.profile_records import ProfileRecord
 from edgedistil.core.records import Method, read_record, write_record
@@ -19,10 +17,10 @@ from edgedistil.core.text import read_lines
 from edgedistil.profiling.artefacts import Artefact, file_artefact, run_artefacts
 from edgedistil.profiling.calibrate import calibrate, load_calibration
 from edgedistil.profiling.encoder import InputShape
-from edgedistil.profiling.limits import check_threads
 from edgedistil.profiling.measured import measure
 from edgedistil.profiling.memory_limit import measure_fits, parse_bytes
 from edgedistil.profiling.predicted import predict
+from edgedistil.profiling.request import ProfileRequest
 from edgedistil.profiling.rows import NOT_REPORTED
 from edgedistil.profiling.sustained import measure_sustained
 from edgedistil.profiling.tokenization import add_tokenization
@@ -65,6 +63,11 @@ def profile(run_name: str, options: ProfileOptions) -> tuple[RunDir | None, list
     request = ProfileRequest(options, run, artefacts, _make_workloads(run, artefacts, options))
 
     # Choose the method.
+    if options.browser is not None:
+        # Imported here: most profiles need no browser.
+        from edgedistil.profiling.browser_stage import profile_in_browser
+
+        return run, [profile_in_browser(request)]
     if options.ssh is not None:
         return run, [_profile_over_ssh(request, options.ssh, spec)]
     if spec is None:
@@ -79,6 +82,8 @@ def check_options(options: ProfileOptions) -> None:
     on_host = options.device == HOST
     # Whether something runs on the device itself.
     runs_there = options.ssh is not None or (on_host and not options.emulate)
+    if options.browser is not None:
+        _check_browser_options(options)
     if options.emulate and options.ssh is not None:
         raise InputError("--emulate and --ssh exclude each other: leave one of them out")
     if options.emulate and on_host:
@@ -107,45 +112,19 @@ def check_options(options: ProfileOptions) -> None:
             raise InputError(f"{flag} has to measure: on this host, or on a board with --ssh")
 
 
-@dataclass(frozen=True)
-class ProfileRequest:
-    """What is profiled.
-
-    Attributes:
-        options: Options of the command.
-        run: Run of the artefacts; None for an ONNX file of the user's.
-        artefacts: The artefacts.
-        workloads: Their inputs.
-    """
-
-    options: ProfileOptions
-    run: RunDir | None
-    artefacts: list[Artefact]
-    workloads: Workloads
-
-    def thread_counts(self, cores: int) -> list[int]:
-        """Returns the requested thread counts; by default one and all `cores`.
-
-        Raises:
-            InputError: A count is far above `cores`.
-        """
-        if self.options.threads:
-            check_threads(self.options.threads, cores)
-            return list(self.options.threads)
-        return sorted({1, cores})
-
-    def store(self, record: ProfileRecord) -> ProfileRecord:
-        """Writes the record to the run, if there is one, and returns it."""
-        # A file per device and method: a prediction does not replace a measurement.
-        if self.run is not None:
-            write_record(self.run.profile(record.device, record.method), record)
-        return record
-
-    def store_parity(self, parity: ParityRecord, *, device: str) -> None:
-        """Writes the parity check of an emulated artefact to the run, if there is one."""
-        if self.run is not None:
-            path = self.run.parity_on(device, parity.model, parity.task, parity.precision)
-            write_record(path, parity)
+def _check_browser_options(options: ProfileOptions) -> None:
+    """Raises InputError for options that a browser on this machine cannot have."""
+    excluded = {
+        "--device": options.device != HOST,
+        "--ssh": options.ssh is not None,
+        "--emulate": options.emulate,
+        "--memory-limit": options.memory_limit is not None,
+        "--sustained": options.sustained is not None,
+        "--calibrate": options.calibrate,
+    }
+    for flag, is_set in excluded.items():
+        if is_set:
+            raise InputError(f"--browser and {flag} exclude each other: leave one of them out")
 
 
 # --- artefacts and inputs ------------------------------------------------------------------------

@@ -24,15 +24,15 @@ from edgedistil.runtime.protocol import Alternation, Case, Job, JobModel, Reply
 from edgedistil.runtime.target import Target
 
 # Fewer undisturbed processes than these give intervals that are too wide to decide by.
-_PROCESSES = 6
+PROCESSES = 6
 # Blocks of a process with all texts of one length: an even number, so that both sessions are first
 # equally often.
-_BLOCKS = 4
+BLOCKS = 4
 # The arena and spinning have a cost besides time, so they are switched off unless that makes calls
 # slower for certain by more than this.
 _SLOWER_THAN_DEFAULTS = 0.98
 # Far above any comparison seen: only a hung process ends here.
-_TIMEOUT_SECONDS = 1800
+TIMEOUT_SECONDS = 1800
 
 # Names of the variants, as the reasons in session.json show them.
 _DEFAULTS = "defaults"
@@ -70,9 +70,9 @@ def tune(
     advice = {}
     with console.progress("tuning", 2 * len(tuned), unit="jobs") as bar:
         for artefact in tuned:
-            comparison = _Comparison(target, artefact, workloads.of(artefact))
+            comparison = SessionComparison(target, artefact, workloads.of(artefact))
             # Threads first: whether the other options pay depends on them.
-            threads, thread_reasons = _best_threads(comparison, max_threads)
+            threads, thread_reasons = best_threads(comparison, max_threads)
             bar.advance()
             exact_int8 = on_x86 and PRECISIONS[artefact.precision].integer_matmul
             session, reasons = _best_options(comparison, threads, exact_int8=exact_int8)
@@ -87,7 +87,7 @@ def tune(
 
 
 @dataclass(frozen=True)
-class _Comparison:
+class SessionComparison:
     """Compares sessions of one artefact with the default session."""
 
     target: Target
@@ -108,10 +108,10 @@ class _Comparison:
         comparisons = compare_in_turns(
             lambda _, names: self._run_process({n: variants[n] for n in names}, threads),
             variants,
-            processes=_PROCESSES,
+            processes=PROCESSES,
             threads=most,
         )
-        return {name: comparison.ratio(_PROCESSES) for name, comparison in comparisons.items()}
+        return {name: comparison.ratio(PROCESSES) for name, comparison in comparisons.items()}
 
     def _run_process(self, variants: Mapping[str, JobModel], threads: int) -> Reply:
         """Runs one process, in which each variant takes turns with the defaults."""
@@ -123,7 +123,7 @@ class _Comparison:
                 first=_DEFAULTS,
                 second=name,
                 keys=keys,
-                blocks=_BLOCKS,
+                blocks=BLOCKS,
                 calls_per_block=len(keys),
             )
             for name in variants
@@ -134,7 +134,7 @@ class _Comparison:
             phases=[],
             alternate=alternations,
             threads=threads,
-            timeout_seconds=_TIMEOUT_SECONDS,
+            timeout_seconds=TIMEOUT_SECONDS,
             # All variants are loaded at once.
             private_memory_bytes=private_memory_bytes(
                 [self.artefact] * len(alternations), longest=max(lengths), threads=threads
@@ -149,7 +149,7 @@ class _Comparison:
         return self.artefact.job_model().model_copy(update={"session": session})
 
 
-def _best_threads(comparison: _Comparison, max_threads: int) -> tuple[int, dict[str, str]]:
+def best_threads(comparison: SessionComparison, max_threads: int) -> tuple[int, dict[str, str]]:
     """Returns the fastest number of threads, and the reasons."""
     if max_threads == 1:
         return 1, {"threads": "one: this machine has no more"}
@@ -161,9 +161,9 @@ def _best_threads(comparison: _Comparison, max_threads: int) -> tuple[int, dict[
         name: comparison.model(SessionOptions(threads=count)) for count, name in names.items()
     }
     ratios = comparison.run(variants, threads=1)
-    reasons = {name: _describe_ratio(ratio, "one thread") for name, ratio in ratios.items()}
+    reasons = {name: describe_ratio(ratio, "one thread") for name, ratio in ratios.items()}
     # Fewer threads leave cores to the application: more have to be faster for certain.
-    faster = {count: _faster(ratios[name]) for count, name in names.items()}
+    faster = {count: certain_ratio(ratios[name]) for count, name in names.items()}
     best = max(faster, key=lambda count: faster[count])
     if faster[best] > 1:
         return best, reasons
@@ -171,7 +171,7 @@ def _best_threads(comparison: _Comparison, max_threads: int) -> tuple[int, dict[
 
 
 def _best_options(
-    comparison: _Comparison, threads: int, *, exact_int8: bool
+    comparison: SessionComparison, threads: int, *, exact_int8: bool
 ) -> tuple[SessionOptions, dict[str, str]]:
     """Returns the fastest session options at a number of threads, and the reasons."""
     # One change from the defaults each.
@@ -196,11 +196,11 @@ def _best_options(
         threads=threads,
         arena=arena,
         spinning=spinning,
-        prepacking=_faster(ratios[_PREPACKING_OFF]) == 0,
+        prepacking=certain_ratio(ratios[_PREPACKING_OFF]) == 0,
         graph_level=_best_graph_level(ratios),
         exact_int8=exact_int8,
     )
-    reasons = {name: _describe_ratio(ratio, "the defaults") for name, ratio in ratios.items()}
+    reasons = {name: describe_ratio(ratio, "the defaults") for name, ratio in ratios.items()}
     return session, reasons
 
 
@@ -209,7 +209,7 @@ def _best_graph_level(ratios: Mapping[str, Ratio | NotMeasured]) -> GraphLevel:
     best: GraphLevel = "all"
     best_value = 0.0
     for level in _GRAPH_LEVELS:
-        value = _faster(ratios[_graph_level_name(level)])
+        value = certain_ratio(ratios[_graph_level_name(level)])
         if value > best_value:
             best, best_value = level, value
     return best
@@ -219,7 +219,7 @@ def _graph_level_name(level: GraphLevel) -> str:
     return f"graph level {level}"
 
 
-def _faster(ratio: Ratio | NotMeasured) -> float:
+def certain_ratio(ratio: Ratio | NotMeasured) -> float:
     """Returns the ratio where it is above 1 for certain, otherwise 0."""
     if isinstance(ratio, NotMeasured) or ratio.low <= 1:
         return 0.0
@@ -231,7 +231,7 @@ def _as_fast(ratio: Ratio | NotMeasured) -> bool:
     return isinstance(ratio, Ratio) and ratio.low >= _SLOWER_THAN_DEFAULTS
 
 
-def _describe_ratio(ratio: Ratio | NotMeasured, baseline: str) -> str:
+def describe_ratio(ratio: Ratio | NotMeasured, baseline: str) -> str:
     if isinstance(ratio, NotMeasured):
         return f"not decided, the machine was disturbed: {ratio.not_measured}"
     return f"{ratio.value:.2f} times as fast as {baseline} ({ratio.low:.2f} to {ratio.high:.2f})"

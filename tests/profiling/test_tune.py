@@ -29,7 +29,7 @@ from tests.profiling.conftest import profile_latest
 @pytest.fixture(autouse=True)
 def few_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Short comparisons; session.json of a single file goes to the working directory."""
-    monkeypatch.setattr(tune, "_PROCESSES", 2)
+    monkeypatch.setattr(tune, "PROCESSES", 2)
     monkeypatch.chdir(tmp_path)
 
 
@@ -100,7 +100,7 @@ def test_threads_are_only_more_where_they_are_faster_for_certain(
     two: Ratio | NotMeasured, four: Ratio | NotMeasured, threads: int
 ) -> None:
     comparison: Any = Measurements({"2 threads": two, "4 threads": four})
-    best, reasons = tune._best_threads(comparison, 4)
+    best, reasons = tune.best_threads(comparison, 4)
     assert best == threads
     assert {"2 threads", "4 threads"} <= set(reasons)
 
@@ -129,7 +129,7 @@ def test_a_small_loss_is_worth_the_memory_of_the_arena() -> None:
 
 def test_a_decision_needs_six_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert tune._PROCESSES >= 6
+    assert tune.PROCESSES >= 6
 
 
 def test_tune_and_export_write_the_same_format(exported: RunDir, tmp_path: Path) -> None:

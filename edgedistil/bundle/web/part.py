@@ -11,14 +11,20 @@ import json
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistil.bundle.tokenizer_parts import missing_parts
 from edgedistil.core.contract import CONFORMANCE_FILE, Contract
 from edgedistil.core.errors import InputError
-from edgedistil.core.precision import Precision, graph_name
-from edgedistil.core.rundir import read_json_object, write_json
-from edgedistil.core.session import SESSION_FILE, SessionOptions, read_session_file
+from edgedistil.core.precision import PRECISIONS, Precision, graph_name
+from edgedistil.core.rundir import RunDir, read_json_object, write_json
+from edgedistil.core.session import (
+    SESSION_FILE,
+    WEB_SESSION_FILE,
+    SessionOptions,
+    read_session_file,
+)
 from edgedistil.runtime.npm import ONNXRUNTIME_WEB, TOKENIZERS, NpmPackage, package_files
 
 _FILES = Path(__file__).with_name("files")
@@ -51,6 +57,7 @@ PARTS: Mapping[str, frozenset[str]] = {
 }
 # Tasks whose answers are places in a text.
 _NEED_OFFSETS = ("question-answering", "token-classification")
+_TUNE_AGAIN = "write it again with edgedistil profile --browser chromium --tune"
 _ELSEWHERE = "run the export in Python, where the tokenizers library has it"
 
 
@@ -68,6 +75,40 @@ def require_supported(export: Path, contract: Contract) -> None:
             f"the tokenizer in {export} has parts that JavaScript cannot do: {'; '.join(missing)}",
             hint=_ELSEWHERE,
         )
+
+
+@dataclass(frozen=True)
+class WebChoice:
+    """Precision and threads of a web bundle; None where nobody has measured or asked.
+
+    Attributes:
+        precision: Precision of the graph.
+        threads: Threads of a call.
+    """
+
+    precision: Precision | None
+    threads: int | None
+
+
+def measured_choice(export: Path, requested: Precision | None) -> WebChoice:
+    """Returns what `profile --browser chromium --tune` measured for an export of a run.
+
+    Args:
+        export: The export folder.
+        requested: The user's precision, which has priority.
+    Raises:
+        StorageError: The file is corrupt.
+    """
+    path = RunDir(export.absolute().parent.parent).profiles / WEB_SESSION_FILE
+    if not path.is_file():
+        return WebChoice(requested, None)
+    precisions = read_json_object(path, hint=_TUNE_AGAIN).get("precisions", {})
+    precision = requested or precisions.get(export.name)
+    advice = read_session_file(path).get(f"{export.name}.{precision}")
+    # The export may have been made again in other precisions since.
+    if precision not in PRECISIONS or not (export / "onnx" / graph_name(precision)).is_file():
+        return WebChoice(requested, None)
+    return WebChoice(precision, None if advice is None else advice.session.threads)
 
 
 def write_web_part(

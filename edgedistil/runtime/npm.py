@@ -58,12 +58,14 @@ class NpmPackage:
 ONNXRUNTIME_WEB = NpmPackage(
     "onnxruntime-web",
     "1.30.0",
-    "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+    "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02V"
+    "b7QmRMDs1SigqR4CXAfKYQ==",
 )
 TOKENIZERS = NpmPackage(
     "@huggingface/tokenizers",
     "0.2.0",
-    "sha512-LidMHe1FpcSYH4vcSjXooda34pC0M8m1gmDOv7SQi6Iv+ib1zX7J3sHBCC9/3FPCkn2k1b55FneVqMRxrr99pg==",
+    "sha512-LidMHe1FpcSYH4vcSjXooda34pC0M8m1gmDOv7SQi6Iv+ib1zX7J3sHBCC9/3FPC"
+    "kn2k1b55FneVqMRxrr99pg==",
 )
 
 
@@ -128,12 +130,12 @@ def _check_integrity(package: NpmPackage) -> None:
     with package.archive.open("rb") as file:
         while block := file.read(_READ_BYTES):
             digest.update(block)
-    found = f"sha512-{base64.b64encode(digest.digest()).decode()}"
-    if found == package.integrity:
+    actual = f"sha512-{base64.b64encode(digest.digest()).decode()}"
+    if actual == package.integrity:
         return
     package.archive.unlink()
     raise ChecksumError(
-        f"{package.archive} is not {package.origin}: expected {package.integrity}, got {found}",
+        f"{package.archive} is not {package.origin}: expected {package.integrity}, got {actual}",
         hint="the file was removed; check the registry that npm is configured with",
     )
 

@@ -80,7 +80,7 @@ def test_a_failed_download_says_what_to_do(
     assert str(package.archive) in str(raised.value.hint)
 
 
-def test_a_machine_without_npm_is_told_what_to_install(
+def test_a_machine_without_npm_gets_advice(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")

@@ -79,7 +79,7 @@ def require_supported(export: Path, contract: Contract) -> None:
 
 @dataclass(frozen=True)
 class WebChoice:
-    """Precision and threads of a web bundle; None where nobody has measured or asked.
+    """Precision and threads of a web bundle; None where neither is known.
 
     Attributes:
         precision: Precision of the graph.

@@ -208,13 +208,11 @@ def _inputs_json(path: Path) -> str:
     read_feeds = runpy.run_path(str(RUNNER))["read_feeds"]
     with np.load(path, allow_pickle=False) as archive:
         feeds = read_feeds(archive)
-    described = {
-        key: {
-            name: {"shape": list(array.shape), "values": array.ravel().tolist()}
-            for name, array in arrays.items()
-        }
-        for key, arrays in feeds.items()
-    }
+    described: dict[str, dict[str, Any]] = {}
+    for key, arrays in feeds.items():
+        described[key] = {}
+        for name, array in arrays.items():
+            described[key][name] = {"shape": list(array.shape), "values": array.ravel().tolist()}
     return json.dumps(described)
 
 

@@ -54,8 +54,8 @@ def check_page(page: Page) -> Callable[[str], tuple[str, str]]:
     def run(address: str) -> tuple[str, str]:
         page.open(f"{address}check.html")
         page.evaluate(WAIT, timeout_s=200)
-        said = page.evaluate("document.getElementById('state').textContent", timeout_s=10)
-        return page.evaluate("document.body.dataset.result", timeout_s=10), said
+        text = page.evaluate("document.getElementById('state').textContent", timeout_s=10)
+        return page.evaluate("document.body.dataset.result", timeout_s=10), text
 
     return run
 

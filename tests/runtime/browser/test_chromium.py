@@ -20,7 +20,7 @@ from edgedistil.runtime.browser.chromium import (
 )
 
 
-def test_a_machine_without_a_browser_is_told_what_to_install(
+def test_a_machine_without_a_browser_gets_advice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
@@ -45,9 +45,10 @@ def test_a_page_evaluates_and_the_browser_ends(
             page.evaluate("(() => { throw new Error('no such luck') })()", timeout_s=60)
         with pytest.raises(TargetError, match=r"did not answer Runtime\.evaluate in time"):
             page.evaluate("new Promise(() => {})", timeout_s=0.2)
+        with pytest.raises(TargetError, match=r"cannot open http://127\.0\.0\.1:1/: net::ERR_"):
+            page.open("http://127.0.0.1:1/")
         with pytest.raises(TargetError, match="the page crashed"):
-            page.open("chrome://crash")
-            page.evaluate("1", timeout_s=60)
+            page._command("Page.crash", {}, 60)
     assert group_processes(page.group) == []
     assert list(tmp_path.iterdir()) == []
 

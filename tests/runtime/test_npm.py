@@ -80,9 +80,7 @@ def test_a_failed_download_says_what_to_do(
     assert str(package.archive) in str(raised.value.hint)
 
 
-def test_a_machine_without_npm_gets_advice(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_without_npm_gets_advice(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(OfflineError, match="npm is not installed") as raised:
         package_files(NpmPackage("thing", "1.2.3", INTEGRITY), ["dist/a.mjs"])

@@ -172,9 +172,7 @@ def test_a_task_that_needs_places_is_refused_without_them(copy: Path) -> None:
         part._verify_tokens(copy, contract)
 
 
-def test_a_machine_without_node_gets_advice(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_without_node_gets_advice(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(InputError, match=r"Node\.js is not installed") as raised:
         part._verify_tokens(bundle, read_contract(bundle / "model"))

@@ -2,7 +2,7 @@
 
     python benchmarks/plan_accuracy.py [--steps 30] [--repeats 1]
 
-Plan and run alternate, each in a process of its own, so that peaks are separate: recipes/tiny.toml
+Plan and run alternate, each in a process of its own, so that peaks are separate: recipes/mlm.toml
 with fewer steps, its variants, and a teacher of BERT-base's shape with random weights, which cost
 the same as trained ones. Writes benchmarks/results/plan_accuracy-DATE.md. The aim is a ratio
 between 0.75 and 1.25. Other work on the machine falsifies the seconds: run it on a quiet one.
@@ -41,7 +41,7 @@ from edgedistil.models.teacher import load_teacher
 
 LOWEST, HIGHEST = 0.75, 1.25
 # Programs of the child processes; each prints a record as JSON on its last line.
-_LOAD = "import sys, edgedistil; recipe = edgedistil.load_recipe('tiny', sys.argv[1:]); "
+_LOAD = "import sys, edgedistil; recipe = edgedistil.load_recipe('mlm', sys.argv[1:]); "
 PLAN_PROGRAM = _LOAD + "print(edgedistil.plan(recipe).model_dump_json())"
 RUN_PROGRAM = _LOAD + "print(edgedistil.distill(recipe)[1].model_dump_json())"
 COLUMNS = (
@@ -106,7 +106,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def cases(steps: int, base: Path) -> dict[str, list[str]]:
-    """Name of each case → overrides of recipes/tiny.toml."""
+    """Name of each case → overrides of recipes/mlm.toml."""
     # The quality of the teacher's head does not matter here, so it is fitted for one step.
     short_evaluation = ["train.heldout_tokens=8192", "teacher.fit.steps=1"]
     base_teacher = [
@@ -198,7 +198,7 @@ def render(pairs: Sequence[Pair], arguments: argparse.Namespace) -> str:
         "Command: `python benchmarks/plan_accuracy.py"
         f" --steps {arguments.steps} --repeats {arguments.repeats}`",
         f"Load at the end: {load_averages()}. Plan and run alternate, each in a process of its own,"
-        " on recipes/tiny.toml with these steps and 8,192 held-out tokens.",
+        " on recipes/mlm.toml with these steps and 8,192 held-out tokens.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|" + "---|" * len(COLUMNS),

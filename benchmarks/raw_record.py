@@ -1,11 +1,11 @@
 """Writes the compact raw record of a run, from which quoted figures can be computed again.
 
-    edgedistil run tiny --run demo && edgedistil evaluate --run demo --seeds 3
+    edgedistil run tiny --run demo
     python benchmarks/raw_record.py runs/demo --name demo
 
-Writes benchmarks/results/NAME-DATE.json: sizes, held-out figures, the predictions of every cell,
-rows of profiles without their samples, and claims. README and docs quote figures of such files
-only; tests/test_quotes.py computes every quoted figure from them.
+Writes benchmarks/results/NAME-DATE.json: sizes, held-out figures, search quality, the predictions
+of every cell, rows of profiles without their samples, and claims. README and docs quote figures of
+such files only; tests/test_quotes.py computes every quoted figure from them.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def _evaluation(run: RunDir, record: EvaluationRecord) -> dict[str, Any]:
         "retentions": [_dump(retention, without=set()) for retention in record.retentions],
         "labels": labels,
         "cells": cells,
+        "retrieval": [_dump(score, without=set()) for score in record.retrieval],
         "provenance": _dump(record.provenance, without=set()),
     }
 

@@ -3,7 +3,6 @@
 `scripts/update_docs.py` writes the table between two marks of README.md, so no figure is typed:
 
     edgedistil run tiny --run demo
-    edgedistil evaluate --run demo --seeds 3
     python benchmarks/raw_record.py runs/demo --name demo
     python benchmarks/latency_in_turns.py --run demo
     python scripts/update_docs.py
@@ -15,7 +14,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def results_table(demo: tuple[str, Raw] | None, turns: tuple[str, Raw] | None) -
     ]
     if turns is not None:
         lines += _time_lines(turns[1])
-    lines += [*_heldout_lines(raw), *_score_lines(raw), ""]
+    lines += [*_heldout_lines(raw), *_search_lines(raw), *_score_lines(raw), ""]
     if turns is not None:
         lines += [_time_note(*turns), ""]
     return "\n".join(lines)
@@ -142,11 +141,52 @@ def _measured_rows(profile: Raw) -> list[Raw]:
 
 
 def _heldout_lines(raw: Raw) -> Iterator[str]:
-    """Yields masked words that are right, where a real [MASK] hides them."""
-    figures = {entry["model"]: entry["top1_hidden"] for entry in raw["distill"]["heldout"]}
-    if all(isinstance(figures.get(role), float) for role in _ROLES):
-        cells = [f"{figures[role]:.1%}" for role in _ROLES]
-        yield _line("words behind a [MASK], right", [*cells, ABSENT])
+    """Yields what the models do on held-out text, and what the layers do undistilled."""
+    for figure, title, render in _HELDOUT:
+        # The last entry of a model counts: the student's trace has one for each evaluation.
+        figures = {
+            _entry_name(entry): entry[figure]
+            for entry in raw["distill"]["heldout"]
+            if isinstance(entry.get(figure), float)
+        }
+        if all(role in figures for role in _ROLES):
+            yield _line(title, [*(render(figures[role]) for role in _ROLES), ABSENT])
+        if _UNDISTILLED in figures:
+            yield _line(_BASELINE, [ABSENT, render(figures[_UNDISTILLED]), ABSENT])
+
+
+# Figure of a held-out entry, title of its line, format.
+_HELDOUT: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("top1_hidden", "words behind a [MASK], right", "{:.1%}".format),
+    ("rank_correlation", "similarities of held-out texts, rank correlation", "{:.3f}".format),
+)
+_UNDISTILLED = "student-step0"
+_BASELINE = "&emsp;the same layers, not distilled"
+
+
+def _entry_name(entry: Raw) -> str:
+    """Name of a model in a held-out entry; the student at step 0 is the undistilled one."""
+    is_start = entry["model"] == "student" and entry.get("step") == 0
+    return _UNDISTILLED if is_start else str(entry["model"])
+
+
+def _search_lines(raw: Raw) -> Iterator[str]:
+    """Yields nDCG@10 of each collection, with its interval over the queries."""
+    scores = raw.get("evaluation", {}).get("retrieval", [])
+    for name in dict.fromkeys(score["collection"] for score in scores):
+        of_model = {score["model"]: score for score in scores if score["collection"] == name}
+        columns = [_ndcg(of_model.get(model)) for model in ("teacher", "student", "student int8")]
+        yield _line(f"search in `{name}`, nDCG@10 × 100", columns)
+        if _UNDISTILLED in of_model:
+            yield _line(_BASELINE, [ABSENT, _ndcg(of_model[_UNDISTILLED]), ABSENT])
+
+
+def _ndcg(score: Raw | None) -> str:
+    if score is None:
+        return ABSENT
+    figures = (score["metrics"]["ndcg@10"], score["low"], score["high"])
+    value, low, high = (f"{100 * figure:.1f}" for figure in figures)
+    return f"{value} ({low}–{high})"
 
 
 def _score_lines(raw: Raw) -> Iterator[str]:

@@ -79,7 +79,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder far from the checkout, with one finished run `e2e` in it."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "few-sentences.toml").write_text(FEW_SENTENCES)
-    done = edgedistil("run", "recipes/tiny.toml", "--run", "e2e", *SETTINGS, cwd=folder)
+    done = edgedistil("run", "recipes/mlm.toml", "--run", "e2e", *SETTINGS, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "run e2e" in done.stdout
     return folder
@@ -165,7 +165,7 @@ def test_a_second_run_needs_no_network_and_does_nothing_twice(home: Path, tmp_pa
     before = (home / "runs" / "e2e" / "distill.json").stat().st_mtime_ns
     started = time.monotonic()
     done = edgedistil(
-        *("run", "recipes/tiny.toml", "--run", "e2e", *SETTINGS),
+        *("run", "recipes/mlm.toml", "--run", "e2e", *SETTINGS),
         cwd=home,
         PYTHONPATH=str(tmp_path),
         PIP_NO_INDEX="1",
@@ -180,7 +180,7 @@ def test_a_second_run_needs_no_network_and_does_nothing_twice(home: Path, tmp_pa
 def test_a_fresh_run_from_the_cache_needs_no_network(home: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(NO_NETWORK)
     done = edgedistil(
-        *("distill", "recipes/tiny.toml", "--run", "offline", *SETTINGS),
+        *("distill", "recipes/mlm.toml", "--run", "offline", *SETTINGS),
         cwd=home,
         PYTHONPATH=str(tmp_path),
         PIP_NO_INDEX="1",
@@ -191,16 +191,53 @@ def test_a_fresh_run_from_the_cache_needs_no_network(home: Path, tmp_path: Path)
 
 def test_a_run_that_exists_is_refused(home: Path) -> None:
     before = (home / "runs" / "e2e" / "distill.json").read_bytes()
-    done = edgedistil("distill", "recipes/tiny.toml", "--run", "e2e", *SETTINGS, cwd=home)
+    done = edgedistil("distill", "recipes/mlm.toml", "--run", "e2e", *SETTINGS, cwd=home)
     assert done.returncode == 2
     assert "already exists" in done.stderr
     assert "--resume" in done.stderr
     assert (home / "runs" / "e2e" / "distill.json").read_bytes() == before
 
 
+def test_the_demo_learns_vectors_and_searches_with_them(home: Path) -> None:
+    collection = home / "shop"
+    (collection / "qrels").mkdir(parents=True)
+    documents = {"a": "A warm coat for the winter.", "b": "Shoes to run in.", "c": "A blue hat."}
+    queries = {"1": "something against the cold", "2": "running shoes"}
+    for name, texts in (("corpus", documents), ("queries", queries)):
+        rows = [json.dumps({"_id": key, "text": text}) for key, text in texts.items()]
+        (collection / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    relevance = "query-id\tcorpus-id\tscore\n1\ta\t1\n2\tb\t1\n"
+    (collection / "qrels" / "test.tsv").write_text(relevance)
+    settings = {
+        "train.steps": "4",
+        "train.heldout_tokens": "2048",
+        "corpus.sources": '[{asset="reviews"}]',
+        "corpus.heldout_max_documents": "300",
+        "evaluate.tasks": '["retrieval:shop"]',
+        "export.precisions": '["int8"]',
+        "profile.devices": '["rpi4"]',
+    }
+    overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    done = edgedistil("run", "recipes/tiny.toml", "--run", "vectors", *overrides, cwd=home)
+    (home / "runs" / "latest").write_text("e2e\n")
+
+    assert done.returncode == 0, done.stderr
+    run = home / "runs" / "vectors"
+    distilled = json.loads((run / "distill.json").read_text())
+    trace = [entry for entry in distilled["heldout"] if entry["model"] == "student"]
+    assert trace[-1]["rank_correlation"] > trace[0]["rank_correlation"]
+    parameters = [distilled[role]["encoder_parameters"] for role in ("teacher", "student")]
+    assert 1 - parameters[1] / parameters[0] == pytest.approx(0.486, abs=0.001)
+    scores = json.loads((run / "evaluation.json").read_text())["retrieval"]
+    assert [s["model"] for s in scores][:2] == ["teacher", "student"]
+    assert "student-step0" in {score["model"] for score in scores}
+    parity = json.loads((run / "export/student-feature-extraction/parity.int8.json").read_text())
+    assert parity["passed"]
+
+
 def test_another_recipe_for_the_same_run_is_refused(home: Path) -> None:
     done = edgedistil(
-        "run", "recipes/tiny.toml", "--run", "e2e", *SETTINGS, "--set", "loss.mlm=9.0", cwd=home
+        "run", "recipes/mlm.toml", "--run", "e2e", *SETTINGS, "--set", "loss.mlm=9.0", cwd=home
     )
     assert done.returncode == 2, done.stderr
     assert "loss.mlm" in done.stderr
@@ -209,7 +246,7 @@ def test_another_recipe_for_the_same_run_is_refused(home: Path) -> None:
 def test_interrupted_and_resumed(home: Path) -> None:
     arguments = [
         "distill",
-        "recipes/tiny.toml",
+        "recipes/mlm.toml",
         "--run",
         "stopped",
         *SETTINGS,

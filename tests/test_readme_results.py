@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from edgedistil.core.evaluation_records import RetrievalScore
 from edgedistil.core.rundir import RunDir
 from tests.report.conftest import full_run as full_run
 
@@ -91,6 +92,44 @@ def test_another_record_gives_another_table(
     # 10.00M of 22.57M.
     assert "| 40% smaller | holds | 55.7% fewer encoder parameters |" in table
     assert "| 29.0 ms | 10.0 ms | – |" in table and "2.90 (2.90–2.90)" in table
+
+
+def test_search_is_shown_with_the_layers_before_distillation(
+    readme_results: ModuleType, demo: dict[str, Any]
+) -> None:
+    def score(model: str, value: float) -> dict[str, Any]:
+        share = value / 0.71
+        return RetrievalScore(
+            collection="manual",
+            origin="",
+            queries=9,
+            documents=9,
+            model=model,
+            metrics={"ndcg@10": value},
+            low=value - 0.02,
+            high=value + 0.02,
+            reference="teacher",
+            retention=share,
+            retention_low=share,
+            retention_high=share,
+            interval="95%",
+        ).model_dump(mode="json")
+
+    def heldout(model: str, step: int, value: float) -> dict[str, Any]:
+        figures = {"rank_correlation": value, "top10_overlap": 0.5, "cosine": 0.9}
+        other = {"asymmetric_top10_overlap": 0.6, "texts": 9}
+        return {"model": model, "step": step, **figures, **other}
+
+    figures = {"teacher": 0.71, "student": 0.68, "student-step0": 0.52}
+    demo["evaluation"]["retrieval"] = [score(*pair) for pair in figures.items()]
+    trace = (("teacher", 0, 1.0), ("student", 0, 0.493), ("student", 50, 0.871))
+    demo["distill"]["heldout"] = [heldout(*entry) for entry in trace]
+    table = readme_results.results_table(("demo.json", demo), None)
+    scores = "71.0 (69.0–73.0) | 68.0 (66.0–70.0) | –"
+    assert f"| search in `manual`, nDCG@10 × 100 | {scores} |" in table
+    assert "| &emsp;the same layers, not distilled | – | 52.0 (50.0–54.0) | – |" in table
+    assert "| similarities of held-out texts, rank correlation | 1.000 | 0.871 | – |" in table
+    assert "| &emsp;the same layers, not distilled | – | 0.493 | – |" in table
 
 
 def test_too_few_processes_give_no_ratio(readme_results: ModuleType, demo: dict[str, Any]) -> None:

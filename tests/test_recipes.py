@@ -29,7 +29,7 @@ ABLATIONS = {
 
 def test_all_recipes_are_shipped() -> None:
     ablations = {f"ablation/{name}" for name in ("full", *ABLATIONS)}
-    expected = {"base", "tiny", "embedding", "embedding-long"} | ablations
+    expected = {"base", "tiny", "mlm", "embedding", "embedding-long"} | ablations
     assert {str(p.relative_to(FOLDER).with_suffix("")) for p in FILES} == expected
     assert expected <= set(shipped_recipes())
 
@@ -59,8 +59,8 @@ def test_every_ablation_is_listed_here() -> None:
     assert {p.stem for p in (FOLDER / "ablation").glob("*.toml")} == {"full", *ABLATIONS}
 
 
-def test_the_full_ablation_is_the_tiny_recipe() -> None:
-    changed = differences(load_recipe("tiny"), load_recipe("ablation/full"))
+def test_the_full_ablation_is_the_recipe_with_a_fitted_head() -> None:
+    changed = differences(load_recipe("mlm"), load_recipe("ablation/full"))
     assert {key for key in changed if not key.startswith(("evaluate.", "export.", "profile."))} == {
         "name",
         "description",

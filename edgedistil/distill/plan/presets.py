@@ -38,7 +38,7 @@ _TEXTS = {
     ("bookcorpus/bookcorpus", None): TextSize(4_853_859_824, "4.85 GB by its card"),
 }
 
-# English prose in BERT's vocabulary of 30,522 tokens: recipes/tiny.toml's 24.3 MB of text are 5.3M
+# English prose in BERT's vocabulary of 30,522 tokens: recipes/mlm.toml's 24.3 MB of text are 5.3M
 # tokens.
 BYTES_PER_TOKEN = 4.57
 

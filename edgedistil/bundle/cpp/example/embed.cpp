@@ -37,6 +37,8 @@ int main(int count, char** arguments) try {
   const Clock::time_point start = Clock::now();
   edgedistil::RunnerOptions options;
   options.precision = arguments[2];
+  // One short text is too little work to divide, and threads take time to start.
+  options.threads = 1;
   const edgedistil::Runner runner(arguments[1], options);
   const double loading = milliseconds_since(start);
 

@@ -1,6 +1,9 @@
 #include "onnx_session.hpp"
 
 #include <stdexcept>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 // The binary interface of onnxruntime: a table of functions whose order never changes. Declared
 // here, because the packages that ship libonnxruntime do not ship its header.
@@ -46,6 +49,7 @@ enum Slot {
 };
 
 constexpr uint32_t kApiVersion = 4;
+constexpr const char* kExactSums = "session.x64quantprecision";
 constexpr int kLogErrors = 3, kDeviceAllocator = 0, kDefaultMemory = 0, kInt64 = 7;
 
 const void* const* api() {
@@ -81,6 +85,17 @@ int level_of(const std::string& name) {
   if (name == "ORT_DISABLE_ALL") return 0;
   if (name == "ORT_ENABLE_BASIC") return 1;
   return name == "ORT_ENABLE_EXTENDED" ? 2 : 99;
+}
+
+// Whether 8-bit products are summed in 32 bits, so that exact sums need no option.
+bool sums_are_exact() {
+#if defined(__x86_64__)
+  constexpr unsigned kFeatures = 7, kAvx512Vnni = 1u << 11;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(kFeatures, 0, &a, &b, &c, &d) != 0 && (c & kAvx512Vnni) != 0;
+#else
+  return true;
+#endif
 }
 
 // Owns a handle of onnxruntime.
@@ -131,6 +146,8 @@ struct OnnxSession::Handles {
       call(kDisableCpuMemArena, Signature<Handle>(), options);
     }
     for (const auto& [key, value] : advice["config_entries"].members) {
+      // Where it changes no result, it converts all weights: 14 ms and 5 MB of a 17 MB graph.
+      if (key == kExactSums && sums_are_exact()) continue;
       call(kAddSessionConfigEntry, Signature<Handle, const char*, const char*>(), options,
            key.c_str(), value.as_text().c_str());
     }

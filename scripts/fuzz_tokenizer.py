@@ -1,6 +1,7 @@
 """Compares the C++ tokenizer with the `tokenizers` library on random strings.
 
     python scripts/fuzz_tokenizer.py PROGRAM TOKENIZER.json [--count 1000000] [--seed 1]
+        [--record FILE]
 
 PROGRAM is `encode_lines` of a C++ bundle (`cmake --build build --target encode_lines`). Strings
 come from all Unicode planes; a part of them has two texts. Ends with code 3 at the first string
@@ -10,11 +11,14 @@ with other ids, token types or offsets.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import platform
 import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +134,32 @@ def compare(
     return None
 
 
+def add_piece(record: Path, tokenizer: Path, seed: int, count: int) -> None:
+    """Adds a piece without a difference to the record of a tokenizer; the file is rewritten.
+
+    Args:
+        record: JSON file; created if it is missing.
+        tokenizer: tokenizer.json.
+        seed: Seed of the piece.
+        count: Strings of the piece.
+    """
+    content: dict[str, Any] = {"tokenizers": version("tokenizers"), "pieces": []}
+    if record.is_file():
+        content = json.loads(record.read_text(encoding="utf-8"))
+    described = json.loads(tokenizer.read_text(encoding="utf-8"))
+    piece = {
+        "tokenizer": tokenizer.parent.name,
+        "model": described["model"]["type"],
+        "sha256": hashlib.sha256(tokenizer.read_bytes()).hexdigest(),
+        "seed": seed,
+        "strings": count,
+        "differences": 0,
+        "machine": platform.machine(),
+    }
+    content["pieces"].append(piece)
+    record.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Reads the arguments and compares in chunks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -137,6 +167,7 @@ def main() -> None:
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--record", type=Path, help="JSON file that gets a line for this piece")
     options = parser.parse_args()
     described = json.loads(options.tokenizer.read_text(encoding="utf-8"))
     special = [token["content"] for token in described.get("added_tokens") or []]
@@ -150,6 +181,8 @@ def main() -> None:
             sys.exit(3)
         done += size
     print(f"{done:,} strings: no difference")
+    if options.record is not None:
+        add_piece(options.record, options.tokenizer, options.seed, done)
 
 
 if __name__ == "__main__":

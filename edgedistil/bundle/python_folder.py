@@ -15,7 +15,7 @@ from edgedistil.core.cpu import is_arm
 from edgedistil.core.errors import InputError
 from edgedistil.core.precision import Precision
 from edgedistil.core.rundir import write_text
-from edgedistil.runtime.wheels import arm64_wheels
+from edgedistil.runtime.wheels import TOKENIZERS, arm64_wheels
 
 _EXAMPLE = Path(__file__).with_name("python") / "example.py"
 # The newest Python of the wheels that are pinned for boards; theirs have the same versions.
@@ -29,13 +29,13 @@ class Requirement:
     Attributes:
         name: Name of the package.
         version: Its version.
-        bytes: Its files on this machine, or its download for another one; None if unknown.
+        bytes: Its files on this machine, or its download for another one.
         is_installed: Whether the bytes are those of its files.
     """
 
     name: str
     version: str
-    bytes: int | None
+    bytes: int
     is_installed: bool
 
 
@@ -58,16 +58,10 @@ def requirements_for(target: str) -> list[Requirement]:
             f"no versions are pinned for {machine} on {platform.machine()}",
             hint="make the bundle on a machine of that kind, with --target host",
         )
-    pinned = {wheel.package: wheel for wheel in arm64_wheels(_PYTHON)}
-    requirements = []
-    for name in REQUIREMENTS:
-        wheel = pinned.get(name)
-        # tokenizers has one wheel for all Pythons; it gives the same ids everywhere.
-        if wheel is None:
-            requirements.append(Requirement(name, version(name), None, is_installed=False))
-        else:
-            requirements.append(Requirement(name, wheel.version, wheel.bytes, is_installed=False))
-    return requirements
+    return [
+        Requirement(wheel.package, wheel.version, wheel.bytes, is_installed=False)
+        for wheel in (*arm64_wheels(_PYTHON), TOKENIZERS)
+    ]
 
 
 def write_python_part(folder: Path, target: str) -> list[Requirement]:
@@ -96,7 +90,9 @@ def python_readme(contract: Contract, precision: Precision, requirements: list[R
     """Returns the README of a bundle, without its sizes: how it is installed and run."""
     is_host = all(item.is_installed for item in requirements)
     kind = "installed" if is_host else "of the download"
-    packages = "".join(f"| {item.name} {item.version} | {_size(item)} |\n" for item in requirements)
+    packages = "".join(
+        f"| {item.name} {item.version} | {item.bytes:,} |\n" for item in requirements
+    )
     return (
         f"# {contract.task} in Python, {precision}\n\n"
         "Needs Python 3.11 or newer. pip downloads the packages below for the device:\n\n"
@@ -110,10 +106,6 @@ def python_readme(contract: Contract, precision: Precision, requirements: list[R
         '    import edgedistil\n    model = edgedistil.load("model")\n\n'
         f"| package | bytes {kind} |\n|---|---:|\n{packages}"
     )
-
-
-def _size(item: Requirement) -> str:
-    return "not measured" if item.bytes is None else f"{item.bytes:,}"
 
 
 def _installed_bytes(name: str) -> int:

@@ -1,6 +1,6 @@
-"""Pinned numpy and onnxruntime for 64-bit ARM Linux.
+"""Pinned numpy, onnxruntime and tokenizers for 64-bit ARM Linux.
 
-Emulation and `--bootstrap` use them.
+Emulation, `--bootstrap` and bundles use them.
 
 A wheel is a zip file: pip downloads it on any host and checks its sha256; nothing of it is
 installed or run on the host.
@@ -99,6 +99,14 @@ def _parse_table(table: str) -> tuple[Wheel, ...]:
 
 
 PINNED = _parse_table(_PINNED)
+# Of bundles in Python; one file for all Pythons from 3.10.
+TOKENIZERS = Wheel(
+    python="3.11",
+    package="tokenizers",
+    version="0.23.3",
+    bytes=3_519_944,
+    sha256="ec82e80e65a862275b97c3d90b7a523df8d9519ee48aeb4e9625b2cc909274e0",
+)
 
 
 def arm64_wheels(python: str, *, onnxruntime: str | None = None) -> tuple[Wheel, Wheel]:

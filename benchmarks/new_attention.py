@@ -2,6 +2,7 @@
 
     python benchmarks/new_attention.py [--layers 3] [--rounds 60]
     python benchmarks/new_attention.py --layers 1 --rounds 2      a quick try, not a figure
+    python benchmarks/new_attention.py --memory      only the memory, also on a busy machine
 
 Every model has BERT-base's width and as many multiply-adds a layer (a gated feed-forward of 2,048),
 random weights, and a vocabulary of 1,000. Calls are in turns, on one thread; compared is the
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ from edgedistil.export.quantize import quantize_dynamic
 from edgedistil.export.storage import save_graph
 from edgedistil.export.trace import trace_model
 
+PRECISIONS = ("fp32", "int8")
 LENGTHS, LONG_LENGTHS = (32, 128, 512), (512, 2048, 8192)
+LONG_FAMILY = "modernbert"
 VOCABULARY, GATED = 1000, 2048
 _SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SHAPES: Mapping[str, Mapping[str, Any]] = {
@@ -72,47 +75,63 @@ print(peak() - before)
 
 
 def main() -> None:
-    """Writes the page."""
+    """Writes the pages."""
     arguments = _parse_arguments()
-    lines = [
-        f"# New attention, {today()}",
-        "",
-        f"{host_line(cores=1)}; load {load_averages()}.",
-        "",
-    ]
-    raw: dict[str, list[Any]] = {"layer_ms": [], "peak_mib": []}
     with tempfile.TemporaryDirectory() as folder:
-        files = _write_graphs(Path(folder), arguments.layers)
-        lines += ["Processor time of a layer, ms (against BERT's)", ""]
-        for precision in ("fp32", "int8"):
-            for length in LENGTHS:
-                times = _measure(files, precision, length, arguments)
-                raw["layer_ms"].append([precision, length, times])
-                row = _format_row(times)
-                lines.append(f"- {precision}, {length} tokens: {row}")
-                print(lines[-1], flush=True)
-        lines += ["", f"ModernBERT with {arguments.layers} layers: MiB that a call adds", ""]
-        for length in LONG_LENGTHS:
-            peak = _peak_of_call(files["modernbert", "fp32"], length)
-            raw["peak_mib"].append([length, peak])
-            lines.append(f"- {length} tokens: {peak:.0f}")
+        names = [LONG_FAMILY] if arguments.memory else list(SHAPES)
+        files = _write_graphs(Path(folder), names, arguments.layers)
+        if not arguments.memory:
+            _write_times(files, arguments)
+        _write_memory(files, arguments)
+
+
+def _write_times(files: Mapping[tuple[str, str], Path], arguments: argparse.Namespace) -> None:
+    """Measures the layers of all models and writes page and record."""
+    lines = _head("Layers with new attention")
+    lines.append("Processor time of a layer, ms (against BERT's)")
+    measured = []
+    for precision in PRECISIONS:
+        for length in LENGTHS:
+            times = _measure(files, precision, length, arguments)
+            measured.append([precision, length, times])
+            lines.append(f"- {precision}, {length} tokens: {_format_row(times)}")
             print(lines[-1], flush=True)
     print(write_page(arguments.out, "new-attention", "\n".join(lines) + "\n"))
-    write_raw(arguments.out, "new-attention", raw)
+    write_raw(arguments.out, "new-attention", {"layers": arguments.layers, "layer_ms": measured})
+
+
+def _write_memory(files: Mapping[tuple[str, str], Path], arguments: argparse.Namespace) -> None:
+    """Measures the memory of long texts and writes page and record."""
+    lines = _head("Memory of long texts")
+    lines += [f"{LONG_FAMILY} with {arguments.layers} layers: MiB that a call adds, one thread", ""]
+    measured = []
+    for precision in PRECISIONS:
+        for length in LONG_LENGTHS:
+            peak = _peak_of_call(files[LONG_FAMILY, precision], length)
+            measured.append([precision, length, peak])
+            lines.append(f"- {precision}, {length} tokens: {peak:.0f}")
+            print(lines[-1], flush=True)
+    print(write_page(arguments.out, "long-texts", "\n".join(lines) + "\n"))
+    write_raw(arguments.out, "long-texts", {"layers": arguments.layers, "peak_mib": measured})
+
+
+def _head(title: str) -> list[str]:
+    return [f"# {title}, {today()}", "", f"{host_line(cores=1)}; load {load_averages()}.", ""]
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--memory", action="store_true", help="measure no times")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 
 
-def _write_graphs(folder: Path, layers: int) -> dict[tuple[str, str], Path]:
+def _write_graphs(folder: Path, names: Sequence[str], layers: int) -> dict[tuple[str, str], Path]:
     files = {}
-    for name, shape in SHAPES.items():
-        sizes = {"vocab_size": VOCABULARY, "num_hidden_layers": layers, **shape}
+    for name in names:
+        sizes = {"vocab_size": VOCABULARY, "num_hidden_layers": layers, **SHAPES[name]}
         config = AutoConfig.for_model(name, **sizes)
         torch.manual_seed(0)
         model = AutoModel.from_config(config).eval().requires_grad_(False)

@@ -83,7 +83,7 @@ def _compare_configs(config: Mapping[str, Any], source: Mapping[str, Any]) -> li
 
 
 def _compare_tokenizers(folder: Path, source: TextTokenizer, text: Sequence[str]) -> list[str]:
-    """Compares ids and token types of single texts and of pairs."""
+    """Compares ids and token types of single texts and of pairs, then the vocabularies."""
     packaged = Tokenizer.from_file(str(folder / "tokenizer.json"))
     # What clients set by tokenizer_config.json; the source's ids are compared uncut.
     packaged.no_truncation()
@@ -99,7 +99,19 @@ def _compare_tokenizers(folder: Path, source: TextTokenizer, text: Sequence[str]
     for pair, two_ids, encoding in zip(pairs, pair_ids, packaged.encode_batch(pairs), strict=True):
         if (list(encoding.ids), list(encoding.type_ids)) != _framed(source, *two_ids):
             return [f"tokenizer.json gives other ids for a pair that starts with {echo(pair[0])!r}"]
-    return []
+    return _compare_vocabularies(packaged, source.backend)
+
+
+def _compare_vocabularies(packaged: Tokenizer, source: Tokenizer) -> list[str]:
+    """Compares the ids of all tokens, most of which no text of the check has."""
+    own, other = packaged.get_vocab(), source.get_vocab()
+    differing = sorted(token for token in {*own, *other} if own.get(token) != other.get(token))
+    if not differing:
+        return []
+    return [
+        f"tokenizer.json has other ids than the model's tokenizer for {len(differing):,} tokens, "
+        f"such as {echo(differing[0])!r}"
+    ]
 
 
 def _framed(source: TextTokenizer, *texts: list[int]) -> tuple[list[int], list[int]]:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from edgedistil.core.task import Task
 from tests.export.families.conftest import CASES, copy_tokenizer, make_model
-from tests.fixtures.tokenizer_folders import BERT_SPECIAL, our_text
+from tests.fixtures.tokenizer_folders import BERT_SPECIAL, field_text
 
 ModelFolder = Callable[..., Path]
 
@@ -28,9 +28,13 @@ def model_folder(tmp_path: Path, tokenizer_folders: dict[str, Path]) -> ModelFol
     return save
 
 
+def english_text() -> list[str]:
+    return [line for line in field_text() if line.isascii()]
+
+
 @pytest.fixture(scope="session")
 def english(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Kind of vocabulary → a folder with 1,500 tokens of our text."""
+    """Kind of vocabulary → a folder with 1,500 tokens of English text."""
     common = {"vocab_size": 1500, "special_tokens": BERT_SPECIAL, "show_progress": False}
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     cases = {
@@ -58,7 +62,7 @@ def english(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         backend = Tokenizer(model)
         backend.normalizer = normalizers.Lowercase()
         backend.pre_tokenizer, backend.decoder = pre_tokenizer, decoder
-        backend.train_from_iterator(our_text(), trainer)
+        backend.train_from_iterator(english_text(), trainer)
         folders[name] = tmp_path_factory.mktemp(name)
         backend.save(str(folders[name] / "tokenizer.json"))
     return folders

@@ -17,19 +17,19 @@ from edgedistil.trimming.selection import (
     select_tokens,
     warn_of_other_scripts,
 )
-from tests.fixtures.tokenizer_folders import our_text
+from tests.trimming.conftest import english_text
 
 
 def select(folder: Path, **request: float) -> Selection:
     tokenizer = read_tokenizer(folder)
-    counts_V = count_tokens(tokenizer, our_text())
+    counts_V = count_tokens(tokenizer, english_text())
     return select_tokens(tokenizer, counts_V, VocabularyRequest(**request))
 
 
 @pytest.mark.parametrize("layout", ["WordPiece", "BPE", "Unigram"])
 def test_the_most_frequent_tokens_stay(layout: str, english: dict[str, Path]) -> None:
     tokenizer = read_tokenizer(english[layout])
-    counts_V = count_tokens(tokenizer, our_text())
+    counts_V = count_tokens(tokenizer, english_text())
     selection = select_tokens(tokenizer, counts_V, VocabularyRequest(size=700))
     # Joined tokens need their parts, so the last few places may stay empty.
     assert 695 <= len(selection.rows) <= 700

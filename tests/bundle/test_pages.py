@@ -126,6 +126,7 @@ def test_the_page_about_cpp_on_this_machine(place: Path, environment: dict[str, 
     assert re.search(times, errors)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("aarch64-linux-gnu-g++", "cmake", "qemu-aarch64", "apt-get")
 def test_the_page_about_cpp_for_a_board(place: Path, environment: dict[str, str]) -> None:
     compile_commands, run_commands = blocks("cpp.md")[1:]
@@ -143,6 +144,7 @@ def test_the_page_about_cpp_for_a_board(place: Path, environment: dict[str, str]
     assert "onnx/model_int8.onnx was changed after the export: its sha256 differs" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.needs("qemu-aarch64", "apt-get")
 def test_the_page_about_the_raspberry_pi(place: Path, environment: dict[str, str]) -> None:
     here, on_the_board, emulated = blocks("raspberry-pi.md")

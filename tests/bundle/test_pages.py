@@ -1,6 +1,6 @@
 """Every command of the pages about C++ and the Raspberry Pi, run in the order of the page.
 
-Emulation stands for the board, and a copy on this machine for the copy to it.
+Emulation replaces the board, and a copy on this machine the copy to it.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def test_the_page_about_the_raspberry_pi(place: Path, environment: dict[str, str
 
 
 def test_a_copy_to_another_place_fails(environment: dict[str, str], tmp_path: Path) -> None:
-    """The stand-in for scp can fail: the page cannot name another board."""
+    """The replacement of scp can fail: the page cannot name another board."""
     done = subprocess.run(["scp", "-r", "x", "pi@other:"], env=environment, cwd=tmp_path)
     assert done.returncode != 0
     assert shutil.which("scp", path=environment["PATH"]) is not None

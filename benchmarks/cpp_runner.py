@@ -4,8 +4,8 @@
     cmake -S /tmp/encoder-cpp -B /tmp/encoder-cpp/build && cmake --build /tmp/encoder-cpp/build
     python benchmarks/cpp_runner.py /tmp/encoder-cpp int8
 
-The two are started in turns; prints the median seconds from start to the end of the process, and
-the largest resident memory of a process.
+Both run with one thread and are started in turns. Prints the median seconds from start to the end
+of the process, and the largest resident memory of a process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ PROGRAM += "threads=1).embed([sys.argv[3]])"
 def measure(command: list[str]) -> tuple[float, float]:
     """Returns seconds and peak resident MiB of one process."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    # The C++ program prints its own times on standard error.
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     # The process was waited for here, not by the object.
     process.returncode = os.waitstatus_to_exitcode(status)

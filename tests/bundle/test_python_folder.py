@@ -18,6 +18,7 @@ from edgedistil.bundle.runtime_wheel import REQUIREMENTS
 from edgedistil.bundle.stage import make_bundle
 from edgedistil.core.errors import InputError, ModelError
 from edgedistil.core.options import BundleOptions
+from edgedistil.core.rundir import sha256_file
 from tests.bundle.conftest import bare_environment
 
 
@@ -133,6 +134,29 @@ def test_a_wrong_vector_is_found(moved: Path, python: Path) -> None:
     code, printed = run(python, moved, "model/check.py")
     assert code == 3
     assert "logits in int8 differs by" in printed
+
+
+def test_a_tokenizer_that_cpp_lacks_runs_in_python(small_export: Path, tmp_path: Path) -> None:
+    export = Path(shutil.copytree(small_export, tmp_path / "export"))
+    tokenizer = export / "tokenizer.json"
+    described = json.loads(tokenizer.read_text(encoding="utf-8"))
+    replacement = {"type": "Replace", "pattern": {"Regex": r"\d{3}"}, "content": "x"}
+    steps = [described["normalizer"], replacement]
+    described["normalizer"] = {"type": "Sequence", "normalizers": steps}
+    tokenizer.write_text(json.dumps(described), encoding="utf-8")
+    conformance = export / "conformance.jsonl"
+    head, *rows = conformance.read_text(encoding="utf-8").splitlines()
+    changed = json.loads(head)
+    changed["files"]["tokenizer.json"] = sha256_file(tokenizer)
+    conformance.write_text("\n".join([json.dumps(changed), *rows, ""]), encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"C\+\+ library cannot do: regular expression \\d"
+    ) as caught:
+        make_bundle(export, BundleOptions(precision="int8", out=tmp_path / "cpp"))
+    assert "edgedistil bundle --for python has them" in str(caught.value)
+    assert not (tmp_path / "cpp").exists()
+    options = BundleOptions(language="python", precision="int8", out=tmp_path / "python")
+    assert make_bundle(export, options).folder.is_dir()
 
 
 def test_a_device_without_pinned_versions_is_refused(small_export: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import typer
 
+from edgedistil.core.echo import echo
 from edgedistil.core.flag import Flag, flag_of
 
 
@@ -56,6 +57,7 @@ def _parameter(field: Field[Any], annotation: Any) -> inspect.Parameter:
     option = typer.Option(
         flag.name,
         help=_help(flag),
+        parser=_read_integers if _takes_integers(annotation) else None,
         metavar=flag.metavar or _choices_metavar(get_args(annotation)[0]),
         # The help text says what happens by default; None and False would only repeat it.
         show_default=field.default not in (None, False),
@@ -74,6 +76,22 @@ def _help(flag: Flag) -> str:
     if flag.minimum is None:
         return flag.help
     return f"{flag.help} From {flag.minimum} to {flag.maximum}."
+
+
+def _takes_integers(annotation: Any) -> bool:
+    """Whether a field is a sequence of integers."""
+    inner = get_args(annotation)[0]
+    return any(item == Sequence[int] for item in (inner, *get_args(inner)))
+
+
+def _read_integers(text: str) -> list[int]:
+    """Returns the integers of one flag: `8`, or `1,8,32`."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"'{echo(text)}' is not a number, or numbers with commas between them"
+        ) from None
 
 
 def _typer_type(annotation: Any) -> Any:
@@ -108,5 +126,7 @@ def _choices_metavar(annotation: Any) -> str | None:
 def _without_enumerations(value: Any) -> Any:
     """Replaces enumeration members, which typer makes of choices, by their values."""
     if isinstance(value, list):
-        return [_without_enumerations(item) for item in value]
+        # A flag with several integers is a list of its own.
+        items = [item if isinstance(item, list) else [item] for item in value]
+        return [_without_enumerations(item) for part in items for item in part]
     return value.value if isinstance(value, StrEnum) else value

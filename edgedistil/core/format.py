@@ -125,6 +125,11 @@ def milliseconds(value: float | NotMeasured | Band | AtLeast) -> str:
     return _format(value, three_digits)
 
 
+def rate(value: float | NotMeasured | Band) -> str:
+    """Formats a number per second with about three significant digits: `1,240`."""
+    return _format(value, lambda number: f"{number:,.0f}" if number >= 100 else f"{number:.3g}")
+
+
 def three_digits(value: float) -> str:
     """Formats with three significant digits; all digits before the point are shown."""
     # Latencies range from 0.1 ms to 10 s in one column.

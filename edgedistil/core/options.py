@@ -26,6 +26,8 @@ MAX_LENGTH = 8192
 # Above the cores of any machine; each thread and each process costs memory before it does work.
 MAX_THREADS = 1024
 MAX_JOBS = 256
+# Texts of a call; far above what is fast, and below what exhausts a machine at few tokens.
+MAX_BATCH = 4096
 # An hour heats any device through.
 MAX_SUSTAINED_S = 3600
 # Wider than any encoder's vectors.
@@ -90,6 +92,17 @@ class ProfileOptions(CheckedOptions):
             maximum=MAX_LENGTH,
         ),
     ] = None
+    batches: Annotated[
+        Sequence[int] | None,
+        Flag(
+            "--batch",
+            "Measure calls with this many texts instead of single ones; several as 1,8,32. Rows "
+            "of int8-dynamic say that its vectors depend on the batch. Default: single texts.",
+            metavar="TEXTS",
+            minimum=1,
+            maximum=MAX_BATCH,
+        ),
+    ] = None
     text: Annotated[
         Path | None,
         Flag(
@@ -102,7 +115,8 @@ class ProfileOptions(CheckedOptions):
         str | None,
         Flag(
             "--memory-limit",
-            "Check whether each artefact runs within this memory, such as 512M. Default: no limit.",
+            "Check whether each artefact runs within this memory, such as 512M, and write the "
+            "largest batches that do to the export's session.json. Default: no limit.",
             metavar="SIZE",
         ),
     ] = None
@@ -261,6 +275,16 @@ class EmbedOptions(CheckedOptions):
             metavar="N",
             minimum=1,
             maximum=MAX_THREADS,
+        ),
+    ] = None
+    max_length: Annotated[
+        int | None,
+        Flag(
+            "--max-length",
+            "Cut texts to this many tokens. Default: as many as the model reads.",
+            metavar="TOKENS",
+            minimum=3,
+            maximum=MAX_LENGTH,
         ),
     ] = None
 

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from edgedistil.core.bulk_records import ArtefactLimit, BatchRow, SortingGain
 from edgedistil.core.precision import Precision
 from edgedistil.core.records import (
     Band,
@@ -224,6 +225,10 @@ class ProfileRecord(Record):
     claims: list[Claim]
     fits: list[MemoryFit] = []
     sustained: list[Sustained] = []
+    # Of --batch and --memory-limit.
+    batches: list[BatchRow] = []
+    sorting: list[SortingGain] = []
+    limits: list[ArtefactLimit] = []
     # Label of an artefact → times by kind of operator, or by layer.
     op_times: dict[str, list[OpTime]] = {}
     layer_times: dict[str, list[OpTime]] = {}

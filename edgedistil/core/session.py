@@ -2,17 +2,19 @@
 
 `export` recommends options from what is known about an artefact, and `profile --tune` from
 measurements on one machine. Both write the same file, in onnxruntime's own names, so that one
-client reads either.
+client reads either. `profile --memory-limit` adds the largest batches that fit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgedistil.core.bulk_limit import BulkLimit
 from edgedistil.core.errors import StorageError
+from edgedistil.core.plain_json import from_json
 from edgedistil.core.precision import Precision
 from edgedistil.core.rundir import read_json, write_json
 
@@ -168,6 +170,7 @@ class SessionAdvice:
         target_device: Device that the options are for.
         opset: ONNX operator set of the graph; None if the writer did not read the graph.
         ir_version: ONNX IR version of the graph; None if the writer did not read the graph.
+        bulk: Largest batches within a memory limit; None: no limit was measured.
     """
 
     session: SessionOptions
@@ -176,10 +179,12 @@ class SessionAdvice:
     target_device: str
     opset: int | None = None
     ir_version: int | None = None
+    bulk: BulkLimit | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The entry of this artefact in session.json."""
         versions = {"opset": self.opset, "ir_version": self.ir_version}
+        bulk = {} if self.bulk is None else {"bulk": asdict(self.bulk)}
         return {
             "precision": self.precision,
             **{name: version for name, version in versions.items() if version is not None},
@@ -187,6 +192,7 @@ class SessionAdvice:
             "providers": list(PROVIDERS),
             **self.session.to_json(),
             "reasons": dict(self.reasons),
+            **bulk,
         }
 
     @classmethod
@@ -203,6 +209,7 @@ class SessionAdvice:
             target_device=data["target_device"],
             opset=data.get("opset"),
             ir_version=data.get("ir_version"),
+            bulk=from_json(BulkLimit, data["bulk"]) if "bulk" in data else None,
         )
 
 
@@ -236,6 +243,22 @@ def read_session_file(path: Path) -> dict[str, SessionAdvice]:
         raise _not_a_session_file(path, f"{error} is missing") from error
     except (TypeError, ValueError, AttributeError) as error:
         raise _not_a_session_file(path, str(error)) from error
+
+
+def set_bulk_limit(path: Path, artefact: str, limit: BulkLimit) -> None:
+    """Writes the largest batches of an artefact into a session.json; the rest of it remains.
+
+    Args:
+        path: The session.json.
+        artefact: Path or label of the artefact in it.
+        limit: The largest batches.
+    Raises:
+        StorageError: The file is missing, corrupt or of another format, or lacks the artefact.
+    """
+    advice = read_session_file(path)
+    if artefact not in advice:
+        raise _not_a_session_file(path, f"it is about {', '.join(advice)}, not about {artefact}")
+    write_session_file(path, {**advice, artefact: replace(advice[artefact], bulk=limit)})
 
 
 def _not_a_session_file(path: Path, problem: str) -> StorageError:

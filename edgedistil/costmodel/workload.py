@@ -10,7 +10,7 @@ docs/decisions.md#counts-come-from-a-run-not-from-shape-inference.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
 
@@ -112,6 +112,30 @@ def node_work(node: Mapping[str, Any]) -> NodeWork:
         elements=elements,
         heavy=op in _HEAVY,
     )
+
+
+def at_batch(one: Sequence[NodeWork], two: Sequence[NodeWork], batch: int) -> list[NodeWork]:
+    """Returns the nodes of a call with any number of texts, from calls with one and with two.
+
+    Every count is a constant (weights, shapes) and a part for each text, so that two calls have
+    all of it.
+
+    Args:
+        one, two: Nodes of calls with one text and with two of the same length.
+        batch: Texts of the call.
+    Raises:
+        ValueError: The two calls have other nodes.
+    """
+    if [node.op for node in one] != [node.op for node in two]:
+        raise ValueError("the graph runs other nodes with two texts than with one")
+    nodes = []
+    for first, second in zip(one, two, strict=True):
+        counts = {}
+        for name in ("macs", "rows", "moved_bytes", "elements"):
+            single, double = getattr(first, name), getattr(second, name)
+            counts[name] = single + (batch - 1) * (double - single)
+        nodes.append(replace(first, **counts))
+    return nodes
 
 
 def _moved_bytes(op: str, inputs: TypedShapes, outputs: TypedShapes) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,27 +30,25 @@ class PaddedBatch:
     type_ids_BL: Ids
 
 
-def batch_indices(lengths: Sequence[int], *, max_tokens: int) -> Iterator[list[int]]:
+def batch_indices(
+    lengths: Sequence[int], *, largest_batch: Callable[[int], int]
+) -> Iterator[list[int]]:
     """Yields numbers of texts, so that a batch has few padded positions.
 
     Texts are ordered by length, the longest first: a size that does not fit into memory fails at
-    once. A text that is longer than the limit is a batch by itself.
+    once, and later batches fit into what the runtime has taken.
 
     Args:
         lengths: Tokens of each text.
-        max_tokens: Positions of a batch at most, padding included.
+        largest_batch: Most texts of a batch, at least 1, by the tokens of its longest text.
     """
-    batch: list[int] = []
-    longest = 0
-    for index in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+    ordered = sorted(range(len(lengths)), key=lambda number: -lengths[number])
+    start = 0
+    while start < len(ordered):
         # The first text of a batch is its longest one.
-        longest = longest or max(1, lengths[index])
-        if batch and (len(batch) + 1) * longest > max_tokens:
-            yield batch
-            batch, longest = [], max(1, lengths[index])
-        batch.append(index)
-    if batch:
-        yield batch
+        count = max(1, largest_batch(max(1, lengths[ordered[start]])))
+        yield ordered[start : start + count]
+        start += count
 
 
 def pad_batch(
@@ -73,3 +71,8 @@ def pad_batch(
         place = slice(longest - len(ids), longest) if on_the_left else slice(0, len(ids))
         ids_BL[row, place], mask_BL[row, place], type_ids_BL[row, place] = ids, 1, type_ids
     return PaddedBatch(indices, ids_BL, mask_BL, type_ids_BL)
+
+
+def within_positions(positions: int) -> Callable[[int], int]:
+    """Returns the `largest_batch` of calls with at most this many positions, padding included."""
+    return lambda length: positions // length

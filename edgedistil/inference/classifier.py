@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from edgedistil.core.contract import CONTRACT_FILE
 from edgedistil.core.errors import ModelError
 from edgedistil.inference.probabilities import sigmoid, softmax
-from edgedistil.inference.task_model import TaskModel, Text, framed_of, in_windows, listed
+from edgedistil.inference.task_model import TaskModel, Text, framed_of, listed
+from edgedistil.inference.windows import in_windows
 
 Scores = NDArray[np.float32]
 

@@ -14,14 +14,18 @@ from edgedistil.core.errors import InputError, ModelError
 from edgedistil.core.sentence_vector import SentenceVector
 from edgedistil.core.task import ENCODER_TASK, SENTENCE_OUTPUT
 from edgedistil.inference.batching import Framed
-from edgedistil.inference.task_model import BATCH_TOKENS, TaskModel, in_windows, listed
+from edgedistil.inference.task_model import BATCH_TOKENS, TaskModel, listed
+from edgedistil.inference.windows import frame_texts, in_windows
 
 Vectors = NDArray[np.float32]
 Side = Literal["query", "document"]
 
 
 class Encoder(TaskModel):
-    """Turns texts into vectors with an exported encoder.
+    """Turns texts into vectors with an exported encoder, in the order of the texts.
+
+    Texts of similar length share a call. `embed_windows` streams a collection of any size, within
+    the memory limit that `profile --memory-limit` has written to the folder's session.json.
 
     Example:
         encoder = Encoder("runs/tiny/export/student-feature-extraction")
@@ -88,7 +92,7 @@ class Encoder(TaskModel):
         cut = 0
         for window in in_windows(texts):
             prompted = [prompt + text for text in window]
-            framed = self._model.tokenizer.encode_framed(prompted, self.max_length)
+            framed = frame_texts(self._model.tokenizer, prompted, self.max_length)
             cut += sum(len(ids) == self.max_length for ids, _ in framed)
             yield self._vectors(framed)
         self._warn_of_cut(cut)

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edgedistil.core.bulk_limit import BulkLimit
 from edgedistil.core.contract import Contract, read_contract
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError
@@ -18,6 +19,7 @@ from edgedistil.core.precision import PRECISIONS, Precision, graph_name
 from edgedistil.core.session import (
     PROVIDERS,
     SESSION_FILE,
+    SessionAdvice,
     SessionOptions,
     read_session_file,
 )
@@ -39,6 +41,7 @@ class ExportedModel:
         precision: Precision of the graph.
         tokenizer: Its tokenizer.
         session: The graph.
+        bulk: Largest batches within a memory limit; None without a limit.
     """
 
     folder: Path
@@ -46,6 +49,7 @@ class ExportedModel:
     precision: Precision
     tokenizer: TextTokenizer
     session: onnxruntime.InferenceSession
+    bulk: BulkLimit | None = None
 
     @property
     def output_names(self) -> list[str]:
@@ -96,13 +100,18 @@ def open_exported(
         )
     name = _checked_precision(folder, precision)
     path = folder / "onnx" / graph_name(name)
-    session = _open_session(path, _session_options(folder, path, threads))
+    advice = _read_advice(folder, path)
+    options = advice.session if advice is not None else SessionOptions()
+    if threads is not None:
+        options = replace_threads(options, threads)
+    session = _open_session(path, options)
     return ExportedModel(
         folder=folder,
         contract=contract,
         precision=name,
         tokenizer=read_tokenizer(folder),
         session=session,
+        bulk=advice.bulk if advice is not None else None,
     )
 
 
@@ -119,14 +128,12 @@ def _checked_precision(folder: Path, precision: str | None) -> Precision:
     )
 
 
-def _session_options(folder: Path, path: Path, threads: int | None) -> SessionOptions:
-    """Options that session.json has for a graph, with another number of threads if requested."""
-    options = SessionOptions()
+def _read_advice(folder: Path, path: Path) -> SessionAdvice | None:
+    """Returns what session.json recommends for a graph; None without such a file or entry."""
     file = folder / SESSION_FILE
-    if file.is_file():
-        advice = read_session_file(file).get(str(path.relative_to(folder)))
-        options = advice.session if advice is not None else options
-    return options if threads is None else replace_threads(options, threads)
+    if not file.is_file():
+        return None
+    return read_session_file(file).get(str(path.relative_to(folder)))
 
 
 def replace_threads(options: SessionOptions, threads: int) -> SessionOptions:

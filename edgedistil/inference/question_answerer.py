@@ -12,7 +12,8 @@ from tokenizers import Encoding
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError
 from edgedistil.inference.probabilities import softmax
-from edgedistil.inference.task_model import TaskModel, framed_of, in_windows, listed
+from edgedistil.inference.task_model import TaskModel, framed_of, listed
+from edgedistil.inference.windows import in_windows
 
 # Tokens that two windows of a long context share at most: BERT's code for SQuAD has 128.
 _OVERLAP = 128

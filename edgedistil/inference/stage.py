@@ -68,7 +68,12 @@ def embed(
     count = _count_lines(texts) if isinstance(texts, Path) else len(texts)
     if count == 0:
         raise InputError("there is no text to embed", hint="pass texts, or a file with lines")
-    encoder = Encoder(folder, precision=options.precision, threads=options.threads)
+    encoder = Encoder(
+        folder,
+        precision=options.precision,
+        threads=options.threads,
+        max_length=options.max_length,
+    )
     windows = encoder.embed_windows(_lines(texts), side=options.side)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TextsCutWarning)
@@ -153,11 +158,9 @@ def _print_vectors(windows: Iterable[np.ndarray]) -> None:
 
 def _write_vectors(path: Path, windows: Iterable[np.ndarray], *, shape: tuple[int, int]) -> None:
     """Writes vectors as they come; the file appears when it is complete."""
-    with replacing(path) as unfinished, storage_errors(path):
-        # Mapped: a collection may be larger than the memory.
-        file = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
-        start = 0
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with replacing(path) as unfinished, storage_errors(path), unfinished.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        # Written, not mapped: the pages of a mapped file count as memory of this process.
         for vectors in windows:
-            file[start : start + len(vectors)] = vectors
-            start += len(vectors)
-        file.flush()
+            file.write(vectors.astype("<f4", copy=False).tobytes())

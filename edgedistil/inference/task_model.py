@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from tokenizers import Encoding
 
 from edgedistil.core.errors import InputError
+from edgedistil.core.session import SESSION_FILE
 from edgedistil.core.task import Task
 from edgedistil.inference.batching import Framed, PaddedBatch, batch_indices, pad_batch
 from edgedistil.inference.exported_model import Outputs, open_exported
 
 # Positions of a call: larger batches are hardly faster on a CPU, and take more memory.
 BATCH_TOKENS = 4096
-# Texts whose tokens are in memory at once.
-_WINDOW = 4096
 # Bytes of a call's outputs: a vocabulary of scores at 4,096 positions would be gigabytes.
 _OUTPUT_BYTES = 64 * 2**20
 
@@ -51,10 +49,11 @@ class TaskModel:
             folder: A folder that `edgedistil export` wrote for the task of the class.
             precision: Precision of the graph; None for fp32.
             threads: Threads of one call; None: as the folder recommends.
-            batch_tokens: Positions of a call at most, padding included; bounds the memory.
+            batch_tokens: Positions of a call at most, padding included.
             max_length: Tokens of a text at most, if fewer than the model's.
         Raises:
-            InputError: The folder is for another task, or has no such precision.
+            InputError: The folder is for another task, has no such precision, or texts of this
+                length exceed the memory limit of session.json.
             StorageError: contract.json is damaged.
             ModelError: Another file of the folder is missing or corrupt.
         """
@@ -64,17 +63,50 @@ class TaskModel:
         self._batch_tokens = batch_tokens
         longest = self._model.contract.tokenizer.max_length
         self._max_length = min(max_length or longest, longest)
+        self._check_memory_limit()
 
     @property
     def max_length(self) -> int:
         """Tokens of a text at most; longer texts are cut."""
         return self._max_length
 
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """Memory that calls stay within, as session.json says; None without a limit."""
+        return None if self._model.bulk is None else self._model.bulk.limit_bytes
+
+    def largest_batch(self, length: int) -> int:
+        """Returns the most texts of a call whose longest text has `length` tokens."""
+        # One text is a batch even if it has more positions than a call should have.
+        most = max(1, self._batch_tokens // length)
+        bulk = self._model.bulk
+        return most if bulk is None else min(most, bulk.largest_batch(length))
+
+    def _check_memory_limit(self) -> None:
+        """Raises InputError if a text of the greatest length does not fit the memory limit."""
+        bulk = self._model.bulk
+        if bulk is None or self.max_length <= bulk.longest:
+            return
+        limit = f"{bulk.limit_bytes / 2**20:.0f} MiB"
+        again = "measure again with a larger edgedistil profile --memory-limit"
+        if not bulk.longest:
+            raise InputError(
+                f"{self._model.folder / SESSION_FILE} limits the memory to {limit}, in which no "
+                "text fits",
+                hint=again,
+            )
+        raise InputError(
+            f"{self._model.folder / SESSION_FILE} limits the memory to {limit}, in which texts of "
+            f"up to {bulk.longest} tokens fit; this model reads up to {self.max_length}",
+            hint=f"cut texts there with --max-length {bulk.longest} (max_length in Python), or "
+            f"{again}",
+        )
+
     def _outputs(self, framed: Sequence[Framed]) -> Iterator[tuple[PaddedBatch, Outputs]]:
         """Yields batches of texts of similar length with the outputs of the graph."""
         padding = self._model.contract.tokenizer
         lengths = [len(ids) for ids, _ in framed]
-        for indices in batch_indices(lengths, max_tokens=self._batch_tokens):
+        for indices in batch_indices(lengths, largest_batch=self.largest_batch):
             batch = pad_batch(
                 framed,
                 indices,
@@ -117,10 +149,3 @@ def listed(items: Iterable[Item]) -> list[Item]:
     if isinstance(items, str):
         raise InputError("expected a list of texts, got one text", hint="pass [text]")
     return list(items)
-
-
-def in_windows(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Yields items, some thousand at a time."""
-    stream = iter(items)
-    while window := list(islice(stream, _WINDOW)):
-        yield window

@@ -13,7 +13,8 @@ from tokenizers import Encoding
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError
 from edgedistil.inference.probabilities import softmax
-from edgedistil.inference.task_model import TaskModel, framed_of, in_windows, listed
+from edgedistil.inference.task_model import TaskModel, framed_of, listed
+from edgedistil.inference.windows import in_windows
 
 # How tokens become spans; the names are those of transformers' pipeline.
 Aggregation = Literal["none", "simple", "first", "average", "max"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgedistil.core.errors import ModelError
-from edgedistil.costmodel.workload import NodeWork, node_work
+from edgedistil.costmodel.workload import NodeWork, at_batch, node_work
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.limits import private_memory_bytes
 from edgedistil.runtime.jobs import NpzInputs, run_job
@@ -38,6 +38,43 @@ def count_artefact(artefact: Artefact, lengths: Sequence[int]) -> dict[int, list
         model=artefact.job_model(),
         private_memory_bytes=private_memory_bytes([artefact], longest=max(lengths)),
     )
+
+
+def count_batches(
+    path: Path,
+    lengths: Sequence[int],
+    batches: Sequence[int],
+    *,
+    model: JobModel | None = None,
+    private_memory_bytes: int | None = None,
+) -> dict[tuple[int, int], list[NodeWork]]:
+    """Counts the work of calls with several texts; runs the graph with one text and with two.
+
+    Args:
+        path: The ONNX graph, which takes any number of texts.
+        lengths: Sequence lengths, in tokens.
+        batches: Texts of a call.
+        model, private_memory_bytes: As for `count_work`.
+    Returns:
+        (length, batch) → nodes in the order of execution.
+    Raises:
+        ModelError: onnxruntime cannot run the graph on this host.
+    """
+    model = model or JobModel(file="")
+    counted = [
+        count_work(
+            path,
+            lengths,
+            model=model.model_copy(update={"batch": batch}),
+            private_memory_bytes=private_memory_bytes,
+        )
+        for batch in (1, 2)
+    ]
+    work = {}
+    for length in lengths:
+        for batch in batches:
+            work[length, batch] = at_batch(counted[0][length], counted[1][length], batch)
+    return work
 
 
 def count_work(

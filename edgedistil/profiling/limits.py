@@ -27,16 +27,19 @@ _THREADS_PER_CORE = 4
 _MIN_MAX_THREADS = 8
 
 
-def private_memory_bytes(artefacts: Sequence[Artefact], *, longest: int, threads: int = 1) -> int:
+def private_memory_bytes(
+    artefacts: Sequence[Artefact], *, longest: int, threads: int = 1, batch: int = 1
+) -> int:
     """Returns what a job with these models may take; several times what a sound model needs.
 
     Args:
         artefacts: Models of the job, all loaded at once.
         longest: Tokens of its longest input.
         threads: Threads of a session.
+        batch: Texts of a call, of graphs that take any number.
     """
     models = sum(artefact.file_bytes for artefact in artefacts)
-    batch = max(artefact.graph.batch for artefact in artefacts)
+    batch = max(batch, *(artefact.graph.batch for artefact in artefacts))
     activations = _PER_TOKEN_BYTES * longest + _PER_TOKEN_PAIR_BYTES * longest**2
     return (
         _BASE_BYTES + _PER_MODEL_BYTE * models + _PER_THREAD_BYTES * threads + batch * activations

@@ -104,7 +104,7 @@ def predict(
         method="predicted",
         rows=rows,
         claims=claims,
-        notes=prediction.notes(),
+        notes=prediction_notes(spec, prediction.constants),
         provenance=provenance(),
     )
 
@@ -219,15 +219,6 @@ class _Prediction:
         )
         return predicted_claim(pairing, predicted, setting)
 
-    def notes(self) -> list[str]:
-        """Says on the record that nothing was measured, and how wide the bands are."""
-        clock = self.spec.clusters[0].clock_ghz.value
-        return [
-            f"predicted, not measured: no figure here was taken on a {self.spec.title}",
-            f"bands for onnxruntime at {clock:g} GHz; constants: {self.constants.origin}; "
-            f"high is {self.constants.spread:.2g} × low ({self.constants.spread_origin})",
-        ]
-
     def _tokens_per_pair(self, artefact: Artefact, length: int | str) -> float | None:
         return float(np.mean(self._pairs(artefact))) if length == PAIRS else None
 
@@ -268,3 +259,13 @@ class _Prediction:
             "threads": f"{threads}; speed-up {scaling.of(threads):g} ({origin})",
             "calibration": self.constants.origin,
         }
+
+
+def prediction_notes(spec: DeviceSpec, constants: Constants) -> list[str]:
+    """Returns notes that say that nothing was measured, and how wide the bands are."""
+    clock = spec.clusters[0].clock_ghz.value
+    return [
+        f"predicted, not measured: no figure here was taken on a {spec.title}",
+        f"bands for onnxruntime at {clock:g} GHz; constants: {constants.origin}; "
+        f"high is {constants.spread:.2g} × low ({constants.spread_origin})",
+    ]

@@ -48,6 +48,13 @@ class ProfileRequest:
             write_record(self.run.profile(record.device, record.method), record)
         return record
 
+    def store_batches(self, record: ProfileRecord) -> ProfileRecord:
+        """Writes a record about calls with many texts to the run, and returns it."""
+        # A file of its own: figures of single texts remain.
+        if self.run is not None:
+            write_record(self.run.profile_batches(record.device, record.method), record)
+        return record
+
     def store_parity(self, parity: ParityRecord, *, device: str) -> None:
         """Writes the parity check of an emulated artefact to the run, if there is one."""
         if self.run is not None:

@@ -15,13 +15,16 @@ from edgedistil.core.rundir import RunDir, open_run
 from edgedistil.core.session import SESSION_FILE, write_session_file
 from edgedistil.core.text import read_lines
 from edgedistil.profiling.artefacts import Artefact, file_artefact, run_artefacts
+from edgedistil.profiling.batches import BatchSetting, measure_batches
 from edgedistil.profiling.calibrate import calibrate, load_calibration
 from edgedistil.profiling.encoder import InputShape
 from edgedistil.profiling.measured import measure
 from edgedistil.profiling.memory_limit import measure_fits, parse_bytes
 from edgedistil.profiling.predicted import predict
+from edgedistil.profiling.predicted_batches import predict_batches
 from edgedistil.profiling.request import ProfileRequest
 from edgedistil.profiling.rows import NOT_REPORTED
+from edgedistil.profiling.safe_batches import find_limits, require_batches
 from edgedistil.profiling.sustained import measure_sustained
 from edgedistil.profiling.tokenization import add_tokenization
 from edgedistil.profiling.tune import tune
@@ -74,6 +77,8 @@ def profile(run_name: str, options: ProfileOptions) -> tuple[RunDir | None, list
         return run, [_profile_host(request)]
     if options.emulate:
         return run, [_emulate(request, spec)]
+    if options.batches is not None:
+        return run, [_predict_batches(request, spec)]
     return run, [_predict(request, spec), *_earlier_records(request, spec)]
 
 
@@ -102,6 +107,8 @@ def check_options(options: ProfileOptions) -> None:
         )
     if options.memory_limit is not None:
         parse_bytes(options.memory_limit)
+    if options.batches is not None and options.emulate:
+        raise InputError("--batch and --emulate exclude each other: an emulator gives no times")
     measuring = {
         "--tune": options.tune,
         "--calibrate": options.calibrate,
@@ -110,6 +117,8 @@ def check_options(options: ProfileOptions) -> None:
     for flag, is_set in measuring.items():
         if is_set and not runs_there:
             raise InputError(f"{flag} has to measure: on this host, or on a board with --ssh")
+        if is_set and options.batches is not None:
+            raise InputError(f"--batch and {flag} exclude each other: {flag} is about single texts")
 
 
 def _check_browser_options(options: ProfileOptions) -> None:
@@ -118,6 +127,7 @@ def _check_browser_options(options: ProfileOptions) -> None:
         "--device": options.device != HOST,
         "--ssh": options.ssh is not None,
         "--emulate": options.emulate,
+        "--batch": options.batches is not None,
         "--memory-limit": options.memory_limit is not None,
         "--sustained": options.sustained is not None,
         "--calibrate": options.calibrate,
@@ -197,8 +207,10 @@ def _check_ids(workload: Workload, artefact: Artefact) -> None:
 def _profile_host(request: ProfileRequest) -> ProfileRecord:
     if request.options.memory_limit is not None:
         return _check_memory_limit(request, request.options.memory_limit)
-    identity = host.identity()
     counts = request.thread_counts(host.usable_threads())
+    if request.options.batches is not None:
+        return _measure_batches(request, LocalTarget(), max(counts), host.conditions())
+    identity = host.identity()
     record = _measure(request, LocalTarget(), counts, host.conditions())
     # The host's constants belong to the device file that matches it.
     if request.options.calibrate:
@@ -212,9 +224,14 @@ def _check_memory_limit(request: ProfileRequest, limit_text: str) -> ProfileReco
     # One thread by default: more need more memory.
     threads = request.thread_counts(host.usable_threads())[0]
     record = measure_fits(limit, request.artefacts, request.workloads, threads=threads)
+    lengths = sorted(request.workloads.first.lengths)
+    limits = find_limits(limit, request.artefacts, lengths, threads=threads)
+    record = record.model_copy(update={"limits": limits})
     # A file of its own: figures that were measured without a limit remain.
     if request.run is not None:
         write_record(request.run.profile_within(HOST, limit), record)
+    if request.options.batches is not None:
+        require_batches(limits, request.options.batches, lengths)
     return record
 
 
@@ -233,7 +250,10 @@ def _profile_over_ssh(
             "kernels": host.dispatched_kernels(identity.machine or "", identity.flags),
             "board": identity.board or NOT_REPORTED,
         }
-        record = _measure(request, target, request.thread_counts(cores), conditions)
+        counts = request.thread_counts(cores)
+        if request.options.batches is not None:
+            return _measure_batches(request, target, max(counts), conditions)
+        record = _measure(request, target, counts, conditions)
     if request.options.calibrate:
         _calibrate(request, spec, record, destination)
     return record
@@ -281,6 +301,15 @@ def _measure(
         note = _tune(request, target, max(threads))
         record = record.model_copy(update={"notes": [*record.notes, note]})
     return request.store(record)
+
+
+def _measure_batches(
+    request: ProfileRequest, target: Target, threads: int, conditions: Mapping[str, str]
+) -> ProfileRecord:
+    """Measures calls with many texts, and stores the record in a file of its own."""
+    setting = BatchSetting(sorted(set(request.options.batches or ())), threads, conditions)
+    record = measure_batches(target, request.artefacts, request.workloads, setting)
+    return request.store_batches(record)
 
 
 def _tune(request: ProfileRequest, target: Target, max_threads: int) -> str:
@@ -349,6 +378,18 @@ def _predict(request: ProfileRequest, spec: DeviceSpec) -> ProfileRecord:
     )
     notes = [*record.notes, f"workload: {workloads.first.source}"]
     return request.store(record.model_copy(update={"notes": notes}))
+
+
+def _predict_batches(request: ProfileRequest, spec: DeviceSpec) -> ProfileRecord:
+    record = predict_batches(
+        spec,
+        request.artefacts,
+        lengths=sorted(request.workloads.first.lengths),
+        batches=sorted(set(request.options.batches or ())),
+        threads=max(request.thread_counts(spec.cores)),
+        constants=load_calibration(spec),
+    )
+    return request.store_batches(record)
 
 
 def _earlier_records(request: ProfileRequest, spec: DeviceSpec) -> list[ProfileRecord]:

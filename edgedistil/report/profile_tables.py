@@ -27,6 +27,7 @@ from edgedistil.core.profile_records import (
     Sustained,
 )
 from edgedistil.core.records import NotMeasured
+from edgedistil.report.batch_tables import batch_tables
 from edgedistil.report.table import TableData
 
 # Tokens at which the share of tokenization is shown: a paragraph.
@@ -45,7 +46,7 @@ def main_tables(record: ProfileRecord) -> list[TableData]:
         tables.append(sustained_table(record))
     if record.fits:
         tables.append(memory_limit_table(record))
-    return tables
+    return [*tables, *batch_tables(record)]
 
 
 # --- latency -------------------------------------------------------------------------------------

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgedistil.inference.batching import batch_indices, pad_batch
+from edgedistil.inference.batching import batch_indices, pad_batch, within_positions
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_text_is_in_one_batch_within_the_limit(seed: int) -> None:
     lengths = [int(length) for length in np.random.default_rng(seed).integers(1, 60, 100)]
-    batches = list(batch_indices(lengths, max_tokens=128))
+    batches = list(batch_indices(lengths, largest_batch=within_positions(128)))
     assert sorted(index for batch in batches for index in batch) == list(range(100))
     for batch in batches:
         longest = max(lengths[index] for index in batch)
@@ -21,12 +21,14 @@ def test_every_text_is_in_one_batch_within_the_limit(seed: int) -> None:
 
 
 def test_a_text_above_the_limit_is_alone() -> None:
-    assert list(batch_indices([3, 200, 4], max_tokens=10)) == [[1], [2, 0]]
+    batches = batch_indices([3, 200, 4], largest_batch=within_positions(10))
+    assert list(batches) == [[1], [2, 0]]
 
 
 def test_no_texts_and_empty_texts() -> None:
-    assert list(batch_indices([], max_tokens=10)) == []
-    assert list(batch_indices([0, 0], max_tokens=10)) == [[0, 1]]
+    limit = within_positions(10)
+    assert list(batch_indices([], largest_batch=limit)) == []
+    assert list(batch_indices([0, 0], largest_batch=limit)) == [[0, 1]]
 
 
 def test_padding_on_either_side() -> None:

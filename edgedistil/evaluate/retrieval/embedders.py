@@ -15,7 +15,7 @@ from edgedistil.core import console
 from edgedistil.core.options import EmbedSide
 from edgedistil.core.sentence_vector import Similarity
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
-from edgedistil.inference.batching import batch_indices, pad_batch
+from edgedistil.inference.batching import batch_indices, pad_batch, within_positions
 from edgedistil.inference.encoder import Encoder
 from edgedistil.models.sentence_encoder import SentenceEncoder, load_sentence_encoder
 
@@ -85,7 +85,8 @@ def _run(
     longest = _longest(encoder, tokenizer)
     framed = tokenizer.encode_framed(texts, longest)
     vectors = np.empty((len(texts), encoder.vector.dimension), np.float32)
-    batches = batch_indices([len(ids) for ids, _ in framed], max_tokens=_BATCH_TOKENS)
+    lengths = [len(ids) for ids, _ in framed]
+    batches = batch_indices(lengths, largest_batch=within_positions(_BATCH_TOKENS))
     on_the_left = tokenizer.padding_side == "left"
     with console.progress(f"embedding: {label}", len(texts), unit="texts") as bar:
         for indices in batches:

@@ -59,7 +59,7 @@ def test_batches_are_measured_with_and_without_the_arena(exported: RunDir) -> No
 
 
 def test_tables_say_which_precisions_are_the_same_in_any_batch() -> None:
-    rows = [make_row(precision="int8"), make_row(precision="int8-dynamic"), make_row(arena=False)]
+    rows = [make_row(precision="int8"), make_row(precision="int8-dynamic"), make_row()]
     record = ProfileRecord(
         device="host",
         method="measured",

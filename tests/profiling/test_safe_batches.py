@@ -100,15 +100,15 @@ def wide_encoder() -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def found(encoder_folder: Path) -> ArtefactLimit:
+def measured_limit(encoder_folder: Path) -> ArtefactLimit:
     """The limit of the wide encoder, measured and written."""
     return find_limit(LIMIT, file_artefact(encoder_folder / GRAPH), [16, 128], threads=1)
 
 
 def test_the_largest_batches_are_measured_and_written(
-    found: ArtefactLimit, encoder_folder: Path
+    measured_limit: ArtefactLimit, encoder_folder: Path
 ) -> None:
-    limit = found.limit
+    limit = measured_limit.limit
     advice = read_session_file(encoder_folder / "session.json")[GRAPH]
     assert advice.bulk == limit and advice.reasons == {"threads": "one"}, "the rest remains"
     assert [shape.length for shape in limit.shapes] == [16, 128, 512], "the model's longest too"
@@ -141,7 +141,7 @@ def embed_peak(folder: Path, texts: Path, out: Path) -> int:
 
 
 def test_embedding_many_texts_stays_within_the_limit(
-    found: ArtefactLimit, encoder_folder: Path, tmp_path: Path
+    measured_limit: ArtefactLimit, encoder_folder: Path, tmp_path: Path
 ) -> None:
     texts = tmp_path / "texts.txt"
     random = np.random.default_rng(5)
@@ -151,7 +151,7 @@ def test_embedding_many_texts_stays_within_the_limit(
     texts.write_text("\n".join(lines))
     out = tmp_path / "vectors.npy"
     peak = embed_peak(encoder_folder, texts, out)
-    assert peak <= LIMIT, f"{peak / 2**20:.0f} MiB with {found.limit.shapes}"
+    assert peak <= LIMIT, f"{peak / 2**20:.0f} MiB with {measured_limit.limit.shapes}"
     vectors = np.load(out, mmap_mode="r")
     assert vectors.shape == (4000, 3)
     # In the order of the texts, whatever order they were computed in.
@@ -162,7 +162,7 @@ def test_embedding_many_texts_stays_within_the_limit(
     advice = read_session_file(encoder_folder / "session.json")
     free = tmp_path / "free"
     subprocess.run(["cp", "-r", str(encoder_folder), str(free)], check=True)
-    large = found.limit.shapes[-1].batch * 40
+    large = measured_limit.limit.shapes[-1].batch * 40
     shapes = [SafeShape(length=512, batch=large)]
     limit = BulkLimit(**{**vars(advice[GRAPH].bulk), "shapes": shapes})  # type: ignore[arg-type]
     set_bulk_limit(free / "session.json", GRAPH, limit)
@@ -178,7 +178,7 @@ def test_embedding_many_texts_stays_within_the_limit(
 
 
 def test_no_call_is_larger_than_the_limit_allows(
-    found: ArtefactLimit, encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+    measured_limit: ArtefactLimit, encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = Encoder(encoder_folder, batch_tokens=2**20)
     assert encoder.memory_limit_bytes == LIMIT
@@ -195,8 +195,8 @@ def test_no_call_is_larger_than_the_limit_allows(
     encoder.embed(texts)
     assert sum(batch for batch, _ in calls) == len(texts)
     for batch, length in calls:
-        assert batch <= found.limit.largest_batch(length)
-        assert batch * length <= max(s.batch * s.length for s in found.limit.shapes)
+        assert batch <= measured_limit.limit.largest_batch(length)
+        assert batch * length <= max(s.batch * s.length for s in measured_limit.limit.shapes)
 
 
 def test_texts_beyond_the_limit_are_refused_at_once(encoder_folder: Path, tmp_path: Path) -> None:

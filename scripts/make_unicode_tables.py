@@ -188,6 +188,7 @@ def _grapheme_properties() -> dict[str, set[int]]:
             pictographic.add(code)
     consonant.add(ord(ka))
     control |= {code for code in range(0x80) if _is_ascii_control(code)}
+    control |= _controls_of_four_bytes()
     return {
         "attached": attached,
         "extend": extend,
@@ -202,6 +203,16 @@ def _grapheme_properties() -> dict[str, set[int]]:
 
 def _is_ascii_control(code: int) -> bool:
     return not _is_attached(_marker(chr(code)), chr(code), "\u0301") if code else True
+
+
+def _controls_of_four_bytes() -> set[int]:
+    """Characters after which two marks are a cluster of their own, short enough to be replaced."""
+    marker = _marker("\u0301")
+    return {
+        code
+        for code in range(0x10000, 0x110000)
+        if marker.normalize_str(f"{chr(code)}\u0301\u0302") == f"{chr(code)}X"
+    }
 
 
 def _pictographs_of_four_bytes() -> set[int]:

@@ -73,6 +73,20 @@ def test_the_comparison_finds_a_wrong_rule(
     assert difference is not None and "expected" in difference
 
 
+@pytest.mark.parametrize("control", ["\U000e00a7", "\U00013430", "\U0001d173", "\U000e0001"])
+def test_controls_of_four_bytes_end_a_cluster(
+    control: str,
+    tmp_path: Path,
+    sentencepiece_models: dict[str, Path],
+    cpp_build: CppBuild,
+    fuzz: ModuleType,
+) -> None:
+    """Two marks after one are a cluster, which tables of SentencePiece replace as one."""
+    path = write_tokenizer("xlm-roberta", tmp_path, sentencepiece_models)
+    strings = [f"{control}\u0340\u032e", f"a{control}\u0343\u0354b"]
+    assert fuzz.compare([cpp_build.program("encode_lines")], path, strings) is None
+
+
 UNKNOWN_PARTS: dict[str, tuple[Mapping[str, Any], str]] = {
     "normalizer": ({"type": "Uppercase"}, "normalizer Uppercase"),
     "pre_tokenizer": ({"type": "UnicodeScripts"}, "pre-tokenizer UnicodeScripts"),

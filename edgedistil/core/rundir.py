@@ -179,10 +179,6 @@ class RunDir:
         """ProfileRecord of one device by one method (measured, emulated, predicted)."""
         return self.profiles / f"{device}.{method}.json"
 
-    def profile_batches(self, device: str, method: str) -> Path:
-        """ProfileRecord of calls with many texts on one device by one method."""
-        return self.profiles / f"{device}.{method}.batches.json"
-
     def profile_within(self, device: str, limit_bytes: int) -> Path:
         """ProfileRecord of the artefacts under a memory limit on one device."""
         return self.profiles / f"{device}.within-{limit_bytes / 2**20:.0f}MiB.json"

@@ -52,7 +52,7 @@ class ProfileRequest:
         """Writes a record about calls with many texts to the run, and returns it."""
         # A file of its own: figures of single texts remain.
         if self.run is not None:
-            write_record(self.run.profile_batches(record.device, record.method), record)
+            write_record(self.run.profile(record.device, f"{record.method}.batches"), record)
         return record
 
     def store_parity(self, parity: ParityRecord, *, device: str) -> None:

@@ -30,7 +30,7 @@ from tests.profiling.conftest import make_artefact, profile_latest
 def test_batches_are_measured_with_and_without_the_arena(exported: RunDir) -> None:
     run, (record,) = profile_latest(batches=[4, 1, 4], lengths=[5], sentence_pairs=40)
     assert run is not None
-    assert read_record(run.profile_batches("host", "measured"), ProfileRecord) == record
+    assert read_record(run.profile("host", "measured.batches"), ProfileRecord) == record
     assert not run.profile("host", "measured").exists(), "single texts have a file of their own"
     assert record.rows == [] and record.claims == []
     shapes = {(row.precision, row.batch, row.length, row.arena) for row in record.batches}
@@ -152,7 +152,7 @@ def test_counts_of_a_batch_are_those_of_a_call_with_it(exported: RunDir) -> None
 def test_predicted_rows_carry_the_batch(exported: RunDir) -> None:
     run, (record,) = profile_latest(device="rpi4", batches=[1, 8], lengths=[5, 17], threads=[2])
     assert run is not None
-    assert read_record(run.profile_batches("rpi4", "predicted"), ProfileRecord) == record
+    assert read_record(run.profile("rpi4", "predicted.batches"), ProfileRecord) == record
     rows = {(row.precision, row.length, row.batch): row for row in record.batches}
     assert len(rows) == len(record.batches) == 8
     for row in record.batches:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from safetensors.torch import save_file
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 from edgedistil.core.model_source import find_model
 from edgedistil.core.options import ExportOptions
@@ -27,6 +28,7 @@ from edgedistil.export.source import read_source
 from edgedistil.export.vector_options import VectorOptions
 from edgedistil.inference.encoder import Encoder
 from edgedistil.models.sentence_encoder import load_sentence_encoder
+from edgedistil.models.sentence_folder import write_sentence_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -138,6 +140,48 @@ def test_sentence_transformers_gives_the_same_vectors(client: Client, case: Case
     assert np.abs(answers["fp32"] - case.expected["fp32"]).max() <= FLOAT32
     # It pools the states itself, in float32.
     assert np.abs(answers["int8"] - case.expected["int8"]).max() <= FLOAT32
+
+
+def test_sentence_transformers_loads_the_folder_of_a_student(
+    client: Client, tmp_path: Path, texts: list[str]
+) -> None:
+    source, folder = tmp_path / "source", tmp_path / "student"
+    write_source(source)
+    write_dense(source)
+    student = load_sentence_encoder(source)
+    student.backbone.save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    write_sentence_folder(folder, student, max_length=48)
+
+    job = {"key": "m", "folder": str(folder), "file": None, "texts": texts, "prompt": PROMPT}
+    got = client("optimum", "vectors_client.py", [job])["m"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    expected = []
+    for text in texts:
+        ids = torch.tensor([tokenizer(PROMPT + text, truncation=True, max_length=48).input_ids])
+        with torch.no_grad():
+            expected.append(student(ids, torch.ones_like(ids), torch.zeros_like(ids))[1][0].numpy())
+    assert got.shape == (len(texts), 24)
+    assert np.abs(got - np.stack(expected)).max() <= FLOAT32
+
+
+def write_dense(folder: Path) -> None:
+    """Puts a layer of 32 × 24 between pooling and normalization of `write_source`'s folder."""
+    (folder / "2_Dense").mkdir()
+    linear = torch.nn.Linear(32, 24)
+    weights = {f"linear.{name}": value.detach() for name, value in linear.named_parameters()}
+    save_file(weights, folder / "2_Dense/model.safetensors")
+    identity = "torch.nn.modules.linear.Identity"
+    settings = {"in_features": 32, "out_features": 24, "bias": True}
+    (folder / "2_Dense/config.json").write_text(
+        json.dumps(settings | {"activation_function": identity})
+    )
+    modules = json.loads((folder / "modules.json").read_text())
+    dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": f"{CLASSES}.Dense"}
+    modules[2:] = [dense, modules[2] | {"idx": 3, "name": "3", "path": "3_Normalize"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
 
 
 def test_onnxruntime_and_the_contract_give_the_same_vectors(client: Client, case: Case) -> None:

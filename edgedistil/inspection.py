@@ -120,6 +120,7 @@ def inspect_model(model: str) -> Inspection:
     """
     package_folder = find_model(model)
     source = read_model_folder(find_transformer(package_folder))
+    # Shapes come from the headers of the files, so no weight is read.
     numbers = _float_shapes(source)
     tokenizer, tokenizer_problem = _attempt(lambda: read_tokenizer(source.folder, abridged=True))
     export = _export_answer(package_folder, tokenizer, tokenizer_problem)

@@ -62,6 +62,7 @@ def write_runtime_wheel(folder: Path) -> Path:
     contents[f"{information}/WHEEL"] = (
         b"Wheel-Version: 1.0\nGenerator: edgedistil\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     )
+    # RECORD lists every file, and itself without a digest.
     record = f"{information}/RECORD"
     lines = [f"{name},{_digest(content)},{len(content)}" for name, content in contents.items()]
     contents[record] = "\n".join([*lines, f"{record},,", ""]).encode()

@@ -82,6 +82,7 @@ def make_bundle(export: Path, options: BundleOptions) -> Bundle:
     if options.language == "web":
         choice = measured_choice(export, options.precision)
     precision = _checked_precision(export, choice.precision)
+    # Everything that can be refused is refused before the folder is written.
     _require_unchanged(export)
     if options.language == "cpp":
         require_cpp_tokenizer(export, hint=_EXPORT_HINT)
@@ -100,6 +101,7 @@ def make_bundle(export: Path, options: BundleOptions) -> Bundle:
         else:
             requirements = write_python_part(unfinished, options.target)
             readme = python_readme(contract, precision, requirements)
+        # The table of sizes counts what is really on disk, so it comes last.
         groups = _SIZE_GROUPS[options.language](unfinished)
         write_text(unfinished / "README.md", readme + _size_table(_sizes(unfinished, groups)))
     return Bundle(folder, _sizes(folder, _SIZE_GROUPS[options.language](folder)))

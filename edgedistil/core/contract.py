@@ -140,6 +140,7 @@ def read_contract(folder: Path) -> Contract:
             hint="pass a folder below runs/NAME/export; of an export by an earlier version, "
             "run edgedistil export again",
         )
+    # The format is read first: other fields may have other meanings in another one.
     content = read_json_object(path, hint=_REMEDY)
     if content.get("format") != FORMAT:
         raise StorageError(
@@ -153,6 +154,7 @@ def read_contract(folder: Path) -> Contract:
             f"{path} is not a valid contract: {error}",
             hint=f"it is corrupt, edited by hand or of another version; {_REMEDY}",
         ) from error
+    # A program cannot fill an input that it does not know.
     unknown = [tensor.name for tensor in contract.inputs if tensor.name not in INPUT_MEANINGS]
     if unknown:
         raise StorageError(

@@ -169,6 +169,7 @@ def read_sentence_vector(folder: Path, *, hidden: int) -> SentenceVector:
     pooling: tuple[Pooling, ...] = ()
     width = hidden
     steps: list[Step] = []
+    # Each module gets the width that the one before it leaves.
     for module in modules:
         _check_supported(module, folder)
         path = folder / module.path / "config.json"
@@ -184,6 +185,7 @@ def read_sentence_vector(folder: Path, *, hidden: int) -> SentenceVector:
             f"{folder / 'modules.json'} has no Pooling module: the model gives a vector for each "
             "token and none for a sentence"
         )
+    # Prompts and similarity are next to the modules.
     settings = _read_settings(folder)
     return SentenceVector(
         pooling=pooling,

@@ -65,6 +65,7 @@ def cost_terms(work: Work, spec: DeviceSpec, constants: Constants, *, threads: i
     """
     speedup = spec.thread_scaling.of(threads)
     element_time = constants.serial_share + (1 - constants.serial_share) / speedup
+    # Cycles are those of the first cluster.
     cycle = 1 / (spec.clusters[0].clock_ghz.value * 1e9)
 
     matmul_cycles = _matmul_cycles(work, spec, constants.half_rows)

@@ -111,6 +111,7 @@ def prepare_corpus(
         settings = settings.model_copy(update={"layout": "packed"})
     tokenizing = _Tokenizing(tokenizer_folder, settings, workers, prompts or Prompts())
     corpus = _open_or_build(tokenizing, cache=cache)
+    # Many unknown tokens mean text that the vocabulary was not made for.
     counts_V = corpus.token_counts_V
     unknown_id = read_framing(tokenizer_folder).unknown
     unknown = 0 if unknown_id is None else int(counts_V[unknown_id])

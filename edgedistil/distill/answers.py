@@ -66,13 +66,16 @@ def read_answers(path: Path, corpus: TokenizedCorpus) -> Answers:
             place, of another dimension, or not finite; or the corpus has another layout.
     """
     _check(path, corpus)
+    # Rows are in the order of the corpus: training texts, then held-out texts.
     rows = sum(len(corpus.store(part)) for part in PARTS)
     vectors_RV: NDArray[np.float32] | None = None
     for index, (row, expected) in enumerate(zip_longest(_read_rows(path), corpus_texts(corpus))):
+        # A missing, repeated or moved row has another text than the corpus at its place.
         if row is None or expected is None or row[1] != expected.text:
             raise CorpusError(_mismatch(path, corpus, index), hint=_WRITE_HINT)
         number, _, values = row
         vector_V = _checked_vector(path, number, values)
+        # The first row decides the width.
         if vectors_RV is None:
             vectors_RV = np.empty((rows, len(vector_V)), np.float32)
         if len(vector_V) != vectors_RV.shape[1]:

@@ -142,6 +142,7 @@ def fit_model(
         seed: Seed of masks and order.
         dtype: Dtype of the forward passes.
     """
+    # A bias of token frequencies saves the steps that would learn them.
     counts_V = token_counts(store, model.config.vocab_size)
     initialise_head(model, counts_V)
 

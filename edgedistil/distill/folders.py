@@ -59,6 +59,7 @@ def save_student(
     """
     family = FAMILIES[student.config.model_type]
     positions = family.positions_limit(student.config.to_dict())
+    # A tokenizer's own limit may be absurd; the positions never are.
     max_length = min(tokenizer.max_length or positions, positions)
     with replacing(target) as unfinished, storage_errors(target), quiet():
         student.save_pretrained(unfinished)

@@ -56,6 +56,7 @@ class VectorEvaluator:
                 f"the held-out part has {texts} texts; their similarities have no ranks",
                 hint="increase corpus.heldout_share or train.heldout_tokens",
             )
+        # The teacher's vectors stay the same, so they are computed once.
         if targets is None:
             self._teacher_TV = self._vectors(teacher)
         else:
@@ -76,6 +77,7 @@ class VectorEvaluator:
             TrainingDiverged: They are after training.
         """
         student_TV = self._teacher_TV if encoder is None else self._vectors(encoder)
+        # Ranks of NaN are numbers, so it is refused here.
         if not bool(torch.isfinite(student_TV).all()):
             message = f"the sentence vectors of the {name} on held-out text are NaN or infinite"
             if step:
@@ -86,6 +88,7 @@ class VectorEvaluator:
         student_TT = self._similarities(student_TV, student_TV)
         overlap: Figure = NotMeasured(not_measured="fewer texts than neighbours")
         asymmetric: Figure = overlap
+        # With fewer texts every text is among the nearest.
         if len(student_TV) > _NEAREST + 1:
             overlap = nearest_overlap(student_TT, self._teacher_TT)
             crossed_TT = self._similarities(student_TV, self._teacher_TV)

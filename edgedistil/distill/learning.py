@@ -114,7 +114,9 @@ def _open_representation(
     _on_device(prepared, precision, device)
     student = prepared.sentence.student.to(device)
     teacher = teacher_encoder(prepared.teacher, prepared.sentence.teacher_vector).to(device)
+    # Pooling sums many values, so it stays in float32.
     teacher.head.float()
+    # No masker: the texts are read as they are.
     batches = RunBatches(prepared.corpus, tokenizer, None, seed=recipe.seed, device=device)
 
     def targets(part: Part) -> Targets | None:

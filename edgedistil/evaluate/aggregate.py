@@ -185,6 +185,7 @@ def _retention(
     else:
         absent = NotMeasured(not_measured=f"{facts.baseline_model} was not scored on this task")
         baseline = scores.get((task, facts.baseline_model), absent)
+    # Paired over seeds and examples.
     estimate = estimate_retention(scores[task, reference], scores[task, model], baseline)
     return Retention(
         task=task,

@@ -324,12 +324,14 @@ def source_of(run: RunDir, model: str) -> ModelSource:
                 f"the teacher of run '{run.name}' is used as it was given: its head was not fitted",
                 hint=f"pass --model {TEACHER}",
             )
+        # A model of the run has to be as `distill` left it.
         folder = run.require(_folder_in_run(run, model), "edgedistil distill RECIPE")
         require_unchanged(run, [folder])
         _check_model(folder)
         is_random = model == RANDOM_STUDENT
         digest = model_sha256(folder, random_weights=is_random)
         return ModelSource(model, folder, digest, random_weights=is_random)
+    # Anything else is a folder of the user's.
     folder = user_path(model)
     if not (folder / "config.json").is_file():
         raise InputError(

@@ -240,6 +240,7 @@ def estimate_retention(
         Figures as shares, of the means over the seeds; a figure is `NotMeasured` where the
         reference does not exceed the baseline by more than the noise.
     """
+    # Plain retention is retention above a baseline that scores 0.
     nothing = SeedScores(np.zeros(1), np.zeros((1, RESAMPLES)), trained=False)
     retention, retention_interval = _ratio(reference, model, nothing)
     above: Figure

@@ -57,8 +57,10 @@ def build_contract(
     Raises:
         ModelError: The graphs have different inputs or outputs, or one without a meaning.
     """
+    # Every precision's graph has to agree on inputs and outputs.
     inputs, outputs = read_tensors(folder, task)
     row = TASKS[task]
+    # Only scores of sequences and tokens have names.
     labels = label_names(config) if row.level in ("sequence", "token") else []
     return Contract(
         format=FORMAT,

@@ -253,6 +253,7 @@ def quantize_reader(
     """
     powers = powers or Powers()
     weight, scale, zero_point = integer_weight(model, linear, plan, powers=powers)
+    # Powers of two that were moved out of the output apply to the bias, too.
     bias = linear.bias
     if bias is not None and powers.output is not None:
         bias = _scaled_bias(model.graph, linear, bias, powers.output)

@@ -163,6 +163,7 @@ def write_sentence_modules(
         for module in modules:
             if not module.is_transformer and module.path.strip("./"):
                 _copy_module(folder, source_folder / module.path, module.path)
+    # Shorter vectors need one more module, at the end.
     if vector is not None and vector.cut_from is not None:
         modules += _write_cut(folder, len(modules), cut_from=vector.cut_from, to=vector.dimension)
     write_json(folder / MODULES_FILE, _packaged_modules(modules))

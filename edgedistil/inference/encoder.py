@@ -56,6 +56,7 @@ class Encoder(TaskModel):
             batch_tokens=batch_tokens,
             max_length=max_length,
         )
+        # The graph pools; without that output there is nothing to return.
         contract = self._model.contract
         if contract.sentence_vector is None or not contract.gives_vectors:
             reason = "its source does not say how it pools"

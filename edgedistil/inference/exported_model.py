@@ -101,6 +101,7 @@ def open_exported(
     name = _checked_precision(folder, precision)
     path = folder / "onnx" / graph_name(name)
     advice = _read_advice(folder, path)
+    # What `profile --tune` measured, unless the caller asks for other threads.
     options = advice.session if advice is not None else SessionOptions()
     if threads is not None:
         options = replace_threads(options, threads)

@@ -65,6 +65,7 @@ def embed(
         StorageError: The vectors cannot be written.
     """
     folder = export_folder(run, options.model)
+    # The size of the .npy file is needed before its first vector.
     count = _count_lines(texts) if isinstance(texts, Path) else len(texts)
     if count == 0:
         raise InputError("there is no text to embed", hint="pass texts, or a file with lines")
@@ -81,6 +82,7 @@ def embed(
             _print_vectors(windows)
         else:
             _write_vectors(options.out, windows, shape=(count, encoder.dimension))
+    # Warnings come after the progress, where they are read.
     for warning in caught:
         console.warn(str(warning.message))
     if options.out is not None:

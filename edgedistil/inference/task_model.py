@@ -61,6 +61,7 @@ class TaskModel:
             Path(folder), precision=precision, threads=threads, tasks=[self.task]
         )
         self._batch_tokens = batch_tokens
+        # A caller may read less of a text than the model does, never more.
         longest = self._model.contract.tokenizer.max_length
         self._max_length = min(max_length or longest, longest)
         self._check_memory_limit()

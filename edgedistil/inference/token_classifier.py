@@ -89,17 +89,20 @@ class TokenClassifier(TaskModel):
         if aggregation not in get_args(Aggregation):
             expected = ", ".join(get_args(Aggregation))
             raise InputError(f"unknown aggregation {echo(aggregation)}; expected {expected}")
+        # Windows that share all their tokens would never end.
         room = self.max_length - self._model.tokenizer.special_count(pair=False)
         if overlap is not None and not 0 <= overlap < room:
             raise InputError(f"overlap is {overlap}; expected 0 to {room - 1}")
         self._truncate(overlap=overlap or 0)
         results, cut = [], 0
         for window in in_windows(listed(texts)):
+            # A text has one encoding, and more where it is longer than the model reads.
             parts = [[encoding] for encoding in self._encode(window)]
             for encodings in parts:
                 if overlap is not None:
                     encodings += encodings[0].overflowing
                 cut += overlap is None and bool(encodings[0].overflowing)
+            # All parts of a window are scored together, then handed back to their texts.
             scores = iter(self._scores([part for encodings in parts for part in encodings]))
             for text, encodings in zip(window, parts, strict=True):
                 spans = []

@@ -96,9 +96,11 @@ def relation_loss(
             raise ShapeError(
                 f"{heads} relation heads do not divide a width of {states_BLD.shape[2]}"
             )
+    # Rows are distributions over the attended positions; padding has no weight as a row.
     log_q_BHLL = _log_relations(student_BLD, mask_BL, heads)
     log_p_BHLL = _log_relations(teacher_BLD.detach(), mask_BL, heads)
     divergence_BHL = (log_p_BHLL.exp() * (log_p_BHLL - log_q_BHLL)).sum(-1)
+    # Mean over attended positions and heads; rows of padding are left out.
     attended_B1L = mask_BL.to(divergence_BHL.dtype)[:, None]
     return (divergence_BHL * attended_B1L).sum() / (attended_B1L.sum() * heads)
 

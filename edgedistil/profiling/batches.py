@@ -75,6 +75,7 @@ def measure_batches(
     deployed = [artefact for artefact in artefacts if artefact.role != "teacher"]
     for artefact in deployed:
         check_free_batch(artefact)
+    # Fail before the first process starts, not after minutes.
     lengths = sorted(workloads.first.lengths)
     rows: list[BatchRow] = []
     sorting: list[SortingGain] = []
@@ -88,6 +89,7 @@ def measure_batches(
                     for arena in (True, False):
                         rows.append(run.row(length, batch, arena=arena))
                         bar.advance()
+            # The gain of sorting is measured once, at the largest batch.
             gain = run.sorting_gain(max(setting.batches))
             sorting += [] if gain is None else [gain]
             bar.advance()
@@ -185,8 +187,10 @@ class _ArtefactRun:
                 **self.setting.conditions,
             },
         }
+        # A process that ran out of memory leaves a row without figures.
         if result is None or case is None or not reply.ok:
             return _without_figures(common, reply)
+        # Time and memory of the same process.
         samples_ms = [nanoseconds / 1e6 for nanoseconds in case.samples_ns]
         latency = median_of(samples_ms)
         memory = memory_stats(result.memory)

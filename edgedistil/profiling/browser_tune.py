@@ -151,6 +151,7 @@ def _precision_ratios(
             label: model.model_copy(update={"session": SessionOptions(threads=threads[label])})
             for label, model in workloads.job_models(artefacts).items()
         }
+        # Baseline and candidate take turns, block by block.
         alternations = [
             Alternation(
                 name=label,
@@ -174,6 +175,7 @@ def _precision_ratios(
         require_success(target, reply, artefacts)
         return reply
 
+    # The most threads of any decides what counts as a busy machine.
     most = max(threads[artefact.label] for artefact in [baseline, *candidates])
     comparisons = compare_in_turns(run_process, by_label, processes=PROCESSES, threads=most)
     return {label: comparison.ratio(PROCESSES) for label, comparison in comparisons.items()}

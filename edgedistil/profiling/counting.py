@@ -70,6 +70,7 @@ def count_batches(
         )
         for batch in (1, 2)
     ]
+    # Work grows linearly with the batch, so two counts give all others.
     work = {}
     for length in lengths:
         for batch in batches:

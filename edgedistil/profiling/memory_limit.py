@@ -252,6 +252,7 @@ def measure_fits(
             bar.note(artefact.label)
             fits.append(_measure_fit(limit_bytes, artefact, workloads.of(artefact), threads))
             bar.advance()
+    # The record is read without its artefacts, so each fit is described.
     notes = [f"workload: {workloads.first.source}"]
     notes += [describe_fit(fit) for fit in fits]
     return ProfileRecord(

@@ -44,6 +44,7 @@ def predict_batches(
         InputError: A graph takes a fixed number of texts.
         ModelError: A graph does not run on this host, where its work is counted.
     """
+    # Teachers stay on the server, so their batches are not predicted.
     constants = constants or ONNXRUNTIME_CONSTANTS[core_family(spec)]
     deployed = [artefact for artefact in artefacts if artefact.role != "teacher"]
     rows = []
@@ -63,6 +64,7 @@ def predict_batches(
                 row = _row(spec, artefact, work, constants, threads=threads)
                 rows.append(row.model_copy(update={"length": length, "batch": batch}))
             bar.advance()
+    # Bands only: nothing here has run on the device.
     return ProfileRecord(
         device=spec.name,
         method="predicted",

@@ -40,9 +40,9 @@ from edgedistil.runtime.protocol import Case, Job, Reply
 # Part of the limit that stays free. Peaks of equal jobs differ by up to 2% here
 # (docs/log.md#memory-of-bulk-work), and other lengths than the measured ones fragment the memory.
 MARGIN = 0.08
-MARGIN_REASON = "repeated jobs differ by 2%, and batches of other lengths fragment the memory"
-# Positions of a call that are tried at most: larger calls are no faster
-# (docs/log.md#memory-of-bulk-work), and one takes seconds.
+MARGIN_REASON = "batches of other lengths fragment the memory; by how much is not known"
+# Positions of a call that are tried at most: it bounds the search, since one
+# call of so many takes seconds.
 MOST_POSITIONS = 16_384
 # Positions of the two peaks that the first guess comes from.
 _FIRST_POSITIONS = (1024, 3072)
@@ -99,8 +99,10 @@ def find_limit(
         threads=threads,
         allowed=int((1 - MARGIN) * limit_bytes) - reserved,
     )
+    # The longest text is always tried: a collection may hold one.
     tried = sorted({*(length for length in lengths if length <= longest), longest})
     batches, peak = search.run(tried)
+    # The peak is that of the process which ran every shape, with the reserved part added.
     limit = BulkLimit(
         limit_bytes=limit_bytes,
         shapes=[SafeShape(length=length, batch=batches[length]) for length in sorted(batches)],
@@ -110,6 +112,7 @@ def find_limit(
         margin_reason=MARGIN_REASON,
         threads=threads,
     )
+    # A graph outside an export folder has no file to write to.
     session_file = None
     if folder is not None:
         session_file = folder / SESSION_FILE

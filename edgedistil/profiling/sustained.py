@@ -59,6 +59,7 @@ def measure_sustained(
                     [artefact], longest=length, threads=threads
                 ),
             )
+            # One artefact a process, so that heat of the one before is all that they share.
             reply = run_job(target, [artefact], job, workloads.of(artefact), check=False)
             require_success(target, reply, [artefact])
             results.append(_result(artefact, reply, target, length, threads))

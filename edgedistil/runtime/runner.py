@@ -593,6 +593,7 @@ def measure_case(
             job.get("desired_calls", 0),
             job.get("desired_seconds", 0),
         )
+    # Only the calls run between start and end of the watch.
     watch = Watch()
     faults = fault_counts()
     samples, wall_ns = timed_calls(session.run, feeds, budget)

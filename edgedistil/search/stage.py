@@ -45,8 +45,10 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
     """
     budget = read_budget(options.under, options.memory)
     device = _find_device(options.device)
+    # Only shapes are read: no weights are loaded.
     source = read_model_folder(find_transformer(find_model(recipe.teacher.source)))
     shape = _student_shape(source)
+    # A length that the teacher cannot read has no students either.
     limit = source.family.positions_limit(source.config)
     if options.length > limit:
         raise InputError(f"--length {options.length}: the teacher has positions for {limit} tokens")
@@ -57,6 +59,7 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
         threads=options.threads,
         budget=budget,
     )
+    # Every student at every precision of the recipe.
     candidates = [
         judge(student, precision, setting)
         for student in enumerate_shapes(shape, least_vocabulary=_least_vocabulary(source))

@@ -51,6 +51,7 @@ def compare_texts(
     """
     old_texts, new_texts = before.encode_texts(texts), after.encode_texts(texts)
     unknown = [tokenizer.token_id("unk") for tokenizer in (before, after)]
+    # A text is unchanged if its old ids, renumbered, are its new ids.
     unchanged = [
         text
         for text, old, new in zip(texts, old_texts, new_texts, strict=True)
@@ -65,6 +66,7 @@ def compare_texts(
         unknown_before=_occurrences(old_texts, unknown[0]),
         unknown_after=_occurrences(new_texts, unknown[1]),
     )
+    # Single characters stay, so nothing may become unknown.
     if figures.unknown_after > figures.unknown_before:
         raise GateError(
             f"the trimmed vocabulary has {figures.unknown_after:,} unknown tokens in {source}, "

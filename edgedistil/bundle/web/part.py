@@ -128,6 +128,7 @@ def write_web_part(
     shutil.copytree(_FILES, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pyc*"))
     _copy_package(ONNXRUNTIME_WEB, [*_RUNTIME_FILES], folder / "lib")
     _copy_package(TOKENIZERS, [TOKENIZER_LIBRARY, "LICENSE"], folder / "lib")
+    # The tokens are compared before the large files are described.
     _verify_tokens(folder, contract)
     model = folder / "model"
     name = f"onnx/{graph_name(precision)}"

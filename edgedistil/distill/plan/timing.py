@@ -110,6 +110,7 @@ def time_steps(
     steps = _TimedSteps(objective, accelerator, batches)
     with retain_freed_memory():
         few, many = _measure(steps, micro_batch)
+    # Timed after the steps, whose memory it may use.
     evaluation_batch_s = _time_evaluation(evaluation, accelerator, batches)
     return StepTiming(
         micro_batch_s=_extrapolate(few.passes_s, many.passes_s, few, many, micro_batch),

@@ -213,7 +213,7 @@ def test_the_demo_learns_vectors_and_searches_with_them(home: Path) -> None:
         "train.heldout_tokens": "2048",
         "corpus.sources": '[{asset="reviews"}]',
         "corpus.heldout_max_documents": "300",
-        "evaluate.tasks": '["retrieval:shop"]',
+        "evaluate.tasks": '["shop"]',
         "export.precisions": '["int8"]',
         "profile.devices": '["rpi4"]',
     }
@@ -227,11 +227,11 @@ def test_the_demo_learns_vectors_and_searches_with_them(home: Path) -> None:
     trace = [entry for entry in distilled["heldout"] if entry["model"] == "student"]
     assert trace[-1]["rank_correlation"] > trace[0]["rank_correlation"]
     parameters = [distilled[role]["encoder_parameters"] for role in ("teacher", "student")]
-    assert 1 - parameters[1] / parameters[0] == pytest.approx(0.486, abs=0.001)
+    # Without the teacher's pooler, which a DistilBERT does not have.
+    assert 1 - parameters[1] / parameters[0] == pytest.approx(0.483, abs=0.001)
     scores = json.loads((run / "evaluation.json").read_text())["retrieval"]
-    assert [s["model"] for s in scores][:2] == ["teacher", "student"]
-    assert "student-step0" in {score["model"] for score in scores}
-    parity = json.loads((run / "export/student-feature-extraction/parity.int8.json").read_text())
+    assert {"teacher", "student-step0", "student"} <= {score["model"] for score in scores}
+    parity = json.loads((run / "parity/student-feature-extraction.int8.json").read_text())
     assert parity["passed"]
 
 

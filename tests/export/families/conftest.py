@@ -24,6 +24,7 @@ from edgedistil.core.options import ExportOptions
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.task import TASKS, Task
 from edgedistil.core.tokenizer_files import TOKENIZER_FILES
+from edgedistil.export import conformance
 from edgedistil.export.publish import export_model
 from edgedistil.export.source import read_source
 from edgedistil.parity.probes import by_question
@@ -175,9 +176,11 @@ def export_case(
         copy_tokenizer(tokenizer_folders[case.tokenizer], source_folder)
         run = RunDir(root / "run")
         source = read_source(source_folder, name="tiny", role="other", task=task)
-        artefacts = export_model(
-            run, source, ExportOptions(precisions=list(precisions)), text=our_text()
-        )
+        options = ExportOptions(precisions=list(precisions))
+        with pytest.MonkeyPatch.context() as patch:
+            # A quarter of an export's time, and the subject of tests/export/test_conformance.py.
+            patch.setattr(conformance, "conformance_texts", lambda _special: our_text()[:16])
+            artefacts = export_model(run, source, options, text=our_text())
         return Exported(model, task, run.export("tiny", task), artefacts)
 
     return export

@@ -49,10 +49,12 @@ COMMANDS = {
     },
     "trim": {"--text", "--size", "--coverage", "--out", "--device"},
     "inspect": {"--json"},
-    "embed": {"--out", "--model", "--precision", "--side", "--threads", "--run"},
+    "embed": {"--out", "--model", "--precision", "--side", "--threads", "--max-length", "--run"},
     "bundle": {"--for", "--precision", "--target", "--model", "--out", "--run"},
     "profile": {
         "--device",
+        "--browser",
+        "--batch",
         "--ssh",
         "--emulate",
         "--model",

@@ -82,7 +82,7 @@ def test_a_member_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_every_asset_is_pinned_and_licensed() -> None:
-    assert len(assets.ASSETS) == 10
+    assert len(assets.ASSETS) == 13
     for asset in assets.ASSETS.values():
         assert len(asset.sha256) == 64
         assert asset.version in asset.filename

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import platformdirs
 import pytest
 
-from edgedistil.core import places
 from edgedistil.core.errors import StorageError
 from edgedistil.core.places import cache_root, moving_advice, runs_root
 from edgedistil.core.rundir import write_text
@@ -22,7 +22,7 @@ def test_without_a_home_folder_the_cache_needs_its_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEDISTIL_CACHE", "")
-    monkeypatch.setattr(places, "user_cache_path", lambda name: Path(f"~/.cache/{name}"))
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: Path(f"~/.cache/{name}"))
     with pytest.raises(StorageError, match=r"no home folder\n  set EDGEDISTIL_CACHE to a folder"):
         cache_root()
     # Advice about other files is still possible.

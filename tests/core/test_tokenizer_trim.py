@@ -53,7 +53,8 @@ def test_ids_map_one_to_one_without_gaps_and_tokens_stay_the_same(case: Trimmed)
 
 def test_a_text_of_tokens_that_stay_has_the_same_tokens(case: Trimmed) -> None:
     before, after, new_ids = case
-    texts = our_text()
+    # Lines nearly always have a token that goes; some of their words have none.
+    texts = [word for text in our_text() for word in text.split()]
     old, new = before.encode_framed(texts, 10**6), after.encode_framed(texts, 10**6)
     changed = same = 0
     for (old_ids, old_types), (ids, types) in zip(old, new, strict=True):

@@ -14,7 +14,7 @@ from edgedistil.core.profile_records import AtLeast
 from edgedistil.profiling.claim_jobs import _MAX_BLOCKS
 from edgedistil.profiling.latency import CONFIDENCE, bound_rank, percentile, speed_ratio
 from edgedistil.profiling.measured import DEFAULT_BUDGET
-from edgedistil.profiling.tune import _PROCESSES as TUNE_PROCESSES
+from edgedistil.profiling.tune import PROCESSES as TUNE_PROCESSES
 
 WORLDS = 3000
 TRUE_RATIO = 2.0

@@ -33,7 +33,9 @@ def trim(package: Path, target: Path) -> tuple[TrimRecord, Selection]:
     least, present = len(required_ids(tokenizer, vocabulary)), len(vocabulary.ids)
     size = (least + present) // 2
     selection = select_tokens(tokenizer, counts_V, VocabularyRequest(size=size))
-    text = CountedText("ours", counts_V, our_text()[1::2], "the other half", {})
+    # Words: nearly every line has a token that goes.
+    words = [word for line in our_text()[1::2] for word in line.split()]
+    text = CountedText("ours", counts_V, words, "the other half", {})
     return trim_package(package, target, name="tiny", selection=selection, text=text), selection
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from edgedistil.core import console
 from edgedistil.core.errors import TargetError
 from edgedistil.core.export_records import ParityRecord
+from edgedistil.core.format import artefact_name
 from edgedistil.core.profile_records import ProfileRecord, ProfileRow
 from edgedistil.core.scratch import scratch_folder
 from edgedistil.profiling.artefacts import Artefact
@@ -29,7 +30,7 @@ from edgedistil.profiling.device_parity import (
 from edgedistil.profiling.limits import require_success
 from edgedistil.profiling.measured import DEFAULT_BUDGET, MeasurementBudget, measure
 from edgedistil.profiling.workload import Workloads
-from edgedistil.runtime.browser.target import BrowserTarget, PageFacts
+from edgedistil.runtime.browser.target import PAGE_USE, BrowserTarget, PageFacts
 from edgedistil.runtime.jobs import NpzInputs, run_job
 from edgedistil.runtime.protocol import Case, Job
 
@@ -95,7 +96,7 @@ def measure_in_browser(
     parities = _check_all(target, artefacts, probes_of)
     gpu_parities, gpu_note = _check_on_gpu(artefacts, probes_of)
     rows = [_with_parity(row, artefacts, parities) for row in record.rows]
-    all_notes = [*record.notes, *notes, *_parity_notes(parities), gpu_note]
+    all_notes = [*record.notes, *notes, *_page_notes(rows), *_parity_notes(parities), gpu_note]
     record = record.model_copy(update={"rows": rows, "notes": all_notes})
     return BrowserProfile(record, parities, gpu_parities)
 
@@ -163,6 +164,15 @@ def _with_parity(
     label = next(a.label for a in artefacts if a.sha256 == row.artefact_sha256)
     conditions = {**row.conditions, "parity": describe_parity(parities.get(label))}
     return row.model_copy(update={"conditions": conditions})
+
+
+def _page_notes(rows: Sequence[ProfileRow]) -> list[str]:
+    """Describes what the page of each artefact used, at the first thread count."""
+    notes: dict[str, str] = {}
+    for row in rows:
+        used = [f"{name} {row.conditions[name]}" for name in PAGE_USE if name in row.conditions]
+        notes.setdefault(artefact_name(row), f"{artefact_name(row)}: {', '.join(used)}")
+    return list(notes.values())
 
 
 def _parity_notes(parities: Mapping[str, Any]) -> list[str]:

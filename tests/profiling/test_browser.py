@@ -49,6 +49,8 @@ def test_rows_and_checks_come_from_a_real_browser(tiny: Any, tiny_model_folder: 
     assert isinstance(row.memory, MemoryStats)
     assert row.conditions["parity"].startswith("passed under these kernels: 4 sequences")
     assert {"wasm heap", "js heap", "downloaded", "page threads"} <= set(row.conditions)
+    [use] = [note for note in profile.record.notes if "downloaded" in note]
+    assert "wasm heap" in use and "js heap" in use and "page threads 1, in shared memory" in use
     [parity] = profile.parities.values()
     assert (parity.passed, parity.method, parity.device) == (True, "measured", "chromium")
     [gpu_note] = [note for note in profile.record.notes if note.startswith("WebGPU")]

@@ -55,6 +55,8 @@ _SOFTWARE_GPU = (
     "--use-angle=swiftshader",
 )
 _DEFAULT_TIMEOUT_S = 3600.0
+# Conditions of a row that say what the page used.
+PAGE_USE = ("downloaded", "wasm heap", "js heap", "page threads")
 _PHASES = ("steady", "outputs", "energy", "ops")
 
 

@@ -73,8 +73,8 @@ def conformance_strings(folder: Path) -> list[Any]:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_tokens_are_those_of_tokenizers(tokenizer_folders: dict[str, Path], name: str) -> None:
     folder = tokenizer_folders[name]
-    unequal = differences(folder, conformance_strings(folder))
-    assert not unequal, f"{len(unequal)}: {unequal[:3]!a}"
+    different = differences(folder, conformance_strings(folder))
+    assert not different, f"{len(different)}: {different[:3]!a}"
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])
@@ -92,5 +92,5 @@ def test_the_comparison_finds_another_rule(tokenizer_folders: dict[str, Path]) -
     path = folder / "as_exported" / "tokenizer.json"
     text = json.loads(path.read_text(encoding="utf-8"))
     text["normalizer"]["lowercase"] = False
-    unequal = differences(folder, ["Boat"], description=text)
-    assert [item[0] for item in unequal] == ["Boat"]
+    different = differences(folder, ["Boat"], description=text)
+    assert [item[0] for item in different] == ["Boat"]

@@ -25,6 +25,7 @@ from edgedistil.core.session import (
     SessionOptions,
     read_session_file,
 )
+from edgedistil.core.task import TASKS
 from edgedistil.runtime.npm import ONNXRUNTIME_WEB, TOKENIZERS, NpmPackage, package_files
 
 _FILES = Path(__file__).with_name("files")
@@ -55,8 +56,8 @@ PARTS: Mapping[str, frozenset[str]] = {
         {"BertProcessing", "ByteLevel", "RobertaProcessing", "Sequence", "TemplateProcessing"}
     ),
 }
-# Tasks whose answers are places in a text.
-_NEED_OFFSETS = ("question-answering", "token-classification")
+# Levels of tasks whose answers are places in a text.
+_NEED_OFFSETS = ("span", "token")
 _TUNE_AGAIN = "write it again with edgedistil profile --browser chromium --tune"
 _ELSEWHERE = "run the export in Python, where the tokenizers library has it"
 
@@ -180,7 +181,7 @@ def _verify_tokens(folder: Path, contract: Contract) -> None:
             f"the JavaScript tokenizer cannot do this model's: {result['difference']}",
             hint=_ELSEWHERE,
         )
-    if contract.task in _NEED_OFFSETS and result["offsets"] is not None:
+    if TASKS[contract.task].level in _NEED_OFFSETS and result["offsets"] is not None:
         raise InputError(
             f"{contract.task} needs the places of tokens, which the JavaScript tokenizer does not "
             f"give with {result['offsets']}",

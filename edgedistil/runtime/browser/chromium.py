@@ -65,6 +65,8 @@ _ARGUMENTS = (
     "--disable-dev-shm-usage",
 )
 CPU_ONLY = ("--disable-gpu",)
+# Where the browser writes besides its profile.
+_FOLDER_VARIABLES = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 
 
 def find_chromium() -> str:
@@ -210,7 +212,8 @@ def chromium(program: str, arguments: Sequence[str] = CPU_ONLY) -> Iterator[Page
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder)},
+            # It leaves files in TMPDIR, too.
+            env={**os.environ, **dict.fromkeys(_FOLDER_VARIABLES, str(folder))},
             start_new_session=True,
         )
         os.close(from_us)

@@ -18,9 +18,9 @@ from edgedistil.runtime.browser.chromium import Page, chromium, find_chromium
 @pytest.fixture(scope="module")
 def bundle(small_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A web bundle of the int8 artefact."""
-    folder = tmp_path_factory.mktemp("bundle") / "bundled"
-    bundled = make_bundle(small_export, BundleOptions(language="web", precision="int8", out=folder))
-    assert sum(bundled.sizes.values()) == sum(
+    folder = tmp_path_factory.mktemp("bundle") / "made"
+    result = make_bundle(small_export, BundleOptions(language="web", precision="int8", out=folder))
+    assert sum(result.sizes.values()) == sum(
         path.stat().st_size for path in folder.rglob("*") if path.is_file()
     )
     return folder

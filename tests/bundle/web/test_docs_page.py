@@ -42,7 +42,8 @@ def commands() -> list[str]:
     text = (DOCS / "web.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```(?:sh)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.split()[0] in ("edgedistil", "python3", "npm", "node")]
+    programs = ("edgedistil ", "python3 ", "npm ", "node ")
+    return [line for line in lines if line.startswith(programs)]
 
 
 @pytest.fixture

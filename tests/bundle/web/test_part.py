@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def test_other_tokens_are_refused_with_the_text(copy: Path) -> None:
 def test_a_task_that_needs_places_is_refused_without_them(copy: Path) -> None:
     added = {"id": 3, "content": "qzqzq", "special": False, "normalized": True}
     edit_tokenizer(copy / "model", lambda text: text["added_tokens"].append(added))
-    contract = read_contract(copy / "model").model_copy(update={"task": "question-answering"})
+    contract = replace(read_contract(copy / "model"), task="question-answering")
     with pytest.raises(InputError, match="does not give with added tokens that are normalized"):
         part._verify_tokens(copy, contract)
 

@@ -57,7 +57,9 @@ def test_a_page_evaluates_and_the_browser_ends(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_browser_ends_with_its_program(number: signal.Signals, tmp_path: Path) -> None:
     script = (
-        "import time\n"
+        "import signal, time\n"
+        # Ignored where the tests run in the background of a shell.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from edgedistil.runtime.browser.chromium import *\n"
         "with chromium(find_chromium()) as page:\n"
         "    page.open('data:text/html,a')\n"
@@ -76,7 +78,7 @@ def test_the_browser_ends_with_its_program(number: signal.Signals, tmp_path: Pat
         group = int(process.stdout.readline())
         assert group_processes(group)
         process.send_signal(number)
-        process.wait(60)
+        process.wait(100)
     deadline = time.monotonic() + 60
     while group_processes(group) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -62,7 +62,10 @@ class ProfileOptions(CheckedOptions):
     ] = False
     browser: Annotated[
         Browser | None,
-        Flag("--browser", "Measure in this browser on this machine, with WebAssembly."),
+        Flag(
+            "--browser",
+            "Measure in this browser on this machine, with WebAssembly; without it, in Python.",
+        ),
     ] = None
     model: Annotated[
         Path | None,

@@ -57,7 +57,6 @@ NAMES_A_TASK = {
     "inference/mask_filler.py": "the class of one task",
     "inference/question_answerer.py": "the class of one task",
     "inference/token_classifier.py": "the class of one task",
-    "bundle/web/part.py": "two tasks whose answers have offsets",
 }
 
 # Text of the code → files that contain it, with reasons.

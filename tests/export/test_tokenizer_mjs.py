@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def differences(
     path.parent.mkdir(exist_ok=True)
     described = backend.to_str() if description is None else json.dumps(description)
     path.write_text(described, encoding="utf-8")
-    (path.parent / "rules.json").write_text(rules.model_dump_json(), encoding="utf-8")
+    (path.parent / "rules.json").write_text(json.dumps(asdict(rules)), encoding="utf-8")
     lines = "".join(f"{json.dumps(text)}\n" for text in strings)
     command = ["node", str(Path(__file__).with_name("encode_lines.mjs")), str(library())]
     done = subprocess.run(

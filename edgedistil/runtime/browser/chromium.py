@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,6 +66,10 @@ _ARGUMENTS = (
     "--disable-dev-shm-usage",
 )
 CPU_ONLY = ("--disable-gpu",)
+# Characters of the longest folder for the browser's files: it names a socket below them, and the
+# path of a socket has 107 at most.
+_LONGEST_TEMPORARY = 29
+_SHORT_TEMPORARY = Path("/tmp")  # noqa: S108 - the folder below it has a random name
 # Where the browser writes besides its profile.
 _FOLDER_VARIABLES = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 
@@ -198,7 +203,7 @@ def chromium(program: str, arguments: Sequence[str] = CPU_ONLY) -> Iterator[Page
     Raises:
         TargetError: It does not start.
     """
-    with scratch_folder("chromium") as folder, contextlib.ExitStack() as stack:
+    with scratch_folder("chromium", parent=_parent()) as folder, contextlib.ExitStack() as stack:
         from_us, to_browser = _pipe(stack)
         from_browser, to_us = _pipe(stack)
         command = [program, *_ARGUMENTS, *arguments, f"--user-data-dir={folder}"]
@@ -222,6 +227,11 @@ def chromium(program: str, arguments: Sequence[str] = CPU_ONLY) -> Iterator[Page
             yield Page(process, to_browser, from_browser)
         finally:
             _end(process)
+
+
+def _parent() -> Path | None:
+    """Where the browser's files go: None for TMPDIR, if it is short enough."""
+    return None if len(tempfile.gettempdir()) <= _LONGEST_TEMPORARY else _SHORT_TEMPORARY
 
 
 def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from edgedistil.core.rundir import create_run, mark_latest, write_text
 from edgedistil.core.session import WEB_SESSION_FILE
 from edgedistil.export import probe_inputs, publish
 from edgedistil.export.source import read_source
+from edgedistil.export.vector_options import VectorOptions
 from edgedistil.profiling import browser_stage, browser_tune
 from edgedistil.profiling.browser import measure_in_browser
 from edgedistil.profiling.measured import MeasurementBudget
@@ -67,10 +69,14 @@ def run_folder(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     write_text(run.heldout_text, "\n".join(our_text()))
     monkeypatch.setattr(probe_inputs, "CALLS", {512: (2,)})
     monkeypatch.setattr(publish, "_reject_failed", lambda *_: None)
+    model = replace(
+        read_source(source, name="student", role="student", task="feature-extraction"),
+        vector_options=VectorOptions(pooling="mean", normalize=True),
+    )
     publish.export_model(
         run,
-        read_source(source, name="student", role="student", task="feature-extraction"),
-        ExportOptions(precisions=["int8"], pooling="mean", normalize=True),
+        model,
+        ExportOptions(precisions=["int8"]),
         text=our_text(),
     )
     mark_latest(run)

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,11 +32,30 @@ def test_a_machine_without_a_browser_gets_advice(
     assert "apt-get install" in str(raised.value.hint)
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for the browser's socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.needs("chromium")
-def test_a_page_evaluates_and_the_browser_ends(
+def test_a_long_path_of_temporary_files_is_avoided(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = tmp_path / ("x" * 60)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with chromium(find_chromium()) as page:
+        page.open("data:text/html,<title>b</title>")
+        assert page.evaluate("document.title", timeout_s=60) == "b"
+
+
+@pytest.mark.needs("chromium")
+def test_a_page_evaluates_and_the_browser_ends(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(short_folder))
     program = find_chromium()
     assert chromium_version(program)[0].isdigit()
     with chromium(program) as page:
@@ -50,12 +71,12 @@ def test_a_page_evaluates_and_the_browser_ends(
         with pytest.raises(TargetError, match="the page crashed"):
             page._command("Page.crash", {}, 60)
     assert group_processes(page.group) == []
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_folder.iterdir()) == []
 
 
 @pytest.mark.needs("chromium")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_the_browser_ends_with_its_program(number: signal.Signals, tmp_path: Path) -> None:
+def test_the_browser_ends_with_its_program(number: signal.Signals, short_folder: Path) -> None:
     script = (
         "import signal, time\n"
         # Ignored where the tests run in the background of a shell.
@@ -66,7 +87,7 @@ def test_the_browser_ends_with_its_program(number: signal.Signals, tmp_path: Pat
         "    print(page.group, flush=True)\n"
         "    time.sleep(300)\n"
     )
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, "TMPDIR": str(short_folder)}
     with subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
@@ -84,4 +105,4 @@ def test_the_browser_ends_with_its_program(number: signal.Signals, tmp_path: Pat
         time.sleep(0.05)
     assert group_processes(group) == []
     # A killed program leaves its folder to the next one.
-    assert (list(tmp_path.iterdir()) == []) == (number == signal.SIGINT)
+    assert (list(short_folder.iterdir()) == []) == (number == signal.SIGINT)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from peers.graphs import save_precisions
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -23,7 +24,6 @@ from transformers import (
 from edgedistil.core.places import cache_root
 from edgedistil.core.rundir import replacing
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK, Task
-from edgedistil.export.untrained import save_precisions
 
 VOCABULARY = 30_522
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from page import RESULTS, argument_parser
+from peers.graphs import save_precisions
 from transformers import DistilBertConfig, DistilBertModel
 
 from edgedistil.core import console
@@ -27,7 +28,6 @@ from edgedistil.core.recipe import load_recipe
 from edgedistil.core.rundir import artefact_files, write_json
 from edgedistil.core.search_records import Candidate, SearchRecord
 from edgedistil.core.task import ENCODER_TASK
-from edgedistil.export.untrained import save_precisions
 from edgedistil.runtime.jobs import NpzInputs, run_job
 from edgedistil.runtime.local import LocalTarget
 from edgedistil.runtime.protocol import Case, Job, JobModel

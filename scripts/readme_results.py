@@ -71,7 +71,7 @@ def results_table(demo: tuple[str, Raw] | None, turns: tuple[str, Raw] | None) -
         lines += _time_lines(turns[1])
     lines += [*_heldout_lines(raw), *_search_lines(raw), *_score_lines(raw), ""]
     if turns is not None:
-        lines += [_time_note(*turns), ""]
+        lines += [*_turns_table(*turns), ""]
     return "\n".join(lines)
 
 
@@ -179,6 +179,9 @@ def _search_lines(raw: Raw) -> Iterator[str]:
         yield _line(f"search in `{name}`, nDCG@10 × 100", columns)
         if _UNDISTILLED in of_model:
             yield _line(_BASELINE, [ABSENT, _ndcg(of_model[_UNDISTILLED]), ABSENT])
+        if "static" in of_model:
+            words = "&emsp;the teacher's word vectors alone, weighted mean"
+            yield _line(words, [_ndcg(of_model["static"]), ABSENT, ABSENT])
 
 
 def _ndcg(score: Raw | None) -> str:
@@ -229,24 +232,32 @@ def _p50(pair: Raw, side: str) -> str:
     return f"{statistics.median(medians) / 1e6:.1f} ms"
 
 
-def _time_note(name: str, raw: Raw) -> str:
+def _turns_table(name: str, raw: Raw) -> Iterator[str]:
+    """Yields the times of models that took turns, and their ratios with intervals."""
     from edgedistil.profiling.latency import speed_ratio
 
-    ratios = []
+    settings = raw["settings"]
+    yield (
+        f"Times at {settings['length']} tokens of models that took turns in {settings['processes']}"
+        f" processes, one thread ([record](benchmarks/results/{name})):"
+    )
+    yield from ("", "| | first | second | first / second, with its interval |", "|---|---|---|---|")
     for pair in raw["pairs"].values():
         processes = [
             [(sum(block["first_ns"]), sum(block["second_ns"])) for block in blocks]
             for blocks in pair["processes"]
         ]
-        if len(processes) >= raw["settings"]["processes"]:
-            ratio = speed_ratio(processes)
-            interval = f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
-            ratios.append(f"{pair['first']} / {pair['second']} {interval}")
-    text = "; ".join(ratios) or "no pair has enough undisturbed processes"
-    return (
-        f"Times are of models that took turns ([record](benchmarks/results/{name})); their ratios,"
-        f" with 95% intervals over {raw['settings']['processes']} processes: {text}."
-    )
+        ratio = "too few undisturbed processes"
+        if len(processes) >= settings["processes"]:
+            figure = speed_ratio(processes)
+            ratio = f"{figure.value:.2f} ({figure.low:.2f}–{figure.high:.2f})"
+        names = ", ".join(_short(pair[side]) for side in ("first", "second"))
+        yield _line(names, [_p50(pair, "first_ns"), _p50(pair, "second_ns"), ratio])
+
+
+def _short(label: str) -> str:
+    """Name of an encoder without its task."""
+    return label.replace(f"-{_ENCODER}.", " ")
 
 
 def _mebibytes(value: Any) -> str:

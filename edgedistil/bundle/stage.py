@@ -31,7 +31,7 @@ from edgedistil.bundle.web.part import (
     write_web_part,
 )
 from edgedistil.core import console
-from edgedistil.core.contract import CONFORMANCE_FILE, read_contract
+from edgedistil.core.contract import CONFORMANCE_FILE, checked_digests, read_contract
 from edgedistil.core.digests import changed_file
 from edgedistil.core.errors import InputError, ModelError
 from edgedistil.core.format import mebibytes
@@ -124,9 +124,7 @@ def _require_unchanged(export: Path) -> None:
     path = export / CONFORMANCE_FILE
     if not path.is_file():
         raise ModelError(f"{export} has no {CONFORMANCE_FILE}", hint=_EXPORT_HINT)
-    with path.open(encoding="utf-8") as file:
-        head = json.loads(file.readline())
-    change = changed_file(export, head["files"])
+    change = changed_file(export, checked_digests(export))
     if change is not None:
         raise ModelError(f"{change}; the export was checked before", hint=_EXPORT_HINT)
 

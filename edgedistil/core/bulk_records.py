@@ -5,27 +5,19 @@ from __future__ import annotations
 from typing import Literal
 
 from edgedistil.core.bulk_limit import BulkLimit
-from edgedistil.core.precision import Precision
 from edgedistil.core.records import (
+    ArtefactRecord,
     Band,
     Count,
     Figure,
     Method,
     NotMeasured,
-    Record,
-    Role,
 )
 
 
-class BatchRow(Record):
+class BatchRow(ArtefactRecord):
     """Calls of one artefact with a number of texts of one length."""
 
-    model: str
-    role: Role
-    task: str
-    precision: Precision
-    artefact_sha256: str
-    device: str
     method: Method
     # onnxruntime and its version.
     runtime: str
@@ -69,15 +61,9 @@ def _per_second(count: int, latency_ms: Figure | Band) -> Figure | Band:
     return 1000 * count / latency_ms
 
 
-class SortingGain(Record):
+class SortingGain(ArtefactRecord):
     """Throughput of texts in batches of similar length, against batches in the order they come."""
 
-    model: str
-    role: Role
-    task: str
-    precision: Precision
-    artefact_sha256: str
-    device: str
     threads: int
     # Texts, tokens of all of them, and texts of a batch.
     texts: int
@@ -98,15 +84,9 @@ class SortingGain(Record):
     disturbed: str | None = None
 
 
-class ArtefactLimit(Record):
+class ArtefactLimit(ArtefactRecord):
     """The limit of one artefact, as `profile --memory-limit` found it."""
 
-    model: str
-    role: Role
-    task: str
-    precision: Precision
-    artefact_sha256: str
-    device: str
     method: Literal["measured"] = "measured"
     limit: BulkLimit
     # The session.json that has it; None for a graph outside of an export folder.

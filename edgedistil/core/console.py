@@ -68,6 +68,10 @@ def result(message: str) -> None:
     out.print(_text(out, printable(message)))
 
 
+# Characters of a name that a column is kept wide enough for.
+_LONGEST_NAME = 40
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table on stdout; columns of figures are right-aligned, except the first."""
     rich_table = Table(
@@ -82,7 +86,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         cells = [row[index] for row in rows if row[index] not in _EMPTY_CELLS]
         are_figures = bool(cells) and all(_FIGURE.match(cell) for cell in cells)
         justify: JustifyMethod = "right" if are_figures and index > 0 else "left"
-        rich_table.add_column(_cell(column), justify=justify, overflow="fold")
+        # Names are not divided inside a word, as long as the word is not half a line.
+        words = [word for row in rows for word in row[0].split()] if index == 0 else []
+        longest = max(map(len, words), default=0)
+        least = longest if longest <= _LONGEST_NAME else None
+        rich_table.add_column(_cell(column), justify=justify, overflow="fold", min_width=least)
     for row in rows:
         rich_table.add_row(*(_cell(cell) for cell in row))
     out.print()

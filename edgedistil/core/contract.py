@@ -7,6 +7,7 @@ input, or an output an answer.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -124,6 +125,21 @@ class Contract:
 def write_contract(folder: Path, contract: Contract) -> None:
     """Writes the contract of an export folder."""
     write_json(folder / CONTRACT_FILE, _content(contract))
+
+
+def checked_digests(folder: Path) -> dict[str, str]:
+    """Returns the sha256 of each file that the export's check has seen, from conformance.jsonl.
+
+    Raises:
+        StorageError: The file is damaged.
+    """
+    path = folder / CONFORMANCE_FILE
+    try:
+        with path.open(encoding="utf-8") as file:
+            digests = json.loads(file.readline())["files"]
+        return {str(name): str(digest) for name, digest in digests.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{path} has no digests in its first line", hint=_REMEDY) from error
 
 
 def read_contract(folder: Path) -> Contract:

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from edgedistil.core.bulk_records import ArtefactLimit, BatchRow, SortingGain
-from edgedistil.core.precision import Precision
 from edgedistil.core.records import (
+    ArtefactRecord,
     Band,
     Count,
     Figure,
@@ -16,13 +16,12 @@ from edgedistil.core.records import (
     NotMeasured,
     Provenance,
     Record,
-    Role,
 )
 from edgedistil.core.verdict import Verdict
 
 
 class AtLeast(Record):
-    """A one-sided 95% bound: the true figure is at least this, and why there is no figure."""
+    """A one-sided 95% bound of a figure that has too few samples."""
 
     at_least: float
     reason: str = Field(min_length=1)
@@ -63,18 +62,12 @@ class MemoryStats(Record):
     pss_bytes: Count = NotMeasured(not_measured="not reported by this machine")
 
 
-class ProfileRow(Record):
+class ProfileRow(ArtefactRecord):
     """One artefact at one length and thread count, on one device by one method."""
 
-    model: str
-    role: Role
-    task: str
-    precision: Precision
     # Size of the graph with its external data.
     file_bytes: int
     parameters: int
-    artefact_sha256: str
-    device: str
     method: Method
     # onnxruntime and its version.
     runtime: str
@@ -152,15 +145,9 @@ class OpTime(Record):
     share: float
 
 
-class MemoryFit(Record):
+class MemoryFit(ArtefactRecord):
     """Whether one artefact runs within a memory limit."""
 
-    model: str
-    role: Role
-    task: str
-    precision: Precision
-    artefact_sha256: str
-    device: str
     method: Method
     limit_bytes: int
     # cgroup v2, cgroup v1, RLIMIT_AS, or a watch on the guest's pages.
@@ -184,18 +171,12 @@ class MemoryFit(Record):
         return max(0, self.needed_bytes - self.limit_bytes)
 
 
-class Sustained(Record):
+class Sustained(ArtefactRecord):
     """Calls of one artefact without a pause: the first minute and the last one.
 
     Of a series below two minutes, its halves.
     """
 
-    model: str
-    role: Role
-    task: str
-    precision: Precision
-    artefact_sha256: str
-    device: str
     threads: int
     # Tokens of a sequence.
     length: int

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgedistil.core.cpu import this_cpu
 from edgedistil.core.errors import StorageError
+from edgedistil.core.precision import Precision
 from edgedistil.core.rundir import read_json, write_json
 from edgedistil.core.version import __version__
 
@@ -61,6 +62,17 @@ class NotMeasured(Record):
 
 Figure = float | NotMeasured
 Count = int | NotMeasured
+
+
+class ArtefactRecord(Record):
+    """Base of records about one artefact on one device."""
+
+    model: str
+    role: Role
+    task: str
+    precision: Precision
+    artefact_sha256: str
+    device: str
 
 
 class Band(Record):

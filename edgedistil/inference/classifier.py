@@ -91,8 +91,7 @@ class Classifier(TaskModel):
                 f"{CONTRACT_FILE} says {expected}",
                 hint="run edgedistil export again: it replaces the folder",
             )
-        if not np.isfinite(logits_BC).all():
-            raise ModelError(f"scores of {self._model.folder} are NaN or infinite")
+        self._require_finite(logits_BC, "scores")
         return logits_BC
 
     def _scores_of(self, logits_BC: Scores) -> Scores:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ from edgedistil.core.errors import InputError, ModelError
 from edgedistil.core.sentence_vector import SentenceVector
 from edgedistil.core.task import ENCODER_TASK, SENTENCE_OUTPUT
 from edgedistil.inference.batching import Framed
-from edgedistil.inference.task_model import BATCH_TOKENS, TaskModel, listed
+from edgedistil.inference.task_model import TaskModel, listed
 from edgedistil.inference.windows import frame_texts, in_windows
 
 Vectors = NDArray[np.float32]
@@ -34,28 +33,7 @@ class Encoder(TaskModel):
 
     task = ENCODER_TASK
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        precision: str | None = None,
-        threads: int | None = None,
-        batch_tokens: int = BATCH_TOKENS,
-        max_length: int | None = None,
-    ) -> None:
-        """Opens an export folder, as `TaskModel` does.
-
-        Raises:
-            InputError: The folder is for another task, has no such precision, or its graph gives no
-                sentence vectors.
-        """
-        super().__init__(
-            folder,
-            precision=precision,
-            threads=threads,
-            batch_tokens=batch_tokens,
-            max_length=max_length,
-        )
+    def _check_contract(self) -> None:
         # The graph pools; without that output there is nothing to return.
         contract = self._model.contract
         if contract.sentence_vector is None or not contract.gives_vectors:
@@ -63,11 +41,22 @@ class Encoder(TaskModel):
             if contract.unsupported is not None:
                 reason = f"it would need {contract.unsupported}"
             raise InputError(
-                f"the graph in {folder} has no output {SENTENCE_OUTPUT}: {reason}",
+                f"the graph in {self._model.folder} has no output {SENTENCE_OUTPUT}: {reason}",
                 hint="export a sentence-transformers folder, which has modules.json, or state how "
                 "the model pools with --pooling",
             )
-        self.vector: SentenceVector = contract.sentence_vector
+
+    @property
+    def vector(self) -> SentenceVector:
+        """How the graph makes a vector, and the prompts of queries and documents."""
+        vector = self._model.contract.sentence_vector
+        assert vector is not None, "checked when the folder was opened"
+        return vector
+
+    @property
+    def _outputs_read(self) -> Sequence[str]:
+        # Not the states of all tokens, which the graph has as well.
+        return (SENTENCE_OUTPUT,)
 
     @property
     def dimension(self) -> int:
@@ -109,7 +98,5 @@ class Encoder(TaskModel):
                     hint="run edgedistil export again: it replaces the folder",
                 )
             vectors[batch.indices] = values
-        bad = int((~np.isfinite(vectors)).any(axis=1).sum())
-        if bad:
-            raise ModelError(f"{bad:,} vectors of {self._model.folder} hold NaN or infinite values")
+        self._require_finite(vectors, "vectors")
         return vectors

@@ -56,11 +56,12 @@ class ExportedModel:
         """Outputs of the graph."""
         return [output.name for output in self.contract.outputs]
 
-    def run(self, ids: Ids, mask: Ids, type_ids: Ids) -> Outputs:
+    def run(self, ids: Ids, mask: Ids, type_ids: Ids, *, outputs: Sequence[str]) -> Outputs:
         """Runs the graph.
 
         Args:
             ids, mask, type_ids: Token ids, attention mask and token types, (B, L).
+            outputs: Names of the outputs that are read; the others are not copied.
         Returns:
             Output name → values.
         Raises:
@@ -69,8 +70,8 @@ class ExportedModel:
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": type_ids}
         used = {tensor.name: feeds[tensor.name] for tensor in self.contract.inputs}
         with library_errors(f"cannot run the graph in {self.folder}", hint=_DAMAGED_HINT):
-            values = self.session.run(self.output_names, used)
-        return dict(zip(self.output_names, values, strict=True))
+            values = self.session.run(list(outputs), used)
+        return dict(zip(outputs, values, strict=True))
 
 
 def open_exported(

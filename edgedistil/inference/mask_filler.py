@@ -60,10 +60,13 @@ class MaskFiller(TaskModel):
             InputError: A text has no mask, or only behind the length that the model reads.
         """
         self._truncate()
-        results = []
+        results, cut = [], 0
         for window in in_windows(listed(texts)):
             encodings = self._encode(window)
+            cut += sum(bool(encoding.overflowing) for encoding in encodings)
             results += self._fill_window(window, encodings, top_k)
+        # Masks behind the cut have no fillings.
+        self._warn_of_cut(cut)
         return results
 
     def _fill_window(
@@ -77,7 +80,9 @@ class MaskFiller(TaskModel):
         for batch, outputs in self._outputs([framed_of(encoding) for encoding in encodings]):
             for row, index in enumerate(batch.indices):
                 places = (batch.ids_BL[row] == mask_id) & (batch.mask_BL[row] == 1)
-                probabilities_MV = softmax(outputs["logits"][row][places])
+                logits_MV = outputs["logits"][row][places]
+                self._require_finite(logits_MV, "scores")
+                probabilities_MV = softmax(logits_MV)
                 results[index] = [self._best(each_V, top_k) for each_V in probabilities_MV]
         return results
 

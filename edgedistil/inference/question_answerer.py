@@ -100,6 +100,7 @@ class QuestionAnswerer(TaskModel):
         scores: list[Floats] = [np.zeros((2, 0), np.float32)] * len(encodings)
         for batch, outputs in self._outputs([framed_of(encoding) for encoding in encodings]):
             both_2BL = np.stack([outputs["start_logits"], outputs["end_logits"]])
+            self._require_finite(both_2BL, "scores")
             for row, index in enumerate(batch.indices):
                 scores[index] = both_2BL[:, row, batch.mask_BL[row] == 1]
         return scores

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from edgedistil.core.errors import InputError
+from edgedistil.core.errors import InputError, ModelError
 from edgedistil.core.session import SESSION_FILE
 from edgedistil.core.task import Task
 from edgedistil.inference.batching import Framed, PaddedBatch, batch_indices, pad_batch
@@ -64,6 +66,7 @@ class TaskModel:
         # A caller may read less of a text than the model does, never more.
         longest = self._model.contract.tokenizer.max_length
         self._max_length = min(max_length or longest, longest)
+        self._check_contract()
         self._check_memory_limit()
 
     @property
@@ -82,6 +85,9 @@ class TaskModel:
         most = max(1, self._batch_tokens // length)
         bulk = self._model.bulk
         return most if bulk is None else min(most, bulk.largest_batch(length))
+
+    def _check_contract(self) -> None:
+        """Raises InputError if the folder lacks what the class needs beyond its task."""
 
     def _check_memory_limit(self) -> None:
         """Raises InputError if a text of the greatest length does not fit the memory limit."""
@@ -103,6 +109,11 @@ class TaskModel:
             f"{again}",
         )
 
+    @property
+    def _outputs_read(self) -> Sequence[str]:
+        """Outputs of the graph that the class reads."""
+        return self._model.output_names
+
     def _outputs(self, framed: Sequence[Framed]) -> Iterator[tuple[PaddedBatch, Outputs]]:
         """Yields batches of texts of similar length with the outputs of the graph."""
         padding = self._model.contract.tokenizer
@@ -114,7 +125,15 @@ class TaskModel:
                 pad_id=padding.pad_id,
                 on_the_left=padding.padding_side == "left",
             )
-            yield batch, self._model.run(batch.ids_BL, batch.mask_BL, batch.type_ids_BL)
+            outputs = self._model.run(
+                batch.ids_BL, batch.mask_BL, batch.type_ids_BL, outputs=self._outputs_read
+            )
+            yield batch, outputs
+
+    def _require_finite(self, values: NDArray[np.float32], meaning: str) -> None:
+        """Raises ModelError if values of the graph are NaN or infinite."""
+        if not np.isfinite(values).all():
+            raise ModelError(f"{meaning} of {self._model.folder} are NaN or infinite")
 
     def _limit_outputs(self, values: int) -> None:
         """Lowers the positions of a call for graphs with many values at a position."""

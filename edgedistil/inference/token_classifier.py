@@ -117,6 +117,7 @@ class TokenClassifier(TaskModel):
         """Returns the probabilities of the labels at each token, (L, labels) for each text."""
         scores: list[Floats] = [np.zeros((0, 0), np.float32)] * len(encodings)
         for batch, outputs in self._outputs([framed_of(encoding) for encoding in encodings]):
+            self._require_finite(outputs["logits"], "scores")
             for row, index in enumerate(batch.indices):
                 scores[index] = softmax(outputs["logits"][row][batch.mask_BL[row] == 1])
         return scores

@@ -37,16 +37,14 @@ from edgedistil.runtime.jobs import run_job
 from edgedistil.runtime.local import LocalTarget
 from edgedistil.runtime.protocol import Case, Job, Reply
 
-# Part of the limit that stays free. Peaks of equal jobs differ by up to 2% here
-# (docs/log.md#memory-of-bulk-work), and other lengths than the measured ones fragment the memory.
+# Part of the limit that stays free.
 MARGIN = 0.08
 MARGIN_REASON = "batches of other lengths fragment the memory; by how much is not known"
-# Positions of a call that are tried at most: it bounds the search, since one
-# call of so many takes seconds.
+# Positions of a call that are tried at most, which bounds the time of the search.
 MOST_POSITIONS = 16_384
 # Positions of the two peaks that the first guess comes from.
 _FIRST_POSITIONS = (1024, 3072)
-# Guesses at a length, and processes with all shapes. Two were enough in all trials.
+# Guesses at a length, and processes with all shapes, which bound the time of the search.
 _GUESSES = 3
 _CHECKS = 5
 # Calls of each shape: the first one plans the memory, the second one takes it.

@@ -12,7 +12,7 @@ import pytest
 from edgedistil.bundle.stage import make_bundle
 from edgedistil.bundle.tokenizer_parts import PARTS, REGULAR_EXPRESSIONS, missing_parts
 from edgedistil.core.contract import CONFORMANCE_FILE
-from edgedistil.core.errors import InputError, ModelError
+from edgedistil.core.errors import InputError, ModelError, StorageError
 from edgedistil.core.options import BundleOptions
 from tests.bundle.conftest import run
 
@@ -111,6 +111,13 @@ def test_a_changed_export_is_refused(export: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model_int8.onnx was changed: expected sha256"):
         make_bundle(export, BundleOptions(precision="int8", out=tmp_path / "x"))
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("line", ["", "[]", "{}", '{"files": 3}', "no JSON"])
+def test_a_damaged_check_is_refused(export: Path, tmp_path: Path, line: str) -> None:
+    (export / CONFORMANCE_FILE).write_text(line)
+    with pytest.raises(StorageError, match=r"conformance\.jsonl has no digests in its first line"):
+        make_bundle(export, BundleOptions(precision="int8", out=tmp_path / "x"))
 
 
 def test_an_export_without_its_tokenizer_is_refused(export: Path, tmp_path: Path) -> None:

@@ -33,7 +33,6 @@ PRECISION_HOMES = {
 }
 # Files that name a precision and that a new one does not change.
 NAMES_A_PRECISION = {
-    "export/untrained.py": "graphs with random weights in two precisions, to be timed",
     "parity/tolerances.py": "bounds by kind of precision; a row of the table names its kind",
     "export/quantization_target.py": "what a device makes of two kinds of weights, in words",
     "profiling/artefacts.py": "guesses the precision of a graph that has no record",

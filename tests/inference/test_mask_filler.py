@@ -6,8 +6,9 @@ import pytest
 from transformers import BertForMaskedLM, RobertaForMaskedLM, pipeline
 
 from edgedistil import MaskFiller
-from edgedistil.core.errors import InputError
+from edgedistil.core.errors import InputError, ModelError
 from edgedistil.inference import task_model
+from edgedistil.inference.task_model import TextsCutWarning
 from tests.fixtures.traced_package import LENGTH, TracedPackage, traced_package
 
 
@@ -44,9 +45,9 @@ def test_calls_are_so_small_that_their_scores_fit(
     calls = []
     run = type(filler._model).run
 
-    def counted(model, ids, *more):
+    def counted(model, ids, *more, **outputs):
         calls.append(ids.shape)
-        return run(model, ids, *more)
+        return run(model, ids, *more, **outputs)
 
     monkeypatch.setattr(type(filler._model), "run", counted)
     filler.fill([text] * 3)
@@ -55,6 +56,20 @@ def test_calls_are_so_small_that_their_scores_fit(
     monkeypatch.setattr(task_model, "_OUTPUT_BYTES", 40 * 4 * package.model.config.vocab_size)
     filler.fill([text] * 3)
     assert [shape[0] for shape in calls] == [1, 1, 1]
+
+
+def test_masks_behind_the_cut_are_warned_of(package: TracedPackage) -> None:
+    filler = MaskFiller(package.folder)
+    text = f"{filler.mask} " + "the " * 4 * filler.max_length + filler.mask
+    with pytest.warns(TextsCutWarning, match="1$"):
+        [masks] = filler.fill([text])
+    assert len(masks) == 1
+
+
+def test_scores_that_are_nan_are_refused(package: TracedPackage, nan_outputs: None) -> None:
+    filler = MaskFiller(package.folder)
+    with pytest.raises(ModelError, match=r"scores of .* are NaN or infinite"):
+        filler.fill([filler.mask])
 
 
 def test_texts_without_a_mask_are_refused(package: TracedPackage) -> None:

@@ -8,7 +8,7 @@ import torch
 from transformers import BertForQuestionAnswering, RobertaForQuestionAnswering
 
 from edgedistil import QuestionAnswerer
-from edgedistil.core.errors import InputError
+from edgedistil.core.errors import InputError, ModelError
 from tests.fixtures.tokenizer_folders import our_text
 from tests.fixtures.traced_package import LENGTH, TracedPackage, traced_package
 
@@ -110,3 +110,8 @@ def test_several_questions_have_the_answers_of_each(package: TracedPackage) -> N
 def test_a_question_without_room_for_a_context_is_refused(package: TracedPackage) -> None:
     with pytest.raises(InputError, match=r"a question has \d+ tokens; expected at most 30"):
         QuestionAnswerer(package.folder).answer([("why " * 40, SHORT)])
+
+
+def test_scores_that_are_nan_are_refused(package: TracedPackage, nan_outputs: None) -> None:
+    with pytest.raises(ModelError, match=r"scores of .* are NaN or infinite"):
+        QuestionAnswerer(package.folder).answer([(QUESTION, "The boat left.")])

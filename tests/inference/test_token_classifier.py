@@ -8,7 +8,7 @@ import pytest
 from transformers import BertForTokenClassification, RobertaForTokenClassification, pipeline
 
 from edgedistil import TokenClassifier
-from edgedistil.core.errors import InputError
+from edgedistil.core.errors import InputError, ModelError
 from edgedistil.inference.task_model import TextsCutWarning
 from tests.fixtures.tokenizer_folders import our_text
 from tests.fixtures.traced_package import TracedPackage, traced_package
@@ -84,3 +84,8 @@ def test_unknown_ways_to_join_are_refused(package: TracedPackage) -> None:
         classifier.spans(["a"], aggregation="median")
     with pytest.raises(InputError, match=r"overlap is 62; expected 0 to 61"):
         classifier.spans(["a"], overlap=62)
+
+
+def test_scores_that_are_nan_are_refused(package: TracedPackage, nan_outputs: None) -> None:
+    with pytest.raises(ModelError, match=r"scores of .* are NaN or infinite"):
+        TokenClassifier(package.folder).spans(["a boat"])

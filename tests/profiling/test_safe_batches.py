@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -189,9 +190,9 @@ def test_no_call_is_larger_than_the_limit_allows(
     calls: list[tuple[int, ...]] = []
     run = type(encoder._model).run
 
-    def watched(model: object, ids: np.ndarray, *rest: np.ndarray) -> object:
+    def watched(model: object, ids: np.ndarray, *rest: np.ndarray, outputs: Any) -> object:
         calls.append(ids.shape)
-        return run(model, ids, *rest)  # type: ignore[arg-type]
+        return run(model, ids, *rest, outputs=outputs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(encoder._model), "run", watched)
     monkeypatch.setattr(windows, "WINDOW_CHARACTERS", 2**24)

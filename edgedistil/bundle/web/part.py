@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistil.bundle.tokenizer_parts import missing_parts
-from edgedistil.core.contract import CONFORMANCE_FILE, Contract
+from edgedistil.core.contract import Contract, checked_digests
 from edgedistil.core.errors import InputError
 from edgedistil.core.precision import PRECISIONS, Precision, graph_name
 from edgedistil.core.rundir import RunDir, read_json_object, write_json
@@ -143,7 +143,7 @@ def write_web_part(
             "threads": session.threads if threads is None else threads,
             "session": _session(session),
             "graph": [f"model/{file}" for file in sorted(_graph_files(model, name))],
-            "files": {f"model/{file}": digest for file, digest in _digests(model).items()},
+            "files": {f"model/{file}": digest for file, digest in checked_digests(model).items()},
         },
     )
 
@@ -197,12 +197,6 @@ def _session(session: SessionOptions) -> dict[str, object]:
 def _graph_files(model: Path, name: str) -> list[str]:
     """Graph and external data; the graph is first in the order of their names."""
     return [path.relative_to(model).as_posix() for path in (model / "onnx").glob(f"{name[5:]}*")]
-
-
-def _digests(model: Path) -> dict[str, str]:
-    with (model / CONFORMANCE_FILE).open(encoding="utf-8") as file:
-        digests: dict[str, str] = json.loads(file.readline())["files"]
-    return digests
 
 
 def web_size_groups(folder: Path) -> dict[str, list[Path]]:

@@ -53,7 +53,7 @@ def test_a_page_gives_the_scores_of_the_graph(bundle: Path, page: Page) -> None:
     model = open_exported(bundle / "model", precision="int8")
     encoding = model.tokenizer.backend.encode(*texts)
     ids, types = (np.array([row], np.int64) for row in (encoding.ids, encoding.type_ids))
-    [logits] = model.run(ids, np.ones_like(ids), types)["logits"]
+    [logits] = model.run(ids, np.ones_like(ids), types, outputs=["logits"])["logits"]
     powers = np.exp(logits - logits.max())
     expected = dict(zip(model.contract.labels, powers / powers.sum(), strict=True))
     got = {item["label"]: item["score"] for item in scores}

@@ -104,6 +104,10 @@ def inline_svg(svg: str, label: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
+# Characters of a line above the axes, and those that the line in front of a label takes.
+_LEGEND_CHARACTERS, _LEGEND_LINE = 54, 5
+
+
 def plain_label(text: str) -> str:
     """Returns text from a record as a label: without formulas, and short enough for a plot."""
     line = one_line(text)
@@ -116,11 +120,16 @@ def plain_label(text: str) -> str:
 
 
 def legend_above(axes: Axes, *, columns: int = 3) -> None:
-    """Adds a legend above the axes, where it covers no data."""
+    """Adds a legend above the axes, where it covers no data; fewer columns if labels are long."""
+    _, labels = axes.get_legend_handles_labels()
+    # A column is as wide as its longest label and the line in front of it. Counted in characters,
+    # because the page's font is wider than the one that matplotlib measures.
+    longest = max((len(label) for label in labels), default=1)
+    fitting = max(1, _LEGEND_CHARACTERS // (longest + _LEGEND_LINE))
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),
-        ncols=columns,
+        ncols=min(columns, fitting),
         borderaxespad=0.3,
         handlelength=1.4,
     )

@@ -21,6 +21,11 @@ VECTOR_LOSSES = {
     "layers": "states of layers",
     "relations": "relations",
 }
+_VECTOR_UNITS = {
+    "squared distance": ("vector",),
+    "1 − cos": ("states", "layers"),
+    "nats": ("similarity", "relations"),
+}
 HELDOUT_FIGURES = {
     "top1": "top-1 of all selected",
     "agreement": "agreement with teacher",
@@ -57,8 +62,10 @@ def loss_curves(trace: Sequence[TraceEntry]) -> str | None:
 
 
 def _loss_unit(trace: Sequence[TraceEntry]) -> str:
-    if any(key in trace[0] for key in VECTOR_LOSSES):
-        return "squared distance; 1 − cos; nats"
+    known = {key for key, value in trace[0].items() if value is not None}
+    units = [unit for unit, keys in _VECTOR_UNITS.items() if known.intersection(keys)]
+    if units:
+        return "; ".join(units)
     return "nats per token (cosine: 1 − cos)"
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedistil.report.canvas import FAINT, SERIES, draw_svg, separate, series_colour
+from edgedistil.report.canvas import FAINT, SERIES, draw_svg, legend_above, separate, series_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +36,27 @@ def test_the_element_has_a_name_and_no_size() -> None:
     assert " width=" not in opening
     assert " height=" not in opening
     assert "<metadata>" not in svg
+
+
+@pytest.mark.parametrize(
+    ("labels", "columns"),
+    [
+        (["soft targets", "masked LM", "cosine"], 3),
+        (["sentence vectors", "token states", "states of layers"], 2),
+        (["a label that is as long as a line above the axes may be, or more"], 1),
+    ],
+)
+def test_a_legend_of_long_labels_has_fewer_columns(labels: list[str], columns: int) -> None:
+    seen = []
+
+    def draw_lines(axes: Axes) -> None:
+        for number, label in enumerate(labels):
+            axes.plot([0, 1], [number, number + 1], label=label)
+        legend_above(axes)
+        seen.append(axes.get_legend())
+
+    draw_svg("A plot", draw_lines)
+    assert [legend._ncols for legend in seen] == [columns]
 
 
 def test_text_stays_text() -> None:

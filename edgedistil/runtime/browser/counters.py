@@ -71,7 +71,7 @@ def _sum(values: list[int | None]) -> int | None:
 
 
 def _read_process(number: int) -> dict[str, int]:
-    """Returns the counts of one process; empty if it ended."""
+    """Returns the counts of one process; empty if it ended, also while it is read."""
     folder = Path(f"/proc/{number}")
     counts: dict[str, int] = {}
     with contextlib.suppress(OSError, ValueError, IndexError):
@@ -84,9 +84,13 @@ def _read_process(number: int) -> dict[str, int]:
         )
         fields = (folder / "stat").read_text().rpartition(")")[2].split()
         counts["minor"], counts["major"] = int(fields[7]), int(fields[9])
+        # A process that is ending has a status without memory.
         status = _status(folder / "status")
+        if "VmRSS" not in status:
+            return {}
         counts["resident"], counts["peak"] = status["VmRSS"] * 1024, status["VmHWM"] * 1024
-    return counts
+        return counts
+    return {}
 
 
 def _schedule(task: Path) -> tuple[int, int]:

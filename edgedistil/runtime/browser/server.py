@@ -26,6 +26,7 @@ _TYPES = {
     ".mjs": "text/javascript",
     ".wasm": "application/wasm",
     ".json": "application/json",
+    ".txt": "text/plain; charset=utf-8",
 }
 # Names of phases, and outputs of some text: a page that sends more is not ours.
 _MAX_PHASE = 1000
@@ -139,6 +140,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse()
             return
         body = self.rfile.read(size)
+        try:
+            self._answer(name, body)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            # The page fails with this text, where a closed connection would be "Failed to fetch".
+            reason = f"{type(error).__name__}: {error}"
+            self._send(reason.encode(), ".txt", HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    def _answer(self, name: str, body: bytes) -> None:
         answer: Any = None
         if name == "counters" and self._state.counters is not None:
             answer = self._state.counters.read()
@@ -156,7 +167,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _take_output(self, body: bytes) -> None:
         query = parse_qs(urlsplit(self.path).query)
         shape = [int(size) for size in query["shape"][0].split(",")]
-        # A shape that the bytes do not have ends the request, and with it the page's job.
         self._state.outputs[query["name"][0]] = np.frombuffer(body, np.float32).reshape(shape)
 
     def _name(self) -> str | None:
@@ -169,8 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return path.removeprefix(prefix)
 
-    def _send(self, content: bytes, suffix: str) -> None:
-        self.send_response(HTTPStatus.OK)
+    def _send(self, content: bytes, suffix: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self.send_response(status)
         self.send_header("Content-Type", _TYPES.get(suffix, "application/octet-stream"))
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-store")

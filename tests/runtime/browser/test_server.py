@@ -69,6 +69,14 @@ def test_outputs_and_phases_are_taken(tmp_path: Path) -> None:
     assert served.phase == "load a"
 
 
+def test_a_request_that_fails_is_answered_with_the_reason(tmp_path: Path) -> None:
+    with serve(state(tmp_path)) as address:
+        query = below(address, "outputs?name=y&shape=2%2C3")
+        status, _, content = request(address, query, body=bytes(4))
+    assert status == 500
+    assert content == b"ValueError: cannot reshape array of size 1 into shape (2,3)"
+
+
 def test_two_servers_have_different_addresses(tmp_path: Path) -> None:
     with serve(state(tmp_path)) as first, serve(state(tmp_path)) as second:
         assert urlsplit(first).path != urlsplit(second).path

@@ -6,7 +6,11 @@ const MIN_MEDIAN_CALLS = 5;
 // Governors look at the load every 10 to 100 ms: a longer pause may have lowered the clock.
 const LONGEST_PAUSE_MS = 50;
 
-const post = (path, body) => fetch(path, { method: 'POST', body });
+async function post(path, body) {
+  const response = await fetch(path, { method: 'POST', body });
+  if (!response.ok) throw new Error(`${path}: ${response.status}: ${await response.text()}`);
+  return response;
+}
 
 class SessionWorker {
   constructor() {

@@ -132,7 +132,8 @@ const actions = {
       const data = await value.getData();
       if (value.type !== 'float32') throw new Error(`the output ${name} is ${value.type}`);
       const query = new URLSearchParams({ name: `${label}/${key}/${name}`, shape: value.dims });
-      await fetch(`outputs?${query}`, { method: 'POST', body: data });
+      const response = await fetch(`outputs?${query}`, { method: 'POST', body: data });
+      if (!response.ok) throw new Error(`${name} was not taken: ${await response.text()}`);
       value.dispose();
     }
   },

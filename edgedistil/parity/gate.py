@@ -183,18 +183,20 @@ def judge(
 def _check_reference(comparison: Comparison, precision: Precision) -> list[ToleranceResult]:
     """Bounds against PyTorch with the same roundings, over all lengths and at the worst one."""
     tolerances = reference_tolerances(precision)
+    if tolerances is None or isinstance(comparison.overall.reference_share, NotMeasured):
+        return []
+    results = [check_tolerance(tolerances.overall, comparison.overall)]
     shares = {
         figures.length: figures.reference_share
         for figures in comparison.by_length
         if isinstance(figures.length, int) and isinstance(figures.reference_share, float)
     }
-    if tolerances is None or not shares:
-        return []
-    worst = max(shares, key=lambda length: shares[length])
-    at_worst = next(row for row in comparison.by_length if row.length == worst)
-    of_all = check_tolerance(tolerances.overall, comparison.overall)
-    of_length = check_tolerance(tolerances.one_length, at_worst)
-    return [of_all, of_length.model_copy(update={"length": worst})]
+    if shares:
+        worst = max(shares, key=lambda length: shares[length])
+        at_worst = next(row for row in comparison.by_length if row.length == worst)
+        of_length = check_tolerance(tolerances.one_length, at_worst)
+        results.append(of_length.model_copy(update={"length": worst}))
+    return results
 
 
 def check_tolerance(tolerance: Tolerance, figures: ParityFigures | RankFigures) -> ToleranceResult:

@@ -20,6 +20,9 @@ ValuePair = tuple[tuple[float, ...], tuple[float, ...]]
 
 # A correlation of fewer values says nothing.
 CONCORDANCE_MIN_VALUES = 8
+# Of an output's values: one rounding that flips moves the share of three values to 1.9
+# (docs/log.md#parts-against-the-same-roundings).
+REFERENCE_MIN_VALUES = 32
 _NO_DIRECTION = "rows of few values have no direction"
 
 
@@ -114,6 +117,11 @@ def parity_figures(tally: Tally, *, length: Count, task: Task) -> ParityFigures:
 def _reference_share(tally: Tally) -> Figure:
     if tally.reference is None:
         return NotMeasured(not_measured="no reference with the same roundings")
+    if tally.values < REFERENCE_MIN_VALUES:
+        return NotMeasured(
+            not_measured=f"{tally.values} values; a share of their errors needs"
+            f" {REFERENCE_MIN_VALUES}"
+        )
     return tally.reference.share
 
 

@@ -140,5 +140,6 @@ def test_artefact_of_a_regression_is_checked_by_concordance(
         figures[parity.precision] = [result.tolerance.figure for result in parity.results]
     assert figures == {
         "fp32": ["max_abs", "concordance"],
-        "int8": ["concordance", "reference_share", "reference_share"],
+        # No length has enough values for a bound of its own.
+        "int8": ["concordance", "reference_share"],
     }

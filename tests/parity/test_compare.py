@@ -24,7 +24,13 @@ from edgedistil.parity.compare import (
     reduce_outputs,
 )
 from edgedistil.parity.probes import ProbeBatch, Probes
-from edgedistil.parity.tally import CONCORDANCE_MIN_VALUES, Tally
+from edgedistil.parity.reference_error import SquaredErrors
+from edgedistil.parity.tally import (
+    CONCORDANCE_MIN_VALUES,
+    REFERENCE_MIN_VALUES,
+    Tally,
+    parity_figures,
+)
 
 B, L, D, V = 2, 5, 11, 13
 RNG = np.random.default_rng(3)
@@ -351,3 +357,13 @@ def test_concordance_of_single_values_by_hand() -> None:
     assert isinstance(
         figures_of(_probes("text-classification", batch), [outputs]).concordance, NotMeasured
     ) == (len(batch.outputs["logits"]) < CONCORDANCE_MIN_VALUES)
+
+
+@pytest.mark.parametrize(("values", "is_measured"), [(REFERENCE_MIN_VALUES - 1, False), (32, True)])
+def test_a_share_of_few_values_is_not_measured(values: int, *, is_measured: bool) -> None:
+    """One value that rounds to the other side would decide it."""
+    tally = Tally(sequences=3, values=values, reference=SquaredErrors(own=4.0, rounding=1.0))
+    figures = parity_figures(tally, length=61, task="multiple-choice")
+    assert (figures.reference_share == 2.0) is is_measured
+    if not is_measured:
+        assert "31 values" in figures.reference_share.not_measured

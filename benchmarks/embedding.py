@@ -6,17 +6,21 @@
 
 Every packaged collection is searched by the teacher, the student, the student before distillation
 (layers cut), the static floor (the teacher's word vectors, weighted mean), and each artefact; the
-student and its artefacts also search in the teacher's vectors. `--seed-run` adds students of other
-seeds, which the intervals then include. About five minutes for each model on two cores.
+student and its artefacts also search in the teacher's vectors. `--seed-run` adds runs of other
+seeds, and `--seed-record` the raw record of one, which the intervals then include. About five
+minutes for each model on two cores.
 """
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from page import argument_parser, host_line, today, version_list, write_page, write_raw
 
 from edgedistil.core import markdown
@@ -32,14 +36,16 @@ from edgedistil.evaluate.retrieval.embedders import (
     torch_embedder,
 )
 from edgedistil.evaluate.retrieval.packaged import load_packaged, packaged_names
-from edgedistil.evaluate.retrieval.ranking import MAIN_METRIC, METRICS
+from edgedistil.evaluate.retrieval.ranking import MAIN_METRIC, METRICS, RetrievalScores
 from edgedistil.evaluate.retrieval.searches import (
     STATIC,
     STUDENT,
     UNDISTILLED,
+    Rankings,
     Searcher,
     Searches,
-    search,
+    compare,
+    rank_all,
 )
 from edgedistil.report.embedding_tables import difference_table, retrieval_table
 from edgedistil.report.table import TableData
@@ -68,6 +74,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run directory with a student and exports")
     parser.add_argument("--precision", action="append", default=[], help="artefact to search with")
     parser.add_argument("--seed-run", action="append", default=[], type=Path, metavar="RUN")
+    parser.add_argument("--seed-record", action="append", default=[], type=Path, metavar="JSON")
     parser.add_argument("--collection", action="append", choices=packaged_names())
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="for the dated result page")
     arguments = parser.parse_args()
@@ -91,15 +98,40 @@ def measure(arguments: Namespace) -> Iterator[tuple[str, Searches]]:
         Searcher([torch_embedder(STUDENT, folder.student) for folder in students], in_index=True),
         Searcher([torch_embedder(UNDISTILLED, run.student_step0)]),
     ]
-    folder = run.export(STUDENT, ENCODER_TASK)
+    exports = [folder.export(STUDENT, ENCODER_TASK) for folder in students]
     searchers += [
-        Searcher([artefact_embedder(STUDENT, folder, precision)], in_index=True)
+        Searcher(
+            [artefact_embedder(STUDENT, export, precision) for export in exports], in_index=True
+        )
         for precision in arguments.precision
     ]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.seed_record]
     for name in arguments.collection or packaged_names():
         collection = load_packaged(name)
         floor: Embedder = static_embedder(run.teacher, list(collection.documents.values()))
-        yield name, search(collection, [*searchers, Searcher([floor])])
+        rankings = rank_all(collection, [*searchers, Searcher([floor])])
+        for record in records:
+            add_recorded(rankings, record["collections"][name])
+        yield name, compare(collection, rankings)
+
+
+def add_recorded(rankings: Rankings, recorded: dict[str, Any]) -> None:
+    """Adds the student and its artefacts of another distillation.
+
+    Args:
+        rankings: Of the same collection; they get one distillation more.
+        recorded: A collection's part of a raw record of this script.
+    """
+    for model, by_seed in rankings.by_model.items():
+        if not model.startswith(STUDENT) or model == UNDISTILLED:
+            continue
+        queries = by_seed[0].queries
+        if tuple(recorded["queries"]) != queries:
+            raise SystemExit(f"the record of {model} has other queries; expected the same ones")
+        by_seed += [
+            RetrievalScores(queries, {name: np.array(values) for name, values in metrics.items()})
+            for metrics in recorded["models"][model]
+        ]
 
 
 def raw_content(results: dict[str, Searches]) -> dict[str, object]:

@@ -83,6 +83,22 @@ def estimate_difference(model: BySeed, other: BySeed, metric: str = MAIN_METRIC)
     return _t_estimate(of_model.mean - of_other.mean, [(1.0, of_model), (-1.0, of_other)])
 
 
+def estimate_rounding(artefact: BySeed, model: BySeed, metric: str = MAIN_METRIC) -> Estimate:
+    """Estimates artefact - model, where artefact k was made from model k.
+
+    Both have the same distillation, so its noise cancels within each pair. Models without an
+    artefact do not count.
+    """
+    pairs = zip(artefact, model[: len(artefact)], strict=True)
+    return estimate_mean(
+        [
+            RetrievalScores(a.queries, {metric: a.by_metric[metric] - b.by_metric[metric]})
+            for a, b in pairs
+        ],
+        metric,
+    )
+
+
 def describe_interval(seeds: int) -> str:
     """Describes the noise that the intervals of a model include."""
     if seeds == 1:

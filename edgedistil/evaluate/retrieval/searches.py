@@ -14,6 +14,7 @@ from edgedistil.evaluate.retrieval.comparison import (
     estimate_difference,
     estimate_mean,
     estimate_ratio,
+    estimate_rounding,
 )
 from edgedistil.evaluate.retrieval.embedders import Embedder, Vectors
 from edgedistil.evaluate.retrieval.ranking import METRICS, RetrievalScores, score_vectors
@@ -43,6 +44,21 @@ class Searcher:
 
 
 @dataclass(frozen=True)
+class Rankings:
+    """What several models found in one collection.
+
+    Attributes:
+        reference: Name of the model that the others are compared with.
+        by_model: Metrics of each query, by model and distillation.
+        notes: What the ranks depend on, for example texts that were cut.
+    """
+
+    reference: str
+    by_model: dict[str, list[RetrievalScores]]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
 class Searches:
     """Results on one collection.
 
@@ -58,15 +74,20 @@ class Searches:
 
 
 def search(collection: Collection, searchers: Sequence[Searcher]) -> Searches:
-    """Ranks the documents of a collection by each model.
+    """Ranks the documents of a collection by each model, and compares the models.
 
     Args:
         collection: Queries, documents and relevance.
         searchers: The models; the first one is the reference.
     """
+    return compare(collection, rank_all(collection, searchers))
+
+
+def rank_all(collection: Collection, searchers: Sequence[Searcher]) -> Rankings:
+    """Ranks the documents of a collection by each model; arguments as in `search`."""
     queries, documents = list(collection.queries.values()), list(collection.documents.values())
     reference = searchers[0].name
-    rankings: dict[str, BySeed] = {}
+    rankings: dict[str, list[RetrievalScores]] = {}
     notes = list(collection.notes)
     index: Vectors | None = None
     for searcher in searchers:
@@ -84,11 +105,22 @@ def search(collection: Collection, searchers: Sequence[Searcher]) -> Searches:
         if in_index:
             rankings[f"{searcher.name} in {reference}'s index"] = in_index
         notes += _cut_notes(searcher.embedders[0], queries, documents)
+    return Rankings(reference, rankings, notes)
+
+
+def compare(collection: Collection, rankings: Rankings) -> Searches:
+    """Compares models with the reference, and with what they were made from.
+
+    Args:
+        collection: What was searched.
+        rankings: Of its queries, in its order.
+    """
+    by_model, reference = rankings.by_model, rankings.reference
     scores = [
-        _score(collection, name, by_seed, rankings[reference], reference, notes)
-        for name, by_seed in rankings.items()
+        _score(collection, name, by_seed, by_model[reference], reference, rankings.notes)
+        for name, by_seed in by_model.items()
     ]
-    return Searches(scores, list(_differences(collection, rankings)), rankings)
+    return Searches(scores, list(_differences(collection, by_model)), by_model)
 
 
 def _cut_notes(
@@ -147,7 +179,10 @@ def _differences(
 ) -> Iterator[RetrievalDifference]:
     """Yields what distillation gains, what rounding costs, and the lead over word vectors."""
     for model, other in _compared(list(rankings)):
-        difference = estimate_difference(rankings[model], rankings[other])
+        pairs = rankings[model], rankings[other]
+        is_made_from = other not in (UNDISTILLED, STATIC)
+        estimate = estimate_rounding if is_made_from else estimate_difference
+        difference = estimate(*pairs)
         yield RetrievalDifference(
             collection=collection.name,
             model=model,

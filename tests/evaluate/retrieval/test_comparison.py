@@ -9,6 +9,7 @@ from edgedistil.evaluate.retrieval.comparison import (
     estimate_difference,
     estimate_mean,
     estimate_ratio,
+    estimate_rounding,
 )
 from edgedistil.evaluate.retrieval.ranking import MAIN_METRIC, RetrievalScores
 
@@ -73,3 +74,16 @@ def test_seeds_widen_an_interval_that_queries_alone_make_too_narrow() -> None:
     difference = estimate_difference(seeds, [scores(reference)])
     assert difference.value == pytest.approx(-0.03 * reference.mean())
     assert difference.low < estimate_mean(seeds).value - reference.mean() < difference.high
+
+
+def test_an_artefact_is_compared_with_the_model_that_it_was_made_from() -> None:
+    generator = np.random.default_rng(8)
+    values = generator.uniform(0.2, 1, 400)
+    models = [scores(values * share) for share in (0.8, 0.9, 1.0)]
+    artefacts = [scores(model.by_metric[MAIN_METRIC] - 0.01) for model in models]
+    # The models differ by tens of points, which unpaired artefacts would show as noise.
+    paired = estimate_rounding(artefacts, models)
+    assert [paired.low, paired.value, paired.high] == pytest.approx([-0.01] * 3)
+    assert estimate_difference(artefacts, models).low < -0.1
+    # One artefact: of the first model.
+    assert estimate_rounding(artefacts[:1], models).value == pytest.approx(-0.01)

@@ -51,3 +51,13 @@ def test_the_page_has_every_model_and_the_record_every_query(
     assert "| ahead of student-step0 by more than the interval |" in page
     # Untrained models of three queries are not ahead of anything.
     assert "missed" in page
+
+    # The record as another distillation: the same students, so the same means.
+    again = tmp_path / "again"
+    monkeypatch.setattr(sys, "argv", [*sys.argv[:3], str(again), "--seed-record", str(raw_file)])
+    embedding.main()
+    (raw_file,) = again.glob("embedding-*.json")
+    models = json.loads(raw_file.read_text())["collections"]["birds"]["models"]
+    assert models["student"][1] == models["student"][0]
+    assert len(models["student-step0"]) == 1
+    assert "models of 2 distillations" in next(again.glob("embedding-*.md")).read_text()

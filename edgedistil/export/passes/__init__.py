@@ -199,12 +199,16 @@ def run_passes(model: ir.Model, passes: Sequence[Pass]) -> dict[str, int]:
             version of transformers, never the user's input.
     """
     counts = {}
+    drop_unused(model)
+    size = weight_bytes(model)
     for step in passes:
-        size = weight_bytes(model)
-        counts[step.name] = step.rewrite(model)
-        drop_unused(model)
-        _check(step, counts[step.name], before=size, after=weight_bytes(model))
-    return {name: count for name, count in counts.items() if count}
+        before, count = size, step.rewrite(model)
+        if count:
+            drop_unused(model)
+            size = weight_bytes(model)
+            counts[step.name] = count
+        _check(step, count, before=before, after=size)
+    return counts
 
 
 def _check(step: Pass, count: int, *, before: int, after: int) -> None:

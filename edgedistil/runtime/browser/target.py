@@ -192,7 +192,7 @@ class BrowserTarget:
         script = f"runJob({job.to_json()}, {json.dumps(options)})"
         timeout = job.timeout_seconds or _DEFAULT_TIMEOUT_S
         answer: dict[str, Any] = page.evaluate(script, timeout_s=timeout)
-        heaps = [model.pop("heaps") for model in answer["models"].values()]
+        heaps = answer.pop("heaps")
         answer["conditions"] = _conditions(self, state.downloaded, heaps, job)
         return answer
 
@@ -232,19 +232,19 @@ def _graph_files(graph: str, files: Mapping[str, Path]) -> list[str]:
 
 
 def _conditions(
-    target: BrowserTarget, transferred: int, heaps: Sequence[Mapping[str, Any]], job: Job
+    target: BrowserTarget, transferred: int, heaps: Mapping[str, int | None], job: Job
 ) -> dict[str, str]:
     """Describes what a page used, in words."""
     conditions = {
         "browser": target.source,
         "kernels": "WebAssembly SIMD" if target.provider == "wasm" else "WebGPU in software",
-        "wasm heap": f"{mebibytes(sum(heap['wasm'] for heap in heaps))} MiB",
+        "wasm heap": f"{mebibytes(heaps['wasm'] or 0)} MiB",
         "downloaded": f"{mebibytes(transferred)} MiB",
         "page threads": _threads_in_words(target, job),
     }
-    scripts = [heap["js"] for heap in heaps if heap["js"] is not None]
-    if scripts:
-        conditions["js heap"] = f"{mebibytes(sum(scripts))} MiB"
+    scripts = heaps["js"]
+    if scripts is not None:
+        conditions["js heap"] = f"{mebibytes(scripts)} MiB"
     return conditions
 
 

@@ -67,7 +67,9 @@ def test_a_job_gives_times_outputs_and_conditions(
     assert [len(block.first_ns) for block in turns.blocks] == [2] * 4
     assert reply.conditions["page threads"].startswith("1, in shared memory")
     assert reply.conditions["browser"] == f"Chromium {target.version}"
-    assert {"wasm heap", "js heap", "downloaded"} <= set(reply.conditions)
+    assert {"wasm heap", "downloaded"} <= set(reply.conditions)
+    # Threads of the runtime do not answer how much memory their scripts have.
+    assert "js heap" not in reply.conditions
     assert float(reply.conditions["downloaded"].split()[0]) > 13
 
     session = onnxruntime.InferenceSession(artefact.path)

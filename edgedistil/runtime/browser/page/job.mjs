@@ -75,6 +75,16 @@ class Runner {
     this.lastCall = performance.now();
   }
 
+  // Bytes of the memories of WebAssembly and of JavaScript's objects, of all sessions together.
+  async heaps() {
+    let wasm = 0;
+    for (const worker of this.workers.values()) wasm += await worker.ask('heap', {});
+    // The runtime's threads sleep in WebAssembly and answer no question: the browser would wait for
+    // them for a minute.
+    const isThreaded = [...this.workers.keys()].some((threads) => threads > 1);
+    return { wasm, js: isThreaded ? null : await scriptBytes() };
+  }
+
   // Times `work`, and what the system did to the page's process meanwhile.
   async watched(work) {
     const before = await counters();
@@ -171,8 +181,8 @@ export async function runJob(job, options) {
       memory.run = (await counters()).resident;
     }
     memory.peak = (await counters()).peak;
-    entry.heaps = { js: await scriptBytes(), ...(await runner.models[label].ask('heaps', {})) };
   }
+  reply.heaps = await runner.heaps();
   for (const item of job.alternate) {
     await phase(`alternate ${item.name}`);
     reply.alternation.push(await runner.alternate(item));

@@ -138,9 +138,8 @@ const actions = {
     }
   },
 
-  async heaps() {
-    const wasm = memories.reduce((sum, memory) => sum + memory.buffer.byteLength, 0);
-    return { wasm };
+  async heap() {
+    return memories.reduce((sum, memory) => sum + memory.buffer.byteLength, 0);
   },
 };
 

@@ -21,6 +21,7 @@ from edgedistil.core.model_source import find_model
 from edgedistil.core.sentence_modules import find_transformer, read_modules
 from edgedistil.core.task import ENCODER_TASK, SENTENCE_TASK, TASKS
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
+from edgedistil.core.tokenizer_match import warn_of_doubts
 from edgedistil.core.weight_headers import Shape, read_tensors, weight_files
 from edgedistil.export.sentence_modules import omitted_parts
 from edgedistil.export.source import read_source, why_no_sentence_vectors
@@ -55,6 +56,7 @@ class TokenizerFacts:
         max_length: Tokens of the longest text, by tokenizer and model; None without a limit.
         padding_side: right or left.
         frame: Special tokens in front of a text, and behind it.
+        doubts: Facts for which it may be another model's.
     """
 
     kind: str
@@ -64,6 +66,7 @@ class TokenizerFacts:
     max_length: int | None
     padding_side: str
     frame: tuple[list[str], list[str]]
+    doubts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,7 @@ def _tokenizer_facts(tokenizer: TextTokenizer) -> TokenizerFacts:
         max_length=min(limits, default=None),
         padding_side=tokenizer.padding_side,
         frame=(before, after),
+        doubts=tokenizer.doubts,
     )
 
 
@@ -329,6 +333,7 @@ def show_inspection(inspection: Inspection) -> None:
     console.table(inspection.model, ["", ""], rows)
     if inspection.tokenizer is not None:
         console.table("Tokenizer", ["", ""], _tokenizer_rows(inspection.tokenizer))
+        warn_of_doubts(inspection.model, inspection.tokenizer.doubts)
     console.table("What can be done", ["", "", ""], _answer_rows(inspection))
     for part in inspection.omitted:
         console.warn(f"no export contains {part}")

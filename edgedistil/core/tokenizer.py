@@ -35,6 +35,7 @@ from edgedistil.core.tokenizer_files import (
     text_side,
     token_text,
 )
+from edgedistil.core.tokenizer_match import DOUBTED, REFUSED, foreign_signs, total_weight
 from edgedistil.core.tokenizer_roles import special_roles
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 # A character that no normalizer removes and that hardly any vocabulary has.
 _RARE_CHARACTER = "ꙮ"
+_SAME_SOURCE = "take tokenizer and model from the same source"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class TextTokenizer:
         padding_side: Side on which short texts are padded: right or left.
         gives_token_types: Whether texts come with token types, which mark the second text.
         frames: Special tokens around one text, and around two.
+        doubts: Facts for which it may be another model's tokenizer; empty where it fits.
     """
 
     backend: Tokenizer
@@ -93,6 +96,7 @@ class TextTokenizer:
     padding_side: Side
     gives_token_types: bool
     frames: tuple[Frame, Frame]
+    doubts: tuple[str, ...] = ()
 
     def token_id(self, kind: str) -> int | None:
         """Returns the id of a special token (`mask`); None if the vocabulary has no such token."""
@@ -220,8 +224,8 @@ def read_tokenizer(folder: Path, *, abridged: bool = False) -> TextTokenizer:
         abridged: Whether the reader needs ids, special tokens and limits only, and encodes no text:
             faster for large vocabularies.
     Raises:
-        ModelError: The folder has no tokenizer, one that cannot be read, or one with ids that the
-            model in the folder does not have.
+        ModelError: The folder has no tokenizer, one that cannot be read, one with ids that the
+            model in the folder does not have, or another model's.
     """
     files = read_files(folder)
     with library_errors(f"cannot read the tokenizer in {folder}", hint=DAMAGED_HINT):
@@ -240,6 +244,7 @@ def read_tokenizer(folder: Path, *, abridged: bool = False) -> TextTokenizer:
     _check_token_types(files, frames)
     roles = special_roles(files, backend, special)
     _check_padding(files, backend.token_to_id(roles.get("pad_token", "")))
+    doubts = _doubts(files, backend, roles)
     return TextTokenizer(
         backend=backend,
         folder=folder,
@@ -252,6 +257,7 @@ def read_tokenizer(folder: Path, *, abridged: bool = False) -> TextTokenizer:
         padding_side=text_side(files, "padding_side"),
         gives_token_types=_gives_token_types(files, built, frames),
         frames=frames,
+        doubts=doubts,
     )
 
 
@@ -281,8 +287,7 @@ def _within_rows(files: TokenizerFiles, built: BuiltTokenizer) -> tuple[Tokenize
         raise ModelError(
             f"the tokenizer in {files.folder} has ids up to {largest:,} ({len(vocabulary):,} "
             f"tokens), and the model has a word-embedding matrix of {rows:,} rows",
-            hint="take tokenizer and model from the same source, or resize the matrix with "
-            "model.resize_token_embeddings",
+            hint=f"{_SAME_SOURCE}, or resize the matrix with model.resize_token_embeddings",
         )
     return _without_tokens(backend, beyond), {
         name: token for name, token in special.items() if token not in beyond
@@ -376,7 +381,7 @@ def _check_token_types(files: TokenizerFiles, frames: tuple[Frame, Frame]) -> No
         raise ModelError(
             f"the tokenizer in {files.folder} marks texts with token types up to {largest}, and "
             f"the model has vectors for {segments} (0 to {segments - 1})",
-            hint="take tokenizer and model from the same source",
+            hint=_SAME_SOURCE,
         )
 
 
@@ -394,8 +399,20 @@ def _check_padding(files: TokenizerFiles, pad_id: int | None) -> None:
         raise ModelError(
             f"the tokenizer in {files.folder} pads with id {pad_id}, and the {family.model_type} "
             f"counts positions from its own padding id, {expected}",
-            hint="take tokenizer and model from the same source",
+            hint=_SAME_SOURCE,
         )
+
+
+def _doubts(files: TokenizerFiles, backend: Tokenizer, roles: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns what speaks against the tokenizer; raises ModelError if it is another model's."""
+    signs = foreign_signs(files, backend, roles, vocabulary_size(backend))
+    weight, facts = total_weight(signs), tuple(sign.text for sign in signs)
+    if weight >= REFUSED:
+        raise ModelError(
+            f"the tokenizer in {files.folder} does not belong to its model: {'; '.join(facts)}",
+            hint=_SAME_SOURCE,
+        )
+    return facts if weight >= DOUBTED else ()
 
 
 def _frame(backend: Tokenizer, *, pair: bool) -> Frame:

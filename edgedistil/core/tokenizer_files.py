@@ -201,6 +201,13 @@ def named_tokens(files: TokenizerFiles, defaults: Mapping[str, str]) -> dict[str
     return named
 
 
+def declared_tokens(files: TokenizerFiles) -> list[str]:
+    """Returns the special tokens that the files name, without those of a class's defaults."""
+    values = {name: v for name, v in _declared_names(files).items() if v is not None}
+    texts = [token_text(_parse_token(value, files, name)) for name, value in values.items()]
+    return list(dict.fromkeys(texts))
+
+
 def undeclared_names(files: TokenizerFiles, names: Iterable[str]) -> list[str]:
     """Returns the names that no file has, not even without a token."""
     declared = _declarations(files)

@@ -40,9 +40,15 @@ def special_roles(
         # config.json has the ids that the model was trained with.
         token_id = files.config.get(f"{name}_id")
         token = added.get(token_id) if type(token_id) is int else None
-        usual = [t for t in _CONVENTIONS[name] if backend.token_to_id(t) is not None]
+        usual = usual_token(backend, name)
         if token is not None and token.special:
             roles[name] = token.content
-        elif usual:
-            roles[name] = usual[0]
+        elif usual is not None:
+            roles[name] = usual
     return roles
+
+
+def usual_token(backend: Tokenizer, name: str) -> str | None:
+    """Returns the token that encoders use under a name; None if the vocabulary has none."""
+    tokens = [t for t in _CONVENTIONS[name] if backend.token_to_id(t) is not None]
+    return tokens[0] if tokens else None

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer
 from edgedistil.core import console
 from edgedistil.core.library_errors import library_errors
 from edgedistil.core.tokenizer import TextTokenizer
+from edgedistil.core.tokenizer_match import warn_of_doubts
 from edgedistil.models.quiet import quiet
 
 # Text with what tokenizers differ in: case, accents, scripts, punctuation, numbers and blanks.
@@ -19,13 +20,15 @@ _SAMPLES = (
 
 
 def warn_if_read_otherwise(tokenizer: TextTokenizer) -> None:
-    """Warns if transformers gives other ids than a tokenizer.json that was taken as it is.
+    """Warns if a tokenizer may be another model's, or transformers gives other ids.
 
-    The classes that `core.tokenizer` builds itself are compared in a test, the others here.
+    A tokenizer.json that was taken as it is is compared with transformers' reading of it. The
+    classes that `core.tokenizer` builds itself are compared in a test, the others here.
 
     Raises:
         ModelError: transformers cannot read the tokenizer.
     """
+    warn_of_doubts(tokenizer.folder, tokenizer.doubts)
     if tokenizer.class_name is not None:
         return
     problem = f"transformers cannot read the tokenizer in {tokenizer.folder}"

@@ -163,7 +163,7 @@ def _shape(source: ModelFolder) -> dict[str, int]:
     sizes = {
         "layers": family.layers(config),
         "hidden": family.hidden(config),
-        "heads": int(config[family.keys.heads]),
+        "heads": family.heads(config),
         "intermediate": int(config[family.keys.intermediate]),
         "vocabulary": family.vocabulary(config),
         "positions": family.positions_limit(config),

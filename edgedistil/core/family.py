@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from edgedistil.core.family_info import BERT_HEAD, ConfigKeys, FamilyInfo, MlmHead, ModuleNames
+from edgedistil.core.family_info import (
+    BERT_ATTENTION,
+    BERT_HEAD,
+    ConfigKeys,
+    FamilyInfo,
+    MlmHead,
+    ModuleNames,
+)
 
 # The first release whose RotaryEmbedding runs on a CPU.
 _ROTARY_RUNTIME = (1, 17)
@@ -89,6 +96,12 @@ FAMILIES: dict[str, FamilyInfo] = {
                 output="transformer",
                 layers="transformer.layer",
                 query="attention.q_lin",
+                attention=(
+                    "attention.q_lin",
+                    "attention.k_lin",
+                    "attention.v_lin",
+                    "attention.out_lin",
+                ),
                 up="ffn.lin1",
                 blocks=(("attention", "sa_layer_norm"), ("feed-forward", "output_layer_norm")),
             ),
@@ -114,7 +127,7 @@ FAMILIES: dict[str, FamilyInfo] = {
                 "num_attention_heads": 4,
                 "intermediate_size": 1024,
             },
-            names=ModuleNames(embedding_projection="embeddings_project"),
+            names=ModuleNames(attention=BERT_ATTENTION, embedding_projection="embeddings_project"),
             mlm_head=MlmHead(
                 dense="generator_predictions.dense",
                 norm="generator_predictions.LayerNorm",

@@ -44,6 +44,8 @@ class ModuleNames:
         position_embedding: Rows of the positions; None for a family without absolute positions.
         segment_embedding: Rows of the token types.
         query: Query projection of a layer; None if its width is not the hidden size.
+        attention: Query, key, value and output projection of a layer; None for a family whose heads
+            cannot be removed one by one.
         up: First feed-forward projection of a layer; None as for `query`.
         embedding_projection: Module that widens factorised embeddings to the hidden size.
         blocks: Parts of a layer in order, and the module of the layer whose output ends each; ""
@@ -57,6 +59,7 @@ class ModuleNames:
     position_embedding: str | None = "embeddings.position_embeddings"
     segment_embedding: str = "embeddings.token_type_embeddings"
     query: str | None = "attention.self.query"
+    attention: tuple[str, str, str, str] | None = None
     up: str | None = "intermediate.dense"
     embedding_projection: str | None = None
     blocks: tuple[tuple[str, str], ...] = (
@@ -87,8 +90,16 @@ class MlmHead:
     activation_key: str | None = None
 
 
+# transformers 4 stores the heads that a layer lacks under this key, as layer → numbers of heads.
+PRUNED_HEADS = "pruned_heads"
+BERT_ATTENTION = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+)
 _STANDARD_KEYS = ConfigKeys()
-_STANDARD_NAMES = ModuleNames()
+_STANDARD_NAMES = ModuleNames(attention=BERT_ATTENTION)
 BERT_HEAD = MlmHead(
     dense="cls.predictions.transform.dense",
     norm="cls.predictions.transform.LayerNorm",
@@ -187,6 +198,17 @@ class FamilyInfo:
     def hidden(self, config: Mapping[str, Any]) -> int:
         """Width of the hidden states of a model, from its parsed config.json."""
         return int(self.with_defaults(config)[self.keys.hidden])
+
+    def heads(self, config: Mapping[str, Any]) -> int:
+        """Attention heads that each layer of a model has, from its parsed config.json."""
+        removed = config.get(PRUNED_HEADS) or {}
+        # The same number in every layer (`edgedistil.core.pruned_heads`).
+        fewer = max(map(len, removed.values()), default=0)
+        return int(self.with_defaults(config)[self.keys.heads]) - fewer
+
+    def head_width(self, config: Mapping[str, Any]) -> int:
+        """Width of an attention head, which does not depend on the number of removed heads."""
+        return self.hidden(config) // int(self.with_defaults(config)[self.keys.heads])
 
     def embedding(self, config: Mapping[str, Any]) -> int:
         """Width of the word embeddings of a model, from its parsed config.json."""

@@ -19,6 +19,7 @@ from edgedistil.core.errors import ModelError, StorageError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.family_info import FamilyInfo
 from edgedistil.core.other_models import CODE_HINT, own_code, what_it_is
+from edgedistil.core.pruned_heads import pruned_heads_problems
 from edgedistil.core.rundir import read_json_object
 from edgedistil.core.weight_headers import DAMAGED_HINT, MERGE_HINT, Shape, read_shapes
 
@@ -255,6 +256,7 @@ def _relation_problems(config: Mapping[str, Any], family: FamilyInfo) -> list[st
     kv_heads = config.get("num_key_value_heads") or heads
     if not _is_integer(kv_heads) or kv_heads < 1 or heads % kv_heads:
         problems.append(f"num_key_value_heads = {echo(kv_heads)}; expected a divisor of {heads}")
+    problems += pruned_heads_problems(config, family)
     pad_id, rows = config.get("pad_token_id"), config[keys.vocabulary]
     if pad_id is not None and not 0 <= pad_id < rows:
         problems.append(
@@ -389,7 +391,10 @@ def _expected_shapes(config: Mapping[str, Any], family: FamilyInfo) -> dict[str,
     if family.token_types:
         expected[f"{names.segment_embedding}.weight"] = (family.segments(config), width)
     if names.query is not None:
-        expected[f"{names.layers}.0.{names.query}.weight"] = (hidden, hidden)
+        expected[f"{names.layers}.0.{names.query}.weight"] = (
+            family.heads(config) * family.head_width(config),
+            hidden,
+        )
     if names.up is not None:
         expected[f"{names.layers}.0.{names.up}.weight"] = (intermediate, hidden)
     return expected

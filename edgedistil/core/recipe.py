@@ -142,13 +142,22 @@ class Student(StrictSection):
         description="Feed-forward units that stay, the most important ones; by default the "
         "teacher's number.",
     )
+    heads: Annotated[int, Field(gt=0, le=10**4)] | None = Field(
+        None,
+        description="Attention heads of a layer that stay, the most important ones; by default "
+        "the teacher's number.",
+    )
     vocabulary: VocabularySection | None = Field(
         None, description="Size of a trimmed vocabulary; by default the teacher's vocabulary."
     )
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
-        sizes = {"vocabulary": self.vocabulary, "intermediate": self.intermediate}
+        sizes = {
+            "vocabulary": self.vocabulary,
+            "intermediate": self.intermediate,
+            "heads": self.heads,
+        }
         for name, value in sizes.items():
             if value is not None and self.init not in ("teacher", "random"):
                 raise ValueError(

@@ -97,13 +97,12 @@ def encoder_shape(source: ModelFolder, *, without_segments: bool = False) -> Enc
         without_segments: Whether segments are left out, as in a BERT's DistilBERT.
     """
     family, config = source.family, source.config
-    heads, hidden = int(config[family.keys.heads]), family.hidden(config)
     has_segments = family.token_types and not without_segments
     return EncoderShape(
         layers=family.layers(config),
-        hidden=hidden,
-        heads=heads,
-        head_width=hidden // heads,
+        hidden=family.hidden(config),
+        heads=family.heads(config),
+        head_width=family.head_width(config),
         intermediate=int(config[family.keys.intermediate]),
         vocabulary=family.vocabulary(config),
         embedding=family.embedding(config),

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgedistil.core.errors import ModelError
+from edgedistil.core.family import FAMILIES
 from edgedistil.core.recipe_objective import Objective as Settings
 from edgedistil.distill.batches import MicroBatch
 from edgedistil.distill.losses import TokenCounts, attended_cosine_sum
@@ -61,6 +63,7 @@ class RepresentationObjective(Objective):
             compiled: Whether to use torch.compile.
         """
         super().__init__()
+        _check_relation_heads(student, teacher, settings)
         self.student, self.settings = student.backbone, settings
         self.loss_names = tuple(name for name in _LOSSES if getattr(settings, name) > 0)
         # In a tuple, so that nn.Module does not register the teacher.
@@ -164,6 +167,24 @@ class RepresentationObjective(Objective):
             for student, teacher in zip(students, teachers, strict=True)
         ]
         return torch.stack(losses).mean()
+
+
+def _check_relation_heads(
+    student: SentenceEncoder, teacher: SentenceEncoder, settings: Settings
+) -> None:
+    """Raises ModelError unless the relation heads divide the widths of both attentions."""
+    if settings.relations == 0:
+        return
+    for encoder, what in ((student, "student"), (teacher, "teacher")):
+        config = encoder.backbone.config
+        family, values = FAMILIES[config.model_type], config.to_dict()
+        width = family.heads(values) * family.head_width(values)
+        if width % settings.relation_heads:
+            raise ModelError(
+                f"objective.relation_heads is {settings.relation_heads}, which does not divide "
+                f"the {width} values of the {what}'s queries",
+                hint="set it to the student's number of heads, or another divisor of both widths",
+            )
 
 
 def layer_pairs(student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:

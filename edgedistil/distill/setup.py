@@ -17,7 +17,9 @@ from edgedistil.core.recipe import Teacher as TeacherSection
 from edgedistil.data.token_store import TokenStore
 from edgedistil.distill.fit_head import fit_head
 from edgedistil.distill.objective import Kind, objective_kind
+from edgedistil.models.heads import check_heads
 from edgedistil.models.mlm_head import head_names
+from edgedistil.models.narrow import check_width
 from edgedistil.models.student import (
     StudentOptions,
     alternate_layers,
@@ -162,6 +164,7 @@ def build_student(
         dropout=section.dropout,
         seed=seed,
         intermediate=section.intermediate,
+        heads=section.heads,
     )
     return make_student(teacher, layer_map=layers, options=options)
 
@@ -172,8 +175,8 @@ def check_fit(
     """Checks that student and corpus of a recipe fit the teacher, before a corpus is built.
 
     Raises:
-        ModelError: Sequences are longer than the teacher's, a layer does not exist, or the folder
-            that the student starts from does not fit.
+        ModelError: Sequences are longer than the teacher's, a layer does not exist, the student
+            would be wider than the teacher, or the folder that it starts from does not fit.
     """
     family = FAMILIES[teacher.config.model_type]
     positions = family.positions_limit(teacher.config.to_dict())
@@ -184,6 +187,10 @@ def check_fit(
             hint=f"set corpus.block_length to at most {positions}",
         )
     layers = layer_map(student, teacher)
+    if student.heads is not None:
+        check_heads(teacher, student.heads)
+    if student.intermediate is not None:
+        check_width(teacher, student.intermediate)
     # Loaded here only for its checks: building a corpus can take hours.
     folder = initial_folder(student)
     if folder is not None:

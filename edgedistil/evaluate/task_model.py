@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.model_folder import read_model_folder
@@ -26,6 +26,7 @@ from edgedistil.evaluate.cells import KEY_FILE, WeightsStamp
 from edgedistil.evaluate.encode import Encoded, Ids, open_tokenizer, pad_id
 from edgedistil.evaluate.kind import TaskKind, TrainingRow
 from edgedistil.evaluate.scoring import Forward, Logits, all_logits
+from edgedistil.models.heads import class_for
 from edgedistil.models.loading import draw_head, load_config, load_weights
 from edgedistil.models.quiet import quiet
 
@@ -77,13 +78,20 @@ def build_task_model(
     set_seed(seed)
     auto_class = _auto_class(kind)
     if random_weights:
-        random_model: PreTrainedModel = auto_class.from_config(config, dtype=torch.float32)
-        return random_model
+        return _draw_model(auto_class, config)
     # A checkpoint may have a head of its own, for another task or other labels.
     loaded = load_weights(auto_class, source, config, fresh_head=True)
     draw_head(loaded)
     task_model: PreTrainedModel = loaded.model
     return task_model
+
+
+def _draw_model(auto_class: Any, config: PreTrainedConfig) -> PreTrainedModel:
+    model_class = class_for(auto_class, config)
+    # An auto class chooses by the config.
+    make = getattr(model_class, "from_config", None) or model_class._from_config
+    model: PreTrainedModel = make(config, dtype=torch.float32)
+    return model
 
 
 def save_task_model(

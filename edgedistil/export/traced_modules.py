@@ -112,7 +112,8 @@ def _attention(
     **_unused: Any,
 ) -> tuple[Tensor, None]:
     config: Any = module.config
-    return _attend(q, k, v, mask_BL, None, config.num_attention_heads, scaling), None
+    heads = FAMILIES[config.model_type].heads(config.to_dict())
+    return _attend(q, k, v, mask_BL, None, heads, scaling), None
 
 
 def _attend(

@@ -64,7 +64,7 @@ def head_weights(sentence: SentenceEncoder) -> dict[str, NDArray[np.float32]]:
 
 def _settings(model: PreTrainedModel) -> dict[str, float]:
     settings = {
-        HEADS: int(model.config.num_attention_heads),
+        HEADS: FAMILIES[model.config.model_type].heads(model.config.to_dict()),
         MASKED_SCORE: MASKED_SCORE_VALUE,
     }
     for name, module in model.named_modules():

@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from edgedistil.core.errors import ModelError
 from edgedistil.core.library_errors import library_errors
 from edgedistil.core.model_folder import ModelFolder, shape_mismatch
+from edgedistil.models.heads import class_for
 from edgedistil.models.quiet import quiet
 
 # Missing weights that an error lists by name.
@@ -73,7 +74,7 @@ def load_weights(
     """
     folder = source.folder
     with library_errors(f"cannot read the weights in {folder}", hint=_DAMAGED_HINT), quiet():
-        model, report = model_class.from_pretrained(
+        model, report = class_for(model_class, config).from_pretrained(
             folder,
             config=config,
             use_safetensors=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -11,6 +12,10 @@ from transformers import PreTrainedModel
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
+from edgedistil.core.family_info import FamilyInfo
+
+# A model's weights by name.
+_Weights = dict[str, Tensor]
 
 
 def narrow_feed_forward(student: PreTrainedModel, width: int) -> PreTrainedModel:
@@ -28,16 +33,9 @@ def narrow_feed_forward(student: PreTrainedModel, width: int) -> PreTrainedModel
     Source: Magnitude pruning of structures, as in Li et al. 2017 (arXiv 1608.08710), §3.
     """
     family = FAMILIES[student.config.model_type]
-    key = family.keys.intermediate
-    present = int(getattr(student.config, key))
-    if not 0 < width < present:
-        raise ModelError(
-            f"student.intermediate is {width}; expected 1 to {present - 1}: the teacher's "
-            f"feed-forward has {present} units",
-            hint="leave the key out for the teacher's width",
-        )
+    present = check_width(student, width)
     config = copy.deepcopy(student.config)
-    setattr(config, key, width)
+    setattr(config, family.keys.intermediate, width)
     # Its weights are replaced, and drawing them must not shift the caller's random state.
     with torch.random.fork_rng(devices=[]):
         narrow: PreTrainedModel = type(student)(config)
@@ -45,30 +43,50 @@ def narrow_feed_forward(student: PreTrainedModel, width: int) -> PreTrainedModel
     axes = {
         name: axis for name in weights if (axis := _unit_axis(weights[name], shapes[name])) >= 0
     }
-    layer = re.compile(rf"(.*{re.escape(family.names.layers)}\.\d+)\.")
-    groups: dict[str, list[str]] = {}
-    for name in axes:
-        match = layer.match(name)
-        groups.setdefault(match[1] if match is not None else "", []).append(name)
-    for names in groups.values():
-        importance_I = torch.ones(present, dtype=torch.float64)
-        for name in names:
-            importance_I *= _norms(weights[name], axes[name], present)
+    for layer_axes in _by_layer(axes, family):
+        importance_I = _importance(weights, layer_axes, present)
         # In their order, so that a model of equal units stays as it was.
         units = importance_I.topk(width).indices.sort().values
-        for name in names:
-            # A gate may be stored in one matrix with what it gates.
-            parts = weights[name].shape[axes[name]] // present
-            index = torch.cat([units + part * present for part in range(parts)])
-            weights[name] = weights[name].index_select(axes[name], index)
+        for name, axis in layer_axes.items():
+            weights[name] = _select(weights[name], axis, units, present)
     narrow.load_state_dict(weights)
     return narrow
+
+
+def check_width(model: PreTrainedModel, width: int) -> int:
+    """Returns the present width of the feed-forward; raises ModelError unless `width` is below."""
+    present = int(getattr(model.config, FAMILIES[model.config.model_type].keys.intermediate))
+    if not 0 < width < present:
+        raise ModelError(
+            f"student.intermediate is {width}; expected 1 to {present - 1}: the teacher's "
+            f"feed-forward has {present} units",
+            hint="leave the key out for the teacher's width",
+        )
+    return present
 
 
 def _unit_axis(weight: Tensor, narrow: Tensor) -> int:
     """Axis of a weight that has a row per unit; -1 without one."""
     changed = [axis for axis, size in enumerate(weight.shape) if narrow.shape[axis] != size]
     return changed[0] if changed else -1
+
+
+def _by_layer(axes: Mapping[str, int], family: FamilyInfo) -> list[dict[str, int]]:
+    """Names and axes of weights, divided by layer."""
+    layer = re.compile(rf"(.*{re.escape(family.names.layers)}\.\d+)\.")
+    groups: dict[str, dict[str, int]] = {}
+    for name, axis in axes.items():
+        match = layer.match(name)
+        groups.setdefault(match[1] if match is not None else "", {})[name] = axis
+    return list(groups.values())
+
+
+def _importance(weights: _Weights, axes: Mapping[str, int], units: int) -> Tensor:
+    """Product of the norms of each unit's weights, (I,)."""
+    importance_I = torch.ones(units, dtype=torch.float64)
+    for name, axis in axes.items():
+        importance_I *= _norms(weights[name], axis, units)
+    return importance_I
 
 
 def _norms(weight: Tensor, axis: int, units: int) -> Tensor:
@@ -79,3 +97,11 @@ def _norms(weight: Tensor, axis: int, units: int) -> Tensor:
     norms = torch.linalg.vector_norm(weight.double(), dim=others)
     product_I: Tensor = norms.view(-1, units).prod(dim=0)
     return product_I
+
+
+def _select(weight: Tensor, axis: int, units: Tensor, present: int) -> Tensor:
+    """The rows or columns of the units that stay."""
+    # A gate may be stored in one matrix with what it gates.
+    parts = weight.shape[axis] // present
+    index = torch.cat([units + part * present for part in range(parts)])
+    return weight.index_select(axis, index)

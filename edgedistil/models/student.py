@@ -22,6 +22,7 @@ from transformers import (
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
+from edgedistil.models.heads import class_for, layers_of_map, prune_heads, set_pruned_heads
 from edgedistil.models.mlm_head import head_names
 from edgedistil.models.narrow import narrow_feed_forward
 from edgedistil.models.quiet import quiet
@@ -81,6 +82,7 @@ class StudentOptions:
         dropout: Probability, for hidden states and attention.
         seed: Of all weights that are drawn.
         intermediate: Units of the feed-forward; None: as many as the teacher's.
+        heads: Attention heads of each layer; None: as many as the teacher's.
     """
 
     init: Literal["teacher", "random"] = "teacher"
@@ -90,6 +92,7 @@ class StudentOptions:
     dropout: float = 0.1
     seed: int = 0
     intermediate: int | None = None
+    heads: int | None = None
 
 
 def make_student(
@@ -121,6 +124,8 @@ def make_student(
             student = _make_shallower(teacher_model, layer_map, options)
         if options.intermediate is not None:
             student = narrow_feed_forward(student, options.intermediate)
+        if options.heads is not None:
+            student = prune_heads(student, options.heads)
     if options.freeze_positions:
         freeze_position_embeddings(student)
     return student.train()
@@ -162,7 +167,8 @@ def _check_layer_map(layer_map: Sequence[int], teacher_layers: int) -> None:
 def _make_distilbert(
     teacher: BertForMaskedLM, layer_map: Sequence[int], options: StudentOptions
 ) -> DistilBertForMaskedLM:
-    student = DistilBertForMaskedLM(_student_config(teacher, len(layer_map), options.dropout))
+    config = _student_config(teacher, layer_map, options.dropout)
+    student: DistilBertForMaskedLM = class_for(DistilBertForMaskedLM, config)(config)
     if options.init == "teacher":
         with torch.no_grad():
             _copy_embeddings(teacher, student, options.fold_segment)
@@ -172,14 +178,16 @@ def _make_distilbert(
     return student
 
 
-def _student_config(teacher: BertForMaskedLM, layers: int, dropout: float) -> DistilBertConfig:
+def _student_config(
+    teacher: BertForMaskedLM, layer_map: Sequence[int], dropout: float
+) -> DistilBertConfig:
     # DistilBERT has other names for BERT's settings, and no settings for token types.
     config = teacher.config
-    return DistilBertConfig(
+    student = DistilBertConfig(
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         sinusoidal_pos_embds=False,
-        n_layers=layers,
+        n_layers=len(layer_map),
         n_heads=config.num_attention_heads,
         dim=config.hidden_size,
         hidden_dim=config.intermediate_size,
@@ -190,6 +198,8 @@ def _student_config(teacher: BertForMaskedLM, layers: int, dropout: float) -> Di
         pad_token_id=config.pad_token_id,
         tie_word_embeddings=True,
     )
+    set_pruned_heads(student, layers_of_map(config, layer_map))
+    return student
 
 
 def _copy_embeddings(
@@ -258,6 +268,7 @@ def _shallower_config(teacher: PreTrainedModel, layer_map: Sequence[int]) -> Pre
         # A layer keeps its kind of attention, local or global.
         config.layer_types = [kinds[index] for index in layer_map]
     config.num_hidden_layers = len(layer_map)
+    set_pruned_heads(config, layers_of_map(teacher.config, layer_map))
     _check_first_layer(teacher, layer_map)
     return config
 
@@ -366,7 +377,7 @@ def _read_student(folder: Path, family: str, dropout: float) -> tuple[PreTrained
         )
     _set_dropout(config, dropout)
     # A local folder with safetensors only: nothing is downloaded and no pickle is read.
-    student, report = AutoModelForMaskedLM.from_pretrained(
+    student, report = class_for(AutoModelForMaskedLM, config).from_pretrained(
         folder,
         config=config,
         use_safetensors=True,

@@ -138,6 +138,23 @@ def test_the_activations_are_those_of_transformers() -> None:
         (_config(hidden_dropout_prob=1.5), "hidden_dropout_prob = 1.5; expected 0 to 1"),
         (_config(initializer_range=101), "initializer_range = 101; expected 0 to 100"),
         (_config(id2label=["a", "b"]), "id2label = .*; expected an object"),
+        (_config(pruned_heads={"0": [1]}), "pruned_heads = .*; expected a list of different heads"),
+        (
+            _config(pruned_heads=[0]),
+            "pruned_heads = .*; expected a list of different heads",
+        ),
+        (
+            _config(pruned_heads={"0": [0, 0], "1": [1], "2": [1]}),
+            "pruned_heads of layer 0 is wrong; expected a list of different heads",
+        ),
+        (
+            _config(pruned_heads={"0": [0], "1": [], "2": [1]}),
+            "pruned_heads leaves 1, 2 heads; expected one number above 0",
+        ),
+        (
+            _config(pruned_heads={"0": [0], "1": [0], "2": [1]}),
+            r"query.weight' in .* has the shape \(22, 22\); config.json asks for \(11, 22\)",
+        ),
         (_config(num_labels=-2), "num_labels = -2; expected 1 to 1,000,000"),
         (_config(problem_type="ranking"), "problem_type = 'ranking'; expected one of regression"),
         (_config(torch_dtype="int3"), "torch_dtype = 'int3'; expected one of float32"),

@@ -49,6 +49,15 @@ def test_sequences_longer_than_the_teachers(teacher: BertForMaskedLM) -> None:
         check_fit(Student(), corpus, teacher)
 
 
+@pytest.mark.parametrize("sizes", [{"heads": 4}, {"intermediate": 10**5}])
+def test_sizes_above_the_teachers_are_refused_before_a_corpus_is_built(
+    sizes: dict[str, int], teacher: BertForMaskedLM
+) -> None:
+    corpus = Corpus(sources=[SourceSpec(files="x.txt")], block_length=16)
+    with pytest.raises(ModelError, match="expected 1 to"):
+        check_fit(Student(**sizes), corpus, teacher)
+
+
 def test_a_student_to_distil_further_is_loaded(teacher: BertForMaskedLM, tmp_path: Path) -> None:
     first = build_student(Student(), teacher, seed=3)
     first.save_pretrained(tmp_path / "student")

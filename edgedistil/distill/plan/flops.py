@@ -5,12 +5,15 @@ For devices on which a plan cannot time steps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from edgedistil.core.family import FAMILIES
+from edgedistil.core.family_info import FamilyInfo
 from edgedistil.core.recipe import Loss
 from edgedistil.models.fast import projection
 
@@ -62,8 +65,7 @@ class ModelShape:
             embedding=family.embedding(config.to_dict()),
             intermediate=getattr(config, family.keys.intermediate),
             layer_weights=sum(linear.weight.numel() for linear in linears) // len(stored),
-            # MobileBERT's key for the width inside a layer.
-            attention=getattr(config, "true_hidden_size", config.hidden_size),
+            attention=_attention_width(family, config.to_dict()),
             vocabulary=config.vocab_size,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
         )
@@ -79,6 +81,12 @@ class ModelShape:
     def head_flops(self) -> float:
         """FLOPs of one projected token in a forward pass of the MLM head."""
         return 2.0 * self.embedding * (self.hidden + self.vocabulary)
+
+
+def _attention_width(family: FamilyInfo, config: Mapping[str, Any]) -> int:
+    # MobileBERT's key for the width inside a layer.
+    inside = config.get("true_hidden_size")
+    return int(inside) if inside else family.heads(config) * family.head_width(config)
 
 
 def flops_per_token(

@@ -120,7 +120,7 @@ class PassCounts:
         return cls(
             boundaries=calls["boundary"],
             layers=family.layers(config.to_dict()),
-            heads=config.num_attention_heads,
+            heads=family.heads(config.to_dict()),
             gelus=calls["gelu"],
             biased_gelus=calls["gelu of tokens"] - calls["gelu without bias"],
             silus=calls["silu"],

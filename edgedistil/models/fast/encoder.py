@@ -116,7 +116,7 @@ def encode_layers(
 
 
 def last_projections(model: PreTrainedModel, states: list[Tensor]) -> list[Tensor]:
-    """Returns queries, keys and values of the last layer, (B, L, D) each.
+    """Returns queries, keys and values of the last layer, (B, L, A) each.
 
     Args:
         model: A model that the fast path computes (`fits`).
@@ -329,7 +329,7 @@ class _LayerModules:
 
 def _layers(model: PreTrainedModel) -> Iterator[_LayerModules]:
     family, encoder = FAMILIES[model.config.model_type], model.base_model
-    heads = model.config.num_attention_heads
+    heads = family.heads(model.config.to_dict())
     is_exact = getattr(model.config, family.keys.activation) == "gelu"
     modules_of = _distilbert_modules if family.model_type == "distilbert" else _bert_modules
     layers: Any = encoder.get_submodule(family.names.layers)

@@ -12,7 +12,7 @@ docs/decisions.md#on-a-cpu-a-transformer-layer-is-one-autograd-function):
 - biases are added inside the MatMul where oneDNN can do that;
 - the activation is computed again in the backward pass instead of stored.
 
-Shape suffixes: M = B · L tokens, D width, F feed-forward width, H heads, d = D / H.
+Shape suffixes: M = B · L tokens, D width, F feed-forward width, H heads of width d, A = H · d.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class _Saved(NamedTuple):
     """Tensors that the forward pass saves for the backward pass."""
 
     x_MD: Tensor
-    attended_MD: Tensor
+    attended_MA: Tensor
     attention_output_mask: Tensor | None
     first_sum_MD: Tensor
     first_mean: Tensor
@@ -152,14 +152,14 @@ class _Layer(torch.autograd.Function):
 
         # Query, key and value from one MatMul, then attention.
         x_MD = hidden_BLD.reshape(-1, width)
-        qkv_M3D = _affine(x_MD, cast.qkv, cast.qkv_bias)
-        qkv_3BHLd = qkv_M3D.view(batch, length, 3, settings.heads, -1).permute(2, 0, 3, 1, 4)
+        qkv_M3A = _affine(x_MD, cast.qkv, cast.qkv_bias)
+        qkv_3BHLd = qkv_M3A.view(batch, length, 3, settings.heads, -1).permute(2, 0, 3, 1, 4)
         attended_BHLd, state = _attention(qkv_3BHLd, bias_B11L, settings, needs_gradient)
-        attended_MD = attended_BHLd.transpose(1, 2).reshape(-1, width)
+        attended_MA = attended_BHLd.transpose(1, 2).reshape(len(x_MD), -1)
 
         # Output projection, dropout, residual and LayerNorm. The residual is added into the output
         # of the MatMul, which nothing else reads.
-        output_MD = _affine(attended_MD, cast.attention_output, cast.attention_output_bias)
+        output_MD = _affine(attended_MA, cast.attention_output, cast.attention_output_bias)
         output_mask = draw_keep_mask(output_MD, settings.attention_output_dropout)
         first_sum_MD = apply_mask_(output_MD, output_mask).add_(x_MD)
         middle_MD, *first_statistics = _norm(first_sum_MD, attention_norm, settings.epsilons[0])
@@ -175,7 +175,7 @@ class _Layer(torch.autograd.Function):
             assert state is not None
             # In the order of _Saved.
             ctx.save_for_backward(
-                x_MD, attended_MD, output_mask, first_sum_MD, *first_statistics, middle_MD, up_MF,
+                x_MD, attended_MA, output_mask, first_sum_MD, *first_statistics, middle_MD, up_MF,
                 down_mask, second_sum_MD, *second_statistics, *attention_norm, *output_norm, *state,
             )  # fmt: skip
             ctx.cast, ctx.heads, ctx.shape = cast, settings.heads, hidden_BLD.shape
@@ -211,21 +211,22 @@ class _Layer(torch.autograd.Function):
             (saved.attention_norm, saved.attention_norm_bias),
         )
         output_grad_MD = apply_mask(residual_MD, saved.attention_output_mask)
-        output = cast.gradients("attention_output", output_grad_MD, saved.attended_MD)
-        attended_grad_MD = output_grad_MD @ cast.attention_output
+        output = cast.gradients("attention_output", output_grad_MD, saved.attended_MA)
+        attended_grad_MA = output_grad_MD @ cast.attention_output
 
         # Attention writes the three gradients next to each other: one MatMul follows, not three.
-        qkv_grad = torch.empty(batch, length, 3, heads, width // heads, dtype=saved.x_MD.dtype)
+        head_width = saved.query.shape[-1]
+        qkv_grad = torch.empty(batch, length, 3, heads, head_width, dtype=saved.x_MD.dtype)
         _attention_backward(
-            attended_grad_MD.view(batch, length, heads, -1).transpose(1, 2),
+            attended_grad_MA.view(batch, length, heads, -1).transpose(1, 2),
             qkv_grad.permute(2, 0, 3, 1, 4),
             _AttentionState(*saved[-5:]),
         )
-        qkv_grad_M3D = qkv_grad.view(-1, 3 * width)
-        qkv = cast.qkv_gradients(qkv_grad_M3D, saved.x_MD)
+        qkv_grad_M3A = qkv_grad.view(-1, 3 * heads * head_width)
+        qkv = cast.qkv_gradients(qkv_grad_M3A, saved.x_MD)
         hidden_grad_BLD = None
         if ctx.needs_input_grad[0]:
-            hidden_grad_BLD = residual_MD.addmm_(qkv_grad_M3D, cast.qkv).view(batch, length, width)
+            hidden_grad_BLD = residual_MD.addmm_(qkv_grad_M3A, cast.qkv).view(batch, length, width)
         # In the order of `forward`: no gradient for the bias and the settings.
         gradients = (*qkv, *output, *attention_norm, *up, *down, *output_norm)
         return hidden_grad_BLD, None, None, *gradients
@@ -241,8 +242,8 @@ class _CastWeights:
     """
 
     def __init__(self, weights: LayerWeights, dtype: torch.dtype, settings: LayerSettings) -> None:
-        width = weights.query.shape[1]
-        score_scale = 1 / math.sqrt(width // settings.heads)
+        attention, width = weights.query.shape
+        score_scale = 1 / math.sqrt(attention // settings.heads)
         self._qkv_scales = (score_scale, 1.0, dropout_scale(settings.attention_dropout))
         self._scales = {
             "attention_output": dropout_scale(settings.attention_output_dropout),
@@ -251,8 +252,8 @@ class _CastWeights:
         }
         self._parameter_dtype = weights.query.dtype
 
-        self.qkv = torch.empty(3 * width, width, dtype=dtype)
-        self.qkv_bias = torch.empty(3 * width, dtype=dtype)
+        self.qkv = torch.empty(3 * attention, width, dtype=dtype)
+        self.qkv_bias = torch.empty(3 * attention, dtype=dtype)
         self._cast_qkv(weights)
         scale = self._scales["attention_output"]
         self.attention_output = _scaled(weights.attention_output, scale).to(dtype)
@@ -276,10 +277,10 @@ class _CastWeights:
         bias_N = grad_MN.sum(0).to(self._parameter_dtype)
         return _scaled_(weight_NK, self._scales[name]), _scaled_(bias_N, self._scales[name])
 
-    def qkv_gradients(self, grad_M3D: Tensor, x_MD: Tensor) -> list[Tensor]:
+    def qkv_gradients(self, grad_M3A: Tensor, x_MD: Tensor) -> list[Tensor]:
         """Returns gradients of query, key and value: weight and bias of each."""
-        weights = (grad_M3D.T @ x_MD).to(self._parameter_dtype).chunk(3)
-        biases = grad_M3D.sum(0).to(self._parameter_dtype).chunk(3)
+        weights = (grad_M3A.T @ x_MD).to(self._parameter_dtype).chunk(3)
+        biases = grad_M3A.sum(0).to(self._parameter_dtype).chunk(3)
         gradients = []
         for scale, weight, bias in zip(self._qkv_scales, weights, biases, strict=True):
             gradients += [_scaled_(weight, scale), _scaled_(bias, scale)]

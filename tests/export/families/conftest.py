@@ -163,13 +163,19 @@ Export = Callable[..., Exported]
 def export_case(
     tokenizer_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Export:
-    """Saves a model with its tokenizer, and exports it."""
+    """Saves a model with its tokenizer, and exports it; `rebuild` changes the model first."""
 
     def export(
-        name: str, task: Task, precisions: tuple[str, ...] = ("fp32", "int8"), **changes: Any
+        name: str,
+        task: Task,
+        precisions: tuple[str, ...] = ("fp32", "int8"),
+        rebuild: Callable[[PreTrainedModel], PreTrainedModel] | None = None,
+        **changes: Any,
     ) -> Exported:
         case = CASES[name]
         model = make_model(case, task, **changes)
+        if rebuild is not None:
+            model = rebuild(model).eval().requires_grad_(False)
         root = tmp_path_factory.mktemp(f"{name}-{task}")
         source_folder = root / "source"
         model.save_pretrained(source_folder)

@@ -1,0 +1,193 @@
+"""Students with fewer attention heads, removed by their importance."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.auto_factory import _get_model_class
+
+from edgedistil.core.errors import ModelError
+from edgedistil.core.family import FAMILIES
+from edgedistil.core.family_info import PRUNED_HEADS
+
+
+def prune_heads(student: PreTrainedModel, heads: int) -> PreTrainedModel:
+    """Returns the student with the most important heads of each layer.
+
+    Args:
+        student: The student, with the teacher's heads.
+        heads: Heads that stay in each layer.
+    Raises:
+        ModelError: The number is not below the present one, or the family's heads cannot be
+            removed.
+    Source: Michel et al. 2019 (arXiv 1905.10650), §2.
+    Differs from: The importance is a norm of weights (`head_importance`), not a gradient; every
+        layer loses the same number.
+    """
+    present = check_heads(student, heads)
+    most_important = [
+        head_importance(value, output, present).topk(heads).indices.sort().values
+        for _, _, value, output in _attentions(student)
+    ]
+    config = copy.deepcopy(student.config)
+    set_pruned_heads(config, _removed_heads(student.config, most_important))
+    # Its weights are replaced, and drawing them must not shift the caller's random state.
+    with torch.random.fork_rng(devices=[]):
+        pruned: PreTrainedModel = class_for(type(student), config)(config)
+    pruned.load_state_dict(_cut_weights(student, most_important, present))
+    return pruned
+
+
+def _cut_weights(
+    student: PreTrainedModel, heads: Sequence[Tensor], present: int
+) -> dict[str, Tensor]:
+    """The student's weights with the rows and columns of some heads of each layer."""
+    weights: dict[str, Tensor] = student.state_dict()
+    names = {id(module): name for name, module in student.named_modules()}
+    for linears, heads_K in zip(_attentions(student), heads, strict=True):
+        rows = _rows_of(heads_K, linears[0].out_features // present)
+        for linear in linears[:3]:
+            for kind in ("weight", "bias"):
+                name = f"{names[id(linear)]}.{kind}"
+                weights[name] = weights[name][rows]
+        name = f"{names[id(linears[3])]}.weight"
+        weights[name] = weights[name][:, rows]
+    return weights
+
+
+def head_importance(value: nn.Linear, output: nn.Linear, heads: int) -> Tensor:
+    """Returns the Frobenius norm of what each head does to the states that it attends to.
+
+        I_h = ‖ O_h V_h ‖,   O_h (D, d) columns of the output, V_h (d, D) rows of the value
+
+    Unlike the product of both norms it does not depend on the basis inside a head.
+
+    Args:
+        value, output: The layer's projections, (A, D) and (D, A).
+        heads: Heads of the layer.
+    Returns:
+        Shape (heads,), float64.
+    """
+    values_HdD = value.weight.detach().double().view(heads, -1, value.in_features)
+    outputs_HdD = output.weight.detach().double().T.reshape(heads, -1, output.out_features)
+    # ‖O V‖² = tr(OᵀO VVᵀ): products inside a head only.
+    inner_Hdd = outputs_HdD @ outputs_HdD.transpose(1, 2)
+    outer_Hdd = values_HdD @ values_HdD.transpose(1, 2)
+    squares_H = (inner_Hdd * outer_Hdd).sum((1, 2))
+    return squares_H.clamp(min=0).sqrt()
+
+
+def layers_of_map(config: PreTrainedConfig, layer_map: Sequence[int]) -> dict[str, list[int]]:
+    """Returns `pruned_heads` of a model that has these layers of another one."""
+    removed = getattr(config, PRUNED_HEADS, None) or {}
+    if not removed:
+        return {}
+    return {str(place): removed[str(layer)] for place, layer in enumerate(layer_map)}
+
+
+def set_pruned_heads(config: PreTrainedConfig, removed: dict[str, list[int]]) -> None:
+    """Writes `pruned_heads`; a config of complete layers gets no such key."""
+    if removed:
+        config.pruned_heads = removed
+
+
+def check_heads(model: PreTrainedModel, heads: int) -> int:
+    """Returns the present number of heads; raises ModelError unless `heads` can stay."""
+    family = FAMILIES[model.config.model_type]
+    if family.names.attention is None:
+        raise ModelError(
+            f"student.heads is {heads}, and heads of a {family.model_type} cannot be removed",
+            hint="leave the key out; student.intermediate makes its layers narrower",
+        )
+    present = family.heads(model.config.to_dict())
+    if not 0 < heads < present:
+        raise ModelError(
+            f"student.heads is {heads}; expected 1 to {present - 1}: the teacher's layers have "
+            f"{present} heads",
+            hint="leave the key out for the teacher's heads",
+        )
+    return present
+
+
+def _removed_heads(config: PreTrainedConfig, stay: Sequence[Tensor]) -> dict[str, list[int]]:
+    """Heads that are missing if `stay` of the present ones do, as numbers of the full layer."""
+    family = FAMILIES[config.model_type]
+    count, before = getattr(config, family.keys.heads), getattr(config, PRUNED_HEADS, None) or {}
+    removed = {}
+    for layer, heads_K in enumerate(stay):
+        missing = set(before.get(str(layer), ()))
+        present = [head for head in range(count) if head not in missing]
+        numbers = {present[index] for index in heads_K.tolist()}
+        removed[str(layer)] = [head for head in range(count) if head not in numbers]
+    return removed
+
+
+def _rows_of(heads_K: Tensor, width: int) -> Tensor:
+    """Rows of a projection that belong to heads."""
+    return (heads_K[:, None] * width + torch.arange(width)).flatten()
+
+
+def _attentions(model: PreTrainedModel) -> list[list[Any]]:
+    """Query, key, value and output projection of each layer."""
+    names = FAMILIES[model.config.model_type].names
+    layers: Any = model.base_model.get_submodule(names.layers)
+    assert names.attention is not None
+    return [[layer.get_submodule(name) for name in names.attention] for layer in layers]
+
+
+# --- classes that build such models --------------------------------------------------------------
+
+
+def class_for(model_class: Any, config: PreTrainedConfig) -> Any:
+    """Returns a class, or auto class, of transformers, that builds models without pruned heads.
+
+    transformers 5 ignores `pruned_heads`: its class would ask for the complete weights.
+
+    Args:
+        model_class: The class; itself is returned for a config without pruned heads.
+        config: The model's config.
+    """
+    if not getattr(config, PRUNED_HEADS, None):
+        return model_class
+    if hasattr(model_class, "_model_mapping"):
+        model_class = _get_model_class(config, model_class._model_mapping)
+    return model_class if hasattr(model_class, "builds_fewer_heads") else _subclass(model_class)
+
+
+@cache
+def _subclass(model_class: Any) -> Any:
+    """A class of the same name, which becomes the config's architecture, with fewer heads."""
+
+    def build(self: Any, config: PreTrainedConfig, *arguments: Any, **settings: Any) -> None:
+        model_class.__init__(self, config, *arguments, **settings)
+        _shrink(self)
+
+    names = {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__}
+    return type(model_class)(
+        model_class.__name__,
+        (model_class,),
+        {**names, "__init__": build, "builds_fewer_heads": True},
+    )
+
+
+def _shrink(model: PreTrainedModel) -> None:
+    """Replaces the projections of every attention by drawn ones with fewer heads."""
+    config = model.config
+    family = FAMILIES[config.model_type]
+    width = family.heads(config.to_dict()) * family.head_width(config.to_dict())
+    for query, key, value, output in _attentions(model):
+        for linear in (query, key, value):
+            _resize(model, linear, linear.in_features, width)
+        _resize(model, output, width, output.out_features)
+
+
+def _resize(model: PreTrainedModel, linear: nn.Linear, inputs: int, outputs: int) -> None:
+    # In place: the module keeps its name in its parent.
+    linear.__init__(inputs, outputs)  # type: ignore[misc]
+    model._init_weights(linear)

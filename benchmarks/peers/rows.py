@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import torch
+import transformers
 from peers.feeds import INPUTS, write_feeds
 from peers.graphs import save_precisions
 from transformers import (
@@ -36,6 +39,13 @@ REQUIREMENTS = {
         "sentence-transformers>=5",
     ],
     "openvino": ["openvino", "nncf", "onnx"],
+    # What transformers.exporters asks for; the product does not use it.
+    "transformers.exporters": [
+        f"transformers=={transformers.__version__}",
+        f"onnx=={onnx.__version__}",
+        f"onnxruntime=={onnxruntime.__version__}",
+        "onnxscript==0.7.0",
+    ],
 }
 CLASSES = {FILL_MASK_TASK: AutoModelForMaskedLM, ENCODER_TASK: AutoModel}
 OURS = "ours"
@@ -238,7 +248,8 @@ def optimum_rows(source: Path, folder: Path, task: Task) -> list[Row]:
 
 def transformers_rows(source: Path, folder: Path, task: Task) -> list[Row]:
     """Exports a model with transformers.exporters; without the forms that it cannot export."""
-    command = [sys.executable, _script("transformers_exporters.py"), str(source), task]
+    python = python_of("transformers.exporters")
+    command = [python, _script("transformers_exporters.py"), str(source), task]
     _run_once(folder, command)
     rows = []
     for precision in ("fp32", "int8"):

@@ -49,7 +49,7 @@ def retain_freed_memory() -> Iterator[bool]:
     at a time: 14% of a step (docs/log.md#retaining-freed-memory-around-the-loop). Applies to the
     entire process; other C libraries are left as they are.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if not _is_glibc():
         yield False
         return
     libc = ctypes.CDLL(None)
@@ -62,3 +62,17 @@ def retain_freed_memory() -> Iterator[bool]:
         libc.mallopt(_M_MMAP_MAX, _DEFAULT_MMAP_MAX)
         libc.mallopt(_M_TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD)
         libc.malloc_trim(0)
+
+
+def return_freed_memory() -> None:
+    """Returns freed blocks to the system, also where they are retained.
+
+    Texts of many lengths leave gaps that no later tensor fits into, so that a process grows for as
+    long as it trains (docs/log.md#retaining-freed-memory-around-the-loop).
+    """
+    if _is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _is_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"

@@ -40,7 +40,7 @@ from edgedistil.distill.checkpoint import (
 from edgedistil.distill.distributed import precision_of
 from edgedistil.distill.interruption import Interruption
 from edgedistil.distill.losses import TokenCounts
-from edgedistil.distill.memory import retain_freed_memory
+from edgedistil.distill.memory import retain_freed_memory, return_freed_memory
 from edgedistil.distill.metrics import Metrics
 from edgedistil.distill.objective import Objective
 from edgedistil.distill.schedule import RunLength, evaluation_interval, learning_rate_factor
@@ -333,6 +333,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Writes a checkpoint; all processes call this, the main one writes."""
+        return_freed_memory()
         states = gather_object([random_state()])
         if not self._accelerator.is_main_process:
             return

@@ -10,20 +10,22 @@ import pytest
 import torch
 
 from edgedistil.distill import memory
-from edgedistil.distill.memory import retain_freed_memory
+from edgedistil.distill.memory import retain_freed_memory, return_freed_memory
 
 CPU = torch.device("cpu")
 
 # In a process of its own: the settings are those of a process, and so is its resident memory.
 PROGRAM = """
 import psutil, torch
-from edgedistil.distill.memory import retain_freed_memory
+from edgedistil.distill.memory import retain_freed_memory, return_freed_memory
 def resident(): return psutil.Process().memory_info().rss
 def allocate_and_free(): torch.zeros(1 << 26)  # 256 MiB
 allocate_and_free(); before = resident()
 with retain_freed_memory() as retains:
     allocate_and_free(); inside = resident()
-print(int(retains), inside - before, resident() - before)
+    return_freed_memory(); returned = resident()
+    allocate_and_free()
+print(int(retains), inside - before, returned - before, resident() - before)
 """
 
 
@@ -43,9 +45,10 @@ def test_freed_memory_is_retained_inside_and_returned_after() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
     )
-    retains, inside, after = map(int, done.stdout.split())
+    retains, inside, returned, after = map(int, done.stdout.split())
     assert retains == 1
     assert inside > 200 << 20
+    assert returned < 50 << 20
     assert after < 50 << 20
 
 
@@ -54,3 +57,4 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("ctypes.CDLL", lambda _name: pytest.fail("it was called"))
     with retain_freed_memory() as retains:
         assert retains is False
+        return_freed_memory()

@@ -35,6 +35,13 @@ class ArtefactKey(Protocol):
     def precision(self) -> str: ...
 
 
+class FormKey(ArtefactKey, Protocol):
+    """A row about an artefact in some runtime."""
+
+    @property
+    def form(self) -> str | None: ...
+
+
 # --- names ---------------------------------------------------------------------------------------
 
 
@@ -46,6 +53,16 @@ def artefact_name(artefact: ArtefactKey) -> str:
 def model_and_task(artefact: ArtefactKey) -> str:
     """Name of an artefact where the precision has a column of its own: `student fill-mask`."""
     return f"{artefact.model} {artefact.task}"
+
+
+def precision_and_form(row: FormKey) -> str:
+    """Precision, with what another runtime makes of it: `int8`, `fp32, OpenVINO bf16`."""
+    return row.precision if row.form is None else f"{row.precision}, {row.form}"
+
+
+def form_name(row: FormKey) -> str:
+    """Name of an artefact in a runtime: `student fill-mask fp32, OpenVINO bf16`."""
+    return f"{model_and_task(row)} {precision_and_form(row)}"
 
 
 def plural(count: int, noun: str) -> str:

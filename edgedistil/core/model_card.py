@@ -30,6 +30,7 @@ from edgedistil.core.format import (
     millions,
     number,
     percent,
+    precision_and_form,
     significant,
 )
 from edgedistil.core.head_words import head_in_words
@@ -306,7 +307,7 @@ def _profile_cells(row: ProfileRow) -> tuple[str, ...]:
     return (
         row.device,
         method,
-        row.precision,
+        precision_and_form(row),
         str(row.threads),
         str(row.length),
         _with_reason(row.latency_ms),

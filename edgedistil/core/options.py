@@ -20,6 +20,7 @@ ArtefactFormat = Literal["onnx", "ort"]
 EmbedSide = Literal["query", "document"]
 BundleLanguage = Literal["cpp", "python", "web"]
 Browser = Literal["chromium"]
+OtherRuntime = Literal["openvino"]
 
 # The longest sequences of any encoder of these families; attention takes their square in memory.
 MAX_LENGTH = 8192
@@ -65,6 +66,14 @@ class ProfileOptions(CheckedOptions):
         Flag(
             "--browser",
             "Measure in this browser on this machine, with WebAssembly; without it, in Python.",
+        ),
+    ] = None
+    runtime: Annotated[
+        OtherRuntime | None,
+        Flag(
+            "--runtime",
+            "Measure in this runtime on this machine, and compare it with onnxruntime: fp32, bf16 "
+            "where the processor has it, our int8, and NNCF's int8. Default: onnxruntime alone.",
         ),
     ] = None
     model: Annotated[

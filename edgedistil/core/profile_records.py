@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from edgedistil.core.bulk_records import ArtefactLimit, BatchRow, SortingGain
+from edgedistil.core.precision import Precision
 from edgedistil.core.records import (
     ArtefactRecord,
     Band,
@@ -69,8 +70,10 @@ class ProfileRow(ArtefactRecord):
     file_bytes: int
     parameters: int
     method: Method
-    # onnxruntime and its version.
+    # Name and version of the runtime.
     runtime: str
+    # What another runtime than onnxruntime makes of the artefact: OpenVINO, OpenVINO bf16, ...
+    form: str | None = None
     threads: int
     batch: int
     # Tokens of a sequence; sentence-pairs is the pass over STS-B-like pairs of mixed lengths.
@@ -195,6 +198,23 @@ class Sustained(ArtefactRecord):
     conditions: dict[str, str]
 
 
+class RuntimeComparison(ArtefactRecord):
+    """Time of another runtime's form of an artefact, against onnxruntime's time of ours."""
+
+    form: str
+    # Name and version of both runtimes.
+    runtimes: str
+    # Precision of the exported artefact in onnxruntime.
+    against: Precision
+    threads: int
+    # Tokens of a sequence.
+    length: int
+    # Time of the form / time of ours: above 1, ours is faster. With its 95% interval.
+    ratio: Figure
+    low: Figure
+    high: Figure
+
+
 class ProfileRecord(Record):
     """The result of `profile` for one device and method: `profile/<device>.<method>.json`."""
 
@@ -206,6 +226,8 @@ class ProfileRecord(Record):
     claims: list[Claim]
     fits: list[MemoryFit] = []
     sustained: list[Sustained] = []
+    # Of --runtime.
+    runtimes: list[RuntimeComparison] = []
     # Of --batch and --memory-limit.
     batches: list[BatchRow] = []
     sorting: list[SortingGain] = []

@@ -48,6 +48,7 @@ class Comparison:
         largest_output: Largest absolute value among PyTorch's outputs.
         parts: Each part against PyTorch with the same roundings, if it was compared.
         ranking: Sentence vectors and their rankings, if they were compared.
+        bounds: Key of the tolerances, where the arithmetic is not that of the precision.
     """
 
     overall: ParityFigures
@@ -55,6 +56,7 @@ class Comparison:
     largest_output: float = 0.0
     parts: list[ReferencePart] = field(default_factory=list)
     ranking: RankFigures | None = None
+    bounds: str | None = None
 
 
 def compare(

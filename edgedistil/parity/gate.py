@@ -147,7 +147,11 @@ def judge(
         raise ModelError(f"unknown task '{task}', expected one of {', '.join(TASKS)}")
     parts = comparison.parts
     tolerances = tolerances_for(
-        precision, task_info.name, regression=regression, by_parts=bool(parts)
+        precision,
+        task_info.name,
+        regression=regression,
+        by_parts=bool(parts),
+        bounds=comparison.bounds,
     )
     # All of them, also after a failure: the message lists every tolerance that does not hold.
     results = [

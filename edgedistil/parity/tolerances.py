@@ -15,7 +15,12 @@ from edgedistil.core.task import TASKS, Task
 
 
 def tolerances_for(
-    precision: Precision, task: Task, *, regression: bool = False, by_parts: bool = False
+    precision: Precision,
+    task: Task,
+    *,
+    regression: bool = False,
+    by_parts: bool = False,
+    bounds: str | None = None,
 ) -> list[Tolerance]:
     """Returns the tolerances of a precision that apply to a task; never empty.
 
@@ -25,8 +30,9 @@ def tolerances_for(
         regression: The outputs are values: they decide nothing, so their concordance is checked.
         by_parts: Whether every part was compared with PyTorch in the same roundings, which finds
             what is wrong: then only a floor of usefulness is left to the distance from float32.
+        bounds: Key in `TOLERANCES`; the precision's own if None.
     """
-    key = PRECISIONS[precision].tolerances
+    key = bounds or PRECISIONS[precision].tolerances
     tolerances = FLOORS.get(key, TOLERANCES[key]) if by_parts else TOLERANCES[key]
     return [
         tolerance
@@ -188,6 +194,17 @@ TOLERANCES: dict[str, list[Tolerance]] = {
             0.9999,
             "as the cosine's, by the 11 bits of significand; not measured",
         ),
+    ],
+    # Arithmetic of a runtime, not a precision of an artefact.
+    "bf16": [
+        _at_least(
+            "agreement",
+            0.95,
+            "8 bits of significand change predictions that lead by little; not measured",
+        ),
+        _at_most("kl_nats", 0.003, "eight times less exact than fp16, a tenth of int8's bound"),
+        _at_least("cosine_min", 0.99, "measured: 0.9998 at 8 bits of significand"),
+        _at_least("concordance", 0.99, "as the cosine's; not measured"),
     ],
     "int8": _INT8,
     "int8-dynamic": _INT8,

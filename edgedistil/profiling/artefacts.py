@@ -23,6 +23,7 @@ from edgedistil.core.rundir import RunDir, artefact_sha256
 from edgedistil.core.tokenizer_files import TOKENIZER_FILE
 from edgedistil.parity.onnx_file import check_onnx_file, read_onnx_graph
 from edgedistil.profiling.graph import GraphFacts, read_graph_facts
+from edgedistil.runtime.forms import ONNXRUNTIME, RuntimeForm
 from edgedistil.runtime.protocol import JobModel
 
 # In a job's folder the graph always has this name, because a user's file may have any. External
@@ -56,6 +57,7 @@ class Artefact:
         tokenizer: Folder of the tokenizer that makes the model's inputs.
         graph: Inputs of the graph and sizes of its tables.
         max_length: Positions of the model in tokens; None if neither its config nor its graph says.
+        form: Runtime that computes it, and how.
     """
 
     model: str
@@ -70,17 +72,24 @@ class Artefact:
     tokenizer: Path
     graph: GraphFacts
     max_length: int | None
+    form: RuntimeForm = ONNXRUNTIME
 
     @property
     def label(self) -> str:
         """Name in jobs, replies and messages: `student-fill-mask.int8`."""
-        return f"{self.model}-{self.task}.{self.precision}"
+        return f"{self.model}-{self.task}.{self.precision}{self.form.suffix}"
 
     def job_model(self) -> JobModel:
         """Returns this artefact as a model of a job."""
         inputs = {name: source for name, source in self.graph.inputs.items() if name != source}
         file = f"{self._job_folder}/{_GRAPH}"
-        return JobModel(file=file, inputs=inputs, batch=self.graph.batch)
+        return JobModel(
+            file=file,
+            inputs=inputs,
+            batch=self.graph.batch,
+            runtime=self.form.runtime,
+            arithmetic=self.form.arithmetic,
+        )
 
     def job_files(self) -> dict[str, Path]:
         """Name in a job's folder → local file, external data included."""

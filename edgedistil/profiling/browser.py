@@ -16,26 +16,15 @@ from edgedistil.core.errors import TargetError
 from edgedistil.core.export_records import ParityRecord
 from edgedistil.core.format import artefact_name
 from edgedistil.core.profile_records import ProfileRecord, ProfileRow
-from edgedistil.core.scratch import scratch_folder
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.device_parity import (
-    OUTPUTS_FILE,
     ProbesOf,
-    check_outputs,
+    check_on_target,
     describe_parity,
-    probe_arrays,
-    probe_keys,
-    select_probes,
 )
-from edgedistil.profiling.limits import require_success
 from edgedistil.profiling.measured import DEFAULT_BUDGET, MeasurementBudget, measure
 from edgedistil.profiling.workload import Workloads
 from edgedistil.runtime.browser.target import PAGE_USE, BrowserTarget, PageFacts
-from edgedistil.runtime.jobs import NpzInputs, run_job
-from edgedistil.runtime.protocol import Case, Job
-
-# Far above any probe seen: only a hung page ends here.
-_TIMEOUT_SECONDS = 1800
 
 
 @dataclass(frozen=True)
@@ -109,34 +98,11 @@ def _check_all(
     with console.progress("checking outputs", len(artefacts), unit="artefacts") as bar:
         for artefact in artefacts:
             bar.note(artefact.label)
-            parity = _check(target, artefact, probes_of)
+            parity = check_on_target(target, artefact, probes_of)
             if parity is not None:
                 parities[artefact.label] = parity
             bar.advance()
     return parities
-
-
-def _check(target: BrowserTarget, artefact: Artefact, probes_of: ProbesOf) -> ParityRecord | None:
-    probes = select_probes(probes_of(artefact), artefact.parameters)
-    if probes is None:
-        return None
-    keys = probe_keys(probes)
-    job = Job(
-        models={artefact.label: artefact.job_model()},
-        # The first call needs an input; nothing is timed.
-        cases=[Case(name="probes", keys=keys[:1])],
-        phases=["outputs"],
-        threads=1,
-        outputs=OUTPUTS_FILE,
-        output_keys=keys,
-        timeout_seconds=_TIMEOUT_SECONDS,
-    )
-    with scratch_folder("outputs") as folder:
-        outputs = folder / OUTPUTS_FILE
-        inputs = NpzInputs(probe_arrays(probes))
-        reply = run_job(target, [artefact], job, inputs, outputs_to=outputs, check=False)
-        require_success(target, reply, [artefact])
-        return check_outputs(artefact, probes, outputs, target, f"onnxruntime {target.runtime}")
 
 
 def _check_on_gpu(

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgedistil.core.export_records import ParityRecord
-from edgedistil.core.rundir import RunDir, artefact_sha256
+from edgedistil.core.rundir import RunDir
+from edgedistil.core.scratch import scratch_folder
 from edgedistil.parity.compare import compare
 from edgedistil.parity.gate import format_failure, judge
 from edgedistil.parity.probes import ProbeBatch, Probes
 from edgedistil.profiling.artefacts import Artefact
+from edgedistil.profiling.limits import require_success
+from edgedistil.profiling.rows import runtime_name
+from edgedistil.runtime.jobs import NpzInputs, run_job
+from edgedistil.runtime.protocol import Case, Job
 from edgedistil.runtime.target import Target
 
 # Multiply-adds that the probes of an artefact may cost. An emulated core computes about 0.2 G of
@@ -22,6 +28,8 @@ _PROBE_MACS = 1.5e10
 # Bounds on the probes' tokens: enough to find a wrong kernel, and no more than a small model needs.
 _MIN_PROBE_TOKENS = 256
 _MAX_PROBE_TOKENS = 2048
+# Far above any probe seen: only a hung job ends here.
+_TIMEOUT_SECONDS = 1800
 # Name of the file with the probes' outputs in a job's folder.
 OUTPUTS_FILE = "outputs.npz"
 
@@ -81,6 +89,35 @@ def probe_arrays(probes: Iterable[ProbeBatch]) -> dict[str, Any]:
     return arrays
 
 
+def check_on_target(target: Target, artefact: Artefact, probes_of: ProbesOf) -> ParityRecord | None:
+    """Runs the probes of an artefact on a target and judges its outputs; None without probes.
+
+    Raises:
+        ModelError: The runtime refuses the model.
+        TargetError: The job failed there.
+    """
+    probes = select_probes(probes_of(artefact), artefact.parameters)
+    if probes is None:
+        return None
+    keys = probe_keys(probes)
+    job = Job(
+        models={artefact.label: artefact.job_model()},
+        # The first call needs an input; nothing is timed.
+        cases=[Case(name="probes", keys=keys[:1])],
+        phases=["outputs"],
+        threads=1,
+        outputs=OUTPUTS_FILE,
+        output_keys=keys,
+        timeout_seconds=_TIMEOUT_SECONDS,
+    )
+    with scratch_folder("outputs") as folder:
+        outputs = folder / OUTPUTS_FILE
+        inputs = NpzInputs(probe_arrays(probes))
+        reply = run_job(target, [artefact], job, inputs, outputs_to=outputs, check=False)
+        require_success(target, reply, [artefact])
+        return check_outputs(artefact, probes, outputs, target, runtime_name(artefact, reply))
+
+
 def check_outputs(
     artefact: Artefact, probes: Probes, outputs: Path, target: Target, runtime: str
 ) -> ParityRecord:
@@ -93,16 +130,17 @@ def check_outputs(
         target: Where it ran.
         runtime: The runtime in the record.
     """
+    form = artefact.form
+    # Only our own graphs have the roundings of the reference.
+    rounded_like = artefact.precision if form.ours and form.bounds is None else None
+    outputs_of_calls = _read_outputs(outputs, artefact.label, probes)
+    comparison = compare(probes, outputs_of_calls, precision=rounded_like)
     return judge(
-        compare(
-            probes,
-            _read_outputs(outputs, artefact.label, probes),
-            precision=artefact.precision,
-        ),
+        replace(comparison, bounds=form.bounds),
         precision=artefact.precision,
         model=artefact.model,
         task=artefact.task,
-        artefact_sha256=artefact_sha256(artefact.path),
+        artefact_sha256=artefact.sha256,
         runtime=runtime,
         method=target.method,
         device=target.name,

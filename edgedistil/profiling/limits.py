@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgedistil.core.errors import InputError, ModelError
 from edgedistil.profiling.artefacts import Artefact
+from edgedistil.profiling.rows import runtime_name
 from edgedistil.runtime.local import LocalTarget
 from edgedistil.runtime.protocol import Reply
 from edgedistil.runtime.target import Target, raise_failure
@@ -64,7 +65,7 @@ def require_success(target: Target, reply: Reply, artefacts: Sequence[Artefact])
         reply: Its reply.
         artefacts: Its models.
     Raises:
-        ModelError: onnxruntime on this host refuses a model, so the file is the problem.
+        ModelError: The runtime on this host refuses a model, so the file is the problem.
         TargetError: The job failed on the target.
     """
     error = reply.error
@@ -76,8 +77,8 @@ def require_success(target: Target, reply: Reply, artefacts: Sequence[Artefact])
             steady = error.phase.startswith(f"steady {artefact.label} ")
             if error.phase in phases or steady:
                 raise ModelError(
-                    f"{artefact.path}: onnxruntime {reply.identity.onnxruntime} cannot run it in "
-                    f"the phase '{error.phase}': {error.message}",
+                    f"{artefact.path}: {runtime_name(artefact, reply)} cannot run it in the "
+                    f"phase '{error.phase}': {error.message}",
                     hint=_LENGTH_HINT if steady else None,
                 )
     raise_failure(reply, source=target.source)

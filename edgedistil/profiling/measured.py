@@ -89,6 +89,7 @@ def measure(
     threads: Sequence[int],
     budget: MeasurementBudget = DEFAULT_BUDGET,
     conditions: Mapping[str, str] | None = None,
+    with_claims: bool = True,
 ) -> ProfileRecord:
     """Returns the rows, claims and operator times of artefacts on a target.
 
@@ -101,6 +102,7 @@ def measure(
             pairs of the claims, and only the speed of the encoders is claimed.
         budget: How long to measure.
         conditions: Added to the conditions of every row.
+        with_claims: Whether teacher and student are compared.
     Conditions:
         Every artefact runs at every thread count in a fresh process: load, first call, warm-up (3
         calls at each length, and 0.3 s), steady calls at each length, and, unless it is a fill-mask
@@ -128,12 +130,13 @@ def measure(
                 bar.advance()
 
             # Speed claims: pairs of artefacts in common processes.
-            pairs = measurement.pairs(count)
+            pairs = measurement.pairs(count) if with_claims else []
             if pairs:
                 bar.note(f"teacher and student alternating, {plural(count, 'thread')}")
                 claims += measurement.speed_claims(pairs, count)
                 bar.advance()
-    claims += size_claims(artefacts, device=target.name, method=target.method)
+    if with_claims:
+        claims += size_claims(artefacts, device=target.name, method=target.method)
     return ProfileRecord(
         device=target.name,
         method=target.method,
@@ -185,7 +188,10 @@ class _Measurement:
         # Energy and operators need calls of their own: once per artefact is enough.
         phases: list[Phase] = ["steady"]
         if threads == self.threads[0]:
-            phases += ["energy", "ops"]
+            phases.append("energy")
+            # The profiler is onnxruntime's.
+            if artefact.form.runtime == "onnxruntime":
+                phases.append("ops")
         return Job(
             models=self.workloads.job_models([artefact]),
             cases=self._cases(artefact, threads),

@@ -26,10 +26,10 @@ def mark_slower_than_one(
     one_thread = {}
     for row in earlier:
         if row.threads == 1 and row.usable and isinstance(row.latency_ms, float):
-            one_thread[row.artefact_sha256, row.length] = row.latency_ms
+            one_thread[row.artefact_sha256, row.form, row.length] = row.latency_ms
     marked = []
     for row in rows:
-        alone_ms = one_thread.get((row.artefact_sha256, row.length))
+        alone_ms = one_thread.get((row.artefact_sha256, row.form, row.length))
         if row.threads > 1 and alone_ms is not None and isinstance(row.latency_ms, float):
             slower = row.latency_ms / alone_ms
             if slower > _MAX_SLOWER:

@@ -63,7 +63,8 @@ def rows_from_reply(
             **artefact_fields(artefact),
             device=device,
             method=method,
-            runtime=f"onnxruntime {reply.identity.onnxruntime}",
+            runtime=runtime_name(artefact, reply),
+            form=artefact.form.words or None,
             threads=threads,
             batch=artefact.graph.batch,
             length="sentence-pairs" if name == PAIRS else int(name),
@@ -79,6 +80,12 @@ def rows_from_reply(
 
 
 # --- fields of a row -----------------------------------------------------------------------------
+
+
+def runtime_name(artefact: Artefact, reply: Reply) -> str:
+    """Returns name and version of the runtime that ran an artefact."""
+    version = getattr(reply.identity, artefact.form.runtime)
+    return f"{artefact.form.title} {version}"
 
 
 def artefact_fields(artefact: Artefact) -> dict[str, Any]:

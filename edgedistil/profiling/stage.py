@@ -71,6 +71,11 @@ def profile(run_name: str, options: ProfileOptions) -> tuple[RunDir | None, list
         from edgedistil.profiling.browser_stage import profile_in_browser
 
         return run, [profile_in_browser(request)]
+    if options.runtime is not None:
+        # Imported here: most profiles need no other runtime.
+        from edgedistil.profiling.openvino import profile_in_openvino
+
+        return run, [profile_in_openvino(request)]
     if options.ssh is not None:
         return run, [_profile_over_ssh(request, options.ssh, spec)]
     if spec is None:
@@ -88,7 +93,9 @@ def check_options(options: ProfileOptions) -> None:
     # Whether something runs on the device itself.
     runs_there = options.ssh is not None or (on_host and not options.emulate)
     if options.browser is not None:
-        _check_browser_options(options)
+        _check_local_options(options, "--browser")
+    if options.runtime is not None:
+        _check_local_options(options, "--runtime")
     if options.emulate and options.ssh is not None:
         raise InputError("--emulate and --ssh exclude each other: leave one of them out")
     if options.emulate and on_host:
@@ -121,8 +128,8 @@ def check_options(options: ProfileOptions) -> None:
             raise InputError(f"--batch and {flag} exclude each other: {flag} is about single texts")
 
 
-def _check_browser_options(options: ProfileOptions) -> None:
-    """Raises InputError for options that a browser on this machine cannot have."""
+def _check_local_options(options: ProfileOptions, flag: str) -> None:
+    """Raises InputError for options that a browser or another runtime here cannot have."""
     excluded = {
         "--device": options.device != HOST,
         "--ssh": options.ssh is not None,
@@ -132,9 +139,12 @@ def _check_browser_options(options: ProfileOptions) -> None:
         "--sustained": options.sustained is not None,
         "--calibrate": options.calibrate,
     }
-    for flag, is_set in excluded.items():
+    # A browser has session options of its own to search for.
+    if flag == "--runtime":
+        excluded |= {"--browser": options.browser is not None, "--tune": options.tune}
+    for other, is_set in excluded.items():
         if is_set:
-            raise InputError(f"--browser and {flag} exclude each other: leave one of them out")
+            raise InputError(f"{flag} and {other} exclude each other: leave one of them out")
 
 
 # --- artefacts and inputs ------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edgedistil.core.distill_records import HeldoutVectors
-from edgedistil.core.format import ABSENT, artefact_name, number, percent, plural
+from edgedistil.core.format import ABSENT, artefact_name, form_name, number, percent, plural
 from edgedistil.core.profile_records import ProfileRow
 from edgedistil.report.load import RunResults
 from edgedistil.report.table import TableData
@@ -87,7 +87,7 @@ def _latency_figures(row: ProfileRow) -> Iterator[_Figure]:
         conditions = (
             f"{row.device} {row.method}, {plural(row.threads, 'thread')}, length {row.length}"
         )
-        yield _Figure(f"{artefact_name(row)} p50 (ms), {conditions}", row.latency_ms, _two_decimals)
+        yield _Figure(f"{form_name(row)} p50 (ms), {conditions}", row.latency_ms, _two_decimals)
 
 
 def _one_decimal(value: float) -> str:

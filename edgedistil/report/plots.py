@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from edgedistil.core.evaluation_records import ArtefactScore, EvaluationRecord, Summary
-from edgedistil.core.format import milliseconds
+from edgedistil.core.format import milliseconds, precision_and_form
 from edgedistil.core.profile_records import LatencyStats, ProfileRecord, ProfileRow
 from edgedistil.core.records import NotMeasured
 from edgedistil.core.task import ENCODER_TASK, short_label
@@ -150,7 +150,7 @@ def _is_measured(row: ProfileRow) -> bool:
 
 def row_label(row: ProfileRow) -> str:
     """Short name of a row's artefact."""
-    return plain_label(f"{row.model} {short_label(row.task)} {row.precision}")
+    return plain_label(f"{row.model} {short_label(row.task)} {precision_and_form(row)}")
 
 
 def latency_distributions(profiles: Sequence[ProfileRecord]) -> str | None:

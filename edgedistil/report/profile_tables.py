@@ -8,11 +8,13 @@ from edgedistil.core.format import (
     ABSENT,
     DISTURBED,
     artefact_name,
+    form_name,
     mebibytes,
     milliseconds,
     model_and_task,
     percent,
     plural,
+    precision_and_form,
     with_interval,
 )
 from edgedistil.core.paper import SPEED_ROW
@@ -24,6 +26,7 @@ from edgedistil.core.profile_records import (
     MemoryStats,
     ProfileRecord,
     ProfileRow,
+    RuntimeComparison,
     Sustained,
 )
 from edgedistil.core.records import NotMeasured
@@ -42,6 +45,8 @@ def main_tables(record: ProfileRecord) -> list[TableData]:
         tables.append(emulation_table(record))
     elif record.rows:
         tables.append(latency_table(record))
+    if record.runtimes:
+        tables.append(runtimes_table(record))
     if record.sustained:
         tables.append(sustained_table(record))
     if record.fits:
@@ -61,7 +66,7 @@ def latency_table(record: ProfileRecord) -> TableData:
         medians = [_median_cell(by_length.get(length)) for length in lengths]
         # Loading and memory do not depend on the length, so the first row has them.
         first = group[0]
-        names = [model_and_task(first), first.precision, first.method, str(first.threads)]
+        names = [model_and_task(first), precision_and_form(first), first.method, str(first.threads)]
         start = [milliseconds(first.load_ms), milliseconds(first.first_call_ms)]
         rows.append([*names, *medians, *start, mebibytes(first.peak_memory_bytes)])
     # Short heads keep the table narrow enough for a terminal.
@@ -84,7 +89,7 @@ def _group_by_artefact(rows: Sequence[ProfileRow]) -> list[list[ProfileRow]]:
     """Groups rows that differ in length only: they become one row of the table."""
     groups: dict[tuple[str, int], list[ProfileRow]] = {}
     for row in rows:
-        groups.setdefault((artefact_name(row), row.threads), []).append(row)
+        groups.setdefault((form_name(row), row.threads), []).append(row)
     return list(groups.values())
 
 
@@ -108,7 +113,7 @@ def _disturbed_notes(rows: Sequence[ProfileRow]) -> list[str]:
     return [
         f"{DISTURBED.strip()} {len(disturbed)} of {plural(len(rows), 'row')} disturbed by other "
         "work in two measurements; no verdict comes from them. For example "
-        f"{artefact_name(first)}, {plural(first.threads, 'thread')}, {first.length}: "
+        f"{form_name(first)}, {plural(first.threads, 'thread')}, {first.length}: "
         f"{first.disturbed}"
     ]
 
@@ -124,7 +129,7 @@ def _sentence_pair_notes(rows: Sequence[ProfileRow]) -> list[str]:
         # The samples add up to the time of the pass: calls followed one another.
         calls = row.latency.calls
         seconds = sum(row.latency.samples_ms) / 1000
-        name = artefact_name(row)
+        name = form_name(row)
         note = (
             f"{name}, {plural(row.threads, 'thread')}:"
             f" {seconds:.3g} s for {plural(calls, 'sentence pair')}"
@@ -156,7 +161,7 @@ def _tokenization_notes(rows: Sequence[ProfileRow]) -> list[str]:
         return []
     nearest = min(timed, key=lambda row: abs(int(row.length) - _TOKENIZATION_LENGTH))
     same = [r for r in timed if (r.length, r.threads) == (nearest.length, nearest.threads)]
-    shares = [f"{artefact_name(row)} {percent(row.tokenization_share or 0)}" for row in same]
+    shares = [f"{form_name(row)} {percent(row.tokenization_share or 0)}" for row in same]
     times = sorted({milliseconds(row.tokenization_ms) for row in same})
     return [
         f"tokenization of {nearest.length} tokens in Python: {' to '.join(times)} ms, which the "
@@ -202,7 +207,7 @@ def _profile_cells(row: ProfileRow) -> list[str]:
         method = f"{row.method}, DISTURBED: {row.disturbed}"
     return [
         model_and_task(row),
-        row.precision,
+        precision_and_form(row),
         method,
         str(row.threads),
         str(row.length),
@@ -249,6 +254,36 @@ def _missing_percentile_notes(rows: Sequence[ProfileRow]) -> list[str]:
                 f"no {name} in {len(reasons)} of {len(figures)} rows, for example: {reasons[0]}"
             )
     return notes
+
+
+# --- other runtimes ------------------------------------------------------------------------------
+
+
+def runtimes_table(record: ProfileRecord) -> TableData:
+    """Time of another runtime's forms against onnxruntime's of ours, at each length."""
+    lengths = sorted({entry.length for entry in record.runtimes})
+    groups: dict[tuple[str, str, int], dict[int, RuntimeComparison]] = {}
+    for entry in record.runtimes:
+        group = groups.setdefault((form_name(entry), entry.against, entry.threads), {})
+        group[entry.length] = entry
+    rows = []
+    for (name, against, threads), by_length in groups.items():
+        cells = [_ratio_cell(by_length.get(length)) for length in lengths]
+        rows.append([name, against, str(threads), *cells])
+    versions = ", ".join(dict.fromkeys(entry.runtimes for entry in record.runtimes))
+    title = f"{record.device}: its time / onnxruntime's of our artefact, by length in tokens"
+    columns = ["artefact in another runtime", "against our", "threads", *map(str, lengths)]
+    notes = [f"above 1, ours is faster; {versions}; models that took turns, 95% intervals"]
+    undecided = [entry.ratio for entry in record.runtimes if isinstance(entry.ratio, NotMeasured)]
+    if undecided:
+        notes.append(f"{ABSENT}: not decided: {undecided[0].not_measured}")
+    return TableData(title, columns, rows, notes)
+
+
+def _ratio_cell(entry: RuntimeComparison | None) -> str:
+    if entry is None:
+        return ABSENT
+    return with_interval(entry.ratio, entry.low, entry.high, lambda value: f"{value:.2f}")
 
 
 # --- sustained -----------------------------------------------------------------------------------

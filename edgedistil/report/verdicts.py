@@ -118,6 +118,9 @@ def speed_verdicts(results: RunResults) -> list[Verdict]:
     """
     by_device: dict[str, list[Claim]] = {}
     for profile in results.profiles:
+        # The paper's claim is about the exported models, not about what another runtime has.
+        if any(row.form is not None for row in profile.rows):
+            continue
         claims = [claim for claim in profile.claims if claim.claim == "speed"]
         by_device.setdefault(profile.device, []).extend(claims)
     if not by_device:

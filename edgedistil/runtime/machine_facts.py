@@ -56,6 +56,7 @@ class MachineIdentity(ReplyPart):
     python: Text | None = None
     numpy: Text | None = None
     onnxruntime: Text | None = None
+    openvino: Text | None = None
     providers: list[Text] = Field(default=[], max_length=MOST_FACTS)
     board: Text | None = Field(default=None, description="/proc/device-tree/model")
     cpu: Text | None = None

@@ -46,6 +46,11 @@ Phase = Literal["steady", "outputs", "energy", "ops", "clock", "bandwidth", "tra
 # --- host → runner -------------------------------------------------------------------------------
 
 
+RuntimeName = Literal["onnxruntime", "openvino"]
+# OpenVINO's `INFERENCE_PRECISION_HINT`.
+Arithmetic = Literal["f32", "bf16"]
+
+
 class JobModel(Record):
     """One model of a job."""
 
@@ -65,6 +70,10 @@ class JobModel(Record):
         default="",
         description="before the keys of this model's inputs in the npz, where models of a job have "
         "different tokenizers",
+    )
+    runtime: RuntimeName = "onnxruntime"
+    arithmetic: Arithmetic = Field(
+        default="f32", description="of what is not int8, in OpenVINO; onnxruntime has its graph's"
     )
 
 

@@ -4,6 +4,7 @@
     python3 runner.py JOB.json REPLY.json
 
 One self-contained file for Python 3.9 or newer with numpy and onnxruntime: it is sent to boards.
+A model of a job may name OpenVINO instead of onnxruntime; only what a job names is imported.
 `protocol.py` defines the job and the reply, field by field; this file cannot import it. All times
 are raw nanoseconds of every call: percentiles and verdicts are computed on the host, by one
 implementation (docs/decisions.md#one-runner-file-raw-nanoseconds-statistics-on-the-host).
@@ -43,6 +44,8 @@ MIN_MEDIAN_CALLS = 5
 # A core with less than this share of the best one's capacity is of another kind: the clocks of
 # equal cores differ by a few percent, an A55 has 0.4 of an A76, Intel's E cores 0.6 of a P core.
 LIKE_CORES = 0.8
+# Runtimes of a job's models.
+ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
 STARTED_ENV = "EDGEDISTIL_STARTED_NS"
 # Process that this one must not outlive; not set on boards, where `timeout` starts the runner.
 PARENT_ENV = "EDGEDISTIL_PARENT_PID"
@@ -67,6 +70,18 @@ INPUT_TYPES = {
     "tensor(bool)": "bool",
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
+}
+
+# OpenVINO's names of these types.
+OPENVINO_TYPES = {
+    "i64": "tensor(int64)",
+    "i32": "tensor(int32)",
+    "i16": "tensor(int16)",
+    "i8": "tensor(int8)",
+    "u8": "tensor(uint8)",
+    "boolean": "tensor(bool)",
+    "f32": "tensor(float)",
+    "f16": "tensor(float16)",
 }
 
 
@@ -381,15 +396,21 @@ class Worker:
         started = time.perf_counter_ns()
         # Not at the top of the file: this is a phase that is timed, and some versions crash in it.
         import numpy
-        import onnxruntime
 
-        onnxruntime.set_default_logger_severity(3)  # errors only
+        identity = {"numpy": numpy.__version__}
+        runtimes = {runtime_of(model) for model in self.job["models"].values()}
+        if ONNXRUNTIME in runtimes:
+            import onnxruntime
+
+            onnxruntime.set_default_logger_severity(3)  # errors only
+            identity["onnxruntime"] = onnxruntime.__version__
+            identity["providers"] = onnxruntime.get_available_providers()
+        if OPENVINO in runtimes:
+            import openvino
+
+            identity["openvino"] = openvino.__version__.partition("-")[0]
         self.reply["import_ns"] = time.perf_counter_ns() - started
-        self.reply["identity"].update(
-            numpy=numpy.__version__,
-            onnxruntime=onnxruntime.__version__,
-            providers=onnxruntime.get_available_providers(),
-        )
+        self.reply["identity"].update(identity)
 
     def _read_inputs(self) -> None:
         import numpy
@@ -401,17 +422,12 @@ class Worker:
     def _load_model(
         self, label: str, model: dict[str, Any], entry: dict[str, Any], memory: ResidentMemory
     ) -> None:
-        import onnxruntime
-
         self.start_phase(f"load {label}")
-        options = session_options(model)
-        path = os.path.join(self.folder, model["file"])
+        create = session_creator(model, self.folder, int(self.job.get("threads", 1)))
         # From here to `load_ns`, only the session is created. The file is in the page cache.
         cpu_ns, faults = time.process_time_ns(), fault_counts()
         started = time.perf_counter_ns()
-        session = onnxruntime.InferenceSession(
-            path, sess_options=options, providers=["CPUExecutionProvider"]
-        )
+        session = create()
         entry["load_ns"] = time.perf_counter_ns() - started
         entry["load_cpu_ns"] = time.process_time_ns() - cpu_ns
         entry["load_faults"] = faults_since(faults)
@@ -438,11 +454,89 @@ def is_out_of_memory(text: str) -> bool:
     return "cannot allocate" in text.lower()
 
 
-class ModelSession:
-    """An onnxruntime session, and feeds with the model's inputs only.
+def runtime_of(model: dict[str, Any]) -> str:
+    """Returns the name of the runtime of a job's model."""
+    return model.get("runtime") or ONNXRUNTIME
+
+
+def session_creator(model: dict[str, Any], folder: str, threads: int) -> Any:
+    """Returns a function that creates the session of a job's model, and does nothing else."""
+    path = os.path.join(folder, model["file"])
+    if runtime_of(model) == OPENVINO:
+        return lambda: OpenVinoSession(path, model.get("arithmetic") or "f32", threads)
+    import onnxruntime
+
+    options = session_options(model)
+    return lambda: onnxruntime.InferenceSession(
+        path, sess_options=options, providers=["CPUExecutionProvider"]
+    )
+
+
+class OpenVinoSession:
+    """A model in OpenVINO, with the part of onnxruntime's interface that is used here.
 
     Attributes:
-        run: `InferenceSession.run`.
+        inputs: Inputs of the model, as `get_inputs` of onnxruntime describes them.
+        outputs: Its outputs, likewise.
+    """
+
+    def __init__(self, path: str, arithmetic: str, threads: int) -> None:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(path)
+        self.inputs = [describe_port(port) for port in model.inputs]
+        # A result is named after its output: `last_hidden_state/sink_port_0`.
+        names = [
+            node.get_friendly_name().partition("/sink_port")[0] for node in model.get_results()
+        ]
+        self.outputs = [ValueFacts(name, "", []) for name in names]
+        options = {
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            # Without it, OpenVINO computes in bfloat16 wherever the processor has it.
+            "INFERENCE_PRECISION_HINT": arithmetic,
+            # It would take the first cores, whatever else runs there: docs/log.md#openvino.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._request = core.compile_model(model, "CPU", options).create_infer_request()
+
+    def run(self, _names: Any, feeds: dict[str, Any]) -> list[Any]:
+        """Returns all outputs; the next call writes into the same arrays."""
+        results = self._request.infer(feeds, share_inputs=True, share_outputs=True)
+        return [results[index] for index in range(len(self.outputs))]
+
+    def get_inputs(self) -> list[Any]:
+        """Returns name, type and shape of each input."""
+        return self.inputs
+
+    def get_outputs(self) -> list[Any]:
+        """Returns the name of each output."""
+        return self.outputs
+
+
+class ValueFacts(NamedTuple):
+    """An input or output of a model, with onnxruntime's names for types."""
+
+    name: str
+    type: str
+    shape: list[Any]
+
+
+def describe_port(port: Any) -> ValueFacts:
+    """Describes an input of OpenVINO's; a free dimension is -1."""
+    shape = port.partial_shape
+    sizes = [size.get_length() if size.is_static else -1 for size in shape]
+    return ValueFacts(
+        port.get_node().get_friendly_name(), OPENVINO_TYPES[port.element_type.to_string()], sizes
+    )
+
+
+class ModelSession:
+    """A session of a runtime, and feeds with the model's inputs only.
+
+    Attributes:
+        run: `InferenceSession.run`, or that of `OpenVinoSession`.
         output_names: Names of the outputs, in the order of `run`.
         feeds: Inputs by key: {KEY: {INPUT: array}}.
     """
@@ -918,7 +1012,8 @@ def write_outputs(
         for key in job.get("output_keys") or list(session.feeds):
             outputs = session.run(None, session.feeds[key])
             for name, array in zip(session.output_names, outputs):
-                arrays[f"{label}/{key}/{name}"] = array
+                # OpenVINO's next call writes into the same arrays.
+                arrays[f"{label}/{key}/{name}"] = array.copy()
     # A file object, because numpy appends `.npz` to a path without it.
     path = os.path.join(folder, job["outputs"])
     with open(path, "wb") as file:

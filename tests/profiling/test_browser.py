@@ -17,9 +17,10 @@ from edgedistil.core.records import NotMeasured
 from edgedistil.core.session import WEB_SESSION_FILE, SessionAdvice, SessionOptions
 from edgedistil.parity.gate import require_parity
 from edgedistil.parity.probes import Probes
-from edgedistil.profiling import browser, browser_tune
+from edgedistil.profiling import browser_tune
 from edgedistil.profiling.browser import measure_in_browser, usable_threads
 from edgedistil.profiling.browser_tune import WebAdvice, tune_for_browser, write_web_advice
+from edgedistil.profiling.device_parity import check_on_target
 from edgedistil.profiling.latency import Ratio
 from edgedistil.profiling.measured import MeasurementBudget
 from edgedistil.profiling.stage import check_options
@@ -65,7 +66,7 @@ def test_wrong_outputs_fail_the_check(tiny: Any, tiny_model_folder: Path) -> Non
     batch = tiny.probes().batches[0]
     wrong = {name: np.asarray(values + 1, np.float32) for name, values in batch.outputs.items()}
     probes = Probes("feature-extraction", "ab" * 32, 7, (), (replace(batch, outputs=wrong),))
-    parity = browser._check(BrowserTarget.find(), artefact, lambda _: probes)
+    parity = check_on_target(BrowserTarget.find(), artefact, lambda _: probes)
     assert parity is not None and not parity.passed
     with pytest.raises(ParityError):
         require_parity(parity)

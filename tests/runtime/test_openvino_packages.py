@@ -1,0 +1,39 @@
+"""NNCF in a process of its own, and what is said where the packages are missing."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgedistil.core.errors import TargetError
+from edgedistil.runtime.openvino_packages import quantize_with_nncf, require_openvino
+
+
+@pytest.mark.parametrize("missing", ["openvino", "nncf"])
+def test_a_missing_package_is_named_with_the_command(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = metadata.version
+
+    def version(name: str) -> str:
+        if name == missing:
+            raise metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    with pytest.raises(TargetError, match=f"needs the package {missing}") as caught:
+        require_openvino()
+    assert "pip install 'edgedistil[openvino]'" in str(caught.value.hint)
+    assert caught.value.exit_code == 4
+
+
+def test_a_graph_that_nncf_cannot_read_is_named(tmp_path: Path) -> None:
+    graph = tmp_path / "graph.onnx"
+    graph.write_bytes(b"no graph")
+    feeds: dict[str, dict[str, Any]] = {"a": {"input_ids": np.ones((1, 5), np.int64)}}
+    with pytest.raises(TargetError, match=r"NNCF could not quantize graph\.onnx: "):
+        quantize_with_nncf(graph, feeds, tmp_path)

@@ -168,6 +168,7 @@ def make_forms(artefacts: Sequence[Artefact], workloads: Workloads, folder: Path
         )
     with console.progress("preparing for OpenVINO", len(read), unit="artefacts") as bar:
         for number, artefact in enumerate(read):
+            # A folder of its own: a label may be no file name.
             bar.note(artefact.label)
             own = folder / str(number)
             own.mkdir()
@@ -185,6 +186,7 @@ def make_forms(artefacts: Sequence[Artefact], workloads: Workloads, folder: Path
 
 def _nncf_form(plain: Artefact, workloads: Workloads, folder: Path) -> Artefact:
     """Returns a float32 artefact as NNCF quantizes it to int8."""
+    # Pairs have the lengths of real sentences; without them, the texts of exact lengths.
     workload = workloads.of(plain)
     keys = workload.pairs or [key for keys in workload.lengths.values() for key in keys]
     feeds = {}
@@ -300,6 +302,7 @@ def compare_runtimes(
 
     def run_process(_number: int, names: Collection[str]) -> Reply:
         selected = {name: cases[name] for name in names}
+        # Ours is in several pairs and loaded once.
         artefacts = list({a.label: a for case in selected.values() for a in case[:2]}.values())
         job = Job(
             models=workloads.job_models(artefacts),
@@ -322,6 +325,7 @@ def compare_runtimes(
             runtimes[form.label] = names_of_both
         return reply
 
+    # A user's file in int8 has no fp32 artefact next to it, and the other way round.
     if not cases:
         return []
     with console.progress(f"taking turns, {plural(threads, 'thread')}", None, unit="jobs"):

@@ -55,6 +55,7 @@ def rewrite(model: onnx.ModelProto) -> dict[str, int]:
             continue
         nodes += expand(rewriter, node)
         changed[node.op_type] = changed.get(node.op_type, 0) + 1
+    # In place: a repeated field of protobuf cannot be assigned.
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return changed
@@ -174,6 +175,7 @@ def _fused_matmul(graph: _Rewriter, node: onnx.NodeProto) -> list[onnx.NodeProto
     )
     (product,) = chain.add("MatMul", [left, right], "product")
     alpha = float(settings.get("alpha", 1.0))
+    # The factor comes last, as onnxruntime's kernel applies it.
     if alpha != 1.0:
         chain.add("Mul", [product, graph.scalar(alpha)], "scaled")
     return chain.end()
@@ -191,6 +193,7 @@ def _turned(
     # The first dimension goes behind the batch dimensions.
     if batch:
         order = [*order[1:-1], order[0], order[-1]]
+    # Then rows and columns change places.
     if rows:
         order[-2:] = order[:-3:-1]
     return chain.add("Transpose", [value], f"turned{side}", perm=order)[0]
@@ -200,6 +203,7 @@ def _gelu(graph: _Rewriter, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Gelu → x · (1 + erf(x / √2)) · ½."""
     chain = _Chain(node)
     x = node.input[0]
+    # The form that runtimes recognize and fuse again.
     (quotient,) = chain.add("Div", [x, graph.scalar(math.sqrt(2.0))], "quotient")
     (erf,) = chain.add("Erf", [quotient], "erf")
     (sum_,) = chain.add("Add", [erf, graph.scalar(1.0)], "sum")
@@ -242,6 +246,7 @@ def _integer_product(
 ) -> None:
     """Adds the product of integers as one of dequantized values, which runtimes recognize."""
     (left,) = chain.add("DequantizeLinear", _present(values), "values")
+    # The sum is exact in int32 and in float32 up to 2^24, so both forms round alike.
     # Weights are (K, N) with a scale for each of the N outputs.
     (right,) = chain.add("DequantizeLinear", _present(weight), "weight", axis=1)
     (product,) = chain.add("MatMul", [left, right], "product")
@@ -258,6 +263,7 @@ def _quantize_rows(graph: _Rewriter, node: onnx.NodeProto) -> list[onnx.NodeProt
     (float_M,) = chain.add("Cast", [zero_M], "zero", to=TensorProto.FLOAT)
     (zero_M1,) = chain.add("Unsqueeze", [float_M, last], "zeros")
     (quotient,) = chain.add("Div", [x, scale_M1], "quotient")
+    # Not a product with 1 / scale, which rounds twice.
     # Half to even, as QuantizeLinear rounds.
     (rounded,) = chain.add("Round", [quotient], "rounded")
     (moved,) = chain.add("Add", [rounded, zero_M1], "moved")

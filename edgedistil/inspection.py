@@ -170,7 +170,7 @@ def _shape(source: ModelFolder) -> dict[str, int]:
         "token types": family.segments(config),
     }
     if family.factorises(config):
-        sizes["embedding"] = family.embedding(config)
+        sizes["embedding"] = family.word_width(config)
     return sizes
 
 

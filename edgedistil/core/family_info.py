@@ -92,6 +92,8 @@ class MlmHead:
 
 # transformers 4 stores the heads that a layer lacks under this key, as layer → numbers of heads.
 PRUNED_HEADS = "pruned_heads"
+# Our own key: width of word embeddings that a matrix widens before positions are added.
+EMBEDDING_RANK = "embedding_rank"
 BERT_ATTENTION = (
     "attention.self.query",
     "attention.self.key",
@@ -216,9 +218,13 @@ class FamilyInfo:
             return self.hidden(config)
         return int(self.with_defaults(config)[self.keys.embedding])
 
+    def word_width(self, config: Mapping[str, Any]) -> int:
+        """Columns of the stored word-embedding matrix of a model, from its parsed config.json."""
+        return int(config.get(EMBEDDING_RANK) or self.embedding(config))
+
     def factorises(self, config: Mapping[str, Any]) -> bool:
         """Whether the vocabulary's vectors have another width than the hidden states."""
-        return not self.mixes_neighbours and self.embedding(config) != self.hidden(config)
+        return not self.mixes_neighbours and self.word_width(config) != self.hidden(config)
 
     def position_width(self, config: Mapping[str, Any]) -> int:
         """Width of the position embeddings of a model, from its parsed config.json."""

@@ -17,7 +17,7 @@ from typing import Any
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError, StorageError
 from edgedistil.core.family import FAMILIES
-from edgedistil.core.family_info import FamilyInfo
+from edgedistil.core.family_info import EMBEDDING_RANK, FamilyInfo
 from edgedistil.core.other_models import CODE_HINT, own_code, what_it_is
 from edgedistil.core.pruned_heads import pruned_heads_problems
 from edgedistil.core.rundir import read_json_object
@@ -257,6 +257,7 @@ def _relation_problems(config: Mapping[str, Any], family: FamilyInfo) -> list[st
     if not _is_integer(kv_heads) or kv_heads < 1 or heads % kv_heads:
         problems.append(f"num_key_value_heads = {echo(kv_heads)}; expected a divisor of {heads}")
     problems += pruned_heads_problems(config, family)
+    problems += _rank_problem(config, family)
     pad_id, rows = config.get("pad_token_id"), config[keys.vocabulary]
     if pad_id is not None and not 0 <= pad_id < rows:
         problems.append(
@@ -270,6 +271,17 @@ def _relation_problems(config: Mapping[str, Any], family: FamilyInfo) -> list[st
             f"{family.first_position(config)} of the padding"
         )
     return problems
+
+
+def _rank_problem(config: Mapping[str, Any], family: FamilyInfo) -> list[str]:
+    if config.get(EMBEDDING_RANK) is None:
+        return []
+    if family.mixes_neighbours or family.embedding(config) != family.hidden(config):
+        return [
+            f"{EMBEDDING_RANK} is set; a {family.model_type} has its own {family.keys.embedding}"
+        ]
+    hidden = family.hidden(config)
+    return _value_problem(config, EMBEDDING_RANK, _is_count(hidden), f"1 to {hidden:,}")
 
 
 def _activation_problem(config: Mapping[str, Any], key: str) -> list[str]:
@@ -384,7 +396,7 @@ def _expected_shapes(config: Mapping[str, Any], family: FamilyInfo) -> dict[str,
     names, width = family.names, family.position_width(config)
     hidden, intermediate = family.hidden(config), config[family.keys.intermediate]
     expected: dict[str, Shape] = {
-        f"{names.word_embedding}.weight": (family.vocabulary(config), family.embedding(config))
+        f"{names.word_embedding}.weight": (family.vocabulary(config), family.word_width(config))
     }
     if names.position_embedding is not None:
         expected[f"{names.position_embedding}.weight"] = (config[family.keys.positions], width)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from edgedistil.core.family_info import EMBEDDING_RANK
 from edgedistil.core.model_folder import ModelFolder
 from edgedistil.core.precision import PRECISIONS, Precision
 from edgedistil.costmodel.workload import Arithmetic, NodeWork
@@ -40,6 +41,7 @@ class EncoderShape:
         embedding: Width of the word embeddings.
         positions: Rows of the position matrix.
         segments: Rows of the segment matrix; 0 without segments.
+        rank: Columns of word embeddings that a matrix widens to `embedding`; 0 for as many.
         has_head: Whether there is a masked-LM head, tied to the word embeddings.
     """
 
@@ -52,6 +54,7 @@ class EncoderShape:
     embedding: int
     positions: int
     segments: int
+    rank: int = 0
     has_head: bool = False
 
     @property
@@ -60,9 +63,15 @@ class EncoderShape:
         return self.heads * self.head_width
 
     @property
+    def word_width(self) -> int:
+        """Columns of the word-embedding matrix."""
+        return self.rank or self.embedding
+
+    @property
     def parameters(self) -> int:
         """Parameters of the encoder, with its head if it has one."""
-        words = (self.vocabulary + self.positions + self.segments + 2) * self.embedding
+        words = (self.positions + self.segments + 2) * self.embedding
+        words += self.vocabulary * self.word_width + self.rank * self.embedding
         if self.embedding != self.hidden:
             words += self.embedding * self.hidden + self.hidden
         return words + self.layers * self._layer_parameters + self._head_parameters
@@ -108,6 +117,7 @@ def encoder_shape(source: ModelFolder, *, without_segments: bool = False) -> Enc
         embedding=family.embedding(config),
         positions=int(config[family.keys.positions]),
         segments=family.segments(config) if has_segments else 0,
+        rank=int(config.get(EMBEDDING_RANK) or 0),
     )
 
 
@@ -143,7 +153,9 @@ def _matrices(shape: EncoderShape) -> list[tuple[int, int]]:
     hidden, attention, inner = shape.hidden, shape.attention, shape.intermediate
     layer = [(attention, hidden)] * 3 + [(hidden, attention), (inner, hidden), (hidden, inner)]
     matrices = layer * shape.layers
-    matrices += [(shape.vocabulary, shape.embedding), (shape.positions, shape.embedding)]
+    matrices += [(shape.vocabulary, shape.word_width), (shape.positions, shape.embedding)]
+    if shape.rank:
+        matrices.append((shape.embedding, shape.rank))
     if shape.embedding != shape.hidden:
         matrices.append((hidden, shape.embedding))
     if shape.has_head:
@@ -184,7 +196,9 @@ def _embed(graph: _Nodes, shape: EncoderShape) -> None:
     size = 1 if graph.kind == "int8" else _FLOAT
     graph.add("Slice", moved=size * (shape.positions + graph.length) * width)
     tables = 2 if shape.segments else 1
-    graph.add("Gather", moved=2 * size * graph.length * width)
+    graph.add("Gather", moved=2 * size * graph.length * shape.word_width)
+    if shape.rank:
+        graph.linear(shape.rank, width)
     if shape.segments:
         graph.add("Gather", moved=2 * _FLOAT * graph.length * width)
     if graph.kind == "int8":

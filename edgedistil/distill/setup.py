@@ -12,11 +12,12 @@ from edgedistil.core.family import FAMILIES
 from edgedistil.core.paths import user_path
 from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import Corpus, FitHead, Recipe
-from edgedistil.core.recipe import Student as StudentSection
 from edgedistil.core.recipe import Teacher as TeacherSection
+from edgedistil.core.recipe_student import Student as StudentSection
 from edgedistil.data.token_store import TokenStore
 from edgedistil.distill.fit_head import fit_head
 from edgedistil.distill.objective import Kind, objective_kind
+from edgedistil.models.factorised import check_rank, factorise_embeddings
 from edgedistil.models.heads import check_heads
 from edgedistil.models.mlm_head import head_names
 from edgedistil.models.narrow import check_width
@@ -166,7 +167,11 @@ def build_student(
         intermediate=section.intermediate,
         heads=section.heads,
     )
-    return make_student(teacher, layer_map=layers, options=options)
+    student = make_student(teacher, layer_map=layers, options=options)
+    if section.embedding is not None:
+        # Without its MLM head, which `check_fit` makes sure that nothing needs.
+        student = factorise_embeddings(student.base_model, section.embedding)
+    return student
 
 
 def check_fit(
@@ -191,10 +196,23 @@ def check_fit(
         check_heads(teacher, student.heads)
     if student.intermediate is not None:
         check_width(teacher, student.intermediate)
+    if student.embedding is not None:
+        _check_embedding(student.embedding, teacher, has_head=has_head)
     # Loaded here only for its checks: building a corpus can take hours.
     folder = initial_folder(student)
     if folder is not None:
         load_student(folder, teacher, layers=len(layers), dropout=0.0, has_head=has_head)
+
+
+def _check_embedding(rank: int, teacher: PreTrainedModel, *, has_head: bool) -> None:
+    """Raises ModelError unless a student can have word embeddings of this width."""
+    if has_head:
+        raise ModelError(
+            f"student.embedding is {rank}, and the objective is mlm, whose head shares the word "
+            "embeddings",
+            hint='set objective.kind = "representation", or leave student.embedding out',
+        )
+    check_rank(teacher, rank)
 
 
 def initial_folder(section: StudentSection) -> Path | None:

@@ -16,7 +16,7 @@ from edgedistil.core import console
 from edgedistil.core.digests import is_intact, write_manifest
 from edgedistil.core.fetch import cache_lock
 from edgedistil.core.paths import user_path
-from edgedistil.core.recipe import VocabularySection
+from edgedistil.core.recipe_student import VocabularySection
 from edgedistil.core.records import read_record, write_record
 from edgedistil.core.rundir import replacing
 from edgedistil.core.text import read_lines

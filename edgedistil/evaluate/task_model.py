@@ -26,9 +26,9 @@ from edgedistil.evaluate.cells import KEY_FILE, WeightsStamp
 from edgedistil.evaluate.encode import Encoded, Ids, open_tokenizer, pad_id
 from edgedistil.evaluate.kind import TaskKind, TrainingRow
 from edgedistil.evaluate.scoring import Forward, Logits, all_logits
-from edgedistil.models.heads import class_for
 from edgedistil.models.loading import draw_head, load_config, load_weights
 from edgedistil.models.quiet import quiet
+from edgedistil.models.reduced import class_for
 
 # The arrays of a batch, as the arguments of transformers' models are called.
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")

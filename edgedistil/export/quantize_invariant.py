@@ -46,10 +46,10 @@ def quantize_invariant(
     """
     plan = narrow_shared(model, plan)
     linears = quantizable_linears(model, plan)
+    # The names of the inputs before any of them is replaced: a looked-up row may be one.
+    groups = {x.name or "": readers for x, readers in group_by_input(linears).items()}
     store_constant_linears(model, plan)
     quantize_embeddings(model, plan)
-    # The names of the inputs before any of them is replaced.
-    groups = {x.name or "": readers for x, readers in group_by_input(linears).items()}
     producers = _producers_of_contexts(linears, groups, scales)
     outputs = {value: _inverse(scales[name]) for name, value in producers.items()}
     rows = _RowQuantizer(model)

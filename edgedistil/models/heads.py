@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.auto_factory import _get_model_class
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.family_info import PRUNED_HEADS
+from edgedistil.models.reduced import attentions, class_for
 
 
 def prune_heads(student: PreTrainedModel, heads: int) -> PreTrainedModel:
@@ -33,7 +31,7 @@ def prune_heads(student: PreTrainedModel, heads: int) -> PreTrainedModel:
     present = check_heads(student, heads)
     most_important = [
         head_importance(value, output, present).topk(heads).indices.sort().values
-        for _, _, value, output in _attentions(student)
+        for _, _, value, output in attentions(student)
     ]
     config = copy.deepcopy(student.config)
     set_pruned_heads(config, _removed_heads(student.config, most_important))
@@ -50,7 +48,7 @@ def _cut_weights(
     """The student's weights with the rows and columns of some heads of each layer."""
     weights: dict[str, Tensor] = student.state_dict()
     names = {id(module): name for name, module in student.named_modules()}
-    for linears, heads_K in zip(_attentions(student), heads, strict=True):
+    for linears, heads_K in zip(attentions(student), heads, strict=True):
         rows = _rows_of(heads_K, linears[0].out_features // present)
         for linear in linears[:3]:
             for kind in ("weight", "bias"):
@@ -131,63 +129,3 @@ def _removed_heads(config: PreTrainedConfig, stay: Sequence[Tensor]) -> dict[str
 def _rows_of(heads_K: Tensor, width: int) -> Tensor:
     """Rows of a projection that belong to heads."""
     return (heads_K[:, None] * width + torch.arange(width)).flatten()
-
-
-def _attentions(model: PreTrainedModel) -> list[list[Any]]:
-    """Query, key, value and output projection of each layer."""
-    names = FAMILIES[model.config.model_type].names
-    layers: Any = model.base_model.get_submodule(names.layers)
-    assert names.attention is not None
-    return [[layer.get_submodule(name) for name in names.attention] for layer in layers]
-
-
-# --- classes that build such models --------------------------------------------------------------
-
-
-def class_for(model_class: Any, config: PreTrainedConfig) -> Any:
-    """Returns a class, or auto class, of transformers, that builds models without pruned heads.
-
-    transformers 5 ignores `pruned_heads`: its class would ask for the complete weights.
-
-    Args:
-        model_class: The class; itself is returned for a config without pruned heads.
-        config: The model's config.
-    """
-    if not getattr(config, PRUNED_HEADS, None):
-        return model_class
-    if hasattr(model_class, "_model_mapping"):
-        model_class = _get_model_class(config, model_class._model_mapping)
-    return model_class if hasattr(model_class, "builds_fewer_heads") else _subclass(model_class)
-
-
-@cache
-def _subclass(model_class: Any) -> Any:
-    """A class of the same name, which becomes the config's architecture, with fewer heads."""
-
-    def build(self: Any, config: PreTrainedConfig, *arguments: Any, **settings: Any) -> None:
-        model_class.__init__(self, config, *arguments, **settings)
-        _shrink(self)
-
-    names = {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__}
-    return type(model_class)(
-        model_class.__name__,
-        (model_class,),
-        {**names, "__init__": build, "builds_fewer_heads": True},
-    )
-
-
-def _shrink(model: PreTrainedModel) -> None:
-    """Replaces the projections of every attention by drawn ones with fewer heads."""
-    config = model.config
-    family = FAMILIES[config.model_type]
-    width = family.heads(config.to_dict()) * family.head_width(config.to_dict())
-    for query, key, value, output in _attentions(model):
-        for linear in (query, key, value):
-            _resize(model, linear, linear.in_features, width)
-        _resize(model, output, width, output.out_features)
-
-
-def _resize(model: PreTrainedModel, linear: nn.Linear, inputs: int, outputs: int) -> None:
-    # In place: the module keeps its name in its parent.
-    linear.__init__(inputs, outputs)  # type: ignore[misc]
-    model._init_weights(linear)

@@ -13,8 +13,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from edgedistil.core.errors import ModelError
 from edgedistil.core.library_errors import library_errors
 from edgedistil.core.model_folder import ModelFolder, shape_mismatch
-from edgedistil.models.heads import class_for
 from edgedistil.models.quiet import quiet
+from edgedistil.models.reduced import class_for
 
 # Missing weights that an error lists by name.
 _LISTED_WEIGHTS = 3

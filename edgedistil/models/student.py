@@ -22,10 +22,11 @@ from transformers import (
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
-from edgedistil.models.heads import class_for, layers_of_map, prune_heads, set_pruned_heads
+from edgedistil.models.heads import layers_of_map, prune_heads, set_pruned_heads
 from edgedistil.models.mlm_head import head_names
 from edgedistil.models.narrow import narrow_feed_forward
 from edgedistil.models.quiet import quiet
+from edgedistil.models.reduced import class_for
 
 # Settings of dropout in the encoder, of all families; those of task heads are left as they are.
 _DROPOUT_KEYS = (

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import BertForMaskedLM
 
-from edgedistil.core.recipe import Loss, Student
+from edgedistil.core.recipe import Loss
+from edgedistil.core.recipe_student import Student
 from edgedistil.distill import mlm_objective as module
 from edgedistil.distill.mlm_objective import MlmObjective
 from edgedistil.distill.plan.timing import RandomBatches

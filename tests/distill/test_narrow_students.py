@@ -58,6 +58,28 @@ def test_a_student_of_sentence_vectors_loses_heads(
     assert encoder.backbone.transformer.layer[1].attention.out_lin.weight.shape == (28, 14)
 
 
+def test_a_student_of_sentence_vectors_has_factorised_embeddings(
+    tiny_recipe: Make, sentences: Path, runs: Path
+) -> None:
+    recipe = sentence_recipe(
+        tiny_recipe, sentences, student={"embedding": 5, "heads": 1}, train={"steps": 2}
+    )
+    run, first = distill(recipe, run_name="factors", resume=False)
+    encoder = load_sentence_encoder(run.student)
+    words = encoder.backbone.get_input_embeddings()
+    assert (words.weight.shape[1], tuple(words.projection.weight.shape)) == (5, (28, 5))
+    run.distill.unlink()
+    shutil.rmtree(run.student)
+    _, again = distill(recipe, run_name="factors", resume=True)
+    assert again.student.weights_sha256 == first.student.weights_sha256
+
+
+def test_a_masked_lm_cannot_have_factorised_embeddings(tiny_recipe: Make, runs: Path) -> None:
+    with pytest.raises(ModelError, match="the objective is mlm, whose head shares the word"):
+        distill(tiny_recipe(student={"embedding": 5}), run_name="mlm", resume=False)
+    assert not (runs / "mlm").exists()
+
+
 def test_relation_heads_that_do_not_divide_the_width(
     tiny_recipe: Make, sentences: Path, runs: Path
 ) -> None:

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from transformers import BertForMaskedLM
 
 from edgedistil.core.errors import ModelError
-from edgedistil.core.recipe import Corpus, SourceSpec, Student
+from edgedistil.core.recipe import Corpus, SourceSpec
 from edgedistil.core.recipe import Teacher as TeacherSection
+from edgedistil.core.recipe_student import Student
 from edgedistil.distill.setup import build_student, check_fit, layer_map, teacher_name
 from edgedistil.models.teacher import read_teacher
 

@@ -120,6 +120,7 @@ def test_a_size_below_the_characters_is_refused_before_anything_is_written(
         ({"vocabulary": {}}, "expected exactly one of size, coverage; got none"),
         ({"vocabulary": {"size": 9, "coverage": 0.5}}, "got size and coverage"),
         ({"intermediate": 9, "init": "runs/x/student"}, "intermediate is set and init is"),
+        ({"embedding": 1, "init": "runs/x/student"}, "embedding is set and init is"),
         ({"heads": 1, "init": "runs/x/student"}, "heads is set and init is"),
         ({"vocabulary": {"size": 9}, "init": "runs/x/student"}, "has its sizes already"),
     ],

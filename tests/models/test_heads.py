@@ -13,8 +13,9 @@ from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.model_folder import read_model_folder
 from edgedistil.models.fast.encoder import encode
-from edgedistil.models.heads import class_for, head_importance, prune_heads
+from edgedistil.models.heads import head_importance, prune_heads
 from edgedistil.models.loading import load_config, load_weights
+from edgedistil.models.reduced import class_for
 from edgedistil.models.student import StudentOptions, make_student
 from tests.export.families.conftest import CASES, HEADS, HIDDEN, VOCABULARY, make_model
 

@@ -14,7 +14,8 @@ from edgedistil.core.distill_records import PlannedDevice, PlanRecord
 from edgedistil.core.errors import OfflineError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.places import cache_root, runs_root
-from edgedistil.core.recipe import Corpus, Recipe, Student
+from edgedistil.core.recipe import Corpus, Recipe
+from edgedistil.core.recipe_student import Student
 from edgedistil.core.records import provenance
 from edgedistil.core.sentence_vector import SentenceVector
 from edgedistil.data.corpus import TokenizedCorpus, prepare_corpus

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import BertForMaskedLM
 
-from edgedistil.core.recipe import Loss, SourceSpec, Student
+from edgedistil.core.recipe import Loss, SourceSpec
+from edgedistil.core.recipe_student import Student
 from edgedistil.distill.plan.estimate import RunWorkload, estimate_tokens, plan_gpus
 from edgedistil.distill.schedule import RunLength
 from edgedistil.distill.setup import build_student

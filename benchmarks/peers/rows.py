@@ -41,6 +41,7 @@ REQUIREMENTS = {
     "openvino": ["openvino", "nncf", "onnx"],
     # What transformers.exporters asks for; the product does not use it.
     "transformers.exporters": [
+        "torch",
         f"transformers=={transformers.__version__}",
         f"onnx=={onnx.__version__}",
         f"onnxruntime=={onnxruntime.__version__}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _missing_program_fails(request: pytest.FixtureRequest) -> None:
     programs = [program for mark in request.node.iter_markers("needs") for program in mark.args]
     pytest.fail(f"CI must have {', '.join(programs)}: make test installs them")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Files are not forced to the disk, a quarter of a tiny export's time.
+
+    Commands in processes of their own do it, and tests/stress kills those.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,11 @@ class TaskInfo:
     labelled_kinds: tuple[LabelledKind, ...] = ()
 
     @property
+    def has_positions(self) -> bool:
+        """Whether the second axis of the outputs is the position in the text."""
+        return self.level not in ("sequence", "choice")
+
+    @property
     def has_choices(self) -> bool:
         """Whether inputs are (batch, choices, sequence), and an answer is one of the choices."""
         return self.level == "choice"

@@ -115,18 +115,17 @@ def check_invariance(run: Run, probes: Probes, precision: Precision) -> Invarian
         The largest changes, and whether they are within the bound.
     """
     texts = _select_texts(probes)
-    choices = probes.batches[0].choices
     total = _Sum()
     for index, text in enumerate(texts):
-        alone = _own_outputs(run, [text], 0, text.length, choices)
+        alone = _own_outputs(run, [text], 0, text.length, probes)
         total.largest = max(total.largest, *(_largest(array) for array in alone.values()))
         total.has_vector |= SENTENCE_OUTPUT in alone
         for length in _padded_lengths(text, probes):
-            outputs = _own_outputs(run, [text], 0, length, choices)
+            outputs = _own_outputs(run, [text], 0, length, probes)
             _compare(total.padded, alone, outputs, probes.task)
         for batch in _batches(texts, index):
             longest = max(other.length for other in batch)
-            outputs = _own_outputs(run, batch, 1, longest, choices)
+            outputs = _own_outputs(run, batch, 1, longest, probes)
             _compare(total.neighbours, alone, outputs, probes.task)
     return _record(total, len(texts), probes, precision)
 
@@ -144,10 +143,10 @@ def find_change_by_padding(run: Run, probes: Probes) -> float:
         The largest change of the shortest text as a share of its largest output; 0 within the
         rounding of sums.
     """
-    text, choices, changes = _select_texts(probes)[0], probes.batches[0].choices, _Changes()
-    alone = _own_outputs(run, [text], 0, text.length, choices)
+    text, changes = _select_texts(probes)[0], _Changes()
+    alone = _own_outputs(run, [text], 0, text.length, probes)
     for length in _padded_lengths(text, probes):
-        outputs = _own_outputs(run, [text], 0, length, choices)
+        outputs = _own_outputs(run, [text], 0, length, probes)
         _compare(changes, alone, outputs, probes.task)
     largest = max(1.0, *(_largest(array) for array in alone.values()))
     share = max(changes.values, changes.vector) / largest
@@ -239,16 +238,15 @@ def _batches(texts: Sequence[_Text], index: int) -> Iterator[list[_Text]]:
 
 
 def _own_outputs(
-    run: Run, batch: Sequence[_Text], index: int, length: int, choices: int | None
+    run: Run, batch: Sequence[_Text], index: int, length: int, probes: Probes
 ) -> dict[str, Array]:
     """One text's own outputs in a batch that is padded to a length."""
     padded = [text.padded(length) for text in batch]
     feeds = {name: np.concatenate([text[name] for text in padded]) for name in padded[0]}
     text, own = batch[index], {}
-    for name, array in run(by_question(feeds, choices)).items():
+    for name, array in run(by_question(feeds, probes.batches[0].choices)).items():
         own[name] = array[index]
-        # An output of every position has the padded length as its second size.
-        if choices is None and name != SENTENCE_OUTPUT and array.shape[1:2] == (length,):
+        if TASKS[probes.task].has_positions and name != SENTENCE_OUTPUT:
             own[name] = array[index][text.own_positions(length)]
     return own
 

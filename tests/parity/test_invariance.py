@@ -105,6 +105,17 @@ def first_position(feeds: Feeds) -> dict[str, NDArray[Any]]:
     return {"logits": logits_of(feeds["input_ids"])[:, 0]}
 
 
+@pytest.mark.parametrize("labels", [6, 12])
+def test_as_many_labels_as_tokens_are_not_positions(labels: int) -> None:
+    """A text of 5 tokens is padded to 6 and to 12, and others have these lengths."""
+
+    def by_labels(feeds: Feeds) -> dict[str, NDArray[Any]]:
+        return {"logits": np.sin(feeds["input_ids"][:, :1] * np.arange(1, labels + 1.0))}
+
+    record = check(by_labels, task="text-classification")
+    assert (record.padded, record.neighbours, record.changed) == (0, 0, 0)
+
+
 @pytest.mark.parametrize("left", [False, True])
 def test_a_model_that_reads_padding_itself_is_judged_without_a_bound(left: bool) -> None:
     texts = probes(batch([5]), batch([17, 12, 6], left=left), task="text-classification")

@@ -1,10 +1,8 @@
-"""Checks an export folder on a device: python check.py [PRECISION ...]
+"""Checks an export folder on a device: python check.py [PRECISION ...] [--outputs COUNT]
 
-Needs numpy, onnxruntime and tokenizers. Compares token ids, types, offsets and outputs with
-conformance.jsonl. Exit codes: 2 the folder is incomplete, 3 a string or a file differs.
+Compares tokens and outputs with conformance.jsonl; outputs of COUNT texts, evenly spread over the
+numbers of tokens, or of all. Exit codes: 2 the folder is incomplete, 3 a string or a file differs.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -26,8 +24,7 @@ def fail(message: str, code: int = 3) -> None:
 
 def require_files(digests: dict[str, str]) -> None:
     for name, expected in digests.items():
-        path = FOLDER / name
-        if not path.is_file():
+        if not (path := FOLDER / name).is_file():
             fail(f"{name} is missing: copy the folder with all its files", 2)
         elif hashlib.sha256(path.read_bytes()).hexdigest() != expected:
             fail(f"{name} was changed after the export: its sha256 differs")
@@ -36,6 +33,7 @@ def require_files(digests: dict[str, str]) -> None:
 def open_session(file: str) -> onnxruntime.InferenceSession:
     advice = json.loads((FOLDER / "session.json").read_text("utf-8"))["artefacts"][file]
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     for key, value in advice["config_entries"].items():
         options.add_session_config_entry(key, value)
     return onnxruntime.InferenceSession(str(FOLDER / file), options, providers=advice["providers"])
@@ -60,21 +58,23 @@ def compare_outputs(session: Any, case: dict[str, Any], precision: str, bounds: 
             fail(f"{case['texts']!a}: {name} in {precision} differs by {difference:.3g}")
 
 
-def main() -> None:
-    lines = (FOLDER / "conformance.jsonl").read_text("utf-8").splitlines()
-    head, *cases = (json.loads(line) for line in lines)
+def main(*arguments: str) -> None:
+    head, *cases = map(json.loads, (FOLDER / "conformance.jsonl").read_text("utf-8").splitlines())
     require_files(head["files"])
     tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
     tokenizer.enable_truncation(head["max_length"], direction=head["truncation_side"])
     tokenizer.encode_special_tokens = head["splits_special_tokens"]
     for case in cases:
         compare_tokens(tokenizer, case)
-    for precision in sys.argv[1:] or head["graphs"]:
+    names, _, count = " ".join(arguments).partition("--outputs")
+    run = sorted((c for c in cases if c["outputs"]), key=lambda c: len(c["tokens"][0]))
+    run = [run[int(i)] for i in np.linspace(0, len(run) - 1, min(int(count or 999), len(run)))]
+    for precision in names.split() or head["graphs"]:
         session = open_session(head["graphs"][precision])
-        for case in (case for case in cases if case["outputs"]):
+        for case in run:
             compare_outputs(session, case, precision, head["tolerances"][precision])
-    print(f"{len(cases)} strings are as expected")
+    print(f"{len(cases)} strings are as expected{count and f', outputs of {len(run)}'}")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -33,8 +33,8 @@ def bundle(small_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def conformance(bundle: Path, model: Path | None = None) -> tuple[int, str]:
-    command = [str(bundle / "build" / "conformance"), str(model or bundle / "model")]
+def conformance(bundle: Path, model: Path | None = None, *more: str) -> tuple[int, str]:
+    command = [str(bundle / "build" / "conformance"), str(model or bundle / "model"), *more]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.returncode, result.stdout + result.stderr
 
@@ -82,6 +82,27 @@ def test_a_difference_is_reported(bundle: Path, model: Path, part: str) -> None:
     code, printed = conformance(bundle, model)
     assert code == 3
     assert printed.startswith(f"'{rows[9]['texts'][0]}'")
+
+
+@pytest.mark.needs("g++", "cmake")
+def test_outputs_of_a_sample_are_of_the_shortest_and_the_longest_text(
+    bundle: Path, model: Path
+) -> None:
+    path = model / CONFORMANCE_FILE
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    printed = f"int8: {len(rows) - 1} strings are as expected, outputs of 3\n"
+    assert conformance(bundle, model, "--outputs", "3") == (0, printed)
+    with_outputs = sorted(
+        (row for row in rows[1:] if row["outputs"]), key=lambda row: len(row["tokens"][0])
+    )
+    for place, code in ((0, 3), (1, 0), (-1, 3)):
+        logits = with_outputs[place]["outputs"]["int8"]["logits"]
+        logits[0] += 9
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        assert conformance(bundle, model, "int8", "--outputs", "3")[0] == code
+        logits[0] -= 9
+    assert conformance(bundle, model, "--outputs")[0] == 2
+    assert conformance(bundle, model, "--outputs", "0")[0] == 2
 
 
 @pytest.mark.needs("g++", "cmake")

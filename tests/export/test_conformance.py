@@ -79,6 +79,23 @@ def test_another_output_is_reported(package: Path, precision: str) -> None:
     assert f"logits in {precision} differs by" in printed
 
 
+def test_outputs_of_a_sample_are_of_the_shortest_and_the_longest_text(package: Path) -> None:
+    head, *cases = rows(package)
+    printed = f"{len(cases)} strings are as expected, outputs of 3\n"
+    assert check(package, "int8", "--outputs", "3") == (0, printed)
+    assert check(package, "--outputs", "9999")[0] == 0
+    with_outputs = sorted(
+        (case for case in cases if case["outputs"]), key=lambda case: len(case["tokens"][0])
+    )
+    tolerance = head["tolerances"]["int8"]["logits"]
+    for place, code in ((0, 3), (1, 0), (-1, 3)):
+        case = with_outputs[place]
+        case["outputs"]["int8"]["logits"][0] += 2.1 * tolerance
+        write_rows(package, [head, *cases])
+        assert check(package, "int8", "--outputs", "3")[0] == code
+        case["outputs"]["int8"]["logits"][0] -= 2.1 * tolerance
+
+
 def test_a_file_that_was_changed_is_refused(package: Path) -> None:
     graph = package / "onnx" / "model_int8.onnx"
     graph.write_bytes(graph.read_bytes() + b"\0")

@@ -1,11 +1,17 @@
 // Compares this machine's results with conformance.jsonl of an export folder.
 //
-//     conformance MODEL_FOLDER [PRECISION ...]
+//     conformance MODEL_FOLDER [PRECISION ...] [--outputs COUNT]
+//
+// All texts are tokenized; with --outputs the graph runs on COUNT of them, evenly spread over the
+// numbers of tokens, the shortest and the longest included, which is enough for an emulator.
 //
 // Exit codes: 0 all equal, 2 the folder is incomplete, 3 a string differs or a file was changed.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
+#include <set>
 #include <stdexcept>
 
 #include "../src/json.hpp"
@@ -15,6 +21,9 @@
 namespace {
 
 using edgedistil::json::Value;
+
+// Number of texts whose outputs are compared without --outputs.
+constexpr size_t ALL = static_cast<size_t>(-1);
 
 struct Difference : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -83,7 +92,27 @@ void compare_outputs(const edgedistil::Runner& runner, const edgedistil::Encodin
   }
 }
 
-int check(const std::string& folder, const std::vector<std::string>& selected) {
+// Returns the rows whose outputs are compared: `count` of those that have some, evenly spread over
+// the rows in the order of their tokens, or all of them.
+std::set<const Value*> select_rows(const std::vector<Value>& rows, const std::string& precision,
+                                   size_t count) {
+  std::vector<const Value*> sorted;
+  for (const Value& row : rows) {
+    if (!row["outputs"][precision].is_null()) sorted.push_back(&row);
+  }
+  if (count >= sorted.size()) return {sorted.begin(), sorted.end()};
+  const auto tokens = [](const Value* row) { return (*row)["tokens"].as_items()[0].items.size(); };
+  std::stable_sort(sorted.begin(), sorted.end(), [&](const Value* left, const Value* right) {
+    return tokens(left) < tokens(right);
+  });
+  std::set<const Value*> selected;
+  for (size_t index = 0; index < count; ++index) {
+    selected.insert(sorted[place_of(index, count, sorted.size())]);
+  }
+  return selected;
+}
+
+int check(const std::string& folder, const std::vector<std::string>& selected, size_t count) {
   std::ifstream file(folder + "/conformance.jsonl");
   std::string line;
   if (!std::getline(file, line)) throw std::runtime_error("cannot read conformance.jsonl");
@@ -97,13 +126,18 @@ int check(const std::string& folder, const std::vector<std::string>& selected) {
     if (!is_selected) continue;
     edgedistil::RunnerOptions options;
     options.precision = precision;
+    // Threads that wait for work would take the time of those that have some under an emulator.
+    options.threads = 1;
     const edgedistil::Runner runner(folder, options);
+    const std::set<const Value*> with_outputs = select_rows(rows, precision, count);
     for (const Value& row : rows) {
       const edgedistil::Encoding encoding = compare_tokens(runner, row);
-      if (row["outputs"][precision].is_null()) continue;
+      if (with_outputs.count(&row) == 0) continue;
       compare_outputs(runner, encoding, row, precision, head["tolerances"][precision]);
     }
-    std::printf("%s: %zu strings are as expected\n", precision.c_str(), rows.size());
+    std::printf("%s: %zu strings are as expected", precision.c_str(), rows.size());
+    if (count != ALL) std::printf(", outputs of %zu", with_outputs.size());
+    std::printf("\n");
   }
   return 0;
 }
@@ -111,11 +145,18 @@ int check(const std::string& folder, const std::vector<std::string>& selected) {
 }  // namespace
 
 int main(int count, char** arguments) try {
-  if (count < 2) {
-    std::fputs("usage: conformance MODEL_FOLDER [PRECISION ...]\n", stderr);
+  std::vector<std::string> names(arguments + 1, arguments + count);
+  size_t outputs = ALL;
+  const auto option = std::find(names.begin(), names.end(), "--outputs");
+  if (option != names.end() && option + 1 != names.end()) {
+    outputs = std::strtoul((option + 1)->c_str(), nullptr, 10);
+    names.erase(option, option + 2);
+  }
+  if (names.empty() || outputs == 0 || names.back() == "--outputs") {
+    std::fputs("usage: conformance MODEL_FOLDER [PRECISION ...] [--outputs COUNT]\n", stderr);
     return 2;
   }
-  return check(arguments[1], std::vector<std::string>(arguments + 2, arguments + count));
+  return check(names[0], std::vector<std::string>(names.begin() + 1, names.end()), outputs);
 } catch (const Difference& error) {
   std::fprintf(stderr, "%s\n", error.what());
   return 3;

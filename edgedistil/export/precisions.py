@@ -18,7 +18,7 @@ from edgedistil.core.errors import CorpusError
 from edgedistil.core.export_records import ParityFigures, ProbeText
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.precision import Precision, PrecisionRequest
-from edgedistil.core.task import TASKS
+from edgedistil.core.task import ENCODER_TASK, TASKS, Task
 from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.core.unknown_tokens import warn_of_unknown_tokens
 from edgedistil.export.calibrate import (
@@ -190,17 +190,32 @@ def _advise_int8(context: BuildContext, *, signed: bool) -> Advice:
 
 
 def _scale_reasons(context: BuildContext) -> dict[str, str]:
-    """Says which inputs have fixed scales, and on which text they were selected."""
+    """Says why no neighbour matters, which inputs have fixed scales, and from which text."""
     scales = context.input_scales.values()
     fixed = [scale for scale in scales if isinstance(scale, FixedScale)]
     moved = sum(scale.powers is not None for scale in fixed)
     return {
+        "form": _form_reason(context.source.task),
         "activations": "no token depends on another text or on padding: "
         f"{len(fixed)} inputs on fixed scales, {moved} of them after powers of two moved into the "
         f"weights; {len(scales) - len(fixed)} inputs on a scale for each token",
         "calibration": f"scales from {_calibration_sequences(context)} sequences of text, by the "
         "smallest error of the products",
     }
+
+
+def _form_reason(task: Task) -> str:
+    """Says why a task's 8-bit artefact is the one that ignores neighbours."""
+    if task == ENCODER_TASK:
+        return (
+            "a text's vector is the same in any batch, always so for vectors: they are stored and "
+            "compared with those of other batches"
+        )
+    # docs/log.md#int8-without-neighbours
+    return (
+        "a text's output is the same in any batch; int8-dynamic, whose outputs are not, was "
+        "measured at most 6% faster and is made on request"
+    )
 
 
 def make_int8_dynamic(context: BuildContext) -> PrecisionGraph:
@@ -284,7 +299,7 @@ def make_auto(context: BuildContext) -> PrecisionGraph:
         "auto": f"fastest that loses at most {bound} on the search's text; in float32: {in_float}",
         "frontier": " | ".join(step.describe() for step in result.frontier),
     }
-    advice = replace(advice, reasons={**advice.reasons, **reasons})
+    advice = replace(advice, reasons={**advice.reasons, **_scale_reasons(context), **reasons})
     if not result.within_bound:
         warning = f"no 8-bit artefact loses at most {bound}; only the embeddings are in 8 bits"
         advice = replace(advice, warnings=(f"auto: {warning}",))

@@ -246,7 +246,7 @@ def _integer_product(
 ) -> None:
     """Adds the product of integers as one of dequantized values, which runtimes recognize."""
     (left,) = chain.add("DequantizeLinear", _present(values), "values")
-    # The sum is exact in int32 and in float32 up to 2^24, so both forms round alike.
+    # Equal to the sum of integers times both scales, up to the rounding of float32.
     # Weights are (K, N) with a scale for each of the N outputs.
     (right,) = chain.add("DequantizeLinear", _present(weight), "weight", axis=1)
     (product,) = chain.add("MatMul", [left, right], "product")

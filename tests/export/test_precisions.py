@@ -55,6 +55,12 @@ def test_makers_return_smaller_graphs_and_leave_the_float32_graph(
     assert float_graph is context.graph
 
 
+@pytest.mark.parametrize("precision", ["int8", "auto"])
+def test_the_choice_without_neighbours_has_a_reason(context: BuildContext, precision: str) -> None:
+    _, advice = make_graph(context, precision)  # type: ignore[arg-type]
+    assert "int8-dynamic, whose outputs are not, was measured" in advice.reasons["form"]
+
+
 def test_nodes_can_be_left_in_float_to_explain_an_error(context: BuildContext) -> None:
     lookup = find_word_embedding(context.graph)
     assert lookup is not None

@@ -97,6 +97,7 @@ def test_every_precision_of_one_model_passes_and_has_the_name_that_clients_expec
     printed = " ".join(capsys.readouterr().err.split())
     assert "unsigned weights are slower on rpi4" in printed
     assert "smull" in printed, "the reason for the sign is printed"
+    assert printed.count("always so for vectors") == 2, "uint8 and auto say why they are invariant"
     assert open_run().name == "DistilBertModel"
 
 

@@ -27,8 +27,7 @@ TEXTS, LONGEST = 4, 512
 def expect(packages, pytorch) -> Callable[[list[dict[str, Any]]], dict[str, dict[str, np.ndarray]]]:
     """By job: token ids and output, of PyTorch for fp32, of onnxruntime here for int8.
 
-    Always for the very texts of the job: int8 activations share one scale a call, so an answer
-    depends on its batch.
+    Always for the very texts of the job, padded as the client pads them.
     """
 
     def _expect(jobs: list[dict[str, Any]]) -> dict[str, dict[str, np.ndarray]]:

@@ -198,3 +198,62 @@ def test_transformers_js_gives_the_same_vectors(client: Client, case: Case) -> N
     for dtype, tolerance in (("fp32", FLOAT32), ("int8", OTHER_RELEASE)):
         got = np.array(answers[dtype]["values"]).reshape(answers[dtype]["dims"])
         assert np.abs(got - case.expected[dtype][:3]).max() <= tolerance
+
+
+# --- one text among others -----------------------------------------------------------------------
+
+# Call → its texts. The compared one is alone, padded by a longer one, and the last of three.
+CALLS = {"alone": [1], "padded": [1, 2], "last": [2, 0, 1]}
+COMPARED = 1
+# Sums in another order; int8 rounds no activation by what its neighbours are.
+NO_CHANGE = 1e-6
+
+
+def calls_of(case: Case) -> list[dict[str, Any]]:
+    return [
+        job | {"key": f"{job['key']}.{call}", "texts": [job["texts"][index] for index in indices]}
+        for job in case.jobs
+        for call, indices in CALLS.items()
+    ]
+
+
+def assert_no_change(answers: Vectors) -> None:
+    for dtype in ("fp32", "int8"):
+        rows = [
+            answers[f"{dtype}.{call}"][indices.index(COMPARED)] for call, indices in CALLS.items()
+        ]
+        assert len({len(row) for row in rows}) == 1
+        change = max(float(np.abs(row - rows[0]).max()) for row in rows)
+        assert change <= NO_CHANGE, (dtype, change)
+
+
+@pytest.mark.parametrize(
+    ("environment", "program"),
+    [("optimum", "vectors_client.py"), ("plain", "plain_vectors_client.py")],
+)
+def test_a_text_has_the_same_vector_in_every_call(
+    client: Client, case: Case, environment: str, program: str
+) -> None:
+    assert_no_change(client(environment, program, calls_of(case)))
+
+
+@pytest.mark.needs("node", "npm")
+def test_a_text_has_the_same_vector_in_every_call_of_transformers_js(
+    client: Client, case: Case
+) -> None:
+    answers = client("transformers.js", "vectors.mjs", calls_of(case))
+    vectors = {key: np.array(a["values"]).reshape(a["dims"]) for key, a in answers.items()}
+    assert_no_change(vectors)
+
+
+def test_the_comparison_of_calls_can_fail(case: Case) -> None:
+    vector = case.expected["int8"][COMPARED]
+    answers = {
+        f"{dtype}.{call}": np.stack([vector] * len(indices))
+        for dtype in ("fp32", "int8")
+        for call, indices in CALLS.items()
+    }
+    assert_no_change(answers)
+    answers["int8.padded"][0] += 0.01
+    with pytest.raises(AssertionError, match="int8"):
+        assert_no_change(answers)

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from edgedistil.core.paper import SPEED_ROW
-from edgedistil.core.profile_records import Claim, MemoryFit, MemoryStats, ProfileRecord, ProfileRow
+from edgedistil.core.profile_records import (
+    Claim,
+    MemoryFit,
+    MemoryStats,
+    ProfileRecord,
+    ProfileRow,
+    RuntimeComparison,
+)
 from edgedistil.core.records import NotMeasured, provenance
 from edgedistil.profiling.latency import summarize
 from edgedistil.report.profile_tables import (
@@ -17,6 +24,7 @@ from edgedistil.report.profile_tables import (
     main_tables,
     memory_limit_table,
     profile_table,
+    runtimes_table,
 )
 
 ABSENT = NotMeasured(not_measured="an emulator's time says nothing about the device's")
@@ -184,3 +192,50 @@ def test_claims_have_their_interval_and_the_papers_figure() -> None:
     table = claims_table([speed, other, speed])
     assert cells(table, "figure") == ["1.96 (1.91–2.02)", "–", "1.96 (1.91–2.02)"]
     assert table.notes == [f"in the paper: {SPEED_ROW}"]
+
+
+# --- other runtimes ------------------------------------------------------------------------------
+
+
+def comparison(**changes: Any) -> RuntimeComparison:
+    standard: dict[str, Any] = {
+        "model": "student",
+        "role": "student",
+        "task": "feature-extraction",
+        "precision": "int8",
+        "artefact_sha256": "ab",
+        "device": "openvino",
+        "form": "OpenVINO NNCF",
+        "runtimes": "OpenVINO 7, onnxruntime 9",
+        "against": "int8",
+        "threads": 1,
+        "length": 17,
+        "ratio": 1.25,
+        "low": 1.2,
+        "high": 1.3,
+    }
+    return RuntimeComparison.model_validate({**standard, **changes})
+
+
+def test_forms_of_one_artefact_have_rows_of_their_own() -> None:
+    rows = [row(form=form) for form in (None, "OpenVINO", "OpenVINO NNCF")]
+    precisions = [cells[1] for cells in latency_table(record(*rows)).rows]
+    assert precisions == ["int8", "int8, OpenVINO", "int8, OpenVINO NNCF"]
+    assert [cells[1] for cells in profile_table(record(*rows)).rows] == precisions
+
+
+def test_a_runtime_is_compared_at_every_length() -> None:
+    reason = NotMeasured(not_measured="9 of 9 processes were disturbed")
+    undecided = {"length": 19, "ratio": reason, "low": reason, "high": reason}
+    entries = [comparison(), comparison(**undecided), comparison(threads=2)]
+    table = runtimes_table(record(device="openvino", runtimes=entries))
+    assert table.columns == ["artefact in another runtime", "against our", "threads", "17", "19"]
+    name = "student feature-extraction int8, OpenVINO NNCF"
+    assert table.rows == [
+        [name, "int8", "1", "1.25 (1.20–1.30)", "–"],
+        [name, "int8", "2", "1.25 (1.20–1.30)", "–"],
+    ]
+    assert table.notes == [
+        "above 1, ours is faster; OpenVINO 7, onnxruntime 9; models that took turns, 95% intervals",
+        "–: not decided: 9 of 9 processes were disturbed",
+    ]

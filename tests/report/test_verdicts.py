@@ -151,6 +151,14 @@ def test_the_measured_claim_is_repeated(results: RunResults) -> None:
     assert ". the student's encoder is 1.96 times" in board.how
 
 
+def test_another_runtime_has_no_verdict_about_the_paper(results: RunResults) -> None:
+    host = results.profiles[0]
+    rows = [row.model_copy(update={"form": "OpenVINO"}) for row in host.rows]
+    other = host.model_copy(update={"device": "openvino", "rows": rows, "claims": []})
+    verdicts = speed_verdicts(replace(results, profiles=[host, other]))
+    assert [verdict.device for verdict in verdicts] == ["host"]
+
+
 def test_a_prediction_is_mentioned_and_decides_nothing(results: RunResults) -> None:
     words = {verdict.word for verdict in speed_verdicts(with_claims(results, method="predicted"))}
     assert words == {"not measured"}

@@ -55,10 +55,19 @@ def rewrite(model: onnx.ModelProto) -> dict[str, int]:
             continue
         nodes += expand(rewriter, node)
         changed[node.op_type] = changed.get(node.op_type, 0) + 1
+    _drop_unused_weights(model.graph, nodes)
     # In place: a repeated field of protobuf cannot be assigned.
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return changed
+
+
+def _drop_unused_weights(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Removes the constants that no node reads any more."""
+    read = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 # --- building nodes ------------------------------------------------------------------------------
@@ -90,6 +99,15 @@ class _Rewriter:
     def scalar(self, value: float) -> str:
         """Adds a float32 constant and returns its name."""
         return self.constant(f"plain/{value!r}", np.array(value, np.float32))
+
+    def is_matrix(self, name: str) -> bool:
+        """Whether a value is a constant of two dimensions."""
+        return name in self._weights and len(self._weights[name].dims) == 2
+
+    def transposed(self, name: str) -> str:
+        """Adds the transpose of a constant matrix, once, and returns its name."""
+        array = numpy_helper.to_array(self._weights[name])
+        return self.constant(f"{name}/turned", np.ascontiguousarray(array.T))
 
     def rank(self, name: str) -> int:
         """Returns the number of dimensions of a value; raises ModelError if it is unknown."""
@@ -189,6 +207,9 @@ def _turned(
     batch = bool(settings.get(f"transBatch{side}"))
     if not (rows or batch):
         return value
+    # NNCF quantizes a constant, and not what a Transpose makes of it.
+    if rows and not batch and graph.is_matrix(value):
+        return graph.transposed(value)
     order = list(range(graph.rank(value)))
     # The first dimension goes behind the batch dimensions.
     if batch:

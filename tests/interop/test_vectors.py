@@ -30,7 +30,12 @@ from edgedistil.inference.encoder import Encoder
 from edgedistil.models.sentence_encoder import load_sentence_encoder
 from edgedistil.models.sentence_folder import write_sentence_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    # The last text is too long on purpose.
+    pytest.mark.filterwarnings("ignore::edgedistil.inference.task_model.TextsCutWarning"),
+]
 
 # The gate's tolerance of fp32, and that of int8 on the same kernels and on another release.
 FLOAT32, SAME_KERNELS, OTHER_RELEASE = 1e-4, 1e-5, 0.01

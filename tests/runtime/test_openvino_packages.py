@@ -11,6 +11,7 @@ import pytest
 
 from edgedistil.core.errors import TargetError
 from edgedistil.runtime.openvino_packages import quantize_with_nncf, require_openvino
+from edgedistil.runtime.plain_graph import write_plain_graph
 
 
 @pytest.mark.parametrize("missing", ["openvino", "nncf"])
@@ -29,6 +30,17 @@ def test_a_missing_package_is_named_with_the_command(
         require_openvino()
     assert "pip install 'edgedistil[openvino]'" in str(caught.value.hint)
     assert caught.value.exit_code == 4
+
+
+def test_the_weights_of_an_export_are_quantized(small_export: Path, tmp_path: Path) -> None:
+    graph = tmp_path / "graph.onnx"
+    write_plain_graph(small_export / "onnx/model.onnx", graph)
+    ids_BL = np.arange(5, 16)[None]
+    feed = {"input_ids": ids_BL, "attention_mask": ids_BL * 0 + 1, "token_type_ids": ids_BL * 0}
+    model, weights = quantize_with_nncf(graph, {"a": feed, "b": feed}, tmp_path)
+    assert weights.stat().st_size > 0
+    # Six linear layers in each of two layers of the model.
+    assert model.read_text(encoding="utf-8").count('element_type="i8"') >= 12
 
 
 def test_a_graph_that_nncf_cannot_read_is_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from edgedistil.core.errors import ModelError
 
@@ -87,7 +87,18 @@ class _Rewriter:
         if node.domain == _CONTRIB:
             return True
         # With constant scales, the standard operators are computed well.
-        return node.input[1] not in self._weights and "axis" in _attributes(node)
+        computed = node.input[1] not in self._weights and "axis" in _attributes(node)
+        return computed and self.fills(node.input[2])
+
+    def fills(self, name: str) -> bool:
+        """Whether a value repeats one constant."""
+        node = self._producers.get(name)
+        return node is not None and node.op_type == "ConstantOfShape"
+
+    def fill_value(self, name: str) -> NDArray[Any]:
+        """Returns the constant that a value repeats, as a scalar."""
+        tensor = _attributes(self._producers[name])["value"]
+        return numpy_helper.to_array(tensor).reshape(())
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
         """Adds a constant, once for each name, and returns its name."""
@@ -276,20 +287,16 @@ def _integer_product(
 
 
 def _quantize_rows(graph: _Rewriter, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """QuantizeLinear with a computed scale for each row → Div, Round, Add, Clip, Cast."""
+    """QuantizeLinear with a computed scale for each row → Div, QuantizeLinear with scale 1."""
     x, scale_M, zero_M = node.input
     chain = _Chain(node)
     last = graph.constant("plain/last_axis", np.array([-1], np.int64))
     (scale_M1,) = chain.add("Unsqueeze", [scale_M, last], "scale")
-    (float_M,) = chain.add("Cast", [zero_M], "zero", to=TensorProto.FLOAT)
-    (zero_M1,) = chain.add("Unsqueeze", [float_M, last], "zeros")
-    (quotient,) = chain.add("Div", [x, scale_M1], "quotient")
     # Not a product with 1 / scale, which rounds twice.
-    # Half to even, as QuantizeLinear rounds.
-    (rounded,) = chain.add("Round", [quotient], "rounded")
-    (moved,) = chain.add("Add", [rounded, zero_M1], "moved")
-    (bounded,) = chain.add("Clip", [moved, graph.scalar(0.0), graph.scalar(255.0)], "bounded")
-    chain.add("Cast", [bounded], "values", to=TensorProto.UINT8)
+    (quotient,) = chain.add("Div", [x, scale_M1], "quotient")
+    # Constants are what OpenVINO computes in int8; a Cast is one of its slowest operators.
+    zero = graph.constant(f"{zero_M}/plain", graph.fill_value(zero_M))
+    chain.add("QuantizeLinear", [quotient, graph.scalar(1.0), zero], "values")
     return chain.end()
 
 

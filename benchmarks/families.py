@@ -232,7 +232,8 @@ def export_family(family: str, source: Path) -> Exported:
     """Exports a model with every tool; peers' artefacts are reused from an earlier call."""
     folder = source.with_name(f"{source.name}.artefacts")
     folder.mkdir(exist_ok=True)
-    rows = our_rows(source, folder / OURS, ENCODER_TASK)
+    ours = our_rows(source, folder / OURS, ENCODER_TASK)
+    rows = [row for row in ours if row.precision in PRECISIONS]
     missing = []
     try:
         rows += optimum_rows(source, folder / "optimum", ENCODER_TASK)

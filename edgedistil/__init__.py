@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from edgedistil.core.profile_records import ProfileRecord
     from edgedistil.core.recipe import Recipe
     from edgedistil.core.rundir import RunDir
-    from edgedistil.core.search_records import SearchRecord
+    from edgedistil.core.search_records import SearchRecord, TrainedSearch
     from edgedistil.core.trim_records import TrimRecord
     from edgedistil.inference.classifier import Classifier
     from edgedistil.inference.encoder import Encoder
@@ -82,6 +82,7 @@ __all__ = [
     "profile",
     "report",
     "search",
+    "train_search",
     "trim",
 ]
 # Class or function of the runtime → its module; importing one loads onnxruntime.
@@ -281,6 +282,31 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
     from edgedistil.search import stage
 
     return stage.search(recipe, options)
+
+
+def train_search(
+    recipe: Recipe, candidates: SearchRecord, options: SearchOptions
+) -> tuple[RunDir, TrainedSearch]:
+    """Trains the best candidates of a search by successive halving, and exports the best one.
+
+    Writes `search.json`, `search.md` and `search.svg`; every student is a run of its own, so an
+    interrupted search continues where it was.
+
+    Args:
+        recipe: The recipe of the search.
+        candidates: Result of `search`.
+        options: Number of students (`train`), training tokens, and how the artefact is checked.
+    Returns:
+        The folder, and the record; its `winner` is None if no artefact is within the budget.
+    Raises:
+        InputError: No candidate may fit, or the tokens are too few.
+    """
+    from edgedistil import search_training
+    from edgedistil.report.search_page import write_search_page
+
+    folder, record = search_training.train_search(recipe, candidates, options)
+    write_search_page(folder, record)
+    return folder, record
 
 
 def trim(model: str, options: TrimOptions) -> tuple[Path, TrimRecord]:

@@ -250,15 +250,21 @@ def profile(
 @app.command()
 @with_options(SearchOptions)
 def search(options: SearchOptions, recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """List students that fit a device and a budget; trains nothing."""
+    """List students that fit a device and a budget; with --train, train the best of them."""
     checked = edgedistil.load_recipe(recipe, overrides or ())
     from edgedistil.report import terminal
     from edgedistil.search.stage import require_candidate
+    from edgedistil.search_training import require_winner
 
     # The table comes first: it has the nearest candidates where none fits.
     record = edgedistil.search(checked, options)
     terminal.show_search(record)
     require_candidate(record)
+    if options.train is None:
+        return
+    folder, trained = edgedistil.train_search(checked, record, options)
+    terminal.show_trained_search(folder, trained)
+    require_winner(trained)
 
 
 @app.command()

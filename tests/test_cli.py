@@ -16,7 +16,18 @@ import pytest
 # A new flag is a decision: change this list together with docs/decisions.md.
 COMMANDS = {
     "run": {"--set", "--run"},
-    "search": {"--device", "--under", "--memory", "--length", "--threads", "--set"},
+    "search": {
+        "--device",
+        "--under",
+        "--memory",
+        "--length",
+        "--threads",
+        "--train",
+        "--tokens",
+        "--ssh",
+        "--set",
+        "--run",
+    },
     "answers": {"--out", "--texts-only", "--set"},
     "distill": {"--set", "--run", "--plan", "--resume"},
     "evaluate": {

@@ -10,6 +10,9 @@ from typing import Annotated
 from edgedistil.core.flag import CheckedOptions, Flag
 from edgedistil.core.options import MAX_LENGTH, MAX_THREADS
 
+# More students than a table of them shows.
+MAX_TRAINED = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(CheckedOptions):
@@ -48,6 +51,45 @@ class SearchOptions(CheckedOptions):
         int,
         Flag("--threads", "Thread count.", metavar="N", minimum=1, maximum=MAX_THREADS),
     ] = 1
+    train: Annotated[
+        int | None,
+        Flag(
+            "--train",
+            "Train this many of the candidates by successive halving, and export the best one "
+            "that meets the budget. Default: train nothing.",
+            metavar="N",
+            minimum=1,
+            maximum=MAX_TRAINED,
+        ),
+    ] = None
+    tokens: Annotated[
+        int | None,
+        Flag(
+            "--tokens",
+            "With --train: training tokens of all students together. Default: the recipe's "
+            "train.tokens for each student.",
+            metavar="N",
+            minimum=1,
+            maximum=10**15,
+        ),
+    ] = None
+    ssh: Annotated[
+        str | None,
+        Flag(
+            "--ssh",
+            "With --train: measure the artefact on this board over SSH; without it a device other "
+            "than host is predicted.",
+            metavar="USER@HOST",
+        ),
+    ] = None
+    run: Annotated[
+        str | None,
+        Flag(
+            "--run",
+            "With --train: folder of the result. Default: the recipe's name and -search.",
+            metavar="NAME",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

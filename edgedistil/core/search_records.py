@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from edgedistil.core.precision import Precision
-from edgedistil.core.records import Band, Provenance, Record
+from edgedistil.core.records import Band, Count, Figure, Provenance, Record
 
 Fit = Literal["fits", "may fit", "does not fit"]
 
@@ -26,6 +26,8 @@ class Candidate(Record):
     layers: int
     # Width of the feed-forward.
     intermediate: int
+    # Attention heads of a layer.
+    heads: int
     vocabulary: int
     precision: Precision
     parameters: int
@@ -55,3 +57,54 @@ class SearchRecord(Record):
     budget: Budget
     candidates: list[Candidate]
     provenance: Provenance
+
+
+class TrainedStudent(Record):
+    """One student that a search trained, and what its artefact needs if it was exported."""
+
+    # Name of the run that trained it longest.
+    run: str
+    candidate: Candidate
+    # The last round that it was in, from 1, and the tokens that it was trained on there.
+    round: int
+    tokens: int
+    # Larger is better; `TrainedSearch.metric` says of what.
+    score: float
+    # Whether no other student of its round is as good, as small and as fast, and better in one.
+    is_pareto: bool
+    # None: not exported. Otherwise what failed; empty if gate and budget hold.
+    failure: str | None = None
+    # Of the artefact on the device, by the method of the profile.
+    file_bytes: int | None = None
+    latency_ms: Figure | Band | None = None
+    memory_bytes: Count | Band | None = None
+    method: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether its artefact is published and within the budget."""
+        return self.failure == ""
+
+
+class TrainedSearch(Record):
+    """The result of `search --train`: `search.json`, next to its table and its plot."""
+
+    recipe: str
+    teacher: str
+    device: str
+    length: int
+    threads: int
+    budget: Budget
+    # What decides between students.
+    metric: str
+    # Training tokens of all students together.
+    tokens: int
+    rounds: int
+    # The best first.
+    students: list[TrainedStudent]
+    provenance: Provenance
+
+    @property
+    def winner(self) -> TrainedStudent | None:
+        """The best student that passed; None if none did."""
+        return next((student for student in self.students if student.passed), None)

@@ -48,6 +48,7 @@ def _cut_weights(
     """The student's weights with the rows and columns of some heads of each layer."""
     weights: dict[str, Tensor] = student.state_dict()
     names = {id(module): name for name, module in student.named_modules()}
+    # Rows of query, key and value and columns of the output belong to one head.
     for linears, heads_K in zip(attentions(student), heads, strict=True):
         rows = _rows_of(heads_K, linears[0].out_features // present)
         for linear in linears[:3]:
@@ -72,6 +73,7 @@ def head_importance(value: nn.Linear, output: nn.Linear, heads: int) -> Tensor:
     Returns:
         Shape (heads,), float64.
     """
+    # Double precision: squares of small weights are summed.
     values_HdD = value.weight.detach().double().view(heads, -1, value.in_features)
     outputs_HdD = output.weight.detach().double().T.reshape(heads, -1, output.out_features)
     # ‖O V‖² = tr(OᵀO VVᵀ): products inside a head only.

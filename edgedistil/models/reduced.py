@@ -26,6 +26,7 @@ def class_for(model_class: Any, config: PreTrainedConfig) -> Any:
     """
     if not any(getattr(config, key, None) for key in (PRUNED_HEADS, EMBEDDING_RANK)):
         return model_class
+    # An auto class chooses by the config.
     if hasattr(model_class, "_model_mapping"):
         model_class = _get_model_class(config, model_class._model_mapping)
     return model_class if hasattr(model_class, "builds_reduced") else _subclass(model_class)
@@ -36,12 +37,14 @@ def _subclass(model_class: Any) -> Any:
     """A class of the same name, which becomes the config's architecture, with reduced parts."""
 
     def build(self: Any, config: PreTrainedConfig, *arguments: Any, **settings: Any) -> None:
+        # The modules are replaced behind transformers' own, so that no family needs code.
         model_class.__init__(self, config, *arguments, **settings)
         if getattr(config, PRUNED_HEADS, None):
             _shrink_attentions(self)
         if getattr(config, EMBEDDING_RANK, None):
             _factorise(self)
 
+    # transformers reads the source of the module that a class says it is from.
     names = {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__}
     return type(model_class)(
         model_class.__name__,

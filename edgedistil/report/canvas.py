@@ -82,6 +82,27 @@ def draw_svg(label: str, draw: Callable[[Axes], None], *, height: float = 3.2) -
     return inline_svg(buffer.getvalue(), label)
 
 
+# Colours of the light page, for a picture in a file of its own.
+_LIGHT = {
+    "--ink": "#1b1d21",
+    "--faint": "#5d636e",
+    "--line": "#e3e1dc",
+    "--series-1": "#1f5fbf",
+    "--series-2": "#c2571a",
+    "--series-3": "#178058",
+    "--series-4": "#8a3fa0",
+    "--series-5": "#8c6d00",
+    "--series-6": "#b0305c",
+}
+
+
+def svg_document(svg: str) -> str:
+    """Returns an SVG element of `draw_svg` as a file that needs no page, in light colours."""
+    for variable, colour in _LIGHT.items():
+        svg = svg.replace(f"var({variable})", colour)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}\n'
+
+
 def inline_svg(svg: str, label: str) -> str:
     """Makes matplotlib's SVG document an element that fits into an HTML page.
 

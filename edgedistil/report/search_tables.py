@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from edgedistil.core.format import mebibytes, millions, milliseconds
-from edgedistil.core.search_records import Budget, Candidate, SearchRecord
+from edgedistil.core.records import Band, Figure, NotMeasured
+from edgedistil.core.search_records import (
+    Budget,
+    Candidate,
+    SearchRecord,
+    TrainedSearch,
+    TrainedStudent,
+)
 from edgedistil.report.table import TableData
 
 # Rows of the table; more do not fit on a screen.
@@ -33,6 +40,7 @@ def _cells(candidate: Candidate) -> list[str]:
     return [
         str(candidate.layers),
         str(candidate.intermediate),
+        str(candidate.heads),
         f"{candidate.vocabulary:,}",
         candidate.precision,
         millions(candidate.parameters),
@@ -41,6 +49,50 @@ def _cells(candidate: Candidate) -> list[str]:
         mebibytes(candidate.memory_bytes),
         f"{candidate.fit} ({needs})" if needs else candidate.fit,
     ]
+
+
+def trained_table(record: TrainedSearch) -> TableData:
+    """Returns the trained students of a search, the best first."""
+    rows = [_trained_cells(student) for student in record.students]
+    threads = "one thread" if record.threads == 1 else f"{record.threads} threads"
+    notes = [
+        f"score: {record.metric}; {record.tokens:,} training tokens in {record.rounds} rounds of "
+        "successive halving, one seed",
+        f"times for {record.length} tokens and {threads}: a number is measured, a range predicted",
+        "Pareto: no student of the same round is as good, as small and as fast, and better in one",
+    ]
+    title = f"Trained students on {record.device} under {_budget(record.budget)}"
+    return TableData(title, _TRAINED_COLUMNS, rows, notes)
+
+
+def _trained_cells(student: TrainedStudent) -> list[str]:
+    candidate = student.candidate
+    # What the artefact needs, or what was predicted of one that was not made.
+    latency = candidate.latency_ms if student.latency_ms is None else student.latency_ms
+    middle = (candidate.file_bytes.low + candidate.file_bytes.high) / 2
+    return [
+        str(student.round),
+        f"{student.score:.4f}",
+        "yes" if student.is_pareto else "no",
+        str(candidate.layers),
+        str(candidate.intermediate),
+        str(candidate.heads),
+        f"{candidate.vocabulary:,}",
+        candidate.precision,
+        mebibytes(student.file_bytes or middle),
+        _milliseconds(latency),
+        _outcome(student),
+    ]
+
+
+def _milliseconds(latency: Figure | Band) -> str:
+    return "–" if isinstance(latency, NotMeasured) else milliseconds(latency)
+
+
+def _outcome(student: TrainedStudent) -> str:
+    if student.failure is None:
+        return "not exported"
+    return "within the budget" if student.passed else student.failure
 
 
 def _budget(budget: Budget) -> str:
@@ -57,6 +109,7 @@ def _budget(budget: Budget) -> str:
 _COLUMNS = (
     "layers",
     "feed-forward",
+    "heads",
     "tokens",
     "precision",
     "parameters",
@@ -64,4 +117,17 @@ _COLUMNS = (
     "ms",
     "peak MiB",
     "verdict",
+)
+_TRAINED_COLUMNS = (
+    "round",
+    "score",
+    "Pareto",
+    "layers",
+    "feed-forward",
+    "heads",
+    "tokens",
+    "precision",
+    "MiB",
+    "ms",
+    "artefact",
 )

@@ -12,7 +12,7 @@ from edgedistil.core.export_records import ExportRecord, ParityRecord
 from edgedistil.core.profile_records import ProfileRecord
 from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir
-from edgedistil.core.search_records import SearchRecord
+from edgedistil.core.search_records import SearchRecord, TrainedSearch
 from edgedistil.core.trim_records import TrimRecord
 from edgedistil.report.distill_tables import (
     describe_training,
@@ -23,7 +23,7 @@ from edgedistil.report.distill_tables import (
 from edgedistil.report.evaluation_tables import ablation_table, evaluation_tables
 from edgedistil.report.export_tables import export_table
 from edgedistil.report.profile_tables import main_tables
-from edgedistil.report.search_tables import search_table
+from edgedistil.report.search_tables import search_table, trained_table
 from edgedistil.report.table import TableData
 from edgedistil.report.trim_tables import trim_tables
 
@@ -82,6 +82,14 @@ def show_profiles(run: RunDir | None, records: Sequence[ProfileRecord]) -> None:
 def show_search(record: SearchRecord) -> None:
     """Prints the candidates of a search."""
     show_tables([search_table(record)])
+
+
+def show_trained_search(run: RunDir, record: TrainedSearch) -> None:
+    """Prints the trained students of a search, and where the result is."""
+    console.result(f"\n{run.path}")
+    show_tables([trained_table(record)])
+    if record.winner is not None:
+        console.result(f"  best within the budget: {record.winner.run}")
 
 
 def show_trim(target: Path, record: TrimRecord) -> None:

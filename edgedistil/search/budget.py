@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError
-from edgedistil.core.records import Band
+from edgedistil.core.records import Band, NotMeasured
 from edgedistil.core.search_records import Budget, Fit
 
 _LIMIT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
@@ -67,3 +67,13 @@ def fit_of(needs: Sequence[tuple[Band, float | None]]) -> Fit:
     if all(band.high <= limit for band, limit in limited):
         return "fits"
     return "may fit"
+
+
+def excess_of(need: float | Band | NotMeasured, limit: float | None) -> str:
+    """Returns by how much a need may be above its limit, in words; empty if it is not for sure."""
+    if limit is None:
+        return ""
+    if isinstance(need, NotMeasured):
+        return f"not measured ({need.not_measured})"
+    highest = need.high if isinstance(need, Band) else need
+    return "" if highest <= limit else f"up to {highest:,.6g} of {limit:,.6g}"

@@ -20,6 +20,8 @@ from edgedistil.search.budget import fit_of
 # Shares of the teacher's feed-forward width: a quarter is the narrowest that published students of
 # this kind have.
 WIDTH_SHARES = (1.0, 0.75, 0.5, 0.25)
+# Shares of the teacher's attention heads, where heads can be removed.
+HEAD_SHARES = (1.0, 0.5)
 # A width is a multiple of this, so that kernels have no remainders.
 _WIDTH_STEP = 64
 # Sizes of a trimmed vocabulary; 2.9%, 6.8%, 12% and 23% more tokens on English text
@@ -50,7 +52,11 @@ class Setting:
 
 
 def enumerate_shapes(
-    teacher: EncoderShape, *, least_vocabulary: int, depths: Sequence[int] | None = None
+    teacher: EncoderShape,
+    *,
+    least_vocabulary: int,
+    depths: Sequence[int] | None = None,
+    fewer_heads: bool = False,
 ) -> Iterator[EncoderShape]:
     """Yields the shapes of students, from as large as the teacher down.
 
@@ -58,18 +64,24 @@ def enumerate_shapes(
         teacher: Shape of a student that has all of the teacher's layers.
         least_vocabulary: Tokens that have to stay.
         depths: Numbers of layers; None: all up to the teacher's.
+        fewer_heads: Whether heads can be removed.
     """
     sizes = [size for size in VOCABULARIES if least_vocabulary <= size < teacher.vocabulary]
-    widths = [_width(teacher.intermediate * share) for share in WIDTH_SHARES]
+    widths = [_width(teacher.intermediate, share) for share in WIDTH_SHARES]
+    shares = HEAD_SHARES if fewer_heads else (1.0,)
+    heads = [max(1, round(teacher.heads * share)) for share in shares]
     all_depths = depths or range(teacher.layers, 0, -1)
-    for layers, width, rows in product(
-        all_depths, dict.fromkeys(widths), (teacher.vocabulary, *sizes)
+    for layers, width, count, rows in product(
+        all_depths, dict.fromkeys(widths), dict.fromkeys(heads), (teacher.vocabulary, *sizes)
     ):
-        yield replace(teacher, layers=layers, intermediate=width, vocabulary=rows)
+        yield replace(teacher, layers=layers, intermediate=width, heads=count, vocabulary=rows)
 
 
-def _width(width: float) -> int:
-    return max(_WIDTH_STEP, round(width / _WIDTH_STEP) * _WIDTH_STEP)
+def _width(teacher: int, share: float) -> int:
+    """A share of the teacher's width in steps, never above the teacher's."""
+    if share == 1:
+        return teacher
+    return min(teacher, max(_WIDTH_STEP, round(teacher * share / _WIDTH_STEP) * _WIDTH_STEP))
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,7 @@ def judge(shape: EncoderShape, precision: Precision, setting: Setting) -> Candid
     return Candidate(
         layers=shape.layers,
         intermediate=shape.intermediate,
+        heads=shape.heads,
         vocabulary=shape.vocabulary,
         precision=precision,
         parameters=shape.parameters,

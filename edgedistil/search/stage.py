@@ -59,10 +59,15 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
         threads=options.threads,
         budget=budget,
     )
+    students = enumerate_shapes(
+        shape,
+        least_vocabulary=_least_vocabulary(source),
+        fewer_heads=source.family.names.attention is not None,
+    )
     # Every student at every precision of the recipe.
     candidates = [
         judge(student, precision, setting)
-        for student in enumerate_shapes(shape, least_vocabulary=_least_vocabulary(source))
+        for student in students
         for precision in _precisions(recipe)
     ]
     return SearchRecord(
@@ -128,7 +133,7 @@ def require_candidate(record: SearchRecord) -> None:
     needs = ", ".join(f"{name} {need}" for name, need in nearest.excess.items())
     raise GateError(
         f"no student of {record.teacher} meets the budget on {record.device}: the nearest "
-        f"({nearest.layers} layers, feed-forward {nearest.intermediate}, {nearest.vocabulary:,} "
-        f"tokens, {nearest.precision}) needs at least {needs}",
+        f"({nearest.layers} layers, feed-forward {nearest.intermediate}, {nearest.heads} heads, "
+        f"{nearest.vocabulary:,} tokens, {nearest.precision}) needs at least {needs}",
         hint="raise the limit, shorten --length, or start from a narrower teacher",
     )

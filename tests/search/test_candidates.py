@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edgedistil.core.device import load_device
-from edgedistil.core.records import Band
+from edgedistil.core.records import Band, NotMeasured
 from edgedistil.core.search_records import Budget
 from edgedistil.costmodel.constants import ONNXRUNTIME_CONSTANTS, core_family
 from edgedistil.costmodel.shapes import EncoderShape
-from edgedistil.search.budget import fit_of, read_budget
+from edgedistil.search.budget import excess_of, fit_of, read_budget
 from edgedistil.search.candidates import Setting, enumerate_shapes, judge
 
 MINILM = EncoderShape(
@@ -30,6 +32,12 @@ def test_shapes_are_all_combinations() -> None:
     assert len(set(shapes)) == len(shapes) == 6 * 4 * 4
     assert {shape.vocabulary for shape in shapes} == {30522, 20_000, 16_000, 12_000}
     assert {shape.intermediate for shape in shapes} == {1536, 1152, 768, 384}
+
+
+def test_heads_are_halved_where_they_can_be_removed() -> None:
+    shapes = list(enumerate_shapes(MINILM, least_vocabulary=9_000, fewer_heads=True))
+    assert len(set(shapes)) == len(shapes) == 6 * 4 * 2 * 4
+    assert {shape.heads for shape in shapes} == {12, 6}
 
 
 def test_a_half_of_minilm_with_16000_tokens_has_half_of_its_parameters() -> None:
@@ -69,3 +77,25 @@ def test_a_smaller_student_needs_less_of_everything() -> None:
     assert small.latency_ms.high < large.latency_ms.high
     assert small.memory_bytes.high < large.memory_bytes.high
     assert small.worst_ratio < large.worst_ratio
+
+
+def test_a_narrow_teacher_has_no_wider_students() -> None:
+    narrow = replace(MINILM, intermediate=44)
+    assert {s.intermediate for s in enumerate_shapes(narrow, least_vocabulary=9_000)} == {44}
+
+
+@pytest.mark.parametrize(
+    ("need", "words"),
+    [
+        (9.0, ""),
+        (Band(low=8.0, high=10.0), ""),
+        (Band(low=9.0, high=11.0), "up to 11 of 10"),
+        (10.5, "up to 10.5 of 10"),
+        (NotMeasured(not_measured="no board"), "not measured (no board)"),
+    ],
+)
+def test_only_what_is_below_its_limit_for_sure_has_no_excess(
+    need: float | Band | NotMeasured, words: str
+) -> None:
+    assert excess_of(need, 10.0) == words
+    assert excess_of(need, None) == ""

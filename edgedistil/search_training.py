@@ -1,0 +1,368 @@
+"""`edgedistil search --train`: students under a budget, trained by successive halving.
+
+This module is at the top level because it calls several stages, which do not import each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from edgedistil.core import console
+from edgedistil.core.budget_options import SearchOptions
+from edgedistil.core.distill_records import DistillRecord, HeldoutMlm, HeldoutVectors
+from edgedistil.core.errors import GateError, InputError, ParityError, RunError
+from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
+from edgedistil.core.places import runs_root
+from edgedistil.core.profile_records import ProfileRow
+from edgedistil.core.recipe import Recipe
+from edgedistil.core.recipe_student import VocabularySection
+from edgedistil.core.records import provenance, read_record, write_record
+from edgedistil.core.rundir import RunDir, checked_name
+from edgedistil.core.search_records import (
+    Budget,
+    Candidate,
+    SearchRecord,
+    TrainedSearch,
+    TrainedStudent,
+)
+from edgedistil.core.task import ENCODER_TASK
+from edgedistil.core.trim_records import TrimRecord
+from edgedistil.search.budget import excess_of
+from edgedistil.search.halving import Round, pareto, plan_rounds, select_students, sizes_of
+
+RECORD = "search.json"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is trained, and how.
+
+    Attributes:
+        recipe: Teacher, text, objective and optimizer of every run.
+        name: Beginning of the names of the runs, and folder of the result.
+        search: Candidates, device and budget.
+        rounds: Students and tokens of each round.
+        collections: Retrieval collections of the recipe, which judge sentence vectors.
+    """
+
+    recipe: Recipe
+    name: str
+    search: SearchRecord
+    rounds: list[Round]
+    collections: list[str]
+
+    @property
+    def teacher_sizes(self) -> tuple[int, int, int]:
+        """Units, heads and tokens of the teacher: the largest of all candidates."""
+        candidates = self.search.candidates
+        return (
+            max(candidate.intermediate for candidate in candidates),
+            max(candidate.heads for candidate in candidates),
+            max(candidate.vocabulary for candidate in candidates),
+        )
+
+
+def train_search(
+    recipe: Recipe, search: SearchRecord, options: SearchOptions
+) -> tuple[RunDir, TrainedSearch]:
+    """Trains the best candidates of a search, and exports the best student that meets the budget.
+
+    Every student is a run of its own, so an interrupted search continues where it was.
+
+    Args:
+        recipe: Its student's sizes and its length are replaced by those of the search.
+        search: The result of `search`.
+        options: Number of students, tokens, and how the artefact is checked.
+    Returns:
+        The folder, and the record that is stored in it; `require_winner` checks it.
+    Raises:
+        InputError: No candidate may fit, the tokens are too few, or the recipe cannot be distilled.
+    """
+    plan = _plan(recipe, search, options)
+    run = RunDir(runs_root() / plan.name)
+    trained = _halve(plan, select_students(search.candidates, options.train or 1))
+    record = TrainedSearch(
+        recipe=recipe.name,
+        teacher=search.teacher,
+        device=search.device,
+        length=search.length,
+        threads=search.threads,
+        budget=search.budget,
+        metric=_metric(plan, trained[0]),
+        tokens=sum(round_.students * round_.tokens for round_ in plan.rounds),
+        rounds=len(plan.rounds),
+        students=_check_until_one_passes(trained, search, options),
+        provenance=provenance(),
+    )
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_record(run.path / RECORD, record)
+    return run, record
+
+
+def require_winner(record: TrainedSearch) -> None:
+    """Raises GateError unless a student's artefact passed its gate and is within the budget."""
+    if record.winner is not None:
+        return
+    failures = [f"{student.run}: {student.failure}" for student in record.students]
+    raise GateError(
+        f"no trained student meets the budget on {record.device}: {'; '.join(failures)}",
+        hint="raise the limit, train more candidates with --train, or measure with --ssh: a "
+        "predicted band must be below the limit completely",
+    )
+
+
+def _plan(recipe: Recipe, search: SearchRecord, options: SearchOptions) -> _Plan:
+    from edgedistil.evaluate.retrieval.stage import is_retrieval
+
+    name = checked_name(options.run or f"{recipe.name}-search")
+    if (runs_root() / name / "recipe.toml").exists():
+        raise RunError(
+            f"'{name}' is the run of a distillation", hint="name the search with --run NEW-NAME"
+        )
+    students = select_students(search.candidates, options.train or 1)
+    if not students:
+        raise InputError("no candidate may fit: there is nothing to train")
+    tokens = options.tokens
+    if tokens is None and recipe.train.tokens is None:
+        raise InputError(
+            "--train needs a token budget, and the recipe's length is not in tokens",
+            hint="set --tokens, such as --tokens 4000000",
+        )
+    rounds = plan_rounds(len(students), tokens or len(students) * (recipe.train.tokens or 0))
+    collections = [task for task in recipe.evaluate.tasks if is_retrieval(task)]
+    return _Plan(recipe, name, search, rounds, collections)
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """One student after a round.
+
+    Attributes:
+        candidate: Its sizes.
+        run: The run that trained it.
+        record: Record of this distillation.
+        round_: Number of the round, from 1.
+        tokens: Its training tokens.
+        score: Larger is better.
+    """
+
+    candidate: Candidate
+    run: RunDir
+    record: DistillRecord
+    round_: int
+    tokens: int
+    score: float
+
+
+def _halve(plan: _Plan, students: Sequence[Candidate]) -> list[_Trained]:
+    """Returns every student after its last round: those of later rounds first, then by score."""
+    ranking: list[_Trained] = []
+    for number, round_ in enumerate(plan.rounds, start=1):
+        console.say(
+            f"round {number} of {len(plan.rounds)}: {round_.students} students, "
+            f"{round_.tokens:,} tokens each"
+        )
+        trained = [
+            _train(plan, candidate, number, round_.tokens)
+            for candidate in students[: round_.students]
+        ]
+        trained.sort(key=lambda student: -student.score)
+        students = [student.candidate for student in trained]
+        # A student's later round replaces its earlier one.
+        sizes = set(map(sizes_of, students))
+        ranking = trained + [s for s in ranking if sizes_of(s.candidate) not in sizes]
+    return ranking
+
+
+def _train(plan: _Plan, candidate: Candidate, number: int, tokens: int) -> _Trained:
+    """Distils one student, or reads its finished run."""
+    from edgedistil.distill.stage import distill
+
+    label = "x".join(map(str, sizes_of(candidate)))
+    name = checked_name(f"{plan.name}.{label}.{tokens}")
+    # The name says what decides the result, so that other budgets make other runs.
+    recipe = candidate_recipe(plan.recipe, candidate, plan.teacher_sizes, tokens=tokens)
+    run, record = distill(recipe, run_name=name, resume=(runs_root() / name).is_dir())
+    score = _score(run, record, plan.collections)
+    console.say(f"{name}: {score:.4f}")
+    return _Trained(candidate, run, record, number, tokens, score)
+
+
+def candidate_recipe(
+    recipe: Recipe, candidate: Candidate, teacher_sizes: tuple[int, int, int], *, tokens: int
+) -> Recipe:
+    """Returns a recipe with a candidate's sizes and a number of training tokens.
+
+    Args:
+        recipe: The recipe of the search.
+        candidate: The sizes.
+        teacher_sizes: Units, heads and tokens of the teacher, which need no keys.
+        tokens: Length of the run.
+    """
+    units, heads, vocabulary = teacher_sizes
+    section = recipe.student
+    text = section.vocabulary.text if section.vocabulary is not None else None
+    student = section.model_copy(
+        update={
+            "layers": _layers(recipe, candidate),
+            "intermediate": _below(candidate.intermediate, units),
+            "heads": _below(candidate.heads, heads),
+            "vocabulary": VocabularySection(size=candidate.vocabulary, text=text)
+            if candidate.vocabulary < vocabulary
+            else None,
+        }
+    )
+    train = recipe.train.model_copy(update={"tokens": tokens, "epochs": None, "steps": None})
+    return recipe.model_copy(update={"student": student, "train": train})
+
+
+def _layers(recipe: Recipe, candidate: Candidate) -> list[int]:
+    """The recipe's own layers where their number is right, otherwise evenly spread ones."""
+    from edgedistil.core.model_folder import read_model_folder
+    from edgedistil.core.model_source import find_model
+    from edgedistil.core.sentence_modules import find_transformer
+    from edgedistil.models.student import alternate_layers
+
+    layers = recipe.student.layers
+    if layers != "alternate" and len(layers) == candidate.layers:
+        return layers
+    source = read_model_folder(find_transformer(find_model(recipe.teacher.source)))
+    return alternate_layers(source.family.layers(source.config), candidate.layers)
+
+
+def _below(size: int, teacher: int) -> int | None:
+    return size if size < teacher else None
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def _metric(plan: _Plan, trained: _Trained) -> str:
+    if not isinstance(_heldout(trained.record), HeldoutVectors):
+        return "minus the held-out masked-LM loss, nats for each token of the teacher"
+    if plan.collections:
+        return f"mean nDCG@10 of {', '.join(plan.collections)}"
+    return "rank correlation of held-out similarities with the teacher's"
+
+
+def _score(run: RunDir, record: DistillRecord, collections: Sequence[str]) -> float:
+    heldout = _heldout(record)
+    if isinstance(heldout, HeldoutMlm):
+        # A smaller vocabulary has more tokens for the same text, each of them easier.
+        growth = read_record(run.trim, TrimRecord).heldout.growth if run.trim.exists() else 1.0
+        return -heldout.mlm_loss_nats * growth
+    return _mean_ndcg(run, collections) if collections else heldout.rank_correlation
+
+
+def _heldout(record: DistillRecord) -> HeldoutMlm | HeldoutVectors:
+    """The last held-out figures of the student."""
+    return [figures for figures in record.heldout if figures.model == "student"][-1]
+
+
+def _mean_ndcg(run: RunDir, collections: Sequence[str]) -> float:
+    from edgedistil.evaluate.stage import evaluate
+
+    record = evaluate(run, EvaluateOptions(tasks=list(collections), models=["student"]))
+    scores = [row.metrics["ndcg@10"] for row in record.retrieval if row.model == "student"]
+    return sum(scores) / len(scores)
+
+
+# --- artefacts -----------------------------------------------------------------------------------
+
+
+def _check_until_one_passes(
+    trained: Sequence[_Trained], search: SearchRecord, options: SearchOptions
+) -> list[TrainedStudent]:
+    """Returns the students' records; artefacts are made from the best on, until one passes."""
+    students = list(_records(trained))
+    for index, student in enumerate(students):
+        students[index] = _check_artefact(student, search, options)
+        if students[index].passed:
+            break
+    return students
+
+
+def _records(trained: Sequence[_Trained]) -> Iterator[TrainedStudent]:
+    for student in trained:
+        # Students of other rounds had other numbers of tokens.
+        of_round = [other for other in trained if other.round_ == student.round_]
+        optimal = pareto([_costs(other) for other in of_round])
+        yield TrainedStudent(
+            run=student.run.name,
+            candidate=student.candidate,
+            round=student.round_,
+            tokens=student.tokens,
+            score=student.score,
+            is_pareto=optimal[of_round.index(student)],
+        )
+
+
+def _costs(student: _Trained) -> tuple[float, ...]:
+    """Error, bytes and time, of which less is better."""
+    candidate = student.candidate
+    return (-student.score, candidate.file_bytes.low, candidate.latency_ms.low)
+
+
+def _check_artefact(
+    student: TrainedStudent, search: SearchRecord, options: SearchOptions
+) -> TrainedStudent:
+    """Exports a student and compares its artefact on the device with the budget."""
+    from edgedistil.export.stage import export
+    from edgedistil.profiling.stage import profile
+
+    precision = student.candidate.precision
+    # An artefact that its gate rejects is a result of the search, not the end of it.
+    try:
+        export(student.run, ExportOptions(precisions=[precision]))
+    except ParityError as error:
+        return student.model_copy(update={"failure": str(error.message)})
+    options_of_profile = ProfileOptions(
+        device=options.device,
+        ssh=options.ssh,
+        threads=[search.threads],
+        lengths=[search.length],
+        sentence_pairs=0,
+        claim_pairs=0,
+    )
+    _, records = profile(student.run, options_of_profile)
+    rows = [row for record in records for row in record.rows if _is_row(row, student, search)]
+    if not rows:
+        return student.model_copy(update={"failure": "it was not profiled on the device"})
+    row = rows[0]
+    return student.model_copy(
+        update={
+            "failure": _failure(row, search.budget),
+            "file_bytes": row.file_bytes,
+            "latency_ms": row.latency_ms,
+            "memory_bytes": row.peak_memory_bytes,
+            "method": row.method,
+        }
+    )
+
+
+def _is_row(row: ProfileRow, student: TrainedStudent, search: SearchRecord) -> bool:
+    is_student = row.role == "student" and row.task == ENCODER_TASK
+    return (
+        is_student and row.precision == student.candidate.precision and row.length == search.length
+    )
+
+
+def _failure(row: ProfileRow, budget: Budget) -> str:
+    """What of a budget an artefact exceeds; empty if nothing."""
+    if not row.usable:
+        return f"the measurement is not valid: {row.invalid_reason or row.disturbed}"
+    needs = (
+        ("ms", row.latency_ms, budget.latency_ms),
+        ("bytes of file", float(row.file_bytes), budget.file_bytes),
+        ("bytes of memory", row.peak_memory_bytes, budget.memory_bytes),
+    )
+    failures = []
+    for unit, need, limit in needs:
+        problem = excess_of(need, limit)
+        if problem:
+            failures.append(f"{problem} {unit}")
+    return ", ".join(failures)

@@ -171,6 +171,18 @@ def check_tools() -> list[Finding]:
     return findings
 
 
+def check_extras() -> list[Finding]:
+    """Looks for the packages of optional runtimes."""
+    advice = "pip install 'edgedistil[openvino]' (for profile --runtime openvino)"
+    findings = []
+    for name in ("openvino", "nncf"):
+        try:
+            findings.append(Finding(name, "ok", metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            findings.append(Finding(name, "note", "not installed", advice))
+    return findings
+
+
 def check_runs() -> list[Finding]:
     """Lists the runs of this folder."""
     names = run_names()
@@ -184,5 +196,6 @@ CHECKS: tuple[Callable[[], list[Finding]], ...] = (
     check_storage,
     check_assets,
     check_tools,
+    check_extras,
     check_runs,
 )

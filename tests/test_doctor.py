@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,17 @@ def test_no_home_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     (assets,) = doctor.check_assets()
     assert "not cached" in assets.detail
+
+
+def test_an_optional_runtime_is_a_note_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [finding.state for finding in doctor.check_extras()] == ["ok", "ok"]
+
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    openvino, nncf = doctor.check_extras()
+    assert (openvino.subject, nncf.subject) == ("openvino", "nncf")
+    for finding in (openvino, nncf):
+        assert (finding.state, finding.detail) == ("note", "not installed")
+        assert "pip install 'edgedistil[openvino]'" in finding.advice

@@ -24,14 +24,14 @@ _CONTRIB = "com.microsoft"
 
 
 def write_plain_graph(path: Path, output: Path) -> dict[str, int]:
-    """Writes a graph whose fused operators are standard operators; weights are in the file.
+    """Writes a graph whose fused operators are standard operators.
 
     Requires: what `edgedistil export` writes. Operators that are not in the table remain.
     Ensures: the same outputs up to the rounding of float32.
 
     Args:
         path: The graph, with external data next to it.
-        output: Where the new graph is written.
+        output: Where the new graph is written, with its weights in a file next to it.
     Returns:
         Name of an operator → how many were rewritten.
     Raises:
@@ -39,7 +39,9 @@ def write_plain_graph(path: Path, output: Path) -> dict[str, int]:
     """
     model = onnx.load_model(path, format="protobuf")
     changed = rewrite(model)
-    onnx.save_model(model, output)
+    # A file of protobuf ends at 2 GB.
+    location = f"{output.name}_data"
+    onnx.save_model(model, output, save_as_external_data=True, location=location)
     return changed
 
 
@@ -84,6 +86,9 @@ class _Rewriter:
 
     def needs(self, node: onnx.NodeProto) -> bool:
         """Whether a node with an entry in the table has to be rewritten."""
+        # Another exporter's node may be malformed: the runtime that reads it says so.
+        if len(node.input) < _FEWEST_INPUTS[node.op_type] or not node.output:
+            return False
         if node.domain == _CONTRIB:
             return True
         # With constant scales, the standard operators are computed well.
@@ -122,8 +127,9 @@ class _Rewriter:
 
     def rank(self, name: str) -> int:
         """Returns the number of dimensions of a value; raises ModelError if it is unknown."""
-        # Values that keep the dimensions of their first input are followed to one that is known.
-        while True:
+        # Values that keep the dimensions of their first input are followed to one that is known, in
+        # a corrupt graph no further than it has nodes.
+        for _ in range(len(self._producers) + 1):
             if name in self._weights:
                 return len(self._weights[name].dims)
             if name in self._inputs:
@@ -131,17 +137,28 @@ class _Rewriter:
             node = self._producers.get(name)
             if node is None:
                 raise ModelError(f"the number of dimensions of '{name}' is unknown")
+            settings = _attributes(node)
             if node.op_type == "Reshape" and node.input[1] in self._weights:
                 return int(self._weights[node.input[1]].dims[0])
-            if node.op_type == "Transpose":
-                return len(_attributes(node)["perm"])
-            if node.op_type not in _KEEPS_RANK:
+            if node.op_type == "Transpose" and "perm" in settings:
+                return len(settings["perm"])
+            if node.op_type not in _KEEPS_RANK or not node.input:
                 raise ModelError(
                     f"the number of dimensions of '{name}' is unknown: {node.op_type} computes it"
                 )
             name = node.input[0]
+        raise ModelError(f"the number of dimensions of '{name}' is unknown: it depends on itself")
 
 
+# Fewest inputs of an operator that is rewritten.
+_FEWEST_INPUTS = {
+    "DynamicQuantizeMatMul": 3,
+    "FusedMatMul": 2,
+    "Gelu": 1,
+    "MatMulIntegerToFloat": 4,
+    "QuantizeLinear": 3,
+    "QuickGelu": 1,
+}
 # Operators whose output has the dimensions of their first input.
 _KEEPS_RANK = {
     "Cast",
@@ -200,7 +217,7 @@ def _fused_matmul(graph: _Rewriter, node: onnx.NodeProto) -> list[onnx.NodeProto
     chain = _Chain(node)
     left, right = (
         _turned(graph, chain, value, settings, side)
-        for value, side in zip(node.input, "AB", strict=True)
+        for value, side in zip(node.input[:2], "AB", strict=True)
     )
     (product,) = chain.add("MatMul", [left, right], "product")
     alpha = float(settings.get("alpha", 1.0))

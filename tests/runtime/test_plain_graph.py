@@ -144,3 +144,18 @@ def test_a_product_of_unknown_dimensions_is_refused() -> None:
     model.graph.node.insert(0, helper.make_node("Loop", ["x"], ["z"]))
     with pytest.raises(ModelError, match="dimensions of 'z' is unknown: Loop computes it"):
         rewrite(model)
+
+
+def test_a_malformed_node_remains_for_the_runtime_to_refuse() -> None:
+    model = one_node(fused("FusedMatMul", ["x"]), {"x": [M, K]}, {})
+    assert rewrite(model) == {}
+    assert [node.op_type for node in model.graph.node] == ["FusedMatMul"]
+
+
+def test_a_value_that_depends_on_itself_is_refused() -> None:
+    model = one_node(fused("FusedMatMul", ["a", "x"], transBatchA=1), {"x": [M, K]}, {})
+    model.graph.node.extend(
+        [helper.make_node("Cast", ["b"], ["a"]), helper.make_node("Cast", ["a"], ["b"])]
+    )
+    with pytest.raises(ModelError, match="depends on itself"):
+        rewrite(model)

@@ -67,9 +67,9 @@ def rewrite(model: onnx.ModelProto) -> dict[str, int]:
 def _drop_unused_weights(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
     """Removes the constants that no node reads any more."""
     read = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    weights = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(weights)
 
 
 # --- building nodes ------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ COMMANDS = {
         "--cell",
         "--artefact",
         "--seed-run",
+        "--untrimmed-run",
         "--run",
     },
     "ablate": {"--task", "--seeds", "--data", "--jobs"},

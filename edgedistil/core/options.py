@@ -220,6 +220,15 @@ class EvaluateOptions(TaskOptions):
             "Also score the ONNX artefact of this precision. Default: PyTorch only.",
         ),
     ] = None
+    untrimmed_run: Annotated[
+        str | None,
+        Flag(
+            "--untrimmed-run",
+            "Run of the same recipe without student.vocabulary, whose student is a baseline of "
+            "this and later evaluations: student-untrimmed. Default: no such baseline.",
+            metavar="RUN",
+        ),
+    ] = None
     seed_runs: Annotated[
         Sequence[str] | None,
         Flag(

@@ -27,12 +27,15 @@ from edgedistil.evaluate.cells import (
 )
 from edgedistil.evaluate.spec import TaskSpec, Training
 from edgedistil.evaluate.tasks import load_data
+from edgedistil.evaluate.untrimmed import has_untrimmed_run, untrimmed_run
 
 TEACHER = "teacher"
 # The teacher before a head was fitted, in runs where one was.
 AS_GIVEN = "teacher-as-given"
 # The teacher as given with the student's vocabulary: what trimming alone costs.
 TRIMMED = "teacher-trimmed"
+# The student of the same recipe without trimming: what distilling alone costs.
+UNTRIMMED = "student-untrimmed"
 RANDOM_STUDENT = "student-random"
 MODELS = (
     TEACHER,
@@ -40,6 +43,7 @@ MODELS = (
     TRIMMED,
     "student-step0",
     "student",
+    UNTRIMMED,
     RANDOM_STUDENT,
     "student-d",
     "student-step0-d",
@@ -50,6 +54,7 @@ MODELS = (
 # deployed without a student.
 COMPARISON_MODELS = (
     "student-step0",
+    UNTRIMMED,
     RANDOM_STUDENT,
     "student-step0-d",
     "student-same-steps",
@@ -290,11 +295,16 @@ def with_controls(run: RunDir, models: Sequence[str], spec: TaskSpec) -> list[st
     # Without the teacher there is no retention.
     if TEACHER in models and len(models) > 1:
         extended.append(reference_model(run))
-        if run.teacher_trimmed.exists():
-            extended.append(TRIMMED)
+        extended += trim_baselines(run)
         if baseline_model(spec.metric) == RANDOM_STUDENT:
             extended.append(RANDOM_STUDENT)
     return list(dict.fromkeys(extended))
+
+
+def trim_baselines(run: RunDir) -> list[str]:
+    """Returns the models that say what trimming alone and distilling alone cost."""
+    baselines = [TRIMMED] if run.teacher_trimmed.exists() else []
+    return [*baselines, UNTRIMMED] if has_untrimmed_run(run) else baselines
 
 
 def untreated(model: str) -> str:
@@ -324,9 +334,10 @@ def source_of(run: RunDir, model: str) -> ModelSource:
                 f"the teacher of run '{run.name}' is used as it was given: its head was not fitted",
                 hint=f"pass --model {TEACHER}",
             )
-        # A model of the run has to be as `distill` left it.
-        folder = run.require(_folder_in_run(run, model), "edgedistil distill RECIPE")
-        require_unchanged(run, [folder])
+        # A model of a run has to be as `distill` left it.
+        owner = untrimmed_run(run) if model == UNTRIMMED else run
+        folder = owner.require(_folder_in_run(owner, model), "edgedistil distill RECIPE")
+        require_unchanged(owner, [folder])
         _check_model(folder)
         is_random = model == RANDOM_STUDENT
         digest = model_sha256(folder, random_weights=is_random)

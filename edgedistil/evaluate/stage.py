@@ -37,6 +37,7 @@ from edgedistil.evaluate.retrieval.stage import (
 from edgedistil.evaluate.search import choose_settings
 from edgedistil.evaluate.spec import expand_groups, load_task
 from edgedistil.evaluate.tasks import load_data
+from edgedistil.evaluate.untrimmed import name_untrimmed_run
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,9 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
         InputError: A task, a model or data is missing or malformed.
         TrainingDiverged: A cell's loss is NaN or infinite; the other cells are finished first.
     """
-    if options.data is not None and not options.data.is_dir():
-        raise TaskError(
-            f"--data {options.data} is not a folder",
-            hint="pass the folder that contains the data sets' official files",
-        )
+    _check_data_folder(options)
+    if options.untrimmed_run is not None:
+        name_untrimmed_run(run, options.untrimmed_run)
     settings = _recipe_settings(run)
     selection = _select(options, settings)
     collections = load_collections([name for name in selection.tasks if is_retrieval(name)])
@@ -134,6 +133,14 @@ def evaluate(run: RunDir, options: EvaluateOptions) -> EvaluationRecord:
         record = record.model_copy(update={"tasks": mark_same_texts(record.tasks)})
         write_record(run.evaluation, record)
     return record
+
+
+def _check_data_folder(options: EvaluateOptions) -> None:
+    if options.data is not None and not options.data.is_dir():
+        raise TaskError(
+            f"--data {options.data} is not a folder",
+            hint="pass the folder that contains the data sets' official files",
+        )
 
 
 def _with_embedding_results(

@@ -119,8 +119,8 @@ def distillation_section(results: RunResults) -> ReportSection:
 # A trimmed student differs from its teacher in two ways at once.
 _TRIM_BASELINES = (
     " The vocabulary was trimmed: what that alone costs is the row teacher-trimmed of the"
-    " evaluation; what distilling alone costs is a run of the recipe without student.vocabulary"
-    " (edgedistil report --against NAME)."
+    " evaluation; what distilling alone costs is the row student-untrimmed, the student of a run"
+    " of the recipe without student.vocabulary (edgedistil evaluate --untrimmed-run NAME)."
 )
 
 

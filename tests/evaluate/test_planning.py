@@ -142,3 +142,8 @@ def test_a_damaged_folder_is_found_before_any_cell_runs(
     (folder / file).write_text(content)
     with pytest.raises(ModelError, match=message):
         source_of(run, str(folder))
+
+
+def test_the_untrimmed_student_needs_a_run_that_was_named(run: RunDir) -> None:
+    with pytest.raises(RunError, match="evaluate with --untrimmed-run RUN"):
+        source_of(run, "student-untrimmed")

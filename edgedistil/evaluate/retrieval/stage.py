@@ -17,7 +17,7 @@ from edgedistil.core.evaluation_records import (
 from edgedistil.core.paths import user_path
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.task import ENCODER_TASK
-from edgedistil.evaluate.planning import source_of
+from edgedistil.evaluate.planning import source_of, trim_baselines
 from edgedistil.evaluate.retrieval.beir import is_beir_folder, read_beir
 from edgedistil.evaluate.retrieval.collection import Collection
 from edgedistil.evaluate.retrieval.comparison import LEVEL
@@ -123,7 +123,8 @@ def evaluate_retrieval(
     if not collections and not pair_sets:
         return EmbeddingResults([], [], [])
     runs = open_seed_runs(run, seed_runs)
-    names = [reference, *models]
+    # What trimming alone and distilling alone cost, if the run trimmed its vocabulary.
+    names = [reference, *models, *trim_baselines(run)]
     if run.student_step0.exists():
         names.append(UNDISTILLED)
     searchers = [_searcher(runs, name) for name in dict.fromkeys(names)]

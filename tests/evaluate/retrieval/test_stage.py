@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from edgedistil.core.rundir import RunDir, create_run
 from edgedistil.evaluate.retrieval.embedders import static_embedder, torch_embedder
 from edgedistil.evaluate.retrieval.stage import is_retrieval
 from edgedistil.evaluate.stage import evaluate
+from edgedistil.evaluate.untrimmed import has_untrimmed_run
 
 from .conftest import WORDS, save_model
 
@@ -87,11 +89,12 @@ def test_graded_pairs_are_scored_alone(run: RunDir, tmp_path: Path) -> None:
     assert record.retrieval == []
 
 
-def write_recipe(run: RunDir, *, seed: int, steps: int = 3) -> None:
+def write_recipe(run: RunDir, *, seed: int, steps: int = 3, size: int | None = None) -> None:
     sources = '[[corpus.sources]]\nasset = "bible"\n'
     run.recipe.write_text(
         f'name = "x"\nseed = {seed}\n[teacher]\nsource = "asset:minilm"\n[train]\n'
         f"steps = {steps}\n{sources}"
+        + (f"[student]\nvocabulary = {{ size = {size} }}\n" if size is not None else "")
     )
 
 
@@ -118,6 +121,54 @@ def test_students_of_other_seeds_make_one_model_with_an_interval_over_both(
         evaluate(run, options)
     with pytest.raises(InputError, match="add --task retrieval"):
         evaluate(run, EvaluateOptions(tasks=["sentiment"], seed_runs=["seed2"]))
+
+
+def test_a_trimmed_run_has_the_baselines_that_did_one_thing_only(
+    run: RunDir, collection: Path, runs: Path
+) -> None:
+    write_recipe(run, seed=1, size=99)
+    save_model(run.teacher_trimmed, layers=2, seed=5)
+    other = create_run("complete")
+    save_model(other.student, layers=1, seed=11)
+    write_recipe(other, seed=1)
+    options = EvaluateOptions(tasks=[str(collection)], models=["student"])
+    names = {score.model for score in evaluate(run, options).retrieval}
+    assert "teacher-trimmed" in names
+    assert "student-untrimmed" not in names
+    evaluate(run, replace(options, untrimmed_run="complete"))
+    # The name stays in the run, so the next evaluation has the row too.
+    record = evaluate(run, options)
+    scores = {score.model: score for score in record.retrieval}
+    assert {"teacher-trimmed", "student-untrimmed"} <= set(scores)
+    own = torch_embedder("student", other.student).embed(["gull"], "query")
+    assert not np.allclose(own, torch_embedder("student", run.student).embed(["gull"], "query"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"seed": 1, "steps": 4}, r"is not the recipe of .*: train\.steps"),
+        ({"seed": 2}, r"is not the recipe of .*: seed"),
+    ],
+)
+def test_an_untrimmed_run_differs_in_the_vocabulary_alone(
+    changes: dict[str, int], problem: str, run: RunDir, collection: Path, runs: Path
+) -> None:
+    options = EvaluateOptions(tasks=[str(collection)], untrimmed_run="complete")
+    with pytest.raises(InputError, match="did not trim its vocabulary"):
+        evaluate(run, options)
+    write_recipe(run, seed=1, size=99)
+    save_model(run.teacher_trimmed, layers=2, seed=5)
+    other = create_run("complete")
+    save_model(other.student, layers=1, seed=11)
+    write_recipe(other, **changes)
+    with pytest.raises(InputError, match=problem):
+        evaluate(run, options)
+    assert not has_untrimmed_run(run)
+    write_recipe(other, seed=1)
+    save_model(other.teacher_trimmed, layers=2, seed=5)
+    with pytest.raises(InputError, match="it trims, too"):
+        evaluate(run, options)
 
 
 def test_an_embedder_pools_real_tokens_only(run: RunDir) -> None:

@@ -37,6 +37,8 @@ VERSIONED_PACKAGES = (
     "onnx",
     "onnxruntime",
     "onnx-ir",
+    "openvino",
+    "nncf",
     "optimum",
     "numpy",
 )

@@ -222,14 +222,14 @@ def calls_of(case: Case) -> list[dict[str, Any]]:
     ]
 
 
-def assert_no_change(answers: Vectors) -> None:
+def assert_no_change(answers: Vectors, bound: float = NO_CHANGE) -> None:
     for dtype in ("fp32", "int8"):
         rows = [
             answers[f"{dtype}.{call}"][indices.index(COMPARED)] for call, indices in CALLS.items()
         ]
         assert len({len(row) for row in rows}) == 1
         change = max(float(np.abs(row - rows[0]).max()) for row in rows)
-        assert change <= NO_CHANGE, (dtype, change)
+        assert change <= bound, (dtype, change)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +240,19 @@ def test_a_text_has_the_same_vector_in_every_call(
     client: Client, case: Case, environment: str, program: str
 ) -> None:
     assert_no_change(client(environment, program, calls_of(case)))
+
+
+def test_a_text_has_the_same_states_in_every_call_of_optimum(client: Client, case: Case) -> None:
+    jobs = [job | {"task": TASK} for job in calls_of(case)]
+    answers = client("optimum", "optimum_client.py", jobs)
+    # Tokens of the compared text; what follows is padding.
+    length = answers["fp32.alone/input_ids"].shape[1]
+    states = {}
+    for job in jobs:
+        output_BLD = answers[f"{job['key']}/output"]
+        states[job["key"]] = output_BLD[:, :length].reshape(len(output_BLD), -1)
+    # States are ten times as large as the values of a normalized vector.
+    assert_no_change(states, bound=10 * NO_CHANGE)
 
 
 @pytest.mark.needs("node", "npm")

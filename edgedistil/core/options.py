@@ -76,6 +76,14 @@ class ProfileOptions(CheckedOptions):
             "where the processor has it, our int8, and NNCF's int8. Default: onnxruntime alone.",
         ),
     ] = None
+    cpp: Annotated[
+        Path | None,
+        Flag(
+            "--cpp",
+            "Also time the tokenizer of this compiled C++ bundle. Default: Python's alone.",
+            metavar="FOLDER",
+        ),
+    ] = None
     model: Annotated[
         Path | None,
         Flag(

@@ -85,6 +85,10 @@ class ProfileRow(ArtefactRecord):
     latency: LatencyStats | NotMeasured
     # Median time in which a text of this length becomes token ids, which `latency_ms` excludes.
     tokenization_ms: Figure = NotMeasured(not_measured="measured on this machine only")
+    # Language of the tokenizer that `tokenization_ms` is about.
+    tokenization_in: Literal["Python", "JavaScript"] = "Python"
+    # The same with the tokenizer of a compiled C++ bundle.
+    tokenization_cpp_ms: Figure = NotMeasured(not_measured="measured with --cpp")
     # Creating the session, its first call, and both with the start of the process.
     load_ms: Figure | Band
     first_call_ms: Figure | Band
@@ -108,7 +112,15 @@ class ProfileRow(ArtefactRecord):
     @property
     def tokenization_share(self) -> float | None:
         """Share of tokenization in the time from text to output, 0 to 1; None if unknown."""
-        tokenization, latency = self.tokenization_ms, self.latency_ms
+        return self._share(self.tokenization_ms)
+
+    @property
+    def tokenization_cpp_share(self) -> float | None:
+        """The same share with the tokenizer of a C++ bundle."""
+        return self._share(self.tokenization_cpp_ms)
+
+    def _share(self, tokenization: Figure) -> float | None:
+        latency = self.latency_ms
         if isinstance(tokenization, NotMeasured) or not isinstance(latency, float):
             return None
         return tokenization / (tokenization + latency)

@@ -23,6 +23,7 @@ from edgedistil.profiling.device_parity import (
     describe_parity,
 )
 from edgedistil.profiling.measured import DEFAULT_BUDGET, MeasurementBudget, measure
+from edgedistil.profiling.tokenization import add_page_tokenization
 from edgedistil.profiling.workload import Workloads
 from edgedistil.runtime.browser.target import PAGE_USE, BrowserTarget, PageFacts
 
@@ -84,7 +85,8 @@ def measure_in_browser(
     record = measure(target, artefacts, workloads, threads=threads, budget=budget)
     parities = _check_all(target, artefacts, probes_of)
     gpu_parities, gpu_note = _check_on_gpu(artefacts, probes_of)
-    rows = [_with_parity(row, artefacts, parities) for row in record.rows]
+    timed = add_page_tokenization(record.rows, artefacts, workloads, target)
+    rows = [_with_parity(row, artefacts, parities) for row in timed]
     all_notes = [*record.notes, *notes, *_page_notes(rows), *_parity_notes(parities), gpu_note]
     record = record.model_copy(update={"rows": rows, "notes": all_notes})
     return BrowserProfile(record, parities, gpu_parities)

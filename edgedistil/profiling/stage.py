@@ -26,7 +26,11 @@ from edgedistil.profiling.request import ProfileRequest
 from edgedistil.profiling.rows import NOT_REPORTED
 from edgedistil.profiling.safe_batches import find_limits, require_batches
 from edgedistil.profiling.sustained import measure_sustained
-from edgedistil.profiling.tokenization import add_tokenization
+from edgedistil.profiling.tokenization import (
+    add_cpp_tokenization,
+    add_tokenization,
+    require_cpp_program,
+)
 from edgedistil.profiling.tune import tune
 from edgedistil.profiling.workload import (
     SAMPLE_TEXT,
@@ -116,6 +120,9 @@ def check_options(options: ProfileOptions) -> None:
         parse_bytes(options.memory_limit)
     if options.batches is not None and options.emulate:
         raise InputError("--batch and --emulate exclude each other: an emulator gives no times")
+    if options.cpp is not None:
+        _check_local_options(options, "--cpp")
+        require_cpp_program(options.cpp)
     measuring = {
         "--tune": options.tune,
         "--calibrate": options.calibrate,
@@ -139,6 +146,9 @@ def _check_local_options(options: ProfileOptions, flag: str) -> None:
         "--sustained": options.sustained is not None,
         "--calibrate": options.calibrate,
     }
+    if flag == "--cpp":
+        excluded = {name: excluded[name] for name in ("--device", "--ssh", "--emulate", "--batch")}
+        excluded |= {"--browser": options.browser is not None}
     # A browser has session options of its own to search for.
     if flag == "--runtime":
         excluded |= {"--browser": options.browser is not None, "--tune": options.tune}
@@ -297,6 +307,9 @@ def _measure(
     )
     if isinstance(target, LocalTarget):
         rows = add_tokenization(record.rows, request.artefacts, request.workloads)
+        if request.options.cpp is not None:
+            bundle = request.options.cpp
+            rows = add_cpp_tokenization(rows, request.artefacts, request.workloads, bundle)
         record = record.model_copy(update={"rows": rows})
     if request.options.sustained is not None:
         sustained = measure_sustained(

@@ -29,7 +29,7 @@ from edgedistil.core.profile_records import (
     RuntimeComparison,
     Sustained,
 )
-from edgedistil.core.records import NotMeasured
+from edgedistil.core.records import Figure, NotMeasured
 from edgedistil.report.batch_tables import batch_tables
 from edgedistil.report.table import TableData
 
@@ -155,17 +155,27 @@ def _token_notes(rows: Sequence[ProfileRow]) -> list[str]:
 
 
 def _tokenization_notes(rows: Sequence[ProfileRow]) -> list[str]:
-    """Tokenization's time, and its share in the time from text to output, at one length."""
-    timed = [row for row in rows if row.tokenization_share is not None and row.usable]
+    """Tokenization's time, and its share in the time from text to output, for each language."""
+    own = [(row, row.tokenization_ms, row.tokenization_share) for row in rows]
+    in_cpp = [(row, row.tokenization_cpp_ms, row.tokenization_cpp_share) for row in rows]
+    language = rows[0].tokenization_in if rows else "Python"
+    return [*_tokenization_note(language, own), *_tokenization_note("C++", in_cpp)]
+
+
+def _tokenization_note(
+    language: str, rows: Sequence[tuple[ProfileRow, Figure, float | None]]
+) -> list[str]:
+    """Rows with their times and shares, at the length that is nearest to a paragraph's."""
+    timed = [entry for entry in rows if entry[2] is not None and entry[0].usable]
     if not timed:
         return []
-    nearest = min(timed, key=lambda row: abs(int(row.length) - _TOKENIZATION_LENGTH))
-    same = [r for r in timed if (r.length, r.threads) == (nearest.length, nearest.threads)]
-    shares = [f"{form_name(row)} {percent(row.tokenization_share or 0)}" for row in same]
-    times = sorted({milliseconds(row.tokenization_ms) for row in same})
+    nearest = min((e[0] for e in timed), key=lambda r: abs(int(r.length) - _TOKENIZATION_LENGTH))
+    same = [e for e in timed if (e[0].length, e[0].threads) == (nearest.length, nearest.threads)]
+    shares = [f"{form_name(row)} {percent(share or 0)}" for row, _, share in same]
+    times = sorted({milliseconds(time) for _, time, _ in same})
     return [
-        f"tokenization of {nearest.length} tokens in Python: {' to '.join(times)} ms, which the "
-        f"calls exclude; its share from text to output: {', '.join(shares)}"
+        f"tokenization of {nearest.length} tokens in {language}: {' to '.join(times)} ms, which "
+        f"the calls exclude; its share from text to output: {', '.join(shares)}"
     ]
 
 

@@ -67,6 +67,8 @@ TOKENIZERS = NpmPackage(
     "sha512-LidMHe1FpcSYH4vcSjXooda34pC0M8m1gmDOv7SQi6Iv+ib1zX7J3sHBCC9/3FPC"
     "kn2k1b55FneVqMRxrr99pg==",
 )
+# The library in `TOKENIZERS`, as an ES module.
+TOKENIZER_LIBRARY = "dist/tokenizers.min.mjs"
 
 
 def package_files(package: NpmPackage, names: Sequence[str]) -> Mapping[str, Path]:

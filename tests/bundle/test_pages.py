@@ -124,12 +124,16 @@ def test_the_page_about_cpp_on_this_machine(place: Path, environment: dict[str, 
     assert len(values) == WIDTH
     times = r"loading [\d.]+ ms, tokenization [\d.]+ ms \([\d.]+% of a call of [\d.]+ ms\)\n"
     assert re.search(times, errors)
+    printed, errors = run(blocks("cpp.md")[1], place, environment)
+    assert re.search(
+        r"tokenization of \d+ tokens in C\+\+: [\d.]+ ms", " ".join((printed + errors).split())
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.needs("aarch64-linux-gnu-g++", "cmake", "qemu-aarch64", "apt-get")
 def test_the_page_about_cpp_for_a_board(place: Path, environment: dict[str, str]) -> None:
-    compile_commands, run_commands = blocks("cpp.md")[1:]
+    compile_commands, run_commands = blocks("cpp.md")[2:]
     run(compile_commands, place, environment)
     printed, _ = run(run_commands, place, environment)
     model = place / "encoder-rpi4" / "model"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +11,23 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+import edgedistil
+from edgedistil.core.errors import InputError
+from edgedistil.core.options import ProfileOptions
 from edgedistil.core.records import NotMeasured
 from edgedistil.profiling import tokenization
-from edgedistil.profiling.tokenization import add_tokenization
+from edgedistil.profiling.stage import check_options
+from edgedistil.profiling.tokenization import (
+    add_cpp_tokenization,
+    add_page_tokenization,
+    add_tokenization,
+)
 from edgedistil.profiling.workload import PAIRS, Workloads, build_workloads
 from edgedistil.report.profile_tables import latency_table, profile_table
+from edgedistil.runtime.browser.target import BrowserTarget
 from tests.profiling.conftest import make_artefact, make_record, make_row
 
+CPP_SOURCES = Path(edgedistil.__file__).with_name("bundle") / "cpp"
 LINES = ["the boat left the harbour before sunrise and the road was long"] * 4
 
 
@@ -105,7 +117,105 @@ def test_tables_show_the_time_and_its_share() -> None:
         "text to output: student feature-extraction int8 10.0%, "
         "student feature-extraction fp32 5.0%"
     ) in notes
+    cpp = [row.model_copy(update={"tokenization_cpp_ms": 0.1}) for row in rows]
+    [note] = [n for n in latency_table(make_record(rows=cpp)).notes if "in C++: 0.10 ms" in n]
+    assert note.endswith("extraction int8 2.2%, student feature-extraction fp32 1.0%")
+    page = [row.model_copy(update={"tokenization_in": "JavaScript"}) for row in rows]
+    notes = latency_table(make_record(rows=page)).notes
+    assert any("tokens in JavaScript: 0.50 ms" in note for note in notes)
     table = profile_table(make_record(rows=[*rows, make_row(length=32)]))
     column = table.columns.index("tokenization ms")
     assert [cells[column] for cells in table.rows] == ["0.25", "0.50", "0.50", "–"]
     assert not [n for n in latency_table(make_record(rows=[make_row()])).notes if "tokeniz" in n]
+
+
+# --- a C++ bundle ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cpp_bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tokenizer's part of a compiled bundle, which needs no libonnxruntime."""
+    bundle = tmp_path_factory.mktemp("cpp") / "bundle"
+    shutil.copytree(CPP_SOURCES, bundle)
+    (bundle / "model").mkdir()
+    shutil.copyfile(folder / "tokenizer.json", bundle / "model" / "tokenizer.json")
+    # Not optimized, because compiling takes longer than the runs.
+    configure = ["cmake", "-S", str(bundle), "-B", str(bundle / "build")]
+    subprocess.run([*configure, "-DCMAKE_BUILD_TYPE=Debug"], check=True, capture_output=True)
+    build = ["cmake", "--build", str(bundle / "build"), "--target", "time_texts"]
+    subprocess.run(build, check=True, capture_output=True)
+    return bundle
+
+
+@pytest.mark.needs("g++", "cmake")
+def test_a_compiled_bundle_is_timed(cpp_bundle: Path, folder: Path, workloads: Workloads) -> None:
+    artefact = replace(make_artefact("student"), tokenizer=folder)
+    rows = [make_row(length=6), make_row(length=11), make_row(length=PAIRS)]
+    short, long, pairs = add_cpp_tokenization(rows, [artefact], workloads, cpp_bundle)
+    for row in (short, long):
+        assert isinstance(row.tokenization_cpp_ms, float)
+        assert 0 < row.tokenization_cpp_ms < 1000
+        assert row.tokenization_cpp_share is not None
+    assert isinstance(pairs.tokenization_cpp_ms, NotMeasured)
+    assert short.tokenization_ms == rows[0].tokenization_ms
+
+
+@pytest.mark.needs("g++", "cmake")
+def test_a_bundle_with_another_tokenizer_is_refused(
+    cpp_bundle: Path, folder: Path, workloads: Workloads, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(cpp_bundle, tmp_path / "other"))
+    path = other / "model" / "tokenizer.json"
+    path.write_text(path.read_text() + " ")
+    artefact = replace(make_artefact("student"), tokenizer=folder)
+    with pytest.raises(InputError, match="other has the tokenizer of none of the artefacts"):
+        add_cpp_tokenization([make_row(length=6)], [artefact], workloads, other)
+
+
+def test_a_folder_that_is_no_compiled_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is no bundle in C\+\+: it has no model/tokenizer.json"):
+        check_options(ProfileOptions(cpp=tmp_path))
+    (tmp_path / "model").mkdir()
+    shutil.copyfile(folder / "tokenizer.json", tmp_path / "model" / "tokenizer.json")
+    shutil.copyfile(CPP_SOURCES / "CMakeLists.txt", tmp_path / "CMakeLists.txt")
+    with pytest.raises(InputError, match="has no build/time_texts") as error:
+        check_options(ProfileOptions(cpp=tmp_path))
+    assert "cmake --build" in str(error.value.hint)
+    with pytest.raises(InputError, match="--cpp and --browser exclude each other"):
+        check_options(ProfileOptions(cpp=tmp_path, browser="chromium"))
+
+
+# --- a page ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("chromium", "npm")
+def test_an_exports_tokenizer_is_timed_in_a_page(small_export: Path) -> None:
+    """And a folder without the module has a reason instead of a time."""
+    artefact = replace(make_artefact("student"), tokenizer=small_export)
+    workloads = build_workloads([small_export], LINES, source="a test", lengths=[6, 11], pairs=1)
+    rows = [make_row(length=6), make_row(length=11)]
+    for row in add_page_tokenization(rows, [artefact], workloads, BrowserTarget.find()):
+        assert isinstance(row.tokenization_ms, float)
+        assert 0 < row.tokenization_ms < 1000
+        assert row.tokenization_in == "JavaScript"
+
+
+@pytest.mark.needs("chromium", "npm")
+def test_a_tokenizer_that_a_page_cannot_run_has_a_reason(
+    folder: Path, workloads: Workloads, small_export: Path, tmp_path: Path
+) -> None:
+    """The rows stay as they are; a folder that is no export has no module."""
+    artefact = replace(make_artefact("student"), tokenizer=folder)
+    target = BrowserTarget.find()
+    [row] = add_page_tokenization([make_row(length=6)], [artefact], workloads, target)
+    assert isinstance(row.tokenization_ms, NotMeasured)
+    assert "no tokenizer in JavaScript" in row.tokenization_ms.not_measured
+
+    export = Path(shutil.copytree(small_export, tmp_path / "export"))
+    module = export / "tokenizer.mjs"
+    module.write_text(f"throw new Error('no such part');\n{module.read_text()}")
+    workloads = build_workloads([export], LINES, source="a test", lengths=[6], pairs=1)
+    artefact = replace(artefact, tokenizer=export)
+    [row] = add_page_tokenization([make_row(length=6)], [artefact], workloads, target)
+    assert isinstance(row.tokenization_ms, NotMeasured)
+    assert row.tokenization_ms.not_measured == "the page failed: Error: no such part"

@@ -26,11 +26,16 @@ from edgedistil.core.session import (
     read_session_file,
 )
 from edgedistil.core.task import TASKS
-from edgedistil.runtime.npm import ONNXRUNTIME_WEB, TOKENIZERS, NpmPackage, package_files
+from edgedistil.runtime.npm import (
+    ONNXRUNTIME_WEB,
+    TOKENIZER_LIBRARY,
+    TOKENIZERS,
+    NpmPackage,
+    package_files,
+)
 
 _FILES = Path(__file__).with_name("files")
 _VERIFY = Path(__file__).with_name("verify_tokens.mjs")
-TOKENIZER_LIBRARY = "dist/tokenizers.min.mjs"
 # The build for WebAssembly alone; the one with WebGPU is 12 MB larger.
 _RUNTIME_FILES = (
     "dist/ort.wasm.min.mjs",

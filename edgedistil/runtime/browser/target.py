@@ -30,7 +30,12 @@ from edgedistil.runtime.browser.chromium import (
 from edgedistil.runtime.browser.counters import PageCounters
 from edgedistil.runtime.browser.server import JobState, serve
 from edgedistil.runtime.machine_facts import MachineIdentity
-from edgedistil.runtime.npm import ONNXRUNTIME_WEB, package_files
+from edgedistil.runtime.npm import (
+    ONNXRUNTIME_WEB,
+    TOKENIZER_LIBRARY,
+    TOKENIZERS,
+    package_files,
+)
 from edgedistil.runtime.protocol import RUNNER, Job, Reply
 from edgedistil.runtime.reply import parse_reply
 
@@ -55,6 +60,10 @@ _SOFTWARE_GPU = (
     "--use-angle=swiftshader",
 )
 _DEFAULT_TIMEOUT_S = 3600.0
+# Tokenization of a few hundred texts takes less than a second.
+_TOKENS_TIMEOUT_S = 300.0
+# Files of an export that its tokenizer in JavaScript needs.
+PAGE_TOKENIZER_FILES = ("tokenizer.mjs", "tokenizer.json", "contract.json")
 # Conditions of a row that say what the page used.
 PAGE_USE = ("downloaded", "wasm heap", "js heap", "page threads")
 _PHASES = ("steady", "outputs", "energy", "ops")
@@ -142,6 +151,32 @@ class BrowserTarget:
             answer = page.evaluate("describeWebGpu()", timeout_s=60)
         absent = answer.get("absent")
         return None if absent is None else str(absent)[:200]
+
+    def time_texts(
+        self, folder: Path, texts: Mapping[int, Sequence[str]], *, warmup: int, calls: int
+    ) -> dict[int, list[float]]:
+        """Times the JavaScript tokenizer of an export in a page.
+
+        Args:
+            folder: The export.
+            texts: Name of a group → its texts, which take turns.
+            warmup: Untimed calls of each group.
+            calls: Timed calls of each group.
+        Returns:
+            Group → milliseconds of each call of one text.
+        Raises:
+            TargetError: The browser or the tokenizer failed.
+        """
+        library = package_files(TOKENIZERS, [TOKENIZER_LIBRARY])[TOKENIZER_LIBRARY]
+        files = {f"tokenizer/{name}": folder / name for name in PAGE_TOKENIZER_FILES}
+        files[f"lib/{Path(TOKENIZER_LIBRARY).name}"] = library
+        state = JobState(files, {"texts.json": json.dumps(texts)}, self.isolated)
+        script = "import('./tokens.mjs').then(({ timeTexts }) => "
+        script += f"timeTexts({json.dumps({'warmup': warmup, 'calls': calls})}))"
+        with serve(state) as address, chromium(self.program, CPU_ONLY) as page:
+            page.open(address)
+            samples = page.evaluate(script, timeout_s=_TOKENS_TIMEOUT_S)
+        return {int(name): times for name, times in samples.items()}
 
     def run(self, job: Job, files: Mapping[str, Path], *, outputs_to: Path | None = None) -> Reply:
         """Runs a job in a page of its own."""

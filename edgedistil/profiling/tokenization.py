@@ -133,7 +133,7 @@ def require_cpp_program(bundle: Path) -> None:
     for path in (bundle / "model" / TOKENIZER_FILE, bundle / "CMakeLists.txt"):
         if not path.is_file():
             raise InputError(
-                f"{bundle} is no bundle in C++: it has no {path.relative_to(bundle)}",
+                f"{bundle} is not a bundle in C++: it has no {path.relative_to(bundle)}",
                 hint="edgedistil bundle --for cpp makes one",
             )
     if not (bundle / _CPP_PROGRAM).is_file():

@@ -172,8 +172,8 @@ def test_a_bundle_with_another_tokenizer_is_refused(
         add_cpp_tokenization([make_row(length=6)], [artefact], workloads, other)
 
 
-def test_a_folder_that_is_no_compiled_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is no bundle in C\+\+: it has no model/tokenizer.json"):
+def test_a_folder_without_a_compiled_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is not a bundle in C\+\+: it has no model/tokenizer.json"):
         check_options(ProfileOptions(cpp=tmp_path))
     (tmp_path / "model").mkdir()
     shutil.copyfile(folder / "tokenizer.json", tmp_path / "model" / "tokenizer.json")
@@ -204,7 +204,7 @@ def test_an_exports_tokenizer_is_timed_in_a_page(small_export: Path) -> None:
 def test_a_tokenizer_that_a_page_cannot_run_has_a_reason(
     folder: Path, workloads: Workloads, small_export: Path, tmp_path: Path
 ) -> None:
-    """The rows stay as they are; a folder that is no export has no module."""
+    """The rows stay as they are; a folder of another tool has no module."""
     artefact = replace(make_artefact("student"), tokenizer=folder)
     target = BrowserTarget.find()
     [row] = add_page_tokenization([make_row(length=6)], [artefact], workloads, target)

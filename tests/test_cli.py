@@ -66,6 +66,7 @@ COMMANDS = {
     "profile": {
         "--device",
         "--browser",
+        "--cpp",
         "--runtime",
         "--batch",
         "--ssh",
@@ -231,6 +232,7 @@ def test_help_of_a_command_imports_no_torch(command: str, tmp_path: Path) -> Non
         (["report", "--run", "nope"], "unknown run 'nope'"),
         (["devices", "show", "rpi44"], "did you mean 'rpi4'?"),
         (["profile", "--device", "rpi44"], "did you mean 'rpi4'?"),
+        (["profile", "--cpp", "nowhere"], "nowhere is not a bundle in C++"),
         (["profile", "--runtime", "tvm"], "Invalid value for '--runtime': 'tvm' is not"),
         (["export", "--quantize", "int7"], "Invalid value for '--quantize': 'int7' is not one of"),
         (["recipe", "explain", "--of", "x"], "Invalid value for '--of': 'x' is not one of"),

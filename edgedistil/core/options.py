@@ -78,11 +78,7 @@ class ProfileOptions(CheckedOptions):
     ] = None
     cpp: Annotated[
         Path | None,
-        Flag(
-            "--cpp",
-            "Also time the tokenizer of this compiled C++ bundle. Default: Python's alone.",
-            metavar="FOLDER",
-        ),
+        Flag("--cpp", "Also time this compiled C++ bundle's tokenizer.", metavar="FOLDER"),
     ] = None
     model: Annotated[
         Path | None,

@@ -139,6 +139,7 @@ def _other_ids(
 def _unused_rows(files: TokenizerFiles, size: int) -> Sign | None:
     """Rows of the word-embedding matrix without a token, beyond what padding leaves."""
     rows = files.size_of_model("vocabulary")
+    # A vocabulary may have holes: `size` counts ids up to the largest.
     # What config.json does not say may be anything.
     if rows is None or files.family is None or files.family.keys.vocabulary not in files.config:
         return None

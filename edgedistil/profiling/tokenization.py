@@ -108,6 +108,7 @@ def add_cpp_tokenization(
         after 5.
     """
     require_cpp_program(bundle)
+    # A bundle's tokenizer is a copy; the graph may be another precision's.
     digest = sha256_file(bundle / "model" / TOKENIZER_FILE)
 
     def time_in_cpp(folder: Path, texts: Texts) -> Mapping[int, Figure]:
@@ -117,6 +118,7 @@ def add_cpp_tokenization(
         return _time_in_cpp(bundle, texts)
 
     figures = _figures(rows, artefacts, workloads, time_in_cpp)
+    # The user named a bundle, so a profile without its times is not what was asked for.
     if all(figure in (_OTHER_TOKENIZER, _PAIRS) for figure in figures):
         raise InputError(
             f"{bundle} has the tokenizer of none of the artefacts",
@@ -162,6 +164,7 @@ def _figures(
 
 def _texts(tokenizer: TextTokenizer, workload: Workload, length: int) -> list[str]:
     """Returns texts of a number of tokens."""
+    # The workload has token ids only; special tokens come back when the text is tokenized.
     rows = [workload.inputs[key]["input_ids"][0].tolist() for key in workload.lengths[length]]
     return [tokenizer.backend.decode(ids, skip_special_tokens=True) for ids in rows]
 
@@ -184,6 +187,7 @@ def _time_ms(tokenizer: TextTokenizer, texts: Sequence[str]) -> float:
 
 def _time_in_cpp(bundle: Path, texts: Texts) -> Mapping[int, Figure]:
     program, tokenizer = bundle / _CPP_PROGRAM, bundle / "model" / TOKENIZER_FILE
+    # One process for all lengths: starting it takes longer than its calls.
     done = subprocess.run(  # noqa: S603 - the program of the user's own bundle
         [str(program.resolve()), str(tokenizer), str(_CALLS)],
         input="".join(f"{json.dumps(list(group))}\n" for group in texts.values()),

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedistil.core import console
 from edgedistil.core.tokenizer_classes import TOKENIZER_CLASSES
 from edgedistil.core.tokenizer_files import (
     SETTINGS_FILE,
@@ -80,6 +79,9 @@ def total_weight(signs: Sequence[Sign]) -> int:
 def warn_of_doubts(folder: Path | str, doubts: Sequence[str]) -> None:
     """Warns if there are facts for which a folder's tokenizer may be another model's."""
     if doubts:
+        # Imported here: devices read tokenizers without the packages of the console.
+        from edgedistil.core import console
+
         console.warn(f"the tokenizer in {folder} may be another model's: {'; '.join(doubts)}")
 
 

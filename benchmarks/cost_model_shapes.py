@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from peers.graphs import save_precisions
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -24,6 +23,7 @@ from transformers import (
 from edgedistil.core.places import cache_root
 from edgedistil.core.rundir import replacing
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK, Task
+from edgedistil.export.untrained import save_precisions
 
 VOCABULARY = 30_522
 

@@ -15,26 +15,16 @@ import statistics
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import torch
 from page import RESULTS, argument_parser
-from peers.graphs import save_precisions
-from transformers import DistilBertConfig, DistilBertModel
 
 from edgedistil.core import console
 from edgedistil.core.budget_options import SearchOptions
-from edgedistil.core.precision import Precision
 from edgedistil.core.recipe import load_recipe
 from edgedistil.core.rundir import artefact_files, write_json
 from edgedistil.core.search_records import Candidate, SearchRecord
-from edgedistil.core.task import ENCODER_TASK
-from edgedistil.runtime.jobs import NpzInputs, run_job
 from edgedistil.runtime.local import LocalTarget
-from edgedistil.runtime.protocol import Case, Job, JobModel
 from edgedistil.search.stage import search
-
-WIDTH, HEADS, POSITIONS = 384, 12, 512
-MIN_CALLS, MIN_SECONDS = 60, 3.0
+from edgedistil.search_measuring import GraphMaker, time_graph
 
 
 def main() -> None:
@@ -73,20 +63,16 @@ def middle(band: object) -> float:
 def measure_candidate(candidate: Candidate, record: SearchRecord) -> dict[str, object]:
     """Builds, exports and times one candidate; returns its prediction and what was measured."""
     with tempfile.TemporaryDirectory() as folder:
-        files: dict[Precision, Path] = {
-            "fp32": Path(folder) / "fp32" / "model.onnx",
-            "int8": Path(folder) / "int8" / "model.onnx",
-        }
-        save_precisions(build(candidate), files, task=ENCODER_TASK)
-        graph = files[candidate.precision]
-        size = sum(file.stat().st_size for file in artefact_files(graph))
-        ms = time_graph(graph, record.length, record.threads)
+        graph = GraphMaker(load_recipe("tiny"), Path(folder)).graph(candidate)
+        size = sum(file.stat().st_size for file in artefact_files(graph.path))
+        ms = time_graph(graph, LocalTarget(), length=record.length, threads=record.threads)
     budget = record.budget
     assert budget.latency_ms is not None
     assert budget.file_bytes is not None
     row: dict[str, object] = {
         "layers": candidate.layers,
         "intermediate": candidate.intermediate,
+        "heads": candidate.heads,
         "vocabulary": candidate.vocabulary,
         "precision": candidate.precision,
         "verdict": candidate.fit,
@@ -98,48 +84,6 @@ def measure_candidate(candidate: Candidate, record: SearchRecord) -> dict[str, o
     }
     console.result(str(row))
     return row
-
-
-def build(candidate: Candidate) -> DistilBertModel:
-    """A model of a candidate's sizes, with random weights."""
-    torch.manual_seed(0)
-    config = DistilBertConfig(
-        vocab_size=candidate.vocabulary,
-        dim=WIDTH,
-        n_heads=HEADS,
-        n_layers=candidate.layers,
-        hidden_dim=candidate.intermediate,
-        max_position_embeddings=POSITIONS,
-    )
-    return DistilBertModel(config).eval().requires_grad_(False)
-
-
-def time_graph(graph: Path, length: int, threads: int) -> float:
-    """Median time of a call in a fresh process, in milliseconds."""
-    job = Job(
-        models={"graph": JobModel(file=str(graph))},
-        cases=[Case(name="text", keys=["text"])],
-        phases=["steady"],
-        threads=threads,
-        min_calls=MIN_CALLS,
-        min_seconds=MIN_SECONDS,
-    )
-    ids_BL = np.ones((1, length), np.int64)
-    inputs = NpzInputs({"text/input_ids": ids_BL, "text/attention_mask": np.ones_like(ids_BL)})
-    reply = run_job(LocalTarget(), [_Graph(graph)], job, inputs, check=False)
-    if reply.error is not None:
-        raise RuntimeError(reply.error.message)
-    return statistics.median(reply.models["graph"].cases["text"].samples_ns) / 1e6
-
-
-class _Graph:
-    """A graph on this host, as a file of a job."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def job_files(self) -> dict[str, Path]:
-        return {str(self.path): self.path}
 
 
 if __name__ == "__main__":

@@ -281,7 +281,12 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
     """
     from edgedistil.search import stage
 
-    return stage.search(recipe, options)
+    record = stage.search(recipe, options)
+    if options.measure is None:
+        return record
+    from edgedistil.search_measuring import measure_candidates
+
+    return measure_candidates(recipe, record, options)
 
 
 def train_search(

@@ -120,6 +120,7 @@ def _plan(recipe: Recipe, search: SearchRecord, options: SearchOptions) -> _Plan
         raise RunError(
             f"'{name}' is the run of a distillation", hint="name the search with --run NEW-NAME"
         )
+    # Everything that can be refused is refused before the first student is trained.
     students = select_students(search.candidates, options.train or 1)
     if not students:
         raise InputError("no candidate may fit: there is nothing to train")
@@ -170,6 +171,7 @@ def _halve(plan: _Plan, students: Sequence[Candidate]) -> list[_Trained]:
             _train(plan, candidate, number, round_.tokens)
             for candidate in students[: round_.students]
         ]
+        # The order decides who is in the next round.
         trained.sort(key=lambda student: -student.score)
         students = [student.candidate for student in trained]
         # A student's later round replaces its earlier one.
@@ -227,6 +229,7 @@ def _layers(recipe: Recipe, candidate: Candidate) -> list[int]:
     from edgedistil.core.sentence_modules import find_transformer
     from edgedistil.models.student import alternate_layers
 
+    # A recipe may name layers that its author knows to be good.
     layers = recipe.student.layers
     if layers != "alternate" and len(layers) == candidate.layers:
         return layers
@@ -330,6 +333,7 @@ def _check_artefact(
     )
     _, records = profile(student.run, options_of_profile)
     rows = [row for record in records for row in record.rows if _is_row(row, student, search)]
+    # A precision that the device cannot run has no row.
     if not rows:
         return student.model_copy(update={"failure": "it was not profiled on the device"})
     row = rows[0]

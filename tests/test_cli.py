@@ -22,6 +22,7 @@ COMMANDS = {
         "--memory",
         "--length",
         "--threads",
+        "--measure",
         "--train",
         "--tokens",
         "--ssh",

@@ -16,7 +16,6 @@ import onnxruntime
 import torch
 import transformers
 from peers.feeds import INPUTS, write_feeds
-from peers.graphs import save_precisions
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -28,6 +27,7 @@ from transformers import (
 from edgedistil.core.places import cache_root
 from edgedistil.core.precision import Precision, graph_name
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK, Task
+from edgedistil.export.untrained import save_precisions
 from edgedistil.models.teacher import load_teacher
 
 HERE = Path(__file__).resolve().parent

@@ -51,6 +51,17 @@ class SearchOptions(CheckedOptions):
         int,
         Flag("--threads", "Thread count.", metavar="N", minimum=1, maximum=MAX_THREADS),
     ] = 1
+    measure: Annotated[
+        int | None,
+        Flag(
+            "--measure",
+            "Measure this many of the candidates with random weights, on this machine or with "
+            "--ssh; about 20 seconds each. Default: predict all.",
+            metavar="N",
+            minimum=1,
+            maximum=MAX_TRAINED,
+        ),
+    ] = None
     train: Annotated[
         int | None,
         Flag(
@@ -77,8 +88,8 @@ class SearchOptions(CheckedOptions):
         str | None,
         Flag(
             "--ssh",
-            "With --train: measure the artefact on this board over SSH; without it a device other "
-            "than host is predicted.",
+            "With --measure and --train: measure on this board over SSH; without it a device "
+            "other than host is predicted.",
             metavar="USER@HOST",
         ),
     ] = None

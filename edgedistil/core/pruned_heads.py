@@ -26,6 +26,7 @@ def pruned_heads_problems(config: Mapping[str, Any], family: FamilyInfo) -> list
     expected = f"a list of different heads, 0 to {heads - 1}, for each of the {layers} layers"
     if not isinstance(removed, dict) or set(map(str, removed)) != set(map(str, range(layers))):
         return [f"{PRUNED_HEADS} = {echo(removed)}; expected {expected}"]
+    # The first wrong layer is enough for a message.
     wrong = [layer for layer, pruned in removed.items() if not _is_heads(pruned, heads)]
     if wrong:
         return [f"{PRUNED_HEADS} of layer {echo(wrong[0])} is wrong; expected {expected}"]

@@ -32,6 +32,7 @@ def name_untrimmed_run(run: RunDir, name: str) -> None:
             f"--untrimmed-run {name}: run '{run.name}' did not trim its vocabulary",
             hint="leave the option out",
         )
+    # By its name: the weights stay where they are.
     other = open_run(name)
     other.require(other.student, "edgedistil distill RECIPE")
     changed = _changed(run, other)
@@ -67,6 +68,7 @@ def _changed(run: RunDir, other: RunDir) -> list[str]:
     """Keys that differ and affect training, besides the vocabulary."""
     for one in (run, other):
         one.require(one.recipe, "edgedistil distill RECIPE")
+    # Text, losses and seed have to be the same: another distillation would differ by chance alone.
     changes = differences(load_recipe(run.recipe), load_recipe(other.recipe))
     vocabulary = "student.vocabulary"
     return [key for key in changes if not is_resumable(key) and not key.startswith(vocabulary)]

@@ -33,6 +33,7 @@ def factorise_embeddings(encoder: PreTrainedModel, rank: int) -> PreTrainedModel
     """
     words: Tensor = encoder.get_input_embeddings().weight
     _check_rank(encoder, rank, largest=min(words.shape))
+    # The encoder itself is not changed.
     config = copy.deepcopy(encoder.config)
     setattr(config, EMBEDDING_RANK, rank)
     # Its weights are replaced, and drawing them must not shift the caller's random state.
@@ -40,6 +41,7 @@ def factorise_embeddings(encoder: PreTrainedModel, rank: int) -> PreTrainedModel
         factorised: PreTrainedModel = class_for(type(encoder), config)(config)
     rows_VE, columns_ED = _factors(words.detach(), rank)
     names = {id(module): name for name, module in factorised.named_modules()}
+    # Every other weight is the encoder's own.
     name = names[id(factorised.get_input_embeddings())]
     weights = encoder.state_dict()
     weights[f"{name}.weight"] = rows_VE

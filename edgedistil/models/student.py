@@ -168,7 +168,7 @@ def _check_layer_map(layer_map: Sequence[int], teacher_layers: int) -> None:
 def _make_distilbert(
     teacher: BertForMaskedLM, layer_map: Sequence[int], options: StudentOptions
 ) -> DistilBertForMaskedLM:
-    config = _student_config(teacher, layer_map, options.dropout)
+    config = distilbert_config(teacher.config, layer_map, options.dropout)
     student: DistilBertForMaskedLM = class_for(DistilBertForMaskedLM, config)(config)
     if options.init == "teacher":
         with torch.no_grad():
@@ -179,11 +179,17 @@ def _make_distilbert(
     return student
 
 
-def _student_config(
-    teacher: BertForMaskedLM, layer_map: Sequence[int], dropout: float
+def distilbert_config(
+    config: PreTrainedConfig, layer_map: Sequence[int], dropout: float
 ) -> DistilBertConfig:
+    """Returns the config of a BERT's student.
+
+    Args:
+        config: The BERT's config.
+        layer_map: Teacher layers that the student's start from.
+        dropout: Probability, for hidden states and attention.
+    """
     # DistilBERT has other names for BERT's settings, and no settings for token types.
-    config = teacher.config
     student = DistilBertConfig(
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,

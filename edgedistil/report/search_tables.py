@@ -30,6 +30,9 @@ def search_table(record: SearchRecord) -> TableData:
         f"bytes from shapes, times and memory predicted for {record.length} tokens and {threads} "
         f"(constants: {record.calibration}); nothing was trained: quality is unknown",
     ]
+    measured = sum(candidate.is_measured for candidate in record.candidates)
+    if measured:
+        notes.append(f"size and time of {measured} candidates measured, with random weights")
     title = f"Students of {record.teacher} on {record.device} under {_budget(record.budget)}"
     return TableData(title, _COLUMNS, rows, notes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 from edgedistil.core.device import DeviceSpec
 from edgedistil.core.format import mebibytes, milliseconds
@@ -108,11 +109,7 @@ def judge(shape: EncoderShape, precision: Precision, setting: Setting) -> Candid
     latency = latency_band(work, setting.device, setting.constants, threads=setting.threads)
     page = setting.device.memory.page_kib.value * 1024
     memory = memory_band(size, external=True, work=work, page_bytes=page)
-    needs = [
-        _Need("latency", latency, budget.latency_ms, f"{milliseconds(latency.low)} ms"),
-        _Need("file", size_band, budget.file_bytes, f"{mebibytes(size_band.low)} MiB"),
-        _Need("memory", memory, budget.memory_bytes, f"{mebibytes(memory.low)} MiB"),
-    ]
+    fit = _compare(size_band, latency, memory, budget)
     return Candidate(
         layers=shape.layers,
         intermediate=shape.intermediate,
@@ -123,7 +120,36 @@ def judge(shape: EncoderShape, precision: Precision, setting: Setting) -> Candid
         file_bytes=size_band,
         latency_ms=latency,
         memory_bytes=memory,
-        fit=fit_of([(need.band, need.limit) for need in needs]),
-        excess={need.name: need.least for need in needs if need.ratio > 1},
-        worst_ratio=max(need.ratio for need in needs),
+        **fit,
     )
+
+
+def with_measured(candidate: Candidate, *, file_bytes: int, ms: float, budget: Budget) -> Candidate:
+    """Returns a candidate with a measured size and time in place of the predicted ones.
+
+    Args:
+        candidate: The candidate; its memory stays predicted.
+        file_bytes: Bytes of its graph with its weights.
+        ms: Time of a call.
+        budget: The limits, which it is compared with again.
+    """
+    # A measured figure is a band without width.
+    size = Band(low=file_bytes, high=file_bytes)
+    latency = Band(low=ms, high=ms)
+    fit = _compare(size, latency, candidate.memory_bytes, budget)
+    measured = {"file_bytes": size, "latency_ms": latency, "is_measured": True}
+    return candidate.model_copy(update={**measured, **fit})
+
+
+def _compare(size: Band, latency: Band, memory: Band, budget: Budget) -> dict[str, Any]:
+    """The fields of a candidate that say whether its needs are within a budget."""
+    needs = [
+        _Need("latency", latency, budget.latency_ms, f"{milliseconds(latency.low)} ms"),
+        _Need("file", size, budget.file_bytes, f"{mebibytes(size.low)} MiB"),
+        _Need("memory", memory, budget.memory_bytes, f"{mebibytes(memory.low)} MiB"),
+    ]
+    return {
+        "fit": fit_of([(need.band, need.limit) for need in needs]),
+        "excess": {need.name: need.least for need in needs if need.ratio > 1},
+        "worst_ratio": max(need.ratio for need in needs),
+    }

@@ -26,6 +26,8 @@ from edgedistil.runtime.match import match_device
 from edgedistil.search.budget import read_budget
 from edgedistil.search.candidates import Setting, enumerate_shapes, judge
 
+# Nearest candidates that an error lists.
+_NEAREST = 3
 _ORDER = {"fits": 0, "may fit": 1, "does not fit": 2}
 
 
@@ -78,7 +80,7 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
         length=options.length,
         threads=options.threads,
         budget=budget,
-        candidates=sorted(candidates, key=_rank),
+        candidates=sorted(candidates, key=rank),
         provenance=provenance(),
     )
 
@@ -119,7 +121,8 @@ def _precisions(recipe: Recipe) -> list[Precision]:
     return [precision for precision in SHAPE_PRECISIONS if precision in named]
 
 
-def _rank(candidate: Candidate) -> tuple[int, float]:
+def rank(candidate: Candidate) -> tuple[int, float]:
+    """Returns the place of a candidate: those that fit first, the largest of them first."""
     if candidate.fit == "does not fit":
         return _ORDER[candidate.fit], candidate.worst_ratio
     return _ORDER[candidate.fit], -candidate.parameters
@@ -130,10 +133,19 @@ def require_candidate(record: SearchRecord) -> None:
     nearest = record.candidates[0]
     if nearest.fit != "does not fit":
         return
-    needs = ", ".join(f"{name} {need}" for name, need in nearest.excess.items())
+    needs = "; ".join(map(_need, record.candidates[:_NEAREST]))
     raise GateError(
-        f"no student of {record.teacher} meets the budget on {record.device}: the nearest "
-        f"({nearest.layers} layers, feed-forward {nearest.intermediate}, {nearest.heads} heads, "
-        f"{nearest.vocabulary:,} tokens, {nearest.precision}) needs at least {needs}",
+        f"no student of {record.teacher} meets the budget on {record.device}: the nearest ones "
+        f"are {needs}",
         hint="raise the limit, shorten --length, or start from a narrower teacher",
+    )
+
+
+def _need(candidate: Candidate) -> str:
+    """A candidate, and what it needs of each limit that it exceeds."""
+    needs = ", ".join(f"{name} {need}" for name, need in candidate.excess.items())
+    return (
+        f"{candidate.layers} layers, feed-forward {candidate.intermediate}, {candidate.heads} "
+        f"heads, {candidate.vocabulary:,} tokens, {candidate.precision}, which needs at least "
+        f"{needs}"
     )

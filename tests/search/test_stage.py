@@ -67,8 +67,9 @@ def test_a_budget_that_nothing_meets_names_the_nearest_and_its_needs(recipe: Mak
     ratios = [c.worst_ratio for c in record.candidates]
     assert ratios == sorted(ratios)
     assert set(record.candidates[0].excess) <= {"file", "memory"}
-    with pytest.raises(GateError, match=r"no student of .* needs at least .*memory \d+ MiB"):
+    with pytest.raises(GateError, match=r"no student of .* needs at least .*memory \d+ MiB") as e:
         require_candidate(record)
+    assert e.value.message.count("which needs at least") == 3
 
 
 def test_the_command_ends_with_3_if_nothing_fits(recipe: Make, tmp_path: Path) -> None:

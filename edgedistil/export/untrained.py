@@ -1,4 +1,7 @@
-"""Graphs of a model as `edgedistil export` builds them: same trace, passes, plan and storage."""
+"""Graphs of a model without trained weights: trace, passes, plan and storage are the export's.
+
+Nothing is compared with PyTorch, so only sizes and times of these graphs mean something.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,175 @@
+"""`edgedistil search --measure`: candidates with random weights, timed on the device.
+
+This module is at the top level because it calls stages that do not import each other.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgedistil.core import console
+from edgedistil.core.budget_options import SearchOptions
+from edgedistil.core.device import HOST
+from edgedistil.core.errors import InputError
+from edgedistil.core.precision import Precision
+from edgedistil.core.recipe import Recipe
+from edgedistil.core.rundir import artefact_files
+from edgedistil.core.scratch import scratch_folder
+from edgedistil.core.search_records import Candidate, SearchRecord
+from edgedistil.core.task import ENCODER_TASK
+from edgedistil.runtime.jobs import NpzInputs, run_job
+from edgedistil.runtime.local import LocalTarget
+from edgedistil.runtime.protocol import Case, Job, JobModel
+from edgedistil.runtime.target import Target
+from edgedistil.search.candidates import with_measured
+from edgedistil.search.halving import sizes_of
+from edgedistil.search.stage import rank
+
+# Calls and seconds of a measurement: the median of fewer moves by more than a percent.
+MIN_CALLS, MIN_SECONDS = 60, 3.0
+# Precisions that a graph without a parity check is made in.
+_MEASURED: tuple[Precision, ...] = ("fp32", "int8")
+
+
+def measure_candidates(
+    recipe: Recipe, record: SearchRecord, options: SearchOptions
+) -> SearchRecord:
+    """Measures the first candidates of a search in place of predicting them.
+
+    Args:
+        recipe: Its teacher is the one of the search.
+        record: Result of the search.
+        options: Number of candidates, and the device: this machine, or a board over SSH.
+    Returns:
+        The record with measured sizes and times, in its new order.
+    Raises:
+        InputError: The device is neither this machine nor reachable over SSH.
+        TargetError: The device cannot run a graph.
+    Conditions: Random weights, token 1 at every place; a fresh process for each candidate.
+    """
+    candidates = list(record.candidates)
+    # One connection to a board for all candidates.
+    with _open_target(options) as target, scratch_folder("candidates") as folder:
+        maker = GraphMaker(recipe, folder)
+        for index, candidate in enumerate(candidates[: options.measure]):
+            # Its prediction stays.
+            if candidate.precision not in _MEASURED:
+                continue
+            graph = maker.graph(candidate)
+            ms = time_graph(graph, target, length=record.length, threads=record.threads)
+            size = sum(file.stat().st_size for file in artefact_files(graph.path))
+            candidates[index] = with_measured(
+                candidate, file_bytes=size, ms=ms, budget=record.budget
+            )
+            console.say(f"candidate {index + 1} of {options.measure}: {ms:.2f} ms")
+    return record.model_copy(update={"candidates": sorted(candidates, key=rank)})
+
+
+@contextmanager
+def _open_target(options: SearchOptions) -> Iterator[Target]:
+    """The machine that candidates are measured on."""
+    if options.ssh is not None:
+        from edgedistil.runtime.ssh.target import SshTarget
+
+        with SshTarget(options.ssh) as board:
+            yield board
+    elif options.device == HOST:
+        yield LocalTarget()
+    else:
+        raise InputError(
+            f"--measure: device '{options.device}' is not this machine",
+            hint="add --ssh USER@HOST to measure on the board, or search with --device host",
+        )
+
+
+# --- graphs --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CandidateGraph:
+    """The graph of a candidate, as a file of a job.
+
+    Attributes:
+        path: The ONNX file; its weights are next to it.
+        has_segments: Whether it takes token types.
+    """
+
+    path: Path
+    has_segments: bool
+
+    def job_files(self) -> dict[str, Path]:
+        """Returns name in the job's folder → file."""
+        return {file.name: file for file in artefact_files(self.path)}
+
+
+@dataclass(frozen=True)
+class GraphMaker:
+    """Exports candidates with random weights.
+
+    Attributes:
+        recipe: Names the teacher.
+        folder: Where graphs are written.
+    """
+
+    recipe: Recipe
+    folder: Path
+
+    def graph(self, candidate: Candidate) -> CandidateGraph:
+        """Returns a candidate's graph; all precisions of a size are exported at once."""
+        from edgedistil.core.model_folder import read_model_folder
+        from edgedistil.core.model_source import find_model
+        from edgedistil.core.sentence_modules import find_transformer
+        from edgedistil.export.untrained import save_precisions
+        from edgedistil.models.loading import load_config
+        from edgedistil.models.untrained import untrained_student
+
+        # Only sizes are read from the teacher: no weights are loaded.
+        source = read_model_folder(find_transformer(find_model(self.recipe.teacher.source)))
+        name = "x".join(map(str, sizes_of(candidate)))
+        files = {p: self.folder / f"{name}-{p}" / f"{name}-{p}.onnx" for p in _MEASURED}
+        # A BERT's student is a DistilBERT, which takes none.
+        has_segments = source.family.token_types and source.family.model_type != "bert"
+        if not files["fp32"].exists():
+            model = untrained_student(
+                load_config(source),
+                layers=candidate.layers,
+                intermediate=candidate.intermediate,
+                heads=candidate.heads,
+                vocabulary=candidate.vocabulary,
+            )
+            save_precisions(model, files, task=ENCODER_TASK)
+        return CandidateGraph(files[candidate.precision], has_segments)
+
+
+def time_graph(graph: CandidateGraph, target: Target, *, length: int, threads: int) -> float:
+    """Returns the median time of a call in a fresh process, in milliseconds.
+
+    Args:
+        graph: The graph.
+        target: The machine.
+        length: Tokens of the text.
+        threads: Number of threads.
+    Raises:
+        TargetError: The machine cannot run it.
+    """
+    job = Job(
+        models={"graph": JobModel(file=graph.path.name)},
+        cases=[Case(name="text", keys=["text"])],
+        phases=["steady"],
+        threads=threads,
+        min_calls=MIN_CALLS,
+        min_seconds=MIN_SECONDS,
+    )
+    # Which tokens makes no difference: every lookup reads a row.
+    ids_BL = np.ones((1, length), np.int64)
+    arrays = {"text/input_ids": ids_BL, "text/attention_mask": np.ones_like(ids_BL)}
+    if graph.has_segments:
+        arrays["text/token_type_ids"] = np.zeros_like(ids_BL)
+    reply = run_job(target, [graph], job, NpzInputs(arrays))
+    return statistics.median(reply.models["graph"].cases["text"].samples_ns) / 1e6

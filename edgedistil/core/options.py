@@ -78,7 +78,7 @@ class ProfileOptions(CheckedOptions):
     ] = None
     cpp: Annotated[
         Path | None,
-        Flag("--cpp", "Also time this compiled C++ bundle's tokenizer.", metavar="FOLDER"),
+        Flag("--cpp", "Also time this C++ bundle's tokenizer. Default: none.", metavar="FOLDER"),
     ] = None
     model: Annotated[
         Path | None,

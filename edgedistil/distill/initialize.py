@@ -51,6 +51,9 @@ from edgedistil.distill.trimmed_teacher import trim_teachers
 from edgedistil.models.sentence_encoder import SentenceEncoder
 from edgedistil.models.teacher import Teacher, read_teacher
 
+# Rows on which the importance of attention heads is measured; a second on a small encoder.
+IMPORTANCE_ROWS = 64
+
 
 @dataclass(frozen=True)
 class PreparedSentence:
@@ -213,7 +216,12 @@ class _Inputs:
         """Builds the student as it is before the first step."""
         is_mlm = self.vector is None
         source = setup.student_source(self.original, self.teacher)
-        student = setup.build_student(recipe.student, source, seed=recipe.seed, has_head=is_mlm)
+        # Text of the training part: what is held out judges the student.
+        count = min(IMPORTANCE_ROWS, len(self.corpus.train))
+        rows = [self.corpus.train[index].tolist() for index in range(count)]
+        student = setup.build_student(
+            recipe.student, source, seed=recipe.seed, has_head=is_mlm, rows=rows
+        )
         if self.vector is None:
             return student, None
         teacher = teacher_encoder(self.teacher, self.vector)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -136,7 +137,12 @@ def layer_map(section: StudentSection, teacher: PreTrainedModel) -> list[int]:
 
 
 def build_student(
-    section: StudentSection, teacher: PreTrainedModel, *, seed: int, has_head: bool = True
+    section: StudentSection,
+    teacher: PreTrainedModel,
+    *,
+    seed: int,
+    has_head: bool = True,
+    rows: Sequence[Sequence[int]] = (),
 ) -> PreTrainedModel:
     """Builds or loads the student of a recipe section [student]; raises ModelError.
 
@@ -145,6 +151,7 @@ def build_student(
         teacher: Model that the student's layers come from.
         seed: Seed of random weights.
         has_head: Whether a folder to start from has the MLM head.
+        rows: Token ids of texts that decide which heads are important.
     """
     layers = layer_map(section, teacher)
     folder = initial_folder(section)
@@ -167,7 +174,7 @@ def build_student(
         intermediate=section.intermediate,
         heads=section.heads,
     )
-    student = make_student(teacher, layer_map=layers, options=options)
+    student = make_student(teacher, layer_map=layers, options=options, rows=rows)
     if section.embedding is not None:
         # Without its MLM head, which `check_fit` makes sure that nothing needs.
         student = factorise_embeddings(student.base_model, section.embedding)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,24 +15,30 @@ from edgedistil.core.family_info import PRUNED_HEADS
 from edgedistil.models.reduced import attentions, class_for
 
 
-def prune_heads(student: PreTrainedModel, heads: int) -> PreTrainedModel:
+def prune_heads(
+    student: PreTrainedModel, heads: int, *, rows: Sequence[Sequence[int]] = ()
+) -> PreTrainedModel:
     """Returns the student with the most important heads of each layer.
 
     Args:
         student: The student, with the teacher's heads.
         heads: Heads that stay in each layer.
+        rows: Token ids of texts on which the importance is measured (`text_importance`); without
+            any it is a norm of weights (`head_importance`).
     Raises:
         ModelError: The number is not below the present one, or the family's heads cannot be
             removed.
     Source: Michel et al. 2019 (arXiv 1905.10650), §2.
-    Differs from: The importance is a norm of weights (`head_importance`), not a gradient; every
-        layer loses the same number.
+    Differs from: The importance is what a head writes, not a gradient; every layer loses the same
+        number.
     """
     present = check_heads(student, heads)
-    most_important = [
-        head_importance(value, output, present).topk(heads).indices.sort().values
-        for _, _, value, output in attentions(student)
-    ]
+    if rows:
+        importances = text_importance(student, rows, present)
+    else:
+        linears = attentions(student)
+        importances = [head_importance(value, output, present) for *_, value, output in linears]
+    most_important = [values_H.topk(heads).indices.sort().values for values_H in importances]
     config = copy.deepcopy(student.config)
     set_pruned_heads(config, _removed_heads(student.config, most_important))
     # Its weights are replaced, and drawing them must not shift the caller's random state.
@@ -81,6 +87,58 @@ def head_importance(value: nn.Linear, output: nn.Linear, heads: int) -> Tensor:
     outer_Hdd = values_HdD @ values_HdD.transpose(1, 2)
     squares_H = (inner_Hdd * outer_Hdd).sum((1, 2))
     return squares_H.clamp(min=0).sqrt()
+
+
+def text_importance(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], heads: int
+) -> list[Tensor]:
+    """Returns the mean norm of what each head adds to a token's state, on texts.
+
+        I_h = mean over tokens of ‖ O_h c_h ‖,   c_h what the head attends to, (d,)
+
+    Six of MiniLM's twelve heads chosen in this way leave a cosine of 0.82 to the vectors of all
+    heads; chosen by weights alone 0.71, which is no better than chance
+    (docs/log.md#importance-of-attention-heads).
+
+    Args:
+        model: The model; its state is left as it is.
+        rows: Token ids of each text.
+        heads: Heads of a layer.
+    Returns:
+        One tensor for each layer, shape (heads,), float64.
+    """
+    outputs = [output for *_, output in attentions(model)]
+    sums = [torch.zeros(heads, dtype=torch.float64) for _ in outputs]
+    handles = [
+        output.register_forward_pre_hook(_adder(total_H, output))
+        for output, total_H in zip(outputs, sums, strict=True)
+    ]
+    was_training = model.training
+    try:
+        # One text at a time: there is no padding to leave out.
+        with torch.no_grad():
+            for row in rows:
+                model.eval().base_model(input_ids=torch.tensor([list(row)]))
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    tokens = sum(map(len, rows))
+    return [total_H / tokens for total_H in sums]
+
+
+def _adder(total_H: Tensor, output: nn.Linear) -> Callable[..., None]:
+    """A hook that adds the norms of a call's tokens to the sums of the heads."""
+    heads = len(total_H)
+    outputs_HdD = output.weight.detach().T.reshape(heads, -1, output.out_features)
+
+    def add(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        context_LHd = inputs[0][0].view(inputs[0].shape[1], heads, -1)
+        for head in range(heads):
+            written_LD = context_LHd[:, head] @ outputs_HdD[head]
+            total_H[head] += written_LD.norm(dim=-1).sum().double()
+
+    return add
 
 
 def layers_of_map(config: PreTrainedConfig, layer_map: Sequence[int]) -> dict[str, list[int]]:

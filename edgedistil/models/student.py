@@ -97,7 +97,11 @@ class StudentOptions:
 
 
 def make_student(
-    teacher_model: PreTrainedModel, *, layer_map: Sequence[int], options: StudentOptions
+    teacher_model: PreTrainedModel,
+    *,
+    layer_map: Sequence[int],
+    options: StudentOptions,
+    rows: Sequence[Sequence[int]] = (),
 ) -> PreTrainedModel:
     """Builds a student with states as wide as its teacher's.
 
@@ -108,6 +112,8 @@ def make_student(
         layer_map: Teacher layer that each student layer starts from; its length is the student's
             depth, which is all that `random` uses.
         options: Weights and dropout.
+        rows: Token ids of texts that decide which heads are important; without any their weights
+            do.
     Raises:
         ModelError: `layer_map` is empty, has a layer that the teacher does not have, or one that
             the student's class cannot have in that place; or there are no position embeddings to
@@ -126,7 +132,7 @@ def make_student(
         if options.intermediate is not None:
             student = narrow_feed_forward(student, options.intermediate)
         if options.heads is not None:
-            student = prune_heads(student, options.heads)
+            student = prune_heads(student, options.heads, rows=rows)
     if options.freeze_positions:
         freeze_position_embeddings(student)
     return student.train()

@@ -13,7 +13,7 @@ from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.model_folder import read_model_folder
 from edgedistil.models.fast.encoder import encode
-from edgedistil.models.heads import head_importance, prune_heads
+from edgedistil.models.heads import head_importance, prune_heads, text_importance
 from edgedistil.models.loading import load_config, load_weights
 from edgedistil.models.reduced import class_for
 from edgedistil.models.student import StudentOptions, make_student
@@ -90,6 +90,42 @@ def test_importance_does_not_depend_on_the_basis_inside_a_head() -> None:
     torch.testing.assert_close(head_importance(value, output, 3), before_H, rtol=1e-4, atol=0)
     expected = torch.linalg.matrix_norm(output.weight[:, 5:10] @ value.weight[5:10]).double()
     torch.testing.assert_close(before_H[1], expected.detach(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", PRUNABLE)
+def test_on_texts_heads_that_write_little_go_first(name: str) -> None:
+    model = make_model(CASES[name], "fill-mask").train()
+    names = FAMILIES[name].names
+    assert names.attention is not None
+    # Large weights of the value, and an output that is nearly silent.
+    for layer in model.base_model.get_submodule(names.layers):
+        with torch.no_grad():
+            layer.get_submodule(names.attention[3]).weight[:, WIDTH : 2 * WIDTH] *= 1e-4
+    rows = IDS_BL.tolist()
+    importance = text_importance(model, rows, HEADS)
+    assert [int(values_H.argmin()) for values_H in importance] == [1, 1]
+    pruned = prune_heads(model, HEADS - 1, rows=rows)
+    assert pruned.config.pruned_heads == {"0": [1], "1": [1]}
+    assert model.training
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_importance_on_texts_is_the_norm_of_what_a_head_writes() -> None:
+    model = make_model(CASES["bert"], "fill-mask")
+    rows = [[7, 11, 13], [17, 19]]
+    (first, _) = text_importance(model, rows, HEADS)
+    expected_H = torch.zeros(HEADS, dtype=torch.float64)
+    attention = model.bert.encoder.layer[0].attention
+    for row in rows:
+        hidden_BLD = model.bert.embeddings(input_ids=torch.tensor([row]))
+        context_BLD = attention.self(hidden_BLD)[0]
+        for head in range(HEADS):
+            silent_BLD = torch.zeros_like(context_BLD)
+            columns = slice(head * WIDTH, (head + 1) * WIDTH)
+            silent_BLD[..., columns] = context_BLD[..., columns]
+            written = silent_BLD @ attention.output.dense.weight.T
+            expected_H[head] += written.norm(dim=-1).sum().item()
+    torch.testing.assert_close(first, expected_H / 5, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("name", PRUNABLE)

@@ -15,7 +15,8 @@ from edgedistil.core.family import FAMILIES as _ROWS
 from edgedistil.core.profile_records import MemoryStats
 from edgedistil.core.records import Band
 from edgedistil.core.rundir import RunDir
-from edgedistil.core.task import Task
+from edgedistil.core.task import TASKS, Task
+from edgedistil.parity.gate import list_failures
 from edgedistil.parity.probes import Probes
 from edgedistil.profiling.artefacts import file_artefact
 from edgedistil.profiling.emulated import emulate
@@ -69,12 +70,13 @@ def test_int8_is_right_under_the_kernels_of_a_board(exported: Exported) -> None:
     )
     run = RunDir(exported.folder.parents[1])
     probes = Probes.load(run.probes("tiny", exported.task))
-    # The shortest calls: an emulator is a hundred times slower.
-    some = probes.select(range(4))
+    # The shortest calls: an emulator is a hundred times slower. A choice has one value.
+    some = probes.select(range(8 if TASKS[exported.task].has_choices else 4))
     text = ["some words of text"]
     workloads = build_workloads([exported.folder], text, source="a test", lengths=[13], pairs=1)
     emulation = emulate(load_device("rpi4"), [artefact], workloads, probes_of=lambda _: some)
     parity = emulation.parities[artefact.label]
+    assert list_failures(parity) == []
     assert (parity.passed, parity.method) == (True, "emulated")
     assert parity.overall.sequences == some.sequences
     (row,) = emulation.record.rows

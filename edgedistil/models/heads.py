@@ -97,7 +97,7 @@ def text_importance(
         I_h = mean over tokens of ‖ O_h c_h ‖,   c_h what the head attends to, (d,)
 
     Six of MiniLM's twelve heads chosen in this way leave a cosine of 0.82 to the vectors of all
-    heads; chosen by weights alone 0.71, which is no better than chance
+    heads; chosen by weights alone 0.71, about as much as a random choice
     (docs/log.md#importance-of-attention-heads).
 
     Args:

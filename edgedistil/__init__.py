@@ -302,7 +302,7 @@ def train_search(
         candidates: Result of `search`.
         options: Number of students (`train`), training tokens, and how the artefact is checked.
     Returns:
-        The folder, and the record; its `winner` is None if no artefact is within the budget.
+        The folder, and the record; without a `winner` if no artefact is within the budget.
     Raises:
         InputError: No candidate may fit, or the tokens are too few.
     """

@@ -150,7 +150,7 @@ def judge(
         precision,
         task_info.name,
         regression=regression,
-        by_parts=bool(parts) or _only_rounds(comparison),
+        by_parts=bool(parts) or _has_reference_roundings(comparison),
         bounds=comparison.bounds,
     )
     # All of them, also after a failure: the message lists every tolerance that does not hold.
@@ -184,10 +184,10 @@ def judge(
     return record.model_copy(update=added)
 
 
-def _only_rounds(comparison: Comparison) -> bool:
-    """Whether outputs differ from PyTorch's in the same roundings as little as a right part's.
+def _has_reference_roundings(comparison: Comparison) -> bool:
+    """Whether the error against the same roundings is within the bound of a correct part.
 
-    What is left between them and float32 is the rounding itself, which the export was judged by.
+    The rest of the distance from float32 is the rounding, by which the export was judged.
     """
     share = comparison.overall.reference_share
     return isinstance(share, float) and share <= MAX_SHARE

@@ -20,8 +20,8 @@ ValuePair = tuple[tuple[float, ...], tuple[float, ...]]
 
 # A correlation of fewer values says nothing.
 CONCORDANCE_MIN_VALUES = 8
-# Of an output's values: one rounding that flips moves the share of three values to 1.9
-# (docs/log.md#parts-against-the-same-roundings).
+# A share of fewer output values is decided by one of them: 1.9 was measured over three values of
+# a correct artefact (docs/log.md#parts-against-the-same-roundings).
 REFERENCE_MIN_VALUES = 32
 _NO_DIRECTION = "rows of few values have no direction"
 

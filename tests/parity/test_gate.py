@@ -14,7 +14,7 @@ from edgedistil.core.errors import ModelError, ParityError
 from edgedistil.core.export_records import ParityFigures, ParityRecord, Tolerance, ToleranceResult
 from edgedistil.core.records import NotMeasured, read_record, write_record
 from edgedistil.core.rundir import artefact_sha256
-from edgedistil.parity.compare import Outputs, compare
+from edgedistil.parity.compare import Comparison, Outputs, compare
 from edgedistil.parity.gate import (
     Feeds,
     check_artefact,
@@ -24,6 +24,7 @@ from edgedistil.parity.gate import (
     load_artefact,
     require_parity,
 )
+from edgedistil.parity.part_check import MAX_SHARE
 
 if TYPE_CHECKING:
     from tests.parity.conftest import Exported
@@ -199,3 +200,54 @@ def test_a_bound_of_zero_is_missed_by_a_difference() -> None:
     assert format_failure(ToleranceResult(tolerance=zero, got=0.5, holds=False)) == (
         "mean_abs is 0.5, expected at most 0 (0.5 too much)"
     )
+
+
+def _flat_comparison(share: float | NotMeasured, *, of_a_length: float = 0.05) -> Comparison:
+    """An int8 artefact whose predictions differ in a quarter, as flat models' do."""
+    figures = ParityFigures(
+        sequences=64,
+        length=NotMeasured(not_measured="all of 8, 64"),
+        max_abs=0.4,
+        mean_abs=0.01,
+        cosine_min=0.99,
+        cosine_mean=0.99,
+        kl_nats=0.01,
+        agreement=0.75,
+        decisions=64,
+        concordance=NotMeasured(not_measured="no single values"),
+        reference_share=share,
+    )
+    at_64 = figures.model_copy(update={"length": 64, "reference_share": of_a_length})
+    return Comparison(figures, [at_64], largest_output=1.0)
+
+
+@pytest.mark.parametrize(
+    ("share", "failures"),
+    [
+        # The rounding alone: only the floor of usefulness is left.
+        (MAX_SHARE, []),
+        (MAX_SHARE + 0.01, ["agreement"]),
+        (1.4, ["agreement", "reference_share"]),
+        (NotMeasured(not_measured="3 values"), ["agreement"]),
+    ],
+)
+def test_a_flat_model_passes_only_with_the_roundings_of_its_reference(
+    share: float | NotMeasured, failures: list[str]
+) -> None:
+    assert _failures(_flat_comparison(share)) == failures
+
+
+def test_one_bad_length_fails_where_all_lengths_together_do_not() -> None:
+    assert _failures(_flat_comparison(0.05, of_a_length=1.7)) == ["reference_share"]
+
+
+def _failures(comparison: Comparison) -> list[str]:
+    record = judge(
+        comparison,
+        precision="int8",
+        model="m",
+        task="fill-mask",
+        artefact_sha256="0" * 64,
+        runtime="a test",
+    )
+    return [result.tolerance.figure for result in record.results if not result.holds]

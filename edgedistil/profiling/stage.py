@@ -151,7 +151,11 @@ def _check_local_options(options: ProfileOptions, flag: str) -> None:
         excluded |= {"--browser": options.browser is not None}
     # A browser has session options of its own to search for.
     if flag == "--runtime":
-        excluded |= {"--browser": options.browser is not None, "--tune": options.tune}
+        excluded |= {
+            "--browser": options.browser is not None,
+            "--tune": options.tune,
+            "--cpp": options.cpp is not None,
+        }
     for other, is_set in excluded.items():
         if is_set:
             raise InputError(f"{flag} and {other} exclude each other: leave one of them out")

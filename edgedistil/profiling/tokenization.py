@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from edgedistil.core.echo import echo, printable
 from edgedistil.core.errors import InputError, TargetError
+from edgedistil.core.format import plural
+from edgedistil.core.processes import ending_with_this_process
 from edgedistil.core.profile_records import ProfileRow
 from edgedistil.core.records import Figure, NotMeasured
 from edgedistil.core.rundir import sha256_file
@@ -29,6 +33,8 @@ _NO_MODULE = NotMeasured(not_measured="the artefact's folder has no tokenizer in
 _OTHER_TOKENIZER = NotMeasured(not_measured="the C++ bundle has another tokenizer")
 # Program of a compiled C++ bundle.
 _CPP_PROGRAM = Path("build", "time_texts")
+# Far above the second that reading the largest tokenizer and all calls take.
+_CPP_TIMEOUT_S = 120.0
 _COMPILE_HINT = "compile it: cmake -S FOLDER -B FOLDER/build && cmake --build FOLDER/build"
 
 # Length → texts of so many tokens.
@@ -186,18 +192,47 @@ def _time_ms(tokenizer: TextTokenizer, texts: Sequence[str]) -> float:
 
 
 def _time_in_cpp(bundle: Path, texts: Texts) -> Mapping[int, Figure]:
-    program, tokenizer = bundle / _CPP_PROGRAM, bundle / "model" / TOKENIZER_FILE
+    program = bundle / _CPP_PROGRAM
+    output = _run_cpp_program(program, bundle / "model" / TOKENIZER_FILE, texts)
+    return dict(zip(texts, _parse_times(output, len(texts), program), strict=True))
+
+
+def _run_cpp_program(program: Path, tokenizer: Path, texts: Texts) -> str:
+    """Returns what a bundle's program prints; raises InputError if it fails or does not end."""
     # One process for all lengths: starting it takes longer than its calls.
-    done = subprocess.run(  # noqa: S603 - the program of the user's own bundle
-        [str(program.resolve()), str(tokenizer), str(_CALLS)],
-        input="".join(f"{json.dumps(list(group))}\n" for group in texts.values()),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    if done.returncode != 0:
-        raise InputError(
-            f"{program} failed: {done.stderr.strip() or f'exit code {done.returncode}'}",
-            hint=_COMPILE_HINT,
+    command = [str(program.resolve()), str(tokenizer), str(_CALLS)]
+    try:
+        done = subprocess.run(  # noqa: S603 - the program of the user's own bundle
+            ending_with_this_process(command),
+            input="".join(f"{json.dumps(list(group))}\n" for group in texts.values()),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=_CPP_TIMEOUT_S,
         )
-    return dict(zip(texts, map(float, done.stdout.split()), strict=True))
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            f"{program} did not end within {error.timeout:g} s", hint=_COMPILE_HINT
+        ) from error
+    if done.returncode != 0:
+        # The last line of a program that could not be started is the system's error.
+        lines = done.stderr.strip().splitlines()
+        reason = printable(lines[-1]) if lines else f"exit code {done.returncode}"
+        raise InputError(f"{program} failed: {reason}", hint=_COMPILE_HINT)
+    return done.stdout
+
+
+def _parse_times(output: str, count: int, program: Path) -> list[float]:
+    """Returns the milliseconds in a program's output; raises InputError if it is anything else."""
+    try:
+        times = [float(word) for word in output.split()]
+    except ValueError:
+        times = []
+    if len(times) != count or not all(0 <= time_ms < math.inf for time_ms in times):
+        raise InputError(
+            f"{program} printed '{echo(output.strip())}', expected {plural(count, 'time')} in "
+            "milliseconds",
+            hint="make the bundle again with edgedistil bundle --for cpp, and compile it",
+        )
+    return times

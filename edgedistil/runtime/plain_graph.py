@@ -8,7 +8,7 @@ transposition and a product, and a quantization with a scale for each row fails
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,29 @@ def rewrite(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _drop_unused_weights(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Removes the constants that no node reads any more."""
-    read = {name for node in nodes for name in node.input}
+    """Removes the constants that no node reads any more and that are no output."""
+    read = _names_read(nodes) | {value.name for value in graph.output}
     weights = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
     graph.initializer.extend(weights)
+
+
+def _names_read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Names of the values that nodes read, bodies of If, Loop and Scan included."""
+    names: set[str] = set()
+    for node in nodes:
+        names.update(node.input)
+        for body in _bodies(node):
+            names |= _names_read(body.node)
+            names.update(value.name for value in body.output)
+    return names
+
+
+def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    graphs = [item.g for item in node.attribute if item.type == onnx.AttributeProto.GRAPH]
+    for item in node.attribute:
+        graphs.extend(item.graphs)
+    return graphs
 
 
 # --- building nodes ------------------------------------------------------------------------------
@@ -304,15 +322,19 @@ def _integer_product(
 
 
 def _quantize_rows(graph: _Rewriter, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """QuantizeLinear with a computed scale for each row → Div, QuantizeLinear with scale 1."""
-    x, scale_M, zero_M = node.input
+    """QuantizeLinear with computed scales along an axis → Div, QuantizeLinear with scale 1."""
+    x, scale, zero_point = node.input
     chain = _Chain(node)
-    last = graph.constant("plain/last_axis", np.array([-1], np.int64))
-    (scale_M1,) = chain.add("Unsqueeze", [scale_M, last], "scale")
+    axis = int(_attributes(node)["axis"])
+    # Dimensions of the values behind the axis, in which the scales are repeated.
+    behind = -axis - 1 if axis < 0 else graph.rank(x) - axis - 1
+    if behind > 0:
+        axes = graph.constant(f"plain/axes_{behind}", np.arange(1, behind + 1))
+        (scale,) = chain.add("Unsqueeze", [scale, axes], "scale")
     # Not a product with 1 / scale, which rounds twice.
-    (quotient,) = chain.add("Div", [x, scale_M1], "quotient")
+    (quotient,) = chain.add("Div", [x, scale], "quotient")
     # Constants are what OpenVINO computes in int8; a Cast is one of its slowest operators.
-    zero = graph.constant(f"{zero_M}/plain", graph.fill_value(zero_M))
+    zero = graph.constant(f"{zero_point}/plain", graph.fill_value(zero_point))
     chain.add("QuantizeLinear", [quotient, graph.scalar(1.0), zero], "values")
     return chain.end()
 

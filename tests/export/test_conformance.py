@@ -96,6 +96,25 @@ def test_outputs_of_a_sample_are_of_the_shortest_and_the_longest_text(package: P
         case["outputs"]["int8"]["logits"][0] -= 2.1 * tolerance
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--outputs"], "argument --outputs: expected one argument"),
+        (["--outputs", "three"], "argument --outputs: invalid int value: 'three'"),
+        (["--outputs", "0"], "--outputs: got 0, expected at least 1"),
+        (["--outputs", "-3"], "--outputs: got -3, expected at least 1"),
+        (["int9"], "PRECISION: got ['int9'], expected some of ['fp32', 'int8']"),
+    ],
+)
+def test_arguments_that_would_compare_nothing_are_refused(
+    package: Path, arguments: list[str], message: str
+) -> None:
+    code, printed = check(package, *arguments)
+    assert code == 2
+    assert printed.startswith("usage: check.py")
+    assert message in printed
+
+
 def test_a_file_that_was_changed_is_refused(package: Path) -> None:
     graph = package / "onnx" / "model_int8.onnx"
     graph.write_bytes(graph.read_bytes() + b"\0")

@@ -135,6 +135,7 @@ def test_other_precisions_are_refused(tiny_model_folder: Path, tmp_path: Path) -
         ({"batches": [8]}, "--batch"),
         ({"tune": True}, "--tune"),
         ({"calibrate": True}, "--calibrate"),
+        ({"cpp": Path("bundle")}, "--cpp"),
     ],
 )
 def test_options_of_other_machines_are_refused(changes: dict[str, Any], flag: str) -> None:

@@ -185,6 +185,48 @@ def test_a_folder_without_a_compiled_bundle_is_refused(folder: Path, tmp_path: P
         check_options(ProfileOptions(cpp=tmp_path, browser="chromium"))
 
 
+@pytest.fixture
+def scripted_bundle(folder: Path, tmp_path: Path) -> Path:
+    """A bundle whose program is yet to be written."""
+    for part in ("model", "build"):
+        (tmp_path / part).mkdir()
+    shutil.copyfile(folder / "tokenizer.json", tmp_path / "model" / "tokenizer.json")
+    shutil.copyfile(CPP_SOURCES / "CMakeLists.txt", tmp_path / "CMakeLists.txt")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("no machine code", "time_texts failed: OSError:.* Exec format error"),
+        ("#!/bin/sh\nprintf 'bad \\033[31mid\\n' >&2\nexit 3", r"failed: bad \?\[31mid"),
+        ("#!/bin/sh\nexit 3", "failed: exit code 3"),
+        ("#!/bin/sh\necho 0.1", "printed '0.1', expected 2 times in milliseconds"),
+        ("#!/bin/sh\necho 0.1 fast", "printed '0.1 fast', expected 2 times in milliseconds"),
+        ("#!/bin/sh\necho 0.1 nan", "printed '0.1 nan', expected 2 times in milliseconds"),
+        ("#!/bin/sh\nprintf '\\377'", "expected 2 times in milliseconds"),
+        ("#!/bin/sh\nexec sleep 60", "time_texts did not end within 0.5 s"),
+    ],
+)
+def test_a_program_that_gives_no_times_is_refused(
+    program: str,
+    message: str,
+    scripted_bundle: Path,
+    folder: Path,
+    workloads: Workloads,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = scripted_bundle / "build" / "time_texts"
+    path.write_text(program)
+    path.chmod(0o755)
+    if "sleep" in program:
+        monkeypatch.setattr(tokenization, "_CPP_TIMEOUT_S", 0.5)
+    artefact = replace(make_artefact("student"), tokenizer=folder)
+    with pytest.raises(InputError, match=message) as caught:
+        add_cpp_tokenization([make_row(length=6)], [artefact], workloads, scripted_bundle)
+    assert caught.value.hint
+
+
 # --- a page ---------------------------------------------------------------------------------------
 
 

@@ -139,6 +139,63 @@ def test_a_standard_quantization_remains() -> None:
     assert rewrite(model) == {}
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
+def test_a_quantization_along_an_axis_keeps_its_axis(axis: int) -> None:
+    x_MKN = RANDOM.normal(size=(M, K, N)).astype(np.float32)
+    zero = helper.make_tensor("zero", TensorProto.UINT8, [1], [128])
+    model = one_node(
+        helper.make_node("Mul", ["raw", "two"], ["scale"]),
+        {"x": [M, K, N], "raw": [x_MKN.shape[axis]]},
+        {"two": np.array(2, np.float32)},
+    )
+    model.graph.node.extend(
+        [
+            helper.make_node("Shape", ["scale"], ["count"]),
+            helper.make_node("ConstantOfShape", ["count"], ["zeros"], value=zero),
+            helper.make_node("QuantizeLinear", ["x", "scale", "zeros"], ["q"], axis=axis),
+            helper.make_node("Cast", ["q"], ["y"], to=TensorProto.FLOAT),
+        ]
+    )
+    raw = RANDOM.uniform(0.005, 0.05, x_MKN.shape[axis]).astype(np.float32)
+    feeds = {"x": x_MKN, "raw": raw}
+    expected = run(model, feeds)
+    assert rewrite(model) == {"QuantizeLinear": 1}
+    np.testing.assert_array_equal(run(model, feeds), expected)
+
+
+def branch(name: str, node: onnx.NodeProto) -> onnx.GraphProto:
+    output = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)
+    return helper.make_graph([node], name, [], [output])
+
+
+def test_constants_that_are_read_in_a_body_or_returned_remain() -> None:
+    model = one_node(
+        fused("FusedMatMul", ["x", "w"], transB=1),
+        {"x": [M, K]},
+        {
+            "w": RANDOM.normal(size=(N, K)).astype(np.float32),
+            "b": BIAS_N,
+            "returned": SCALE_N,
+            "condition": np.array(True),
+            "unused": SCALE_N,
+        },
+    )
+    [product] = model.graph.node
+    product.output[0] = "product"
+    add = branch("then", helper.make_node("Add", ["product", "b"], ["sum"]))
+    same = branch("else", helper.make_node("Identity", ["product"], ["same"]))
+    model.graph.node.append(
+        helper.make_node("If", ["condition"], ["y"], then_branch=add, else_branch=same)
+    )
+    model.graph.output.append(helper.make_tensor_value_info("returned", TensorProto.FLOAT, [N]))
+    feeds = {"x": RANDOM.normal(size=(M, K)).astype(np.float32)}
+    expected = run(model, feeds)
+    assert rewrite(model) == {"FusedMatMul": 1}
+    np.testing.assert_allclose(run(model, feeds), expected, rtol=0, atol=2e-6)
+    kept = {tensor.name for tensor in model.graph.initializer}
+    assert kept == {"w/turned", "b", "returned", "condition"}
+
+
 def test_a_product_of_unknown_dimensions_is_refused() -> None:
     model = one_node(fused("FusedMatMul", ["z", "x"], transBatchA=1), {"x": [M, K]}, {})
     model.graph.node.insert(0, helper.make_node("Loop", ["x"], ["z"]))

@@ -56,7 +56,7 @@ def measure_candidates(
     candidates = list(record.candidates)
     # One connection to a board for all candidates.
     with _open_target(options) as target, scratch_folder("candidates") as folder:
-        maker = GraphMaker(recipe, folder)
+        maker = GraphMaker(recipe, folder, device=options.device)
         for index, candidate in enumerate(candidates[: options.measure]):
             # Its prediction stays.
             if candidate.precision not in _MEASURED:
@@ -115,10 +115,12 @@ class GraphMaker:
     Attributes:
         recipe: Names the teacher.
         folder: Where graphs are written.
+        device: Device that they are made for.
     """
 
     recipe: Recipe
     folder: Path
+    device: str = HOST
 
     def graph(self, candidate: Candidate) -> CandidateGraph:
         """Returns a candidate's graph; all precisions of a size are exported at once."""
@@ -143,7 +145,7 @@ class GraphMaker:
                 heads=candidate.heads,
                 vocabulary=candidate.vocabulary,
             )
-            save_precisions(model, files, task=ENCODER_TASK)
+            save_precisions(model, files, task=ENCODER_TASK, target=self.device)
         return CandidateGraph(files[candidate.precision], has_segments)
 
 

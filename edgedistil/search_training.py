@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from edgedistil.core import console
 from edgedistil.core.budget_options import SearchOptions
 from edgedistil.core.distill_records import DistillRecord, HeldoutMlm, HeldoutVectors
-from edgedistil.core.errors import GateError, InputError, ParityError, RunError
+from edgedistil.core.errors import GateError, InputError, ParityError, RunError, TargetError
 from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
 from edgedistil.core.places import runs_root
 from edgedistil.core.profile_records import ProfileRow
-from edgedistil.core.recipe import Recipe
-from edgedistil.core.recipe_student import VocabularySection
+from edgedistil.core.recipe import Recipe, parse_recipe
 from edgedistil.core.records import provenance, read_record, write_record
 from edgedistil.core.rundir import RunDir, checked_name
 from edgedistil.core.search_records import (
@@ -30,6 +29,7 @@ from edgedistil.core.task import ENCODER_TASK
 from edgedistil.core.trim_records import TrimRecord
 from edgedistil.search.budget import excess_of
 from edgedistil.search.halving import Round, pareto, plan_rounds, select_students, sizes_of
+from edgedistil.search.stage import check_student
 
 RECORD = "search.json"
 
@@ -44,6 +44,7 @@ class _Plan:
         search: Candidates, device and budget.
         rounds: Students and tokens of each round.
         collections: Retrieval collections of the recipe, which judge sentence vectors.
+        collection_names: Their names in the scores.
     """
 
     recipe: Recipe
@@ -51,6 +52,7 @@ class _Plan:
     search: SearchRecord
     rounds: list[Round]
     collections: list[str]
+    collection_names: list[str]
 
     @property
     def teacher_sizes(self) -> tuple[int, int, int]:
@@ -113,8 +115,9 @@ def require_winner(record: TrainedSearch) -> None:
 
 
 def _plan(recipe: Recipe, search: SearchRecord, options: SearchOptions) -> _Plan:
-    from edgedistil.evaluate.retrieval.stage import is_retrieval
+    from edgedistil.evaluate.retrieval.stage import is_retrieval, load_collections
 
+    check_student(recipe)
     name = checked_name(options.run or f"{recipe.name}-search")
     if (runs_root() / name / "recipe.toml").exists():
         raise RunError(
@@ -132,7 +135,8 @@ def _plan(recipe: Recipe, search: SearchRecord, options: SearchOptions) -> _Plan
         )
     rounds = plan_rounds(len(students), tokens or len(students) * (recipe.train.tokens or 0))
     collections = [task for task in recipe.evaluate.tasks if is_retrieval(task)]
-    return _Plan(recipe, name, search, rounds, collections)
+    names = [collection.name for collection in load_collections(collections)]
+    return _Plan(recipe, name, search, rounds, collections, names)
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -189,7 +193,7 @@ def _train(plan: _Plan, candidate: Candidate, number: int, tokens: int) -> _Trai
     # The name says what decides the result, so that other budgets make other runs.
     recipe = candidate_recipe(plan.recipe, candidate, plan.teacher_sizes, tokens=tokens)
     run, record = distill(recipe, run_name=name, resume=(runs_root() / name).is_dir())
-    score = _score(run, record, plan.collections)
+    score = _score(run, record, plan)
     console.say(f"{name}: {score:.4f}")
     return _Trained(candidate, run, record, number, tokens, score)
 
@@ -204,22 +208,22 @@ def candidate_recipe(
         candidate: The sizes.
         teacher_sizes: Units, heads and tokens of the teacher, which need no keys.
         tokens: Length of the run.
+    Raises:
+        RecipeError: The recipe cannot have these sizes.
     """
     units, heads, vocabulary = teacher_sizes
-    section = recipe.student
-    text = section.vocabulary.text if section.vocabulary is not None else None
-    student = section.model_copy(
-        update={
-            "layers": _layers(recipe, candidate),
-            "intermediate": _below(candidate.intermediate, units),
-            "heads": _below(candidate.heads, heads),
-            "vocabulary": VocabularySection(size=candidate.vocabulary, text=text)
-            if candidate.vocabulary < vocabulary
-            else None,
-        }
-    )
-    train = recipe.train.model_copy(update={"tokens": tokens, "epochs": None, "steps": None})
-    return recipe.model_copy(update={"student": student, "train": train})
+    # A copy of the object would skip the checks of the sections.
+    data = recipe.model_dump(mode="json", exclude_none=True)
+    section = recipe.student.vocabulary
+    trimmed = {"size": candidate.vocabulary, "text": section.text if section else None}
+    data["student"] |= {
+        "layers": _layers(recipe, candidate),
+        "intermediate": _below(candidate.intermediate, units),
+        "heads": _below(candidate.heads, heads),
+        "vocabulary": trimmed if candidate.vocabulary < vocabulary else None,
+    }
+    data["train"] |= {"tokens": tokens, "epochs": None, "steps": None}
+    return parse_recipe(data, where=f"recipe '{recipe.name}' with the sizes of a candidate")
 
 
 def _layers(recipe: Recipe, candidate: Candidate) -> list[int]:
@@ -252,13 +256,13 @@ def _metric(plan: _Plan, trained: _Trained) -> str:
     return "rank correlation of held-out similarities with the teacher's"
 
 
-def _score(run: RunDir, record: DistillRecord, collections: Sequence[str]) -> float:
+def _score(run: RunDir, record: DistillRecord, plan: _Plan) -> float:
     heldout = _heldout(record)
     if isinstance(heldout, HeldoutMlm):
         # A smaller vocabulary has more tokens for the same text, each of them easier.
         growth = read_record(run.trim, TrimRecord).heldout.growth if run.trim.exists() else 1.0
         return -heldout.mlm_loss_nats * growth
-    return _mean_ndcg(run, collections) if collections else heldout.rank_correlation
+    return _mean_ndcg(run, plan) if plan.collections else heldout.rank_correlation
 
 
 def _heldout(record: DistillRecord) -> HeldoutMlm | HeldoutVectors:
@@ -266,11 +270,14 @@ def _heldout(record: DistillRecord) -> HeldoutMlm | HeldoutVectors:
     return [figures for figures in record.heldout if figures.model == "student"][-1]
 
 
-def _mean_ndcg(run: RunDir, collections: Sequence[str]) -> float:
+def _mean_ndcg(run: RunDir, plan: _Plan) -> float:
+    from edgedistil.evaluate.retrieval.ranking import MAIN_METRIC
     from edgedistil.evaluate.stage import evaluate
 
-    record = evaluate(run, EvaluateOptions(tasks=list(collections), models=["student"]))
-    scores = [row.metrics["ndcg@10"] for row in record.retrieval if row.model == "student"]
+    record = evaluate(run, EvaluateOptions(tasks=plan.collections, models=["student"]))
+    # The run's record also has the collections of earlier evaluations.
+    rows = [row for row in record.retrieval if row.collection in plan.collection_names]
+    scores = [row.metrics[MAIN_METRIC] for row in rows if row.model == "student"]
     return sum(scores) / len(scores)
 
 
@@ -314,14 +321,15 @@ def _check_artefact(
     student: TrainedStudent, search: SearchRecord, options: SearchOptions
 ) -> TrainedStudent:
     """Exports a student and compares its artefact on the device with the budget."""
-    from edgedistil.export.stage import export
+    from edgedistil.export.stage import export_student
     from edgedistil.profiling.stage import profile
 
     precision = student.candidate.precision
-    # An artefact that its gate rejects is a result of the search, not the end of it.
+    options_of_export = ExportOptions(precisions=[precision], target=options.device)
+    # A rejected artefact, or a runtime that is too old for it, does not end the search.
     try:
-        export(student.run, ExportOptions(precisions=[precision]))
-    except ParityError as error:
+        export_student(student.run, options_of_export)
+    except (ParityError, TargetError) as error:
         return student.model_copy(update={"failure": str(error.message)})
     options_of_profile = ProfileOptions(
         device=options.device,

@@ -14,6 +14,7 @@ pytest_plugins = [
     "tests.fixtures.boards",
     "tests.fixtures.exported_run",
     "tests.fixtures.small_package",
+    "tests.fixtures.tiny_distillation",
     "tests.fixtures.tiny_model",
     "tests.fixtures.tokenizer_folders",
     "tests.fixtures.small_export",  # uses the one before

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 
 import edgedistil
@@ -78,3 +80,22 @@ def test_a_limit_below_every_time_rules_measured_candidates_out(recipe: Make) ->
 def test_a_board_that_cannot_be_reached_is_not_measured(recipe: Make) -> None:
     with pytest.raises(InputError, match=r"'rpi4' is not this machine\n.*--ssh"):
         edgedistil.search(recipe("bert"), SearchOptions(device="rpi4", under=["1s"], measure=1))
+
+
+@pytest.mark.parametrize(("device", "largest"), [("x86-avx2", 64), ("rpi4", 128)])
+def test_int8_is_made_for_the_device(
+    device: str, largest: int, recipe: Make, tmp_path: Path
+) -> None:
+    checked = recipe("bert")
+    settings = SearchOptions(device=device, under=["40MB"], length=16)
+    candidates = edgedistil.search(checked, settings).candidates
+    candidate = next(c for c in candidates if c.precision == "int8")
+    maker = search_measuring.GraphMaker(checked, tmp_path, device=device)
+    graph = ir.load(maker.graph(candidate).path).graph
+    weights = [
+        value.const_value.numpy().astype(int)
+        for name, value in graph.initializers.items()
+        if value.const_value is not None and value.dtype == ir.DataType.INT8 and "lin1" in name
+    ]
+    assert weights
+    assert largest / 2 < max(int(np.abs(weight).max()) for weight in weights) <= largest

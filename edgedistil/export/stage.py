@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgedistil.core import console
@@ -37,6 +38,32 @@ def export(run_name: str, options: ExportOptions) -> tuple[RunDir, Artefacts]:
             earlier exports have not changed.
     """
     request = prepare_export(run_name, options)
+    artefacts = _export(request)
+    if options.push is not None:
+        _push(request, options.push)
+    return request.run, artefacts
+
+
+def export_student(run_name: str, options: ExportOptions) -> Artefacts:
+    """Exports a run's student as `export` does, without the teacher.
+
+    Args:
+        run_name: The run.
+        options: Precisions, target and storage.
+    Returns:
+        Record and parity of each artefact.
+    Raises:
+        InputError: A precision, device or text is missing, unknown or not supported.
+        TargetError: The target's onnxruntime is too old for a precision.
+        ParityError: An artefact failed the parity check.
+    """
+    request = prepare_export(run_name, options)
+    students = [source for source in request.sources if source.role == "student"]
+    return _export(replace(request, sources=students))
+
+
+def _export(request: ExportRequest) -> Artefacts:
+    """Exports the models of a request, one after the other."""
     run, options = request.run, request.options
     with removed_if_unused(run):
         # Imports torch, which takes seconds: only once the arguments are right.
@@ -50,9 +77,7 @@ def export(run_name: str, options: ExportOptions) -> tuple[RunDir, Artefacts]:
             artefacts += export_model(run, source, options, text=text, probe_text=probe_text)
     # A failed export is never the latest run.
     mark_latest(run)
-    if options.push is not None:
-        _push(request, options.push)
-    return run, artefacts
+    return artefacts
 
 
 def _announce(request: ExportRequest) -> None:

@@ -35,19 +35,23 @@ def save_precisions(
     *,
     task: Task,
     feeds: Sequence[Feeds] | None = None,
+    target: str | None = None,
 ) -> None:
-    """Exports a model for this host, with external weights.
+    """Exports a model with external weights.
 
     Args:
         model: The model.
         files: Precision → file; fp32, int8 and int8-dynamic are known, fp32 is needed.
         task: Its task.
         feeds: Text that int8 is calibrated on; random tokens if None, enough for speed.
+        target: Device that int8 is made for; None: this host.
+    Raises:
+        DeviceFileError: The device is unknown.
     """
     graph = trace_model(model, task=task)
     run_standard_passes(graph, model.config)
     save_graph(graph, files["fp32"], external=True)
-    plan = advise_int8(find_target(None), signed=True).plan
+    plan = advise_int8(find_target(target), signed=True).plan
     if "int8-dynamic" in files:
         dynamic = graph.clone()
         quantize_dynamic(dynamic, plan)

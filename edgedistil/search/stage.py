@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgedistil.core.budget_options import SearchOptions
 from edgedistil.core.device import HOST, DeviceSpec, load_device
+from edgedistil.core.echo import echo
 from edgedistil.core.errors import DeviceFileError, GateError, InputError, ModelError
 from edgedistil.core.model_folder import ModelFolder, read_model_folder
 from edgedistil.core.model_source import find_model
@@ -42,9 +43,11 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
         nearest first.
     Raises:
         DeviceFileError: The device is unknown.
-        InputError: The budget cannot be read, or the length is beyond the teacher's positions.
+        InputError: The budget cannot be read, the length is beyond the teacher's positions, or the
+            recipe's student has sizes that are not searched.
         ModelError: The teacher is of a family whose graphs are not known from shapes.
     """
+    check_student(recipe)
     budget = read_budget(options.under, options.memory)
     device = _find_device(options.device)
     # Only shapes are read: no weights are loaded.
@@ -83,6 +86,23 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
         candidates=sorted(candidates, key=rank),
         provenance=provenance(),
     )
+
+
+def check_student(recipe: Recipe) -> None:
+    """Raises InputError if a recipe's student has sizes that a search would ignore."""
+    student = recipe.student
+    if student.init not in ("teacher", "random"):
+        raise InputError(
+            f'student.init is "{echo(student.init)}": a student that is distilled further has its '
+            'sizes already, and search chooses them; expected "teacher" or "random"',
+            hint="add --set 'student.init=\"teacher\"', or distil this student without a search",
+        )
+    if student.embedding is not None:
+        raise InputError(
+            f"student.embedding is {student.embedding}: search does not size students with "
+            "narrower word embeddings; expected no student.embedding",
+            hint="remove the key from the recipe",
+        )
 
 
 def _find_device(name: str) -> DeviceSpec:

@@ -19,7 +19,7 @@ from edgedistil.distill.plan import timing
 from edgedistil.distill.plan.plan import plan
 from edgedistil.distill.stage import distill
 from edgedistil.models.teacher import read_teacher
-from tests.distill.conftest import WORDS
+from tests.fixtures.tiny_distillation import WORDS
 
 Make = Callable[..., Recipe]
 # Five special tokens, 77 words and their characters.

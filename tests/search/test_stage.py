@@ -113,3 +113,19 @@ def test_an_unknown_device_is_refused(recipe: Make) -> None:
 def test_families_without_known_sizes_are_refused(name: str, recipe: Make) -> None:
     with pytest.raises(ModelError, match=r"is not one that sizes are known of|share their weights"):
         search(recipe(name), options())
+
+
+@pytest.mark.parametrize(
+    ("student", "problem"),
+    [
+        ({"init": "runs/a/student"}, 'student.init is "runs/a/student"'),
+        ({"embedding": 16}, "student.embedding is 16"),
+    ],
+)
+def test_sizes_that_are_not_searched_are_refused(
+    student: dict[str, object], problem: str, recipe: Make
+) -> None:
+    checked = recipe()
+    section = checked.student.model_copy(update=student)
+    with pytest.raises(InputError, match=problem):
+        search(checked.model_copy(update={"student": section}), options())

@@ -65,7 +65,8 @@ def measure_candidate(candidate: Candidate, record: SearchRecord) -> dict[str, o
     with tempfile.TemporaryDirectory() as folder:
         graph = GraphMaker(load_recipe("tiny"), Path(folder)).graph(candidate)
         size = sum(file.stat().st_size for file in artefact_files(graph.path))
-        ms = time_graph(graph, LocalTarget(), length=record.length, threads=record.threads)
+        time = time_graph(graph, LocalTarget(), length=record.length, threads=record.threads)
+        ms = time.ms
     budget = record.budget
     assert budget.latency_ms is not None
     assert budget.file_bytes is not None

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgedistil.core import console
 from edgedistil.core.budget_options import SearchOptions
-from edgedistil.core.device import HOST
+from edgedistil.core.device import HOST, load_device
 from edgedistil.core.errors import InputError
 from edgedistil.core.precision import Precision
 from edgedistil.core.recipe import Recipe
@@ -23,9 +23,13 @@ from edgedistil.core.rundir import artefact_files
 from edgedistil.core.scratch import scratch_folder
 from edgedistil.core.search_records import Candidate, SearchRecord
 from edgedistil.core.task import ENCODER_TASK
+from edgedistil.profiling.latency import summarize
+from edgedistil.profiling.rows import invalid_reason
+from edgedistil.runtime.disturbance import case_disturbances
 from edgedistil.runtime.jobs import NpzInputs, run_job
 from edgedistil.runtime.local import LocalTarget
-from edgedistil.runtime.protocol import Case, Job, JobModel
+from edgedistil.runtime.match import identify_board
+from edgedistil.runtime.protocol import Case, Job, JobModel, Reply
 from edgedistil.runtime.target import Target
 from edgedistil.search.candidates import with_measured
 from edgedistil.search.halving import sizes_of
@@ -49,35 +53,43 @@ def measure_candidates(
     Returns:
         The record with measured sizes and times, in its new order.
     Raises:
-        InputError: The device is neither this machine nor reachable over SSH.
+        InputError: The device is neither this machine nor reachable over SSH, or the board is
+            another device.
         TargetError: The device cannot run a graph.
-    Conditions: Random weights, token 1 at every place; a fresh process for each candidate.
+    Conditions: Random weights, token 1 at every place; a fresh process for each candidate. A
+        disturbed measurement is repeated once; if it is disturbed again, the prediction stays.
     """
     candidates = list(record.candidates)
     # One connection to a board for all candidates.
-    with _open_target(options) as target, scratch_folder("candidates") as folder:
+    with _open_target(options, record.device) as target, scratch_folder("candidates") as folder:
         maker = GraphMaker(recipe, folder, device=options.device)
         for index, candidate in enumerate(candidates[: options.measure]):
-            # Its prediction stays.
+            name = f"candidate {index + 1} of {options.measure}"
             if candidate.precision not in _MEASURED:
+                console.say(f"{name}: predicted, {candidate.precision} is not measured")
                 continue
             graph = maker.graph(candidate)
-            ms = time_graph(graph, target, length=record.length, threads=record.threads)
+            time = _time_twice(graph, target, record)
+            if time.problem is not None:
+                console.warn(f"{name}: predicted, its measurement is not usable: {time.problem}")
+                continue
             size = sum(file.stat().st_size for file in artefact_files(graph.path))
             candidates[index] = with_measured(
-                candidate, file_bytes=size, ms=ms, budget=record.budget
+                candidate, file_bytes=size, ms=time.ms, budget=record.budget
             )
-            console.say(f"candidate {index + 1} of {options.measure}: {ms:.2f} ms")
+            console.say(f"{name}: {time.ms:.2f} ms")
     return record.model_copy(update={"candidates": sorted(candidates, key=rank)})
 
 
 @contextmanager
-def _open_target(options: SearchOptions) -> Iterator[Target]:
-    """The machine that candidates are measured on."""
+def _open_target(options: SearchOptions, device: str) -> Iterator[Target]:
+    """The machine that candidates are measured on; a board has to be the device."""
     if options.ssh is not None:
         from edgedistil.runtime.ssh.target import SshTarget
 
-        with SshTarget(options.ssh) as board:
+        spec = load_device(device)
+        with SshTarget(options.ssh, spec=spec) as board:
+            identify_board(spec, board.identify(), board.source)
             yield board
     elif options.device == HOST:
         yield LocalTarget()
@@ -149,8 +161,29 @@ class GraphMaker:
         return CandidateGraph(files[candidate.precision], has_segments)
 
 
-def time_graph(graph: CandidateGraph, target: Target, *, length: int, threads: int) -> float:
-    """Returns the median time of a call in a fresh process, in milliseconds.
+@dataclass(frozen=True)
+class GraphTime:
+    """Time of a graph.
+
+    Attributes:
+        ms: Median of a call.
+        problem: Why no verdict may use it: throttling, or other work on the machine; None without.
+    """
+
+    ms: float
+    problem: str | None
+
+
+def _time_twice(graph: CandidateGraph, target: Target, record: SearchRecord) -> GraphTime:
+    """Times a graph, and once more if the machine was disturbed."""
+    time = time_graph(graph, target, length=record.length, threads=record.threads)
+    if time.problem is None:
+        return time
+    return time_graph(graph, target, length=record.length, threads=record.threads)
+
+
+def time_graph(graph: CandidateGraph, target: Target, *, length: int, threads: int) -> GraphTime:
+    """Returns the median time of a call in a fresh process.
 
     Args:
         graph: The graph.
@@ -174,4 +207,14 @@ def time_graph(graph: CandidateGraph, target: Target, *, length: int, threads: i
     if graph.has_segments:
         arrays["text/token_type_ids"] = np.zeros_like(ids_BL)
     reply = run_job(target, [graph], job, NpzInputs(arrays))
-    return statistics.median(reply.models["graph"].cases["text"].samples_ns) / 1e6
+    ms = statistics.median(reply.models["graph"].cases["text"].samples_ns) / 1e6
+    return GraphTime(ms, _problem(reply, threads))
+
+
+def _problem(reply: Reply, threads: int) -> str | None:
+    """Why a measurement cannot be used, by the rules of a profile's rows; None if it can."""
+    case = reply.models["graph"].cases["text"]
+    invalid = invalid_reason(reply, summarize(case.samples_ns))
+    if invalid is not None:
+        return invalid
+    return "; ".join(case_disturbances(case, reply, threads=threads, one_length=True)) or None

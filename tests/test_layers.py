@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": set(),
     "inspection": {"export"},
     "ablate": {"evaluate"},
-    "search_measuring": {"search", "export", "models", "runtime"},
+    "search_measuring": {"search", "export", "models", "profiling", "runtime"},
     "search_training": {"search", "distill", "evaluate", "export", "profiling", "models"},
     "file_keys": {"evaluate"},
     "flags": set(),

@@ -15,8 +15,12 @@ from edgedistil.core.budget_options import SearchOptions
 from edgedistil.core.device import load_device
 from edgedistil.core.errors import InputError
 from edgedistil.core.recipe import Recipe, parse_recipe
+from edgedistil.report.search_tables import search_table
+from edgedistil.runtime.machine_facts import MachineIdentity
+from edgedistil.runtime.ssh.target import SshTarget
 from edgedistil.search import stage as search_stage
 from tests.export.families.conftest import CASES, copy_tokenizer, make_model
+from tests.fixtures.boards import Sshd
 
 Make = Callable[[str], Recipe]
 
@@ -44,6 +48,8 @@ def recipe(tmp_path: Path, tokenizer_folders: dict[str, Path]) -> Make:
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_measuring, "MIN_SECONDS", 0.01)
     monkeypatch.setattr(search_measuring, "MIN_CALLS", 3)
+    # Other tests may run on the machine.
+    monkeypatch.setattr(search_measuring, "case_disturbances", lambda *_, **__: [])
     # The machine of the tests need not have a device file.
     monkeypatch.setattr(search_stage, "_find_device", lambda _: load_device("rpi4"))
 
@@ -67,6 +73,42 @@ def test_the_first_candidates_have_measured_times_and_sizes(name: str, recipe: M
             == (candidate.layers, candidate.heads, candidate.precision)
         ]  # fmt: skip
         assert same.file_bytes.low <= candidate.file_bytes.low <= same.file_bytes.high
+
+
+def test_a_measured_time_is_shown_as_one_number(recipe: Make) -> None:
+    options = SearchOptions(device="host", under=["40MB"], length=16, measure=1)
+    table = search_table(edgedistil.search(recipe("bert"), options))
+    column = table.columns.index("ms")
+    measured, *predicted = [row[column] for row in table.rows]
+    assert "–" not in measured
+    assert all("–" in cell for cell in predicted)
+
+
+def test_a_disturbed_measurement_is_repeated_and_then_the_prediction_stays(
+    recipe: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter([["other work"], [], ["other work"], ["more work"]])
+    monkeypatch.setattr(search_measuring, "case_disturbances", lambda *_, **__: next(answers))
+    options = SearchOptions(device="host", under=["40MB"], length=16, measure=2)
+    record = edgedistil.search(recipe("bert"), options)
+    assert [c.is_measured for c in record.candidates].count(True) == 1
+    printed = capsys.readouterr()
+    assert "candidate 2 of 2: predicted, its measurement is not usable: more work" in (
+        printed.out + printed.err
+    )
+
+
+def test_precisions_that_are_not_measured_are_named(
+    recipe: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checked = recipe("bert")
+    section = checked.export.model_copy(update={"precisions": ["fp16"]})
+    checked = checked.model_copy(update={"export": section})
+    options = SearchOptions(device="host", under=["40MB"], length=16, measure=2)
+    record = edgedistil.search(checked, options)
+    assert {c.precision for c in record.candidates if c.is_measured} == {"fp32"}
+    printed = capsys.readouterr()
+    assert "predicted, fp16 is not measured" in printed.out + printed.err
 
 
 def test_a_limit_below_every_time_rules_measured_candidates_out(recipe: Make) -> None:
@@ -99,3 +141,16 @@ def test_int8_is_made_for_the_device(
     ]
     assert weights
     assert largest / 2 < max(int(np.abs(weight).max()) for weight in weights) <= largest
+
+
+def test_a_board_that_is_another_device_is_not_measured(
+    recipe: Make, quick: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The server of the tests is this machine, which reports another board's name here.
+    pi5 = MachineIdentity(machine="aarch64", board="Raspberry Pi 5 Model B Rev 1.0")
+    monkeypatch.setattr(SshTarget, "identify", lambda _: pi5)
+    options = SearchOptions(
+        device="rpi4", under=["40MB"], length=16, measure=1, ssh=quick.destination
+    )
+    with pytest.raises(InputError, match=r"is a rpi5 \(Raspberry Pi 5.*\), not a rpi4"):
+        edgedistil.search(recipe("bert"), options)

@@ -10,7 +10,7 @@ from typing import Annotated
 from edgedistil.core.flag import CheckedOptions, Flag
 from edgedistil.core.options import MAX_LENGTH, MAX_THREADS
 
-# More students than a table of them shows.
+# Far above what one machine trains or measures in a day.
 MAX_TRAINED = 64
 
 

@@ -41,8 +41,7 @@ from edgedistil.profiling.workload import (
 )
 from edgedistil.runtime import host
 from edgedistil.runtime.local import LocalTarget
-from edgedistil.runtime.machine_facts import MachineIdentity
-from edgedistil.runtime.match import match_device
+from edgedistil.runtime.match import identify_board, match_device
 from edgedistil.runtime.target import Target
 
 
@@ -267,7 +266,7 @@ def _profile_over_ssh(
 
     with SshTarget(destination, bootstrap=request.options.bootstrap, spec=spec) as target:
         identity = target.identify()
-        spec = _identify_board(spec, identity, target.source)
+        spec = identify_board(spec, identity, target.source)
         # A board reports what it may use itself, which can be less than its device file has.
         cores = identity.usable_threads or 1
         conditions = {
@@ -281,25 +280,6 @@ def _profile_over_ssh(
     if request.options.calibrate:
         _calibrate(request, spec, record, destination)
     return record
-
-
-def _identify_board(
-    spec: DeviceSpec | None, identity: MachineIdentity, source: str
-) -> DeviceSpec | None:
-    """Returns a board's device: the one of --device, or else the one that matches.
-
-    Raises:
-        InputError: The board is another device than --device says.
-    """
-    matching = match_device(identity)
-    # A wrong --device would put this board's figures under another board's name.
-    if spec is not None and matching is not None and matching.name != spec.name:
-        board = identity.board or identity.cpu
-        raise InputError(
-            f"{source} is a {matching.name} ({board}), not a {spec.name}",
-            hint=f"leave out --device, or use --device {matching.name}",
-        )
-    return spec or matching
 
 
 def _measure(

@@ -143,7 +143,10 @@ def measured_rows(profiles: Sequence[ProfileRecord]) -> list[ProfileRow]:
 
 
 def _is_measured(row: ProfileRow) -> bool:
-    """Whether a row has undisturbed samples at a fixed length."""
+    """Whether a row has undisturbed samples of an exported model at a fixed length."""
+    # The plots are about the exported models in onnxruntime, not about what another runtime has.
+    if row.form is not None:
+        return False
     has_samples = row.method == "measured" and isinstance(row.latency, LatencyStats)
     return has_samples and row.usable and isinstance(row.length, int)
 

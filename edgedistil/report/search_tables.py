@@ -32,7 +32,10 @@ def search_table(record: SearchRecord) -> TableData:
     ]
     measured = sum(candidate.is_measured for candidate in record.candidates)
     if measured:
-        notes.append(f"size and time of {measured} candidates measured, with random weights")
+        notes.append(
+            f"size and time of {measured} candidates measured, with random weights: a time that is "
+            "one number is measured, a range predicted"
+        )
     title = f"Students of {record.teacher} on {record.device} under {_budget(record.budget)}"
     return TableData(title, _COLUMNS, rows, notes)
 
@@ -48,10 +51,15 @@ def _cells(candidate: Candidate) -> list[str]:
         candidate.precision,
         millions(candidate.parameters),
         mebibytes(middle),
-        milliseconds(candidate.latency_ms),
+        milliseconds(_latency(candidate)),
         mebibytes(candidate.memory_bytes),
         f"{candidate.fit} ({needs})" if needs else candidate.fit,
     ]
+
+
+def _latency(candidate: Candidate) -> float | Band:
+    """The measured time, which is one number, or the predicted band."""
+    return candidate.latency_ms.low if candidate.is_measured else candidate.latency_ms
 
 
 def trained_table(record: TrainedSearch) -> TableData:
@@ -71,7 +79,7 @@ def trained_table(record: TrainedSearch) -> TableData:
 def _trained_cells(student: TrainedStudent) -> list[str]:
     candidate = student.candidate
     # What the artefact needs, or what was predicted of one that was not made.
-    latency = candidate.latency_ms if student.latency_ms is None else student.latency_ms
+    latency = _latency(candidate) if student.latency_ms is None else student.latency_ms
     middle = (candidate.file_bytes.low + candidate.file_bytes.high) / 2
     return [
         str(student.round),

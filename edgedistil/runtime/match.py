@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgedistil.core.device import DeviceSpec, device_names, load_device
-from edgedistil.core.errors import DeviceFileError
+from edgedistil.core.errors import DeviceFileError, InputError
 from edgedistil.runtime.machine_facts import MachineIdentity
 
 
@@ -36,3 +36,22 @@ def matches(spec: DeviceSpec, identity: MachineIdentity) -> bool:
         return False
     flags = set(identity.flags)
     return flags.issuperset(expected.flags) and flags.isdisjoint(expected.without_flags)
+
+
+def identify_board(
+    spec: DeviceSpec | None, identity: MachineIdentity, source: str
+) -> DeviceSpec | None:
+    """Returns a board's device: the one of --device, or else the one that matches.
+
+    Raises:
+        InputError: The board is another device than --device says.
+    """
+    matching = match_device(identity)
+    # A wrong --device would put this board's figures under another board's name.
+    if spec is not None and matching is not None and matching.name != spec.name:
+        board = identity.board or identity.cpu
+        raise InputError(
+            f"{source} is a {matching.name} ({board}), not a {spec.name}",
+            hint=f"use --device {matching.name}",
+        )
+    return spec or matching

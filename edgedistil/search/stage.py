@@ -44,9 +44,10 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
     Raises:
         DeviceFileError: The device is unknown.
         InputError: The budget cannot be read, the length is beyond the teacher's positions, or the
-            recipe's student has sizes that are not searched.
+            recipe's student has sizes that are not searched, or nothing would use an option.
         ModelError: The teacher is of a family whose graphs are not known from shapes.
     """
+    check_options(options)
     check_student(recipe)
     budget = read_budget(options.under, options.memory)
     device = _find_device(options.device)
@@ -86,6 +87,24 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
         candidates=sorted(candidates, key=rank),
         provenance=provenance(),
     )
+
+
+def check_options(options: SearchOptions) -> None:
+    """Raises InputError for an option that nothing would use."""
+    trains = options.train is not None
+    measures = trains or options.measure is not None
+    # Flag → its value, whether something uses it, and what would.
+    needs = {
+        "--tokens": (options.tokens, trains, "--train"),
+        "--run": (options.run, trains, "--train"),
+        "--ssh": (options.ssh, measures, "--measure or --train"),
+    }
+    for flag, (value, is_used, users) in needs.items():
+        if value is not None and not is_used:
+            raise InputError(
+                f"{flag} is {echo(value)} without {users}: nothing would use it",
+                hint=f"add {users}, or leave {flag} out",
+            )
 
 
 def check_student(recipe: Recipe) -> None:

@@ -62,6 +62,14 @@ def test_rows_under_one_condition_are_compared(results: RunResults) -> None:
     assert plots.measured_rows([mixed]) == host.rows
 
 
+def test_rows_of_another_runtime_are_not_drawn(results: RunResults) -> None:
+    host = host_profile(results)
+    rows = [row.model_copy(update={"form": "OpenVINO", "device": "first"}) for row in host.rows]
+    other = host.model_copy(update={"rows": rows})
+    assert plots.measured_rows([other, host]) == plots.measured_rows([host])
+    assert plots.measured_rows([other]) == []
+
+
 def test_predictions_are_not_drawn(results: RunResults) -> None:
     predicted = [profile for profile in results.profiles if profile.method == "predicted"]
     assert plots.measured_rows(predicted) == []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from edgedistil.core.device import load_device
+from edgedistil.core.errors import InputError
 from edgedistil.runtime.machine_facts import MachineIdentity
-from edgedistil.runtime.match import match_device
+from edgedistil.runtime.match import identify_board, match_device
 
 VNNI = ["avx2", "fma", "avx512f", "avx512_vnni"]
 
@@ -29,3 +31,26 @@ def test_a_machine_is_matched_to_its_device_file(
 ) -> None:
     spec = match_device(identity)
     assert (spec.name if spec else None) == name
+
+
+@pytest.mark.parametrize(
+    ("device", "board", "name"),
+    [
+        ("rpi5", "Raspberry Pi 5 Model B Rev 1.0", "rpi5"),
+        (None, "Raspberry Pi 5 Model B Rev 1.0", "rpi5"),
+        # A board without a device file may be any device.
+        ("rpi4", "Some other board", "rpi4"),
+    ],
+)
+def test_a_board_is_the_device_or_matches_one(device: str | None, board: str, name: str) -> None:
+    spec = load_device(device) if device is not None else None
+    identity = MachineIdentity(machine="aarch64", board=board)
+    found = identify_board(spec, identity, "pi@board")
+    assert found is not None
+    assert found.name == name
+
+
+def test_a_board_that_is_another_device_is_refused() -> None:
+    identity = MachineIdentity(machine="aarch64", board="Raspberry Pi 5 Model B Rev 1.0")
+    with pytest.raises(InputError, match=r"pi@board is a rpi5 \(Rasp.*\), not a rpi4\n"):
+        identify_board(load_device("rpi4"), identity, "pi@board")

@@ -129,3 +129,18 @@ def test_sizes_that_are_not_searched_are_refused(
     section = checked.student.model_copy(update=student)
     with pytest.raises(InputError, match=problem):
         search(checked.model_copy(update={"student": section}), options())
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"tokens": 5000}, "--tokens is 5000 without --train: nothing would use it"),
+        ({"run": "mine"}, "--run is mine without --train: nothing would use it"),
+        ({"ssh": "pi@board"}, "--ssh is pi@board without --measure or --train"),
+    ],
+)
+def test_an_option_that_nothing_would_use_is_refused(
+    changes: dict[str, object], problem: str, recipe: Make
+) -> None:
+    with pytest.raises(InputError, match=problem):
+        search(recipe(), options(**changes))

@@ -58,6 +58,7 @@ class Artefact:
         graph: Inputs of the graph and sizes of its tables.
         max_length: Positions of the model in tokens; None if neither its config nor its graph says.
         form: Runtime that computes it, and how.
+        exported: The exported graph, if `path` is a rewritten one.
     """
 
     model: str
@@ -73,6 +74,12 @@ class Artefact:
     graph: GraphFacts
     max_length: int | None
     form: RuntimeForm = ONNXRUNTIME
+    exported: Path | None = None
+
+    @property
+    def named_file(self) -> Path:
+        """The file that messages name: the exported one, also of a rewritten graph."""
+        return self.exported or self.path
 
     @property
     def label(self) -> str:

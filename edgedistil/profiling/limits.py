@@ -23,6 +23,7 @@ _PER_TOKEN_PAIR_BYTES = 192
 _LENGTH_HINT = (
     "it may have fewer positions than this: copy its config.json next to it, or pass --length"
 )
+_RUNTIME_HINT = "onnxruntime runs what edgedistil exports: leave out --runtime"
 # More threads than cores only wait for each other: 1000 on two cores take minutes for one call.
 _THREADS_PER_CORE = 4
 _MIN_MAX_THREADS = 8
@@ -76,9 +77,10 @@ def require_success(target: Target, reply: Reply, artefacts: Sequence[Artefact])
             phases = (f"load {artefact.label}", f"first call {artefact.label}")
             steady = error.phase.startswith(f"steady {artefact.label} ")
             if error.phase in phases or steady:
+                hint = None if artefact.exported is None else _RUNTIME_HINT
                 raise ModelError(
-                    f"{artefact.path}: {runtime_name(artefact, reply)} cannot run it in the "
+                    f"{artefact.named_file}: {runtime_name(artefact, reply)} cannot run it in the "
                     f"phase '{error.phase}': {error.message}",
-                    hint=_LENGTH_HINT if steady else None,
+                    hint=_LENGTH_HINT if steady else hint,
                 )
     raise_failure(reply, source=target.source)

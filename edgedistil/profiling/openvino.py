@@ -16,6 +16,7 @@ from edgedistil.core.cpu import BFLOAT16_FLAGS, this_cpu
 from edgedistil.core.errors import InputError, ParityError
 from edgedistil.core.export_records import ParityRecord
 from edgedistil.core.format import form_name, plural
+from edgedistil.core.precision import Precision
 from edgedistil.core.profile_records import ProfileRecord, ProfileRow, RuntimeComparison
 from edgedistil.core.records import NotMeasured, text_sha256
 from edgedistil.core.rundir import sha256_file
@@ -29,6 +30,7 @@ from edgedistil.profiling.device_parity import (
     describe_parity,
     run_probes,
 )
+from edgedistil.profiling.latency import Ratio
 from edgedistil.profiling.limits import private_memory_bytes, require_success
 from edgedistil.profiling.measured import DEFAULT_BUDGET, MeasurementBudget, measure
 from edgedistil.profiling.request import ProfileRequest
@@ -134,6 +136,7 @@ def measure_in_openvino(
         for row in rows
         if (row.threads, row.length) == (rows[0].threads, rows[0].length)
     ]
+    notes += uncompared_notes(artefacts, compared)
     changes = {"rows": rows, "runtimes": runtimes, "notes": [*record.notes, *notes]}
     return OpenVinoProfile(record.model_copy(update=changes), parities, forms)
 
@@ -174,7 +177,7 @@ def make_forms(artefacts: Sequence[Artefact], workloads: Workloads, folder: Path
             own.mkdir()
             graph = own / "graph.onnx"
             write_plain_graph(artefact.path, graph)
-            plain = replace(artefact, path=graph, external=())
+            plain = replace(artefact, path=graph, external=(), exported=artefact.path)
             forms.append(replace(plain, form=OPENVINO))
             if artefact.precision == "fp32":
                 if BFLOAT16_FLAGS & set(this_cpu().flags):
@@ -193,7 +196,7 @@ def _nncf_form(plain: Artefact, workloads: Workloads, folder: Path) -> Artefact:
     for key in keys[:_CALIBRATION_SEQUENCES]:
         inputs = workload.inputs[key]
         feeds[key] = {name: inputs[source] for name, source in plain.graph.inputs.items()}
-    files = quantize_with_nncf(plain.path, feeds, folder)
+    files = quantize_with_nncf(plain.path, feeds, folder, exported=plain.named_file)
     digest = text_sha256("".join(f"{sha256_file(file)}\n" for file in files))
     return replace(
         plain,
@@ -266,15 +269,33 @@ def comparison_pairs(
     That is the int8 artefact for bfloat16 and int8, and the float32 one for float32. Teachers are
     not deployed and left out, unless there is nothing else.
     """
+    pairs = [(form, _counterpart(form, artefacts)) for form in _deployed(forms)]
+    return [(form, ours) for form, ours in pairs if ours is not None]
+
+
+def uncompared_notes(artefacts: Sequence[Artefact], forms: Sequence[Artefact]) -> list[str]:
+    """Returns a note for each form that no artefact of ours can be compared with."""
+    return [
+        f"{form.label} is not compared with onnxruntime: no {_counterpart_precision(form)} "
+        "artefact; edgedistil export --quantize int8"
+        for form in _deployed(forms)
+        if _counterpart(form, artefacts) is None
+    ]
+
+
+def _deployed(forms: Sequence[Artefact]) -> list[Artefact]:
+    return [form for form in forms if form.role != "teacher"] or list(forms)
+
+
+def _counterpart(form: Artefact, artefacts: Sequence[Artefact]) -> Artefact | None:
+    key = (form.model, form.task, _counterpart_precision(form))
     ours = {(a.model, a.task, a.precision): a for a in artefacts}
-    deployed = [form for form in forms if form.role != "teacher"] or list(forms)
-    pairs = []
-    for form in deployed:
-        exact = form.precision == "fp32" and form.form.arithmetic == "f32"
-        artefact = ours.get((form.model, form.task, "fp32" if exact else "int8"))
-        if artefact is not None:
-            pairs.append((form, artefact))
-    return pairs
+    return ours.get(key)
+
+
+def _counterpart_precision(form: Artefact) -> Precision:
+    exact = form.precision == "fp32" and form.form.arithmetic == "f32"
+    return "fp32" if exact else "int8"
 
 
 def compare_runtimes(
@@ -294,64 +315,100 @@ def compare_runtimes(
         threads: Threads of both.
         budget: Its number of processes.
     """
-    lengths = workloads.first.lengths
-    cases = {
-        f"{form.label} {length}": (form, ours, length) for form, ours in pairs for length in lengths
-    }
-    runtimes: dict[str, str] = {}
+    if not pairs:
+        return []
+    turns = _Turns(target, pairs, workloads, threads)
+    with console.progress(f"taking turns, {plural(threads, 'thread')}", None, unit="jobs"):
+        compared = compare_in_turns(
+            turns.run_process, turns.cases, processes=budget.processes, threads=threads
+        )
+    return [turns.comparison(name, compared[name].ratio(budget.processes)) for name in turns.cases]
 
-    def run_process(_number: int, names: Collection[str]) -> Reply:
-        selected = {name: cases[name] for name in names}
+
+@dataclass(frozen=True)
+class _Case:
+    """A form and an artefact of ours that take turns with sequences of one length."""
+
+    form: Artefact
+    ours: Artefact
+    length: int
+
+
+class _Turns:
+    """Processes in which forms take turns with artefacts of ours.
+
+    Attributes:
+        cases: Name of a comparison → what is compared.
+    """
+
+    def __init__(
+        self,
+        target: LocalTarget,
+        pairs: Sequence[tuple[Artefact, Artefact]],
+        workloads: Workloads,
+        threads: int,
+    ) -> None:
+        self._target = target
+        self._workloads = workloads
+        self._threads = threads
+        # Label of a form → names and versions of both runtimes.
+        self._runtimes: dict[str, str] = {}
+        self.cases: dict[str, _Case] = {}
+        for form, ours in pairs:
+            for length in workloads.first.lengths:
+                self.cases[f"{form.label} {length}"] = _Case(form, ours, length)
+
+    def run_process(self, _number: int, names: Collection[str]) -> Reply:
+        """Runs a process with the named comparisons."""
+        selected = {name: self.cases[name] for name in names}
         # Ours is in several pairs and loaded once.
-        artefacts = list({a.label: a for case in selected.values() for a in case[:2]}.values())
-        job = Job(
-            models=workloads.job_models(artefacts),
+        artefacts = {case.form.label: case.form for case in selected.values()}
+        artefacts |= {case.ours.label: case.ours for case in selected.values()}
+        models = list(artefacts.values())
+        inputs = self._workloads.joint(models)
+        reply = run_job(self._target, models, self._job(selected, models), inputs, check=False)
+        require_success(self._target, reply, models)
+        for case in selected.values():
+            names_of_both = f"{runtime_name(case.form, reply)}, {runtime_name(case.ours, reply)}"
+            self._runtimes[case.form.label] = names_of_both
+        return reply
+
+    def _job(self, cases: Mapping[str, _Case], artefacts: Sequence[Artefact]) -> Job:
+        lengths = self._workloads.first.lengths
+        return Job(
+            models=self._workloads.job_models(artefacts),
             cases=[Case(name="turns", keys=next(iter(lengths.values())))],
             phases=[],
             alternate=[
-                _alternation(name, form, ours, lengths[length])
-                for name, (form, ours, length) in selected.items()
+                _alternation(name, case.form, case.ours, lengths[case.length])
+                for name, case in cases.items()
             ],
-            threads=threads,
+            threads=self._threads,
             timeout_seconds=TIMEOUT_SECONDS,
             private_memory_bytes=private_memory_bytes(
-                artefacts, longest=max(lengths), threads=threads
+                artefacts, longest=max(lengths), threads=self._threads
             ),
         )
-        reply = run_job(target, artefacts, job, workloads.joint(artefacts), check=False)
-        require_success(target, reply, artefacts)
-        for form, ours, _ in selected.values():
-            names_of_both = f"{runtime_name(form, reply)}, {runtime_name(ours, reply)}"
-            runtimes[form.label] = names_of_both
-        return reply
 
-    # A user's file in int8 has no fp32 artefact next to it, and the other way round.
-    if not cases:
-        return []
-    with console.progress(f"taking turns, {plural(threads, 'thread')}", None, unit="jobs"):
-        compared = compare_in_turns(run_process, cases, processes=budget.processes, threads=threads)
-    results = []
-    for name, (form, ours, length) in cases.items():
-        ratio = compared[name].ratio(budget.processes)
-        results.append(
-            RuntimeComparison(
-                model=form.model,
-                role=form.role,
-                task=form.task,
-                precision=form.precision,
-                artefact_sha256=form.sha256,
-                device=target.name,
-                form=form.form.words,
-                runtimes=runtimes[form.label],
-                against=ours.precision,
-                threads=threads,
-                length=length,
-                ratio=ratio if isinstance(ratio, NotMeasured) else ratio.value,
-                low=ratio if isinstance(ratio, NotMeasured) else ratio.low,
-                high=ratio if isinstance(ratio, NotMeasured) else ratio.high,
-            )
+    def comparison(self, name: str, ratio: Ratio | NotMeasured) -> RuntimeComparison:
+        """Returns the entry of the record for a comparison that ran."""
+        case = self.cases[name]
+        return RuntimeComparison(
+            model=case.form.model,
+            role=case.form.role,
+            task=case.form.task,
+            precision=case.form.precision,
+            artefact_sha256=case.form.sha256,
+            device=self._target.name,
+            form=case.form.form.words,
+            runtimes=self._runtimes[case.form.label],
+            against=case.ours.precision,
+            threads=self._threads,
+            length=case.length,
+            ratio=ratio if isinstance(ratio, NotMeasured) else ratio.value,
+            low=ratio if isinstance(ratio, NotMeasured) else ratio.low,
+            high=ratio if isinstance(ratio, NotMeasured) else ratio.high,
         )
-    return results
 
 
 def _alternation(name: str, form: Artefact, ours: Artefact, keys: list[str]) -> Alternation:

@@ -23,6 +23,11 @@ _NNCF_WORKER = Path(__file__).with_name("nncf_worker.py")
 # Far above any model seen: 300 sequences of a 12-layer encoder take three minutes of one core.
 _NNCF_TIMEOUT_S = 3600.0
 
+_NNCF_HINT = (
+    "check that it runs in onnxruntime: edgedistil profile without --runtime; "
+    "edgedistil export --quantize int8 quantizes without NNCF"
+)
+
 
 def require_openvino() -> None:
     """Raises TargetError, with the command that installs it, unless OpenVINO and NNCF are there."""
@@ -37,7 +42,7 @@ def require_openvino() -> None:
 
 
 def quantize_with_nncf(
-    graph: Path, feeds: Mapping[str, Mapping[str, Any]], folder: Path
+    graph: Path, feeds: Mapping[str, Mapping[str, Any]], folder: Path, *, exported: Path
 ) -> list[Path]:
     """Quantizes a float32 graph to int8 with NNCF, in a process of its own.
 
@@ -45,6 +50,7 @@ def quantize_with_nncf(
         graph: The graph, in operators that OpenVINO reads.
         feeds: Key → input name → array, of the sequences that calibrate it.
         folder: Where the model is written.
+        exported: The file that messages name.
     Returns:
         The model's xml file, and its weights.
     Raises:
@@ -70,9 +76,11 @@ def quantize_with_nncf(
             timeout=_NNCF_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired as error:
-        raise TargetError(f"NNCF did not quantize {graph.name} in {error.timeout} s") from error
+        raise TargetError(
+            f"NNCF did not quantize {exported} within {error.timeout:g} s", hint=_NNCF_HINT
+        ) from error
     if done.returncode != 0 or not model.is_file():
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         reason = printable(lines[-1]) if lines else "it printed nothing"
-        raise TargetError(f"NNCF could not quantize {graph.name}: {reason}")
+        raise TargetError(f"NNCF could not quantize {exported}: {reason}", hint=_NNCF_HINT)
     return [model, model.with_suffix(".bin")]

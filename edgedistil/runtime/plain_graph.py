@@ -38,7 +38,11 @@ def write_plain_graph(path: Path, output: Path) -> dict[str, int]:
         ModelError: The number of dimensions of a product is unknown.
     """
     model = onnx.load_model(path, format="protobuf")
-    changed = rewrite(model)
+    try:
+        changed = rewrite(model)
+    except ModelError as error:
+        hint = "onnxruntime needs no rewriting: leave out --runtime"
+        raise ModelError(f"{path}: {error.message}", hint=hint) from error
     # A file of protobuf ends at 2 GB.
     location = f"{output.name}_data"
     onnx.save_model(model, output, save_as_external_data=True, location=location)

@@ -11,17 +11,18 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgedistil.core.errors import InputError, ParityError
+from edgedistil.core.errors import InputError, ModelError, ParityError
 from edgedistil.core.options import ProfileOptions
 from edgedistil.core.profile_records import LatencyStats, MemoryStats
 from edgedistil.profiling import openvino
 from edgedistil.profiling.device_parity import check_on_target
-from edgedistil.profiling.measured import MeasurementBudget
+from edgedistil.profiling.measured import MeasurementBudget, measure
 from edgedistil.profiling.openvino import (
     OpenVinoProfile,
     comparison_pairs,
     make_forms,
     measure_in_openvino,
+    uncompared_notes,
 )
 from edgedistil.profiling.stage import check_options
 from edgedistil.runtime.forms import OPENVINO, OPENVINO_BF16, OPENVINO_NNCF
@@ -117,6 +118,53 @@ def test_each_form_is_compared_with_what_takes_its_place(tiny_model_folder: Path
         ("student-feature-extraction.fp32.openvino-bf16", "int8"),
         ("student-feature-extraction.int8.openvino", "int8"),
     ]
+
+
+def test_a_form_without_its_int8_artefact_has_a_note(tiny_model_folder: Path) -> None:
+    fp32, int8 = (tiny_artefact(tiny_model_folder, name) for name in ("fp32", "int8"))
+    teacher = replace(fp32, model="teacher", role="teacher")
+    forms = [
+        replace(fp32, form=OPENVINO),
+        replace(int8, form=OPENVINO_NNCF),
+        replace(teacher, form=OPENVINO_BF16),
+    ]
+    assert uncompared_notes([fp32, teacher], forms) == [
+        "student-feature-extraction.int8.openvino-nncf is not compared with onnxruntime: "
+        "no int8 artefact; edgedistil export --quantize int8"
+    ]
+    assert uncompared_notes([fp32, int8, teacher], forms) == []
+
+
+def test_a_profile_of_fp32_alone_says_what_is_not_compared(
+    tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fp32 = tiny_artefact(tiny_model_folder, "fp32")
+    # Without NNCF, which takes ten seconds and has tests of its own.
+    form = replace(fp32, precision="int8", form=OPENVINO_NNCF)
+    monkeypatch.setattr(openvino, "make_forms", lambda *_: [form])
+    profile = measure_in_openvino(
+        [fp32],
+        tiny_workload(tiny_model_folder),
+        threads=[1],
+        probes_of=lambda _: None,
+        budget=SHORT,
+    )
+    assert profile.record.runtimes == []
+    assert uncompared_notes([fp32], [form])[0] in profile.record.notes
+
+
+def test_a_graph_that_openvino_cannot_run_is_named_as_exported(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    fp32 = tiny_artefact(tiny_model_folder, "fp32")
+    corrupt = tmp_path / "graph.onnx"
+    corrupt.write_bytes(b"no graph")
+    form = replace(fp32, path=corrupt, form=OPENVINO, exported=fp32.path)
+    workload = tiny_workload(tiny_model_folder)
+    with pytest.raises(ModelError, match=r"OpenVINO 20.* cannot run it") as caught:
+        measure(LocalTarget("openvino"), [form], workload, threads=[1], budget=SHORT)
+    assert caught.value.message.startswith(f"{fp32.path}: ")
+    assert "leave out --runtime" in str(caught.value.hint)
 
 
 def test_other_precisions_are_refused(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -203,6 +203,15 @@ def test_a_product_of_unknown_dimensions_is_refused() -> None:
         rewrite(model)
 
 
+def test_a_graph_that_cannot_be_rewritten_is_named(tmp_path: Path) -> None:
+    model = one_node(fused("FusedMatMul", ["z", "x"], transBatchA=1), {"x": [M, K]}, {})
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"/model\.onnx: the number of dimensions") as caught:
+        write_plain_graph(path, tmp_path / "graph.onnx")
+    assert "leave out --runtime" in str(caught.value.hint)
+
+
 def test_a_malformed_node_remains_for_the_runtime_to_refuse() -> None:
     model = one_node(fused("FusedMatMul", ["x"]), {"x": [M, K]}, {})
     assert rewrite(model) == {}

@@ -28,7 +28,7 @@ from edgedistil.evaluate.kind import TaskKind, TrainingRow
 from edgedistil.evaluate.scoring import Forward, Logits, all_logits
 from edgedistil.models.loading import draw_head, load_config, load_weights
 from edgedistil.models.quiet import quiet
-from edgedistil.models.reduced import class_for
+from edgedistil.models.reduced import build_from_config, class_for
 
 # The arrays of a batch, as the arguments of transformers' models are called.
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -88,10 +88,7 @@ def build_task_model(
 
 def _draw_model(auto_class: Any, config: PreTrainedConfig) -> PreTrainedModel:
     model_class = class_for(auto_class, config)
-    # An auto class chooses by the config.
-    make = getattr(model_class, "from_config", None) or model_class._from_config
-    model: PreTrainedModel = make(config, dtype=torch.float32)
-    return model
+    return build_from_config(model_class, config, dtype=torch.float32)
 
 
 def save_task_model(

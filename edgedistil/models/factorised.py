@@ -32,7 +32,9 @@ def factorise_embeddings(encoder: PreTrainedModel, rank: int) -> PreTrainedModel
         so that at full rank the outputs are those of the encoder.
     """
     words: Tensor = encoder.get_input_embeddings().weight
-    _check_rank(encoder, rank, largest=min(words.shape))
+    _check_rank(
+        encoder, rank, largest=min(words.shape), reason="the matrix itself has no higher rank"
+    )
     # The encoder itself is not changed.
     config = copy.deepcopy(encoder.config)
     setattr(config, EMBEDDING_RANK, rank)
@@ -59,10 +61,12 @@ def check_rank(model: PreTrainedModel, rank: int) -> None:
     rows, width = family.vocabulary(config), family.hidden(config)
     # V·E + E·D < V·D
     largest = (rows * width - 1) // (rows + width)
-    _check_rank(model, rank, largest=largest)
+    _check_rank(
+        model, rank, largest=largest, reason="above it two matrices are not smaller than one"
+    )
 
 
-def _check_rank(model: PreTrainedModel, rank: int, *, largest: int) -> None:
+def _check_rank(model: PreTrainedModel, rank: int, *, largest: int, reason: str) -> None:
     family, config = FAMILIES[model.config.model_type], model.config.to_dict()
     if family.mixes_neighbours or family.factorises(config):
         raise ModelError(
@@ -72,8 +76,7 @@ def _check_rank(model: PreTrainedModel, rank: int, *, largest: int) -> None:
         )
     if not 1 <= rank <= largest:
         raise ModelError(
-            f"student.embedding is {rank}; expected 1 to {largest:,}: above it two matrices are "
-            "not smaller than one",
+            f"student.embedding is {rank}; expected 1 to {largest:,}: {reason}",
             hint="leave the key out for embeddings as wide as the states",
         )
 

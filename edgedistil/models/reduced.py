@@ -32,6 +32,24 @@ def class_for(model_class: Any, config: PreTrainedConfig) -> Any:
     return model_class if hasattr(model_class, "builds_reduced") else _subclass(model_class)
 
 
+def build_from_config(
+    model_class: Any, config: PreTrainedConfig, **settings: Any
+) -> PreTrainedModel:
+    """Returns a model of a class, or auto class, whose weights are drawn.
+
+    Args:
+        model_class: The class.
+        config: The model's config.
+        settings: Passed on, for example `dtype`.
+    Raises:
+        ValueError: The auto class has no class for this family.
+    """
+    # An auto class has the public method only.
+    make = getattr(model_class, "from_config", None) or model_class._from_config
+    model: PreTrainedModel = make(config, **settings)
+    return model
+
+
 @cache
 def _subclass(model_class: Any) -> Any:
     """A class of the same name, which becomes the config's architecture, with reduced parts."""

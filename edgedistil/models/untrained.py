@@ -9,7 +9,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from edgedistil.core.family import FAMILIES
 from edgedistil.models.heads import set_pruned_heads
-from edgedistil.models.reduced import class_for
+from edgedistil.models.reduced import build_from_config, class_for
 from edgedistil.models.student import alternate_layers, distilbert_config
 
 
@@ -34,12 +34,10 @@ def untrained_student(
     if heads < present:
         set_pruned_heads(config, {str(i): list(range(heads, present)) for i in range(layers)})
     model_class = class_for(AutoModel, config)
-    # An auto class chooses by the config.
-    make = getattr(model_class, "from_config", None) or model_class._from_config
     # The caller's random state is left as it is.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: PreTrainedModel = make(config)
+        model = build_from_config(model_class, config)
     return model.eval().requires_grad_(False)
 
 

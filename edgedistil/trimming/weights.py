@@ -25,6 +25,7 @@ from edgedistil.core.tokenizer_save import save_tokenizer
 from edgedistil.core.weight_headers import INDEX_FILE, weight_files
 from edgedistil.models.loading import load_config
 from edgedistil.models.quiet import quiet
+from edgedistil.models.reduced import build_from_config
 
 # Settings of sentence-transformers and of tokenizers next to a model; other files may depend on the
 # vocabulary, as exported graphs do.
@@ -71,10 +72,8 @@ def _shapes(
     sizes = {**config.to_dict(), "vocab_size": config.vocab_size + more_rows}
     changed = type(config).from_dict(sizes)
     with torch.device("meta"), quiet():
-        # An auto class chooses by the config.
-        make = getattr(model_class, "from_config", None) or model_class._from_config
         try:
-            model = make(changed)
+            model = build_from_config(model_class, changed)
         # The family has no such head.
         except ValueError:
             return {}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgedistil.report import canvas
 from edgedistil.report.canvas import FAINT, SERIES, draw_svg, legend_above, separate, series_colour
 
 if TYPE_CHECKING:
@@ -27,6 +29,16 @@ def test_placeholder_colours_become_css_variables() -> None:
     assert "var(--series-1)" in svg
     assert "var(--faint)" in svg
     assert not re.search(r"#0[0-9a]{1}0[0-9]{3}\b", svg), "a placeholder is left"
+
+
+def test_a_picture_of_its_own_has_the_colours_of_the_light_page() -> None:
+    template = Path(canvas.__file__).with_name("page.html.j2").read_text(encoding="utf-8")
+    # The first block of variables is the light one; the dark one overrides it.
+    light = template[template.index(":root") :]
+    light = light[: light.index("}")]
+    colours = dict(re.findall(r"(--[a-z0-9-]+): (#[0-9a-f]{6});", light))
+    assert {name: colours.get(name) for name in canvas._LIGHT} == canvas._LIGHT
+    assert set(canvas._CSS_VARIABLES.values()) <= set(canvas._LIGHT)
 
 
 def test_the_element_has_a_name_and_no_size() -> None:

@@ -36,6 +36,9 @@ NAMES_A_PRECISION = {
     "parity/tolerances.py": "bounds by kind of precision; a row of the table names its kind",
     "export/quantization_target.py": "what a device makes of two kinds of weights, in words",
     "profiling/artefacts.py": "guesses the precision of a graph that has no record",
+    "profiling/openvino.py": "the two precisions that OpenVINO computes",
+    "export/untrained.py": "the two int8 artefacts whose times a search compares",
+    "search_measuring.py": "the two precisions that a search measures",
     "report/plots.py": "colours that the page gives to the artefacts of every run",
     # The same words with another meaning.
     "core/cpu.py": "fp16 is a feature of ARM cores",

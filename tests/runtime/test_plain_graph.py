@@ -192,8 +192,8 @@ def test_constants_that_are_read_in_a_body_or_returned_remain() -> None:
     expected = run(model, feeds)
     assert rewrite(model) == {"FusedMatMul": 1}
     np.testing.assert_allclose(run(model, feeds), expected, rtol=0, atol=2e-6)
-    kept = {tensor.name for tensor in model.graph.initializer}
-    assert kept == {"w/turned", "b", "returned", "condition"}
+    constants = {tensor.name for tensor in model.graph.initializer}
+    assert constants == {"w/turned", "b", "returned", "condition"}
 
 
 def test_a_product_of_unknown_dimensions_is_refused() -> None:

@@ -90,7 +90,7 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
 
 
 def check_options(options: SearchOptions) -> None:
-    """Raises InputError for an option that nothing would use."""
+    """Raises InputError for an option that nothing would use, or a board that is this machine."""
     trains = options.train is not None
     measures = trains or options.measure is not None
     # Flag → its value, whether something uses it, and what would.
@@ -105,6 +105,12 @@ def check_options(options: SearchOptions) -> None:
                 f"{flag} is {echo(value)} without {users}: nothing would use it",
                 hint=f"add {users}, or leave {flag} out",
             )
+    if options.ssh is not None and options.device == HOST:
+        raise InputError(
+            f"--ssh is {echo(options.ssh)} and --device is host, which is this machine: expected "
+            "the board's device",
+            hint="edgedistil devices list shows the names",
+        )
 
 
 def check_student(recipe: Recipe) -> None:

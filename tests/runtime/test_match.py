@@ -45,9 +45,9 @@ def test_a_machine_is_matched_to_its_device_file(
 def test_a_board_is_the_device_or_matches_one(device: str | None, board: str, name: str) -> None:
     spec = load_device(device) if device is not None else None
     identity = MachineIdentity(machine="aarch64", board=board)
-    found = identify_board(spec, identity, "pi@board")
-    assert found is not None
-    assert found.name == name
+    matching = identify_board(spec, identity, "pi@board")
+    assert matching is not None
+    assert matching.name == name
 
 
 def test_a_board_that_is_another_device_is_refused() -> None:

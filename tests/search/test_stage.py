@@ -137,6 +137,7 @@ def test_sizes_that_are_not_searched_are_refused(
         ({"tokens": 5000}, "--tokens is 5000 without --train: nothing would use it"),
         ({"run": "mine"}, "--run is mine without --train: nothing would use it"),
         ({"ssh": "pi@board"}, "--ssh is pi@board without --measure or --train"),
+        ({"ssh": "pi@board", "measure": 1, "device": "host"}, "--device is host, which is this"),
     ],
 )
 def test_an_option_that_nothing_would_use_is_refused(

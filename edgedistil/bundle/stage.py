@@ -36,6 +36,7 @@ from edgedistil.core.digests import changed_file
 from edgedistil.core.errors import InputError, ModelError
 from edgedistil.core.format import mebibytes
 from edgedistil.core.options import BundleLanguage, BundleOptions
+from edgedistil.core.paths import require_new
 from edgedistil.core.precision import PRECISIONS, Precision, graph_name
 from edgedistil.core.rundir import read_json_object, replacing, write_json, write_text
 
@@ -72,11 +73,13 @@ def make_bundle(export: Path, options: BundleOptions) -> Bundle:
         export: A folder that `edgedistil export` wrote.
         options: Precision, device, and the folder to write.
     Raises:
-        InputError: The export has no such precision, or its tokenizer has a part that the language
-            cannot do.
+        InputError: The folder exists, the export has no such precision, or its tokenizer has a part
+            that the language cannot do.
         ModelError: A file of the export is missing or was changed after its check.
         StorageError: The folder cannot be written.
     """
+    folder = options.out or Path(f"{export.name}-{options.language}")
+    require_new(folder)
     contract = read_contract(export)
     choice = WebChoice(options.precision, None)
     if options.language == "web":
@@ -88,7 +91,6 @@ def make_bundle(export: Path, options: BundleOptions) -> Bundle:
         require_cpp_tokenizer(export, hint=_EXPORT_HINT)
     if options.language == "web":
         require_supported(export, contract)
-    folder = options.out or Path(f"{export.name}-{options.language}")
     with replacing(folder) as unfinished:
         unfinished.mkdir(parents=True)
         _copy_model(export, unfinished / "model", precision)

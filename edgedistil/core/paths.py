@@ -40,3 +40,12 @@ def is_user_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def require_new(folder: Path) -> None:
+    """Raises InputError if a folder that a command would write exists."""
+    if folder.exists():
+        raise InputError(
+            f"{folder} exists already; nothing was changed",
+            hint="name another folder: --out FOLDER",
+        )

@@ -15,10 +15,17 @@ class HeldoutSplit:
     A document is held out if its hash is below `share` of all hashes and among the `max_documents`
     smallest. A copy of a held-out document is dropped, so that no training text equals a held-out
     one. Memory holds `max_documents` documents.
+
+    Attributes:
+        share: Share of the documents that may be held out, 0 to 1.
+        max_documents: Largest number of them.
+        salt: Selects other documents than a split with another salt. A run's held-out documents all
+            have small hashes, so a second split of them needs one.
     """
 
     share: float
     max_documents: int
+    salt: str = ""
     # A heap of (−hash, document): the held-out document with the largest hash comes first.
     _heap: list[tuple[int, str]] = field(default_factory=list)
     _hashes: set[int] = field(default_factory=set)
@@ -28,7 +35,7 @@ class HeldoutSplit:
 
         That is this document, a document that it displaced from the held-out part, or nothing.
         """
-        hashed = document_hash(document)
+        hashed = document_hash(self.salt + document)
         # A copy of a held-out document belongs to neither part.
         if hashed in self._hashes:
             return

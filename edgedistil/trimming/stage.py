@@ -9,7 +9,7 @@ from edgedistil.core.budget_options import TrimOptions
 from edgedistil.core.device import load_device
 from edgedistil.core.errors import CorpusError, InputError
 from edgedistil.core.model_source import find_model
-from edgedistil.core.paths import user_path
+from edgedistil.core.paths import require_new, user_path
 from edgedistil.core.records import write_record
 from edgedistil.core.rundir import replacing
 from edgedistil.core.text import read_lines
@@ -40,13 +40,11 @@ def trim(model: str, options: TrimOptions) -> tuple[Path, TrimRecord]:
             "expected exactly one of --size and --coverage",
             hint="--size 16000 keeps that many tokens; --coverage 0.9995 as many as that needs",
         )
+    if options.coverage is not None and not 0 < options.coverage < 1:
+        raise InputError(f"--coverage is {options.coverage}, expected more than 0 and less than 1")
     device = None if options.device is None else load_device(options.device)
     target = user_path(options.out) if options.out is not None else _default_target(model, options)
-    if target.exists():
-        raise InputError(
-            f"{target} exists already; nothing was changed",
-            hint="name another folder: --out FOLDER",
-        )
+    require_new(target)
     package = find_model(model)
     source = check_trimmable(package)
     tokenizer = read_tokenizer(source.folder)
@@ -75,7 +73,7 @@ def _default_target(model: str, options: TrimOptions) -> Path:
 
 def _counted_text(path: Path, tokenizer: TextTokenizer) -> CountedText:
     """Counts the tokens of a text file, but for a held-out tenth of its lines."""
-    split = HeldoutSplit(_HELDOUT_SHARE, _HELDOUT_TEXTS)
+    split = HeldoutSplit(_HELDOUT_SHARE, _HELDOUT_TEXTS, salt="trim ")
     counted = [line for document in read_lines(path) for line in split.add(document)]
     heldout = split.documents()
     if not counted or not heldout:

@@ -126,6 +126,14 @@ def export(small_export: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_export, tmp_path / "export"))
 
 
+def test_an_existing_folder_is_left_as_it_is(small_export: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already; nothing was changed"):
+        make_bundle(small_export, BundleOptions(precision="int8", out=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
 def test_a_changed_export_is_refused(export: Path, tmp_path: Path) -> None:
     graph = export / "onnx" / "model_int8.onnx"
     graph.write_bytes(graph.read_bytes() + b"\0")

@@ -53,3 +53,14 @@ def test_a_copy_in_other_case_and_spacing_does_not_stay_behind() -> None:
         ["The  Same text", "the same text ", "THE SAME\tTEXT"], share=0.999, most=3
     )
     assert (training, held) == ([], ["The  Same text"])
+
+
+def test_held_out_documents_are_split_again_with_a_salt() -> None:
+    documents = [f"document {number}" for number in range(2000)]
+    _training, held = split(documents, share=0.1, most=2000)
+    # Every one of them has a small hash, so the same split would hold all of them out again.
+    assert split(held, share=0.1, most=2000)[0] == []
+    again = HeldoutSplit(0.1, 2000, salt="again ")
+    training = [out for document in held for out in again.add(document)]
+    assert 0 < len(again.documents()) < 0.2 * len(held)
+    assert len(training) + len(again.documents()) == len(held)

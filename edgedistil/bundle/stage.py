@@ -79,6 +79,7 @@ def make_bundle(export: Path, options: BundleOptions) -> Bundle:
         StorageError: The folder cannot be written.
     """
     folder = options.out or Path(f"{export.name}-{options.language}")
+    # Users compile and change programs in a bundle, which a second one would lose.
     require_new(folder)
     contract = read_contract(export)
     choice = WebChoice(options.precision, None)

@@ -333,6 +333,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Writes a checkpoint; all processes call this, the main one writes."""
+        # Rarely enough that the pages that are faulted in again take no visible time.
         return_freed_memory()
         states = gather_object([random_state()])
         if not self._accelerator.is_main_process:

@@ -198,6 +198,7 @@ def _check_reference(comparison: Comparison, precision: Precision) -> list[Toler
     tolerances = reference_tolerances(precision)
     if tolerances is None or isinstance(comparison.overall.reference_share, NotMeasured):
         return []
+    # Over few values one flipped rounding decides, so a short length may have no share.
     results = [check_tolerance(tolerances.overall, comparison.overall)]
     shares = {
         figures.length: figures.reference_share

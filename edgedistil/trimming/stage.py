@@ -73,6 +73,7 @@ def _default_target(model: str, options: TrimOptions) -> Path:
 
 def _counted_text(path: Path, tokenizer: TextTokenizer) -> CountedText:
     """Counts the tokens of a text file, but for a held-out tenth of its lines."""
+    # The text may be what a run held out, all of whose hashes are small.
     split = HeldoutSplit(_HELDOUT_SHARE, _HELDOUT_TEXTS, salt="trim ")
     counted = [line for document in read_lines(path) for line in split.add(document)]
     heldout = split.documents()

@@ -180,6 +180,7 @@ def _differences(
     """Yields what distillation gains, what rounding costs, and the lead over word vectors."""
     for model, other in _compared(list(rankings)):
         pairs = rankings[model], rankings[other]
+        # Seeds of an artefact and its model are the same distillations; a baseline has its own.
         is_made_from = other not in (UNDISTILLED, STATIC)
         estimate = estimate_rounding if is_made_from else estimate_difference
         difference = estimate(*pairs)

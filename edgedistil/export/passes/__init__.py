@@ -203,6 +203,7 @@ def run_passes(model: ir.Model, passes: Sequence[Pass]) -> dict[str, int]:
     size = weight_bytes(model)
     for step in passes:
         before, count = size, step.rewrite(model)
+        # Most passes change nothing in most families.
         if count:
             drop_unused(model)
             size = weight_bytes(model)

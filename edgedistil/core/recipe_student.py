@@ -72,8 +72,8 @@ class Student(StrictSection):
     )
     embedding: Annotated[int, Field(gt=0, le=10**6)] | None = Field(
         None,
-        description="Width of word embeddings that a matrix widens to the states; by default as "
-        "wide as these. For the objective representation.",
+        description="Width of factorised word embeddings, for the objective representation; by "
+        "default full.",
     )
     vocabulary: VocabularySection | None = Field(
         None, description="Size of a trimmed vocabulary; by default the teacher's vocabulary."

@@ -115,7 +115,7 @@ def text_importance(
     ]
     was_training = model.training
     try:
-        # One text at a time: there is no padding to leave out.
+        # One text at a time has no padding.
         with torch.no_grad():
             for row in rows:
                 model.eval().base_model(input_ids=torch.tensor([list(row)]))

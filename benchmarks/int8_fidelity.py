@@ -24,6 +24,7 @@ from edgedistil.core.export_records import InvarianceRecord, ParityRecord
 from edgedistil.core.format import percent, significant
 from edgedistil.core.places import cache_root
 from edgedistil.core.precision import PRECISIONS, Precision
+from edgedistil.core.rundir import sha256_file
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK, Task
 from edgedistil.core.text import read_lines
 from edgedistil.export.reference import make_probes
@@ -46,7 +47,7 @@ def main() -> None:
     text = read_lines(arguments.text)
     task: Task = FILL_MASK_TASK if arguments.which == "student" else ENCODER_TASK
     source = model_folder(arguments)
-    rows = make_rows(source, text, task=task, alternatives=False)
+    rows = make_rows(source, text, task=task)
     records = measure(rows, source, text, task, draws=arguments.draws)
     stem = f"int8_fidelity-{arguments.which}"
     write_raw(arguments.out, stem, {"records": records})
@@ -69,11 +70,13 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def model_folder(arguments: argparse.Namespace) -> Path:
-    """A copy of the model, because peers' artefacts are written next to it."""
+    """A link to the model, because peers' artefacts are written next to it."""
     folder: Path = arguments.student or arguments.model
     if folder is None:
         folder = load_teacher("asset:minilm", revision=None, cache=cache_root()).folder
-    link: Path = arguments.work / arguments.which
+    # Peers' artefacts are reused, and those of another model must not be.
+    digest = sha256_file(folder / "model.safetensors")
+    link: Path = arguments.work / f"{arguments.which}-{digest[:8]}"
     arguments.work.mkdir(parents=True, exist_ok=True)
     if link.is_symlink():
         link.unlink()

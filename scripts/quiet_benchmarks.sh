@@ -51,7 +51,7 @@ bounded() {  # bounded SECONDS SCRIPT ARGUMENTS...
 }
 
 prepare() {
-    "$PYTHON" benchmarks/export_peers.py shapes --prepare --no-alternatives
+    "$PYTHON" benchmarks/export_peers.py shapes --prepare --alternatives
     "$PYTHON" benchmarks/families.py --prepare
     "$PYTHON" benchmarks/cost_model_host.py --tokenizer "$TOKENIZER" --export-only
 }
@@ -73,7 +73,7 @@ host() {  # docs/measuring.md: predictions against this machine
 }
 
 peers() {
-    bounded 420 benchmarks/export_peers.py shapes --no-alternatives --rounds "$(size 20 2)" \
+    bounded 420 benchmarks/export_peers.py shapes --alternatives --rounds "$(size 20 2)" \
         --openings "$(size 4 1)" --cold-rounds "$(size 5 1)" --threads 1 "$(size 2 1)"
 }
 

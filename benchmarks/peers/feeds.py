@@ -8,6 +8,13 @@ from pathlib import Path
 import numpy as np
 
 INPUTS = ("input_ids", "attention_mask")
+# Ids of whole words and pieces, which a vocabulary trimmed to 16,000 tokens has too.
+ID_RANGE = (1_000, 16_000)
+
+
+def random_ids(rng: np.random.Generator, length: int) -> np.ndarray:
+    """Returns the ids of one sequence, shape (1, length), int64."""
+    return rng.integers(*ID_RANGE, (1, length))
 
 
 def write_feeds(path: Path, batches: Sequence[Mapping[str, np.ndarray]]) -> None:

@@ -1,4 +1,4 @@
-"""Measures rows: interleaved calls, cold starts, and errors of hidden states and of predictions."""
+"""Measures rows: interleaved calls, cold starts, and errors of hidden states."""
 
 from __future__ import annotations
 
@@ -16,15 +16,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
-from peers.feeds import outputs_path
+from peers.feeds import outputs_path, random_ids
 from peers.rows import Row, save_text_feeds
 from transformers import AutoModel
-
-from edgedistil.core.export_records import ParityFigures
-from edgedistil.core.task import FILL_MASK_TASK
-from edgedistil.export.reference import make_probes
-from edgedistil.export.source import read_source
-from edgedistil.parity.gate import check_artefact
 
 HERE = Path(__file__).resolve().parent
 LENGTHS = (16, 32, 64, 128, 256)
@@ -32,8 +26,6 @@ LENGTHS = (16, 32, 64, 128, 256)
 WARM_UP = 2
 # After a worker's reply, its threads may still spin for milliseconds and slow the next row.
 SETTLE_S = 0.05
-# Seed of the first draw of probes.
-PROBE_SEED = 40
 
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]
@@ -133,7 +125,7 @@ def measure_latency(
         sessions = {row.key: open_session(row.graph_file, threads) for row in order}
         for length in lengths:
             for index in range(WARM_UP + rounds_per_opening):
-                ids = rng.integers(1000, 30000, (1, length))
+                ids = random_ids(rng, length)
                 # Another order in every round: no row always runs after the same one.
                 seconds = call_sessions(rotate(artefacts, index), sessions, ids, threads=threads)
                 seconds |= call_workers(workers, length)
@@ -244,37 +236,6 @@ def _compare(row: Row, expected_ND: Array, actual_ND: Array) -> None:
     row.cosine = float(((actual_ND * expected_ND).sum(axis=-1) / norms_N).min())
 
 
-def measure_predictions(
-    rows: Sequence[Row], source: Path, text: Sequence[str], *, draws: int
-) -> dict[str, list[ParityFigures]]:
-    """Compares predictions at masked tokens of the int8 artefacts with PyTorch's in float32.
-
-    Returns:
-        Key of the row → figures of the product's own parity check on each draw of probes.
-    """
-    student = read_source(source, name="student", role="student", task=FILL_MASK_TASK)
-    model, tokenizer = student.load_model(), student.load_tokenizer()
-    probes = [
-        make_probes(model, tokenizer, FILL_MASK_TASK, text[::2], seed=PROBE_SEED + draw)
-        for draw in range(draws)
-    ]
-    figures: dict[str, list[ParityFigures]] = defaultdict(list)
-    for row in rows:
-        if row.graph is None or row.precision != "int8":
-            continue
-        for draw in probes:
-            parity = check_artefact(
-                row.graph,
-                draw,
-                precision="int8",
-                model=row.name,
-                task=FILL_MASK_TASK,
-                with_neighbours=False,
-            )
-            figures[row.key].append(parity.overall)
-    return dict(figures)
-
-
 # --- operators -----------------------------------------------------------------------------------
 
 
@@ -282,7 +243,7 @@ def operator_times(graph: Path, length: int, *, calls: int = 8) -> Counter[str]:
     """Microseconds by operator with one thread: sum over the nodes of each node's fastest call."""
     with tempfile.TemporaryDirectory() as scratch:
         session = open_session(graph, 1, profile=Path(scratch) / "profile")
-        ids = np.random.default_rng(0).integers(1000, 30000, (1, length))
+        ids = random_ids(np.random.default_rng(0), length)
         for _ in range(calls):
             session.run(None, session_feeds(session, ids))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

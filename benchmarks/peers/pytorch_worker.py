@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from feeds import outputs_path, read_feeds
+from feeds import outputs_path, random_ids, read_feeds
 from torch import Tensor
 from transformers import AutoModel
 
@@ -24,9 +24,10 @@ def main(source: str, precision: str, threads: str) -> None:
     if precision == "compiled":
         model = torch.compile(model, dynamic=True)
     print("ready", flush=True)
+    rng = np.random.default_rng(1)
     for line in map(str.strip, sys.stdin):
         if line.isdigit():
-            ids = torch.randint(1000, 30000, (1, int(line)))
+            ids = torch.from_numpy(random_ids(rng, int(line)))
             start = time.perf_counter()
             hidden_states(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
             print(time.perf_counter() - start, flush=True)

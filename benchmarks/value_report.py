@@ -57,7 +57,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus the control in one measure; bounds are None without an interval."""
+    """An arm minus the control in one measure; without bounds where there is no interval."""
 
     measure: Measure
     value: float
@@ -71,7 +71,7 @@ class Difference:
             return "no interval"
         if self.low > 0:
             return "ahead"
-        return "behind" if self.high < 0 else "cannot be told"
+        return "behind" if self.high < 0 else "inconclusive"
 
 
 def main() -> None:
@@ -263,7 +263,7 @@ def verdict(name: str, arm: Sequence[Record], differences: Sequence[Difference])
     if len(arm) < DISTILLATIONS:
         return f"{name}: no verdict, {len(arm)} of {DISTILLATIONS} distillations"
     deciding = [difference.outcome for difference in differences if difference.measure.decides]
-    outcome = "cannot be told"
+    outcome = "inconclusive"
     if all(one == "ahead" for one in deciding):
         outcome = "distillation helps"
     elif "behind" in deciding:
@@ -346,8 +346,8 @@ def difference_rows(
     for measure in everything:
         cells = []
         for of_this in differences.values():
-            found = [one for one in of_this if one.measure is measure]
-            cells.append(_cell(found[0]) if found else ABSENT)
+            of_measure = [one for one in of_this if one.measure is measure]
+            cells.append(_cell(of_measure[0]) if of_measure else ABSENT)
         yield measure.name, "yes" if measure.decides else "", *cells
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 INPUTS = ("input_ids", "attention_mask")
-# Ids of whole words and pieces, which a vocabulary trimmed to 16,000 tokens has too.
+# Ids of words and pieces, which a vocabulary trimmed to 16,000 tokens has too.
 ID_RANGE = (1_000, 16_000)
 
 

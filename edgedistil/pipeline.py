@@ -14,6 +14,8 @@ from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import text_sha256
 from edgedistil.core.rundir import RunDir, checked_name, read_json_object, sha256_file, write_json
+from edgedistil.core.thread_limits import check_threads
+from edgedistil.runtime.host import usable_threads
 
 # Evaluation cells of small models run faster with one thread each than sharing all threads; beyond
 # four at a time their memory counts more than the gain.
@@ -66,6 +68,16 @@ def _check_names(recipe: Recipe) -> None:
     for device in [recipe.export.target, *recipe.profile.devices]:
         if device != HOST:
             load_device(device)
+    _check_threads(recipe)
+
+
+def _check_threads(recipe: Recipe) -> None:
+    """Raises InputError if a device has far fewer cores than the profile's threads."""
+    threads = recipe.profile.threads or ()
+    for device in recipe.profile.devices:
+        cores = usable_threads() if device == HOST else load_device(device).cores
+        machine = "this machine" if device == HOST else device
+        check_threads(threads, cores, machine=machine, setting="profile.threads")
 
 
 def _evaluate(run: RunDir, recipe: Recipe) -> None:

@@ -6,8 +6,6 @@ This module is at the top level because it calls stages that do not import each 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +13,8 @@ import numpy as np
 
 from edgedistil.core import console
 from edgedistil.core.budget_options import SearchOptions
-from edgedistil.core.device import HOST, load_device
-from edgedistil.core.errors import InputError
+from edgedistil.core.device import HOST
+from edgedistil.core.format import mebibytes
 from edgedistil.core.precision import Precision
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.rundir import artefact_files
@@ -27,13 +25,12 @@ from edgedistil.profiling.latency import summarize
 from edgedistil.profiling.rows import invalid_reason
 from edgedistil.runtime.disturbance import case_disturbances
 from edgedistil.runtime.jobs import NpzInputs, run_job
-from edgedistil.runtime.local import LocalTarget
-from edgedistil.runtime.match import identify_board
 from edgedistil.runtime.protocol import Case, Job, JobModel, Reply
 from edgedistil.runtime.target import Target
+from edgedistil.search.board import open_target
 from edgedistil.search.candidates import with_measured
 from edgedistil.search.halving import sizes_of
-from edgedistil.search.stage import rank
+from edgedistil.search.stage import oldest_runtime, rank
 
 # Calls and seconds of a measurement: the median of fewer moves by more than a percent.
 MIN_CALLS, MIN_SECONDS = 60, 3.0
@@ -51,17 +48,20 @@ def measure_candidates(
         record: Result of the search.
         options: Number of candidates, and the device: this machine, or a board over SSH.
     Returns:
-        The record with measured sizes and times, in its new order.
+        The record with measured sizes, times and peaks of memory, in its new order.
     Raises:
         InputError: The device is neither this machine nor reachable over SSH, or the board is
             another device.
-        TargetError: The device cannot run a graph.
+        TargetError: The device cannot be reached, or cannot run a graph.
     Conditions: Random weights, token 1 at every place; a fresh process for each candidate. A
         disturbed measurement is repeated once; if it is disturbed again, the prediction stays.
     """
     candidates = list(record.candidates)
     # One connection to a board for all candidates.
-    with _open_target(options, record.device) as target, scratch_folder("candidates") as folder:
+    with (
+        open_target(options, oldest_runtime=oldest_runtime(recipe)) as target,
+        scratch_folder("candidates") as folder,
+    ):
         maker = GraphMaker(recipe, folder, device=options.device)
         for index, candidate in enumerate(candidates[: options.measure]):
             name = f"candidate {index + 1} of {options.measure}"
@@ -75,29 +75,18 @@ def measure_candidates(
                 continue
             size = sum(file.stat().st_size for file in artefact_files(graph.path))
             candidates[index] = with_measured(
-                candidate, file_bytes=size, ms=time.ms, budget=record.budget
+                candidate,
+                file_bytes=size,
+                ms=time.ms,
+                peak_bytes=time.peak_bytes,
+                budget=record.budget,
             )
-            console.say(f"{name}: {time.ms:.2f} ms")
+            console.say(f"{name}: {time.ms:.2f} ms{_peak(time)}")
     return record.model_copy(update={"candidates": sorted(candidates, key=rank)})
 
 
-@contextmanager
-def _open_target(options: SearchOptions, device: str) -> Iterator[Target]:
-    """The machine that candidates are measured on; a board has to be the device."""
-    if options.ssh is not None:
-        from edgedistil.runtime.ssh.target import SshTarget
-
-        spec = load_device(device)
-        with SshTarget(options.ssh, spec=spec) as board:
-            identify_board(spec, board.identify(), board.source)
-            yield board
-    elif options.device == HOST:
-        yield LocalTarget()
-    else:
-        raise InputError(
-            f"--measure: device '{options.device}' is not this machine",
-            hint="add --ssh USER@HOST to measure on the board, or search with --device host",
-        )
+def _peak(time: GraphTime) -> str:
+    return "" if time.peak_bytes is None else f", peak {mebibytes(time.peak_bytes)} MiB"
 
 
 # --- graphs --------------------------------------------------------------------------------------
@@ -163,14 +152,16 @@ class GraphMaker:
 
 @dataclass(frozen=True)
 class GraphTime:
-    """Time of a graph.
+    """Time and memory of a graph.
 
     Attributes:
         ms: Median of a call.
+        peak_bytes: Peak memory of the process; None if the machine does not report it.
         problem: Why no verdict may use it: throttling, or other work on the machine; None without.
     """
 
     ms: float
+    peak_bytes: int | None
     problem: str | None
 
 
@@ -183,7 +174,7 @@ def _time_twice(graph: CandidateGraph, target: Target, record: SearchRecord) -> 
 
 
 def time_graph(graph: CandidateGraph, target: Target, *, length: int, threads: int) -> GraphTime:
-    """Returns the median time of a call in a fresh process.
+    """Returns the median time of a call, and the peak memory, in a fresh process.
 
     Args:
         graph: The graph.
@@ -207,8 +198,9 @@ def time_graph(graph: CandidateGraph, target: Target, *, length: int, threads: i
     if graph.has_segments:
         arrays["text/token_type_ids"] = np.zeros_like(ids_BL)
     reply = run_job(target, [graph], job, NpzInputs(arrays))
-    ms = statistics.median(reply.models["graph"].cases["text"].samples_ns) / 1e6
-    return GraphTime(ms, _problem(reply, threads))
+    result = reply.models["graph"]
+    ms = statistics.median(result.cases["text"].samples_ns) / 1e6
+    return GraphTime(ms, result.memory.peak, _problem(reply, threads))
 
 
 def _problem(reply: Reply, threads: int) -> str | None:

@@ -27,9 +27,10 @@ from edgedistil.core.search_records import (
 )
 from edgedistil.core.task import ENCODER_TASK
 from edgedistil.core.trim_records import TrimRecord
+from edgedistil.search.board import check_board
 from edgedistil.search.budget import excess_of
 from edgedistil.search.halving import Round, pareto, plan_rounds, select_students, sizes_of
-from edgedistil.search.stage import check_student
+from edgedistil.search.stage import check_student, oldest_runtime
 
 RECORD = "search.json"
 
@@ -80,6 +81,7 @@ def train_search(
         The folder, and the record that is stored in it; `require_winner` checks it.
     Raises:
         InputError: No candidate may fit, the tokens are too few, or the recipe cannot be distilled.
+        TargetError: The board cannot be reached, or cannot run the students.
     """
     plan = _plan(recipe, search, options)
     run = RunDir(runs_root() / plan.name)
@@ -124,6 +126,7 @@ def _plan(recipe: Recipe, search: SearchRecord, options: SearchOptions) -> _Plan
             f"'{name}' is the run of a distillation", hint="name the search with --run NEW-NAME"
         )
     # Everything that can be refused is refused before the first student is trained.
+    check_board(options, oldest_runtime=oldest_runtime(recipe))
     students = select_students(search.candidates, options.train or 1)
     if not students:
         raise InputError("no candidate may fit: there is nothing to train")
@@ -334,6 +337,7 @@ def _check_artefact(
     options_of_profile = ProfileOptions(
         device=options.device,
         ssh=options.ssh,
+        bootstrap=options.bootstrap,
         threads=[search.threads],
         lengths=[search.length],
         sentence_pairs=0,

@@ -13,14 +13,16 @@ import edgedistil
 from edgedistil import search_measuring
 from edgedistil.core.budget_options import SearchOptions
 from edgedistil.core.device import load_device
-from edgedistil.core.errors import InputError
+from edgedistil.core.errors import InputError, TargetError
 from edgedistil.core.recipe import Recipe, parse_recipe
 from edgedistil.report.search_tables import search_table
+from edgedistil.runtime.host import identity
 from edgedistil.runtime.machine_facts import MachineIdentity
+from edgedistil.runtime.match import match_device
 from edgedistil.runtime.ssh.target import SshTarget
 from edgedistil.search import stage as search_stage
 from tests.export.families.conftest import CASES, copy_tokenizer, make_model
-from tests.fixtures.boards import Sshd
+from tests.fixtures.boards import Sshd, install_python
 
 Make = Callable[[str], Recipe]
 
@@ -82,6 +84,8 @@ def test_a_measured_time_is_shown_as_one_number(recipe: Make) -> None:
     measured, *predicted = [row[column] for row in table.rows]
     assert "–" not in measured
     assert all("–" in cell for cell in predicted)
+    memory = [row[table.columns.index("peak MiB")] for row in table.rows]
+    assert ["–" in cell for cell in memory] == [False, *([True] * len(predicted))]
 
 
 def test_a_disturbed_measurement_is_repeated_and_then_the_prediction_stays(
@@ -153,4 +157,38 @@ def test_a_board_that_is_another_device_is_not_measured(
         device="rpi4", under=["40MB"], length=16, measure=1, ssh=quick.destination
     )
     with pytest.raises(InputError, match=r"is a rpi5 \(Raspberry Pi 5.*\), not a rpi4"):
+        edgedistil.search(recipe("bert"), options)
+
+
+def own_device() -> str:
+    """The device that a server on this machine is; any other one where no file matches."""
+    spec = match_device(identity())
+    return "rpi4" if spec is None else spec.name
+
+
+def test_candidates_are_measured_over_ssh_and_judged_again(recipe: Make, quick: Sshd) -> None:
+    limits = {"device": own_device(), "length": 16, "memory": "1MiB"}
+    options = SearchOptions(**limits, under=["1s"], measure=2, ssh=quick.destination)  # type: ignore[arg-type]
+    record = edgedistil.search(recipe("bert"), options)
+    measured = [c for c in record.candidates if c.is_measured]
+    assert len(measured) == 2
+    for candidate in measured:
+        for band in (candidate.latency_ms, candidate.file_bytes, candidate.memory_bytes):
+            assert 0 < band.low == band.high
+        # Python and onnxruntime alone need more than 10 MiB.
+        assert candidate.memory_bytes.low > 10 * 2**20
+        assert candidate.fit == "does not fit"
+        assert set(candidate.excess) == {"memory"}
+        assert candidate.worst_ratio == pytest.approx(candidate.memory_bytes.low / 2**20)
+    ratios = [candidate.worst_ratio for candidate in record.candidates]
+    assert ratios == sorted(ratios)
+    assert quick.leftovers() == []
+
+
+def test_a_board_without_onnxruntime_is_not_measured(recipe: Make, board: Sshd) -> None:
+    install_python(board, flags="-S")
+    options = SearchOptions(
+        device="rpi4", under=["1s"], length=16, measure=1, ssh=board.destination
+    )
+    with pytest.raises(TargetError, match="has no numpy and no onnxruntime"):
         edgedistil.search(recipe("bert"), options)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import edgedistil
 from edgedistil.cli import app
 from edgedistil.core.budget_options import SearchOptions
-from edgedistil.core.errors import GateError, InputError, RecipeError, RunError
+from edgedistil.core.errors import GateError, InputError, RecipeError, RunError, TargetError
 from edgedistil.core.export_records import ExportRecord
 from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.recipe import Recipe, write_recipe
@@ -22,9 +22,12 @@ from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.search_records import TrainedSearch
 from edgedistil.export import artefacts
+from edgedistil.runtime.host import identity
+from edgedistil.runtime.match import match_device
 from edgedistil.search_training import RECORD, candidate_recipe, require_winner
 from tests.distill.sentences import sentence_recipe, sentence_teacher
 from tests.evaluate.retrieval.conftest import write_lines
+from tests.fixtures.boards import Sshd, install_python
 from tests.fixtures.tiny_distillation import WORDS
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -223,3 +226,42 @@ def test_a_run_of_a_distillation_is_not_overwritten(recipe: Recipe, runs: Path) 
     (runs / "mine" / "recipe.toml").touch()
     with pytest.raises(RunError, match="'mine' is the run of a distillation"):
         edgedistil.train_search(recipe, candidates, options(run="mine"))
+
+
+def own_device() -> str:
+    """The device that a server on this machine is; any other one where no file matches."""
+    spec = match_device(identity())
+    return "rpi4" if spec is None else spec.name
+
+
+def test_the_budget_is_checked_on_the_board(recipe: Recipe, runs: Path, quick: Sshd) -> None:
+    settings = options(
+        device=own_device(), under=["1s"], train=1, tokens=2000, ssh=quick.destination
+    )
+    _, record = trained(recipe, settings)
+    (student,) = record.students
+    assert student.method == "measured"
+    assert isinstance(student.latency_ms, float)
+    assert isinstance(student.memory_bytes, int)
+    assert quick.leftovers() == []
+
+
+def test_an_unreachable_board_is_found_before_training(recipe: Recipe, runs: Path) -> None:
+    settings = options(ssh="me@127.0.0.1:9")
+    candidates = edgedistil.search(recipe, settings)
+    with pytest.raises(TargetError, match=r"no ssh server listens on this port") as error:
+        edgedistil.train_search(recipe, candidates, settings)
+    assert error.value.exit_code == 4
+    assert not runs.exists() or not list(runs.iterdir())
+
+
+def test_a_board_without_onnxruntime_is_found_before_training(
+    recipe: Recipe, runs: Path, board: Sshd
+) -> None:
+    install_python(board, flags="-I -S")
+    settings = options(ssh=board.destination)
+    candidates = edgedistil.search(recipe, settings)
+    with pytest.raises(TargetError, match="has no numpy and no onnxruntime") as error:
+        edgedistil.train_search(recipe, candidates, settings)
+    assert "--bootstrap" in str(error.value.hint)
+    assert not runs.exists() or not list(runs.iterdir())

@@ -93,6 +93,9 @@ class SearchOptions(CheckedOptions):
             metavar="USER@HOST",
         ),
     ] = None
+    bootstrap: Annotated[
+        bool, Flag("--bootstrap", "With --ssh: install onnxruntime on the board if it is missing.")
+    ] = False
     run: Annotated[
         str | None,
         Flag(

@@ -36,7 +36,8 @@ class Candidate(Record):
     # Time of one call on the device, and peak memory of a process.
     latency_ms: Band
     memory_bytes: Band
-    # Whether file and time were measured on the device, with random weights.
+    # Whether file, time and memory were measured on the device, with random weights; memory only
+    # if the device reports it.
     is_measured: bool = False
     fit: Fit
     # Limit → what the candidate needs at least, of limits that it exceeds for sure.

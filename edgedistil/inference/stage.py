@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from edgedistil.core.paths import user_path
 from edgedistil.core.regular_file import check_regular
 from edgedistil.core.rundir import RunDir, replacing, storage_errors
 from edgedistil.core.task import ENCODER_TASK
+from edgedistil.core.thread_limits import check_threads
 from edgedistil.inference.encoder import Encoder
 from edgedistil.inference.task_model import TextsCutWarning
 
@@ -64,6 +66,8 @@ def embed(
         InputError: The run has no such encoder, or the file cannot be read.
         StorageError: The vectors cannot be written.
     """
+    if options.threads is not None:
+        check_threads([options.threads], os.cpu_count() or 1, machine="this machine")
     folder = export_folder(run, options.model)
     # The size of the .npy file is needed before its first vector.
     count = _count_lines(texts) if isinstance(texts, Path) else len(texts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgedistil.core.errors import InputError, ModelError
+from edgedistil.core.errors import ModelError
 from edgedistil.profiling.artefacts import Artefact
 from edgedistil.profiling.rows import runtime_name
 from edgedistil.runtime.local import LocalTarget
@@ -24,9 +24,6 @@ _LENGTH_HINT = (
     "it may have fewer positions than this: copy its config.json next to it, or pass --length"
 )
 _RUNTIME_HINT = "onnxruntime runs what edgedistil exports: leave out --runtime"
-# More threads than cores only wait for each other: 1000 on two cores take minutes for one call.
-_THREADS_PER_CORE = 4
-_MIN_MAX_THREADS = 8
 
 
 def private_memory_bytes(
@@ -46,16 +43,6 @@ def private_memory_bytes(
     return (
         _BASE_BYTES + _PER_MODEL_BYTE * models + _PER_THREAD_BYTES * threads + batch * activations
     )
-
-
-def check_threads(threads: Sequence[int], cores: int) -> None:
-    """Raises InputError if a thread count is far above a machine's cores."""
-    most = max(_MIN_MAX_THREADS, _THREADS_PER_CORE * cores)
-    for count in threads:
-        if count > most:
-            raise InputError(
-                f"--threads {count}: expected at most {most} on a machine with {cores} cores"
-            )
 
 
 def require_success(target: Target, reply: Reply, artefacts: Sequence[Artefact]) -> None:

@@ -9,8 +9,8 @@ from edgedistil.core.options import ProfileOptions
 from edgedistil.core.profile_records import ProfileRecord
 from edgedistil.core.records import write_record
 from edgedistil.core.rundir import RunDir
+from edgedistil.core.thread_limits import check_threads
 from edgedistil.profiling.artefacts import Artefact
-from edgedistil.profiling.limits import check_threads
 from edgedistil.profiling.workload import Workloads
 
 
@@ -30,14 +30,14 @@ class ProfileRequest:
     artefacts: list[Artefact]
     workloads: Workloads
 
-    def thread_counts(self, cores: int) -> list[int]:
+    def thread_counts(self, cores: int, *, machine: str = "this machine") -> list[int]:
         """Returns the requested thread counts; by default one and all `cores`.
 
         Raises:
             InputError: A count is far above `cores`.
         """
         if self.options.threads:
-            check_threads(self.options.threads, cores)
+            check_threads(self.options.threads, cores, machine=machine)
             return list(self.options.threads)
         return sorted({1, cores})
 

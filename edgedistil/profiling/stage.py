@@ -273,7 +273,7 @@ def _profile_over_ssh(
             "kernels": host.dispatched_kernels(identity.machine or "", identity.flags),
             "board": identity.board or NOT_REPORTED,
         }
-        counts = request.thread_counts(cores)
+        counts = request.thread_counts(cores, machine=target.source)
         if request.options.batches is not None:
             return _measure_batches(request, target, max(counts), conditions)
         record = _measure(request, target, counts, conditions)
@@ -380,7 +380,7 @@ def _predict(request: ProfileRequest, spec: DeviceSpec) -> ProfileRecord:
         request.artefacts,
         lengths=sorted(workloads.first.lengths),
         pair_lengths={a.label: workloads.of(a).pair_lengths() for a in request.artefacts},
-        threads=request.thread_counts(spec.cores),
+        threads=request.thread_counts(spec.cores, machine=spec.name),
         constants=load_calibration(spec),
     )
     notes = [*record.notes, f"workload: {workloads.first.source}"]
@@ -393,7 +393,7 @@ def _predict_batches(request: ProfileRequest, spec: DeviceSpec) -> ProfileRecord
         request.artefacts,
         lengths=sorted(request.workloads.first.lengths),
         batches=sorted(set(request.options.batches or ())),
-        threads=max(request.thread_counts(spec.cores)),
+        threads=max(request.thread_counts(spec.cores, machine=spec.name)),
         constants=load_calibration(spec),
     )
     return request.store_batches(record)

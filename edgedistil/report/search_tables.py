@@ -33,8 +33,8 @@ def search_table(record: SearchRecord) -> TableData:
     measured = sum(candidate.is_measured for candidate in record.candidates)
     if measured:
         notes.append(
-            f"size and time of {measured} candidates measured, with random weights: a time that is "
-            "one number is measured, a range predicted"
+            f"size, time and memory of {measured} candidates measured on {record.device}, with "
+            "random weights: one number is measured, a range predicted"
         )
     title = f"Students of {record.teacher} on {record.device} under {_budget(record.budget)}"
     return TableData(title, _COLUMNS, rows, notes)
@@ -51,15 +51,15 @@ def _cells(candidate: Candidate) -> list[str]:
         candidate.precision,
         millions(candidate.parameters),
         mebibytes(middle),
-        milliseconds(_latency(candidate)),
-        mebibytes(candidate.memory_bytes),
+        milliseconds(_figure(candidate.latency_ms)),
+        mebibytes(_figure(candidate.memory_bytes)),
         f"{candidate.fit} ({needs})" if needs else candidate.fit,
     ]
 
 
-def _latency(candidate: Candidate) -> float | Band:
-    """The measured time, which is one number, or the predicted band."""
-    return candidate.latency_ms.low if candidate.is_measured else candidate.latency_ms
+def _figure(band: Band) -> float | Band:
+    """A measured figure, which is a band without width, as one number; or the predicted band."""
+    return band.low if band.low == band.high else band
 
 
 def trained_table(record: TrainedSearch) -> TableData:
@@ -79,7 +79,7 @@ def trained_table(record: TrainedSearch) -> TableData:
 def _trained_cells(student: TrainedStudent) -> list[str]:
     candidate = student.candidate
     # What the artefact needs, or what was predicted of one that was not made.
-    latency = _latency(candidate) if student.latency_ms is None else student.latency_ms
+    latency = _figure(candidate.latency_ms) if student.latency_ms is None else student.latency_ms
     middle = (candidate.file_bytes.low + candidate.file_bytes.high) / 2
     return [
         str(student.round),

@@ -124,20 +124,31 @@ def judge(shape: EncoderShape, precision: Precision, setting: Setting) -> Candid
     )
 
 
-def with_measured(candidate: Candidate, *, file_bytes: int, ms: float, budget: Budget) -> Candidate:
-    """Returns a candidate with a measured size and time in place of the predicted ones.
+def with_measured(
+    candidate: Candidate, *, file_bytes: int, ms: float, peak_bytes: int | None, budget: Budget
+) -> Candidate:
+    """Returns a candidate with measured figures in place of the predicted ones.
 
     Args:
-        candidate: The candidate; its memory stays predicted.
+        candidate: The candidate.
         file_bytes: Bytes of its graph with its weights.
         ms: Time of a call.
+        peak_bytes: Peak memory of the process; None keeps the prediction.
         budget: The limits, which it is compared with again.
     """
     # A measured figure is a band without width.
     size = Band(low=file_bytes, high=file_bytes)
     latency = Band(low=ms, high=ms)
-    fit = _compare(size, latency, candidate.memory_bytes, budget)
-    measured = {"file_bytes": size, "latency_ms": latency, "is_measured": True}
+    memory = candidate.memory_bytes
+    if peak_bytes is not None:
+        memory = Band(low=peak_bytes, high=peak_bytes)
+    fit = _compare(size, latency, memory, budget)
+    measured = {
+        "file_bytes": size,
+        "latency_ms": latency,
+        "memory_bytes": memory,
+        "is_measured": True,
+    }
     return candidate.model_copy(update={**measured, **fit})
 
 

@@ -8,11 +8,12 @@ from edgedistil.core.echo import echo
 from edgedistil.core.errors import DeviceFileError, GateError, InputError, ModelError
 from edgedistil.core.model_folder import ModelFolder, read_model_folder
 from edgedistil.core.model_source import find_model
-from edgedistil.core.precision import Precision
+from edgedistil.core.precision import Precision, min_runtime
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import provenance
 from edgedistil.core.search_records import Candidate, SearchRecord
 from edgedistil.core.sentence_modules import find_transformer
+from edgedistil.core.thread_limits import check_threads
 from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.core.tokenizer_trim import read_vocabulary, required_ids
 from edgedistil.costmodel.constants import ONNXRUNTIME_CONSTANTS, core_family
@@ -22,7 +23,7 @@ from edgedistil.costmodel.shapes import (
     encoder_shape,
     unsupported_reason,
 )
-from edgedistil.runtime.host import identity
+from edgedistil.runtime.host import identity, usable_threads
 from edgedistil.runtime.match import match_device
 from edgedistil.search.budget import read_budget
 from edgedistil.search.candidates import Setting, enumerate_shapes, judge
@@ -51,6 +52,7 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
     check_student(recipe)
     budget = read_budget(options.under, options.memory)
     device = _find_device(options.device)
+    _check_threads(options, device)
     # Only shapes are read: no weights are loaded.
     source = read_model_folder(find_transformer(find_model(recipe.teacher.source)))
     shape = _student_shape(source)
@@ -98,6 +100,7 @@ def check_options(options: SearchOptions) -> None:
         "--tokens": (options.tokens, trains, "--train"),
         "--run": (options.run, trains, "--train"),
         "--ssh": (options.ssh, measures, "--measure or --train"),
+        "--bootstrap": (options.bootstrap or None, options.ssh is not None, "--ssh"),
     }
     for flag, (value, is_used, users) in needs.items():
         if value is not None and not is_used:
@@ -111,6 +114,21 @@ def check_options(options: SearchOptions) -> None:
             "the board's device",
             hint="edgedistil devices list shows the names",
         )
+
+
+def _check_threads(options: SearchOptions, device: DeviceSpec) -> None:
+    """Raises InputError if the device has far fewer cores than --threads."""
+    # A board over SSH reports its own cores, which can be fewer than its device file has.
+    if options.device == HOST:
+        check_threads([options.threads], usable_threads(), machine="this machine")
+    else:
+        check_threads([options.threads], device.cores, machine=device.name)
+
+
+def oldest_runtime(recipe: Recipe) -> tuple[int, int]:
+    """Returns the oldest onnxruntime that runs every student of a search."""
+    source = read_model_folder(find_transformer(find_model(recipe.teacher.source)))
+    return max(source.family.min_runtime, *map(min_runtime, _precisions(recipe)))
 
 
 def check_student(recipe: Recipe) -> None:

@@ -95,6 +95,7 @@ def test_the_command_ends_with_3_if_nothing_fits(recipe: Make, tmp_path: Path) -
         ({"under": ["3ms", "4ms"]}, "another limit of this kind"),
         ({"memory": "30ms"}, "expected bytes, such as 256MB"),
         ({"length": 500}, "the teacher has positions for 67 tokens"),
+        ({"threads": 999}, "--threads is 999: rpi4 has 4 cores; expected at most 16"),
     ],
 )
 def test_budgets_that_cannot_be_read(
@@ -137,6 +138,7 @@ def test_sizes_that_are_not_searched_are_refused(
         ({"tokens": 5000}, "--tokens is 5000 without --train: nothing would use it"),
         ({"run": "mine"}, "--run is mine without --train: nothing would use it"),
         ({"ssh": "pi@board"}, "--ssh is pi@board without --measure or --train"),
+        ({"bootstrap": True, "measure": 1}, "--bootstrap is True without --ssh"),
         ({"ssh": "pi@board", "measure": 1, "device": "host"}, "--device is host, which is this"),
     ],
 )

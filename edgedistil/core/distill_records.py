@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from edgedistil.core.records import (
+    Band,
     Count,
     Figure,
     Method,
@@ -172,9 +173,9 @@ class PlannedDevice(Record):
     # Sequences of one forward pass in one process.
     micro_batch: int
     # Over all processes.
-    tokens_per_s: Figure
+    tokens_per_s: Figure | Band
     # Duration of the loop: training, its held-out evaluations, and checkpoints.
-    seconds: Figure
+    seconds: Figure | Band
     # Peak memory of one process, and the memory that the device has.
     memory_bytes: Count
     device_memory_bytes: Count
@@ -190,7 +191,7 @@ class PlanRecord(Record):
     student: PlannedModel
     layer_map: list[int]
     # Tokens of one pass over the training part, and how they were counted or estimated.
-    corpus_tokens: int
+    corpus_tokens: Count
     corpus_how: str
     # Tokens that training will see, optimizer steps, and tokens of one step.
     tokens: int

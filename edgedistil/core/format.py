@@ -157,6 +157,11 @@ def three_digits(value: float) -> str:
     return f"{value:.2f}"
 
 
+def planned_duration(value: float | NotMeasured | Band) -> str:
+    """Formats a time that may be predicted or absent: `3.4 h`, `2.1 h–6.2 h`."""
+    return _format(value, duration)
+
+
 def duration(seconds: float) -> str:
     """Formats a time in the largest unit of which there are two: `45 s`, `12.0 min`, `3.4 h`."""
     # From two units on: "90 min" says more than "1.5 h".

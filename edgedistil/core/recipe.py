@@ -75,6 +75,17 @@ class Teacher(StrictSection):
         None,
         description="How the teacher pools; only for a folder that does not say so itself.",
     )
+    # Many folders of the hub lack the prompts that their models were trained with.
+    query_prompt: str | None = Field(
+        None,
+        min_length=1,
+        description="Text put before queries; only for a folder that does not say so itself.",
+    )
+    document_prompt: str | None = Field(
+        None,
+        min_length=1,
+        description="Text put before documents; only for a folder that does not say so itself.",
+    )
     # .npy has its texts in a .txt or .jsonl of the same name.
     answers: str | None = Field(
         None,

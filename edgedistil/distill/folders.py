@@ -11,20 +11,27 @@ from transformers import PreTrainedModel
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.rundir import replacing, storage_errors
 from edgedistil.core.sentence_modules import read_modules
+from edgedistil.core.sentence_vector import SentenceVector
 from edgedistil.core.tokenizer import TextTokenizer
 from edgedistil.core.tokenizer_save import save_tokenizer
 from edgedistil.models.quiet import quiet
 from edgedistil.models.sentence_encoder import SentenceEncoder
-from edgedistil.models.sentence_folder import write_sentence_folder
+from edgedistil.models.sentence_folder import describe_folder, write_sentence_folder
 
 # Configuration, tokenizer and weights. Pickles (.bin) are left behind: nothing of ours reads them.
 _SUFFIXES = {".json", ".txt", ".safetensors"}
 
 
-def link_folder(source: Path, target: Path) -> None:
+def link_folder(source: Path, target: Path, *, described: SentenceVector | None = None) -> None:
     """Links a model folder's files into `target`, or copies them where hard links are impossible.
 
     An existing `target` is left as it is.
+
+    Args:
+        source: The folder.
+        target: Where its files are linked to.
+        described: What a recipe adds to the folder's description of its sentence vectors, written
+            into `target`; None for nothing.
     """
     if target.exists():
         return
@@ -39,6 +46,8 @@ def link_folder(source: Path, target: Path) -> None:
                 if file.suffix in _SUFFIXES:
                     # The hub's cache holds symbolic links, which a link would depend on.
                     _link(file.resolve(), unfinished / name / file.name)
+        if described is not None:
+            describe_folder(unfinished, described)
 
 
 def save_student(

@@ -40,6 +40,7 @@ from edgedistil.distill.folders import link_folder, save_student
 from edgedistil.distill.objective import Kind
 from edgedistil.distill.schedule import RunLength
 from edgedistil.distill.sentence_setup import (
+    added_description,
     check_dimensions,
     load_layers,
     read_prompts,
@@ -290,13 +291,14 @@ def _initialize_run(recipe: Recipe, run: RunDir) -> _Inputs:
         return inputs
 
     # A killed process may have written some of these already.
-    link_folder(full_teacher.folder, run.teacher)
+    added = None if inputs.vector is None else added_description(full_teacher, inputs.vector)
+    link_folder(full_teacher.folder, run.teacher, described=added)
     # What the student retains is a share of the teacher as given, not of the copy with a head.
     if full_original is not full_teacher:
         link_folder(full_original.folder, run.teacher_as_given)
     # A baseline: what trimming alone costs.
     if inputs.trim is not None:
-        link_folder(inputs.original.folder, run.teacher_trimmed)
+        link_folder(inputs.original.folder, run.teacher_trimmed, described=added)
         write_record(run.trim, inputs.trim)
     if not run.student_step0.exists():
         student, sentence = inputs.build_student(recipe)

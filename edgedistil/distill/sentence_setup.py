@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from edgedistil.core import console
+from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError
 from edgedistil.core.recipe import Teacher as TeacherSection
 from edgedistil.core.recipe_objective import Objective as ObjectiveSection
 from edgedistil.core.regular_file import read_regular
-from edgedistil.core.sentence_vector import SentenceVector, Step, read_sentence_vector
+from edgedistil.core.sentence_vector import (
+    SETTINGS_FILE,
+    SentenceVector,
+    Step,
+    read_sentence_vector,
+)
 from edgedistil.data.texts import Prompts
 from edgedistil.models.sentence_encoder import SentenceEncoder, build_head, new_head, step_layers
 from edgedistil.models.teacher import Teacher
@@ -40,7 +46,14 @@ def teacher_vector(teacher: Teacher, section: TeacherSection) -> SentenceVector:
         ModelError: A module is not supported, or the recipe contradicts the folder.
     """
     vector = read_sentence_vector(teacher.folder, hidden=teacher.model.config.hidden_size)
+    vector = with_stated_prompts(vector, section)
     if section.pooling is None:
+        if vector.is_guess and vector.prompts:
+            raise ModelError(
+                f"the recipe states a prompt of teacher '{teacher.name}', and nothing says how the "
+                "teacher pools",
+                hint="set teacher.pooling as well, as the model's documentation describes",
+            )
         if vector.is_guess:
             console.warn(
                 f"teacher '{teacher.name}' has no modules.json: its vectors are taken to be the "
@@ -54,6 +67,34 @@ def teacher_vector(teacher: Teacher, section: TeacherSection) -> SentenceVector:
             hint="remove teacher.pooling",
         )
     return vector.with_pooling(section.pooling) if vector.is_guess else vector
+
+
+def with_stated_prompts(vector: SentenceVector, section: TeacherSection) -> SentenceVector:
+    """Returns the description of a folder with the prompts that the recipe states.
+
+    Raises:
+        ModelError: The folder has another prompt.
+    """
+    sides: tuple[Literal["query", "document"], ...] = ("query", "document")
+    for side in sides:
+        stated = section.query_prompt if side == "query" else section.document_prompt
+        stored = vector.prompt(side)
+        if stated is None or stated == stored:
+            continue
+        if stored:
+            raise ModelError(
+                f"teacher.{side}_prompt is {echo(stated)}, and the teacher's own "
+                f"{SETTINGS_FILE} says {echo(stored)}",
+                hint=f"remove teacher.{side}_prompt",
+            )
+        vector = replace(vector, prompts={**vector.prompts, side: stated})
+    return vector
+
+
+def added_description(teacher: Teacher, vector: SentenceVector) -> SentenceVector | None:
+    """Returns a teacher's description if the recipe adds to what its folder says; else None."""
+    hidden = teacher.model.config.hidden_size
+    return None if vector == read_sentence_vector(teacher.folder, hidden=hidden) else vector
 
 
 def check_dimensions(

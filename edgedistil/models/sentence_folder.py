@@ -17,6 +17,7 @@ from edgedistil.core.sentence_vector import (
     Pooling,
     SentenceVector,
     Step,
+    read_module_settings,
 )
 from edgedistil.models.sentence_encoder import (
     WEIGHT_PREFIXES,
@@ -54,15 +55,26 @@ def write_sentence_folder(folder: Path, encoder: SentenceEncoder, *, max_length:
         modules.append((path, name))
         if layer is not None:
             _write_layer(folder / path, step, layer)
-    entries = [
-        {"idx": index, "name": str(index), "path": path, "type": f"{_CLASSES}.{name}"}
-        for index, (path, name) in enumerate(modules)
-    ]
-    write_json(folder / MODULES_FILE, entries)
+    _write_modules(folder, modules)
     write_json(
         folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False}
     )
     write_json(folder / SETTINGS_FILE, _settings(vector))
+
+
+def describe_folder(folder: Path, vector: SentenceVector) -> None:
+    """Adds pooling and prompts to a model folder that does not say them itself.
+
+    Args:
+        folder: A model folder, with or without modules.json.
+        vector: How its model makes sentence vectors.
+    """
+    if not (folder / MODULES_FILE).is_file():
+        _write_settings(folder / "1_Pooling", _pooling_settings(vector.pooling, vector.dimension))
+        _write_modules(folder, [("", "Transformer"), ("1_Pooling", "Pooling")])
+    path = folder / SETTINGS_FILE
+    stored = read_module_settings(path) if path.is_file() else {}
+    write_json(path, {**stored, **_settings(vector)})
 
 
 def _settings(vector: SentenceVector) -> dict[str, Any]:
@@ -71,6 +83,15 @@ def _settings(vector: SentenceVector) -> dict[str, Any]:
         "default_prompt_name": vector.default_prompt,
         "similarity_fn_name": vector.similarity,
     }
+
+
+def _write_modules(folder: Path, modules: Sequence[tuple[str, str]]) -> None:
+    """Writes modules.json; a module is its path and the name of its class."""
+    entries = [
+        {"idx": index, "name": str(index), "path": path, "type": f"{_CLASSES}.{name}"}
+        for index, (path, name) in enumerate(modules)
+    ]
+    write_json(folder / MODULES_FILE, entries)
 
 
 def _pooling_settings(modes: Sequence[Pooling], width: int) -> dict[str, Any]:

@@ -15,7 +15,15 @@ from edgedistil.core.distill_records import (
     PlanRecord,
 )
 from edgedistil.core.family import FAMILIES
-from edgedistil.core.format import ABSENT, duration, gibibytes, millions, number, percent
+from edgedistil.core.format import (
+    duration,
+    gibibytes,
+    millions,
+    number,
+    percent,
+    planned_duration,
+    rate,
+)
 from edgedistil.core.records import NotMeasured
 from edgedistil.report.table import TableData
 
@@ -154,8 +162,7 @@ def plan_tables(plan: PlanRecord) -> list[TableData]:
     # One sentence below the models, as these figures belong to the run and not to a model.
     total = (
         f"{plan.tokens / 1e6:,.1f}M tokens in {plan.steps:,} steps of {plan.tokens_per_step:,}"
-        f" tokens; corpus: {plan.corpus_tokens / 1e6:,.1f}M tokens ({plan.corpus_how});"
-        f" {plan.precision}"
+        f" tokens; corpus: {_corpus_size(plan)}; {plan.precision}"
     )
     model_columns = ["role", "name", "layers", "hidden", "vocabulary", "parameters", "basis"]
     device_columns = [
@@ -176,6 +183,12 @@ def plan_tables(plan: PlanRecord) -> list[TableData]:
     ]
 
 
+def _corpus_size(plan: PlanRecord) -> str:
+    if isinstance(plan.corpus_tokens, NotMeasured):
+        return plan.corpus_tokens.not_measured
+    return f"{plan.corpus_tokens / 1e6:,.1f}M tokens ({plan.corpus_how})"
+
+
 def _planned_model(role: str, model: PlannedModel) -> list[str]:
     return [
         role,
@@ -189,21 +202,16 @@ def _planned_model(role: str, model: PlannedModel) -> list[str]:
 
 
 def _planned_device(device: PlannedDevice) -> list[str]:
-    # Thousands separators instead of digits: rates range from 1e3 to 1e7.
-    tokens_per_s = ABSENT
-    if not isinstance(device.tokens_per_s, NotMeasured):
-        tokens_per_s = f"{device.tokens_per_s:,.0f}"
     # The reason replaces the time: it is what a reader of a plan needs to know.
+    time = planned_duration(device.seconds)
     if isinstance(device.seconds, NotMeasured):
         time = device.seconds.not_measured
-    else:
-        time = duration(device.seconds)
     return [
         device.device,
         device.method,
         str(device.processes),
         str(device.micro_batch),
-        tokens_per_s,
+        rate(device.tokens_per_s),
         time,
         gibibytes(device.memory_bytes),
         gibibytes(device.device_memory_bytes),

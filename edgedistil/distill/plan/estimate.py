@@ -16,7 +16,7 @@ from edgedistil.core.assets import find_asset
 from edgedistil.core.distill_records import PlannedDevice, PlannedModel
 from edgedistil.core.errors import InputError
 from edgedistil.core.recipe import Loss, SourceSpec
-from edgedistil.core.records import Count, NotMeasured, this_host
+from edgedistil.core.records import Band, Count, NotMeasured, this_host
 from edgedistil.distill.batches import HELDOUT_BATCH_ROWS
 from edgedistil.distill.distributed import precision_of
 from edgedistil.distill.objective import Objective
@@ -25,14 +25,17 @@ from edgedistil.distill.plan.presets import BYTES_PER_TOKEN, GPUS, Gpu, known_te
 from edgedistil.distill.plan.timing import Evaluation, time_steps
 from edgedistil.distill.schedule import RunLength
 
-# Share of a GPU's peak that training is assumed to reach; not measured, and plans say so.
-ASSUMED_UTILISATION = 0.30
+# Shares of a GPU's peak that training is assumed to reach; not measured, and plans say so.
+ASSUMED_UTILISATION = (0.15, 0.45)
 # Writing, syncing and hashing a checkpoint on an ordinary disk; assumed.
 _CHECKPOINT_BYTES_PER_S = 300e6
 # Float32 weights and two moments of each parameter.
 _CHECKPOINT_BYTES_PER_PARAMETER = 12
-# Minimum of a micro-batch on a GPU: a small model waits for its kernels to be launched. Assumed.
-_MIN_MICRO_BATCH_S = 0.02
+# Longest and shortest time in which a GPU launches the kernels of a micro-batch, for which a small
+# model waits. Assumed.
+_LAUNCH_S = (0.04, 0.01)
+# Numbers of GPUs that a run is planned on, besides the recipe's own number of processes.
+_GPU_COUNTS = (1, 8)
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,12 @@ def estimate_tokens(sources: Sequence[SourceSpec], *, heldout_share: float) -> t
 def _text_size(spec: SourceSpec) -> tuple[int, str]:
     """Bytes of a source, and where the number comes from."""
     if spec.hub is not None:
-        text = known_text(spec.hub, spec.config)
+        text = known_text(spec.hub, spec.config, spec.split)
         if text is None:
             raise InputError(
                 f"the size of data set '{spec.hub}' is unknown, and a plan does not download it",
-                hint="plan with files or assets, or run `distill` itself: "
-                "it counts the tokens before it starts",
+                hint="plan with train.tokens or train.steps, with files or assets, or run "
+                "`distill` itself: it counts the tokens before it starts",
             )
         return text.text_bytes, text.source
     if spec.asset is not None:
@@ -179,6 +182,17 @@ def _device_memory(device: torch.device) -> Count:
 # --- well-known GPUs -----------------------------------------------------------------------------
 
 
+def gpu_counts(processes: int, *, global_batch: int) -> list[int]:
+    """Returns the numbers of GPUs to plan a run on: one, eight, and the recipe's own.
+
+    Args:
+        processes: Processes that the recipe is meant for.
+        global_batch: Rows of a step; all processes take the same number of them.
+    """
+    counts = sorted({*_GPU_COUNTS, processes})
+    return [count for count in counts if global_batch % count == 0]
+
+
 def plan_gpus(
     teacher: PreTrainedModel,
     student: PreTrainedModel,
@@ -187,7 +201,9 @@ def plan_gpus(
     *,
     processes: int,
 ) -> list[PlannedDevice]:
-    """Plans the run on well-known GPUs: FLOPs over an assumed share of their peak.
+    """Plans the run on well-known GPUs: FLOPs over an assumed band of shares of their peak.
+
+    Several GPUs are taken to be as fast as so many single ones.
 
     Args:
         teacher: The teacher.
@@ -226,22 +242,26 @@ class _GpuStep:
 def _plan_gpu(gpu: Gpu, step: _GpuStep, workload: RunWorkload) -> PlannedDevice:
     # Compute time of a micro-batch, unless launching its kernels takes longer.
     tokens = step.micro_batch * workload.block_length
-    flop_per_s = gpu.peak_tflop_per_s * 1e12 * ASSUMED_UTILISATION
-    compute_s = tokens * step.flops_per_token / flop_per_s
-    tokens_per_s = step.processes * tokens / max(compute_s, _MIN_MICRO_BATCH_S)
-    bound = ""
-    if compute_s < _MIN_MICRO_BATCH_S:
-        bound = ", bound by kernel launches"
+    rates, is_launch_bound = [], False
+    for utilisation, launch_s in zip(ASSUMED_UTILISATION, _LAUNCH_S, strict=True):
+        compute_s = tokens * step.flops_per_token / (gpu.peak_tflop_per_s * 1e12 * utilisation)
+        is_launch_bound |= compute_s < launch_s
+        rates.append(step.processes * tokens / max(compute_s, launch_s))
+    bound = ", bound by kernel launches (10 to 40 ms a micro-batch assumed)"
     dtype = "bfloat16" if gpu.bfloat16 else "float16"
+    low, high = ASSUMED_UTILISATION
     return PlannedDevice(
         device=gpu.name,
         method="predicted",
         processes=step.processes,
         micro_batch=step.micro_batch,
-        tokens_per_s=tokens_per_s,
-        seconds=workload.length.tokens / tokens_per_s,
+        tokens_per_s=Band(low=min(rates), high=max(rates)),
+        seconds=Band(
+            low=workload.length.tokens / max(rates), high=workload.length.tokens / min(rates)
+        ),
         memory_bytes=step.memory_bytes,
         device_memory_bytes=gpu.memory_gib << 30,
-        how=f"{step.flops_per_token / 1e6:,.0f} MFLOP a token at {ASSUMED_UTILISATION:.0%} "
-        f"(assumed) of the data sheet's {gpu.peak_tflop_per_s:g} TFLOP/s in {dtype}{bound}",
+        how=f"{step.flops_per_token / 1e6:,.0f} MFLOP a token at {low:.0%} to {high:.0%} "
+        f"(assumed) of the data sheet's {gpu.peak_tflop_per_s:g} TFLOP/s in {dtype}"
+        f"{bound if is_launch_bound else ''}",
     )

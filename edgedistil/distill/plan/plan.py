@@ -6,17 +6,18 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
-from transformers import BertForMaskedLM, PreTrainedModel
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from edgedistil.core.distill_records import PlannedDevice, PlanRecord
-from edgedistil.core.errors import OfflineError
+from edgedistil.core.errors import InputError, OfflineError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.places import cache_root, runs_root
-from edgedistil.core.recipe import Corpus, Recipe
+from edgedistil.core.recipe import Corpus, Recipe, Train
 from edgedistil.core.recipe_student import Student
-from edgedistil.core.records import provenance
+from edgedistil.core.records import Count, NotMeasured, provenance
 from edgedistil.core.sentence_vector import SentenceVector
 from edgedistil.data.corpus import TokenizedCorpus, prepare_corpus
 from edgedistil.distill import setup
@@ -32,25 +33,27 @@ from edgedistil.distill.distributed import (
 from edgedistil.distill.heldout import HeldoutEvaluator
 from edgedistil.distill.heldout_vectors import VectorEvaluator
 from edgedistil.distill.mlm_objective import MlmObjective
-from edgedistil.distill.objective import Kind, Objective
+from edgedistil.distill.objective import Kind, Objective, objective_kind
 from edgedistil.distill.plan.estimate import (
     RunWorkload,
     estimate_tokens,
+    gpu_counts,
     plan_gpus,
     plan_here,
     planned_model,
 )
-from edgedistil.distill.plan.presets import known_shape
+from edgedistil.distill.plan.presets import known_teacher
 from edgedistil.distill.representation import RepresentationObjective, reads_states
 from edgedistil.distill.schedule import RunLength, evaluation_interval
 from edgedistil.distill.sentence_setup import (
     read_prompts,
     student_encoder,
-    teacher_encoder,
     teacher_vector,
 )
 from edgedistil.distill.trimmed_teacher import select_vocabulary
 from edgedistil.models.fast.encoder import freeze_teacher, why_plain
+from edgedistil.models.reduced import build_from_config
+from edgedistil.models.sentence_encoder import SentenceEncoder, build_head
 from edgedistil.models.teacher import Teacher
 
 
@@ -59,7 +62,7 @@ def plan(recipe: Recipe) -> PlanRecord:
 
     A corpus of files and assets is tokenized, as the run would do it, and stays in the cache.
     Without the hub, well-known teachers are built from their shapes, and well-known texts estimated
-    from their sizes; the record says so.
+    from their sizes; the record says so. Only a length in epochs needs the size of the corpus.
 
     Args:
         recipe: The recipe.
@@ -81,7 +84,7 @@ def plan(recipe: Recipe) -> PlanRecord:
         section = setup.corpus_section(recipe, teacher.kind)
         setup.check_fit(recipe.student, section, teacher.model, has_head=is_mlm)
         corpus = _planned_corpus(section, teacher)
-        length = RunLength.of(recipe.train, corpus_tokens=corpus.tokens, corpus_rows=corpus.rows)
+        length = corpus.run_length(recipe.train)
         # With the tokens that both learn on.
         learning = replace(teacher, model=_with_vocabulary(recipe.student, teacher, corpus))
         student = setup.build_student(
@@ -91,7 +94,12 @@ def plan(recipe: Recipe) -> PlanRecord:
         # Time and memory.
         workload = _workload(recipe, length, corpus)
         loss = recipe.loss if is_mlm else None
-        gpus = plan_gpus(learning.model, student, workload, loss, processes=recipe.world_size)
+        counts = gpu_counts(recipe.world_size, global_batch=recipe.train.global_batch)
+        gpus = [
+            device
+            for count in counts
+            for device in plan_gpus(learning.model, student, workload, loss, processes=count)
+        ]
         here = _plan_here(recipe, learning, student, workload, precision, state.device)
     return PlanRecord(
         recipe=recipe.name,
@@ -100,7 +108,7 @@ def plan(recipe: Recipe) -> PlanRecord:
         ),
         student=planned_model(student, name=f"{recipe.name} student", how="built from the teacher"),
         layer_map=setup.layer_map(recipe.student, teacher.model),
-        corpus_tokens=corpus.tokens,
+        corpus_tokens=corpus.size,
         corpus_how=corpus.how,
         tokens=length.tokens,
         steps=length.steps,
@@ -135,9 +143,8 @@ def _plan_here(
             evaluator = HeldoutEvaluator([batch], frozen, accelerator=accelerator, mask_id=0)
             return lambda: evaluator.evaluate(student, name="student", step=0)
     else:
-        assert teacher.loaded is not None
         dimension = teacher.vector.dimension
-        from_teacher = teacher_encoder(teacher.loaded, teacher.vector).to(device)
+        from_teacher = teacher.encoder(teacher.vector).to(device)
         encoder = student_encoder(student, from_teacher, dimension=dimension, seed=recipe.seed)
         encoder, vectors = encoder.to(device), from_teacher
         vectors.head.float()
@@ -170,24 +177,45 @@ class _PlannedTeacher:
     def kind(self) -> Kind:
         return "mlm" if self.vector is None else "representation"
 
+    def encoder(self, vector: SentenceVector) -> SentenceEncoder:
+        """Returns the model with the layers that make its vectors."""
+        # A teacher of known shape has no layers with weights there.
+        folder = Path() if self.loaded is None else self.loaded.folder
+        head = build_head(vector, folder).requires_grad_(False)
+        return SentenceEncoder(self.model.base_model, vector, head).eval()
+
 
 def _planned_teacher(recipe: Recipe) -> _PlannedTeacher:
     section = recipe.teacher
     try:
         loaded = setup.load_recipe_teacher(section)
     except OfflineError:
-        # The costs of a model depend on its shape alone.
-        config = known_shape(section.source)
-        if config is None or recipe.objective.kind == "representation":
+        planned = _teacher_of_known_shape(recipe)
+        if planned is None:
             raise
-        # A plan must not change the random state of its process.
-        with torch.random.fork_rng(devices=[]):
-            model = BertForMaskedLM(config).eval()
-        return _PlannedTeacher(None, model, "known shape, random weights: the hub is not reachable")
+        return planned
     vector = None
     if setup.recipe_objective(recipe, loaded) == "representation":
         vector = teacher_vector(loaded, section)
     return _PlannedTeacher(loaded, loaded.model, "counted on the model", vector)
+
+
+def _teacher_of_known_shape(recipe: Recipe) -> _PlannedTeacher | None:
+    """A model with random weights in the shape of a well-known teacher; None for others."""
+    known = known_teacher(recipe.teacher.source)
+    if known is None:
+        return None
+    vector = known.vector()
+    kind = objective_kind(recipe.objective, recipe.teacher, has_mlm_head=vector is None)
+    # The costs of a model depend on its shape alone; a plan must not change the random state.
+    with torch.random.fork_rng(devices=[]):
+        model = build_from_config(AutoModelForMaskedLM, known.config()).eval()
+    if kind == "mlm":
+        vector = None
+    elif vector is None:
+        vector = SentenceVector(pooling=("mean",), steps=(), dimension=known.hidden, is_guess=True)
+    how = "known shape, random weights: the hub is not reachable"
+    return _PlannedTeacher(None, model, how, vector)
 
 
 @dataclass(frozen=True)
@@ -195,11 +223,12 @@ class _PlannedCorpus:
     """Size of a plan's corpus.
 
     Attributes:
-        tokens: Tokens of the training part.
+        tokens: Tokens of the training part; of one row if the size is unknown.
         rows: Rows of the training part.
         heldout_tokens: Tokens of the held-out part.
         how: How these are known, as plans print it.
         tokenized: The corpus; None if the numbers are estimates.
+        unknown: Why the size is unknown; None if it is known.
     """
 
     tokens: int
@@ -207,6 +236,20 @@ class _PlannedCorpus:
     heldout_tokens: int
     how: str
     tokenized: TokenizedCorpus | None = None
+    unknown: InputError | None = None
+
+    @property
+    def size(self) -> Count:
+        """Tokens of the training part, where they are known."""
+        if self.unknown is None:
+            return self.tokens
+        return NotMeasured(not_measured=self.unknown.message)
+
+    def run_length(self, settings: Train) -> RunLength:
+        """Returns the length of a run; raises InputError if it needs a size that is unknown."""
+        if self.unknown is not None and settings.epochs is not None:
+            raise self.unknown
+        return RunLength.of(settings, corpus_tokens=self.tokens, corpus_rows=self.rows)
 
 
 def _planned_corpus(section: Corpus, teacher: _PlannedTeacher) -> _PlannedCorpus:
@@ -220,7 +263,11 @@ def _planned_corpus(section: Corpus, teacher: _PlannedTeacher) -> _PlannedCorpus
         )
     # Estimated from sizes; the held-out part is a share of the text.
     share = section.heldout_share
-    tokens, how = estimate_tokens(section.sources, heldout_share=share)
+    try:
+        tokens, how = estimate_tokens(section.sources, heldout_share=share)
+    except InputError as error:
+        # Rows are as long as a block, and there is enough text for an evaluation.
+        return _PlannedCorpus(section.block_length, 1, 10**9, "unknown", unknown=error)
     rows = max(1, tokens // section.block_length)
     return _PlannedCorpus(tokens, rows, max(1, round(tokens * share / (1 - share))), how)
 
@@ -292,8 +339,8 @@ def _notes_on_models(teacher: PreTrainedModel, student: PreTrainedModel) -> list
 def _notes(recipe: Recipe, teacher: _PlannedTeacher) -> list[str]:
     """What the figures of a plan leave out."""
     notes = [
-        "predicted rows assume a share of the GPU's peak; "
-        "they do not account for disk, network or cooling"
+        "predicted rows assume a share of the GPU's peak, and several GPUs as fast as so many "
+        "single ones; they do not account for disk, network or cooling"
     ]
     if setup.corpus_section(recipe, teacher.kind).layout != "packed":
         notes.append("rows have different lengths; the times are those of rows of the mean length")

@@ -2,19 +2,101 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from transformers import BertConfig
+from transformers import (
+    BertConfig,
+    ModernBertConfig,
+    PreTrainedConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
 
-# Layers, hidden, heads, intermediate, vocabulary, from each model's config.json. All have 512
-# positions.
-_SHAPES = {
-    "bert-base-uncased": (12, 768, 12, 3072, 30522),
-    "bert-base-cased": (12, 768, 12, 3072, 28996),
-    "bert-large-uncased": (24, 1024, 16, 4096, 30522),
-    "bert-large-cased": (24, 1024, 16, 4096, 28996),
-    "bert-base-multilingual-cased": (12, 768, 12, 3072, 119547),
+from edgedistil.core.sentence_vector import Pooling, SentenceVector, Step
+
+
+@dataclass(frozen=True)
+class KnownTeacher:
+    """Shape of a well-known teacher, from its config.json.
+
+    Attributes:
+        layers: Number of layers.
+        hidden: Width of the hidden states.
+        heads: Attention heads of a layer.
+        intermediate: Width of the feed-forward layers.
+        vocabulary: Number of tokens.
+        family: Class of its configuration.
+        pooling: How it makes a sentence vector, which it then normalizes; None for a model with an
+            MLM head.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+    family: Callable[..., PreTrainedConfig] = BertConfig
+    pooling: Pooling | None = None
+
+    def config(self) -> PreTrainedConfig:
+        """Returns the configuration of a model of this shape."""
+        return self.family(
+            vocab_size=self.vocabulary,
+            hidden_size=self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            intermediate_size=self.intermediate,
+            **_MORE_KEYS.get(self.family, {}),
+        )
+
+    def vector(self) -> SentenceVector | None:
+        """Returns how it makes sentence vectors; None for a model with an MLM head."""
+        if self.pooling is None:
+            return None
+        return SentenceVector(
+            pooling=(self.pooling,), steps=(Step("normalize"),), dimension=self.hidden
+        )
+
+
+# The positions of RoBERTa start behind its padding id.
+_MORE_KEYS: dict[Callable[..., PreTrainedConfig], dict[str, int]] = {
+    RobertaConfig: {"max_position_embeddings": 514, "type_vocab_size": 1},
+    XLMRobertaConfig: {"max_position_embeddings": 514, "type_vocab_size": 1},
 }
+_SMALL = (12, 384, 12, 1536, 30522)
+_BASE = (12, 768, 12, 3072, 30522)
+_LARGE = (24, 1024, 16, 4096, 30522)
+_TEACHERS = {
+    "google-bert/bert-base-uncased": KnownTeacher(*_BASE),
+    "google-bert/bert-base-cased": KnownTeacher(12, 768, 12, 3072, 28996),
+    "google-bert/bert-large-uncased": KnownTeacher(*_LARGE),
+    "google-bert/bert-large-cased": KnownTeacher(24, 1024, 16, 4096, 28996),
+    "google-bert/bert-base-multilingual-cased": KnownTeacher(12, 768, 12, 3072, 119547),
+    "FacebookAI/roberta-base": KnownTeacher(12, 768, 12, 3072, 50265, RobertaConfig),
+    "FacebookAI/roberta-large": KnownTeacher(24, 1024, 16, 4096, 50265, RobertaConfig),
+    "FacebookAI/xlm-roberta-base": KnownTeacher(12, 768, 12, 3072, 250002, XLMRobertaConfig),
+    "BAAI/bge-small-en-v1.5": KnownTeacher(*_SMALL, pooling="cls"),
+    "BAAI/bge-base-en-v1.5": KnownTeacher(*_BASE, pooling="cls"),
+    "BAAI/bge-large-en-v1.5": KnownTeacher(*_LARGE, pooling="cls"),
+    "intfloat/e5-small-v2": KnownTeacher(*_SMALL, pooling="mean"),
+    "intfloat/e5-base-v2": KnownTeacher(*_BASE, pooling="mean"),
+    "intfloat/e5-large-v2": KnownTeacher(*_LARGE, pooling="mean"),
+    # A BERT with the tokenizer of XLM-RoBERTa.
+    "intfloat/multilingual-e5-small": KnownTeacher(12, 384, 12, 1536, 250037, pooling="mean"),
+    "intfloat/multilingual-e5-base": KnownTeacher(
+        12, 768, 12, 3072, 250002, XLMRobertaConfig, pooling="mean"
+    ),
+    "thenlper/gte-small": KnownTeacher(*_SMALL, pooling="mean"),
+    "thenlper/gte-base": KnownTeacher(*_BASE, pooling="mean"),
+    "thenlper/gte-large": KnownTeacher(*_LARGE, pooling="mean"),
+    "Alibaba-NLP/gte-modernbert-base": KnownTeacher(
+        22, 768, 12, 1152, 50368, ModernBertConfig, pooling="cls"
+    ),
+}
+# The models have moved to these organisations; their old ids are still in use.
+_ORGANISATIONS = ("google-bert/", "FacebookAI/")
 
 
 @dataclass(frozen=True)
@@ -37,6 +119,8 @@ _TEXTS = {
     ),
     ("bookcorpus/bookcorpus", None): TextSize(4_853_859_824, "4.85 GB by its card"),
 }
+
+_SLICE = re.compile(r"train(\[:(?P<percent>\d+)%\])?")
 
 # English prose in BERT's vocabulary of 30,522 tokens: recipes/mlm.toml's 24.3 MB of text are 5.3M
 # tokens.
@@ -65,30 +149,40 @@ GPUS = (
     Gpu("T4", 16, 65.0, False),
     Gpu("A100 80 GB", 80, 312.0, True),
     Gpu("H100 SXM", 80, 989.0, True),
+    # The same chip with more memory.
+    Gpu("H200 SXM", 131, 989.0, True),
     Gpu("RTX 4090", 24, 165.0, True),
 )
 
 
-def known_shape(source: str) -> BertConfig | None:
-    """Returns the configuration of a well-known teacher; None for others.
+def known_teacher(source: str) -> KnownTeacher | None:
+    """Returns the shape of a well-known teacher; None for others.
 
     Args:
         source: Hub id.
     """
-    # The models have moved to this organisation; their old ids are still in use.
-    shape = _SHAPES.get(source.removeprefix("google-bert/"))
-    if shape is None:
+    for organisation in ("", *_ORGANISATIONS):
+        known = _TEACHERS.get(f"{organisation}{source}")
+        if known is not None:
+            return known
+    return None
+
+
+def known_text(hub: str, config: str | None, split: str = "train") -> TextSize | None:
+    """Returns the size of a well-known data set, or of the share that a split takes of it.
+
+    Args:
+        hub: Id of the data set.
+        config: Its configuration.
+        split: A split such as `train`, or its first rows such as `train[:10%]`.
+    Returns:
+        None for other data sets and other splits.
+    """
+    text, slice_ = _TEXTS.get((hub, config)), _SLICE.fullmatch(split)
+    if text is None or slice_ is None:
         return None
-    layers, hidden, heads, intermediate, vocabulary = shape
-    return BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=intermediate,
+    if slice_["percent"] is None:
+        return text
+    return TextSize(
+        text.text_bytes * int(slice_["percent"]) // 100, f"{slice_['percent']}% of {text.source}"
     )
-
-
-def known_text(hub: str, config: str | None) -> TextSize | None:
-    """Returns the size of a well-known data set; None for others."""
-    return _TEXTS.get((hub, config))

@@ -52,7 +52,28 @@ def test_a_known_teacher_and_text_without_the_hub(
     assert "the hub is not reachable" in record.teacher.how
     assert record.corpus_tokens == pytest.approx(20.2e9 / 4.57 * 0.98, rel=1e-3)
     assert "20.2 GB assumed, not read from its card" in record.corpus_how
-    assert record.devices[1].processes == 2
+    assert {device.processes for device in record.devices[1:]} == {1, 2}
+
+
+def test_a_known_sentence_encoder_and_a_text_of_unknown_size_without_the_hub(
+    tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "_REPEATS", 1)
+    monkeypatch.setattr(timing, "_MAX_MICRO_BATCH_S", 0.0)
+    monkeypatch.setattr(timing, "HELDOUT_BATCH_ROWS", 3)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    recipe = tiny_recipe(
+        teacher={"source": "BAAI/bge-small-en-v1.5"},
+        student={"layers": [0], "vocabulary": {"size": 2000}},
+        corpus={"sources": [{"hub": "no-owner/no-text"}], "block_length": 8},
+    )
+    record = plan(recipe)
+    assert (record.teacher.layers, record.student.vocabulary) == (12, 2000)
+    assert record.corpus_tokens == NotMeasured(
+        not_measured="the size of data set 'no-owner/no-text' is unknown, "
+        "and a plan does not download it"
+    )
+    assert record.tokens == 11 * 6 * 8
 
 
 def test_an_unknown_teacher_without_the_hub(
@@ -64,8 +85,10 @@ def test_an_unknown_teacher_without_the_hub(
 
 
 def test_a_data_set_of_unknown_size(tiny_recipe: Make) -> None:
+    sources = {"sources": [{"hub": "no-owner/no-text"}]}
+    recipe = tiny_recipe(corpus=sources, train={"steps": None, "epochs": 1})
     with pytest.raises(InputError, match="the size of data set 'no-owner/no-text' is unknown"):
-        plan(tiny_recipe(corpus={"sources": [{"hub": "no-owner/no-text"}]}))
+        plan(recipe)
 
 
 def test_processes_have_to_divide_the_batch(tiny_recipe: Make) -> None:

@@ -247,7 +247,7 @@ def _plan_gpu(gpu: Gpu, step: _GpuStep, workload: RunWorkload) -> PlannedDevice:
         compute_s = tokens * step.flops_per_token / (gpu.peak_tflop_per_s * 1e12 * utilisation)
         is_launch_bound |= compute_s < launch_s
         rates.append(step.processes * tokens / max(compute_s, launch_s))
-    bound = ", bound by kernel launches (10 to 40 ms a micro-batch assumed)"
+    bound = "; launches of kernels" if is_launch_bound else ""
     dtype = "bfloat16" if gpu.bfloat16 else "float16"
     low, high = ASSUMED_UTILISATION
     return PlannedDevice(
@@ -261,7 +261,5 @@ def _plan_gpu(gpu: Gpu, step: _GpuStep, workload: RunWorkload) -> PlannedDevice:
         ),
         memory_bytes=step.memory_bytes,
         device_memory_bytes=gpu.memory_gib << 30,
-        how=f"{step.flops_per_token / 1e6:,.0f} MFLOP a token at {low:.0%} to {high:.0%} "
-        f"(assumed) of the data sheet's {gpu.peak_tflop_per_s:g} TFLOP/s in {dtype}"
-        f"{bound if is_launch_bound else ''}",
+        how=f"assumed {low:.0%} to {high:.0%} of {gpu.peak_tflop_per_s:g} TFLOP/s, {dtype}{bound}",
     )

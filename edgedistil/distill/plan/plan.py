@@ -339,8 +339,9 @@ def _notes_on_models(teacher: PreTrainedModel, student: PreTrainedModel) -> list
 def _notes(recipe: Recipe, teacher: _PlannedTeacher) -> list[str]:
     """What the figures of a plan leave out."""
     notes = [
-        "predicted rows assume a share of the GPU's peak, and several GPUs as fast as so many "
-        "single ones; they do not account for disk, network or cooling"
+        "predicted rows assume a share of the data sheet's peak, 10 to 40 ms for the kernels of a "
+        "micro-batch, and several GPUs as fast as so many single ones; disk, network and cooling "
+        "are left out"
     ]
     if setup.corpus_section(recipe, teacher.kind).layout != "packed":
         notes.append("rows have different lengths; the times are those of rows of the mean length")

@@ -48,6 +48,7 @@ def teacher_vector(teacher: Teacher, section: TeacherSection) -> SentenceVector:
     vector = read_sentence_vector(teacher.folder, hidden=teacher.model.config.hidden_size)
     vector = with_stated_prompts(vector, section)
     if section.pooling is None:
+        # The run's copy of the folder would have to state the guess as a fact.
         if vector.is_guess and vector.prompts:
             raise ModelError(
                 f"the recipe states a prompt of teacher '{teacher.name}', and nothing says how the "
@@ -81,6 +82,7 @@ def with_stated_prompts(vector: SentenceVector, section: TeacherSection) -> Sent
         stored = vector.prompt(side)
         if stated is None or stated == stored:
             continue
+        # Two descriptions of one model: which of them is right only the user knows.
         if stored:
             raise ModelError(
                 f"teacher.{side}_prompt is {echo(stated)}, and the teacher's own "

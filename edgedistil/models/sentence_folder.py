@@ -72,6 +72,7 @@ def describe_folder(folder: Path, vector: SentenceVector) -> None:
     if not (folder / MODULES_FILE).is_file():
         _write_settings(folder / "1_Pooling", _pooling_settings(vector.pooling, vector.dimension))
         _write_modules(folder, [("", "Transformer"), ("1_Pooling", "Pooling")])
+    # Keys that we do not know stay, such as the versions that wrote the folder.
     path = folder / SETTINGS_FILE
     stored = read_module_settings(path) if path.is_file() else {}
     write_json(path, {**stored, **_settings(vector)})

@@ -189,6 +189,7 @@ def gpu_counts(processes: int, *, global_batch: int) -> list[int]:
         processes: Processes that the recipe is meant for.
         global_batch: Rows of a step; all processes take the same number of them.
     """
+    # Other numbers are refused when a run starts, so they are not planned.
     counts = sorted({*_GPU_COUNTS, processes})
     return [count for count in counts if global_batch % count == 0]
 
@@ -242,6 +243,7 @@ class _GpuStep:
 def _plan_gpu(gpu: Gpu, step: _GpuStep, workload: RunWorkload) -> PlannedDevice:
     # Compute time of a micro-batch, unless launching its kernels takes longer.
     tokens = step.micro_batch * workload.block_length
+    # The slower end of both assumptions first, then the faster one.
     rates, is_launch_bound = [], False
     for utilisation, launch_s in zip(ASSUMED_UTILISATION, _LAUNCH_S, strict=True):
         compute_s = tokens * step.flops_per_token / (gpu.peak_tflop_per_s * 1e12 * utilisation)

@@ -214,6 +214,7 @@ def _teacher_of_known_shape(recipe: Recipe) -> _PlannedTeacher | None:
         vector = None
     elif vector is None:
         vector = SentenceVector(pooling=("mean",), steps=(), dimension=known.hidden, is_guess=True)
+    # A plan says where each of its figures comes from.
     how = "known shape, random weights: the hub is not reachable"
     return _PlannedTeacher(None, model, how, vector)
 

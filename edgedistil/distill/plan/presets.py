@@ -65,6 +65,7 @@ _MORE_KEYS: dict[Callable[..., PreTrainedConfig], dict[str, int]] = {
     RobertaConfig: {"max_position_embeddings": 514, "type_vocab_size": 1},
     XLMRobertaConfig: {"max_position_embeddings": 514, "type_vocab_size": 1},
 }
+# Sizes that many teachers share: layers, hidden, heads, intermediate, vocabulary.
 _SMALL = (12, 384, 12, 1536, 30522)
 _BASE = (12, 768, 12, 3072, 30522)
 _LARGE = (24, 1024, 16, 4096, 30522)
@@ -120,6 +121,7 @@ _TEXTS = {
     ("bookcorpus/bookcorpus", None): TextSize(4_853_859_824, "4.85 GB by its card"),
 }
 
+# Splits of which the share of the rows is known, such as train[:10%].
 _SLICE = re.compile(r"train(\[:(?P<percent>\d+)%\])?")
 
 # English prose in BERT's vocabulary of 30,522 tokens: recipes/mlm.toml's 24.3 MB of text are 5.3M
@@ -161,6 +163,7 @@ def known_teacher(source: str) -> KnownTeacher | None:
     Args:
         source: Hub id.
     """
+    # A short id, such as roberta-base, is one of the organisations'.
     for organisation in ("", *_ORGANISATIONS):
         known = _TEACHERS.get(f"{organisation}{source}")
         if known is not None:

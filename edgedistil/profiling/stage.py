@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from edgedistil.core import console
 from edgedistil.core.device import HOST, DeviceSpec, load_device
-from edgedistil.core.errors import InputError, ModelError
+from edgedistil.core.errors import InputError, Interrupted, ModelError
 from edgedistil.core.options import ProfileOptions
 from edgedistil.core.profile_records import ProfileRecord
 from edgedistil.core.records import Method, read_record, write_record
@@ -61,33 +62,53 @@ def profile(run_name: str, options: ProfileOptions) -> tuple[RunDir | None, list
         InputError: Options exclude each other, or a device, run, model or text is invalid.
         TargetError: The device could not be reached, or could not run the artefacts.
         ParityError: Outputs of the emulated device are outside the tolerance.
+        Interrupted: SIGINT or SIGTERM; nothing was stored.
     """
-    # Find out what is profiled.
     check_options(options)
     spec = None if options.device == HOST else load_device(options.device)
-    run, artefacts = _find_artefacts(run_name, options.model)
-    request = ProfileRequest(options, run, artefacts, _make_workloads(run, artefacts, options))
+    with _nothing_stored_if_interrupted(options):
+        run, artefacts = _find_artefacts(run_name, options.model)
+        request = ProfileRequest(options, run, artefacts, _make_workloads(run, artefacts, options))
+        return run, _make_records(request, spec)
 
-    # Choose the method.
+
+@contextmanager
+def _nothing_stored_if_interrupted(options: ProfileOptions) -> Iterator[None]:
+    """Says after an interruption that half a profile replaces no complete one."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        # Records of a single file are never stored.
+        if options.model is not None:
+            raise
+        raise Interrupted(
+            "interrupted: a profile is stored when it is complete, so nothing was stored",
+            hint="the same command measures again; earlier profiles of the run are as they were",
+        ) from None
+
+
+def _make_records(request: ProfileRequest, spec: DeviceSpec | None) -> list[ProfileRecord]:
+    """Profiles by the method that the options ask for, and stores the record."""
+    options = request.options
     if options.browser is not None:
         # Imported here: most profiles need no browser.
         from edgedistil.profiling.browser_stage import profile_in_browser
 
-        return run, [profile_in_browser(request)]
+        return [profile_in_browser(request)]
     if options.runtime is not None:
         # Imported here: most profiles need no other runtime.
         from edgedistil.profiling.openvino import profile_in_openvino
 
-        return run, [profile_in_openvino(request)]
+        return [profile_in_openvino(request)]
     if options.ssh is not None:
-        return run, [_profile_over_ssh(request, options.ssh, spec)]
+        return [_profile_over_ssh(request, options.ssh, spec)]
     if spec is None:
-        return run, [_profile_host(request)]
+        return [_profile_host(request)]
     if options.emulate:
-        return run, [_emulate(request, spec)]
+        return [_emulate(request, spec)]
     if options.batches is not None:
-        return run, [_predict_batches(request, spec)]
-    return run, [_predict(request, spec), *_earlier_records(request, spec)]
+        return [_predict_batches(request, spec)]
+    return [_predict(request, spec), *_earlier_records(request, spec)]
 
 
 def check_options(options: ProfileOptions) -> None:

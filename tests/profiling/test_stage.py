@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -113,6 +115,41 @@ def test_every_run_has_its_own_records(make_run: Callable[[str], RunDir]) -> Non
     stage.profile("one", ProfileOptions(device="rpi3", lengths=[5], sentence_pairs=3))
     assert one.profile("rpi3", "predicted").is_file()
     assert not two.profile("rpi3", "predicted").exists()
+
+
+# --- interrupted ---------------------------------------------------------------------------------
+
+
+# A process in the background of a shell ignores SIGINT.
+MAIN = (
+    "import signal, edgedistil.cli\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "edgedistil.cli.main()\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [([], signal.SIGTERM), (["--runtime", "openvino"], signal.SIGINT)],
+    ids=["host", "openvino"],
+)
+def test_an_interrupted_profile_says_that_nothing_was_stored(
+    exported: RunDir, options: list[str], number: signal.Signals
+) -> None:
+    command = [sys.executable, "-c", MAIN, "profile", "--run", exported.name, *options]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, process_group=0
+    )
+    assert process.stderr is not None
+    # The artefacts were found: loading, preparing or measuring has begun.
+    assert process.stderr.readline().startswith(f"run {exported.name}")
+    # As a terminal does: the jobs of the profile get the signal, too.
+    os.killpg(process.pid, number)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error
+    assert "so nothing was stored" in error and "the same command measures again" in error
+    assert "Traceback" not in error
+    assert not exported.profiles.exists()
 
 
 # --- imports -------------------------------------------------------------------------------------

@@ -239,10 +239,10 @@ def _compare(row: Row, expected_ND: Array, actual_ND: Array) -> None:
 # --- operators -----------------------------------------------------------------------------------
 
 
-def operator_times(graph: Path, length: int, *, calls: int = 8) -> Counter[str]:
-    """Microseconds by operator with one thread: sum over the nodes of each node's fastest call."""
+def operator_times(graph: Path, length: int, *, threads: int = 1, calls: int = 8) -> Counter[str]:
+    """Microseconds by operator: sum over the nodes of each node's fastest call."""
     with tempfile.TemporaryDirectory() as scratch:
-        session = open_session(graph, 1, profile=Path(scratch) / "profile")
+        session = open_session(graph, threads, profile=Path(scratch) / "profile")
         ids = random_ids(np.random.default_rng(0), length)
         for _ in range(calls):
             session.run(None, session_feeds(session, ids))

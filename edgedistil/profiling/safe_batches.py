@@ -139,23 +139,26 @@ def require_batches(
         lengths: Tokens of each text.
     """
     batch = max(batches)
-    for entry in limits:
-        limit = entry.limit
-        problem = f"--batch {batch}: {artefact_name(entry)} exceeds the memory limit of "
-        problem += f"{limit.limit_bytes / 2**20:.0f} MiB"
-        for length in sorted(lengths, reverse=True):
-            largest = limit.largest_batch(length)
-            if largest == 0:
-                raise InputError(
-                    f"{problem} with a single text of {length} tokens",
-                    hint="raise --memory-limit, lower --length, or export a smaller precision",
-                )
-            if largest < batch:
-                raise InputError(
-                    f"{problem} at {length} tokens; the largest batch that fits has "
-                    f"{plural(largest, 'text')}",
-                    hint="raise --memory-limit, or lower --length or --batch",
-                )
+    misses = [
+        f"{artefact_name(entry)} {_largest_batch(entry.limit, length)}"
+        for entry in limits
+        for length in sorted(lengths, reverse=True)
+        if entry.limit.largest_batch(length) < batch
+    ]
+    if misses:
+        limit_mib = limits[0].limit.limit_bytes / 2**20
+        raise InputError(
+            f"--batch {batch} exceeds the memory limit of {limit_mib:.0f} MiB; the largest batches "
+            f"that fit: {'; '.join(misses)}",
+            hint="raise --memory-limit, lower --length or --batch, or export a smaller precision",
+        )
+
+
+def _largest_batch(limit: BulkLimit, length: int) -> str:
+    largest = limit.largest_batch(length)
+    if largest == 0:
+        return f"not a single text of {length} tokens"
+    return f"{plural(largest, 'text')} of {length} tokens"
 
 
 # --- the export folder ---------------------------------------------------------------------------

@@ -256,13 +256,28 @@ def test_a_batch_that_does_not_fit_names_the_largest_that_does() -> None:
     require_batches([entry], [1, 5], [16, 128])
     with pytest.raises(
         InputError,
-        match="--batch 6: student feature-extraction int8 exceeds the memory limit of 64 MiB at "
-        "128 tokens; the largest batch that fits has 5 texts",
+        match="--batch 6 exceeds the memory limit of 64 MiB; the largest batches that fit: "
+        "student feature-extraction int8 5 texts of 128 tokens",
     ):
         require_batches([entry], [6, 1], [16, 128])
     require_batches([entry], [40], [16])
-    with pytest.raises(InputError, match="with a single text of 256 tokens"):
+    with pytest.raises(InputError, match="int8 not a single text of 256 tokens"):
         require_batches([entry], [1], [256])
+
+
+def test_the_largest_batch_of_every_artefact_is_named() -> None:
+    large = make_entry({128: 2}).model_copy(update={"precision": "fp32"})
+    with pytest.raises(InputError) as caught:
+        require_batches([large, make_entry({128: 5}), make_entry({128: 9})], [8], [128])
+    assert (
+        str(caught.value)
+        .partition(" that fit: ")[2]
+        .startswith(
+            "student feature-extraction fp32 2 texts of 128 tokens; "
+            "student feature-extraction int8 5 texts of 128 tokens"
+        )
+    )
+    assert "9 texts" not in str(caught.value)
 
 
 # --- the search, on a machine whose memory is a formula -------------------------------------------

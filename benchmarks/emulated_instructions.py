@@ -4,7 +4,7 @@
 
 An emulator has no times, but it counts: the same kernels run as on the core, and a call executes
 the same instructions. A plugin of qemu counts them. Each count is a difference of two processes
-that make one call and three, so that imports and loading cancel. The ratio of counts is no ratio of
+that make one call and three, so that imports and loading cancel. The ratio of counts is not one of
 times: a vector product takes longer than an addition.
 """
 
@@ -107,10 +107,10 @@ def executed(guest: Guest, graph: Path, length: int, calls: int, plugin: Path) -
     done = subprocess.run(
         command, env={**guest.environment(), **ONE_THREAD}, capture_output=True, text=True
     )
-    found = re.search(r"instructions: (\d+)", done.stderr)
-    if done.returncode != 0 or found is None:
+    match = re.search(r"instructions: (\d+)", done.stderr)
+    if done.returncode != 0 or match is None:
         raise RuntimeError(f"{row_words(graph, length)}: no count\n{done.stderr[-2000:]}")
-    return int(found[1])
+    return int(match[1])
 
 
 def row_words(graph: Path, length: int) -> str:

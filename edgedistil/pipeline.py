@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import edgedistil
@@ -16,10 +17,19 @@ from edgedistil.core.records import text_sha256
 from edgedistil.core.rundir import RunDir, checked_name, read_json_object, sha256_file, write_json
 from edgedistil.core.thread_limits import check_threads
 from edgedistil.runtime.host import usable_threads
+from edgedistil.stage_times import (
+    Countdown,
+    StageTime,
+    estimate_distillation,
+    estimate_evaluation,
+    last_time,
+)
 
 # Evaluation cells of small models run faster with one thread each than sharing all threads; beyond
 # four at a time their memory counts more than the gain.
 _MAX_JOBS = 4
+# File of a run with the stages that are done.
+_LEDGER = "stages.json"
 
 
 def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
@@ -37,20 +47,83 @@ def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
 
     name = checked_name(recipe.name if run_name is None else run_name)
     _check_names(recipe)
-    resume = (runs_root() / name).is_dir()
-    run, distilled = edgedistil.distill(recipe, run=run_name, resume=resume)
-    terminal.show_distill(run, distilled)
+    run = RunDir(runs_root() / name)
+    resume = run.path.is_dir()
+    stages = _later_stages(run, recipe)
+    countdown = Countdown(recipe, _expected_times(run, recipe, stages))
+    countdown.announce()
 
-    evaluation_settings = [recipe.evaluate, recipe.seed]
-    _run_unless_done(
-        run, "evaluate", evaluation_settings, [run.distill], lambda: _evaluate(run, recipe)
-    )
-    _run_unless_done(run, "export", [recipe.export], [run.distill], lambda: _export(run, recipe))
-    exported = sorted(run.exports.glob("*/export.*.json"))
-    _run_unless_done(run, "profile", [recipe.profile], exported, lambda: _profile(run, recipe))
+    with countdown.stage("distill"):
+        run, distilled = edgedistil.distill(recipe, run=run_name, resume=resume)
+    terminal.show_distill(run, distilled)
+    for stage in stages:
+        _run_unless_done(run, stage, countdown)
     edgedistil.report(run)
     show_report(run)
     return run
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage after distillation.
+
+    Attributes:
+        name: Its name.
+        settings: What it depends on besides files.
+        inputs: Returns the files that it reads.
+        work: Runs it.
+    """
+
+    name: str
+    settings: Sequence[object]
+    inputs: Callable[[], Sequence[Path]]
+    work: Callable[[], None]
+
+    def key(self) -> str:
+        """Returns the digest of settings and input files."""
+        described = [repr(setting) for setting in self.settings]
+        described += [f"{path.name} {sha256_file(path)}" for path in self.inputs()]
+        return text_sha256("\n".join(described))
+
+
+def _later_stages(run: RunDir, recipe: Recipe) -> list[_Stage]:
+    """The stages after distillation, in order."""
+
+    def exported() -> list[Path]:
+        return sorted(run.exports.glob("*/export.*.json"))
+
+    def distilled() -> list[Path]:
+        return [run.distill]
+
+    evaluation_settings = [recipe.evaluate, recipe.seed]
+    return [
+        _Stage("evaluate", evaluation_settings, distilled, lambda: _evaluate(run, recipe)),
+        _Stage("export", [recipe.export], distilled, lambda: _export(run, recipe)),
+        _Stage("profile", [recipe.profile], exported, lambda: _profile(run, recipe)),
+    ]
+
+
+def _expected_times(run: RunDir, recipe: Recipe, stages: Sequence[_Stage]) -> list[StageTime]:
+    """Expected times of the stages that are not done, the distillation first."""
+    times: list[StageTime] = []
+    planned = None
+    left = [stage.name for stage in stages]
+    if run.distill.exists():
+        done = _read_ledger(run.path / _LEDGER)
+        left = [stage.name for stage in stages if done.get(stage.name) != stage.key()]
+        # Another export is profiled again.
+        if "export" in left and "profile" not in left:
+            left.append("profile")
+    else:
+        console.say("preparing: downloads, text, and a few timed steps for an estimate")
+        distillation, planned = estimate_distillation(recipe, run)
+        times.append(distillation)
+    for name in left:
+        if name == "evaluate":
+            times.append(estimate_evaluation(recipe, run, planned))
+        else:
+            times.append(last_time(name, recipe))
+    return times
 
 
 def _check_names(recipe: Recipe) -> None:
@@ -116,24 +189,17 @@ def _profile(run: RunDir, recipe: Recipe) -> None:
         terminal.show_profiles(run, records)
 
 
-def _run_unless_done(
-    run: RunDir,
-    stage: str,
-    settings: Sequence[object],
-    inputs: Sequence[Path],
-    work: Callable[[], None],
-) -> None:
-    """Calls `work` unless stages.json has the same settings and input files for this stage."""
-    ledger_file = run.path / "stages.json"
-    described = [repr(setting) for setting in settings]
-    described += [f"{path.name} {sha256_file(path)}" for path in inputs]
-    key = text_sha256("\n".join(described))
-    if _read_ledger(ledger_file).get(stage) == key:
-        console.say(f"{stage}: already done (run `edgedistil {stage}` to repeat it)")
+def _run_unless_done(run: RunDir, stage: _Stage, countdown: Countdown) -> None:
+    """Runs a stage unless stages.json has the same settings and input files for it."""
+    ledger_file = run.path / _LEDGER
+    key = stage.key()
+    if _read_ledger(ledger_file).get(stage.name) == key:
+        console.say(f"{stage.name}: already done (run `edgedistil {stage.name}` to repeat it)")
         return
-    work()
+    with countdown.stage(stage.name):
+        stage.work()
     # Read again: the work itself may have taken hours, and a second command may have added a stage.
-    write_json(ledger_file, _read_ledger(ledger_file) | {stage: key})
+    write_json(ledger_file, _read_ledger(ledger_file) | {stage.name: key})
 
 
 def _read_ledger(path: Path) -> dict[str, str]:

@@ -51,6 +51,7 @@ class RunWorkload:
         heldout_tokens: Tokens of a held-out evaluation.
         evaluations: Number of held-out evaluations.
         checkpoint_every_s: Seconds between two checkpoints.
+        max_micro_batch_s: Longest micro-batch that is timed, about; None: 20 seconds.
     """
 
     length: RunLength
@@ -61,6 +62,7 @@ class RunWorkload:
     heldout_tokens: int
     evaluations: int
     checkpoint_every_s: float
+    max_micro_batch_s: float | None = None
 
 
 def planned_model(model: PreTrainedModel, *, name: str, how: str) -> PlannedModel:
@@ -132,6 +134,7 @@ def plan_here(
         micro_batch=workload.micro_batch,
         length=workload.block_length,
         masked_share=workload.masked_share,
+        max_micro_batch_s=workload.max_micro_batch_s,
     )
 
     # Training, held-out evaluations, and checkpoints.

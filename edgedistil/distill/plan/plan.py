@@ -57,7 +57,7 @@ from edgedistil.models.sentence_encoder import SentenceEncoder, build_head
 from edgedistil.models.teacher import Teacher
 
 
-def plan(recipe: Recipe) -> PlanRecord:
+def plan(recipe: Recipe, *, max_micro_batch_s: float | None = None) -> PlanRecord:
     """Estimates the steps, tokens, time and memory of a run on each kind of device.
 
     A corpus of files and assets is tokenized, as the run would do it, and stays in the cache.
@@ -66,6 +66,7 @@ def plan(recipe: Recipe) -> PlanRecord:
 
     Args:
         recipe: The recipe.
+        max_micro_batch_s: Longest micro-batch that is timed, about; 20 seconds by default.
     Raises:
         InputError: Something in the recipe does not fit, or its teacher or corpus is neither
             available nor well known.
@@ -100,7 +101,8 @@ def plan(recipe: Recipe) -> PlanRecord:
             for count in counts
             for device in plan_gpus(learning.model, student, workload, loss, processes=count)
         ]
-        here = _plan_here(recipe, learning, student, workload, precision, state.device)
+        timed = replace(workload, max_micro_batch_s=max_micro_batch_s)
+        here = _plan_here(recipe, learning, student, timed, precision, state.device)
     return PlanRecord(
         recipe=recipe.name,
         teacher=planned_model(

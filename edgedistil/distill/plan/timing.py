@@ -90,6 +90,7 @@ def time_steps(
     micro_batch: int,
     length: int,
     masked_share: float,
+    max_micro_batch_s: float | None = None,
 ) -> StepTiming:
     """Times steps and an evaluation on random tokens.
 
@@ -100,6 +101,7 @@ def time_steps(
         micro_batch: Rows of a micro-batch.
         length: Tokens of a row.
         masked_share: Share of masked tokens.
+        max_micro_batch_s: Longest micro-batch that is timed, about; None: 20 seconds.
     Returns:
         Medians; scaled from fewer rows if a micro-batch takes long.
     Conditions: after a warm-up step; without reading and masking, which take milliseconds.
@@ -109,7 +111,8 @@ def time_steps(
     )
     steps = _TimedSteps(objective, accelerator, batches)
     with retain_freed_memory():
-        few, many = _measure(steps, micro_batch)
+        limit_s = _MAX_MICRO_BATCH_S if max_micro_batch_s is None else max_micro_batch_s
+        few, many = _measure(steps, micro_batch, limit_s)
     # Timed after the steps, whose memory it may use.
     evaluation_batch_s = _time_evaluation(evaluation, accelerator, batches)
     return StepTiming(
@@ -131,7 +134,7 @@ class _Measured:
     peak_bytes: Count
 
 
-def _measure(steps: _TimedSteps, micro_batch: int) -> tuple[_Measured, _Measured]:
+def _measure(steps: _TimedSteps, micro_batch: int, limit_s: float) -> tuple[_Measured, _Measured]:
     """Measures steps of a few rows, then of as many as can be timed."""
     few_rows = min(_FEW_ROWS, micro_batch)
     with console.progress("timing steps", _REPEATS + 4, unit="steps") as bar:
@@ -144,7 +147,7 @@ def _measure(steps: _TimedSteps, micro_batch: int) -> tuple[_Measured, _Measured
         passes_s, update_s = min(steps.run(few_rows) for _ in range(2))
         few = _Measured(few_rows, passes_s, update_s, steps.peak_bytes())
         bar.advance(2)
-        affordable = int(_MAX_MICRO_BATCH_S * few_rows / few.passes_s)
+        affordable = int(limit_s * few_rows / few.passes_s)
         rows = min(micro_batch, max(2 * few_rows, affordable))
 
         # As many as that, after one step of that size to warm up.

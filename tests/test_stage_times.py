@@ -1,0 +1,165 @@
+"""The list of stages with their times, and what is left before each of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgedistil import pipeline, stage_times
+from edgedistil.core.recipe import Recipe
+from edgedistil.core.records import NotMeasured
+from edgedistil.core.rundir import RunDir
+from edgedistil.stage_times import Countdown, StageTime, estimate_evaluation, last_time
+from tests.distill.sentences import sentence_teacher
+
+Make = Callable[..., Recipe]
+UNKNOWN = NotMeasured(not_measured="unknown: never run here with these settings")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(own_cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times of one test are not those of another."""
+    monkeypatch.setattr(stage_times, "cache_root", lambda: tmp_path / "times")
+
+
+def test_stages_are_listed_and_counted_down(
+    tiny_recipe: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = [
+        StageTime("distill", 200.0, "from timed steps"),
+        StageTime("evaluate", 40.0, "as the last time here"),
+        StageTime("profile", UNKNOWN),
+    ]
+    countdown = Countdown(tiny_recipe(), times)
+    countdown.announce()
+    listed = capsys.readouterr().err.splitlines()
+    assert listed[1:] == [
+        "  distill: about 3.3 min (from timed steps)",
+        "  evaluate: about 40 s (as the last time here)",
+        "  profile: unknown: never run here with these settings",
+        "  in all: about 4.0 min, and profile (unknown)",
+    ]
+    for name in ("distill", "evaluate", "export", "profile"):
+        with countdown.stage(name):
+            pass
+    # The export was done before, so it is no stage of the countdown.
+    assert capsys.readouterr().err.splitlines() == [
+        "stage 1 of 3: distill; left in all: about 4.0 min, and profile (unknown)",
+        "stage 2 of 3: evaluate; left in all: about 40 s, and profile (unknown)",
+        "stage 3 of 3: profile; left in all: profile (unknown)",
+    ]
+
+
+def test_nothing_is_announced_if_all_stages_are_done(
+    tiny_recipe: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Countdown(tiny_recipe(), []).announce()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_stage_takes_as_long_as_the_last_time_with_the_same_settings(tiny_recipe: Make) -> None:
+    recipe = tiny_recipe()
+    assert last_time("export", recipe).seconds == UNKNOWN
+    with Countdown(recipe, [StageTime("export", UNKNOWN)]).stage("export"):
+        pass
+    known = last_time("export", recipe)
+    assert isinstance(known.seconds, float)
+    assert known.how == "as the last time here"
+    assert last_time("export", tiny_recipe(export={"precisions": ["fp32"]})).seconds == UNKNOWN
+    assert last_time("export", tiny_recipe(student={"layers": [0]})).seconds == UNKNOWN
+
+
+def test_a_stage_that_failed_leaves_no_time(tiny_recipe: Make) -> None:
+    recipe = tiny_recipe()
+    with (
+        pytest.raises(ZeroDivisionError),
+        Countdown(recipe, [StageTime("export", UNKNOWN)]).stage("export"),
+    ):
+        _ = 1 / 0
+    assert last_time("export", recipe).seconds == UNKNOWN
+
+
+def test_a_corrupt_time_is_unknown(tiny_recipe: Make, tmp_path: Path) -> None:
+    recipe = tiny_recipe()
+    with Countdown(recipe, [StageTime("export", UNKNOWN)]).stage("export"):
+        pass
+    [file] = (tmp_path / "times" / "stage-times").iterdir()
+    file.write_text("{")
+    seconds = last_time("export", recipe).seconds
+    assert isinstance(seconds, NotMeasured)
+    assert "is corrupt" in seconds.not_measured
+
+
+def test_labelled_tasks_are_unknown_before_the_first_run(tiny_recipe: Make, runs: Path) -> None:
+    recipe = tiny_recipe(evaluate={"tasks": ["sentiment"]})
+    assert estimate_evaluation(recipe, RunDir(runs / "none"), None).seconds == UNKNOWN
+
+
+def test_search_quality_is_estimated_from_encoded_texts(
+    tiny_recipe: Make, tiny_teacher: Path, tmp_path: Path, runs: Path
+) -> None:
+    collection = tmp_path / "beir"
+    (collection / "qrels").mkdir(parents=True)
+    lines = [f'{{"_id": "{i}", "title": "", "text": "worda1 wordb{i % 9}"}}' for i in range(50)]
+    (collection / "corpus.jsonl").write_text("\n".join(lines))
+    (collection / "queries.jsonl").write_text('{"_id": "q", "text": "worda1"}')
+    (collection / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
+    folder = sentence_teacher(tiny_teacher, tmp_path / "sentences")
+    recipe = tiny_recipe(teacher={"source": str(folder)}, evaluate={"tasks": [str(collection)]})
+    run = RunDir(runs / "small")
+    distillation, planned = stage_times.estimate_distillation(recipe, run)
+    assert isinstance(distillation.seconds, float)
+    assert distillation.how == "from timed steps"
+    expected = estimate_evaluation(recipe, run, planned)
+    assert isinstance(expected.seconds, float)
+    assert expected.how == "from 48 encoded texts"
+    # Half of the steps are done.
+    assert planned is not None
+    (run.checkpoints / "step-00000005").mkdir(parents=True)
+    (run.checkpoints / ".step-00000009").mkdir()
+    resumed, _ = stage_times.estimate_distillation(recipe, run)
+    assert resumed.how == "from timed steps, 45% is done"
+
+
+def test_a_recipe_that_does_not_fit_has_no_time(tiny_recipe: Make, runs: Path) -> None:
+    recipe = tiny_recipe(student={"layers": [9]})
+    expected, planned = stage_times.estimate_distillation(recipe, RunDir(runs / "small"))
+    assert planned is None
+    assert isinstance(expected.seconds, NotMeasured)
+    assert "the teacher has no layer 9" in expected.seconds.not_measured
+
+
+def test_a_run_counts_only_the_stages_that_are_left(
+    tiny_recipe: Make,
+    tiny_teacher: Path,
+    tmp_path: Path,
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Real distillation and export; the other stages need minutes, and only their order counts.
+    monkeypatch.setattr(pipeline, "_evaluate", lambda run, recipe: None)
+    monkeypatch.setattr(pipeline, "_profile", lambda run, recipe: None)
+    recipe = tiny_recipe(train={"steps": 2}, export={"precisions": ["fp32"]})
+    pipeline.run_all(recipe)
+    first = capsys.readouterr().err
+    assert re.search(r"^  distill: about \d+ s \(from timed steps\)$", first, re.MULTILINE)
+    assert "  export: unknown: never run here with these settings" in first
+    assert "stage 4 of 4: profile; left in all: profile (unknown)" in first
+
+    changed = recipe.model_copy(
+        update={"profile": recipe.profile.model_copy(update={"lengths": [16]})}
+    )
+    pipeline.run_all(changed)
+    second = capsys.readouterr().err
+    assert "stage 1 of 1: profile; left in all: profile (unknown)" in second
+    assert "stage 2" not in second
+
+    # Another run of the same recipe knows how long its stages take.
+    pipeline.run_all(recipe, run_name="again")
+    third = capsys.readouterr().err
+    assert re.search(r"^  export: about \d+ s \(as the last time here\)$", third, re.MULTILINE)
+    assert "unknown" not in third

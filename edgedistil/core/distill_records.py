@@ -114,6 +114,21 @@ class HeldoutVectors(Record):
 HeldoutFigures = HeldoutMlm | HeldoutVectors
 
 
+class PrecisionRecord(Record):
+    """The precision that a trial chose at the start of a run: `precision.json`."""
+
+    remedy: ClassVar[str] = (
+        'restore it from a copy, or set train.precision to "bfloat16" or "float32"'
+    )
+
+    precision: Literal["bfloat16", "float32"]
+    # Shortest forward and backward pass of each precision, of this many rows and tokens each.
+    seconds: dict[Literal["bfloat16", "float32"], float]
+    rows: int
+    length: int
+    provenance: Provenance
+
+
 class DistillRecord(Record):
     """The result of `distill`: `distill.json`. The loss trace is in metrics.jsonl."""
 

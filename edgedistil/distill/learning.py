@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -140,6 +141,28 @@ def _open_representation(
         batches,
         lambda name, step: evaluator.evaluate(models[name], name=name, step=step),
         lambda folder: _save_encoder(student, prepared, folder),
+    )
+
+
+def trial_objective(recipe: Recipe, prepared: PreparedRun, precision: Precision) -> Objective:
+    """Returns the losses of a run with a copy of its teacher in a precision, to be timed.
+
+    Args:
+        recipe: The recipe.
+        prepared: Models of the run; the student is not copied.
+        precision: What the teacher is cast to.
+    """
+    teacher = prepared.teacher
+    if precision != "float32":
+        # The cast is in place, and the teacher may be needed in float32.
+        teacher = replace(teacher, model=copy.deepcopy(teacher.model))
+    frozen = freeze_teacher(teacher.model, dtype=TORCH_DTYPES[precision])
+    if prepared.sentence is None:
+        return MlmObjective(prepared.student, frozen, recipe.loss)
+    encoder = teacher_encoder(teacher, prepared.sentence.teacher_vector)
+    encoder.head.float()
+    return RepresentationObjective(
+        prepared.sentence.student, encoder, recipe.objective, targets=None
     )
 
 

@@ -10,7 +10,12 @@ from accelerate import Accelerator, PartialState
 
 from edgedistil.core import console
 from edgedistil.core.digests import run_digests
-from edgedistil.core.distill_records import DistillRecord, HeldoutFigures, ModelFacts
+from edgedistil.core.distill_records import (
+    DistillRecord,
+    HeldoutFigures,
+    ModelFacts,
+    PrecisionRecord,
+)
 from edgedistil.core.errors import RunError, StorageError
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import Count, provenance, read_record, write_record
@@ -31,9 +36,10 @@ from edgedistil.distill.initialize import (
     prepare_run,
     with_resume_hint,
 )
-from edgedistil.distill.learning import Learning, open_learning
+from edgedistil.distill.learning import Learning, open_learning, trial_objective
 from edgedistil.distill.metrics import Metrics
 from edgedistil.distill.plan.plan import plan
+from edgedistil.distill.precision_trial import TriedShape, faster, has_choice, try_precisions
 from edgedistil.distill.train import Trainer, TrainingOutputs
 from edgedistil.models.facts import model_facts
 
@@ -133,7 +139,7 @@ def _open_session(
 ) -> _Session:
     """Moves the models to the device, and computes the teacher's outputs on held-out text."""
     settings = recipe.train
-    precision = resolve_precision(settings.precision, state.device)
+    precision = run_on_main(state, lambda: _run_precision(recipe, run, prepared, state))
     accelerator = build_accelerator(
         precision,
         trackers=settings.trackers,
@@ -151,6 +157,38 @@ def _open_session(
         evaluate=lambda step: learning.evaluate("student", step),
     )
     return _Session(precision, accelerator, learning, outputs)
+
+
+def _run_precision(
+    recipe: Recipe, run: RunDir, prepared: PreparedRun, state: PartialState
+) -> Precision:
+    """The recipe's precision, or the one that a trial at the start of the run chose."""
+    requested = recipe.train.precision
+    has_file = prepared.sentence is not None and prepared.sentence.answers is not None
+    # Vectors of a file are of its own texts, and a trial reads random ones.
+    if requested != "auto" or not has_choice(state.device) or has_file:
+        return resolve_precision(requested, state.device)
+    # A run keeps its first choice, also one from before there were trials.
+    if run.precision.exists():
+        return read_record(run.precision, PrecisionRecord).precision
+    if any(run.checkpoints.glob("step-*")):
+        return resolve_precision(requested, state.device)
+
+    length = prepared.length.tokens_per_step / recipe.train.global_batch
+    shape = TriedShape(recipe.train.micro_batch, max(1, round(length)), recipe.masking.share)
+    seconds = try_precisions(lambda tried: trial_objective(recipe, prepared, tried), shape)
+    chosen = faster(seconds)
+    times = ", ".join(f"{1000 * took:.0f} ms in {name}" for name, took in seconds.items())
+    console.say(f"precision {chosen}: a pass of {shape.rows} × {shape.length} tokens takes {times}")
+    record = PrecisionRecord(
+        precision=chosen,
+        seconds=seconds,
+        rows=shape.rows,
+        length=shape.length,
+        provenance=provenance(),
+    )
+    write_record(run.precision, record)
+    return chosen
 
 
 def _leaves_parameters(recipe: Recipe, prepared: PreparedRun) -> bool:

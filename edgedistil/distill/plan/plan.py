@@ -43,6 +43,7 @@ from edgedistil.distill.plan.estimate import (
     planned_model,
 )
 from edgedistil.distill.plan.presets import known_teacher
+from edgedistil.distill.precision_trial import has_choice
 from edgedistil.distill.representation import RepresentationObjective, reads_states
 from edgedistil.distill.schedule import RunLength, evaluation_interval
 from edgedistil.distill.sentence_setup import (
@@ -117,7 +118,7 @@ def plan(recipe: Recipe, *, max_micro_batch_s: float | None = None) -> PlanRecor
         tokens_per_step=round(length.tokens_per_step),
         precision=precision,
         devices=[here, *gpus],
-        notes=[*_notes(recipe, teacher), *_notes_on_models(teacher.model, student)],
+        notes=[*_notes(recipe, teacher, state.device), *_notes_on_models(teacher.model, student)],
         provenance=provenance(),
     )
 
@@ -339,13 +340,18 @@ def _notes_on_models(teacher: PreTrainedModel, student: PreTrainedModel) -> list
     return notes
 
 
-def _notes(recipe: Recipe, teacher: _PlannedTeacher) -> list[str]:
+def _notes(recipe: Recipe, teacher: _PlannedTeacher, device: torch.device) -> list[str]:
     """What the figures of a plan leave out."""
     notes = [
         "predicted rows assume a share of the data sheet's peak, 10 to 40 ms for the kernels of a "
         "micro-batch, and several GPUs as fast as so many single ones; disk, network and cooling "
         "are left out"
     ]
+    if recipe.train.precision == "auto" and has_choice(device):
+        notes.append(
+            'train.precision is "auto": the run tries bfloat16 and float32 for a second and takes '
+            "the faster one; the times here are those of bfloat16"
+        )
     if setup.corpus_section(recipe, teacher.kind).layout != "packed":
         notes.append("rows have different lengths; the times are those of rows of the mean length")
     if teacher.vector is not None and not reads_states(recipe.objective):

@@ -1,0 +1,118 @@
+"""`train.precision = "auto"` on a CPU: bfloat16 and float32 are tried for a second.
+
+Which of them is faster depends on the processor, the widths and the losses: with bfloat16 products
+come casts, and their share is small only in wide models.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edgedistil.distill.batches import MicroBatch
+from edgedistil.distill.distributed import Precision
+from edgedistil.distill.memory import retain_freed_memory
+from edgedistil.distill.objective import Objective
+from edgedistil.distill.plan.timing import RandomBatches
+from edgedistil.models.native_dtype import bfloat16_is_native
+
+CANDIDATES: tuple[Precision, ...] = ("bfloat16", "float32")
+# Time of the trial after the warm-up, and fewest passes of each precision in it.
+_SECONDS = 1.0
+_LEAST_ROUNDS = 3
+# Tokens of a pass: enough that its products are those of a micro-batch.
+_TOKENS = 1024
+# A text is compared with two others in the similarity loss.
+_LEAST_ROWS = 3
+
+
+@dataclass(frozen=True)
+class TriedShape:
+    """Shape of the passes of a trial.
+
+    Attributes:
+        micro_batch: Rows of the run's micro-batches.
+        length: Mean tokens of a row.
+        masked_share: Share of masked tokens.
+    """
+
+    micro_batch: int
+    length: int
+    masked_share: float
+
+    @property
+    def rows(self) -> int:
+        """Rows of a pass: as many as have about 1,024 tokens, at most a micro-batch."""
+        return min(self.micro_batch, max(_LEAST_ROWS, _TOKENS // self.length))
+
+
+def has_choice(device: torch.device) -> bool:
+    """Whether both precisions are worth a trial on a device.
+
+    A GPU with bfloat16 is faster with it; without native bfloat16 it is emulated.
+    """
+    return device.type == "cpu" and bfloat16_is_native(device)
+
+
+def try_precisions(
+    build: Callable[[Precision], Objective], shape: TriedShape, *, seconds: float = _SECONDS
+) -> dict[Precision, float]:
+    """Times forward and backward passes of a run's losses in each precision, in turns.
+
+    Args:
+        build: Returns the losses with the teacher in a precision; their student is shared, and
+            keeps its weights.
+        shape: Shape of the passes.
+        seconds: Time of the trial after the warm-up.
+    Returns:
+        Shortest time of a pass by precision, in seconds.
+    Conditions: random tokens without padding; no update, which is the same in both.
+    """
+    # Neither random weights nor dropout may change the random numbers of the run.
+    with torch.random.fork_rng(devices=[]), retain_freed_memory():
+        objectives = {precision: build(precision) for precision in CANDIDATES}
+        student = next(iter(objectives.values())).student
+        was_training = student.training
+        vocabulary = student.config.vocab_size
+        batches = RandomBatches(shape.length, vocabulary, shape.masked_share, torch.device("cpu"))
+        batch = batches.draw(shape.rows)
+        times = _take_turns(objectives, batch, seconds)
+        student.train(was_training)
+    return {precision: min(passes) for precision, passes in times.items()}
+
+
+def _take_turns(
+    objectives: Mapping[Precision, Objective], batch: MicroBatch, seconds: float
+) -> Mapping[Precision, Sequence[float]]:
+    """Times of the passes of each precision, one after the other in turns."""
+    times: dict[Precision, list[float]] = {precision: [] for precision in objectives}
+    for precision, objective in objectives.items():
+        objective.trained.train()
+        # The first pass loads kernels.
+        _pass_seconds(objective, precision, batch)
+    ends = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < _LEAST_ROUNDS or time.perf_counter() < ends:
+        for precision, objective in objectives.items():
+            times[precision].append(_pass_seconds(objective, precision, batch))
+        rounds += 1
+    return times
+
+
+def _pass_seconds(objective: Objective, precision: Precision, batch: MicroBatch) -> float:
+    """Time of one forward and backward pass; the gradients are dropped."""
+    began = time.perf_counter()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        total, _ = objective(batch, batch.counts)
+    total.backward()
+    passed = time.perf_counter() - began
+    objective.trained.zero_grad(set_to_none=True)
+    return passed
+
+
+def faster(seconds: Mapping[Precision, float]) -> Precision:
+    """Returns the precision with the shortest time."""
+    return min(seconds, key=seconds.__getitem__)

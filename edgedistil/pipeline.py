@@ -118,6 +118,7 @@ def _expected_times(run: RunDir, recipe: Recipe, stages: Sequence[_Stage]) -> li
         console.say("preparing: downloads, text, and a few timed steps for an estimate")
         distillation, planned = estimate_distillation(recipe, run)
         times.append(distillation)
+    # Downloads are over by now, so a search can be timed on its own texts.
     for name in left:
         if name == "evaluate":
             times.append(estimate_evaluation(recipe, run, planned))

@@ -41,7 +41,7 @@ class StageTime:
 
     Attributes:
         stage: Name of the stage.
-        seconds: Estimate, or why there is none.
+        seconds: Estimate, or why it is absent.
         how: What the estimate comes from.
     """
 
@@ -68,7 +68,7 @@ def estimate_distillation(recipe: Recipe, run: RunDir) -> tuple[StageTime, PlanR
         recipe: The recipe.
         run: The run, which may have checkpoints.
     Returns:
-        The time, and the plan that it is from; None where there is none.
+        The time, and the plan that it is from; None if the recipe cannot be planned.
     """
     from edgedistil.distill.plan.plan import plan
 
@@ -80,10 +80,12 @@ def estimate_distillation(recipe: Recipe, run: RunDir) -> tuple[StageTime, PlanR
         return StageTime("distill", unknown), None
     here = planned.devices[0]
     assert isinstance(here.seconds, float)
+    # A resumed run continues from there.
     done = _steps_done(run) / planned.steps
     how = "from timed steps"
     if done > 0:
         how += f", {done:.0%} is done"
+    # Its time is unknown, and the fitted head stays in the cache for later runs.
     if any(note.startswith("before the first run, an MLM head") for note in planned.notes):
         how += ", without fitting the MLM head, once"
     return StageTime("distill", here.seconds * (1 - done), how), planned
@@ -93,6 +95,7 @@ def _steps_done(run: RunDir) -> int:
     """Steps up to the newest checkpoint; 0 without one."""
     if not run.checkpoints.is_dir():
         return 0
+    # The name suffices: resuming checks the files.
     names = [path.name for path in run.checkpoints.glob("step-*")]
     steps = [name.removeprefix("step-") for name in names]
     return max((int(step) for step in steps if step.isdigit()), default=0)
@@ -119,7 +122,7 @@ def estimate_evaluation(recipe: Recipe, run: RunDir, planned: PlanRecord | None)
     # The student and its undistilled layers; the teacher, also with the trimmed vocabulary.
     passes = 2 * student / teacher + (1 if recipe.student.vocabulary is None else 2)
     folder = find_model(recipe.teacher.source, revision=recipe.teacher.revision)
-    seconds = sum(_encoding_seconds(folder, each) for each in load_collections(tasks))
+    seconds = sum(_encoding_seconds(folder, texts) for texts in load_collections(tasks))
     return StageTime("evaluate", passes * seconds, f"from {2 * _SAMPLE} encoded texts")
 
 
@@ -172,6 +175,7 @@ def last_time(stage: str, recipe: Recipe) -> StageTime:
 
 def _time_file(stage: str, recipe: Recipe) -> Path:
     """File of the time that a stage took; another machine or other settings have another one."""
+    # What a time depends on, as far as it is known beforehand.
     host = this_host()
     parts = [
         stage,
@@ -218,6 +222,7 @@ class Countdown:
             return
         number = self._count - len(self._left) + 1
         console.say(f"stage {number} of {self._count}: {name}; left in all: {_in_all(self._left)}")
+        # A stage that fails leaves no time: it was not run to its end.
         began = time.monotonic()
         yield
         self._left.remove(expected)

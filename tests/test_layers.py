@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ablate": {"evaluate"},
     "search_measuring": {"search", "export", "models", "profiling", "runtime"},
     "search_training": {"search", "distill", "evaluate", "export", "profiling", "models"},
+    "stage_times": {"distill", "evaluate"},
     "file_keys": {"evaluate"},
     "flags": set(),
     "failures": set(),

@@ -45,7 +45,7 @@ def test_stages_are_listed_and_counted_down(
     for name in ("distill", "evaluate", "export", "profile"):
         with countdown.stage(name):
             pass
-    # The export was done before, so it is no stage of the countdown.
+    # The export was done before, so the countdown does not have it.
     assert capsys.readouterr().err.splitlines() == [
         "stage 1 of 3: distill; left in all: about 4.0 min, and profile (unknown)",
         "stage 2 of 3: evaluate; left in all: about 40 s, and profile (unknown)",

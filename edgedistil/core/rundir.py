@@ -78,11 +78,6 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
-    def precision(self) -> Path:
-        """PrecisionRecord of a run whose precision was chosen by a trial."""
-        return self.path / "precision.json"
-
-    @property
     def checkpoints(self) -> Path:
         """Folder of the training checkpoints."""
         return self.path / "checkpoints"

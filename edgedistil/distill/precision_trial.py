@@ -9,17 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 
 from edgedistil.distill.batches import MicroBatch
-from edgedistil.distill.distributed import Precision
 from edgedistil.distill.memory import retain_freed_memory
 from edgedistil.distill.objective import Objective
 from edgedistil.distill.plan.timing import RandomBatches
 from edgedistil.models.native_dtype import bfloat16_is_native
 
-CANDIDATES: tuple[Precision, ...] = ("bfloat16", "float32")
+# Candidates that are tried.
+Candidate = Literal["bfloat16", "float32"]
+CANDIDATES: tuple[Candidate, ...] = get_args(Candidate)
 # Time of the trial after the warm-up, and fewest passes of each precision in it.
 _SECONDS = 1.0
 _LEAST_ROUNDS = 3
@@ -58,8 +60,8 @@ def has_choice(device: torch.device) -> bool:
 
 
 def try_precisions(
-    build: Callable[[Precision], Objective], shape: TriedShape, *, seconds: float = _SECONDS
-) -> dict[Precision, float]:
+    build: Callable[[Candidate], Objective], shape: TriedShape, *, seconds: float = _SECONDS
+) -> dict[Candidate, float]:
     """Times forward and backward passes of a run's losses in each precision, in turns.
 
     Args:
@@ -85,10 +87,10 @@ def try_precisions(
 
 
 def _take_turns(
-    objectives: Mapping[Precision, Objective], batch: MicroBatch, seconds: float
-) -> Mapping[Precision, Sequence[float]]:
+    objectives: Mapping[Candidate, Objective], batch: MicroBatch, seconds: float
+) -> Mapping[Candidate, Sequence[float]]:
     """Times of the passes of each precision, one after the other in turns."""
-    times: dict[Precision, list[float]] = {precision: [] for precision in objectives}
+    times: dict[Candidate, list[float]] = {precision: [] for precision in objectives}
     for precision, objective in objectives.items():
         objective.trained.train()
         # The first pass loads kernels.
@@ -102,7 +104,7 @@ def _take_turns(
     return times
 
 
-def _pass_seconds(objective: Objective, precision: Precision, batch: MicroBatch) -> float:
+def _pass_seconds(objective: Objective, precision: Candidate, batch: MicroBatch) -> float:
     """Time of one forward and backward pass; the gradients are dropped."""
     began = time.perf_counter()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
@@ -113,6 +115,6 @@ def _pass_seconds(objective: Objective, precision: Precision, batch: MicroBatch)
     return passed
 
 
-def faster(seconds: Mapping[Precision, float]) -> Precision:
+def faster(seconds: Mapping[Candidate, float]) -> Candidate:
     """Returns the precision with the shortest time."""
     return min(seconds, key=seconds.__getitem__)

@@ -45,6 +45,9 @@ from edgedistil.models.facts import model_facts
 
 __all__ = ["distill", "plan"]
 
+# File of a run whose precision was chosen by a trial: a PrecisionRecord.
+PRECISION_FILE = "precision.json"
+
 
 def distill(recipe: Recipe, *, run_name: str | None, resume: bool) -> tuple[RunDir, DistillRecord]:
     """Distils the student of a recipe into a run directory.
@@ -169,26 +172,29 @@ def _run_precision(
     if requested != "auto" or not has_choice(state.device) or has_file:
         return resolve_precision(requested, state.device)
     # A run keeps its first choice, also one from before there were trials.
-    if run.precision.exists():
-        return read_record(run.precision, PrecisionRecord).precision
+    file = run.path / PRECISION_FILE
+    if file.exists():
+        return read_record(file, PrecisionRecord).precision
     if any(run.checkpoints.glob("step-*")):
         return resolve_precision(requested, state.device)
 
     length = prepared.length.tokens_per_step / recipe.train.global_batch
     shape = TriedShape(recipe.train.micro_batch, max(1, round(length)), recipe.masking.share)
     seconds = try_precisions(lambda tried: trial_objective(recipe, prepared, tried), shape)
-    chosen = faster(seconds)
+    fastest = faster(seconds)
     times = ", ".join(f"{1000 * took:.0f} ms in {name}" for name, took in seconds.items())
-    console.say(f"precision {chosen}: a pass of {shape.rows} × {shape.length} tokens takes {times}")
+    console.say(
+        f"precision {fastest}: a pass of {shape.rows} × {shape.length} tokens takes {times}"
+    )
     record = PrecisionRecord(
-        precision=chosen,
+        precision=fastest,
         seconds=seconds,
         rows=shape.rows,
         length=shape.length,
         provenance=provenance(),
     )
-    write_record(run.precision, record)
-    return chosen
+    write_record(file, record)
+    return fastest
 
 
 def _leaves_parameters(recipe: Recipe, prepared: PreparedRun) -> bool:

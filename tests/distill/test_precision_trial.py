@@ -17,7 +17,7 @@ from edgedistil.distill import precision_trial, stage
 from edgedistil.distill.mlm_objective import MlmObjective
 from edgedistil.distill.precision_trial import TriedShape, faster, try_precisions
 from edgedistil.distill.setup import build_student
-from edgedistil.distill.stage import distill
+from edgedistil.distill.stage import PRECISION_FILE, distill
 from edgedistil.models.teacher import read_teacher
 from tests.distill.sentences import sentence_recipe, sentence_teacher
 
@@ -91,7 +91,7 @@ def test_a_run_takes_the_faster_precision_and_keeps_it(
     run, record = distill(recipe, run_name=None, resume=False)
     assert record.precision == fastest
     assert f"precision {fastest}: a pass of 3 × 23 tokens takes" in capsys.readouterr().err
-    assert read_record(run.precision, PrecisionRecord).seconds == seconds
+    assert read_record(run.path / PRECISION_FILE, PrecisionRecord).seconds == seconds
 
     # As if it had been killed before the record was written; another machine would be another one.
     run.distill.unlink()
@@ -109,16 +109,16 @@ def test_a_real_trial_of_sentence_vectors(
         train={"steps": 2, "precision": "auto"},
     )
     run, record = distill(recipe, run_name=None, resume=False)
-    tried = read_record(run.precision, PrecisionRecord)
+    tried = read_record(run.path / PRECISION_FILE, PrecisionRecord)
     assert record.precision == tried.precision == faster(tried.seconds)
     # A run whose precision is given has the same trace: a trial leaves no mark.
-    given = recipe.train.model_copy(update={"precision": tried.precision})
-    explicit = recipe.model_copy(update={"train": given})
+    same_train = recipe.train.model_copy(update={"precision": tried.precision})
+    explicit = recipe.model_copy(update={"train": same_train})
     other, _ = distill(explicit, run_name="given", resume=False)
     traces = [_losses(run.metrics), _losses(other.metrics)]
     assert len(traces[0]) == 2
     assert traces[0] == traces[1]
-    assert not other.precision.exists()
+    assert not (other.path / PRECISION_FILE).exists()
 
 
 def _losses(metrics: Path) -> list[tuple[float, float]]:
@@ -133,7 +133,7 @@ def test_an_explicit_precision_is_never_timed(
     monkeypatch.setattr(stage, "try_precisions", refuse)
     run, record = distill(tiny_recipe(train={"steps": 2}), run_name=None, resume=False)
     assert record.precision == "float32"
-    assert not run.precision.exists()
+    assert not (run.path / PRECISION_FILE).exists()
 
 
 def test_a_run_from_before_there_were_trials_keeps_its_precision(
@@ -144,6 +144,6 @@ def test_a_run_from_before_there_were_trials_keeps_its_precision(
     recipe = tiny_recipe(train={"steps": 2, "precision": "auto"})
     run, _ = distill(recipe, run_name=None, resume=False)
     run.distill.unlink()
-    run.precision.unlink()
+    (run.path / PRECISION_FILE).unlink()
     monkeypatch.setattr(stage, "try_precisions", refuse)
     assert distill(recipe, run_name=None, resume=True)[1].precision == "float32"

@@ -1,0 +1,85 @@
+"""Table 4's benchmark: its recipes, and its rule on records whose outcome is known."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from edgedistil.core.recipe import load_recipe
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def table4() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import table4
+
+        yield table4
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+def record(score: float) -> dict[str, Any]:
+    return {
+        "tokens": 1,
+        "few_labels": score,
+        "agreement": score,
+        "kl_nats": 1 - score,
+        "top1_hidden": score,
+    }
+
+
+def records(**scores: float) -> dict[str, dict[int, dict[str, Any]]]:
+    """Five seeds around each score; a seed shifts all variations by the same amount."""
+    return {
+        name.replace("_", "-"): {
+            seed: record(score + 0.03 * seed + 0.001 * (seed * len(name) % 3)) for seed in range(5)
+        }
+        for name, score in scores.items()
+    }
+
+
+def changes(page: str, name: str) -> str:
+    """The row of a variation's differences from the full recipe."""
+    table = page.split("## Differences")[1].split("## The paper's order")[0]
+    (row,) = [line for line in table.splitlines() if line.startswith(f"| {name} |")]
+    return row
+
+
+def test_a_variation_changes_only_what_it_is_named_for(table4: ModuleType, tmp_path: Path) -> None:
+    table4.write_recipes(tmp_path)
+    assert len(list(tmp_path.glob("*.toml"))) == len(table4.VARIATIONS) * 5
+    full = load_recipe(tmp_path / "table4-full-57.toml")
+    words = load_recipe(tmp_path / "table4-words-only-57.toml")
+    assert (words.loss.soft_target, words.loss.cosine, words.loss.mlm) == (0, 0, full.loss.mlm)
+    assert words.seed == full.seed == 57
+    same = {"name", "loss"}
+    assert words.model_dump(exclude=same) == full.model_dump(exclude=same)
+
+
+def test_signs_and_order_of_the_paper_are_recognized(table4: ModuleType) -> None:
+    scores = {"no_soft_target": 0.60, "no_cosine": 0.66, "no_mlm": 0.70, "random_init": 0.5}
+    page = table4.render(records(full=0.68, **scores))
+    assert changes(page, "no-soft-target").count("reproduced") == len(table4.FIGURES)
+    # Better without masked words is the other sign than the paper's.
+    assert changes(page, "no-mlm").count("contradicted") == len(table4.FIGURES)
+    assert "| no-soft-target | no-cosine | -5." in page
+
+
+def test_a_difference_within_the_noise_is_inconclusive(table4: ModuleType) -> None:
+    by_seed = records(full=0.68, no_mlm=0.6801)
+    change = table4.difference(by_seed, "no-mlm", "full", table4.FIGURES[0])
+    assert change.outcome(-1) == change.outcome(1) == "inconclusive"
+
+
+def test_one_seed_gives_no_interval(table4: ModuleType) -> None:
+    one = {name: {56: record(0.5)} for name in ("full", "no-mlm")}
+    with pytest.raises(SystemExit, match="share 1 seeds"):
+        table4.difference(one, "no-mlm", "full", table4.FIGURES[0])

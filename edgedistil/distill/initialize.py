@@ -49,6 +49,7 @@ from edgedistil.distill.sentence_setup import (
     teacher_vector,
 )
 from edgedistil.distill.trimmed_teacher import trim_teachers
+from edgedistil.models.fast.encoder import check_projections
 from edgedistil.models.sentence_encoder import SentenceEncoder
 from edgedistil.models.teacher import Teacher, read_teacher
 
@@ -338,6 +339,8 @@ def _read_inputs(recipe: Recipe, run: RunDir) -> _Inputs:
         check_dimensions(
             recipe.objective, teacher, vector.dimension, allowed=recipe.teacher.is_matryoshka
         )
+        if recipe.objective.relations > 0:
+            check_projections(teacher.model)
         prompts = read_prompts(vector)
     corpus = prepare_corpus(section, teacher.folder, cache=cache_root(), prompts=prompts)
     original = teacher

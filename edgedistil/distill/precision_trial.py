@@ -19,7 +19,7 @@ from edgedistil.distill.objective import Objective
 from edgedistil.distill.plan.timing import RandomBatches
 from edgedistil.models.native_dtype import bfloat16_is_native
 
-# Candidates that are tried.
+# Precisions that are tried.
 Candidate = Literal["bfloat16", "float32"]
 CANDIDATES: tuple[Candidate, ...] = get_args(Candidate)
 # Time of the trial after the warm-up, and fewest passes of each precision in it.

@@ -13,8 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
+from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES as ALL_FAMILIES
 from edgedistil.core.recipe import Loss, Recipe
+from edgedistil.core.task import ENCODER_TASK, Task
 from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.core.tokenizer_files import TOKENIZER_FILES
 from edgedistil.distill.mlm_objective import MlmObjective
@@ -22,9 +24,9 @@ from edgedistil.distill.plan import timing
 from edgedistil.distill.plan.plan import plan
 from edgedistil.distill.plan.timing import RandomBatches
 from edgedistil.distill.stage import distill
-from edgedistil.models.fast.encoder import freeze_teacher
+from edgedistil.models.fast.encoder import freeze_teacher, why_family_is_plain
 from edgedistil.models.student import StudentOptions, make_student
-from tests.export.families.conftest import CASES, VOCABULARY, make_model
+from tests.export.families.conftest import CASES, HEADS, VOCABULARY, make_model
 
 FAMILIES = [name for name in ALL_FAMILIES if name != "bert"]
 Make = Callable[..., Recipe]
@@ -35,16 +37,22 @@ TeacherFolder = Callable[[str], Path]
 def teacher_folder(tmp_path: Path, tokenizer_folders: dict[str, Path]) -> TeacherFolder:
     """Saves a random teacher of a family with a tokenizer of its kind."""
 
-    def save(name: str) -> Path:
-        folder = tmp_path / name
-        make_model(CASES[name], "fill-mask", num_hidden_layers=3).save_pretrained(folder)
-        source = tokenizer_folders[CASES[name].tokenizer]
-        for file in TOKENIZER_FILES:
-            if (source / file).is_file():
-                shutil.copyfile(source / file, folder / file)
-        return folder
+    return lambda name: _save_teacher(name, "fill-mask", tmp_path / name, tokenizer_folders)
 
-    return save
+
+@pytest.fixture
+def encoder_folder(tmp_path: Path, tokenizer_folders: dict[str, Path]) -> TeacherFolder:
+    """The same without an MLM head."""
+    return lambda name: _save_teacher(name, ENCODER_TASK, tmp_path / name, tokenizer_folders)
+
+
+def _save_teacher(name: str, task: Task, folder: Path, tokenizer_folders: dict[str, Path]) -> Path:
+    make_model(CASES[name], task, num_hidden_layers=3).save_pretrained(folder)
+    source = tokenizer_folders[CASES[name].tokenizer]
+    for file in TOKENIZER_FILES:
+        if (source / file).is_file():
+            shutil.copyfile(source / file, folder / file)
+    return folder
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -109,3 +117,42 @@ def test_a_plan_says_which_engine_runs_and_what_fewer_layers_save(
     assert bool(shared) == (name == "albert")
     is_equal = record.teacher.parameters == record.student.parameters
     assert is_equal == (name == "albert")
+
+
+WITH_RELATIONS = {name for name in ALL_FAMILIES if why_family_is_plain(ALL_FAMILIES[name]) is None}
+
+
+@pytest.mark.parametrize("name", ALL_FAMILIES)
+def test_a_teacher_without_a_head_teaches_vectors_and_states(
+    name: str, encoder_folder: TeacherFolder, tiny_recipe: Make, runs: Path
+) -> None:
+    losses = {"similarity": 1.0, "layers": 1.0}
+    if name in WITH_RELATIONS:
+        losses |= {"relations": 1.0, "relation_heads": HEADS}
+    recipe = tiny_recipe(
+        teacher={"source": str(encoder_folder(name)), "pooling": "mean"},
+        objective=losses,
+        train={"steps": 2, "heldout_tokens": 600},
+    )
+    assert recipe.objective.kind == "auto"
+    run, record = distill(recipe, run_name=name, resume=False)
+    assert record.objective == "representation"
+    entries = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    steps = [entry for entry in entries if entry["kind"] == "train"]
+    assert len(steps) == 2
+    for loss in ("vector", "states", *losses.keys() - {"relation_heads"}):
+        assert all(math.isfinite(step[loss]) and step[loss] > 0 for step in steps), loss
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL_FAMILIES) - WITH_RELATIONS))
+def test_relations_are_refused_before_the_text_is_read(
+    name: str, encoder_folder: TeacherFolder, tiny_recipe: Make, runs: Path
+) -> None:
+    recipe = tiny_recipe(
+        teacher={"source": str(encoder_folder(name)), "pooling": "mean"},
+        objective={"relations": 1.0, "relation_heads": HEADS},
+        # Reading it would be another error.
+        corpus={"sources": [{"files": "no-such-file.txt"}]},
+    )
+    with pytest.raises(ModelError, match=f"not supported for the family {name}: its "):
+        distill(recipe, run_name=name, resume=False)

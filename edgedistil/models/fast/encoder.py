@@ -124,15 +124,20 @@ def last_projections(model: PreTrainedModel, states: list[Tensor]) -> list[Tenso
     Raises:
         ModelError: The model's layers are of other modules.
     """
-    if not fits(model):
-        raise ModelError(
-            f"relations of queries, keys and values are not supported for a "
-            f"{model.config.model_type}",
-            hint="set objective.relations = 0",
-        )
+    check_projections(model)
     *_, layer = _layers(model)
     with torch.autocast(states[-1].device.type, enabled=False):
         return [_linear(linear, states[-2]) for linear in (layer.query, layer.key, layer.value)]
+
+
+def check_projections(model: PreTrainedModel) -> None:
+    """Raises ModelError if `last_projections` cannot read the layers of a model."""
+    if not fits(model):
+        raise ModelError(
+            "relations of queries, keys and values are not supported for the family "
+            f"{model.config.model_type}: {why_plain(model)}",
+            hint="set objective.relations = 0",
+        )
 
 
 def encode_with_head(

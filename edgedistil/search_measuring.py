@@ -29,7 +29,7 @@ from edgedistil.runtime.protocol import Case, Job, JobModel, Reply
 from edgedistil.runtime.target import Target
 from edgedistil.search.board import open_target
 from edgedistil.search.candidates import with_measured
-from edgedistil.search.halving import sizes_of
+from edgedistil.search.halving import sizes_label
 from edgedistil.search.stage import oldest_runtime, rank
 
 # Calls and seconds of a measurement: the median of fewer moves by more than a percent.
@@ -134,7 +134,7 @@ class GraphMaker:
 
         # Only sizes are read from the teacher: no weights are loaded.
         source = read_model_folder(find_transformer(find_model(self.recipe.teacher.source)))
-        name = "x".join(map(str, sizes_of(candidate)))
+        name = sizes_label(candidate)
         files = {p: self.folder / f"{name}-{p}" / f"{name}-{p}.onnx" for p in _MEASURED}
         # A BERT's student is a DistilBERT, which takes none.
         has_segments = source.family.token_types and source.family.model_type != "bert"
@@ -145,6 +145,7 @@ class GraphMaker:
                 intermediate=candidate.intermediate,
                 heads=candidate.heads,
                 vocabulary=candidate.vocabulary,
+                embedding=candidate.embedding,
             )
             save_precisions(model, files, task=ENCODER_TASK, target=self.device)
         return CandidateGraph(files[candidate.precision], has_segments)

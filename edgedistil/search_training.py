@@ -5,19 +5,32 @@ This module is at the top level because it calls several stages, which do not im
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from edgedistil.core import console
 from edgedistil.core.budget_options import SearchOptions
+from edgedistil.core.device import HOST
 from edgedistil.core.distill_records import DistillRecord, HeldoutMlm, HeldoutVectors
-from edgedistil.core.errors import GateError, InputError, ParityError, RunError, TargetError
+from edgedistil.core.errors import (
+    GateError,
+    InputError,
+    Interrupted,
+    ModelError,
+    ParityError,
+    RunError,
+    StorageError,
+    TargetError,
+)
+from edgedistil.core.flag import command_arguments
 from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
 from edgedistil.core.places import runs_root
 from edgedistil.core.profile_records import ProfileRow
-from edgedistil.core.recipe import Recipe, parse_recipe
+from edgedistil.core.recipe import Recipe, parse_recipe, write_recipe
 from edgedistil.core.records import provenance, read_record, write_record
-from edgedistil.core.rundir import RunDir, checked_name
+from edgedistil.core.rundir import RunDir, checked_name, sha256_file
 from edgedistil.core.search_records import (
     Budget,
     Candidate,
@@ -27,12 +40,30 @@ from edgedistil.core.search_records import (
 )
 from edgedistil.core.task import ENCODER_TASK
 from edgedistil.core.trim_records import TrimRecord
+from edgedistil.profiling.artefacts import run_artefacts
 from edgedistil.search.board import check_board
 from edgedistil.search.budget import excess_of
-from edgedistil.search.halving import Round, pareto, plan_rounds, select_students, sizes_of
+from edgedistil.search.halving import (
+    Round,
+    pareto,
+    plan_rounds,
+    select_students,
+    sizes_label,
+    sizes_of,
+)
 from edgedistil.search.stage import check_student, oldest_runtime
 
 RECORD = "search.json"
+RECIPE = "search.toml"
+# What the check of an artefact writes into the record of its student.
+_CHECKED_FIELDS = (
+    "failure",
+    "file_bytes",
+    "latency_ms",
+    "memory_bytes",
+    "method",
+    "artefact_sha256",
+)
 
 
 @dataclass(frozen=True)
@@ -85,9 +116,23 @@ def train_search(
     """
     plan = _plan(recipe, search, options)
     run = RunDir(runs_root() / plan.name)
+    earlier = _earlier_search(run, search)
+    # The recipe of the command that resumes the search.
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_recipe(run.path / RECIPE, recipe)
+    with _with_resume_hint(run, options):
+        record = _train_and_check(plan, options, earlier)
+    write_record(run.path / RECORD, record)
+    return run, record
+
+
+def _train_and_check(
+    plan: _Plan, options: SearchOptions, earlier: TrainedSearch | None
+) -> TrainedSearch:
+    search = plan.search
     trained = _halve(plan, select_students(search.candidates, options.train or 1))
-    record = TrainedSearch(
-        recipe=recipe.name,
+    return TrainedSearch(
+        recipe=plan.recipe.name,
         teacher=search.teacher,
         device=search.device,
         length=search.length,
@@ -96,12 +141,46 @@ def train_search(
         metric=_metric(plan, trained[0]),
         tokens=sum(round_.students * round_.tokens for round_ in plan.rounds),
         rounds=len(plan.rounds),
-        students=_check_until_one_passes(trained, search, options),
+        students=_check_until_one_passes(trained, _Check(search, options, earlier)),
         provenance=provenance(),
     )
-    run.path.mkdir(parents=True, exist_ok=True)
-    write_record(run.path / RECORD, record)
-    return run, record
+
+
+@contextmanager
+def _with_resume_hint(run: RunDir, options: SearchOptions) -> Iterator[None]:
+    """Adds the command that resumes the search to what can end it before it is done."""
+    arguments = [str(run.path / RECIPE), *command_arguments(options)]
+    command = shlex.join(["edgedistil", "search", *arguments])
+    try:
+        yield
+    # A hint of the distillation itself would resume one of the students only.
+    except Interrupted as error:
+        raise Interrupted(error.message, hint=f"resume the search with: {command}") from error
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted", hint=f"resume the search with: {command}") from None
+    except StorageError as error:
+        advice = (error.hint or "").partition("\n")[0]
+        raise StorageError(
+            error.message, hint=f"{advice}\n  then resume the search with: {command}"
+        ) from error
+    # The board was there before the training.
+    except TargetError as error:
+        advice = "" if error.hint is None else f"{error.hint}\n  "
+        raise TargetError(
+            error.message,
+            hint=f"{advice}the students are trained; continue the search with: {command}",
+        ) from error
+
+
+def _earlier_search(run: RunDir, search: SearchRecord) -> TrainedSearch | None:
+    """The stored result of a search with the same device, length and threads; None without one."""
+    if not (run.path / RECORD).is_file():
+        return None
+    earlier = read_record(run.path / RECORD, TrainedSearch)
+    is_same = all(
+        getattr(earlier, name) == getattr(search, name) for name in ("device", "length", "threads")
+    )
+    return earlier if is_same else None
 
 
 def require_winner(record: TrainedSearch) -> None:
@@ -191,8 +270,7 @@ def _train(plan: _Plan, candidate: Candidate, number: int, tokens: int) -> _Trai
     """Distils one student, or reads its finished run."""
     from edgedistil.distill.stage import distill
 
-    label = "x".join(map(str, sizes_of(candidate)))
-    name = checked_name(f"{plan.name}.{label}.{tokens}")
+    name = checked_name(f"{plan.name}.{sizes_label(candidate)}.{tokens}")
     # The name says what decides the result, so that other budgets make other runs.
     recipe = candidate_recipe(plan.recipe, candidate, plan.teacher_sizes, tokens=tokens)
     run, record = distill(recipe, run_name=name, resume=(runs_root() / name).is_dir())
@@ -223,6 +301,7 @@ def candidate_recipe(
         "layers": _layers(recipe, candidate),
         "intermediate": _below(candidate.intermediate, units),
         "heads": _below(candidate.heads, heads),
+        "embedding": candidate.embedding,
         "vocabulary": trimmed if candidate.vocabulary < vocabulary else None,
     }
     data["train"] |= {"tokens": tokens, "epochs": None, "steps": None}
@@ -287,13 +366,56 @@ def _mean_ndcg(run: RunDir, plan: _Plan) -> float:
 # --- artefacts -----------------------------------------------------------------------------------
 
 
-def _check_until_one_passes(
-    trained: Sequence[_Trained], search: SearchRecord, options: SearchOptions
-) -> list[TrainedStudent]:
+@dataclass(frozen=True)
+class _Check:
+    """How artefacts are checked.
+
+    Attributes:
+        search: Device and budget.
+        options: Options of the command.
+        earlier: Result of an earlier search of this name on the same device; None without one.
+    """
+
+    search: SearchRecord
+    options: SearchOptions
+    earlier: TrainedSearch | None
+
+    @property
+    def method(self) -> str:
+        """Method of the figures that the budget is compared with."""
+        is_reachable = self.options.ssh is not None or self.options.device == HOST
+        return "measured" if is_reachable else "predicted"
+
+    def exported(self, student: TrainedStudent) -> TrainedStudent | None:
+        """Returns the earlier record of a student whose artefact is still that of its weights."""
+        earlier = self.earlier.students if self.earlier is not None else []
+        for other in earlier:
+            is_same = (other.run, other.distill_sha256) == (student.run, student.distill_sha256)
+            if is_same and other.candidate.precision == student.candidate.precision:
+                return other if _is_present(other) else None
+        return None
+
+    def passed(self, earlier: TrainedStudent) -> bool:
+        """Whether an artefact passed with the same budget, by the same method."""
+        assert self.earlier is not None
+        is_same = self.earlier.budget == self.search.budget and earlier.method == self.method
+        return earlier.passed and is_same
+
+
+def _is_present(student: TrainedStudent) -> bool:
+    """Whether the artefact of a student is as it was when it was compared with the budget."""
+    try:
+        artefacts = run_artefacts(RunDir(runs_root() / student.run))
+    except (RunError, ModelError):
+        return False
+    return student.artefact_sha256 in {artefact.sha256 for artefact in artefacts}
+
+
+def _check_until_one_passes(trained: Sequence[_Trained], check: _Check) -> list[TrainedStudent]:
     """Returns the students' records; artefacts are made from the best on, until one passes."""
     students = list(_records(trained))
     for index, student in enumerate(students):
-        students[index] = _check_artefact(student, search, options)
+        students[index] = _check_artefact(student, check)
         if students[index].passed:
             break
     return students
@@ -311,6 +433,7 @@ def _records(trained: Sequence[_Trained]) -> Iterator[TrainedStudent]:
             tokens=student.tokens,
             score=student.score,
             is_pareto=optimal[of_round.index(student)],
+            distill_sha256=sha256_file(student.run.distill),
         )
 
 
@@ -320,20 +443,26 @@ def _costs(student: _Trained) -> tuple[float, ...]:
     return (-student.score, candidate.file_bytes.low, candidate.latency_ms.low)
 
 
-def _check_artefact(
-    student: TrainedStudent, search: SearchRecord, options: SearchOptions
-) -> TrainedStudent:
+def _check_artefact(student: TrainedStudent, check: _Check) -> TrainedStudent:
     """Exports a student and compares its artefact on the device with the budget."""
     from edgedistil.export.stage import export_student
     from edgedistil.profiling.stage import profile
 
-    precision = student.candidate.precision
-    options_of_export = ExportOptions(precisions=[precision], target=options.device)
-    # A rejected artefact, or a runtime that is too old for it, does not end the search.
-    try:
-        export_student(student.run, options_of_export)
-    except (ParityError, TargetError) as error:
-        return student.model_copy(update={"failure": str(error.message)})
+    earlier, search, options = check.exported(student), check.search, check.options
+    if earlier is not None and check.passed(earlier):
+        console.say(f"{student.run}: its artefact passed before and is not exported again")
+        fields = {name: getattr(earlier, name) for name in _CHECKED_FIELDS}
+        return student.model_copy(update=fields)
+    if earlier is not None:
+        console.say(f"{student.run}: exported before, and not exported again")
+    else:
+        precision = student.candidate.precision
+        options_of_export = ExportOptions(precisions=[precision], target=options.device)
+        # A rejected artefact, or a runtime that is too old for it, does not end the search.
+        try:
+            export_student(student.run, options_of_export)
+        except (ParityError, TargetError) as error:
+            return student.model_copy(update={"failure": str(error.message)})
     options_of_profile = ProfileOptions(
         device=options.device,
         ssh=options.ssh,
@@ -356,6 +485,7 @@ def _check_artefact(
             "latency_ms": row.latency_ms,
             "memory_bytes": row.peak_memory_bytes,
             "method": row.method,
+            "artefact_sha256": row.artefact_sha256,
         }
     )
 

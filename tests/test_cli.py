@@ -22,6 +22,7 @@ COMMANDS = {
         "--memory",
         "--length",
         "--threads",
+        "--keep",
         "--measure",
         "--train",
         "--tokens",

@@ -15,6 +15,7 @@ from edgedistil.core.budget_options import SearchOptions
 from edgedistil.core.device import load_device
 from edgedistil.core.errors import InputError, TargetError
 from edgedistil.core.recipe import Recipe, parse_recipe
+from edgedistil.core.rundir import artefact_files
 from edgedistil.report.search_tables import search_table
 from edgedistil.runtime.host import identity
 from edgedistil.runtime.machine_facts import MachineIdentity
@@ -192,3 +193,17 @@ def test_a_board_without_onnxruntime_is_not_measured(recipe: Make, board: Sshd) 
     )
     with pytest.raises(TargetError, match="has no numpy and no onnxruntime"):
         edgedistil.search(recipe("bert"), options)
+
+
+def test_factorised_word_embeddings_have_the_predicted_size(recipe: Make, tmp_path: Path) -> None:
+    checked = recipe("bert")
+    section = checked.objective.model_copy(update={"kind": "representation"})
+    checked = checked.model_copy(update={"objective": section})
+    record = edgedistil.search(checked, SearchOptions(device="rpi4", under=["40MB"]))
+    maker = search_measuring.GraphMaker(checked, tmp_path)
+    for precision in ("fp32", "int8"):
+        candidate = next(
+            c for c in record.candidates if c.embedding is not None and c.precision == precision
+        )
+        size = sum(file.stat().st_size for file in artefact_files(maker.graph(candidate).path))
+        assert candidate.file_bytes.low <= size <= candidate.file_bytes.high

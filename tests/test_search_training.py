@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +15,21 @@ from typer.testing import CliRunner
 import edgedistil
 from edgedistil.cli import app
 from edgedistil.core.budget_options import SearchOptions
-from edgedistil.core.errors import GateError, InputError, RecipeError, RunError, TargetError
+from edgedistil.core.errors import (
+    GateError,
+    InputError,
+    Interrupted,
+    RecipeError,
+    RunError,
+    TargetError,
+)
 from edgedistil.core.export_records import ExportRecord
 from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.recipe import Recipe, write_recipe
 from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.search_records import TrainedSearch
+from edgedistil.distill import stage as distill_stage
 from edgedistil.export import artefacts
 from edgedistil.runtime.host import identity
 from edgedistil.runtime.match import match_device
@@ -51,7 +60,9 @@ def trained(recipe: Recipe, settings: SearchOptions) -> tuple[RunDir, TrainedSea
     return edgedistil.train_search(recipe, candidates, settings)
 
 
-def test_a_search_trains_halves_and_ends_in_one_artefact(recipe: Recipe, runs: Path) -> None:
+def test_a_search_trains_halves_and_ends_in_one_artefact(
+    recipe: Recipe, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, record = trained(recipe, options())
     assert [student.round for student in record.students] == [2, 1]
     assert [student.tokens for student in record.students] == [4000, 2000]
@@ -60,7 +71,8 @@ def test_a_search_trains_halves_and_ends_in_one_artefact(recipe: Recipe, runs: P
     winner = record.winner
     assert winner is record.students[0]
     assert winner.method == "predicted"
-    assert (winner.candidate.layers, winner.candidate.heads) in {(4, 2), (4, 1)}
+    # Two students that differ in more than their heads.
+    assert [s.candidate.heads for s in record.students] == [2, 2]
     export = RunDir(runs / winner.run).export("student", "feature-extraction")
     assert (export / "onnx" / "model.onnx").is_file()
     assert read_record(export / "export.fp32.json", ExportRecord).target_device == "rpi4"
@@ -76,12 +88,35 @@ def test_a_search_trains_halves_and_ends_in_one_artefact(recipe: Recipe, runs: P
     assert "var(" not in picture
     assert picture.startswith("<?xml")
 
-    # Everything is done: the same command trains nothing again.
-    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/distill.json")}
-    assert len(before) == 3
+    # Everything is done: the same command trains and exports nothing again, and says so.
+    def written() -> dict[Path, int]:
+        names = ("distill.json", "export.fp32.json", "model.onnx", "rpi4.predicted.json")
+        files = [path for path in runs.rglob("*") if path.name in names]
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = written()
+    assert len(before) == 3 + 3
+    capsys.readouterr()
     _, again = trained(recipe, options())
-    assert [s.score for s in again.students] == [s.score for s in record.students]
-    assert {path: path.stat().st_mtime_ns for path in runs.glob("*/distill.json")} == before
+    assert again.students == record.students
+    assert written() == before
+    printed = capsys.readouterr()
+    line = f"{winner.run}: its artefact passed before and is not exported again"
+    assert line in printed.out + printed.err
+
+    # Another budget is compared with the artefact that is there.
+    _, other = trained(recipe, options(under=["39MB"]))
+    after = written()
+    changed = {path.name for path in after if after[path] != before[path]}
+    assert changed == {"rpi4.predicted.json"}
+    assert other.winner is not None
+
+    # An artefact that was changed is exported again.
+    model = export / "onnx" / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1])
+    _, repaired = trained(recipe, options())
+    assert repaired.winner is not None
+    assert repaired.winner.artefact_sha256 == winner.artefact_sha256
 
 
 def limit_that_nothing_meets_for_sure(recipe: Recipe) -> str:
@@ -265,3 +300,59 @@ def test_a_board_without_onnxruntime_is_found_before_training(
         edgedistil.train_search(recipe, candidates, settings)
     assert "--bootstrap" in str(error.value.hint)
     assert not runs.exists() or not list(runs.iterdir())
+
+
+def test_an_interrupted_search_names_the_command_that_resumes_it(
+    recipe: Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = options(train=1, tokens=2000, run="mine", under=["40MB", "1s"])
+    candidates = edgedistil.search(recipe, settings)
+    make_graph = artefacts.make_graph
+
+    def interrupt(*_: object) -> object:
+        raise KeyboardInterrupt
+
+    # In the export, after the training.
+    monkeypatch.setattr(artefacts, "make_graph", interrupt)
+    with pytest.raises(Interrupted) as error:
+        edgedistil.train_search(recipe, candidates, settings)
+    start, command = str(error.value.hint).split(": ")
+    assert start == "resume the search with"
+    arguments = shlex.split(command)
+    assert arguments[:2] == ["edgedistil", "search"]
+    assert "--run" in arguments
+    monkeypatch.setattr(artefacts, "make_graph", make_graph)
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/distill.json")}
+    assert CliRunner().invoke(app, arguments[1:]).exit_code == 0
+    assert read_record(runs / "mine" / RECORD, TrainedSearch).winner is not None
+    assert {path: path.stat().st_mtime_ns for path in runs.glob("*/distill.json")} == before
+
+
+def test_an_interruption_of_a_distillation_resumes_the_search(
+    recipe: Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> object:
+        raise Interrupted("interrupted", hint="resume with: edgedistil distill")
+
+    monkeypatch.setattr(distill_stage, "distill", interrupt)
+    settings = options(train=1, tokens=2000)
+    with pytest.raises(Interrupted) as error:
+        edgedistil.train_search(recipe, edgedistil.search(recipe, settings), settings)
+    assert "edgedistil search" in str(error.value.hint)
+    assert "edgedistil distill" not in str(error.value.hint)
+
+
+def test_word_embeddings_of_a_candidate_are_factorised(recipe: Recipe, runs: Path) -> None:
+    settings = options(train=1, tokens=2000, keep=["embedding"])
+    section = recipe.student.model_copy(update={"embedding": 7})
+    _, record = trained(recipe.model_copy(update={"student": section}), settings)
+    (student,) = record.students
+    assert student.candidate.embedding == 7
+    assert student.run.endswith("x7.2000")
+    config = json.loads((runs / student.run / "student" / "config.json").read_text())
+    assert config["embedding_rank"] == 7
+    assert record.winner is not None
+    # What shapes predict is what was written.
+    assert student.file_bytes is not None
+    assert student.candidate.file_bytes.low <= student.file_bytes
+    assert student.file_bytes <= student.candidate.file_bytes.high

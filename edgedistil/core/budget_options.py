@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from edgedistil.core.flag import CheckedOptions, Flag
 from edgedistil.core.options import MAX_LENGTH, MAX_THREADS
 
+# Keys of [student] that are sizes.
+StudentSize = Literal["layers", "intermediate", "heads", "embedding", "vocabulary"]
 # Far above what one machine trains or measures in a day.
 MAX_TRAINED = 64
 
@@ -51,6 +53,14 @@ class SearchOptions(CheckedOptions):
         int,
         Flag("--threads", "Thread count.", metavar="N", minimum=1, maximum=MAX_THREADS),
     ] = 1
+    keep: Annotated[
+        Sequence[StudentSize],
+        Flag(
+            "--keep",
+            "Size that all candidates have as the recipe's student does; repeat for several. "
+            "Default: all sizes vary.",
+        ),
+    ] = ()
     measure: Annotated[
         int | None,
         Flag(

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import http.client
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -17,9 +18,10 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import ChecksumError, ModelError, OfflineError, StorageError
@@ -292,18 +294,45 @@ def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Holds an exclusive lock; the kernel frees it when the process ends, however it ends.
 
     Args:
-        path: The lock file; created if it does not exist, and not removed.
+        path: The lock file; created if it does not exist, and removed at the end. What a killed
+            process leaves, the next holder removes.
         wait: Whether to wait for another process.
     Raises:
         BlockingIOError: `wait` is false and another process holds the lock.
         StorageError: The lock file cannot be created.
     """
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+    file = _locked_file(path, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        try:
+            yield
+        finally:
+            # While the lock is held: who opened the file before this sees that it is another one.
+            with suppress(OSError):
+                path.unlink()
+
+
+def _locked_file(path: Path, operation: int) -> TextIO:
+    """Opens and locks a lock file that no holder before has removed."""
+    while True:
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        try:
+            fcntl.flock(file, operation)
+        except BaseException:
+            file.close()
+            raise
+        if _is_file_at(file, path):
+            return file
+        file.close()
+
+
+def _is_file_at(file: TextIO, path: Path) -> bool:
+    """Whether an open file is the one that its path names now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

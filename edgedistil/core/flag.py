@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -34,6 +35,23 @@ def flag_of(annotation: Any) -> Flag | None:
     """Returns the `Flag` of a field's annotation; None if it has none."""
     metadata = getattr(annotation, "__metadata__", ())
     return next((item for item in metadata if isinstance(item, Flag)), None)
+
+
+def command_arguments(options: CheckedOptions) -> list[str]:
+    """Returns the arguments of a command line that gives these options, without the defaults."""
+    hints = get_type_hints(type(options), include_extras=True)
+    arguments: list[str] = []
+    for field in fields(options):  # type: ignore[arg-type]
+        flag, value = flag_of(hints[field.name]), getattr(options, field.name)
+        if flag is None or value == field.default:
+            continue
+        if value is True:
+            arguments.append(flag.name)
+            continue
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        for item in value if is_list else [value]:
+            arguments += [flag.name, str(item)]
+    return arguments
 
 
 class CheckedOptions:

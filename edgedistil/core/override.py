@@ -11,8 +11,8 @@ from edgedistil.core.errors import RecipeError
 from edgedistil.core.toml import parse_toml
 
 
-def apply_override(data: dict[str, Any], override: str, *, exclusive: Sequence[str]) -> None:
-    """Sets one `key=value` of --set in parsed TOML.
+def apply_override(data: dict[str, Any], override: str, *, exclusive: Sequence[str]) -> str:
+    """Sets one `key=value` of --set in parsed TOML, and returns its dotted key.
 
     Args:
         data: Parsed TOML; changed.
@@ -41,6 +41,7 @@ def apply_override(data: dict[str, Any], override: str, *, exclusive: Sequence[s
         for name in exclusive:
             section.pop(name.rpartition(".")[2], None)
     section[last] = _value(text, where=f"--set {echo(override)}")
+    return key.strip()
 
 
 def _value(text: str, *, where: str) -> Any:

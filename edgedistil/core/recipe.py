@@ -7,6 +7,7 @@ descriptions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -352,18 +353,26 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
             hint=f"expected a TOML file or one of: {', '.join(names)}",
         )
     data = read_toml(file, error=RecipeError, name=str(path))
+    arguments = {}
     for override in overrides or []:
-        apply_override(data, override, exclusive=[f"train.{name}" for name in RUN_LENGTHS])
-    return parse_recipe(data, where=str(path))
+        key = apply_override(data, override, exclusive=[f"train.{name}" for name in RUN_LENGTHS])
+        arguments[key] = f"--set {echo(override)}"
+    return parse_recipe(data, where=str(path), arguments=arguments)
 
 
-def parse_recipe(data: dict[str, Any], *, where: str) -> Recipe:
+def parse_recipe(
+    data: dict[str, Any], *, where: str, arguments: Mapping[str, str] | None = None
+) -> Recipe:
     """Returns the recipe in parsed TOML.
 
+    Args:
+        data: Parsed TOML.
+        where: Start of the message, usually the file's name.
+        arguments: Dotted key → argument of the command line that set it.
     Raises:
         RecipeError: All problems, one line for each.
     """
-    return parse_section(Recipe, data, where=where, error=RecipeError)
+    return parse_section(Recipe, data, where=where, error=RecipeError, arguments=arguments)
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -29,6 +29,8 @@ class Candidate(Record):
     # Attention heads of a layer.
     heads: int
     vocabulary: int
+    # Width of word embeddings that a matrix widens; None: as wide as the teacher's.
+    embedding: int | None = None
     precision: Precision
     parameters: int
     # Size of the exported graph with its weights, from shapes.
@@ -46,6 +48,16 @@ class Candidate(Record):
     worst_ratio: float
 
 
+class StudentSizes(Record):
+    """Sizes of a student; its fields are those of a candidate."""
+
+    layers: int
+    intermediate: int
+    heads: int
+    vocabulary: int
+    embedding: int | None = None
+
+
 class SearchRecord(Record):
     """The result of `search`."""
 
@@ -58,6 +70,9 @@ class SearchRecord(Record):
     length: int
     threads: int
     budget: Budget
+    # Sizes of the recipe's own student, and the keys of those that every candidate has.
+    recipe_sizes: StudentSizes | None = None
+    kept: list[str] = Field(default_factory=list)
     candidates: list[Candidate]
     provenance: Provenance
 
@@ -82,6 +97,9 @@ class TrainedStudent(Record):
     latency_ms: Figure | Band | None = None
     memory_bytes: Count | Band | None = None
     method: str | None = None
+    # Digests of the artefact, and of the record of the distillation that it was exported from.
+    artefact_sha256: str | None = None
+    distill_sha256: str | None = None
 
     @property
     def passed(self) -> bool:

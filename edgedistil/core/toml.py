@@ -151,7 +151,12 @@ def _check_values(data: dict[str, Any], where: str, error: type[InputError]) -> 
 
 
 def parse_section(
-    section: type[Section], data: Mapping[str, Any], *, where: str, error: type[InputError]
+    section: type[Section],
+    data: Mapping[str, Any],
+    *,
+    where: str,
+    error: type[InputError],
+    arguments: Mapping[str, str] | None = None,
 ) -> Section:
     """Checks parsed TOML.
 
@@ -160,13 +165,17 @@ def parse_section(
         data: Parsed TOML.
         where: Start of the message, usually the file's name.
         error: Class of the exception.
+        arguments: Dotted key → argument of the command line that set it, which its problem names.
     Raises:
         error: One line for each problem, all problems.
     """
     try:
         return section.model_validate(data)
     except ValidationError as problems:
-        raise error(f"{echo(where)}: {format_problems(problems, section)}") from problems
+        text = format_problems(problems, section, arguments or {})
+        # A problem of an argument is not one of the file.
+        start = "" if text.startswith("--") else f"{echo(where)}: "
+        raise error(f"{start}{text}") from problems
 
 
 def closest(name: str, options: Iterable[str]) -> str | None:
@@ -185,10 +194,14 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return f"; did you mean '{option}'?"
 
 
-def format_problems(error: ValidationError, section: type[BaseModel]) -> str:
+def format_problems(
+    error: ValidationError, section: type[BaseModel], arguments: Mapping[str, str] | None = None
+) -> str:
     """All problems that pydantic reports, each on its own line; a single one on the same line."""
     problems = error.errors()
-    lines = [_format_problem(problem, section) for problem in problems[:_MAX_PROBLEMS]]
+    lines = [
+        _format_problem(problem, section, arguments or {}) for problem in problems[:_MAX_PROBLEMS]
+    ]
     if len(lines) == 1:
         return lines[0]
     if len(problems) > len(lines):
@@ -196,26 +209,41 @@ def format_problems(error: ValidationError, section: type[BaseModel]) -> str:
     return "\n".join([f"{len(problems):,} problems", *(f"  {line}" for line in lines)])
 
 
-def _format_problem(problem: Any, section: type[BaseModel]) -> str:
+def _format_problem(problem: Any, section: type[BaseModel], arguments: Mapping[str, str]) -> str:
+    key, subject, message = _describe_problem(problem, section)
+    for set_key, argument in arguments.items():
+        # The argument itself has key and value.
+        if key == set_key:
+            return f"{argument}: {message}"
+        if key.startswith(f"{set_key}."):
+            return f"{argument}: {subject}{message}"
+        # A section whose keys do not go together, one of which was set.
+        if key and set_key.startswith(f"{key}."):
+            return f"{subject}{message} (with {argument})"
+    return f"{subject}{message}"
+
+
+def _describe_problem(problem: Any, section: type[BaseModel]) -> tuple[str, str, str]:
+    """The dotted key of a problem, the key with its value, and what is wrong."""
     location = problem["loc"]
     if problem["type"] == "extra_forbidden":
         parents, owner = _resolve(section, location[:-1])
         name, known = str(location[-1]), list(owner.model_fields)
         key = echo(".".join([*parents, name]))
         advice = did_you_mean(name, known) or f"; expected one of: {', '.join(known)}"
-        return f"unknown key '{key}'{advice}"
+        return key, "", f"unknown key '{key}'{advice}"
     parts, owner = _resolve(section, location)
     key = echo(".".join(parts))
     if problem["type"] == "missing":
-        return f"'{key}' is missing"
+        return key, "", f"'{key}' is missing"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     # Our own validators write the complete sentence, values included.
     if problem["type"] == "value_error":
-        return f"{key}: {message}" if key else message
+        return key, f"{key}: " if key else "", message
     if problem["type"] in _NOT_A_TABLE:
         message = f"expected a section with the keys {', '.join(owner.model_fields)}"
-    return f"'{key}' is {echo(repr(problem['input']))}: {message}"
+    return key, f"'{key}' is {echo(repr(problem['input']))}: ", message
 
 
 def _resolve(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from edgedistil.core.format import mebibytes, millions, milliseconds
+from collections.abc import Sequence
+
+from edgedistil.core.format import mebibytes, millions, milliseconds, plural
 from edgedistil.core.records import Band, Figure, NotMeasured
 from edgedistil.core.search_records import (
     Budget,
     Candidate,
     SearchRecord,
+    StudentSizes,
     TrainedSearch,
     TrainedStudent,
 )
@@ -22,11 +25,12 @@ def search_table(record: SearchRecord) -> TableData:
     counts = {"fits": 0, "may fit": 0, "does not fit": 0}
     for candidate in record.candidates:
         counts[candidate.fit] += 1
-    rows = [_cells(candidate) for candidate in record.candidates[:_ROWS]]
+    shown = _different_needs(record.candidates)[:_ROWS]
+    rows = [_cells(candidate) for candidate in shown]
     threads = "one thread" if record.threads == 1 else f"{record.threads} threads"
     notes = [
         "; ".join(f"{count} {fit}" for fit, count in counts.items())
-        + f": {min(_ROWS, len(record.candidates))} of {len(record.candidates)} shown",
+        + f": {len(shown)} of {len(record.candidates)} shown",
         f"bytes from shapes, times and memory predicted for {record.length} tokens and {threads} "
         f"(constants: {record.calibration}); nothing was trained: quality is unknown",
     ]
@@ -36,8 +40,47 @@ def search_table(record: SearchRecord) -> TableData:
             f"size, time and memory of {measured} candidates measured on {record.device}, with "
             "random weights: one number is measured, a range predicted"
         )
+    notes += _recipe_notes(record)
     title = f"Students of {record.teacher} on {record.device} under {_budget(record.budget)}"
     return TableData(title, _COLUMNS, rows, notes)
+
+
+def _different_needs(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Candidates that fit; if none does, the largest one of those with the same excess."""
+    if candidates[0].fit != "does not fit":
+        return candidates
+    first: dict[tuple[str, ...], Candidate] = {}
+    for candidate in candidates:
+        first.setdefault((*candidate.excess, *candidate.excess.values()), candidate)
+    return list(first.values())
+
+
+def _recipe_notes(record: SearchRecord) -> list[str]:
+    """What the search says about the student of its recipe."""
+    own = record.recipe_sizes
+    if own is None:
+        return []
+    sizes = own.model_dump()
+    verdicts = [
+        f"{candidate.fit} in {candidate.precision}"
+        for candidate in record.candidates
+        if candidate.model_dump(include=set(sizes)) == sizes
+    ]
+    student = f"{plural(own.layers, 'layer')}, feed-forward {own.intermediate}, "
+    student += plural(own.heads, "head")
+    varied = "--keep layers holds its depth in all candidates"
+    if record.kept:
+        varied = f"all candidates have its {', '.join(record.kept)}"
+    return [
+        f"the recipe's own student ({student}, {_words(own)} tokens): {', '.join(verdicts)}; "
+        f"{varied}"
+    ]
+
+
+def _words(sizes: Candidate | StudentSizes) -> str:
+    """Tokens, and the width of word embeddings that are narrower than the teacher's."""
+    width = "" if sizes.embedding is None else f" × {sizes.embedding}"
+    return f"{sizes.vocabulary:,}{width}"
 
 
 def _cells(candidate: Candidate) -> list[str]:
@@ -47,7 +90,7 @@ def _cells(candidate: Candidate) -> list[str]:
         str(candidate.layers),
         str(candidate.intermediate),
         str(candidate.heads),
-        f"{candidate.vocabulary:,}",
+        _words(candidate),
         candidate.precision,
         millions(candidate.parameters),
         mebibytes(middle),
@@ -88,7 +131,7 @@ def _trained_cells(student: TrainedStudent) -> list[str]:
         str(candidate.layers),
         str(candidate.intermediate),
         str(candidate.heads),
-        f"{candidate.vocabulary:,}",
+        _words(candidate),
         candidate.precision,
         mebibytes(student.file_bytes or middle),
         _milliseconds(latency),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from edgedistil.core.budget_options import StudentSize
 from edgedistil.core.device import DeviceSpec
 from edgedistil.core.format import mebibytes, milliseconds
 from edgedistil.core.precision import Precision
@@ -23,6 +25,17 @@ from edgedistil.search.budget import fit_of
 WIDTH_SHARES = (1.0, 0.75, 0.5, 0.25)
 # Shares of the teacher's attention heads, where heads can be removed.
 HEAD_SHARES = (1.0, 0.5)
+# Shares of the teacher's width that factorised word embeddings have: the student of half of it
+# starts at a cosine of 0.84 to the teacher (docs/log.md#importance-of-attention-heads).
+EMBEDDING_SHARES = (0.5,)
+# Key of a student's size → field of its shape.
+_FIELDS: Mapping[StudentSize, str] = {
+    "layers": "layers",
+    "intermediate": "intermediate",
+    "heads": "heads",
+    "embedding": "rank",
+    "vocabulary": "vocabulary",
+}
 # A width is a multiple of this, so that kernels have no remainders.
 _WIDTH_STEP = 64
 # Sizes of a trimmed vocabulary; 2.9%, 6.8%, 12% and 23% more tokens on English text
@@ -43,6 +56,7 @@ class Setting:
         length: Tokens of a text.
         threads: Number of threads.
         budget: The limits.
+        teacher_rank: Columns of the teacher's word embeddings if they are factorised, otherwise 0.
     """
 
     device: DeviceSpec
@@ -50,6 +64,7 @@ class Setting:
     length: int
     threads: int
     budget: Budget
+    teacher_rank: int = 0
 
 
 def enumerate_shapes(
@@ -58,6 +73,9 @@ def enumerate_shapes(
     least_vocabulary: int,
     depths: Sequence[int] | None = None,
     fewer_heads: bool = False,
+    narrower_words: bool = False,
+    own: EncoderShape | None = None,
+    keep: Collection[StudentSize] = (),
 ) -> Iterator[EncoderShape]:
     """Yields the shapes of students, from as large as the teacher down.
 
@@ -66,16 +84,34 @@ def enumerate_shapes(
         least_vocabulary: Tokens that have to stay.
         depths: Numbers of layers; None: all up to the teacher's.
         fewer_heads: Whether heads can be removed.
+        narrower_words: Whether word embeddings can be factorised.
+        own: Shape of the recipe's student, whose sizes are among those of the candidates.
+        keep: Sizes that all candidates have as `own` does.
     """
-    sizes = [size for size in VOCABULARIES if least_vocabulary <= size < teacher.vocabulary]
+    rows = [size for size in VOCABULARIES if least_vocabulary <= size < teacher.vocabulary]
     widths = [_width(teacher.intermediate, share) for share in WIDTH_SHARES]
     shares = HEAD_SHARES if fewer_heads else (1.0,)
     heads = [max(1, round(teacher.heads * share)) for share in shares]
-    all_depths = depths or range(teacher.layers, 0, -1)
-    for layers, width, count, rows in product(
-        all_depths, dict.fromkeys(widths), dict.fromkeys(heads), (teacher.vocabulary, *sizes)
-    ):
-        yield replace(teacher, layers=layers, intermediate=width, heads=count, vocabulary=rows)
+    ranks = [round(teacher.hidden * share) for share in EMBEDDING_SHARES if narrower_words]
+    sizes: dict[str, Sequence[int]] = {
+        "layers": depths or range(teacher.layers, 0, -1),
+        "intermediate": widths,
+        "heads": heads,
+        "rank": [teacher.rank, *ranks],
+        "vocabulary": [teacher.vocabulary, *rows],
+    }
+    for key, field in _FIELDS.items():
+        if own is not None:
+            size: int = getattr(own, field)
+            sizes[field] = [size] if key in keep else [*sizes[field], size]
+    for values in product(*map(_from_large_to_small, sizes.values())):
+        changed: dict[str, Any] = dict(zip(sizes, values, strict=True))
+        yield replace(teacher, **changed)
+
+
+def _from_large_to_small(sizes: Iterable[int]) -> list[int]:
+    """Different sizes in order; 0 columns mean as many as the states have, the most."""
+    return sorted(set(sizes), key=lambda size: size or math.inf, reverse=True)
 
 
 def _width(teacher: int, share: float) -> int:
@@ -115,6 +151,7 @@ def judge(shape: EncoderShape, precision: Precision, setting: Setting) -> Candid
         intermediate=shape.intermediate,
         heads=shape.heads,
         vocabulary=shape.vocabulary,
+        embedding=None if shape.rank == setting.teacher_rank else shape.rank,
         precision=precision,
         parameters=shape.parameters,
         file_bytes=size_band,

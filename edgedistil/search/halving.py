@@ -53,7 +53,10 @@ def plan_rounds(students: int, tokens: int) -> list[Round]:
 
 
 def select_students(candidates: Iterable[Candidate], count: int) -> list[Candidate]:
-    """Returns the first candidates of different sizes, each at its first precision.
+    """Returns candidates that differ, each at its first precision.
+
+    One student of each depth and each size of the word embeddings comes first: students that differ
+    in units or heads alone are near to each other.
 
     Args:
         candidates: In the order of a search: those that fit come first.
@@ -64,12 +67,31 @@ def select_students(candidates: Iterable[Candidate], count: int) -> list[Candida
         if candidate.fit != "does not fit":
             selected.setdefault(sizes_of(candidate), candidate)
     # A dictionary keeps the order of the search.
-    return list(selected.values())[:count]
+    students = list(selected.values())
+    first: dict[tuple[int, int, int | None], Candidate] = {}
+    for student in students:
+        first.setdefault(_group(student), student)
+    others = [student for student in students if first[_group(student)] is not student]
+    return [*first.values(), *others][:count]
+
+
+def _group(candidate: Candidate) -> tuple[int, int, int | None]:
+    """Depth, and rows and width of the word embeddings."""
+    return (candidate.layers, candidate.vocabulary, candidate.embedding)
 
 
 def sizes_of(candidate: Candidate) -> tuple[int, ...]:
     """Sizes that make a student another one; its precision is not among them."""
-    return (candidate.layers, candidate.intermediate, candidate.heads, candidate.vocabulary)
+    layers = (candidate.layers, candidate.intermediate, candidate.heads)
+    return (*layers, candidate.vocabulary, candidate.embedding or 0)
+
+
+def sizes_label(candidate: Candidate) -> str:
+    """The sizes in names of runs and files; word embeddings as wide as the teacher's are left out.
+
+    For example `3x1536x12x16000`, and `3x1536x12x16000x192` with word embeddings of 192 columns.
+    """
+    return "x".join(str(size) for size in sizes_of(candidate) if size)
 
 
 def pareto(points: Sequence[tuple[float, ...]]) -> list[bool]:

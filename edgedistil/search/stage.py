@@ -11,7 +11,7 @@ from edgedistil.core.model_source import find_model
 from edgedistil.core.precision import Precision, min_runtime
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import provenance
-from edgedistil.core.search_records import Candidate, SearchRecord
+from edgedistil.core.search_records import Candidate, SearchRecord, StudentSizes
 from edgedistil.core.sentence_modules import find_transformer
 from edgedistil.core.thread_limits import check_threads
 from edgedistil.core.tokenizer import read_tokenizer
@@ -27,9 +27,9 @@ from edgedistil.runtime.host import identity, usable_threads
 from edgedistil.runtime.match import match_device
 from edgedistil.search.budget import read_budget
 from edgedistil.search.candidates import Setting, enumerate_shapes, judge
+from edgedistil.search.nearest import describe_needs, flags_that_fit, nearest_candidates
+from edgedistil.search.recipe_sizes import check_kept, recipe_shape
 
-# Nearest candidates that an error lists.
-_NEAREST = 3
 _ORDER = {"fits": 0, "may fit": 1, "does not fit": 2}
 
 
@@ -55,7 +55,9 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
     _check_threads(options, device)
     # Only shapes are read: no weights are loaded.
     source = read_model_folder(find_transformer(find_model(recipe.teacher.source)))
-    shape = _student_shape(source)
+    shape, least = _student_shape(source), _least_vocabulary(source)
+    own = recipe_shape(recipe.student, shape, least_vocabulary=least)
+    check_kept(recipe.student, options.keep)
     # A length that the teacher cannot read has no students either.
     limit = source.family.positions_limit(source.config)
     if options.length > limit:
@@ -66,11 +68,15 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
         length=options.length,
         threads=options.threads,
         budget=budget,
+        teacher_rank=shape.rank,
     )
     students = enumerate_shapes(
         shape,
-        least_vocabulary=_least_vocabulary(source),
+        least_vocabulary=least,
         fewer_heads=source.family.names.attention is not None,
+        narrower_words=_can_factorise(recipe, source),
+        own=own,
+        keep=options.keep,
     )
     # Every student at every precision of the recipe.
     candidates = [
@@ -86,6 +92,8 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
         length=options.length,
         threads=options.threads,
         budget=budget,
+        recipe_sizes=_sizes(own, shape),
+        kept=list(options.keep),
         candidates=sorted(candidates, key=rank),
         provenance=provenance(),
     )
@@ -140,11 +148,11 @@ def check_student(recipe: Recipe) -> None:
             'sizes already, and search chooses them; expected "teacher" or "random"',
             hint="add --set 'student.init=\"teacher\"', or distil this student without a search",
         )
-    if student.embedding is not None:
+    if student.embedding is not None and recipe.objective.kind == "mlm":
         raise InputError(
-            f"student.embedding is {student.embedding}: search does not size students with "
-            "narrower word embeddings; expected no student.embedding",
-            hint="remove the key from the recipe",
+            f'student.embedding is {student.embedding} and objective.kind is "mlm", whose head '
+            'shares the word embeddings: expected "representation"',
+            hint="set objective.kind, or leave student.embedding out",
         )
 
 
@@ -173,6 +181,23 @@ def _student_shape(source: ModelFolder) -> EncoderShape:
     return encoder_shape(source, without_segments=source.family.model_type == "bert")
 
 
+def _can_factorise(recipe: Recipe, source: ModelFolder) -> bool:
+    """Whether `distill` can factorise the word embeddings: not under an MLM head, nor twice."""
+    # "auto" looks for a head among the weights, which a search does not load.
+    learns_vectors = recipe.objective.kind == "representation" or recipe.teacher.answers is not None
+    return learns_vectors and not source.family.factorises(source.config)
+
+
+def _sizes(shape: EncoderShape, teacher: EncoderShape) -> StudentSizes:
+    return StudentSizes(
+        layers=shape.layers,
+        intermediate=shape.intermediate,
+        heads=shape.heads,
+        vocabulary=shape.vocabulary,
+        embedding=None if shape.rank == teacher.rank else shape.rank,
+    )
+
+
 def _least_vocabulary(source: ModelFolder) -> int:
     tokenizer = read_tokenizer(source.folder)
     return len(required_ids(tokenizer, read_vocabulary(tokenizer)))
@@ -184,31 +209,27 @@ def _precisions(recipe: Recipe) -> list[Precision]:
     return [precision for precision in SHAPE_PRECISIONS if precision in named]
 
 
-def rank(candidate: Candidate) -> tuple[int, float]:
-    """Returns the place of a candidate: those that fit first, the largest of them first."""
-    if candidate.fit == "does not fit":
-        return _ORDER[candidate.fit], candidate.worst_ratio
-    return _ORDER[candidate.fit], -candidate.parameters
+def rank(candidate: Candidate) -> tuple[int, float, float]:
+    """Returns the place of a candidate: those that fit first, the largest of them first.
+
+    Of those that do not fit, the nearest come first.
+    """
+    if candidate.fit != "does not fit":
+        return _ORDER[candidate.fit], -candidate.parameters, 0
+    # As slow as another one, but smaller: nearer where the size exceeds its limit, too.
+    size = candidate.file_bytes.low if candidate.excess.keys() - {"latency"} else 0
+    return _ORDER[candidate.fit], candidate.worst_ratio, size
 
 
 def require_candidate(record: SearchRecord) -> None:
     """Raises GateError if no candidate of a search meets its budget, not even perhaps."""
-    nearest = record.candidates[0]
-    if nearest.fit != "does not fit":
+    if record.candidates[0].fit != "does not fit":
         return
-    needs = "; ".join(map(_need, record.candidates[:_NEAREST]))
+    nearest = nearest_candidates(record.candidates)
+    needs = "".join(f"\n  {describe_needs(candidate, record.budget)}" for candidate in nearest)
+    flags = flags_that_fit(nearest[0], record.budget)
     raise GateError(
-        f"no student of {record.teacher} meets the budget on {record.device}: the nearest ones "
-        f"are {needs}",
-        hint="raise the limit, shorten --length, or start from a narrower teacher",
-    )
-
-
-def _need(candidate: Candidate) -> str:
-    """A candidate, and what it needs of each limit that it exceeds."""
-    needs = ", ".join(f"{name} {need}" for name, need in candidate.excess.items())
-    return (
-        f"{candidate.layers} layers, feed-forward {candidate.intermediate}, {candidate.heads} "
-        f"heads, {candidate.vocabulary:,} tokens, {candidate.precision}, which needs at least "
-        f"{needs}"
+        f"no student of {record.teacher} meets the budget on {record.device}; nearest:{needs}",
+        hint=f"the first of them fits with {flags}; or shorten --length, or start from a narrower "
+        "teacher",
     )

@@ -346,6 +346,46 @@ def test_a_lock_is_exclusive_and_freed_when_its_holder_is_killed(tmp_path: Path)
         pass
 
 
+def test_a_lock_file_is_removed_with_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / ".x.lock"
+    with fetch.file_lock(path, wait=False):
+        assert path.is_file()
+    assert list(tmp_path.iterdir()) == []
+    # What a killed holder left is no obstacle.
+    path.touch()
+    with (
+        fetch.file_lock(path, wait=False),
+        pytest.raises(BlockingIOError),
+        fetch.file_lock(path, wait=False),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+_COUNTER = """
+import sys
+from pathlib import Path
+from edgedistil.core.fetch import file_lock
+folder = Path(sys.argv[1])
+for _ in range(100):
+    with file_lock(folder / "x.lock"):
+        # Two holders at a time would lose counts, and the second one could not make the folder.
+        (folder / "held").mkdir()
+        count = int((folder / "count").read_text())
+        (folder / "count").write_text(str(count + 1))
+        (folder / "held").rmdir()
+"""
+
+
+def test_processes_that_remove_the_lock_file_never_hold_it_together(tmp_path: Path) -> None:
+    (tmp_path / "count").write_text("0")
+    command = [sys.executable, "-c", _COUNTER, str(tmp_path)]
+    workers = [subprocess.Popen(command) for _ in range(3)]
+    assert [worker.wait(60) for worker in workers] == [0] * 3
+    assert (tmp_path / "count").read_text() == "300"
+    assert not (tmp_path / "x.lock").exists()
+
+
 def test_cache_lock_puts_its_file_next_to_the_folder(tmp_path: Path) -> None:
     with fetch.cache_lock(tmp_path / "corpus" / "key"):
         assert [file.name for file in (tmp_path / "corpus").iterdir()] == ["key.lock"]

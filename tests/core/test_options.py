@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from edgedistil.core.budget_options import SearchOptions
 from edgedistil.core.errors import InputError
+from edgedistil.core.flag import command_arguments
 from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
 
 
@@ -45,3 +47,13 @@ def test_values_at_the_bounds() -> None:
     assert ExportOptions(max_drop=1).max_drop == 1
     assert EvaluateOptions(seeds=1000).seeds == 1000
     assert ProfileOptions(lengths=[2, 8192]).lengths == [2, 8192]
+
+
+def test_options_become_the_arguments_that_give_them() -> None:
+    options = SearchOptions(
+        device="rpi4", under=["30ms", "40MB"], length=64, train=2, ssh="pi@board", bootstrap=True
+    )
+    assert command_arguments(options) == [
+        *("--device", "rpi4", "--under", "30ms", "--under", "40MB"),
+        *("--train", "2", "--ssh", "pi@board", "--bootstrap"),
+    ]

@@ -208,6 +208,41 @@ def test_set_of_one_length_replaces_the_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("student.heads=0", "--set student.heads=0: input should be greater than 0"),
+        ("student.nothing=1", "--set student.nothing=1: unknown key 'student.nothing'; exp"),
+        ("student.vocabulary=5", "--set student.vocabulary=5: expected a section with the keys"),
+        (
+            "student.vocabulary={sise=5}",
+            "--set student.vocabulary={sise=5}: unknown key 'student.vocabulary.sise'; did you",
+        ),
+        (
+            "student.vocabulary.text='x'",
+            "(with --set student.vocabulary.text='x')",
+        ),
+    ],
+)
+def test_a_problem_of_set_names_the_argument(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, SMALLEST), [override])
+    assert message in str(caught.value)
+    # The file is not to blame.
+    assert caught.value.message.startswith("--set") == message.startswith("--set")
+
+
+def test_problems_of_the_file_and_of_set_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, SMALLEST + "\n[loss]\nmlm = -1.0\n"), ["student.heads=0"])
+    first, *lines = caught.value.message.split("\n")
+    assert first.endswith(": 2 problems")
+    assert sorted(lines) == [
+        "  'loss.mlm' is -1.0: input should be greater than or equal to 0",
+        "  --set student.heads=0: input should be greater than 0",
+    ]
+
+
+@pytest.mark.parametrize(
     "bad",
     [
         "loss.mlm",

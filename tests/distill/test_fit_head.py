@@ -196,7 +196,7 @@ def test_a_killed_fit_leaves_no_files(
     with pytest.raises(KeyboardInterrupt):
         fit(teacher, store, tmp_path / "cache", steps=1)
     left = [path.name for path in (tmp_path / "cache" / "teachers").iterdir()]
-    assert [name for name in left if not name.endswith(".lock")] == []
+    assert left == []
 
 
 def test_remains_of_a_killed_process_are_removed(
@@ -207,7 +207,7 @@ def test_remains_of_a_killed_process_are_removed(
     (remains / name).mkdir(parents=True)
     (remains / name / "model.safetensors").write_bytes(b"half")
     fit(teacher, store, tmp_path / "two", steps=1)
-    assert sorted(path.name for path in remains.parent.iterdir()) == [name, f"{name}.lock"]
+    assert sorted(path.name for path in remains.parent.iterdir()) == [name]
 
 
 @pytest.mark.parametrize("victim", ["model.safetensors", "config.json", "tokenizer.json"])

@@ -7,7 +7,7 @@ import pytest
 from edgedistil.core.errors import InputError
 from edgedistil.core.records import Band
 from edgedistil.core.search_records import Candidate, Fit
-from edgedistil.search.halving import Round, pareto, plan_rounds, select_students
+from edgedistil.search.halving import Round, pareto, plan_rounds, select_students, sizes_label
 
 
 def candidate(layers: int, precision: str = "fp32", fit: Fit = "fits") -> Candidate:
@@ -55,6 +55,22 @@ def test_students_are_the_first_of_different_sizes() -> None:
         (2, "int8"),
     ]
     assert [c.layers for c in select_students(candidates, 9)] == [3, 2, 1]
+
+
+def test_students_that_differ_in_width_alone_come_after_the_others() -> None:
+    wide = candidate(3)
+    narrow = wide.model_copy(update={"intermediate": 22})
+    fewer_tokens = wide.model_copy(update={"vocabulary": 50})
+    factorised = wide.model_copy(update={"embedding": 8})
+    shallow = candidate(2, fit="may fit")
+    candidates = [wide, narrow, fewer_tokens, factorised, shallow]
+    assert select_students(candidates, 4) == [wide, fewer_tokens, factorised, shallow]
+    assert select_students(candidates, 9) == [wide, fewer_tokens, factorised, shallow, narrow]
+
+
+def test_sizes_name_a_student() -> None:
+    assert sizes_label(candidate(3)) == "3x44x2x101"
+    assert sizes_label(candidate(3).model_copy(update={"embedding": 8})) == "3x44x2x101x8"
 
 
 def test_a_point_that_another_one_beats_is_not_optimal() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from edgedistil.cli import app
 from edgedistil.core.budget_options import SearchOptions
 from edgedistil.core.errors import DeviceFileError, GateError, InputError, ModelError
 from edgedistil.core.recipe import Recipe, parse_recipe
+from edgedistil.report.search_tables import search_table
+from edgedistil.search.nearest import nearest_candidates
 from edgedistil.search.stage import require_candidate, search
 from tests.export.families.conftest import CASES, copy_tokenizer, make_model
 
@@ -23,7 +26,7 @@ Make = Callable[..., Recipe]
 def recipe(tmp_path: Path, tokenizer_folders: dict[str, Path]) -> Make:
     """A recipe over a random model of a family."""
 
-    def make(name: str = "bert") -> Recipe:
+    def make(name: str = "bert", **sections: object) -> Recipe:
         folder = tmp_path / name
         make_model(CASES[name], "fill-mask", num_hidden_layers=3).save_pretrained(folder)
         copy_tokenizer(tokenizer_folders[CASES[name].tokenizer], folder)
@@ -32,6 +35,7 @@ def recipe(tmp_path: Path, tokenizer_folders: dict[str, Path]) -> Make:
             "teacher": {"source": str(folder)},
             "corpus": {"sources": [{"files": "none.txt"}]},
             "train": {"steps": 1},
+            **sections,
         }
         return parse_recipe(data, where="test")
 
@@ -67,9 +71,102 @@ def test_a_budget_that_nothing_meets_names_the_nearest_and_its_needs(recipe: Mak
     ratios = [c.worst_ratio for c in record.candidates]
     assert ratios == sorted(ratios)
     assert set(record.candidates[0].excess) <= {"file", "memory"}
-    with pytest.raises(GateError, match=r"no student of .* needs at least .*memory \d+ MiB") as e:
+    with pytest.raises(GateError, match=r"no student of .* meets the budget on rpi4") as e:
         require_candidate(record)
-    assert e.value.message.count("which needs at least") == 3
+    # One candidate of each depth, with what it needs and the limit.
+    first, *nearest = e.value.message.split("\n")
+    assert first.endswith("; nearest:")
+    assert [line.split()[0] for line in nearest] == ["1", "2", "3"]
+    assert all(re.search(r"memory \d+(–\d+)? MiB, limit 1.0 MiB", line) for line in nearest)
+    assert all("file" in line and "latency" not in line for line in nearest)
+
+
+def test_the_limits_that_an_error_names_fit(recipe: Make) -> None:
+    record = search(recipe(), options(under=["1kB", "0.001ms"], memory="1MB"))
+    with pytest.raises(GateError) as error:
+        require_candidate(record)
+    flags = str(error.value.hint).split(";")[0].split(" with ")[1].split()
+    under = [
+        value for flag, value in zip(flags[::2], flags[1::2], strict=True) if flag == "--under"
+    ]
+    assert len(under) == 2
+    memory = flags[flags.index("--memory") + 1]
+    fits = search(recipe(), options(under=under, memory=memory)).candidates[0]
+    assert fits.fit == "fits"
+
+
+def test_candidates_of_one_depth_differ_in_their_width(recipe: Make) -> None:
+    record = search(recipe(), options(under=["1kB"], keep=["layers", "vocabulary"]))
+    assert {c.layers for c in record.candidates} == {2}
+    nearest = nearest_candidates(record.candidates)
+    widths = [c.intermediate for c in nearest]
+    assert len(set(widths)) == len(widths) > 0
+
+
+def test_the_table_has_no_two_candidates_with_the_same_needs(recipe: Make) -> None:
+    table = search_table(search(recipe(), options(under=["0.001ms"])))
+    verdicts = [row[table.columns.index("verdict")] for row in table.rows]
+    assert len(set(verdicts)) == len(verdicts) > 1
+
+
+def test_the_recipes_own_student_is_a_candidate_and_described(recipe: Make) -> None:
+    checked = recipe(student={"layers": [0, 2], "intermediate": 33, "heads": 1})
+    record = search(checked, options())
+    own = [c for c in record.candidates if (c.layers, c.intermediate, c.heads) == (2, 33, 1)]
+    assert {c.precision for c in own} == {"fp32", "int8"}
+    assert len({c.intermediate for c in record.candidates}) > 1
+    notes = " ".join(search_table(record).notes)
+    assert "own student (2 layers, feed-forward 33, 1 heads" not in notes
+    assert "own student (2 layers, feed-forward 33, 1 head, " in notes
+    assert "fits in int8" in notes
+
+
+def test_sizes_of_the_recipe_are_kept_on_request(recipe: Make) -> None:
+    checked = recipe(student={"layers": [0, 2], "intermediate": 33})
+    record = search(checked, options(keep=["layers", "intermediate"]))
+    assert {(c.layers, c.intermediate) for c in record.candidates} == {(2, 33)}
+    assert len({c.heads for c in record.candidates}) == 2
+    assert "all candidates have its layers, intermediate" in " ".join(search_table(record).notes)
+
+
+@pytest.mark.parametrize(
+    ("student", "problem"),
+    [
+        ({"layers": [0, 3]}, r"student.layers is \[0, 3\]: the teacher has no layer 3; .* 0 to 2"),
+        ({"heads": 9}, r"student.heads is 9; expected 1 to \d+ with this teacher"),
+        ({"intermediate": 5000}, r"student.intermediate is 5000; expected 1 to \d+"),
+        ({"vocabulary": {"size": 2}}, r"student.vocabulary.size is 2; expected \d+ to"),
+    ],
+)
+def test_sizes_that_the_teacher_cannot_give_are_refused(
+    student: dict[str, object], problem: str, recipe: Make
+) -> None:
+    with pytest.raises(InputError, match=problem):
+        search(recipe(student=student), options())
+
+
+def test_a_vocabulary_by_coverage_has_no_size_to_keep(recipe: Make) -> None:
+    checked = recipe(student={"vocabulary": {"coverage": 0.99}})
+    search(checked, options())
+    with pytest.raises(InputError, match=r"--keep vocabulary: .*coverage is 0.99"):
+        search(checked, options(keep=["vocabulary"]))
+
+
+def test_word_embeddings_are_factorised_where_the_objective_allows_it(recipe: Make) -> None:
+    assert {c.embedding for c in search(recipe(), options()).candidates} == {None}
+    checked = recipe(objective={"kind": "representation"})
+    record = search(checked, options())
+    (width,) = {c.embedding for c in record.candidates} - {None}
+    full = next(c for c in record.candidates if c.embedding is None)
+    narrow = next(c for c in record.candidates if c.embedding == width)
+    assert (full.layers, full.heads) == (narrow.layers, narrow.heads)
+    assert full.vocabulary == narrow.vocabulary
+    assert narrow.parameters < full.parameters
+    rows = [row[3] for row in search_table(record).rows]
+    assert any(cell.endswith(f"× {width}") for cell in rows)
+    own = recipe(objective={"kind": "representation"}, student={"embedding": 5})
+    kept = search(own, options(keep=["embedding"]))
+    assert {c.embedding for c in kept.candidates} == {5}
 
 
 def test_the_command_ends_with_3_if_nothing_fits(recipe: Make, tmp_path: Path) -> None:
@@ -120,16 +217,15 @@ def test_families_without_known_sizes_are_refused(name: str, recipe: Make) -> No
     ("student", "problem"),
     [
         ({"init": "runs/a/student"}, 'student.init is "runs/a/student"'),
-        ({"embedding": 16}, "student.embedding is 16"),
+        ({"embedding": 16}, 'student.embedding is 16 and objective.kind is "mlm"'),
     ],
 )
-def test_sizes_that_are_not_searched_are_refused(
+def test_students_that_cannot_be_searched_are_refused(
     student: dict[str, object], problem: str, recipe: Make
 ) -> None:
-    checked = recipe()
-    section = checked.student.model_copy(update=student)
+    checked = recipe(student=student, objective={"kind": "mlm"})
     with pytest.raises(InputError, match=problem):
-        search(checked.model_copy(update={"student": section}), options())
+        search(checked, options())
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from edgedistil.report.language_models import language_model_table, language_mod
 from edgedistil.report.load import RunResults
 from edgedistil.report.profile_tables import claims_table, main_tables, profile_table
 from edgedistil.report.table import TableData
-from edgedistil.report.trim_tables import trim_tables
+from edgedistil.report.trim_tables import trim_baseline_table, trim_tables
 
 # Enough characters to recognise a file; the JSON report has the complete digest.
 _SHORT_SHA256 = 12
@@ -118,9 +118,8 @@ def distillation_section(results: RunResults) -> ReportSection:
 
 # A trimmed student differs from its teacher in two ways at once.
 _TRIM_BASELINES = (
-    " The vocabulary was trimmed: what that alone costs is the row teacher-trimmed of the"
-    " evaluation; what distilling alone costs is the row student-untrimmed, the student of a run"
-    " of the recipe without student.vocabulary (edgedistil evaluate --untrimmed-run NAME)."
+    " The vocabulary was trimmed: what that alone costs, and what distilling alone costs, is in"
+    " the table “Cost of trimming and of distilling” of the section Quality on tasks."
 )
 
 
@@ -198,7 +197,8 @@ def quality_section(results: RunResults) -> ReportSection:
             ),
         ]
     )
-    tables = [*evaluation_tables(record), *ablation]
+    trimming = [] if results.trim is None else [trim_baseline_table(record)]
+    tables = [*evaluation_tables(record), *trimming, *ablation]
     cost = cost_table(record, plots.measured_rows(results.profiles))
     if cost is not None:
         tables.append(cost)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from edgedistil.core.format import mebibytes, millions, milliseconds, percent
+from edgedistil.core.evaluation_records import EvaluationRecord
+from edgedistil.core.format import (
+    ABSENT,
+    hundredths,
+    mebibytes,
+    millions,
+    milliseconds,
+    percent,
+)
 from edgedistil.core.records import NotMeasured
 from edgedistil.core.trim_records import TrimRecord
 from edgedistil.report.table import TableData
@@ -12,6 +20,33 @@ def trim_tables(record: TrimRecord) -> list[TableData]:
     """Returns sizes, tokens on held-out text with the proof, and tokens that went."""
     sizes, texts = _size_table(record), _text_table(record)
     return [sizes, texts, *_latency_tables(record), _script_table(record)]
+
+
+def trim_baseline_table(record: EvaluationRecord) -> TableData:
+    """Returns scores of the models that trimming and distilling made, one column a task.
+
+    A baseline that was not evaluated has a row that says so.
+    """
+    tasks = list(dict.fromkeys(summary.task for summary in record.summaries))
+    collections = list(dict.fromkeys(score.collection for score in record.retrieval))
+    scores = {(s.task, s.model): s.mean for s in record.summaries if s.artefact == "pytorch"}
+    scores |= {(s.collection, s.model): s.metrics["ndcg@10"] for s in record.retrieval}
+    columns = [*tasks, *collections]
+    rows, notes = [], []
+    has_given = any(model == "teacher-as-given" for _, model in scores)
+    reference = "teacher-as-given" if has_given else "teacher"
+    for model, description in {reference: "as given", **_BASELINES}.items():
+        cells = [
+            hundredths(scores[column, model], 1) if (column, model) in scores else ABSENT
+            for column in columns
+        ]
+        rows.append([model, description, *cells])
+        if ABSENT in cells and model in _REMEDIES:
+            notes.append(f"{model} is not measured in every column: {_REMEDIES[model]}")
+    notes.append("× 100: nDCG@10 of collections, means over the seeds of labelled tasks")
+    return TableData(
+        "Cost of trimming and of distilling", ["model", "what it is", *columns], rows, notes
+    )
 
 
 def _size_table(record: TrimRecord) -> TableData:
@@ -71,3 +106,13 @@ def _script_table(record: TrimRecord) -> TableData:
 
 
 _COLUMNS = ("", "before", "after")
+_BASELINES = {
+    "teacher-trimmed": "trimmed, not distilled",
+    "student-untrimmed": "distilled, not trimmed",
+    "student": "trimmed and distilled",
+}
+_REMEDIES = {
+    "teacher-trimmed": "edgedistil evaluate scores it",
+    "student-untrimmed": "distil the recipe without student.vocabulary as another run, then "
+    "edgedistil evaluate --untrimmed-run NAME",
+}

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from edgedistil.core.format import ABSENT
 from edgedistil.core.rundir import RunDir
 from edgedistil.report.load import RunResults, load_results
 from edgedistil.report.sections import (
@@ -16,11 +17,32 @@ from edgedistil.report.sections import (
     quality_section,
     size_section,
 )
+from tests.report.test_trim_tables import record
 
 
 @pytest.fixture
 def results(full_run: RunDir) -> RunResults:
     return load_results(full_run)
+
+
+def test_baselines_are_shown_whenever_a_vocabulary_was_trimmed(results: RunResults) -> None:
+    title = "Cost of trimming and of distilling"
+    assert title not in [table.title for table in quality_section(results).tables]
+    trimmed = replace(results, trim=record())
+    (table,) = [t for t in quality_section(trimmed).tables if t.title == title]
+    assert [row[0] for row in table.rows] == [
+        "teacher",
+        "teacher-trimmed",
+        "student-untrimmed",
+        "student",
+    ]
+    # This run has no such models: their cells are empty, and the notes say what to do.
+    assert set(table.rows[1][2:]) == set(table.rows[2][2:]) == {ABSENT}
+    assert ABSENT not in table.rows[3][2:]
+    notes = "\n".join(table.notes)
+    assert "teacher-trimmed is not measured in every column: edgedistil evaluate" in notes
+    assert "--untrimmed-run NAME" in notes
+    assert title in size_section(trimmed).lead
 
 
 def test_sections_follow_the_stages(results: RunResults) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from edgedistil.core.evaluation_records import EvaluationRecord, Summary
 from edgedistil.core.records import Band, NotMeasured, provenance
 from edgedistil.core.trim_records import TrimLatency, TrimProof, TrimRecord, TrimText
-from edgedistil.report.trim_tables import trim_tables
+from edgedistil.report.trim_tables import trim_baseline_table, trim_tables
 
 
 def record(**changes: object) -> TrimRecord:
@@ -65,3 +66,21 @@ def test_a_device_adds_the_predicted_cost() -> None:
     )
     table = trim_tables(record(latency=[row]))[2]
     assert table.rows == [["rpi4, int8", "20.0–60.0 (42 tokens)", "20.5–61.5 (43 tokens)", "+0.71"]]
+
+
+def summary(task: str, model: str, mean: float) -> Summary:
+    values = dict.fromkeys(("median", "mean", "lowest", "highest"), mean)
+    return Summary(task=task, model=model, metric="accuracy", seeds=[0], **values)  # type: ignore[arg-type]
+
+
+def test_measured_baselines_have_scores_and_no_advice() -> None:
+    models = ("teacher-as-given", "teacher-trimmed", "student-untrimmed", "student")
+    scores = [summary("sst2", model, 0.9 - index / 100) for index, model in enumerate(models)]
+    evaluation = EvaluationRecord(
+        cells=[], summaries=scores, retentions=[], provenance=provenance()
+    )
+    table = trim_baseline_table(evaluation)
+    assert table.columns == ["model", "what it is", "sst2"]
+    assert [row[0] for row in table.rows] == list(models)
+    assert [row[2] for row in table.rows] == ["90.0", "89.0", "88.0", "87.0"]
+    assert len(table.notes) == 1

@@ -12,37 +12,29 @@ from dataclasses import dataclass
 
 from edgedistil.core import console
 from edgedistil.core.budget_options import SearchOptions
-from edgedistil.core.device import HOST
 from edgedistil.core.distill_records import DistillRecord, HeldoutMlm, HeldoutVectors
 from edgedistil.core.errors import (
     GateError,
     InputError,
     Interrupted,
-    ModelError,
-    ParityError,
     RunError,
     StorageError,
     TargetError,
 )
 from edgedistil.core.flag import command_arguments
-from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
+from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.places import runs_root
-from edgedistil.core.profile_records import ProfileRow
 from edgedistil.core.recipe import Recipe, parse_recipe, write_recipe
 from edgedistil.core.records import provenance, read_record, write_record
 from edgedistil.core.rundir import RunDir, checked_name, sha256_file
 from edgedistil.core.search_records import (
-    Budget,
     Candidate,
     SearchRecord,
     TrainedSearch,
     TrainedStudent,
 )
-from edgedistil.core.task import ENCODER_TASK
 from edgedistil.core.trim_records import TrimRecord
-from edgedistil.profiling.artefacts import run_artefacts
 from edgedistil.search.board import check_board
-from edgedistil.search.budget import excess_of
 from edgedistil.search.halving import (
     Round,
     pareto,
@@ -52,18 +44,11 @@ from edgedistil.search.halving import (
     sizes_of,
 )
 from edgedistil.search.stage import check_student, oldest_runtime
+from edgedistil.search_artefacts import ArtefactCheck, check_until_one_passes
 
 RECORD = "search.json"
+# The recipe, for the command that resumes a search.
 RECIPE = "search.toml"
-# What the check of an artefact writes into the record of its student.
-_CHECKED_FIELDS = (
-    "failure",
-    "file_bytes",
-    "latency_ms",
-    "memory_bytes",
-    "method",
-    "artefact_sha256",
-)
 
 
 @dataclass(frozen=True)
@@ -116,6 +101,7 @@ def train_search(
     """
     plan = _plan(recipe, search, options)
     run = RunDir(runs_root() / plan.name)
+    # Read before the new record replaces it.
     earlier = _earlier_search(run, search)
     # The recipe of the command that resumes the search.
     run.path.mkdir(parents=True, exist_ok=True)
@@ -141,7 +127,9 @@ def _train_and_check(
         metric=_metric(plan, trained[0]),
         tokens=sum(round_.students * round_.tokens for round_ in plan.rounds),
         rounds=len(plan.rounds),
-        students=_check_until_one_passes(trained, _Check(search, options, earlier)),
+        students=check_until_one_passes(
+            list(_records(trained)), ArtefactCheck(search, options, earlier)
+        ),
         provenance=provenance(),
     )
 
@@ -156,9 +144,11 @@ def _with_resume_hint(run: RunDir, options: SearchOptions) -> Iterator[None]:
     # A hint of the distillation itself would resume one of the students only.
     except Interrupted as error:
         raise Interrupted(error.message, hint=f"resume the search with: {command}") from error
+    # During an evaluation, an export or a profile.
     except KeyboardInterrupt:
         raise Interrupted("interrupted", hint=f"resume the search with: {command}") from None
     except StorageError as error:
+        # Its second line is the command of the student's own run.
         advice = (error.hint or "").partition("\n")[0]
         raise StorageError(
             error.message, hint=f"{advice}\n  then resume the search with: {command}"
@@ -177,6 +167,7 @@ def _earlier_search(run: RunDir, search: SearchRecord) -> TrainedSearch | None:
     if not (run.path / RECORD).is_file():
         return None
     earlier = read_record(run.path / RECORD, TrainedSearch)
+    # The budget may be another one: it is compared with the same figures.
     is_same = all(
         getattr(earlier, name) == getattr(search, name) for name in ("device", "length", "threads")
     )
@@ -363,62 +354,7 @@ def _mean_ndcg(run: RunDir, plan: _Plan) -> float:
     return sum(scores) / len(scores)
 
 
-# --- artefacts -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Check:
-    """How artefacts are checked.
-
-    Attributes:
-        search: Device and budget.
-        options: Options of the command.
-        earlier: Result of an earlier search of this name on the same device; None without one.
-    """
-
-    search: SearchRecord
-    options: SearchOptions
-    earlier: TrainedSearch | None
-
-    @property
-    def method(self) -> str:
-        """Method of the figures that the budget is compared with."""
-        is_reachable = self.options.ssh is not None or self.options.device == HOST
-        return "measured" if is_reachable else "predicted"
-
-    def exported(self, student: TrainedStudent) -> TrainedStudent | None:
-        """Returns the earlier record of a student whose artefact is still that of its weights."""
-        earlier = self.earlier.students if self.earlier is not None else []
-        for other in earlier:
-            is_same = (other.run, other.distill_sha256) == (student.run, student.distill_sha256)
-            if is_same and other.candidate.precision == student.candidate.precision:
-                return other if _is_present(other) else None
-        return None
-
-    def passed(self, earlier: TrainedStudent) -> bool:
-        """Whether an artefact passed with the same budget, by the same method."""
-        assert self.earlier is not None
-        is_same = self.earlier.budget == self.search.budget and earlier.method == self.method
-        return earlier.passed and is_same
-
-
-def _is_present(student: TrainedStudent) -> bool:
-    """Whether the artefact of a student is as it was when it was compared with the budget."""
-    try:
-        artefacts = run_artefacts(RunDir(runs_root() / student.run))
-    except (RunError, ModelError):
-        return False
-    return student.artefact_sha256 in {artefact.sha256 for artefact in artefacts}
-
-
-def _check_until_one_passes(trained: Sequence[_Trained], check: _Check) -> list[TrainedStudent]:
-    """Returns the students' records; artefacts are made from the best on, until one passes."""
-    students = list(_records(trained))
-    for index, student in enumerate(students):
-        students[index] = _check_artefact(student, check)
-        if students[index].passed:
-            break
-    return students
+# --- records -------------------------------------------------------------------------------------
 
 
 def _records(trained: Sequence[_Trained]) -> Iterator[TrainedStudent]:
@@ -441,74 +377,3 @@ def _costs(student: _Trained) -> tuple[float, ...]:
     """Error, bytes and time, of which less is better."""
     candidate = student.candidate
     return (-student.score, candidate.file_bytes.low, candidate.latency_ms.low)
-
-
-def _check_artefact(student: TrainedStudent, check: _Check) -> TrainedStudent:
-    """Exports a student and compares its artefact on the device with the budget."""
-    from edgedistil.export.stage import export_student
-    from edgedistil.profiling.stage import profile
-
-    earlier, search, options = check.exported(student), check.search, check.options
-    if earlier is not None and check.passed(earlier):
-        console.say(f"{student.run}: its artefact passed before and is not exported again")
-        fields = {name: getattr(earlier, name) for name in _CHECKED_FIELDS}
-        return student.model_copy(update=fields)
-    if earlier is not None:
-        console.say(f"{student.run}: exported before, and not exported again")
-    else:
-        precision = student.candidate.precision
-        options_of_export = ExportOptions(precisions=[precision], target=options.device)
-        # A rejected artefact, or a runtime that is too old for it, does not end the search.
-        try:
-            export_student(student.run, options_of_export)
-        except (ParityError, TargetError) as error:
-            return student.model_copy(update={"failure": str(error.message)})
-    options_of_profile = ProfileOptions(
-        device=options.device,
-        ssh=options.ssh,
-        bootstrap=options.bootstrap,
-        threads=[search.threads],
-        lengths=[search.length],
-        sentence_pairs=0,
-        claim_pairs=0,
-    )
-    _, records = profile(student.run, options_of_profile)
-    rows = [row for record in records for row in record.rows if _is_row(row, student, search)]
-    # A precision that the device cannot run has no row.
-    if not rows:
-        return student.model_copy(update={"failure": "it was not profiled on the device"})
-    row = rows[0]
-    return student.model_copy(
-        update={
-            "failure": _failure(row, search.budget),
-            "file_bytes": row.file_bytes,
-            "latency_ms": row.latency_ms,
-            "memory_bytes": row.peak_memory_bytes,
-            "method": row.method,
-            "artefact_sha256": row.artefact_sha256,
-        }
-    )
-
-
-def _is_row(row: ProfileRow, student: TrainedStudent, search: SearchRecord) -> bool:
-    is_student = row.role == "student" and row.task == ENCODER_TASK
-    return (
-        is_student and row.precision == student.candidate.precision and row.length == search.length
-    )
-
-
-def _failure(row: ProfileRow, budget: Budget) -> str:
-    """What of a budget an artefact exceeds; empty if nothing."""
-    if not row.usable:
-        return f"the measurement is not valid: {row.invalid_reason or row.disturbed}"
-    needs = (
-        ("ms", row.latency_ms, budget.latency_ms),
-        ("bytes of file", float(row.file_bytes), budget.file_bytes),
-        ("bytes of memory", row.peak_memory_bytes, budget.memory_bytes),
-    )
-    failures = []
-    for unit, need, limit in needs:
-        problem = excess_of(need, limit)
-        if problem:
-            failures.append(f"{problem} {unit}")
-    return ", ".join(failures)

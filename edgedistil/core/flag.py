@@ -48,6 +48,7 @@ def command_arguments(options: CheckedOptions) -> list[str]:
         if value is True:
             arguments.append(flag.name)
             continue
+        # A flag of several values is repeated.
         is_list = isinstance(value, Sequence) and not isinstance(value, str)
         for item in value if is_list else [value]:
             arguments += [flag.name, str(item)]

@@ -353,6 +353,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
             hint=f"expected a TOML file or one of: {', '.join(names)}",
         )
     data = read_toml(file, error=RecipeError, name=str(path))
+    # Problems of these keys name the argument: the file does not have such a line.
     arguments = {}
     for override in overrides or []:
         key = apply_override(data, override, exclusive=[f"train.{name}" for name in RUN_LENGTHS])

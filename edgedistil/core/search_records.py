@@ -72,7 +72,7 @@ class SearchRecord(Record):
     budget: Budget
     # Sizes of the recipe's own student, and the keys of those that every candidate has.
     recipe_sizes: StudentSizes | None = None
-    kept: list[str] = Field(default_factory=list)
+    fixed_sizes: list[str] = Field(default_factory=list)
     candidates: list[Candidate]
     provenance: Provenance
 

@@ -60,6 +60,7 @@ def _recipe_notes(record: SearchRecord) -> list[str]:
     own = record.recipe_sizes
     if own is None:
         return []
+    # One candidate for each precision.
     sizes = own.model_dump()
     verdicts = [
         f"{candidate.fit} in {candidate.precision}"
@@ -69,8 +70,8 @@ def _recipe_notes(record: SearchRecord) -> list[str]:
     student = f"{plural(own.layers, 'layer')}, feed-forward {own.intermediate}, "
     student += plural(own.heads, "head")
     varied = "--keep layers holds its depth in all candidates"
-    if record.kept:
-        varied = f"all candidates have its {', '.join(record.kept)}"
+    if record.fixed_sizes:
+        varied = f"all candidates have its {', '.join(record.fixed_sizes)}"
     return [
         f"the recipe's own student ({student}, {_words(own)} tokens): {', '.join(verdicts)}; "
         f"{varied}"

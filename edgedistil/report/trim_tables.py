@@ -33,6 +33,7 @@ def trim_baseline_table(record: EvaluationRecord) -> TableData:
     scores |= {(s.collection, s.model): s.metrics["ndcg@10"] for s in record.retrieval}
     columns = [*tasks, *collections]
     rows, notes = [], []
+    # A teacher with a fitted head is a model of its own; the reference is the user's.
     has_given = any(model == "teacher-as-given" for _, model in scores)
     reference = "teacher-as-given" if has_given else "teacher"
     for model, description in {reference: "as given", **_BASELINES}.items():

@@ -101,6 +101,7 @@ def enumerate_shapes(
         "vocabulary": [teacher.vocabulary, *rows],
     }
     for key, field in _FIELDS.items():
+        # The recipe's own size need not be one of the shares.
         if own is not None:
             size: int = getattr(own, field)
             sizes[field] = [size] if key in keep else [*sizes[field], size]

@@ -31,6 +31,7 @@ def nearest_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
     Args:
         candidates: In the order of a search that nothing fits.
     """
+    # With --keep, all candidates may have one depth, or one vocabulary, too.
     first: dict[int, Candidate] = {}
     for field in ("layers", "vocabulary", "intermediate"):
         first = {}
@@ -57,6 +58,7 @@ def flags_that_fit(candidate: Candidate, budget: Budget) -> str:
     """Returns limits that a candidate is below for sure, as flags of the command line."""
     flags = []
     for name, band, limit in _limited(candidate, budget):
+        # A limit that the candidate does not exceed stays as it is.
         most = max(band.high, limit)
         if name == "latency":
             # Rounded upwards, so that the candidate is below it.

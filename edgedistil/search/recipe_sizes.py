@@ -21,6 +21,7 @@ def recipe_shape(student: Student, teacher: EncoderShape, *, least_vocabulary: i
     Raises:
         InputError: The teacher has no such layer, or is not larger than a size.
     """
+    # A vocabulary by coverage is as large as the text makes it; here it is the teacher's.
     vocabulary = None if student.vocabulary is None else student.vocabulary.size
     words, width = teacher.vocabulary, teacher.hidden
     # V·E + E·D < V·D: above it, two matrices are not smaller than one.
@@ -35,7 +36,7 @@ def recipe_shape(student: Student, teacher: EncoderShape, *, least_vocabulary: i
     )
 
 
-def check_kept(student: Student, keep: Sequence[StudentSize]) -> None:
+def check_fixed_sizes(student: Student, keep: Sequence[StudentSize]) -> None:
     """Raises InputError if a size that candidates are to have is not known before training."""
     section = student.vocabulary
     if "vocabulary" in keep and section is not None and section.size is None:
@@ -56,6 +57,7 @@ def _depth(layers: str | list[int], teacher: int) -> int:
             f"student.layers is {layers}: the teacher has no layer {outside[0]}; expected layers "
             f"from 0 to {teacher - 1}"
         )
+    # A layer may be taken twice.
     return len(layers)
 
 
@@ -65,6 +67,7 @@ def _size(
     """A size below the teacher's; the teacher's if the recipe has none."""
     if size is None:
         return teacher
+    # `distill` refuses the teacher's own size: the key would change nothing.
     most = teacher - 1 if largest is None else largest
     if not least <= size <= most:
         raise InputError(

@@ -28,7 +28,7 @@ from edgedistil.runtime.match import match_device
 from edgedistil.search.budget import read_budget
 from edgedistil.search.candidates import Setting, enumerate_shapes, judge
 from edgedistil.search.nearest import describe_needs, flags_that_fit, nearest_candidates
-from edgedistil.search.recipe_sizes import check_kept, recipe_shape
+from edgedistil.search.recipe_sizes import check_fixed_sizes, recipe_shape
 
 _ORDER = {"fits": 0, "may fit": 1, "does not fit": 2}
 
@@ -57,7 +57,7 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
     source = read_model_folder(find_transformer(find_model(recipe.teacher.source)))
     shape, least = _student_shape(source), _least_vocabulary(source)
     own = recipe_shape(recipe.student, shape, least_vocabulary=least)
-    check_kept(recipe.student, options.keep)
+    check_fixed_sizes(recipe.student, options.keep)
     # A length that the teacher cannot read has no students either.
     limit = source.family.positions_limit(source.config)
     if options.length > limit:
@@ -93,7 +93,7 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
         threads=options.threads,
         budget=budget,
         recipe_sizes=_sizes(own, shape),
-        kept=list(options.keep),
+        fixed_sizes=list(options.keep),
         candidates=sorted(candidates, key=rank),
         provenance=provenance(),
     )

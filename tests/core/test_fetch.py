@@ -351,7 +351,7 @@ def test_a_lock_file_is_removed_with_the_lock(tmp_path: Path) -> None:
     with fetch.file_lock(path, wait=False):
         assert path.is_file()
     assert list(tmp_path.iterdir()) == []
-    # What a killed holder left is no obstacle.
+    # A file that a killed holder left does not prevent the next one.
     path.touch()
     with (
         fetch.file_lock(path, wait=False),

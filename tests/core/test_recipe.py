@@ -231,7 +231,7 @@ def test_a_problem_of_set_names_the_argument(tmp_path: Path, override: str, mess
     assert caught.value.message.startswith("--set") == message.startswith("--set")
 
 
-def test_problems_of_the_file_and_of_set_are_told_apart(tmp_path: Path) -> None:
+def test_problems_of_the_file_do_not_name_an_argument(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(write(tmp_path, SMALLEST + "\n[loss]\nmlm = -1.0\n"), ["student.heads=0"])
     first, *lines = caught.value.message.split("\n")

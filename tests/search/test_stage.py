@@ -165,8 +165,8 @@ def test_word_embeddings_are_factorised_where_the_objective_allows_it(recipe: Ma
     rows = [row[3] for row in search_table(record).rows]
     assert any(cell.endswith(f"× {width}") for cell in rows)
     own = recipe(objective={"kind": "representation"}, student={"embedding": 5})
-    kept = search(own, options(keep=["embedding"]))
-    assert {c.embedding for c in kept.candidates} == {5}
+    fixed = search(own, options(keep=["embedding"]))
+    assert {c.embedding for c in fixed.candidates} == {5}
 
 
 def test_the_command_ends_with_3_if_nothing_fits(recipe: Make, tmp_path: Path) -> None:

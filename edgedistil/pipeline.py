@@ -12,7 +12,8 @@ from edgedistil.core import console
 from edgedistil.core.device import HOST, load_device
 from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
 from edgedistil.core.places import runs_root
-from edgedistil.core.recipe import Recipe
+from edgedistil.core.recipe import Recipe, load_recipe
+from edgedistil.core.recipe_diff import check_resumable
 from edgedistil.core.records import text_sha256
 from edgedistil.core.rundir import RunDir, checked_name, read_json_object, sha256_file, write_json
 from edgedistil.core.thread_limits import check_threads
@@ -49,6 +50,9 @@ def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
     _check_names(recipe)
     run = RunDir(runs_root() / name)
     resume = run.path.is_dir()
+    # Before an estimate, which takes longer than finding out that the run has another recipe.
+    if run.recipe.exists():
+        check_resumable(load_recipe(run.recipe), recipe, run=name)
     stages = _later_stages(run, recipe)
     countdown = Countdown(recipe, _expected_times(run, recipe, stages))
     countdown.announce()

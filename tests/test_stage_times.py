@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from edgedistil import pipeline, stage_times
-from edgedistil.core.recipe import Recipe
+from edgedistil.core.errors import RunError
+from edgedistil.core.recipe import Recipe, write_recipe
 from edgedistil.core.records import NotMeasured
 from edgedistil.core.rundir import RunDir
 from edgedistil.stage_times import Countdown, StageTime, estimate_evaluation, last_time
@@ -163,3 +164,13 @@ def test_a_run_counts_only_the_stages_that_are_left(
     third = capsys.readouterr().err
     assert re.search(r"^  export: about \d+ s \(as the last time here\)$", third, re.MULTILINE)
     assert "unknown" not in third
+
+
+def test_another_recipe_is_refused_before_anything_is_timed(
+    tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe()
+    write_recipe(RunDir(runs / "small").recipe, recipe)
+    monkeypatch.setattr(pipeline, "estimate_distillation", lambda *_: pytest.fail("timed"))
+    with pytest.raises(RunError, match=r"loss\.mlm"):
+        pipeline.run_all(tiny_recipe(loss={"mlm": 1.0}))

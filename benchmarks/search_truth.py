@@ -75,6 +75,7 @@ def measure_candidate(candidate: Candidate, record: SearchRecord) -> dict[str, o
         "intermediate": candidate.intermediate,
         "heads": candidate.heads,
         "vocabulary": candidate.vocabulary,
+        "embedding": candidate.embedding,
         "precision": candidate.precision,
         "verdict": candidate.fit,
         "band_ms": [candidate.latency_ms.low, candidate.latency_ms.high],

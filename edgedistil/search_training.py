@@ -22,6 +22,7 @@ from edgedistil.core.errors import (
     TargetError,
 )
 from edgedistil.core.flag import command_arguments
+from edgedistil.core.format import plural
 from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Recipe, parse_recipe, write_recipe
@@ -241,7 +242,7 @@ def _halve(plan: _Plan, students: Sequence[Candidate]) -> list[_Trained]:
     ranking: list[_Trained] = []
     for number, round_ in enumerate(plan.rounds, start=1):
         console.say(
-            f"round {number} of {len(plan.rounds)}: {round_.students} students, "
+            f"round {number} of {len(plan.rounds)}: {plural(round_.students, 'student')}, "
             f"{round_.tokens:,} tokens each"
         )
         trained = [

@@ -257,7 +257,6 @@ def test_help_of_a_command_imports_no_torch(command: str, tmp_path: Path) -> Non
             ["run", "tiny", "--set", "profile.devices=['rpi4']", "--set", "profile.threads=[17]"],
             "profile.threads is 17: rpi4 has 4 cores; expected at most 16",
         ),
-        (["embed", "text", "--threads", "1024"], "--threads is 1024: this machine has"),
         (["run", "tiny", "--run", "../x"], "is not a valid name of a run"),
         (["distill", "tiny", "--run", "\udcff"], "argument 4 is not UTF-8: ?"),
     ],

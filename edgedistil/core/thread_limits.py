@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edgedistil.core.errors import InputError
+from edgedistil.core.format import plural
 
 # More threads than cores only wait for each other: 1000 on two cores take minutes for one call.
 _THREADS_PER_CORE = 4
@@ -26,5 +27,6 @@ def check_threads(
     for count in threads:
         if count > most:
             raise InputError(
-                f"{setting} is {count}: {machine} has {cores} cores; expected at most {most}"
+                f"{setting} is {count}: {machine} has {plural(cores, 'core')}; "
+                f"expected at most {most}"
             )

@@ -325,6 +325,14 @@ def test_embed_prints_a_list_for_each_text(
     np.testing.assert_array_equal(vector, edgedistil.Encoder(folder).embed(["ban cer"])[0])
 
 
+def test_embed_takes_no_more_threads_than_the_machine_can_use(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with pytest.raises(InputError, match="--threads is 9: this machine has 2 cores; expected at"):
+        edgedistil.embed(["ban"], run, edgedistil.EmbedOptions(threads=9))
+
+
 def test_embed_needs_texts_and_an_encoder(source: Path, run: RunDir, text: list[str]) -> None:
     with pytest.raises(InputError, match="has no exported encoder student; it has none"):
         edgedistil.embed(["ban"], run)

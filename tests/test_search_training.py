@@ -356,3 +356,23 @@ def test_word_embeddings_of_a_candidate_are_factorised(recipe: Recipe, runs: Pat
     assert student.file_bytes is not None
     assert student.candidate.file_bytes.low <= student.file_bytes
     assert student.file_bytes <= student.candidate.file_bytes.high
+
+
+def test_a_board_that_is_lost_after_the_training_costs_no_training(
+    recipe: Recipe, runs: Path, quick: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = options(device=own_device(), train=1, tokens=2000, ssh=quick.destination)
+    candidates = edgedistil.search(recipe, settings)
+    publish = artefacts.make_graph
+
+    def unplug(*arguments: object) -> object:
+        (quick.bin / "python3").unlink()
+        return publish(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(artefacts, "make_graph", unplug)
+    with pytest.raises(TargetError) as error:
+        edgedistil.train_search(recipe, candidates, settings)
+    assert error.value.exit_code == 4
+    *_, last = str(error.value.hint).split("\n")
+    assert "the students are trained; continue the search with: edgedistil search" in last
+    assert f"--ssh {quick.destination}" in last

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from edgedistil.core import console
 from edgedistil.core.budget_options import SearchOptions
@@ -26,8 +27,8 @@ from edgedistil.core.format import plural
 from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Recipe, parse_recipe, write_recipe
-from edgedistil.core.records import provenance, read_record, write_record
-from edgedistil.core.rundir import RunDir, checked_name, sha256_file
+from edgedistil.core.records import provenance, read_record, text_sha256, write_record
+from edgedistil.core.rundir import RunDir, checked_name, read_json_object, sha256_file, write_json
 from edgedistil.core.search_records import (
     Candidate,
     SearchRecord,
@@ -50,6 +51,8 @@ from edgedistil.search_artefacts import ArtefactCheck, check_until_one_passes
 RECORD = "search.json"
 # The recipe, for the command that resumes a search.
 RECIPE = "search.toml"
+# Score of a student on the collections, in the folder of its run.
+_SCORE = "search_score.json"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class _Plan:
         rounds: Students and tokens of each round.
         collections: Retrieval collections of the recipe, which judge sentence vectors.
         collection_names: Their names in the scores.
+        collections_sha256: Digest of their texts and grades.
     """
 
     recipe: Recipe
@@ -71,6 +75,7 @@ class _Plan:
     rounds: list[Round]
     collections: list[str]
     collection_names: list[str]
+    collections_sha256: str
 
     @property
     def teacher_sizes(self) -> tuple[int, int, int]:
@@ -209,8 +214,10 @@ def _plan(recipe: Recipe, search: SearchRecord, options: SearchOptions) -> _Plan
         )
     rounds = plan_rounds(len(students), tokens or len(students) * (recipe.train.tokens or 0))
     collections = [task for task in recipe.evaluate.tasks if is_retrieval(task)]
-    names = [collection.name for collection in load_collections(collections)]
-    return _Plan(recipe, name, search, rounds, collections, names)
+    loaded = load_collections(collections)
+    names = [collection.name for collection in loaded]
+    digest = text_sha256("\n".join(repr(collection) for collection in loaded))
+    return _Plan(recipe, name, search, rounds, collections, names, digest)
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -348,11 +355,21 @@ def _mean_ndcg(run: RunDir, plan: _Plan) -> float:
     from edgedistil.evaluate.retrieval.ranking import MAIN_METRIC
     from edgedistil.evaluate.stage import evaluate
 
+    # Encoding a collection takes minutes: the same weights have the same score on the same texts.
+    key = text_sha256(f"{plan.collections_sha256} {sha256_file(run.distill)}")
+    file = run.path / _SCORE
+    stored: dict[str, Any] = {}
+    if file.is_file():
+        stored = read_json_object(file, hint="remove it: the student is scored again")
+    if stored.get("key") == key:
+        return float(stored[MAIN_METRIC])
     record = evaluate(run, EvaluateOptions(tasks=plan.collections, models=["student"]))
     # The run's record also has the collections of earlier evaluations.
     rows = [row for row in record.retrieval if row.collection in plan.collection_names]
     scores = [row.metrics[MAIN_METRIC] for row in rows if row.model == "student"]
-    return sum(scores) / len(scores)
+    score = sum(scores) / len(scores)
+    write_json(file, {"key": key, MAIN_METRIC: score})
+    return score
 
 
 # --- records -------------------------------------------------------------------------------------

@@ -210,8 +210,15 @@ def test_sentence_vectors_are_judged_by_the_collections_of_the_recipe(
     both = edgedistil.evaluate(student.run, settings)[1].retrieval
     scores = {row.metrics["ndcg@10"] for row in both if row.model == "student"}
     assert len(scores) == 2
+    record_file = runs / student.run / "evaluation.json"
+    before = record_file.stat().st_mtime_ns
     _, again = trained(recipe, options(train=1, tokens=2000))
     assert again.students[0].score == student.score
+    # The same weights and texts are not encoded again; other texts are.
+    assert record_file.stat().st_mtime_ns == before
+    write_lines(own / "corpus.jsonl", [{"_id": word, "text": others[word]} for word in words])
+    _, changed = trained(recipe, options(train=1, tokens=2000))
+    assert changed.students[0].score != student.score
 
 
 def test_masked_lms_are_judged_by_their_held_out_loss(tiny_recipe: Make, runs: Path) -> None:

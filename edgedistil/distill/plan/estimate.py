@@ -104,8 +104,10 @@ def _text_size(spec: SourceSpec) -> tuple[int, str]:
     if spec.hub is not None:
         text = known_text(spec.hub, spec.config, spec.split)
         if text is None:
+            # One data set may have a configuration for each language.
+            name = f"{spec.hub}, {spec.config}" if spec.config else spec.hub
             raise InputError(
-                f"the size of data set '{spec.hub}' is unknown, and a plan does not download it",
+                f"the size of data set '{name}' is unknown, and a plan does not download it",
                 hint="plan with train.tokens or train.steps, with files or assets, or run "
                 "`distill` itself: it counts the tokens before it starts",
             )

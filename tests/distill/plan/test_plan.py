@@ -85,9 +85,9 @@ def test_an_unknown_teacher_without_the_hub(
 
 
 def test_a_data_set_of_unknown_size(tiny_recipe: Make) -> None:
-    sources = {"sources": [{"hub": "no-owner/no-text"}]}
+    sources = {"sources": [{"hub": "no-owner/no-text", "config": "de"}]}
     recipe = tiny_recipe(corpus=sources, train={"steps": None, "epochs": 1})
-    with pytest.raises(InputError, match="the size of data set 'no-owner/no-text' is unknown"):
+    with pytest.raises(InputError, match="the size of data set 'no-owner/no-text, de' is unknown"):
         plan(recipe)
 
 

@@ -24,7 +24,6 @@ from edgedistil.core.errors import (
 )
 from edgedistil.core.flag import command_arguments
 from edgedistil.core.format import plural
-from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Recipe, parse_recipe, write_recipe
 from edgedistil.core.records import provenance, read_record, text_sha256, write_record
@@ -36,6 +35,7 @@ from edgedistil.core.search_records import (
     TrainedStudent,
 )
 from edgedistil.core.trim_records import TrimRecord
+from edgedistil.evaluate.retrieval.collection import Collection
 from edgedistil.search.board import check_board
 from edgedistil.search.halving import (
     Round,
@@ -64,8 +64,8 @@ class _Plan:
         name: Beginning of the names of the runs, and folder of the result.
         search: Candidates, device and budget.
         rounds: Students and tokens of each round.
-        collections: Retrieval collections of the recipe, which judge sentence vectors.
-        collection_names: Their names in the scores.
+        tasks: Retrieval collections of the recipe by name, which judge sentence vectors.
+        collections: Their texts and grades.
         collections_sha256: Digest of their texts and grades.
     """
 
@@ -73,8 +73,8 @@ class _Plan:
     name: str
     search: SearchRecord
     rounds: list[Round]
-    collections: list[str]
-    collection_names: list[str]
+    tasks: list[str]
+    collections: list[Collection]
     collections_sha256: str
 
     @property
@@ -213,11 +213,10 @@ def _plan(recipe: Recipe, search: SearchRecord, options: SearchOptions) -> _Plan
             hint="set --tokens, such as --tokens 4000000",
         )
     rounds = plan_rounds(len(students), tokens or len(students) * (recipe.train.tokens or 0))
-    collections = [task for task in recipe.evaluate.tasks if is_retrieval(task)]
-    loaded = load_collections(collections)
-    names = [collection.name for collection in loaded]
-    digest = text_sha256("\n".join(repr(collection) for collection in loaded))
-    return _Plan(recipe, name, search, rounds, collections, names, digest)
+    tasks = [task for task in recipe.evaluate.tasks if is_retrieval(task)]
+    collections = load_collections(tasks)
+    digest = text_sha256("\n".join(repr(collection) for collection in collections))
+    return _Plan(recipe, name, search, rounds, tasks, collections, digest)
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -333,7 +332,7 @@ def _metric(plan: _Plan, trained: _Trained) -> str:
     if not isinstance(_heldout(trained.record), HeldoutVectors):
         return "minus the held-out masked-LM loss, nats for each token of the teacher"
     if plan.collections:
-        return f"mean nDCG@10 of {', '.join(plan.collections)}"
+        return f"mean nDCG@10 of {', '.join(plan.tasks)}"
     return "rank correlation of held-out similarities with the teacher's"
 
 
@@ -353,9 +352,10 @@ def _heldout(record: DistillRecord) -> HeldoutMlm | HeldoutVectors:
 
 def _mean_ndcg(run: RunDir, plan: _Plan) -> float:
     from edgedistil.evaluate.retrieval.ranking import MAIN_METRIC
-    from edgedistil.evaluate.stage import evaluate
+    from edgedistil.evaluate.retrieval.stage import student_ndcg
 
-    # Encoding a collection takes minutes: the same weights have the same score on the same texts.
+    # The teacher and the baselines, which `evaluate` scores too, decide nothing here. Encoding a
+    # collection takes minutes: the same weights have the same score on the same texts.
     key = text_sha256(f"{plan.collections_sha256} {sha256_file(run.distill)}")
     file = run.path / _SCORE
     stored: dict[str, Any] = {}
@@ -363,11 +363,7 @@ def _mean_ndcg(run: RunDir, plan: _Plan) -> float:
         stored = read_json_object(file, hint="remove it: the student is scored again")
     if stored.get("key") == key:
         return float(stored[MAIN_METRIC])
-    record = evaluate(run, EvaluateOptions(tasks=plan.collections, models=["student"]))
-    # The run's record also has the collections of earlier evaluations.
-    rows = [row for row in record.retrieval if row.collection in plan.collection_names]
-    scores = [row.metrics[MAIN_METRIC] for row in rows if row.model == "student"]
-    score = sum(scores) / len(scores)
+    score = student_ndcg(run, plan.collections)
     write_json(file, {"key": key, MAIN_METRIC: score})
     return score
 

@@ -30,7 +30,8 @@ from edgedistil.evaluate.retrieval.embedders import (
 from edgedistil.evaluate.retrieval.packaged import load_packaged, packaged_names
 from edgedistil.evaluate.retrieval.pairs import PREFIX as PAIRS_PREFIX
 from edgedistil.evaluate.retrieval.pairs import PairSet, correlate, read_pairs
-from edgedistil.evaluate.retrieval.searches import STUDENT, UNDISTILLED, Searcher, search
+from edgedistil.evaluate.retrieval.ranking import MAIN_METRIC
+from edgedistil.evaluate.retrieval.searches import STUDENT, UNDISTILLED, Searcher, rank_all, search
 from edgedistil.evaluate.retrieval.seed_runs import open_seed_runs
 
 # Name of the group of all packaged collections, and prefix of a single one.
@@ -151,6 +152,21 @@ def evaluate_retrieval(
         for searcher in [*searchers, Searcher([static])]:
             results.pairs.append(_pair_score(pairs, searcher.embedders[0]))
     return results
+
+
+def student_ndcg(run: RunDir, collections: Sequence[Collection]) -> float:
+    """Returns the mean nDCG@10 of a run's student alone; nothing is compared or stored.
+
+    Args:
+        run: The run.
+        collections: At least one.
+    """
+    searcher = Searcher([torch_embedder(STUDENT, source_of(run, STUDENT).folder)])
+    scores = [
+        rank_all(collection, [searcher]).by_model[STUDENT][0].mean(MAIN_METRIC)
+        for collection in collections
+    ]
+    return sum(scores) / len(scores)
 
 
 def _searcher(runs: Sequence[RunDir], name: str) -> Searcher:

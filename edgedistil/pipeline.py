@@ -13,7 +13,7 @@ from edgedistil.core.device import HOST, load_device
 from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
 from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Recipe, load_recipe
-from edgedistil.core.recipe_diff import check_resumable
+from edgedistil.core.recipe_diff import resumable_changes
 from edgedistil.core.records import text_sha256
 from edgedistil.core.rundir import RunDir, checked_name, read_json_object, sha256_file, write_json
 from edgedistil.core.thread_limits import check_threads
@@ -52,7 +52,7 @@ def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
     resume = run.path.is_dir()
     # Before an estimate, which takes longer than finding out that the run has another recipe.
     if run.recipe.exists():
-        check_resumable(load_recipe(run.recipe), recipe, run=name)
+        resumable_changes(load_recipe(run.recipe), recipe, run=name)
     stages = _later_stages(run, recipe)
     countdown = Countdown(recipe, _expected_times(run, recipe, stages))
     countdown.announce()
@@ -76,12 +76,14 @@ class _Stage:
         settings: What it depends on besides files.
         inputs: Returns the files that it reads.
         work: Runs it.
+        parts: Folder of results of its parts, which it does not repeat; None without parts.
     """
 
     name: str
     settings: Sequence[object]
     inputs: Callable[[], Sequence[Path]]
     work: Callable[[], None]
+    parts: Path | None = None
 
     def key(self) -> str:
         """Returns the digest of settings and input files."""
@@ -101,7 +103,9 @@ def _later_stages(run: RunDir, recipe: Recipe) -> list[_Stage]:
 
     evaluation_settings = [recipe.evaluate, recipe.seed]
     return [
-        _Stage("evaluate", evaluation_settings, distilled, lambda: _evaluate(run, recipe)),
+        _Stage(
+            "evaluate", evaluation_settings, distilled, lambda: _evaluate(run, recipe), run.cells
+        ),
         _Stage("export", [recipe.export], distilled, lambda: _export(run, recipe)),
         _Stage("profile", [recipe.profile], exported, lambda: _profile(run, recipe)),
     ]
@@ -201,7 +205,8 @@ def _run_unless_done(run: RunDir, stage: _Stage, countdown: Countdown) -> None:
     if _read_ledger(ledger_file).get(stage.name) == key:
         console.say(f"{stage.name}: already done (run `edgedistil {stage.name}` to repeat it)")
         return
-    with countdown.stage(stage.name):
+    is_resumed = stage.parts is not None and stage.parts.exists()
+    with countdown.stage(stage.name, is_resumed=is_resumed):
         stage.work()
     # Read again: the work itself may have taken hours, and a second command may have added a stage.
     write_json(ledger_file, _read_ledger(ledger_file) | {stage.name: key})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -214,8 +214,13 @@ class Countdown:
         console.say(f"  in all: {_in_all(self._left)}")
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Prints the time of a stage and what is left; remembers how long it took."""
+    def stage(self, name: str, *, is_resumed: bool = False) -> Iterator[None]:
+        """Prints the time of a stage and what is left; remembers how long it took.
+
+        Args:
+            name: Name of the stage.
+            is_resumed: Whether a part of it was done before; the time of the rest is not kept.
+        """
         expected = next((entry for entry in self._left if entry.stage == name), None)
         if expected is None:
             yield
@@ -226,8 +231,11 @@ class Countdown:
         began = time.monotonic()
         yield
         self._left.remove(expected)
-        # A resumed distillation took only a part of its time, and steps are timed anyway.
-        if name != "distill":
+        # Steps of a distillation are timed anyway.
+        if name == "distill" or is_resumed:
+            return
+        # The stage is done: a cache that cannot be written costs the next estimate only.
+        with suppress(StorageError):
             write_json(_time_file(name, self._recipe), {"seconds": time.monotonic() - began})
 
 

@@ -94,6 +94,21 @@ def test_a_corrupt_time_is_unknown(tiny_recipe: Make, tmp_path: Path) -> None:
     assert "is corrupt" in seconds.not_measured
 
 
+def test_the_rest_of_a_stage_leaves_no_time(tiny_recipe: Make) -> None:
+    recipe = tiny_recipe()
+    with Countdown(recipe, [StageTime("evaluate", UNKNOWN)]).stage("evaluate", is_resumed=True):
+        pass
+    assert last_time("evaluate", recipe).seconds == UNKNOWN
+
+
+def test_a_time_that_cannot_be_stored_does_not_end_a_run(tiny_recipe: Make, tmp_path: Path) -> None:
+    (tmp_path / "times").touch()
+    recipe = tiny_recipe()
+    with Countdown(recipe, [StageTime("export", UNKNOWN)]).stage("export"):
+        pass
+    assert last_time("export", recipe).seconds == UNKNOWN
+
+
 def test_labelled_tasks_are_unknown_before_the_first_run(tiny_recipe: Make, runs: Path) -> None:
     recipe = tiny_recipe(evaluate={"tasks": ["sentiment"]})
     assert estimate_evaluation(recipe, RunDir(runs / "none"), None).seconds == UNKNOWN
@@ -158,12 +173,21 @@ def test_a_run_counts_only_the_stages_that_are_left(
     second = capsys.readouterr().err
     assert "stage 1 of 1: profile; left in all: profile (unknown)" in second
     assert "stage 2" not in second
+    assert second.count("recipe changes that do not affect the result: profile.lengths") == 1
 
     # Another run of the same recipe knows how long its stages take.
     pipeline.run_all(recipe, run_name="again")
     third = capsys.readouterr().err
     assert re.search(r"^  export: about \d+ s \(as the last time here\)$", third, re.MULTILINE)
     assert "unknown" not in third
+
+    # A part of an evaluation says nothing about the time of all of it.
+    for file in (tmp_path / "times" / "stage-times").iterdir():
+        file.unlink()
+    other = tiny_recipe(train={"steps": 2}, export={"precisions": ["fp32"]}, evaluate={"seeds": 2})
+    RunDir(runs / "again").cells.mkdir(parents=True)
+    pipeline.run_all(other, run_name="again")
+    assert last_time("evaluate", other).seconds == UNKNOWN
 
 
 def test_another_recipe_is_refused_before_anything_is_timed(

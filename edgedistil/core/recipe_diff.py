@@ -58,6 +58,13 @@ def differences(before: Recipe, after: Recipe) -> dict[str, Difference]:
 
 def check_resumable(before: Recipe, now: Recipe, *, run: str) -> None:
     """Raises RunError if a changed key affects a resumed run's result; prints other changes."""
+    changes = resumable_changes(before, now, run=run)
+    if changes:
+        console.say(f"recipe changes that do not affect the result: {_format(changes)}")
+
+
+def resumable_changes(before: Recipe, now: Recipe, *, run: str) -> dict[str, Difference]:
+    """Returns the changed keys; raises RunError if one affects a resumed run's result."""
     changes = differences(before, now)
     result_changing = {key: change for key, change in changes.items() if not is_resumable(key)}
     if result_changing:
@@ -65,8 +72,7 @@ def check_resumable(before: Recipe, now: Recipe, *, run: str) -> None:
             f"run '{run}' was started with another recipe: {_format(result_changing)}",
             hint="resume with the run's own recipe.toml, or start another run with --run NEW-NAME",
         )
-    if changes:
-        console.say(f"recipe changes that do not affect the result: {_format(changes)}")
+    return changes
 
 
 def is_resumable(key: str) -> bool:

@@ -38,6 +38,10 @@ _LAUNCH_S = (0.04, 0.01)
 _GPU_COUNTS = (1, 8)
 
 
+class UnknownSizeError(InputError):
+    """The size of a data set of the hub is unknown without its download."""
+
+
 @dataclass(frozen=True)
 class RunWorkload:
     """Work of a run, on whichever device.
@@ -87,7 +91,8 @@ def estimate_tokens(sources: Sequence[SourceSpec], *, heldout_share: float) -> t
     Returns:
         Tokens, and how they were estimated.
     Raises:
-        InputError: The size of a hub data set is unknown.
+        UnknownSizeError: The size of a hub data set is unknown.
+        InputError: There is no such asset.
     """
     # English text: other languages have other numbers of bytes per token.
     total, explanations = 0, []
@@ -106,7 +111,7 @@ def _text_size(spec: SourceSpec) -> tuple[int, str]:
         if text is None:
             # One data set may have a configuration for each language.
             name = f"{spec.hub}, {spec.config}" if spec.config else spec.hub
-            raise InputError(
+            raise UnknownSizeError(
                 f"the size of data set '{name}' is unknown, and a plan does not download it",
                 hint="plan with train.tokens or train.steps, with files or assets, or run "
                 "`distill` itself: it counts the tokens before it starts",

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from edgedistil.core.distill_records import PlannedDevice, PlanRecord
-from edgedistil.core.errors import InputError, OfflineError
+from edgedistil.core.errors import OfflineError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.places import cache_root, runs_root
 from edgedistil.core.recipe import Corpus, Recipe, Train
@@ -36,6 +36,7 @@ from edgedistil.distill.mlm_objective import MlmObjective
 from edgedistil.distill.objective import Kind, Objective, objective_kind
 from edgedistil.distill.plan.estimate import (
     RunWorkload,
+    UnknownSizeError,
     estimate_tokens,
     gpu_counts,
     plan_gpus,
@@ -240,7 +241,7 @@ class _PlannedCorpus:
     heldout_tokens: int
     how: str
     tokenized: TokenizedCorpus | None = None
-    unknown: InputError | None = None
+    unknown: UnknownSizeError | None = None
 
     @property
     def size(self) -> Count:
@@ -250,7 +251,7 @@ class _PlannedCorpus:
         return NotMeasured(not_measured=self.unknown.message)
 
     def run_length(self, settings: Train) -> RunLength:
-        """Returns the length of a run; raises InputError if it needs a size that is unknown."""
+        """Returns the length of a run; raises UnknownSizeError if it needs the size."""
         if self.unknown is not None and settings.epochs is not None:
             raise self.unknown
         return RunLength.of(settings, corpus_tokens=self.tokens, corpus_rows=self.rows)
@@ -269,7 +270,7 @@ def _planned_corpus(section: Corpus, teacher: _PlannedTeacher) -> _PlannedCorpus
     share = section.heldout_share
     try:
         tokens, how = estimate_tokens(section.sources, heldout_share=share)
-    except InputError as error:
+    except UnknownSizeError as error:
         # Rows are as long as a block, and there is enough text for an evaluation.
         return _PlannedCorpus(section.block_length, 1, 10**9, "unknown", unknown=error)
     rows = max(1, tokens // section.block_length)

@@ -76,6 +76,18 @@ def test_a_known_sentence_encoder_and_a_text_of_unknown_size_without_the_hub(
     assert record.tokens == 11 * 6 * 8
 
 
+def test_a_text_that_does_not_exist_is_not_one_of_unknown_size(
+    tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    recipe = tiny_recipe(
+        teacher={"source": "BAAI/bge-small-en-v1.5"},
+        corpus={"sources": [{"asset": "no-such-asset"}]},
+    )
+    with pytest.raises(InputError, match="no-such-asset"):
+        plan(recipe)
+
+
 def test_an_unknown_teacher_without_the_hub(
     tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

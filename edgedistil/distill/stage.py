@@ -167,14 +167,15 @@ def _run_precision(
 ) -> Precision:
     """The recipe's precision, or the one that a trial at the start of the run chose."""
     requested = recipe.train.precision
+    # A run keeps its first choice on any machine: a checkpoint is of one precision.
+    file = run.path / PRECISION_FILE
+    if requested == "auto" and file.exists():
+        return read_record(file, PrecisionRecord).precision
     has_file = prepared.sentence is not None and prepared.sentence.answers is not None
     # Vectors of a file are of its own texts, and a trial reads random ones.
     if requested != "auto" or not has_choice(state.device) or has_file:
         return resolve_precision(requested, state.device)
-    # A run keeps its first choice, also one from before there were trials.
-    file = run.path / PRECISION_FILE
-    if file.exists():
-        return read_record(file, PrecisionRecord).precision
+    # Also one from before there were trials.
     if any(run.checkpoints.glob("step-*")):
         return resolve_precision(requested, state.device)
 

@@ -93,9 +93,11 @@ def test_a_run_takes_the_faster_precision_and_keeps_it(
     assert f"precision {fastest}: a pass of 3 × 23 tokens takes" in capsys.readouterr().err
     assert read_record(run.path / PRECISION_FILE, PrecisionRecord).seconds == seconds
 
-    # As if it had been killed before the record was written; another machine would be another one.
+    # As if it had been killed before the record was written, and went on on another machine.
     run.distill.unlink()
     monkeypatch.setattr(stage, "try_precisions", refuse)
+    monkeypatch.setattr(stage, "has_choice", lambda device: False)
+    monkeypatch.setattr(stage, "resolve_precision", refuse)
     _, resumed = distill(recipe, run_name=None, resume=True)
     assert resumed.precision == fastest
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from edgedistil.core.errors import ModelError
+from edgedistil.core.echo import echo
+from edgedistil.core.errors import ModelError, RecipeError
 from edgedistil.core.family import FAMILIES
 from edgedistil.core.paths import user_path
 from edgedistil.core.places import cache_root
@@ -54,11 +55,13 @@ def recipe_objective(recipe: Recipe, teacher: Teacher) -> Kind:
 
     Raises:
         ModelError: The objective is mlm, the teacher has no MLM head, and none is to be fitted.
+        RecipeError: The objective is mlm, and the recipe states a prompt of the teacher.
     """
     section = recipe.teacher
     kind = objective_kind(recipe.objective, section, has_mlm_head=teacher.has_mlm_head)
     if kind == "mlm":
         _check_mlm_head(teacher, section)
+        _check_no_prompts(section)
     return kind
 
 
@@ -84,6 +87,17 @@ def _check_mlm_head(teacher: Teacher, section: TeacherSection) -> None:
             f"{teacher.model.config.model_type}: its head is a projection only",
             hint="take a checkpoint with its MLM head",
         )
+
+
+def _check_no_prompts(section: TeacherSection) -> None:
+    """Raises RecipeError if a recipe states a prompt, which a masked LM is trained without."""
+    for key in ("query_prompt", "document_prompt"):
+        prompt = getattr(section, key)
+        if prompt is not None:
+            raise RecipeError(
+                f"teacher.{key} is {echo(prompt)}, and the objective is mlm, which has no prompts",
+                hint=f'set objective.kind = "representation", or leave teacher.{key} out',
+            )
 
 
 def with_mlm_head(teacher: Teacher, store: TokenStore, settings: FitHead, *, seed: int) -> Teacher:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 from transformers import BertForMaskedLM
 
-from edgedistil.core.errors import ModelError
-from edgedistil.core.recipe import Corpus, SourceSpec
+from edgedistil.core.errors import ModelError, RecipeError
+from edgedistil.core.recipe import Corpus, Recipe, SourceSpec
 from edgedistil.core.recipe import Teacher as TeacherSection
 from edgedistil.core.recipe_student import Student
-from edgedistil.distill.setup import build_student, check_fit, layer_map, teacher_name
+from edgedistil.distill.setup import (
+    build_student,
+    check_fit,
+    layer_map,
+    recipe_objective,
+    teacher_name,
+)
 from edgedistil.models.teacher import read_teacher
 
 
@@ -42,6 +49,17 @@ def test_layers_that_do_not_exist(teacher: BertForMaskedLM) -> None:
 def test_a_student_has_at_least_one_layer() -> None:
     with pytest.raises(ValidationError, match="at least 1 item"):
         Student(layers=[])
+
+
+def test_prompts_need_an_objective_that_uses_them(
+    tiny_recipe: Callable[..., Recipe], tiny_teacher: Path
+) -> None:
+    loaded = read_teacher(tiny_teacher, name="tiny")
+    stated = {"query_prompt": "query: "}
+    vectors = tiny_recipe(teacher=stated, objective={"kind": "representation"})
+    assert recipe_objective(vectors, loaded) == "representation"
+    with pytest.raises(RecipeError, match=r"teacher\.query_prompt is query: , and the objective is"):
+        recipe_objective(tiny_recipe(teacher=stated), loaded)
 
 
 def test_sequences_longer_than_the_teachers(teacher: BertForMaskedLM) -> None:

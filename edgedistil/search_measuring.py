@@ -30,7 +30,7 @@ from edgedistil.runtime.target import Target
 from edgedistil.search.board import open_target
 from edgedistil.search.candidates import with_measured
 from edgedistil.search.halving import sizes_label
-from edgedistil.search.stage import oldest_runtime, rank
+from edgedistil.search.stage import oldest_runtime, rank, read_teacher_folder
 
 # Calls and seconds of a measurement: the median of fewer moves by more than a percent.
 MIN_CALLS, MIN_SECONDS = 60, 3.0
@@ -125,15 +125,12 @@ class GraphMaker:
 
     def graph(self, candidate: Candidate) -> CandidateGraph:
         """Returns a candidate's graph; all precisions of a size are exported at once."""
-        from edgedistil.core.model_folder import read_model_folder
-        from edgedistil.core.model_source import find_model
-        from edgedistil.core.sentence_modules import find_transformer
         from edgedistil.export.untrained import save_precisions
         from edgedistil.models.loading import load_config
         from edgedistil.models.untrained import untrained_student
 
         # Only sizes are read from the teacher: no weights are loaded.
-        source = read_model_folder(find_transformer(find_model(self.recipe.teacher.source)))
+        source = read_teacher_folder(self.recipe.teacher)
         name = sizes_label(candidate)
         files = {p: self.folder / f"{name}-{p}" / f"{name}-{p}.onnx" for p in _MEASURED}
         # A BERT's student is a DistilBERT, which takes none.

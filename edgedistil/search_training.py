@@ -45,7 +45,7 @@ from edgedistil.search.halving import (
     sizes_label,
     sizes_of,
 )
-from edgedistil.search.stage import check_student, oldest_runtime
+from edgedistil.search.stage import check_student, oldest_runtime, read_teacher_folder
 from edgedistil.search_artefacts import ArtefactCheck, check_until_one_passes
 
 RECORD = "search.json"
@@ -156,8 +156,9 @@ def _with_resume_hint(run: RunDir, options: SearchOptions) -> Iterator[None]:
     except StorageError as error:
         # Its second line is the command of the student's own run.
         advice = (error.hint or "").partition("\n")[0]
+        start = f"{advice}\n  then " if advice else ""
         raise StorageError(
-            error.message, hint=f"{advice}\n  then resume the search with: {command}"
+            error.message, hint=f"{start}resume the search with: {command}"
         ) from error
     # The board was there before the training.
     except TargetError as error:
@@ -308,16 +309,13 @@ def candidate_recipe(
 
 def _layers(recipe: Recipe, candidate: Candidate) -> list[int]:
     """The recipe's own layers where their number is right, otherwise evenly spread ones."""
-    from edgedistil.core.model_folder import read_model_folder
-    from edgedistil.core.model_source import find_model
-    from edgedistil.core.sentence_modules import find_transformer
     from edgedistil.models.student import alternate_layers
 
     # A recipe may name layers that its author knows to be good.
     layers = recipe.student.layers
     if layers != "alternate" and len(layers) == candidate.layers:
         return layers
-    source = read_model_folder(find_transformer(find_model(recipe.teacher.source)))
+    source = read_teacher_folder(recipe.teacher)
     return alternate_layers(source.family.layers(source.config), candidate.layers)
 
 

@@ -61,12 +61,17 @@ def flags_that_fit(candidate: Candidate, budget: Budget) -> str:
         # A limit that the candidate does not exceed stays as it is.
         most = max(band.high, limit)
         if name == "latency":
-            # Rounded upwards, so that the candidate is below it.
-            flags.append(f"--under {math.ceil(most * 100) / 100:g}ms")
+            flags.append(f"--under {_rounded_up(most, digits=2)}ms")
         else:
             flag = "--under" if name == "file" else "--memory"
-            flags.append(f"{flag} {math.ceil(most / _MEBIBYTE * 10) / 10:g}MiB")
+            flags.append(f"{flag} {_rounded_up(most / _MEBIBYTE, digits=1)}MiB")
     return " ".join(flags)
+
+
+def _rounded_up(value: float, *, digits: int) -> str:
+    """A limit that is not below the value, without zeros at its end."""
+    scale = 10**digits
+    return f"{math.ceil(value * scale) / scale:.{digits}f}".rstrip("0").rstrip(".")
 
 
 def _limited(candidate: Candidate, budget: Budget) -> list[_Limited]:

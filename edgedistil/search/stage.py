@@ -9,7 +9,7 @@ from edgedistil.core.errors import DeviceFileError, GateError, InputError, Model
 from edgedistil.core.model_folder import ModelFolder, read_model_folder
 from edgedistil.core.model_source import find_model
 from edgedistil.core.precision import Precision, min_runtime
-from edgedistil.core.recipe import Recipe
+from edgedistil.core.recipe import Recipe, Teacher
 from edgedistil.core.records import provenance
 from edgedistil.core.search_records import Candidate, SearchRecord, StudentSizes
 from edgedistil.core.sentence_modules import find_transformer
@@ -54,7 +54,7 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
     device = _find_device(options.device)
     _check_threads(options, device)
     # Only shapes are read: no weights are loaded.
-    source = read_model_folder(find_transformer(find_model(recipe.teacher.source)))
+    source = read_teacher_folder(recipe.teacher)
     shape, least = _student_shape(source), _least_vocabulary(source)
     own = recipe_shape(recipe.student, shape, least_vocabulary=least)
     check_fixed_sizes(recipe.student, options.keep)
@@ -133,9 +133,15 @@ def _check_threads(options: SearchOptions, device: DeviceSpec) -> None:
         check_threads([options.threads], device.cores, machine=device.name)
 
 
+def read_teacher_folder(teacher: Teacher) -> ModelFolder:
+    """Returns configuration and sizes of a recipe's teacher, in the revision that it names."""
+    folder = find_model(teacher.source, revision=teacher.revision)
+    return read_model_folder(find_transformer(folder))
+
+
 def oldest_runtime(recipe: Recipe) -> tuple[int, int]:
     """Returns the oldest onnxruntime that runs every student of a search."""
-    source = read_model_folder(find_transformer(find_model(recipe.teacher.source)))
+    source = read_teacher_folder(recipe.teacher)
     return max(source.family.min_runtime, *map(min_runtime, _precisions(recipe)))
 
 

@@ -11,12 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from edgedistil.cli import app
+from edgedistil.core import model_source
 from edgedistil.core.budget_options import SearchOptions
 from edgedistil.core.errors import DeviceFileError, GateError, InputError, ModelError
-from edgedistil.core.recipe import Recipe, parse_recipe
+from edgedistil.core.recipe import Recipe, Teacher, parse_recipe
+from edgedistil.core.records import Band
 from edgedistil.report.search_tables import search_table
-from edgedistil.search.nearest import nearest_candidates
-from edgedistil.search.stage import require_candidate, search
+from edgedistil.search.nearest import flags_that_fit, nearest_candidates
+from edgedistil.search.stage import read_teacher_folder, require_candidate, search
 from tests.export.families.conftest import CASES, copy_tokenizer, make_model
 
 Make = Callable[..., Recipe]
@@ -93,6 +95,27 @@ def test_the_limits_that_an_error_names_fit(recipe: Make) -> None:
     memory = flags[flags.index("--memory") + 1]
     fits = search(recipe(), options(under=under, memory=memory)).candidates[0]
     assert fits.fit == "fits"
+
+
+def test_long_times_are_not_rounded_down(recipe: Make) -> None:
+    record = search(recipe(), options(under=["1ms", "40MB"]))
+    slow = record.candidates[0].model_copy(update={"latency_ms": Band(low=1.0, high=123456.714)})
+    assert flags_that_fit(slow, record.budget).split()[:2] == ["--under", "123456.72ms"]
+    seconds = slow.model_copy(update={"latency_ms": Band(low=1.0, high=2_000_000.0)})
+    assert flags_that_fit(seconds, record.budget).split()[:2] == ["--under", "2000000ms"]
+
+
+def test_sizes_are_those_of_the_recipes_revision(
+    recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(recipe().teacher.source)
+    # The hub, which is not reachable from tests.
+    revisions = {"v1": folder}
+    monkeypatch.setattr(
+        model_source, "find_model_folder", lambda source, *, revision: revisions[revision]
+    )
+    teacher = Teacher(source="owner/model", revision="v1")
+    assert read_teacher_folder(teacher).folder == folder
 
 
 def test_candidates_of_one_depth_differ_in_their_width(recipe: Make) -> None:

@@ -58,7 +58,7 @@ def test_prompts_need_an_objective_that_uses_them(
     stated = {"query_prompt": "query: "}
     vectors = tiny_recipe(teacher=stated, objective={"kind": "representation"})
     assert recipe_objective(vectors, loaded) == "representation"
-    with pytest.raises(RecipeError, match=r"teacher\.query_prompt is query: , and the objective is"):
+    with pytest.raises(RecipeError, match=r"teacher\.query_prompt is query: , and the"):
         recipe_objective(tiny_recipe(teacher=stated), loaded)
 
 

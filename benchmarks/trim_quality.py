@@ -60,12 +60,14 @@ def main() -> None:
     parser.add_argument("untrimmed", help="run of the same recipe without it")
     parser.add_argument("--task", action="append", help=f"default: {', '.join(TASKS)}")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tuning runs of a labelled task")
+    parser.add_argument("--jobs", type=int, default=1, help="fine-tuning runs at the same time")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="for the dated result page")
     arguments = parser.parse_args()
     options = EvaluateOptions(
         tasks=arguments.task or list(TASKS),
         models=[TEACHER, STUDENT],
         seeds=arguments.seeds,
+        jobs=arguments.jobs,
         untrimmed_run=arguments.untrimmed,
     )
     _, record = edgedistil.evaluate(arguments.trimmed, options)

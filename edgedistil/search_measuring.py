@@ -30,6 +30,7 @@ from edgedistil.runtime.target import Target
 from edgedistil.search.board import open_target
 from edgedistil.search.candidates import with_measured
 from edgedistil.search.halving import sizes_label
+from edgedistil.search.scaling import find_scales, scale_times
 from edgedistil.search.stage import oldest_runtime, rank, read_teacher_folder
 
 # Calls and seconds of a measurement: the median of fewer moves by more than a percent.
@@ -48,7 +49,8 @@ def measure_candidates(
         record: Result of the search.
         options: Number of candidates, and the device: this machine, or a board over SSH.
     Returns:
-        The record with measured sizes, times and peaks of memory, in its new order.
+        The record with measured sizes, times and peaks of memory, in its new order. Times of the
+        other candidates are scaled where three or more of their precision were measured.
     Raises:
         InputError: The device is neither this machine nor reachable over SSH, or the board is
             another device.
@@ -82,7 +84,22 @@ def measure_candidates(
                 budget=record.budget,
             )
             console.say(f"{name}: {time.ms:.2f} ms{_peak(time)}")
-    return record.model_copy(update={"candidates": sorted(candidates, key=rank)})
+    return _scaled_by_measured(record, candidates)
+
+
+def _scaled_by_measured(record: SearchRecord, candidates: list[Candidate]) -> SearchRecord:
+    """The record with measured candidates, and the other ones scaled by them."""
+    pairs = [
+        (predicted, candidate)
+        for predicted, candidate in zip(record.candidates, candidates, strict=True)
+        if candidate.is_measured
+    ]
+    scales = find_scales(pairs)
+    for scale in scales:
+        console.say(scale.describe())
+    scaled = scale_times(candidates, scales, record.budget)
+    origin = "; ".join([record.calibration, *(scale.describe() for scale in scales)])
+    return record.model_copy(update={"candidates": sorted(scaled, key=rank), "calibration": origin})
 
 
 def _peak(time: GraphTime) -> str:

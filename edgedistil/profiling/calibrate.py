@@ -6,18 +6,21 @@ Later predictions for the device use them and say so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
 from edgedistil.core.device import DeviceSpec
-from edgedistil.core.errors import InputError, StorageError
-from edgedistil.core.places import cache_root
+from edgedistil.core.errors import InputError
 from edgedistil.core.precision import PRECISIONS
 from edgedistil.core.profile_records import ProfileRecord
-from edgedistil.core.records import Record, read_record, write_record
+from edgedistil.core.records import write_record
+from edgedistil.costmodel.calibration import (
+    CONSTANT_FIELDS,
+    Calibration,
+    calibration_path,
+    spread_of,
+)
 from edgedistil.costmodel.constants import (
     ONNXRUNTIME_CONSTANTS,
     Constants,
@@ -31,40 +34,14 @@ from edgedistil.profiling.counting import count_artefact
 
 # Ten constants are fitted; below this many rows almost all of them would stay at the prior.
 _MIN_ROWS = 4
-# A calibrated band is never narrower than this, however well the rows fit: other models and lengths
-# are predicted worse than those that were fitted.
-_MIN_SPREAD = 1.15
 # An error of the best fit above 50% means that the rows contradict each other: the machine was busy
 # or throttled.
 _MAX_LOG_ERROR = float(np.log(1.5))
 
-# Fields of `Constants` that a calibration stores by name.
-_CONSTANT_FIELDS = [field.name for field in fields(Constants) if field.type == "float"]
-_CONSTANT_FIELDS.remove("spread")
 _SPREAD_RULE = "twice the largest error"
 
 # Cost terms of a run, and its measured seconds.
 Sample = tuple[CostVector, float]
-
-
-class Calibration(Record):
-    """Constants fitted on one device, and the error of the fit."""
-
-    remedy: ClassVar[str] = "remove {path}, then measure and calibrate the device again"
-
-    device: str
-    constants: dict[str, float]
-    spread: float
-    spread_origin: str
-    scaling_origin: str | None
-    origin: str
-    runs: int
-    largest_error: float
-
-
-def calibration_path(device: str) -> Path:
-    """Returns the file in the user's cache that holds a device's calibration."""
-    return cache_root() / "calibration" / f"{device}.json"
 
 
 def calibrate(
@@ -95,11 +72,10 @@ def calibrate(
     fitted = fit_constants(samples, prior)
     log_error = _check_error(samples, fitted)
     largest_error = float(np.exp(log_error) - 1)
-    # Twice the largest error: other models and lengths are predicted worse than those fitted.
-    spread = min(prior.spread, max(_MIN_SPREAD, float(np.exp(2 * log_error))))
+    spread = spread_of(log_error, prior.spread)
 
     # The file has the constants by name; spread and origins are fields of their own.
-    constants = {name: float(getattr(fitted, name)) for name in _CONSTANT_FIELDS}
+    constants = {name: float(getattr(fitted, name)) for name in CONSTANT_FIELDS}
     path = calibration_path(spec.name)
     calibration = Calibration(
         device=spec.name,
@@ -157,32 +133,3 @@ def _has_int8_threads(artefacts: Sequence[Artefact], record: ProfileRecord) -> b
         artefact.sha256 for artefact in artefacts if PRECISIONS[artefact.precision].integer_matmul
     }
     return any(row.valid and row.threads > 1 and row.artefact_sha256 in int8 for row in record.rows)
-
-
-def load_calibration(spec: DeviceSpec) -> Constants | None:
-    """Returns the user's calibration of a device; None if there was no calibration.
-
-    Raises:
-        InputError: The file was written for another version of the cost model.
-    """
-    try:
-        path = calibration_path(spec.name)
-        if not path.is_file():
-            return None
-    # Without a cache that can be read, there is no calibration.
-    except (OSError, StorageError):
-        return None
-    calibration = read_record(path, Calibration)
-    # A constant that was added or removed since changes the meaning of the others.
-    if set(calibration.constants) != set(_CONSTANT_FIELDS):
-        raise InputError(
-            f"{path} was calibrated with another version of the cost model",
-            hint=f"measure and calibrate {spec.name} again, or remove the file",
-        )
-    return Constants(
-        **calibration.constants,
-        scaling_origin=calibration.scaling_origin,
-        spread=calibration.spread,
-        spread_origin=calibration.spread_origin,
-        origin=calibration.origin,
-    )

@@ -11,8 +11,7 @@ from edgedistil.core import console
 from edgedistil.core.device import HOST, DeviceSpec, Figure, device_names, dump_device, load_device
 from edgedistil.core.errors import DeviceFileError, InputError
 from edgedistil.core.rundir import write_text
-from edgedistil.costmodel.constants import ONNXRUNTIME_CONSTANTS, core_family
-from edgedistil.profiling.calibrate import load_calibration
+from edgedistil.costmodel.calibration import device_constants
 from edgedistil.profiling.device_probe import benchmark_machine, device_name, draft_device
 from edgedistil.runtime import host
 from edgedistil.runtime.local import LocalTarget
@@ -145,7 +144,7 @@ def _runtime_rows(spec: DeviceSpec) -> list[Row]:
     for version, reason in spec.runtime.refused.items():
         rows.append(["incompatible onnxruntime", version, reason])
     # The width of the bands, and whether the constants are calibrated, assumed or fitted.
-    constants = load_calibration(spec) or ONNXRUNTIME_CONSTANTS[core_family(spec)]
+    constants = device_constants(spec)
     rows.append(
         [
             "predictions of onnxruntime",

@@ -15,9 +15,10 @@ from edgedistil.core.records import Method, read_record, write_record
 from edgedistil.core.rundir import RunDir, open_run
 from edgedistil.core.session import SESSION_FILE, write_session_file
 from edgedistil.core.text import read_lines
+from edgedistil.costmodel.calibration import load_calibration
 from edgedistil.profiling.artefacts import Artefact, file_artefact, run_artefacts
 from edgedistil.profiling.batches import BatchSetting, measure_batches
-from edgedistil.profiling.calibrate import calibrate, load_calibration
+from edgedistil.profiling.calibrate import calibrate
 from edgedistil.profiling.encoder import InputShape
 from edgedistil.profiling.measured import measure
 from edgedistil.profiling.memory_limit import measure_fits, parse_bytes

@@ -190,6 +190,12 @@ def with_measured(
     return candidate.model_copy(update={**measured, **fit})
 
 
+def with_latency(candidate: Candidate, latency: Band, budget: Budget) -> Candidate:
+    """Returns a candidate with another predicted time, compared with the limits again."""
+    fit = _compare(candidate.file_bytes, latency, candidate.memory_bytes, budget)
+    return candidate.model_copy(update={"latency_ms": latency, **fit})
+
+
 def _compare(size: Band, latency: Band, memory: Band, budget: Budget) -> dict[str, Any]:
     """The fields of a candidate that say whether its needs are within a budget."""
     needs = [

@@ -16,7 +16,7 @@ from edgedistil.core.sentence_modules import find_transformer
 from edgedistil.core.thread_limits import check_threads
 from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.core.tokenizer_trim import read_vocabulary, required_ids
-from edgedistil.costmodel.constants import ONNXRUNTIME_CONSTANTS, core_family
+from edgedistil.costmodel.calibration import device_constants
 from edgedistil.costmodel.shapes import (
     SHAPE_PRECISIONS,
     EncoderShape,
@@ -64,7 +64,7 @@ def search(recipe: Recipe, options: SearchOptions) -> SearchRecord:
         raise InputError(f"--length {options.length}: the teacher has positions for {limit} tokens")
     setting = Setting(
         device=device,
-        constants=ONNXRUNTIME_CONSTANTS[core_family(device)],
+        constants=device_constants(device),
         length=options.length,
         threads=options.threads,
         budget=budget,

@@ -11,13 +11,9 @@ from edgedistil.core.errors import InputError
 from edgedistil.core.profile_records import ProfileRecord
 from edgedistil.core.records import Band, write_record
 from edgedistil.core.rundir import RunDir
+from edgedistil.costmodel.calibration import Calibration, calibration_path, load_calibration
 from edgedistil.profiling.artefacts import run_artefacts
-from edgedistil.profiling.calibrate import (
-    Calibration,
-    calibrate,
-    calibration_path,
-    load_calibration,
-)
+from edgedistil.profiling.calibrate import calibrate
 from tests.profiling.conftest import profile_latest
 
 SPEC = load_device("rpi4")

@@ -13,9 +13,12 @@ from typer.testing import CliRunner
 from edgedistil.cli import app
 from edgedistil.core import model_source
 from edgedistil.core.budget_options import SearchOptions
+from edgedistil.core.device import load_device
 from edgedistil.core.errors import DeviceFileError, GateError, InputError, ModelError
 from edgedistil.core.recipe import Recipe, Teacher, parse_recipe
-from edgedistil.core.records import Band
+from edgedistil.core.records import Band, write_record
+from edgedistil.costmodel.calibration import CONSTANT_FIELDS, Calibration, calibration_path
+from edgedistil.costmodel.constants import ONNXRUNTIME_CONSTANTS, core_family
 from edgedistil.report.search_tables import search_table
 from edgedistil.search.nearest import flags_that_fit, nearest_candidates
 from edgedistil.search.stage import read_teacher_folder, require_candidate, search
@@ -266,3 +269,24 @@ def test_an_option_that_nothing_would_use_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=problem):
         search(recipe(), options(**changes))
+
+
+def test_a_calibrated_device_has_its_own_times(recipe: Make) -> None:
+    """`profile --calibrate` is for later predictions, and a search is one."""
+    before = search(recipe(), options())
+    constants = ONNXRUNTIME_CONSTANTS[core_family(load_device("rpi4"))]
+    calibration = Calibration(
+        device="rpi4",
+        constants={name: getattr(constants, name) for name in CONSTANT_FIELDS},
+        spread=1.15,
+        spread_origin="test",
+        scaling_origin=None,
+        origin="calibrated on pi@board",
+        runs=9,
+        largest_error=0.01,
+    )
+    write_record(calibration_path("rpi4"), calibration)
+    after = search(recipe(), options())
+    assert after.calibration == "calibrated on pi@board"
+    widths = [c.latency_ms.high / c.latency_ms.low for c in (*before.candidates, *after.candidates)]
+    assert min(widths[: len(before.candidates)]) > 1.2 > max(widths[len(before.candidates) :])

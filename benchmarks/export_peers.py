@@ -350,7 +350,9 @@ def cold_lines(rows: Sequence[Row], source: Path) -> list[str]:
 
 
 def operator_lines(rows: Sequence[Row]) -> list[str]:
-    """Where the time goes with one thread, for ours and the fastest peer."""
+    """Where the time goes with one thread, for ours and the fastest peer there."""
+    if all(threads != 1 for threads, _ in rows[0].seconds):
+        return []
     lines = [
         "## Where the time goes, one thread, µs by operator (sums over nodes; the profiler adds"
         " some)",

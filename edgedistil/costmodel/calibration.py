@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields
 from pathlib import Path
 from typing import ClassVar
@@ -42,17 +41,6 @@ class Calibration(Record):
 def calibration_path(device: str) -> Path:
     """Returns the file in the user's cache that holds a device's calibration."""
     return cache_root() / "calibration" / f"{device}.json"
-
-
-def spread_of(log_error: float, prior: float) -> float:
-    """Returns the factor that separates the ends of a band whose middle was fitted.
-
-    Args:
-        log_error: Largest error of the fit, as a logarithm.
-        prior: The factor before; a fit does not widen a band.
-    """
-    # Twice the largest error: what was not measured is predicted worse.
-    return min(prior, max(MIN_SPREAD, math.exp(2 * log_error)))
 
 
 def device_constants(spec: DeviceSpec) -> Constants:

@@ -17,9 +17,9 @@ from edgedistil.core.profile_records import ProfileRecord
 from edgedistil.core.records import write_record
 from edgedistil.costmodel.calibration import (
     CONSTANT_FIELDS,
+    MIN_SPREAD,
     Calibration,
     calibration_path,
-    spread_of,
 )
 from edgedistil.costmodel.constants import (
     ONNXRUNTIME_CONSTANTS,
@@ -72,7 +72,8 @@ def calibrate(
     fitted = fit_constants(samples, prior)
     log_error = _check_error(samples, fitted)
     largest_error = float(np.exp(log_error) - 1)
-    spread = spread_of(log_error, prior.spread)
+    # Twice the largest error: other models and lengths are predicted worse than those fitted.
+    spread = min(prior.spread, max(MIN_SPREAD, float(np.exp(2 * log_error))))
 
     # The file has the constants by name; spread and origins are fields of their own.
     constants = {name: float(getattr(fitted, name)) for name in CONSTANT_FIELDS}

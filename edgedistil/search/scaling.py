@@ -7,14 +7,18 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy import stats
+
 from edgedistil.core.precision import Precision
 from edgedistil.core.records import Band
 from edgedistil.core.search_records import Budget, Candidate
-from edgedistil.costmodel.calibration import spread_of
+from edgedistil.costmodel.calibration import MIN_SPREAD
 from edgedistil.search.candidates import with_latency
 
 # Fewest measured candidates of a precision that show how much its predictions are off.
 FEWEST_MEASURED = 3
+# Share of candidates whose time is inside its scaled band, as for the other bands of the cost model.
+LEVEL = 0.9
 
 
 @dataclass(frozen=True)
@@ -24,20 +28,20 @@ class Scale:
     Attributes:
         precision: The precision.
         factor: Measured time over the middle of the predicted band, geometric mean.
-        log_error: Largest distance of one of them from that factor, as a logarithm.
+        log_step: Half the width of the scaled bands, as a logarithm.
         count: Candidates that were measured.
     """
 
     precision: Precision
     factor: float
-    log_error: float
+    log_step: float
     count: int
 
     def describe(self) -> str:
         """States the scale for the terminal and the record."""
         return (
-            f"{self.precision}: predicted times scaled by {self.factor:.2f}, from {self.count} "
-            f"measured candidates, the worst {math.expm1(self.log_error):.0%} off"
+            f"{self.precision}: predicted times scaled by {self.factor:.2f} (to a factor of "
+            f"{math.exp(self.log_step):.2f}), from {self.count} measured candidates"
         )
 
 
@@ -54,10 +58,16 @@ def find_scales(pairs: Sequence[tuple[Candidate, Candidate]]) -> list[Scale]:
     scales = []
     for precision, of_precision in logs.items():
         if len(of_precision) >= FEWEST_MEASURED:
-            center = statistics.mean(of_precision)
-            error = max(abs(value - center) for value in of_precision)
-            scales.append(Scale(precision, math.exp(center), error, len(of_precision)))
+            center = math.exp(statistics.mean(of_precision))
+            scales.append(Scale(precision, center, _log_step(of_precision), len(of_precision)))
     return scales
+
+
+def _log_step(logs: Sequence[float]) -> float:
+    """Half the width of an interval for one more candidate, as a logarithm: Student's t."""
+    count = len(logs)
+    quantile = float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
+    return quantile * statistics.stdev(logs) * math.sqrt(1 + 1 / count)
 
 
 def scale_times(
@@ -77,7 +87,9 @@ def scale_times(
 
 def _scaled(band: Band, scale: Scale) -> Band:
     middle = _middle(band) * scale.factor
-    step = math.sqrt(spread_of(scale.log_error, band.high / band.low))
+    # Never wider than the prediction, whose error has the same causes and more.
+    widest = math.sqrt(band.high / band.low)
+    step = min(widest, max(math.sqrt(MIN_SPREAD), math.exp(scale.log_step)))
     return Band(low=middle / step, high=middle * step)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from edgedistil.core.records import Band
@@ -11,17 +12,17 @@ from edgedistil.search.scaling import FEWEST_MEASURED, find_scales, scale_times
 BUDGET = Budget(latency_ms=10.0, file_bytes=None, memory_bytes=None)
 
 
-def candidate(ms: float, *, precision: str = "int8", layers: int = 1) -> Candidate:
-    """A candidate whose predicted time is around some milliseconds, to a factor of 1.5."""
+def candidate(ms: float, *, precision: str = "int8", width: float = 1.5) -> Candidate:
+    """A candidate whose predicted time is around some milliseconds, to a factor."""
     return Candidate(
-        layers=layers,
+        layers=1,
         intermediate=1,
         heads=1,
         vocabulary=1,
         precision=precision,  # type: ignore[arg-type]
         parameters=1,
         file_bytes=Band(low=1, high=1),
-        latency_ms=Band(low=ms / 1.5, high=ms * 1.5),
+        latency_ms=Band(low=ms / width, high=ms * width),
         memory_bytes=Band(low=1, high=1),
         fit="may fit",
         worst_ratio=0.0,
@@ -47,14 +48,25 @@ def test_a_machine_twice_as_fast_scales_the_other_times() -> None:
 
 
 def test_measured_times_that_differ_widen_the_band_but_never_beyond_the_prediction() -> None:
-    factors = (0.4, 0.5, 0.6)
-    (scale,) = find_scales([measured(candidate(10.0), 10 * factor) for factor in factors])
-    (scaled,) = scale_times([candidate(10.0)], [scale], BUDGET)
-    width = scaled.latency_ms.high / scaled.latency_ms.low
-    assert 1.5 < width < 1.5**2
-    far = find_scales([measured(candidate(10.0), 10 * factor) for factor in (0.1, 0.5, 2.0)])
-    (scaled,) = scale_times([candidate(10.0)], far, BUDGET)
-    assert scaled.latency_ms.high / scaled.latency_ms.low == pytest.approx(1.5**2)
+    def width(*factors: float) -> float:
+        pairs = [measured(candidate(10.0), 10 * factor) for factor in factors]
+        (scaled,) = scale_times([candidate(10.0)], find_scales(pairs), BUDGET)
+        return scaled.latency_ms.high / scaled.latency_ms.low
+
+    few, many = (0.45, 0.5, 0.55), (0.45, 0.5, 0.55) * 4
+    assert 1.15 < width(*many) < width(*few) < 1.5**2
+    assert width(0.1, 0.5, 2.0) == pytest.approx(1.5**2)
+
+
+def test_nine_of_ten_more_candidates_are_inside_their_band() -> None:
+    generator = np.random.default_rng(7)
+    inside = []
+    for factors in np.exp(generator.normal(-0.7, 0.1, (400, FEWEST_MEASURED + 1))):
+        *known, other = (10 * factor for factor in factors)
+        scales = find_scales([measured(candidate(10.0, width=9.0), ms) for ms in known])
+        (scaled,) = scale_times([candidate(10.0, width=9.0)], scales, BUDGET)
+        inside.append(scaled.latency_ms.low <= other <= scaled.latency_ms.high)
+    assert 0.85 < np.mean(inside) < 0.95
 
 
 def test_other_precisions_and_measured_candidates_keep_their_times() -> None:

@@ -271,8 +271,11 @@ def test_an_option_that_nothing_would_use_is_refused(
         search(recipe(), options(**changes))
 
 
-def test_a_calibrated_device_has_its_own_times(recipe: Make) -> None:
+def test_a_calibrated_device_has_its_own_times(
+    recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`profile --calibrate` is for later predictions, and a search is one."""
+    monkeypatch.setenv("EDGEDISTIL_CACHE", str(tmp_path / "cache"))
     before = search(recipe(), options())
     constants = ONNXRUNTIME_CONSTANTS[core_family(load_device("rpi4"))]
     calibration = Calibration(

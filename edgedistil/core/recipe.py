@@ -227,8 +227,8 @@ class Train(StrictSection):
 
     precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         "auto",
-        description="Compute type; auto is bfloat16 where the device has it natively and, on a CPU, "
-        "where it is faster in a trial of a second, otherwise float32.",
+        description="Compute type; auto is bfloat16 where native and, on a CPU, faster in a trial, "
+        "otherwise float32.",
     )
     # Exactly one of tokens, epochs, steps.
     tokens: Annotated[int, Field(gt=0, le=10**15)] | None = Field(

@@ -7,8 +7,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 from edgedistil.core.precision import Precision
 from edgedistil.core.records import Band
 from edgedistil.core.search_records import Budget, Candidate
@@ -17,7 +15,7 @@ from edgedistil.search.candidates import with_latency
 
 # Fewest measured candidates of a precision that show how much its predictions are off.
 FEWEST_MEASURED = 3
-# Share of candidates whose time is inside its scaled band, as for the other bands of the cost model.
+# Share of candidates whose time is inside its scaled band.
 LEVEL = 0.9
 
 
@@ -65,6 +63,9 @@ def find_scales(pairs: Sequence[tuple[Candidate, Candidate]]) -> list[Scale]:
 
 def _log_step(logs: Sequence[float]) -> float:
     """Half the width of an interval for one more candidate, as a logarithm: Student's t."""
+    # Half a second, which a search without measurements does not need.
+    from scipy import stats
+
     count = len(logs)
     quantile = float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
     return quantile * statistics.stdev(logs) * math.sqrt(1 + 1 / count)

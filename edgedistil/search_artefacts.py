@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgedistil.core import console
 from edgedistil.core.budget_options import SearchOptions
@@ -95,26 +96,40 @@ def check_until_one_passes(
 
 def _check_artefact(student: TrainedStudent, check: ArtefactCheck) -> TrainedStudent:
     """Exports a student and compares its artefact on the device with the budget."""
-    from edgedistil.export.stage import export_student
-    from edgedistil.profiling.stage import profile
-
-    earlier, search, options = check.exported(student), check.search, check.options
+    earlier = check.exported(student)
     # The same bytes under the same budget have the same verdict.
     if earlier is not None and check.passed(earlier):
         console.say(f"{student.run}: its artefact passed before and is not exported again")
         fields = {name: getattr(earlier, name) for name in _CHECKED_FIELDS}
         return student.model_copy(update=fields)
     # Another budget, or another method, needs the artefact's figures again.
+    failure = ""
     if earlier is not None:
         console.say(f"{student.run}: exported before, and not exported again")
     else:
-        precision = student.candidate.precision
-        options_of_export = ExportOptions(precisions=[precision], target=options.device)
-        # A rejected artefact, or a runtime that is too old for it, does not end the search.
-        try:
-            export_student(student.run, options_of_export)
-        except (ParityError, TargetError) as error:
-            return student.model_copy(update={"failure": str(error.message)})
+        failure = _export(student, check.options)
+    update = {"failure": failure} if failure else _compare(student, check)
+    return student.model_copy(update=update)
+
+
+def _export(student: TrainedStudent, options: SearchOptions) -> str:
+    """Exports a student for the device; returns why its artefact was rejected, empty if not."""
+    from edgedistil.export.stage import export_student
+
+    precision = student.candidate.precision
+    # A rejected artefact, or a runtime that is too old for it, does not end the search.
+    try:
+        export_student(student.run, ExportOptions(precisions=[precision], target=options.device))
+    except (ParityError, TargetError) as error:
+        return str(error.message)
+    return ""
+
+
+def _compare(student: TrainedStudent, check: ArtefactCheck) -> dict[str, Any]:
+    """Profiles an artefact; returns the fields of its student's record."""
+    from edgedistil.profiling.stage import profile
+
+    search, options = check.search, check.options
     options_of_profile = ProfileOptions(
         device=options.device,
         ssh=options.ssh,
@@ -128,18 +143,16 @@ def _check_artefact(student: TrainedStudent, check: ArtefactCheck) -> TrainedStu
     rows = [row for record in records for row in record.rows if _is_row(row, student, search)]
     # A precision that the device cannot run has no row.
     if not rows:
-        return student.model_copy(update={"failure": "it was not profiled on the device"})
+        return {"failure": "it was not profiled on the device"}
     row = rows[0]
-    return student.model_copy(
-        update={
-            "failure": _failure(row, search.budget),
-            "file_bytes": row.file_bytes,
-            "latency_ms": row.latency_ms,
-            "memory_bytes": row.peak_memory_bytes,
-            "method": row.method,
-            "artefact_sha256": row.artefact_sha256,
-        }
-    )
+    return {
+        "failure": _failure(row, search.budget),
+        "file_bytes": row.file_bytes,
+        "latency_ms": row.latency_ms,
+        "memory_bytes": row.peak_memory_bytes,
+        "method": row.method,
+        "artefact_sha256": row.artefact_sha256,
+    }
 
 
 def _is_present(student: TrainedStudent) -> bool:

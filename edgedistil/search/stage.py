@@ -112,8 +112,10 @@ def check_options(options: SearchOptions) -> None:
     }
     for flag, (value, is_used, users) in needs.items():
         if value is not None and not is_used:
+            # A switch has no value to show.
+            argument = flag if value is True else f"{flag} is {echo(value)}"
             raise InputError(
-                f"{flag} is {echo(value)} without {users}: nothing would use it",
+                f"{argument} without {users}: nothing would use it",
                 hint=f"add {users}, or leave {flag} out",
             )
     if options.ssh is not None and options.device == HOST:

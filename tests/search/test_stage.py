@@ -260,7 +260,7 @@ def test_students_that_cannot_be_searched_are_refused(
         ({"tokens": 5000}, "--tokens is 5000 without --train: nothing would use it"),
         ({"run": "mine"}, "--run is mine without --train: nothing would use it"),
         ({"ssh": "pi@board"}, "--ssh is pi@board without --measure or --train"),
-        ({"bootstrap": True, "measure": 1}, "--bootstrap is True without --ssh"),
+        ({"bootstrap": True, "measure": 1}, "--bootstrap without --ssh: nothing"),
         ({"ssh": "pi@board", "measure": 1, "device": "host"}, "--device is host, which is this"),
     ],
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import edgedistil
 from edgedistil.core import console
 from edgedistil.core.device import HOST, load_device
+from edgedistil.core.errors import Interrupted
 from edgedistil.core.options import EvaluateOptions, ExportOptions, ProfileOptions
 from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Recipe, load_recipe
@@ -42,8 +45,8 @@ def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
     Raises:
         RunError: The run exists and was made by a recipe that would give another result; the
             message names the keys that differ.
+        Interrupted: The hint has the command that continues the run.
     """
-    from edgedistil.report import terminal
     from edgedistil.report.stage import show_report
 
     name = checked_name(recipe.name if run_name is None else run_name)
@@ -57,14 +60,28 @@ def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
     countdown = Countdown(recipe, _expected_times(run, recipe, stages))
     countdown.announce()
 
-    with countdown.stage("distill"):
-        run, distilled = edgedistil.distill(recipe, run=run_name, resume=resume)
-    terminal.show_distill(run, distilled)
-    for stage in stages:
-        _run_unless_done(run, stage, countdown)
+    with _with_resume_hint(run):
+        with countdown.stage("distill"):
+            _distill(run, recipe, resume=resume)
+        for stage in stages:
+            _run_unless_done(run, stage, countdown)
     edgedistil.report(run)
     show_report(run)
     return run
+
+
+@contextmanager
+def _with_resume_hint(run: RunDir) -> Iterator[None]:
+    """Adds the command that continues all stages to an interruption."""
+    command = shlex.join(["edgedistil", "run", str(run.recipe), "--run", run.name])
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as error:
+        # Without a recipe there is nothing to continue, and the error says so.
+        if not run.recipe.exists():
+            raise
+        message = error.message if isinstance(error, Interrupted) else "interrupted"
+        raise Interrupted(message, hint=f"continue the run with: {command}") from error
 
 
 @dataclass(frozen=True)
@@ -160,6 +177,13 @@ def _check_threads(recipe: Recipe) -> None:
         cores = usable_threads() if device == HOST else load_device(device).cores
         machine = "this machine" if device == HOST else device
         check_threads(threads, cores, machine=machine, setting="profile.threads")
+
+
+def _distill(run: RunDir, recipe: Recipe, *, resume: bool) -> None:
+    from edgedistil.report import terminal
+
+    _, distilled = edgedistil.distill(recipe, run=run.name, resume=resume)
+    terminal.show_distill(run, distilled)
 
 
 def _evaluate(run: RunDir, recipe: Recipe) -> None:

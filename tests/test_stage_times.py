@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from edgedistil import pipeline, stage_times
-from edgedistil.core.errors import RunError
-from edgedistil.core.recipe import Recipe, write_recipe
+from edgedistil.core.errors import Interrupted, RunError
+from edgedistil.core.recipe import Recipe, load_recipe, write_recipe
 from edgedistil.core.records import NotMeasured
 from edgedistil.core.rundir import RunDir
 from edgedistil.stage_times import Countdown, StageTime, estimate_evaluation, last_time
@@ -198,3 +198,36 @@ def test_another_recipe_is_refused_before_anything_is_timed(
     monkeypatch.setattr(pipeline, "estimate_distillation", lambda *_: pytest.fail("timed"))
     with pytest.raises(RunError, match=r"loss\.mlm"):
         pipeline.run_all(tiny_recipe(loss={"mlm": 1.0}))
+
+
+def test_an_interrupted_run_names_the_command_that_continues_it(
+    tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(run: RunDir, recipe: Recipe) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_evaluate", interrupt)
+    recipe = tiny_recipe(train={"steps": 1}, export={"precisions": ["fp32"]})
+    with pytest.raises(Interrupted) as caught:
+        pipeline.run_all(recipe, run_name="mine")
+    path = runs / "mine" / "recipe.toml"
+    assert caught.value.hint == f"continue the run with: edgedistil run {path} --run mine"
+
+    # The command works: its recipe is that of the run, and the distillation is not repeated.
+    monkeypatch.setattr(pipeline, "_distill", lambda run, recipe, resume: None)
+    with pytest.raises(Interrupted):
+        pipeline.run_all(load_recipe(path), run_name="mine")
+
+
+def test_an_interrupted_distillation_continues_with_all_stages(
+    tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(run: RunDir, recipe: Recipe, *, resume: bool) -> None:
+        run.path.mkdir(parents=True)
+        write_recipe(run.recipe, recipe)
+        raise Interrupted("interrupted after step 1 of 2", hint="resume with: edgedistil distill")
+
+    monkeypatch.setattr(pipeline, "_distill", interrupt)
+    with pytest.raises(Interrupted, match="after step 1 of 2") as caught:
+        pipeline.run_all(tiny_recipe(student={"layers": [9]}), run_name="mine")
+    assert str(caught.value.hint).startswith("continue the run with: edgedistil run ")

@@ -92,8 +92,7 @@ def measured_on() -> dict[str, Any]:
     """Machine, date, load and command of a record."""
     host = this_host()
     program, *arguments = sys.argv
-    # Paths by their names only: the record is published.
-    command = [f"benchmarks/{Path(program).name}", *(Path(part).name for part in arguments)]
+    command = [f"benchmarks/{Path(program).name}", _short(" ".join(arguments))]
     return {
         "date": today(),
         "machine": host.cpu,
@@ -103,6 +102,23 @@ def measured_on() -> dict[str, Any]:
         "command": " ".join(["python", *command]),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
+
+
+def _short(command: str) -> str:
+    """A command line with the names of its paths only: records are published."""
+    return " ".join(Path(part).name for part in command.split())
+
+
+def _with_short_commands(value: Any) -> Any:
+    """A record's content with short commands in its provenances."""
+    if isinstance(value, list):
+        return [_with_short_commands(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    short = {key: _with_short_commands(part) for key, part in value.items()}
+    if isinstance(short.get("command"), str):
+        short["command"] = _short(short["command"])
+    return short
 
 
 def _version(package: str) -> str | None:
@@ -116,7 +132,7 @@ def _as_object(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        return _with_short_commands(value.model_dump(mode="json"))
     if isinstance(value, Path):
         return value.name
     raise TypeError(f"a raw record cannot hold {type(value).__name__}")

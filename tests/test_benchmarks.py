@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from edgedistil.core.records import provenance
+
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 QUIET = ROOT / "scripts" / "quiet_benchmarks.sh"
@@ -57,12 +59,18 @@ def test_a_record_says_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.M
     page = load("page")
     secret = "/home/somebody/texts/corpus.txt"
     monkeypatch.setattr(sys, "argv", ["/home/somebody/benchmarks/x.py", "--text", secret])
-    content = {"times": Times([1.5, 2.25]), "file": Path("/home/somebody/model.onnx")}
+    content = {
+        "times": Times([1.5, 2.25]),
+        "file": Path("/home/somebody/model.onnx"),
+        # It has the command line of this process.
+        "records": [provenance()],
+    }
     path = page.write_raw(tmp_path, "x", content)
     text = path.read_text(encoding="utf-8")
     assert "somebody" not in text
     record = json.loads(text)
     assert record["times"] == {"wall": [1.5, 2.25]} and record["file"] == "model.onnx"
+    assert record["records"][0]["command"].endswith(" --text corpus.txt")
     measured = record["measured"]
     assert measured["command"] == "python benchmarks/x.py --text corpus.txt"
     assert path.name == f"x-{measured['date']}.json"

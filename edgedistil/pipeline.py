@@ -57,10 +57,9 @@ def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
     if run.recipe.exists():
         resumable_changes(load_recipe(run.recipe), recipe, run=name)
     stages = _later_stages(run, recipe)
-    countdown = Countdown(recipe, _expected_times(run, recipe, stages))
-    countdown.announce()
-
     with _with_resume_hint(run):
+        countdown = Countdown(recipe, _expected_times(run, recipe, stages))
+        countdown.announce()
         with countdown.stage("distill"):
             _distill(run, recipe, resume=resume)
         for stage in stages:

@@ -231,3 +231,22 @@ def test_an_interrupted_distillation_continues_with_all_stages(
     with pytest.raises(Interrupted, match="after step 1 of 2") as caught:
         pipeline.run_all(tiny_recipe(student={"layers": [9]}), run_name="mine")
     assert str(caught.value.hint).startswith("continue the run with: edgedistil run ")
+
+
+def test_an_interrupted_estimate_of_a_run_names_the_command_that_continues_it(
+    tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_expected_times", interrupt)
+    recipe = tiny_recipe()
+    # Nothing was begun, so there is nothing to continue.
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run_all(recipe, run_name="mine")
+    run = RunDir(runs / "mine")
+    run.path.mkdir(parents=True)
+    write_recipe(run.recipe, recipe)
+    with pytest.raises(Interrupted) as caught:
+        pipeline.run_all(recipe, run_name="mine")
+    assert str(caught.value.hint).startswith("continue the run with: edgedistil run ")

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from edgedistil.core.errors import CorpusError
 from edgedistil.core.export_records import ParityFigures, ProbeText
 from edgedistil.core.family import FAMILIES
+from edgedistil.core.format import plural
 from edgedistil.core.precision import Precision, PrecisionRequest
 from edgedistil.core.task import ENCODER_TASK, TASKS, Task
 from edgedistil.core.tokenizer import TextTokenizer
@@ -199,7 +200,7 @@ def _scale_reasons(context: BuildContext) -> dict[str, str]:
         "activations": "no token depends on another text or on padding: "
         f"{len(fixed)} inputs on fixed scales, {moved} of them after powers of two moved into the "
         f"weights; {len(scales) - len(fixed)} inputs on a scale for each token",
-        "calibration": f"scales from {_calibration_sequences(context)} sequences of text, by the "
+        "calibration": f"scales from {_calibration_sequences(context)} of text, by the "
         "smallest error of the products",
     }
 
@@ -257,7 +258,7 @@ def make_int8_static(context: BuildContext) -> PrecisionGraph:
     # Record the errors of all methods, so that the decision can be checked.
     listing = ", ".join(f"{method} {error:.4g}" for method, error in errors.items())
     reasons = {
-        "activations": f"ranges calibrated on {_calibration_sequences(context)} sequences of text",
+        "activations": f"ranges calibrated on {_calibration_sequences(context)} of text",
         "calibration": f"{best}: smallest mean error on that text ({listing})",
     }
     warning = (
@@ -391,8 +392,8 @@ def _warn_of_unknown_tokens(context: BuildContext, feeds: Sequence[Feeds]) -> No
     warn_of_unknown_tokens(unknown, total, text="the calibration text")
 
 
-def _calibration_sequences(context: BuildContext) -> int:
-    return len(_calibration_lines(context.text))
+def _calibration_sequences(context: BuildContext) -> str:
+    return plural(len(_calibration_lines(context.text)), "sequence")
 
 
 def _calibration_lines(text: Sequence[str]) -> list[str]:

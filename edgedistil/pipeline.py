@@ -156,11 +156,11 @@ def _check_names(recipe: Recipe) -> None:
 
     Models are not checked: the stages before `evaluate` may create them.
     """
-    from edgedistil.evaluate.retrieval.stage import is_retrieval, load_collections
+    from edgedistil.evaluate.retrieval.stage import check_collections, is_retrieval
     from edgedistil.evaluate.spec import expand_groups, load_task
 
     tasks = recipe.evaluate.tasks
-    load_collections([task for task in tasks if is_retrieval(task)])
+    check_collections([task for task in tasks if is_retrieval(task)])
     for task in expand_groups([task for task in tasks if not is_retrieval(task)]):
         load_task(task)
     for device in [recipe.export.target, *recipe.profile.devices]:

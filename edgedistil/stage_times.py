@@ -245,5 +245,5 @@ def _in_all(times: Sequence[StageTime]) -> str:
     unknown = [entry.stage for entry in times if isinstance(entry.seconds, NotMeasured)]
     parts = [f"about {duration(sum(known))}"] if known else []
     if unknown:
-        parts.append(f"{' and '.join(unknown)} (unknown)")
+        parts.append(f"{', '.join(unknown)} (unknown)")
     return ", and ".join(parts)

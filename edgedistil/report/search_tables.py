@@ -29,8 +29,8 @@ def search_table(record: SearchRecord) -> TableData:
     rows = [_cells(candidate) for candidate in shown]
     threads = "one thread" if record.threads == 1 else f"{record.threads} threads"
     notes = [
-        "; ".join(f"{count} {fit}" for fit, count in counts.items())
-        + f": {len(shown)} of {len(record.candidates)} shown",
+        "; ".join(f"{fit}: {count}" for fit, count in counts.items())
+        + f"; {len(shown)} of {len(record.candidates)} shown",
         f"bytes from shapes, times and memory predicted for {record.length} tokens and {threads} "
         f"(constants: {record.calibration}); nothing was trained: quality is unknown",
     ]

@@ -74,6 +74,12 @@ def load_pair_sets(tasks: Sequence[str]) -> list[PairSet]:
     return [read_pairs(user_path(task.removeprefix(PAIRS_PREFIX))) for task in tasks]
 
 
+def check_collections(tasks: Sequence[str]) -> None:
+    """Raises TaskError for an unknown name or a malformed folder; reads no package."""
+    packaged = {GROUP, *(f"{_PREFIX}{name}" for name in packaged_names())}
+    load_collections([task for task in tasks if task not in packaged])
+
+
 def load_collections(tasks: Sequence[str]) -> list[Collection]:
     """Loads the collections of some names, each once.
 

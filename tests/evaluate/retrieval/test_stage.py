@@ -15,6 +15,7 @@ from edgedistil.core.evaluation_records import EvaluationRecord
 from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir, create_run
+from edgedistil.evaluate.retrieval import stage
 from edgedistil.evaluate.retrieval.embedders import static_embedder, torch_embedder
 from edgedistil.evaluate.retrieval.stage import is_retrieval
 from edgedistil.evaluate.stage import evaluate
@@ -195,3 +196,13 @@ def test_names_of_collections(collection: Path) -> None:
 def test_an_unknown_collection(run: RunDir) -> None:
     with pytest.raises(TaskError, match="did you mean 'code'"):
         evaluate(run, EvaluateOptions(tasks=["retrieval:cod"]))
+
+
+def test_names_are_checked_without_reading_a_package(
+    collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "load_packaged", lambda name: pytest.fail(f"read {name}"))
+    stage.check_collections(["retrieval", "retrieval:manual", str(collection)])
+    monkeypatch.undo()
+    with pytest.raises(TaskError, match="unknown retrieval collection 'manuel'"):
+        stage.check_collections(["retrieval:manuel"])

@@ -92,7 +92,8 @@ def measured_on() -> dict[str, Any]:
     """Machine, date, load and command of a record."""
     host = this_host()
     program, *arguments = sys.argv
-    command = [f"benchmarks/{Path(program).name}", _short(" ".join(arguments))]
+    # Paths by their names only: the record is published.
+    command = [f"benchmarks/{Path(program).name}", *(Path(part).name for part in arguments)]
     return {
         "date": today(),
         "machine": host.cpu,

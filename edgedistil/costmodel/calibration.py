@@ -58,7 +58,7 @@ def load_calibration(spec: DeviceSpec) -> Constants | None:
         path = calibration_path(spec.name)
         if not path.is_file():
             return None
-    # Without a cache that can be read, there is no calibration.
+    # A cache that cannot be read holds no calibration.
     except (OSError, StorageError):
         return None
     calibration = read_record(path, Calibration)

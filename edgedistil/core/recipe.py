@@ -266,6 +266,10 @@ class Train(StrictSection):
     heldout_tokens: Positive = Field(
         65_536, description="Largest number of held-out tokens in one evaluation."
     )
+    state_cache_gib: Annotated[float, Field(ge=0, le=2**20)] = Field(
+        16.0,
+        description="Largest file, in GiB, of the teacher's states for later epochs; 0 keeps none.",
+    )
     trackers: list[str] = Field(
         [], description="Trackers of accelerate, such as tensorboard or wandb."
     )

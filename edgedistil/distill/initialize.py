@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from accelerate import PartialState
 from transformers import PreTrainedModel
@@ -48,6 +49,7 @@ from edgedistil.distill.sentence_setup import (
     teacher_encoder,
     teacher_vector,
 )
+from edgedistil.distill.state_cache import STATES_FOLDER
 from edgedistil.distill.trimmed_teacher import trim_teachers
 from edgedistil.models.fast.encoder import check_projections
 from edgedistil.models.sentence_encoder import SentenceEncoder
@@ -86,6 +88,7 @@ class PreparedRun:
         length: Length of the run.
         sentence: What the objective representation adds; None for mlm.
         full_teacher: `teacher` with its own vocabulary; `teacher` itself unless it is trimmed.
+        state_cache: Folder where the teacher's states may be kept while the run lasts.
     """
 
     teacher: Teacher
@@ -96,6 +99,7 @@ class PreparedRun:
     length: RunLength
     sentence: PreparedSentence | None
     full_teacher: Teacher
+    state_cache: Path
 
     @property
     def kind(self) -> Kind:
@@ -265,6 +269,7 @@ def prepare_run(recipe: Recipe, run: RunDir, state: PartialState) -> PreparedRun
         length=length,
         sentence=sentence,
         full_teacher=inputs.full[0],
+        state_cache=run.path / STATES_FOLDER,
     )
 
 

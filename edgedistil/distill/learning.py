@@ -23,10 +23,15 @@ from edgedistil.distill.heldout_vectors import VectorEvaluator
 from edgedistil.distill.initialize import PreparedRun
 from edgedistil.distill.mlm_objective import MlmObjective
 from edgedistil.distill.objective import Objective
-from edgedistil.distill.representation import RepresentationObjective, reads_states
+from edgedistil.distill.representation import (
+    RepresentationObjective,
+    compared_layers,
+    reads_states,
+)
 from edgedistil.distill.sentence_setup import teacher_encoder
+from edgedistil.distill.state_cache import StateCache, open_state_cache, pays
 from edgedistil.distill.targets import FileTargets, Targets, TeacherTargets
-from edgedistil.models.fast.encoder import freeze_teacher
+from edgedistil.models.fast.encoder import encode_layers, freeze_teacher
 from edgedistil.models.sentence_encoder import SentenceEncoder
 
 
@@ -136,6 +141,7 @@ def _open_representation(
             teacher,
             recipe.objective,
             targets=targets("train"),
+            cache=_state_cache(recipe, prepared, teacher, accelerator),
             compiled=recipe.train.compile,
         ),
         batches,
@@ -191,6 +197,29 @@ def part_targets(
         return None
     store, pad_id = prepared.corpus.store(part), prepared.teacher.tokenizer.pad_id
     return TeacherTargets(teacher, store, pad_id=pad_id, device=device)
+
+
+def _state_cache(
+    recipe: Recipe, prepared: PreparedRun, teacher: SentenceEncoder, accelerator: Accelerator
+) -> StateCache | None:
+    """The teacher's states for all passes over the text; None if it computes them in each."""
+    assert prepared.sentence is not None
+    settings, store = recipe.train, prepared.corpus.train
+    passes = prepared.length.tokens / store.tokens
+    is_worth_it = pays(passes, limit_gib=settings.state_cache_gib, device=accelerator.device)
+    if not (is_worth_it and reads_states(recipe.objective)):
+        return None
+    # Widths and types as the loop computes them: those of one token.
+    token_11 = torch.zeros(1, 1, dtype=torch.int64)
+    with torch.no_grad(), accelerator.autocast():
+        states = encode_layers(teacher.backbone, token_11, None)
+    layers = compared_layers(recipe.objective, prepared.sentence.student.backbone, teacher.backbone)
+    return open_state_cache(
+        prepared.state_cache,
+        store,
+        {layer: states[layer] for layer in layers},
+        limit_gib=settings.state_cache_gib,
+    )
 
 
 def _on_device(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from edgedistil.core.errors import ModelError
 from edgedistil.core.family import FAMILIES
@@ -14,6 +15,7 @@ from edgedistil.core.recipe_objective import Objective as Settings
 from edgedistil.distill.batches import MicroBatch
 from edgedistil.distill.losses import TokenCounts, attended_cosine_sum
 from edgedistil.distill.objective import Objective
+from edgedistil.distill.state_cache import StateCache
 from edgedistil.distill.targets import Targets, pooled_vectors
 from edgedistil.models.fast.encoder import encode_layers, last_projections
 from edgedistil.models.representation_losses import relation_loss, similarity_loss, vector_loss
@@ -27,6 +29,24 @@ _LOSSES = (*_OF_TEXTS, "states", "layers", "relations")
 def reads_states(settings: Settings) -> bool:
     """Whether an objective compares token states, so that the teacher reads every batch."""
     return settings.states > 0 or settings.layers > 0 or settings.relations > 0
+
+
+def compared_layers(
+    settings: Settings, student: PreTrainedModel, teacher: PreTrainedModel
+) -> list[int]:
+    """Returns the teacher's layers whose states a step reads, in rising order; 0: embeddings."""
+    # Vectors are pooled from the last states.
+    depth = _depth(teacher)
+    layers = {depth}
+    if settings.layers > 0:
+        layers |= {paired for _, paired in layer_pairs(_depth(student), depth)}
+    if settings.relations > 0:
+        layers.add(depth - 1)
+    return sorted(layers)
+
+
+def _depth(model: PreTrainedModel) -> int:
+    return int(model.config.num_hidden_layers)
 
 
 class _Trained(nn.Module):
@@ -50,6 +70,7 @@ class RepresentationObjective(Objective):
         settings: Settings,
         *,
         targets: Targets | None,
+        cache: StateCache | None = None,
         compiled: bool = False,
     ) -> None:
         """Joins the models.
@@ -60,6 +81,8 @@ class RepresentationObjective(Objective):
             settings: Recipe section [objective].
             targets: Vectors to learn; None: those that the teacher computes for each batch, which
                 needs its states.
+            cache: States of an earlier pass over the text, of `compared_layers`; None: the teacher
+                reads every batch.
             compiled: Whether to use torch.compile.
         """
         super().__init__()
@@ -68,6 +91,10 @@ class RepresentationObjective(Objective):
         self.loss_names = tuple(name for name in _LOSSES if getattr(settings, name) > 0)
         # In a tuple, so that nn.Module does not register the teacher.
         self._fixed = (teacher, targets)
+        self._cache, self._compared = (
+            cache,
+            compared_layers(settings, student.backbone, teacher.backbone),
+        )
         self.trained = _Trained(student)
         # Only training needs states of the teacher's width, so this layer is not exported.
         widths = student.backbone.config.hidden_size, teacher.backbone.config.hidden_size
@@ -101,17 +128,29 @@ class RepresentationObjective(Objective):
         return [counts.texts if name in _OF_TEXTS else counts.attended for name in self.loss_names]
 
     @torch.no_grad()
-    def _teach(self, batch: MicroBatch) -> tuple[list[Tensor], Tensor]:
-        """The teacher's states, where a loss compares them, and the vectors to learn."""
+    def _teach(self, batch: MicroBatch) -> tuple[Mapping[int, Tensor], Tensor]:
+        """The teacher's states by their layer, where a loss compares them, and the vectors."""
         teacher, targets = self._fixed
         if targets is not None:
             vectors_BV = targets.vectors(batch.rows_B)
             if not reads_states(self.settings):
-                return [], vectors_BV
-        states = self._encode(teacher.backbone, batch.input_ids_BL, batch.attention_mask_BL)
+                return {}, vectors_BV
+        states = self._teacher_states(batch)
         if targets is None:
-            vectors_BV = pooled_vectors(teacher, states[-1], batch.attention_mask_BL)
+            last_BLD = states[_depth(teacher.backbone)]
+            vectors_BV = pooled_vectors(teacher, last_BLD, batch.attention_mask_BL)
         return states, vectors_BV
+
+    def _teacher_states(self, batch: MicroBatch) -> Mapping[int, Tensor]:
+        """The teacher's states by their layer: those of an earlier pass, or computed."""
+        cached = None if self._cache is None else self._cache.read(batch.rows_B)
+        if cached is not None:
+            return cached
+        computed = self._encode(self.teacher.backbone, batch.input_ids_BL, batch.attention_mask_BL)
+        states = {layer: computed[layer] for layer in self._compared}
+        if self._cache is not None:
+            self._cache.write(batch.rows_B, states)
+        return states
 
     def _text_sums(self, vectors_BV: Tensor, targets_BV: Tensor) -> dict[str, Tensor]:
         """Sums over the texts of the losses on sentence vectors."""
@@ -127,21 +166,21 @@ class RepresentationObjective(Objective):
         return sums
 
     def _token_sums(
-        self, states: list[Tensor], teacher_states: list[Tensor], batch: MicroBatch
+        self, states: list[Tensor], teacher_states: Mapping[int, Tensor], batch: MicroBatch
     ) -> dict[str, Tensor]:
         """Sums over the attended tokens of the losses on token states."""
         settings, mask_BL = self.settings, batch.attention_mask_BL
+        depth = _depth(self.teacher.backbone)
         sums = {}
         if settings.states > 0:
-            sums["states"] = self._cosine_sum(states[-1], teacher_states[-1], mask_BL)
+            sums["states"] = self._cosine_sum(states[-1], teacher_states[depth], mask_BL)
         if settings.layers > 0:
-            pairs = layer_pairs(len(states) - 1, len(teacher_states) - 1)
+            pairs = layer_pairs(len(states) - 1, depth)
             losses = [self._cosine_sum(states[s], teacher_states[t], mask_BL) for s, t in pairs]
             sums["layers"] = torch.stack(losses).mean()
         if settings.relations > 0:
-            sums["relations"] = self._relations(states, teacher_states, mask_BL) * (
-                batch.counts.attended
-            )
+            relations = self._relations(states[-2], teacher_states[depth - 1], mask_BL)
+            sums["relations"] = relations * batch.counts.attended
         return sums
 
     def _cosine_sum(
@@ -154,14 +193,20 @@ class RepresentationObjective(Objective):
         return attended_cosine_sum(student_BLD.flatten(0, 1), teacher_BLD.flatten(0, 1), mask_BL)
 
     def _relations(
-        self, states: list[Tensor], teacher_states: list[Tensor], mask_BL: Tensor | None
+        self, student_BLD: Tensor, teacher_BLD: Tensor, mask_BL: Tensor | None
     ) -> Tensor:
-        """Mean of the relation losses of queries, keys and values of the last layers."""
+        """Mean of the relation losses of the last layers' queries, keys and values.
+
+        Args:
+            student_BLD: Input of the student's last layer.
+            teacher_BLD: Input of the teacher's.
+            mask_BL: 0 at padding; None without padding.
+        """
         if mask_BL is None:
-            mask_BL = torch.ones(states[-1].shape[:2], device=states[-1].device)
-        students = last_projections(self.student, states)
+            mask_BL = torch.ones(student_BLD.shape[:2], device=student_BLD.device)
+        students = last_projections(self.student, student_BLD)
         with torch.no_grad():
-            teachers = last_projections(self.teacher.backbone, teacher_states)
+            teachers = last_projections(self.teacher.backbone, teacher_BLD)
         losses = [
             relation_loss(student, teacher, mask_BL, heads=self.settings.relation_heads)
             for student, teacher in zip(students, teachers, strict=True)

@@ -52,6 +52,7 @@ from edgedistil.distill.sentence_setup import (
     student_encoder,
     teacher_vector,
 )
+from edgedistil.distill.state_cache import pays
 from edgedistil.distill.trimmed_teacher import select_vocabulary
 from edgedistil.models.fast.encoder import freeze_teacher, why_plain
 from edgedistil.models.reduced import build_from_config
@@ -119,7 +120,10 @@ def plan(recipe: Recipe, *, max_micro_batch_s: float | None = None) -> PlanRecor
         tokens_per_step=round(length.tokens_per_step),
         precision=precision,
         devices=[here, *gpus],
-        notes=[*_notes(recipe, teacher, state.device), *_notes_on_models(teacher.model, student)],
+        notes=[
+            *_notes(recipe, teacher, corpus.passes(length), state.device),
+            *_notes_on_models(teacher.model, student),
+        ],
         provenance=provenance(),
     )
 
@@ -256,6 +260,10 @@ class _PlannedCorpus:
             raise self.unknown
         return RunLength.of(settings, corpus_tokens=self.tokens, corpus_rows=self.rows)
 
+    def passes(self, length: RunLength) -> float:
+        """Returns how often a run reads the text; 1 if the text's size is unknown."""
+        return length.tokens / self.tokens if self.unknown is None else 1.0
+
 
 def _planned_corpus(section: Corpus, teacher: _PlannedTeacher) -> _PlannedCorpus:
     # Counted, unless that needs a download.
@@ -341,7 +349,9 @@ def _notes_on_models(teacher: PreTrainedModel, student: PreTrainedModel) -> list
     return notes
 
 
-def _notes(recipe: Recipe, teacher: _PlannedTeacher, device: torch.device) -> list[str]:
+def _notes(
+    recipe: Recipe, teacher: _PlannedTeacher, passes: float, device: torch.device
+) -> list[str]:
     """What the figures of a plan leave out."""
     notes = [
         "predicted rows assume a share of the data sheet's peak, 10 to 40 ms for the kernels of a "
@@ -359,6 +369,12 @@ def _notes(recipe: Recipe, teacher: _PlannedTeacher, device: torch.device) -> li
         notes.append(
             "the teacher encodes each text once and its vectors are reused; the times are those "
             "of the first pass over the text"
+        )
+    keeps = pays(passes, limit_gib=recipe.train.state_cache_gib, device=device)
+    if teacher.vector is not None and reads_states(recipe.objective) and keeps:
+        notes.append(
+            f"the text is read {passes:.1f} times; if the teacher's states fit into "
+            "train.state_cache_gib, the teacher reads it once, and the times are those of that pass"
         )
     loaded = teacher.loaded
     if teacher.kind == "mlm" and loaded is not None and not loaded.has_mlm_head:

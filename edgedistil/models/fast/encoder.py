@@ -115,19 +115,19 @@ def encode_layers(
     return list(_states(model, words_BLE, attention_mask_BL))
 
 
-def last_projections(model: PreTrainedModel, states: list[Tensor]) -> list[Tensor]:
+def last_projections(model: PreTrainedModel, states_BLD: Tensor) -> list[Tensor]:
     """Returns queries, keys and values of the last layer, (B, L, A) each.
 
     Args:
         model: A model that the fast path computes (`fits`).
-        states: Result of `encode_layers`.
+        states_BLD: Input of its last layer: the last but one result of `encode_layers`.
     Raises:
         ModelError: The model's layers are of other modules.
     """
     check_projections(model)
     *_, layer = _layers(model)
-    with torch.autocast(states[-1].device.type, enabled=False):
-        return [_linear(linear, states[-2]) for linear in (layer.query, layer.key, layer.value)]
+    with torch.autocast(states_BLD.device.type, enabled=False):
+        return [_linear(linear, states_BLD) for linear in (layer.query, layer.key, layer.value)]
 
 
 def check_projections(model: PreTrainedModel) -> None:

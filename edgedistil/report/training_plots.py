@@ -34,6 +34,8 @@ HELDOUT_FIGURES = {
 }
 # The moving average covers a fiftieth of the run: noise disappears, the shape stays.
 _SMOOTHING_WINDOWS = 100
+# Runs of fewer tokens have an axis in thousands.
+_FEW_TOKENS = 2e5
 
 
 def loss_curves(trace: Sequence[TraceEntry]) -> str | None:
@@ -41,24 +43,39 @@ def loss_curves(trace: Sequence[TraceEntry]) -> str | None:
     if len(trace) < 2:
         return None
 
+    scale, unit = _token_unit(trace)
+
     def draw(axes: Axes) -> None:
+        from matplotlib.ticker import LogLocator, NullLocator
+
         for index, (key, label) in enumerate({**LOSSES, **VECTOR_LOSSES}.items()):
             # A loss with weight 0 is not in the trace.
             entries = [entry for entry in trace if entry.get(key) is not None]
             if not entries:
                 continue
             colour = series_colour(index)
-            tokens = [entry["tokens"] / 1e6 for entry in entries]
+            tokens = [entry["tokens"] / scale for entry in entries]
             values = [entry[key] for entry in entries]
             # Raw values stay visible behind the average, so that outliers are not hidden.
             axes.plot(tokens, values, color=colour, alpha=0.22, linewidth=0.7)
             axes.plot(tokens, moving_average(values), color=colour, linewidth=1.8, label=label)
         axes.set_yscale("log")
-        axes.set_xlabel("million tokens seen")
+        # Losses change less than tenfold: powers of ten alone would be one number, or none.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel(unit)
         axes.set_ylabel(_loss_unit(trace))
         legend_above(axes)
 
     return draw_svg("Loss curves", draw)
+
+
+def _token_unit(trace: Sequence[TraceEntry]) -> tuple[float, str]:
+    """Tokens of one unit on the axis, and the axis' label."""
+    if trace[-1]["tokens"] < _FEW_TOKENS:
+        return 1e3, "thousand tokens seen"
+    return 1e6, "million tokens seen"
 
 
 def _loss_unit(trace: Sequence[TraceEntry]) -> str:
@@ -88,23 +105,24 @@ def heldout_curves(trace: Sequence[TraceEntry], record: DistillRecord | None) ->
     """
     if len(trace) < 2:
         return None
+    scale, unit = _token_unit(trace)
 
     def draw(axes: Axes) -> None:
         for index, (key, label) in enumerate(HELDOUT_FIGURES.items()):
             entries = [entry for entry in trace if isinstance(entry.get(key), int | float)]
             if not entries:
                 continue
-            tokens = [entry["tokens"] / 1e6 for entry in entries]
+            tokens = [entry["tokens"] / scale for entry in entries]
             values = [100 * entry[key] for entry in entries]
             colour = series_colour(index)
             axes.plot(tokens, values, "o-", color=colour, linewidth=1.8, markersize=3, label=label)
         # The teacher does not train: its accuracy is a level, not a curve.
-        last = trace[-1]["tokens"] / 1e6
+        last = trace[-1]["tokens"] / scale
         heldout = record.heldout if record is not None else []
         for model in heldout:
             if isinstance(model, HeldoutMlm) and model.model == "teacher":
                 _draw_level(axes, 100 * model.top1, last, "teacher's top-1 accuracy")
-        axes.set_xlabel("million tokens seen")
+        axes.set_xlabel(unit)
         of_vectors = any("rank_correlation" in entry for entry in trace)
         axes.set_ylabel("%" if of_vectors else "% of selected tokens (BERT's 80/10/10)")
         # From zero, so that a small gain looks small.

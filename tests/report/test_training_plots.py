@@ -59,3 +59,16 @@ def test_a_run_of_sentence_vectors_has_its_own_curves(results: RunResults) -> No
     curves = training_plots.heldout_curves(figures, results.distill)
     assert curves is not None and ">top-10 overlap</text>" in curves
     assert "selected tokens" not in curves
+
+
+def test_axes_of_short_and_long_runs_have_plain_numbers() -> None:
+    short = [{"tokens": 1200.0 * n, "vector": 0.7 / n} for n in range(1, 9)]
+    long = [{"tokens": 1e6 * n, "vector": 0.7 / n} for n in range(1, 9)]
+    for trace, unit in ((short, "thousand"), (long, "million")):
+        drawn = training_plots.loss_curves(trace)
+        assert drawn is not None and f">{unit} tokens seen</text>" in drawn
+        # Labels such as 2×10⁻¹ are wider than their distance in a small plot.
+        assert ">0.2</text>" in drawn and ">0.5</text>" in drawn and "10^" not in drawn
+    # Losses that hardly change have numbers, too.
+    level = training_plots.loss_curves([{**entry, "vector": 0.31} for entry in long])
+    assert level is not None and level.count(">0.3") >= 2

@@ -34,6 +34,8 @@ HELDOUT_FIGURES = {
 }
 # The moving average covers a fiftieth of the run: noise disappears, the shape stays.
 _SMOOTHING_WINDOWS = 100
+# Ratio of the ends of an axis between which there are two of 1, 2, 5, 10, … at least.
+_WIDE_RANGE = 5
 # Runs of fewer tokens have an axis in thousands.
 _FEW_TOKENS = 2e5
 
@@ -46,7 +48,7 @@ def loss_curves(trace: Sequence[TraceEntry]) -> str | None:
     scale, unit = _token_unit(trace)
 
     def draw(axes: Axes) -> None:
-        from matplotlib.ticker import LogLocator, NullLocator
+        from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
         for index, (key, label) in enumerate({**LOSSES, **VECTOR_LOSSES}.items()):
             # A loss with weight 0 is not in the trace.
@@ -60,8 +62,10 @@ def loss_curves(trace: Sequence[TraceEntry]) -> str | None:
             axes.plot(tokens, values, color=colour, alpha=0.22, linewidth=0.7)
             axes.plot(tokens, moving_average(values), color=colour, linewidth=1.8, label=label)
         axes.set_yscale("log")
-        # Losses change less than tenfold: powers of ten alone would be one number, or none.
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        # Powers of ten alone would be one number, or none; 1, 2 and 5 are rare in a small range.
+        low, high = axes.get_ylim()
+        is_wide = high > _WIDE_RANGE * low
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if is_wide else MaxNLocator(4))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(unit)

@@ -30,7 +30,7 @@ from page import (
 )
 from scipy import stats
 from value_data import film_sentences, topics
-from value_judge import DOCUMENT_TOKENS, TOPIC_TOKENS, Encoder, few_labels, unpack
+from value_judge import Encoder, few_labels, task_vectors, unpack
 
 from edgedistil.ablate import PAPER_CHANGES
 from edgedistil.core import markdown
@@ -150,11 +150,11 @@ def judge(run: RunDir, model: str) -> dict[str, Any]:
     distilled = read_record(run.distill, DistillRecord)
     last = [figure for figure in distilled.heldout if figure.model == model][-1]
     assert isinstance(last, HeldoutMlm)
-    encoder = Encoder(run.student if model == "student" else run.student_step0)
+    encoder = Encoder.load(run.student if model == "student" else run.student_step0)
     accuracies = []
-    for task, tokens in ((film_sentences(), DOCUMENT_TOKENS), (topics(), TOPIC_TOKENS)):
-        vectors = encoder.embed(task.texts, tokens, task.name)
-        accuracies.append(float(unpack(few_labels(task, vectors)).mean()))
+    for task in (film_sentences(), topics()):
+        packed = few_labels(task, task_vectors(encoder, task))
+        accuracies.append(float(unpack(packed).mean()))
     return {
         "measured": measured_on(),
         "tokens": distilled.tokens_seen if model == "student" else 0,

@@ -32,7 +32,7 @@ from edgedistil.core.recipe import load_recipe
 from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.similarity import pair_similarities, similarities
-from edgedistil.core.tokenizer import read_tokenizer
+from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
 from edgedistil.distill.targets import encode_vectors
 from edgedistil.evaluate.encode import open_tokenizer, pad_id
 from edgedistil.evaluate.finetune import FineTuneSettings, fine_tune
@@ -44,7 +44,7 @@ from edgedistil.evaluate.task_model import build_task_model, torch_forward
 from edgedistil.inference.batching import batch_indices, pad_batch, within_positions
 from edgedistil.models.fast.encoder import freeze_teacher
 from edgedistil.models.native_dtype import bfloat16_is_native
-from edgedistil.models.sentence_encoder import load_sentence_encoder
+from edgedistil.models.sentence_encoder import SentenceEncoder, load_sentence_encoder
 
 FOLDER = RESULTS / "value"
 # Tokens of a text: documents of the collections, and postings.
@@ -89,9 +89,8 @@ def judge(arguments: Namespace) -> dict[str, Any]:
     folder = MODELS[arguments.model](run)
     distilled = read_record(run.distill, DistillRecord)
     films, postings = film_sentences(), topics()
-    model = Encoder(folder)
-    of_films = model.embed(films.texts, DOCUMENT_TOKENS, "film sentences")
-    of_postings = model.embed(postings.texts, TOPIC_TOKENS, "postings")
+    model = Encoder.load(folder)
+    of_films, of_postings = task_vectors(model, films), task_vectors(model, postings)
     record = {
         "arm": arguments.arm or arguments.model,
         "seed": load_recipe(run.recipe).seed,
@@ -120,11 +119,16 @@ def judge(arguments: Namespace) -> dict[str, Any]:
 class Encoder:
     """A model that gives sentence vectors."""
 
-    def __init__(self, folder: Path) -> None:
-        self._encoder = load_sentence_encoder(folder)
-        self._tokenizer = read_tokenizer(folder)
+    def __init__(self, encoder: SentenceEncoder, tokenizer: TextTokenizer) -> None:
+        """Casts the encoder in place."""
+        self._encoder, self._tokenizer = encoder, tokenizer
         native = bfloat16_is_native(torch.device("cpu"))
         freeze_teacher(self._encoder.backbone, dtype=torch.bfloat16 if native else torch.float32)
+
+    @classmethod
+    def load(cls, folder: Path) -> Encoder:
+        """Loads a model folder."""
+        return cls(load_sentence_encoder(folder), read_tokenizer(folder))
 
     def embed(self, texts: Sequence[str], tokens: int, label: str) -> Vectors:
         """Returns the vectors of texts, cut to a number of tokens, (texts, width)."""
@@ -182,6 +186,12 @@ def ndcg(model: Encoder, collection: Collection) -> list[float]:
 
 
 # --- (b) few labels on frozen states -------------------------------------------------------------
+
+
+def task_vectors(model: Encoder, task: FewLabels) -> Vectors:
+    """Vectors of a task's texts; of postings as much as is judged."""
+    tokens = TOPIC_TOKENS if task.name == "topics" else DOCUMENT_TOKENS
+    return model.embed(task.texts, tokens, f"texts of {task.name}")
 
 
 def few_labels(task: FewLabels, vectors: Vectors) -> dict[str, Any]:

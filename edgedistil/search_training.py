@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from edgedistil.core import console
 from edgedistil.core.budget_options import SearchOptions
@@ -27,10 +26,11 @@ from edgedistil.core.format import plural
 from edgedistil.core.places import runs_root
 from edgedistil.core.recipe import Recipe, parse_recipe, write_recipe
 from edgedistil.core.records import provenance, read_record, text_sha256, write_record
-from edgedistil.core.rundir import RunDir, checked_name, read_json_object, sha256_file, write_json
+from edgedistil.core.rundir import RunDir, checked_name, sha256_file
 from edgedistil.core.search_records import (
     Candidate,
     SearchRecord,
+    StudentScore,
     TrainedSearch,
     TrainedStudent,
 )
@@ -51,7 +51,7 @@ from edgedistil.search_artefacts import ArtefactCheck, check_until_one_passes
 RECORD = "search.json"
 # The recipe, for the command that resumes a search.
 RECIPE = "search.toml"
-# Score of a student on the collections, in the folder of its run.
+# A StudentScore, in the folder of the student's run.
 _SCORE = "search_score.json"
 
 
@@ -349,20 +349,18 @@ def _heldout(record: DistillRecord) -> HeldoutMlm | HeldoutVectors:
 
 
 def _mean_ndcg(run: RunDir, plan: _Plan) -> float:
-    from edgedistil.evaluate.retrieval.ranking import MAIN_METRIC
     from edgedistil.evaluate.retrieval.stage import student_ndcg
 
     # The teacher and the baselines, which `evaluate` scores too, decide nothing here. Encoding a
     # collection takes minutes: the same weights have the same score on the same texts.
     key = text_sha256(f"{plan.collections_sha256} {sha256_file(run.distill)}")
     file = run.path / _SCORE
-    stored: dict[str, Any] = {}
     if file.is_file():
-        stored = read_json_object(file, hint="remove it: the student is scored again")
-    if stored.get("key") == key:
-        return float(stored[MAIN_METRIC])
+        stored = read_record(file, StudentScore)
+        if stored.key == key:
+            return stored.ndcg
     score = student_ndcg(run, plan.collections)
-    write_json(file, {"key": key, MAIN_METRIC: score})
+    write_record(file, StudentScore(key=key, ndcg=score))
     return score
 
 

@@ -21,6 +21,7 @@ from edgedistil.core.errors import (
     Interrupted,
     RecipeError,
     RunError,
+    StorageError,
     TargetError,
 )
 from edgedistil.core.export_records import ExportRecord
@@ -218,6 +219,13 @@ def test_sentence_vectors_are_judged_by_the_collections_of_the_recipe(
     assert again.students[0].score == student.score
     # The same weights and texts are not encoded again; other texts are.
     assert record_file.stat().st_mtime_ns == before
+    # A file that was edited by hand is named, with what to do.
+    intact = record_file.read_text()
+    record_file.write_text(intact.replace('"ndcg"', '"score"'))
+    with pytest.raises(StorageError, match="not a valid StudentScore") as caught:
+        trained(recipe, options(train=1, tokens=2000))
+    assert caught.value.hint is not None and "the student is scored again" in caught.value.hint
+    record_file.write_text(intact)
     write_lines(own / "corpus.jsonl", [{"_id": word, "text": others[word]} for word in words])
     _, changed = trained(recipe, options(train=1, tokens=2000))
     assert changed.students[0].score != student.score

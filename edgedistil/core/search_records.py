@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -75,6 +75,16 @@ class SearchRecord(Record):
     fixed_sizes: list[str] = Field(default_factory=list)
     candidates: list[Candidate]
     provenance: Provenance
+
+
+class StudentScore(Record):
+    """Score of a student on the collections of a search, in the folder of its run."""
+
+    remedy: ClassVar[str] = "remove it: the student is scored again"
+
+    # Digest of the collections' texts and of the record of the distillation.
+    key: str
+    ndcg: float
 
 
 class TrainedStudent(Record):

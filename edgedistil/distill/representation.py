@@ -31,13 +31,20 @@ def reads_states(settings: Settings) -> bool:
     return settings.states > 0 or settings.layers > 0 or settings.relations > 0
 
 
+def reads_vectors(settings: Settings) -> bool:
+    """Whether an objective compares sentence vectors."""
+    return settings.vector > 0 or settings.similarity > 0
+
+
 def compared_layers(
     settings: Settings, student: PreTrainedModel, teacher: PreTrainedModel
 ) -> list[int]:
     """Returns the teacher's layers whose states a step reads, in rising order; 0: embeddings."""
-    # Vectors are pooled from the last states.
     depth = _depth(teacher)
-    layers = {depth}
+    layers = set()
+    # Vectors are pooled from the last states.
+    if settings.states > 0 or reads_vectors(settings):
+        layers.add(depth)
     if settings.layers > 0:
         layers |= {paired for _, paired in layer_pairs(_depth(student), depth)}
     if settings.relations > 0:
@@ -108,17 +115,18 @@ class RepresentationObjective(Objective):
 
     def forward(self, batch: MicroBatch, counts: TokenCounts) -> tuple[Tensor, Tensor]:
         """Computes the losses of a micro-batch; see `Objective.forward`."""
-        mask_BL = batch.attention_mask_BL
-        encoder = self.trained.encoder
-        states = self._encode(encoder.backbone, batch.input_ids_BL, mask_BL)
-        vectors_BV = pooled_vectors(encoder, states[-1], mask_BL)
-        teacher_states, targets_BV = self._teach(batch)
+        mask_BL, encoder = batch.attention_mask_BL, self.trained.encoder
+        states = self._encode(encoder.backbone, batch.input_ids_BL, mask_BL, self._last_layer)
+        # Without vectors of their own, the teacher's are pooled from its states.
+        needs_states = reads_states(self.settings) or self._fixed[1] is None
+        teacher_states = self._teacher_states(batch) if needs_states else {}
 
-        # In float32: autocast would compute products of similarities in 16 bits.
-        with torch.autocast(vectors_BV.device.type, enabled=False):
-            sums = self._text_sums(vectors_BV, targets_BV)
-            sums |= self._token_sums(states, teacher_states, batch)
-        total = torch.zeros((), device=vectors_BV.device)
+        sums: dict[str, Tensor] = {}
+        if reads_vectors(self.settings):
+            vectors_BV = pooled_vectors(encoder, states[-1], mask_BL)
+            sums |= self._text_sums(vectors_BV, self._target_vectors(batch, teacher_states))
+        sums |= self._token_sums(states, teacher_states, batch)
+        total = torch.zeros((), device=states[-1].device)
         for name, count in zip(self.loss_names, self.loss_counts(counts), strict=True):
             total = total + getattr(self.settings, name) / count * sums[name]
         return total, torch.stack([sums[name].detach() for name in self.loss_names])
@@ -127,26 +135,35 @@ class RepresentationObjective(Objective):
         """Returns the texts or tokens that each loss is a mean over."""
         return [counts.texts if name in _OF_TEXTS else counts.attended for name in self.loss_names]
 
+    @property
+    def _last_layer(self) -> int | None:
+        """The student's last layer that a loss reads the states of; None: its last one."""
+        settings = self.settings
+        if settings.states > 0 or reads_vectors(settings):
+            return None
+        # Relations read the last layer's input, and pairs of layers leave its output out.
+        return _depth(self.student) - 1
+
     @torch.no_grad()
-    def _teach(self, batch: MicroBatch) -> tuple[Mapping[int, Tensor], Tensor]:
-        """The teacher's states by their layer, where a loss compares them, and the vectors."""
+    def _target_vectors(self, batch: MicroBatch, states: Mapping[int, Tensor]) -> Tensor:
+        """The sentence vectors to learn, from a file or from the teacher's states."""
         teacher, targets = self._fixed
         if targets is not None:
-            vectors_BV = targets.vectors(batch.rows_B)
-            if not reads_states(self.settings):
-                return {}, vectors_BV
-        states = self._teacher_states(batch)
-        if targets is None:
-            last_BLD = states[_depth(teacher.backbone)]
-            vectors_BV = pooled_vectors(teacher, last_BLD, batch.attention_mask_BL)
-        return states, vectors_BV
+            return targets.vectors(batch.rows_B)
+        return pooled_vectors(teacher, states[_depth(teacher.backbone)], batch.attention_mask_BL)
 
+    @torch.no_grad()
     def _teacher_states(self, batch: MicroBatch) -> Mapping[int, Tensor]:
         """The teacher's states by their layer: those of an earlier pass, or computed."""
         cached = None if self._cache is None else self._cache.read(batch.rows_B)
         if cached is not None:
             return cached
-        computed = self._encode(self.teacher.backbone, batch.input_ids_BL, batch.attention_mask_BL)
+        computed = self._encode(
+            self.teacher.backbone,
+            batch.input_ids_BL,
+            batch.attention_mask_BL,
+            self._compared[-1],
+        )
         states = {layer: computed[layer] for layer in self._compared}
         if self._cache is not None:
             self._cache.write(batch.rows_B, states)
@@ -156,13 +173,17 @@ class RepresentationObjective(Objective):
         """Sums over the texts of the losses on sentence vectors."""
         settings, texts = self.settings, len(vectors_BV)
         sums = {}
-        if settings.vector > 0:
-            widths = [vectors_BV.shape[1], *settings.dimensions]
-            losses = [vector_loss(vectors_BV[:, :width], targets_BV[:, :width]) for width in widths]
-            sums["vector"] = torch.stack(losses).mean() * texts
-        if settings.similarity > 0:
-            loss = similarity_loss(vectors_BV, targets_BV, temperature=settings.temperature)
-            sums["similarity"] = loss * texts
+        # In float32: autocast would compute products of similarities in 16 bits.
+        with torch.autocast(vectors_BV.device.type, enabled=False):
+            if settings.vector > 0:
+                widths = [vectors_BV.shape[1], *settings.dimensions]
+                losses = [
+                    vector_loss(vectors_BV[:, :width], targets_BV[:, :width]) for width in widths
+                ]
+                sums["vector"] = torch.stack(losses).mean() * texts
+            if settings.similarity > 0:
+                loss = similarity_loss(vectors_BV, targets_BV, temperature=settings.temperature)
+                sums["similarity"] = loss * texts
         return sums
 
     def _token_sums(
@@ -170,17 +191,22 @@ class RepresentationObjective(Objective):
     ) -> dict[str, Tensor]:
         """Sums over the attended tokens of the losses on token states."""
         settings, mask_BL = self.settings, batch.attention_mask_BL
-        depth = _depth(self.teacher.backbone)
+        depth, teacher_depth = _depth(self.student), _depth(self.teacher.backbone)
         sums = {}
-        if settings.states > 0:
-            sums["states"] = self._cosine_sum(states[-1], teacher_states[depth], mask_BL)
-        if settings.layers > 0:
-            pairs = layer_pairs(len(states) - 1, depth)
-            losses = [self._cosine_sum(states[s], teacher_states[t], mask_BL) for s, t in pairs]
-            sums["layers"] = torch.stack(losses).mean()
-        if settings.relations > 0:
-            relations = self._relations(states[-2], teacher_states[depth - 1], mask_BL)
-            sums["relations"] = relations * batch.counts.attended
+        with torch.autocast(states[0].device.type, enabled=False):
+            if settings.states > 0:
+                sums["states"] = self._cosine_sum(
+                    states[depth], teacher_states[teacher_depth], mask_BL
+                )
+            if settings.layers > 0:
+                pairs = layer_pairs(depth, teacher_depth)
+                losses = [self._cosine_sum(states[s], teacher_states[t], mask_BL) for s, t in pairs]
+                sums["layers"] = torch.stack(losses).mean()
+            if settings.relations > 0:
+                relations = self._relations(
+                    states[depth - 1], teacher_states[teacher_depth - 1], mask_BL
+                )
+                sums["relations"] = relations * batch.counts.attended
         return sums
 
     def _cosine_sum(

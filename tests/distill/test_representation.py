@@ -141,6 +141,32 @@ def test_relations_are_of_the_last_layers(
     assert parts["relations"] == pytest.approx(np.mean(expected), rel=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["relations", "layers"])
+def test_layers_that_no_loss_reads_are_not_computed(
+    encoders: tuple[SentenceEncoder, SentenceEncoder],
+    batch: MicroBatch,
+    loss: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from edgedistil.models.fast import encoder as engine
+
+    computed: list[torch.Tensor] = []
+    run_layer = engine._run_layer
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        computed.append(arguments[1])
+        return run_layer(*arguments)
+
+    monkeypatch.setattr(engine, "_run_layer", counted)
+    _, alone = losses(encoders, batch, **{loss: 1.0}, relation_heads=4)
+    # One of the student's two layers, and the teacher's up to the one that is compared.
+    assert len(computed) == 1 + {"relations": 3, "layers": 2}[loss]
+    computed.clear()
+    _, together = losses(encoders, batch, **{loss: 1.0, "states": 1.0}, relation_heads=4)
+    assert len(computed) == 2 + 4
+    assert alone[loss] == pytest.approx(together[loss], rel=1e-6)
+
+
 @torch.no_grad()
 def test_a_copy_of_the_teacher_has_no_loss(teacher_folder: Path, batch: MicroBatch) -> None:
     teacher = load_sentence_encoder(teacher_folder)

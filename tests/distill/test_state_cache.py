@@ -176,6 +176,9 @@ def test_compared_layers_are_those_that_losses_read() -> None:
     settings = {"states": 1.0, "layers": 0.0, "relations": 0.0}
     expected = {(): [6], ("layers",): [2, 4, 6], ("relations",): [5, 6]}
     expected[("layers", "relations")] = [2, 4, 5, 6]
+    objective = Settings(vector=0.0, states=0.0, relations=1.0)
+    # MiniLMv2's relations alone need no states behind the last layer.
+    assert compared_layers(objective, student, teacher) == [5]  # type: ignore[arg-type]
     for names, layers in expected.items():
         objective = Settings(**{**settings, **dict.fromkeys(names, 1.0)})  # type: ignore[arg-type]
         assert compared_layers(objective, student, teacher) == layers  # type: ignore[arg-type]

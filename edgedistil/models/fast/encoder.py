@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -101,18 +102,24 @@ def encode(
 
 
 def encode_layers(
-    model: PreTrainedModel, input_ids_BL: Tensor, attention_mask_BL: Tensor | None
+    model: PreTrainedModel,
+    input_ids_BL: Tensor,
+    attention_mask_BL: Tensor | None,
+    last: int | None = None,
 ) -> list[Tensor]:
-    """Returns the embeddings and the states of every layer; the last ones are those of `encode`.
+    """Returns the embeddings and the states of the layers; the last ones are those of `encode`.
 
     Args:
         model: An encoder, with or without a head.
         input_ids_BL, attention_mask_BL: As for `encode`.
+        last: Number of the last layer that is needed, from 1; None: all are.
     """
+    count = None if last is None else last + 1
+    # transformers' forward pass has no end before the last layer.
     if not fits(model):
-        return _plain_states(model, input_ids_BL, attention_mask_BL, all_layers=True)
+        return _plain_states(model, input_ids_BL, attention_mask_BL, all_layers=True)[:count]
     words_BLE = model.get_input_embeddings()(input_ids_BL)
-    return list(_states(model, words_BLE, attention_mask_BL))
+    return list(islice(_states(model, words_BLE, attention_mask_BL), count))
 
 
 def last_projections(model: PreTrainedModel, states_BLD: Tensor) -> list[Tensor]:

@@ -26,7 +26,7 @@ from edgedistil.profiling.artefacts import Artefact, run_artefacts
 from edgedistil.profiling.claims import Pairing, pairings
 from edgedistil.profiling.limits import require_success
 from edgedistil.profiling.turns import Comparison, compare_in_turns
-from edgedistil.profiling.workload import Workload, build_workload
+from edgedistil.profiling.workload import Workloads, build_workloads
 from edgedistil.runtime.jobs import run_job
 from edgedistil.runtime.local import LocalTarget
 from edgedistil.runtime.protocol import Alternation, Case, Job, Reply
@@ -42,10 +42,12 @@ def main() -> None:
     artefacts = [a for a in run_artefacts(run) if a.task == ENCODER_TASK]
     pairs = pairings(artefacts)
     lines = read_lines(run.heldout_text)
-    workload = build_workload(
-        artefacts[0].tokenizer, lines, source=run.name, lengths=[arguments.length], pairs=1
+    # A student with a trimmed vocabulary gets the same texts in its own tokens.
+    tokenizers = {artefact.tokenizer for artefact in artefacts}
+    workloads = build_workloads(
+        tokenizers, lines, source=run.name, lengths=[arguments.length], pairs=1
     )
-    comparisons = compare(pairs, workload, arguments)
+    comparisons = compare(pairs, workloads, arguments)
     text = render(pairs, comparisons, arguments, load=load)
     print(text)
     # Blocks of another size are the check of the ratio, and never the times that README shows.
@@ -73,26 +75,26 @@ def parse_arguments() -> Namespace:
 
 
 def compare(
-    pairs: Sequence[Pairing], workload: Workload, arguments: Namespace
+    pairs: Sequence[Pairing], workloads: Workloads, arguments: Namespace
 ) -> dict[str, Comparison]:
     """Blocks of every pair at one length, by process."""
     by_name = {pairing.name: pairing for pairing in pairs}
     return compare_in_turns(
-        lambda _, names: run_process([by_name[name] for name in names], workload, arguments),
+        lambda _, names: run_process([by_name[name] for name in names], workloads, arguments),
         by_name,
         processes=arguments.processes,
         threads=arguments.threads,
     )
 
 
-def run_process(pairs: Collection[Pairing], workload: Workload, arguments: Namespace) -> Reply:
+def run_process(pairs: Collection[Pairing], workloads: Workloads, arguments: Namespace) -> Reply:
     """Runs one process in which the artefacts of each pair take turns."""
     artefacts: dict[str, Artefact] = {}
     for pairing in pairs:
         artefacts |= {a.label: a for a in (pairing.first, pairing.second)}
-    keys = workload.lengths[arguments.length]
+    keys = workloads.first.lengths[arguments.length]
     job = Job(
-        models={label: artefact.job_model() for label, artefact in artefacts.items()},
+        models=workloads.job_models(artefacts.values()),
         cases=[Case(name="first", keys=keys)],
         phases=[],
         threads=arguments.threads,
@@ -109,7 +111,9 @@ def run_process(pairs: Collection[Pairing], workload: Workload, arguments: Names
         ],
     )
     target = LocalTarget()
-    reply = run_job(target, artefacts.values(), job, workload, check=False)
+    reply = run_job(
+        target, artefacts.values(), job, workloads.joint(artefacts.values()), check=False
+    )
     require_success(target, reply, list(artefacts.values()))
     return reply
 

@@ -1,18 +1,18 @@
 """Judges one model of the experiment in benchmarks/value/README.md, and writes its raw record.
 
     python benchmarks/value_judge.py runs/a1-56 --model teacher
-    python benchmarks/value_judge.py runs/a1-56 --model student-step0 --arm A0 --fine-tune
+    python benchmarks/value_judge.py runs/a1-56 --model student-step0 --arm A0
+    python benchmarks/value_judge.py runs/a1-56 --model student --arm A1
     python benchmarks/value_judge.py runs/a1-56 --model student --arm A1 --fine-tune
 
 Every student-step0 of the experiment is the same model. Vectors are computed in bfloat16 where the
-processor multiplies it. Five minutes for a student on one core, and half an hour with --fine-tune.
-`value_report.py` makes the page.
+processor multiplies it. Parts (a), (b) and (d) take five minutes for a student on one core;
+--fine-tune adds part (c) to their record in half an hour. `value_report.py` makes the page.
 """
 
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,27 +74,34 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run directory of an arm")
     parser.add_argument("--model", choices=list(MODELS), required=True)
     parser.add_argument("--arm", help="name of the arm; default: the model's")
-    parser.add_argument("--fine-tune", action="store_true", help="also judge (c)")
+    parser.add_argument("--fine-tune", action="store_true", help="add (c) to the record")
     arguments = parser.parse_args()
-    record = judge(arguments)
+    run, arm = RunDir(arguments.run), arguments.arm or arguments.model
+    seed = load_recipe(run.recipe).seed
+    path = FOLDER / f"{arm}-{seed}.json"
+    if arguments.fine_tune:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["fine_tuned"] = fine_tuned(MODELS[arguments.model](run))
+    else:
+        record = {"arm": arm, "seed": seed, **judge(run, arguments.model)}
     FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{record['arm']}-{record['seed']}.json"
     path.write_text(json.dumps(record, separators=(",", ":")) + "\n", encoding="utf-8")
     print(path)
 
 
-def judge(arguments: Namespace) -> dict[str, Any]:
-    """Returns the raw record of a model: everything of which the report computes figures."""
-    run = RunDir(arguments.run)
-    folder = MODELS[arguments.model](run)
+def judge(run: RunDir, name: str) -> dict[str, Any]:
+    """Returns what the report computes the figures of (a), (b) and (d) from.
+
+    Args:
+        run: Run of an arm.
+        name: Which of its models is judged.
+    """
     distilled = read_record(run.distill, DistillRecord)
     films, postings = film_sentences(), topics()
-    model = Encoder.load(folder)
+    model = Encoder.load(MODELS[name](run))
     of_films, of_postings = task_vectors(model, films), task_vectors(model, postings)
-    record = {
-        "arm": arguments.arm or arguments.model,
-        "seed": load_recipe(run.recipe).seed,
-        "tokens": distilled.tokens_seen if arguments.model == "student" else 0,
+    return {
+        "tokens": distilled.tokens_seen if name == "student" else 0,
         "measured": measured_on(),
         "cosines": compact_cosines(of_films),
         "ranks": ranks_of_verses(model),
@@ -103,14 +110,8 @@ def judge(arguments: Namespace) -> dict[str, Any]:
             task.name: few_labels(task, vectors)
             for task, vectors in ((films, of_films), (postings, of_postings))
         },
-        "cloze": cloze(distilled, arguments.model),
+        "cloze": cloze(distilled, name),
     }
-    if arguments.fine_tune:
-        record["fine_tuned"] = {
-            task.name: fine_tuned(folder, task, name)
-            for task, name in ((films, "sentiment"), (postings, "newsgroups"))
-        }
-    return record
 
 
 # --- vectors -------------------------------------------------------------------------------------
@@ -223,17 +224,19 @@ def unpack(packed: Mapping[str, Any]) -> NDArray[np.bool_]:
 # --- (c) fine-tuned ------------------------------------------------------------------------------
 
 
-def fine_tuned(folder: Path, task: FewLabels, name: str) -> dict[str, Any]:
-    """Labels → which judged examples the model of each draw gets right."""
-    judged = judged_after_fine_tuning(task)
-    by_labels = {}
-    for labels in FINE_TUNED:
-        draws = [
-            fine_tune_draw(folder, task, name, judged, labels=labels, number=number)
-            for number in range(FINE_TUNING_DRAWS)
-        ]
-        by_labels[str(labels)] = pack(draws)
-    return by_labels
+def fine_tuned(folder: Path) -> dict[str, Any]:
+    """Task, labels → which judged examples the model of each draw gets right."""
+    by_task: dict[str, Any] = {}
+    for task, name in ((film_sentences(), "sentiment"), (topics(), "newsgroups")):
+        judged = judged_after_fine_tuning(task)
+        by_task[task.name] = {}
+        for labels in FINE_TUNED:
+            draws = [
+                fine_tune_draw(folder, task, name, judged, labels=labels, number=number)
+                for number in range(FINE_TUNING_DRAWS)
+            ]
+            by_task[task.name][str(labels)] = pack(draws)
+    return by_task
 
 
 def judged_after_fine_tuning(task: FewLabels) -> Ints:

@@ -79,11 +79,14 @@ def main() -> None:
     run, arm = RunDir(arguments.run), arguments.arm or arguments.model
     seed = load_recipe(run.recipe).seed
     path = FOLDER / f"{arm}-{seed}.json"
-    if arguments.fine_tune:
-        record = json.loads(path.read_text(encoding="utf-8"))
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not arguments.fine_tune:
+        # Part (c) stays: it takes longest.
+        record |= {"arm": arm, "seed": seed, **judge(run, arguments.model)}
+    elif record:
         record["fine_tuned"] = fine_tuned(MODELS[arguments.model](run))
     else:
-        record = {"arm": arm, "seed": seed, **judge(run, arguments.model)}
+        raise SystemExit(f"{path} does not exist; judge (a), (b) and (d) first")
     FOLDER.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, separators=(",", ":")) + "\n", encoding="utf-8")
     print(path)

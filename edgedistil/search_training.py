@@ -52,7 +52,7 @@ RECORD = "search.json"
 # The recipe, for the command that resumes a search.
 RECIPE = "search.toml"
 # A StudentScore, in the folder of the student's run.
-_SCORE = "search_score.json"
+_SCORE = "student_score.json"
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ def test_sentence_vectors_are_judged_by_the_collections_of_the_recipe(
     both = edgedistil.evaluate(student.run, settings)[1].retrieval
     scores = {row.metrics["ndcg@10"] for row in both if row.model == "student"}
     assert len(scores) == 2
-    record_file = runs / student.run / "search_score.json"
+    record_file = runs / student.run / "student_score.json"
     before = record_file.stat().st_mtime_ns
     _, again = trained(recipe, options(train=1, tokens=2000))
     assert again.students[0].score == student.score

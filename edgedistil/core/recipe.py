@@ -268,7 +268,8 @@ class Train(StrictSection):
     )
     state_cache_gib: Annotated[float, Field(ge=0, le=2**20)] = Field(
         16.0,
-        description="Largest file, in GiB, of the teacher's states for later epochs; 0 keeps none.",
+        description="Largest file of the teacher's states for later passes over the text, in GiB; "
+        "0: no file.",
     )
     trackers: list[str] = Field(
         [], description="Trackers of accelerate, such as tensorboard or wandb."

@@ -25,6 +25,7 @@ RESUMABLE_KEYS = (
     "train.checkpoint_minutes",
     "train.keep_checkpoints",
     "train.evaluate_every",
+    # Changes results within rounding.
     "train.state_cache_gib",
     "train.trackers",
     "corpus.sources.*.licence",

@@ -1,7 +1,7 @@
 """The run directory: paths of a run's files, atomic writes, digests, and the latest run.
 
-Every stage leaves its result here as a file, and the next stage reads that file. Nothing in a run
-directory is deleted, except a file or folder that is replaced by a new version of itself.
+Every stage leaves its result here as a file, and the next stage reads that file. Nothing is deleted
+but what a new version replaces, and the teacher's states after the last step.
 """
 
 from __future__ import annotations
@@ -28,13 +28,10 @@ from edgedistil.core.replacement import (
 )
 from edgedistil.core.strict_json import parse_json
 
-# Name that means the run which `distill` or `export` finished last; a file of this name holds that
-# run's name.
+# Name that means the run that was finished last; a file of this name holds that run's name.
 LATEST = "latest"
-# A plain file name without characters that shells interpret.
-_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-# A name of a run has at most 100 characters.
-_NAME_LIMIT_BYTES = 1000
+# A plain file name without characters that shells interpret, and the largest file that holds one.
+_RUN_NAME, _NAME_LIMIT_BYTES = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"), 1000
 # More than any file of ours has; parsed, it takes some ten times as much memory.
 _JSON_LIMIT_BYTES = 256 * 2**20
 
@@ -96,6 +93,11 @@ class RunDir:
     def teacher_trimmed(self) -> Path:
         """The teacher as given with the student's vocabulary; only there if that was trimmed."""
         return self.path / "teacher-trimmed"
+
+    @property
+    def teacher_states(self) -> Path:
+        """The teacher's token states, while a run that reads its text again lasts."""
+        return self.path / "teacher-states"
 
     @property
     def trim(self) -> Path:

@@ -49,7 +49,6 @@ from edgedistil.distill.sentence_setup import (
     teacher_encoder,
     teacher_vector,
 )
-from edgedistil.distill.state_cache import STATES_FOLDER
 from edgedistil.distill.trimmed_teacher import trim_teachers
 from edgedistil.models.fast.encoder import check_projections
 from edgedistil.models.sentence_encoder import SentenceEncoder
@@ -88,7 +87,7 @@ class PreparedRun:
         length: Length of the run.
         sentence: What the objective representation adds; None for mlm.
         full_teacher: `teacher` with its own vocabulary; `teacher` itself unless it is trimmed.
-        state_cache: Folder where the teacher's states may be kept while the run lasts.
+        states_folder: Where the teacher's states may be cached while the run lasts.
     """
 
     teacher: Teacher
@@ -99,7 +98,7 @@ class PreparedRun:
     length: RunLength
     sentence: PreparedSentence | None
     full_teacher: Teacher
-    state_cache: Path
+    states_folder: Path
 
     @property
     def kind(self) -> Kind:
@@ -269,7 +268,7 @@ def prepare_run(recipe: Recipe, run: RunDir, state: PartialState) -> PreparedRun
         length=length,
         sentence=sentence,
         full_teacher=inputs.full[0],
-        state_cache=run.path / STATES_FOLDER,
+        states_folder=run.teacher_states,
     )
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from transformers import PreTrainedModel
 
 from edgedistil.core.distill_records import HeldoutFigures
 from edgedistil.core.recipe import Recipe
 from edgedistil.data.corpus import Part
 from edgedistil.distill.batches import RunBatches
-from edgedistil.distill.distributed import TORCH_DTYPES, Precision
+from edgedistil.distill.distributed import TORCH_DTYPES, Precision, run_on_main
 from edgedistil.distill.folders import save_student
 from edgedistil.distill.heldout import HeldoutEvaluator
 from edgedistil.distill.heldout_vectors import VectorEvaluator
@@ -27,11 +27,18 @@ from edgedistil.distill.representation import (
     RepresentationObjective,
     compared_layers,
     reads_states,
+    token_states,
 )
 from edgedistil.distill.sentence_setup import teacher_encoder
-from edgedistil.distill.state_cache import StateCache, open_state_cache, pays
+from edgedistil.distill.state_cache import (
+    StateCache,
+    claim_folder,
+    is_worth_caching,
+    remove_folder,
+    states_bytes,
+)
 from edgedistil.distill.targets import FileTargets, Targets, TeacherTargets
-from edgedistil.models.fast.encoder import encode_layers, freeze_teacher
+from edgedistil.models.fast.encoder import freeze_teacher
 from edgedistil.models.sentence_encoder import SentenceEncoder
 
 
@@ -180,7 +187,7 @@ def part_targets(
     *,
     device: torch.device,
 ) -> Targets | None:
-    """Returns the vectors that a part of the corpus has; None if the teacher reads every batch.
+    """Returns the vectors that a part of the corpus has; None if they come from its states.
 
     Args:
         recipe: The recipe.
@@ -202,24 +209,23 @@ def part_targets(
 def _state_cache(
     recipe: Recipe, prepared: PreparedRun, teacher: SentenceEncoder, accelerator: Accelerator
 ) -> StateCache | None:
-    """The teacher's states for all passes over the text; None if it computes them in each."""
+    """The teacher's states for all passes over the text; None if each pass computes them."""
     assert prepared.sentence is not None
-    settings, store = recipe.train, prepared.corpus.train
+    settings, store, folder = recipe.train, prepared.corpus.train, prepared.states_folder
     passes = prepared.length.tokens / store.tokens
-    is_worth_it = pays(passes, limit_gib=settings.state_cache_gib, device=accelerator.device)
-    if not (is_worth_it and reads_states(recipe.objective)):
+    limit_gib = settings.state_cache_gib
+    is_wanted = is_worth_caching(passes, limit_gib=limit_gib, device=accelerator.device)
+    if not (is_wanted and reads_states(recipe.objective)):
+        # An interrupted session may have had another limit.
+        run_on_main(PartialState(), lambda: remove_folder(folder))
         return None
-    # Widths and types as the loop computes them: those of one token.
-    token_11 = torch.zeros(1, 1, dtype=torch.int64)
-    with torch.no_grad(), accelerator.autocast():
-        states = encode_layers(teacher.backbone, token_11, None)
     layers = compared_layers(recipe.objective, prepared.sentence.student.backbone, teacher.backbone)
-    return open_state_cache(
-        prepared.state_cache,
-        store,
-        {layer: states[layer] for layer in layers},
-        limit_gib=settings.state_cache_gib,
-    )
+    with accelerator.autocast():
+        token = token_states(teacher.backbone, layers)
+    size = states_bytes(store.tokens, token)
+    if not run_on_main(PartialState(), lambda: claim_folder(folder, size, limit_gib=limit_gib)):
+        return None
+    return StateCache(folder, store, token)
 
 
 def _on_device(

@@ -27,7 +27,7 @@ _LOSSES = (*_OF_TEXTS, "states", "layers", "relations")
 
 
 def reads_states(settings: Settings) -> bool:
-    """Whether an objective compares token states, so that the teacher reads every batch."""
+    """Whether an objective compares token states."""
     return settings.states > 0 or settings.layers > 0 or settings.relations > 0
 
 
@@ -50,6 +50,15 @@ def compared_layers(
     if settings.relations > 0:
         layers.add(depth - 1)
     return sorted(layers)
+
+
+def token_states(teacher: PreTrainedModel, layers: Sequence[int]) -> dict[int, Tensor]:
+    """Returns a token's states of some layers, (1, 1, D): their widths and types in a step."""
+    token_11 = torch.zeros(1, 1, dtype=torch.int64, device=teacher.device)
+    with torch.no_grad():
+        # With a mask, because token 0 is the padding of many models.
+        states = encode_layers(teacher, token_11, torch.ones_like(token_11))
+    return {layer: states[layer] for layer in layers}
 
 
 def _depth(model: PreTrainedModel) -> int:
@@ -88,8 +97,8 @@ class RepresentationObjective(Objective):
             settings: Recipe section [objective].
             targets: Vectors to learn; None: those that the teacher computes for each batch, which
                 needs its states.
-            cache: States of an earlier pass over the text, of `compared_layers`; None: the teacher
-                reads every batch.
+            cache: The teacher's states of `compared_layers` for all passes over the text; None:
+                it reads every batch.
             compiled: Whether to use torch.compile.
         """
         super().__init__()
@@ -98,10 +107,8 @@ class RepresentationObjective(Objective):
         self.loss_names = tuple(name for name in _LOSSES if getattr(settings, name) > 0)
         # In a tuple, so that nn.Module does not register the teacher.
         self._fixed = (teacher, targets)
-        self._cache, self._compared = (
-            cache,
-            compared_layers(settings, student.backbone, teacher.backbone),
-        )
+        self._cache = cache
+        self._compared = compared_layers(settings, student.backbone, teacher.backbone)
         self.trained = _Trained(student)
         # Only training needs states of the teacher's width, so this layer is not exported.
         widths = student.backbone.config.hidden_size, teacher.backbone.config.hidden_size
@@ -119,7 +126,7 @@ class RepresentationObjective(Objective):
         states = self._encode(encoder.backbone, batch.input_ids_BL, mask_BL, self._last_layer)
         # Without vectors of their own, the teacher's are pooled from its states.
         needs_states = reads_states(self.settings) or self._fixed[1] is None
-        teacher_states = self._teacher_states(batch) if needs_states else {}
+        teacher_states = self.teacher_states(batch) if needs_states else {}
 
         sums: dict[str, Tensor] = {}
         if reads_vectors(self.settings):
@@ -153,21 +160,19 @@ class RepresentationObjective(Objective):
         return pooled_vectors(teacher, states[_depth(teacher.backbone)], batch.attention_mask_BL)
 
     @torch.no_grad()
-    def _teacher_states(self, batch: MicroBatch) -> Mapping[int, Tensor]:
-        """The teacher's states by their layer: those of an earlier pass, or computed."""
-        cached = None if self._cache is None else self._cache.read(batch.rows_B)
-        if cached is not None:
-            return cached
-        computed = self._encode(
-            self.teacher.backbone,
-            batch.input_ids_BL,
-            batch.attention_mask_BL,
-            self._compared[-1],
-        )
-        states = {layer: computed[layer] for layer in self._compared}
-        if self._cache is not None:
-            self._cache.write(batch.rows_B, states)
-        return states
+    def teacher_states(self, batch: MicroBatch) -> Mapping[int, Tensor]:
+        """Returns the teacher's states by their layer: those of an earlier pass, or computed."""
+
+        def compute() -> dict[int, Tensor]:
+            states = self._encode(
+                self.teacher.backbone,
+                batch.input_ids_BL,
+                batch.attention_mask_BL,
+                self._compared[-1],
+            )
+            return {layer: states[layer] for layer in self._compared}
+
+        return compute() if self._cache is None else self._cache.states(batch.rows_B, compute)
 
     def _text_sums(self, vectors_BV: Tensor, targets_BV: Tensor) -> dict[str, Tensor]:
         """Sums over the texts of the losses on sentence vectors."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ from edgedistil.distill.learning import Learning, open_learning, trial_objective
 from edgedistil.distill.metrics import Metrics
 from edgedistil.distill.plan.plan import plan
 from edgedistil.distill.precision_trial import TriedShape, faster, has_choice, try_precisions
-from edgedistil.distill.state_cache import STATES_FOLDER
+from edgedistil.distill.state_cache import remove_folder
 from edgedistil.distill.train import Trainer, TrainingOutputs
 from edgedistil.models.facts import model_facts
 
@@ -309,12 +308,10 @@ def _evaluation(evaluations: Sequence[HeldoutFigures], model: str, *, step: int)
 def _finish_run(run: RunDir, learning: Learning, record: DistillRecord) -> DistillRecord:
     """Saves the student, then the record: a run with a record is finished."""
     learning.save(run.student)
-    # Only later passes over the text need them, and they are large.
-    states = run.path / STATES_FOLDER
-    if states.exists():
-        shutil.rmtree(states)
     folders = (*run.teachers, run.student_step0, run.student)
     record = record.model_copy(update={"files": run_digests(run, folders)})
     write_record(run.distill, record)
     mark_latest(run)
+    # Only later passes over the text need them.
+    remove_folder(run.teacher_states)
     return record

@@ -1,7 +1,7 @@
 """The teacher's token states in a file: computed in the first pass over the text, then read.
 
 Nothing is masked where states are learned, and the teacher has no dropout, so a text has the same
-states in every pass.
+states in every pass, within rounding: a MatMul of other rows may add in another order.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,24 +19,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgedistil.core import console
-from edgedistil.core.rundir import storage_errors
+from edgedistil.core.format import gibibytes
 from edgedistil.data.token_store import TokenStore
 
-# Folder of a run with its teacher's states, until its last step.
-STATES_FOLDER = "teacher-states"
-
-# Passes over the text from which it pays to keep states.
+GIB = 2**30
+# Passes over the text from which the teacher's share of later passes is worth a file.
 _MIN_PASSES = 1.5
-# Share of the free disk that a file of states may take; everything else has the rest.
+# Share of the free disk that a file of states may take.
 _FREE_SHARE = 0.5
-_GIB = 2**30
 _CHECKSUM_BYTES = 4
 # Checksum of a row that is not written yet.
 _ABSENT = 0
 
+# States by the number of their layer, (B, L, D); 0: the embeddings.
+States = dict[int, Tensor]
 
-def pays(passes: float, *, limit_gib: float, device: torch.device) -> bool:
-    """Whether a run may gain from kept states.
+
+def is_worth_caching(passes: float, *, limit_gib: float, device: torch.device) -> bool:
+    """Whether a run may gain from cached states.
 
     Args:
         passes: How often the run reads its text.
@@ -45,163 +46,214 @@ def pays(passes: float, *, limit_gib: float, device: torch.device) -> bool:
     return passes >= _MIN_PASSES and limit_gib > 0 and device.type == "cpu"
 
 
-def open_state_cache(
-    folder: Path, store: TokenStore, like: Mapping[int, Tensor], *, limit_gib: float
-) -> StateCache | None:
-    """Opens the states of a store's rows; says how large it is, or why it is not used.
+def claim_folder(folder: Path, size_bytes: int, *, limit_gib: float) -> bool:
+    """Creates the folder of a cache, or removes it and says why; the main process calls this.
 
     Args:
-        folder: Folder of the file; created.
-        store: Rows whose states are cached.
-        like: States of one token for each layer, (1, 1, D).
+        folder: Folder of the files; may have those of an interrupted session.
+        size_bytes: Size of the states of all rows.
         limit_gib: Recipe key train.state_cache_gib.
-    Returns:
-        None if the file would be larger than the limit, or than half of the free disk.
-    Raises:
-        StorageError: The folder cannot be created.
     """
-    with storage_errors(folder):
-        folder.mkdir(exist_ok=True)
-    cache = StateCache(folder, store, like)
-    size = f"{cache.size_bytes / _GIB:.1f} GiB"
-    # What an interrupted session wrote is no longer free.
-    free = shutil.disk_usage(folder).free + cache.written_bytes
-    if cache.size_bytes > limit_gib * _GIB:
+    size = f"{gibibytes(size_bytes)} GiB"
+    problem = f"train.state_cache_gib is {limit_gib:g}"
+    is_allowed = size_bytes <= limit_gib * GIB
+    try:
+        if is_allowed:
+            folder.mkdir(exist_ok=True)
+            # What an interrupted session wrote is free for this one.
+            free = shutil.disk_usage(folder).free + _written_bytes(folder)
+            is_allowed = size_bytes <= _FREE_SHARE * free
+            problem = f"the disk has {gibibytes(free)} GiB for them, of which half may be used"
+    except OSError as error:
+        is_allowed, problem = False, f"{folder}: {error.strerror}"
+    if is_allowed:
         console.say(
-            f"the teacher reads the text in each pass: its states take {size}, and "
-            f"train.state_cache_gib is {limit_gib:g}"
+            f"the teacher's states of the first pass over the text are cached: {size} in {folder}, "
+            "until the last step"
         )
-        return None
-    if cache.size_bytes > _FREE_SHARE * free:
-        console.say(
-            f"the teacher reads the text in each pass: its states take {size}, more than half of "
-            f"the {free / _GIB:.1f} GiB that are free"
-        )
-        return None
-    console.say(f"the teacher reads the text once: its states are kept in a file of {size}")
-    return cache
+        return True
+    remove_folder(folder)
+    console.say(
+        f"the teacher computes its states in each pass over the text: they would take {size}, and "
+        f"{problem}"
+    )
+    return False
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes the folder of a cache, if there is one; warns if that fails."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        console.warn(f"{folder} cannot be removed ({error.strerror}); nothing needs it any longer")
+
+
+def _written_bytes(folder: Path) -> int:
+    # Blocks of 512 bytes: the files have holes.
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+
+
+def states_bytes(tokens: int, token: Mapping[int, Tensor]) -> int:
+    """Returns the size of a file of states.
+
+    Args:
+        tokens: Tokens of the text.
+        token: States of one token for each layer, (1, 1, D).
+    """
+    return tokens * sum(state_11D.nbytes for state_11D in token.values())
 
 
 class StateCache:
     """States of some layers for the rows of a store, in a folder of two files.
 
-    Processes of one machine share the files: each writes the rows that it computes. A row is read
-    only if its checksum fits, so a half-written one is computed again.
+    Processes of one machine share the files. A row is read if its checksum fits, and written once:
+    a resumed run reads what the interrupted one learned from. After an error of the disk nothing
+    is cached any longer.
     """
 
-    def __init__(self, folder: Path, store: TokenStore, like: Mapping[int, Tensor]) -> None:
-        """Finds the places of the rows; files are created by the first `write`.
+    def __init__(self, folder: Path, store: TokenStore, token: Mapping[int, Tensor]) -> None:
+        """Finds the places of the rows; the files are created with the first row.
 
         Args:
             folder: Existing folder of the files.
             store: Rows whose states are cached.
-            like: States of one token for each layer, (1, 1, D): layers, widths and types to keep.
+            token: States of one token for each layer, (1, 1, D): layers, widths and types.
         """
-        self._paths = folder / "states", folder / "checksums"
-        self._like, self._is_full = dict(like), False
+        self._folder, self._token = folder, dict(token)
+        self._token_bytes = states_bytes(1, token)
         self._lengths = store.row_lengths(np.arange(len(store)))
-        self._token_bytes = sum(state_11D.nbytes for state_11D in like.values())
         self._starts = (np.cumsum(self._lengths) - self._lengths) * self._token_bytes
+        self._has_failed = False
 
-    @property
-    def size_bytes(self) -> int:
-        """Size of the states of all rows."""
-        return int(self._lengths.sum()) * self._token_bytes
-
-    @property
-    def written_bytes(self) -> int:
-        """Bytes on the disk that the files take now."""
-        # Blocks of 512 bytes: the file has holes.
-        return sum(path.stat().st_blocks * 512 for path in self._paths if path.exists())
-
-    def read(self, rows_B: NDArray[np.int64]) -> dict[int, Tensor] | None:
-        """Returns the states of rows by their layer, (B, L, D), 0 at padding.
-
-        Returns:
-            None if a row is not written yet, or not completely.
-        """
-        try:
-            with self._paths[0].open("rb") as states, self._paths[1].open("rb") as checksums:
-                rows = [
-                    self._read_row(states.fileno(), checksums.fileno(), row)
-                    for row in rows_B.tolist()
-                ]
-        except FileNotFoundError:
-            return None
-        complete = [row for row in rows if row is not None]
-        return self._padded(complete) if len(complete) == len(rows) else None
-
-    def write(self, rows_B: NDArray[np.int64], states: Mapping[int, Tensor]) -> None:
-        """Keeps the states of rows; on a full disk it warns once and keeps no more.
+    def states(self, rows_B: NDArray[np.int64], compute: Callable[[], States]) -> States:
+        """Returns the states of rows, computed if one of them is not in the files yet.
 
         Args:
-            rows_B: The rows.
-            states: Their states by layer, (B, L, D), padded at the ends.
+            rows_B: The rows; none for rows of no store.
+            compute: Returns the states of these rows, padded at their ends.
+        Returns:
+            States, 0 at padding if nothing was computed.
         """
-        if self._is_full:
-            return
+        if self._has_failed or len(rows_B) == 0:
+            return compute()
         try:
-            self._write(rows_B, states)
+            stored = self._read(rows_B)
         except OSError as error:
-            self._is_full = True
-            console.warn(
-                f"the teacher's states are not kept any longer ({error.strerror}); the run goes on "
-                "and computes them in each pass over the text"
-            )
+            self._fail(error)
+            return compute()
+        complete = [data for data in stored if data is not None]
+        if len(complete) == len(stored):
+            return self._padded(complete)
+        states = compute()
+        try:
+            self._write(rows_B, states, stored)
+        except OSError as error:
+            self._fail(error)
+        return states
 
-    def _read_row(self, states: int, checksums: int, row: int) -> bytearray | None:
-        stored = os.pread(checksums, _CHECKSUM_BYTES, _CHECKSUM_BYTES * row)
-        expected = int.from_bytes(stored, "little")
+    def _fail(self, error: OSError) -> None:
+        """Gives the disk free, which checkpoints may need."""
+        self._has_failed = True
+        remove_folder(self._folder)
+        console.warn(
+            f"the teacher's states are not cached any longer ({error.strerror}); the run goes on, "
+            "and computes them in each pass over the text"
+        )
+
+    # --- files -----------------------------------------------------------------------------------
+
+    def _open(self, stack: ExitStack, flags: int) -> tuple[int, int]:
+        """Opens the files of states and of checksums."""
+        files = []
+        for name in ("states", "checksums"):
+            file = os.open(self._folder / name, flags, 0o666)
+            stack.callback(os.close, file)
+            files.append(file)
+        return files[0], files[1]
+
+    def _read(self, rows_B: NDArray[np.int64]) -> list[bytearray | None]:
+        """States of rows as they are stored; None for a row that is not, or not completely."""
+        with ExitStack() as stack:
+            try:
+                states_file, checksums_file = self._open(stack, os.O_RDONLY)
+            except FileNotFoundError:
+                return [None] * len(rows_B)
+            return [self._read_row(states_file, checksums_file, row) for row in rows_B.tolist()]
+
+    def _read_row(self, states_file: int, checksums_file: int, row: int) -> bytearray | None:
+        checksum = os.pread(checksums_file, _CHECKSUM_BYTES, _CHECKSUM_BYTES * row)
+        expected = int.from_bytes(checksum, "little")
         if expected == _ABSENT:
             return None
         size = int(self._lengths[row]) * self._token_bytes
         # PyTorch wants memory that it may write to.
-        data = bytearray(os.pread(states, size, int(self._starts[row])))
+        data = bytearray(os.pread(states_file, size, int(self._starts[row])))
         return data if _checksum(data) == expected else None
 
-    def _padded(self, rows: list[bytearray]) -> dict[int, Tensor]:
-        lengths = [len(row) // self._token_bytes for row in rows]
-        padded, start = {}, 0
-        for layer, like_11D in self._like.items():
-            width, dtype = like_11D.shape[-1], like_11D.dtype
-            states_BLD = torch.zeros(len(rows), max(lengths), width, dtype=dtype)
-            for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-                # In a row one layer follows the other.
-                values = torch.frombuffer(
-                    row, dtype=dtype, count=length * width, offset=start * length
-                )
-                states_BLD[index, :length] = values.view(length, width)
-            padded[layer] = states_BLD
-            start += like_11D.nbytes
-        return padded
-
-    def _write(self, rows_B: NDArray[np.int64], states: Mapping[int, Tensor]) -> None:
-        layers_BLD = [states[layer] for layer in self._like]
-        # Not mapped: on a full disk a memory map would kill the process.
-        states_file, checksums_file = (
-            os.open(path, os.O_RDWR | os.O_CREAT) for path in self._paths
-        )
-        try:
+    def _write(
+        self, rows_B: NDArray[np.int64], states: States, stored: list[bytearray | None]
+    ) -> None:
+        """Writes the rows that are not stored, and puts the stored ones into `states`."""
+        # A small text may have a row twice in a batch.
+        by_row = {row: data for row, data in zip(rows_B.tolist(), stored, strict=True) if data}
+        with ExitStack() as stack:
+            # Not mapped: on a full disk a memory map would kill the process.
+            states_file, checksums_file = self._open(stack, os.O_WRONLY | os.O_CREAT)
             for index, row in enumerate(rows_B.tolist()):
-                length = int(self._lengths[row])
-                # As bytes, because NumPy has no bfloat16.
-                parts = [states_BLD[index, :length].contiguous() for states_BLD in layers_BLD]
-                data = b"".join(part.view(torch.uint8).numpy().tobytes() for part in parts)
+                if row in by_row:
+                    for layer, values_LD in self._layers_of(by_row[row]).items():
+                        states[layer][index, : len(values_LD)] = values_LD
+                    continue
+                data = by_row[row] = self._packed(states, index, int(self._lengths[row]))
                 _write_all(states_file, data, int(self._starts[row]))
                 checksum = _checksum(data).to_bytes(_CHECKSUM_BYTES, "little")
                 _write_all(checksums_file, checksum, _CHECKSUM_BYTES * row)
-        finally:
-            os.close(states_file)
-            os.close(checksums_file)
+
+    # --- rows ------------------------------------------------------------------------------------
+
+    def _packed(self, states: States, index: int, length: int) -> bytearray:
+        """States of one row as bytes, layer by layer."""
+        data = bytearray()
+        for layer, token_11D in self._token.items():
+            values_LD = states[layer][index, :length].cpu()
+            if values_LD.dtype != token_11D.dtype:
+                raise TypeError(f"states are {values_LD.dtype}; expected {token_11D.dtype}")
+            # As bytes, because NumPy has no bfloat16.
+            data += values_LD.contiguous().view(torch.uint8).numpy().tobytes()
+        return data
+
+    def _layers_of(self, data: bytearray) -> States:
+        """States of one row, (L, D) for each layer."""
+        length, start = len(data) // self._token_bytes, 0
+        layers = {}
+        for layer, token_11D in self._token.items():
+            width, dtype = token_11D.shape[-1], token_11D.dtype
+            values = torch.frombuffer(data, dtype=dtype, count=length * width, offset=start)
+            layers[layer] = values.view(length, width)
+            start += length * token_11D.nbytes
+        return layers
+
+    def _padded(self, rows: list[bytearray]) -> States:
+        longest = max(len(row) for row in rows) // self._token_bytes
+        padded = {
+            layer: torch.zeros(len(rows), longest, token_11D.shape[-1], dtype=token_11D.dtype)
+            for layer, token_11D in self._token.items()
+        }
+        for index, row in enumerate(rows):
+            for layer, values_LD in self._layers_of(row).items():
+                padded[layer][index, : len(values_LD)] = values_LD
+        return padded
 
 
-def _checksum(data: bytes | bytearray) -> int:
+def _checksum(data: bytearray) -> int:
     return zlib.crc32(data) or _ABSENT + 1
 
 
-def _write_all(file: int, data: bytes, place: int) -> None:
+def _write_all(file: int, data: bytes | bytearray, place: int) -> None:
     # A nearly full disk takes a part before it reports an error.
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(file, rest, place)
-        rest, place = rest[written:], place + written
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, place)
+        view, place = view[written:], place + written

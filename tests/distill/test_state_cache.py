@@ -14,26 +14,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from edgedistil.core.distill_records import DistillRecord
-from edgedistil.core.errors import Interrupted
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.recipe_objective import Objective as Settings
 from edgedistil.core.rundir import RunDir
 from edgedistil.data.token_store import StoreWriter, TokenStore
-from edgedistil.distill import representation
 from edgedistil.distill import train as loop
+from edgedistil.distill.plan import estimate
+from edgedistil.distill.plan import timing as timing_module
 from edgedistil.distill.plan.plan import plan
+from edgedistil.distill.plan.timing import StepTiming
 from edgedistil.distill.representation import compared_layers
 from edgedistil.distill.stage import distill
-from edgedistil.distill.state_cache import STATES_FOLDER, StateCache, open_state_cache, pays
+from edgedistil.distill.state_cache import (
+    StateCache,
+    States,
+    claim_folder,
+    is_worth_caching,
+    states_bytes,
+)
 from tests.distill.sentences import TRACED, sentence_recipe, sentence_teacher
 
 Make = Callable[..., Recipe]
 
 LENGTHS = np.array([5, 3, 9, 1, 9, 2])
 # Two layers of different types and widths.
-LIKE = {1: torch.zeros(1, 1, 3, dtype=torch.bfloat16), 4: torch.zeros(1, 1, 5)}
+TOKEN = {1: torch.zeros(1, 1, 3, dtype=torch.bfloat16), 4: torch.zeros(1, 1, 5)}
 
 
 @pytest.fixture
@@ -49,52 +56,81 @@ def states_of(rows: list[int]) -> dict[int, torch.Tensor]:
     longest = int(LENGTHS[rows].max())
     random = torch.Generator().manual_seed(sum(rows))
     return {
-        layer: torch.randn(len(rows), longest, like.shape[2], generator=random).to(like.dtype)
-        for layer, like in LIKE.items()
+        layer: torch.randn(len(rows), longest, token.shape[2], generator=random).to(token.dtype)
+        for layer, token in TOKEN.items()
     }
-
-
-def attended(rows: list[int], states_BLD: torch.Tensor) -> torch.Tensor:
-    parts = [states_BLD[index, : LENGTHS[row]] for index, row in enumerate(rows)]
-    return torch.cat(parts)
 
 
 # --- the file ------------------------------------------------------------------------------------
 
 
-def test_rows_are_read_as_they_were_written_in_any_batch(tmp_path: Path, store: TokenStore) -> None:
-    cache = StateCache(tmp_path, store, LIKE)
+def computed(rows: list[int], states: States | None = None) -> States:
+    """States of rows that no file has."""
+    return {layer: values.clone() for layer, values in (states or states_of(rows)).items()}
+
+
+def refused() -> States:
+    raise AssertionError("the rows are in the file")
+
+
+def test_rows_are_read_as_they_were_computed_in_any_batch(
+    tmp_path: Path, store: TokenStore
+) -> None:
+    cache = StateCache(tmp_path, store, TOKEN)
     first, second = [2, 0, 5], [1, 4, 3]
-    written = {tuple(rows): states_of(rows) for rows in (first, second)}
-    for rows, states in written.items():
-        cache.write(np.array(rows), states)
+    for rows in (first, second):
+        states = cache.states(np.array(rows), lambda rows=rows: computed(rows))
+        # The loop learns from what it computed, padding included.
+        assert all(torch.equal(states[layer], states_of(rows)[layer]) for layer in TOKEN)
     # Another process, and another batch: rows of both, the longest last.
-    read = StateCache(tmp_path, store, LIKE).read(np.array([5, 1, 4]))
-    assert read is not None and set(read) == {1, 4}
+    read = StateCache(tmp_path, store, TOKEN).states(np.array([5, 1, 4]), refused)
+    assert set(read) == {1, 4}
     for layer, states_BLD in read.items():
-        assert states_BLD.dtype == LIKE[layer].dtype and states_BLD.shape[:2] == (3, 9)
-        assert torch.equal(states_BLD[0, :2], written[(2, 0, 5)][layer][2, :2])
-        assert torch.equal(states_BLD[1, :3], written[(1, 4, 3)][layer][0, :3])
-        assert torch.equal(states_BLD[2], written[(1, 4, 3)][layer][1])
+        assert states_BLD.dtype == TOKEN[layer].dtype and states_BLD.shape[:2] == (3, 9)
+        assert torch.equal(states_BLD[0, :2], states_of(first)[layer][2, :2])
+        assert torch.equal(states_BLD[1, :3], states_of(second)[layer][0, :3])
+        assert torch.equal(states_BLD[2], states_of(second)[layer][1])
         # Padding is 0, not what the teacher computed there.
         assert not states_BLD[0, 2:].any() and not states_BLD[1, 3:].any()
-    assert cache.size_bytes == LENGTHS.sum() * (3 * 2 + 5 * 4)
+    assert states_bytes(int(LENGTHS.sum()), TOKEN) == LENGTHS.sum() * (3 * 2 + 5 * 4)
+    assert (tmp_path / "states").stat().st_mode & 0o111 == 0
 
 
-def test_a_row_that_was_not_written_is_not_read(tmp_path: Path, store: TokenStore) -> None:
-    cache = StateCache(tmp_path, store, LIKE)
-    assert cache.read(np.array([0])) is None
-    cache.write(np.array([0, 5]), states_of([0, 5]))
-    assert cache.read(np.array([0, 5])) is not None
-    # Row 1 is between them; row 4 is beyond the end of the file.
-    assert cache.read(np.array([0, 1])) is None
-    assert cache.read(np.array([4])) is None
+def test_a_row_has_the_states_of_its_first_batch(tmp_path: Path, store: TokenStore) -> None:
+    cache = StateCache(tmp_path, store, TOKEN)
+    cache.states(np.array([0, 5]), lambda: computed([0, 5]))
+    # One new row: the batch is computed again, and the others are as they were.
+    mixed = cache.states(np.array([5, 1, 0, 1]), lambda: computed([5, 1, 0, 1]))
+    for layer in TOKEN:
+        assert torch.equal(mixed[layer][2, :5], states_of([0, 5])[layer][0, :5])
+        assert torch.equal(mixed[layer][0, :2], states_of([0, 5])[layer][1, :2])
+        assert torch.equal(mixed[layer][1, :3], states_of([5, 1, 0, 1])[layer][1, :3])
+        # A small text may have a row twice in a batch.
+        assert torch.equal(mixed[layer][3, :3], mixed[layer][1, :3])
+    # A killed run that repeats the step learns from the same states.
+    again = StateCache(tmp_path, store, TOKEN).states(np.array([5, 1, 0, 1]), refused)
+    for layer in TOKEN:
+        for index, row in enumerate([5, 1, 0, 1]):
+            length = LENGTHS[row]
+            assert torch.equal(again[layer][index, :length], mixed[layer][index, :length])
+
+
+def test_rows_of_no_store_are_computed(tmp_path: Path, store: TokenStore) -> None:
+    cache = StateCache(tmp_path, store, TOKEN)
+    cache.states(np.array([0]), lambda: computed([0]))
+    assert cache.states(np.zeros(0, np.int64), lambda: computed([1, 2]))[1].shape[0] == 2
+    # Row 1 is between written ones, and row 4 behind the end of the file.
+    cache.states(np.array([2]), lambda: computed([2]))
+    for row in (1, 4):
+        with pytest.raises(AssertionError, match="the rows are in the file"):
+            cache.states(np.array([row]), refused)
 
 
 @pytest.mark.parametrize("damage", ["changed", "truncated"])
 def test_a_damaged_row_is_computed_again(tmp_path: Path, store: TokenStore, damage: str) -> None:
-    cache = StateCache(tmp_path, store, LIKE)
-    cache.write(np.arange(6), states_of([0, 1, 2, 3, 4, 5]))
+    cache = StateCache(tmp_path, store, TOKEN)
+    rows = [0, 1, 2, 3, 4, 5]
+    cache.states(np.array(rows), lambda: computed(rows))
     file = tmp_path / "states"
     data = bytearray(file.read_bytes())
     if damage == "changed":
@@ -102,36 +138,67 @@ def test_a_damaged_row_is_computed_again(tmp_path: Path, store: TokenStore, dama
     else:
         del data[-1]
     file.write_bytes(data)
-    assert cache.read(np.array([5])) is None
-    assert cache.read(np.array([0, 4])) is not None
+    cache.states(np.array([0, 4]), refused)
+    cache.states(np.array([5, 0]), lambda: computed([5, 0]))
+    assert torch.equal(cache.states(np.array([5]), refused)[1][0, :2], states_of([5, 0])[1][0, :2])
 
 
-def test_a_full_disk_warns_once_and_stops_keeping(
+def test_states_of_another_type_are_an_error(tmp_path: Path, store: TokenStore) -> None:
+    cache = StateCache(tmp_path, store, TOKEN)
+    with pytest.raises(TypeError, match="float64; expected"):
+        cache.states(
+            np.array([0]), lambda: {layer: v.double() for layer, v in states_of([0]).items()}
+        )
+
+
+def test_a_full_disk_gives_its_space_back(
     tmp_path: Path,
     store: TokenStore,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cache = StateCache(tmp_path, store, LIKE)
-    cache.write(np.array([0]), states_of([0]))
-    real, calls = os.pwrite, []
+    folder = tmp_path / "teacher-states"
+    folder.mkdir()
+    cache = StateCache(folder, store, TOKEN)
+    cache.states(np.array([0]), lambda: computed([0]))
+    real, places = os.pwrite, []
 
     def full(file: int, data: bytes, place: int) -> int:
-        calls.append(place)
-        if len(calls) == 1:
+        places.append(place)
+        if len(places) == 1:
             return real(file, data[:7], place)  # a part, as a nearly full disk takes it
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "pwrite", full)
-    cache.write(np.array([2]), states_of([2]))
-    cache.write(np.array([3]), states_of([3]))
-    assert len(calls) == 2
-    message = capsys.readouterr().err
-    assert message.count("not kept any longer (No space left on device)") == 1
-    assert cache.read(np.array([2])) is None and cache.read(np.array([0])) is not None
+    states = cache.states(np.array([2, 0]), lambda: computed([2, 0]))
+    assert states[1].shape == (2, 9, 3)
+    # A checkpoint needs the space more.
+    assert not folder.exists()
+    cache.states(np.array([3]), lambda: computed([3]))
+    assert len(places) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert message.count("not cached any longer (No space left on device)") == 1
 
 
-# --- whether states are kept ---------------------------------------------------------------------
+def test_an_unreadable_file_does_not_end_the_run(
+    tmp_path: Path,
+    store: TokenStore,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cache = StateCache(tmp_path / "teacher-states", store, TOKEN)
+    (tmp_path / "teacher-states").mkdir()
+    cache.states(np.array([0]), lambda: computed([0]))
+
+    def broken(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", broken)
+    cache.states(np.array([0]), lambda: computed([0]))
+    assert "not cached any longer (Input/output error)" in " ".join(capsys.readouterr().err.split())
+
+
+# --- whether states are cached -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -143,30 +210,35 @@ def test_a_full_disk_warns_once_and_stops_keeping(
         (2.0, 1.0, "cuda", False),
     ],
 )
-def test_one_pass_no_limit_and_gpus_keep_nothing(
+def test_one_pass_no_limit_and_gpus_cache_nothing(
     passes: float, limit_gib: float, device: str, expected: bool
 ) -> None:
-    assert pays(passes, limit_gib=limit_gib, device=torch.device(device)) is expected
+    is_worth_it = is_worth_caching(passes, limit_gib=limit_gib, device=torch.device(device))
+    assert is_worth_it is expected
 
 
-def test_limit_and_free_disk_are_respected(
-    tmp_path: Path,
-    store: TokenStore,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_refused_cache_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    size = int(LENGTHS.sum()) * 26
+    folder, size = tmp_path / "teacher-states", 3 * 2**30
 
-    def opened(limit_gib: float, free: int) -> StateCache | None:
+    def claimed(limit_gib: float, free: float) -> str | None:
+        """The message if the cache is refused."""
+        folder.mkdir(exist_ok=True)
+        (folder / "states").write_bytes(b"of an interrupted session")
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-        return open_state_cache(tmp_path / "states", store, LIKE, limit_gib=limit_gib)
+        is_allowed = claim_folder(folder, size, limit_gib=limit_gib)
+        assert folder.exists() is is_allowed
+        message = " ".join(capsys.readouterr().err.split())
+        return None if is_allowed else message
 
-    assert opened(size / 2**30, 2 * size) is not None
-    assert "kept in a file of 0.0 GiB" in capsys.readouterr().err
-    assert opened((size - 1) / 2**30, 2 * size) is None
-    assert "train.state_cache_gib is 7.0" in capsys.readouterr().err
-    assert opened(1.0, 2 * size - 2) is None
-    assert "more than half of the 0.0 GiB that are free" in capsys.readouterr().err
+    assert claimed(3.0, 2 * size) is None
+    assert "they would take 3.0 GiB, and train.state_cache_gib is 2.5" in str(
+        claimed(2.5, 2 * size)
+    )
+    assert "the disk has 5.0 GiB for them, of which half may be used" in str(
+        claimed(16.0, 5 * 2**30 - 4096)
+    )
 
 
 def test_compared_layers_are_those_that_losses_read() -> None:
@@ -194,9 +266,14 @@ def teacher_folder(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def make(tiny_recipe: Make, teacher_folder: Path) -> Make:
-    """Three passes over the text, in float32."""
+    """Three passes over the text."""
 
-    def recipe(limit_gib: float = 16.0, **objective: Any) -> Recipe:
+    def recipe(
+        limit_gib: float = 16.0,
+        precision: str = "float32",
+        checkpoint_minutes: float = 10.0,
+        **objective: Any,
+    ) -> Recipe:
         return sentence_recipe(
             tiny_recipe,
             teacher_folder,
@@ -206,9 +283,9 @@ def make(tiny_recipe: Make, teacher_folder: Path) -> Make:
                 "epochs": 3,
                 "global_batch": 60,
                 "micro_batch": 15,
-                "precision": "float32",
+                "precision": precision,
                 "state_cache_gib": limit_gib,
-                "checkpoint_minutes": 1e-9,
+                "checkpoint_minutes": checkpoint_minutes,
             },
         )
 
@@ -216,75 +293,104 @@ def make(tiny_recipe: Make, teacher_folder: Path) -> Make:
 
 
 @pytest.fixture
-def read_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rows that the teacher reads while a run trains, as their number in each pass."""
+def computed_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of the batches that the teacher computes in a run with a cache."""
     rows: list[int] = []
-    real = StateCache.write
+    real = StateCache.states
 
-    def write(self: StateCache, rows_B: np.ndarray[Any, Any], states: Any) -> None:
-        rows.extend(rows_B.tolist())
-        real(self, rows_B, states)
+    def states(self: StateCache, rows_B: NDArray[np.int64], compute: Any) -> States:
+        def counted() -> States:
+            rows.extend(rows_B.tolist())
+            result: States = compute()
+            return result
 
-    monkeypatch.setattr(StateCache, "write", write)
+        return real(self, rows_B, counted)
+
+    monkeypatch.setattr(StateCache, "states", states)
     return rows
 
 
-def losses(run: RunDir) -> np.ndarray[Any, Any]:
+def losses(run: RunDir) -> NDArray[np.float64]:
     entries = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     return np.array(
         [[entry[key] for key in TRACED] for entry in entries if entry["kind"] == "train"]
     )
 
 
-def test_a_run_learns_the_same_from_state_cache(
-    make: Make, runs: Path, read_rows: list[int]
+@pytest.mark.parametrize("weights", [{}, {"relations": 1.0, "relation_heads": 4}])
+def test_a_run_learns_the_same_from_cached_states(
+    make: Make, runs: Path, computed_rows: list[int], weights: dict[str, float]
 ) -> None:
-    cached, record = distill(make(), run_name="cached", resume=False)
-    assert isinstance(record, DistillRecord)
-    # Hardly any row twice: only batches that reach from one pass into the next are read again.
-    assert len(read_rows) < 1.2 * len(set(read_rows))
-    assert record.steps * 60 > 2.5 * len(set(read_rows))
-    computed, _ = distill(make(0.0), run_name="computed", resume=False)
-    assert losses(cached) == pytest.approx(losses(computed), rel=2e-3)
+    cached, record = distill(make(**weights), run_name="cached", resume=False)
+    # Hardly any row twice: only batches that reach from one pass into the next.
+    assert len(set(computed_rows)) <= len(computed_rows) < 1.2 * len(set(computed_rows))
+    assert record.steps * 60 > 2.5 * len(set(computed_rows)) > 0
+    straight, _ = distill(make(0.0, **weights), run_name="straight", resume=False)
+    assert losses(cached) == pytest.approx(losses(straight), rel=2e-4)
     # Large files go with the last step.
-    assert not (cached.path / STATES_FOLDER).exists()
+    assert not cached.teacher_states.exists()
 
 
-def test_relations_are_learned_from_state_cache(
-    make: Make, runs: Path, read_rows: list[int]
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("minutes", [1e-9, 1e9])
+def test_a_run_killed_in_its_second_pass_is_equal_in_every_bit(
+    make: Make,
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    computed_rows: list[int],
+    precision: str,
+    minutes: float,
 ) -> None:
-    weights = {"relations": 1.0, "relation_heads": 4}
-    cached, _ = distill(make(**weights), run_name="cached", resume=False)
-    assert read_rows
-    computed, _ = distill(make(0.0, **weights), run_name="computed", resume=False)
-    assert losses(cached) == pytest.approx(losses(computed), rel=2e-3)
+    recipe = make(precision=precision, checkpoint_minutes=minutes)
+    straight, expected = distill(recipe, run_name="straight", resume=False)
+    count = len(computed_rows)
+    log_step = loop.Trainer._log_step
 
+    def killed(self: loop.Trainer, *args: Any, **keywords: Any) -> None:
+        log_step(self, *args, **keywords)
+        if self._progress.step == round(0.6 * expected.steps):
+            raise RuntimeError("killed")
 
-def test_a_run_resumed_in_its_second_pass_is_equal_in_every_bit(
-    make: Make, runs: Path, monkeypatch: pytest.MonkeyPatch, read_rows: list[int]
-) -> None:
-    straight, expected = distill(make(), run_name="straight", resume=False)
-    before = len(read_rows)
-    stop_at = loop.Trainer._log_step
-
-    def interrupted(self: loop.Trainer, *args: Any, **keywords: Any) -> None:
-        stop_at(self, *args, **keywords)
-        if self._progress.step == expected.steps // 2:
-            raise Interrupted("stop")
-
-    monkeypatch.setattr(loop.Trainer, "_log_step", interrupted)
-    with pytest.raises(Interrupted):
-        distill(make(), run_name="cut", resume=False)
-    monkeypatch.setattr(loop.Trainer, "_log_step", stop_at)
-    resumed, record = distill(make(), run_name="cut", resume=True)
+    monkeypatch.setattr(loop.Trainer, "_log_step", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        distill(recipe, run_name="cut", resume=False)
+    # With a checkpoint of the step before, or with none: all steps are repeated.
+    checkpoints = list((runs / "cut" / "checkpoints").glob("step-*"))
+    assert bool(checkpoints) is (minutes < 1)
+    monkeypatch.setattr(loop.Trainer, "_log_step", log_step)
+    resumed, record = distill(recipe, run_name="cut", resume=True)
     assert record.student.weights_sha256 == expected.student.weights_sha256
     assert np.array_equal(losses(resumed), losses(straight))
-    # The first session's states were used, not computed again.
-    assert len(read_rows) == 2 * before
+    # The first session's states were read, not computed again.
+    assert len(computed_rows) == 2 * count
 
 
-def test_a_run_of_one_pass_keeps_nothing(
-    tiny_recipe: Make, teacher_folder: Path, runs: Path, read_rows: list[int]
+def test_a_lower_limit_removes_the_states_of_an_interrupted_session(
+    make: Make, runs: Path, monkeypatch: pytest.MonkeyPatch, computed_rows: list[int]
+) -> None:
+    log_step = loop.Trainer._log_step
+
+    def killed(self: loop.Trainer, *args: Any, **keywords: Any) -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(loop.Trainer, "_log_step", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        distill(make(), run_name="cut", resume=False)
+    states = RunDir(runs / "cut").teacher_states
+    assert (states / "states").stat().st_size > 0
+
+    def looked(self: loop.Trainer, *args: Any, **keywords: Any) -> None:
+        assert not states.exists()
+        log_step(self, *args, **keywords)
+
+    monkeypatch.setattr(loop.Trainer, "_log_step", looked)
+    count = len(computed_rows)
+    distill(make(0.0), run_name="cut", resume=True)
+    assert len(computed_rows) == count
+
+
+def test_a_run_of_one_pass_caches_nothing(
+    tiny_recipe: Make, teacher_folder: Path, runs: Path, computed_rows: list[int]
 ) -> None:
     recipe = sentence_recipe(
         tiny_recipe,
@@ -292,11 +398,68 @@ def test_a_run_of_one_pass_keeps_nothing(
         train={"steps": None, "epochs": 1, "global_batch": 60, "micro_batch": 15},
     )
     run, _ = distill(recipe, run_name=None, resume=False)
-    assert not read_rows and not (run.path / STATES_FOLDER).exists()
+    assert not computed_rows and not run.teacher_states.exists()
 
 
 def test_a_plan_says_that_the_teacher_reads_the_text_once(make: Make, runs: Path) -> None:
-    notes = " ".join(plan(make(), max_micro_batch_s=1.0).notes)
-    assert "the text is read 3.0 times" in notes
-    assert "reads it once" not in " ".join(plan(make(0.0), max_micro_batch_s=1.0).notes)
-    assert representation.reads_states(make().objective)
+    def notes(limit_gib: float) -> str:
+        return " ".join(plan(make(limit_gib), max_micro_batch_s=1.0).notes)
+
+    assert "the text is read 3.0 times, by the teacher once: its states take 0.0 GiB" in notes(1.0)
+    assert "by the teacher each time" in notes(1e-9) and "train.state_cache_gib is 1e-09" in notes(
+        1e-9
+    )
+    assert "is read 3.0 times" not in notes(0.0)
+
+
+@pytest.mark.parametrize(
+    ("limit_gib", "objective", "micro_batch_s"),
+    [
+        (16.0, {}, 1.0 - 2 / 3 * 0.6),
+        (1e-9, {}, 1.0),
+        (0.0, {}, 1.0),
+        # Vectors alone are always reused.
+        (0.0, {"states": 0.0, "layers": 0.0}, 1.0 - 2 / 3 * 0.6),
+    ],
+)
+def test_a_plan_has_the_teacher_in_the_first_pass_alone(
+    make: Make,
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit_gib: float,
+    objective: dict[str, float],
+    micro_batch_s: float,
+) -> None:
+    def timing(*_: Any, teaching: Any, **__: Any) -> StepTiming:
+        teacher_s = 0.0 if teaching is None else 0.6
+        return StepTiming(1.0, 0.25, teacher_s, 0.0, peak_bytes=1, rows=15)
+
+    monkeypatch.setattr(estimate, "time_steps", timing)
+    planned = plan(make(limit_gib, **objective))
+    # Four micro-batches a step.
+    expected = planned.tokens / (planned.steps * (4 * micro_batch_s + 0.25))
+    assert planned.devices[0].tokens_per_s == pytest.approx(expected, rel=0.02)
+
+
+@pytest.fixture
+def timed_rows(monkeypatch: pytest.MonkeyPatch, runs: Path) -> list[int]:
+    """Rows of the batches that a plan times the teacher on."""
+    rows: list[int] = []
+    real = timing_module._time_teacher
+
+    def counted(teaching: Any, batches: Any, count: int) -> float:
+        def one(batch: Any) -> object:
+            rows.append(len(batch.input_ids_BL))
+            return teaching(batch)
+
+        return real(one, batches, count)
+
+    monkeypatch.setattr(timing_module, "_time_teacher", counted)
+    return rows
+
+
+def test_the_teacher_is_timed_as_a_step_computes_it(timed_rows: list[int], make: Make) -> None:
+    planned = plan(make(), max_micro_batch_s=1.0)
+    assert isinstance(planned.devices[0].seconds, float) and planned.devices[0].seconds > 0
+    # As many rows as the steps have.
+    assert set(timed_rows) == {15}

@@ -22,7 +22,7 @@ from edgedistil.distill.distributed import precision_of
 from edgedistil.distill.objective import Objective
 from edgedistil.distill.plan.flops import ModelShape, flops_per_token, gpu_memory_bytes
 from edgedistil.distill.plan.presets import BYTES_PER_TOKEN, GPUS, Gpu, known_text
-from edgedistil.distill.plan.timing import Evaluation, time_steps
+from edgedistil.distill.plan.timing import Evaluation, Teaching, time_steps
 from edgedistil.distill.schedule import RunLength
 
 # Shares of a GPU's peak that training is assumed to reach; not measured, and plans say so.
@@ -55,7 +55,9 @@ class RunWorkload:
         heldout_tokens: Tokens of a held-out evaluation.
         evaluations: Number of held-out evaluations.
         checkpoint_every_s: Seconds between two checkpoints.
+        corpus_tokens: Tokens of one pass over the text; None if they are unknown.
         max_micro_batch_s: Longest micro-batch that is timed, about; None: 20 seconds.
+        teacher_once: Whether only the first pass over the text computes the teacher.
     """
 
     length: RunLength
@@ -66,7 +68,14 @@ class RunWorkload:
     heldout_tokens: int
     evaluations: int
     checkpoint_every_s: float
+    corpus_tokens: int | None
     max_micro_batch_s: float | None = None
+    teacher_once: bool = False
+
+    @property
+    def passes(self) -> float:
+        """How often the run reads its text; 1 if the size of the text is unknown."""
+        return self.length.tokens / self.corpus_tokens if self.corpus_tokens else 1.0
 
 
 def planned_model(model: PreTrainedModel, *, name: str, how: str) -> PlannedModel:
@@ -132,8 +141,18 @@ def plan_here(
     workload: RunWorkload,
     *,
     accelerator: Accelerator,
+    teaching: Teaching | None = None,
 ) -> PlannedDevice:
-    """Plans the run on this machine with one process, from a few timed steps."""
+    """Plans the run on this machine with one process, from a few timed steps.
+
+    Args:
+        objective: Student, teacher and losses, on the device.
+        evaluation: How the run evaluates its student.
+        workload: The work.
+        accelerator: Supplies device and precision.
+        teaching: The teacher's part of a step, if it is computed in the first pass over the text
+            alone; None: every step computes it.
+    """
     timing = time_steps(
         objective,
         evaluation,
@@ -142,11 +161,13 @@ def plan_here(
         length=workload.block_length,
         masked_share=workload.masked_share,
         max_micro_batch_s=workload.max_micro_batch_s,
+        teaching=teaching,
     )
 
     # Training, held-out evaluations, and checkpoints.
     micro_batches = workload.global_batch // workload.micro_batch
-    step_s = micro_batches * timing.micro_batch_s + timing.update_s
+    micro_batch_s = timing.micro_batch_s - (1 - 1 / workload.passes) * timing.teacher_s
+    step_s = micro_batches * micro_batch_s + timing.update_s
     training_s = workload.length.steps * step_s
     heldout_batches = workload.heldout_tokens / (HELDOUT_BATCH_ROWS * workload.block_length)
     evaluation_s = heldout_batches * workload.evaluations * timing.evaluation_batch_s

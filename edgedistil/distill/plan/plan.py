@@ -44,15 +44,16 @@ from edgedistil.distill.plan.estimate import (
     planned_model,
 )
 from edgedistil.distill.plan.presets import known_teacher
+from edgedistil.distill.plan.reuse import TeacherReuse, teacher_reuse
+from edgedistil.distill.plan.timing import Teaching
 from edgedistil.distill.precision_trial import has_choice
-from edgedistil.distill.representation import RepresentationObjective, reads_states
+from edgedistil.distill.representation import RepresentationObjective
 from edgedistil.distill.schedule import RunLength, evaluation_interval
 from edgedistil.distill.sentence_setup import (
     read_prompts,
     student_encoder,
     teacher_vector,
 )
-from edgedistil.distill.state_cache import pays
 from edgedistil.distill.trimmed_teacher import select_vocabulary
 from edgedistil.models.fast.encoder import freeze_teacher, why_plain
 from edgedistil.models.reduced import build_from_config
@@ -105,6 +106,17 @@ def plan(recipe: Recipe, *, max_micro_batch_s: float | None = None) -> PlanRecor
             for device in plan_gpus(learning.model, student, workload, loss, processes=count)
         ]
         timed = replace(workload, max_micro_batch_s=max_micro_batch_s)
+        reuse = None
+        if not is_mlm:
+            reuse = teacher_reuse(
+                recipe,
+                learning.model,
+                student,
+                workload,
+                dtype=TORCH_DTYPES[precision],
+                device=state.device,
+            )
+            timed = replace(timed, teacher_once=reuse.is_complete)
         here = _plan_here(recipe, learning, student, timed, precision, state.device)
     return PlanRecord(
         recipe=recipe.name,
@@ -121,7 +133,7 @@ def plan(recipe: Recipe, *, max_micro_batch_s: float | None = None) -> PlanRecor
         precision=precision,
         devices=[here, *gpus],
         notes=[
-            *_notes(recipe, teacher, corpus.passes(length), state.device),
+            *_notes(recipe, teacher, reuse, state.device),
             *_notes_on_models(teacher.model, student),
         ],
         provenance=provenance(),
@@ -143,6 +155,7 @@ def _plan_here(
     # Last, because it casts the teacher in place.
     frozen = freeze_teacher(teacher.model, dtype=TORCH_DTYPES[precision]).to(device)
     objective: Objective
+    teaching: Teaching | None = None
     if teacher.vector is None:
         objective = MlmObjective(student.to(device), frozen, recipe.loss)
 
@@ -156,13 +169,20 @@ def _plan_here(
         encoder = student_encoder(student, from_teacher, dimension=dimension, seed=recipe.seed)
         encoder, vectors = encoder.to(device), from_teacher
         vectors.head.float()
-        objective = RepresentationObjective(encoder, vectors, recipe.objective, targets=None)
+        representation = RepresentationObjective(encoder, vectors, recipe.objective, targets=None)
+        objective = representation
+
+        def teach(batch: MicroBatch) -> object:
+            with accelerator.autocast():
+                return representation.teacher_states(batch)
+
+        teaching = teach if workload.teacher_once else None
 
         def evaluation(batch: MicroBatch) -> Callable[[], object]:
             evaluator = VectorEvaluator([batch], vectors, targets=None, accelerator=accelerator)
             return lambda: evaluator.evaluate(encoder, name="student", step=0)
 
-    return plan_here(objective, evaluation, workload, accelerator=accelerator)
+    return plan_here(objective, evaluation, workload, accelerator=accelerator, teaching=teaching)
 
 
 @dataclass(frozen=True)
@@ -260,10 +280,6 @@ class _PlannedCorpus:
             raise self.unknown
         return RunLength.of(settings, corpus_tokens=self.tokens, corpus_rows=self.rows)
 
-    def passes(self, length: RunLength) -> float:
-        """Returns how often a run reads the text; 1 if the text's size is unknown."""
-        return length.tokens / self.tokens if self.unknown is None else 1.0
-
 
 def _planned_corpus(section: Corpus, teacher: _PlannedTeacher) -> _PlannedCorpus:
     # Counted, unless that needs a download.
@@ -326,6 +342,7 @@ def _workload(recipe: Recipe, length: RunLength, corpus: _PlannedCorpus) -> RunW
         # Rounded up: the last step is evaluated, too.
         evaluations=-(-length.steps // interval),
         checkpoint_every_s=train.checkpoint_minutes * 60,
+        corpus_tokens=corpus.tokens if corpus.unknown is None else None,
     )
 
 
@@ -350,7 +367,7 @@ def _notes_on_models(teacher: PreTrainedModel, student: PreTrainedModel) -> list
 
 
 def _notes(
-    recipe: Recipe, teacher: _PlannedTeacher, passes: float, device: torch.device
+    recipe: Recipe, teacher: _PlannedTeacher, reuse: TeacherReuse | None, device: torch.device
 ) -> list[str]:
     """What the figures of a plan leave out."""
     notes = [
@@ -365,17 +382,8 @@ def _notes(
         )
     if setup.corpus_section(recipe, teacher.kind).layout != "packed":
         notes.append("rows have different lengths; the times are those of rows of the mean length")
-    if teacher.vector is not None and not reads_states(recipe.objective):
-        notes.append(
-            "the teacher encodes each text once and its vectors are reused; the times are those "
-            "of the first pass over the text"
-        )
-    keeps = pays(passes, limit_gib=recipe.train.state_cache_gib, device=device)
-    if teacher.vector is not None and reads_states(recipe.objective) and keeps:
-        notes.append(
-            f"the text is read {passes:.1f} times; if the teacher's states fit into "
-            "train.state_cache_gib, the teacher reads it once, and the times are those of that pass"
-        )
+    if reuse is not None and reuse.note is not None:
+        notes.append(reuse.note)
     loaded = teacher.loaded
     if teacher.kind == "mlm" and loaded is not None and not loaded.has_mlm_head:
         fit = recipe.teacher.fit

@@ -28,7 +28,7 @@ _MAX_MICRO_BATCH_S = 20.0
 _FEW_ROWS = 4
 # Steps of which the median is taken.
 _REPEATS = 5
-# Evaluations of which the fastest is taken; the first one of a process warms up.
+# Evaluations, and passes of the teacher, of which the fastest is taken; the first one warms up.
 _EVALUATIONS = 3
 
 
@@ -39,6 +39,7 @@ class StepTiming:
     Attributes:
         micro_batch_s: Forward and backward pass of a micro-batch.
         update_s: Clipping and update.
+        teacher_s: The teacher's part of a micro-batch; 0 if it was not to be timed.
         evaluation_batch_s: Evaluation of the student on a held-out batch.
         peak_bytes: Peak memory of all of these.
         rows: Rows of the timed micro-batch; the times are scaled if they are fewer.
@@ -46,6 +47,7 @@ class StepTiming:
 
     micro_batch_s: float
     update_s: float
+    teacher_s: float
     evaluation_batch_s: float
     peak_bytes: Count
     rows: int
@@ -80,6 +82,8 @@ class RandomBatches:
 
 # Takes a held-out batch; returns a function that evaluates the student on it.
 Evaluation: TypeAlias = Callable[[MicroBatch], Callable[[], object]]
+# Computes what a step does with the teacher alone.
+Teaching: TypeAlias = Callable[[MicroBatch], object]
 
 
 def time_steps(
@@ -91,6 +95,7 @@ def time_steps(
     length: int,
     masked_share: float,
     max_micro_batch_s: float | None = None,
+    teaching: Teaching | None = None,
 ) -> StepTiming:
     """Times steps and an evaluation on random tokens.
 
@@ -102,6 +107,7 @@ def time_steps(
         length: Tokens of a row.
         masked_share: Share of masked tokens.
         max_micro_batch_s: Longest micro-batch that is timed, about; None: 20 seconds.
+        teaching: The teacher's part of a step, if it is to be timed on its own.
     Returns:
         Medians; scaled from fewer rows if a micro-batch takes long.
     Conditions: after a warm-up step; without reading and masking, which take milliseconds.
@@ -113,11 +119,15 @@ def time_steps(
     with retain_freed_memory():
         limit_s = _MAX_MICRO_BATCH_S if max_micro_batch_s is None else max_micro_batch_s
         few, many = _measure(steps, micro_batch, limit_s)
-    # Timed after the steps, whose memory it may use.
+    # Timed after the steps, whose memory these may use.
+    teacher_s = 0.0
+    if teaching is not None:
+        teacher_s = micro_batch / many.rows * _time_teacher(teaching, batches, many.rows)
     evaluation_batch_s = _time_evaluation(evaluation, accelerator, batches)
     return StepTiming(
         micro_batch_s=_extrapolate(few.passes_s, many.passes_s, few, many, micro_batch),
         update_s=many.update_s,
+        teacher_s=teacher_s,
         evaluation_batch_s=evaluation_batch_s,
         peak_bytes=_peak(few, many, micro_batch, evaluation=steps.peak_bytes()),
         rows=many.rows,
@@ -201,17 +211,27 @@ class _TimedSteps:
         return memory.peak_bytes(self._accelerator.device)
 
 
+def _time_teacher(teaching: Teaching, batches: RandomBatches, rows: int) -> float:
+    """Seconds of the teacher's part of a micro-batch."""
+    batch = batches.draw(rows)
+    return _fastest(lambda: teaching(batch), batches.device)
+
+
 def _time_evaluation(
     evaluation: Evaluation, accelerator: Accelerator, batches: RandomBatches
 ) -> float:
     """Seconds that the student takes on a held-out batch."""
-    evaluate = evaluation(batches.draw(HELDOUT_BATCH_ROWS))
+    return _fastest(evaluation(batches.draw(HELDOUT_BATCH_ROWS)), accelerator.device)
+
+
+def _fastest(compute: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the fastest of a few runs."""
     seconds = []
     with retain_freed_memory():
         for _ in range(_EVALUATIONS):
-            began = _now(accelerator.device)
-            evaluate()
-            seconds.append(_now(accelerator.device) - began)
+            began = _now(device)
+            compute()
+            seconds.append(_now(device) - began)
     return min(seconds)
 
 

@@ -107,12 +107,12 @@ def encode_layers(
     attention_mask_BL: Tensor | None,
     last: int | None = None,
 ) -> list[Tensor]:
-    """Returns the embeddings and the states of the layers; the last ones are those of `encode`.
+    """Returns the embeddings and the states of all layers, or of the first ones.
 
     Args:
         model: An encoder, with or without a head.
         input_ids_BL, attention_mask_BL: As for `encode`.
-        last: Number of the last layer that is needed, from 1; None: all are.
+        last: Number of the last layer that is needed, 0 for the embeddings; None: all.
     """
     count = None if last is None else last + 1
     # transformers' forward pass has no end before the last layer.
@@ -127,7 +127,7 @@ def last_projections(model: PreTrainedModel, states_BLD: Tensor) -> list[Tensor]
 
     Args:
         model: A model that the fast path computes (`fits`).
-        states_BLD: Input of its last layer: the last but one result of `encode_layers`.
+        states_BLD: Input of its last layer.
     Raises:
         ModelError: The model's layers are of other modules.
     """

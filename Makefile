@@ -28,7 +28,7 @@ demo-embedding: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	bash scripts/install-test-tools.sh
-	$(PYTEST) -n 2 --dist loadfile --ignore=tests/interop
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/interop
 
 #   make test-interop    exported folders in optimum, sentence-transformers and transformers.js
 test-interop: $(VENV)/.ready

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,10 +27,31 @@ def is_installed(program: str) -> bool:
     return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is not None
 
 
+# Files that take longest, for the number of their tests or by themselves: started last, one of them
+# would run alone.
+_LONG_FILES = (
+    "test_end_to_end.py",
+    "test_stress.py",
+    "test_pages.py",
+    "test_docs_page.py",
+    "test_docs.py",
+    "test_artefact.py",
+    "test_memory_limit.py",
+    "test_train.py",
+    "test_state_cache.py",
+    "test_cell_runner.py",
+    "test_browser.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test marked `needs("prog")` skips where the program is missing; in CI that is a failure,
-    not a skip.
+    """Long files come first, the others by falling number of tests.
+
+    A test marked `needs("prog")` skips where the program is missing; in CI that is a failure, not
+    a skip.
     """
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: (_place(item.path.name), -counts[item.path], item.path))
     for item in items:
         for mark in item.iter_markers("needs"):
             missing = [program for program in mark.args if not is_installed(program)]
@@ -39,6 +61,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.usefixtures("_missing_program_fails"))
             else:
                 item.add_marker(pytest.mark.skip(reason=f"{', '.join(missing)} is not installed"))
+
+
+def _place(name: str) -> int:
+    return _LONG_FILES.index(name) if name in _LONG_FILES else len(_LONG_FILES)
 
 
 @pytest.fixture

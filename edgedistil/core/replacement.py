@@ -119,7 +119,9 @@ def without_scratch(path: Path) -> Path:
 def _scratch_folders(folder: Path) -> list[tuple[Path, Path]]:
     """Scratch folders in a folder, each with the path that it is for."""
     pairs = []
-    for entry in os.scandir(folder):
+    with os.scandir(folder) as scan:
+        entries = list(scan)
+    for entry in entries:
         match = _SCRATCH.fullmatch(entry.name)
         if match is None:
             continue

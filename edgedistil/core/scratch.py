@@ -62,7 +62,9 @@ def scratch_errors(parent: Path | None = None) -> Iterator[None]:
 
 def sweep(base: Path) -> None:
     """Removes the scratch folders of processes that no longer exist."""
-    for entry in os.scandir(base):
+    with os.scandir(base) as scan:
+        entries = list(scan)
+    for entry in entries:
         if not _NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
             continue
         try:

@@ -28,10 +28,10 @@ from edgedistil.core.replacement import (
 )
 from edgedistil.core.strict_json import parse_json
 
-# Name that means the run that was finished last; a file of this name holds that run's name.
-LATEST = "latest"
-# A plain file name without characters that shells interpret, and the largest file that holds one.
-_RUN_NAME, _NAME_LIMIT_BYTES = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"), 1000
+LATEST = "latest"  # means the run that was finished last; a file of this name has that run's name
+# A plain file name without characters that shells interpret.
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME_LIMIT_BYTES = 1000  # of a file with a name
 # More than any file of ours has; parsed, it takes some ten times as much memory.
 _JSON_LIMIT_BYTES = 256 * 2**20
 

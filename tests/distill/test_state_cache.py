@@ -405,7 +405,7 @@ def test_a_plan_says_that_the_teacher_reads_the_text_once(make: Make, runs: Path
     def notes(limit_gib: float) -> str:
         return " ".join(plan(make(limit_gib), max_micro_batch_s=1.0).notes)
 
-    assert "the text is read 3.0 times, by the teacher once: its states take 0.0 GiB" in notes(1.0)
+    assert "the text is read 3.0 times, by the teacher once if 0.0 GiB" in notes(1.0)
     assert "by the teacher each time" in notes(1e-9) and "train.state_cache_gib is 1e-09" in notes(
         1e-9
     )

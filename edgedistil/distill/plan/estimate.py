@@ -101,7 +101,7 @@ def estimate_tokens(sources: Sequence[SourceSpec], *, heldout_share: float) -> t
         Tokens, and how they were estimated.
     Raises:
         UnknownSizeError: The size of a hub data set is unknown.
-        InputError: There is no such asset.
+        InputError: An asset is unknown.
     """
     # English text: other languages have other numbers of bytes per token.
     total, explanations = 0, []

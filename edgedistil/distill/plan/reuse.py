@@ -57,9 +57,14 @@ def teacher_reuse(
     token_bytes = len(layers) * teacher.config.hidden_size * dtype.itemsize
     size = workload.corpus_tokens * token_bytes
     read = f"the text is read {passes:.1f} times, by the teacher"
-    states = f"its states take {gibibytes(size)} GiB"
     if size > limit_gib * GIB:
-        note = f"{read} each time: {states}, and train.state_cache_gib is {limit_gib:g}"
+        note = (
+            f"{read} each time: its states would take {gibibytes(size)} GiB, and "
+            f"train.state_cache_gib is {limit_gib:g}"
+        )
         return TeacherReuse(is_complete=False, note=note)
-    note = f"{read} once: {states} of the disk, if twice as much is free"
+    note = (
+        f"{read} once if {gibibytes(2 * size)} GiB of the disk are free: its states are cached in "
+        f"a file of {gibibytes(size)} GiB"
+    )
     return TeacherReuse(is_complete=True, note=note)

@@ -21,13 +21,13 @@ from edgedistil.core.records import text_sha256
 from edgedistil.core.rundir import RunDir, checked_name, read_json_object, sha256_file, write_json
 from edgedistil.core.thread_limits import check_threads
 from edgedistil.runtime.host import usable_threads
-from edgedistil.stage_times import (
-    Countdown,
-    StageTime,
+from edgedistil.stage_estimates import (
     estimate_distillation,
     estimate_evaluation,
-    last_time,
+    estimate_export,
+    estimate_profile,
 )
+from edgedistil.stage_times import Countdown, StageTime
 
 # Evaluation cells of small models run faster with one thread each than sharing all threads; beyond
 # four at a time their memory counts more than the gain.
@@ -142,13 +142,13 @@ def _expected_times(run: RunDir, recipe: Recipe, stages: Sequence[_Stage]) -> li
         console.say("preparing: downloads, text, and a few timed steps for an estimate")
         distillation, planned = estimate_distillation(recipe, run)
         times.append(distillation)
-    # Downloads are over by now, so a search can be timed on its own texts.
-    for name in left:
-        if name == "evaluate":
-            times.append(estimate_evaluation(recipe, run, planned))
-        else:
-            times.append(last_time(name, recipe))
-    return times
+    # Downloads are over by now, so texts can be encoded.
+    estimates = {
+        "evaluate": estimate_evaluation,
+        "export": estimate_export,
+        "profile": estimate_profile,
+    }
+    return times + [estimates[name](recipe, run, planned) for name in left]
 
 
 def _check_names(recipe: Recipe) -> None:

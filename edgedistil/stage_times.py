@@ -1,8 +1,7 @@
 """Times of the stages of `edgedistil run` on this machine, and what is left of them.
 
-Distillation is estimated from timed steps, as `distill --plan` does it, and search quality from
-texts that the teacher encodes. Other stages take as long as the last time on this machine with the
-same settings; before that their time is unknown, and is said to be.
+A stage takes as long as the last time on this machine with the same settings; before that it is
+estimated (`stage_estimates`), or its time is unknown, and is said to be.
 """
 
 from __future__ import annotations
@@ -12,26 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgedistil.core import console
-from edgedistil.core.distill_records import DistillRecord, PlanRecord
-from edgedistil.core.errors import EdgeDistilError, StorageError
+from edgedistil.core.errors import StorageError
 from edgedistil.core.format import duration
-from edgedistil.core.model_source import find_model
 from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import Recipe
-from edgedistil.core.records import Figure, NotMeasured, read_record, text_sha256, this_host
-from edgedistil.core.rundir import RunDir, read_json_object, write_json
+from edgedistil.core.records import Figure, NotMeasured, text_sha256, this_host
+from edgedistil.core.rundir import read_json_object, write_json
 
-if TYPE_CHECKING:
-    from edgedistil.core.options import EmbedSide
-    from edgedistil.evaluate.retrieval.collection import Collection
-
-# Longest micro-batch that is timed: the estimate has to be short next to the run.
-_MAX_MICRO_BATCH_S = 0.5
-# Texts of each side of a collection that the teacher encodes for an estimate.
-_SAMPLE = 24
 _NEVER = NotMeasured(not_measured="unknown: never run here with these settings")
 
 
@@ -54,107 +42,6 @@ class StageTime:
         if isinstance(self.seconds, NotMeasured):
             return self.seconds.not_measured
         return f"about {duration(self.seconds)} ({self.how})"
-
-
-# --- estimates -----------------------------------------------------------------------------------
-
-
-def estimate_distillation(recipe: Recipe, run: RunDir) -> tuple[StageTime, PlanRecord | None]:
-    """Estimates what is left of a distillation from a few timed steps.
-
-    Downloads what the run needs, and tokenizes its text, as the run would do.
-
-    Args:
-        recipe: The recipe.
-        run: The run, which may have checkpoints.
-    Returns:
-        The time, and the plan that it is from; None if the recipe cannot be planned.
-    """
-    from edgedistil.distill.plan.plan import plan
-
-    try:
-        planned = plan(recipe, max_micro_batch_s=_MAX_MICRO_BATCH_S)
-    except EdgeDistilError as error:
-        # The stage itself reports the error, with its hint.
-        unknown = NotMeasured(not_measured=f"unknown: {error.message}")
-        return StageTime("distill", unknown), None
-    here = planned.devices[0]
-    assert isinstance(here.seconds, float)
-    # A resumed run continues from there.
-    done = _steps_done(run) / planned.steps
-    how = "from timed steps"
-    if done > 0:
-        how += f", {done:.0%} is done"
-    # Its time is unknown, and the fitted head stays in the cache for later runs.
-    if any(note.startswith("before the first run, an MLM head") for note in planned.notes):
-        how += ", without fitting the MLM head, once"
-    return StageTime("distill", here.seconds * (1 - done), how), planned
-
-
-def _steps_done(run: RunDir) -> int:
-    """Steps up to the newest checkpoint; 0 without one."""
-    if not run.checkpoints.is_dir():
-        return 0
-    # The name suffices: resuming checks the files.
-    names = [path.name for path in run.checkpoints.glob("step-*")]
-    steps = [name.removeprefix("step-") for name in names]
-    return max((int(step) for step in steps if step.isdigit()), default=0)
-
-
-def estimate_evaluation(recipe: Recipe, run: RunDir, planned: PlanRecord | None) -> StageTime:
-    """Estimates an evaluation: as long as the last time, or from texts that the teacher encodes.
-
-    Args:
-        recipe: The recipe.
-        run: The run; its record has the depths if nothing was planned.
-        planned: The plan of the distillation.
-    """
-    last = last_time("evaluate", recipe)
-    if not isinstance(last.seconds, NotMeasured):
-        return last
-    from edgedistil.evaluate.retrieval.stage import is_retrieval, load_collections
-
-    tasks = recipe.evaluate.tasks
-    depths = _depths(run, planned)
-    if depths is None or not all(is_retrieval(task) for task in tasks):
-        return last
-    student, teacher = depths
-    # The student and its undistilled layers; the teacher, also with the trimmed vocabulary.
-    passes = 2 * student / teacher + (1 if recipe.student.vocabulary is None else 2)
-    folder = find_model(recipe.teacher.source, revision=recipe.teacher.revision)
-    seconds = sum(_encoding_seconds(folder, texts) for texts in load_collections(tasks))
-    return StageTime("evaluate", passes * seconds, f"from {2 * _SAMPLE} encoded texts")
-
-
-def _depths(run: RunDir, planned: PlanRecord | None) -> tuple[int, int] | None:
-    """Layers of student and teacher; None if they are unknown."""
-    if planned is not None:
-        return planned.student.layers, planned.teacher.layers
-    if run.distill.exists():
-        record = read_record(run.distill, DistillRecord)
-        return record.student.layers, record.teacher.layers
-    return None
-
-
-def _encoding_seconds(folder: Path, collection: Collection) -> float:
-    """Time in which a model encodes a collection, from a sample of its texts."""
-    from edgedistil.evaluate.retrieval.embedders import torch_embedder
-
-    embedder = torch_embedder("teacher", folder)
-    seconds = 0.0
-    sides: tuple[tuple[EmbedSide, list[str]], ...] = (
-        ("query", list(collection.queries.values())),
-        ("document", list(collection.documents.values())),
-    )
-    for side, texts in sides:
-        # Evenly over the collection: neighbours are of similar length.
-        sample = texts[:: max(1, len(texts) // _SAMPLE)][:_SAMPLE]
-        # The first call loads kernels.
-        embedder.embed(sample[:1], side)
-        began = time.monotonic()
-        embedder.embed(sample, side)
-        seconds += (time.monotonic() - began) * len(texts) / len(sample)
-    return seconds
 
 
 # --- times of earlier runs -----------------------------------------------------------------------

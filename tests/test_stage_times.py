@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from edgedistil import pipeline, stage_times
+from edgedistil import pipeline, stage_estimates, stage_times
 from edgedistil.core.errors import Interrupted, RunError
 from edgedistil.core.recipe import Recipe, load_recipe, write_recipe
 from edgedistil.core.records import NotMeasured
 from edgedistil.core.rundir import RunDir
-from edgedistil.stage_times import Countdown, StageTime, estimate_evaluation, last_time
+from edgedistil.stage_estimates import estimate_evaluation, estimate_export, estimate_profile
+from edgedistil.stage_times import Countdown, StageTime, last_time
 from tests.distill.sentences import sentence_teacher
 
 Make = Callable[..., Recipe]
@@ -126,7 +127,7 @@ def test_search_quality_is_estimated_from_encoded_texts(
     folder = sentence_teacher(tiny_teacher, tmp_path / "sentences")
     recipe = tiny_recipe(teacher={"source": str(folder)}, evaluate={"tasks": [str(collection)]})
     run = RunDir(runs / "small")
-    distillation, planned = stage_times.estimate_distillation(recipe, run)
+    distillation, planned = stage_estimates.estimate_distillation(recipe, run)
     assert isinstance(distillation.seconds, float)
     assert distillation.how == "from timed steps"
     expected = estimate_evaluation(recipe, run, planned)
@@ -136,13 +137,49 @@ def test_search_quality_is_estimated_from_encoded_texts(
     assert planned is not None
     (run.checkpoints / "step-00000005").mkdir(parents=True)
     (run.checkpoints / ".step-00000009").mkdir()
-    resumed, _ = stage_times.estimate_distillation(recipe, run)
+    resumed, _ = stage_estimates.estimate_distillation(recipe, run)
     assert resumed.how == "from timed steps, 45% is done"
+
+
+def test_export_and_profile_are_estimated_from_the_speed_of_this_machine(
+    tiny_recipe: Make, tiny_teacher: Path, tmp_path: Path, runs: Path
+) -> None:
+    folder = sentence_teacher(tiny_teacher, tmp_path / "sentences")
+    run = RunDir(runs / "small")
+
+    def both(**sections: object) -> tuple[float, float]:
+        # The depths come from the plan.
+        recipe = tiny_recipe(**{"teacher": {"source": str(folder)}, **sections})
+        _, planned = stage_estimates.estimate_distillation(recipe, run)
+        times = [estimate(recipe, run, planned) for estimate in (estimate_export, estimate_profile)]
+        export, profile = (time.seconds for time in times)
+        assert isinstance(export, float)
+        assert isinstance(profile, float)
+        return export, profile
+
+    export, profile = both(export={"precisions": ["fp32", "int8"]}, profile={"threads": [1]})
+    fewer_files = both(export={"precisions": ["fp32"]}, profile={"threads": [1]})
+    assert fewer_files[0] < export
+    assert fewer_files[1] < profile
+    # An MLM head makes a second artefact of every file.
+    assert (
+        both(objective={"kind": "mlm"}, export={"precisions": ["fp32", "int8"]})[0] > 1.5 * export
+    )
+    # The time of a case and of a pass has a limit, so a second thread count adds a share.
+    more_counts = both(export={"precisions": ["fp32", "int8"]}, profile={"threads": [1, 2]})
+    assert profile < more_counts[1]
+    predicted = both(export={"precisions": ["fp32", "int8"]}, profile={"devices": ["rpi4"]})
+    assert predicted[1] < 0.5 * profile
+
+
+def test_without_depths_export_and_profile_are_unknown(tiny_recipe: Make, runs: Path) -> None:
+    for estimate in (estimate_export, estimate_profile):
+        assert estimate(tiny_recipe(), RunDir(runs / "none"), None).seconds == UNKNOWN
 
 
 def test_a_recipe_that_does_not_fit_has_no_time(tiny_recipe: Make, runs: Path) -> None:
     recipe = tiny_recipe(student={"layers": [9]})
-    expected, planned = stage_times.estimate_distillation(recipe, RunDir(runs / "small"))
+    expected, planned = stage_estimates.estimate_distillation(recipe, RunDir(runs / "small"))
     assert planned is None
     assert isinstance(expected.seconds, NotMeasured)
     assert "the teacher has no layer 9" in expected.seconds.not_measured
@@ -163,15 +200,16 @@ def test_a_run_counts_only_the_stages_that_are_left(
     pipeline.run_all(recipe)
     first = capsys.readouterr().err
     assert re.search(r"^  distill: about \d+ s \(from timed steps\)$", first, re.MULTILINE)
-    assert "  export: unknown: never run here with these settings" in first
-    assert "stage 4 of 4: profile; left in all: profile (unknown)" in first
+    rough = r"\(roughly, from 24 encoded texts and 3 started processes\)"
+    assert re.search(rf"^  export: about \d+ s {rough}$", first, re.MULTILINE)
+    assert "stage 4 of 4: profile; left in all: about " in first
 
     changed = recipe.model_copy(
         update={"profile": recipe.profile.model_copy(update={"lengths": [16]})}
     )
     pipeline.run_all(changed)
     second = capsys.readouterr().err
-    assert "stage 1 of 1: profile; left in all: profile (unknown)" in second
+    assert "stage 1 of 1: profile; left in all: about " in second
     assert "stage 2" not in second
     assert second.count("recipe changes that do not affect the result: profile.lengths") == 1
 

@@ -157,7 +157,7 @@ def _encoding_seconds(folder: Path, collection: Collection) -> float:
 
 
 @dataclass(frozen=True)
-class _Speed:
+class Speed:
     """How fast this machine is, in seconds.
 
     Attributes:
@@ -185,7 +185,7 @@ def estimate_export(recipe: Recipe, run: RunDir, planned: PlanRecord | None) -> 
         planned: The plan of the distillation.
     """
 
-    def seconds(speed: _Speed, files: Sequence[float]) -> float:
+    def seconds(speed: Speed, files: Sequence[float]) -> float:
         starts = _EXPORT_STARTS + _FILE_STARTS * len(files)
         return starts * speed.process + _FILE_TEXTS * sum(files) * speed.text
 
@@ -201,7 +201,7 @@ def estimate_profile(recipe: Recipe, run: RunDir, planned: PlanRecord | None) ->
         planned: The plan of the distillation.
     """
 
-    def seconds(speed: _Speed, files: Sequence[float]) -> float:
+    def seconds(speed: Speed, files: Sequence[float]) -> float:
         measured = _measuring_seconds(recipe.profile, speed, files)
         predicted = _PREDICTION_STARTS * speed.process
         devices = recipe.profile.devices
@@ -210,7 +210,7 @@ def estimate_profile(recipe: Recipe, run: RunDir, planned: PlanRecord | None) ->
     return _estimate_from_speed("profile", recipe, _depths(run, planned), seconds)
 
 
-def _measuring_seconds(profile: Profile, speed: _Speed, files: Sequence[float]) -> float:
+def _measuring_seconds(profile: Profile, speed: Speed, files: Sequence[float]) -> float:
     """Time of a profile that is measured on this machine."""
     from edgedistil.profiling.measured import DEFAULT_BUDGET
 
@@ -233,7 +233,7 @@ def _estimate_from_speed(
     stage: str,
     recipe: Recipe,
     depths: tuple[int, int] | None,
-    seconds: Callable[[_Speed, Sequence[float]], float],
+    seconds: Callable[[Speed, Sequence[float]], float],
 ) -> StageTime:
     """Returns the last time of a stage, or what `seconds` makes of the machine's speed."""
     last = last_time(stage, recipe)
@@ -241,7 +241,7 @@ def _estimate_from_speed(
         return last
     try:
         folder = find_model(recipe.teacher.source, revision=recipe.teacher.revision)
-        speed = _time_machine(folder)
+        speed = time_machine(folder)
     except EdgeDistilError as error:
         return StageTime(stage, NotMeasured(not_measured=f"unknown: {error.message}"))
     return StageTime(stage, seconds(speed, _files(recipe, folder, depths)), speed.how)
@@ -260,8 +260,12 @@ def _files(recipe: Recipe, teacher: Path, depths: tuple[int, int]) -> list[float
 
 
 @lru_cache(maxsize=1)
-def _time_machine(folder: Path) -> _Speed:
-    """Times the teacher in a folder, and the start of a process."""
+def time_machine(folder: Path) -> Speed:
+    """Times the teacher in a folder, and the start of a process.
+
+    Raises:
+        ModelError: The folder has no encoder that is supported, or no tokenizer.
+    """
     from edgedistil.evaluate.retrieval.embedders import torch_embedder
     from edgedistil.evaluate.task_model import torch_threads
     from edgedistil.profiling.workload import SAMPLE_TEXT
@@ -276,7 +280,7 @@ def _time_machine(folder: Path) -> _Speed:
             return _seconds(lambda: embedder.embed(texts, "document")) / len(texts)
 
     starts = [_seconds(_start_process) for _ in range(_STARTS)]
-    return _Speed(median(starts), text_seconds(None), text_seconds(1))
+    return Speed(median(starts), text_seconds(None), text_seconds(1))
 
 
 def _start_process() -> None:

@@ -86,7 +86,8 @@ def main() -> None:
     print(page)
     if arguments.write is not None:
         write_page(arguments.write, "value", page)
-        write_raw(arguments.write, "value", {"differences": raw_rows(differences)})
+        means, rows = mean_rows(arms, everything), raw_rows(differences)
+        write_raw(arguments.write, "value", {"means": means, "differences": rows})
 
 
 def read_arms(folder: Path) -> dict[str, list[Record]]:
@@ -230,6 +231,15 @@ def differences_from_control(
         if name not in (TEACHER, CONTROL):
             of_this = of_arm(everything, arm)
             yield name, [compare(arm, arms[CONTROL], measure) for measure in of_this]
+
+
+def mean_rows(arms: Arms, everything: Sequence[Measure]) -> list[dict[str, Any]]:
+    """Each arm's means before any rounding."""
+    return [
+        {"arm": name, "measure": measure.name, "is": measure.scores(arm).mean}
+        for name, arm in arms.items()
+        for measure in of_arm(everything, arm)
+    ]
 
 
 def raw_rows(differences: Mapping[str, Sequence[Difference]]) -> list[dict[str, Any]]:

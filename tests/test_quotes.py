@@ -24,6 +24,7 @@ BENCHMARKS = ROOT / "benchmarks"
 RESULTS = BENCHMARKS / "results"
 
 EMBEDDING = "embedding-2026-11-30.json"
+VALUE = "value-2026-11-30.json"
 TURNS = "latency_in_turns-2026-11-30.json"
 HOST = "cost_model_host.x86-amx.json"
 HELDOUT = "serious-2026-11-22.heldout.csv"
@@ -77,6 +78,40 @@ def in_turns(kind: str) -> Callable[[Any], list[str]]:
     return figures
 
 
+def worth(measure: str) -> Callable[[Any], list[str]]:
+    """Control, student, their difference with its interval, and teacher, in hundredths."""
+
+    def figures(raw: Any) -> list[str]:
+        control, student, teacher = (
+            f"| {100 * mean_of(raw, arm, measure):.1f} |" for arm in ("A0", "A1", "teacher")
+        )
+        return [control, student, "{:+.1f} ({:+.1f}–{:+.1f})".format(*gap(raw, measure)), teacher]
+
+    return figures
+
+
+def behind(measure: str) -> Callable[[Any], list[str]]:
+    """A difference with its interval, as a sentence has it."""
+
+    def figures(raw: Any) -> list[str]:
+        text = "{:+.1f} ({:+.1f} to {:+.1f})".format(*gap(raw, measure))
+        return [text.replace("-", "−")]
+
+    return figures
+
+
+def mean_of(raw: Any, arm: str, measure: str) -> float:
+    [row] = [row for row in raw["means"] if (row["arm"], row["measure"]) == (arm, measure)]
+    return float(row["is"])
+
+
+def gap(raw: Any, measure: str) -> list[float]:
+    """Difference of arm A1 from the control, and its interval, in hundredths."""
+    rows = raw["differences"]
+    [row] = [row for row in rows if (row["arm"], row["measure"]) == ("A1", measure)]
+    return [100 * row[key] for key in ("is", "low", "high")]
+
+
 def heldout(run: str, *, last: bool) -> Callable[[Any], list[str]]:
     """Figures of the first or last held-out evaluation of a run."""
 
@@ -115,6 +150,36 @@ QUOTES = (
         "cut 100.7%, 40.1% and 62.3%",
         EMBEDDING,
         shares_of("student-step0"),
+    ),
+    Quote(
+        "README.md",
+        "the teacher's | 66.4 | 84.9 | +18.5 (+17.7–+19.3) | 100.0 |",
+        VALUE,
+        worth("rank correlation"),
+    ),
+    Quote(
+        "README.md",
+        "three collections | 50.1 | 60.4 | +10.3 (+9.2–+11.4) | 67.4 |",
+        VALUE,
+        worth("nDCG@10, mean of the three"),
+    ),
+    Quote(
+        "README.md",
+        "1,000 labels | 65.2 | 67.0 | +1.8 (+1.3–+2.3) | 69.3 |",
+        VALUE,
+        worth("1,000 labels, frozen, mean of the two"),
+    ),
+    Quote(
+        "README.md",
+        "the search among Bible verses, −0.7 (−1.2 to −0.2)",
+        VALUE,
+        behind("nDCG@10, verses"),
+    ),
+    Quote(
+        "README.md",
+        "film sentiment, −0.5 (−1.0 to +0.0)",
+        VALUE,
+        behind("sentiment, 1,000 labels, frozen"),
     ),
     Quote(
         "README.md",

@@ -1,6 +1,6 @@
 """Table 4 of the paper on a teacher of our own: recipes, records and page.
 
-    python benchmarks/table4.py recipes table4            one recipe for each variation and seed
+    python benchmarks/table4.py recipes table4-recipes    one recipe for each variation and seed
     python benchmarks/table4.py judge runs/table4-*       writes benchmarks/results/table4/*.json
     python benchmarks/table4.py report [--write benchmarks/results]
 

@@ -9,21 +9,33 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from transformers import BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 from edgedistil.core.recipe import load_recipe
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-@pytest.fixture(scope="module")
-def table4() -> Iterator[ModuleType]:
+@pytest.fixture(scope="module", autouse=True)
+def _benchmarks() -> Iterator[None]:
     sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import table4
+    yield
+    sys.path.remove(str(BENCHMARKS))
 
-        yield table4
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+
+@pytest.fixture
+def table4() -> ModuleType:
+    import table4
+
+    return table4
+
+
+@pytest.fixture
+def own_bert() -> ModuleType:
+    import own_bert
+
+    return own_bert
 
 
 def record(score: float) -> dict[str, Any]:
@@ -83,3 +95,34 @@ def test_one_seed_gives_no_interval(table4: ModuleType) -> None:
     one = {name: {56: record(0.5)} for name in ("full", "no-mlm")}
     with pytest.raises(SystemExit, match="share 1 seeds"):
         table4.difference(one, "no-mlm", "full", table4.FIGURES[0])
+
+
+def test_a_new_model_attends_to_near_positions(own_bert: ModuleType, tmp_path: Path) -> None:
+    own_bert.make_model(tmp_path, layers=1)
+    model = BertForMaskedLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    # Without words, only the positions differ.
+    ids = torch.full((1, own_bert.POSITIONS), 7)
+    with torch.inference_mode():
+        attention_LL = model(ids, output_attentions=True).attentions[0].mean(dim=(0, 1))
+    at, far = 64, 96
+    assert attention_LL[at].argmax() == at
+    assert attention_LL[at, at + 1] > attention_LL[at, at + 4] > attention_LL[at, far]
+
+
+def test_a_stacked_model_has_each_layer_twice(own_bert: ModuleType, tmp_path: Path) -> None:
+    config = DistilBertConfig(vocab_size=9, dim=8, n_heads=2, hidden_dim=16, n_layers=2)
+    shallow = DistilBertForMaskedLM(config)
+    (tmp_path / "shallow").mkdir()
+    shallow.save_pretrained(tmp_path / "shallow")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "shallow" / name).write_text("{}")
+    own_bert.stack(tmp_path / "shallow", tmp_path / "deep")
+    deep = DistilBertForMaskedLM.from_pretrained(tmp_path / "deep")
+    layers = deep.distilbert.transformer.layer
+    assert len(layers) == 4
+    for index, layer in enumerate(layers):
+        below = shallow.distilbert.transformer.layer[index % 2].state_dict()
+        assert all(torch.equal(value, below[name]) for name, value in layer.state_dict().items())
+    embeddings = deep.distilbert.embeddings.word_embeddings.weight
+    assert torch.equal(embeddings, shallow.distilbert.embeddings.word_embeddings.weight)
+    assert (tmp_path / "deep" / "tokenizer.json").is_file()

@@ -121,7 +121,7 @@ def stack(model: Path, folder: Path) -> None:
 
 def _below(name: str, depth: int) -> str:
     """Name of a weight in the model that has the first `depth` layers."""
-    return re.sub(r"\.layer\.(\d+)\.", lambda found: f".layer.{int(found[1]) % depth}.", name)
+    return re.sub(r"\.layer\.(\d+)\.", lambda match: f".layer.{int(match[1]) % depth}.", name)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ _STARTS = 3
 # seconds where they measure for a fixed time (docs/log.md#times-of-export-and-profile).
 _EXPORT_STARTS, _FILE_STARTS, _FILE_TEXTS = 25, 23, 1370
 _CASE_SECONDS, _CASE_STARTS, _PREDICTION_STARTS = 2.0, 4, 12
-# Time of a quantized model, and of one with logits, next to the encoder in float32.
+# Time of a quantized model, and of one with logits (a guess), next to the encoder in float32.
 _QUANTIZED, _FILL_MASK = 0.3, 2.0
 # Blocks of a speed claim, in each of which both models encode the pairs of the process.
 _BLOCKS = 4
@@ -215,9 +215,9 @@ def _measuring_seconds(profile: Profile, speed: Speed, files: Sequence[float]) -
     from edgedistil.profiling.measured import DEFAULT_BUDGET
 
     seconds = 0.0
-    for count in sorted(profile.threads or {1, usable_threads()}):
+    for index, count in enumerate(profile.threads or sorted({1, usable_threads()})):
         # At the first count all pairs are encoded once, and three comparisons are made for one.
-        is_first = seconds == 0
+        is_first = index == 0
         pairs = profile.sentence_pairs if is_first else profile.claim_pairs
         pair = speed.text_alone if count == 1 else speed.text
         for share in files:
@@ -251,7 +251,7 @@ def _files(recipe: Recipe, teacher: Path, depths: tuple[int, int]) -> list[float
     """Times of the files that are exported, next to the teacher's: its own, then the student's."""
     student, whole = depths
     precisions = [name for name in recipe.export.precisions if name != "fp32"]
-    quantized = [_QUANTIZED if PRECISIONS[name].weight_bits <= 8 else 1.0 for name in precisions]
+    quantized = [_QUANTIZED if PRECISIONS[name].integer_matmul else 1.0 for name in precisions]
     files = [1.0, *(share * student / whole for share in (1.0, *quantized))]
     if recipe.objective.kind != "mlm" and read_modules(teacher):
         return files

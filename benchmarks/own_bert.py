@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 from page import argument_parser
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, DistilBertForMaskedLM
+from word_pieces import word_pieces
 
 from edgedistil.data.text_files import read_text_file
 
@@ -29,7 +29,6 @@ VOCABULARY = 8_000
 WIDTH, HEADS = 256, 4
 INIT_STD = 0.05
 POSITIONS = 128
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SEED = 56
 
 
@@ -55,15 +54,7 @@ def main() -> None:
 
 def make_tokenizer(text: Path, folder: Path) -> None:
     """Trains a lower-case vocabulary, and writes it as transformers' tokenizer of BERT."""
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=SPECIAL)
-    backend.train_from_iterator(documents(text), trainer)
-    vocabulary = backend.get_vocab()
-    # The trainer numbers equally frequent tokens in another order in every process.
-    tokens = [*SPECIAL, *sorted(set(vocabulary) - set(SPECIAL))]
-    ids = {token: index for index, token in enumerate(tokens)}
+    ids = word_pieces(list(documents(text)), VOCABULARY, progress=True)
     BertTokenizer(vocab=ids, model_max_length=POSITIONS).save_pretrained(folder)
 
 

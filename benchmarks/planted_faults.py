@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.page import RESULTS, write_page, write_raw
@@ -33,10 +33,10 @@ from benchmarks.planted.suite import (
     plant_all,
     plant_in_package,
 )
+from benchmarks.word_pieces import BERT_SPECIAL, word_piece_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("fault", "kind", "subject", "precision", "share", "outcome", "by")
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 KINDS = ("weights", "wiring", "constants", "lengths and batches", "package")
 MARKS = ("<!-- planted faults -->", "<!-- end of planted faults -->")
 
@@ -97,21 +97,13 @@ def documents() -> list[str]:
 
 def train_tokenizer(text: Sequence[str], folder: Path) -> Path:
     """Trains a WordPiece tokenizer of 1,500 tokens; returns its folder."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=1500, special_tokens=SPECIAL, show_progress=False
-    )
-    tokenizer.train_from_iterator(text, trainer)
-    from tokenizers import processors
-
+    tokenizer = word_piece_tokenizer(text, 1500)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
-    names = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}
+    names = {f"{token[1:-1].lower()}_token": token for token in BERT_SPECIAL}
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=POSITIONS, **names
     ).save_pretrained(folder)

@@ -24,7 +24,7 @@ from edgedistil.core.rundir import create_run, mark_latest
 from edgedistil.export import probe_inputs, publish
 from edgedistil.export.source import read_source
 from tests.bundle.conftest import bare_environment
-from tests.fixtures.tokenizer_folders import BERT_SPECIAL, our_text, word_pieces
+from tests.fixtures.tokenizer_folders import BERT_SPECIAL, our_text, our_word_pieces
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 32
@@ -33,7 +33,7 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def write_source(folder: Path) -> None:
     """Writes a random BERT of two layers with mean pooling."""
-    vocabulary = word_pieces(BERT_SPECIAL)
+    vocabulary = our_word_pieces(BERT_SPECIAL)
     BertTokenizer(vocab=vocabulary, model_max_length=48).save_pretrained(folder)
     torch.manual_seed(5)
     config = BertConfig(

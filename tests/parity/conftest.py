@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedTokenizerFast
 
+from benchmarks.word_pieces import BERT_SPECIAL, word_piece_tokenizer
 from edgedistil.core.options import ExportOptions
 from edgedistil.core.rundir import RunDir
 from edgedistil.export.publish import export_model
@@ -17,7 +17,6 @@ from edgedistil.export.source import read_source
 from edgedistil.parity.probes import Probes
 
 ROOT = Path(__file__).resolve().parents[2]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LAYERS, HEADS, WIDTH, INNER, POSITIONS = 3, 5, 35, 77, 67
 
 
@@ -40,12 +39,8 @@ def english() -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_tokenizer(english: list[str]) -> PreTrainedTokenizerFast:
     """A WordPiece tokenizer of 307 tokens, trained on the same paragraphs."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=307, special_tokens=SPECIAL, show_progress=False)
-    tokenizer.train_from_iterator(english, trainer)
-    names = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}
+    tokenizer = word_piece_tokenizer(english, 307)
+    names = {f"{token[1:-1].lower()}_token": token for token in BERT_SPECIAL}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=POSITIONS, **names)
 
 

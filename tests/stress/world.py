@@ -14,7 +14,6 @@ STUDENT_GRAPH = f"runs/{RUN}/export/student-feature-extraction/onnx/model.onnx"
 VECTORS = "vectors"
 POSITIONS = 128
 
-_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SUBJECTS = "the boat|a long river|her brother|the old road|one harbour|every film|the actor"
 _VERBS = "left|carried|was|opened|kept|often saw|never reached|slowly followed|ended"
 _OBJECTS = "the market|good bread|bad weather|a great story|the sharp knife|poor work"
@@ -115,7 +114,7 @@ def label_of(text: str) -> str:
 
 def _write_models(folder: Path, text: str) -> None:
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import processors
     from transformers import (
         BertConfig,
         BertForMaskedLM,
@@ -124,20 +123,16 @@ def _write_models(folder: Path, text: str) -> None:
         PreTrainedTokenizerFast,
     )
 
+    from benchmarks.word_pieces import BERT_SPECIAL, word_piece_tokenizer
+
     # A WordPiece tokenizer that is trained on our text.
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=160, special_tokens=list(_SPECIAL), show_progress=False
-    )
-    tokenizer.train_from_iterator(text.splitlines(), trainer)
+    tokenizer = word_piece_tokenizer(text.splitlines(), 160)
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=POSITIONS,
-        **dict(zip(names, _SPECIAL, strict=True)),
+        **dict(zip(names, BERT_SPECIAL, strict=True)),
     )
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),

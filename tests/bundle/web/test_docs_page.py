@@ -29,7 +29,7 @@ from edgedistil.profiling.measured import MeasurementBudget
 from edgedistil.runtime.browser.chromium import Page
 from edgedistil.runtime.browser.target import BrowserTarget, PageFacts
 from tests.bundle.web.conftest import WAIT
-from tests.fixtures.tokenizer_folders import BERT_SPECIAL, our_text, word_pieces
+from tests.fixtures.tokenizer_folders import BERT_SPECIAL, our_text, our_word_pieces
 from tests.interop.environments import ENVIRONMENTS, build
 
 pytestmark = [pytest.mark.needs("node", "npm", "chromium"), pytest.mark.slow]
@@ -51,7 +51,7 @@ def commands() -> list[str]:
 @pytest.fixture
 def run_folder(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The latest run, with the export of a small sentence encoder."""
-    vocabulary = word_pieces(BERT_SPECIAL)
+    vocabulary = our_word_pieces(BERT_SPECIAL)
     source = tmp_path / "source"
     BertTokenizer(vocab=vocabulary, model_max_length=64).save_pretrained(source)
     torch.manual_seed(5)

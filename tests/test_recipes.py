@@ -92,3 +92,11 @@ def test_base_is_the_paper() -> None:
         0.15,
         0.7,
     )
+
+
+def test_mlm_differs_from_the_paper_as_its_comment_says() -> None:
+    base, small = load_recipe("base"), load_recipe("mlm")
+    changes = set(differences(base, small))
+    assert {key for key in changes if key.startswith("loss.")} == {"loss.positions"}
+    assert (base.masking.kind, small.masking.kind) == ("rarity", "bert")
+    assert base.student.init == small.student.init == "teacher"

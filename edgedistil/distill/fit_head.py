@@ -170,16 +170,13 @@ def initialise_head(model: PreTrainedModel, token_counts_V: Tensor) -> None:
     """Initialises the head so that its first prediction is near the unigram distribution.
 
     The transform is the identity with gain `NORM_GAIN`, the output bias the log frequency of the
-    tokens. A head without a transform projects with the word embeddings, and one without a bias
-    starts without the frequencies.
+    tokens.
     """
     names, head = head_names(model), mlm_head(model)
+    # `setup.recipe_objective` refuses a head that is a projection only (EuroBERT's).
+    assert names.dense is not None and names.norm is not None
     with torch.no_grad():
-        if names.dense is not None and names.norm is not None:
-            _make_identity(model.get_submodule(names.dense), model.get_submodule(names.norm))
-        else:
-            # Where the two are tied, this changes nothing.
-            head.weight_VD.copy_(model.get_input_embeddings().weight)
+        _make_identity(model.get_submodule(names.dense), model.get_submodule(names.norm))
         smoothed_V = token_counts_V.double().to(head.bias_V.device) + _SMOOTHING
         head.bias_V.copy_((smoothed_V / smoothed_V.sum()).log())
 

@@ -268,8 +268,10 @@ def layer_pairs(student_layers: int, teacher_layers: int) -> list[tuple[int, int
 
     Layers are counted from 1. A student of one layer has the pair of the embeddings, 0 and 0.
     """
+    # Rounded half down, as `alternate_layers` does; `round` would take the even layer.
+    half = student_layers - 1
     pairs = [
-        (layer, round(layer * teacher_layers / student_layers))
+        (layer, (2 * layer * teacher_layers + half) // (2 * student_layers))
         for layer in range(1, student_layers)
     ]
     return pairs or [(0, 0)]

@@ -194,7 +194,12 @@ def test_shorter_vectors_are_part_of_the_vector_loss(
 
 @pytest.mark.parametrize(
     ("student", "teacher", "expected"),
-    [(3, 6, [(1, 2), (2, 4)]), (2, 5, [(1, 2)]), (1, 4, [(0, 0)])],
+    [
+        (3, 6, [(1, 2), (2, 4)]),
+        (2, 5, [(1, 2)]),
+        (1, 4, [(0, 0)]),
+        (4, 10, [(1, 2), (2, 5), (3, 7)]),
+    ],
 )
 def test_layers_are_paired_at_equal_depth(
     student: int, teacher: int, expected: list[tuple[int, int]]

@@ -2,7 +2,7 @@
 
 Distillation is estimated from timed steps, as `distill --plan` does it; the other stages from texts
 that the teacher encodes here, and from processes that are started here. Labelled tasks are not
-estimated: their time is unknown before the first run, and is said to be.
+estimated: their time is unknown before the first run; the list then shows it as unknown.
 """
 
 from __future__ import annotations

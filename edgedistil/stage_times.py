@@ -1,7 +1,7 @@
 """Times of the stages of `edgedistil run` on this machine, and what is left of them.
 
 A stage takes as long as the last time on this machine with the same settings; before that it is
-estimated (`stage_estimates`), or its time is unknown, and is said to be.
+estimated (`stage_estimates`), or unknown; the list then shows it as unknown.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Teacher(StrictSection):
         min_length=1,
         description="Text put before documents; only for a folder that does not say so itself.",
     )
-    # .npy has its texts in a .txt or .jsonl of the same name.
+    # .npy has its texts in a .jsonl of the same name.
     answers: str | None = Field(
         None,
         min_length=1,
@@ -261,7 +261,8 @@ class Train(StrictSection):
     keep_checkpoints: Positive = Field(2, description="Newest checkpoints that are not deleted.")
     # A number of evaluations rather than of steps by default, so that it suits any length.
     evaluate_every: Positive | None = Field(
-        None, description="Steps between held-out evaluations; ten evaluations by default."
+        None,
+        description="Steps between held-out evaluations; by default for at most ten evaluations.",
     )
     heldout_tokens: Positive = Field(
         65_536, description="Largest number of held-out tokens in one evaluation."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgedistil.core.recipe import Train
 
-# Held-out evaluations of a run whose recipe does not set train.evaluate_every.
+# Most held-out evaluations of a run whose recipe does not set train.evaluate_every.
 _DEFAULT_EVALUATIONS = 10
 
 
@@ -61,7 +61,7 @@ def total_steps(settings: Train, *, corpus_tokens: int, tokens_per_step: float) 
 
 def evaluation_interval(settings: Train, *, steps: int) -> int:
     """Returns the steps between two held-out evaluations."""
-    return settings.evaluate_every or max(1, steps // _DEFAULT_EVALUATIONS)
+    return settings.evaluate_every or math.ceil(steps / _DEFAULT_EVALUATIONS)
 
 
 def learning_rate_factor(step: int, *, steps: int, warmup: float) -> float:

@@ -51,7 +51,8 @@ class StepLosses:
     """Losses of a step over all processes.
 
     Attributes:
-        total: Weighted sum of the parts.
+        total: Loss of the step: the weighted sum of the parts, or with loss.mean = "micro-batch" the
+            mean of those of the micro-batches.
         parts: Mean of each loss of the objective, by its name.
         gradient_norm: Norm of the gradient before clipping.
     """

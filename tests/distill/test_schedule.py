@@ -33,9 +33,10 @@ def test_tokens_and_epochs_are_rounded_up_to_steps(measure: dict[str, int], step
 
 
 @pytest.mark.parametrize(
-    ("evaluate_every", "steps", "interval"), [(None, 57, 5), (None, 3, 1), (13, 57, 13)]
+    ("evaluate_every", "steps", "interval"),
+    [(None, 57, 6), (None, 60, 6), (None, 19, 2), (None, 29, 3), (None, 3, 1), (13, 57, 13)],
 )
-def test_ten_evaluations_unless_the_recipe_says_otherwise(
+def test_at_most_ten_evaluations_unless_the_recipe_says_otherwise(
     evaluate_every: int | None, steps: int, interval: int
 ) -> None:
     settings = train_section(steps=steps, evaluate_every=evaluate_every)

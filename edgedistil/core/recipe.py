@@ -18,7 +18,7 @@ from edgedistil.core.echo import echo
 from edgedistil.core.errors import RecipeError
 from edgedistil.core.options import MAX_LENGTH
 from edgedistil.core.override import apply_override
-from edgedistil.core.recipe_objective import Objective
+from edgedistil.core.recipe_objective import LEAST_COMPARED_TEXTS, Objective
 from edgedistil.core.recipe_stages import Evaluate, Export, Profile
 from edgedistil.core.recipe_student import Student
 from edgedistil.core.recipe_types import Epochs, Positive, Rate, Share, Temperature, Weight
@@ -315,7 +315,7 @@ class Recipe(StrictSection):
 
     @model_validator(mode="after")
     def _check_objective(self) -> Self:
-        if self.objective.similarity and self.train.micro_batch < 3:
+        if self.objective.similarity and self.train.micro_batch < LEAST_COMPARED_TEXTS:
             raise ValueError(
                 "objective.similarity compares a text with at least two others of its micro-batch;"
                 f" train.micro_batch is {self.train.micro_batch}"

@@ -14,8 +14,9 @@ NOT_SET = "not set"
 _MAX_LISTED = 8
 
 # Keys that do not change the result of training: names, how often a run is saved and evaluated, and
-# later stages. Order of the data, masks and dropout do not depend on the number of processes, and
-# only rarity masking depends on the size of a micro-batch, which therefore is not listed.
+# later stages. Order of the data, masks and dropout do not depend on the number of processes while
+# their micro-batches have the same size. Of that size depend dropout, rarity masking, the loss
+# `similarity` and loss.mean = "micro-batch", so train.micro_batch is not listed.
 RESUMABLE_KEYS = (
     "name",
     "description",

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from edgedistil.core.recipe_types import Positive, Temperature, Weight
 from edgedistil.core.toml import StrictSection
 
+# The similarity loss compares a text with two others at least.
+LEAST_COMPARED_TEXTS = 3
+
 
 class Objective(StrictSection):
     """What the student learns: masked words, or the teacher's states and sentence vectors."""

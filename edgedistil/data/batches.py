@@ -93,7 +93,9 @@ class BatchOrder:
             raise CorpusError("there are no rows to train on")
         self._store, self._seed = store, seed
         self._global_batch, self._world_size, self._rank = global_batch, world_size, rank
-        self.micro_batch = _largest_divisor(global_batch // world_size, micro_batch)
+        self.micro_batch = micro_batch_rows(
+            global_batch=global_batch, micro_batch=micro_batch, processes=world_size
+        )
 
         # Only rows of different lengths are grouped: packed rows are shuffled one by one.
         self._bucket_starts = store.bucket_starts()
@@ -176,6 +178,17 @@ def pad_rows(rows: list[NDArray[np.int64]], *, pad_id: int) -> tuple[Tensor, Ten
     ids_BL = np.full(attended_BL.shape, pad_id, np.int64)
     ids_BL[attended_BL] = np.concatenate(rows)
     return torch.from_numpy(ids_BL), torch.from_numpy(attended_BL.astype(np.int64))
+
+
+def micro_batch_rows(*, global_batch: int, micro_batch: int, processes: int) -> int:
+    """Returns the rows of a forward pass on one rank: all of its micro-batches have as many.
+
+    Args:
+        global_batch: Rows of an optimizer step over all ranks; a multiple of `processes`.
+        micro_batch: Maximum rows of a forward pass.
+        processes: Number of ranks.
+    """
+    return _largest_divisor(global_batch // processes, micro_batch)
 
 
 def _largest_divisor(number: int, maximum: int) -> int:

@@ -1,8 +1,9 @@
 """Dynamic masking as pure functions of token ids and a generator.
 
 The generator is a function of seed, step and each row's index in the step's global batch; it has no
-state. So one process and many, small micro-batches and large ones, and a run and its resumption
-mask the same tokens of the same rows.
+state. So one process and many, and a run and its resumption mask the same tokens of the same rows.
+With BERT's masking small micro-batches and large ones do, too; rarity masking draws its positions
+over a micro-batch, so that they depend on its size.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 
 from edgedistil.core import console
 from edgedistil.core.errors import EdgeDistilError, InputError
+from edgedistil.core.recipe_objective import LEAST_COMPARED_TEXTS
+from edgedistil.data.batches import micro_batch_rows
 from edgedistil.models.native_dtype import bfloat16_is_native
 
 T = TypeVar("T")
@@ -169,8 +171,20 @@ def check_compiler(device: torch.device, *, compiled: bool) -> None:
         )
 
 
-def check_batch(*, global_batch: int, micro_batch: int, processes: int) -> None:
-    """Raises InputError if the processes cannot take equal parts of the global batch."""
+def check_batch(
+    *, global_batch: int, micro_batch: int, processes: int, compares_texts: bool = False
+) -> None:
+    """Checks that the processes can take equal parts; prints the size of other micro-batches.
+
+    Args:
+        global_batch: Recipe key train.global_batch.
+        micro_batch: Recipe key train.micro_batch.
+        processes: Number of processes.
+        compares_texts: Whether a loss compares the texts of a micro-batch (objective.similarity).
+    Raises:
+        InputError: The processes do not divide the global batch, or a micro-batch has too few
+            texts to compare.
+    """
     if global_batch % processes:
         raise InputError(
             f"world size {processes} does not divide train.global_batch {global_batch}: "
@@ -178,11 +192,19 @@ def check_batch(*, global_batch: int, micro_batch: int, processes: int) -> None:
             hint=f"set train.global_batch to a multiple of {processes}, "
             "or start another number of processes",
         )
-    rows = global_batch // processes
-    if micro_batch > rows:
+    rows = micro_batch_rows(global_batch=global_batch, micro_batch=micro_batch, processes=processes)
+    if compares_texts and rows < LEAST_COMPARED_TEXTS:
+        raise InputError(
+            "objective.similarity compares a text with at least two others of its micro-batch; "
+            f"train.global_batch {global_batch} over {processes} processes gives micro-batches of "
+            f"{rows}",
+            hint=f"set train.global_batch to a multiple of {processes * micro_batch}, "
+            "or start another number of processes",
+        )
+    if rows < micro_batch:
         console.say(
-            f"micro-batches have {rows} sequences instead of {micro_batch}: "
-            "the global batch has no more for a process"
+            f"micro-batches have {rows} sequences instead of {micro_batch}, "
+            f"which does not divide the {global_batch // processes} of each process"
         )
 
 

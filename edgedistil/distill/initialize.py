@@ -22,7 +22,7 @@ from edgedistil.core.errors import Interrupted, RunError, StorageError
 from edgedistil.core.fetch import file_lock
 from edgedistil.core.paths import user_path
 from edgedistil.core.places import cache_root
-from edgedistil.core.recipe import Recipe, Train, load_recipe, write_recipe
+from edgedistil.core.recipe import Recipe, load_recipe, write_recipe
 from edgedistil.core.recipe_diff import check_resumable
 from edgedistil.core.records import read_record, write_record
 from edgedistil.core.rundir import (
@@ -248,7 +248,7 @@ def prepare_run(recipe: Recipe, run: RunDir, state: PartialState) -> PreparedRun
         RunError: The corpus or the run's teacher changed since the run began.
         StorageError: Something cannot be written.
     """
-    distributed.run_on_main(state, lambda: _check_settings(recipe.train, state))
+    distributed.run_on_main(state, lambda: _check_settings(recipe, state))
     # A list instead of a return value: `run_on_main` would send the models to all processes.
     initialized: list[_Inputs] = []
     distributed.run_on_main(state, lambda: initialized.append(_initialize_run(recipe, run)))
@@ -272,11 +272,12 @@ def prepare_run(recipe: Recipe, run: RunDir, state: PartialState) -> PreparedRun
     )
 
 
-def _check_settings(settings: Train, state: PartialState) -> None:
+def _check_settings(recipe: Recipe, state: PartialState) -> None:
     """Raises InputError if this machine, or this number of processes, cannot run the recipe.
 
     Everything that can be checked before anything is downloaded.
     """
+    settings = recipe.train
     distributed.check_trackers(settings.trackers)
     distributed.check_compiler(state.device, compiled=settings.compile)
     distributed.resolve_precision(settings.precision, state.device)
@@ -284,6 +285,7 @@ def _check_settings(settings: Train, state: PartialState) -> None:
         global_batch=settings.global_batch,
         micro_batch=settings.micro_batch,
         processes=state.num_processes,
+        compares_texts=recipe.objective.similarity > 0,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import torch
 
+from edgedistil.core.recipe_objective import LEAST_COMPARED_TEXTS
 from edgedistil.distill.batches import MicroBatch
 from edgedistil.distill.memory import retain_freed_memory
 from edgedistil.distill.objective import Objective
@@ -27,8 +28,6 @@ _SECONDS = 1.0
 _LEAST_ROUNDS = 3
 # Tokens of a pass: enough that its products are those of a micro-batch.
 _TOKENS = 1024
-# A text is compared with two others in the similarity loss.
-_LEAST_ROWS = 3
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class TriedShape:
     @property
     def rows(self) -> int:
         """Rows of a pass: as many as have about 1,024 tokens, at most a micro-batch."""
-        return min(self.micro_batch, max(_LEAST_ROWS, _TOKENS // self.length))
+        return min(self.micro_batch, max(LEAST_COMPARED_TEXTS, _TOKENS // self.length))
 
 
 def has_choice(device: torch.device) -> bool:

@@ -2,7 +2,7 @@
 
 Everything random is a function of the seed, the step and the position in the step: the order of
 the data, the masks, the dropout. So a run resumes exactly, and two processes compute what one does
-with the same global batch.
+with the same global batch and micro-batches of the same size.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class StepLosses:
     """Losses of a step over all processes.
 
     Attributes:
-        total: Loss of the step: the weighted sum of the parts, or with loss.mean = "micro-batch" the
-            mean of those of the micro-batches.
+        total: The loss of the step: the weighted sum of the parts, or with loss.mean =
+            "micro-batch" the mean of the micro-batches' sums.
         parts: Mean of each loss of the objective, by its name.
         gradient_norm: Norm of the gradient before clipping.
     """

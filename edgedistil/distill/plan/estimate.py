@@ -17,6 +17,7 @@ from edgedistil.core.distill_records import PlannedDevice, PlannedModel
 from edgedistil.core.errors import InputError
 from edgedistil.core.recipe import Loss, SourceSpec
 from edgedistil.core.records import Band, Count, NotMeasured, this_host
+from edgedistil.data.batches import micro_batch_rows
 from edgedistil.distill.batches import HELDOUT_BATCH_ROWS
 from edgedistil.distill.distributed import precision_of
 from edgedistil.distill.objective import Objective
@@ -252,8 +253,9 @@ def plan_gpus(
         masked_share=workload.masked_share,
         loss=loss,
     )
-    # Several GPUs may leave each with fewer rows than a micro-batch.
-    micro_batch = min(workload.micro_batch, max(1, workload.global_batch // processes))
+    micro_batch = micro_batch_rows(
+        global_batch=workload.global_batch, micro_batch=workload.micro_batch, processes=processes
+    )
     memory_bytes = gpu_memory_bytes(
         teacher_shape, student_shape, micro_batch=micro_batch, length=workload.block_length
     )

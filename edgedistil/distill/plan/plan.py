@@ -81,6 +81,7 @@ def plan(recipe: Recipe, *, max_micro_batch_s: float | None = None) -> PlanRecor
             global_batch=recipe.train.global_batch,
             micro_batch=recipe.train.micro_batch,
             processes=recipe.world_size,
+            compares_texts=recipe.objective.similarity > 0,
         )
 
         # Models and corpus, as the run would have them.

@@ -122,7 +122,8 @@ class PrecisionRecord(Record):
     )
 
     precision: Literal["bfloat16", "float32"]
-    # Shortest forward and backward pass of each precision, of this many rows and tokens each.
+    # Shortest forward and backward pass of each precision, of this many rows and tokens each; of
+    # the teacher's time the share that the run computes.
     seconds: dict[Literal["bfloat16", "float32"], float]
     rows: int
     length: int
@@ -202,6 +203,10 @@ class PlanRecord(Record):
     """The result of `distill --plan`: work, time and memory without training."""
 
     recipe: str
+    # What the student learns: mlm or representation.
+    objective: str
+    # Whether an MLM head is fitted to the teacher before the first run.
+    fits_head: bool
     teacher: PlannedModel
     student: PlannedModel
     layer_map: list[int]

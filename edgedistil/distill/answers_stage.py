@@ -38,8 +38,9 @@ _DEFAULT_FILE = "answers.jsonl"
 def answer(recipe: Recipe, out: Path | None, *, texts_only: bool = False) -> Path:
     """Writes the texts of a recipe's corpus and the vectors that its teacher has for them.
 
-    The vectors are in every bit those that a run of the recipe learns from the teacher itself
-    without losses on its states.
+    The vectors are those that a run of the recipe learns from the teacher itself without losses on
+    its states: in every bit where the run reuses them (`targets.is_worth_reusing`), otherwise
+    within rounding.
 
     Args:
         recipe: The recipe; its objective is `representation`.

@@ -21,13 +21,17 @@ from edgedistil.distill.folders import save_student
 from edgedistil.distill.heldout import HeldoutEvaluator
 from edgedistil.distill.heldout_vectors import VectorEvaluator
 from edgedistil.distill.initialize import PreparedRun
-from edgedistil.distill.mlm_objective import MlmObjective
 from edgedistil.distill.objective import Objective
-from edgedistil.distill.representation import (
-    RepresentationObjective,
-    compared_layers,
-    reads_states,
-    token_states,
+from edgedistil.distill.plan.reuse import ReadText, teacher_reuse
+from edgedistil.distill.plan.timing import TimedObjective
+from edgedistil.distill.representation import compared_layers, reads_states, token_states
+from edgedistil.distill.run_objective import (
+    MlmModels,
+    SentenceModels,
+    build_objective,
+    has_other_encoder,
+    random_targets,
+    timed_objective,
 )
 from edgedistil.distill.sentence_setup import teacher_encoder
 from edgedistil.distill.state_cache import (
@@ -37,9 +41,10 @@ from edgedistil.distill.state_cache import (
     remove_folder,
     states_bytes,
 )
-from edgedistil.distill.targets import FileTargets, Targets, TeacherTargets
+from edgedistil.distill.targets import FileTargets, Targets, TeacherTargets, is_worth_reusing
 from edgedistil.models.fast.encoder import freeze_teacher
 from edgedistil.models.sentence_encoder import SentenceEncoder
+from edgedistil.models.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,9 @@ def _open_mlm(
     """The paper's losses, with masks."""
     tokenizer = prepared.teacher.tokenizer
     teacher, student = _on_device(prepared, precision, device)
+    original = None
+    if _has_original(recipe, prepared):
+        original = freeze_teacher(prepared.original.model, dtype=TORCH_DTYPES[precision]).to(device)
     batches = RunBatches(
         prepared.corpus, tokenizer, recipe.masking, seed=recipe.seed, device=device
     )
@@ -101,12 +109,8 @@ def _open_mlm(
     )
     models = {"teacher": teacher, "student": student}
     return Learning(
-        MlmObjective(
-            student,
-            teacher,
-            recipe.loss,
-            original=_original_encoder(recipe, prepared, precision, device),
-            compiled=recipe.train.compile,
+        build_objective(
+            MlmModels(recipe.loss, student, teacher, original), compiled=recipe.train.compile
         ),
         batches,
         lambda name, step: evaluator.evaluate(models[name], name=name, step=step),
@@ -127,83 +131,124 @@ def _open_representation(
     _on_device(prepared, precision, device)
     student = prepared.sentence.student.to(device)
     teacher = teacher_encoder(prepared.teacher, prepared.sentence.teacher_vector).to(device)
-    # Pooling sums many values, so it stays in float32.
-    teacher.head.float()
+    objective = build_objective(
+        SentenceModels(recipe.objective, student, teacher),
+        targets=training_targets(recipe, prepared, teacher, accelerator),
+        cache=_state_cache(recipe, prepared, teacher, accelerator),
+        compiled=recipe.train.compile,
+    )
     # No masker: the texts are read as they are.
     batches = RunBatches(prepared.corpus, tokenizer, None, seed=recipe.seed, device=device)
-
-    def targets(part: Part) -> Targets | None:
-        return part_targets(recipe, prepared, teacher, part, device=device)
-
     evaluator = VectorEvaluator(
         batches.heldout(tokens=recipe.train.heldout_tokens),
         teacher,
-        targets=targets("heldout"),
+        targets=_heldout_targets(recipe, prepared, teacher, device),
         accelerator=accelerator,
     )
     models = {"teacher": None, "student": student}
     return Learning(
-        RepresentationObjective(
-            student,
-            teacher,
-            recipe.objective,
-            targets=targets("train"),
-            cache=_state_cache(recipe, prepared, teacher, accelerator),
-            compiled=recipe.train.compile,
-        ),
+        objective,
         batches,
         lambda name, step: evaluator.evaluate(models[name], name=name, step=step),
         lambda folder: _save_encoder(student, prepared, folder),
     )
 
 
-def trial_objective(recipe: Recipe, prepared: PreparedRun, precision: Precision) -> Objective:
+def trial_objective(
+    recipe: Recipe, prepared: PreparedRun, precision: Precision, *, rows: int
+) -> TimedObjective:
     """Returns the losses of a run with a copy of its teacher in a precision, to be timed.
 
     Args:
         recipe: The recipe.
         prepared: Models of the run; the student is not copied.
         precision: What the teacher is cast to.
+        rows: Rows of the batches that it is timed on.
     """
-    teacher = prepared.teacher
-    if precision != "float32":
-        # The cast is in place, and the teacher may be needed in float32.
-        teacher = replace(teacher, model=copy.deepcopy(teacher.model))
-    frozen = freeze_teacher(teacher.model, dtype=TORCH_DTYPES[precision])
+    teacher = _frozen_copy(prepared.teacher, precision)
     if prepared.sentence is None:
-        return MlmObjective(prepared.student, frozen, recipe.loss)
-    encoder = teacher_encoder(teacher, prepared.sentence.teacher_vector)
-    encoder.head.float()
-    return RepresentationObjective(
-        prepared.sentence.student, encoder, recipe.objective, targets=None
+        original = None
+        if _has_original(recipe, prepared):
+            original = _frozen_copy(prepared.original, precision).model
+        models = MlmModels(recipe.loss, prepared.student, teacher.model, original)
+        return timed_objective(models, teacher_share=1.0)
+    sentence, store = prepared.sentence, prepared.corpus.train
+    reuse = teacher_reuse(
+        recipe,
+        teacher.model,
+        prepared.student,
+        ReadText(store.tokens, len(store), _passes(prepared)),
+        dimension=sentence.teacher_vector.dimension,
+        dtype=TORCH_DTYPES[precision],
+        device=prepared.student.device,
+        processes=PartialState().num_processes,
+    )
+    encoder = teacher_encoder(teacher, sentence.teacher_vector)
+    targets = None
+    if sentence.answers is not None:
+        targets = random_targets(sentence.student, rows=rows)
+    return timed_objective(
+        SentenceModels(recipe.objective, sentence.student, encoder),
+        teacher_share=reuse.teacher_share,
+        targets=targets,
     )
 
 
-def part_targets(
-    recipe: Recipe,
-    prepared: PreparedRun,
-    teacher: SentenceEncoder,
-    part: Part,
-    *,
-    device: torch.device,
+def _frozen_copy(teacher: Teacher, precision: Precision) -> Teacher:
+    """A teacher that is cast to a precision; the given one in float32."""
+    # The cast is in place, and the teacher may be needed in float32.
+    model = teacher.model if precision == "float32" else copy.deepcopy(teacher.model)
+    return replace(teacher, model=freeze_teacher(model, dtype=TORCH_DTYPES[precision]))
+
+
+def training_targets(
+    recipe: Recipe, prepared: PreparedRun, teacher: SentenceEncoder, accelerator: Accelerator
 ) -> Targets | None:
-    """Returns the vectors that a part of the corpus has; None if they come from its states.
+    """Returns the vectors of the training part; None if each batch computes them.
 
     Args:
         recipe: The recipe.
         prepared: Corpus, tokenizer, and vectors of a file, if there is one.
         teacher: The teacher, on the device.
-        part: The part.
-        device: Where the vectors are needed.
+        accelerator: Supplies device and number of processes.
     """
+    passes = _passes(prepared) / accelerator.num_processes
+    return _part_targets(recipe, prepared, teacher, "train", accelerator.device, passes=passes)
+
+
+def _heldout_targets(
+    recipe: Recipe, prepared: PreparedRun, teacher: SentenceEncoder, device: torch.device
+) -> Targets | None:
+    """The vectors of the held-out part; None if they come from its batches."""
+    # Computed once in a session, of as many tokens as an evaluation reads.
+    passes = recipe.train.heldout_tokens / prepared.corpus.heldout.tokens
+    return _part_targets(recipe, prepared, teacher, "heldout", device, passes=passes)
+
+
+def _part_targets(
+    recipe: Recipe,
+    prepared: PreparedRun,
+    teacher: SentenceEncoder,
+    part: Part,
+    device: torch.device,
+    *,
+    passes: float,
+) -> Targets | None:
     assert prepared.sentence is not None
     answers = prepared.sentence.answers
     if answers is not None:
         return FileTargets(answers.vectors[part], device=device)
-    if reads_states(recipe.objective):
-        return None
     store, pad_id = prepared.corpus.store(part), prepared.teacher.tokenizer.pad_id
+    dimension = teacher.vector.dimension
+    is_reused = is_worth_reusing(passes, rows=len(store), dimension=dimension)
+    if reads_states(recipe.objective) or not is_reused:
+        return None
     return TeacherTargets(teacher, store, pad_id=pad_id, device=device)
+
+
+def _passes(prepared: PreparedRun) -> float:
+    """How often the run reads its training part."""
+    return prepared.length.tokens / prepared.corpus.train.tokens
 
 
 def _state_cache(
@@ -212,7 +257,7 @@ def _state_cache(
     """The teacher's states for all passes over the text; None if each pass computes them."""
     assert prepared.sentence is not None
     settings, store, folder = recipe.train, prepared.corpus.train, prepared.states_folder
-    passes = prepared.length.tokens / store.tokens
+    passes = _passes(prepared)
     limit_gib = settings.state_cache_gib
     is_wanted = is_worth_caching(passes, limit_gib=limit_gib, device=accelerator.device)
     if not (is_wanted and reads_states(recipe.objective)):
@@ -236,13 +281,10 @@ def _on_device(
     return teacher.to(device), prepared.student.to(device)
 
 
-def _original_encoder(
-    recipe: Recipe, prepared: PreparedRun, precision: Precision, device: torch.device
-) -> PreTrainedModel | None:
-    """The teacher as given, if the copy with a fitted head has another encoder."""
-    if prepared.original is prepared.teacher or recipe.teacher.fit.encoder_rate == 0:
-        return None
-    return freeze_teacher(prepared.original.model, dtype=TORCH_DTYPES[precision]).to(device)
+def _has_original(recipe: Recipe, prepared: PreparedRun) -> bool:
+    """Whether the copy with a fitted head has another encoder than the teacher as given."""
+    is_fitted = prepared.original is not prepared.teacher
+    return has_other_encoder(recipe.teacher.fit, is_fitted=is_fitted)
 
 
 def _save_encoder(student: SentenceEncoder, prepared: PreparedRun, folder: Path) -> None:

@@ -172,9 +172,7 @@ def _run_precision(
     file = run.path / PRECISION_FILE
     if requested == "auto" and file.exists():
         return read_record(file, PrecisionRecord).precision
-    has_file = prepared.sentence is not None and prepared.sentence.answers is not None
-    # Vectors of a file are of its own texts, and a trial reads random ones.
-    if requested != "auto" or not has_choice(state.device) or has_file:
+    if requested != "auto" or not has_choice(state.device):
         return resolve_precision(requested, state.device)
     # Also one from before there were trials.
     if any(run.checkpoints.glob("step-*")):
@@ -182,11 +180,15 @@ def _run_precision(
 
     length = prepared.length.tokens_per_step / recipe.train.global_batch
     shape = TriedShape(recipe.train.micro_batch, max(1, round(length)), recipe.masking.share)
-    seconds = try_precisions(lambda tried: trial_objective(recipe, prepared, tried), shape)
+    seconds = try_precisions(
+        lambda tried: trial_objective(recipe, prepared, tried, rows=shape.rows), shape
+    )
     fastest = faster(seconds)
     times = ", ".join(f"{1000 * took:.0f} ms in {name}" for name, took in seconds.items())
+    uncompiled = " (without train.compile)" if recipe.train.compile else ""
     console.say(
-        f"precision {fastest}: a pass of {shape.rows} × {shape.length} tokens takes {times}"
+        f"precision {fastest}: a pass of {shape.rows} × {shape.length} tokens takes "
+        f"{times}{uncompiled}"
     )
     record = PrecisionRecord(
         precision=fastest,

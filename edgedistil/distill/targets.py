@@ -14,8 +14,8 @@ from edgedistil.data.token_store import TokenStore
 from edgedistil.models.fast.encoder import encode
 from edgedistil.models.sentence_encoder import SentenceEncoder
 
-# Memory of computed vectors; the oldest are computed again beyond it, to the same bits.
-_CACHE_BYTES = 2 * 2**30
+# Largest memory of computed vectors.
+MEMORY_BYTES = 2 * 2**30
 # Rows that the teacher encodes at once. Part of the vectors' last bits: a MatMul of other rows may
 # add in another order.
 BLOCK_ROWS = 64
@@ -26,6 +26,26 @@ class Targets(Protocol):
 
     def vectors(self, rows_B: NDArray[np.int64]) -> Tensor:
         """Returns the vectors of rows, float32, (B, V)."""
+
+
+def is_worth_reusing(passes: float, *, rows: int, dimension: int) -> bool:
+    """Whether a process computes the vectors of all rows (`TeacherTargets`), not of each batch.
+
+    A block has the rows of many batches, so in less than one pass most of it would be computed for
+    nothing. A function of the recipe, the text and the number of processes: a resumed run computes
+    as the interrupted one did.
+
+    Args:
+        passes: How often the process reads the text.
+        rows: Rows of the text.
+        dimension: Values of a vector.
+    """
+    return passes >= 1 and vectors_bytes(rows=rows, dimension=dimension) <= MEMORY_BYTES
+
+
+def vectors_bytes(*, rows: int, dimension: int) -> int:
+    """Returns the memory of float32 vectors."""
+    return rows * dimension * np.dtype(np.float32).itemsize
 
 
 def encode_vectors(
@@ -94,8 +114,6 @@ class TeacherTargets:
                     mask_BL.to(self._device) if is_padded else None,
                 )
             self._blocks[block] = vectors_BV.cpu()
-            if len(self._blocks) * vectors_BV.nbytes > _CACHE_BYTES:
-                del self._blocks[next(iter(self._blocks))]
         return self._blocks[block]
 
 

@@ -16,11 +16,14 @@ from edgedistil.core.rundir import RunDir, sha256_file
 from edgedistil.distill.answers import write_answers
 from edgedistil.distill.answers_stage import answer
 from edgedistil.distill.stage import distill
+from edgedistil.distill.targets import TeacherTargets
 from edgedistil.models.sentence_encoder import load_sentence_encoder
 from tests.distill.sentences import DIMENSION, TRACED, sentence_recipe, sentence_teacher
 
 Make = Callable[..., Recipe]
 OBJECTIVE = {"states": 0.0, "similarity": 1.0}
+# A run of seven steps that reads its 1,141 texts once.
+A_PASS = {"global_batch": 168, "micro_batch": 24}
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +77,22 @@ def test_a_file_of_the_teacher_gives_the_trace_of_the_teacher(
 ) -> None:
     path = tmp_path / f"answers{suffix}"
     assert answer(make(), path) == path
-    live, live_record = distill(make(), run_name="live", resume=False)
-    filed, record = distill(make(path), run_name="filed", resume=False)
+    live, live_record = distill(make(**A_PASS), run_name="live", resume=False)
+    filed, record = distill(make(path, **A_PASS), run_name="filed", resume=False)
     assert trace(filed) == trace(live)
     assert record.student.weights_sha256 == live_record.student.weights_sha256
     assert record.answers_sha256 == sha256_file(path) and live_record.answers_sha256 is None
+
+
+def test_a_short_run_encodes_the_texts_of_its_batches_alone(
+    make: Make, runs: Path, answers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TeacherTargets, "vectors", lambda *_: pytest.fail("a block was encoded"))
+    # Less than the held-out part, too.
+    live, _ = distill(make(heldout_tokens=300), run_name="live", resume=False)
+    filed, _ = distill(make(answers, heldout_tokens=300), run_name="filed", resume=False)
+    for mine, theirs in zip(trace(live)[0], trace(filed)[0], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
 
 
 def test_other_vectors_give_another_trace(

@@ -15,6 +15,7 @@ from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import read_record
 from edgedistil.distill import precision_trial, stage
 from edgedistil.distill.mlm_objective import MlmObjective
+from edgedistil.distill.plan.timing import TimedObjective
 from edgedistil.distill.precision_trial import TriedShape, faster, try_precisions
 from edgedistil.distill.setup import build_student
 from edgedistil.distill.stage import PRECISION_FILE, distill
@@ -44,9 +45,9 @@ def test_a_trial_times_both_and_changes_nothing(tiny_recipe: Make, tiny_teacher:
     random_state = torch.get_rng_state()
     built = []
 
-    def build(precision: str) -> MlmObjective:
+    def build(precision: str) -> TimedObjective:
         built.append(precision)
-        return MlmObjective(student, teacher, recipe.loss)
+        return TimedObjective(MlmObjective(student, teacher, recipe.loss))
 
     seconds = try_precisions(build, TriedShape(6, 23, 0.15), seconds=0.0)
     assert set(seconds) == set(built) == {"bfloat16", "float32"}

@@ -290,9 +290,13 @@ def test_a_resumed_run_is_equal_in_every_bit(
 
 
 def test_a_plan_knows_the_objective(make: Make, runs: Path) -> None:
-    record = plan(make(objective={"states": 0.0}, train={"steps": 3}))
+    record = plan(make(objective={"states": 0.0}, train={"steps": None, "epochs": 2}))
     assert record.student.layers == 2
+    assert (record.objective, record.fits_head) == ("representation", False)
     assert any("encodes each text once" in note for note in record.notes)
+    # A short run does not encode texts that it does not read.
+    short = plan(make(objective={"states": 0.0}, train={"steps": 3}))
+    assert not any("encodes each text once" in note for note in short.notes)
     assert not any("MLM head is fitted" in note for note in record.notes)
 
 

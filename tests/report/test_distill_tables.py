@@ -71,6 +71,8 @@ def planned(seconds: float | NotMeasured) -> PlanRecord:
     )
     return PlanRecord(
         recipe="base",
+        objective="mlm",
+        fits_head=False,
         teacher=model,
         student=model,
         layer_map=[0],

@@ -20,10 +20,9 @@ from edgedistil.core.records import Band, Count, NotMeasured, this_host
 from edgedistil.data.batches import micro_batch_rows
 from edgedistil.distill.batches import HELDOUT_BATCH_ROWS
 from edgedistil.distill.distributed import precision_of
-from edgedistil.distill.objective import Objective
 from edgedistil.distill.plan.flops import ModelShape, flops_per_token, gpu_memory_bytes
 from edgedistil.distill.plan.presets import BYTES_PER_TOKEN, GPUS, Gpu, known_text
-from edgedistil.distill.plan.timing import Evaluation, Teaching, time_steps
+from edgedistil.distill.plan.timing import Evaluation, TimedObjective, time_steps
 from edgedistil.distill.schedule import RunLength
 
 # Shares of a GPU's peak that training is assumed to reach; not measured, and plans say so.
@@ -56,9 +55,7 @@ class RunWorkload:
         heldout_tokens: Tokens of a held-out evaluation.
         evaluations: Number of held-out evaluations.
         checkpoint_every_s: Seconds between two checkpoints.
-        corpus_tokens: Tokens of one pass over the text; None if they are unknown.
         max_micro_batch_s: Longest micro-batch that is timed, about; None: 20 seconds.
-        teacher_once: Whether only the first pass over the text computes the teacher.
     """
 
     length: RunLength
@@ -69,14 +66,7 @@ class RunWorkload:
     heldout_tokens: int
     evaluations: int
     checkpoint_every_s: float
-    corpus_tokens: int | None
     max_micro_batch_s: float | None = None
-    teacher_once: bool = False
-
-    @property
-    def passes(self) -> float:
-        """How often the run reads its text; 1 if the size of the text is unknown."""
-        return self.length.tokens / self.corpus_tokens if self.corpus_tokens else 1.0
 
 
 def planned_model(model: PreTrainedModel, *, name: str, how: str) -> PlannedModel:
@@ -137,42 +127,39 @@ def _text_size(spec: SourceSpec) -> tuple[int, str]:
 
 
 def plan_here(
-    objective: Objective,
+    timed: TimedObjective,
     evaluation: Evaluation,
     workload: RunWorkload,
     *,
     accelerator: Accelerator,
-    teaching: Teaching | None = None,
 ) -> PlannedDevice:
     """Plans the run on this machine with one process, from a few timed steps.
 
     Args:
-        objective: Student, teacher and losses, on the device.
+        timed: Losses of the run.
         evaluation: How the run evaluates its student.
         workload: The work.
         accelerator: Supplies device and precision.
-        teaching: The teacher's part of a step, if it is computed in the first pass over the text
-            alone; None: every step computes it.
     """
     timing = time_steps(
-        objective,
+        timed.objective,
         evaluation,
         accelerator=accelerator,
         micro_batch=workload.micro_batch,
         length=workload.block_length,
         masked_share=workload.masked_share,
         max_micro_batch_s=workload.max_micro_batch_s,
-        teaching=teaching,
+        teaching=timed.teach,
     )
 
     # Training, held-out evaluations, and checkpoints.
     micro_batches = workload.global_batch // workload.micro_batch
-    micro_batch_s = timing.micro_batch_s - (1 - 1 / workload.passes) * timing.teacher_s
+    micro_batch_s = timing.micro_batch_s - (1 - timed.teacher_share) * timing.teacher_s
     step_s = micro_batches * micro_batch_s + timing.update_s
     training_s = workload.length.steps * step_s
     heldout_batches = workload.heldout_tokens / (HELDOUT_BATCH_ROWS * workload.block_length)
     evaluation_s = heldout_batches * workload.evaluations * timing.evaluation_batch_s
-    parameters = sum(parameter.numel() for parameter in objective.student.parameters())
+    parameters = sum(parameter.numel() for parameter in timed.objective.student.parameters())
     checkpoints = 1 + int(training_s / workload.checkpoint_every_s)
     checkpoint_bytes = _CHECKPOINT_BYTES_PER_PARAMETER * parameters
     saving_s = checkpoints * checkpoint_bytes / _CHECKPOINT_BYTES_PER_S
@@ -233,6 +220,8 @@ def plan_gpus(
     loss: Loss | None,
     *,
     processes: int,
+    teacher_share: float = 1.0,
+    has_original: bool = False,
 ) -> list[PlannedDevice]:
     """Plans the run on well-known GPUs: FLOPs over an assumed band of shares of their peak.
 
@@ -244,6 +233,8 @@ def plan_gpus(
         workload: The work.
         loss: Recipe section [loss]; None for an objective without MLM heads.
         processes: Number of GPUs.
+        teacher_share: Share of the micro-batches that the teacher computes.
+        has_original: Whether the cosine loss reads another copy of the teacher.
     """
     teacher_shape, student_shape = ModelShape.of(teacher), ModelShape.of(student)
     per_token = flops_per_token(
@@ -252,12 +243,18 @@ def plan_gpus(
         length=workload.block_length,
         masked_share=workload.masked_share,
         loss=loss,
+        teacher_share=teacher_share,
+        has_original=has_original,
     )
     micro_batch = micro_batch_rows(
         global_batch=workload.global_batch, micro_batch=workload.micro_batch, processes=processes
     )
     memory_bytes = gpu_memory_bytes(
-        teacher_shape, student_shape, micro_batch=micro_batch, length=workload.block_length
+        teacher_shape,
+        student_shape,
+        micro_batch=micro_batch,
+        length=workload.block_length,
+        teachers=2 if has_original else 1,
     )
     step = _GpuStep(per_token, memory_bytes, micro_batch, processes)
     return [_plan_gpu(gpu, step, workload) for gpu in GPUS]

@@ -96,6 +96,8 @@ def flops_per_token(
     length: int,
     masked_share: float,
     loss: Loss | None,
+    teacher_share: float = 1.0,
+    has_original: bool = False,
 ) -> float:
     """Returns the useful FLOPs of a step per attended token.
 
@@ -106,13 +108,17 @@ def flops_per_token(
         masked_share: Share of masked tokens.
         loss: Recipe section [loss], of which a loss of weight 0 costs nothing; None for an
             objective without MLM heads.
+        teacher_share: Share of the micro-batches that the teacher computes, without MLM heads.
+        has_original: Whether the cosine loss reads another copy of the teacher.
     """
     if loss is None:
-        return 3 * student.encoder_flops(length) + teacher.encoder_flops(length)
+        return 3 * student.encoder_flops(length) + teacher_share * teacher.encoder_flops(length)
     teacher_share, student_share = _projected_shares(loss, masked_share)
     # A backward pass costs two forward passes.
     flops = 3 * (student.encoder_flops(length) + student_share * student.head_flops)
     if loss.soft_target > 0 or loss.cosine > 0:
+        flops += teacher.encoder_flops(length)
+    if has_original and loss.cosine > 0:
         flops += teacher.encoder_flops(length)
     return flops + teacher_share * teacher.head_flops
 
@@ -126,7 +132,12 @@ def _projected_shares(loss: Loss, masked_share: float) -> tuple[float, float]:
 
 
 def gpu_memory_bytes(
-    teacher: ModelShape, student: ModelShape, *, micro_batch: int, length: int
+    teacher: ModelShape,
+    student: ModelShape,
+    *,
+    micro_batch: int,
+    length: int,
+    teachers: int = 1,
 ) -> int:
     """Estimates the peak memory of a step on a GPU that computes in 16 bits.
 
@@ -135,9 +146,10 @@ def gpu_memory_bytes(
         student: Shape of the student.
         micro_batch: Sequences of a forward pass.
         length: Tokens of a sequence.
+        teachers: Copies of the teacher.
     """
     tokens = micro_batch * length
-    weights = student.parameters * _STUDENT_BYTES + teacher.parameters * _TEACHER_BYTES
+    weights = student.parameters * _STUDENT_BYTES + teachers * teacher.parameters * _TEACHER_BYTES
     # Kept for the backward pass, per layer: the 16-bit inputs of six MatMuls, of two LayerNorms
     # and of the activation, and two dropout masks.
     activations = student.layers * tokens * (22 * student.hidden + 6 * student.intermediate)

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from edgedistil.core.records import Count, NotMeasured, provenance
 from edgedistil.core.sentence_vector import SentenceVector
 from edgedistil.data.corpus import TokenizedCorpus, prepare_corpus
 from edgedistil.distill import setup
-from edgedistil.distill.batches import MicroBatch
+from edgedistil.distill.batches import HELDOUT_BATCH_ROWS, MicroBatch
 from edgedistil.distill.distributed import (
     TORCH_DTYPES,
     Precision,
@@ -32,8 +33,7 @@ from edgedistil.distill.distributed import (
 )
 from edgedistil.distill.heldout import HeldoutEvaluator
 from edgedistil.distill.heldout_vectors import VectorEvaluator
-from edgedistil.distill.mlm_objective import MlmObjective
-from edgedistil.distill.objective import Kind, Objective, objective_kind
+from edgedistil.distill.objective import Kind, objective_kind
 from edgedistil.distill.plan.estimate import (
     RunWorkload,
     UnknownSizeError,
@@ -44,10 +44,15 @@ from edgedistil.distill.plan.estimate import (
     planned_model,
 )
 from edgedistil.distill.plan.presets import known_teacher
-from edgedistil.distill.plan.reuse import TeacherReuse, teacher_reuse
-from edgedistil.distill.plan.timing import Teaching
+from edgedistil.distill.plan.reuse import ReadText, TeacherReuse, teacher_reuse
 from edgedistil.distill.precision_trial import has_choice
-from edgedistil.distill.representation import RepresentationObjective
+from edgedistil.distill.run_objective import (
+    MlmModels,
+    SentenceModels,
+    has_other_encoder,
+    random_targets,
+    timed_objective,
+)
 from edgedistil.distill.schedule import RunLength, evaluation_interval
 from edgedistil.distill.sentence_setup import (
     read_prompts,
@@ -59,6 +64,9 @@ from edgedistil.models.fast.encoder import freeze_teacher, why_plain
 from edgedistil.models.reduced import build_from_config
 from edgedistil.models.sentence_encoder import SentenceEncoder, build_head
 from edgedistil.models.teacher import Teacher
+
+# Device of the predicted rows.
+_GPU = torch.device("cuda")
 
 
 def plan(recipe: Recipe, *, max_micro_batch_s: float | None = None) -> PlanRecord:
@@ -101,26 +109,35 @@ def plan(recipe: Recipe, *, max_micro_batch_s: float | None = None) -> PlanRecor
         workload = _workload(recipe, length, corpus)
         loss = recipe.loss if is_mlm else None
         counts = gpu_counts(recipe.world_size, global_batch=recipe.train.global_batch)
-        gpus = [
-            device
-            for count in counts
-            for device in plan_gpus(learning.model, student, workload, loss, processes=count)
-        ]
-        timed = replace(workload, max_micro_batch_s=max_micro_batch_s)
-        reuse = None
-        if not is_mlm:
-            reuse = teacher_reuse(
-                recipe,
+        reuse_on = partial(
+            teacher_reuse,
+            recipe,
+            learning.model,
+            student,
+            corpus.read_text(length),
+            dimension=None if teacher.vector is None else teacher.vector.dimension,
+            dtype=TORCH_DTYPES[precision],
+        )
+        gpus: list[PlannedDevice] = []
+        for count in counts:
+            gpus += plan_gpus(
                 learning.model,
                 student,
                 workload,
-                dtype=TORCH_DTYPES[precision],
-                device=state.device,
+                loss,
+                processes=count,
+                teacher_share=reuse_on(device=_GPU, processes=count).teacher_share,
+                has_original=teacher.has_original(recipe),
             )
-            timed = replace(timed, teacher_once=reuse.is_complete)
-        here = _plan_here(recipe, learning, student, timed, precision, state.device)
+        reuse = reuse_on(device=state.device)
+        timed = replace(workload, max_micro_batch_s=max_micro_batch_s)
+        here = _plan_here(
+            recipe, learning, student, timed, precision, state.device, reuse.teacher_share
+        )
     return PlanRecord(
         recipe=recipe.name,
+        objective=teacher.kind,
+        fits_head=teacher.fits_head,
         teacher=planned_model(
             teacher.model, name=setup.teacher_name(recipe.teacher), how=teacher.how
         ),
@@ -148,6 +165,7 @@ def _plan_here(
     workload: RunWorkload,
     precision: Precision,
     device: torch.device,
+    teacher_share: float,
 ) -> PlannedDevice:
     """The run on this machine, timed with the objective of the loop."""
     accelerator = build_accelerator(
@@ -155,35 +173,37 @@ def _plan_here(
     )
     # Last, because it casts the teacher in place.
     frozen = freeze_teacher(teacher.model, dtype=TORCH_DTYPES[precision]).to(device)
-    objective: Objective
-    teaching: Teaching | None = None
     if teacher.vector is None:
-        objective = MlmObjective(student.to(device), frozen, recipe.loss)
+        # A copy: the run has both models in memory.
+        original = copy.deepcopy(frozen) if teacher.has_original(recipe) else None
+        models = MlmModels(recipe.loss, student.to(device), frozen, original)
 
         def evaluation(batch: MicroBatch) -> Callable[[], object]:
             # Random ids have no [MASK]; which one is counted as hidden does not change the time.
             evaluator = HeldoutEvaluator([batch], frozen, accelerator=accelerator, mask_id=0)
             return lambda: evaluator.evaluate(student, name="student", step=0)
+
+        timed = timed_objective(models, teacher_share=1.0)
     else:
         dimension = teacher.vector.dimension
-        from_teacher = teacher.encoder(teacher.vector).to(device)
-        encoder = student_encoder(student, from_teacher, dimension=dimension, seed=recipe.seed)
-        encoder, vectors = encoder.to(device), from_teacher
-        vectors.head.float()
-        representation = RepresentationObjective(encoder, vectors, recipe.objective, targets=None)
-        objective = representation
-
-        def teach(batch: MicroBatch) -> object:
-            with accelerator.autocast():
-                return representation.teacher_states(batch)
-
-        teaching = teach if workload.teacher_once else None
+        vectors = teacher.encoder(teacher.vector).to(device)
+        encoder = student_encoder(student, vectors, dimension=dimension, seed=recipe.seed)
+        encoder = encoder.to(device)
+        targets = None
+        if recipe.teacher.answers is not None:
+            rows = max(workload.micro_batch, HELDOUT_BATCH_ROWS)
+            targets = random_targets(encoder, rows=rows)
+        timed = timed_objective(
+            SentenceModels(recipe.objective, encoder, vectors),
+            teacher_share=teacher_share,
+            targets=targets,
+        )
 
         def evaluation(batch: MicroBatch) -> Callable[[], object]:
-            evaluator = VectorEvaluator([batch], vectors, targets=None, accelerator=accelerator)
+            evaluator = VectorEvaluator([batch], vectors, targets=targets, accelerator=accelerator)
             return lambda: evaluator.evaluate(encoder, name="student", step=0)
 
-    return plan_here(objective, evaluation, workload, accelerator=accelerator, teaching=teaching)
+    return plan_here(timed, evaluation, workload, accelerator=accelerator)
 
 
 @dataclass(frozen=True)
@@ -195,16 +215,22 @@ class _PlannedTeacher:
         model: The teacher's model, or one of its shape with random weights.
         how: Where the model comes from, as plans print it.
         vector: How it makes sentence vectors; None for the objective mlm.
+        fits_head: Whether an MLM head is fitted to it first.
     """
 
     loaded: Teacher | None
     model: PreTrainedModel
     how: str
     vector: SentenceVector | None = None
+    fits_head: bool = False
 
     @property
     def kind(self) -> Kind:
         return "mlm" if self.vector is None else "representation"
+
+    def has_original(self, recipe: Recipe) -> bool:
+        """Whether the cosine loss reads the teacher as given besides the one with its head."""
+        return has_other_encoder(recipe.teacher.fit, is_fitted=self.fits_head)
 
     def encoder(self, vector: SentenceVector) -> SentenceEncoder:
         """Returns the model with the layers that make its vectors."""
@@ -224,9 +250,11 @@ def _planned_teacher(recipe: Recipe) -> _PlannedTeacher:
             raise
         return planned
     vector = None
-    if setup.recipe_objective(recipe, loaded) == "representation":
+    is_mlm = setup.recipe_objective(recipe, loaded) == "mlm"
+    if not is_mlm:
         vector = teacher_vector(loaded, section)
-    return _PlannedTeacher(loaded, loaded.model, "counted on the model", vector)
+    fits_head = is_mlm and not loaded.has_mlm_head
+    return _PlannedTeacher(loaded, loaded.model, "counted on the model", vector, fits_head)
 
 
 def _teacher_of_known_shape(recipe: Recipe) -> _PlannedTeacher | None:
@@ -239,13 +267,14 @@ def _teacher_of_known_shape(recipe: Recipe) -> _PlannedTeacher | None:
     # The costs of a model depend on its shape alone; a plan must not change the random state.
     with torch.random.fork_rng(devices=[]):
         model = build_from_config(AutoModelForMaskedLM, known.config()).eval()
+    fits_head = kind == "mlm" and vector is not None
     if kind == "mlm":
         vector = None
     elif vector is None:
         vector = SentenceVector(pooling=("mean",), steps=(), dimension=known.hidden, is_guess=True)
     # A plan says where each of its figures comes from.
     how = "known shape, random weights: the hub is not reachable"
-    return _PlannedTeacher(None, model, how, vector)
+    return _PlannedTeacher(None, model, how, vector, fits_head)
 
 
 @dataclass(frozen=True)
@@ -274,6 +303,12 @@ class _PlannedCorpus:
         if self.unknown is None:
             return self.tokens
         return NotMeasured(not_measured=self.unknown.message)
+
+    def read_text(self, length: RunLength) -> ReadText | None:
+        """Returns the text as a run of a length reads it; None if its size is unknown."""
+        if self.unknown is not None:
+            return None
+        return ReadText(self.tokens, self.rows, length.tokens / self.tokens)
 
     def run_length(self, settings: Train) -> RunLength:
         """Returns the length of a run; raises UnknownSizeError if it needs the size."""
@@ -343,7 +378,6 @@ def _workload(recipe: Recipe, length: RunLength, corpus: _PlannedCorpus) -> RunW
         # Rounded up: the last step is evaluated, too.
         evaluations=-(-length.steps // interval),
         checkpoint_every_s=train.checkpoint_minutes * 60,
-        corpus_tokens=corpus.tokens if corpus.unknown is None else None,
     )
 
 
@@ -368,7 +402,7 @@ def _notes_on_models(teacher: PreTrainedModel, student: PreTrainedModel) -> list
 
 
 def _notes(
-    recipe: Recipe, teacher: _PlannedTeacher, reuse: TeacherReuse | None, device: torch.device
+    recipe: Recipe, teacher: _PlannedTeacher, reuse: TeacherReuse, device: torch.device
 ) -> list[str]:
     """What the figures of a plan leave out."""
     notes = [
@@ -383,10 +417,11 @@ def _notes(
         )
     if setup.corpus_section(recipe, teacher.kind).layout != "packed":
         notes.append("rows have different lengths; the times are those of rows of the mean length")
-    if reuse is not None and reuse.note is not None:
+    if reuse.note is not None:
         notes.append(reuse.note)
-    loaded = teacher.loaded
-    if teacher.kind == "mlm" and loaded is not None and not loaded.has_mlm_head:
+    if recipe.train.compile:
+        notes.append("train.compile is true; the times here are those without it")
+    if teacher.fits_head:
         fit = recipe.teacher.fit
         notes.append(
             f"before the first run, an MLM head is fitted to the teacher: {fit.steps} steps "

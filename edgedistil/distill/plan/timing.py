@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.optim import AdamW
@@ -77,13 +78,31 @@ class RandomBatches:
         # At least one masked token per row: a mean over no tokens is an error.
         labels_BL[:, 0] = ids_BL[:, 0]
         counts = count_tokens(labels_BL, None)
-        return MicroBatch(0, ids_BL.to(self.device), None, labels_BL.to(self.device), counts)
+        # Rows of no store: they number vectors that stand for those of a file.
+        return MicroBatch(
+            0, ids_BL.to(self.device), None, labels_BL.to(self.device), counts, np.arange(rows)
+        )
 
 
 # Takes a held-out batch; returns a function that evaluates the student on it.
 Evaluation: TypeAlias = Callable[[MicroBatch], Callable[[], object]]
 # Computes what a step does with the teacher alone.
 Teaching: TypeAlias = Callable[[MicroBatch], object]
+
+
+@dataclass(frozen=True)
+class TimedObjective:
+    """Losses of a run, to be timed on random tokens.
+
+    Attributes:
+        objective: Student, teacher and losses, on the device.
+        teach: Computes the teacher's part of a step; None: every step is as the timed one.
+        teacher_share: Share of the micro-batches with that part.
+    """
+
+    objective: Objective
+    teach: Teaching | None = None
+    teacher_share: float = 1.0
 
 
 def time_steps(
@@ -122,7 +141,8 @@ def time_steps(
     # Timed after the steps, whose memory these may use.
     teacher_s = 0.0
     if teaching is not None:
-        teacher_s = micro_batch / many.rows * _time_teacher(teaching, batches, many.rows)
+        with accelerator.autocast():
+            teacher_s = micro_batch / many.rows * _time_teacher(teaching, batches, many.rows)
     evaluation_batch_s = _time_evaluation(evaluation, accelerator, batches)
     return StepTiming(
         micro_batch_s=_extrapolate(few.passes_s, many.passes_s, few, many, micro_batch),

@@ -45,7 +45,6 @@ def test_gpus_share_the_global_batch(teacher: BertForMaskedLM) -> None:
         heldout_tokens=500,
         evaluations=11,
         checkpoint_every_s=600,
-        corpus_tokens=None,
     )
     student = build_student(Student(), teacher, seed=3)
     one = plan_gpus(teacher, student, workload, Loss(), processes=1)
@@ -73,7 +72,6 @@ def test_a_large_model_takes_15_to_45_percent_of_the_peak() -> None:
         heldout_tokens=500,
         evaluations=1,
         checkpoint_every_s=600,
-        corpus_tokens=None,
     )
     # Wide enough that computing takes longer than launching.
     [a100] = [

@@ -133,6 +133,11 @@ def _read(
             advance(len(document.encode()))
 
 
+def is_url(pattern: str) -> bool:
+    """Whether `files` of a source is a URL."""
+    return "://" in pattern
+
+
 def source_files(pattern: str) -> list[Path]:
     """Returns the files that a path, a glob or a URL names, sorted.
 
@@ -140,7 +145,7 @@ def source_files(pattern: str) -> list[Path]:
         CorpusError: Nothing matches, or a file is not a regular one or has an unsupported format.
         OfflineError: The URL cannot be reached.
     """
-    if "://" in pattern:
+    if is_url(pattern):
         return [_download(pattern)]
 
     path = user_path(pattern, error=CorpusError)

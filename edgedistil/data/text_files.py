@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -25,6 +26,9 @@ MAX_DOCUMENT_BYTES = 64 * 2**20
 SUPPORTED = ".txt, .jsonl, .parquet, each also as .gz or .zst (parquet: plain only)"
 # Decompressed bytes in memory at once; lines are cut out of them.
 _READ_BYTES = 1 << 20
+# Decompressed bytes from which the size of a larger compressed file is estimated.
+_SAMPLE_BYTES = 8 << 20
+_COMPRESSED = (".gz", ".zst")
 # Documents between two progress updates: one for every line would slow the reading down.
 _ADVANCE_EVERY = 64
 _BOM = b"\xef\xbb\xbf"
@@ -78,6 +82,41 @@ def read_text_file(
             advance(path.stat().st_size - reported)
 
 
+@dataclass(frozen=True)
+class TextSize:
+    """Size of the text of a file.
+
+    Attributes:
+        bytes: Decompressed bytes, with the syntax of .jsonl; of .parquet those of the file.
+        is_scaled: Whether they are estimated from the start of the file.
+    """
+
+    bytes: int
+    is_scaled: bool
+
+
+def text_bytes(path: Path) -> TextSize:
+    """Returns the size of a file's text; of a large compressed file only the start is read.
+
+    Raises:
+        CorpusError: The file is missing, not a regular file, or corrupt.
+    """
+    with _open_raw(path) as raw:
+        size = path.stat().st_size
+        if path.suffix not in _COMPRESSED:
+            return TextSize(size, is_scaled=False)
+        decompressed = 0
+        with _explain_corruption(path):
+            file = _decompress(path, raw)
+            while decompressed < _SAMPLE_BYTES:
+                piece = file.read(_READ_BYTES)
+                if not piece:
+                    return TextSize(decompressed, is_scaled=False)
+                decompressed += len(piece)
+        # The reader is ahead by its buffer, which is small next to the sample.
+        return TextSize(round(decompressed * size / raw.tell()), is_scaled=True)
+
+
 Reader = Callable[[Path, BinaryIO, str, OnBadUtf8], Iterator[str]]
 
 
@@ -87,7 +126,7 @@ def reader_for(path: Path) -> Reader:
     Raises:
         CorpusError: The suffix is not supported.
     """
-    is_compressed = path.suffix in {".gz", ".zst"}
+    is_compressed = path.suffix in _COMPRESSED
     suffix = path.with_suffix("").suffix if is_compressed else path.suffix
     readers = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     reader = readers.get(suffix)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,12 @@ from transformers import PreTrainedModel
 
 from edgedistil.core.assets import find_asset
 from edgedistil.core.distill_records import PlannedDevice, PlannedModel
-from edgedistil.core.errors import InputError
+from edgedistil.core.errors import CorpusError, InputError
 from edgedistil.core.recipe import Loss, SourceSpec
 from edgedistil.core.records import Band, Count, NotMeasured, this_host
 from edgedistil.data.batches import micro_batch_rows
+from edgedistil.data.sources import is_url, source_files
+from edgedistil.data.text_files import text_bytes
 from edgedistil.distill.batches import HELDOUT_BATCH_ROWS
 from edgedistil.distill.distributed import precision_of
 from edgedistil.distill.plan.flops import ModelShape, flops_per_token, gpu_memory_bytes
@@ -39,7 +40,7 @@ _GPU_COUNTS = (1, 8)
 
 
 class UnknownSizeError(InputError):
-    """The size of a data set of the hub is unknown without its download."""
+    """The size of a data set of the hub, or of a URL, is unknown without its download."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def estimate_tokens(sources: Sequence[SourceSpec], *, heldout_share: float) -> t
     Returns:
         Tokens, and how they were estimated.
     Raises:
-        UnknownSizeError: The size of a hub data set is unknown.
+        UnknownSizeError: The size of a hub data set or of a URL is unknown.
+        CorpusError: A file is missing, corrupt or of an unknown format, or there is no text.
         InputError: An asset is unknown.
     """
     # English text: other languages have other numbers of bytes per token.
@@ -101,6 +103,12 @@ def estimate_tokens(sources: Sequence[SourceSpec], *, heldout_share: float) -> t
         total += text_bytes
         explanations.append(f"{spec.hub or spec.asset or spec.files}: {explanation}")
     tokens = int(total / BYTES_PER_TOKEN * (1 - heldout_share))
+    if tokens == 0:
+        raise CorpusError(
+            f"the corpus has {total} bytes of text: {'; '.join(explanations)}; expected at least "
+            "a token for training",
+            hint="check the files and `field` of the recipe's corpus sources",
+        )
     return tokens, f"estimated at {BYTES_PER_TOKEN} bytes a token; {'; '.join(explanations)}"
 
 
@@ -111,16 +119,32 @@ def _text_size(spec: SourceSpec) -> tuple[int, str]:
         if text is None:
             # One data set may have a configuration for each language.
             name = f"{spec.hub}, {spec.config}" if spec.config else spec.hub
-            raise UnknownSizeError(
-                f"the size of data set '{name}' is unknown, and a plan does not download it",
-                hint="plan with train.tokens or train.steps, with files or assets, or run "
-                "`distill` itself: it counts the tokens before it starts",
-            )
+            raise _unknown_size(f"data set '{name}'")
         return text.text_bytes, text.source
     if spec.asset is not None:
         return find_asset(spec.asset).bytes, "its package's size"
-    paths = glob.glob(spec.files or "", recursive=True)  # noqa: PTH207 - a user's pattern
-    return sum(Path(path).stat().st_size for path in paths), f"{len(paths)} files"
+    assert spec.files is not None
+    if is_url(spec.files):
+        raise _unknown_size(f"'{spec.files}'")
+    return _files_size(source_files(spec.files))
+
+
+def _unknown_size(source: str) -> UnknownSizeError:
+    return UnknownSizeError(
+        f"the size of {source} is unknown, and a plan does not download it",
+        hint="plan with train.tokens or train.steps, with files or assets, or run `distill` "
+        "itself: it counts the tokens before it starts",
+    )
+
+
+def _files_size(paths: Sequence[Path]) -> tuple[int, str]:
+    """Bytes of the text in files, and how they are known."""
+    sizes = [text_bytes(path) for path in paths]
+    explanation = f"{len(paths)} {'file' if len(paths) == 1 else 'files'}"
+    scaled = sum(size.is_scaled for size in sizes)
+    if scaled:
+        explanation += f", {scaled} of them scaled from the ratio of their first 8 MiB"
+    return sum(size.bytes for size in sizes), explanation
 
 
 # --- this machine --------------------------------------------------------------------------------

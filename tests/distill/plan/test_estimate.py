@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zstandard
 from transformers import BertConfig, BertForMaskedLM
 
+from edgedistil.core.errors import CorpusError
 from edgedistil.core.recipe import Loss, SourceSpec
 from edgedistil.core.recipe_student import Student
 from edgedistil.core.records import Band
-from edgedistil.distill.plan.estimate import RunWorkload, estimate_tokens, gpu_counts, plan_gpus
+from edgedistil.distill.plan.estimate import (
+    RunWorkload,
+    UnknownSizeError,
+    estimate_tokens,
+    gpu_counts,
+    plan_gpus,
+)
 from edgedistil.distill.plan.presets import known_text
 from edgedistil.distill.schedule import RunLength
 from edgedistil.distill.setup import build_student
@@ -28,6 +38,50 @@ def test_tokens_of_files_and_a_known_text(tmp_path: Path) -> None:
     assert tokens == pytest.approx((2 * 457 + 4_853_859_824) / 4.57 * 0.75, rel=1e-6)
     assert "2 files" in how
     assert "bookcorpus/bookcorpus: 4.85 GB by its card" in how
+
+
+def tokens_of(files: Path | str) -> tuple[float, str]:
+    tokens, how = estimate_tokens([SourceSpec(files=str(files))], heldout_share=0.25)
+    return tokens / 0.75 * 4.57, how
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_compressed_file_counts_its_text(suffix: str, tmp_path: Path) -> None:
+    compress = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[suffix]
+    words = np.random.default_rng(3).integers(0, 5000, 2_600_000)
+    text = " ".join(map(str, words.tolist())).encode()
+    assert len(text) > 10 * 2**20
+    small, large = tmp_path / f"small.txt{suffix}", tmp_path / f"large.txt{suffix}"
+    small.write_bytes(compress(text[:100_000]))
+    large.write_bytes(compress(text))
+    size, how = tokens_of(small)
+    assert size == pytest.approx(100_000, rel=1e-3)
+    assert how.endswith("small.txt" + suffix + ": 1 file")
+    size, how = tokens_of(tmp_path / f"*.txt{suffix}")
+    assert size == pytest.approx(len(text) + 100_000, rel=0.03)
+    assert "2 files, 1 of them scaled from the ratio of their first 8 MiB" in how
+
+
+def test_a_home_folder_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "one.txt").write_bytes(b"x" * 4570)
+    assert tokens_of("~/one.txt")[0] == pytest.approx(4570, rel=1e-2)
+
+
+def test_a_url_has_an_unknown_size() -> None:
+    with pytest.raises(UnknownSizeError, match=r"size of 'https://a\.b/c\.txt' is unknown"):
+        tokens_of("https://a.b/c.txt")
+
+
+def test_files_without_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="matches no file"):
+        tokens_of(tmp_path / "*.txt")
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(CorpusError, match=r"the corpus has 0 bytes of text: .*1 file"):
+        tokens_of(tmp_path / "*.txt")
+    (tmp_path / "damaged.txt.gz").write_bytes(b"no gzip")
+    with pytest.raises(CorpusError, match=r"damaged\.txt\.gz is truncated, corrupt"):
+        tokens_of(tmp_path / "damaged.txt.gz")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +86,24 @@ def test_a_text_that_does_not_exist_is_not_one_of_unknown_size(
         corpus={"sources": [{"asset": "no-such-asset"}]},
     )
     with pytest.raises(InputError, match="no-such-asset"):
+        plan(recipe)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [("https://a.b/c.txt", "size of 'https://a.b/c.txt' is unknown"), ("/no/*.txt", "no file")],
+)
+def test_a_known_teacher_with_files_that_are_not_here(
+    files: str, message: str, tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing to divide by was an error of Python."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    recipe = tiny_recipe(
+        teacher={"source": "BAAI/bge-small-en-v1.5"},
+        corpus={"sources": [{"files": files}]},
+        train={"steps": None, "epochs": 1},
+    )
+    with pytest.raises(InputError, match=re.escape(message)):
         plan(recipe)
 
 

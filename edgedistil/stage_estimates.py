@@ -26,7 +26,6 @@ from edgedistil.core.recipe import Recipe
 from edgedistil.core.recipe_stages import Profile
 from edgedistil.core.records import NotMeasured, read_record
 from edgedistil.core.rundir import RunDir
-from edgedistil.core.sentence_modules import read_modules
 from edgedistil.core.text import read_lines
 from edgedistil.runtime.host import usable_threads
 from edgedistil.stage_times import StageTime, last_time
@@ -82,7 +81,7 @@ def estimate_distillation(recipe: Recipe, run: RunDir) -> tuple[StageTime, PlanR
     if done > 0:
         how += f", {done:.0%} is done"
     # Its time is unknown, and the fitted head stays in the cache for later runs.
-    if any(note.startswith("before the first run, an MLM head") for note in planned.notes):
+    if planned.fits_head:
         how += ", without fitting the MLM head, once"
     return StageTime("distill", here.seconds * (1 - done), how), planned
 
@@ -102,7 +101,7 @@ def estimate_evaluation(recipe: Recipe, run: RunDir, planned: PlanRecord | None)
 
     Args:
         recipe: The recipe.
-        run: The run; its record has the depths if nothing was planned.
+        run: The run; its record has its models if nothing was planned.
         planned: The plan of the distillation.
     """
     last = last_time("evaluate", recipe)
@@ -111,24 +110,59 @@ def estimate_evaluation(recipe: Recipe, run: RunDir, planned: PlanRecord | None)
     from edgedistil.evaluate.retrieval.stage import is_retrieval, load_collections
 
     tasks = recipe.evaluate.tasks
-    depths = _depths(run, planned)
-    if depths is None or not all(is_retrieval(task) for task in tasks):
+    models = _planned_models(run, planned)
+    if models is None or not all(is_retrieval(task) for task in tasks):
         return last
-    student, teacher = depths
-    # The student and its undistilled layers; the teacher, also with the trimmed vocabulary.
-    passes = 2 * student / teacher + (1 if recipe.student.vocabulary is None else 2)
     folder = find_model(recipe.teacher.source, revision=recipe.teacher.revision)
     seconds = sum(_encoding_seconds(folder, texts) for texts in load_collections(tasks))
+    passes = _evaluated_passes(recipe, models)
     return StageTime("evaluate", passes * seconds, f"from {2 * _SAMPLE} encoded texts")
 
 
-def _depths(run: RunDir, planned: PlanRecord | None) -> tuple[int, int] | None:
-    """Layers of student and teacher; None if they are unknown."""
+def _evaluated_passes(recipe: Recipe, models: _PlannedModels) -> float:
+    """Time in which all evaluated models encode a collection, next to the teacher's."""
+    from edgedistil.evaluate.planning import AS_GIVEN, TEACHER, TRIMMED
+    from edgedistil.evaluate.retrieval.searches import UNDISTILLED
+
+    # As `evaluate_retrieval` adds them: the reference, the undistilled student and the baseline.
+    names = {AS_GIVEN if models.fits_head else TEACHER, *recipe.evaluate.models, UNDISTILLED}
+    if recipe.student.vocabulary is not None:
+        names.add(TRIMMED)
+    student = models.student_layers / models.teacher_layers
+    # The size of a model in a folder is unknown: taken to be the teacher's.
+    return sum(student if name.startswith("student") else 1.0 for name in names)
+
+
+@dataclass(frozen=True)
+class _PlannedModels:
+    """What the later stages read of a plan, or of the record of a distillation.
+
+    Attributes:
+        student_layers, teacher_layers: Depths.
+        objective: What the student learns.
+        fits_head: Whether the teacher gets an MLM head first.
+    """
+
+    student_layers: int
+    teacher_layers: int
+    objective: str
+    fits_head: bool
+
+
+def _planned_models(run: RunDir, planned: PlanRecord | None) -> _PlannedModels | None:
+    """Models of a run; None if they are unknown."""
     if planned is not None:
-        return planned.student.layers, planned.teacher.layers
+        return _PlannedModels(
+            planned.student.layers, planned.teacher.layers, planned.objective, planned.fits_head
+        )
     if run.distill.exists():
         record = read_record(run.distill, DistillRecord)
-        return record.student.layers, record.teacher.layers
+        return _PlannedModels(
+            record.student.layers,
+            record.teacher.layers,
+            record.objective,
+            run.teacher_as_given.exists(),
+        )
     return None
 
 
@@ -181,7 +215,7 @@ def estimate_export(recipe: Recipe, run: RunDir, planned: PlanRecord | None) -> 
 
     Args:
         recipe: The recipe.
-        run: The run; its record has the depths if nothing was planned.
+        run: The run; its record has its models if nothing was planned.
         planned: The plan of the distillation.
     """
 
@@ -189,7 +223,7 @@ def estimate_export(recipe: Recipe, run: RunDir, planned: PlanRecord | None) -> 
         starts = _EXPORT_STARTS + _FILE_STARTS * len(files)
         return starts * speed.process + _FILE_TEXTS * sum(files) * speed.text
 
-    return _estimate_from_speed("export", recipe, _depths(run, planned), seconds)
+    return _estimate_from_speed("export", recipe, _planned_models(run, planned), seconds)
 
 
 def estimate_profile(recipe: Recipe, run: RunDir, planned: PlanRecord | None) -> StageTime:
@@ -197,7 +231,7 @@ def estimate_profile(recipe: Recipe, run: RunDir, planned: PlanRecord | None) ->
 
     Args:
         recipe: The recipe.
-        run: The run; its record has the depths if nothing was planned.
+        run: The run; its record has its models if nothing was planned.
         planned: The plan of the distillation.
     """
 
@@ -207,7 +241,7 @@ def estimate_profile(recipe: Recipe, run: RunDir, planned: PlanRecord | None) ->
         devices = recipe.profile.devices
         return sum(measured if device == HOST else predicted for device in devices)
 
-    return _estimate_from_speed("profile", recipe, _depths(run, planned), seconds)
+    return _estimate_from_speed("profile", recipe, _planned_models(run, planned), seconds)
 
 
 def _measuring_seconds(profile: Profile, speed: Speed, files: Sequence[float]) -> float:
@@ -232,28 +266,28 @@ def _measuring_seconds(profile: Profile, speed: Speed, files: Sequence[float]) -
 def _estimate_from_speed(
     stage: str,
     recipe: Recipe,
-    depths: tuple[int, int] | None,
+    models: _PlannedModels | None,
     seconds: Callable[[Speed, Sequence[float]], float],
 ) -> StageTime:
     """Returns the last time of a stage, or what `seconds` makes of the machine's speed."""
     last = last_time(stage, recipe)
-    if not isinstance(last.seconds, NotMeasured) or depths is None:
+    if not isinstance(last.seconds, NotMeasured) or models is None:
         return last
     try:
         folder = find_model(recipe.teacher.source, revision=recipe.teacher.revision)
         speed = time_machine(folder)
     except EdgeDistilError as error:
         return StageTime(stage, NotMeasured(not_measured=f"unknown: {error.message}"))
-    return StageTime(stage, seconds(speed, _files(recipe, folder, depths)), speed.how)
+    return StageTime(stage, seconds(speed, _files(recipe, models)), speed.how)
 
 
-def _files(recipe: Recipe, teacher: Path, depths: tuple[int, int]) -> list[float]:
+def _files(recipe: Recipe, models: _PlannedModels) -> list[float]:
     """Times of the files that are exported, next to the teacher's: its own, then the student's."""
-    student, whole = depths
     precisions = [name for name in recipe.export.precisions if name != "fp32"]
     quantized = [_QUANTIZED if PRECISIONS[name].integer_matmul else 1.0 for name in precisions]
-    files = [1.0, *(share * student / whole for share in (1.0, *quantized))]
-    if recipe.objective.kind != "mlm" and read_modules(teacher):
+    student = models.student_layers / models.teacher_layers
+    files = [1.0, *(share * student for share in (1.0, *quantized))]
+    if models.objective == "representation":
         return files
     # A student with an MLM head is exported for both tasks, as its teacher is.
     return [*files, *(_FILL_MASK * share for share in files)]

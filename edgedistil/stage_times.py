@@ -64,15 +64,20 @@ def _time_file(stage: str, recipe: Recipe) -> Path:
     """File of the time that a stage took; another machine or other settings have another one."""
     # What a time depends on, as far as it is known beforehand.
     host = this_host()
-    parts = [
-        stage,
-        repr(getattr(recipe, stage)),
-        repr(recipe.teacher),
-        repr(recipe.student),
-        host.cpu,
-        str(host.cores),
-    ]
+    # The objective decides which files there are, and with the export what is profiled.
+    sections = [stage, *(["export"] if stage == "profile" else [])]
+    sections += ["teacher", "student", "objective"]
+    settings = [repr(getattr(recipe, section)) for section in sections]
+    parts = [stage, *settings, host.cpu, str(host.cores), _gpu_name()]
     return cache_root() / "stage-times" / f"{text_sha256(chr(10).join(parts))[:24]}.json"
+
+
+def _gpu_name() -> str:
+    """Name of the GPU that models run on; empty without one."""
+    # Imported here: the list of commands needs no PyTorch.
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
 
 
 # --- the countdown -------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import edgedistil
 from edgedistil import pipeline, stage_estimates, stage_times
 from edgedistil.core.errors import Interrupted, RunError
 from edgedistil.core.recipe import Recipe, load_recipe, write_recipe
@@ -72,6 +73,27 @@ def test_a_stage_takes_as_long_as_the_last_time_with_the_same_settings(tiny_reci
     assert known.how == "as the last time here"
     assert last_time("export", tiny_recipe(export={"precisions": ["fp32"]})).seconds == UNKNOWN
     assert last_time("export", tiny_recipe(student={"layers": [0]})).seconds == UNKNOWN
+
+
+def test_a_time_belongs_to_all_that_it_depends_on(
+    tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A profile depends on the number of exported files, all stages on the objective."""
+    recipe = tiny_recipe()
+    stages = ("evaluate", "export", "profile")
+    for stage in stages:
+        with Countdown(recipe, [StageTime(stage, UNKNOWN)]).stage(stage):
+            pass
+
+    def known(recipe: Recipe) -> list[str]:
+        return [stage for stage in stages if last_time(stage, recipe).seconds != UNKNOWN]
+
+    assert known(recipe) == known(tiny_recipe(seed=57)) == list(stages)
+    assert known(tiny_recipe(export={"precisions": ["fp32"]})) == ["evaluate"]
+    assert known(tiny_recipe(profile={"lengths": [16]})) == ["evaluate", "export"]
+    assert known(tiny_recipe(objective={"kind": "representation"})) == []
+    monkeypatch.setattr(stage_times, "_gpu_name", lambda: "NVIDIA H200")
+    assert known(recipe) == []
 
 
 def test_a_stage_that_failed_leaves_no_time(tiny_recipe: Make) -> None:
@@ -177,6 +199,59 @@ def test_export_and_profile_are_estimated_from_the_speed_of_this_machine(
     assert profile < more_counts[1]
     predicted = both(export={"precisions": ["fp32", "int8"]}, profile={"devices": ["rpi4"]})
     assert predicted[1] < 0.5 * profile
+
+
+@pytest.mark.parametrize(
+    ("objective", "fits_head", "models", "size", "expected"),
+    [
+        # The undistilled student is always evaluated, and the teacher is the reference.
+        ("mlm", False, ["teacher", "student-step0", "student"], None, 1 + 2 * 0.5),
+        ("mlm", False, ["student-step0"], None, 1 + 0.5),
+        ("mlm", False, ["student", "/a/folder"], None, 2 + 2 * 0.5),
+        ("mlm", False, ["student"], 60, 2 + 2 * 0.5),
+        # With a fitted head the reference is the teacher as given.
+        ("mlm", True, ["teacher", "student"], None, 2 + 2 * 0.5),
+    ],
+)
+def test_an_evaluation_counts_its_models(
+    objective: str,
+    fits_head: bool,
+    models: list[str],
+    size: int | None,
+    expected: float,
+    tiny_recipe: Make,
+) -> None:
+    student = {} if size is None else {"vocabulary": {"size": size}}
+    recipe = tiny_recipe(evaluate={"models": models}, student=student)
+    planned = stage_estimates._PlannedModels(2, 4, objective, fits_head)
+    assert stage_estimates._evaluated_passes(recipe, planned) == expected
+
+
+@pytest.mark.parametrize(("objective", "count"), [("mlm", 6), ("representation", 3)])
+def test_a_fill_mask_file_belongs_to_the_objective_mlm(
+    objective: str, count: int, tiny_recipe: Make
+) -> None:
+    """Whatever objective.kind is: `auto` may be either of them."""
+    recipe = tiny_recipe(export={"precisions": ["fp32", "int8"]})
+    planned = stage_estimates._PlannedModels(2, 4, objective, fits_head=False)
+    assert len(stage_estimates._files(recipe, planned)) == count
+
+
+def test_the_record_of_a_distillation_has_its_models(tiny_recipe: Make, runs: Path) -> None:
+    run, _ = edgedistil.distill(tiny_recipe(train={"steps": 1}), run="mine")
+    models = stage_estimates._planned_models(run, None)
+    assert models == stage_estimates._PlannedModels(2, 4, "mlm", fits_head=False)
+
+
+def test_a_head_that_is_fitted_first_is_not_in_the_time(
+    tiny_recipe: Make, tiny_teacher: Path, tmp_path: Path, runs: Path
+) -> None:
+    folder = sentence_teacher(tiny_teacher, tmp_path / "sentences")
+    recipe = tiny_recipe(teacher={"source": str(folder), "mlm_head": "fit"})
+    expected, planned = stage_estimates.estimate_distillation(recipe, RunDir(runs / "small"))
+    assert expected.how == "from timed steps, without fitting the MLM head, once"
+    assert planned is not None
+    assert (planned.objective, planned.fits_head) == ("mlm", True)
 
 
 def test_without_depths_export_and_profile_are_unknown(tiny_recipe: Make, runs: Path) -> None:

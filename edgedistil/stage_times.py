@@ -20,6 +20,8 @@ from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import Figure, NotMeasured, text_sha256, this_host
 from edgedistil.core.rundir import read_json_object, write_json
 
+# Folders of the NVIDIA driver, one for each GPU.
+_GPUS = Path("/proc/driver/nvidia/gpus")
 _NEVER = NotMeasured(not_measured="unknown: never run here with these settings")
 
 
@@ -68,16 +70,19 @@ def _time_file(stage: str, recipe: Recipe) -> Path:
     sections = [stage, *(["export"] if stage == "profile" else [])]
     sections += ["teacher", "student", "objective"]
     settings = [repr(getattr(recipe, section)) for section in sections]
-    parts = [stage, *settings, host.cpu, str(host.cores), _gpu_name()]
+    parts = [stage, *settings, host.cpu, str(host.cores), *_gpu_names()]
     return cache_root() / "stage-times" / f"{text_sha256(chr(10).join(parts))[:24]}.json"
 
 
-def _gpu_name() -> str:
-    """Name of the GPU that models run on; empty without one."""
-    # Imported here: the list of commands needs no PyTorch.
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+def _gpu_names() -> list[str]:
+    """Names of the NVIDIA GPUs of this machine; other GPUs are not among them."""
+    # The driver's own list: asking PyTorch would load it.
+    names: list[str] = []
+    for file in sorted(_GPUS.glob("*/information")):
+        with suppress(OSError, UnicodeDecodeError):
+            lines = file.read_text(encoding="utf-8").splitlines()
+            names += [line for line in lines if line.startswith("Model:")]
+    return names
 
 
 # --- the countdown -------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def test_a_stage_takes_as_long_as_the_last_time_with_the_same_settings(tiny_reci
 
 
 def test_a_time_belongs_to_all_that_it_depends_on(
-    tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+    tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A profile depends on the number of exported files, all stages on the objective."""
     recipe = tiny_recipe()
@@ -92,7 +92,11 @@ def test_a_time_belongs_to_all_that_it_depends_on(
     assert known(tiny_recipe(export={"precisions": ["fp32"]})) == ["evaluate"]
     assert known(tiny_recipe(profile={"lengths": [16]})) == ["evaluate", "export"]
     assert known(tiny_recipe(objective={"kind": "representation"})) == []
-    monkeypatch.setattr(stage_times, "_gpu_name", lambda: "NVIDIA H200")
+    (tmp_path / "0000:19:00.0").mkdir()
+    information = "Model: \t\t NVIDIA H200\nIRQ:   \t\t 17\n"
+    (tmp_path / "0000:19:00.0" / "information").write_text(information)
+    monkeypatch.setattr(stage_times, "_GPUS", tmp_path)
+    assert [line.split() for line in stage_times._gpu_names()] == [["Model:", "NVIDIA", "H200"]]
     assert known(recipe) == []
 
 

@@ -107,8 +107,6 @@ def plan(recipe: Recipe, *, max_micro_batch_s: float | None = None) -> PlanRecor
 
         # Time and memory.
         workload = _workload(recipe, length, corpus)
-        loss = recipe.loss if is_mlm else None
-        counts = gpu_counts(recipe.world_size, global_batch=recipe.train.global_batch)
         reuse_on = partial(
             teacher_reuse,
             recipe,
@@ -118,17 +116,7 @@ def plan(recipe: Recipe, *, max_micro_batch_s: float | None = None) -> PlanRecor
             dimension=None if teacher.vector is None else teacher.vector.dimension,
             dtype=TORCH_DTYPES[precision],
         )
-        gpus: list[PlannedDevice] = []
-        for count in counts:
-            gpus += plan_gpus(
-                learning.model,
-                student,
-                workload,
-                loss,
-                processes=count,
-                teacher_share=reuse_on(device=_GPU, processes=count).teacher_share,
-                has_original=teacher.has_original(recipe),
-            )
+        gpus = _plan_gpus(recipe, learning, student, workload, reuse_on)
         reuse = reuse_on(device=state.device)
         timed = replace(workload, max_micro_batch_s=max_micro_batch_s)
         here = _plan_here(
@@ -156,6 +144,33 @@ def plan(recipe: Recipe, *, max_micro_batch_s: float | None = None) -> PlanRecor
         ],
         provenance=provenance(),
     )
+
+
+def _plan_gpus(
+    recipe: Recipe,
+    teacher: _PlannedTeacher,
+    student: PreTrainedModel,
+    workload: RunWorkload,
+    reuse_on: Callable[..., TeacherReuse],
+) -> list[PlannedDevice]:
+    """The run on well-known GPUs.
+
+    Args:
+        reuse_on: Returns how much of the teacher is computed on a `device` by some `processes`.
+    """
+    loss = recipe.loss if teacher.vector is None else None
+    planned = []
+    for count in gpu_counts(recipe.world_size, global_batch=recipe.train.global_batch):
+        planned += plan_gpus(
+            teacher.model,
+            student,
+            workload,
+            loss,
+            processes=count,
+            teacher_share=reuse_on(device=_GPU, processes=count).teacher_share,
+            has_original=teacher.has_original(recipe),
+        )
+    return planned
 
 
 def _plan_here(

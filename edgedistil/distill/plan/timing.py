@@ -78,7 +78,7 @@ class RandomBatches:
         # At least one masked token per row: a mean over no tokens is an error.
         labels_BL[:, 0] = ids_BL[:, 0]
         counts = count_tokens(labels_BL, None)
-        # Rows of no store: they number vectors that stand for those of a file.
+        # Rows of no store: places of random vectors, which are read instead of a file's.
         return MicroBatch(
             0, ids_BL.to(self.device), None, labels_BL.to(self.device), counts, np.arange(rows)
         )

@@ -118,6 +118,27 @@ def test_a_changed_module_of_the_teacher_is_not_read_from_the_cache(
         assert (first.teacher_trimmed / name).read_bytes() != (folder / name).read_bytes()
 
 
+def test_a_trimmed_run_with_stated_prompts_is_resumed_with_the_same_teacher(
+    spelled_teacher: Path, tiny_recipe: Make, runs: Path, tmp_path: Path
+) -> None:
+    folder = sentence_teacher(spelled_teacher, tmp_path / "sentences")
+    (folder / "config_sentence_transformers.json").unlink()
+    recipe = sentence_recipe(
+        tiny_recipe,
+        folder,
+        teacher={"source": str(folder), "query_prompt": "worda1 ", "document_prompt": "wordb2 "},
+        student={"vocabulary": {"size": SIZE}},
+        train={"steps": 2},
+    )
+    run, first = distill(recipe, run_name="resumed", resume=False)
+    run.distill.unlink()
+    shutil.rmtree(run.student)
+    shutil.rmtree(run.checkpoints)
+    # The run's copy of the teacher has the prompts in its files, and the folder does not.
+    _, again = distill(recipe, run_name="resumed", resume=True)
+    assert again.student.weights_sha256 == first.student.weights_sha256
+
+
 def test_the_record_is_of_the_counted_text(
     spelled_teacher: Path, tiny_recipe: Make, tiny_text: Path, runs: Path, tmp_path: Path
 ) -> None:

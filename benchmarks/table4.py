@@ -188,7 +188,7 @@ class Difference:
     high: float
 
     def outcome(self, sign: float) -> str:
-        """How it compares with an expected sign."""
+        """Returns on which side of 0 the interval is, relative to the paper's sign."""
         low, high = sorted((sign * self.low, sign * self.high))
         if low > 0:
             return "reproduced"

@@ -46,7 +46,7 @@ class Measure:
         name: Name on the page.
         part: Part of the rule, a to c.
         scores: Returns the scores of an arm's records.
-        decides: Whether the rule looks at it.
+        decides: Whether the verdict depends on it.
     """
 
     name: str

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
+from transformers import BertForMaskedLM, BertTokenizer, DistilBertConfig, DistilBertForMaskedLM
 
 from edgedistil.core.recipe import load_recipe
 
@@ -98,7 +98,7 @@ def test_one_seed_gives_no_interval(table4: ModuleType) -> None:
 
 
 def test_a_new_model_attends_to_near_positions(own_bert: ModuleType, tmp_path: Path) -> None:
-    own_bert.make_model(tmp_path, layers=1)
+    own_bert.make_model(tmp_path, layers=1, vocabulary=9)
     model = BertForMaskedLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
     # Without words, only the positions differ.
     ids = torch.full((1, own_bert.POSITIONS), 7)
@@ -107,6 +107,45 @@ def test_a_new_model_attends_to_near_positions(own_bert: ModuleType, tmp_path: P
     at, far = 64, 96
     assert attention_LL[at].argmax() == at
     assert attention_LL[at, at + 1] > attention_LL[at, at + 4] > attention_LL[at, far]
+
+
+def command(own_bert: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["own_bert.py", *map(str, arguments)])
+    own_bert.main()
+
+
+def test_a_new_model_has_as_many_embeddings_as_tokens(
+    own_bert: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, folder = tmp_path / "text.txt", tmp_path / "model"
+    text.write_text("hello world\nother words\n")
+    command(own_bert, monkeypatch, "new", text, folder, "--layers", 1)
+    tokens = len(BertTokenizer.from_pretrained(folder))
+    embeddings = BertForMaskedLM.from_pretrained(folder).bert.embeddings.word_embeddings
+    assert embeddings.num_embeddings == tokens < own_bert.VOCABULARY
+    # An existing folder is refused in one line and not changed.
+    with pytest.raises(SystemExit, match="exists; remove it, or name another folder$"):
+        command(own_bert, monkeypatch, "new", text, folder)
+
+
+def test_a_missing_input_leaves_no_folder(
+    own_bert: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match="cannot read .*: No such file"):
+        command(own_bert, monkeypatch, "new", tmp_path / "text.txt", tmp_path / "model")
+    with pytest.raises(SystemExit, match="has no config.json; expected the student folder"):
+        command(own_bert, monkeypatch, "stack", tmp_path / "shallow", tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_vocabulary_too_small_for_the_letters_is_refused() -> None:
+    from word_pieces import word_pieces
+
+    # Five special tokens, eight letters, and seven of them inside words.
+    text = ["abcdefgh"]
+    assert len(word_pieces(text, 20)) == 20
+    with pytest.raises(ValueError, match="are 20 tokens, more than the size 19; set a size of 20"):
+        word_pieces(text, 19)
 
 
 def test_a_stacked_model_has_each_layer_twice(own_bert: ModuleType, tmp_path: Path) -> None:

@@ -124,16 +124,16 @@ def test_a_new_model_has_as_many_embeddings_as_tokens(
     embeddings = BertForMaskedLM.from_pretrained(folder).bert.embeddings.word_embeddings
     assert embeddings.num_embeddings == tokens < own_bert.VOCABULARY
     # An existing folder is refused in one line and not changed.
-    with pytest.raises(SystemExit, match="exists; remove it, or name another folder$"):
+    with pytest.raises(SystemExit, match=r"exists; remove it, or name another folder$"):
         command(own_bert, monkeypatch, "new", text, folder)
 
 
 def test_a_missing_input_leaves_no_folder(
     own_bert: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SystemExit, match="cannot read .*: No such file"):
+    with pytest.raises(SystemExit, match=r"cannot read .*: No such file"):
         command(own_bert, monkeypatch, "new", tmp_path / "text.txt", tmp_path / "model")
-    with pytest.raises(SystemExit, match="has no config.json; expected the student folder"):
+    with pytest.raises(SystemExit, match=r"has no config\.json; expected the student folder"):
         command(own_bert, monkeypatch, "stack", tmp_path / "shallow", tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 

@@ -7,8 +7,8 @@
 
 Every student-step0 of the experiment is the same model. Vectors are computed in bfloat16 where the
 processor multiplies it. Parts (a), (b) and (d) take five minutes for a student on one core;
---fine-tune adds part (c) to their record in half an hour. `value_report.py` makes the page. A record
-is of one model: part (c) of other weights is refused or dropped.
+--fine-tune adds part (c) to their record in half an hour. `value_report.py` makes the page. A
+record is of one model: part (c) of other weights is refused or dropped.
 """
 
 from __future__ import annotations

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy import stats
 
 from tests.report.conftest import distilled
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-TEXTS, QUERIES, DRAWS, PAIRS = 400, 300, 4, 500
+TEXTS, QUERIES, DRAWS, PAIRS = 400, 300, 4, 20_000
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,12 @@ def report() -> Iterator[ModuleType]:
 def judge(report: ModuleType) -> ModuleType:
     assert report is not None
     return sys.modules["value_judge"]
+
+
+@pytest.fixture(scope="module")
+def scores(report: ModuleType) -> ModuleType:
+    assert report is not None
+    return sys.modules["value_scores"]
 
 
 def record(report: ModuleType, arm: str, seed: int, *, quality: float) -> dict[str, Any]:
@@ -181,6 +189,95 @@ def test_bits_survive_packing(judge: ModuleType) -> None:
     assert (judge.unpack(judge.pack(draws)) == np.stack(draws)).all()
 
 
-def test_ndcg_of_a_rank_is_trec_evals(report: ModuleType) -> None:
-    values = report.ndcg_of_ranks([0, 1, 2, 10])
+def test_ndcg_of_a_rank_is_trec_evals(scores: ModuleType) -> None:
+    values = scores.ndcg_of_ranks([0, 1, 2, 10])
     assert values == pytest.approx([0, 1, 1 / np.log2(3), 1 / np.log2(11)])
+
+
+# --- noise of the rank correlation ---------------------------------------------------------------
+
+
+def spearman_with_weights(
+    left_P: NDArray[np.int64], right_P: NDArray[np.int64], weights_P: NDArray[np.float64]
+) -> float:
+    """Spearman's correlation of a weighted sample, from its definition."""
+    ranks = []
+    for values_P in (left_P, right_P):
+        below_PP = values_P[None, :] < values_P[:, None]
+        equal_PP = values_P[None, :] == values_P[:, None]
+        ranks.append((below_PP + equal_PP / 2) @ weights_P)
+    covariance_22 = np.cov(np.stack(ranks), aweights=weights_P)
+    return float(covariance_22[0, 1] / np.sqrt(covariance_22[0, 0] * covariance_22[1, 1]))
+
+
+def test_an_influence_is_the_derivative_of_spearmans_correlation(scores: ModuleType) -> None:
+    generator = np.random.default_rng(0)
+    # Many of the values are equal.
+    left_P = generator.integers(0, 20, 101)
+    right_P = left_P + generator.integers(-10, 10, 101)
+    correlation, influence_P = scores.spearman(left_P, right_P)
+    assert correlation == pytest.approx(stats.spearmanr(left_P, right_P)[0])
+    assert influence_P.sum() == pytest.approx(0, abs=1e-9)
+    equal_P, step = np.full(101, 1 / 101), 1e-5
+    for pair in range(101):
+        towards_P = np.eye(101)[pair] - equal_P
+        ends = [
+            spearman_with_weights(left_P, right_P, equal_P + sign * step * towards_P)
+            for sign in (1, -1)
+        ]
+        assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(influence_P[pair], abs=1e-5)
+
+
+def test_pairs_without_common_texts_have_the_bootstraps_noise(scores: ModuleType) -> None:
+    pairs = 400
+    generator = np.random.default_rng(0)
+    teacher_P = generator.normal(size=pairs)
+    good_P, bad_P = (teacher_P + scale * generator.normal(size=pairs) for scale in (0.5, 2))
+    influence_P = scores.spearman(good_P, teacher_P)[1] - scores.spearman(bad_P, teacher_P)[1]
+    apart_2P = np.arange(2 * pairs).reshape(2, pairs)
+    differences = []
+    for _ in range(1000):
+        drawn = generator.integers(0, pairs, pairs)
+        good, bad = (stats.spearmanr(x[drawn], teacher_P[drawn])[0] for x in (good_P, bad_P))
+        differences.append(good - bad)
+    error = np.sqrt(scores.dyadic_variance(influence_P, apart_2P))
+    assert error == pytest.approx(np.std(differences), rel=0.1)
+
+
+def test_pairs_with_common_texts_have_the_noise_of_other_texts(scores: ModuleType) -> None:
+    """Compared with the spread over many samples of texts."""
+    texts, pairs = 200, 600
+    generator = np.random.default_rng(0)
+    correlations, errors, apart = [], [], []
+    for _ in range(200):
+        texts_2P = generator.integers(0, texts, (2, pairs))
+        of_text_T, error_T = generator.normal(size=(2, texts))
+        left_P = of_text_T[texts_2P].sum(axis=0) + generator.normal(size=pairs)
+        right_P = (of_text_T + error_T)[texts_2P].sum(axis=0)
+        correlation, influence_P = scores.spearman(left_P, right_P)
+        correlations.append(correlation)
+        errors.append(scores.dyadic_variance(influence_P, texts_2P))
+        apart.append((influence_P**2).mean() / pairs)
+    spread = np.std(correlations)
+    assert np.sqrt(np.mean(errors)) == pytest.approx(spread, rel=0.15)
+    assert np.sqrt(np.mean(apart)) < 0.7 * spread
+
+
+def test_the_same_two_texts_are_one_pair(scores: ModuleType) -> None:
+    once = scores.dyadic_variance(np.array([2.0, 2.0]), np.array([[0, 2], [1, 3]]))
+    # A pair that is there twice, in either order, moves the score twice as much.
+    twice = scores.dyadic_variance(np.ones(4), np.array([[0, 1, 2, 3], [1, 0, 3, 2]]))
+    assert (once, twice) == (8 / 4, 8 / 16)
+
+
+def test_seeds_add_to_the_noise_of_pairs(scores: ModuleType) -> None:
+    texts_2P = np.array([[0, 2], [1, 3]])
+    influence_SP = np.array([[1.0, -1.0], [1.0, -1.0]])
+    control = scores.PairScores(np.array([0.5]), influence_SP[:1] * 3, texts_2P, trained=False)
+    ours = scores.PairScores(np.array([0.7, 0.9]), influence_SP, texts_2P)
+    noise = scores.difference_noise(ours, control)
+    # Influences of 1 − 3 on both pairs; two seeds that differ by 0.2.
+    assert noise.of_examples == pytest.approx(2 * 2**2 / 2**2)
+    assert noise.of_seeds == ((pytest.approx(0.01), 1),)
+    with pytest.raises(TypeError, match="of the same kind"):
+        scores.difference_noise(ours, scores.of_seeds_alone(np.array([0.5])))

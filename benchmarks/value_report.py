@@ -243,8 +243,8 @@ def render(
     parts = [
         f"# What distillation is worth, {today()}",
         measured_lines(record for arm in arms.values() for record in arm),
-        "Arms and rule: `benchmarks/value/README.md`, written before the runs; the method of the rank "
-        "correlation's interval is newer. Records: `benchmarks/results/value`.",
+        "Arms and rule: `benchmarks/value/README.md`, written before the runs; the method of the "
+        "rank correlation's interval is newer. Records: `benchmarks/results/value`.",
         "\n".join(verdicts) or "No deciding arm was judged.",
         "## Figures",
         markdown.table(("arm", "distillations", "tokens", "cloze"), list(arm_rows(arms))),

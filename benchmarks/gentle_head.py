@@ -7,8 +7,8 @@ The same head is fitted to copies of MiniLM at several rates of the encoder. For
 loss and top-1 (masked as BERT does), the mean cosine of the copy's sentence vectors to the
 original's, the rank correlation of their similarities, and the seconds that fitting took. With
 --tasks also few-label accuracy on the copy's vectors, as in (b) of value/README.md, and of the
-teacher as given. Rate 1 is what was the default before, and is not allowed in a recipe. Three
-quarters of an hour on one core; --write puts the record into benchmarks/results/.
+teacher as given. Rate 1 was the default until the encoder was frozen, and is not allowed in a
+recipe. Three quarters of an hour on one core; --write puts the record into benchmarks/results/.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,9 +24,11 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, DistilBertForMaskedLM
 from word_pieces import word_pieces
 
+from edgedistil.core.errors import EdgeDistilError, RunError
+from edgedistil.core.rundir import replacing
 from edgedistil.data.text_files import read_text_file
 
-VOCABULARY = 8_000
+VOCABULARY = 8_000  # at most; a short text has fewer
 WIDTH, HEADS = 256, 4
 INIT_STD = 0.05
 POSITIONS = 128
@@ -43,19 +46,51 @@ def main() -> None:
     deeper.add_argument("model", type=Path, help="student of a run")
     deeper.add_argument("folder", type=Path, help="where the deeper model goes; must not exist")
     arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True)
-    if arguments.command == "new":
-        make_tokenizer(arguments.text, arguments.folder)
-        make_model(arguments.folder, arguments.layers)
-    else:
-        stack(arguments.model, arguments.folder)
+    try:
+        if arguments.command == "new":
+            create(arguments.text, arguments.folder, layers=arguments.layers)
+        else:
+            deepen(arguments.model, arguments.folder)
+    except (EdgeDistilError, OSError, ValueError) as error:
+        raise SystemExit(f"own_bert.py: {error}") from error
     print(arguments.folder)
 
 
-def make_tokenizer(text: Path, folder: Path) -> None:
-    """Trains a lower-case vocabulary, and writes it as transformers' tokenizer of BERT."""
+def create(text: Path, folder: Path, *, layers: int) -> None:
+    """Writes a new model's folder, complete or not at all."""
+    with new_folder(folder) as unfinished:
+        tokens = make_tokenizer(text, unfinished)
+        make_model(unfinished, layers, vocabulary=tokens)
+
+
+def deepen(model: Path, folder: Path) -> None:
+    """Writes the folder of a model with twice the layers, complete or not at all."""
+    # Otherwise transformers asks the hub for a model of this name.
+    if not (model / "config.json").is_file():
+        raise RunError(f"{model} has no config.json; expected the student folder of a run")
+    with new_folder(folder) as unfinished:
+        stack(model, unfinished)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yields a folder that becomes `folder` if the body succeeds.
+
+    Raises:
+        RunError: `folder` exists.
+    """
+    if folder.exists():
+        raise RunError(f"{folder} exists; remove it, or name another folder")
+    with replacing(folder) as unfinished:
+        unfinished.mkdir()
+        yield unfinished
+
+
+def make_tokenizer(text: Path, folder: Path) -> int:
+    """Writes a lower-case vocabulary as transformers' tokenizer of BERT; returns its size."""
     ids = word_pieces(list(documents(text)), VOCABULARY, progress=True)
     BertTokenizer(vocab=ids, model_max_length=POSITIONS).save_pretrained(folder)
+    return len(ids)
 
 
 def documents(text: Path) -> Iterator[str]:
@@ -63,13 +98,13 @@ def documents(text: Path) -> Iterator[str]:
     return read_text_file(text, field="text", on_bad_utf8="refuse")
 
 
-def make_model(folder: Path, layers: int) -> None:
+def make_model(folder: Path, layers: int, *, vocabulary: int) -> None:
     """Writes config and random weights, whose attention looks at near positions from the start.
 
     Source: Trockman and Kolter 2023, "Mimetic initialization of self-attention layers".
     """
     config = BertConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=WIDTH,
         num_hidden_layers=layers,
         num_attention_heads=HEADS,

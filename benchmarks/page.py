@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -56,6 +56,16 @@ def system_line() -> str:
 def version_list(versions: Mapping[str, str]) -> str:
     """Package versions on one line, sorted by name."""
     return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+
+
+def measured_lines(records: Iterable[Mapping[str, Any]]) -> str:
+    """Machines and versions that records were measured with, each once."""
+    measured = [record["measured"] for record in records]
+    lines = [
+        f"{one['machine']}, {one['cores']} cores · {version_list(one['versions'])}"
+        for one in measured
+    ]
+    return "\n\n".join(dict.fromkeys(lines))
 
 
 def load_averages() -> str:

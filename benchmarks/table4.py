@@ -2,7 +2,7 @@
 
     python benchmarks/table4.py recipes table4-recipes    one recipe for each variation and seed
     python benchmarks/table4.py judge runs/table4-*       writes benchmarks/results/table4/*.json
-    python benchmarks/table4.py report [--write benchmarks/results]
+    python benchmarks/table4.py report [--write benchmarks/results]    half a minute
 
 Protocol and rule: benchmarks/table4/README.md. Judging takes half a minute a run.
 """
@@ -10,40 +10,47 @@ Protocol and rule: benchmarks/table4/README.md. Judging takes half a minute a ru
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from page import (
     RESULTS,
     argument_parser,
-    host_line,
+    measured_lines,
     measured_on,
     today,
-    version_list,
     write_page,
     write_raw,
 )
-from scipy import stats
 from value_data import film_sentences, topics
-from value_judge import Encoder, few_labels, task_vectors, unpack
+from value_judge import (
+    MODELS,
+    Encoder,
+    few_labels,
+    heldout_figures,
+    save,
+    task_vectors,
+    weights_sha256,
+)
+from value_scores import DRAWN_TASKS, Record, few_label_scores, mean_of, of_seeds_alone
 
 from edgedistil.ablate import PAPER_CHANGES
 from edgedistil.core import markdown
 from edgedistil.core.distill_records import DistillRecord, HeldoutMlm
-from edgedistil.core.format import hundredths, number, with_interval
+from edgedistil.core.format import ABSENT, hundredths, millions, number, with_interval
 from edgedistil.core.recipe import Recipe, load_recipe, write_recipe
-from edgedistil.core.records import installed_versions, read_record
+from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir
+from edgedistil.core.trace import heldout_of, read_trace
+from edgedistil.evaluate.retention import LEVEL, Interval, SeedScores, contrast_noise, t_interval
 
 FULL_RECIPE = Path(__file__).parent / "table4" / "full.toml"
 FOLDER = RESULTS / "table4"
 SEEDS = range(56, 61)
-LEVEL = 0.95
 FULL, UNDISTILLED = "full", "undistilled"
 # Variation → changed keys. Those of the paper change one.
 VARIATIONS: Mapping[str, Mapping[str, Any]] = {
@@ -61,27 +68,41 @@ class Figure:
     """A figure of a student.
 
     Attributes:
-        key: Name in a record.
         name: Name on the page.
+        scores: Returns the scores of a variation's records, in their order.
         sign: 1 where more is better, −1 where less is.
+        key: Name among the held-out figures; None for few-label accuracy.
     """
 
-    key: str
     name: str
+    scores: Callable[[Sequence[Record]], SeedScores]
     sign: int = 1
+    key: str | None = None
 
 
-FIGURES = (
-    Figure("few_labels", "few labels, accuracy"),
-    Figure("agreement", "agreement"),
-    Figure("kl_nats", "KL, nats", sign=-1),
-    Figure("top1_hidden", "top-1 at [MASK]"),
+def _few_labels(records: Sequence[Record]) -> SeedScores:
+    return mean_of([few_label_scores(records, task) for task in DRAWN_TASKS])
+
+
+def _heldout(key: str, name: str, *, sign: int = 1) -> Figure:
+    """A held-out figure: a mean over the same masked tokens for every student."""
+
+    def scores(records: Sequence[Record]) -> SeedScores:
+        return of_seeds_alone(np.array([record[key] for record in records]))
+
+    return Figure(name, scores, sign, key)
+
+
+FEW_LABELS = Figure("few labels, accuracy", _few_labels)
+HELDOUT = (
+    _heldout("agreement", "agreement"),
+    _heldout("kl_nats", "KL, nats", sign=-1),
+    _heldout("top1_hidden", "top-1 at [MASK]"),
 )
+FIGURES = (FEW_LABELS, *HELDOUT)
 
-Record = Mapping[str, Any]
 # Variation → seed → record.
 Records = Mapping[str, Mapping[int, Record]]
-Floats = NDArray[np.float64]
 
 
 def main() -> None:
@@ -130,7 +151,6 @@ def variation(name: str, changes: Mapping[str, Any], seed: int) -> Recipe:
 
 def write_records(folders: Sequence[Path]) -> None:
     """Writes the record of each run; the undistilled student's comes from the full runs."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for folder in folders:
         run = RunDir(folder)
         recipe = load_recipe(run.recipe)
@@ -141,39 +161,51 @@ def write_records(folders: Sequence[Path]) -> None:
         for variation_name, model in models.items():
             record = judge(run, model) | {"variation": variation_name, "seed": recipe.seed}
             path = FOLDER / f"{variation_name}-{recipe.seed}.json"
-            path.write_text(json.dumps(record, separators=(",", ":")) + "\n", encoding="utf-8")
+            save(path, record)
             print(path)
 
 
 def judge(run: RunDir, model: str) -> dict[str, Any]:
-    """Held-out figures by tokens seen, and few-label accuracy."""
+    """Returns what the report computes the figures of a student from.
+
+    Args:
+        run: Run of a variation.
+        model: student, or student-step0.
+    """
     distilled = read_record(run.distill, DistillRecord)
-    last = [figure for figure in distilled.heldout if figure.model == model][-1]
-    assert isinstance(last, HeldoutMlm)
-    encoder = Encoder.load(run.student if model == "student" else run.student_step0)
-    accuracies = []
-    for task in (film_sentences(), topics()):
-        packed = few_labels(task, task_vectors(encoder, task))
-        accuracies.append(float(unpack(packed).mean()))
+    last = heldout_figures(distilled, model)
+    if not isinstance(last, HeldoutMlm):
+        raise SystemExit(f"{run.path} is not a masked-LM run; expected one of `table4.py recipes`")
+    folder = MODELS[model](run)
+    encoder = Encoder.load(folder)
     return {
         "measured": measured_on(),
+        "weights_sha256": weights_sha256(folder),
         "tokens": distilled.tokens_seen if model == "student" else 0,
-        "few_labels": float(np.mean(accuracies)),
-        "sentiment": accuracies[0],
-        "topics": accuracies[1],
-        "agreement": last.agreement,
-        "kl_nats": last.kl_nats,
-        "top1_hidden": last.top1_hidden,
-        "by_step": list(evaluations(run)) if model == "student" else [],
+        "correct": {
+            task.name: few_labels(task, task_vectors(encoder, task))
+            for task in (film_sentences(), topics())
+        },
+        **_figures(last),
+        "by_tokens": list(evaluations(run)) if model == "student" else [],
     }
 
 
-def evaluations(run: RunDir) -> Iterator[dict[str, float]]:
-    """Yields the student's held-out figures during training."""
-    for line in run.metrics.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        if entry["kind"] == "heldout" and entry["model"] == "student":
-            yield {key: entry[key] for key in ("step", "agreement", "kl_nats", "top1_hidden")}
+def evaluations(run: RunDir) -> Iterator[dict[str, Any]]:
+    """Yields the student's held-out figures during training, by tokens seen."""
+    tokens = 0
+    for entry, _ in read_trace(run.metrics):
+        if entry["kind"] == "train":
+            tokens = entry["tokens"]
+        elif entry["model"] == "student":
+            figures = heldout_of(entry)
+            assert isinstance(figures, HeldoutMlm)
+            # An evaluation is written after the step that it is of.
+            yield {"step": figures.step, "tokens": tokens, **_figures(figures)}
+
+
+def _figures(heldout: HeldoutMlm) -> dict[str, Any]:
+    return heldout.model_dump(mode="json", include={figure.key for figure in HELDOUT})
 
 
 # --- comparison ----------------------------------------------------------------------------------
@@ -181,31 +213,83 @@ def evaluations(run: RunDir) -> Iterator[dict[str, float]]:
 
 @dataclass(frozen=True)
 class Difference:
-    """One variation minus another in one figure, paired by seed."""
+    """One variation minus another in one figure.
+
+    Attributes:
+        value: The difference.
+        interval: Its interval, which one seed does not give.
+        seeds: Number of seeds that both variations have.
+    """
 
     value: float
-    low: float
-    high: float
+    interval: Interval
+    seeds: int
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        """Seeds, value and bounds before any rounding."""
+        bounds = {"low": self.interval.low, "high": self.interval.high}
+        return {"seeds": self.seeds, "is": self.value, **bounds}
 
     def outcome(self, sign: float) -> str:
-        """How it compares with an expected sign."""
-        low, high = sorted((sign * self.low, sign * self.high))
+        """Returns on which side of 0 the interval is, relative to the paper's sign."""
+        if self.seeds < len(SEEDS):
+            return "no verdict"
+        bounds = (self.interval.low, self.interval.high)
+        low, high = sorted(sign * bound for bound in bounds if isinstance(bound, float))
         if low > 0:
             return "reproduced"
         return "contradicted" if high < 0 else "inconclusive"
 
 
-def difference(records: Records, name: str, other: str, figure: Figure) -> Difference:
-    """Compares two variations by a figure, over the seeds that both have."""
-    seeds = sorted(set(records[name]) & set(records[other]))
-    if len(seeds) < 2:
-        raise SystemExit(f"{name} and {other} share {len(seeds)} seeds; expected 2 or more")
-    values: Floats = np.array(
-        [records[name][s][figure.key] - records[other][s][figure.key] for s in seeds]
-    )
-    half = stats.t.ppf((1 + LEVEL) / 2, len(seeds) - 1) * stats.sem(values)
-    mean = float(values.mean())
-    return Difference(mean, mean - half, mean + half)
+@dataclass
+class Comparison:
+    """Variations by their records.
+
+    Attributes:
+        records: The records.
+    """
+
+    records: Records
+    _scores: dict[tuple[str, str], SeedScores] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Variations that have records, in the order of the page."""
+        return [name for name in (*VARIATIONS, UNDISTILLED) if name in self.records]
+
+    def seeds(self, name: str) -> list[int]:
+        """Seeds of a variation, in the order of its scores."""
+        return sorted(self.records[name])
+
+    def scores(self, name: str, figure: Figure) -> SeedScores:
+        """Scores of a variation, one for each seed."""
+        key = (name, figure.name)
+        # Resampling takes seconds, and a variation is in several differences.
+        if key not in self._scores:
+            by_seed = self.records[name]
+            self._scores[key] = figure.scores([by_seed[seed] for seed in self.seeds(name)])
+        return self._scores[key]
+
+    def difference(self, name: str, other: str, figure: Figure) -> Difference:
+        """Compares two variations by a figure, paired over the seeds that both have."""
+        shared = sorted(set(self.seeds(name)) & set(self.seeds(other)))
+        if not shared:
+            raise SystemExit(f"{name} and {other} have no seed in common")
+        ours, theirs = (
+            _of_seeds(self.scores(one, figure), [self.seeds(one).index(seed) for seed in shared])
+            for one in (name, other)
+        )
+        # Paired by seed, and on the same texts and draws.
+        paired = SeedScores(
+            ours.complete_S - theirs.complete_S, ours.resampled_SR - theirs.resampled_SR
+        )
+        interval = t_interval(paired.mean, contrast_noise([(1.0, paired)]), level=LEVEL)
+        return Difference(paired.mean, interval, len(shared))
+
+
+def _of_seeds(scores: SeedScores, places: Sequence[int]) -> SeedScores:
+    return SeedScores(scores.complete_S[places], scores.resampled_SR[places])
 
 
 def paper_change(name: str) -> float | None:
@@ -219,12 +303,13 @@ def paper_change(name: str) -> float | None:
 
 def write_report(folder: Path | None) -> None:
     """Prints the page, and writes it with its figures."""
-    records = read_records()
-    page = render(records)
+    comparison = Comparison(read_records())
+    page = render(comparison)
     print(page)
     if folder is not None:
         write_page(folder, "table4", page)
-        write_raw(folder, "table4", {"records": records})
+        rows = {"means": raw_means(comparison), "differences": raw_differences(comparison)}
+        write_raw(folder, "table4", rows)
 
 
 def read_records() -> dict[str, dict[int, Record]]:
@@ -238,58 +323,116 @@ def read_records() -> dict[str, dict[int, Record]]:
     return records
 
 
-def render(records: Records) -> str:
+def raw_means(comparison: Comparison) -> list[dict[str, Any]]:
+    """The means before any rounding."""
+    return [
+        {"variation": name, "figure": figure.name, "is": comparison.scores(name, figure).mean}
+        for name in comparison.names
+        for figure in FIGURES
+    ]
+
+
+def raw_differences(comparison: Comparison) -> list[dict[str, Any]]:
+    """The differences from the full recipe before any rounding."""
+    return [
+        {"variation": name, "figure": figure.name} | comparison.difference(name, FULL, figure).raw
+        for name in comparison.names
+        for figure in FIGURES
+        if name != FULL
+    ]
+
+
+def render(comparison: Comparison) -> str:
     """Renders the result page."""
+    records, names = comparison.records, comparison.names
+    varied = [name for name in names if name != FULL]
     headings = [figure.name for figure in FIGURES]
-    varied = [name for name in (*VARIATIONS, UNDISTILLED) if name in records and name != FULL]
     tokens = next(iter(records[FULL].values()))["tokens"]
     parts = [
         f"# Table 4 on a teacher of our own, {today()}",
-        f"{host_line()} · {version_list(installed_versions())}",
+        measured_lines(record for by_seed in records.values() for record in by_seed.values()),
         "Protocol and rule: `benchmarks/table4/README.md`, written before the runs. "
-        f"{tokens / 1e6:.1f}M tokens a student, seeds {', '.join(map(str, records[FULL]))}.",
+        f"{tokens / 1e6:.1f}M tokens a student. Records: `benchmarks/results/table4`.",
         "## Means over the seeds",
-        markdown.table(("variation", *headings), list(mean_rows(records))),
+        markdown.table(("variation", "seeds", *headings), list(mean_rows(comparison, names))),
         f"## Differences from `{FULL}`, paired by seed, {LEVEL:.0%} t intervals",
-        markdown.table(("variation", "paper", *headings), list(change_rows(records, varied))),
+        markdown.table(
+            ("variation", "n", "paper", *headings), list(change_rows(comparison, varied))
+        ),
+        f"n: seeds of both variations. Fewer than {len(SEEDS)} give no verdict.",
         "## The paper's order of few-label accuracy",
-        markdown.table(("worse", "better", "difference", ""), list(order_rows(records))),
+        markdown.table(("worse", "better", "n", "difference", ""), list(order_rows(comparison))),
+        "## Held-out figures by tokens seen, means over the seeds",
+        *by_tokens(records, names),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def mean_rows(records: Records) -> Iterator[tuple[str, ...]]:
-    """Yields the mean figures of each variation."""
-    for name, by_seed in records.items():
-        means = [np.mean([record[f.key] for record in by_seed.values()]) for f in FIGURES]
-        cells = [_format(f, mean) for f, mean in zip(FIGURES, means, strict=True)]
-        yield name, *cells
+def mean_rows(comparison: Comparison, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yields the mean figures of each variation, with the seeds that they are of."""
+    for name in names:
+        cells = [_format(f, comparison.scores(name, f).mean) for f in FIGURES]
+        yield name, " ".join(map(str, comparison.seeds(name))), *cells
 
 
-def change_rows(records: Records, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def change_rows(comparison: Comparison, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Yields each variation's changes and how they compare with the paper's sign."""
     for name in names:
         paper = paper_change(name)
+        changes = [comparison.difference(name, FULL, figure) for figure in FIGURES]
         cells = []
-        for figure in FIGURES:
-            change = difference(records, name, FULL, figure)
-            text = with_interval(
-                change.value, change.low, change.high, lambda v, f=figure: _format(f, v, sign=True)
-            )
+        for figure, change in zip(FIGURES, changes, strict=True):
+            text = _with_interval(figure, change)
             if paper is not None:
                 text += f": {change.outcome(np.sign(paper) * figure.sign)}"
             cells.append(text)
-        yield name, "" if paper is None else hundredths(paper, sign=True), *cells
+        of_paper = "" if paper is None else hundredths(paper, sign=True)
+        yield name, str(changes[0].seeds), of_paper, *cells
 
 
-def order_rows(records: Records) -> Iterator[tuple[str, str, str, str]]:
+def order_rows(comparison: Comparison) -> Iterator[tuple[str, ...]]:
     """Yields each pair of the paper's variations, the worse one first."""
+    records = comparison.records
     names = [name for name in VARIATIONS if paper_change(name) is not None and name in records]
     ordered = sorted(names, key=lambda name: paper_change(name) or 0.0)
     for worse, better in combinations(ordered, 2):
-        gap = difference(records, worse, better, FIGURES[0])
-        text = with_interval(gap.value, gap.low, gap.high, lambda v: hundredths(v, sign=True))
-        yield worse, better, text, gap.outcome(-1)
+        gap = comparison.difference(worse, better, FEW_LABELS)
+        text = _with_interval(FEW_LABELS, gap)
+        yield worse, better, str(gap.seeds), text, gap.outcome(-1)
+
+
+def by_tokens(records: Records, names: Sequence[str]) -> Iterator[str]:
+    """Yields a table of each held-out figure: variations by tokens seen."""
+    trained = [name for name in names if name != UNDISTILLED]
+    traces = {name: mean_trace(records[name].values()) for name in trained}
+    steps = sorted({step for trace in traces.values() for step in trace})
+    tokens = {step: row["tokens"] for trace in traces.values() for step, row in trace.items()}
+    for figure in HELDOUT:
+        rows = []
+        for name, trace in traces.items():
+            values = [trace.get(step, {}).get(figure.key) for step in steps]
+            cells = [ABSENT if value is None else _format(figure, value) for value in values]
+            rows.append((name, *cells))
+        heads = [millions(tokens[step]) for step in steps]
+        yield markdown.table((figure.name, *heads), rows)
+
+
+def mean_trace(records: Iterable[Record]) -> dict[int, dict[str, float]]:
+    """Step → means over the seeds of tokens and held-out figures."""
+    by_step: dict[int, list[Mapping[str, float]]] = {}
+    for record in records:
+        for row in record["by_tokens"]:
+            by_step.setdefault(row["step"], []).append(row)
+    keys = ("tokens", *(figure.key for figure in HELDOUT if figure.key is not None))
+    return {
+        step: {key: float(np.mean([row[key] for row in rows])) for key in keys}
+        for step, rows in by_step.items()
+    }
+
+
+def _with_interval(figure: Figure, change: Difference) -> str:
+    low, high = change.interval.low, change.interval.high
+    return with_interval(change.value, low, high, lambda v: _format(figure, v, sign=True))
 
 
 def _format(figure: Figure, value: float, *, sign: bool = False) -> str:

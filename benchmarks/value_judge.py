@@ -7,13 +7,14 @@
 
 Every student-step0 of the experiment is the same model. Vectors are computed in bfloat16 where the
 processor multiplies it. Parts (a), (b) and (d) take five minutes for a student on one core;
---fine-tune adds part (c) to their record in half an hour. `value_report.py` makes the page.
+--fine-tune adds part (c) to their record in half an hour. `value_report.py` makes the page. A
+record is of one model: part (c) of other weights is refused or dropped.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ from sklearn.preprocessing import StandardScaler
 from value_data import DRAWS, FEW_LABELS, FewLabels, Ints, film_sentences, random_pairs, topics
 
 from edgedistil.core import console
-from edgedistil.core.distill_records import DistillRecord, HeldoutMlm
+from edgedistil.core.distill_records import DistillRecord, HeldoutFigures, HeldoutMlm
 from edgedistil.core.recipe import load_recipe
 from edgedistil.core.records import read_record
-from edgedistil.core.rundir import RunDir
+from edgedistil.core.rundir import RunDir, read_json_object, sha256_file, write_text
 from edgedistil.core.similarity import pair_similarities, similarities
 from edgedistil.core.tokenizer import TextTokenizer, read_tokenizer
 from edgedistil.distill.targets import encode_vectors
@@ -59,6 +60,11 @@ FINE_TUNING_DRAWS = 5
 # The rate of the task files; batch and dev limit save time.
 _RATE, _BATCH, _TOPICS_JUDGED = 1e-4, 16, 1500
 
+# Cosines that identify a model whose record has no digest of its weights. Their mean absolute
+# difference is below 4e-4 for one model judged twice in bfloat16, and above 2e-2 for two models.
+_COMPARED_PAIRS, _SAME_WITHIN = 100, 5e-3
+_COSINE_UNIT = 1e-5
+
 Vectors = NDArray[np.float32]
 
 # Name of a model → its folder.
@@ -79,17 +85,75 @@ def main() -> None:
     run, arm = RunDir(arguments.run), arguments.arm or arguments.model
     seed = load_recipe(run.recipe).seed
     path = FOLDER / f"{arm}-{seed}.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if not arguments.fine_tune:
-        # Part (c) stays: it takes longest.
-        record |= {"arm": arm, "seed": seed, **judge(run, arguments.model)}
-    elif record:
-        record["fine_tuned"] = fine_tuned(MODELS[arguments.model](run))
+    before = read_json_object(path) if path.exists() else None
+    if arguments.fine_tune:
+        record = with_fine_tuned(path, before, MODELS[arguments.model](run))
     else:
-        raise SystemExit(f"{path} does not exist; judge (a), (b) and (d) first")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, separators=(",", ":")) + "\n", encoding="utf-8")
+        record = {"arm": arm, "seed": seed, **judge(run, arguments.model)}
+        record |= fine_tuned_before(path, before, record)
+    save(path, record)
     print(path)
+
+
+def save(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a record, complete or not at all; without spaces, because it is mostly numbers."""
+    write_text(path, json.dumps(record, separators=(",", ":")) + "\n")
+
+
+# --- one record, one model -----------------------------------------------------------------------
+
+
+def weights_sha256(folder: Path) -> str:
+    """Digest of a model's weights."""
+    return sha256_file(folder / "model.safetensors")
+
+
+def fine_tuned_before(
+    path: Path, before: Mapping[str, Any] | None, record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns part (c) of the earlier record if that is of the same model: it takes longest."""
+    if before is None or "fine_tuned" not in before:
+        return {}
+    if not is_same_model(before, record["weights_sha256"], lambda: record["cosines"]):
+        print(f"{path} was of other weights; its part (c) is dropped")
+        return {}
+    return {"fine_tuned": before["fine_tuned"]}
+
+
+def with_fine_tuned(path: Path, before: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
+    """Returns the record with part (c), which it must be of the same model for."""
+    if before is None:
+        raise SystemExit(f"{path} does not exist; judge (a), (b) and (d) first")
+    sha256 = weights_sha256(folder)
+    if not is_same_model(before, sha256, lambda: first_cosines(folder)):
+        raise SystemExit(f"{path} is of other weights than {folder}; judge (a), (b) and (d) again")
+    return {**before, "weights_sha256": sha256, "fine_tuned": fine_tuned(folder)}
+
+
+def is_same_model(
+    record: Mapping[str, Any], sha256: str, cosines: Callable[[], Sequence[int]]
+) -> bool:
+    """Whether a record is of the model with these weights.
+
+    Args:
+        record: The record. Those of 2026-11-30 have no digest: their cosines are compared.
+        sha256: Digest of the weights.
+        cosines: Returns the model's cosines of the first pairs.
+    """
+    if "weights_sha256" in record:
+        return bool(record["weights_sha256"] == sha256)
+    recorded = np.array(record["cosines"][:_COMPARED_PAIRS])
+    gaps = np.abs(recorded - np.array(cosines()[:_COMPARED_PAIRS])) * _COSINE_UNIT
+    return bool(gaps.mean() < _SAME_WITHIN)
+
+
+def first_cosines(folder: Path) -> list[int]:
+    """The first of a model's `compact_cosines`, without the vectors of all texts."""
+    texts = film_sentences().texts
+    pairs = random_pairs(len(texts))[:, :_COMPARED_PAIRS]
+    of_pairs = [texts[index] for index in pairs.ravel()]
+    vectors = Encoder.load(folder).embed(of_pairs, DOCUMENT_TOKENS, "texts of the first pairs")
+    return _compact(vectors[: pairs.shape[1]], vectors[pairs.shape[1] :])
 
 
 def judge(run: RunDir, name: str) -> dict[str, Any]:
@@ -101,10 +165,12 @@ def judge(run: RunDir, name: str) -> dict[str, Any]:
     """
     distilled = read_record(run.distill, DistillRecord)
     films, postings = film_sentences(), topics()
-    model = Encoder.load(MODELS[name](run))
+    folder = MODELS[name](run)
+    model = Encoder.load(folder)
     of_films, of_postings = task_vectors(model, films), task_vectors(model, postings)
     return {
         "tokens": distilled.tokens_seen if name == "student" else 0,
+        "weights_sha256": weights_sha256(folder),
         "measured": measured_on(),
         "cosines": compact_cosines(of_films),
         "ranks": ranks_of_verses(model),
@@ -160,8 +226,12 @@ class Encoder:
 def compact_cosines(vectors: Vectors) -> list[int]:
     """Cosines of the random pairs, in units of 1e-5."""
     first, second = random_pairs(len(vectors))
-    cosines = pair_similarities(vectors[first], vectors[second], "cosine")
-    return np.rint(cosines * 1e5).astype(int).tolist()
+    return _compact(vectors[first], vectors[second])
+
+
+def _compact(first: Vectors, second: Vectors) -> list[int]:
+    cosines = pair_similarities(first, second, "cosine")
+    return np.rint(cosines / _COSINE_UNIT).astype(int).tolist()
 
 
 def ranks_of_verses(model: Encoder) -> list[int]:
@@ -283,11 +353,20 @@ def fine_tune_draw(
 
 def cloze(distilled: DistillRecord, model: str) -> float | None:
     """Top-1 behind a real [MASK] on held-out text; None for a model without an MLM head."""
-    figures = [figure for figure in distilled.heldout if figure.model == model]
-    if not figures or not isinstance(figures[-1], HeldoutMlm):
+    figures = heldout_figures(distilled, model)
+    if not isinstance(figures, HeldoutMlm):
         return None
-    top1 = figures[-1].top1_hidden
-    return top1 if isinstance(top1, float) else None
+    return figures.top1_hidden if isinstance(figures.top1_hidden, float) else None
+
+
+def heldout_figures(distilled: DistillRecord, name: str) -> HeldoutFigures:
+    """Returns the held-out figures of one of MODELS, which a run's record names by step."""
+    step = distilled.steps if name == "student" else 0
+    model = "teacher" if name == "teacher" else "student"
+    matches = [one for one in distilled.heldout if (one.model, one.step) == (model, step)]
+    if not matches:
+        raise SystemExit(f"the record of the run has no held-out figures of {model} at step {step}")
+    return matches[-1]
 
 
 if __name__ == "__main__":

@@ -9,33 +9,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
-from page import argument_parser, today, version_list, write_page, write_raw
-from scipy import stats
-from value_judge import DEPTH, FINE_TUNED, FOLDER, unpack
+from page import argument_parser, measured_lines, today, write_page, write_raw
+from value_judge import FINE_TUNED, FOLDER
+from value_scores import (
+    DRAWN_TASKS,
+    Floats,
+    PairScores,
+    Record,
+    accuracies,
+    correlations,
+    difference_noise,
+    few_label_scores,
+    mean_of,
+    ndcg_of_ranks,
+    text_scores,
+)
 
 from edgedistil.core import markdown
 from edgedistil.core.format import ABSENT, hundredths, millions, percent, with_interval
-from edgedistil.evaluate.retention import SeedScores, contrast_noise, t_interval
+from edgedistil.evaluate.retention import SeedScores, t_interval
 
 TEACHER, CONTROL = "teacher", "A0"
 DECIDING_ARMS = ("A1", "A2")
 DISTILLATIONS = 3
 # Two arms are two tries.
 LEVEL = 0.975
-RESAMPLES = 1000
-_SEED = 20191002  # fixed, so that the same records give the same intervals
-DRAWN_TASKS = ("sentiment", "topics")
 
-Record = Mapping[str, Any]
 # Name of an arm → its records, one for each distillation.
 Arms = Mapping[str, Sequence[Record]]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,12 @@ class Measure:
         name: Name on the page.
         part: Part of the rule, a to c.
         scores: Returns the scores of an arm's records.
-        decides: Whether the rule looks at it.
+        decides: Whether the verdict depends on it.
     """
 
     name: str
     part: str
-    scores: Callable[[Sequence[Record]], SeedScores]
+    scores: Callable[[Sequence[Record]], SeedScores | PairScores]
     decides: bool = False
 
 
@@ -116,12 +122,9 @@ def measures(arms: Arms) -> list[Measure]:
     searches = [
         Measure(f"nDCG@10, {name}", "a", _of_texts(values)) for name, values in collections.items()
     ]
-    few = [
-        Measure(f"{task}, 1,000 labels, frozen", "b", _of_draws(_frozen(task)))
-        for task in DRAWN_TASKS
-    ]
+    few = [Measure(f"{task}, 1,000 labels, frozen", "b", _frozen(task)) for task in DRAWN_TASKS]
     tuned = [
-        Measure(f"{task}, {labels:,} labels, fine-tuned", "c", _of_draws(_tuned(task, labels)))
+        Measure(f"{task}, {labels:,} labels, fine-tuned", "c", _tuned(task, labels))
         for task in DRAWN_TASKS
         for labels in FINE_TUNED
         if all("fine_tuned" in record for record in arms[CONTROL])
@@ -137,87 +140,24 @@ def measures(arms: Arms) -> list[Measure]:
 
 
 def _mean(name: str, part: str, parts: Sequence[Measure]) -> Measure:
-    """The mean of several measures, which decides."""
+    """The mean of several measures of texts, which decides."""
 
     def scores(arm: Sequence[Record]) -> SeedScores:
-        of_parts = [measure.scores(arm) for measure in parts]
-        return SeedScores(
-            np.mean([scores.complete_S for scores in of_parts], axis=0),
-            np.mean([scores.resampled_SR for scores in of_parts], axis=0),
-            trained=of_parts[0].trained,
-        )
+        return mean_of([cast(SeedScores, measure.scores(arm)) for measure in parts])
 
     return Measure(name, part, scores, decides=True)
 
 
-def correlations(arm: Sequence[Record], of_teacher: NDArray[np.int64]) -> SeedScores:
-    """Spearman's correlation of cosines with the teacher's, over resamples of the pairs."""
-    draws_RN = _resamples(len(of_teacher))
-    complete, resampled = [], []
-    for record in arm:
-        cosines = np.array(record["cosines"])
-        complete.append(_spearman(cosines, of_teacher))
-        resampled.append([_spearman(cosines[draw_N], of_teacher[draw_N]) for draw_N in draws_RN])
-    return _scores(arm, np.array(complete), np.array(resampled))
-
-
-def _spearman(left_N: NDArray[np.int64], right_N: NDArray[np.int64]) -> float:
-    return float(np.corrcoef(stats.rankdata(left_N), stats.rankdata(right_N))[0, 1])
-
-
-def ndcg_of_ranks(ranks: Sequence[int]) -> Floats:
-    """nDCG@10 of queries with one right document each, of its rank; 0 if it was not found."""
-    by_rank = np.concatenate([[0.0], 1 / np.log2(np.arange(1, DEPTH + 1) + 1)])
-    values: Floats = by_rank[np.array(ranks)]
-    return values
-
-
 def _of_texts(values: Callable[[Record], Floats]) -> Callable[[Sequence[Record]], SeedScores]:
-    """Scores that are means over texts, resampled over the texts."""
-
-    def scores(arm: Sequence[Record]) -> SeedScores:
-        by_seed_SN = np.stack([values(record) for record in arm])
-        draws_RN = _resamples(by_seed_SN.shape[1])
-        resampled_SR = np.stack([by_text_N[draws_RN].mean(axis=1) for by_text_N in by_seed_SN])
-        return _scores(arm, by_seed_SN.mean(axis=1), resampled_SR)
-
-    return scores
+    return lambda arm: text_scores(np.stack([values(record) for record in arm]))
 
 
-def _of_draws(
-    bits: Callable[[Record], Mapping[str, Any]],
-) -> Callable[[Sequence[Record]], SeedScores]:
-    """Accuracies over draws of labels, resampled over the draws and the judged texts."""
-
-    def scores(arm: Sequence[Record]) -> SeedScores:
-        by_seed_SDN = np.stack([unpack(bits(record)) for record in arm]).astype(float)
-        seeds, draws, texts = by_seed_SDN.shape
-        resampled_SR = np.empty((seeds, RESAMPLES))
-        picked_RD = _resamples(draws, of=1)
-        for index, picked_N in enumerate(_resamples(texts)):
-            of_texts_SN = by_seed_SDN[:, picked_RD[index]].mean(axis=1)
-            resampled_SR[:, index] = of_texts_SN[:, picked_N].mean(axis=1)
-        return _scores(arm, by_seed_SDN.mean(axis=(1, 2)), resampled_SR)
-
-    return scores
+def _frozen(task: str) -> Callable[[Sequence[Record]], SeedScores]:
+    return lambda arm: few_label_scores(arm, task)
 
 
-def _frozen(task: str) -> Callable[[Record], Mapping[str, Any]]:
-    return lambda record: record["correct"][task]
-
-
-def _tuned(task: str, labels: int) -> Callable[[Record], Mapping[str, Any]]:
-    return lambda record: record["fine_tuned"][task][str(labels)]
-
-
-def _resamples(count: int, *, of: int = 0) -> NDArray[np.int64]:
-    """Returns draws with replacement, the same for all models, (resamples, count)."""
-    return np.random.default_rng([_SEED, of]).integers(0, count, (RESAMPLES, count))
-
-
-def _scores(arm: Sequence[Record], complete_S: Floats, resampled_SR: Floats) -> SeedScores:
-    # Teacher and control are one model each, which no seed changes.
-    return SeedScores(complete_S, resampled_SR, trained=arm[0]["arm"] not in (TEACHER, CONTROL))
+def _tuned(task: str, labels: int) -> Callable[[Sequence[Record]], SeedScores]:
+    return lambda arm: accuracies([record["fine_tuned"][task][str(labels)] for record in arm])
 
 
 # --- comparison and verdict ----------------------------------------------------------------------
@@ -259,10 +199,10 @@ def raw_rows(differences: Mapping[str, Sequence[Difference]]) -> list[dict[str, 
 
 def compare(arm: Sequence[Record], control: Sequence[Record], measure: Measure) -> Difference:
     """Compares an arm with the control."""
-    ours, theirs = measure.scores(arm), measure.scores(control)
+    # The control is one model, which no seed changes.
+    ours, theirs = measure.scores(arm), replace(measure.scores(control), trained=False)
     value = ours.mean - theirs.mean
-    noise = contrast_noise([(1.0, ours), (-1.0, theirs)])
-    interval = t_interval(value, noise, level=LEVEL)
+    interval = t_interval(value, difference_noise(ours, theirs), level=LEVEL)
     if not isinstance(interval.low, float) or not isinstance(interval.high, float):
         return Difference(measure, value, None, None)
     return Difference(measure, value, interval.low, interval.high)
@@ -300,12 +240,11 @@ def render(
         for name in DECIDING_ARMS
         if name in arms
     ]
-    measured = arms[CONTROL][0]["measured"]
     parts = [
         f"# What distillation is worth, {today()}",
-        f"{measured['machine']}, {measured['cores']} cores · {version_list(measured['versions'])}",
-        "Arms and rule: `benchmarks/value/README.md`, written before the runs. Records: "
-        "`benchmarks/results/value`.",
+        measured_lines(record for arm in arms.values() for record in arm),
+        "Arms and rule: `benchmarks/value/README.md`, written before the runs; the method of the "
+        "rank correlation's interval is newer. Records: `benchmarks/results/value`.",
         "\n".join(verdicts) or "No deciding arm was judged.",
         "## Figures",
         markdown.table(("arm", "distillations", "tokens", "cloze"), list(arm_rows(arms))),

@@ -28,7 +28,11 @@ def word_pieces(
     """Returns token → id in the order of ids: the special tokens, then the others sorted.
 
     The trainer numbers letters inside words in another order in every process, and decides by
-    these numbers between pairs that are equally frequent. So here they have their numbers before.
+    these numbers between pairs that are equally frequent. So the ##letters are passed as special
+    tokens in sorted order, which fixes their ids.
+
+    Raises:
+        ValueError: Special tokens and letters alone are more than `size` tokens.
     """
     trained = _tokenizer(models.WordPiece(unk_token="[UNK]"), lowercase)
     words = trained.pre_tokenizer.pre_tokenize_str
@@ -41,6 +45,12 @@ def word_pieces(
     )
     trained.train_from_iterator(text, trainer)
     tokens = [*special, *sorted(set(trained.get_vocab()) - set(special))]
+    # The trainer never drops special tokens and letters, whatever the size.
+    if len(tokens) > size:
+        raise ValueError(
+            f"the special tokens and the letters of the text are {len(tokens)} tokens, more than "
+            f"the size {size}; set a size of {len(tokens)} or more, or use text of fewer scripts"
+        )
     return {token: index for index, token in enumerate(tokens)}
 
 

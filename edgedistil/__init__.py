@@ -168,7 +168,8 @@ def answers(recipe: Recipe, options: AnswersOptions | None = None) -> Path:
     Returns:
         The file.
     Raises:
-        InputError: The recipe has another objective, or its teacher or corpus cannot be used.
+        InputError: The file exists, the recipe has another objective, or its teacher or corpus
+            cannot be used.
     """
     from edgedistil.distill import answers_stage
 

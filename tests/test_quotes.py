@@ -153,7 +153,7 @@ QUOTES = (
     ),
     Quote(
         "README.md",
-        "the teacher's | 66.4 | 84.9 | +18.5 (+17.7–+19.3) | 100.0 |",
+        "the teacher's | 66.4 | 84.9 | +18.5 (+17.5–+19.5) | 100.0 |",
         VALUE,
         worth("rank correlation"),
     ),

@@ -74,7 +74,7 @@ class ModelFacts(Record):
 class HeldoutMlm(Record):
     """Masked-LM quality on held-out text; every model sees the same masked positions."""
 
-    # teacher, student-step0 or student.
+    # teacher or student; the student at step 0 is the undistilled one.
     model: str
     # Optimizer steps of training before this evaluation.
     step: int

@@ -252,7 +252,7 @@ class AnswersOptions(CheckedOptions):
         Path | None,
         Flag(
             "--out",
-            "File to write: .jsonl, .parquet, or .npy with the texts in a .jsonl. Default: "
+            "New file: .jsonl, .parquet, or .npy with the texts in a .jsonl. Default: "
             "answers.jsonl.",
             metavar="FILE",
         ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError
@@ -42,10 +43,10 @@ def is_user_file(path: Path) -> bool:
         return False
 
 
-def require_new(folder: Path) -> None:
-    """Raises InputError if a folder that a command would write exists."""
-    if folder.exists():
+def require_new(path: Path, *, kind: Literal["FOLDER", "FILE"] = "FOLDER") -> None:
+    """Raises InputError if a folder or file that a command would write exists."""
+    if path.exists():
         raise InputError(
-            f"{folder} exists already; nothing was changed",
-            hint="name another folder: --out FOLDER",
+            f"{path} exists already; nothing was changed",
+            hint=f"name another {kind.lower()}: --out {kind}",
         )

@@ -1,7 +1,7 @@
 """The run directory: paths of a run's files, atomic writes, digests, and the latest run.
 
-Every stage leaves its result here as a file, and the next stage reads that file. Nothing is deleted
-but what a new version replaces, and the teacher's states after the last step.
+Every stage leaves its result here as a file, and the next stage reads that file. Only replaced
+versions, remains of a killed preparation, and the teacher's states after the last step are deleted.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import CorpusError
+from edgedistil.core.paths import require_new
 from edgedistil.core.regular_file import check_regular
 from edgedistil.core.rundir import replacing, sha256_file, storage_errors
 from edgedistil.data.corpus import Part, TokenizedCorpus
@@ -31,6 +32,9 @@ SUFFIXES = (".jsonl", ".parquet", ".npy")
 _WRITE_HINT = "write the texts with: edgedistil answers RECIPE --texts-only --out texts.jsonl"
 # Rows of parquet that are decoded at once.
 _BATCH_ROWS = 1024
+_IS_LIST = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+# Key in the first row of a .jsonl with the texts of a .npy: the digest of that .npy.
+_DIGEST_KEY = "npy_sha256"
 
 # Number of a row from 1, its text, its vector.
 Row = tuple[int, str, Any]
@@ -59,11 +63,12 @@ def read_answers(path: Path, corpus: TokenizedCorpus) -> Answers:
 
     Args:
         path: .jsonl or .parquet with `text` and `vector`, or .npy with the texts in a .jsonl of the
-            same name.
+            same name. A digest in the texts' first row, if there is one, is compared with the .npy.
         corpus: Has the layout `texts`.
     Raises:
         CorpusError: The file is missing or damaged; a row is missing, twice there, at another
-            place, of another dimension, or not finite; or the corpus has another layout.
+            place, of another dimension, or not finite; a .npy and its texts were written by
+            different calls; or the corpus has another layout.
     """
     _check(path, corpus)
     # Rows are in the order of the corpus: training texts, then held-out texts.
@@ -131,22 +136,42 @@ def _read_rows(path: Path) -> Iterator[Row]:
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
+    for number, entry in enumerate(_read_entries(path), start=1):
+        yield number, entry["text"], entry.get("vector")
+
+
+def _read_entries(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the objects of a .jsonl file; raises CorpusError for one without a text."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             entry = json.loads(line)
             if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
                 raise CorpusError(f"{path} row {number} has no text")
-            yield number, entry["text"], entry.get("vector")
+            yield entry
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
     number = 0
     with pq.ParquetFile(path) as table:
+        kind = table.schema_arrow.field("vector").type
+        if not any(is_list(kind) for is_list in _IS_LIST):
+            raise CorpusError(
+                f"the column 'vector' of {path} is of type {echo(str(kind))}; "
+                "expected lists of numbers",
+                hint="write the column as list<float>",
+            )
         for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=["text", "vector"]):
             texts, vectors = batch.column("text"), batch.column("vector")
             for text, vector in zip(texts.to_pylist(), vectors, strict=True):
                 number += 1
-                yield number, text, vector.values.to_numpy(zero_copy_only=False)
+                if not isinstance(text, str):
+                    raise CorpusError(f"{path} row {number} has no text")
+                values = vector.values
+                # Of a null; reported with the number of its row.
+                if values is None:
+                    yield number, text, None
+                    continue
+                yield number, text, values.to_numpy(zero_copy_only=False)
 
 
 def _read_npy(path: Path) -> Iterator[Row]:
@@ -156,17 +181,36 @@ def _read_npy(path: Path) -> Iterator[Row]:
     texts = path.with_suffix(".jsonl")
     if not texts.is_file():
         raise CorpusError(f"{texts} is missing: the texts of the vectors in {path.name}")
-    pairs = zip_longest(_read_jsonl(texts), vectors_RV)
-    for index, (row, vector_V) in enumerate(pairs):
-        if row is None or vector_V is None:
-            lines = sum(1 for _ in _read_jsonl(texts))
+    pairs = zip_longest(_read_entries(texts), vectors_RV)
+    for index, (entry, vector_V) in enumerate(pairs):
+        if entry is None or vector_V is None:
+            lines = sum(1 for _ in _read_entries(texts))
             raise CorpusError(f"{path} has {len(vectors_RV)} vectors, and {texts} {lines} texts")
-        yield index + 1, row[1], vector_V
+        if index == 0:
+            _check_pair(path, texts, entry.get(_DIGEST_KEY))
+        yield index + 1, entry["text"], vector_V
+
+
+def _check_pair(path: Path, texts: Path, expected: object) -> None:
+    """Raises CorpusError if the texts of a .npy have the digest of another one."""
+    # Files of other tools have no digest.
+    if expected is None:
+        return
+    digest = sha256_file(path)
+    if digest != expected:
+        raise CorpusError(
+            f"{path} does not have the vectors of {texts.name}: expected sha256 "
+            f"{echo(str(expected)[:12])}…, got {digest[:12]}…",
+            hint="write both again with edgedistil answers; if you replaced the vectors, remove "
+            f"{_DIGEST_KEY} from the first row of {texts.name}",
+        )
 
 
 def _checked_vector(path: Path, number: int, values: Any) -> NDArray[np.float32]:
     """A vector in float32; raises CorpusError unless it is one that has a direction."""
     where = f"{path} row {number}"
+    if values is None:
+        raise CorpusError(f"{where} has no vector; expected a list of numbers")
     is_array = isinstance(values, np.ndarray)
     if not is_array and (not isinstance(values, list) or not all(map(_is_number, values))):
         raise CorpusError(f"{where}: the vector is {echo(values)}; expected a list of numbers")
@@ -207,8 +251,23 @@ def _mismatch(path: Path, corpus: TokenizedCorpus, index: int) -> str:
 # --- writing -------------------------------------------------------------------------------------
 
 
+def require_new_files(path: Path) -> None:
+    """Raises InputError if a file of vectors exists, or the texts that would be next to it."""
+    for file in (path, *_texts_of(path)):
+        require_new(file, kind="FILE")
+
+
+def _texts_of(path: Path) -> list[Path]:
+    """The file with the texts of a .npy; empty for formats that contain them."""
+    return [path.with_suffix(".jsonl")] if path.suffix == ".npy" else []
+
+
 def write_answers(path: Path, rows: Iterator[tuple[str, NDArray[np.float32]]]) -> None:
     """Writes texts with their vectors, completely or not at all.
+
+    A .npy has its texts in another file. The vectors are written first, and the first row of the
+    texts has their digest: after a kill between the two the texts are missing, and a pair of two
+    different calls is refused when it is read.
 
     Args:
         path: Its suffix decides the format.
@@ -222,8 +281,6 @@ def write_answers(path: Path, rows: Iterator[tuple[str, NDArray[np.float32]]]) -
     for text, vector_V in rows:
         texts.append(text)
         vectors.append(vector_V)
-    if path.suffix == ".npy":
-        write_texts(path.with_suffix(".jsonl"), iter(texts))
     with replacing(path) as unfinished, storage_errors(path):
         if path.suffix == ".npy":
             with unfinished.open("wb") as file:
@@ -232,17 +289,29 @@ def write_answers(path: Path, rows: Iterator[tuple[str, NDArray[np.float32]]]) -
             pq.write_table(pa.table({"text": texts, "vector": vectors}), unfinished)
         else:
             _write_jsonl(unfinished, texts, vectors)
+    for texts_path in _texts_of(path):
+        write_texts(texts_path, iter(texts), first={_DIGEST_KEY: sha256_file(path)})
 
 
-def write_texts(path: Path, texts: Iterator[str]) -> None:
-    """Writes texts without vectors as .jsonl."""
+def write_texts(
+    path: Path, texts: Iterator[str], *, first: Mapping[str, str] | None = None
+) -> None:
+    """Writes texts without vectors as .jsonl.
+
+    Args:
+        path: The file.
+        texts: The texts.
+        first: Further keys of the first row.
+    """
+    more = first or {}
     with (
         replacing(path) as unfinished,
         storage_errors(path),
         unfinished.open("w", encoding="utf-8") as file,
     ):
         for text in texts:
-            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+            file.write(json.dumps({"text": text, **more}, ensure_ascii=False) + "\n")
+            more = {}
 
 
 def _write_jsonl(path: Path, texts: list[str], vectors: list[NDArray[np.float32]]) -> None:

@@ -21,6 +21,7 @@ from edgedistil.distill.answers import (
     SUFFIXES,
     check_suffix,
     corpus_texts,
+    require_new_files,
     write_answers,
     write_texts,
 )
@@ -38,9 +39,11 @@ _DEFAULT_FILE = "answers.jsonl"
 def answer(recipe: Recipe, out: Path | None, *, texts_only: bool = False) -> Path:
     """Writes the texts of a recipe's corpus and the vectors that its teacher has for them.
 
-    The vectors are those that a run of the recipe learns from the teacher itself without losses on
-    its states: in every bit where the run reuses them (`targets.is_worth_reusing`), otherwise
-    within rounding.
+    The vectors are in every bit those that a run of the recipe learns from the teacher itself, on
+    the same machine without losses on its states, if `train.precision` is not `auto` (which a run
+    may resolve by a trial), the vocabulary is not trimmed (`student.vocabulary`: a run then encodes
+    other tokens, in rows of other lengths, with the trimmed teacher), and the run reuses vectors
+    (`targets.is_worth_reusing`). A shorter run encodes each batch: equal within rounding.
 
     Args:
         recipe: The recipe; its objective is `representation`.
@@ -50,12 +53,13 @@ def answer(recipe: Recipe, out: Path | None, *, texts_only: bool = False) -> Pat
         The file.
     Raises:
         ModelError: The recipe has another objective.
-        InputError: Teacher or corpus are missing or damaged.
+        InputError: The file exists, or teacher or corpus are missing or damaged.
         StorageError: The file cannot be written.
     """
     path = out or Path(_DEFAULT_FILE)
     # Checked before a teacher is loaded and texts are encoded.
     check_suffix(path, suffixes=(".jsonl",) if texts_only else SUFFIXES)
+    require_new_files(path)
     teacher = setup.load_recipe_teacher(recipe.teacher)
     kind = setup.recipe_objective(recipe, teacher)
     if kind != "representation":

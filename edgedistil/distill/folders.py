@@ -25,29 +25,37 @@ _SUFFIXES = {".json", ".txt", ".safetensors"}
 def link_folder(source: Path, target: Path, *, described: SentenceVector | None = None) -> None:
     """Links a model folder's files into `target`, or copies them where hard links are impossible.
 
-    An existing `target` is left as it is.
-
     Args:
         source: The folder.
         target: Where its files are linked to.
         described: What a recipe adds to the folder's description of its sentence vectors, written
             into `target`; None for nothing.
     """
-    if target.exists():
-        return
     with replacing(target) as unfinished, storage_errors(target):
-        unfinished.mkdir()
-        # The model's own files, and those of the modules that make its sentence vectors.
-        # A normalization has none.
-        folders = {module.path for module in read_modules(source)} - {""}
-        for name in ["", *sorted(name for name in folders if (source / name).is_dir())]:
+        for name in _folders(source):
             (unfinished / name).mkdir(parents=True, exist_ok=True)
-            for file in sorted((source / name).iterdir()):
-                if file.suffix in _SUFFIXES:
-                    # The hub's cache holds symbolic links, which a link would depend on.
-                    _link(file.resolve(), unfinished / name / file.name)
+        for file in model_files(source):
+            # The hub's cache holds symbolic links, which a link would depend on.
+            _link((source / file).resolve(), unfinished / file)
         if described is not None:
             describe_folder(unfinished, described)
+
+
+def model_files(source: Path) -> list[Path]:
+    """Relative paths of a model's own files, and of its modules for sentence vectors; no pickles.
+
+    Raises:
+        ModelError: modules.json is corrupt.
+    """
+    files = [file for name in _folders(source) for file in sorted((source / name).iterdir())]
+    return [file.relative_to(source) for file in files if file.suffix in _SUFFIXES]
+
+
+def _folders(source: Path) -> list[str]:
+    """Relative paths of the model's folder and of its modules' folders."""
+    # A normalization has none.
+    modules = {module.path for module in read_modules(source)} - {""}
+    return ["", *sorted(name for name in modules if (source / name).is_dir())]
 
 
 def save_student(

@@ -7,6 +7,7 @@ not fit leaves no files (docs/decisions.md#preparing-comes-before-creating-the-r
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -109,22 +110,34 @@ class PreparedRun:
 # --- the run directory ---------------------------------------------------------------------------
 
 
-def claim_run(recipe: Recipe, name: str, *, resume: bool) -> RunDir:
+def claim_run(name: str, *, resume: bool) -> RunDir:
     """Creates or opens the directory of a run.
 
     Raises:
-        RunError: The run exists and `resume` is off, or it was started with another recipe.
+        RunError: The run exists and `resume` is off.
         StorageError: The directory cannot be created.
     """
     run = create_run(name, resume=resume)
-    if run.recipe.exists():
-        check_resumable(load_recipe(run.recipe), recipe, run=name)
-        # Settings that do not change the result may differ: the record is of the newest.
-        write_recipe(run.recipe, recipe)
-    elif resume:
+    if resume and not run.recipe.exists():
         console.say(f"run '{name}' does not exist yet: starting it")
     console.say(f"run {run.name} ({run.path})")
     return run
+
+
+def update_recipe(recipe: Recipe, run: RunDir) -> None:
+    """Writes the newest recipe of a run that goes on; the caller holds the run's lock.
+
+    Raises:
+        RunError: The run was started with another recipe.
+        StorageError: The recipe cannot be read or written.
+    """
+    if not run.recipe.exists():
+        return
+    check_resumable(load_recipe(run.recipe), recipe, run=run.name)
+    # Settings that do not change the result may differ. A finished run has the recipe whose digest
+    # is in its record.
+    if not run.distill.exists():
+        write_recipe(run.recipe, recipe)
 
 
 @contextmanager
@@ -199,7 +212,8 @@ class _Inputs:
         corpus: The corpus.
         vector: How the teacher makes sentence vectors; None for the objective mlm.
         answers: Vectors of a file; None without one.
-        full: `teacher` and `original` with their own vocabulary.
+        full_teacher: `teacher` with its own vocabulary.
+        full_original: `original` with its own vocabulary.
         trim: Record of the trimmed vocabulary; None without one.
     """
 
@@ -208,7 +222,8 @@ class _Inputs:
     corpus: TokenizedCorpus
     vector: SentenceVector | None
     answers: Answers | None
-    full: tuple[Teacher, Teacher]
+    full_teacher: Teacher
+    full_original: Teacher
     trim: TrimRecord | None
 
     @property
@@ -267,7 +282,7 @@ def prepare_run(recipe: Recipe, run: RunDir, state: PartialState) -> PreparedRun
         layer_map=layer_map,
         length=length,
         sentence=sentence,
-        full_teacher=inputs.full[0],
+        full_teacher=inputs.full_teacher,
         states_folder=run.teacher_states,
     )
 
@@ -293,11 +308,11 @@ def _initialize_run(recipe: Recipe, run: RunDir) -> _Inputs:
     """Returns teacher and corpus, after writing what a run starts from into its directory."""
     inputs = _read_inputs(recipe, run)
     teacher, corpus = inputs.teacher, inputs.corpus
-    full_teacher, full_original = inputs.full
+    full_teacher, full_original = inputs.full_teacher, inputs.full_original
     if run.recipe.exists():
         return inputs
 
-    # A killed process may have written some of these already.
+    _remove_unfinished(run)
     added = None if inputs.vector is None else added_description(full_teacher, inputs.vector)
     link_folder(full_teacher.folder, run.teacher, described=added)
     # What the student retains is a share of the teacher as given, not of the copy with a head.
@@ -307,23 +322,34 @@ def _initialize_run(recipe: Recipe, run: RunDir) -> _Inputs:
     if inputs.trim is not None:
         link_folder(inputs.original.folder, run.teacher_trimmed, described=added)
         write_record(run.trim, inputs.trim)
-    if not run.student_step0.exists():
-        student, sentence = inputs.build_student(recipe)
-        save_student(
-            sentence.student.backbone if sentence else student,
-            teacher.tokenizer,
-            run.student_step0,
-            sentence=sentence.student if sentence else None,
-        )
-    if not run.heldout_text.exists():
-        with replacing(run.heldout_text) as unfinished, storage_errors(run.heldout_text):
-            unfinished.write_bytes(corpus.heldout_text.read_bytes())
+    student, sentence = inputs.build_student(recipe)
+    save_student(
+        sentence.student.backbone if sentence else student,
+        teacher.tokenizer,
+        run.student_step0,
+        sentence=sentence.student if sentence else None,
+    )
+    with replacing(run.heldout_text) as unfinished, storage_errors(run.heldout_text):
+        unfinished.write_bytes(corpus.heldout_text.read_bytes())
     write_record(run.corpus, inputs.corpus_record)
     initial = (*run.teachers, run.student_step0, run.heldout_text)
     write_json(run.initial_digests, run_digests(run, initial))
     # The recipe last: if it exists, so does everything else.
     write_recipe(run.recipe, recipe)
     return inputs
+
+
+def _remove_unfinished(run: RunDir) -> None:
+    """Removes what a killed preparation wrote: it may have had another recipe.
+
+    The caller holds the run's lock, and the run has no recipe yet.
+    """
+    for folder in (*run.teachers, run.student_step0):
+        with storage_errors(folder), suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+    for file in (run.trim, run.heldout_text, run.corpus, run.initial_digests):
+        with storage_errors(file):
+            file.unlink(missing_ok=True)
 
 
 def _read_inputs(recipe: Recipe, run: RunDir) -> _Inputs:
@@ -354,7 +380,7 @@ def _read_inputs(recipe: Recipe, run: RunDir) -> _Inputs:
         teacher = setup.with_mlm_head(teacher, corpus.train, recipe.teacher.fit, seed=recipe.seed)
     if is_initialized and run.teacher_as_given.exists():
         original = read_teacher(run.teacher_as_given, name=teacher.name)
-    full, trim = (teacher, original), None
+    full_teacher, full_original, trim = teacher, original, None
     if recipe.student.vocabulary is not None:
         trimmed = trim_teachers(
             recipe.student.vocabulary, teacher, original, corpus, cache=cache_root()
@@ -365,7 +391,16 @@ def _read_inputs(recipe: Recipe, run: RunDir) -> _Inputs:
     answers = None
     if recipe.teacher.answers is not None:
         answers = read_answers(user_path(recipe.teacher.answers), corpus)
-    inputs = _Inputs(teacher, original, corpus, vector, answers, full, trim)
+    inputs = _Inputs(
+        teacher=teacher,
+        original=original,
+        corpus=corpus,
+        vector=vector,
+        answers=answers,
+        full_teacher=full_teacher,
+        full_original=full_original,
+        trim=trim,
+    )
     if is_initialized:
         _check_same_corpus(run, inputs.corpus_record)
     return inputs

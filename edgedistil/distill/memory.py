@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from edgedistil.core.peak_memory import peak_resident_bytes
 from edgedistil.core.records import Count, NotMeasured
 
 # Parameters of mallopt(3) and their defaults, from glibc's malloc.h.
@@ -32,13 +33,12 @@ def peak_bytes(device: torch.device) -> Count:
     """Returns the highest allocation on a GPU; on a CPU the peak resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
+    peak = peak_resident_bytes()
+    if peak is None:
         return NotMeasured(
             not_measured="the peak memory of a process is not reported by this system"
         )
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return peak
 
 
 @contextmanager

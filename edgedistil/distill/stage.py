@@ -16,7 +16,7 @@ from edgedistil.core.distill_records import (
     ModelFacts,
     PrecisionRecord,
 )
-from edgedistil.core.errors import RunError, StorageError
+from edgedistil.core.errors import RunError, StorageError, TrainingDiverged
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import Count, provenance, read_record, write_record
 from edgedistil.core.rundir import RunDir, mark_latest
@@ -34,6 +34,7 @@ from edgedistil.distill.initialize import (
     claim_run,
     lock_run,
     prepare_run,
+    update_recipe,
     with_resume_hint,
 )
 from edgedistil.distill.learning import Learning, open_learning, trial_objective
@@ -69,13 +70,23 @@ def distill(recipe: Recipe, *, run_name: str | None, resume: bool) -> tuple[RunD
     """
     name = recipe.name if run_name is None else run_name
     with process_group() as state:
-        run = run_on_main(state, lambda: claim_run(recipe, name, resume=resume))
+        run = run_on_main(state, lambda: claim_run(name, resume=resume))
         with lock_run(run, state), with_resume_hint(run, processes=state.num_processes):
+            run_on_main(state, lambda: update_recipe(recipe, run))
             if run.distill.exists():
                 console.say(f"run {run.name} is finished already; this is its record")
-                return run, read_record(run.distill, DistillRecord)
+                record = read_record(run.distill, DistillRecord)
+                # A kill after the record may have left them.
+                run_on_main(state, lambda: remove_folder(run.teacher_states))
+                return run, record
             prepared = prepare_run(recipe, run, state)
-            record = _train(recipe, run, prepared, state)
+            try:
+                record = _train(recipe, run, prepared, state)
+            except TrainingDiverged:
+                # No later session of the run gets past the step, and they may be many GiB.
+                if state.is_main_process:
+                    remove_folder(run.teacher_states)
+                raise
     return run, record
 
 

@@ -154,7 +154,7 @@ class StateCache:
         return states
 
     def _fail(self, error: OSError) -> None:
-        """Gives the disk free, which checkpoints may need."""
+        """Stops caching and deletes the files; checkpoints may need the space."""
         self._has_failed = True
         remove_folder(self._folder)
         console.warn(

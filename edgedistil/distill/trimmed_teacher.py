@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistil.core import console
-from edgedistil.core.digests import is_intact, write_manifest
+from edgedistil.core.digests import is_intact, remembered_sha256, write_manifest
+from edgedistil.core.errors import ModelError
 from edgedistil.core.fetch import cache_lock
 from edgedistil.core.paths import user_path
 from edgedistil.core.recipe_student import VocabularySection
@@ -22,6 +23,7 @@ from edgedistil.core.rundir import replacing
 from edgedistil.core.text import read_lines
 from edgedistil.core.trim_records import TrimRecord
 from edgedistil.data.corpus import TokenizedCorpus
+from edgedistil.distill.folders import model_files
 from edgedistil.models.facts import weights_sha256
 from edgedistil.models.teacher import Teacher, read_teacher
 from edgedistil.trimming.folder import CountedText, trim_package
@@ -35,7 +37,7 @@ from edgedistil.trimming.selection import (
 from edgedistil.trimming.stage import MODEL_FOLDER, RECORD_FILE
 
 # Part of the cache's key: raised when the same choice of tokens would give other files.
-_FORMAT = 1
+_FORMAT = 2
 # Held-out documents that tokens are compared on: more change no digit of the growth.
 _HELDOUT_TEXTS = 2000
 
@@ -96,6 +98,7 @@ def trim_teachers(
         cache: Root of the cache.
     Raises:
         GateError: A trimmed teacher does not compute what the teacher computes.
+        ModelError: A file of the teacher cannot be read.
         InputError: See `select_vocabulary`.
         StorageError: The cache cannot be written.
     """
@@ -115,7 +118,11 @@ def _trim(
         "format": _FORMAT,
         "teacher": weights_sha256(teacher.model),
         "tokenizer": teacher.tokenizer.sha256,
+        # Pooling, dense layers and prompts are copied.
+        "files": _file_digests(teacher.folder),
         "rows": selection.rows,
+        # The record has its name and figures, also where other texts select the same tokens.
+        "text": _text_digest(text),
     }
     # 96 bits: enough that no two inputs share a folder.
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:24]
@@ -140,3 +147,26 @@ def _trim(
                 write_manifest(unfinished)
     record = read_record(folder / RECORD_FILE, TrimRecord)
     return read_teacher(folder / MODEL_FOLDER, name=teacher.name), record
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    """Relative path → digest of a model folder's files, without the weights of the model itself."""
+    digests = {}
+    for name in model_files(folder):
+        # Its own weights are digested as they were loaded.
+        if name.parent == Path() and name.suffix == ".safetensors":
+            continue
+        try:
+            digests[name.as_posix()] = remembered_sha256(folder / name)
+        except OSError as error:
+            raise ModelError(
+                f"cannot read {folder / name}: {error.strerror or error}",
+                hint="copy or download the teacher's folder again",
+            ) from error
+    return digests
+
+
+def _text_digest(text: CountedText) -> str:
+    digest = hashlib.sha256(json.dumps([text.name, text.heldout_name, *text.heldout]).encode())
+    digest.update(text.counts_V.astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from edgedistil.core.peak_memory import peak_resident_bytes
+
 # One token a character for most tokenizers: no text has more.
 _CHARACTER = "."
 # Values of a vector, more than most encoders have.
@@ -50,13 +52,11 @@ def fill_window(folder: Path, max_length: int) -> None:
 
 
 def peak_bytes() -> int:
-    """Returns the high-water mark of this process's resident memory, as Linux counts it."""
-    # Not getrusage: its figure starts with that of the process that started this one.
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == "VmHWM":
-            return int(value.split()[0]) * 1024
-    raise OSError("/proc/self/status has no VmHWM")
+    """Returns the peak resident memory of this process; raises OSError where it is unknown."""
+    peak = peak_resident_bytes()
+    if peak is None:
+        raise OSError("/proc/self/status has no VmHWM")
+    return peak
 
 
 if __name__ == "__main__":

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from edgedistil.core.errors import CorpusError, RecipeError, RunError
+from edgedistil.core.errors import CorpusError, InputError, RecipeError, RunError
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.rundir import RunDir, sha256_file
+from edgedistil.distill import answers as answers_module
 from edgedistil.distill.answers import write_answers
 from edgedistil.distill.answers_stage import answer
 from edgedistil.distill.stage import distill
@@ -167,6 +170,10 @@ def rename(lines: list[dict[str, Any]]) -> None:
     lines[7] = {"sentence": "a", "vector": lines[0]["vector"]}
 
 
+def lose(lines: list[dict[str, Any]]) -> None:
+    del lines[7]["vector"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -182,6 +189,7 @@ def rename(lines: list[dict[str, Any]]) -> None:
         (put(True), "row 8: the vector is .*; expected a list of numbers"),
         (erase, "row 8: all values of the vector are 0"),
         (rename, "row 8 has no text"),
+        (lose, "row 8 has no vector; expected a list of numbers"),
     ],
 )
 def test_wrong_rows_are_named(
@@ -224,6 +232,111 @@ def test_other_formats_are_refused(make: Make, runs: Path, tmp_path: Path) -> No
         write_answers(path, iter([]))
     with pytest.raises(CorpusError, match="cannot read"):
         distill(make(tmp_path / "absent.jsonl"), run_name=None, resume=False)
+
+
+# --- parquet -------------------------------------------------------------------------------------
+
+
+def write_parquet(path: Path, lines: list[dict[str, Any]], kind: pa.DataType) -> None:
+    texts = pa.array([line["text"] for line in lines], pa.string())
+    vectors = pa.array([line["vector"] for line in lines], kind)
+    pq.write_table(pa.table({"text": texts, "vector": vectors}), path)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.list_(pa.float32()), pa.large_list(pa.float32()), pa.list_(pa.float32(), DIMENSION)],
+    ids=["list", "large list", "list of a fixed size"],
+)
+def test_every_kind_of_list_is_read_and_a_null_is_named(
+    make: Make, runs: Path, answers: Path, tmp_path: Path, kind: pa.DataType
+) -> None:
+    path, lines = tmp_path / "lists.parquet", read_lines(answers)
+    write_parquet(path, lines, kind)
+    distill(make(path, steps=1), run_name=None, resume=False)
+    lines[7]["vector"] = None
+    write_parquet(path, lines, kind)
+    with pytest.raises(CorpusError, match="row 8 has no vector; expected a list of numbers"):
+        distill(make(path), run_name="null", resume=False)
+
+
+def test_a_row_of_parquet_without_text_is_named(
+    make: Make, runs: Path, answers: Path, tmp_path: Path
+) -> None:
+    path, lines = tmp_path / "texts.parquet", read_lines(answers)
+    lines[7]["text"] = None
+    write_parquet(path, lines, pa.list_(pa.float32()))
+    with pytest.raises(CorpusError, match=r"texts\.parquet row 8 has no text"):
+        distill(make(path), run_name=None, resume=False)
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.string()])
+def test_a_column_that_is_not_of_lists_is_refused(
+    make: Make, runs: Path, answers: Path, tmp_path: Path, kind: pa.DataType
+) -> None:
+    path = tmp_path / "numbers.parquet"
+    value = 1.0 if kind == pa.float64() else "1.0"
+    lines = [{**line, "vector": value} for line in read_lines(answers)]
+    write_parquet(path, lines, kind)
+    message = rf"column 'vector' of .*numbers\.parquet is of type {kind}; expected lists of numbers"
+    with pytest.raises(CorpusError, match=message):
+        distill(make(path), run_name=None, resume=False)
+
+
+# --- files that exist, and the two files of .npy -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("out", "existing"),
+    [("a.jsonl", "a.jsonl"), ("a.parquet", "a.parquet"), ("a.npy", "a.npy"), ("a.npy", "a.jsonl")],
+)
+def test_existing_files_are_not_replaced(
+    make: Make, tmp_path: Path, out: str, existing: str
+) -> None:
+    (tmp_path / existing).write_text("my corpus")
+    with pytest.raises(InputError, match=rf"{existing} exists already; nothing was") as caught:
+        answer(make(), tmp_path / out)
+    assert caught.value.hint == "name another file: --out FILE"
+    assert (tmp_path / existing).read_text() == "my corpus"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_texts_alone_do_not_replace_a_file(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("my corpus")
+    with pytest.raises(InputError, match=r"a\.jsonl exists already"):
+        answer(make(), tmp_path / "a.jsonl", texts_only=True)
+
+
+def test_a_kill_between_the_two_files_of_npy_leaves_no_texts(
+    make: Make, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(answers_module, "write_texts", killed)
+    path = tmp_path / "mine.npy"
+    with pytest.raises(KeyboardInterrupt):
+        answer(make(), path)
+    assert path.exists()
+    with pytest.raises(CorpusError, match=r"mine\.jsonl is missing: the texts of the vectors"):
+        distill(make(path), run_name=None, resume=False)
+
+
+def test_vectors_of_another_call_are_refused_and_files_without_a_digest_are_read(
+    make: Make, runs: Path, tmp_path: Path
+) -> None:
+    path, texts = tmp_path / "mine.npy", tmp_path / "mine.jsonl"
+    answer(make(), path)
+    first, *others = read_lines(texts)
+    assert first["npy_sha256"] == sha256_file(path)
+    assert all(set(line) == {"text"} for line in others)
+    # As many vectors, of another teacher.
+    np.save(path, np.load(path)[::-1])
+    with pytest.raises(CorpusError, match=r"does not have the vectors of mine\.jsonl") as caught:
+        distill(make(path), run_name=None, resume=False)
+    assert "remove npy_sha256 from the first row of mine.jsonl" in (caught.value.hint or "")
+    write_lines(texts, [{"text": first["text"]}, *others])
+    distill(make(path, steps=1), run_name=None, resume=False)
 
 
 def test_a_run_does_not_continue_with_another_file(make: Make, runs: Path, answers: Path) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from edgedistil.core import peak_memory
+from edgedistil.core.records import NotMeasured
 from edgedistil.distill import memory
 from edgedistil.distill.memory import retain_freed_memory, return_freed_memory
+from edgedistil.inference import footprint
 
 CPU = torch.device("cpu")
 
@@ -38,6 +42,29 @@ def test_the_peak_includes_memory_that_was_freed() -> None:
     assert isinstance(before, int)
     assert isinstance(after, int)
     assert after - before > 150_000_000
+
+
+@pytest.mark.parametrize("content", ["Name:\tpython\nVmRSS:\t 9 kB\n", "", None])
+def test_a_system_without_a_peak_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    status = tmp_path / "status"
+    if content is not None:
+        status.write_text(content)
+    monkeypatch.setattr(peak_memory, "_STATUS", status)
+    assert memory.peak_bytes(CPU) == NotMeasured(
+        not_measured="the peak memory of a process is not reported by this system"
+    )
+    with pytest.raises(OSError, match="has no VmHWM"):
+        footprint.peak_bytes()
+
+
+def test_the_peak_is_read_behind_a_name_of_any_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "status").write_bytes(b"Name:\tpyth\xffn\nVmHWM:\t  7 kB\n")
+    monkeypatch.setattr(peak_memory, "_STATUS", tmp_path / "status")
+    assert memory.peak_bytes(CPU) == footprint.peak_bytes() == 7 * 1024
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="sets options of glibc's allocator")

@@ -410,6 +410,28 @@ def test_two_processes_cannot_work_on_one_run(tiny_recipe: Make, runs: Path) -> 
             distill(tiny_recipe(), run_name=None, resume=False)
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_resume_changes_the_recipe_of_an_interrupted_run_alone(
+    tiny_recipe: Make, runs: Path, finished: bool
+) -> None:
+    recipe = tiny_recipe(train={"steps": 2})
+    run, record = distill(recipe, run_name=None, resume=False)
+    other = tiny_recipe(train={"steps": 2, "keep_checkpoints": 7})
+    if not finished:
+        run.distill.unlink()
+    before = run.recipe.read_bytes()
+    with (runs / ".small.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process is distilling into run 'small'"):
+            distill(other, run_name=None, resume=True)
+    assert run.recipe.read_bytes() == before
+    _, again = distill(other, run_name=None, resume=True)
+    # The record has the digest of the run's recipe.
+    assert load_recipe(run.recipe) == (recipe if finished else other)
+    assert again.recipe_sha256 == load_recipe(run.recipe).sha256
+    assert (again == record) is finished
+
+
 def test_an_unwritable_folder(
     tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,10 +16,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from edgedistil.core.errors import TrainingDiverged
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.recipe_objective import Objective as Settings
 from edgedistil.core.rundir import RunDir
 from edgedistil.data.token_store import StoreWriter, TokenStore
+from edgedistil.distill import stage
 from edgedistil.distill import train as loop
 from edgedistil.distill.plan import estimate
 from edgedistil.distill.plan import timing as timing_module
@@ -387,6 +389,33 @@ def test_a_lower_limit_removes_the_states_of_an_interrupted_session(
     count = len(computed_rows)
     distill(make(0.0), run_name="cut", resume=True)
     assert len(computed_rows) == count
+
+
+def test_a_kill_after_the_record_leaves_the_states_to_the_next_resume(
+    make: Make, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_folder: Path) -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(stage, "remove_folder", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        distill(make(), run_name="cut", resume=False)
+    run = RunDir(runs / "cut")
+    assert run.distill.exists() and run.teacher_states.exists()
+    monkeypatch.undo()
+    monkeypatch.setenv("EDGEDISTIL_RUNS", str(runs))
+    distill(make(), run_name="cut", resume=True)
+    assert not run.teacher_states.exists()
+
+
+def test_a_run_that_diverges_removes_its_states(
+    make: Make, runs: Path, monkeypatch: pytest.MonkeyPatch, computed_rows: list[int]
+) -> None:
+    monkeypatch.setattr(loop, "_is_finite", lambda losses, scaled: False)
+    with pytest.raises(TrainingDiverged, match="at step 1"):
+        distill(make(), run_name=None, resume=False)
+    assert computed_rows and (runs / "small" / "diverged").exists()
+    assert not RunDir(runs / "small").teacher_states.exists()
 
 
 def test_a_run_of_one_pass_caches_nothing(

@@ -8,17 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from edgedistil.core.distill_records import CorpusRecord
 from edgedistil.core.errors import InputError, RecipeError
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import read_record
+from edgedistil.core.rundir import RunDir, read_json
 from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.core.trim_records import TrimRecord
+from edgedistil.distill import initialize
 from edgedistil.distill.plan import timing
 from edgedistil.distill.plan.plan import plan
 from edgedistil.distill.stage import distill
 from edgedistil.models.teacher import read_teacher
+from tests.distill.sentences import DIMENSION, HIDDEN, sentence_recipe, sentence_teacher
 from tests.fixtures.tiny_distillation import WORDS
 
 Make = Callable[..., Recipe]
@@ -89,6 +93,98 @@ def test_a_run_that_trims_is_resumed_with_the_same_tokens(
     shutil.rmtree(run.student)
     _, again = distill(recipe, run_name="resumed", resume=True)
     assert again.student.weights_sha256 == first.student.weights_sha256
+
+
+def test_a_changed_module_of_the_teacher_is_not_read_from_the_cache(
+    spelled_teacher: Path, tiny_recipe: Make, runs: Path, tmp_path: Path
+) -> None:
+    folder = sentence_teacher(spelled_teacher, tmp_path / "sentences")
+    recipe = sentence_recipe(
+        tiny_recipe, folder, student={"vocabulary": {"size": SIZE}}, train={"steps": 1}
+    )
+    first, _ = distill(recipe, run_name="first", resume=False)
+    # The next run reads the cached copy of the first one.
+    cached, _ = distill(recipe, run_name="cached", resume=False)
+    weights = "2_Dense/model.safetensors"
+    assert (cached.teacher_trimmed / weights).samefile(first.teacher_trimmed / weights)
+    torch.manual_seed(12)
+    changed = {"linear.weight": torch.randn(DIMENSION, HIDDEN), "linear.bias": torch.randn(19)}
+    save_file(changed, folder / weights)
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.write_text(pooling.read_text().replace("mean", "cls"))
+    second, _ = distill(recipe, run_name="second", resume=False)
+    for name in (weights, "1_Pooling/config.json"):
+        assert (second.teacher_trimmed / name).read_bytes() == (folder / name).read_bytes()
+        assert (first.teacher_trimmed / name).read_bytes() != (folder / name).read_bytes()
+
+
+def test_a_trimmed_run_with_stated_prompts_is_resumed_with_the_same_teacher(
+    spelled_teacher: Path, tiny_recipe: Make, runs: Path, tmp_path: Path
+) -> None:
+    folder = sentence_teacher(spelled_teacher, tmp_path / "sentences")
+    (folder / "config_sentence_transformers.json").unlink()
+    recipe = sentence_recipe(
+        tiny_recipe,
+        folder,
+        teacher={"source": str(folder), "query_prompt": "worda1 ", "document_prompt": "wordb2 "},
+        student={"vocabulary": {"size": SIZE}},
+        train={"steps": 2},
+    )
+    run, first = distill(recipe, run_name="resumed", resume=False)
+    run.distill.unlink()
+    shutil.rmtree(run.student)
+    shutil.rmtree(run.checkpoints)
+    # The run's copy of the teacher has the prompts in its files, and the folder does not.
+    _, again = distill(recipe, run_name="resumed", resume=True)
+    assert again.student.weights_sha256 == first.student.weights_sha256
+
+
+def test_the_record_is_of_the_counted_text(
+    spelled_teacher: Path, tiny_recipe: Make, tiny_text: Path, runs: Path, tmp_path: Path
+) -> None:
+    counted, runs_of_text = [], []
+    for name in ("one", "two"):
+        text = tmp_path / f"{name}.txt"
+        # The same tokens are selected.
+        text.write_text(tiny_text.read_text() * (1 if name == "one" else 2))
+        recipe = tiny_recipe(
+            teacher={"source": str(spelled_teacher)},
+            student={"vocabulary": {"size": SIZE, "text": str(text)}},
+            train={"steps": 1},
+        )
+        run, _ = distill(recipe, run_name=name, resume=False)
+        trim = read_record(run.trim, TrimRecord)
+        assert trim.counted_on == str(text)
+        counted.append(trim.counted_tokens)
+        runs_of_text.append(trim.old_ids)
+    assert counted[1] == 2 * counted[0]
+    assert runs_of_text[0] == runs_of_text[1]
+
+
+def test_remains_of_another_recipes_preparation_are_removed(
+    spelled_teacher: Path,
+    tiny_recipe: Make,
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    first = tiny_recipe(
+        teacher={"source": str(spelled_teacher)}, student={"vocabulary": {"size": SIZE}}
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(initialize, "write_recipe", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            distill(first, run_name="mixed", resume=False)
+    mixed = RunDir(runs / "mixed")
+    assert mixed.teacher_trimmed.exists() and mixed.trim.exists() and mixed.student_step0.exists()
+    second = tiny_recipe(train={"steps": 2})
+    clean, expected = distill(second, run_name="clean", resume=False)
+    _, record = distill(second, run_name="mixed", resume=True)
+    assert mixed.teachers == (mixed.teacher,) and not mixed.trim.exists()
+    assert read_json(mixed.initial_digests) == read_json(clean.initial_digests)
+    assert record.files == expected.files
 
 
 def test_a_plan_counts_the_trimmed_student(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from tests.stress.case import DONE, INPUT, Case, Prepare
 from tests.stress.files import DAMAGES, TEXT_DAMAGES, both, copies, damages, writes
@@ -56,6 +57,22 @@ _JSONL: dict[str, str | bytes] = {
     "key with escapes": json.dumps({ESCAPE: "x"}) + "\n",
     "long key": json.dumps({LONG: "x"}) + "\n",
     "10,000 keys": json.dumps({f"k{i}": "x" for i in range(10_000)}) + "\n",
+}
+# Columns of a parquet file of vectors, as pyarrow takes them.
+_VECTORS: dict[str, dict[str, list[Any]]] = {
+    "null vector": {"text": ["the boat"], "vector": [None]},
+    "null among vectors": {"text": ["the boat", "x"], "vector": [[1.0, 2.0], None]},
+    "null text": {"text": [None], "vector": [[1.0, 2.0]]},
+    "numbers": {"text": ["the boat"], "vector": [1.0]},
+    "strings": {"text": ["the boat"], "vector": ["1.0"]},
+    "lists of strings": {"text": ["the boat"], "vector": [["1.0"]]},
+    "lists of lists": {"text": ["the boat"], "vector": [[[1.0]]]},
+    "empty lists": {"text": ["the boat"], "vector": [[]]},
+    "objects": {"text": ["the boat"], "vector": [{"a": 1.0}]},
+    "texts are numbers": {"text": [1], "vector": [[1.0]]},
+    "no vectors": {"text": ["the boat"]},
+    "no texts": {"vector": [[1.0]]},
+    "no rows": {"text": [], "vector": []},
 }
 # Texts that have nothing to compare outputs on.
 _TOO_LITTLE = {"empty", "blank lines"}
@@ -124,6 +141,7 @@ def cases(world: World, random: Random) -> Iterator[Case]:
         GROUP, "export pipe", (*export, "pipe.txt"), (INPUT,), both(model, _pipe("pipe.txt"))
     )
     yield from _formats(world)
+    yield from _vectors(world)
     for name, bomb in (("bomb.txt.gz", _gzip_bomb), ("bomb.txt.zst", _zstd_bomb)):
         yield _corpus(world, name, name, _written_late(name, bomb), (INPUT,))
     # A cached corpus that was damaged is made again, or refused.
@@ -153,11 +171,24 @@ def _formats(world: World) -> Iterator[Case]:
             yield _corpus(world, f"{file} {name}", file, step, codes)
     for name, damage in DAMAGES.items():
         for number in range(3 if name == "bits" else 1):
-            step = both(_write_parquet, damages("in.parquet", damage))
+            step = both(_parquet({"text": _LINES.splitlines()}), damages("in.parquet", damage))
             yield _corpus(world, f"parquet {name} {number}", "in.parquet", step, (DONE, INPUT))
     for name, damage in TEXT_DAMAGES.items():
         step = both(writes({"in.txt": _LINES}), damages("in.txt", damage))
         yield _corpus(world, f"text {name}", "in.txt", step, (DONE, INPUT))
+
+
+def _vectors(world: World) -> Iterator[Case]:
+    """Yields distillations from files of vectors."""
+    inputs = copies(world, "recipe.toml", "teacher", "corpus.txt")
+    arguments = ("distill", "recipe.toml", "--set", 'objective.kind="representation"')
+    arguments += ("--set", "objective.states=0", "--set", 'teacher.answers="in.parquet"')
+    for name, columns in _VECTORS.items():
+        step = both(inputs, _parquet(columns))
+        yield Case(GROUP, f"vectors {name}", arguments, (INPUT,), step, ("in.parquet",))
+    for name, damage in DAMAGES.items():
+        step = both(inputs, _parquet(_VECTORS["null among vectors"]), damages("in.parquet", damage))
+        yield Case(GROUP, f"vectors {name}", arguments, (INPUT,), step, ("in.parquet",))
 
 
 def _damaged_caches(world: World) -> Iterator[Case]:
@@ -199,11 +230,16 @@ def _zstd_bomb() -> bytes:
     return _zstd(b"a" * (64 * 2**20)) * 32
 
 
-def _write_parquet(work: Path, _random: Random) -> None:
-    # In a process of its own: pyarrow starts threads, and the warm process has to have none.
-    script = (
-        "import json, sys, pyarrow as pa, pyarrow.parquet as pq;"
-        "pq.write_table(pa.table({'text': json.load(sys.stdin)}), 'in.parquet')"
-    )
-    data = json.dumps(_LINES.splitlines()).encode()
-    subprocess.run([sys.executable, "-c", script], input=data, cwd=work, check=True)
+def _parquet(columns: dict[str, list[Any]]) -> Prepare:
+    """Returns a step that writes in.parquet."""
+
+    def prepare(work: Path, _random: Random) -> None:
+        # In a process of its own: pyarrow starts threads, and the warm process has to have none.
+        script = (
+            "import json, sys, pyarrow as pa, pyarrow.parquet as pq;"
+            "pq.write_table(pa.table(json.load(sys.stdin)), 'in.parquet')"
+        )
+        data = json.dumps(columns).encode()
+        subprocess.run([sys.executable, "-c", script], input=data, cwd=work, check=True)
+
+    return prepare

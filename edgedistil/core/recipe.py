@@ -318,7 +318,8 @@ class Recipe(StrictSection):
         if self.objective.similarity and self.train.micro_batch < LEAST_COMPARED_TEXTS:
             raise ValueError(
                 "objective.similarity compares a text with at least two others of its micro-batch;"
-                f" train.micro_batch is {self.train.micro_batch}"
+                f" train.micro_batch is {self.train.micro_batch}; set it to {LEAST_COMPARED_TEXTS}"
+                " or more"
             )
         if self.teacher.answers is None:
             return self

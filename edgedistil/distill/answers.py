@@ -234,6 +234,8 @@ def _mismatch(path: Path, corpus: TokenizedCorpus, index: int) -> str:
     got = [text for _, text, _ in _read_rows(path)]
     expected = [text.text for text in corpus_texts(corpus)]
     number = index + 1
+    if not got:
+        return f"{path} has no rows, and the corpus {len(expected)} texts"
     if index >= len(expected):
         return f"{path} has {len(got)} rows, and the corpus {len(expected)} texts"
     if index < len(got) and got[index] in got[:index]:
@@ -278,10 +280,12 @@ def write_answers(path: Path, rows: Iterator[tuple[str, NDArray[np.float32]]]) -
     """
     check_suffix(path)
     texts, vectors = [], []
-    for text, vector_V in rows:
-        texts.append(text)
-        vectors.append(vector_V)
     with replacing(path) as unfinished, storage_errors(path):
+        # Before the rows, which may take hours to encode.
+        unfinished.touch()
+        for text, vector_V in rows:
+            texts.append(text)
+            vectors.append(vector_V)
         if path.suffix == ".npy":
             with unfinished.open("wb") as file:
                 np.save(file, np.stack(vectors))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
-from edgedistil.core.errors import CorpusError, InputError, RecipeError, RunError
+from edgedistil.core.errors import CorpusError, InputError, RecipeError, RunError, StorageError
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.rundir import RunDir, sha256_file
 from edgedistil.distill import answers as answers_module
@@ -232,6 +233,17 @@ def test_other_formats_are_refused(make: Make, runs: Path, tmp_path: Path) -> No
         write_answers(path, iter([]))
     with pytest.raises(CorpusError, match="cannot read"):
         distill(make(tmp_path / "absent.jsonl"), run_name=None, resume=False)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_texts_are_encoded(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    def rows() -> Iterator[tuple[str, NDArray[np.float32]]]:
+        raise AssertionError("a text was encoded")
+        yield
+
+    with pytest.raises(StorageError, match="cannot write"):
+        write_answers(tmp_path / "file" / "answers.jsonl", rows())
 
 
 # --- parquet -------------------------------------------------------------------------------------

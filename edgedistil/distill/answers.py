@@ -280,21 +280,27 @@ def write_answers(path: Path, rows: Iterator[tuple[str, NDArray[np.float32]]]) -
     """
     check_suffix(path)
     texts, vectors = [], []
-    with replacing(path) as unfinished, storage_errors(path):
+    with replacing(path) as unfinished:
         # Before the rows, which may take hours to encode.
-        unfinished.touch()
+        with storage_errors(path):
+            unfinished.touch()
         for text, vector_V in rows:
             texts.append(text)
             vectors.append(vector_V)
-        if path.suffix == ".npy":
-            with unfinished.open("wb") as file:
-                np.save(file, np.stack(vectors))
-        elif path.suffix == ".parquet":
-            pq.write_table(pa.table({"text": texts, "vector": vectors}), unfinished)
-        else:
-            _write_jsonl(unfinished, texts, vectors)
+        with storage_errors(path):
+            _write(unfinished, path.suffix, texts, vectors)
     for texts_path in _texts_of(path):
         write_texts(texts_path, iter(texts), first={_DIGEST_KEY: sha256_file(path)})
+
+
+def _write(file: Path, suffix: str, texts: list[str], vectors: list[NDArray[np.float32]]) -> None:
+    if suffix == ".npy":
+        with file.open("wb") as opened:
+            np.save(opened, np.stack(vectors))
+    elif suffix == ".parquet":
+        pq.write_table(pa.table({"text": texts, "vector": vectors}), file)
+    else:
+        _write_jsonl(file, texts, vectors)
 
 
 def write_texts(

@@ -93,7 +93,7 @@ def estimate_tokens(sources: Sequence[SourceSpec], *, heldout_share: float) -> t
         Tokens, and how they were estimated.
     Raises:
         UnknownSizeError: The size of a hub data set or of a URL is unknown.
-        CorpusError: A file is missing, corrupt or of an unknown format, or there is no text.
+        CorpusError: A file is missing, damaged or of an unknown format, or there is no text.
         InputError: An asset is unknown.
     """
     # English text: other languages have other numbers of bytes per token.

@@ -24,7 +24,7 @@ BENCHMARKS = ROOT / "benchmarks"
 RESULTS = BENCHMARKS / "results"
 
 EMBEDDING = "embedding-2026-11-30.json"
-VALUE = "value-2026-11-30.json"
+VALUE = "value-2026-12-01.json"
 TURNS = "latency_in_turns-2026-11-30.json"
 HOST = "cost_model_host.x86-amx.json"
 HELDOUT = "serious-2026-11-22.heldout.csv"
@@ -90,6 +90,17 @@ def worth(measure: str) -> Callable[[Any], list[str]]:
     return figures
 
 
+def with_relations(raw: Any) -> list[str]:
+    """What decides, of arm A2: means, and their differences from the control with intervals."""
+    measures = (
+        "rank correlation",
+        "nDCG@10, mean of the three",
+        "1,000 labels, frozen, mean of the two",
+    )
+    gaps = ["{:+.1f} ({:+.1f}–{:+.1f})".format(*gap(raw, m, arm="A2")) for m in measures]
+    return [*(f"{100 * mean_of(raw, 'A2', measure):.1f}" for measure in measures), *gaps]
+
+
 def behind(measure: str) -> Callable[[Any], list[str]]:
     """A difference with its interval, as a sentence has it."""
 
@@ -105,10 +116,10 @@ def mean_of(raw: Any, arm: str, measure: str) -> float:
     return float(row["is"])
 
 
-def gap(raw: Any, measure: str) -> list[float]:
-    """Difference of arm A1 from the control, and its interval, in hundredths."""
+def gap(raw: Any, measure: str, arm: str = "A1") -> list[float]:
+    """Difference of an arm from the control, and its interval, in hundredths."""
     rows = raw["differences"]
-    [row] = [row for row in rows if (row["arm"], row["measure"]) == ("A1", measure)]
+    [row] = [row for row in rows if (row["arm"], row["measure"]) == (arm, measure)]
     return [100 * row[key] for key in ("is", "low", "high")]
 
 
@@ -168,6 +179,12 @@ QUOTES = (
         "1,000 labels | 65.2 | 67.0 | +1.8 (+1.3–+2.3) | 69.3 |",
         VALUE,
         worth("1,000 labels, frozen, mean of the two"),
+    ),
+    Quote(
+        "README.md",
+        "well: 85.7, 61.0 and 67.1, so +19.3 (+18.2–+20.3), +10.9 (+9.8–+12.0) and +1.9 (+1.4–+2.4).",
+        VALUE,
+        with_relations,
     ),
     Quote(
         "README.md",

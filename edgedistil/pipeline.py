@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ def run_all(recipe: Recipe, *, run_name: str | None = None) -> RunDir:
 @contextmanager
 def _with_resume_hint(run: RunDir) -> Iterator[None]:
     """Adds the command that continues all stages to an interruption."""
-    command = shlex.join(["edgedistil", "run", str(run.recipe), "--run", run.name])
+    command = console.command_line("run", str(run.recipe), "--run", run.name)
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as error:

@@ -5,7 +5,6 @@ This module is at the top level because it calls several stages, which do not im
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,7 +143,7 @@ def _train_and_check(
 def _with_resume_hint(run: RunDir, options: SearchOptions) -> Iterator[None]:
     """Adds the command that resumes the search to what can end it before it is done."""
     arguments = [str(run.path / RECIPE), *command_arguments(options)]
-    command = shlex.join(["edgedistil", "search", *arguments])
+    command = console.command_line("search", *arguments)
     try:
         yield
     # A hint of the distillation itself would resume one of the students only.

@@ -63,14 +63,16 @@ def estimate_distillation(recipe: Recipe, run: RunDir) -> tuple[StageTime, PlanR
         recipe: The recipe.
         run: The run, which may have checkpoints.
     Returns:
-        The time, and the plan that it is from; None if the recipe cannot be planned.
+        The time, and the plan that it is from; None if a size is unknown before a download.
+    Raises:
+        EdgeDistilError: What the distillation would raise.
     """
+    from edgedistil.distill.plan.estimate import UnknownSizeError
     from edgedistil.distill.plan.plan import plan
 
     try:
         planned = plan(recipe, max_micro_batch_s=_MAX_MICRO_BATCH_S)
-    except EdgeDistilError as error:
-        # The stage itself reports the error, with its hint.
+    except UnknownSizeError as error:
         unknown = NotMeasured(not_measured=f"unknown: {error.message}")
         return StageTime("distill", unknown), None
     here = planned.devices[0]

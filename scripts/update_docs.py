@@ -32,6 +32,11 @@ _CLI_HEAD = f"""{_GENERATED}
 Every command names the run that it used. `--run` selects another one. Choices are checked before
 anything is read, and a wrong value is reported with the possible ones (exit code 2).
 `edgedistil --install-completion` adds completion to your shell.
+
+| variable | folder | default |
+|---|---|---|
+| `EDGEDISTIL_RUNS` | runs | `runs` in the working directory |
+| `EDGEDISTIL_CACHE` | downloads, tokenized text, fitted teachers | as `edgedistil doctor` says |
 """
 _RECIPE_HEAD = f"""{_GENERATED}
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import edgedistil
 from edgedistil import pipeline, stage_estimates, stage_times
-from edgedistil.core.errors import Interrupted, RunError
+from edgedistil.core.errors import Interrupted, ModelError, RunError
 from edgedistil.core.recipe import Recipe, load_recipe, write_recipe
 from edgedistil.core.records import NotMeasured
 from edgedistil.core.rundir import RunDir
+from edgedistil.distill.plan.estimate import UnknownSizeError
 from edgedistil.stage_estimates import estimate_evaluation, estimate_export, estimate_profile
 from edgedistil.stage_times import Countdown, StageTime, last_time
 from tests.distill.sentences import sentence_teacher
@@ -263,12 +265,27 @@ def test_without_depths_export_and_profile_are_unknown(tiny_recipe: Make, runs: 
         assert estimate(tiny_recipe(), RunDir(runs / "none"), None).seconds == UNKNOWN
 
 
-def test_a_recipe_that_does_not_fit_has_no_time(tiny_recipe: Make, runs: Path) -> None:
-    recipe = tiny_recipe(student={"layers": [9]})
-    expected, planned = stage_estimates.estimate_distillation(recipe, RunDir(runs / "small"))
+def test_a_recipe_that_does_not_fit_ends_before_a_list_of_times(
+    tiny_recipe: Make, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ModelError, match="the teacher has no layer 9"):
+        pipeline.run_all(tiny_recipe(student={"layers": [9]}), run_name="mine")
+    assert "stages and their times" not in capsys.readouterr().err
+    assert not (runs / "mine").exists()
+
+
+def test_without_the_size_of_a_corpus_the_time_is_unknown(
+    tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise UnknownSizeError("the size of data set 'x' is unknown")
+
+    module = import_module("edgedistil.distill.plan.plan")
+    monkeypatch.setattr(module, "plan", refuse)
+    expected, planned = stage_estimates.estimate_distillation(tiny_recipe(), RunDir(runs / "mine"))
     assert planned is None
     assert isinstance(expected.seconds, NotMeasured)
-    assert "the teacher has no layer 9" in expected.seconds.not_measured
+    assert "the size of data set 'x' is unknown" in expected.seconds.not_measured
 
 
 def test_a_run_counts_only_the_stages_that_are_left(
@@ -352,8 +369,9 @@ def test_an_interrupted_distillation_continues_with_all_stages(
         raise Interrupted("interrupted after step 1 of 2", hint="resume with: edgedistil distill")
 
     monkeypatch.setattr(pipeline, "_distill", interrupt)
+    monkeypatch.setattr(pipeline, "_expected_times", lambda *_: [StageTime("distill", 1.0)])
     with pytest.raises(Interrupted, match="after step 1 of 2") as caught:
-        pipeline.run_all(tiny_recipe(student={"layers": [9]}), run_name="mine")
+        pipeline.run_all(tiny_recipe(), run_name="mine")
     assert str(caught.value.hint).startswith("continue the run with: edgedistil run ")
 
 

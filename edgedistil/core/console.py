@@ -10,10 +10,13 @@ controls a terminal, and none that the output's encoding lacks.
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console, JustifyMethod
 from rich.progress import (
@@ -51,6 +54,19 @@ out = Console(highlight=False, soft_wrap=True, width=_plain_width())
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 # --- messages ------------------------------------------------------------------------------------
+
+
+def command_line(*arguments: str) -> str:
+    """Returns one of our commands as a shell takes it, here and now.
+
+    A program that is not on the search path, as in an environment that is not activated, is named
+    as it was for this process.
+    """
+    program = "edgedistil"
+    started_as = sys.argv[0]
+    if Path(started_as).name == program and shutil.which(program) is None:
+        program = started_as
+    return shlex.join([program, *arguments])
 
 
 def say(message: str) -> None:

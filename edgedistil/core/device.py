@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from edgedistil.core.cpu import Pipeline, int8_products
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import DeviceFileError
-from edgedistil.core.shipped import find_shipped, shipped_names
+from edgedistil.core.shipped import find_shipped, plain_name, shipped_names
 from edgedistil.core.toml import StrictSection, did_you_mean, parse_section, read_toml
 
 # The machine that the program runs on; it has no device file.
@@ -275,8 +275,9 @@ def load_device(name: str | Path) -> DeviceSpec:
     file = find_shipped("devices", str(name))
     if file is None:
         names = [HOST, *device_names()]
+        advice = did_you_mean(plain_name("devices", str(name)), names)
         raise DeviceFileError(
-            f"unknown device '{echo(name)}'{did_you_mean(str(name), names)}",
+            f"unknown device '{echo(name)}'{advice}",
             hint=f"expected one of: {', '.join(names)}; "
             "docs/adding-a-device.md explains how to add one",
         )

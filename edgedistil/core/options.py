@@ -259,7 +259,9 @@ class AnswersOptions(CheckedOptions):
     ] = None
     texts_only: Annotated[
         bool,
-        Flag("--texts-only", "Write the texts without vectors, for a teacher elsewhere."),
+        Flag(
+            "--texts-only", "Write the texts without vectors, as .jsonl, for a teacher elsewhere."
+        ),
     ] = False
 
 

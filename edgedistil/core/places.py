@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from edgedistil.core.errors import StorageError
 
 _CACHE_VARIABLE = "EDGEDISTIL_CACHE"
 _RUNS_VARIABLE = "EDGEDISTIL_RUNS"
+# No space on the disk, or in the user's share of it.
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def cache_root() -> Path:
@@ -38,8 +41,10 @@ def runs_root() -> Path:
     return Path(os.environ.get(_RUNS_VARIABLE) or "runs")
 
 
-def moving_advice(path: Path) -> str:
-    """Returns what to do if `path` cannot be written: the variable that moves it, if it has one."""
+def moving_advice(path: Path, error: OSError) -> str:
+    """Returns what to do if `path` cannot be written: free space, or move it to another folder."""
+    full = error.errno in _FULL
+    first = "free some space, or " if full else ""
     absolute = path.absolute()
     try:
         in_cache = absolute.is_relative_to(cache_root().absolute())
@@ -47,7 +52,7 @@ def moving_advice(path: Path) -> str:
         in_cache = False
     # The cache may be inside of the folder of the runs, but not the other way round.
     if in_cache:
-        return f"free some space, or set {_CACHE_VARIABLE} to another folder for the cache"
+        return f"{first}set {_CACHE_VARIABLE} to another folder for the cache"
     if absolute.is_relative_to(runs_root().absolute()):
-        return f"free some space, or set {_RUNS_VARIABLE} to another folder for the runs"
-    return "free some space or choose another folder"
+        return f"{first}set {_RUNS_VARIABLE} to another folder for the runs"
+    return f"{first}choose another folder"

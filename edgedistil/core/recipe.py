@@ -25,7 +25,7 @@ from edgedistil.core.recipe_types import Epochs, Positive, Rate, Share, Temperat
 from edgedistil.core.records import text_sha256
 from edgedistil.core.rundir import write_text
 from edgedistil.core.sentence_vector import Pooling
-from edgedistil.core.shipped import find_shipped, shipped_names
+from edgedistil.core.shipped import find_shipped, plain_name, shipped_names
 from edgedistil.core.toml import (
     StrictSection,
     check_exactly_one,
@@ -355,8 +355,9 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     file = find_shipped("recipes", str(path))
     if file is None:
         names = shipped_recipes()
+        advice = did_you_mean(plain_name("recipes", str(path)), names)
         raise RecipeError(
-            f"unknown recipe '{echo(path)}'{did_you_mean(str(path), names)}",
+            f"unknown recipe '{echo(path)}'{advice}",
             hint=f"expected a TOML file or one of: {', '.join(names)}",
         )
     data = read_toml(file, error=RecipeError, name=str(path))

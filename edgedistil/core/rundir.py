@@ -325,7 +325,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         published = without_scratch(path)
         raise StorageError(
             f"cannot write {published}: {error.strerror or error}",
-            hint=f"{moving_advice(published)}; existing files are unchanged",
+            hint=f"{moving_advice(published, error)}; existing files are unchanged",
         ) from error
 
 

@@ -54,7 +54,7 @@ def scratch_errors(parent: Path | None = None) -> Iterator[None]:
         place: Path | str = os.environ.get("TMPDIR") or "the folder for temporary files"
         advice = "free some space there, or set TMPDIR to another folder"
         if parent is not None:
-            place, advice = parent, moving_advice(parent)
+            place, advice = parent, moving_advice(parent, error)
         raise StorageError(
             f"cannot write temporary files in {place}: {error.strerror or error}", hint=advice
         ) from error

@@ -18,6 +18,11 @@ def shipped_folder(kind: str) -> Path:
     return _PACKAGE.parent / kind
 
 
+def plain_name(kind: str, name: str) -> str:
+    """Returns the name in `tiny`, `tiny.toml` or `recipes/tiny.toml`."""
+    return str(Path(name)).removeprefix(f"{kind}/").removesuffix(".toml")
+
+
 def find_shipped(kind: str, name: str) -> Path | None:
     """Returns the file of a name, or None if no file has it.
 
@@ -33,12 +38,8 @@ def find_shipped(kind: str, name: str) -> Path | None:
     # A name must not lead out of the folders.
     if path.is_absolute() or ".." in path.parts:
         return None
-    if path.suffix == ".toml":
-        path = path.with_suffix("")
-    if path.parts[:1] == (kind,):
-        path = path.relative_to(kind)
     for folder in (Path(kind), shipped_folder(kind)):
-        candidate = folder / f"{path}.toml"
+        candidate = folder / f"{plain_name(kind, name)}.toml"
         if is_user_file(candidate):
             return candidate
     return None

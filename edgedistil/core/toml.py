@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import InputError
+from edgedistil.core.format import plural
 from edgedistil.core.regular_file import read_regular
 
 # Similarity from 0 to 1 above which a name is suggested: low enough for two typing errors in a
@@ -238,6 +239,9 @@ def _describe_problem(problem: Any, section: type[BaseModel]) -> tuple[str, str,
         return key, "", f"'{key}' is missing"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
+    if problem["type"] == "too_short":
+        least = problem["ctx"]["min_length"]
+        message = f"expected at least {plural(least, 'value')}"
     # Our own validators write the complete sentence, values included.
     if problem["type"] == "value_error":
         return key, f"{key}: " if key else "", message

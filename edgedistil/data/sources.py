@@ -176,7 +176,7 @@ def _matching_files(pattern: str, path: Path) -> list[Path]:
     if not files:
         raise CorpusError(
             f"corpus source files = '{pattern}' matches no file",
-            hint=f"relative paths start from {Path.cwd()}",
+            hint=f"searched: {path.absolute()}",
         )
     return files
 

@@ -74,6 +74,8 @@ def answer(recipe: Recipe, out: Path | None, *, texts_only: bool = False) -> Pat
         cache=cache_root(),
         prompts=read_prompts(vector),
     )
+    counts = {part: len(corpus.store(part)) for part in PARTS}
+    console.say(f"texts: {counts['train']:,} to train on, then {counts['heldout']:,} held out")
     if texts_only:
         write_texts(path, (text.text for text in corpus_texts(corpus)))
         return path

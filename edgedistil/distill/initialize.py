@@ -6,7 +6,6 @@ not fit leaves no files (docs/decisions.md#preparing-comes-before-creating-the-r
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -192,7 +191,7 @@ def with_resume_hint(run: RunDir, *, processes: int) -> Iterator[None]:
 
 
 def _resume_command(run: RunDir, *, processes: int) -> str:
-    command = shlex.join(["edgedistil", "distill", str(run.recipe), "--run", run.name, "--resume"])
+    command = console.command_line("distill", str(run.recipe), "--run", run.name, "--resume")
     if processes == 1:
         return command
     # Without the dashes torchrun would parse --run as an option of its own.

@@ -121,6 +121,10 @@ _TRIM_BASELINES = (
     " The vocabulary was trimmed: what that alone costs, and what distilling alone costs, is in"
     " the table “Cost of trimming and of distilling” of the section Quality on tasks."
 )
+_TRIM_UNEVALUATED = (
+    " The vocabulary was trimmed: edgedistil evaluate measures what that alone costs, and what"
+    " distilling alone costs."
+)
 
 
 def size_section(results: RunResults) -> ReportSection:
@@ -143,7 +147,7 @@ def size_section(results: RunResults) -> ReportSection:
         " counted from their weights. The sources of the other counts are in the table below."
     )
     if results.trim is not None:
-        lead += _TRIM_BASELINES
+        lead += _TRIM_UNEVALUATED if results.evaluation is None else _TRIM_BASELINES
     return ReportSection(
         title,
         anchor,

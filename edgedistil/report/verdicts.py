@@ -184,7 +184,7 @@ def _naming_disagreement(first: Verdict, others: Sequence[Verdict]) -> Verdict:
 
 def quality_verdict(evaluation: EvaluationRecord | None) -> Verdict:
     """Judges GLUE's macro-score, as the paper does, or else all tasks, or else retrieval."""
-    how = "edgedistil evaluate scores teacher and student on labelled tasks"
+    how = "edgedistil evaluate scores teacher and student on labelled tasks or in searches"
     not_measured = Verdict("quality", QUALITY_CLAIM, "not measured", ABSENT, how)
     if evaluation is None:
         return not_measured

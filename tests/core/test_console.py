@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -106,3 +107,14 @@ def test_an_output_without_the_characters_shows_replacements(
     printed = stream.buffer.getvalue().decode(encoding)
     assert printed.startswith("loss -> 2 ?\nwarning: >= 3\n")
     assert "-1" in printed
+
+
+def test_a_command_is_named_as_this_shell_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "edgedistil"
+    monkeypatch.setattr("sys.argv", [str(program), "run"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert console.command_line("run", "a b") == f"{program} run 'a b'"
+    program.touch(mode=0o700)
+    assert console.command_line("run", "a b") == "edgedistil run 'a b'"

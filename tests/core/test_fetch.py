@@ -85,6 +85,18 @@ def test_without_the_package_the_error_names_file_digest_and_folder(
     assert list(tmp_path.glob(".fetch.*")) == []
 
 
+def test_without_a_network_the_error_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing listens there.
+    for name, value in {"INDEX_URL": "http://127.0.0.1:9/simple", "RETRIES": "1"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(OfflineError, match=r"index cannot be reached: Connection refused\n"):
+        fetch.pip_download(pin("a" * 64), tmp_path / "cache")
+
+
 def test_without_pip_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(OfflineError, match="pip is not installed in this environment") as caught:

@@ -66,7 +66,7 @@ def test_the_digest_depends_on_every_value(tmp_path: Path) -> None:
 def test_a_missing_recipe_names_the_shipped_ones() -> None:
     with pytest.raises(
         RecipeError,
-        match=r"unknown recipe 'recipes/tinny.toml'.*\n  expected a TOML file or one of: .*base",
+        match=r"unknown recipe 'recipes/tinny.toml'; did you mean 'tiny'\?\n  expected .*base",
     ):
         load_recipe("recipes/tinny.toml")
 
@@ -182,6 +182,12 @@ def test_values_that_could_only_fail_later_are_refused(tmp_path: Path, override:
     key = override.partition("=")[0].rpartition(".")[2]
     with pytest.raises(RecipeError, match=key):
         load_recipe(write(tmp_path, SMALLEST), [override])
+
+
+def test_an_empty_list_needs_values(tmp_path: Path) -> None:
+    message = r"--set evaluate\.tasks=\[\]: expected at least 1 value$"
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(tmp_path, SMALLEST), ["evaluate.tasks=[]"])
 
 
 def test_extreme_values_that_work_are_accepted(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def test_baselines_are_shown_whenever_a_vocabulary_was_trimmed(results: RunResul
     assert "teacher-trimmed is not measured in every column: edgedistil evaluate" in notes
     assert "--untrimmed-run NAME" in notes
     assert title in size_section(trimmed).lead
+    # Without an evaluation there is no such table.
+    assert title not in size_section(replace(trimmed, evaluation=None)).lead
 
 
 def test_sections_follow_the_stages(results: RunResults) -> None:

@@ -40,7 +40,7 @@ _GPU_COUNTS = (1, 8)
 
 
 class UnknownSizeError(InputError):
-    """The size of a data set of the hub, or of a URL, is unknown without its download."""
+    """A size is unknown without a download: of a data set, of a URL, of a counted vocabulary."""
 
 
 @dataclass(frozen=True)

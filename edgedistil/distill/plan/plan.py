@@ -365,7 +365,7 @@ def _with_vocabulary(
     elif vocabulary.size is not None:
         rows = vocabulary.size
     else:
-        raise OfflineError(
+        raise UnknownSizeError(
             "a vocabulary of a given coverage is counted on the text, which is not on this machine",
             hint="plan with student.vocabulary.size instead",
         )

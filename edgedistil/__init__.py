@@ -190,9 +190,10 @@ def evaluate(
     Raises:
         InputError: A run, task or model is unknown, or the data are invalid.
     """
+    # First: the stage imports PyTorch, which takes seconds.
+    opened = _open_run(run)
     from edgedistil.evaluate import stage
 
-    opened = _open_run(run)
     return opened, stage.evaluate(opened, options or EvaluateOptions())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,7 +140,6 @@ def _expected_times(run: RunDir, recipe: Recipe, stages: Sequence[_Stage]) -> li
         console.say("preparing: downloads, text, and a few timed steps for an estimate")
         distillation, planned = estimate_distillation(recipe, run)
         times.append(distillation)
-    # Downloads are over by now, so texts can be encoded.
     estimates = {
         "evaluate": estimate_evaluation,
         "export": estimate_export,
@@ -191,7 +189,7 @@ def _evaluate(run: RunDir, recipe: Recipe) -> None:
         tasks=recipe.evaluate.tasks,
         seeds=recipe.evaluate.seeds,
         models=recipe.evaluate.models,
-        jobs=min(os.cpu_count() or 1, _MAX_JOBS),
+        jobs=min(usable_threads(), _MAX_JOBS),
     )
     _, record = edgedistil.evaluate(run, options)
     terminal.show_evaluation(run, record)

@@ -43,8 +43,10 @@ _STARTS = 3
 
 # What export and profile take, in starts of a process and in sentences that a model encodes, and in
 # seconds where they measure for a fixed time (docs/log.md#times-of-export-and-profile).
-_EXPORT_STARTS, _FILE_STARTS, _FILE_TEXTS = 25, 23, 1370
-_CASE_SECONDS, _CASE_STARTS, _PREDICTION_STARTS = 2.0, 4, 12
+_EXPORT_STARTS = 25
+_FILE_STARTS, _FILE_TEXTS = 23, 1370
+_CASE_SECONDS, _CASE_STARTS = 2.0, 4
+_PREDICTION_STARTS = 12
 # Time of a quantized model, and of one with logits (a guess), next to the encoder in float32.
 _QUANTIZED, _FILL_MASK = 0.3, 2.0
 # Blocks of a speed claim, in each of which both models encode the pairs of the process.
@@ -57,7 +59,8 @@ _BLOCKS = 4
 def estimate_distillation(recipe: Recipe, run: RunDir) -> tuple[StageTime, PlanRecord | None]:
     """Estimates what is left of a distillation from a few timed steps.
 
-    Downloads what the run needs, and tokenizes its text, as the run would do.
+    Models, assets and files are downloaded and tokenized as the run would do it; data sets of the
+    hub are estimated from their sizes.
 
     Args:
         recipe: The recipe.
@@ -71,7 +74,7 @@ def estimate_distillation(recipe: Recipe, run: RunDir) -> tuple[StageTime, PlanR
     from edgedistil.distill.plan.plan import plan
 
     try:
-        planned = plan(recipe, max_micro_batch_s=_MAX_MICRO_BATCH_S)
+        planned = plan(_with_own_teacher(recipe, run), max_micro_batch_s=_MAX_MICRO_BATCH_S)
     except UnknownSizeError as error:
         unknown = NotMeasured(not_measured=f"unknown: {error.message}")
         return StageTime("distill", unknown), None
@@ -86,6 +89,21 @@ def estimate_distillation(recipe: Recipe, run: RunDir) -> tuple[StageTime, PlanR
     if planned.fits_head:
         how += ", without fitting the MLM head, once"
     return StageTime("distill", here.seconds * (1 - done), how), planned
+
+
+def _teacher_folder(recipe: Recipe, run: RunDir) -> Path:
+    """The teacher as given: the run's copy, where it has one, which the stages read."""
+    if not run.recipe.exists():
+        return find_model(recipe.teacher.source, revision=recipe.teacher.revision)
+    return run.teacher_as_given if run.teacher_as_given.exists() else run.teacher
+
+
+def _with_own_teacher(recipe: Recipe, run: RunDir) -> Recipe:
+    """The recipe with the run's copy of its teacher, where it has one."""
+    if not run.recipe.exists():
+        return recipe
+    source = {"source": str(_teacher_folder(recipe, run).absolute()), "revision": None}
+    return recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update=source)})
 
 
 def _steps_done(run: RunDir) -> int:
@@ -115,8 +133,12 @@ def estimate_evaluation(recipe: Recipe, run: RunDir, planned: PlanRecord | None)
     models = _planned_models(run, planned)
     if models is None or not all(is_retrieval(task) for task in tasks):
         return last
-    folder = find_model(recipe.teacher.source, revision=recipe.teacher.revision)
-    seconds = sum(_encoding_seconds(folder, texts) for texts in load_collections(tasks))
+    try:
+        folder = _teacher_folder(recipe, run)
+        seconds = sum(_encoding_seconds(folder, texts) for texts in load_collections(tasks))
+    except EdgeDistilError as error:
+        # The stage itself reports the error, with its hint, after the stages before it.
+        return StageTime("evaluate", NotMeasured(not_measured=f"unknown: {error.message}"))
     passes = _evaluated_passes(recipe, models)
     return StageTime("evaluate", passes * seconds, f"from {2 * _SAMPLE} encoded texts")
 
@@ -225,7 +247,7 @@ def estimate_export(recipe: Recipe, run: RunDir, planned: PlanRecord | None) -> 
         starts = _EXPORT_STARTS + _FILE_STARTS * len(files)
         return starts * speed.process + _FILE_TEXTS * sum(files) * speed.text
 
-    return _estimate_from_speed("export", recipe, _planned_models(run, planned), seconds)
+    return _estimate_from_speed("export", recipe, run, planned, seconds)
 
 
 def estimate_profile(recipe: Recipe, run: RunDir, planned: PlanRecord | None) -> StageTime:
@@ -243,7 +265,7 @@ def estimate_profile(recipe: Recipe, run: RunDir, planned: PlanRecord | None) ->
         devices = recipe.profile.devices
         return sum(measured if device == HOST else predicted for device in devices)
 
-    return _estimate_from_speed("profile", recipe, _planned_models(run, planned), seconds)
+    return _estimate_from_speed("profile", recipe, run, planned, seconds)
 
 
 def _measuring_seconds(profile: Profile, speed: Speed, files: Sequence[float]) -> float:
@@ -252,7 +274,8 @@ def _measuring_seconds(profile: Profile, speed: Speed, files: Sequence[float]) -
 
     seconds = 0.0
     for index, count in enumerate(profile.threads or sorted({1, usable_threads()})):
-        # At the first count all pairs are encoded once, and three comparisons are made for one.
+        # At the first count all pairs are encoded once, and all models compared; at the others
+        # teacher and student alone.
         is_first = index == 0
         pairs = profile.sentence_pairs if is_first else profile.claim_pairs
         pair = speed.text_alone if count == 1 else speed.text
@@ -268,16 +291,16 @@ def _measuring_seconds(profile: Profile, speed: Speed, files: Sequence[float]) -
 def _estimate_from_speed(
     stage: str,
     recipe: Recipe,
-    models: _PlannedModels | None,
+    run: RunDir,
+    planned: PlanRecord | None,
     seconds: Callable[[Speed, Sequence[float]], float],
 ) -> StageTime:
     """Returns the last time of a stage, or what `seconds` makes of the machine's speed."""
-    last = last_time(stage, recipe)
+    last, models = last_time(stage, recipe), _planned_models(run, planned)
     if not isinstance(last.seconds, NotMeasured) or models is None:
         return last
     try:
-        folder = find_model(recipe.teacher.source, revision=recipe.teacher.revision)
-        speed = time_machine(folder)
+        speed = time_machine(_teacher_folder(recipe, run))
     except EdgeDistilError as error:
         return StageTime(stage, NotMeasured(not_measured=f"unknown: {error.message}"))
     return StageTime(stage, seconds(speed, _files(recipe, models)), speed.how)

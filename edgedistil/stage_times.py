@@ -19,6 +19,7 @@ from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import Figure, NotMeasured, text_sha256, this_host
 from edgedistil.core.rundir import read_json_object, write_json
+from edgedistil.runtime.host import usable_threads
 
 # Folders of the NVIDIA driver, one for each GPU.
 _GPUS = Path("/proc/driver/nvidia/gpus")
@@ -65,12 +66,12 @@ def last_time(stage: str, recipe: Recipe) -> StageTime:
 def _time_file(stage: str, recipe: Recipe) -> Path:
     """File of the time that a stage took; another machine or other settings have another one."""
     # What a time depends on, as far as it is known beforehand.
-    host = this_host()
     # The objective decides which files there are, and with the export what is profiled.
-    sections = [stage, *(["export"] if stage == "profile" else [])]
-    sections += ["teacher", "student", "objective"]
+    sections = [stage, "teacher", "student", "objective"]
+    if stage == "profile":
+        sections.append("export")
     settings = [repr(getattr(recipe, section)) for section in sections]
-    parts = [stage, *settings, host.cpu, str(host.cores), *_gpu_names()]
+    parts = [stage, *settings, this_host().cpu, str(usable_threads()), *_gpu_names()]
     return cache_root() / "stage-times" / f"{text_sha256(chr(10).join(parts))[:24]}.json"
 
 

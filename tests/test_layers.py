@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "search_artefacts": {"search", "export", "profiling"},
     "search_training": {"search_artefacts", "search", "distill", "evaluate", "models"},
     "stage_estimates": {"stage_times", "distill", "evaluate", "profiling", "runtime"},
-    "stage_times": set(),
+    "stage_times": {"runtime"},
     "file_keys": {"evaluate"},
     "flags": set(),
     "failures": set(),

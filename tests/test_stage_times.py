@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgedistil.core.recipe import Recipe, load_recipe, write_recipe
 from edgedistil.core.records import NotMeasured
 from edgedistil.core.rundir import RunDir
 from edgedistil.distill.plan.estimate import UnknownSizeError
+from edgedistil.distill.train import Trainer
 from edgedistil.stage_estimates import estimate_evaluation, estimate_export, estimate_profile
 from edgedistil.stage_times import Countdown, StageTime, last_time
 from tests.distill.sentences import sentence_teacher
@@ -355,9 +357,36 @@ def test_an_interrupted_run_names_the_command_that_continues_it(
     assert caught.value.hint == f"continue the run with: edgedistil run {path} --run mine"
 
     # The command works: its recipe is that of the run, and the distillation is not repeated.
-    monkeypatch.setattr(pipeline, "_distill", lambda run, recipe, resume: None)
+    monkeypatch.setattr(Trainer, "train", lambda *_: pytest.fail("distilled again"))
     with pytest.raises(Interrupted):
         pipeline.run_all(load_recipe(path), run_name="mine")
+
+
+def test_a_run_continues_without_its_teachers_folder(
+    tiny_recipe: Make, tiny_teacher: Path, tmp_path: Path, runs: Path
+) -> None:
+    """The run has a copy."""
+    folder = tmp_path / "copied"
+    shutil.copytree(tiny_teacher, folder)
+    recipe = tiny_recipe(teacher={"source": str(folder)}, train={"steps": 1})
+    run, _ = edgedistil.distill(recipe, run="mine")
+    shutil.rmtree(folder)
+    _, planned = stage_estimates.estimate_distillation(recipe, run)
+    assert planned is not None
+    for estimate in (estimate_export, estimate_profile):
+        assert isinstance(estimate(recipe, run, planned).seconds, float)
+
+
+def test_an_evaluation_without_a_teacher_is_unknown(
+    tiny_recipe: Make, tmp_path: Path, runs: Path
+) -> None:
+    _, planned = stage_estimates.estimate_distillation(tiny_recipe(), RunDir(runs / "mine"))
+    recipe = tiny_recipe(
+        teacher={"source": str(tmp_path / "nothing")}, evaluate={"tasks": ["retrieval"]}
+    )
+    expected = estimate_evaluation(recipe, RunDir(runs / "mine"), planned)
+    assert isinstance(expected.seconds, NotMeasured)
+    assert "no model" in expected.seconds.not_measured
 
 
 def test_an_interrupted_distillation_continues_with_all_stages(

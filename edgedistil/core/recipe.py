@@ -254,7 +254,9 @@ class Train(StrictSection):
     )
     warmup: Share = Field(0.05, description="Share of the steps with a rising learning rate.")
     clip: float = Field(5.0, gt=0, description="Largest gradient norm; larger ones are scaled.")
-    compile: bool = Field(False, description="Compile the student with torch.compile.")
+    compile: bool = Field(
+        False, description="Compile with torch.compile: on a GPU both models, on a CPU the teacher."
+    )
     # The most work that a crash can lose.
     checkpoint_minutes: float = Field(10.0, ge=1e-9, description="Minutes between checkpoints.")
     # Two, so that a corrupt newest checkpoint does not end the run.

@@ -70,7 +70,7 @@ def read_answers(path: Path, corpus: TokenizedCorpus) -> Answers:
             place, of another dimension, or not finite; a .npy and its texts were written by
             different calls; or the corpus has another layout.
     """
-    _check(path, corpus)
+    check_answers_file(path, corpus.record.layout)
     # Rows are in the order of the corpus: training texts, then held-out texts.
     rows = sum(len(corpus.store(part)) for part in PARTS)
     vectors_RV: NDArray[np.float32] | None = None
@@ -109,11 +109,10 @@ def check_suffix(path: Path, *, suffixes: Sequence[str] = SUFFIXES) -> None:
         raise CorpusError(f"{path} is not in a supported format; supported: {', '.join(suffixes)}")
 
 
-def _check(path: Path, corpus: TokenizedCorpus) -> None:
-    if corpus.record.layout != "texts":
-        raise CorpusError(
-            f'teacher.answers needs corpus.layout = "texts"; got "{corpus.record.layout}"'
-        )
+def check_answers_file(path: Path, layout: str) -> None:
+    """Raises CorpusError unless a file of vectors exists and suits the layout of a corpus."""
+    if layout != "texts":
+        raise CorpusError(f'teacher.answers needs corpus.layout = "texts"; got "{layout}"')
     check_suffix(path)
     try:
         check_regular(path)

@@ -24,6 +24,7 @@ from edgedistil.core.paths import user_path
 from edgedistil.core.places import cache_root
 from edgedistil.core.recipe import Recipe, load_recipe, write_recipe
 from edgedistil.core.recipe_diff import check_resumable
+from edgedistil.core.recipe_student import VocabularySection
 from edgedistil.core.records import read_record, write_record
 from edgedistil.core.rundir import (
     RunDir,
@@ -33,16 +34,19 @@ from edgedistil.core.rundir import (
     write_json,
 )
 from edgedistil.core.sentence_vector import SentenceVector
+from edgedistil.core.tokenizer import read_tokenizer
 from edgedistil.core.trim_records import TrimRecord
 from edgedistil.data.corpus import TokenizedCorpus, prepare_corpus
 from edgedistil.distill import distributed, setup
 from edgedistil.distill.answers import Answers, read_answers
 from edgedistil.distill.folders import link_folder, save_student
 from edgedistil.distill.objective import Kind
+from edgedistil.distill.representation import check_relation_heads
 from edgedistil.distill.schedule import RunLength
 from edgedistil.distill.sentence_setup import (
     added_description,
     check_dimensions,
+    check_objective,
     load_layers,
     read_prompts,
     student_encoder,
@@ -50,7 +54,6 @@ from edgedistil.distill.sentence_setup import (
     teacher_vector,
 )
 from edgedistil.distill.trimmed_teacher import trim_teachers
-from edgedistil.models.fast.encoder import check_projections
 from edgedistil.models.sentence_encoder import SentenceEncoder
 from edgedistil.models.teacher import Teacher, read_teacher
 
@@ -246,6 +249,7 @@ class _Inputs:
         teacher = teacher_encoder(self.teacher, self.vector)
         dimension = self.vector.dimension if self.answers is None else self.answers.dimension
         encoder = student_encoder(student, teacher, dimension=dimension, seed=recipe.seed)
+        check_relation_heads(recipe.objective, teacher=teacher.backbone, student=encoder.backbone)
         folder = setup.initial_folder(recipe.student)
         if folder is not None:
             load_layers(encoder, folder)
@@ -311,6 +315,8 @@ def _initialize_run(recipe: Recipe, run: RunDir) -> _Inputs:
     if run.recipe.exists():
         return inputs
 
+    # Whatever may be refused comes before the first file.
+    student, sentence = inputs.build_student(recipe)
     _remove_unfinished(run)
     added = None if inputs.vector is None else added_description(full_teacher, inputs.vector)
     link_folder(full_teacher.folder, run.teacher, described=added)
@@ -321,7 +327,6 @@ def _initialize_run(recipe: Recipe, run: RunDir) -> _Inputs:
     if inputs.trim is not None:
         link_folder(inputs.original.folder, run.teacher_trimmed, described=added)
         write_record(run.trim, inputs.trim)
-    student, sentence = inputs.build_student(recipe)
     save_student(
         sentence.student.backbone if sentence else student,
         teacher.tokenizer,
@@ -367,11 +372,7 @@ def _read_inputs(recipe: Recipe, run: RunDir) -> _Inputs:
     vector, prompts = None, None
     if not is_mlm:
         vector = teacher_vector(teacher, recipe.teacher)
-        check_dimensions(
-            recipe.objective, teacher, vector.dimension, allowed=recipe.teacher.is_matryoshka
-        )
-        if recipe.objective.relations > 0:
-            check_projections(teacher.model)
+        check_objective(recipe, teacher, vector, layout=section.layout)
         prompts = read_prompts(vector)
     corpus = prepare_corpus(section, teacher.folder, cache=cache_root(), prompts=prompts)
     original = teacher
@@ -390,6 +391,8 @@ def _read_inputs(recipe: Recipe, run: RunDir) -> _Inputs:
     answers = None
     if recipe.teacher.answers is not None:
         answers = read_answers(user_path(recipe.teacher.answers), corpus)
+        allowed = recipe.teacher.is_matryoshka
+        check_dimensions(recipe.objective, full_teacher, answers.dimension, allowed=allowed)
     inputs = _Inputs(
         teacher=teacher,
         original=original,
@@ -401,18 +404,26 @@ def _read_inputs(recipe: Recipe, run: RunDir) -> _Inputs:
         trim=trim,
     )
     if is_initialized:
-        _check_same_corpus(run, inputs.corpus_record)
+        _check_same_inputs(run, inputs, recipe.student.vocabulary)
     return inputs
 
 
-def _check_same_corpus(run: RunDir, record: CorpusRecord) -> None:
-    """Raises RunError if the corpus is not the one that the run began with."""
-    initial = read_record(run.corpus, CorpusRecord)
+def _check_same_inputs(run: RunDir, inputs: _Inputs, vocabulary: VocabularySection | None) -> None:
+    """Raises RunError if text, vectors or vocabulary are not those that the run began with."""
+    initial, record = read_record(run.corpus, CorpusRecord), inputs.corpus_record
     if initial.answers_sha256 != record.answers_sha256:
         raise RunError(
             f"the file teacher.answers of run '{run.name}' has changed since the run began",
             hint="restore it, or start another run with --run NEW-NAME",
         )
+    if vocabulary is not None and vocabulary.text is not None:
+        trimmed = read_tokenizer(run.teacher_trimmed)
+        if trimmed.sha256 != inputs.teacher.tokenizer.sha256:
+            raise RunError(
+                f"the file student.vocabulary.text of run '{run.name}' has changed: "
+                "it selects other tokens than when the run began",
+                hint="restore it, or start another run with --run NEW-NAME",
+            )
     if initial.cache_key != record.cache_key:
         raise RunError(
             f"the corpus of run '{run.name}' has changed: "

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from edgedistil.core.recipe import Loss
 from edgedistil.distill.batches import MicroBatch
 from edgedistil.distill.losses import TokenCounts, attended_cosine_sum, distillation_loss
-from edgedistil.distill.objective import Objective
+from edgedistil.distill.objective import Objective, compiles_student
 from edgedistil.models.fast.encoder import encode, encode_with_head
 from edgedistil.models.mlm_head import mlm_head
 
@@ -56,9 +56,7 @@ class MlmObjective(Objective):
 
     def _compile(self) -> None:
         self._encode_teacher = torch.compile(encode)
-        # On a CPU dropout draws its bits outside of PyTorch, and a compiled graph breaks at each
-        # of them: only the teacher is compiled there (docs/log.md#torchcompile-on-a-cpu).
-        if self.student.device.type != "cpu":
+        if compiles_student(self.student.device):
             self._encode_student = torch.compile(encode_with_head)
 
     @property
@@ -78,7 +76,7 @@ class MlmObjective(Objective):
         """Computes the three losses of a micro-batch; see `Objective.forward`."""
         # Without these losses the teacher is not run.
         teacher_hidden_BLD, teacher_head = None, None
-        if self.settings.soft_target > 0 or self.settings.cosine > 0:
+        if self._joint_settings.soft_target > 0 or self._joint_settings.cosine > 0:
             teacher_head = mlm_head(self.teacher)
             teacher_hidden_BLD = self._teacher_states(self.teacher, batch)
         student_BLD, student_head = self._encode_student(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -49,6 +50,15 @@ class Objective(nn.Module):
     def loss_counts(self, counts: TokenCounts) -> Sequence[float]:
         """Returns the number that each of `forward`'s sums is divided by."""
         raise NotImplementedError
+
+
+def compiles_student(device: torch.device) -> bool:
+    """Whether torch.compile is worth its time for a student on a device.
+
+    On a CPU dropout draws its bits outside of PyTorch, and a compiled graph breaks at each of them:
+    only the teacher is compiled there (docs/log.md#torchcompile-on-a-cpu).
+    """
+    return device.type != "cpu"
 
 
 def objective_kind(

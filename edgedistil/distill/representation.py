@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from edgedistil.core.errors import ModelError
@@ -14,7 +13,7 @@ from edgedistil.core.family import FAMILIES
 from edgedistil.core.recipe_objective import Objective as Settings
 from edgedistil.distill.batches import MicroBatch
 from edgedistil.distill.losses import TokenCounts, attended_cosine_sum
-from edgedistil.distill.objective import Objective
+from edgedistil.distill.objective import Objective, compiles_student
 from edgedistil.distill.state_cache import StateCache
 from edgedistil.distill.targets import Targets, pooled_vectors
 from edgedistil.models.fast.encoder import encode_layers, last_projections
@@ -65,19 +64,10 @@ def _depth(model: PreTrainedModel) -> int:
     return int(model.config.num_hidden_layers)
 
 
-class _Trained(nn.Module):
-    """The student, and a layer that takes its states to the teacher's width."""
-
-    def __init__(self, encoder: SentenceEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.projection: nn.Linear | None = None
-
-
 class RepresentationObjective(Objective):
     """Losses on sentence vectors, token states and relations; no labels, no MLM head."""
 
-    trained: _Trained
+    trained: SentenceEncoder
 
     def __init__(
         self,
@@ -102,30 +92,32 @@ class RepresentationObjective(Objective):
             compiled: Whether to use torch.compile.
         """
         super().__init__()
-        _check_relation_heads(student, teacher, settings)
+        check_relation_heads(settings, teacher=teacher.backbone, student=student.backbone)
         self.student, self.settings = student.backbone, settings
         self.loss_names = tuple(name for name in _LOSSES if getattr(settings, name) > 0)
-        # In a tuple, so that nn.Module does not register the teacher.
-        self._fixed = (teacher, targets)
-        self._cache = cache
+        # In a tuple, so that nn.Module does not register it.
+        self._teacher = (teacher,)
+        self._targets, self._cache = targets, cache
         self._compared = compared_layers(settings, student.backbone, teacher.backbone)
-        self.trained = _Trained(student)
-        # Only training needs states of the teacher's width, so this layer is not exported.
-        widths = student.backbone.config.hidden_size, teacher.backbone.config.hidden_size
-        if widths[0] != widths[1] and (settings.states > 0 or settings.layers > 0):
-            self.trained.projection = nn.Linear(*widths, bias=False)
-        self._encode = torch.compile(encode_layers) if compiled else encode_layers
+        self.trained = student
+        self._encode_teacher, self._encode_student = encode_layers, encode_layers
+        if compiled:
+            self._encode_teacher = torch.compile(encode_layers)
+            if compiles_student(student.backbone.device):
+                self._encode_student = torch.compile(encode_layers)
 
     @property
     def teacher(self) -> SentenceEncoder:
-        return self._fixed[0]
+        return self._teacher[0]
 
     def forward(self, batch: MicroBatch, counts: TokenCounts) -> tuple[Tensor, Tensor]:
         """Computes the losses of a micro-batch; see `Objective.forward`."""
-        mask_BL, encoder = batch.attention_mask_BL, self.trained.encoder
-        states = self._encode(encoder.backbone, batch.input_ids_BL, mask_BL, self._last_layer)
+        mask_BL, encoder = batch.attention_mask_BL, self.trained
+        states = self._encode_student(
+            encoder.backbone, batch.input_ids_BL, mask_BL, self._last_layer
+        )
         # Without vectors of their own, the teacher's are pooled from its states.
-        needs_states = reads_states(self.settings) or self._fixed[1] is None
+        needs_states = reads_states(self.settings) or self._targets is None
         teacher_states = self.teacher_states(batch) if needs_states else {}
 
         sums: dict[str, Tensor] = {}
@@ -154,17 +146,17 @@ class RepresentationObjective(Objective):
     @torch.no_grad()
     def _target_vectors(self, batch: MicroBatch, states: Mapping[int, Tensor]) -> Tensor:
         """The sentence vectors to learn, from a file or from the teacher's states."""
-        teacher, targets = self._fixed
-        if targets is not None:
-            return targets.vectors(batch.rows_B)
-        return pooled_vectors(teacher, states[_depth(teacher.backbone)], batch.attention_mask_BL)
+        if self._targets is not None:
+            return self._targets.vectors(batch.rows_B)
+        last = states[_depth(self.teacher.backbone)]
+        return pooled_vectors(self.teacher, last, batch.attention_mask_BL)
 
     @torch.no_grad()
     def teacher_states(self, batch: MicroBatch) -> Mapping[int, Tensor]:
         """Returns the teacher's states by their layer: those of an earlier pass, or computed."""
 
         def compute() -> dict[int, Tensor]:
-            states = self._encode(
+            states = self._encode_teacher(
                 self.teacher.backbone,
                 batch.input_ids_BL,
                 batch.attention_mask_BL,
@@ -218,9 +210,6 @@ class RepresentationObjective(Objective):
         self, student_BLD: Tensor, teacher_BLD: Tensor, mask_BL: Tensor | None
     ) -> Tensor:
         """Sum of 1 − cos over the attended tokens."""
-        if self.trained.projection is not None:
-            weight = self.trained.projection.weight
-            student_BLD = F.linear(student_BLD, weight.to(student_BLD.dtype))
         return attended_cosine_sum(student_BLD.flatten(0, 1), teacher_BLD.flatten(0, 1), mask_BL)
 
     def _relations(
@@ -245,15 +234,16 @@ class RepresentationObjective(Objective):
         return torch.stack(losses).mean()
 
 
-def _check_relation_heads(
-    student: SentenceEncoder, teacher: SentenceEncoder, settings: Settings
+def check_relation_heads(
+    settings: Settings, *, teacher: PreTrainedModel, student: PreTrainedModel | None = None
 ) -> None:
-    """Raises ModelError unless the relation heads divide the widths of both attentions."""
+    """Raises ModelError unless the relation heads divide the widths of the attentions."""
     if settings.relations == 0:
         return
-    for encoder, what in ((student, "student"), (teacher, "teacher")):
-        config = encoder.backbone.config
-        family, values = FAMILIES[config.model_type], config.to_dict()
+    for model, what in ((student, "student"), (teacher, "teacher")):
+        if model is None:
+            continue
+        family, values = FAMILIES[model.config.model_type], model.config.to_dict()
         width = family.heads(values) * family.head_width(values)
         if width % settings.relation_heads:
             raise ModelError(

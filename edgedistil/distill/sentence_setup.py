@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 from edgedistil.core import console
 from edgedistil.core.echo import echo
 from edgedistil.core.errors import ModelError
+from edgedistil.core.paths import user_path
+from edgedistil.core.recipe import Recipe
 from edgedistil.core.recipe import Teacher as TeacherSection
 from edgedistil.core.recipe_objective import Objective as ObjectiveSection
 from edgedistil.core.regular_file import read_regular
@@ -24,6 +26,9 @@ from edgedistil.core.sentence_vector import (
     read_sentence_vector,
 )
 from edgedistil.data.texts import Prompts
+from edgedistil.distill.answers import check_answers_file
+from edgedistil.distill.representation import check_relation_heads
+from edgedistil.models.fast.encoder import check_projections
 from edgedistil.models.sentence_encoder import SentenceEncoder, build_head, new_head, step_layers
 from edgedistil.models.teacher import Teacher
 
@@ -99,6 +104,32 @@ def added_description(teacher: Teacher, vector: SentenceVector) -> SentenceVecto
     return None if vector == read_sentence_vector(teacher.folder, hidden=hidden) else vector
 
 
+def check_objective(
+    recipe: Recipe, teacher: Teacher, vector: SentenceVector, *, layout: str
+) -> None:
+    """Checks that a teacher has what the objective `representation` compares, before any text.
+
+    Args:
+        recipe: The recipe.
+        teacher: The teacher.
+        vector: How it makes its vectors.
+        layout: Layout of the corpus.
+    Raises:
+        ModelError: The teacher cannot be compared in this way.
+        CorpusError: There is no such file of vectors.
+    """
+    objective = recipe.objective
+    if recipe.teacher.answers is None:
+        allowed = recipe.teacher.is_matryoshka
+        check_dimensions(objective, teacher, vector.dimension, allowed=allowed)
+    else:
+        # The width of its vectors is known when it was read.
+        check_answers_file(user_path(recipe.teacher.answers), layout)
+    if objective.relations > 0:
+        check_projections(teacher.model)
+    check_relation_heads(objective, teacher=teacher.model)
+
+
 def check_dimensions(
     section: ObjectiveSection, teacher: Teacher, dimension: int, *, allowed: bool
 ) -> None:
@@ -149,27 +180,29 @@ def student_encoder(
 ) -> SentenceEncoder:
     """Returns the student with pooling and layers whose vectors are in the teacher's space.
 
-    It pools as the teacher does and starts from the teacher's layers. Where widths differ, it
-    learns a dense layer: after its pooling if its states have another width, and before the
-    normalization if the vectors to learn have another one.
+    It pools as the teacher does and starts from the teacher's layers. If the vectors to learn have
+    another width, it learns a dense layer before the normalization.
 
     Args:
-        student: The student; its MLM head, if it has one, is left out.
+        student: The student, of the teacher's hidden width; an MLM head is left out.
         teacher: The teacher.
         dimension: Values of the vectors to learn.
         seed: Seed of dense layers that the teacher does not have.
     """
     backbone: PreTrainedModel = student.base_model
     vector = teacher.vector
-    pooled = backbone.config.hidden_size * len(vector.pooling)
-    teacher_pooled = teacher.backbone.config.hidden_size * len(vector.pooling)
     # The teacher's steps, with the number of the teacher's layer that each starts from.
     steps: list[tuple[Step, int | None]] = [(step, i) for i, step in enumerate(vector.steps)]
-    if pooled != teacher_pooled:
-        steps.insert(0, (_projection(pooled, teacher_pooled), None))
     if dimension != vector.dimension:
         place = len(steps) - 1 if vector.is_normalized else len(steps)
-        steps.insert(place, (_projection(vector.dimension, dimension), None))
+        added = Step(
+            "dense",
+            inputs=vector.dimension,
+            outputs=dimension,
+            has_bias=False,
+            activation="identity",
+        )
+        steps.insert(place, (added, None))
 
     described = replace(
         vector, steps=tuple(step for step, _ in steps), dimension=dimension, is_guess=False
@@ -180,10 +213,6 @@ def student_encoder(
         head = new_head(described.steps)
         _initialize(head, teacher.head, [source for _, source in steps])
     return SentenceEncoder(backbone, described, head).train()
-
-
-def _projection(inputs: int, outputs: int) -> Step:
-    return Step("dense", inputs=inputs, outputs=outputs, has_bias=False, activation="identity")
 
 
 def _initialize(head: nn.Module, teacher_head: nn.Module, sources: list[int | None]) -> None:
@@ -208,9 +237,12 @@ def load_layers(student: SentenceEncoder, folder: Path) -> None:
         ModelError: The folder makes its vectors in another way.
     """
     stored = read_sentence_vector(folder, hidden=student.backbone.config.hidden_size)
-    if stored.pooling != student.vector.pooling or [
-        replace(step, folder="") for step in stored.steps
-    ] != [replace(step, folder="") for step in student.vector.steps]:
+    # Folders of steps may differ.
+    pooling_and_steps = [
+        (vector.pooling, [replace(step, folder="") for step in vector.steps])
+        for vector in (stored, student.vector)
+    ]
+    if pooling_and_steps[0] != pooling_and_steps[1]:
         raise ModelError(
             f'student.init "{folder}" makes its vectors in another way than the teacher: '
             f"{stored.in_words()}; expected {student.vector.in_words()}",

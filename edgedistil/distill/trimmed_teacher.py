@@ -57,7 +57,7 @@ class TrimmedTeachers:
     record: TrimRecord
 
 
-def select_vocabulary(
+def _select_vocabulary(
     section: VocabularySection, teacher: Teacher, corpus: TokenizedCorpus
 ) -> tuple[Selection, CountedText]:
     """Chooses the tokens that stay, by the corpus or by a text file.
@@ -99,10 +99,10 @@ def trim_teachers(
     Raises:
         GateError: A trimmed teacher does not compute what the teacher computes.
         ModelError: A file of the teacher cannot be read.
-        InputError: See `select_vocabulary`.
+        InputError: The text cannot be read, or the size cannot be reached.
         StorageError: The cache cannot be written.
     """
-    selection, text = select_vocabulary(section, teacher, corpus)
+    selection, text = _select_vocabulary(section, teacher, corpus)
     trimmed, record = _trim(teacher, selection, text, cache=cache)
     untouched = trimmed
     if original is not teacher:

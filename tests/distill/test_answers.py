@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,20 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from edgedistil.core.errors import CorpusError, InputError, RecipeError, RunError, StorageError
+from edgedistil.core.errors import (
+    CorpusError,
+    InputError,
+    ModelError,
+    RecipeError,
+    RunError,
+    StorageError,
+)
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.rundir import RunDir, sha256_file
 from edgedistil.distill import answers as answers_module
 from edgedistil.distill.answers import write_answers
 from edgedistil.distill.answers_stage import answer
+from edgedistil.distill.plan.plan import plan
 from edgedistil.distill.stage import distill
 from edgedistil.distill.targets import TeacherTargets
 from edgedistil.models.sentence_encoder import load_sentence_encoder
@@ -124,6 +133,39 @@ def test_vectors_of_another_width_get_a_dense_layer(
     assert encoder.vector.dimension == DIMENSION + 4
     assert [step.kind for step in encoder.vector.steps] == ["dense", "dense", "normalize"]
     assert record.heldout[2].cosine > record.heldout[1].cosine + 0.3
+
+
+def test_dimensions_are_those_of_the_file(
+    make: Make, runs: Path, answers: Path, tmp_path: Path
+) -> None:
+    def with_dimensions(width: int, dimensions: list[int]) -> Recipe:
+        lines = read_lines(answers)
+        for line in lines:
+            line["vector"] = (line["vector"] * 2)[:width]
+        path = tmp_path / f"{width}.jsonl"
+        write_lines(path, lines)
+        recipe = make(path)
+        return recipe.model_copy(
+            update={
+                "teacher": recipe.teacher.model_copy(update={"is_matryoshka": True}),
+                "objective": recipe.objective.model_copy(update={"dimensions": dimensions}),
+            }
+        )
+
+    narrow = with_dimensions(DIMENSION - 4, [DIMENSION - 2])
+    with pytest.raises(ModelError, match=f"less than the vectors' {DIMENSION - 4} values"):
+        distill(narrow, run_name="narrow", resume=False)
+    assert not (runs / "narrow").exists()
+    run, _ = distill(with_dimensions(DIMENSION + 4, [DIMENSION + 2]), run_name=None, resume=False)
+    assert load_sentence_encoder(run.student).vector.dimension == DIMENSION + 4
+
+
+def test_a_missing_file_is_refused_by_run_and_plan(make: Make, runs: Path, tmp_path: Path) -> None:
+    recipe = make(tmp_path / "nothing.jsonl")
+    for call in (plan, partial(distill, run_name="mine", resume=False)):
+        with pytest.raises(CorpusError, match=r"cannot read .*nothing\.jsonl"):
+            call(recipe)
+    assert not (runs / "mine").exists()
 
 
 def test_texts_alone_are_for_a_teacher_elsewhere(make: Make, answers: Path, tmp_path: Path) -> None:

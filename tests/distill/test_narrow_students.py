@@ -88,6 +88,7 @@ def test_relation_heads_that_do_not_divide_the_width(
     )
     with pytest.raises(ModelError, match="does not divide the 14 values of the student's queries"):
         distill(recipe, run_name="relations", resume=False)
+    assert not (runs / "relations").exists()
 
 
 def test_a_plan_counts_the_narrow_student(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from edgedistil.core.distill_records import CorpusRecord
-from edgedistil.core.errors import InputError, RecipeError
+from edgedistil.core.errors import InputError, RecipeError, RunError
 from edgedistil.core.recipe import Recipe
 from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir, read_json
@@ -188,15 +188,40 @@ def test_remains_of_another_recipes_preparation_are_removed(
 
 
 def test_a_plan_counts_the_trimmed_student(
-    spelled_teacher: Path, tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+    spelled_teacher: Path, tiny_recipe: Make, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "_REPEATS", 1)
     monkeypatch.setattr(timing, "_MAX_MICRO_BATCH_S", 0.0)
     recipe = tiny_recipe(
-        teacher={"source": str(spelled_teacher)}, student={"vocabulary": {"size": SIZE}}
+        teacher={"source": str(spelled_teacher)},
+        student={"vocabulary": {"size": SIZE}},
+        train={"steps": None, "tokens": 3000},
     )
     record = plan(recipe)
     assert record.student.vocabulary == SIZE < record.teacher.vocabulary
+    # A text has more tokens of a small vocabulary.
+    whole = plan(tiny_recipe(teacher={"source": str(spelled_teacher)}))
+    assert record.corpus_tokens > whole.corpus_tokens  # type: ignore[operator]
+    run, distilled = distill(recipe, run_name="mine", resume=False)
+    assert record.steps == distilled.steps
+    assert record.corpus_tokens == read_record(run.corpus, CorpusRecord).train_tokens
+
+
+def test_another_text_of_the_vocabulary_is_named_on_resume(
+    spelled_teacher: Path, tiny_recipe: Make, runs: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "words.txt"
+    text.write_text(" ".join(WORDS[:20]))
+    recipe = tiny_recipe(
+        teacher={"source": str(spelled_teacher)},
+        student={"vocabulary": {"size": SIZE, "text": str(text)}},
+        train={"steps": 1},
+    )
+    run, _ = distill(recipe, run_name="mine", resume=False)
+    run.distill.unlink()
+    text.write_text(" ".join(WORDS[-20:]))
+    with pytest.raises(RunError, match=r"student\.vocabulary\.text of run 'mine' has changed"):
+        distill(recipe, run_name="mine", resume=True)
 
 
 def test_a_size_below_the_characters_is_refused_before_anything_is_written(

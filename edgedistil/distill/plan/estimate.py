@@ -279,6 +279,7 @@ def plan_gpus(
         micro_batch=micro_batch,
         length=workload.block_length,
         teachers=2 if has_original else 1,
+        has_head=loss is not None,
     )
     step = _GpuStep(per_token, memory_bytes, micro_batch, processes)
     return [_plan_gpu(gpu, step, workload) for gpu in GPUS]

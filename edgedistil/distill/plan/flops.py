@@ -113,14 +113,15 @@ def flops_per_token(
     """
     if loss is None:
         return 3 * student.encoder_flops(length) + teacher_share * teacher.encoder_flops(length)
-    teacher_share, student_share = _projected_shares(loss, masked_share)
+    projected, student_share = _projected_shares(loss, masked_share)
     # A backward pass costs two forward passes.
     flops = 3 * (student.encoder_flops(length) + student_share * student.head_flops)
-    if loss.soft_target > 0 or loss.cosine > 0:
-        flops += teacher.encoder_flops(length)
-    if has_original and loss.cosine > 0:
-        flops += teacher.encoder_flops(length)
-    return flops + teacher_share * teacher.head_flops
+    # The fitted copy gives the soft targets, the original the states.
+    if has_original:
+        passes = (loss.soft_target > 0) + (loss.cosine > 0)
+    else:
+        passes = int(loss.soft_target > 0 or loss.cosine > 0)
+    return flops + passes * teacher.encoder_flops(length) + projected * teacher.head_flops
 
 
 def _projected_shares(loss: Loss, masked_share: float) -> tuple[float, float]:
@@ -138,6 +139,7 @@ def gpu_memory_bytes(
     micro_batch: int,
     length: int,
     teachers: int = 1,
+    has_head: bool = True,
 ) -> int:
     """Estimates the peak memory of a step on a GPU that computes in 16 bits.
 
@@ -147,6 +149,7 @@ def gpu_memory_bytes(
         micro_batch: Sequences of a forward pass.
         length: Tokens of a sequence.
         teachers: Copies of the teacher.
+        has_head: Whether the student has an MLM head.
     """
     tokens = micro_batch * length
     weights = student.parameters * _STUDENT_BYTES + teachers * teacher.parameters * _TEACHER_BYTES
@@ -155,6 +158,8 @@ def gpu_memory_bytes(
     activations = student.layers * tokens * (22 * student.hidden + 6 * student.intermediate)
     # One layer of the teacher at a time.
     transient = tokens * (8 * teacher.hidden + 4 * teacher.intermediate)
-    logits = projection.CHUNK_ROWS * student.vocabulary * 4 * _LOGITS_BUFFERS
-    head_gradient = student.vocabulary * student.hidden * 4
-    return int(weights + activations + transient + logits + head_gradient + _CONTEXT_BYTES)
+    head = 0
+    if has_head:
+        logits = projection.CHUNK_ROWS * student.vocabulary * 4 * _LOGITS_BUFFERS
+        head = logits + student.vocabulary * student.hidden * 4
+    return int(weights + activations + transient + head + _CONTEXT_BYTES)

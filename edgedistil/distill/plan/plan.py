@@ -5,22 +5,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
-from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from edgedistil.core.distill_records import PlannedDevice, PlanRecord
-from edgedistil.core.errors import OfflineError
 from edgedistil.core.family import FAMILIES
-from edgedistil.core.places import cache_root, runs_root
-from edgedistil.core.recipe import Corpus, Recipe, Train
-from edgedistil.core.recipe_student import Student
-from edgedistil.core.records import Count, NotMeasured, provenance
-from edgedistil.core.sentence_vector import SentenceVector
-from edgedistil.data.corpus import TokenizedCorpus, prepare_corpus
+from edgedistil.core.places import runs_root
+from edgedistil.core.recipe import Recipe
+from edgedistil.core.records import provenance
 from edgedistil.distill import setup
 from edgedistil.distill.batches import HELDOUT_BATCH_ROWS, MicroBatch
 from edgedistil.distill.distributed import (
@@ -33,37 +28,33 @@ from edgedistil.distill.distributed import (
 )
 from edgedistil.distill.heldout import HeldoutEvaluator
 from edgedistil.distill.heldout_vectors import VectorEvaluator
-from edgedistil.distill.objective import Kind, objective_kind
 from edgedistil.distill.plan.estimate import (
     RunWorkload,
-    UnknownSizeError,
-    estimate_tokens,
     gpu_counts,
     plan_gpus,
     plan_here,
     planned_model,
 )
-from edgedistil.distill.plan.presets import known_teacher
-from edgedistil.distill.plan.reuse import ReadText, TeacherReuse, teacher_reuse
+from edgedistil.distill.plan.inputs import (
+    PlannedCorpus,
+    PlannedTeacher,
+    planned_corpus,
+    planned_teacher,
+    with_vocabulary,
+)
+from edgedistil.distill.plan.reuse import TeacherReuse, teacher_reuse
 from edgedistil.distill.precision_trial import has_choice
 from edgedistil.distill.run_objective import (
     MlmModels,
     SentenceModels,
-    has_other_encoder,
     random_targets,
     timed_objective,
 )
 from edgedistil.distill.schedule import RunLength, evaluation_interval
 from edgedistil.distill.sentence_setup import (
-    read_prompts,
     student_encoder,
-    teacher_vector,
 )
-from edgedistil.distill.trimmed_teacher import select_vocabulary
 from edgedistil.models.fast.encoder import freeze_teacher, why_plain
-from edgedistil.models.reduced import build_from_config
-from edgedistil.models.sentence_encoder import SentenceEncoder, build_head
-from edgedistil.models.teacher import Teacher
 
 # Device of the predicted rows.
 _GPU = torch.device("cuda")
@@ -93,14 +84,16 @@ def plan(recipe: Recipe, *, max_micro_batch_s: float | None = None) -> PlanRecor
         )
 
         # Models and corpus, as the run would have them.
-        teacher = _planned_teacher(recipe)
+        teacher = planned_teacher(recipe)
         is_mlm = teacher.vector is None
         section = setup.corpus_section(recipe, teacher.kind)
         setup.check_fit(recipe.student, section, teacher.model, has_head=is_mlm)
-        corpus = _planned_corpus(section, teacher)
+        corpus = planned_corpus(section, teacher)
+        # In the tokens that both learn on.
+        learning = teacher
+        if recipe.student.vocabulary is not None:
+            learning, corpus = with_vocabulary(recipe.student.vocabulary, section, teacher, corpus)
         length = corpus.run_length(recipe.train)
-        # With the tokens that both learn on.
-        learning = replace(teacher, model=_with_vocabulary(recipe.student, teacher, corpus))
         student = setup.build_student(
             recipe.student, learning.model, seed=recipe.seed, has_head=is_mlm
         )
@@ -148,7 +141,7 @@ def plan(recipe: Recipe, *, max_micro_batch_s: float | None = None) -> PlanRecor
 
 def _plan_gpus(
     recipe: Recipe,
-    teacher: _PlannedTeacher,
+    teacher: PlannedTeacher,
     student: PreTrainedModel,
     workload: RunWorkload,
     reuse_on: Callable[..., TeacherReuse],
@@ -175,7 +168,7 @@ def _plan_gpus(
 
 def _plan_here(
     recipe: Recipe,
-    teacher: _PlannedTeacher,
+    teacher: PlannedTeacher,
     student: PreTrainedModel,
     workload: RunWorkload,
     precision: Precision,
@@ -221,164 +214,7 @@ def _plan_here(
     return plan_here(timed, evaluation, workload, accelerator=accelerator)
 
 
-@dataclass(frozen=True)
-class _PlannedTeacher:
-    """The teacher of a plan.
-
-    Attributes:
-        loaded: The teacher; None if it cannot be downloaded.
-        model: The teacher's model, or one of its shape with random weights.
-        how: Where the model comes from, as plans print it.
-        vector: How it makes sentence vectors; None for the objective mlm.
-        fits_head: Whether an MLM head is fitted to it first.
-    """
-
-    loaded: Teacher | None
-    model: PreTrainedModel
-    how: str
-    vector: SentenceVector | None = None
-    fits_head: bool = False
-
-    @property
-    def kind(self) -> Kind:
-        return "mlm" if self.vector is None else "representation"
-
-    def has_original(self, recipe: Recipe) -> bool:
-        """Whether the cosine loss reads the teacher as given besides the one with its head."""
-        return has_other_encoder(recipe.teacher.fit, is_fitted=self.fits_head)
-
-    def encoder(self, vector: SentenceVector) -> SentenceEncoder:
-        """Returns the model with the layers that make its vectors."""
-        # A teacher of known shape has no layers with weights there.
-        folder = Path() if self.loaded is None else self.loaded.folder
-        head = build_head(vector, folder).requires_grad_(False)
-        return SentenceEncoder(self.model.base_model, vector, head).eval()
-
-
-def _planned_teacher(recipe: Recipe) -> _PlannedTeacher:
-    section = recipe.teacher
-    try:
-        loaded = setup.load_recipe_teacher(section)
-    except OfflineError:
-        planned = _teacher_of_known_shape(recipe)
-        if planned is None:
-            raise
-        return planned
-    vector = None
-    is_mlm = setup.recipe_objective(recipe, loaded) == "mlm"
-    if not is_mlm:
-        vector = teacher_vector(loaded, section)
-    fits_head = is_mlm and not loaded.has_mlm_head
-    return _PlannedTeacher(loaded, loaded.model, "counted on the model", vector, fits_head)
-
-
-def _teacher_of_known_shape(recipe: Recipe) -> _PlannedTeacher | None:
-    """A model with random weights in the shape of a well-known teacher; None for others."""
-    known = known_teacher(recipe.teacher.source)
-    if known is None:
-        return None
-    vector = known.vector()
-    kind = objective_kind(recipe.objective, recipe.teacher, has_mlm_head=vector is None)
-    # The costs of a model depend on its shape alone; a plan must not change the random state.
-    with torch.random.fork_rng(devices=[]):
-        model = build_from_config(AutoModelForMaskedLM, known.config()).eval()
-    fits_head = kind == "mlm" and vector is not None
-    if kind == "mlm":
-        vector = None
-    elif vector is None:
-        vector = SentenceVector(pooling=("mean",), steps=(), dimension=known.hidden, is_guess=True)
-    # A plan says where each of its figures comes from.
-    how = "known shape, random weights: the hub is not reachable"
-    return _PlannedTeacher(None, model, how, vector, fits_head)
-
-
-@dataclass(frozen=True)
-class _PlannedCorpus:
-    """Size of a plan's corpus.
-
-    Attributes:
-        tokens: Tokens of the training part; of one row if the size is unknown.
-        rows: Rows of the training part.
-        heldout_tokens: Tokens of the held-out part.
-        how: How these are known, as plans print it.
-        tokenized: The corpus; None if the numbers are estimates.
-        unknown: Why the size is unknown; None if it is known.
-    """
-
-    tokens: int
-    rows: int
-    heldout_tokens: int
-    how: str
-    tokenized: TokenizedCorpus | None = None
-    unknown: UnknownSizeError | None = None
-
-    @property
-    def size(self) -> Count:
-        """Tokens of the training part, where they are known."""
-        if self.unknown is None:
-            return self.tokens
-        return NotMeasured(not_measured=self.unknown.message)
-
-    def read_text(self, length: RunLength) -> ReadText | None:
-        """Returns the text as a run of a length reads it; None if its size is unknown."""
-        if self.unknown is not None:
-            return None
-        return ReadText(self.tokens, self.rows, length.tokens / self.tokens)
-
-    def run_length(self, settings: Train) -> RunLength:
-        """Returns the length of a run; raises UnknownSizeError if it needs the size."""
-        if self.unknown is not None and settings.epochs is not None:
-            raise self.unknown
-        return RunLength.of(settings, corpus_tokens=self.tokens, corpus_rows=self.rows)
-
-
-def _planned_corpus(section: Corpus, teacher: _PlannedTeacher) -> _PlannedCorpus:
-    # Counted, unless that needs a download.
-    if teacher.loaded is not None and all(spec.hub is None for spec in section.sources):
-        prompts = None if teacher.vector is None else read_prompts(teacher.vector)
-        folder = teacher.loaded.folder
-        corpus = prepare_corpus(section, folder, cache=cache_root(), prompts=prompts)
-        return _PlannedCorpus(
-            corpus.train.tokens, len(corpus.train), corpus.heldout.tokens, "counted", corpus
-        )
-    # Estimated from sizes; the held-out part is a share of the text.
-    share = section.heldout_share
-    try:
-        tokens, how = estimate_tokens(section.sources, heldout_share=share)
-    except UnknownSizeError as error:
-        # Rows are as long as a block, and there is enough text for an evaluation.
-        return _PlannedCorpus(section.block_length, 1, 10**9, "unknown", unknown=error)
-    rows = max(1, tokens // section.block_length)
-    return _PlannedCorpus(tokens, rows, max(1, round(tokens * share / (1 - share))), how)
-
-
-def _with_vocabulary(
-    section: Student, teacher: _PlannedTeacher, corpus: _PlannedCorpus
-) -> PreTrainedModel:
-    """The teacher's model, of random weights and fewer rows where the vocabulary is trimmed."""
-    vocabulary = section.vocabulary
-    if vocabulary is None:
-        return teacher.model
-    if teacher.loaded is not None and corpus.tokenized is not None:
-        selection, _ = select_vocabulary(vocabulary, teacher.loaded, corpus.tokenized)
-        rows = len(selection.rows)
-    elif vocabulary.size is not None:
-        rows = vocabulary.size
-    else:
-        raise UnknownSizeError(
-            "a vocabulary of a given coverage is counted on the text, which is not on this machine",
-            hint="plan with student.vocabulary.size instead",
-        )
-    config = copy.deepcopy(teacher.model.config)
-    config.vocab_size = rows
-    # The id of a special token may be beyond the smaller vocabulary.
-    config.pad_token_id = min(config.pad_token_id or 0, rows - 1)
-    with torch.random.fork_rng(devices=[]):
-        model: PreTrainedModel = type(teacher.model)(config)
-    return model.eval()
-
-
-def _workload(recipe: Recipe, length: RunLength, corpus: _PlannedCorpus) -> RunWorkload:
+def _workload(recipe: Recipe, length: RunLength, corpus: PlannedCorpus) -> RunWorkload:
     train = recipe.train
     # Rows of the layout `texts` are as long as their texts; of other layouts as a block, at most.
     mean_length = min(recipe.corpus.block_length, math.ceil(corpus.tokens / corpus.rows))
@@ -390,8 +226,8 @@ def _workload(recipe: Recipe, length: RunLength, corpus: _PlannedCorpus) -> RunW
         micro_batch=train.micro_batch,
         masked_share=recipe.masking.share,
         heldout_tokens=min(corpus.heldout_tokens, train.heldout_tokens),
-        # Rounded up: the last step is evaluated, too.
-        evaluations=-(-length.steps // interval),
+        # The first and the last step are evaluated, too.
+        evaluations=1 + -(-length.steps // interval),
         checkpoint_every_s=train.checkpoint_minutes * 60,
     )
 
@@ -417,7 +253,7 @@ def _notes_on_models(teacher: PreTrainedModel, student: PreTrainedModel) -> list
 
 
 def _notes(
-    recipe: Recipe, teacher: _PlannedTeacher, reuse: TeacherReuse, device: torch.device
+    recipe: Recipe, teacher: PlannedTeacher, reuse: TeacherReuse, device: torch.device
 ) -> list[str]:
     """What the figures of a plan leave out."""
     notes = [

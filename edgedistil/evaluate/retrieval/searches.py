@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from edgedistil.core.errors import TaskError
 from edgedistil.core.evaluation_records import RetrievalDifference, RetrievalScore
 from edgedistil.evaluate.retrieval.collection import Collection
 from edgedistil.evaluate.retrieval.comparison import (
@@ -17,7 +18,12 @@ from edgedistil.evaluate.retrieval.comparison import (
     estimate_rounding,
 )
 from edgedistil.evaluate.retrieval.embedders import Embedder, Vectors
-from edgedistil.evaluate.retrieval.ranking import METRICS, RetrievalScores, score_vectors
+from edgedistil.evaluate.retrieval.ranking import (
+    MAIN_METRIC,
+    METRICS,
+    RetrievalScores,
+    score_vectors,
+)
 
 STUDENT = "student"
 UNDISTILLED = "student-step0"
@@ -114,8 +120,16 @@ def compare(collection: Collection, rankings: Rankings) -> Searches:
     Args:
         collection: What was searched.
         rankings: Of its queries, in its order.
+    Raises:
+        TaskError: The reference finds nothing, so that nothing is a share of it.
     """
     by_model, reference = rankings.by_model, rankings.reference
+    if all(ranking.mean(MAIN_METRIC) == 0 for ranking in by_model[reference]):
+        raise TaskError(
+            f"collection {collection.name}: {reference} ranks no relevant document among the first "
+            f"ten of any of {len(collection.queries):,} queries",
+            hint="check the ids in the file of relevance, and the prompts of the teacher",
+        )
     scores = [
         _score(collection, name, by_seed, by_model[reference], reference, rankings.notes)
         for name, by_seed in by_model.items()

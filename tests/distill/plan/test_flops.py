@@ -104,6 +104,28 @@ def test_masked_positions_and_missing_losses_save_the_head() -> None:
     assert mlm_only == pytest.approx(3 * (SMALL.encoder_flops(23) + 0.15 * SMALL.head_flops))
 
 
+def test_a_copy_with_a_head_is_encoded_for_soft_targets_alone() -> None:
+    def flops(**weights: float) -> float:
+        loss = Loss(positions="all", **weights)
+        return flops_per_token(
+            SMALL, SMALL, length=23, masked_share=0.15, loss=loss, has_original=True
+        )
+
+    heads = 0.15 * 3 * SMALL.head_flops
+    original_alone = flops(soft_target=0.0)
+    assert original_alone == pytest.approx(4 * SMALL.encoder_flops(23) + heads)
+    assert flops() == pytest.approx(5 * SMALL.encoder_flops(23) + 4 * SMALL.head_flops)
+
+
+def test_without_a_head_there_are_no_logits() -> None:
+    sizes = [
+        gpu_memory_bytes(SMALL, SMALL, micro_batch=2, length=128, has_head=has_head)
+        for has_head in (True, False)
+    ]
+    logits = projection.CHUNK_ROWS * SMALL.vocabulary * 4 * 6
+    assert sizes[0] - sizes[1] == logits + SMALL.vocabulary * SMALL.hidden * 4
+
+
 def test_memory_grows_with_the_micro_batch() -> None:
     sizes = [gpu_memory_bytes(SMALL, SMALL, micro_batch=rows, length=128) for rows in (1, 2, 3)]
     assert sizes[1] - sizes[0] == sizes[2] - sizes[1] > 0

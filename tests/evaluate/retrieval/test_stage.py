@@ -15,8 +15,9 @@ from edgedistil.core.evaluation_records import EvaluationRecord
 from edgedistil.core.options import EvaluateOptions
 from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir, create_run
-from edgedistil.evaluate.retrieval import stage
+from edgedistil.evaluate.retrieval import searches, stage
 from edgedistil.evaluate.retrieval.embedders import static_embedder, torch_embedder
+from edgedistil.evaluate.retrieval.ranking import METRICS, RetrievalScores
 from edgedistil.evaluate.retrieval.stage import is_retrieval
 from edgedistil.evaluate.stage import evaluate
 from edgedistil.evaluate.untrimmed import has_untrimmed_run
@@ -42,6 +43,19 @@ def test_models_and_baseline_are_scored(run: RunDir, collection: Path) -> None:
     # Words in common find the right document, even with random word vectors.
     assert by_model["static"].metrics["ndcg@10"] == 1
     assert read_record(run.evaluation, EvaluationRecord) == record
+
+
+def test_a_teacher_that_finds_nothing_is_no_reference(
+    run: RunDir, collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Four documents are always among the first ten.
+    nothing = {metric: np.zeros(3) for metric in METRICS}
+    monkeypatch.setattr(
+        searches, "score_vectors", lambda *_: RetrievalScores(("q1", "q2", "q3"), nothing)
+    )
+    options = EvaluateOptions(tasks=[str(collection)], models=["teacher", "student"])
+    with pytest.raises(TaskError, match="birds: teacher ranks no relevant document"):
+        evaluate(run, options)
 
 
 def test_other_results_of_the_run_stay(run: RunDir, collection: Path) -> None:

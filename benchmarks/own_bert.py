@@ -132,7 +132,10 @@ def sinusoids() -> Tensor:
 
 def stack(model: Path, folder: Path) -> None:
     """Writes a model with the layers of a trained one, and the same layers once more above them."""
-    shallow = DistilBertForMaskedLM.from_pretrained(model)
+    shallow, loading = DistilBertForMaskedLM.from_pretrained(model, output_loading_info=True)
+    # A BERT's weights have other names, and transformers would draw random ones in their place.
+    if loading["missing_keys"]:
+        raise RunError(f"{model} is not a DistilBERT with a head; expected the student of a run")
     config = shallow.config
     depth = config.n_layers
     config.n_layers = 2 * depth

@@ -10,8 +10,7 @@ Protocol and rule: benchmarks/table4/README.md. Judging takes half a minute a ru
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -26,19 +25,33 @@ from page import (
     write_page,
     write_raw,
 )
-from value_data import film_sentences, topics
+from table4_scores import (
+    FEW_LABEL_ACCURACY,
+    FIGURES,
+    FULL,
+    HELDOUT,
+    SEEDS,
+    UNDISTILLED,
+    VARIATIONS,
+    Comparison,
+    Difference,
+    Figure,
+    Records,
+    paper_change,
+)
+from value_data import film_sentences, judged_groups, topics
 from value_judge import (
     MODELS,
     Encoder,
     few_labels,
     heldout_figures,
+    record_before,
     save,
     task_vectors,
     weights_sha256,
 )
-from value_scores import DRAWN_TASKS, Record, few_label_scores, mean_of, of_seeds_alone
+from value_scores import Record
 
-from edgedistil.ablate import PAPER_CHANGES
 from edgedistil.core import markdown
 from edgedistil.core.distill_records import DistillRecord, HeldoutMlm
 from edgedistil.core.format import ABSENT, hundredths, millions, number, with_interval
@@ -46,63 +59,10 @@ from edgedistil.core.recipe import Recipe, load_recipe, write_recipe
 from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir
 from edgedistil.core.trace import heldout_of, read_trace
-from edgedistil.evaluate.retention import LEVEL, Interval, SeedScores, contrast_noise, t_interval
+from edgedistil.evaluate.retention import LEVEL
 
 FULL_RECIPE = Path(__file__).parent / "table4" / "full.toml"
 FOLDER = RESULTS / "table4"
-SEEDS = range(56, 61)
-FULL, UNDISTILLED = "full", "undistilled"
-# Variation → changed keys. Those of the paper change one.
-VARIATIONS: Mapping[str, Mapping[str, Any]] = {
-    FULL: {},
-    "no-soft-target": {"loss.soft_target": 0.0},
-    "no-cosine": {"loss.cosine": 0.0},
-    "no-mlm": {"loss.mlm": 0.0},
-    "random-init": {"student.init": "random"},
-    "words-only": {"loss.soft_target": 0.0, "loss.cosine": 0.0},
-}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of a student.
-
-    Attributes:
-        name: Name on the page.
-        scores: Returns the scores of a variation's records, in their order.
-        sign: 1 where more is better, −1 where less is.
-        key: Name among the held-out figures; None for few-label accuracy.
-    """
-
-    name: str
-    scores: Callable[[Sequence[Record]], SeedScores]
-    sign: int = 1
-    key: str | None = None
-
-
-def _few_labels(records: Sequence[Record]) -> SeedScores:
-    return mean_of([few_label_scores(records, task) for task in DRAWN_TASKS])
-
-
-def _heldout(key: str, name: str, *, sign: int = 1) -> Figure:
-    """A held-out figure: a mean over the same masked tokens for every student."""
-
-    def scores(records: Sequence[Record]) -> SeedScores:
-        return of_seeds_alone(np.array([record[key] for record in records]))
-
-    return Figure(name, scores, sign, key)
-
-
-FEW_LABELS = Figure("few labels, accuracy", _few_labels)
-HELDOUT = (
-    _heldout("agreement", "agreement"),
-    _heldout("kl_nats", "KL, nats", sign=-1),
-    _heldout("top1_hidden", "top-1 at [MASK]"),
-)
-FIGURES = (FEW_LABELS, *HELDOUT)
-
-# Variation → seed → record.
-Records = Mapping[str, Mapping[int, Record]]
 
 
 def main() -> None:
@@ -155,12 +115,17 @@ def write_records(folders: Sequence[Path]) -> None:
         run = RunDir(folder)
         recipe = load_recipe(run.recipe)
         name = recipe.name.removeprefix("table4-").removesuffix(f"-{recipe.seed}")
+        if name not in VARIATIONS or recipe.seed not in SEEDS:
+            raise SystemExit(
+                f"{folder} is of recipe {recipe.name}, which the protocol does not have"
+            )
         models = {name: "student"}
         if name == FULL:
             models[UNDISTILLED] = "student-step0"
         for variation_name, model in models.items():
             record = judge(run, model) | {"variation": variation_name, "seed": recipe.seed}
             path = FOLDER / f"{variation_name}-{recipe.seed}.json"
+            record_before(path, record["weights_sha256"])
             save(path, record)
             print(path)
 
@@ -181,6 +146,8 @@ def judge(run: RunDir, model: str) -> dict[str, Any]:
     return {
         "measured": measured_on(),
         "weights_sha256": weights_sha256(folder),
+        "teacher_sha256": weights_sha256(run.teacher),
+        "recipe_sha256": distilled.recipe_sha256,
         "tokens": distilled.tokens_seen if model == "student" else 0,
         "correct": {
             task.name: few_labels(task, task_vectors(encoder, task))
@@ -204,98 +171,16 @@ def evaluations(run: RunDir) -> Iterator[dict[str, Any]]:
             yield {"step": figures.step, "tokens": tokens, **_figures(figures)}
 
 
-def _figures(heldout: HeldoutMlm) -> dict[str, Any]:
-    return heldout.model_dump(mode="json", include={figure.key for figure in HELDOUT})
-
-
-# --- comparison ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One variation minus another in one figure.
-
-    Attributes:
-        value: The difference.
-        interval: Its interval, which one seed does not give.
-        seeds: Number of seeds that both variations have.
-    """
-
-    value: float
-    interval: Interval
-    seeds: int
-
-    @property
-    def raw(self) -> dict[str, Any]:
-        """Seeds, value and bounds before any rounding."""
-        bounds = {"low": self.interval.low, "high": self.interval.high}
-        return {"seeds": self.seeds, "is": self.value, **bounds}
-
-    def outcome(self, sign: float) -> str:
-        """Returns on which side of 0 the interval is, relative to the paper's sign."""
-        if self.seeds < len(SEEDS):
-            return "no verdict"
-        bounds = (self.interval.low, self.interval.high)
-        low, high = sorted(sign * bound for bound in bounds if isinstance(bound, float))
-        if low > 0:
-            return "reproduced"
-        return "contradicted" if high < 0 else "inconclusive"
-
-
-@dataclass
-class Comparison:
-    """Variations by their records.
-
-    Attributes:
-        records: The records.
-    """
-
-    records: Records
-    _scores: dict[tuple[str, str], SeedScores] = field(default_factory=dict)
-
-    @property
-    def names(self) -> list[str]:
-        """Variations that have records, in the order of the page."""
-        return [name for name in (*VARIATIONS, UNDISTILLED) if name in self.records]
-
-    def seeds(self, name: str) -> list[int]:
-        """Seeds of a variation, in the order of its scores."""
-        return sorted(self.records[name])
-
-    def scores(self, name: str, figure: Figure) -> SeedScores:
-        """Scores of a variation, one for each seed."""
-        key = (name, figure.name)
-        # Resampling takes seconds, and a variation is in several differences.
-        if key not in self._scores:
-            by_seed = self.records[name]
-            self._scores[key] = figure.scores([by_seed[seed] for seed in self.seeds(name)])
-        return self._scores[key]
-
-    def difference(self, name: str, other: str, figure: Figure) -> Difference:
-        """Compares two variations by a figure, paired over the seeds that both have."""
-        shared = sorted(set(self.seeds(name)) & set(self.seeds(other)))
-        if not shared:
-            raise SystemExit(f"{name} and {other} have no seed in common")
-        ours, theirs = (
-            _of_seeds(self.scores(one, figure), [self.seeds(one).index(seed) for seed in shared])
-            for one in (name, other)
-        )
-        # Paired by seed, and on the same texts and draws.
-        paired = SeedScores(
-            ours.complete_S - theirs.complete_S, ours.resampled_SR - theirs.resampled_SR
-        )
-        interval = t_interval(paired.mean, contrast_noise([(1.0, paired)]), level=LEVEL)
-        return Difference(paired.mean, interval, len(shared))
-
-
-def _of_seeds(scores: SeedScores, places: Sequence[int]) -> SeedScores:
-    return SeedScores(scores.complete_S[places], scores.resampled_SR[places])
-
-
-def paper_change(name: str) -> float | None:
-    """The paper's change of GLUE's score; None if it has no such row."""
-    changes = VARIATIONS.get(name, {})
-    return PAPER_CHANGES.get(next(iter(changes))) if len(changes) == 1 else None
+def _figures(heldout: HeldoutMlm) -> dict[str, float]:
+    """The held-out figures by name; raises SystemExit for one that was not measured."""
+    figures = {}
+    for figure in HELDOUT:
+        assert figure.key is not None
+        value = getattr(heldout, figure.key)
+        if not isinstance(value, float):
+            raise SystemExit(f"{figure.name} at step {heldout.step}: {value.not_measured}")
+        figures[figure.key] = value
+    return figures
 
 
 # --- page ----------------------------------------------------------------------------------------
@@ -303,7 +188,7 @@ def paper_change(name: str) -> float | None:
 
 def write_report(folder: Path | None) -> None:
     """Prints the page, and writes it with its figures."""
-    comparison = Comparison(read_records())
+    comparison = Comparison(read_records(), judged_groups())
     page = render(comparison)
     print(page)
     if folder is not None:
@@ -313,14 +198,34 @@ def write_report(folder: Path | None) -> None:
 
 
 def read_records() -> dict[str, dict[int, Record]]:
-    """Reads all records, by variation and seed."""
+    """Reads all records, by variation and seed.
+
+    Raises:
+        SystemExit: The full recipe has no record, or records do not belong together.
+    """
     records: dict[str, dict[int, Record]] = {}
     for path in sorted(FOLDER.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         records.setdefault(record["variation"], {})[record["seed"]] = record
     if FULL not in records:
         raise SystemExit(f"{FOLDER} has no record of {FULL}; write it with `table4.py judge`")
+    check_records(records)
     return records
+
+
+def check_records(records: Records) -> None:
+    """Raises SystemExit unless all students are of the protocol, of one teacher and one budget."""
+    trained = [
+        record
+        for name, seeds in records.items()
+        if name != UNDISTILLED
+        for record in seeds.values()
+    ]
+    for key, what in (("teacher_sha256", "teachers"), ("tokens", "numbers of tokens")):
+        if len({record[key] for record in trained}) > 1:
+            raise SystemExit(f"the records in {FOLDER} are of different {what}")
+    if len({record["weights_sha256"] for record in trained}) < len(trained):
+        raise SystemExit(f"two records in {FOLDER} are of the same weights")
 
 
 def raw_means(comparison: Comparison) -> list[dict[str, Any]]:
@@ -396,8 +301,8 @@ def order_rows(comparison: Comparison) -> Iterator[tuple[str, ...]]:
     names = [name for name in VARIATIONS if paper_change(name) is not None and name in records]
     ordered = sorted(names, key=lambda name: paper_change(name) or 0.0)
     for worse, better in combinations(ordered, 2):
-        gap = comparison.difference(worse, better, FEW_LABELS)
-        text = _with_interval(FEW_LABELS, gap)
+        gap = comparison.difference(worse, better, FEW_LABEL_ACCURACY)
+        text = _with_interval(FEW_LABEL_ACCURACY, gap)
         yield worse, better, str(gap.seeds), text, gap.outcome(-1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from edgedistil.data.reviews import FILM_FOLDS, film_fold
 from edgedistil.evaluate.examples import Example
+from edgedistil.evaluate.retrieval.collection import Collection
+from edgedistil.evaluate.retrieval.packaged import load_packaged, verses
 from edgedistil.evaluate.spec import load_task
 from edgedistil.evaluate.tasks import load_data
 
@@ -17,6 +20,10 @@ DRAWS = 10
 FEW_LABELS = 1000
 PAIRS = 20_000
 _PAIR_SEED = 56
+# Packaged collections of documented functions, next to the verses.
+COLLECTIONS = ("code", "manual")
+# Digits at the end of a verse's name, which begins with its book.
+_CHAPTER_AND_VERSE = 6
 
 Ints = NDArray[np.int64]
 
@@ -77,6 +84,38 @@ def topics() -> FewLabels:
     data = load_data(load_task("newsgroups"), None)
     fold = np.repeat([0, 1], [len(data.train), len(data.dev)])
     return FewLabels("topics", (*data.train, *data.dev), fold, (1,))
+
+
+def judged_groups() -> dict[str, Ints]:
+    """Name of what is judged → number of the group of each query or judged example.
+
+    Texts of one module, Bible book or film resemble each other; a posting is a group of its own.
+    """
+    films = film_sentences()
+    return {
+        "verses": _numbers([name[:-_CHAPTER_AND_VERSE] for name in all_verses().queries]),
+        **{
+            name: _numbers([_module(query) for query in load_packaged(name).queries])
+            for name in COLLECTIONS
+        },
+        "sentiment": _numbers([films.examples[index].group for index in films.judged]),
+        "topics": np.arange(len(topics().judged)),
+    }
+
+
+def all_verses() -> Collection:
+    """Every verse that both Bibles have: those of one are queries, those of the other documents."""
+    return verses(first_book=1, per_query=1)
+
+
+def _module(query: str) -> str:
+    """Module of a documented function: `scipy.stats:norm:17` → `scipy.stats`."""
+    return query.partition(":")[0]
+
+
+def _numbers(groups: Sequence[str]) -> Ints:
+    numbers: Ints = np.unique(groups, return_inverse=True)[1]
+    return numbers
 
 
 def random_pairs(texts: int) -> Ints:

@@ -8,13 +8,13 @@
 Every student-step0 of the experiment is the same model. Vectors are computed in bfloat16 where the
 processor multiplies it. Parts (a), (b) and (d) take five minutes for a student on one core;
 --fine-tune adds part (c) to their record in half an hour. `value_report.py` makes the page. A
-record is of one model: part (c) of other weights is refused or dropped.
+record is of one model: other weights are refused.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,21 @@ from page import RESULTS, argument_parser, measured_on
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from value_data import DRAWS, FEW_LABELS, FewLabels, Ints, film_sentences, random_pairs, topics
+from value_data import (
+    COLLECTIONS,
+    DRAWS,
+    FEW_LABELS,
+    FewLabels,
+    Ints,
+    all_verses,
+    film_sentences,
+    random_pairs,
+    topics,
+)
 
 from edgedistil.core import console
 from edgedistil.core.distill_records import DistillRecord, HeldoutFigures, HeldoutMlm
-from edgedistil.core.recipe import load_recipe
+from edgedistil.core.recipe import Recipe, load_recipe
 from edgedistil.core.records import read_record
 from edgedistil.core.rundir import RunDir, read_json_object, sha256_file, write_text
 from edgedistil.core.similarity import pair_similarities, similarities
@@ -38,7 +48,7 @@ from edgedistil.distill.targets import encode_vectors
 from edgedistil.evaluate.encode import open_tokenizer, pad_id
 from edgedistil.evaluate.finetune import FineTuneSettings, fine_tune
 from edgedistil.evaluate.retrieval.collection import Collection
-from edgedistil.evaluate.retrieval.packaged import load_packaged, verses
+from edgedistil.evaluate.retrieval.packaged import load_packaged
 from edgedistil.evaluate.retrieval.ranking import MAIN_METRIC, score_vectors
 from edgedistil.evaluate.spec import Training, load_task
 from edgedistil.evaluate.task_model import build_task_model, torch_forward
@@ -60,16 +70,17 @@ FINE_TUNING_DRAWS = 5
 # The rate of the task files; batch and dev limit save time.
 _RATE, _BATCH, _TOPICS_JUDGED = 1e-4, 16, 1500
 
-# Cosines that identify a model whose record has no digest of its weights. Their mean absolute
-# difference is below 4e-4 for one model judged twice in bfloat16, and above 2e-2 for two models.
-_COMPARED_PAIRS, _SAME_WITHIN = 100, 5e-3
+# Cosines are written as integers in this unit.
 _COSINE_UNIT = 1e-5
+# Arm → name of its recipe.
+ARM_RECIPES = {"A1": "value-a1", "A2": "value-a2", "A3": "serious"}
 
 Vectors = NDArray[np.float32]
 
 # Name of a model → its folder.
 MODELS = {
-    "teacher": lambda run: run.teacher,
+    # The fitting of an MLM head changes a copy, which is the run's teacher then.
+    "teacher": lambda run: run.teacher_as_given if run.teacher_as_given.exists() else run.teacher,
     "student-step0": lambda run: run.student_step0,
     "student": lambda run: run.student,
 }
@@ -83,14 +94,16 @@ def main() -> None:
     parser.add_argument("--fine-tune", action="store_true", help="add (c) to the record")
     arguments = parser.parse_args()
     run, arm = RunDir(arguments.run), arguments.arm or arguments.model
-    seed = load_recipe(run.recipe).seed
-    path = FOLDER / f"{arm}-{seed}.json"
-    before = read_json_object(path) if path.exists() else None
-    if arguments.fine_tune:
-        record = with_fine_tuned(path, before, MODELS[arguments.model](run))
+    recipe, folder = load_recipe(run.recipe), MODELS[arguments.model](run)
+    check_arm(recipe, arm, arguments.model)
+    path = FOLDER / f"{arm}-{recipe.seed}.json"
+    record = record_before(path, weights_sha256(folder))
+    if not arguments.fine_tune:
+        record |= {"arm": arm, "seed": recipe.seed, **judge(run, arguments.model)}
+    elif record:
+        record["fine_tuned"] = fine_tuned(folder)
     else:
-        record = {"arm": arm, "seed": seed, **judge(run, arguments.model)}
-        record |= fine_tuned_before(path, before, record)
+        raise SystemExit(f"{path} does not exist; judge (a), (b) and (d) first")
     save(path, record)
     print(path)
 
@@ -108,52 +121,27 @@ def weights_sha256(folder: Path) -> str:
     return sha256_file(folder / "model.safetensors")
 
 
-def fine_tuned_before(
-    path: Path, before: Mapping[str, Any] | None, record: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Returns part (c) of the earlier record if that is of the same model: it takes longest."""
-    if before is None or "fine_tuned" not in before:
-        return {}
-    if not is_same_model(before, record["weights_sha256"], lambda: record["cosines"]):
-        print(f"{path} was of other weights; its part (c) is dropped")
-        return {}
-    return {"fine_tuned": before["fine_tuned"]}
+def check_arm(recipe: Recipe, arm: str, model: str) -> None:
+    """Raises SystemExit if a run is not of the arm that its record would be of."""
+    expected = ARM_RECIPES.get(arm)
+    if model == "student" and recipe.name != expected:
+        raise SystemExit(
+            f"arm {arm} is distilled by recipe {expected}, and this run by {recipe.name}"
+        )
 
 
-def with_fine_tuned(path: Path, before: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
-    """Returns the record with part (c), which it must be of the same model for."""
-    if before is None:
-        raise SystemExit(f"{path} does not exist; judge (a), (b) and (d) first")
-    sha256 = weights_sha256(folder)
-    if not is_same_model(before, sha256, lambda: first_cosines(folder)):
-        raise SystemExit(f"{path} is of other weights than {folder}; judge (a), (b) and (d) again")
-    return {**before, "weights_sha256": sha256, "fine_tuned": fine_tuned(folder)}
+def record_before(path: Path, sha256: str) -> dict[str, Any]:
+    """Returns the earlier record of a model; empty without one.
 
-
-def is_same_model(
-    record: Mapping[str, Any], sha256: str, cosines: Callable[[], Sequence[int]]
-) -> bool:
-    """Whether a record is of the model with these weights.
-
-    Args:
-        record: The record. Those of 2026-11-30 have no digest: their cosines are compared.
-        sha256: Digest of the weights.
-        cosines: Returns the model's cosines of the first pairs.
+    Raises:
+        SystemExit: It is of other weights.
     """
-    if "weights_sha256" in record:
-        return bool(record["weights_sha256"] == sha256)
-    recorded = np.array(record["cosines"][:_COMPARED_PAIRS])
-    gaps = np.abs(recorded - np.array(cosines()[:_COMPARED_PAIRS])) * _COSINE_UNIT
-    return bool(gaps.mean() < _SAME_WITHIN)
-
-
-def first_cosines(folder: Path) -> list[int]:
-    """The first of a model's `compact_cosines`, without the vectors of all texts."""
-    texts = film_sentences().texts
-    pairs = random_pairs(len(texts))[:, :_COMPARED_PAIRS]
-    of_pairs = [texts[index] for index in pairs.ravel()]
-    vectors = Encoder.load(folder).embed(of_pairs, DOCUMENT_TOKENS, "texts of the first pairs")
-    return _compact(vectors[: pairs.shape[1]], vectors[pairs.shape[1] :])
+    if not path.exists():
+        return {}
+    record = read_json_object(path)
+    if record["weights_sha256"] != sha256:
+        raise SystemExit(f"{path} is of other weights; remove it to judge these")
+    return record
 
 
 def judge(run: RunDir, name: str) -> dict[str, Any]:
@@ -171,10 +159,12 @@ def judge(run: RunDir, name: str) -> dict[str, Any]:
     return {
         "tokens": distilled.tokens_seen if name == "student" else 0,
         "weights_sha256": weights_sha256(folder),
+        "teacher_sha256": weights_sha256(MODELS["teacher"](run)),
+        "recipe_sha256": distilled.recipe_sha256,
         "measured": measured_on(),
         "cosines": compact_cosines(of_films),
         "ranks": ranks_of_verses(model),
-        "ndcg": {name: ndcg(model, load_packaged(name)) for name in ("code", "manual")},
+        "ndcg": {name: ndcg(model, load_packaged(name)) for name in COLLECTIONS},
         "correct": {
             task.name: few_labels(task, vectors)
             for task, vectors in ((films, of_films), (postings, of_postings))
@@ -223,20 +213,16 @@ class Encoder:
 # --- (a) without labels --------------------------------------------------------------------------
 
 
-def compact_cosines(vectors: Vectors) -> list[int]:
+def compact_cosines(vectors_NV: Vectors) -> list[int]:
     """Cosines of the random pairs, in units of 1e-5."""
-    first, second = random_pairs(len(vectors))
-    return _compact(vectors[first], vectors[second])
-
-
-def _compact(first: Vectors, second: Vectors) -> list[int]:
-    cosines = pair_similarities(first, second, "cosine")
-    return np.rint(cosines / _COSINE_UNIT).astype(int).tolist()
+    first_P, second_P = random_pairs(len(vectors_NV))
+    cosines_P = pair_similarities(vectors_NV[first_P], vectors_NV[second_P], "cosine")
+    return np.rint(cosines_P / _COSINE_UNIT).astype(int).tolist()
 
 
 def ranks_of_verses(model: Encoder) -> list[int]:
     """Rank of each verse's translation among all verses, from 1; 0 beyond the tenth."""
-    collection = verses(first_book=1, per_query=1)
+    collection = all_verses()
     queries = model.embed(list(collection.queries.values()), DOCUMENT_TOKENS, "verses")
     documents = model.embed(list(collection.documents.values()), DOCUMENT_TOKENS, "translations")
     places = {name: place for place, name in enumerate(collection.documents)}
@@ -360,10 +346,14 @@ def cloze(distilled: DistillRecord, model: str) -> float | None:
 
 
 def heldout_figures(distilled: DistillRecord, name: str) -> HeldoutFigures:
-    """Returns the held-out figures of one of MODELS, which a run's record names by step."""
+    """Returns the held-out figures of one of MODELS, which a run's record names by step.
+
+    Raises:
+        SystemExit: The record has none of this model.
+    """
     step = distilled.steps if name == "student" else 0
     model = "teacher" if name == "teacher" else "student"
-    matches = [one for one in distilled.heldout if (one.model, one.step) == (model, step)]
+    matches = [row for row in distilled.heldout if (row.model, row.step) == (model, step)]
     if not matches:
         raise SystemExit(f"the record of the run has no held-out figures of {model} at step {step}")
     return matches[-1]

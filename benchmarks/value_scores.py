@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from value_data import random_pairs
+from value_data import Ints, random_pairs
 from value_judge import DEPTH, unpack
 
 from edgedistil.evaluate.retention import Noise, SeedScores, contrast_noise
@@ -19,14 +19,26 @@ DRAWN_TASKS = ("sentiment", "topics")
 
 Record = Mapping[str, Any]
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
-def mean_of(parts: Sequence[SeedScores]) -> SeedScores:
-    """The mean of several scores of the same models."""
-    return SeedScores(
+@dataclass(frozen=True)
+class TextScores(SeedScores):
+    """Scores over texts, and over draws of labels where there are any.
+
+    Attributes:
+        of_draws: For each task its part of the score by seed and draw, (S, D); the score of a seed
+            is the sum over the tasks of the means over the draws. Empty without labels.
+    """
+
+    of_draws: tuple[Floats, ...] = ()
+
+
+def mean_of(parts: Sequence[TextScores]) -> TextScores:
+    """The mean of several scores of the same models, over independent texts and draws."""
+    return TextScores(
         np.mean([scores.complete_S for scores in parts], axis=0),
         np.mean([scores.resampled_SR for scores in parts], axis=0),
+        of_draws=tuple(of_draws_SD / len(parts) for one in parts for of_draws_SD in one.of_draws),
     )
 
 
@@ -40,37 +52,40 @@ def ndcg_of_ranks(ranks: Sequence[int]) -> Floats:
     return values
 
 
-def text_scores(by_seed_SN: Floats) -> SeedScores:
-    """Scores that are means over N texts, resampled over the texts."""
-    draws_RN = _resamples(by_seed_SN.shape[1])
-    resampled_SR = np.stack([by_text_N[draws_RN].mean(axis=1) for by_text_N in by_seed_SN])
-    return SeedScores(by_seed_SN.mean(axis=1), resampled_SR)
+def text_scores(by_seed_SN: Floats, group_N: Ints | None = None) -> TextScores:
+    """Scores that are means over N texts, resampled over their groups; None: each text alone."""
+    return TextScores(by_seed_SN.mean(axis=1), _resampled_means(by_seed_SN, group_N))
 
 
-def accuracies(outcomes: Sequence[Mapping[str, Any]]) -> SeedScores:
-    """Accuracies over draws of labels, resampled over the draws and the judged texts.
+def accuracies(outcomes: Sequence[Mapping[str, Any]], group_N: Ints | None = None) -> TextScores:
+    """Accuracies over draws of labels, resampled over the groups of the judged texts.
 
     Args:
         outcomes: What `value_judge.pack` wrote, of each seed.
+        group_N: Group of each judged text; None: each text alone.
     """
     by_seed_SDN = np.stack([unpack(packed) for packed in outcomes]).astype(float)
-    seeds, draws, texts = by_seed_SDN.shape
-    resampled_SR = np.empty((seeds, RESAMPLES))
-    picked_RD = _resamples(draws, of=1)
-    for index, picked_N in enumerate(_resamples(texts)):
-        of_texts_SN = by_seed_SDN[:, picked_RD[index]].mean(axis=1)
-        resampled_SR[:, index] = of_texts_SN[:, picked_N].mean(axis=1)
-    return SeedScores(by_seed_SDN.mean(axis=(1, 2)), resampled_SR)
+    of_texts = text_scores(by_seed_SDN.mean(axis=1), group_N)
+    return replace(of_texts, of_draws=(by_seed_SDN.mean(axis=2),))
 
 
-def few_label_scores(records: Sequence[Record], task: str) -> SeedScores:
+def few_label_scores(
+    records: Sequence[Record], task: str, group_N: Ints | None = None
+) -> TextScores:
     """Accuracies with few labels on frozen vectors."""
-    return accuracies([record["correct"][task] for record in records])
+    return accuracies([record["correct"][task] for record in records], group_N)
 
 
-def _resamples(count: int, *, of: int = 0) -> Ints:
-    """Returns draws with replacement, the same for all models, (resamples, count)."""
-    return np.random.default_rng([_SEED, of]).integers(0, count, (RESAMPLES, count))
+def _resampled_means(by_seed_SN: Floats, group_N: Ints | None) -> Floats:
+    """Means over groups of texts, drawn with replacement, the same for all models, (S, R)."""
+    if group_N is None:
+        group_N = np.arange(by_seed_SN.shape[1])
+    texts_G = np.bincount(group_N)
+    sums_SG = [np.bincount(group_N, weights=by_text_N) for by_text_N in by_seed_SN]
+    groups = len(texts_G)
+    drawn_RG = np.random.default_rng([_SEED, 0]).integers(0, groups, (RESAMPLES, groups))
+    texts_R = texts_G[drawn_RG].sum(axis=1)
+    return np.stack([sums_G[drawn_RG].sum(axis=1) / texts_R for sums_G in sums_SG])
 
 
 # --- pairs of texts ------------------------------------------------------------------------------
@@ -192,18 +207,47 @@ def dyadic_variance(influence_P: Floats, texts_2P: Ints) -> float:
 # --- noise of a difference -----------------------------------------------------------------------
 
 
-def difference_noise(ours: SeedScores | PairScores, theirs: SeedScores | PairScores) -> Noise:
+def difference_noise(ours: TextScores | PairScores, theirs: TextScores | PairScores) -> Noise:
     """Returns the noise of one model's mean minus another's."""
-    if isinstance(ours, SeedScores) and isinstance(theirs, SeedScores):
-        return contrast_noise([(1.0, ours), (-1.0, theirs)])
+    if isinstance(ours, TextScores) and isinstance(theirs, TextScores):
+        noise = contrast_noise([(1.0, ours), (-1.0, theirs)])
+        pairs = zip(ours.of_draws, theirs.of_draws, strict=True)
+        return _with_draws(noise, [mine.mean(axis=0) - other.mean(axis=0) for mine, other in pairs])
     if isinstance(ours, PairScores) and isinstance(theirs, PairScores):
         return _pair_noise(ours, theirs)
     raise TypeError("expected two scores of the same kind")
 
 
-def of_seeds_alone(complete_S: Floats, *, trained: bool = True) -> SeedScores:
+def paired(ours: TextScores, theirs: TextScores) -> TextScores:
+    """Returns the differences of two models seed by seed, on the same texts and draws."""
+    pairs = zip(ours.of_draws, theirs.of_draws, strict=True)
+    return TextScores(
+        ours.complete_S - theirs.complete_S,
+        ours.resampled_SR - theirs.resampled_SR,
+        of_draws=tuple(mine_SD - other_SD for mine_SD, other_SD in pairs),
+    )
+
+
+def paired_noise(differences: TextScores) -> Noise:
+    """Returns the noise of the mean of `paired` differences."""
+    noise = contrast_noise([(1.0, differences)])
+    return _with_draws(noise, [of_draws_SD.mean(axis=0) for of_draws_SD in differences.of_draws])
+
+
+def _with_draws(noise: Noise, of_draws: Sequence[Floats]) -> Noise:
+    """Adds the variance of means over draws of labels, which are as few as seeds are.
+
+    Args:
+        noise: From seeds and texts.
+        of_draws: For each task the differences of the draws, (D,).
+    """
+    parts = [(float(np.var(of_D, ddof=1)) / len(of_D), len(of_D) - 1) for of_D in of_draws]
+    return replace(noise, of_seeds=(*noise.of_seeds, *parts))
+
+
+def of_seeds_alone(complete_S: Floats, *, trained: bool = True) -> TextScores:
     """Scores whose texts are the same whatever was drawn: only seeds give them noise."""
-    return SeedScores(complete_S, np.repeat(complete_S[:, None], 2, axis=1), trained=trained)
+    return TextScores(complete_S, np.repeat(complete_S[:, None], 2, axis=1), trained=trained)
 
 
 def _pair_noise(ours: PairScores, theirs: PairScores) -> Noise:

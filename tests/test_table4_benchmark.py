@@ -65,6 +65,8 @@ def record(score: float, *, right: float | None = None, seed: int = 0) -> dict[s
     return {
         "measured": {"machine": "a machine", "cores": 2, "versions": {"torch": "2"}},
         "tokens": 2_000_000,
+        "weights_sha256": f"{score} {seed}",
+        "teacher_sha256": "of the teacher",
         "correct": {"sentiment": packed, "topics": packed},
         **figures,
         "by_tokens": [
@@ -160,7 +162,7 @@ def test_few_label_intervals_have_the_noise_of_the_judged_texts(table4: ModuleTy
         packed = pack([generator.random(TEXTS) < share] * DRAWS)
         same = {**record(share), "correct": {"sentiment": packed, "topics": packed}}
         by_variation[name] = dict.fromkeys(SEEDS, same)
-    change = table4.Comparison(by_variation).difference("no-mlm", "full", table4.FEW_LABELS)
+    change = table4.Comparison(by_variation).difference("no-mlm", "full", table4.FEW_LABEL_ACCURACY)
     expected = 1.96 * np.sqrt((0.7 * 0.3 + 0.6 * 0.4) / TEXTS)
     assert (change.interval.high - change.interval.low) / 2 == pytest.approx(expected, rel=0.15)
 
@@ -169,6 +171,7 @@ def test_a_report_is_written_with_its_figures(
     table4: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(table4, "FOLDER", tmp_path / "records")
+    monkeypatch.setattr(table4, "judged_groups", dict)
     with pytest.raises(SystemExit, match="has no record of full"):
         table4.write_report(None)
     for name, by_seed in records(seeds=[56, 57], full=0.68, no_mlm=0.6).items():
@@ -215,7 +218,7 @@ def finished_run(folder: Path) -> RunDir:
     write_record(
         run.distill, result.model_copy(update={"heldout": [result.heldout[0], *evaluated]})
     )
-    for path in (run.student, run.student_step0):
+    for path in (run.student, run.student_step0, run.teacher):
         path.mkdir()
         (path / "model.safetensors").write_bytes(path.name.encode())
     recipe = load_recipe(BENCHMARKS / "table4" / "full.toml")
@@ -252,6 +255,44 @@ def test_judging_a_full_run_writes_its_student_and_the_undistilled_one(
     by_tokens = [(row["step"], row["tokens"], row["agreement"]) for row in full["by_tokens"]]
     assert by_tokens == [(0, 0, 0.17), (200, 820_000, 0.53)]
     assert full["weights_sha256"] != undistilled["weights_sha256"]
+    # The same run again is the same record; other weights are another run.
+    table4.write_records([run.path])
+    (run.student / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(SystemExit, match="is of other weights; remove it"):
+        table4.write_records([run.path])
+
+
+def test_a_run_outside_of_the_protocol_has_no_record(table4: ModuleType, tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    recipe = load_recipe(run.recipe)
+    for change in ({"name": "table4-fuller-57"}, {"name": "table4-full-3", "seed": 3}):
+        write_recipe(run.recipe, recipe.model_copy(update=change))
+        with pytest.raises(SystemExit, match="which the protocol does not have"):
+            table4.write_records([run.path])
+
+
+def test_a_figure_that_was_not_measured_is_refused(table4: ModuleType) -> None:
+    before = distilled().heldout[1]
+    with pytest.raises(SystemExit, match=r"top-1 at \[MASK\] at step 0: "):
+        table4._figures(before)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"teacher_sha256": "another"}, "different teachers"),
+        ({"tokens": 9}, "different numbers of tokens"),
+        ({"weights_sha256": "0.68 56"}, "of the same weights"),
+    ],
+)
+def test_records_that_do_not_belong_together_are_refused(
+    table4: ModuleType, change: dict[str, Any], problem: str
+) -> None:
+    by_variation = {
+        "full": {56: {**record(0.68, seed=56)}, 57: {**record(0.68, seed=57), **change}}
+    }
+    with pytest.raises(SystemExit, match=problem):
+        table4.check_records(by_variation)
 
 
 def test_a_new_model_attends_to_near_positions(own_bert: ModuleType, tmp_path: Path) -> None:
@@ -293,6 +334,16 @@ def test_a_missing_input_leaves_no_folder(
     with pytest.raises(SystemExit, match=r"has no config\.json; expected the student folder"):
         command(own_bert, monkeypatch, "stack", tmp_path / "shallow", tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bert_is_not_stacked(
+    own_bert: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would draw random weights in place of those with other names."""
+    own_bert.make_model(tmp_path / "bert", 1, vocabulary=9)
+    with pytest.raises(SystemExit, match="is not a DistilBERT with a head"):
+        command(own_bert, monkeypatch, "stack", tmp_path / "bert", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_vocabulary_too_small_for_the_letters_is_refused() -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from edgedistil.core.recipe import load_recipe
+from edgedistil.core.rundir import RunDir
+from edgedistil.evaluate.examples import Example
 from tests.report.conftest import distilled
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -43,7 +46,7 @@ def scores(report: ModuleType) -> ModuleType:
     return sys.modules["value_scores"]
 
 
-def record(report: ModuleType, arm: str, seed: int, *, quality: float) -> dict[str, Any]:
+def record(arm: str, seed: int, *, quality: float) -> dict[str, Any]:
     """A record of a model that is right about this share of everything."""
     generator = np.random.default_rng([seed, *arm.encode()])
     cosines = np.random.default_rng(0).normal(size=PAIRS)
@@ -55,6 +58,8 @@ def record(report: ModuleType, arm: str, seed: int, *, quality: float) -> dict[s
         "arm": arm,
         "seed": seed,
         "tokens": 0,
+        "weights_sha256": f"{arm} {seed}",
+        "teacher_sha256": "teacher 0",
         "measured": {"machine": "a machine", "cores": 2, "versions": {}},
         "cosines": np.rint((cosines + noise) * 1e5).astype(int).tolist(),
         "ranks": hits.astype(int).tolist(),
@@ -69,11 +74,11 @@ def outcome(report: ModuleType, folder: Path, qualities: dict[str, list[float]])
     for arm, by_seed in {"teacher": [1.0], **qualities}.items():
         for seed, quality in enumerate(by_seed):
             path = folder / f"{arm}-{seed}.json"
-            path.write_text(json.dumps(record(report, arm, seed, quality=quality)))
+            path.write_text(json.dumps(record(arm, seed, quality=quality)))
     arms = report.read_arms(folder)
-    everything = report.measures(arms)
-    differences = dict(report.differences_from_control(arms, everything))
-    page: str = report.render(arms, everything, differences)
+    measures = report.all_measures(arms, {})
+    differences = dict(report.differences_from_control(arms, measures))
+    page: str = report.render(arms, measures, differences)
     return page
 
 
@@ -97,7 +102,7 @@ def test_two_distillations_give_no_verdict(report: ModuleType, tmp_path: Path) -
 
 
 def test_records_without_control_are_refused(report: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "A1-0.json").write_text(json.dumps(record(report, "A1", 0, quality=0.7)))
+    (tmp_path / "A1-0.json").write_text(json.dumps(record("A1", 0, quality=0.7)))
     with pytest.raises(SystemExit, match="no record of teacher"):
         report.read_arms(tmp_path)
 
@@ -129,53 +134,128 @@ def model_folder(path: Path, weights: bytes) -> Path:
     return path
 
 
-def test_part_c_is_only_added_to_a_record_of_the_same_weights(
-    judge: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(judge, "fine_tuned", lambda folder: {"of": folder.name})
+def test_a_record_is_of_one_model(judge: ModuleType, tmp_path: Path) -> None:
     ours, other = model_folder(tmp_path / "ours", b"1"), model_folder(tmp_path / "other", b"2")
-    before = {"arm": "A1", "weights_sha256": judge.weights_sha256(ours)}
-    path = tmp_path / "A1-56.json"
-    assert judge.with_fine_tuned(path, before, ours) == {**before, "fine_tuned": {"of": "ours"}}
-    with pytest.raises(SystemExit, match="is of other weights than"):
-        judge.with_fine_tuned(path, before, other)
-    with pytest.raises(SystemExit, match="does not exist; judge"):
-        judge.with_fine_tuned(path, None, ours)
+    path, sha256 = tmp_path / "A1-56.json", judge.weights_sha256(ours)
+    assert judge.record_before(path, sha256) == {}
+    judge.save(path, {"arm": "A1", "weights_sha256": sha256})
+    assert judge.record_before(path, sha256) == {"arm": "A1", "weights_sha256": sha256}
+    with pytest.raises(SystemExit, match="is of other weights; remove it"):
+        judge.record_before(path, judge.weights_sha256(other))
 
 
-def test_a_record_without_digest_is_recognized_by_its_cosines(
-    judge: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_teacher_is_the_one_without_a_fitted_head(judge: ModuleType, tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert judge.MODELS["teacher"](run) == run.teacher
+    run.teacher_as_given.mkdir()
+    assert judge.MODELS["teacher"](run) == run.teacher_as_given
+
+
+def test_an_arm_is_judged_on_runs_of_its_recipe(judge: ModuleType) -> None:
+    recipe = load_recipe(BENCHMARKS / "value" / "a1.toml")
+    judge.check_arm(recipe, "A1", "student")
+    judge.check_arm(recipe, "A0", "student-step0")
+    with pytest.raises(SystemExit, match="A2 is distilled by recipe value-a2, and this run by"):
+        judge.check_arm(recipe, "A2", "student")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"weights_sha256": "A1 0"}, "two records of arm A1 are of the same weights"),
+        ({"teacher_sha256": "another"}, "A1, seed 1: of another teacher"),
+        ({"tokens": 900}, "students of 900 to 1,000 tokens do not compare"),
+    ],
+)
+def test_records_that_do_not_belong_together_are_refused(
+    report: ModuleType, change: dict[str, Any], problem: str
 ) -> None:
+    first, second = ({**record("A1", seed, quality=0.7), "tokens": 1000} for seed in range(2))
+    teacher = record("teacher", 0, quality=1.0)
+    with pytest.raises(SystemExit, match=problem):
+        report.check_records({"teacher": [teacher], "A1": [first, {**second, **change}]})
+
+
+# --- what is judged ------------------------------------------------------------------------------
+
+
+def few_texts(data: ModuleType) -> Any:
+    """Twelve labelled texts in three folds, of which two are judged."""
+    examples = tuple(Example((f"text {i}",), float(i % 2)) for i in range(12))
+    return data.FewLabels("sentiment", examples, np.arange(12) % 3, (0, 2))
+
+
+def test_no_classifier_sees_the_fold_that_it_is_judged_on(
+    judge: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = few_texts(sys.modules["value_data"])
+    for number in range(20):
+        for fold in task.judged_folds:
+            drawn = task.draw(number, fold, 5)
+            assert len(set(drawn)) == 5 and not (task.fold[drawn] == fold).any()
+    monkeypatch.setattr(judge, "FEW_LABELS", 6)
+    # Vectors that are the labels are classified without a fault, random ones are not.
+    packed = judge.few_labels(task, np.stack([task.labels, 1 - task.labels], axis=1))
+    assert (packed["texts"], len(packed["draws"])) == (8, judge.DRAWS)
+    assert judge.unpack(packed).all()
+    noise = np.random.default_rng(0).normal(size=(12, 2))
+    assert 0.2 < judge.unpack(judge.few_labels(task, noise)).mean() < 0.8
+
+
+def test_ranks_of_verses_put_the_right_one_last_among_equals(
+    judge: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"1001{i:03}" for i in range(13)]
+    vectors = {name: np.eye(13, dtype=np.float32)[i] for i, name in enumerate(names)}
+    # Three verses with equal vectors, of which each is the right one of one query.
+    for name in names[3:5]:
+        vectors[name] = vectors[names[2]]
+    texts = SimpleNamespace(queries={n: n for n in names}, documents={n: n for n in names})
+    monkeypatch.setattr(judge, "all_verses", lambda: texts)
+    model = SimpleNamespace(embed=lambda texts, *_: np.stack([vectors[text] for text in texts]))
+    assert judge.ranks_of_verses(model)[:6] == [1, 1, 3, 3, 3, 1]
+
+
+def test_texts_of_a_group_are_resampled_together(scores: ModuleType) -> None:
+    """20 groups of 50 equal texts have the noise of 20 texts."""
     generator = np.random.default_rng(0)
-    cosines = generator.integers(0, 100_000, 300)
-    again = cosines[:100] + generator.integers(-100, 100, 100)
-    monkeypatch.setattr(judge, "fine_tuned", lambda _folder: {})
-    folder = model_folder(tmp_path / "ours", b"1")
-    path = tmp_path / "A1-56.json"
-
-    monkeypatch.setattr(judge, "first_cosines", lambda _folder: again)
-    record = judge.with_fine_tuned(path, {"cosines": cosines.tolist()}, folder)
-    assert record["weights_sha256"] == judge.weights_sha256(folder)
-
-    monkeypatch.setattr(judge, "first_cosines", lambda _folder: again[::-1])
-    with pytest.raises(SystemExit, match="is of other weights than"):
-        judge.with_fine_tuned(path, {"cosines": cosines.tolist()}, folder)
+    of_groups = generator.random(20)
+    group_N = np.repeat(np.arange(20), 50)
+    together = scores.text_scores(of_groups[group_N][None], group_N)
+    alone = scores.text_scores(of_groups[None])
+    assert together.resampled_SR == pytest.approx(alone.resampled_SR)
+    assert together.resampled_SR.std() == pytest.approx(of_groups.std() / np.sqrt(20), rel=0.1)
+    one_by_one = scores.text_scores(of_groups[group_N][None])
+    assert one_by_one.resampled_SR.std() < together.resampled_SR.std() / 5
 
 
-def test_judging_again_drops_part_c_of_other_weights(
-    judge: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, part_c = tmp_path / "A1-56.json", {"fine_tuned": {"sentiment": {}}}
-    record = {"weights_sha256": "ab", "cosines": [1000] * 100}
-    assert judge.fine_tuned_before(path, None, record) == {}
-    assert judge.fine_tuned_before(path, {**record, **part_c}, record) == part_c
-    without = {"cosines": [1001] * 100, **part_c}
-    assert judge.fine_tuned_before(path, without, record) == part_c
-    assert capsys.readouterr().out == ""
-    others = ({**record, **part_c, "weights_sha256": "cd"}, {**without, "cosines": [9000] * 100})
-    for other in others:
-        assert judge.fine_tuned_before(path, other, record) == {}
-        assert "of other weights; its part (c) is dropped" in capsys.readouterr().out
+def test_few_draws_are_as_uncertain_as_few_seeds(judge: ModuleType, scores: ModuleType) -> None:
+    rights = [np.arange(100) < count for count in (50, 60, 70, 80)]
+    control = judge.pack([np.arange(100) < 50] * 4)
+    differences = [scores.accuracies([packed]) for packed in (judge.pack(rights), control)]
+    noise = scores.difference_noise(*differences)
+    expected = np.var([0.0, 0.1, 0.2, 0.3], ddof=1) / 4
+    assert noise.of_seeds == ((pytest.approx(expected), 3),)
+    # Two tasks with draws of their own.
+    both = [scores.mean_of([one, one]) for one in differences]
+    assert scores.difference_noise(*both).of_seeds == ((pytest.approx(expected / 4), 3),) * 2
+    assert scores.paired_noise(scores.paired(*differences)).of_seeds[-1] == (
+        pytest.approx(expected),
+        3,
+    )
+
+
+def test_judged_groups_are_modules_books_and_films() -> None:
+    data = sys.modules["value_data"]
+    groups = data.judged_groups()
+    counts = {name: len(set(group_N.tolist())) for name, group_N in groups.items()}
+    assert counts == {
+        "verses": 66,
+        "code": 292,
+        "manual": 71,
+        "sentiment": 508,
+        "topics": len(groups["topics"]),
+    }
 
 
 def test_a_record_is_written_in_a_new_folder(judge: ModuleType, tmp_path: Path) -> None:

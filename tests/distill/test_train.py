@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from edgedistil.core.rundir import RunDir
 from edgedistil.distill import mlm_objective
 from edgedistil.distill import train as loop
 from edgedistil.distill.stage import distill
+from tests.distill.sentences import sentence_recipe, sentence_teacher
 
 Make = Callable[..., Recipe]
 TRACED = (
@@ -37,13 +38,13 @@ TRACED = (
 )
 
 
-def trace(run: RunDir) -> list[list[Any]]:
+def trace(run: RunDir, keys: Sequence[str] = TRACED) -> list[list[Any]]:
     """The figures of each step that do not depend on the machine's speed."""
     steps = []
     for line in run.metrics.read_text().splitlines():
         entry = json.loads(line)
         if entry["kind"] == "train":
-            steps.append([entry[key] for key in TRACED])
+            steps.append([entry[key] for key in keys])
     return steps
 
 
@@ -153,6 +154,44 @@ def test_two_processes_do_what_one_does(tiny_recipe: Make, runs: Path, tmp_path:
         if line.startswith("REDUCES")
     }
     assert counted["two-few"] == counted["two-many"] > 0
+
+
+@pytest.mark.slow
+def test_two_processes_learn_vectors_as_one_does(
+    tiny_recipe: Make, tiny_teacher: Path, tiny_text: Path, runs: Path, tmp_path: Path
+) -> None:
+    """All losses over three passes of states from the cache, and relations alone."""
+    folder = sentence_teacher(tiny_teacher, tmp_path / "sentences")
+    text = tmp_path / "short.txt"
+    text.write_text("".join(tiny_text.read_text().splitlines(keepends=True)[:60]))
+    relations = {"relations": 1.0, "relation_heads": 7}
+    losses = {"vector": 1.0, "similarity": 1.0, "states": 1.0, "layers": 1.0}
+    objectives = {
+        "all": {**losses, **relations},
+        "relations": {**dict.fromkeys(losses, 0.0), **relations},
+    }
+    alone = {}
+    for name, objective in objectives.items():
+        recipe = sentence_recipe(
+            tiny_recipe,
+            folder,
+            student={"dropout": 0.1},
+            corpus={"sources": [{"files": str(text)}], "heldout_share": 0.3},
+            objective=objective,
+            train={"steps": None, "epochs": 3, "global_batch": 12, "micro_batch": 3},
+        )
+        alone[name], _ = distill(recipe, run_name=f"one-{name}", resume=False)
+        write_recipe(tmp_path / f"two-{name}.toml", recipe)
+    (tmp_path / "counting.py").write_text(COUNTING)
+    done = torchrun(2, ["counting.py", *(f"two-{name}" for name in objectives)], tmp_path, runs)
+    assert done.returncode == 0, done.stderr
+    for name, objective in objectives.items():
+        keys = ("step", "loss", "gradient_norm", "tokens")
+        keys += tuple(loss for loss in (*losses, "relations") if objective[loss] > 0)
+        together = RunDir(runs / f"two-{name}")
+        np.testing.assert_allclose(trace(together, keys), trace(alone[name], keys), rtol=1e-4)
+        assert json.loads(together.distill.read_text())["processes"] == 2
+        assert not together.teacher_states.exists()
 
 
 def test_divergence_stops_at_its_step_and_saves_the_batch(

@@ -6,7 +6,6 @@ import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from edgedistil.core.errors import OfflineError
@@ -95,9 +94,8 @@ def _teacher_of_known_shape(recipe: Recipe) -> PlannedTeacher | None:
         return None
     vector = known.vector()
     kind = objective_kind(recipe.objective, recipe.teacher, has_mlm_head=vector is None)
-    # The costs of a model depend on its shape alone; a plan must not change the random state.
-    with torch.random.fork_rng(devices=[]):
-        model = build_from_config(AutoModelForMaskedLM, known.config()).eval()
+    # The costs of a model depend on its shape alone.
+    model = build_from_config(AutoModelForMaskedLM, known.config()).eval()
     fits_head = kind == "mlm" and vector is not None
     if kind == "mlm":
         vector = None
@@ -204,6 +202,5 @@ def with_vocabulary(
     config.vocab_size = vocabulary.size
     # A padding token beyond the vocabulary is refused.
     config.pad_token_id = min(config.pad_token_id or 0, vocabulary.size - 1)
-    with torch.random.fork_rng(devices=[]):
-        model: PreTrainedModel = type(teacher.model)(config)
+    model: PreTrainedModel = type(teacher.model)(config)
     return replace(teacher, model=model.eval()), corpus

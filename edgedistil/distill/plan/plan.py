@@ -74,7 +74,8 @@ def plan(recipe: Recipe, *, max_micro_batch_s: float | None = None) -> PlanRecor
         InputError: Something in the recipe does not fit, or its teacher or corpus is neither
             available nor well known.
     """
-    with process_group() as state:
+    # The caller's random state is left as it is.
+    with process_group() as state, torch.random.fork_rng(devices=[]):
         precision = resolve_precision(recipe.train.precision, state.device)
         check_batch(
             global_batch=recipe.train.global_batch,

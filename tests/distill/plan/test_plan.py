@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from edgedistil.core.errors import InputError, OfflineError
 from edgedistil.core.recipe import Recipe
@@ -18,6 +19,7 @@ Make = Callable[..., Recipe]
 
 
 def test_plan_of_a_run(tiny_recipe: Make, runs: Path) -> None:
+    random_state = torch.get_rng_state()
     record = plan(tiny_recipe(train={"steps": 11}, teacher={}))
     assert (record.steps, record.tokens_per_step, record.tokens) == (11, 6 * 23, 11 * 6 * 23)
     assert (record.teacher.layers, record.student.layers, record.layer_map) == (4, 2, [0, 3])
@@ -29,6 +31,7 @@ def test_plan_of_a_run(tiny_recipe: Make, runs: Path) -> None:
     assert {g.method for g in gpus} == {"predicted"}
     assert all("assumed" in g.how for g in gpus)
     assert not runs.exists()
+    assert torch.equal(torch.get_rng_state(), random_state)
 
 
 def test_a_known_teacher_and_text_without_the_hub(

@@ -37,11 +37,12 @@ print(int(retains), inside - before, returned - before, resident() - before)
 def test_the_peak_includes_memory_that_was_freed() -> None:
     memory.reset_peak(CPU)
     before = memory.peak_bytes(CPU)
-    torch.ones(50_000_000).sum()
+    torch.ones(100_000_000).sum()
     after = memory.peak_bytes(CPU)
     assert isinstance(before, int)
     assert isinstance(after, int)
-    assert after - before > 150_000_000
+    # The system may take back pages of mapped files meanwhile.
+    assert after - before > 200_000_000
 
 
 @pytest.mark.parametrize("content", ["Name:\tpython\nVmRSS:\t 9 kB\n", "", None])

@@ -114,7 +114,7 @@ def test_unknown_task_gets_a_suggestion() -> None:
         ),
         (('kind = "classification"', "kind = "), "not valid TOML: .*line 2"),
         (('[files]\ntrain = "a.csv"\ndev = "b.csv"\n', ""), r"expected \[files\] or \[hub\]"),
-        (("[files]", "labels = []\n[files]"), "'labels' is .*: .*at least 2 items"),
+        (("[files]", "labels = []\n[files]"), "'labels' is .*: expected at least 2 values"),
         (("[files]", 'labels = ["a", " a "]\n[files]'), "expected distinct names"),
         (("[files]", 'labels = ["a", " "]\n[files]'), "expected distinct names"),
         (("[files]", 'positive = "a"\n[files]'), "only f1 and accuracy_f1 are about one class"),

@@ -28,7 +28,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from edgedistil.core.echo import UNENCODABLE, bounded, one_line, printable
@@ -168,7 +168,9 @@ class Bar:
 
 
 @contextmanager
-def progress(label: str, total: float | None, *, unit: str = "", start: float = 0) -> Iterator[Bar]:
+def progress(
+    label: str, total: float | None, *, unit: str = "", start: float = 0, has_steps: bool = True
+) -> Iterator[Bar]:
     """Shows a progress bar, for anything that takes over two seconds.
 
     Args:
@@ -176,8 +178,9 @@ def progress(label: str, total: float | None, *, unit: str = "", start: float = 
         total: Amount at the end, in `unit`; None if it is not known.
         unit: tokens, steps, bytes, ...
         start: Amount already done by an earlier process.
+        has_steps: False if all is done at once: a terminal then shows no bar.
     """
-    if not err.is_terminal:
+    if not err.is_terminal or not has_steps:
         bar = Bar(None, 0, label, total, unit)
         bar._done = bar._before = start
         yield bar
@@ -188,8 +191,8 @@ def progress(label: str, total: float | None, *, unit: str = "", start: float = 
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         _AmountColumn(unit),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[note]}", markup=False),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+        _NoteColumn(),
         console=err,
         transient=False,
     ) as display:
@@ -201,7 +204,7 @@ class _AmountColumn(ProgressColumn):
     """Column of a progress bar: `3.2M/8.0M tokens 51.0K/s`."""
 
     def __init__(self, unit: str) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self._unit = unit
 
     def render(self, task: Task) -> Text:
@@ -212,6 +215,14 @@ class _AmountColumn(ProgressColumn):
         if task.speed:
             text += f" {_amount(task.speed)}/s"
         return Text(text)
+
+
+class _NoteColumn(ProgressColumn):
+    """Column of the note, which is cut where the line has no room for it."""
+
+    def render(self, task: Task) -> Text:
+        # The column may shrink, the text has one line.
+        return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
 
 
 def _amount(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,27 @@ def test_a_command_is_named_as_this_shell_takes_it(
     assert console.command_line("run", "a b") == f"{program} run 'a b'"
     program.touch(mode=0o700)
     assert console.command_line("run", "a b") == "edgedistil run 'a b'"
+
+
+def lines_on_a_terminal(width: int, monkeypatch: pytest.MonkeyPatch, **keywords: bool) -> list[str]:
+    """What a bar with a long note leaves on a terminal, without control characters."""
+    written = io.StringIO()
+    terminal = Console(file=written, force_terminal=True, width=width, soft_wrap=True)
+    monkeypatch.setattr(console, "err", terminal)
+    with console.progress("distilling", 36e6, unit="tokens", **keywords) as bar:
+        bar.advance(12e6)
+        bar.note("loss 3.474 · soft target 0.123 · MLM 3.474 · cosine 0.112")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.getvalue())
+    return [line for line in text.replace("\r", "\n").splitlines() if line.strip()]
+
+
+def test_a_narrow_terminal_cuts_the_note_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, last = lines_on_a_terminal(80, monkeypatch)
+    assert len(last) <= 80
+    assert "12.0M/36.0M tokens" in last and "loss 3.474" in last and last.rstrip().endswith("…")
+    *_, last = lines_on_a_terminal(140, monkeypatch)
+    assert last.rstrip().endswith("cosine 0.112")
+
+
+def test_work_without_steps_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lines_on_a_terminal(80, monkeypatch, has_steps=False) == []

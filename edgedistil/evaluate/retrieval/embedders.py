@@ -86,9 +86,11 @@ def _run(
     framed = tokenizer.encode_framed(texts, longest)
     vectors = np.empty((len(texts), encoder.vector.dimension), np.float32)
     lengths = [len(ids) for ids, _ in framed]
-    batches = batch_indices(lengths, largest_batch=within_positions(_BATCH_TOKENS))
+    batches = list(batch_indices(lengths, largest_batch=within_positions(_BATCH_TOKENS)))
     on_the_left = tokenizer.padding_side == "left"
-    with console.progress(f"embedding: {label}", len(texts), unit="texts") as bar:
+    with console.progress(
+        f"embedding: {label}", len(texts), unit="texts", has_steps=len(batches) > 1
+    ) as bar:
         for indices in batches:
             batch = pad_batch(framed, indices, pad_id=tokenizer.pad_id, on_the_left=on_the_left)
             type_ids = None

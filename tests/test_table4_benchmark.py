@@ -255,7 +255,13 @@ def test_judging_a_full_run_writes_its_student_and_the_undistilled_one(
     by_tokens = [(row["step"], row["tokens"], row["agreement"]) for row in full["by_tokens"]]
     assert by_tokens == [(0, 0, 0.17), (200, 820_000, 0.53)]
     assert full["weights_sha256"] != undistilled["weights_sha256"]
-    # The same run again is the same record; other weights are another run.
+    # What is judged is not judged again; other weights are another run.
+    monkeypatch.setattr(table4, "few_labels", lambda *_: pytest.fail("judged again"))
+    table4.write_records([run.path])
+    # Of the undistilled student only the held-out figures differ between seeds.
+    (tmp_path / "records" / "undistilled-57.json").rename(
+        tmp_path / "records" / "undistilled-56.json"
+    )
     table4.write_records([run.path])
     (run.student / "model.safetensors").write_bytes(b"other")
     with pytest.raises(SystemExit, match="is of other weights; remove it"):

@@ -8,9 +8,10 @@ and training would not fail, so every text is compared.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from edgedistil.data.texts import Text, read_texts
 PARTS: tuple[Part, ...] = ("train", "heldout")
 SUFFIXES = (".jsonl", ".parquet", ".npy")
 _WRITE_HINT = "write the texts with: edgedistil answers RECIPE --texts-only --out texts.jsonl"
-# Rows of parquet that are decoded at once.
+# Rows that are decoded, or written, at once.
 _BATCH_ROWS = 1024
 _IS_LIST = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 # Key in the first row of a .jsonl with the texts of a .npy: the digest of that .npy.
@@ -263,8 +264,10 @@ def _texts_of(path: Path) -> list[Path]:
     return [path.with_suffix(".jsonl")] if path.suffix == ".npy" else []
 
 
-def write_answers(path: Path, rows: Iterator[tuple[str, NDArray[np.float32]]]) -> None:
-    """Writes texts with their vectors, completely or not at all.
+def write_answers(
+    path: Path, rows: Iterator[tuple[str, NDArray[np.float32]]], *, count: int
+) -> None:
+    """Writes texts with their vectors as they come, completely or not at all.
 
     A .npy has its texts in another file. The vectors are written first, and the first row of the
     texts has their digest: after a kill between the two the texts are missing, and a pair of two
@@ -272,34 +275,75 @@ def write_answers(path: Path, rows: Iterator[tuple[str, NDArray[np.float32]]]) -
 
     Args:
         path: Its suffix decides the format.
-        rows: Texts and vectors in the order of the corpus.
+        rows: Texts and vectors in the order of the corpus, all of one width.
+        count: Number of rows.
     Raises:
         CorpusError: The format is not supported.
         StorageError: The file cannot be written.
     """
     check_suffix(path)
-    texts, vectors = [], []
-    with replacing(path) as unfinished:
-        # Before the rows, which may take hours to encode.
+    names: list[str] = []
+    with replacing(path) as unfinished, ExitStack() as stack:
+        # Before the rows, which may take hours to encode. Their errors are not those of the file.
         with storage_errors(path):
-            unfinished.touch()
-        for text, vector_V in rows:
-            texts.append(text)
-            vectors.append(vector_V)
+            write = stack.enter_context(_WRITERS[path.suffix](unfinished, count))
+        while block := list(islice(rows, _BATCH_ROWS)):
+            texts = [text for text, _ in block]
+            with storage_errors(path):
+                write(texts, np.stack([vector_V for _, vector_V in block]))
+            if path.suffix == ".npy":
+                names += texts
         with storage_errors(path):
-            _write(unfinished, path.suffix, texts, vectors)
+            stack.close()
     for texts_path in _texts_of(path):
-        write_texts(texts_path, iter(texts), first={_DIGEST_KEY: sha256_file(path)})
+        write_texts(texts_path, iter(names), first={_DIGEST_KEY: sha256_file(path)})
 
 
-def _write(file: Path, suffix: str, texts: list[str], vectors: list[NDArray[np.float32]]) -> None:
-    if suffix == ".npy":
-        with file.open("wb") as opened:
-            np.save(opened, np.stack(vectors))
-    elif suffix == ".parquet":
-        pq.write_table(pa.table({"text": texts, "vector": vectors}), file)
-    else:
-        _write_jsonl(file, texts, vectors)
+# Writes rows: their texts and vectors, (R, V).
+_Write = Callable[[list[str], NDArray[np.float32]], None]
+
+
+@contextmanager
+def _jsonl_writer(path: Path, _count: int) -> Iterator[_Write]:
+    with path.open("w", encoding="utf-8") as file:
+
+        def write(texts: list[str], vectors_RV: NDArray[np.float32]) -> None:
+            # The decimal digits of a float64 give the same float32 again.
+            for text, vector in zip(texts, vectors_RV.astype(np.float64).tolist(), strict=True):
+                entry = {"text": text, "vector": vector}
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+        yield write
+
+
+@contextmanager
+def _parquet_writer(path: Path, _count: int) -> Iterator[_Write]:
+    schema = pa.schema([("text", pa.string()), ("vector", pa.list_(pa.float32()))])
+    with pq.ParquetWriter(path, schema) as writer:
+
+        def write(texts: list[str], vectors_RV: NDArray[np.float32]) -> None:
+            columns = {"text": texts, "vector": list(vectors_RV)}
+            writer.write_table(pa.table(columns, schema=schema))
+
+        yield write
+
+
+@contextmanager
+def _npy_writer(path: Path, count: int) -> Iterator[_Write]:
+    with path.open("wb") as file:
+
+        def write(_texts: list[str], vectors_RV: NDArray[np.float32]) -> None:
+            # The header has the width, which the first rows decide.
+            if file.tell() == 0:
+                shape = (count, vectors_RV.shape[1])
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(vectors_RV.astype("<f4").tobytes())
+
+        yield write
+
+
+_WRITERS = {".jsonl": _jsonl_writer, ".parquet": _parquet_writer, ".npy": _npy_writer}
 
 
 def write_texts(
@@ -321,11 +365,3 @@ def write_texts(
         for text in texts:
             file.write(json.dumps({"text": text, **more}, ensure_ascii=False) + "\n")
             more = {}
-
-
-def _write_jsonl(path: Path, texts: list[str], vectors: list[NDArray[np.float32]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for text, vector_V in zip(texts, vectors, strict=True):
-            # The decimal digits of a float64 give the same float32 again.
-            entry = {"text": text, "vector": vector_V.astype(np.float64).tolist()}
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")

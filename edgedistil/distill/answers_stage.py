@@ -84,7 +84,8 @@ def answer(recipe: Recipe, out: Path | None, *, texts_only: bool = False) -> Pat
         freeze_teacher(teacher.model, dtype=TORCH_DTYPES[precision])
         encoder = teacher_encoder(teacher, vector).to(state.device)
         encoder.head.float()
-        write_answers(path, _rows(corpus, teacher, encoder, state.device))
+        rows = _rows(corpus, teacher, encoder, state.device)
+        write_answers(path, rows, count=sum(counts.values()))
     return path
 
 

@@ -272,7 +272,7 @@ def test_other_formats_are_refused(make: Make, runs: Path, tmp_path: Path) -> No
     with pytest.raises(CorpusError, match=r"supported: \.jsonl, \.parquet, \.npy"):
         distill(make(path), run_name=None, resume=False)
     with pytest.raises(CorpusError, match="supported"):
-        write_answers(path, iter([]))
+        write_answers(path, iter([]), count=0)
     with pytest.raises(CorpusError, match="cannot read"):
         distill(make(tmp_path / "absent.jsonl"), run_name=None, resume=False)
 
@@ -285,7 +285,32 @@ def test_a_file_that_cannot_be_written_is_refused_before_texts_are_encoded(tmp_p
         yield
 
     with pytest.raises(StorageError, match="cannot write"):
-        write_answers(tmp_path / "file" / "answers.jsonl", rows())
+        write_answers(tmp_path / "file" / "answers.jsonl", rows(), count=1)
+
+
+@pytest.mark.parametrize("suffix", answers_module.SUFFIXES)
+def test_rows_are_written_as_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """A million vectors do not fit into memory."""
+    monkeypatch.setattr(answers_module, "_BATCH_ROWS", 3)
+    vectors_RV = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+    path, waiting = tmp_path / f"answers{suffix}", []
+    stack = np.stack
+
+    def written(block: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        waiting.append(len(block))
+        return stack(block)
+
+    monkeypatch.setattr(answers_module.np, "stack", written)
+    rows = ((f"text {number}", vector_V) for number, vector_V in enumerate(vectors_RV))
+    write_answers(path, rows, count=8)
+    assert waiting == [3, 3, 2]
+    read = list(answers_module._read_rows(path))
+    assert [(number, text) for number, text, _ in read] == [
+        (number + 1, f"text {number}") for number in range(8)
+    ]
+    assert np.array_equal(np.array([vector for *_, vector in read], np.float32), vectors_RV)
 
 
 # --- parquet -------------------------------------------------------------------------------------

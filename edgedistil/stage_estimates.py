@@ -74,7 +74,7 @@ def estimate_distillation(recipe: Recipe, run: RunDir) -> tuple[StageTime, PlanR
     from edgedistil.distill.plan.plan import plan
 
     try:
-        planned = plan(_with_own_teacher(recipe, run), max_micro_batch_s=_MAX_MICRO_BATCH_S)
+        planned = plan(_with_present_teacher(recipe, run), max_micro_batch_s=_MAX_MICRO_BATCH_S)
     except UnknownSizeError as error:
         unknown = NotMeasured(not_measured=f"unknown: {error.message}")
         return StageTime("distill", unknown), None
@@ -91,19 +91,22 @@ def estimate_distillation(recipe: Recipe, run: RunDir) -> tuple[StageTime, PlanR
     return StageTime("distill", here.seconds * (1 - done), how), planned
 
 
-def _teacher_folder(recipe: Recipe, run: RunDir) -> Path:
-    """The teacher as given: the run's copy, where it has one, which the stages read."""
-    if not run.recipe.exists():
-        return find_model(recipe.teacher.source, revision=recipe.teacher.revision)
-    return run.teacher_as_given if run.teacher_as_given.exists() else run.teacher
-
-
-def _with_own_teacher(recipe: Recipe, run: RunDir) -> Recipe:
-    """The recipe with the run's copy of its teacher, where it has one."""
+def _with_present_teacher(recipe: Recipe, run: RunDir) -> Recipe:
+    """The recipe, with the run's copy of its teacher if the source is no longer there."""
     if not run.recipe.exists():
         return recipe
-    source = {"source": str(_teacher_folder(recipe, run).absolute()), "revision": None}
-    return recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update=source)})
+    try:
+        find_model(recipe.teacher.source, revision=recipe.teacher.revision)
+    except EdgeDistilError:
+        copied = run.teacher_as_given if run.teacher_as_given.exists() else run.teacher
+        source = {"source": str(copied.absolute()), "revision": None}
+        return recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update=source)})
+    return recipe
+
+
+def _teacher_folder(recipe: Recipe, run: RunDir) -> Path:
+    teacher = _with_present_teacher(recipe, run).teacher
+    return find_model(teacher.source, revision=teacher.revision)
 
 
 def _steps_done(run: RunDir) -> int:

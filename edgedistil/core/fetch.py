@@ -113,13 +113,20 @@ def _pip_error(pin: PinnedPackage, output: str, by_hand: str) -> OfflineError | 
             f"expected sha256 {pin.sha256}, got {digest[1]}",
             hint="check the mirror that pip is configured with",
         )
-    # After its retries pip says only that it knows no such version.
+    # In its last line pip says only that it knows no such version.
     broken = re.search(r"connection broken by '(\w+)\((.*)", output)
     if broken is not None:
         system = re.search(r"\[Errno -?\d+\] ([^')]+)", broken[2])
         reason = broken[1] if system is None else system[1]
         return OfflineError(
             f"cannot download {pin.origin}: the package index cannot be reached: {reason}",
+            hint=f"check network, proxy and pip's settings; without a network, {by_hand}",
+        )
+    # Without retries it does not say why.
+    if "(from versions: none)" in output:
+        return OfflineError(
+            f"cannot download {pin.origin}: the package index does not have it, or cannot be "
+            "reached",
             hint=f"check network, proxy and pip's settings; without a network, {by_hand}",
         )
     lines = output.strip().splitlines() or ["pip failed without a message"]

@@ -85,15 +85,22 @@ def test_without_the_package_the_error_names_file_digest_and_folder(
     assert list(tmp_path.glob(".fetch.*")) == []
 
 
+@pytest.mark.parametrize(
+    ("retries", "reason"),
+    [
+        ("1", "index cannot be reached: Connection refused"),
+        ("0", "index does not have it, or cannot be reached"),
+    ],
+)
 def test_without_a_network_the_error_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retries: str, reason: str
 ) -> None:
     # Nothing listens there.
-    for name, value in {"INDEX_URL": "http://127.0.0.1:9/simple", "RETRIES": "1"}.items():
+    for name, value in {"INDEX_URL": "http://127.0.0.1:9/simple", "RETRIES": retries}.items():
         monkeypatch.setenv(f"PIP_{name}", value)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with pytest.raises(OfflineError, match=r"index cannot be reached: Connection refused\n"):
+    with pytest.raises(OfflineError, match=f"{reason}\n"):
         fetch.pip_download(pin("a" * 64), tmp_path / "cache")
 
 
